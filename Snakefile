@@ -1,0 +1,86 @@
+# A Free Lunch in LLM Compression (arXiv 2510.14444): from models and texts to figures.
+#
+#   snakemake --cores all                        the default study, config.yaml
+#   snakemake --cores all --replace-workflow-config --configfile studies/full.yaml
+#   snakemake --cores all -n                     what would run, and why
+#
+# Each cell of the study becomes a pruned, adapted, evaluated checkpoint and one small record; tables
+# and figures are functions of the records. The rules are in workflow/rules/, a file for each phase.
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+
+from freelunch import paths, terminal
+from freelunch.cell import DENSE, NAME, NONE, WORD, Cell
+from freelunch.digest import code_digest
+from freelunch.errors import UserError
+from freelunch.plan import Plan
+from freelunch.study import Study
+
+
+configfile: "config.yaml"
+
+
+try:
+    STUDY = Study.check(config, str(workflow.configfiles[-1]))
+except UserError as error:
+    raise WorkflowError(str(error))
+
+CELLS = STUDY.cells
+PATHS = STUDY.paths
+PLAN = Plan.of(STUDY)
+
+
+wildcard_constraints:
+    model=NAME,
+    text=NAME,
+    pruning=rf"{DENSE}|{WORD}-{WORD}",
+    adaptation=WORD,
+    seed=r"\d+",
+
+
+# How many jobs share the windows of one reconstruction: one on a laptop; on a cluster as many as you
+# like, with `--set-scatter windows=16` or `set-scatter` in the profile. The result is the same.
+scattergather:
+    windows=1,
+
+
+localrules:
+    all,
+    collect_records,
+    build_tables,
+
+
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/calibrate.smk"
+include: "workflow/rules/prune.smk"
+include: "workflow/rules/reconstruct.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/collect.smk"
+include: "workflow/rules/show.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.build_tables.output,
+        rules.draw_criteria.output,
+
+
+onstart:
+    terminal.say(PLAN.text())
+
+
+onsuccess:
+    terminal.say(terminal.summary(STUDY))
+
+
+onerror:
+    terminal.say(terminal.FAILED)

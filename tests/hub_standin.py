@@ -1,0 +1,184 @@
+"""A stand-in for the Hugging Face hub: the few endpoints that downloading at a commit needs.
+
+It speaks HTTP on 127.0.0.1, so that tests run the real huggingface_hub on real bytes:
+
+- `GET /api/{models,datasets}/<repository>/tree/<commit>`: the list of files;
+- `HEAD`, `GET /[datasets/]<repository>/resolve/<commit>/<file>`: one file, with its ETag and its
+  commit; what the hub keeps in Git LFS (here weights) is redirected to another host.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+_TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)")
+_FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_LFS = re.compile(r"/lfs/([0-9a-f]{64})")
+
+
+@dataclass
+class Repository:
+    """One repository.
+
+    Attributes:
+        commits: The files of each commit, by name.
+        gated: Whether a request without the hub's token is turned away.
+    """
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    gated: bool = False
+
+
+class HubStandIn:
+    """Serve repositories while the `with` block lasts.
+
+    Attributes:
+        endpoint: What HF_ENDPOINT has to be.
+        token: What a gated repository wants as HF_TOKEN.
+        requests: Method and path of every request so far.
+        spoiled: What is served instead of a file's own bytes, by its name.
+    """
+
+    token = "hf_a_token"
+
+    def __init__(self) -> None:
+        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._blobs: dict[str, tuple[str, bytes]] = {}
+        self.requests: list[str] = []
+        self.spoiled: dict[str, bytes] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def add(
+        self, name: str, files: Mapping[str, bytes], *, kind: str = "models", gated: bool = False
+    ) -> str:
+        """Publish files in a repository of `models` or `datasets`; return the commit."""
+        content = json.dumps({path: hashlib.sha1(data).hexdigest() for path, data in files.items()})
+        commit = hashlib.sha1(content.encode()).hexdigest()
+        repository = self._repositories.setdefault((kind, name), Repository())
+        repository.commits[commit] = dict(files)
+        repository.gated = gated
+        return commit
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body for a path."""
+        if match := _LFS.fullmatch(path):
+            name, content = self._blobs[match[1]]
+            content = self.spoiled.get(name, content)
+            return 200, {"ETag": f'"{match[1]}"', "Content-Length": str(len(content))}, content
+        if match := _TREE.fullmatch(path):
+            kind, name, commit, wanted = match[1], match[2], match[3], None
+        elif match := _FILE.fullmatch(path):
+            kind = "datasets" if match[1] else "models"
+            name, commit, wanted = match[2], match[3], match[4]
+        else:
+            return _refuse(404, "")
+        repository = self._repositories.get((kind, name))
+        if repository is None:
+            # To those without a token the hub does not say whether a repository exists.
+            return _refuse(404 if authorization else 401, "RepoNotFound")
+        if repository.gated and authorization != f"Bearer {self.token}":
+            return _refuse(403 if authorization else 401, "GatedRepo")
+        if commit not in repository.commits:
+            return _refuse(404, "RevisionNotFound")
+        files = repository.commits[commit]
+        if wanted is None:
+            body = json.dumps([_listed(path, data) for path, data in files.items()]).encode()
+            length = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+            return 200, length, body
+        if wanted not in files:
+            return _refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+        return self._file(wanted, files[wanted], commit)
+
+    def _file(self, name: str, content: bytes, commit: str) -> tuple[int, dict[str, str], bytes]:
+        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if _in_lfs(name):
+            digest = hashlib.sha256(content).hexdigest()
+            self._blobs[digest] = (name, content)
+            headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            # Another host: huggingface_hub follows a redirect within the hub by itself.
+            away = self.endpoint.replace("127.0.0.1", "localhost")
+            headers |= {"Location": f"{away}/lfs/{digest}", "Content-Length": "0"}
+            return 302, headers, b""
+        headers |= {"ETag": f'"{_git_id(content)}"', "X-Linked-Size": str(len(content))}
+        content = self.spoiled.get(name, content)
+        return 200, {**headers, "Content-Length": str(len(content))}, content
+
+
+def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._reply(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._reply(with_body=False)
+
+        def _reply(self, *, with_body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.requests.append(f"{self.command} {path}")
+            status, headers, body = hub.answer(path, self.headers["Authorization"])
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if with_body:
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the tests' output clean."""
+
+    return Handler
+
+
+def _refuse(
+    status: int, code: str, more: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    return status, {"X-Error-Code": code, "Content-Length": "0", **(more or {})}, b""
+
+
+def _listed(name: str, content: bytes) -> dict[str, object]:
+    size = len(content)
+    entry: dict[str, object] = {
+        "type": "file",
+        "path": name,
+        "size": size,
+        "oid": _git_id(content),
+    }
+    if _in_lfs(name):
+        digest = hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": digest, "size": size, "pointerSize": 134}
+    return entry
+
+
+def _in_lfs(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin"))
+
+
+def _git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

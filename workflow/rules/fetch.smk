@@ -1,0 +1,38 @@
+# Bring models and texts here. They are shared by all studies.
+
+
+rule fetch_model:
+    output:
+        manifest=paths.manifest(PATHS.model("{model}")),
+        run=paths.run(PATHS.model("{model}")),
+    log:
+        PATHS.log("fetch_model", "{model}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    input:
+        lambda wildcards: STUDY.source_files("models", wildcards.model),
+    params:
+        entry=lambda wildcards: STUDY.model(wildcards.model),
+        architecture=lambda wildcards: STUDY.architecture(wildcards.model),
+        code=code_digest("fetch_model"),
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("fetch_model", wildcards.model),
+    script:
+        "../scripts/fetch_model.py"
+
+
+rule fetch_text:
+    input:
+        lambda wildcards: STUDY.source_files("texts", wildcards.text),
+    output:
+        manifest=paths.manifest(PATHS.text("{text}")),
+        run=paths.run(PATHS.text("{text}")),
+    log:
+        PATHS.log("fetch_text", "{text}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        entry=lambda wildcards: STUDY.text(wildcards.text),
+        code=code_digest("fetch_text"),
+    script:
+        "../scripts/fetch_text.py"

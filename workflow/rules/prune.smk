@@ -1,0 +1,30 @@
+# Choose masks from the dense statistics.
+
+
+rule prune_model:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+        dense=paths.manifest(PATHS.dense("{model}", "{seed}")),
+        # The dense model is evaluated first: if it is broken, nothing else is worth computing. Its
+        # number has no part in the masks.
+        gate=lambda wildcards: ancient(
+            str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")
+        ),
+    output:
+        manifest=paths.manifest(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
+        run=paths.run(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
+    log:
+        PATHS.log("prune_model", "{model}", "{criterion}-{pattern}", "seed{seed}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    wildcard_constraints:
+        criterion=WORD,
+        pattern=WORD,
+    params:
+        criterion=lambda wildcards: STUDY.criterion(wildcards.criterion),
+        pattern=lambda wildcards: wildcards.pattern,
+        code=code_digest("prune_model"),
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model),
+    script:
+        "../scripts/prune_model.py"

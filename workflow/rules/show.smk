@@ -1,0 +1,67 @@
+# Tables and figures, from the records alone. Drawing reads a CSV and computes nothing.
+
+
+rule build_tables:
+    input:
+        [str(PATHS.record(cell)) for cell in CELLS],
+    output:
+        summary_csv=report(
+            PATHS.tables / "summary.csv",
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "summary", "content": "one row a cell"},
+        ),
+        summary_md=PATHS.tables / "summary.md",
+        metrics_json=PATHS.tables / "metrics.json",
+        criteria_csv=report(
+            PATHS.figures / "criteria.csv",
+            caption="../report/criteria_data.rst",
+            category="Tables",
+            labels={"table": "criteria", "content": "what the figure draws"},
+        ),
+    log:
+        PATHS.log("build_tables"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        # The tables show the whole study, and so depend on all of its config.
+        config=STUDY.config,
+        source=STUDY.source,
+        code=code_digest("build_tables"),
+    script:
+        "../scripts/build_tables.py"
+
+
+rule draw_criteria:
+    input:
+        data=PATHS.figures / "criteria.csv",
+    output:
+        report(
+            PATHS.figures / "criteria.png",
+            caption="../report/criteria.rst",
+            category="Figures",
+            labels={"figure": "perplexity by criterion", "format": "PNG"},
+        ),
+        report(
+            PATHS.figures / "criteria.svg",
+            caption="../report/criteria.rst",
+            category="Figures",
+            labels={"figure": "perplexity by criterion", "format": "SVG"},
+        ),
+        report(
+            PATHS.figures / "criteria.pdf",
+            caption="../report/criteria.rst",
+            category="Figures",
+            labels={"figure": "perplexity by criterion", "format": "PDF"},
+        ),
+    log:
+        PATHS.log("draw_criteria"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        # Every adaptation of the config, shown or not: each keeps its look in all figures.
+        adaptations=list(STUDY.config["adaptations"]),
+        text=STUDY.perplexity["text"]["name"],
+        code=code_digest("draw_criteria"),
+    script:
+        "../scripts/draw_criteria.py"

@@ -1,0 +1,29 @@
+"""Assemble the checkpoint of a cell."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import pruning, reconstruction
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.assembly import assemble_model
+from freelunch.checkpoint import StreamedModel
+from freelunch.job import running
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        model = StreamedModel(Path(snakemake.input.model).parent, job.device)
+        found = [Artifact(Path(path).parent, pruning.KIND) for path in snakemake.input.masks]
+        adapted = [
+            Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.adapted
+        ]
+        assemble_model(
+            model=model,
+            masks=found[0] if found else None,
+            adapted=adapted,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, None, model.artifact, *found, *adapted),
+            report=job.report,
+        )

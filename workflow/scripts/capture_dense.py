@@ -1,0 +1,30 @@
+"""Pass the calibration sample through the dense model, once for everything that follows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import calibration
+from freelunch.activations import capture_dense
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.checkpoint import StreamedModel
+from freelunch.cost import Shapes
+from freelunch.job import running
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        model = StreamedModel(Path(snakemake.input.model).parent, job.device)
+        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        samples, length = (sample.facts["settings"][key] for key in ("samples", "length"))
+        capture_dense(
+            model=model,
+            calibration=sample,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, None, model.artifact, sample),
+            report=job.report,
+        )
+        shapes = Shapes.of(model.config.to_dict(), "float32")
+        job.cost["tokens"] = samples * length
+        job.cost["flops"] = shapes.forward_flops(samples * length, length)

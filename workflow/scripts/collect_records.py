@@ -1,0 +1,21 @@
+"""Collect the record of a cell from what its steps left on disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.cell import Cell
+from freelunch.job import running
+from freelunch.paths import Paths
+from freelunch.records import collect_record
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake):
+        collect_record(
+            paths=Paths(snakemake.params.study),
+            cell=Cell.parse(snakemake.params.spec["cell"]),
+            spec=snakemake.params.spec,
+            groups=[Path(path).parent.name for path in snakemake.input.windows],
+        )

@@ -1,0 +1,37 @@
+"""Measure the perplexity of a checkpoint."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.artifact import write_json
+from freelunch.checkpoint import StreamedModel
+from freelunch.cost import Shapes
+from freelunch.cost import evaluate_perplexity as cost_of
+from freelunch.evaluation.perplexity import check_dense, evaluate_perplexity, text_windows
+from freelunch.job import running
+from freelunch.texts import open_text
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        settings = snakemake.params.settings
+        model = StreamedModel(Path(snakemake.input.checkpoint).parent, job.device)
+        text = open_text(Path(snakemake.input.text).parent)
+        input_ids = text_windows(model.artifact, text, settings["length"], settings["windows"])
+        output = Path(snakemake.output.metrics)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hidden.") as scratch:
+            metrics = evaluate_perplexity(model, input_ids, Path(scratch), job.report)
+        metrics |= {
+            "settings": {key: settings[key] for key in ("length", "windows", "dense_limit")},
+            "checkpoint": model.artifact.digest,
+            "text": text.digest,
+        }
+        if snakemake.params.is_dense:
+            check_dense(metrics, settings["dense_limit"], output)
+        write_json(output, metrics)
+        job.cost["tokens"] = metrics["tokens"]
+        shapes = Shapes.of(model.config.to_dict(), "float32")
+        job.cost["flops"] = cost_of(shapes, *input_ids.shape).flops

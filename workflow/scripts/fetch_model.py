@@ -1,0 +1,21 @@
+"""Bring a model from its source into one shard a block."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.artifact import fingerprint
+from freelunch.job import running
+from freelunch.models import fetch_model
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake):
+        fetch_model(
+            name=snakemake.wildcards.model,
+            entry=snakemake.params.entry,
+            architecture=snakemake.params.architecture,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, snakemake.params.entry),
+        )

@@ -1,0 +1,20 @@
+"""Bring a text from its source into one document a line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.artifact import fingerprint
+from freelunch.job import running
+from freelunch.texts import fetch_text
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake):
+        fetch_text(
+            name=snakemake.wildcards.text,
+            entry=snakemake.params.entry,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, snakemake.params.entry),
+        )

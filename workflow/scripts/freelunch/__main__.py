@@ -1,0 +1,32 @@
+"""`python -m freelunch plan | summary | check [config]`: look at a study without running it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from freelunch import terminal
+from freelunch.errors import UserError
+from freelunch.plan import Plan
+from freelunch.study import Study
+
+
+def main() -> int:
+    """Run one command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="freelunch", description=__doc__)
+    parser.add_argument("command", choices=["plan", "summary", "check"])
+    parser.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
+    arguments = parser.parse_args()
+    try:
+        study = Study.load(arguments.config)
+        if arguments.command == "plan":
+            terminal.say(Plan.of(study).text())
+        elif arguments.command == "summary":
+            terminal.say(terminal.summary(study))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Assemble a checkpoint from the dense model and whatever changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from freelunch.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.checkpoint import (
+    INDEX,
+    KIND,
+    OUTER,
+    StreamedModel,
+    block_shard,
+    finish_checkpoint,
+    link_shard,
+    write_shard,
+)
+from freelunch.errors import UserError
+from freelunch.pruning import prune_block_
+from freelunch.report import Report, silent
+
+
+def assemble_model(
+    model: StreamedModel,
+    masks: Artifact | None,
+    adapted: Sequence[Artifact],
+    folder: Path,
+    fingerprint: str,
+    report: Report = silent,
+) -> Artifact:
+    """Write a checkpoint; shards that exist elsewhere are linked, not copied.
+
+    Args:
+        model: The dense model.
+        masks: Which weights stay; None for the dense checkpoint.
+        adapted: The jobs of a reconstruction, which together hold every block; empty if the model
+            is pruned only.
+        folder: Where the checkpoint goes.
+        fingerprint: Digest of everything the result depends on.
+        report: Told of each block.
+
+    Raises:
+        UserError: A block is in none of `adapted`, or in two of them.
+    """
+    source = model.artifact
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    shards = {shard: part for part in adapted for shard in part.files}
+    blocks = [block_shard(index) for index in range(model.num_blocks)]
+    if adapted and (sorted(shards) != blocks or sum(len(p.files) for p in adapted) != len(blocks)):
+        raise UserError(
+            "the adapted blocks are not the model's blocks, each once",
+            where=", ".join(str(part.folder) for part in adapted),
+            found=f"{len(shards)} blocks",
+            expected=f"{len(blocks)} blocks",
+        )
+    for part in [*([masks] if masks else []), *adapted]:
+        check_belongs(part, "model", source)
+    link_shard(writer, OUTER, source)
+    for index, shard in enumerate(blocks):
+        if adapted:
+            link_shard(writer, shard, shards[shard])
+        elif masks is None:
+            link_shard(writer, shard, source)
+        elif shard not in writer:
+            block = model.load_block(index)
+            prune_block_(block, masks, index)
+            tensors = {
+                model.sharding.name(index, key): value for key, value in block.state_dict().items()
+            }
+            write_shard(writer, shard, tensors)
+        report(index + 1, model.num_blocks, "blocks")
+    for name in source.files:
+        if not name.endswith(".safetensors") and name != INDEX:
+            writer.link(name, source, name)
+    return finish_checkpoint(
+        writer,
+        [OUTER, *blocks],
+        model=source.digest,
+        masks=masks.digest if masks else None,
+        adapted=[part.digest for part in adapted],
+    )

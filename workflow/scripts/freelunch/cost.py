@@ -1,0 +1,198 @@
+"""What a step costs, from shapes alone: floating-point operations, memory, disk.
+
+One formula each, for the plan before a run and for the record after it. Operations count a
+multiplication and an addition as two. With T tokens, P weights of a block's linear layers, d hidden
+size and S sequence length, a block's forward is 2 T P + 2 T S d (attention is causal, so half of
+each of its two products counts), and its backward twice that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Resident before any tensor: Python, torch and transformers (measured, CPU build).
+PROCESS_BYTES = 450_000_000
+# Tokens in a batch of a forward pass: enough to keep the matrix multiplications busy, few enough
+# that an MLP's activations stay small beside its weights.
+BATCH_TOKENS = 2048
+# Sequences on which a reconstructed window is compared before and after: enough to see that
+# training helped, a quarter of the default sample, so that it costs little beside an epoch.
+CHECK_SEQUENCES = 8
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a decoder-only model.
+
+    Attributes:
+        blocks: Number of decoder blocks.
+        hidden: d.
+        intermediate: Width of the MLP.
+        block_weights: P, weights of a block's linear layers.
+        outer_weights: Embeddings and head.
+        vocabulary: Rows of the embedding.
+        bytes_each: Of a stored weight.
+    """
+
+    blocks: int
+    hidden: int
+    intermediate: int
+    block_weights: int
+    outer_weights: int
+    vocabulary: int
+    bytes_each: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
+        """Read the sizes from a transformers config (or an excerpt with the same keys)."""
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        head = config.get("head_dim") or hidden // heads
+        keys = (config.get("num_key_value_heads") or heads) * head
+        # OPT calls its width ffn_dim and has two matrices in its MLP; gated ones have three.
+        opt = config.get("model_type") == "opt"
+        width = config.get("intermediate_size") or config["ffn_dim"]
+        attention = 2 * hidden * heads * head + 2 * hidden * keys
+        embedding = config["vocab_size"] * hidden
+        return cls(
+            blocks=config["num_hidden_layers"],
+            hidden=hidden,
+            intermediate=width,
+            block_weights=attention + (2 if opt else 3) * hidden * width,
+            outer_weights=embedding * (1 if config.get("tie_word_embeddings") else 2),
+            vocabulary=config["vocab_size"],
+            bytes_each=DTYPE_BYTES[dtype],
+        )
+
+    @property
+    def model_bytes(self) -> int:
+        return (self.blocks * self.block_weights + self.outer_weights) * self.bytes_each
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_weights * self.bytes_each
+
+    @property
+    def outer_bytes(self) -> int:
+        return self.outer_weights * self.bytes_each
+
+    def hidden_bytes(self, tokens: int) -> int:
+        """Return the size of the hidden states of so many tokens at one boundary."""
+        return tokens * self.hidden * self.bytes_each
+
+    def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
+        """Return the operations of a forward pass through blocks (all of them by default)."""
+        each = 2 * tokens * self.block_weights + 2 * tokens * length * self.hidden
+        return each * (self.blocks if blocks is None else blocks)
+
+    def head_flops(self, tokens: int) -> int:
+        """Return the operations of the language-model head."""
+        return 2 * tokens * self.vocabulary * self.hidden
+
+    def activation_bytes(self, tokens: int) -> int:
+        """Return what one block keeps of a batch for its backward pass, roughly.
+
+        Inputs of the linear layers and of what lies between them: about 12 of width d and 5 of the
+        MLP's width (measured on Llama blocks, float32).
+        """
+        return 4 * tokens * (12 * self.hidden + 5 * self.intermediate)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted cost of one job.
+
+    Attributes:
+        flops: Floating-point operations.
+        memory_bytes: Peak resident memory.
+        disk_bytes: What it leaves on disk.
+    """
+
+    flops: int = 0
+    memory_bytes: int = PROCESS_BYTES
+    disk_bytes: int = 0
+
+
+def fetch_model(shapes: Shapes, source: str) -> Cost:
+    """A GGUF file is dequantised in memory, twice over at its peak; anything else is streamed."""
+    held = (
+        2.5 * 4 / shapes.bytes_each * shapes.model_bytes
+        if source == "wheel"
+        else (2 * max(shapes.outer_bytes, shapes.block_bytes))
+    )
+    return Cost(0, PROCESS_BYTES + int(held), shapes.model_bytes)
+
+
+def capture_dense(shapes: Shapes, samples: int, length: int) -> Cost:
+    tokens = samples * length
+    return Cost(
+        shapes.forward_flops(tokens, length),
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + 2 * shapes.block_bytes
+        + shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
+        # Mapped files: pages the system may drop, but counted as resident while they are touched.
+        + 2 * shapes.hidden_bytes(tokens),
+        (shapes.blocks + 1) * shapes.hidden_bytes(tokens),
+    )
+
+
+def prune_model(shapes: Shapes) -> Cost:
+    return Cost(
+        0,
+        PROCESS_BYTES + shapes.outer_bytes + 8 * shapes.block_bytes,
+        shapes.blocks * shapes.block_weights // 8,
+    )
+
+
+def reconstruct(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> Cost:
+    """Cost of all windows; memory is that of one."""
+    tokens, window = samples * length, settings["window_blocks"]
+    # Weights, gradients, two moments and a copy to go back to, float32; masks.
+    training = window * shapes.block_weights * (5 * 4 + 1)
+    return Cost(
+        reconstruction_flops(shapes, samples, length, settings),
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + training
+        + window * shapes.activation_bytes(settings["batch"] * length)
+        + 2 * shapes.hidden_bytes(tokens),
+        shapes.blocks * shapes.block_bytes,
+    )
+
+
+def reconstruction_flops(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Mapping[str, Any],
+    blocks: int | None = None,
+) -> int:
+    """Return the operations of training: three forwards an epoch, and the loss before and after."""
+    checked = 2 * min(CHECK_SEQUENCES, samples) * length
+    passed = 3 * settings["epochs"] * samples * length + checked
+    return shapes.forward_flops(passed, length, blocks)
+
+
+def assemble_model(shapes: Shapes, writes: bool) -> Cost:
+    return Cost(
+        0,
+        PROCESS_BYTES + shapes.outer_bytes + 3 * shapes.block_bytes,
+        shapes.blocks * shapes.block_bytes if writes else 0,
+    )
+
+
+def evaluate_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
+    tokens = windows * length
+    return Cost(
+        shapes.forward_flops(tokens, length) + shapes.head_flops(tokens),
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + 2 * shapes.block_bytes
+        + shapes.hidden_bytes(tokens)
+        + max(
+            shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2,
+            2 * 4 * length * shapes.vocabulary,
+        ),
+        0,
+    )

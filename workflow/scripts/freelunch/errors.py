@@ -1,0 +1,40 @@
+"""The one exception for everything a user can mend."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Stop with one message that says what is wrong, where, and what to do about it.
+
+    Args:
+        problem: What is wrong, as one sentence.
+        where: The file, and the key or member in it, that the problem lies in.
+        found: What was found there.
+        expected: What was expected instead.
+        todo: What the user can do.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: object = None,
+        found: object = None,
+        expected: object = None,
+        todo: str | None = None,
+    ) -> None:
+        self.problem = problem
+        lines = [f"{where}: {problem}" if where is not None else problem]
+        lines += [f"  found:    {found}"] if found is not None else []
+        lines += [f"  expected: {expected}"] if expected is not None else []
+        lines += [f"  to do:    {todo}"] if todo is not None else []
+        super().__init__("\n".join(lines))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a phrase that lists the valid names, the one nearest to `name` first."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1)
+    listed = ", ".join(names) if names else "none is defined"
+    return f"{close[0]} (nearest) out of: {listed}" if close else f"one of: {listed}"

@@ -1,0 +1,119 @@
+"""One style for all figures: colours, marks, sizes, and files that are equal byte for byte.
+
+Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers tell
+apart. Each comes with its own marker, filling and line, so that a figure also reads in grey.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from freelunch.cell import NONE
+
+matplotlib.use("Agg")
+
+INK = "#000000"
+QUIET = "#595959"
+DENSE_COLOUR = "#595959"
+SMALL = 7.0
+# After `none`, dark before light; Okabe and Ito's yellow is left out: it is lost on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("s", "^", "D", "v", "P", "X", "<")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_STYLE = {
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4.5,
+    "errorbar.capsize": 3.0,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
+    "svg.fonttype": "path",
+    "svg.hashsalt": "freelunch",
+}
+# What would otherwise hold a date, or the version of matplotlib.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How an adaptation looks, in every figure of a study.
+
+    Attributes:
+        label: In a legend.
+        colour: Of line, marker and error bar.
+        marker: As matplotlib names it.
+        face: What the marker is filled with.
+        line: Line style.
+    """
+
+    label: str
+    colour: str
+    marker: str
+    face: str
+    line: Any
+
+
+def marks(adaptations: Iterable[str]) -> Mapping[str, Mark]:
+    """Return the mark of each adaptation.
+
+    Args:
+        adaptations: All that the config registers, in its order, and not only those a figure shows:
+            an adaptation then looks the same in every figure of the study. `none` always does.
+    """
+    found = {NONE: Mark("no adaptation", INK, "o", "#FFFFFF", "-")}
+    for index, name in enumerate(name for name in adaptations if name != NONE):
+        colour = _COLOURS[index % len(_COLOURS)]
+        # 6 colours and 7 markers have no common divisor: 42 marks before one comes again.
+        marker, line = _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
+        found[name] = Mark(name, colour, marker, colour, line)
+    return found
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw and save in this style, whatever the user's own matplotlibrc says."""
+    with matplotlib.style.context(["default", _STYLE]):
+        yield
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a figure so that drawing it again gives the same bytes.
+
+    Args:
+        figure: Drawn within `styled`, and saved within it.
+        path: Its suffix is the format: .png, .svg or .pdf.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

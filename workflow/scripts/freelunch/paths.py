@@ -1,0 +1,88 @@
+"""Where everything is. No other module builds a path of the study."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from freelunch.artifact import MANIFEST
+from freelunch.cell import Cell
+
+RESOURCES = Path("resources")
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders and files of one study, relative to the root of the repository.
+
+    Arguments may also be Snakemake wildcards such as `"{model}"`, so that the rules and the
+    library speak of the same places. A folder that a step fills holds `manifest.json` (what is in
+    it) and `run.json` (what it cost, and on what machine).
+    """
+
+    study: str
+
+    @property
+    def root(self) -> Path:
+        return Path("results") / self.study
+
+    @staticmethod
+    def model(model: str) -> Path:
+        """The dense model, one shard a block; shared by all studies."""
+        return RESOURCES / "models" / model
+
+    @staticmethod
+    def text(text: str) -> Path:
+        """A text, one document a line; shared by all studies."""
+        return RESOURCES / "texts" / text
+
+    def calibration(self, model: str, seed: object) -> Path:
+        """Token ids of the calibration sample."""
+        return self.root / "calibration" / model / f"seed{seed}"
+
+    def dense(self, model: str, seed: object) -> Path:
+        """Dense hidden states at block boundaries, and statistics of each linear input."""
+        return self.root / "dense" / model / f"seed{seed}"
+
+    def pruned(self, model: str, pruning: str, seed: object) -> Path:
+        """Masks."""
+        return self.root / "pruned" / model / pruning / f"seed{seed}"
+
+    def windows(self, cell: object, group: str) -> Path:
+        """Blocks adapted by one job of a reconstruction."""
+        return self.root / "windows" / str(cell) / group
+
+    def checkpoint(self, cell: object) -> Path:
+        """What `from_pretrained` loads."""
+        return self.root / "checkpoints" / str(cell)
+
+    def metrics(self, cell: object) -> Path:
+        """What was measured on a checkpoint."""
+        return self.root / "metrics" / str(cell)
+
+    def record(self, cell: Cell) -> Path:
+        return self.records / cell.record_name
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    def log(self, rule: str, *parts: str) -> Path:
+        return self.root / "logs" / rule / f"{'_'.join(parts) or rule}.log"
+
+
+def manifest(folder: Path) -> str:
+    """Return the path of a folder's manifest, as rules name it."""
+    return str(folder / MANIFEST)
+
+
+def run(folder: Path) -> str:
+    """Return the path of a folder's run facts, as rules name it."""
+    return str(folder / RUN)

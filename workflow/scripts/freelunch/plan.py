@@ -1,0 +1,178 @@
+"""The plan: what a study will run, and what that will take, from the config alone.
+
+Shapes come from the model's own config where it is on disk, else from `architecture` in the study's
+config. No tensor library is imported.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from freelunch import cost
+from freelunch.cell import NONE
+from freelunch.cost import Cost, Shapes
+from freelunch.paths import Paths
+from freelunch.study import Study
+
+# Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
+# cores with SmolLM2-135M: forward 0.65, training 0.70).
+EFFICIENCY = 0.65
+# Seconds a job needs before it computes: a Python process, torch, transformers.
+START_S = 4.0
+# mem_mb of a job is its predicted peak and this much more.
+MEMORY_MARGIN = 1.15
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Predicted cost of every step of a study.
+
+    Attributes:
+        study: The study.
+        shapes: Of each model whose shapes are known.
+    """
+
+    study: Study
+    shapes: dict[str, Shapes]
+
+    @classmethod
+    def of(cls, study: Study) -> "Plan":
+        """Look up the shapes of the study's models."""
+        models = {cell.model for cell in study.cells}
+        found = {model: _shapes(study, model) for model in sorted(models)}
+        return cls(study, {model: shapes for model, shapes in found.items() if shapes})
+
+    def step(self, rule: str, model: str, adaptation: str = NONE) -> Cost | None:
+        """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
+        shapes = self.shapes.get(model)
+        if shapes is None:
+            return None
+        sample = self.study.calibration["samples"], self.study.calibration["length"]
+        if rule == "fetch_model":
+            return cost.fetch_model(shapes, self.study.config["models"][model]["source"])
+        if rule == "capture_dense":
+            return cost.capture_dense(shapes, *sample)
+        if rule == "prune_model":
+            return cost.prune_model(shapes)
+        if rule == "reconstruct_window":
+            settings = self.study.adaptation(adaptation)
+            return cost.reconstruct(shapes, *sample, settings or {})
+        if rule == "assemble_model":
+            return cost.assemble_model(shapes, writes=adaptation == NONE)
+        if rule == "evaluate_perplexity":
+            settings = self.study.perplexity
+            # The whole text: its length is not known before it is here; take a million tokens.
+            windows = settings["windows"] or max(2, 1_000_000 // settings["length"])
+            return cost.evaluate_perplexity(shapes, windows, settings["length"])
+        raise ValueError(f"no cost is known for rule {rule!r}")
+
+    def mem_mb(self, rule: str, model: str, adaptation: str = NONE) -> int:
+        """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known."""
+        predicted = self.step(rule, model, adaptation)
+        return 4000 if predicted is None else int(predicted.memory_bytes * MEMORY_MARGIN / 1e6)
+
+    def jobs(self) -> list[tuple[str, str, str]]:
+        """Return (rule, model, adaptation) of every job that computes."""
+        cells = self.study.cells
+        pruned = [cell for cell in cells if not cell.is_dense]
+        jobs: dict[tuple[object, ...], tuple[str, str, str]] = {}
+        for cell in cells:
+            jobs["fetch_model", cell.model] = ("fetch_model", cell.model, NONE)
+            for rule in ("assemble_model", "evaluate_perplexity"):
+                adaptation = "linked" if cell.is_dense else cell.adaptation
+                jobs[rule, cell] = (rule, cell.model, adaptation)
+        for cell in pruned:
+            jobs["capture_dense", cell.model, cell.seed] = ("capture_dense", cell.model, NONE)
+            masks = (cell.model, cell.pruning, cell.seed)
+            jobs["prune_model", *masks] = ("prune_model", cell.model, NONE)
+            if cell.adaptation != NONE:
+                job = ("reconstruct_window", cell.model, cell.adaptation)
+                jobs["reconstruct_window", cell] = job
+        return list(jobs.values())
+
+    def text(self, cores: int | None = None) -> str:
+        """Return the plan as a few lines for the terminal."""
+        cells = self.study.cells
+        lines = [f"The study `{self.study.name}` ({self.study.source}): {len(cells)} cells"]
+        lines += [f"  {cell}" for cell in cells[:12]]
+        lines += [f"  ... and {len(cells) - 12} more"] if len(cells) > 12 else []
+        unknown = sorted({cell.model for cell in cells} - self.shapes.keys())
+        if unknown:
+            lines.append(
+                f"  Cost is not known before the model is here: {', '.join(unknown)} (give "
+                "`architecture` in its entry to see it now)"
+            )
+        jobs = [job for job in self.jobs() if job[1] in self.shapes]
+        if jobs:
+            lines += self._costs(jobs)
+        return "\n".join(lines)
+
+    def _costs(self, jobs: list[tuple[str, str, str]]) -> list[str]:
+        rate = matmul_rate()
+        lines = ["", f"  {'step':<22}{'jobs':>5}{'TFLOP':>9}{'memory':>10}{'disk':>10}"]
+        total = Cost(memory_bytes=0)
+        for rule in dict.fromkeys(rule for rule, _, _ in jobs):
+            costs = [self.step(*job) or Cost() for job in jobs if job[0] == rule]
+            one = Cost(
+                sum(each.flops for each in costs),
+                max(each.memory_bytes for each in costs),
+                sum(each.disk_bytes for each in costs),
+            )
+            lines.append(
+                f"  {rule:<22}{len(costs):>5}{one.flops / 1e12:>9.1f}"
+                f"{one.memory_bytes / 1e9:>7.1f} GB{one.disk_bytes / 1e9:>7.1f} GB"
+            )
+            total = Cost(
+                total.flops + one.flops,
+                max(total.memory_bytes, one.memory_bytes),
+                total.disk_bytes + one.disk_bytes,
+            )
+        lines.append(
+            f"  {'all':<22}{len(jobs):>5}{total.flops / 1e12:>9.1f}"
+            f"{total.memory_bytes / 1e9:>7.1f} GB{total.disk_bytes / 1e9:>7.1f} GB"
+        )
+        seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)
+        lines += [
+            "",
+            f"  About {_duration(seconds)} if nothing is done yet, at the {rate / 1e9:.0f} GFLOP/s "
+            "that this machine multiplies matrices with",
+            "  now, downloads not counted. Memory is for one job; disk is what is left at the end.",
+        ]
+        return lines
+
+
+@cache
+def matmul_rate() -> float:
+    """Return the operations a second of a float32 matrix multiplication on this machine, now."""
+    import numpy as np
+
+    matrix = np.ones((1024, 1024), dtype=np.float32)
+    matrix @ matrix
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def _shapes(study: Study, model: str) -> Shapes | None:
+    entry = study.config["models"][model]
+    places = [Paths.model(model) / "config.json"]
+    if entry["source"] == "path":
+        places.insert(0, Path(entry["path"]) / "config.json")
+    for place in places:
+        if place.is_file():
+            return Shapes.of(json.loads(place.read_text()), entry["dtype"])
+    announced = entry.get("architecture")
+    return Shapes.of(announced, entry["dtype"]) if announced else None

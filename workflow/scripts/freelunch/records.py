@@ -1,0 +1,303 @@
+"""Records: one small file a cell, with everything that decides its number and everything it cost.
+
+A record is collected from what lies on disk, never from the config: each step's manifest says
+which settings it was made with and from which inputs, and the collector follows these links. A
+record whose settings are not today's is refused, by the collector and by every reader.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from freelunch.artifact import Artifact, check_belongs, write_json
+from freelunch.cell import NONE, Cell
+from freelunch.digest import json_digest
+from freelunch.errors import UserError
+from freelunch.paths import RUN, Paths
+from freelunch.patterns import Pattern
+from freelunch.study import Study
+
+SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "record.schema.json"
+METRICS = "perplexity.json"
+
+
+def collect_record(
+    paths: Paths, cell: Cell, spec: Mapping[str, Any], groups: list[str]
+) -> dict[str, Any]:
+    """Return the record of a cell from the folders of its steps, and write it.
+
+    Args:
+        paths: Where the study is.
+        cell: The cell.
+        spec: What today's config asks for.
+        groups: Names of the reconstruction's jobs; empty where there are none.
+
+    Raises:
+        UserError: A step was made from other inputs or with other settings than today's config
+            asks for, or a matrix has another number of zeros than its pattern asks for.
+    """
+    steps = _Steps(paths, cell, spec, groups)
+    found = steps.spec()
+    check_spec(found, spec, cell, paths.checkpoint(cell))
+    metrics = dict(steps.metrics)
+    identity = _identity(metrics.pop("identity"), spec, paths.checkpoint(cell))
+    record = {
+        "cell": str(cell),
+        "spec": found,
+        "fingerprint": json_digest(found),
+        "metrics": {"perplexity": metrics},
+        "identity": identity,
+        "cost": steps.cost(),
+        "provenance": steps.provenance(),
+    }
+    _validate(record, str(paths.record(cell)))
+    write_json(paths.record(cell), record)
+    return record
+
+
+def load_records(study: Study) -> dict[Cell, dict[str, Any]]:
+    """Return the record of every cell of a study.
+
+    Raises:
+        UserError: A record is missing, damaged, or was made with other settings than today's.
+    """
+    records = {}
+    for cell in study.cells:
+        path = study.paths.record(cell)
+        if not path.is_file():
+            raise UserError("a record is missing", where=path, todo="run the study (`make study`)")
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(
+                "a record is damaged", where=path, found=error, todo=f"remove {path} and run again"
+            ) from error
+        _validate(record, str(path))
+        check_spec(record["spec"], study.spec(cell), cell, path)
+        records[cell] = record
+    return records
+
+
+def check_spec(
+    found_spec: Mapping[str, Any], spec: Mapping[str, Any], cell: Cell, where: object
+) -> None:
+    """Refuse numbers that were made with other settings than today's config asks for.
+
+    Raises:
+        UserError: Naming the first settings that differ and what makes the number again.
+    """
+    differences = list(_differences(found_spec, spec))
+    if differences:
+        key, found, expected = differences[0]
+        more = f" ({len(differences)} settings differ)" if len(differences) > 1 else ""
+        raise UserError(
+            f"{cell} was computed with other settings than the config asks for{more}",
+            where=where,
+            found=f"{key} = {json.dumps(found)}",
+            expected=f"{key} = {json.dumps(expected)}",
+            todo=f"`snakemake --cores all --forcerun {_rule_of(key)}` computes it again",
+        )
+
+
+def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in sorted(one.keys() | other.keys()):
+            deeper = f"{key}.{name}" if key else name
+            yield from _differences(one.get(name), other.get(name), deeper)
+    elif one != other:
+        yield key, one, other
+
+
+def _rule_of(key: str) -> str:
+    """Return the first rule that a setting of the spec concerns."""
+    if key.startswith("model"):
+        return "fetch_model"
+    if ".text." in key:
+        return "fetch_text"
+    rules = {
+        "calibration": "sample_calibration",
+        "seed": "sample_calibration",
+        "criterion": "prune_model",
+        "pattern": "prune_model",
+        "adaptation": "reconstruct_window",
+        "evaluation": "evaluate_perplexity",
+    }
+    return rules[key.partition(".")[0]]
+
+
+class _Steps:
+    """The folders a cell came through, each checked to be made from the one before."""
+
+    def __init__(
+        self, paths: Paths, cell: Cell, spec: Mapping[str, Any], groups: list[str]
+    ) -> None:
+        self.cell = cell
+        self.model = Artifact(paths.model(cell.model), "checkpoint")
+        self.checkpoint = Artifact(paths.checkpoint(cell), "checkpoint")
+        self.text_names = {"evaluation": spec["evaluation"]["perplexity"]["text"]["name"]}
+        self.texts = {"evaluation": Artifact(paths.text(self.text_names["evaluation"]), "text")}
+        self.folders: dict[str, list[Path]] = {"assemble_model": [self.checkpoint.folder]}
+        self.masks: Artifact | None = None
+        self.windows: list[Artifact] = []
+        if not cell.is_dense:
+            self._open_pruning(paths, spec["calibration"]["text"], groups)
+        check_belongs(self.checkpoint, "model", self.model)
+        check_belongs(self.checkpoint, "masks", self.masks)
+        self.metrics_folder = paths.metrics(cell)
+        self.folders["evaluate_perplexity"] = [self.metrics_folder]
+        self.metrics = json.loads((self.metrics_folder / METRICS).read_text())
+        self._check_metrics()
+
+    def _open_pruning(self, paths: Paths, text: Mapping[str, Any], groups: list[str]) -> None:
+        cell, name = self.cell, text["name"]
+        kind = "tokens" if text["source"] == "tokens" else "text"
+        self.text_names["calibration"] = name
+        self.texts["calibration"] = Artifact(paths.text(name), kind)
+        self.calibration = Artifact(paths.calibration(cell.model, cell.seed), "calibration")
+        self.dense = Artifact(paths.dense(cell.model, cell.seed), "dense activations")
+        self.masks = Artifact(paths.pruned(cell.model, cell.pruning, cell.seed), "masks")
+        check_belongs(self.calibration, "text", self.texts["calibration"])
+        check_belongs(self.calibration, "model", self.model)
+        check_belongs(self.dense, "calibration", self.calibration)
+        check_belongs(self.masks, "dense", self.dense)
+        self.folders["sample_calibration"] = [self.calibration.folder]
+        self.folders["capture_dense"] = [self.dense.folder]
+        self.folders["prune_model"] = [self.masks.folder]
+        if cell.adaptation != NONE:
+            folders = [paths.windows(cell, group) for group in groups]
+            self.windows = [Artifact(folder, "adapted blocks") for folder in folders]
+            for part in self.windows:
+                check_belongs(part, "masks", self.masks)
+            self.folders["reconstruct_window"] = folders
+
+    def _check_metrics(self) -> None:
+        for what, found, artifact in (
+            ("checkpoint", self.metrics["checkpoint"], self.checkpoint),
+            ("text", self.metrics["text"], self.texts["evaluation"]),
+        ):
+            if found != artifact.digest:
+                raise UserError(
+                    f"this was measured on another {what}",
+                    where=self.metrics_folder / METRICS,
+                    found=found,
+                    expected=f"{artifact.digest}, which is {artifact.folder}",
+                    todo="`snakemake --cores all --forcerun evaluate_perplexity` measures again",
+                )
+
+    def spec(self) -> dict[str, Any]:
+        """Return the settings that the steps say they were made with."""
+        spec: dict[str, Any] = {
+            "cell": str(self.cell),
+            "model": self.model.facts["settings"],
+            "evaluation": {
+                "perplexity": {**self.metrics["settings"], "text": self._text("evaluation")}
+            },
+        }
+        if self.masks is not None:
+            sample = dict(self.calibration.facts["settings"])
+            spec["seed"] = sample.pop("seed")
+            spec["calibration"] = {**sample, "text": self._text("calibration")}
+            spec |= self.masks.facts["settings"]
+            spec["adaptation"] = None
+            for part in self.windows:
+                spec["adaptation"] = part.facts["settings"]["adaptation"]
+        return spec
+
+    def _text(self, use: str) -> dict[str, Any]:
+        return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
+
+    def cost(self) -> dict[str, Any]:
+        """Return what each step cost; jobs of one step are summed, their peaks are not."""
+        costs = {}
+        for step, folders in self.folders.items():
+            parts = [_read_run(folder)["cost"] for folder in folders]
+            total: dict[str, Any] = {"jobs": len(parts)}
+            for key in sorted({key for part in parts for key in part}):
+                values = [part[key] for part in parts if key in part]
+                # Jobs of one step see the same tokens, each through its own windows.
+                whole = max if key.startswith("peak") or key == "tokens" else sum
+                total[key] = whole(values)
+            costs[step] = total
+        return costs
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where the numbers come from."""
+        environments = {
+            step: _read_run(folders[0])["environment"] for step, folders in self.folders.items()
+        }
+        digests = {
+            "model": self.model.digest,
+            "checkpoint": self.checkpoint.digest,
+            **{f"{use}_text": text.digest for use, text in self.texts.items()},
+            "evaluation_token_ids": self.metrics["token_ids_sha256"],
+        }
+        if self.masks is not None:
+            digests["calibration_token_ids"] = self.calibration.facts["tokens_sha256"]
+            digests["masks"] = self.masks.digest
+        return {
+            "environment": environments["evaluate_perplexity"],
+            "commits": {step: facts["commit"] for step, facts in environments.items()},
+            "digests": digests,
+            "model_origin": self.model.facts["origin"],
+            "text_origins": {use: text.facts["origin"] for use, text in self.texts.items()},
+            "seed": self.cell.seed,
+        }
+
+
+def _identity(
+    found: Mapping[str, Any], spec: Mapping[str, Any], checkpoint: Path
+) -> dict[str, Any]:
+    """Return the sparsity of each matrix and overall, and check it against the pattern."""
+    matrices = found["matrices"]
+    for name, counts in matrices.items():
+        if "pattern" not in spec:
+            # A dense model may hold zeros of its own.
+            continue
+        scope, pattern = spec["criterion"]["scope"], Pattern.parse(spec["pattern"])
+        expected = pattern.zeros(counts["rows"], counts["columns"], scope)
+        if counts["zeros"] != expected:
+            raise UserError(
+                "a matrix has not the zeros that its pattern asks for",
+                where=f"{checkpoint}: {name}",
+                found=f"{counts['zeros']} zeros",
+                expected=f"{expected} zeros of {counts['rows']} x {counts['columns']}",
+                todo="a weight that training moved to exactly 0 may be one too many; anything else "
+                "is a defect of this program",
+            )
+    zeros = sum(counts["zeros"] for counts in matrices.values())
+    weights = sum(counts["rows"] * counts["columns"] for counts in matrices.values())
+    return {
+        "sparsity": zeros / weights,
+        "zeros": zeros,
+        "weights": weights,
+        "matrices": matrices,
+        "checkpoint_sha256": found["checkpoint_digest"],
+    }
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / RUN).read_text())
+    return facts
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return schema
+
+
+def _validate(record: object, where: str) -> None:
+    errors = list(jsonschema.Draft202012Validator(_schema()).iter_errors(record))
+    if errors:
+        error = errors[0]
+        raise UserError(
+            "a record is not as workflow/schemas/record.schema.json says",
+            where=where,
+            found=error.message[:300],
+            expected=".".join(str(part) for part in error.absolute_path) or "a record",
+            todo=f"remove {where} and run the study again",
+        )

@@ -1,0 +1,272 @@
+"""From a config to a study: validation, defaults, cells and the spec of each cell."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jsonschema
+import yaml
+
+from freelunch.cell import DENSE, NONE, Cell
+from freelunch.errors import UserError, nearest
+from freelunch.paths import Paths
+from freelunch.patterns import Pattern
+
+SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.json"
+
+# Within what a criterion compares its scores where the config does not say (study.md, section 2).
+DEFAULT_SCOPE = {"magnitude": "matrix", "wanda": "row"}
+# What of an entry describes it without deciding a number.
+_DESCRIPTIVE = ("licence", "architecture")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated config with every default filled in.
+
+    Attributes:
+        config: The registries and the `study` block.
+        source: The file the config came from, for messages.
+    """
+
+    config: dict[str, Any]
+    source: str
+
+    @classmethod
+    def load(cls, path: Path) -> "Study":
+        """Read and check a config file."""
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError("there is no such config file", where=path) from error
+        except yaml.YAMLError as error:
+            raise UserError("this is not YAML", where=path, found=error) from error
+        return cls.check(config, str(path))
+
+    @classmethod
+    def check(cls, config: object, source: str) -> "Study":
+        """Check a config and fill in defaults.
+
+        Raises:
+            UserError: With every problem at once, each with its key and the nearest valid name.
+        """
+        schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+        validator = jsonschema.Draft202012Validator(schema)
+        problems = [_describe(error) for error in validator.iter_errors(config)]
+        if not problems and isinstance(config, Mapping):
+            filled = copy.deepcopy(dict(config))
+            _fill(filled, schema, schema)
+            for criterion in filled["criteria"].values():
+                criterion.setdefault("scope", DEFAULT_SCOPE[criterion["score"]])
+            problems = list(_cross_check(filled))
+            if not problems:
+                return cls(filled, source)
+        problems = sorted(set(problems))
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(f"{count} in the config\n" + "\n".join(problems), where=source)
+
+    @property
+    def name(self) -> str:
+        return str(self.block["name"])
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """The `study` block."""
+        return dict(self.config["study"])
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.name)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell, each model's dense cell first, in the order of the grids."""
+        grids = self.block["grids"]
+        found = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid["models"])
+        for grid in grids:
+            for model in grid["models"]:
+                for criterion in grid["criteria"]:
+                    for pattern in grid["patterns"]:
+                        for adaptation in grid["adaptations"]:
+                            for seed in grid["seeds"]:
+                                cell = Cell(model, criterion, pattern, adaptation, seed)
+                                found.setdefault(cell)
+        return list(found)
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return what decides a model's numbers."""
+        return _deciding(self.config["models"][name])
+
+    def text(self, name: str) -> dict[str, Any]:
+        """Return what decides a text's content."""
+        return _deciding(self.config["texts"][name])
+
+    def architecture(self, model: str) -> dict[str, Any]:
+        """Return the shapes that the config announces for a model; empty if it does not."""
+        return dict(self.config["models"][model].get("architecture", {}))
+
+    def source_files(self, registry: str, name: str) -> list[str]:
+        """Return the user's own files that an entry of `models` or `texts` points at.
+
+        They are inputs of the workflow: when one changes, what depends on it runs again.
+        """
+        entry = self.config[registry][name]
+        if "path" not in entry:
+            return []
+        path = Path(entry["path"])
+        if not path.is_dir():
+            return [str(path)]
+        return sorted(str(file) for file in path.iterdir() if file.is_file())
+
+    def criterion(self, name: str) -> dict[str, Any]:
+        return dict(self.config["criteria"][name])
+
+    def adaptation(self, name: str) -> dict[str, Any] | None:
+        """Return an adaptation's settings; None for `none`."""
+        return None if name == NONE else dict(self.config["adaptations"][name])
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Settings of the calibration sample, the text's entry included."""
+        settings = dict(self.block["calibration"])
+        return {**settings, "text": {"name": settings["text"], **self.text(settings["text"])}}
+
+    @property
+    def perplexity(self) -> dict[str, Any]:
+        """Settings of the perplexity, the text's entry included."""
+        settings = dict(self.block["evaluation"]["perplexity"])
+        return {**settings, "text": {"name": settings["text"], **self.text(settings["text"])}}
+
+    def spec(self, cell: Cell) -> dict[str, Any]:
+        """Return everything in the config that decides a cell's numbers.
+
+        A record carries it; a record whose spec differs from today's is refused.
+        """
+        spec: dict[str, Any] = {
+            "cell": str(cell),
+            "model": self.model(cell.model),
+            "evaluation": {"perplexity": self.perplexity},
+        }
+        if not cell.is_dense:
+            spec["calibration"] = self.calibration
+            spec["criterion"] = self.criterion(cell.criterion)
+            spec["pattern"] = cell.pattern
+            spec["adaptation"] = self.adaptation(cell.adaptation)
+            spec["seed"] = cell.seed
+        # As it will be read back: no tuples, no aliases.
+        return dict(json.loads(json.dumps(spec)))
+
+
+def _deciding(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in _DESCRIPTIVE}
+
+
+def _describe(error: jsonschema.ValidationError) -> str:
+    """Return one line (or more) for one violation of the schema."""
+    key = ".".join(str(part) for part in error.absolute_path) or "(top)"
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        valid = _properties(error)
+        unknown = [str(name) for name in error.instance if name not in valid]
+        lines = []
+        for name in unknown:
+            where = name if key == "(top)" else f"{key}.{name}"
+            lines.append(f"  {where}: unknown key; expected {nearest(name, valid)}")
+        return "\n".join(lines)
+    found = json.dumps(error.instance, default=str)
+    found = found if len(found) < 60 else found[:57] + "..."
+    description = error.schema.get("description") if isinstance(error.schema, Mapping) else None
+    text = f"  {key}: found {found}; {error.message}"
+    if error.validator == "required":
+        text = f"  {key}: {error.message}"
+    if error.validator == "enum" and isinstance(error.instance, str):
+        names = [str(value) for value in cast(list[Any], error.validator_value)]
+        text = f"  {key}: found {error.instance!r}; expected {nearest(error.instance, names)}"
+    if error.validator == "type" and isinstance(error.instance, str):
+        text += " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if "e" in found else ""
+    return text + (f" ({description})" if description else "")
+
+
+def _properties(error: jsonschema.ValidationError) -> dict[str, Any]:
+    return dict(error.schema.get("properties", {})) if isinstance(error.schema, Mapping) else {}
+
+
+def _fill(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> None:
+    """Fill in the defaults that a schema gives, in place, also below $ref, allOf and if/then."""
+    if "$ref" in schema:
+        _fill(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root)
+    for branch in schema.get("allOf", []):
+        _fill(value, branch, root)
+    if "if" in schema and jsonschema.Draft202012Validator(schema["if"]).is_valid(value):
+        _fill(value, schema.get("then", {}), root)
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        for key, sub in properties.items():
+            if not isinstance(sub, Mapping):
+                continue
+            default = _default(sub, root)
+            if default is not _MISSING:
+                value.setdefault(key, copy.deepcopy(default))
+            if key in value:
+                _fill(value[key], sub, root)
+        extra = schema.get("additionalProperties")
+        if isinstance(extra, Mapping):
+            for key in value.keys() - properties.keys():
+                _fill(value[key], extra, root)
+    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+        for item in value:
+            _fill(item, schema["items"], root)
+
+
+_MISSING = object()
+
+
+def _default(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    if "default" not in schema and "$ref" in schema:
+        return _default(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root)
+    return schema.get("default", _MISSING)
+
+
+def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a schema cannot say: names that are defined nowhere, texts of the wrong kind."""
+    study = config["study"]
+    texts = config["texts"]
+    for where, text, ids_allowed in (
+        ("study.calibration.text", study["calibration"]["text"], True),
+        ("study.evaluation.perplexity.text", study["evaluation"]["perplexity"]["text"], False),
+    ):
+        if text not in texts:
+            yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, texts)}"
+        elif texts[text]["source"] == "tokens" and not ids_allowed:
+            yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+    registries = {
+        "models": list(config["models"]),
+        "criteria": list(config["criteria"]),
+        "adaptations": [NONE, *config["adaptations"]],
+    }
+    for index, grid in enumerate(study["grids"]):
+        for registry, valid in registries.items():
+            for name in grid[registry]:
+                if name not in valid:
+                    where = f"study.grids.{index}.{registry}"
+                    yield f"  {where}: {name!r} is not in `{registry}`; expected " + nearest(
+                        name, valid
+                    )
+        for pattern in grid["patterns"]:
+            try:
+                Pattern.parse(pattern)
+            except ValueError as error:
+                yield f"  study.grids.{index}.patterns: {error}"
+    for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
+        if reserved in config[registry]:
+            yield f"  {registry}.{reserved}: this name is reserved; choose another"
+    for registry in ("models", "texts"):
+        for name, entry in config[registry].items():
+            if "path" in entry and not Path(entry["path"]).exists():
+                yield (
+                    f"  {registry}.{name}.path: there is nothing at {entry['path']}; expected a "
+                    + ("folder" if registry == "models" else "file")
+                    + " (absolute, or relative to the repository)"
+                )

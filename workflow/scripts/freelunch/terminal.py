@@ -1,0 +1,43 @@
+"""What the person at the terminal sees before and after a run."""
+
+import sys
+from pathlib import Path
+
+from freelunch.paths import Paths
+from freelunch.records import load_records
+from freelunch.study import Study
+
+FAILED = (
+    "The study stopped. What is finished is kept: mend what the message above says, and the same "
+    "command goes on from there."
+)
+
+
+def say(text: str) -> None:
+    """Write to the terminal, beside Snakemake's own messages."""
+    print(f"\n{text}\n", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def summary(study: Study) -> str:
+    """Return the summary table, where everything is, and what one can do next.
+
+    Raises:
+        UserError: A record is missing, or was made with other settings than today's.
+    """
+    load_records(study)
+    paths: Paths = study.paths
+    table = (paths.tables / "summary.md").read_text(encoding="utf-8").rstrip()
+    places = {
+        "table": paths.tables / "summary.csv",
+        "figure": paths.figures / "criteria.png",
+        "records": paths.records,
+        "checkpoints": Path(paths.root) / "checkpoints",
+    }
+    lines = [table, ""]
+    lines += [f"{what:<12} {where}" for what, where in places.items()]
+    lines += [
+        "",
+        "Next: `make report` for the report, `make full` for the study that carries conclusions,",
+        "or edit config.yaml and run the same command again: only what depends on it runs.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,29 @@
+"""Choose the masks of a model for one criterion and pattern."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import activations
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.checkpoint import StreamedModel
+from freelunch.job import running
+from freelunch.patterns import Pattern
+from freelunch.pruning import prune_model
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        model = StreamedModel(Path(snakemake.input.model).parent, job.device)
+        dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
+        settings = {"criterion": snakemake.params.criterion, "pattern": snakemake.params.pattern}
+        prune_model(
+            model=model,
+            dense=dense,
+            criterion=settings["criterion"],
+            pattern=Pattern.parse(settings["pattern"]),
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
+            report=job.report,
+        )

@@ -1,0 +1,31 @@
+"""Draw the calibration sample of a model and seed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import checkpoint
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.calibration import sample_calibration
+from freelunch.job import running
+from freelunch.texts import open_text
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        settings = {
+            "samples": snakemake.params.samples,
+            "length": snakemake.params.length,
+            "seed": int(snakemake.wildcards.seed),
+        }
+        model = Artifact(Path(snakemake.input.model).parent, checkpoint.KIND)
+        text = open_text(Path(snakemake.input.text).parent)
+        sample_calibration(
+            model=model,
+            text=text,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, settings, model, text),
+            **settings,
+        )
+        job.cost["tokens"] = settings["samples"] * settings["length"]
