@@ -7,6 +7,7 @@
 # Each cell of the study becomes a pruned, adapted, evaluated checkpoint and one small record; tables
 # and figures are functions of the records. The rules are in workflow/rules/, a file for each phase.
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from freelunch.study import Study
 
 
 configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
 
 
 try:
@@ -79,7 +83,9 @@ onstart:
 
 
 onsuccess:
-    terminal.say(terminal.summary(STUDY))
+    # `make study` shows it after every run, also where there was nothing to do.
+    if "MAKELEVEL" not in os.environ:
+        terminal.say(terminal.summary(STUDY))
 
 
 onerror:

@@ -1,4 +1,4 @@
-"""`python -m freelunch plan | summary | check [config]`: look at a study without running it."""
+"""`python -m freelunch plan | summary | check | name [config]`: look at a study, run nothing."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from freelunch.study import Study
 def main() -> int:
     """Run one command; return the exit status."""
     parser = argparse.ArgumentParser(prog="freelunch", description=__doc__)
-    parser.add_argument("command", choices=["plan", "summary", "check"])
+    parser.add_argument("command", choices=["plan", "summary", "check", "name"])
     parser.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
     arguments = parser.parse_args()
     try:
@@ -22,6 +22,8 @@ def main() -> int:
             terminal.say(Plan.of(study).text())
         elif arguments.command == "summary":
             terminal.say(terminal.summary(study))
+        elif arguments.command == "name":
+            print(study.name)  # noqa: T201
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

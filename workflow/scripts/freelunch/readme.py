@@ -3,8 +3,8 @@
     python -m freelunch.readme README.md results/full/tables/summary.md
     python -m freelunch.readme --check README.md results/full/tables/summary.md
 
-replaces (or compares) what stands between the lines `<!-- table: full -->` and `<!-- end -->`; `full`
-is the study's name, taken from the path of its summary.
+replaces (or compares) what stands between the lines `<!-- table: full -->` and `<!-- end -->`; the
+study's name is taken from the path of its summary.
 """
 
 import argparse

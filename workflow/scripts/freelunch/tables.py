@@ -142,6 +142,14 @@ def seed_groups(records: Records) -> list[list[Cell]]:
     return [cells for of_model in groups.values() for cells in of_model.values()]
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of at least two values; NaN if one is not finite."""
+    # `stdev` fails on NaN with an error about fractions.
+    if not all(math.isfinite(value) for value in values):
+        return math.nan
+    return stdev(values) / math.sqrt(len(values))
+
+
 def paired_difference(
     losses: Sequence[float], dense_losses: Sequence[float]
 ) -> tuple[float, float]:
@@ -152,7 +160,7 @@ def paired_difference(
         dense_losses: The dense model's, of the same windows.
     """
     differences = [loss - dense for loss, dense in zip(losses, dense_losses, strict=True)]
-    return fmean(differences), stdev(differences) / math.sqrt(len(differences))
+    return fmean(differences), standard_error(differences)
 
 
 def mean_over_seeds(
@@ -177,7 +185,7 @@ def mean_over_seeds(
         return math.nan, math.nan, math.nan
     windows = zip(*(xs for _, _, xs in seeds), strict=True)
     moves = [fmean(level * x for level, x in zip(levels, xs, strict=True)) for xs in windows]
-    return fmean(levels), stdev(moves) / math.sqrt(len(moves)), stdev(levels)
+    return fmean(levels), standard_error(moves), stdev(levels)
 
 
 def _summary_row(cell: Cell, records: Records) -> Row:

@@ -1,0 +1,92 @@
+# `make study` and `make test` are all a fresh machine needs; every target makes the environment first.
+#
+#   make study                 the default study, config.yaml
+#   make study STUDY=studies/full.yaml
+#   make plan                  what a study would run and take
+#   make full                  the study that carries the README's numbers
+#   make test, make check      tests; formatting, linting, types, layers, schemas
+#   make report                Snakemake's report of a study
+#   make bench                 speed and memory, as ratios
+#   make readme                put the full study's table into the README
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+STUDY ?= config.yaml
+CORES ?= all
+ENV := .venv
+BIN := $(ENV)/bin
+READY := $(ENV)/.ready
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)/workflow/scripts
+
+SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
+	--replace-workflow-config --configfile $(STUDY)
+
+.PHONY: help env study full plan summary report unlock test test-all check format bench readme lock clean
+
+help:
+	@sed -n '3,10s/^#   //p' Makefile
+
+env: $(READY)
+
+# pip and not uv: it finds a CPU build of torch on machines that keep one, and has no opinion about
+# torch's other builds. The lock holds every package but torch.
+$(READY): pyproject.toml envs/lock.txt
+	$(PYTHON) -m venv $(ENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
+	$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev -r envs/lock.txt
+	touch $@
+
+study: env
+	$(SNAKEMAKE)
+	@python -m freelunch summary $(STUDY)
+
+full:
+	$(MAKE) study STUDY=studies/full.yaml
+
+plan: env
+	@python -m freelunch plan $(STUDY)
+
+summary: env
+	@python -m freelunch summary $(STUDY)
+
+report: env
+	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
+
+# After a power cut or kill -9 Snakemake's lock stays behind.
+unlock: env
+	$(SNAKEMAKE) --unlock
+
+test: env
+	python -m pytest -m "not gpu"
+
+check: env
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+	mypy
+	lint-imports
+	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study; done
+
+format: env
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow/rules
+
+bench: env
+	python tests/bench.py
+
+readme: env
+	python -m freelunch.readme README.md results/full/tables/summary.md
+
+# The closure of pyproject's pins, torch and what only its builds bring along left out.
+lock: env
+	$(BIN)/pip freeze --exclude torch | grep -v -i -E '^(nvidia|cuda|triton)' > envs/lock.txt
+
+clean:
+	rm -rf $(ENV) .snakemake

@@ -1,0 +1,169 @@
+"""Made-up records that the schema accepts, for tests of whatever reads records."""
+
+import copy
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freelunch.artifact import write_json
+from freelunch.cell import NONE, Cell
+from freelunch.digest import json_digest
+from freelunch.study import Study
+
+WINDOWS = 32
+LENGTH = 512
+# Of a 135M model on an encyclopedia; 50 % unstructured.
+PERPLEXITIES = {
+    "tiny/dense/none/seed0": 20.5,
+    "tiny/magnitude-u50/none/seed0": 307.0,
+    "tiny/magnitude-u50/recon_block/seed0": 144.0,
+    "tiny/wanda-u50/none/seed0": 46.0,
+    "tiny/wanda-u50/recon_block/seed0": 39.0,
+}
+
+
+def _wheel(member: str, **more: str) -> dict[str, str]:
+    return {
+        "source": "wheel",
+        "package": "some-package",
+        "version": "1.2.3",
+        "sha256": "0" * 64,
+        "member": member,
+        **more,
+    }
+
+
+CONFIG: dict[str, Any] = {
+    "models": {"tiny": _wheel("tiny.gguf"), "tiny-2": _wheel("tiny-2.gguf")},
+    "texts": {
+        "calibration-text": _wheel("c4.utf8", format="lines"),
+        "evaluation-text": _wheel("wiki.utf8", format="doc_tags"),
+    },
+    "criteria": {"magnitude": {"score": "magnitude"}, "wanda": {"score": "wanda"}},
+    "adaptations": {"recon_block": {"method": "reconstruction", "learning_rate": 0.001}},
+    "study": {
+        "name": "made-up",
+        "calibration": {"text": "calibration-text", "samples": 32, "length": 256},
+        "evaluation": {
+            "perplexity": {"text": "evaluation-text", "length": LENGTH, "windows": WINDOWS}
+        },
+        "grids": [
+            {
+                "models": ["tiny"],
+                "criteria": ["magnitude", "wanda"],
+                "patterns": ["u50"],
+                "adaptations": ["none", "recon_block"],
+                "seeds": [0],
+            }
+        ],
+    },
+}
+
+
+def make_study(**grid: Sequence[Any]) -> Study:
+    """Return a study; `grid` replaces entries of its one grid, e.g. `seeds=[0, 1]`."""
+    config = copy.deepcopy(CONFIG)
+    config["study"]["grids"][0] |= grid
+    return Study.check(config, "made-up.yaml")
+
+
+def make_losses(cell: Cell, perplexity: float, windows: int = WINDOWS) -> list[float]:
+    """Return losses of windows whose mean is log(perplexity).
+
+    Some windows are harder than others for all cells; each cell adds a little of its own.
+    """
+    common, own = random.Random("windows"), random.Random(str(cell))
+    losses = [common.gauss(0, 0.2) + own.gauss(0, 0.03) for _ in range(windows)]
+    shift = math.log(perplexity) - math.fsum(losses) / windows
+    return [loss + shift for loss in losses]
+
+
+def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dict[str, Any]:
+    """Return a record; a loss of None makes its perplexity none, too."""
+    spec = study.spec(cell)
+    zeros = 0 if cell.is_dense else 32 * 32
+    return {
+        "cell": str(cell),
+        "spec": spec,
+        "fingerprint": json_digest(spec),
+        "metrics": {"perplexity": _perplexity(study, losses)},
+        "identity": {
+            "sparsity": zeros / 2048,
+            "zeros": zeros,
+            "weights": 2048,
+            "matrices": {"blocks.0.proj": {"rows": 32, "columns": 64, "zeros": zeros}},
+            "checkpoint_sha256": hashlib.sha256(str(cell).encode()).hexdigest(),
+        },
+        "cost": _cost(cell),
+        "provenance": {
+            "environment": {"python": "3.12"},
+            "commits": {},
+            "digests": {},
+            "model_origin": {},
+            "text_origins": {},
+            "seed": cell.seed,
+        },
+    }
+
+
+def make_records(
+    study: Study, perplexities: Mapping[str, float | None]
+) -> dict[Cell, dict[str, Any]]:
+    """Return records of a study's cells; a cell not named gets a perplexity of its own."""
+    records = {}
+    for cell in study.cells:
+        own = 30 + random.Random(str(cell)).random() * 100
+        perplexity = perplexities.get(str(cell), own)
+        losses: list[float | None] = [*make_losses(cell, perplexity or own)]
+        if perplexity is None:
+            losses[3] = None
+        records[cell] = make_record(study, cell, losses)
+    return records
+
+
+def write_records(study: Study, records: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Write records where `load_records` looks for them: below the current folder."""
+    for cell, record in records.items():
+        write_json(study.paths.record(cell), record)
+
+
+def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
+    known = [loss for loss in losses if loss is not None]
+    finite = len(known) == len(losses)
+    mean = math.fsum(known) / len(known)
+    variance = math.fsum((loss - mean) ** 2 for loss in known) / (len(known) - 1)
+    error = math.sqrt(variance / len(known))
+    settings = study.perplexity
+    return {
+        "perplexity": math.exp(mean) if finite else None,
+        "perplexity_standard_error": math.exp(mean) * error if finite else None,
+        "loss": mean if finite else None,
+        "loss_standard_error": error if finite else None,
+        "window_losses": list(losses),
+        "windows": len(losses),
+        "length": LENGTH,
+        "stride": LENGTH,
+        "tokens": len(losses) * LENGTH,
+        "predicted_tokens": len(losses) * (LENGTH - 1),
+        "token_ids_sha256": hashlib.sha256(b"tokens").hexdigest(),
+        "settings": {key: settings[key] for key in ("length", "windows", "dense_limit")},
+        "checkpoint": "1" * 64,
+        "text": "2" * 64,
+    }
+
+
+def _cost(cell: Cell) -> dict[str, Any]:
+    def step(wall_s: float, **more: int) -> dict[str, Any]:
+        return {"jobs": 1, "wall_s": wall_s, "cpu_s": wall_s, "peak_bytes": 10**9, **more}
+
+    cost = {"assemble_model": step(1.0), "evaluate_perplexity": step(20.5, tokens=16384)}
+    if not cell.is_dense:
+        cost["sample_calibration"] = step(2.25)
+        cost["capture_dense"] = step(11.5, tokens=8192)
+        cost["prune_model"] = step(3.75)
+    if cell.adaptation != NONE:
+        cost["reconstruct_window"] = step(94.0 + cell.seed, tokens=8192, flops=5 * 10**12)
+    return json.loads(json.dumps(cost))
