@@ -26,7 +26,7 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--replace-workflow-config --configfile $(STUDY)
 
-.PHONY: help env study full plan summary report unlock test test-all check format bench readme lock clean
+.PHONY: help env study full plan summary report test test-all check format bench readme lock clean
 
 help:
 	@sed -n '3,10s/^#   //p' Makefile
@@ -56,10 +56,6 @@ summary: env
 
 report: env
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
-
-# After a power cut or kill -9 Snakemake's lock stays behind.
-unlock: env
-	$(SNAKEMAKE) --unlock
 
 test: env
 	python -m pytest -m "not gpu"

@@ -18,7 +18,7 @@ min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from freelunch import paths, terminal
+from freelunch import lock, paths, terminal
 from freelunch.cell import DENSE, NAME, NONE, WORD, Cell
 from freelunch.digest import code_digest
 from freelunch.errors import UserError
@@ -36,6 +36,9 @@ try:
     STUDY = Study.check(config, str(workflow.configfiles[-1]))
 except UserError as error:
     raise WorkflowError(str(error))
+
+if workflow.is_main_process:
+    lock.clear_stale_locks(Path(".snakemake"))
 
 CELLS = STUDY.cells
 PATHS = STUDY.paths
@@ -62,6 +65,7 @@ localrules:
     build_tables,
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/prune.smk"

@@ -31,10 +31,10 @@ rule capture_dense:
         PATHS.log("capture_dense", "{model}", "seed{seed}"),
     conda:
         "../../envs/freelunch.yaml"
-    params:
-        code=code_digest("capture_dense"),
     threads: 2
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
+    params:
+        code=code_digest("capture_dense"),
     script:
         "../scripts/capture_dense.py"

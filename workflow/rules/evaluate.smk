@@ -3,23 +3,30 @@
 
 rule evaluate_perplexity:
     input:
-        checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
+        checkpoint=paths.manifest(
+            PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")
+        ),
         text=paths.manifest(PATHS.text(STUDY.perplexity["text"]["name"])),
     output:
-        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
+        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}")
+        / "perplexity.json",
         run=paths.run(PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}")),
     log:
-        PATHS.log("evaluate_perplexity", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+        PATHS.log(
+            "evaluate_perplexity", "{model}", "{pruning}", "{adaptation}", "seed{seed}"
+        ),
     conda:
         "../../envs/freelunch.yaml"
-    params:
-        settings={key: STUDY.perplexity[key] for key in ("length", "windows", "dense_limit")},
-        is_dense=lambda wildcards: wildcards.pruning == DENSE,
-        code=code_digest("evaluate_perplexity"),
     # The dense model is evaluated before anything else, so it has the machine to itself; the other
     # evaluations run side by side, which is faster than one after the other with more threads.
     threads: lambda wildcards: 2 if wildcards.pruning == DENSE else 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("evaluate_perplexity", wildcards.model),
+    params:
+        settings={
+            key: STUDY.perplexity[key] for key in ("length", "windows", "dense_limit")
+        },
+        is_dense=lambda wildcards: wildcards.pruning == DENSE,
+        code=code_digest("evaluate_perplexity"),
     script:
         "../scripts/evaluate_perplexity.py"

@@ -2,6 +2,8 @@
 
 
 rule fetch_model:
+    input:
+        lambda wildcards: STUDY.source_files("models", wildcards.model),
     output:
         manifest=paths.manifest(PATHS.model("{model}")),
         run=paths.run(PATHS.model("{model}")),
@@ -9,14 +11,12 @@ rule fetch_model:
         PATHS.log("fetch_model", "{model}"),
     conda:
         "../../envs/freelunch.yaml"
-    input:
-        lambda wildcards: STUDY.source_files("models", wildcards.model),
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("fetch_model", wildcards.model),
     params:
         entry=lambda wildcards: STUDY.model(wildcards.model),
         architecture=lambda wildcards: STUDY.architecture(wildcards.model),
         code=code_digest("fetch_model"),
-    resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("fetch_model", wildcards.model),
     script:
         "../scripts/fetch_model.py"
 

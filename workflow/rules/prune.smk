@@ -11,20 +11,22 @@ rule prune_model:
             str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")
         ),
     output:
-        manifest=paths.manifest(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
+        manifest=paths.manifest(
+            PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")
+        ),
         run=paths.run(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
     log:
         PATHS.log("prune_model", "{model}", "{criterion}-{pattern}", "seed{seed}"),
-    conda:
-        "../../envs/freelunch.yaml"
     wildcard_constraints:
         criterion=WORD,
         pattern=WORD,
+    conda:
+        "../../envs/freelunch.yaml"
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model),
     params:
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion),
         pattern=lambda wildcards: wildcards.pattern,
         code=code_digest("prune_model"),
-    resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model),
     script:
         "../scripts/prune_model.py"

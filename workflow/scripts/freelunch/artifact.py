@@ -18,9 +18,11 @@ from typing import Any
 
 from freelunch.digest import file_digest, json_digest
 from freelunch.errors import UserError
+from freelunch.lock import try_lock
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
+LOCK = ".lock"
 
 
 class Artifact:
@@ -100,11 +102,20 @@ class ArtifactWriter:
 
     def __init__(self, folder: Path, kind: str, fingerprint: str) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
+        lock = try_lock(folder / LOCK)
+        if lock is None:
+            raise UserError(
+                "another process is writing here",
+                where=folder,
+                found=f"process {(folder / LOCK).read_text()}",
+                expected="one process at a time",
+                todo="wait until it is done, or stop it, and run the same command again",
+            )
+        self._lock = lock
         self._files = self._resume()
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.name not in self._files and path.name != JOURNAL:
+        for path in sorted(folder.iterdir()):
+            if path.name not in {*self._files, JOURNAL, LOCK}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
         if not self._files:
             self._write_text(JOURNAL, json.dumps({"fingerprint": fingerprint}) + "\n")
 
@@ -149,6 +160,8 @@ class ArtifactWriter:
         }
         self._write_text(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         (self.folder / JOURNAL).unlink()
+        (self.folder / LOCK).unlink()
+        self._lock.close()
         return Artifact(self.folder, self.kind)
 
     def _adopt(

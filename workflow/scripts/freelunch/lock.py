@@ -1,0 +1,44 @@
+"""Locks that die with the process that holds them, so that none is ever left behind."""
+
+import fcntl
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import IO
+
+_held: list[IO[str]] = []
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock a file for this process, which writes its number into it; None if another has it.
+
+    The lock ends when the file is closed, or the process ends in whatever way.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def clear_stale_locks(snakemake_folder: Path) -> None:
+    """Remove what a killed Snakemake left locked, unless one is alive.
+
+    Snakemake's own locks are plain files that outlive a `kill -9` or a power cut; one would then have
+    to know of `snakemake --unlock`. Here a run also holds a lock that the system releases. A run that
+    gets it knows that no other is alive, so Snakemake's locks are stale. One that does not get it
+    leaves everything as it is, and Snakemake refuses to start.
+    """
+    if {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
+        return
+    lock = try_lock(snakemake_folder / "running")
+    if lock is not None:
+        _held.append(lock)
+        shutil.rmtree(snakemake_folder / "locks", ignore_errors=True)
