@@ -74,7 +74,7 @@ format: env
 	ruff check --fix .
 	snakefmt Snakefile workflow/rules
 
-bench: env
+bench: study
 	python tests/bench.py
 
 readme: env

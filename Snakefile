@@ -78,6 +78,7 @@ include: "workflow/rules/show.smk"
 rule all:
     default_target: True
     input:
+        [str(PATHS.record(cell)) for cell in CELLS],
         rules.build_tables.output,
         rules.draw_criteria.output,
 

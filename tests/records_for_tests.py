@@ -149,7 +149,7 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
         "tokens": len(losses) * LENGTH,
         "predicted_tokens": len(losses) * (LENGTH - 1),
         "token_ids_sha256": hashlib.sha256(b"tokens").hexdigest(),
-        "settings": {key: settings[key] for key in ("length", "windows", "dense_limit")},
+        "settings": {key: settings[key] for key in ("length", "windows")},
         "checkpoint": "1" * 64,
         "text": "2" * 64,
     }

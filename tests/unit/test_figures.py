@@ -9,6 +9,7 @@ import pytest
 from freelunch.digest import SCRIPTS
 from freelunch.figures import criteria, style
 from freelunch.tables import CRITERIA_COLUMNS, csv_text, means_over_seeds
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -89,7 +90,10 @@ def test_error_bars_are_those_of_the_data(tmp_path: Path) -> None:
     )
     axes = figure_of(data).axes[0]
     drawn = sorted(
-        tuple(segment[:, 1]) for bars in axes.collections for segment in bars.get_segments()
+        tuple(segment[:, 1])
+        for bars in axes.collections
+        if isinstance(bars, LineCollection)
+        for segment in bars.get_segments()
     )
     assert len(drawn) == 4
     for (low, high), (expected_low, expected_high) in zip(drawn, expected, strict=True):

@@ -35,6 +35,7 @@ rule capture_dense:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
     params:
+        dense_limit=STUDY.block["dense_limit"],
         code=code_digest("capture_dense"),
     script:
         "../scripts/capture_dense.py"

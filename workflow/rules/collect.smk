@@ -5,14 +5,11 @@ rule collect_records:
     input:
         steps=steps_of,
         windows=windows_of,
-        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}")
-        / "perplexity.json",
+        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
     output:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:
-        PATHS.log(
-            "collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"
-        ),
+        PATHS.log("collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     conda:
         "../../envs/freelunch.yaml"
     params:

@@ -10,18 +10,14 @@ def masks_of(wildcards):
     """Return the masks of a cell; none for the dense one."""
     if wildcards.pruning == DENSE:
         return []
-    return [
-        paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))
-    ]
+    return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
 
 
 def windows_of(wildcards):
     """Return the jobs that adapt a cell's windows; none if it is not adapted."""
     if wildcards.adaptation == NONE:
         return []
-    return gather.windows(
-        paths.manifest(PATHS.windows(cell_of(wildcards), "{scatteritem}"))
-    )
+    return gather.windows(paths.manifest(PATHS.windows(cell_of(wildcards), "{scatteritem}")))
 
 
 def steps_of(wildcards):
@@ -38,3 +34,10 @@ def steps_of(wildcards):
         ]
     folders += [PATHS.text(text) for text in sorted(texts)]
     return [paths.manifest(folder) for folder in folders]
+
+
+def dense_metrics_of(wildcards):
+    """Return the dense cell's metrics; none for the dense cell itself."""
+    if wildcards.pruning == DENSE:
+        return []
+    return [str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")]

@@ -3,18 +3,16 @@
 
 rule evaluate_perplexity:
     input:
-        checkpoint=paths.manifest(
-            PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")
-        ),
+        checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
         text=paths.manifest(PATHS.text(STUDY.perplexity["text"]["name"])),
+        # The dense model comes first: if it is broken, no other number means anything. Whatever
+        # makes its evaluation run again concerns all the others too.
+        dense=dense_metrics_of,
     output:
-        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}")
-        / "perplexity.json",
+        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
         run=paths.run(PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}")),
     log:
-        PATHS.log(
-            "evaluate_perplexity", "{model}", "{pruning}", "{adaptation}", "seed{seed}"
-        ),
+        PATHS.log("evaluate_perplexity", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     conda:
         "../../envs/freelunch.yaml"
     # The dense model is evaluated before anything else, so it has the machine to itself; the other
@@ -23,9 +21,8 @@ rule evaluate_perplexity:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("evaluate_perplexity", wildcards.model),
     params:
-        settings={
-            key: STUDY.perplexity[key] for key in ("length", "windows", "dense_limit")
-        },
+        settings={key: STUDY.perplexity[key] for key in ("length", "windows")},
+        dense_limit=STUDY.block["dense_limit"],
         is_dense=lambda wildcards: wildcards.pruning == DENSE,
         code=code_digest("evaluate_perplexity"),
     script:

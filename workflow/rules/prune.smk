@@ -5,15 +5,8 @@ rule prune_model:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         dense=paths.manifest(PATHS.dense("{model}", "{seed}")),
-        # The dense model is evaluated first: if it is broken, nothing else is worth computing. Its
-        # number has no part in the masks.
-        gate=lambda wildcards: ancient(
-            str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")
-        ),
     output:
-        manifest=paths.manifest(
-            PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")
-        ),
+        manifest=paths.manifest(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
         run=paths.run(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
     log:
         PATHS.log("prune_model", "{model}", "{criterion}-{pattern}", "seed{seed}"),

@@ -10,9 +10,7 @@ rule reconstruct_window:
         manifest=paths.manifest(
             PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "{scatteritem}")
         ),
-        run=paths.run(
-            PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "{scatteritem}")
-        ),
+        run=paths.run(PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "{scatteritem}")),
     log:
         PATHS.log(
             "reconstruct_window",
@@ -43,14 +41,10 @@ rule assemble_model:
         masks=masks_of,
         adapted=windows_of,
     output:
-        manifest=paths.manifest(
-            PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")
-        ),
+        manifest=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
         run=paths.run(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
     log:
-        PATHS.log(
-            "assemble_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"
-        ),
+        PATHS.log("assemble_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     conda:
         "../../envs/freelunch.yaml"
     resources:

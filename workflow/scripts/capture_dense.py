@@ -21,6 +21,7 @@ if __name__ == "__main__":
         capture_dense(
             model=model,
             calibration=sample,
+            dense_limit=snakemake.params.dense_limit,
             folder=Path(snakemake.output.manifest).parent,
             fingerprint=fingerprint(snakemake.params.code, None, model.artifact, sample),
             report=job.report,

@@ -8,7 +8,8 @@ from freelunch.artifact import write_json
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import Shapes
 from freelunch.cost import evaluate_perplexity as cost_of
-from freelunch.evaluation.perplexity import check_dense, evaluate_perplexity, text_windows
+from freelunch.evaluation.loss import check_dense
+from freelunch.evaluation.perplexity import evaluate_perplexity, text_windows
 from freelunch.job import running
 from freelunch.texts import open_text
 
@@ -25,12 +26,12 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hidden.") as scratch:
             metrics = evaluate_perplexity(model, input_ids, Path(scratch), job.report)
         metrics |= {
-            "settings": {key: settings[key] for key in ("length", "windows", "dense_limit")},
+            "settings": {key: settings[key] for key in ("length", "windows")},
             "checkpoint": model.artifact.digest,
             "text": text.digest,
         }
         if snakemake.params.is_dense:
-            check_dense(metrics, settings["dense_limit"], output)
+            check_dense(metrics["perplexity"], snakemake.params.dense_limit, output)
         write_json(output, metrics)
         job.cost["tokens"] = metrics["tokens"]
         shapes = Shapes.of(model.config.to_dict(), "float32")

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from freelunch.artifact import Artifact, ArtifactWriter
 from freelunch.calibration import read_tokens
 from freelunch.checkpoint import StreamedModel
+from freelunch.cost import CHECK_SEQUENCES
+from freelunch.evaluation.loss import check_dense, window_loss
 from freelunch.hidden import create_hidden, hidden_file, open_hidden
 from freelunch.report import Report, silent
 from freelunch.statistics import Collector, InputStatistics
@@ -30,6 +32,7 @@ def statistics_file(block: int) -> str:
 def capture_dense(
     model: StreamedModel,
     calibration: Artifact,
+    dense_limit: float,
     folder: Path,
     fingerprint: str,
     report: Report = silent,
@@ -39,9 +42,14 @@ def capture_dense(
     Args:
         model: The dense model.
         calibration: Token ids.
+        dense_limit: The largest perplexity on the first sequences that a sound model can have.
         folder: Where hidden states and statistics go.
         fingerprint: Digest of everything the result depends on.
         report: Told of each block.
+
+    Raises:
+        UserError: An activation is not finite, or the perplexity is above the limit: before
+            anything is pruned, a broken model or a foreign tokenizer ends the study.
     """
     input_ids = read_tokens(calibration)
     sequences, length = input_ids.shape
@@ -55,10 +63,9 @@ def capture_dense(
     if hidden_file(0) not in writer:
         writer.add(hidden_file(0), embed)
     for index in range(model.num_blocks):
-        # Statistics come second: with both there, a block is done.
-        if statistics_file(index) not in writer:
+        if hidden_file(index + 1) not in writer or statistics_file(index) not in writer:
             block = model.load_block(index)
-            collector = Collector(block)
+            collector = Collector(block, model.sharding.name(index, ""))
             hidden = open_hidden(folder / hidden_file(index))
             with collector.watching():
                 writer.add(hidden_file(index + 1), _passing(blocks, index, block, hidden, shape))
@@ -69,7 +76,12 @@ def capture_dense(
                 groups=collector.groups,
             )
         report(index + 1, model.num_blocks, "blocks")
+    last = open_hidden(folder / hidden_file(model.num_blocks))[:CHECK_SEQUENCES]
+    losses = [window_loss(model, ids, state) for ids, state in zip(input_ids, last, strict=False)]
+    perplexity = float(torch.stack(losses).mean().exp())
+    check_dense(perplexity, dense_limit, folder)
     return writer.finish(
+        perplexity=perplexity,
         model=model.artifact.digest,
         calibration=calibration.digest,
         sequences=sequences,

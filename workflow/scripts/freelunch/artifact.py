@@ -3,8 +3,9 @@
 Every long step of the study writes many files, one a block or window. `ArtifactWriter` gives each
 its final name only when it is complete, and notes it in a journal, so that an interrupted step goes
 on where it stopped. `manifest.json` appears last, by a rename: where it is, the folder is whole.
-The manifest holds nothing that two equal computations could differ in (no times, no paths), so a
-step that is repeated with an equal result makes nothing after it run again.
+The manifest holds nothing that two equal computations could differ in (no times, no paths), and
+Snakemake compares small files by content, so a step made again with an equal result leaves what
+was made from it valid.
 """
 
 import errno

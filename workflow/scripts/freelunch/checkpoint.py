@@ -232,9 +232,8 @@ class StreamedModel:
         as it makes them; the modules then take their place beside the (still empty) blocks.
         """
         config = copy.deepcopy(self.config)
+        # `layer_types` stays whole: Gemma 3 makes rotary frequencies for each type that it names.
         config.num_hidden_layers = 0
-        if getattr(config, "layer_types", None):
-            config.layer_types = []
         outer = AutoModelForCausalLM.from_pretrained(
             self.folder, config=config, dtype=self.dtype, trust_remote_code=False
         )

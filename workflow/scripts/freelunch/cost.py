@@ -16,8 +16,8 @@ PROCESS_BYTES = 450_000_000
 # Tokens in a batch of a forward pass: enough to keep the matrix multiplications busy, few enough
 # that an MLP's activations stay small beside its weights.
 BATCH_TOKENS = 2048
-# Sequences on which a reconstructed window is compared before and after: enough to see that
-# training helped, a quarter of the default sample, so that it costs little beside an epoch.
+# Sequences on which something is checked beside the work itself (the dense model's perplexity, a
+# window before and after its reconstruction): a quarter of the default sample, so it costs little.
 CHECK_SEQUENCES = 8
 
 

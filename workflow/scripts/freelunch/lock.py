@@ -31,10 +31,10 @@ def try_lock(path: Path) -> IO[str] | None:
 def clear_stale_locks(snakemake_folder: Path) -> None:
     """Remove what a killed Snakemake left locked, unless one is alive.
 
-    Snakemake's own locks are plain files that outlive a `kill -9` or a power cut; one would then have
-    to know of `snakemake --unlock`. Here a run also holds a lock that the system releases. A run that
-    gets it knows that no other is alive, so Snakemake's locks are stale. One that does not get it
-    leaves everything as it is, and Snakemake refuses to start.
+    Snakemake's own locks are plain files that outlive a `kill -9` or a power cut; one would then
+    have to know of `snakemake --unlock`. Here a run also holds a lock that the system releases. A
+    run that gets it knows that no other is alive, so Snakemake's locks are stale. One that does
+    not get it leaves everything as it is, and Snakemake refuses to start.
     """
     if {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
         return

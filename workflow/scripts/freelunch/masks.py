@@ -12,13 +12,14 @@ from freelunch.errors import UserError
 from freelunch.patterns import SCOPES, Pattern
 
 
-def keep_mask(scores: Tensor, pattern: Pattern, scope: str) -> Tensor:
+def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None) -> Tensor:
     """Return which weights stay.
 
     Args:
         scores: (rows, columns), any float dtype; the lowest go.
         pattern: How many go.
         scope: Within what scores are compared: "row" or "matrix".
+        where: What the scores belong to, for messages.
 
     Returns:
         (rows, columns), bool, True where the weight stays.
@@ -32,6 +33,7 @@ def keep_mask(scores: Tensor, pattern: Pattern, scope: str) -> Tensor:
     if not torch.isfinite(scores).all():
         raise UserError(
             "a pruning score is not finite",
+            where=where,
             found=f"{int((~torch.isfinite(scores)).sum())} of {scores.numel()} scores",
             todo="look for non-finite weights or activations of this layer",
         )

@@ -113,7 +113,8 @@ def _tensor_files(
     }
     # Tied tensors are stored once, under either name.
     tied = getattr(meta, "all_tied_weights_keys", None) or {}
-    missing = needed - renamed.keys() - set(tied) - set(tied.values())
+    stored = {tied.get(name, name) for name in renamed}
+    missing = {name for name in needed if tied.get(name, name) not in stored}
     if missing:
         raise UserError(
             "the checkpoint lacks tensors of its own architecture",

@@ -54,7 +54,8 @@ def prune_model(
             bits, pruned = {}, {}
             for linear_name, linear in block_linears(model.load_block(index)).items():
                 scores = score(linear.weight, statistics[linear_name])
-                keep = keep_mask(scores, pattern, criterion["scope"])
+                where = model.sharding.name(index, linear_name)
+                keep = keep_mask(scores, pattern, criterion["scope"], where)
                 bits[linear_name] = pack(keep)
                 pruned[linear_name] = int((~keep).sum())
             writer.add(name, lambda path, bits=bits: save_file(bits, path), pruned=pruned)  # type: ignore[misc]

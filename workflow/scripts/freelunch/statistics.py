@@ -65,12 +65,16 @@ class Collector:
     Layers that are fed the very same tensor (q, k and v; gate and up) share one set of statistics,
     named after the first of them.
 
+    Args:
+        block: The block.
+        prefix: What precedes the names of its layers in the model, for messages.
+
     Attributes:
         groups: For each linear layer, the name of the layer whose statistics it shares.
     """
 
-    def __init__(self, block: nn.Module) -> None:
-        self._linears = block_linears(block)
+    def __init__(self, block: nn.Module, prefix: str = "") -> None:
+        self._linears, self._prefix = block_linears(block), prefix
         self._sums: dict[str, _Accumulator] = {}
         self._last: tuple[str, Tensor] | None = None
         self.groups: dict[str, str] = {}
@@ -99,7 +103,7 @@ class Collector:
             if name not in self.groups:
                 self.groups[name] = name
                 self._sums[name] = _Accumulator(linear.in_features, linear.weight.device)
-        return {name: sums.result(name) for name, sums in self._sums.items()}
+        return {name: sums.result(self._prefix + name) for name, sums in self._sums.items()}
 
     def _hook(self, name: str):  # type: ignore[no-untyped-def]
         def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from freelunch.artifact import Artifact
 from freelunch.blocks import block_linears
 from freelunch.checkpoint import StreamedModel
 from freelunch.errors import UserError
+from freelunch.evaluation.loss import window_loss
 from freelunch.hidden import create_hidden, hidden_file
 from freelunch.report import Report, silent
 from freelunch.streaming import BlockPass
@@ -77,7 +77,7 @@ def evaluate_perplexity(
         blocks.through_(index, block, hidden, hidden)
         report(index + 1, model.num_blocks + 1, "blocks and the head")
     losses = torch.stack(
-        [_window_loss(model, ids, state) for ids, state in zip(input_ids, hidden, strict=True)]
+        [window_loss(model, ids, state) for ids, state in zip(input_ids, hidden, strict=True)]
     )
     report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
     mean = float(losses.mean())
@@ -100,25 +100,6 @@ def evaluate_perplexity(
     }
 
 
-def check_dense(metrics: Mapping[str, Any], limit: float, where: object) -> None:
-    """Stop the study if the dense model is not what it should be.
-
-    Raises:
-        UserError: Its perplexity is not finite, or above the limit.
-    """
-    perplexity = metrics["perplexity"]
-    if perplexity is None or perplexity > limit:
-        raise UserError(
-            "the dense model's perplexity is absurd: nothing that is compared with it would mean "
-            "anything",
-            where=where,
-            found=perplexity if perplexity is not None else "not finite",
-            expected=f"at most study.evaluation.perplexity.dense_limit = {limit}",
-            todo="look at the model, its tokenizer, its dtype and the text; raise the limit only "
-            "for a model that is not trained",
-        )
-
-
 def checkpoint_digest(checkpoint: Artifact) -> str:
     """Return one digest of all weights of a checkpoint."""
     shards = sorted(name for name in checkpoint.files if name.endswith(".safetensors"))
@@ -133,11 +114,3 @@ def _count_zeros(linear: nn.Linear) -> dict[str, int]:
         "columns": weight.shape[1],
         "zeros": int((weight == 0).sum()),
     }
-
-
-@torch.no_grad()
-def _window_loss(model: StreamedModel, input_ids: Tensor, hidden: Tensor) -> Tensor:
-    logits = model.logits(input_ids[None], hidden[None].to(model.device))[0, :-1]
-    return (
-        nn.functional.cross_entropy(logits.float(), input_ids[1:].to(model.device)).cpu().double()
-    )

@@ -165,6 +165,9 @@ def _draw_point(axes: Axes, x: float, point: Point, look: Mark) -> None:
 def _dense_line(axes: Axes, dense: Point) -> None:
     if dense.perplexity is None:
         return
+    if dense.error is not None:
+        ends = (dense.perplexity - dense.error, dense.perplexity + dense.error)
+        axes.axhspan(*ends, color=DENSE_COLOUR, alpha=0.15, linewidth=0, zorder=1)
     axes.axhline(dense.perplexity, color=DENSE_COLOUR, linestyle="--", linewidth=1.0, zorder=1)
     axes.annotate(
         f"dense\n{_plain(dense.perplexity)}",
@@ -219,7 +222,7 @@ def _legend(figure: Figure, looks: Sequence[Mark], seeds: bool) -> None:
         )
         for look in looks
     ]
-    bars = "bars: ± standard error over windows"
+    bars = "bars and band: ± standard error over windows"
     bars += "; wide: ± standard deviation over seeds" if seeds else ""
     figure.legend(
         handles=handles,

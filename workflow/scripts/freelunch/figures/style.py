@@ -46,8 +46,8 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.0,
     "lines.linewidth": 1.1,
-    "lines.markersize": 4.5,
-    "errorbar.capsize": 3.0,
+    "lines.markersize": 4.2,
+    "errorbar.capsize": 3.8,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "svg.fonttype": "path",

@@ -1,0 +1,202 @@
+"""Tiny random models of every family, with a real tokenizer, as folders and as our checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from freelunch import calibration
+from freelunch.activations import capture_dense
+from freelunch.artifact import Artifact, ArtifactWriter, fingerprint
+from freelunch.checkpoint import StreamedModel
+from freelunch.models import fetch_model
+from freelunch.patterns import Pattern
+from freelunch.pruning import prune_model
+from freelunch.report import Report, silent
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+TRAINING_TEXT = (
+    "the cat sat on the mat and the dog sat on the log",
+    "she sells sea shells by the sea shore; the shells she sells are sea shells",
+    "a window of blocks learns what the dense window did before it was pruned",
+)
+BLOCKS = 3
+# Longer than the sliding windows below, so that a wrong mask shows.
+LENGTH = 12
+_SLIDING_WINDOW = 4
+_COMMON: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+_GATED: dict[str, Any] = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
+_GEMMA: dict[str, Any] = {
+    **_GATED,
+    # A head size of its own: heads * head_dim is not the hidden size.
+    "head_dim": 6,
+    "query_pre_attn_scalar": 6,
+    "sliding_window": _SLIDING_WINDOW,
+}
+_FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, _GATED),
+    "mistral": (MistralConfig, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
+    "qwen2": (
+        Qwen2Config,
+        {
+            **_GATED,
+            "use_sliding_window": True,
+            "sliding_window": _SLIDING_WINDOW,
+            "max_window_layers": 1,
+        },
+    ),
+    "opt": (
+        OPTConfig,
+        {**_COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.1, "pad_token_id": 1},
+    ),
+    "gemma2": (Gemma2Config, _GEMMA),
+    # Its own pattern has five sliding blocks before the first full one.
+    "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
+    "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
+}
+FAMILIES = tuple(_FAMILIES)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on three sentences; the same each time."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|end|>"],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(TRAINING_TEXT, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
+
+
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    kind, settings = _FAMILIES[family]
+    defaults = {"vocab_size": len(tokenizer()), "num_hidden_layers": BLOCKS}
+    return kind(**{**defaults, **settings, **changes})
+
+
+def tiny_model(family: str, seed: int = 0, **changes: Any) -> nn.Module:
+    """Return a random model in eval mode; no bias is 0 and no norm is 1, so that each matters."""
+    config = tiny_config(family, **changes)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            matrix = parameter.dim() == 2
+            parameter.copy_(0.3 * noise if matrix else parameter + 0.1 * noise)
+    return model
+
+
+def save_tiny_model(folder: Path, family: str = "llama", **changes: Any) -> Path:
+    """Save a random model and its tokenizer as `save_pretrained` does."""
+    tiny_model(family, **changes).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def fetch_tiny_model(source: Path, folder: Path, dtype: str = "float32") -> Artifact:
+    """Turn a model's folder into a checkpoint of one shard a block."""
+    entry = {"source": "path", "path": str(source), "dtype": dtype}
+    return fetch_model("tiny", entry, {}, folder, fingerprint("code", entry))
+
+
+def tiny_checkpoint(
+    base: Path, family: str = "llama", dtype: str = "float32", **changes: Any
+) -> Artifact:
+    """Make a random model below `base` and turn it into a checkpoint."""
+    base.mkdir(parents=True, exist_ok=True)
+    source = save_tiny_model(base / "source", family, **changes)
+    return fetch_tiny_model(source, base / "checkpoint", dtype)
+
+
+def random_tokens(sequences: int, length: int = LENGTH, seed: int = 0) -> Tensor:
+    """Return token ids, (sequences, length), int64; the special token and padding left out."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, len(tokenizer()), (sequences, length), generator=generator)
+
+
+def save_calibration(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
+    """Write token ids, (sequences, length), as a calibration sample."""
+    writer = ArtifactWriter(folder, calibration.KIND, fingerprint("code", input_ids.tolist()))
+    writer.add(calibration.TOKENS, lambda path: save_file({"input_ids": input_ids}, path))
+    return writer.finish(model=model.digest)
+
+
+def capture(
+    model: StreamedModel,
+    sample: Artifact,
+    folder: Path,
+    fingerprint: str = "fingerprint",
+    report: Report = silent,
+    dense_limit: float = 1e9,
+) -> Artifact:
+    """Pass a calibration sample through a model that knows nothing: no perplexity is too high."""
+    return capture_dense(
+        model=model,
+        calibration=sample,
+        dense_limit=dense_limit,
+        folder=folder,
+        fingerprint=fingerprint,
+        report=report,
+    )
+
+
+@dataclass
+class Prepared:
+    """A model with everything a reconstruction starts from."""
+
+    model: StreamedModel
+    dense: Artifact
+    masks: Artifact
+
+
+def prepare(
+    base: Path,
+    family: str = "llama",
+    dtype: str = "float32",
+    sequences: int = 6,
+    pattern: str = "u50",
+    **changes: Any,
+) -> Prepared:
+    """Make a random model, pass random tokens through it and prune it by Wanda."""
+    checkpoint = tiny_checkpoint(base, family, dtype, **changes)
+    model = StreamedModel(checkpoint.folder)
+    sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences))
+    dense = capture(model, sample, base / "dense")
+    masks = prune_model(
+        model,
+        dense,
+        {"score": "wanda", "scope": "row"},
+        Pattern.parse(pattern),
+        base / "masks",
+        "fingerprint",
+    )
+    return Prepared(model, dense, masks)

@@ -1,0 +1,50 @@
+"""The environments agree: pyproject.toml is the one place where versions are pinned."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+LOCK = dict(
+    line.split("==") for line in (ROOT / "envs" / "lock.txt").read_text().split() if "==" in line
+)
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_conda_environment_repeats_the_pins():
+    dependencies = yaml.safe_load((ROOT / "envs" / "freelunch.yaml").read_text())["dependencies"]
+    pip = next(item["pip"] for item in dependencies if isinstance(item, dict))
+    assert pip == GROUPS["run"]
+
+
+def test_container_installs_the_pins():
+    text = (ROOT / "envs" / "Containerfile").read_text()
+    assert "--group run -c lock.txt" in text
+    assert "COPY pyproject.toml envs/lock.txt" in text
+
+
+def test_lock_holds_every_pin_at_its_version():
+    locked = {normal(name): version for name, version in LOCK.items()}
+    for pin in GROUPS["run"] + GROUPS["dev"]:
+        if not pin.startswith("torch"):
+            name, version = pin.split("==")
+            assert locked[normal(name)] == version, f"{pin}: run `make lock`"
+
+
+def test_everything_but_torch_is_pinned_exactly():
+    ranges = [pin for pin in GROUPS["run"] + GROUPS["dev"] if "==" not in pin]
+    assert ranges == ["torch>=2.9,<2.14"]
+    assert "torch" not in LOCK
+
+
+def test_every_rule_uses_the_environment():
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        text = path.read_text()
+        rules = len(re.findall(r"^rule ", text, re.M))
+        assert text.count('"../../envs/freelunch.yaml"') == rules, path

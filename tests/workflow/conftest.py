@@ -1,0 +1,92 @@
+"""A copy of the repository with the smoke study run in it, made once for all workflow tests."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "studies" / "smoke.yaml"
+PARTS = ("Snakefile", "config.yaml", "envs", "profiles", "studies", "workflow", "pyproject.toml")
+
+
+class Folder:
+    """A copy of the repository in which Snakemake runs the smoke study as its default."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, path: Path) -> "Folder":
+        path.mkdir()
+        ignore = shutil.ignore_patterns("__pycache__")
+        for part in PARTS:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, path / part, symlinks=True, ignore=ignore)
+            else:
+                shutil.copy(source, path / part)
+        shutil.copytree(ROOT / "tests" / "fixtures", path / "tests" / "fixtures", ignore=ignore)
+        shutil.copy(SMOKE, path / "config.yaml")
+        return cls(path)
+
+    def copy(self, path: Path) -> "Folder":
+        shutil.copytree(self.path, path, symlinks=True)
+        return Folder(path)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.path / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file} holds {old!r} {text.count(old)} times"
+        path.write_text(text.replace(old, new))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As if the environment were activated."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        inherited = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "PYTHONPATH")}
+        return {**inherited, "PATH": path}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["snakemake", "--cores", "2", *arguments],
+            cwd=self.path,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """Run Snakemake and return what it said; fail if it ends with another status."""
+        process = self.start(*arguments)
+        output = process.communicate()[0]
+        assert process.returncode == status, output
+        return output
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Return how many jobs of each rule a run would start."""
+        output = self.run("--dry-run", *arguments)
+        if "Nothing to be done" in output:
+            return {}
+        stats = output[output.index("Job stats:") :].split("\n\n")[0]
+        return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", stats, re.M)}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The smoke study, run to its end. Tests copy it before they change anything."""
+    folder = Folder.new(tmp_path_factory.mktemp("workflow") / "finished")
+    folder.output = folder.run()  # type: ignore[attr-defined]
+    return folder
+
+
+@pytest.fixture
+def study(finished: Folder, tmp_path: Path) -> Folder:
+    """A private copy of the finished smoke study."""
+    return finished.copy(tmp_path / "study")

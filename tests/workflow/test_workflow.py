@@ -1,0 +1,306 @@
+"""The workflow by running it: what it makes, what runs again and why, what it says when stopped."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
+
+
+def digests(folder: Path, pattern: str = "**/*.safetensors") -> dict[str, str]:
+    files = sorted(folder.glob(pattern))
+    assert files, f"nothing like {pattern} in {folder}"
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "this took more than a minute"
+        time.sleep(0.01)
+
+
+def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
+    results = finished.path / "results" / "smoke"
+    records = sorted(path.name for path in (results / "records").iterdir())
+    assert records == [
+        "tiny__dense__none__seed0.json",
+        "tiny__magnitude-u50__none__seed0.json",
+        "tiny__magnitude-u50__recon_block__seed0.json",
+        "tiny__wanda-u50__none__seed0.json",
+        "tiny__wanda-u50__recon_block__seed0.json",
+    ]
+    with (results / "tables" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["model", "criterion", "pattern", "adaptation", "seed"]
+    assert rows[0]["criterion"] == "dense"
+    for suffix in ("png", "svg", "pdf"):
+        assert (results / "figures" / f"criteria.{suffix}").stat().st_size > 1000
+    checkpoint = results / "checkpoints" / RECONSTRUCTED
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    for layer in model.model.layers:
+        weight = layer.mlp.down_proj.weight
+        # Wanda compares within rows, so each row has lost exactly half of its 64 inputs.
+        assert torch.equal((weight == 0).sum(1), torch.full((32,), 32))
+    record = json.loads((results / "records" / records[4]).read_text())
+    assert record["identity"]["sparsity"] == 0.5
+    assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_perplexity"}
+    assert all(step["wall_s"] > 0 for step in record["cost"].values())
+    assert record["provenance"]["environment"]["packages"]["torch"] == torch.__version__
+
+
+def test_terminal_shows_plan_progress_and_summary(finished):
+    said = finished.output
+    assert "Using workflow specific profile profiles/default" in said
+    assert "The study `smoke` (config.yaml): 5 cells" in said
+    assert "[reconstruct_window tiny/wanda-u50/recon_block/0/1-of-1] 4/4 windows" in said
+    assert "results/smoke/tables/summary.csv" in said.split("100%) done")[1]
+
+
+def test_second_run_does_nothing(finished):
+    assert finished.planned() == {}
+    assert "Nothing to be done" in finished.run()
+
+
+def test_learning_rate_reruns_reconstructions_and_what_follows(study):
+    study.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 2")
+    assert study.planned() == {
+        "reconstruct_window": 2,
+        "assemble_model": 2,
+        "evaluate_perplexity": 2,
+        "collect_records": 2,
+        "build_tables": 1,
+        "draw_criteria": 1,
+        "all": 1,
+        "total": 11,
+    }
+    assert "Params have changed" in study.run("--dry-run")
+
+
+def test_evaluation_setting_reruns_evaluations_only(study):
+    study.edit("config.yaml", "windows: 16", "windows: 8")
+    planned = study.planned()
+    assert planned["evaluate_perplexity"] == 5
+    assert planned.keys() == {
+        "evaluate_perplexity",
+        "collect_records",
+        "build_tables",
+        "draw_criteria",
+        "all",
+        "total",
+    }
+
+
+def test_calibration_setting_leaves_models_and_the_dense_cell_alone(study):
+    study.edit("config.yaml", "samples: 8", "samples: 6")
+    planned = study.planned()
+    assert planned["capture_dense"] == 1
+    assert planned["evaluate_perplexity"] == 4
+    assert "fetch_model" not in planned
+    assert "fetch_text" not in planned
+
+
+def test_new_cell_adds_only_itself(study):
+    study.edit("config.yaml", "patterns: [u50]", "patterns: [u50, u60]")
+    planned = study.planned()
+    assert planned["prune_model"] == 2
+    assert planned["evaluate_perplexity"] == 4
+    assert "capture_dense" not in planned
+
+
+def test_step_made_again_with_an_equal_result_leaves_the_rest_valid(study):
+    """Its manifest is newer than what was made from it, but equal."""
+    target = "results/smoke/calibration/tiny/seed0/manifest.json"
+    before = (study.path / target).stat().st_mtime_ns
+    study.run("--force", target)
+    assert (study.path / target).stat().st_mtime_ns > before
+    assert study.planned() == {}
+
+
+def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
+    library = "workflow/scripts/freelunch/"
+    study.edit(library + "masks.py", '"""Masks from scores:', '"""Masks out of scores:')
+    study.edit(
+        library + "masks.py",
+        "    flat = np.unpackbits",
+        "    # A comment.\n    flat = np.unpackbits",
+    )
+    assert study.planned() == {}
+    study.edit(
+        library + "criteria/wanda.py", "weight.float().abs() *", "weight.float().abs() * 1 *"
+    )
+    planned = study.planned()
+    assert planned["prune_model"] == 2
+    assert "capture_dense" not in planned
+
+
+def test_changed_user_file_is_fetched_again(study):
+    speeches = study.path / "tests/fixtures/speeches.jsonl"
+    speeches.write_text(speeches.read_text().replace("Fellow-Citizens", "Fellow Citizens"))
+    assert study.planned()["fetch_text"] == 1
+
+
+@pytest.fixture(scope="module")
+def slow(finished, tmp_path_factory):
+    """A study whose reconstructions take long enough to be interrupted, run to its end."""
+    folder = finished.copy(tmp_path_factory.mktemp("slow") / "study")
+    folder.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 60")
+    folder.run()
+    return folder
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
+    study = slow.copy(tmp_path / "study")
+    folder = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
+    windows = study.path / folder
+    for old in windows.iterdir():
+        old.unlink()
+    process = study.start(f"{folder}/manifest.json")
+    wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 2)
+    os.killpg(process.pid, kill)
+    process.communicate()
+    assert not (windows / "manifest.json").exists(), "the run was over before it was killed"
+    survived = {path.name: path.stat().st_mtime_ns for path in windows.glob("block-*")}
+    assert 2 <= len(survived) < 4
+
+    study.run(f"{folder}/manifest.json")
+    for name, changed in survived.items():
+        assert (windows / name).stat().st_mtime_ns == changed, f"{name} was computed twice"
+    left = {path.name for path in windows.iterdir()}
+    assert left == {path.name for path in (slow.path / folder).iterdir()}
+    assert digests(windows) == digests(slow.path / folder)
+    assert study.planned() == {}
+
+
+def test_groups_of_windows_give_the_same_checkpoint(study):
+    before = digests(study.path / "results/smoke/checkpoints")
+    planned = study.planned("--set-scatter", "windows=3")
+    assert planned["reconstruct_window"] == 6
+    study.run("--set-scatter", "windows=3")
+    assert digests(study.path / "results/smoke/checkpoints") == before
+
+
+def test_two_runs_at_once_do_not_meet(slow, tmp_path):
+    study = slow.copy(tmp_path / "study")
+    target = f"results/smoke/windows/{RECONSTRUCTED}/1-of-1/manifest.json"
+    first = study.start("--force", target)
+    locks = study.path / ".snakemake/locks"
+    try:
+        wait_for(first, lambda: locks.is_dir() and list(locks.iterdir()))
+        output = study.run("--force", target, status=1)
+        assert "cannot be locked" in output
+        assert list(locks.iterdir()), "the second run took the first one's lock away"
+    finally:
+        said = first.communicate()[0]
+    assert first.returncode == 0, said
+
+
+def test_bad_config_is_one_clear_error(study):
+    study.edit("config.yaml", "samples: 8", "sampels: 8")
+    output = study.run("--dry-run", status=1)
+    assert "study.calibration.sampels: unknown key; expected samples (nearest)" in output
+    assert "Traceback" not in output
+
+
+def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
+    study.edit("config.yaml", "length: 32}\n  evaluation", "length: 100000}\n  evaluation")
+    output = study.run(status=1)
+    assert "no document is longer than one calibration sequence" in output
+    assert "more than study.calibration.length = 100000" in output
+    assert "Traceback" not in output
+    assert "What is finished is kept" in output
+    log = study.path / "results/smoke/logs/sample_calibration/tiny_seed0.log"
+    assert "Traceback" in log.read_text()
+
+
+def test_absurd_dense_model_stops_the_study_before_anything_is_pruned(study):
+    study.edit("config.yaml", "dense_limit: 5000", "dense_limit: 100")
+    output = study.run("--forceall", "--cores", "1", status=1)
+    assert "the dense model's perplexity is absurd" in output
+    assert "study.dense_limit = 100" in output
+    assert "rule prune_model" not in output
+
+
+def test_record_of_other_settings_is_refused(study):
+    environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
+    study.edit("config.yaml", "windows: 16", "windows: 8")
+    command = [sys.executable, "-m", "freelunch", "summary", "config.yaml"]
+    done = subprocess.run(
+        command, cwd=study.path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "evaluation.perplexity.windows = 16" in done.stderr
+    assert "--forcerun evaluate_perplexity" in done.stderr
+
+
+def test_stale_steps_without_metadata_are_refused(study):
+    """What DVC or a copy brings without Snakemake's metadata cannot pass under new settings."""
+    study.edit("config.yaml", "windows: 16", "windows: 8")
+    for record in (study.path / "results/smoke/records").iterdir():
+        record.unlink()
+    for metadata in (study.path / ".snakemake/metadata").iterdir():
+        metadata.unlink()
+    output = study.run(status=1)
+    assert "was computed with other settings than the config asks for" in output
+    assert "evaluation.perplexity.windows = 16" in output
+    assert "snakemake --cores all --forcerun evaluate_perplexity" in output
+    study.run("--forcerun", "evaluate_perplexity")
+    assert study.planned() == {}
+
+
+def test_report_is_made_without_a_network(finished):
+    finished.run("--report", "report.zip")
+    with zipfile.ZipFile(finished.path / "report.zip") as archive:
+        names = archive.namelist()
+    assert any(name.endswith("criteria.png") for name in names), names
+
+
+def test_plan_and_dry_run_import_no_torch(finished):
+    code = (
+        "import sys; sys.argv = ['freelunch', 'plan', 'config.yaml']\n"
+        "from freelunch.__main__ import main\n"
+        "assert main() == 0\n"
+        "assert not {'torch', 'transformers', 'pandas'} & sys.modules.keys()\n"
+    )
+    environment = {**finished.environment, "PYTHONPATH": str(finished.path / "workflow/scripts")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=finished.path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "reconstruct_window" in done.stderr
+
+
+def test_every_profile_that_is_named_exists():
+    """A misspelled profile is ignored with exit status 0, so names are checked here."""
+    root = Path(__file__).resolve().parents[2]
+    named = [
+        word
+        for line in (root / "Makefile").read_text().splitlines()
+        for word in line.split()
+        if word.startswith("workflow/profiles/")
+    ]
+    assert named
+    for name in [*named, "profiles/default"]:
+        assert (root / name / "profile.yaml").is_file(), name

@@ -1,0 +1,42 @@
+"""The next-token loss of a window, and the limit that a sound model stays below."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.checkpoint import StreamedModel
+from freelunch.errors import UserError
+
+
+@torch.no_grad()
+def window_loss(model: StreamedModel, input_ids: Tensor, hidden: Tensor) -> Tensor:
+    """Return the mean next-token loss of one window, nats, 0-d, float64.
+
+    Args:
+        model: The model, for its head.
+        input_ids: (length,), int64.
+        hidden: Hidden states after the last block, (length, d).
+    """
+    logits = model.logits(input_ids[None], hidden[None].to(model.device))[0, :-1]
+    return (
+        nn.functional.cross_entropy(logits.float(), input_ids[1:].to(model.device)).cpu().double()
+    )
+
+
+def check_dense(perplexity: float | None, limit: float, where: object) -> None:
+    """Stop the study if the dense model is not what it should be.
+
+    Raises:
+        UserError: Its perplexity is not finite, or above the limit.
+    """
+    if perplexity is None or not math.isfinite(perplexity) or perplexity > limit:
+        raise UserError(
+            "the dense model's perplexity is absurd: nothing that is compared with it would mean "
+            "anything",
+            where=where,
+            found="not finite" if perplexity is None else f"{perplexity:.4g}",
+            expected=f"at most study.dense_limit = {limit}",
+            todo="look at the model, its tokenizer, its dtype and the text; raise the limit only "
+            "for a model that is not trained",
+        )
