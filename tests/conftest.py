@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import freelunch  # noqa: F401 (before transformers: it turns progress bars off)
 import torch
 import transformers
 
@@ -8,3 +7,4 @@ import transformers
 torch.set_num_threads(1)
 # The report of every tensor that a model without blocks does not load is of no use here.
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()

@@ -7,14 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from freelunch import calibration
-from freelunch.activations import capture_dense
-from freelunch.artifact import Artifact, ArtifactWriter, fingerprint
-from freelunch.checkpoint import StreamedModel
-from freelunch.models import fetch_model
-from freelunch.patterns import Pattern
-from freelunch.pruning import prune_model
-from freelunch.report import Report, silent
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -30,6 +22,15 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+from freelunch import calibration
+from freelunch.activations import capture_dense
+from freelunch.artifact import Artifact, ArtifactWriter, fingerprint
+from freelunch.checkpoint import StreamedModel
+from freelunch.models import fetch_model
+from freelunch.patterns import Pattern
+from freelunch.pruning import prune_model
+from freelunch.report import Report, silent
 
 TRAINING_TEXT = (
     "the cat sat on the mat and the dog sat on the log",

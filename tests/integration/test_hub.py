@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants, snapshot_download
+
 from freelunch.errors import UserError
 from freelunch.sources import obtain_model, obtain_text
 from freelunch.texts import fetch_text, read_documents
-from huggingface_hub import constants, snapshot_download
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))

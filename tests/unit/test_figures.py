@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
 from freelunch.digest import SCRIPTS
 from freelunch.figures import criteria, style
 from freelunch.tables import CRITERIA_COLUMNS, csv_text, means_over_seeds
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 NAMES = ("criteria.png", "criteria.svg", "criteria.pdf")

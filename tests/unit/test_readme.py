@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from freelunch.errors import UserError
 from freelunch.readme import main, with_table
 

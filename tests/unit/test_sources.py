@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from freelunch.digest import file_digest
 from freelunch.errors import UserError
 from freelunch.sources import obtain_model, obtain_text

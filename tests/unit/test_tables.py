@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from freelunch.cell import Cell
 from freelunch.errors import UserError
 from freelunch.study import Study

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from freelunch.artifact import Artifact
 from freelunch.digest import file_digest
 from freelunch.errors import UserError
 from freelunch.texts import fetch_text, open_text, read_documents
-from safetensors.numpy import load_file, save_file
 
 # Characters at which `str.splitlines` would cut a line, and some outside of ASCII.
 ODD = "a\u2028b\x85c\x0bd\x1ce é 漢 𝄞"

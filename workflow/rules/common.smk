@@ -29,7 +29,6 @@ def steps_of(wildcards):
         texts.add(STUDY.calibration["text"]["name"])
         folders += [
             PATHS.calibration(cell.model, cell.seed),
-            PATHS.dense(cell.model, cell.seed),
             PATHS.pruned(cell.model, cell.pruning, cell.seed),
         ]
     folders += [PATHS.text(text) for text in sorted(texts)]

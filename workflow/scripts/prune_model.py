@@ -7,6 +7,7 @@ from freelunch import activations
 from freelunch.artifact import Artifact, fingerprint
 from freelunch.checkpoint import StreamedModel
 from freelunch.job import running
+from freelunch.paths import read_run
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 
@@ -27,3 +28,4 @@ if __name__ == "__main__":
             fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
             report=job.report,
         )
+        job.shared["capture_dense"] = read_run(dense.folder)

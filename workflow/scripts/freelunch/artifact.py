@@ -11,6 +11,7 @@ was made from it valid.
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from freelunch.lock import try_lock
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
+# safetensors reports a full disk (28) or quota (122) as text only.
+_FULL = re.compile(r"(os error|code:) (28|122)\b")
 
 
 class Artifact:
@@ -184,18 +187,23 @@ class ArtifactWriter:
         if (self.folder / MANIFEST).exists() or not journal.is_file():
             return {}
         lines = journal.read_text().split("\n")
-        # An interrupt may have cut the last line short; what it named is then made again.
-        complete = [json.loads(line) for line in lines[:-1]]
-        if not complete or complete[0].get("fingerprint") != self.fingerprint:
+        try:
+            # An interrupt may have cut the last line short; what it named is then made again.
+            first, *complete = [json.loads(line) for line in lines[:-1]]
+            written = first["fingerprint"]
+            files = {item["name"]: item["entry"] for item in complete}
+        except (ValueError, KeyError, TypeError):
+            # Nothing is written yet, or a power cut spoilt what was.
             return {}
-        files = {item["name"]: item["entry"] for item in complete[1:]}
+        if written != self.fingerprint:
+            return {}
         intact = {
             name: entry
             for name, entry in files.items()
             if (self.folder / name).is_file() and file_digest(self.folder / name) == entry["sha256"]
         }
         kept = [{"name": name, "entry": entry} for name, entry in intact.items()]
-        text = "".join(json.dumps(item) + "\n" for item in [complete[0], *kept])
+        text = "".join(json.dumps(item) + "\n" for item in [first, *kept])
         self._write_text(JOURNAL, text)
         return intact
 
@@ -250,9 +258,8 @@ def _no_half_file(temporary: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # safetensors reports the same condition as text only.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "code: 28" in str(error):
+        if full or _FULL.search(str(error)):
             folder = temporary.parent
             raise UserError(
                 "no space left on the device",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Families whose head is the embedding where their config.json says nothing of it.
+_TIED = ("gemma", "gemma2", "gemma3_text", "opt")
 # Resident before any tensor: Python, torch and transformers (measured, CPU build).
 PROCESS_BYTES = 450_000_000
 # Tokens in a batch of a forward pass: enough to keep the matrix multiplications busy, few enough
@@ -54,12 +56,13 @@ class Shapes:
         width = config.get("intermediate_size") or config["ffn_dim"]
         attention = 2 * hidden * heads * head + 2 * hidden * keys
         embedding = config["vocab_size"] * hidden
+        tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
         return cls(
             blocks=config["num_hidden_layers"],
             hidden=hidden,
             intermediate=width,
             block_weights=attention + (2 if opt else 3) * hidden * width,
-            outer_weights=embedding * (1 if config.get("tie_word_embeddings") else 2),
+            outer_weights=embedding * (1 if tied else 2),
             vocabulary=config["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],
         )

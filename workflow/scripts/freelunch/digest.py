@@ -3,7 +3,7 @@
 Snakemake sees a script change but not a change in a module the script imports. Each rule therefore
 carries `code_digest(script)` in its `params`; the digest covers the script and, followed through
 its import statements, every module of this library it can reach. Comments, docstrings and layout do
-not count, so documenting a module reruns nothing.
+not count, so documenting a module reruns nothing; nor do the modules in `SURROUNDINGS`.
 """
 
 import ast
@@ -15,6 +15,10 @@ from typing import Any
 
 LIBRARY = Path(__file__).resolve().parent
 SCRIPTS = LIBRARY.parent
+
+# Modules that say, lock and log, and hand nothing on that a result is computed from. A better
+# message must not make a study of 72B parameters run again.
+SURROUNDINGS = ("errors", "job", "lock", "report")
 
 
 def file_digest(path: Path) -> str:
@@ -30,8 +34,11 @@ def json_digest(value: Any) -> str:
 
 
 def code_digest(script: str) -> str:
-    """Return a digest of `workflow/scripts/<script>.py` and all library modules it can import."""
-    modules = reachable_modules(SCRIPTS / f"{script}.py")
+    """Return a digest of `workflow/scripts/<script>.py` and the library modules it can import."""
+    surroundings = {LIBRARY / f"{name}.py" for name in SURROUNDINGS}
+    modules = [
+        path for path in reachable_modules(SCRIPTS / f"{script}.py") if path not in surroundings
+    ]
     return json_digest({str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in modules})[:16]
 
 

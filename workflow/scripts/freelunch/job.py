@@ -36,11 +36,14 @@ class Job:
         threads: How many it may use.
         device: "cpu", or "cuda" where the profile gives the rule a GPU.
         cost: Facts the script adds: `tokens`, `flops`.
+        shared: Run facts of an earlier step that this one's folder carries along, by rule: those of
+            a pass whose own large folder need not be kept.
     """
 
     def __init__(self, name: str, threads: int, device: str) -> None:
         self.name, self.threads, self.device = name, threads, device
         self.cost: dict[str, Any] = {}
+        self.shared: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._said = self._started
         self._first: tuple[int, float] | None = None
@@ -77,6 +80,7 @@ class Job:
                 **self.cost,
             },
             "environment": environment(self.device, self.threads),
+            "shared": self.shared,
         }
         if self.device == "cuda":
             import torch

@@ -1,7 +1,9 @@
 """Where everything is. No other module builds a path of the study."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from freelunch.artifact import MANIFEST
 from freelunch.cell import Cell
@@ -86,3 +88,9 @@ def manifest(folder: Path) -> str:
 def run(folder: Path) -> str:
     """Return the path of a folder's run facts, as rules name it."""
     return str(folder / RUN)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the run facts of the step that filled a folder."""
+    facts: dict[str, Any] = json.loads((folder / RUN).read_text())
+    return facts

@@ -172,7 +172,20 @@ def _shapes(study: Study, model: str) -> Shapes | None:
     if entry["source"] == "path":
         places.insert(0, Path(entry["path"]) / "config.json")
     for place in places:
-        if place.is_file():
-            return Shapes.of(json.loads(place.read_text()), entry["dtype"])
+        if place.is_file() and (found := _read_shapes(place, entry["dtype"])):
+            return found
     announced = entry.get("architecture")
     return Shapes.of(announced, entry["dtype"]) if announced else None
+
+
+def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
+    """Return the shapes in a model's config; None if it is damaged or leaves them to defaults.
+
+    Fetching the model then says what is wrong, or writes a config that leaves nothing out.
+    """
+    try:
+        config = json.loads(config_json.read_text())
+        # Families with several parts (text, vision) keep the decoder's shapes in one of their own.
+        return Shapes.of(config.get("text_config", config), dtype)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

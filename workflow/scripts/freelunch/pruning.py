@@ -64,6 +64,7 @@ def prune_model(
         settings={"criterion": dict(criterion), "pattern": pattern.name},
         model=model.artifact.digest,
         dense=dense.digest,
+        calibration=dense.facts["calibration"],
     )
 
 

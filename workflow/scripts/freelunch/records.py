@@ -17,7 +17,7 @@ from freelunch.artifact import Artifact, check_belongs, write_json
 from freelunch.cell import NONE, Cell
 from freelunch.digest import json_digest
 from freelunch.errors import UserError
-from freelunch.paths import RUN, Paths
+from freelunch.paths import Paths, read_run
 from freelunch.patterns import Pattern
 from freelunch.study import Study
 
@@ -158,14 +158,11 @@ class _Steps:
         self.text_names["calibration"] = name
         self.texts["calibration"] = Artifact(paths.text(name), kind)
         self.calibration = Artifact(paths.calibration(cell.model, cell.seed), "calibration")
-        self.dense = Artifact(paths.dense(cell.model, cell.seed), "dense activations")
         self.masks = Artifact(paths.pruned(cell.model, cell.pruning, cell.seed), "masks")
         check_belongs(self.calibration, "text", self.texts["calibration"])
         check_belongs(self.calibration, "model", self.model)
-        check_belongs(self.dense, "calibration", self.calibration)
-        check_belongs(self.masks, "dense", self.dense)
+        check_belongs(self.masks, "calibration", self.calibration)
         self.folders["sample_calibration"] = [self.calibration.folder]
-        self.folders["capture_dense"] = [self.dense.folder]
         self.folders["prune_model"] = [self.masks.folder]
         if cell.adaptation != NONE:
             folders = [paths.windows(cell, group) for group in groups]
@@ -213,8 +210,8 @@ class _Steps:
     def cost(self) -> dict[str, Any]:
         """Return what each step cost; jobs of one step are summed, their peaks are not."""
         costs = {}
-        for step, folders in self.folders.items():
-            parts = [_read_run(folder)["cost"] for folder in folders]
+        for step, runs in self._runs().items():
+            parts = [run["cost"] for run in runs]
             total: dict[str, Any] = {"jobs": len(parts)}
             for key in sorted({key for part in parts for key in part}):
                 values = [part[key] for part in parts if key in part]
@@ -224,11 +221,15 @@ class _Steps:
             costs[step] = total
         return costs
 
+    def _runs(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the run facts of each step's jobs, those that a folder carries along included."""
+        found = {step: [read_run(folder) for folder in each] for step, each in self.folders.items()}
+        shared = [run["shared"] for runs in found.values() for run in runs]
+        return found | {step: [run] for runs in shared for step, run in runs.items()}
+
     def provenance(self) -> dict[str, Any]:
         """Return where the numbers come from."""
-        environments = {
-            step: _read_run(folders[0])["environment"] for step, folders in self.folders.items()
-        }
+        environments = {step: runs[0]["environment"] for step, runs in self._runs().items()}
         digests = {
             "model": self.model.digest,
             "checkpoint": self.checkpoint.digest,
@@ -277,11 +278,6 @@ def _identity(
         "matrices": matrices,
         "checkpoint_sha256": found["checkpoint_digest"],
     }
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / RUN).read_text())
-    return facts
 
 
 @cache

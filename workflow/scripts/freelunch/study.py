@@ -2,12 +2,15 @@
 
 import copy
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import jsonschema
+import jsonschema.validators
 import yaml
 
 from freelunch.cell import DENSE, NONE, Cell
@@ -21,6 +24,24 @@ SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.json"
 DEFAULT_SCOPE = {"magnitude": "matrix", "wanda": "row"}
 # What of an entry describes it without deciding a number.
 _DESCRIPTIVE = ("licence", "architecture")
+_EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
+
+
+def _is_integer(checker: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: object, value: object) -> bool:
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+# To JSON Schema 1.0 is an integer, and NaN, which YAML can say, a number.
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number}
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,7 @@ class Study:
             UserError: With every problem at once, each with its key and the nearest valid name.
         """
         schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-        validator = jsonschema.Draft202012Validator(schema)
+        validator = _Validator(schema)
         problems = [_describe(error) for error in validator.iter_errors(config)]
         if not problems and isinstance(config, Mapping):
             filled = copy.deepcopy(dict(config))
@@ -184,8 +205,8 @@ def _describe(error: jsonschema.ValidationError) -> str:
     if error.validator == "enum" and isinstance(error.instance, str):
         names = [str(value) for value in cast(list[Any], error.validator_value)]
         text = f"  {key}: found {error.instance!r}; expected {nearest(error.instance, names)}"
-    if error.validator == "type" and isinstance(error.instance, str):
-        text += " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)" if "e" in found else ""
+    if error.validator == "type" and _EXPONENT.fullmatch(str(error.instance)):
+        text += " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
     return text + (f" ({description})" if description else "")
 
 

@@ -1,0 +1,319 @@
+"""DVC around the workflow: run, share, compare, and never an old number under a new config."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACKED = (
+    "resources",
+    ".snakemake/metadata",
+    *(
+        f"results/laptop/{part}"
+        for part in (
+            *("calibration", "pruned", "windows", "checkpoints"),
+            *("metrics", "records", "figures", "tables"),
+        )
+    ),
+)
+RECONSTRUCTED = "tiny__wanda-u50__recon_block__seed0"
+PRUNED = "tiny__wanda-u50__none__seed0"
+
+
+class Clone:
+    """A repository whose default study is the smoke study, with an environment but not in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bin = path / ".venv" / "bin"
+
+    def try_(self, *command: object) -> subprocess.CompletedProcess[str]:
+        """Run a command and return what it said, stderr included."""
+        mine = {"STUDY", "CORES", "PYTHONPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV"}
+        environment = {
+            **{key: value for key, value in os.environ.items() if key not in mine},
+            # As on a machine where nothing is activated.
+            "PATH": os.pathsep.join(
+                folder
+                for folder in os.environ["PATH"].split(os.pathsep)
+                if not (Path(folder) / "snakemake").exists()
+            ),
+            "DVC_NO_ANALYTICS": "1",
+            # Nobody's own settings of DVC and git, and no cache of file states but the clone's.
+            **{f"DVC_{kind}": str(self.path / ".dvc" / "tmp" / kind) for kind in DVC_FOLDERS},
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            **{f"GIT_{who}_NAME": "test" for who in ("AUTHOR", "COMMITTER")},
+            **{f"GIT_{who}_EMAIL": "test@example.org" for who in ("AUTHOR", "COMMITTER")},
+        }
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=self.path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+
+    def run(self, *command: object) -> str:
+        done = self.try_(*command)
+        said = f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}"
+        assert done.returncode == 0, said
+        return done.stdout
+
+    def dvc(self, *arguments: object) -> str:
+        return self.run(self.bin / "dvc", *arguments)
+
+    def status(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.dvc("status", "--json"))
+        return found
+
+    def planned(self) -> list[str]:
+        """Return the names of the rules that Snakemake would run."""
+        said = self.run(self.bin / "snakemake", "--cores", 1, "--dry-run", "--quiet", "host")
+        if "Nothing to be done" in said:
+            return []
+        rules = re.findall(r"^(?:local)?rule (\w+):$", said, re.MULTILINE)
+        assert rules, said
+        return rules
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", message)
+
+    def clone(self, path: Path) -> "Clone":
+        """Clone with git, give it an environment and the same remote; nothing is pulled."""
+        subprocess.run(["git", "clone", "--quiet", self.path, path], check=True)
+        other = Clone(path)
+        other.add_environment()
+        return other
+
+    def add_environment(self) -> None:
+        """Make a .venv that is this test's own environment, ready in the Makefile's eyes."""
+        (self.path / ".venv").mkdir()
+        for entry in Path(sys.prefix).iterdir():
+            if entry.name != ".ready":
+                (self.path / ".venv" / entry.name).symlink_to(entry)
+        (self.path / ".venv" / ".ready").touch()
+
+    def edit_config(self, old: str, new: str) -> None:
+        config = self.path / "config.yaml"
+        text = config.read_text()
+        assert text.count(old) == 1, f"config.yaml does not have {old!r} once:\n{text}"
+        config.write_text(text.replace(old, new))
+
+    def record(self, name: str) -> dict[str, object]:
+        path = self.path / "results" / "laptop" / "records" / f"{name}.json"
+        found: dict[str, object] = json.loads(path.read_text())
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """Return the MD5 of each file that DVC tracks, as DVC names it in its cache."""
+        return {
+            str(path.relative_to(self.path)): hashlib.md5(path.read_bytes()).hexdigest()
+            for part in TRACKED
+            for path in sorted((self.path / part).rglob("*"))
+            if path.is_file()
+        }
+
+
+DVC_FOLDERS = ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("remote")
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory, remote) -> Clone:
+    """The repository as it is, the smoke study as config.yaml, run once by DVC and pushed."""
+    clone = Clone(tmp_path_factory.mktemp("dvc") / "origin")
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        source, target = ROOT / name, clone.path / name
+        if source.exists() and not name.startswith("dvc.lock"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    smoke = (ROOT / "studies" / "smoke.yaml").read_text()
+    (clone.path / "config.yaml").write_text(smoke.replace("name: smoke", "name: laptop"))
+    clone.add_environment()
+    clone.run("git", "init", "--quiet")
+    clone.dvc("remote", "add", "--default", "--force", "folder", remote)
+    clone.commit("Start")
+    clone.dvc("repro")
+    clone.commit("Run")
+    clone.dvc("push")
+    return clone
+
+
+@pytest.fixture
+def pulled(origin, tmp_path) -> Clone:
+    """A fresh clone with everything pulled."""
+    clone = origin.clone(tmp_path / "clone")
+    clone.dvc("pull")
+    return clone
+
+
+def test_second_run_has_nothing_to_do(origin):
+    assert origin.status() == {}
+    assert "didn't change" in origin.dvc("repro")
+    assert origin.planned() == []
+    assert origin.run("git", "status", "--porcelain") == "", "a run leaves files that git sees"
+
+
+def test_pulled_clone_is_equal_and_has_nothing_to_do(origin, pulled):
+    assert pulled.digests() == origin.digests()
+    assert pulled.status() == {}
+    assert "didn't change" in pulled.dvc("repro")
+    assert pulled.planned() == []
+    assert not (pulled.path / "results" / "laptop" / "dense").exists()
+
+
+def test_equal_shards_are_stored_and_pushed_once(origin, remote):
+    files = origin.digests()
+    shards = {name: md5 for name, md5 in files.items() if name.endswith(".safetensors")}
+    assert len(set(shards.values())) < len(shards), "no shard is shared: this test shows nothing"
+    assert len({md5 for name, md5 in shards.items() if name.endswith("outer.safetensors")}) == 1
+    for store in (origin.path / ".dvc" / "cache", remote):
+        stored = {
+            path.parent.name + path.name: path.stat().st_size
+            for path in (store / "files" / "md5").glob("*/*")
+            if path.suffix != ".dir"
+        }
+        assert stored.keys() == set(files.values())
+        sizes = {md5: (origin.path / name).stat().st_size for name, md5 in files.items()}
+        assert sum(stored.values()) == sum(sizes.values())
+
+
+def test_caches_comments_and_other_studies_do_not_mark_the_stage(pulled):
+    cache = pulled.path / "workflow" / "scripts" / "freelunch" / "__pycache__"
+    cache.mkdir(exist_ok=True)
+    (cache / "anything.cpython-311.pyc").write_bytes(b"anything")
+    config = pulled.path / "config.yaml"
+    config.write_text("# A comment.\n" + config.read_text())
+    other = base64.urlsafe_b64encode(b"results/full/records/some.json").decode()
+    (pulled.path / ".snakemake" / "metadata" / other).write_text("{}")
+    assert pulled.status() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("results/laptop/records/some.json", True),
+        ("resources/texts/speeches/manifest.json", True),
+        ("results/smoke/records/some.json", False),
+    ],
+)
+def test_dvcignore_keeps_the_metadata_of_this_study(origin, path, kept):
+    name = base64.urlsafe_b64encode(path.encode()).decode()
+    ignored = origin.try_(origin.bin / "dvc", "check-ignore", f".snakemake/metadata/{name}")
+    assert (ignored.returncode == 0) is not kept, ignored.stdout
+
+
+def test_edit_after_pull_computes_again(origin, pulled):
+    before = {name: pulled.record(name) for name in (RECONSTRUCTED, PRUNED)}
+    pulled.edit_config("method: reconstruction", "method: reconstruction\n    epochs: 2")
+    assert list(pulled.status()) == ["study"]
+    # Hidden states are not pulled, so the reconstruction asks for the dense pass first.
+    assert {"capture_dense", "reconstruct_window", "collect_records"} <= set(pulled.planned())
+    pulled.dvc("repro")
+    after = {name: pulled.record(name) for name in (RECONSTRUCTED, PRUNED)}
+    assert after[RECONSTRUCTED]["spec"]["adaptation"]["epochs"] == 2
+    assert perplexity(after[RECONSTRUCTED]) != perplexity(before[RECONSTRUCTED])
+    # What does not depend on the edit is what it was, to the last bit, also where it ran again.
+    assert after[PRUNED]["spec"] == before[PRUNED]["spec"]
+    assert perplexity(after[PRUNED]) == perplexity(before[PRUNED])
+    assert pulled.status() == {}
+    assert pulled.planned() == []
+    changes = json.loads(pulled.dvc("metrics", "diff", "--json"))
+    changed = changes["results/laptop/tables/metrics.json"]
+    key = "tiny.wanda-u50.recon_block.seed0.perplexity"
+    assert changed[key]["old"] == perplexity(before[RECONSTRUCTED])
+    assert changed[key]["new"] == perplexity(after[RECONSTRUCTED])
+    assert all("recon_block" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "read"),
+    [
+        ("windows: 16", "windows: 12", lambda spec: spec["evaluation"]["perplexity"]["windows"]),
+        ("samples: 8", "samples: 4", lambda spec: spec["calibration"]["samples"]),
+    ],
+)
+def test_edit_without_snakemakes_metadata_is_refused_or_computed_again(
+    pulled, old: str, new: str, read: Callable[[dict], object]
+):
+    shutil.rmtree(pulled.path / ".snakemake" / "metadata")
+    # Pulled files are of about the same moment, in any order; here they are of exactly one moment.
+    for folder in ("resources", "results", "tests"):
+        for path in (pulled.path / folder).rglob("*"):
+            os.utime(path, (1e9, 1e9))
+    pulled.edit_config(old, new)
+    assert pulled.planned() == [], "Snakemake sees the edit by itself: this test shows nothing"
+    done = pulled.try_(pulled.bin / "dvc", "repro")
+    if done.returncode:
+        assert "was computed with other settings than the config asks for" in done.stdout
+        # Nothing was committed: what the lock and the table say belongs together.
+        assert pulled.run("git", "status", "--porcelain", "dvc.lock") == ""
+        assert not (pulled.path / "results/laptop/tables/metrics.json").exists()
+    else:
+        assert read(pulled.record(RECONSTRUCTED)["spec"]) == int(new.split()[1])
+
+
+def test_study_of_another_name_is_not_taken_for_this_one(pulled):
+    pulled.edit_config("name: laptop", "name: mine")
+    # As if `mine` had been run: the command succeeds, and leaves results/laptop as it was.
+    dvc_yaml = pulled.path / "dvc.yaml"
+    dvc_yaml.write_text(dvc_yaml.read_text().replace("make study STUDY=config.yaml", "exit 0"))
+    done = pulled.try_(pulled.bin / "dvc", "repro")
+    assert done.returncode != 0
+    assert "metrics.json' does not exist" in done.stdout, done.stdout
+
+
+def test_cache_has_no_links_that_snakemake_would_write_through(origin):
+    # It writes its metadata in place; through a hard link that would change the file in the cache.
+    assert origin.dvc("config", "cache.type").strip() == "reflink,copy"
+    metadata = [path for path in (origin.path / ".snakemake/metadata").rglob("*") if path.is_file()]
+    assert {path.stat().st_nlink for path in metadata} == {1}
+
+
+def test_clone_without_a_remote_can_run(origin, tmp_path):
+    clone = origin.clone(tmp_path / "clone")
+    clone.dvc("remote", "remove", "folder")
+    pull = clone.try_(clone.bin / "dvc", "pull")
+    assert pull.returncode != 0 and "No remote provided" in pull.stdout, pull.stdout
+    assert "Running stage 'study'" in clone.dvc("repro", "--dry")
+    assert "evaluate_perplexity" in clone.planned()
+
+
+def test_metrics_and_plots_show_the_study(pulled):
+    shown = json.loads(pulled.dvc("metrics", "show", "--json"))
+    metrics = shown[""]["data"]["results/laptop/tables/metrics.json"]["data"]
+    found = metrics["tiny"]["wanda-u50"]["recon_block"]["seed0"]["perplexity"]
+    assert found == perplexity(pulled.record(RECONSTRUCTED))
+    assert pulled.dvc("metrics", "diff", "--json").strip() in ("", "{}")
+    page = Path(pulled.dvc("plots", "show").strip().removeprefix("file://"))
+    assert f"{RECONSTRUCTED}.json" in page.read_text()
+    images = [path for path in (page.parent / "static").iterdir() if path.suffix == ".png"]
+    figure = pulled.path / "results" / "laptop" / "figures" / "criteria.png"
+    assert [image.read_bytes() for image in images] == [figure.read_bytes()]
+
+
+def perplexity(record: dict) -> float:
+    return record["metrics"]["perplexity"]["perplexity"]
