@@ -59,15 +59,19 @@ def collect_record(
     return record
 
 
-def load_records(study: Study) -> dict[Cell, dict[str, Any]]:
+def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[str, Any]]:
     """Return the record of every cell of a study.
+
+    Args:
+        study: The study.
+        folder: Where the records are, if not in its results.
 
     Raises:
         UserError: A record is missing, damaged, or was made with other settings than today's.
     """
     records = {}
     for cell in study.cells:
-        path = study.paths.record(cell)
+        path = (folder or study.paths.records) / cell.record_name
         if not path.is_file():
             raise UserError("a record is missing", where=path, todo="run the study (`make study`)")
         try:

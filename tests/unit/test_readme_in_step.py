@@ -1,0 +1,51 @@
+"""The README shows what the full study found, and names commands and files that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from freelunch.readme import main
+from freelunch.records import load_records
+from freelunch.study import Study
+from freelunch.summary import summary_text
+from freelunch.tables import means_over_seeds
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+SUMMARY = ROOT / "docs" / "full" / "tables" / "summary.md"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_table_is_that_of_the_committed_records():
+    study = Study.load(Path("studies/full.yaml"))
+    records = load_records(study, ROOT / "docs" / "full" / "records")
+    assert SUMMARY.read_text() == summary_text(study, means_over_seeds(records))
+
+
+def test_readme_shows_the_table():
+    assert main(["--check", str(README), str(SUMMARY)]) == 0
+
+
+def test_every_make_target_in_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"`make ([a-z-]+)", README.read_text()))
+    named |= set(re.findall(r"^\$ make ([a-z-]+)", README.read_text(), re.M))
+    assert named
+    assert named <= targets, named - targets
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_study_files_of_the_readme_exist():
+    for name in set(re.findall(r"studies/(\w+)\.yaml", README.read_text())) - {"mine"}:
+        assert (ROOT / "studies" / f"{name}.yaml").is_file(), name
