@@ -598,7 +598,11 @@ def test_a_dense_checkpoint_stores_nothing_twice(llama: Prepared, tmp_path: Path
     assert AutoModelForCausalLM.from_pretrained(linked.folder).config.num_hidden_layers == BLOCKS
 
 
-@pytest.mark.parametrize("windows", [[range(2)], [range(2), range(1, 3)]], ids=["lacks", "twice"])
+@pytest.mark.parametrize(
+    "windows",
+    [[range(2)], [range(2), range(1, 3)], [range(2), range(1, 2)]],
+    ids=["lacks one", "one twice", "both"],
+)
 def test_adapted_blocks_that_are_not_the_model(
     llama: Prepared, tmp_path: Path, windows: list[range]
 ) -> None:

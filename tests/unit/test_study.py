@@ -174,9 +174,10 @@ def test_the_given_config_is_left_alone() -> None:
 
 
 def test_entries_do_not_share_their_defaults() -> None:
-    filled = Study.check(config(), "config.yaml").config
-    filled["study"]["grids"][0]["seeds"].append(1)
-    assert Study.check(config(), "config.yaml").config["study"]["grids"][0]["seeds"] == [0]
+    grid = config()["study"]["grids"][0]
+    grids = Study.check(changed({"study.grids": [grid, dict(grid)]}), "config.yaml").block["grids"]
+    grids[0]["seeds"].append(1)
+    assert grids[1]["seeds"] == [0]
 
 
 # --- The schema itself
@@ -544,6 +545,19 @@ def test_a_spec_changes_with_what_decides_the_number(
     cells = [Cell.parse(cell) for cell in sorted(EVERYONE)]
     found = {str(cell) for cell in cells if before.spec(cell) != after.spec(cell)}
     assert found == concerned
+
+
+def test_what_a_spec_holds() -> None:
+    found = Study.check(config(), "config.yaml")
+    dense, pruned, recon = (found.spec(Cell.parse(cell)) for cell in (DENSE, PRUNED, RECON))
+    assert dense.keys() == {"cell", "model", "evaluation"}
+    more = {"calibration", "criterion", "pattern", "adaptation", "seed"}
+    assert pruned.keys() == recon.keys() == dense.keys() | more
+    assert (recon["cell"], recon["pattern"], recon["seed"]) == (RECON, "u50", 0)
+    assert recon["criterion"] == {"score": "wanda", "scope": "row"}
+    assert pruned["adaptation"] is None and recon["adaptation"]["epochs"] == 1
+    assert recon["calibration"]["text"]["name"] == "c4"
+    assert recon["evaluation"]["perplexity"]["text"]["name"] == "wiki"
 
 
 def test_every_setting_of_a_reconstruction_was_changed_above() -> None:
