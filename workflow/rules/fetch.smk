@@ -14,8 +14,7 @@ rule fetch_model:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("fetch_model", wildcards.model),
     params:
-        entry=lambda wildcards: STUDY.model(wildcards.model),
-        architecture=lambda wildcards: STUDY.architecture(wildcards.model),
+        entry=lambda wildcards: STUDY.config["models"][wildcards.model],
         code=code_digest("fetch_model"),
     script:
         "../scripts/fetch_model.py"
@@ -32,7 +31,7 @@ rule fetch_text:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        entry=lambda wildcards: STUDY.text(wildcards.text),
+        entry=lambda wildcards: STUDY.config["texts"][wildcards.text],
         code=code_digest("fetch_text"),
     script:
         "../scripts/fetch_text.py"

@@ -15,7 +15,6 @@ if __name__ == "__main__":
         fetch_model(
             name=snakemake.wildcards.model,
             entry=snakemake.params.entry,
-            architecture=snakemake.params.architecture,
             folder=Path(snakemake.output.manifest).parent,
             fingerprint=fingerprint(snakemake.params.code, snakemake.params.entry),
         )

@@ -35,7 +35,6 @@ class Artifact:
     Attributes:
         folder: Where the files are.
         kind: What the folder holds, e.g. "model".
-        fingerprint: Digest of the settings, code and inputs it was made from.
         facts: What the step had to say about the whole.
         files: For each file name: `sha256`, `bytes`, and what the step had to say about it.
         digest: Digest of the manifest, and so of everything in the folder.
@@ -52,7 +51,6 @@ class Artifact:
         try:
             manifest = json.loads(path.read_text())
             self.kind: str = manifest["kind"]
-            self.fingerprint: str = manifest["fingerprint"]
             self.facts: dict[str, Any] = manifest["facts"]
             self.files: dict[str, dict[str, Any]] = manifest["files"]
         except (ValueError, KeyError, TypeError) as error:
@@ -158,7 +156,6 @@ class ArtifactWriter:
         """Write the manifest; the folder is whole from now on."""
         manifest = {
             "kind": self.kind,
-            "fingerprint": self.fingerprint,
             "facts": facts,
             "files": dict(sorted(self._files.items())),
         }

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -107,6 +108,8 @@ def running(snakemake: Any) -> Iterator[Job]:
     wildcards = "/".join(str(value) for value in snakemake.wildcards)
     gpus = int(snakemake.resources.get("gpu", 0) or 0)
     job = Job(f"{snakemake.rule} {wildcards}".strip(), snakemake.threads, "cuda" if gpus else "cpu")
+    # What a cluster stops a job with; temporary files are then removed as after an interrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _configure_libraries(job)
         yield job

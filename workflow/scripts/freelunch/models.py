@@ -25,12 +25,12 @@ from freelunch.checkpoint import (
 )
 from freelunch.errors import UserError
 from freelunch.sources import obtain_model
+from freelunch.study import deciding
 
 
 def fetch_model(
     name: str,
     entry: Mapping[str, Any],
-    architecture: Mapping[str, Any],
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
@@ -38,8 +38,7 @@ def fetch_model(
 
     Args:
         name: Key in `models`, for messages.
-        entry: What decides the model's numbers, from its entry in the config.
-        architecture: Shapes that the config announces; may be empty.
+        entry: The model's entry in the config.
         folder: Where the checkpoint goes.
         fingerprint: Digest of everything the result depends on.
 
@@ -57,7 +56,7 @@ def fetch_model(
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
         config = load_config(raw)
-        _check_architecture(name, config, architecture)
+        _check_architecture(name, config, entry.get("architecture", {}))
         config.dtype = dtype
         meta = meta_model(config)
         sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
@@ -69,7 +68,7 @@ def fetch_model(
         return finish_checkpoint(
             writer,
             sharding.shards,
-            settings=dict(entry),
+            settings=deciding(entry),
             origin=obtained.origin,
             block_path=sharding.path,
         )

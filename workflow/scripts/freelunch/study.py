@@ -119,15 +119,11 @@ class Study:
 
     def model(self, name: str) -> dict[str, Any]:
         """Return what decides a model's numbers."""
-        return _deciding(self.config["models"][name])
+        return deciding(self.config["models"][name])
 
     def text(self, name: str) -> dict[str, Any]:
         """Return what decides a text's content."""
-        return _deciding(self.config["texts"][name])
-
-    def architecture(self, model: str) -> dict[str, Any]:
-        """Return the shapes that the config announces for a model; empty if it does not."""
-        return dict(self.config["models"][model].get("architecture", {}))
+        return deciding(self.config["texts"][name])
 
     def source_files(self, registry: str, name: str) -> list[str]:
         """Return the user's own files that an entry of `models` or `texts` points at.
@@ -181,7 +177,8 @@ class Study:
         return dict(json.loads(json.dumps(spec)))
 
 
-def _deciding(entry: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an entry decides a number, which its licence and announced shapes do not."""
     return {key: value for key, value in entry.items() if key not in _DESCRIPTIVE}
 
 

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from freelunch.artifact import Artifact, ArtifactWriter
 from freelunch.errors import UserError, nearest
 from freelunch.sources import Obtained, obtain_text
+from freelunch.study import deciding
 
 if TYPE_CHECKING:
     import numpy
@@ -96,7 +97,7 @@ def _write_text(
             )
 
     writer.add(DOCUMENTS, write)
-    return writer.finish(settings=dict(entry), origin=obtained.origin, **counts)
+    return writer.finish(settings=deciding(entry), origin=obtained.origin, **counts)
 
 
 class _Source:
@@ -231,7 +232,7 @@ def _write_tokens(
     writer.add(TOKENS, lambda target: save_file({"input_ids": ids}, target))
     samples, length = ids.shape
     return writer.finish(
-        settings=dict(entry),
+        settings=deciding(entry),
         origin=obtained.origin,
         samples=samples,
         length=length,
