@@ -81,7 +81,7 @@ def test_the_manifest_describes_every_file(tmp_path: Path) -> None:
     assert list(read.files) == ["a", "b"], "sorted, in whatever order they came"
     entry = {"sha256": file_digest(made.path("b")), "bytes": 5, "rows": 3}
     assert read.files["b"] == entry
-    assert (read.kind, read.fingerprint, read.facts) == ("test", "fingerprint", {"loss": 0.5})
+    assert (read.kind, read.facts) == ("test", {"loss": 0.5})
     assert read.digest == file_digest(made.folder / MANIFEST) == made.digest
     read.verify()
 

@@ -63,6 +63,7 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_perplexity"}
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
     assert record["provenance"]["environment"]["packages"]["torch"] == torch.__version__
+    assert record["provenance"]["text_origins"]["evaluation"]["licence"] == "public domain"
 
 
 def test_terminal_shows_plan_progress_and_summary(finished):

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from freelunch.artifact import Artifact, ArtifactWriter
 from freelunch.cell import derive_seed
+from freelunch.checkpoint import load_config
 from freelunch.errors import UserError
 from freelunch.texts import read_documents
 
@@ -52,15 +53,7 @@ def sample_calibration(
         input_ids = sample_windows(
             read_documents(text.folder), tokenizer, samples, length, seed, text.folder
         )
-    vocabulary = _vocabulary(model)
-    if int(input_ids.max()) >= vocabulary:
-        raise UserError(
-            "token ids lie outside the model's vocabulary",
-            where=text.folder,
-            found=int(input_ids.max()),
-            expected=f"less than {vocabulary}",
-            todo="use the tokenizer that belongs to the model",
-        )
+    check_vocabulary(input_ids, model, text.folder)
     writer = ArtifactWriter(folder, KIND, fingerprint)
     writer.add(TOKENS, lambda path: save_file({"input_ids": input_ids.contiguous()}, path))
     return writer.finish(
@@ -109,7 +102,14 @@ def read_tokens(calibration: Artifact) -> Tensor:
     return load_file(calibration.path(TOKENS))["input_ids"]
 
 
-def _vocabulary(model: Artifact) -> int:
-    from freelunch.checkpoint import load_config
-
-    return int(load_config(model.folder).vocab_size)
+def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:
+    """Check that token ids belong to a model; UserError if one is beyond its vocabulary."""
+    vocabulary = int(load_config(model.folder).vocab_size)
+    if int(input_ids.max()) >= vocabulary:
+        raise UserError(
+            "token ids lie outside the model's vocabulary",
+            where=where,
+            found=int(input_ids.max()),
+            expected=f"less than {vocabulary}",
+            todo="use the tokenizer that belongs to the model",
+        )

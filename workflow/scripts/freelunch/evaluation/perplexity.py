@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from freelunch.artifact import Artifact
 from freelunch.blocks import block_linears
+from freelunch.calibration import check_vocabulary
 from freelunch.checkpoint import StreamedModel
 from freelunch.errors import UserError
 from freelunch.evaluation.loss import window_loss
@@ -43,6 +44,7 @@ def text_windows(model: Artifact, text: Artifact, length: int, windows: int | No
             expected=f"{max(wanted, 2)} windows (study.evaluation.perplexity)",
             todo="ask for fewer or shorter windows, or use a longer text",
         )
+    check_vocabulary(tokens, model, text.folder)
     return tokens[: wanted * length].reshape(wanted, length)  # type: ignore[no-any-return]
 
 
