@@ -26,7 +26,7 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--replace-workflow-config --configfile $(STUDY)
 
-.PHONY: help env study full plan summary report test test-all check format bench readme lock clean
+.PHONY: help env study full plan summary report test check format bench readme lock
 
 help:
 	@sed -n '3,10s/^#   //p' Makefile
@@ -42,6 +42,7 @@ $(READY): pyproject.toml envs/lock.txt
 	touch $@
 
 study: env
+	@python -m freelunch check $(STUDY)
 	$(SNAKEMAKE)
 	@python -m freelunch summary $(STUDY)
 
@@ -89,6 +90,3 @@ readme: full
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
 lock: env
 	$(BIN)/pip freeze --exclude torch | grep -v -i -E '^(nvidia|cuda|triton)' > envs/lock.txt
-
-clean:
-	rm -rf $(ENV) .snakemake

@@ -97,10 +97,10 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
             "matrices": {"blocks.0.proj": {"rows": 32, "columns": 64, "zeros": zeros}},
             "checkpoint_sha256": hashlib.sha256(str(cell).encode()).hexdigest(),
         },
+        "adaptation": _adaptation(cell),
         "cost": _cost(cell),
         "provenance": {
-            "environment": {"python": "3.12"},
-            "commits": {},
+            "environments": {},
             "digests": {},
             "model_origin": {},
             "text_origins": {},
@@ -153,6 +153,13 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
         "checkpoint": "1" * 64,
         "text": "2" * 64,
     }
+
+
+def _adaptation(cell: Cell) -> dict[str, Any] | None:
+    if cell.adaptation == NONE:
+        return None
+    losses = {f"{block}-{block}": {"before": 2.0, "after": 1.0} for block in range(4)}
+    return {"windows": 4, "windows_kept_pruned": 0, "losses": losses}
 
 
 def _cost(cell: Cell) -> dict[str, Any]:

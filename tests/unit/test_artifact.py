@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -262,15 +264,39 @@ def test_a_finished_folder_is_made_anew(tmp_path: Path) -> None:
     assert names(tmp_path) == {JOURNAL, LOCK}
 
 
-def test_two_writers_in_one_folder(tmp_path: Path) -> None:
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    writer.add("one", write("first"))
-    with pytest.raises(UserError, match="another process is writing here") as error:
+def test_a_second_writer_waits_for_the_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job whose Snakemake was killed may still be at work when the next run starts."""
+    first = ArtifactWriter(tmp_path, "test", "fingerprint")
+    first.add("one", write("first"))
+    opened = threading.Event()
+
+    def second() -> None:
         ArtifactWriter(tmp_path, "test", "fingerprint")
-    assert f"process {os.getpid()}" in str(error.value)
-    assert "one" in writer and (tmp_path / "one").exists()
-    writer.finish()
-    assert "one" not in ArtifactWriter(tmp_path, "test", "fingerprint")
+        opened.set()
+
+    thread = threading.Thread(target=second, daemon=True)
+    thread.start()
+    assert not opened.wait(0.3), "two processes write into one folder"
+    assert f"waiting for process {os.getpid()}" in caplog.text
+    first.finish()
+    assert opened.wait(10)
+    thread.join()
+
+
+def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer.add("one", lambda path: (time.sleep(0.05), path.write_text("first")))
+    del writer
+    gc.collect()
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer.add("two", lambda path: (time.sleep(0.05), path.write_text("second")))
+    del writer
+    gc.collect()
+    artifact = ArtifactWriter(tmp_path, "test", "fingerprint").finish()
+    assert artifact.spent["attempts"] == 2
+    assert 0.1 <= artifact.spent["wall_s"] < 5
 
 
 def test_facts_that_are_no_json_number(tmp_path: Path) -> None:

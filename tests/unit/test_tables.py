@@ -36,6 +36,7 @@ SUMMARY_HEADER = (
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
     "sparsity,zeros,weights,windows,window_length,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"
+    "adaptation_windows,adaptation_windows_kept_pruned,"
     "calibration_wall_s,pruning_wall_s,evaluation_wall_s,checkpoint_sha256,record"
 )
 CRITERIA_HEADER = (

@@ -62,7 +62,9 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert record["identity"]["sparsity"] == 0.5
     assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_perplexity"}
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
-    assert record["provenance"]["environment"]["packages"]["torch"] == torch.__version__
+    assert record["provenance"]["environments"]["reconstruct_window"]["threads"] == 1
+    packages = record["provenance"]["environments"]["evaluate_perplexity"]["packages"]
+    assert packages["torch"] == torch.__version__
     assert record["provenance"]["text_origins"]["evaluation"]["licence"] == "public domain"
 
 
@@ -261,7 +263,7 @@ def test_stale_steps_without_metadata_are_refused(study):
     output = study.run(status=1)
     assert "was computed with other settings than the config asks for" in output
     assert "evaluation.perplexity.windows = 16" in output
-    assert "snakemake --cores all --forcerun evaluate_perplexity" in output
+    assert "--forcerun evaluate_perplexity" in output
     study.run("--forcerun", "evaluate_perplexity")
     assert study.planned() == {}
 

@@ -19,7 +19,7 @@ if __name__ == "__main__":
         adapted = [
             Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.adapted
         ]
-        assemble_model(
+        made = assemble_model(
             model=model,
             masks=found[0] if found else None,
             adapted=adapted,
@@ -27,3 +27,4 @@ if __name__ == "__main__":
             fingerprint=fingerprint(snakemake.params.code, None, model.artifact, *found, *adapted),
             report=job.report,
         )
+        job.made(made)

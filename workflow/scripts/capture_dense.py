@@ -18,7 +18,7 @@ if __name__ == "__main__":
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
         samples, length = (sample.facts["settings"][key] for key in ("samples", "length"))
-        capture_dense(
+        made = capture_dense(
             model=model,
             calibration=sample,
             dense_limit=snakemake.params.dense_limit,
@@ -26,6 +26,7 @@ if __name__ == "__main__":
             fingerprint=fingerprint(snakemake.params.code, None, model.artifact, sample),
             report=job.report,
         )
+        job.made(made)
         shapes = Shapes.of(model.config.to_dict(), "float32")
         job.cost["tokens"] = samples * length
         job.cost["flops"] = shapes.forward_flops(samples * length, length)

@@ -1,10 +1,9 @@
 """Measure the perplexity of a checkpoint."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import write_json
+from freelunch.artifact import scratch_folder, write_json
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import Shapes
 from freelunch.cost import evaluate_perplexity as cost_of
@@ -23,8 +22,8 @@ if __name__ == "__main__":
         text = open_text(Path(snakemake.input.text).parent)
         input_ids = text_windows(model.artifact, text, settings["length"], settings["windows"])
         output = Path(snakemake.output.metrics)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".hidden.") as scratch:
-            metrics = evaluate_perplexity(model, input_ids, Path(scratch), job.report)
+        with scratch_folder(output.parent / ".hidden") as scratch:
+            metrics = evaluate_perplexity(model, input_ids, scratch, job.report)
         metrics |= {
             "settings": {key: settings[key] for key in ("length", "windows")},
             "checkpoint": model.artifact.digest,

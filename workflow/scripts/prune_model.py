@@ -19,7 +19,7 @@ if __name__ == "__main__":
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
         settings = {"criterion": snakemake.params.criterion, "pattern": snakemake.params.pattern}
-        prune_model(
+        made = prune_model(
             model=model,
             dense=dense,
             criterion=settings["criterion"],
@@ -28,4 +28,5 @@ if __name__ == "__main__":
             fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
             report=job.report,
         )
+        job.made(made)
         job.shared["capture_dense"] = read_run(dense.folder)

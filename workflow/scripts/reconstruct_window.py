@@ -24,7 +24,7 @@ if __name__ == "__main__":
         windows = group_windows(
             split_windows(model.num_blocks, settings["window_blocks"]), group, groups
         )
-        reconstruct_windows(
+        made = reconstruct_windows(
             model=model,
             masks=masks,
             dense=dense,
@@ -37,6 +37,7 @@ if __name__ == "__main__":
             ),
             report=job.report,
         )
+        job.made(made)
         samples, length = dense.facts["sequences"], dense.facts["length"]
         shapes = Shapes.of(model.config.to_dict(), "float32")
         blocks = sum(map(len, windows))

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 from freelunch.digest import file_digest, json_digest
 from freelunch.errors import UserError
-from freelunch.lock import try_lock
+from freelunch.lock import wait_for_lock
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -38,6 +39,8 @@ class Artifact:
         facts: What the step had to say about the whole.
         files: For each file name: `sha256`, `bytes`, and what the step had to say about it.
         digest: Digest of the manifest, and so of everything in the folder.
+        spent: What interrupted attempts spent on files that were kept: `wall_s` and `cpu_s`, in
+            seconds, and `attempts`. Known only to the process that finished the folder.
 
     Raises:
         UserError: The manifest is missing, damaged or of another kind, or a file is missing or of
@@ -61,6 +64,7 @@ class Artifact:
             raise UserError("wrong kind of folder", where=path, found=self.kind, expected=kind)
         self.folder = folder
         self.digest = file_digest(path)
+        self.spent: dict[str, float] = {}
         for name, entry in self.files.items():
             file = folder / name
             size = file.stat().st_size if file.is_file() else None
@@ -104,16 +108,10 @@ class ArtifactWriter:
 
     def __init__(self, folder: Path, kind: str, fingerprint: str) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
-        lock = try_lock(folder / LOCK)
-        if lock is None:
-            raise UserError(
-                "another process is writing here",
-                where=folder,
-                found=f"process {(folder / LOCK).read_text()}",
-                expected="one process at a time",
-                todo="wait until it is done, or stop it, and run the same command again",
-            )
-        self._lock = lock
+        # A job whose Snakemake was killed may still be at work here.
+        self._lock = wait_for_lock(folder / LOCK)
+        self._started = time.perf_counter(), time.process_time()
+        self._spent: dict[str, float] = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0}
         self._files = self._resume()
         for path in sorted(folder.iterdir()):
             if path.name not in {*self._files, JOURNAL, LOCK}:
@@ -163,7 +161,9 @@ class ArtifactWriter:
         (self.folder / JOURNAL).unlink()
         (self.folder / LOCK).unlink()
         self._lock.close()
-        return Artifact(self.folder, self.kind)
+        artifact = Artifact(self.folder, self.kind)
+        artifact.spent = self._spent
+        return artifact
 
     def _adopt(
         self, temporary: Path, name: str, facts: dict[str, Any], sha256: str | None = None
@@ -174,8 +174,9 @@ class ArtifactWriter:
             **facts,
         }
         temporary.replace(self.folder / name)
+        line = {"name": name, "entry": entry, "wall_s": self._since(0), "cpu_s": self._since(1)}
         with (self.folder / JOURNAL).open("a") as journal:
-            journal.write(json.dumps({"name": name, "entry": entry}, allow_nan=False) + "\n")
+            journal.write(json.dumps(line, allow_nan=False) + "\n")
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
@@ -199,13 +200,38 @@ class ArtifactWriter:
             for name, entry in files.items()
             if (self.folder / name).is_file() and file_digest(self.folder / name) == entry["sha256"]
         }
+        if intact:
+            before = first.get("spent", self._spent)
+            last = complete[-1]
+            self._spent = {
+                "wall_s": before["wall_s"] + last.get("wall_s", 0.0),
+                "cpu_s": before["cpu_s"] + last.get("cpu_s", 0.0),
+                "attempts": before["attempts"] + 1,
+            }
+        first = {"fingerprint": written, "spent": self._spent}
         kept = [{"name": name, "entry": entry} for name, entry in intact.items()]
         text = "".join(json.dumps(item) + "\n" for item in [first, *kept])
         self._write_text(JOURNAL, text)
         return intact
 
+    def _since(self, clock: int) -> float:
+        """Return the wall (0) or processor (1) seconds since this attempt began."""
+        now = time.perf_counter(), time.process_time()
+        return round(now[clock] - self._started[clock], 3)
+
     def _write_text(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that is gone afterwards, as is one that a killed process left before."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:

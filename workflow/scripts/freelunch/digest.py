@@ -3,13 +3,15 @@
 Snakemake sees a script change but not a change in a module the script imports. Each rule therefore
 carries `code_digest(script)` in its `params`; the digest covers the script and, followed through
 its import statements, every module of this library it can reach. Comments, docstrings and layout do
-not count, so documenting a module reruns nothing; nor do the modules in `SURROUNDINGS`.
+not count, so documenting a module reruns nothing; nor do the modules in `SURROUNDINGS`. Versions of
+the packages that compute do count.
 """
 
 import ast
 import hashlib
 import json
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ SCRIPTS = LIBRARY.parent
 
 # Modules that say, lock and log, and hand nothing on that a result is computed from. A better
 # message must not make a study of 72B parameters run again.
+PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 SURROUNDINGS = ("errors", "job", "lock", "report")
 
 
@@ -39,7 +42,8 @@ def code_digest(script: str) -> str:
     modules = [
         path for path in reachable_modules(SCRIPTS / f"{script}.py") if path not in surroundings
     ]
-    return json_digest({str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in modules})[:16]
+    code = {str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in modules}
+    return json_digest([code, _versions()])[:16]
 
 
 def reachable_modules(path: Path) -> list[Path]:
@@ -52,6 +56,12 @@ def reachable_modules(path: Path) -> list[Path]:
             reached.add(current)
             waiting.extend(_parsed(current)[1])
     return sorted(reached)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of PACKAGES, whichever build they are (2.13.0 for 2.13.0+cpu)."""
+    return {name: version(name).partition("+")[0] for name in PACKAGES}
 
 
 @cache

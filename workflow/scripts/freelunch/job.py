@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from freelunch.artifact import write_json
+from freelunch.artifact import Artifact, write_json
 from freelunch.errors import UserError
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake")
@@ -45,7 +45,8 @@ class Job:
         self.name, self.threads, self.device = name, threads, device
         self.cost: dict[str, Any] = {}
         self.shared: dict[str, Any] = {}
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
+        self._earlier = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
         self._said = self._started
         self._first: tuple[int, float] | None = None
 
@@ -65,6 +66,11 @@ class Job:
             left = f"{rate * (total - done):.0f} s left"
         self.say(f"{done}/{total} {note}, {now - self._started:.0f} s gone, {left}")
 
+    def made(self, artifact: Artifact) -> None:
+        """Add what earlier, interrupted attempts at an artifact spent on what was kept of them."""
+        for key, value in artifact.spent.items():
+            self._earlier[key] += value
+
     def say(self, text: str) -> None:
         """Say something to the person at the terminal, and to the log."""
         log.info(text)
@@ -72,12 +78,14 @@ class Job:
 
     def run_facts(self) -> dict[str, Any]:
         """Return what the job cost so far, and where it runs."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         facts = {
             "cost": {
-                "wall_s": round(time.perf_counter() - self._started, 3),
-                "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-                "peak_bytes": usage.ru_maxrss * 1024,
+                # From the end of the imports on; a process needs a few seconds before that.
+                "wall_s": round(time.perf_counter() - self._started + self._earlier["wall_s"], 3),
+                "cpu_s": round(time.process_time() - self._cpu_started + self._earlier["cpu_s"], 3),
+                "attempts": 1 + int(self._earlier["attempts"]),
+                "peak_bytes": peak_kib * 1024,
                 **self.cost,
             },
             "environment": environment(self.device, self.threads),
@@ -105,6 +113,9 @@ def running(snakemake: Any) -> Iterator[Job]:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    logging.getLogger("freelunch.lock").addHandler(terminal)
     wildcards = "/".join(str(value) for value in snakemake.wildcards)
     gpus = int(snakemake.resources.get("gpu", 0) or 0)
     job = Job(f"{snakemake.rule} {wildcards}".strip(), snakemake.threads, "cuda" if gpus else "cpu")

@@ -1,12 +1,15 @@
 """Locks that die with the process that holds them, so that none is ever left behind."""
 
 import fcntl
+import logging
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
+log = logging.getLogger(__name__)
 _held: list[IO[str]] = []
 
 
@@ -30,6 +33,17 @@ def try_lock(path: Path) -> IO[str] | None:
             file.flush()
             return file
         file.close()
+
+
+def wait_for_lock(path: Path) -> IO[str]:
+    """Lock a file for this process, as soon as no other has it."""
+    lock = try_lock(path)
+    if lock is None:
+        log.warning("%s: waiting for process %s, which works here", path.parent, path.read_text())
+    while lock is None:
+        time.sleep(0.5)
+        lock = try_lock(path)
+    return lock
 
 
 def clear_stale_locks(snakemake_folder: Path) -> None:

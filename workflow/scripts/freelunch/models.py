@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from freelunch.artifact import Artifact, ArtifactWriter
+from freelunch.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.blocks import find_blocks
 from freelunch.checkpoint import (
     KIND,
@@ -47,12 +46,12 @@ def fetch_model(
             has other shapes than `architecture` announces.
     """
     writer = ArtifactWriter(folder, KIND, fingerprint)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch:
-        obtained = obtain_model(name, entry, Path(scratch))
+    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+        obtained = obtain_model(name, entry, scratch)
         dtype = getattr(torch, entry["dtype"])
         raw, files = obtained.path, sorted(obtained.origin["files"])
         if obtained.path.suffix == ".gguf":
-            raw = Path(scratch) / "dequantised"
+            raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
         config = load_config(raw)

@@ -130,7 +130,7 @@ class Plan:
                 total.disk_bytes + one.disk_bytes,
             )
         lines.append(
-            f"  {'all':<22}{len(jobs):>5}{total.flops / 1e12:>9.1f}"
+            f"  {'all that compute':<22}{len(jobs):>5}{total.flops / 1e12:>9.1f}"
             f"{total.memory_bytes / 1e9:>7.1f} GB{total.disk_bytes / 1e9:>7.1f} GB"
         )
         seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)

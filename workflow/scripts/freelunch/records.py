@@ -51,6 +51,7 @@ def collect_record(
         "fingerprint": json_digest(found),
         "metrics": {"perplexity": metrics},
         "identity": identity,
+        "adaptation": steps.adaptation(),
         "cost": steps.cost(),
         "provenance": steps.provenance(),
     }
@@ -103,7 +104,7 @@ def check_spec(
             where=where,
             found=f"{key} = {json.dumps(found)}",
             expected=f"{key} = {json.dumps(expected)}",
-            todo=f"`snakemake --cores all --forcerun {_rule_of(key)}` computes it again",
+            todo=f"the same command with `--forcerun {_rule_of(key)}` computes it again",
         )
 
 
@@ -186,7 +187,7 @@ class _Steps:
                     where=self.metrics_folder / METRICS,
                     found=found,
                     expected=f"{artifact.digest}, which is {artifact.folder}",
-                    todo="`snakemake --cores all --forcerun evaluate_perplexity` measures again",
+                    todo="the same command with `--forcerun evaluate_perplexity` measures again",
                 )
 
     def spec(self) -> dict[str, Any]:
@@ -210,6 +211,22 @@ class _Steps:
 
     def _text(self, use: str) -> dict[str, Any]:
         return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
+
+    def adaptation(self) -> dict[str, Any] | None:
+        """Return what the windows of a reconstruction came to; None where there are none."""
+        entries = [entry for part in self.windows for entry in part.files.values()]
+        found = {entry["window"]: entry for entry in entries}
+        if not found:
+            return None
+        ordered = sorted(found, key=lambda name: int(name.partition("-")[0]))
+        return {
+            "windows": len(found),
+            "windows_kept_pruned": sum(entry["kept_pruned"] for entry in found.values()),
+            "losses": {
+                name: {"before": found[name]["loss_before"], "after": found[name]["loss_after"]}
+                for name in ordered
+            },
+        }
 
     def cost(self) -> dict[str, Any]:
         """Return what each step cost; jobs of one step are summed, their peaks are not."""
@@ -244,8 +261,7 @@ class _Steps:
             digests["calibration_token_ids"] = self.calibration.facts["tokens_sha256"]
             digests["masks"] = self.masks.digest
         return {
-            "environment": environments["evaluate_perplexity"],
-            "commits": {step: facts["commit"] for step, facts in environments.items()},
+            "environments": environments,
             "digests": digests,
             "model_origin": self.model.facts["origin"],
             "text_origins": {use: text.facts["origin"] for use, text in self.texts.items()},

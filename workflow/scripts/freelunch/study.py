@@ -272,6 +272,13 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
                     yield f"  {where}: {name!r} is not in `{registry}`; expected " + nearest(
                         name, valid
                     )
+        if any(name in config["adaptations"] for name in grid["adaptations"]):
+            for model in grid["models"]:
+                if config["models"].get(model, {}).get("dtype") == "float16":
+                    yield (
+                        f"  models.{model}.dtype: gradients of a reconstruction vanish in float16; "
+                        "expected bfloat16 or float32"
+                    )
         for pattern in grid["patterns"]:
             try:
                 Pattern.parse(pattern)

@@ -73,6 +73,8 @@ def _cost(mean: Mapping[str, Any]) -> str:
         words.append(f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min")
     if (peak_bytes := mean["adaptation_peak_bytes"]) is not None:
         words.append(f"{peak_bytes / 1e9:.2f} GB")
+    if kept := mean["adaptation_windows_kept_pruned"]:
+        words.append(f"{kept} of {mean['adaptation_windows']} windows no better than pruned")
     return ", ".join(words)
 
 

@@ -32,6 +32,7 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *("sparsity", "zeros", "weights", "windows", "window_length"),
     *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
+    *("adaptation_windows", "adaptation_windows_kept_pruned"),
     *("calibration_wall_s", "pruning_wall_s", "evaluation_wall_s"),
     *("checkpoint_sha256", "record"),
 )
@@ -103,6 +104,10 @@ def means_over_seeds(records: Records) -> list[Row]:
             "adaptation_flops": _over(fmean, of_seeds, "adaptation_flops"),
             "adaptation_wall_s": _over(fmean, of_seeds, "adaptation_wall_s"),
             "adaptation_peak_bytes": _over(max, of_seeds, "adaptation_peak_bytes"),
+            "adaptation_windows": _over(sum, of_seeds, "adaptation_windows"),
+            "adaptation_windows_kept_pruned": _over(
+                sum, of_seeds, "adaptation_windows_kept_pruned"
+            ),
         }
         rows.append(row)
     return rows
@@ -213,6 +218,8 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "adaptation_flops": _cost(cost, ADAPTATION, "flops"),
         "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
         "adaptation_peak_bytes": _cost(cost, ADAPTATION, "peak_bytes"),
+        "adaptation_windows": (record["adaptation"] or {}).get("windows"),
+        "adaptation_windows_kept_pruned": (record["adaptation"] or {}).get("windows_kept_pruned"),
         "calibration_wall_s": _cost(cost, CALIBRATION, "wall_s"),
         "pruning_wall_s": _cost(cost, PRUNING, "wall_s"),
         "evaluation_wall_s": _cost(cost, EVALUATION, "wall_s"),

@@ -38,6 +38,6 @@ def summary(study: Study) -> str:
     lines += [
         "",
         "Next: `make report` for the report, `make full` for the study that carries conclusions,",
-        "or edit config.yaml and run the same command again: only what depends on it runs.",
+        f"or edit {study.source} and run the same command again: only what depends on it runs.",
     ]
     return "\n".join(lines)

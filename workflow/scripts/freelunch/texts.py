@@ -9,13 +9,12 @@ import gzip
 import hashlib
 import json
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from freelunch.artifact import Artifact, ArtifactWriter
+from freelunch.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.errors import UserError, nearest
 from freelunch.sources import Obtained, obtain_text
 from freelunch.study import deciding
@@ -53,9 +52,8 @@ def fetch_text(name: str, entry: Mapping[str, Any], folder: Path, fingerprint: s
     Raises:
         UserError: The text cannot be obtained, is not of the format its entry says, or is empty.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        obtained = obtain_text(name, entry, Path(scratch))
+    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+        obtained = obtain_text(name, entry, scratch)
         if entry["source"] == "tokens":
             writer = ArtifactWriter(folder, TOKENS_KIND, fingerprint)
             return _write_tokens(name, entry, obtained, writer)
