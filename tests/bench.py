@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from freelunch import activations, calibration, pruning
@@ -86,14 +87,16 @@ def bench_reconstruction(model: StreamedModel, dense: Artifact, masks: Artifact)
     blocks = BlockPass(model, sequences, length)
     batch = settings["batch"]
 
+    calls = blocks.calls(batch)
+    loaded = [Window.load(model, masks, indices) for indices in windows]
+    for window in loaded:
+        window.trained(train_norms=True, train_biases=True)
+
     def passes() -> None:
         """The forward and backward passes of the same windows, and nothing else."""
-        for indices in windows:
-            window = Window.load(model, masks, indices)
-            window.trained(train_norms=True, train_biases=True)
-            inputs = open_hidden(dense.path(hidden_file(indices.start)))
-            targets = open_hidden(dense.path(hidden_file(indices.stop)))
-            calls = blocks.calls(batch)
+        for window in loaded:
+            inputs = open_hidden(dense.path(hidden_file(window.indices.start)))
+            targets = open_hidden(dense.path(hidden_file(window.indices.stop)))
             for start in range(0, sequences, batch):
                 rows = slice(start, start + batch)
                 loss = torch.nn.functional.mse_loss(window(inputs[rows], calls), targets[rows])
@@ -132,7 +135,7 @@ def show_study() -> None:
     """Say what the last run of the default study cost, from what its jobs noted."""
     runs = {
         str(path.parent): json.loads(path.read_text())["cost"]
-        for root in ("resources", "results/laptop")
+        for root in (f"resources/models/{MODEL}", "resources/texts", "results/laptop")
         for path in Path(root).glob("**/run.json")
     }
     largest = max(runs, key=lambda name: runs[name]["peak_bytes"])
@@ -144,6 +147,8 @@ def show_study() -> None:
 
 def main() -> None:
     torch.set_num_threads(2)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     paths = STUDY.paths
     model = StreamedModel(paths.model(MODEL))
     sample = Artifact(paths.calibration(MODEL, 0), calibration.KIND)
