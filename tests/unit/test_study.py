@@ -629,3 +629,25 @@ print(*sorted({forbidden!r} & set(sys.modules)))
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == ""
+
+
+def test_schema_and_names_are_checked_together() -> None:
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["study"]["name"] = "Not A Name"
+    config["study"]["calibration"]["text"] = "c5"
+    config["study"]["grids"][0]["patterns"] = ["x50"]
+    with pytest.raises(UserError) as error:
+        Study.check(config, "config.yaml")
+    message = str(error.value)
+    assert "3 problems" in message
+    for key in ("study.name", "study.calibration.text", "study.grids.0.patterns"):
+        assert key in message
+
+
+def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["models"]["smollm2-135m"]["dtype"] = "float16"
+    with pytest.raises(UserError, match="gradients of a reconstruction vanish in float16"):
+        Study.check(config, "config.yaml")
+    config["study"]["grids"][0]["adaptations"] = ["none"]
+    Study.check(config, "config.yaml")

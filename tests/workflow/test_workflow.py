@@ -192,6 +192,23 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     assert study.planned() == {}
 
 
+def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
+    """The process alone is killed, as by the system when memory is short; its job works on."""
+    study = slow.copy(tmp_path / "study")
+    folder = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
+    windows = study.path / folder
+    for old in windows.iterdir():
+        old.unlink()
+    process = study.start(f"{folder}/manifest.json")
+    wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 1)
+    process.kill()
+    process.wait()
+    study.run(f"{folder}/manifest.json")
+    process.communicate()
+    assert digests(windows) == digests(slow.path / folder)
+    assert study.planned() == {}
+
+
 def test_groups_of_windows_give_the_same_checkpoint(study):
     before = digests(study.path / "results/smoke/checkpoints")
     planned = study.planned("--set-scatter", "windows=3")

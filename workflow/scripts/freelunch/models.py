@@ -22,9 +22,9 @@ from freelunch.checkpoint import (
     meta_model,
     write_shard,
 )
+from freelunch.entry import deciding
 from freelunch.errors import UserError
 from freelunch.sources import obtain_model
-from freelunch.study import deciding
 
 
 def fetch_model(

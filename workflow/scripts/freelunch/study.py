@@ -14,6 +14,7 @@ import jsonschema.validators
 import yaml
 
 from freelunch.cell import DENSE, NONE, Cell
+from freelunch.entry import deciding
 from freelunch.errors import UserError, nearest
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
@@ -22,8 +23,6 @@ SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.json"
 
 # Within what a criterion compares its scores where the config does not say (study.md, section 2).
 DEFAULT_SCOPE = {"magnitude": "matrix", "wanda": "row"}
-# What of an entry describes it without deciding a number.
-_DESCRIPTIVE = ("licence", "architecture")
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
 
 
@@ -76,18 +75,23 @@ class Study:
         """
         schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
         validator = _Validator(schema)
-        problems = [_describe(error) for error in validator.iter_errors(config)]
-        if not problems and isinstance(config, Mapping):
-            filled = copy.deepcopy(dict(config))
-            _fill(filled, schema, schema)
-            for criterion in filled["criteria"].values():
-                criterion.setdefault("scope", DEFAULT_SCOPE[criterion["score"]])
-            problems = list(_cross_check(filled))
+        problems = {_describe(error) for error in validator.iter_errors(config)}
+        try:
+            for problem in _cross_check(cast(Mapping[str, Any], config)):
+                problems.add(problem)
+        except (AttributeError, KeyError, TypeError):
+            # The structure is wrong, as the schema says; what was seen before that counts all the
+            # same, so that one run names every problem it can.
             if not problems:
-                return cls(filled, source)
-        problems = sorted(set(problems))
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{count} in the config\n" + "\n".join(problems), where=source)
+                raise
+        if problems:
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
+        filled = copy.deepcopy(dict(cast(Mapping[str, Any], config)))
+        _fill(filled, schema, schema)
+        for criterion in filled["criteria"].values():
+            criterion.setdefault("scope", DEFAULT_SCOPE[criterion["score"]])
+        return cls(filled, source)
 
     @property
     def name(self) -> str:
@@ -175,11 +179,6 @@ class Study:
             spec["seed"] = cell.seed
         # As it will be read back: no tuples, no aliases.
         return dict(json.loads(json.dumps(spec)))
-
-
-def deciding(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an entry decides a number, which its licence and announced shapes do not."""
-    return {key: value for key, value in entry.items() if key not in _DESCRIPTIVE}
 
 
 def _describe(error: jsonschema.ValidationError) -> str:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from freelunch.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.entry import deciding
 from freelunch.errors import UserError, nearest
 from freelunch.sources import Obtained, obtain_text
-from freelunch.study import deciding
 
 if TYPE_CHECKING:
     import numpy
