@@ -1,9 +1,8 @@
 """Reconstruction against a slow loop written here, and what it may never change."""
 
-import gc
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from freelunch.reconstruction import (
 )
 from freelunch.report import Report
 from freelunch.streaming import BlockPass
+from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
     FAMILIES,
@@ -455,30 +455,6 @@ def test_without_shuffling_the_seed_does_not_matter(llama: Prepared, tmp_path: P
     two = reconstruct(llama, tmp_path / "two", shuffle=False, seed=SEED + 1)
     assert shards(one) == shards(two)
     assert shards(one) != shards(reconstruct(llama, tmp_path / "shuffled"))
-
-
-class Interrupt(Exception):
-    """What a test stops a run with."""
-
-
-def interrupted(call: Callable[[], object]) -> None:
-    """Run until the interrupt, and let go of the lock that the process would have died with."""
-    try:
-        call()
-    except Interrupt:
-        pass
-    else:
-        pytest.fail("nothing was interrupted")
-    gc.collect()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    files = sorted(folder.glob("*.safetensors"))
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])

@@ -1,6 +1,5 @@
 """The dense pass against transformers' own forward, and what an interrupt leaves of it."""
 
-import gc
 import json
 import math
 from collections import defaultdict
@@ -21,6 +20,7 @@ from freelunch.errors import UserError
 from freelunch.hidden import create_hidden, hidden_file, open_hidden
 from freelunch.report import Report
 from freelunch.statistics import Collector
+from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
     FAMILIES,
@@ -261,36 +261,12 @@ def test_an_absurd_perplexity_stops_before_anything_is_pruned(tmp_path: Path) ->
 # --- Interrupts
 
 
-class Interrupt(Exception):
-    """What a test stops a run with."""
-
-
 def stop_after(blocks: int) -> Report:
     def report(done: int, total: int, note: str) -> None:
         if done == blocks:
             raise Interrupt
 
     return report
-
-
-def interrupted(call: Callable[[], object]) -> None:
-    """Run until the interrupt, and let go of the lock that the process would have died with."""
-    try:
-        call()
-    except Interrupt:
-        pass
-    else:
-        pytest.fail("nothing was interrupted")
-    gc.collect()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    files = (path for path in folder.iterdir() if path.suffix == ".safetensors")
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])

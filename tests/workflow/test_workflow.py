@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
+WINDOWS = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
 
 
 def digests(folder: Path, pattern: str = "**/*.safetensors") -> dict[str, str]:
@@ -168,14 +169,18 @@ def slow(finished, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
+def start_reconstruction(slow, tmp_path):
+    """Start the reconstruction of one cell anew in a copy; return copy, its folder, process."""
     study = slow.copy(tmp_path / "study")
-    folder = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
-    windows = study.path / folder
+    windows = study.path / WINDOWS
     for old in windows.iterdir():
         old.unlink()
-    process = study.start(f"{folder}/manifest.json")
+    return study, windows, study.start(f"{WINDOWS}/manifest.json")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
+    study, windows, process = start_reconstruction(slow, tmp_path)
     wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 2)
     os.killpg(process.pid, kill)
     process.communicate()
@@ -183,29 +188,24 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     survived = {path.name: path.stat().st_mtime_ns for path in windows.glob("block-*")}
     assert 2 <= len(survived) < 4
 
-    study.run(f"{folder}/manifest.json")
+    study.run(f"{WINDOWS}/manifest.json")
     for name, changed in survived.items():
         assert (windows / name).stat().st_mtime_ns == changed, f"{name} was computed twice"
     left = {path.name for path in windows.iterdir()}
-    assert left == {path.name for path in (slow.path / folder).iterdir()}
-    assert digests(windows) == digests(slow.path / folder)
+    assert left == {path.name for path in (slow.path / WINDOWS).iterdir()}
+    assert digests(windows) == digests(slow.path / WINDOWS)
     assert study.planned() == {}
 
 
 def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
     """The process alone is killed, as by the system when memory is short; its job works on."""
-    study = slow.copy(tmp_path / "study")
-    folder = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
-    windows = study.path / folder
-    for old in windows.iterdir():
-        old.unlink()
-    process = study.start(f"{folder}/manifest.json")
+    study, windows, process = start_reconstruction(slow, tmp_path)
     wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 1)
     process.kill()
     process.wait()
-    study.run(f"{folder}/manifest.json")
+    study.run(f"{WINDOWS}/manifest.json")
     process.communicate()
-    assert digests(windows) == digests(slow.path / folder)
+    assert digests(windows) == digests(slow.path / WINDOWS)
     assert study.planned() == {}
 
 
@@ -219,7 +219,7 @@ def test_groups_of_windows_give_the_same_checkpoint(study):
 
 def test_two_runs_at_once_do_not_meet(slow, tmp_path):
     study = slow.copy(tmp_path / "study")
-    target = f"results/smoke/windows/{RECONSTRUCTED}/1-of-1/manifest.json"
+    target = f"{WINDOWS}/manifest.json"
     first = study.start("--force", target)
     locks = study.path / ".snakemake/locks"
     try:

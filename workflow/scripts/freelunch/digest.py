@@ -18,9 +18,10 @@ from typing import Any
 LIBRARY = Path(__file__).resolve().parent
 SCRIPTS = LIBRARY.parent
 
+# Packages whose version can change a number.
+PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 # Modules that say, lock and log, and hand nothing on that a result is computed from. A better
 # message must not make a study of 72B parameters run again.
-PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 SURROUNDINGS = ("errors", "job", "lock", "report")
 
 

@@ -39,7 +39,11 @@ def wait_for_lock(path: Path) -> IO[str]:
     """Lock a file for this process, as soon as no other has it."""
     lock = try_lock(path)
     if lock is None:
-        log.warning("%s: waiting for process %s, which works here", path.parent, path.read_text())
+        try:
+            holder = path.read_text()
+        except FileNotFoundError:
+            holder = "(just ended)"
+        log.warning("%s: waiting for process %s, which works here", path.parent, holder)
     while lock is None:
         time.sleep(0.5)
         lock = try_lock(path)
