@@ -97,6 +97,7 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
             "matrices": {"blocks.0.proj": {"rows": 32, "columns": 64, "zeros": zeros}},
             "checkpoint_sha256": hashlib.sha256(str(cell).encode()).hexdigest(),
         },
+        "pruning": None if cell.is_dense else {"notes": {}},
         "adaptation": _adaptation(cell),
         "cost": _cost(cell),
         "provenance": {

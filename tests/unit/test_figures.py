@@ -3,17 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from freelunch.digest import SCRIPTS
-from freelunch.figures import criteria, style
+from freelunch.figures import criteria, panels, style
 from freelunch.tables import CRITERIA_COLUMNS, csv_text, means_over_seeds
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
+ADAPTATIONS = ("none", "recon_block")
+FOUR = ["magnitude", "wanda", "ria", "sparsegpt"]
+MIXED = {"u50": FOUR, "2of4": FOUR, "s20": ["wanda_sp", "flap"]}
 NAMES = ("criteria.png", "criteria.svg", "criteria.pdf")
 DRAW = """
 import sys
@@ -33,10 +38,41 @@ def write_data(path: Path, perplexities: dict[str, float | None], **grid: list[o
 
 def figure_of(data: Path, adaptations: tuple[str, ...] = ("recon_block",)) -> Figure:
     with style.styled():
-        points = criteria.read_points(data)
+        points = panels.read_points(data)
         figure = criteria.criteria_figure(points, style.marks(adaptations), "evaluation-text")
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         return figure
+
+
+def write_grid(
+    path: Path,
+    grid: Mapping[str, Sequence[str]],
+    adaptations: Sequence[str] = ADAPTATIONS,
+    value: float = 1234.0,
+    spread: float = 3.0,
+) -> Path:
+    """Write three seeds of each pattern's criteria; all perplexities alike, the hardest case."""
+    rows = [",".join(CRITERIA_COLUMNS), "dense,none,tiny,none,1,20.0,1.0,"]
+    rows += [
+        f"{criterion},{pattern},tiny,{adaptation},3,{value},1.0,{spread}"
+        for pattern, names in grid.items()
+        for criterion in names
+        for adaptation in adaptations
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def titles_of(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def criteria_of(axes: Axes) -> list[str]:
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def tops_of(figure: Figure) -> list[float]:
+    return [round(axes.get_position().y1, 6) for axes in figure.axes]
 
 
 def words_of(figure: Figure) -> list[str]:
@@ -86,7 +122,7 @@ def test_error_bars_are_those_of_the_data(tmp_path: Path) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     expected = sorted(
         (point.perplexity - point.error, point.perplexity + point.error)
-        for point in criteria.read_points(data)
+        for point in panels.read_points(data)
         if point.criterion != "dense" and point.perplexity and point.error
     )
     axes = figure_of(data).axes[0]
@@ -121,20 +157,81 @@ def test_a_panel_for_each_model_and_pattern(tmp_path: Path) -> None:
     data = write_data(
         tmp_path / "criteria.csv", {}, models=["tiny", "tiny-2"], patterns=["u50", "u60"]
     )
-    titles = [axes.get_title(loc="left") for axes in figure_of(data).axes]
-    assert titles == [
+    assert titles_of(figure_of(data)) == [
         "tiny, 50 % unstructured",
-        "tiny, 60 % unstructured",
+        "60 % unstructured",
         "tiny-2, 50 % unstructured",
-        "tiny-2, 60 % unstructured",
+        "60 % unstructured",
     ]
 
 
-def test_panel_without_cells_says_so(tmp_path: Path) -> None:
+def test_panel_has_only_the_criteria_of_its_pattern(tmp_path: Path) -> None:
+    figure = figure_of(write_grid(tmp_path / "criteria.csv", MIXED))
+    assert titles_of(figure) == ["tiny, 50 % unstructured", "2:4", "20 % structured"]
+    assert [criteria_of(axes) for axes in figure.axes] == [FOUR, FOUR, ["wanda_sp", "flap"]]
+    assert len(set(tops_of(figure))) == 1, "not in one row"
+    wide, as_wide, narrow = (axes.get_position().width for axes in figure.axes)
+    assert wide == pytest.approx(as_wide)
+    assert narrow < 0.6 * wide
+
+
+def test_a_model_has_only_the_panels_of_its_patterns(tmp_path: Path) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     row = "wanda,u60,tiny-2,none,1,40.0,1.0,\n"
     data.write_text(data.read_text() + "dense,none,tiny-2,none,1,20.0,1.0,\n" + row)
-    assert words_of(figure_of(data)).count("not part of the study") == 2
+    figure = figure_of(data)
+    assert titles_of(figure) == ["tiny, 50 % unstructured", "tiny-2, 60 % unstructured"]
+    assert criteria_of(figure.axes[1]) == ["wanda"]
+
+
+@pytest.mark.parametrize("criteria_count", [1, 2, 4, 6])
+def test_no_row_is_wider_than_a_page(tmp_path: Path, criteria_count: int) -> None:
+    names = [f"criterion{index}" for index in range(criteria_count)]
+    grid = dict.fromkeys(("u50", "u60", "u70", "2of4", "s20"), names)
+    figure = figure_of(write_grid(tmp_path / "criteria.csv", grid))
+    tops = tops_of(figure)
+    assert len(tops) == 5
+    assert max(tops.count(top) for top in tops) == (2 if criteria_count == 6 else 3)
+    assert figure.get_size_inches()[0] < 11
+    # The first of a row has the model's name and the numbers of the scale.
+    first = [index for index, top in enumerate(tops) if tops.index(top) == index]
+    named = [index for index, title in enumerate(titles_of(figure)) if title.startswith("tiny, ")]
+    assert named == first
+    labelled = [index for index, axes in enumerate(figure.axes) if axes.get_ylabel()]
+    assert labelled == first
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1, "scales differ"
+
+
+@pytest.mark.parametrize("adaptations", [("none",), ADAPTATIONS, (*ADAPTATIONS, "recon_attn")])
+def test_values_names_and_titles_do_not_overlap(
+    tmp_path: Path, adaptations: tuple[str, ...]
+) -> None:
+    grid = {**MIXED, "u60": ["magnitude", "wanda", "ria", "sparsegpt", "random", "wanda_row"]}
+    data = write_grid(tmp_path / "criteria.csv", grid, adaptations)
+    figure = figure_of(data, adaptations)
+    window = figure.get_window_extent()
+    for axes in figure.axes:
+        names = [label.get_window_extent() for label in axes.get_xticklabels()]
+        values = [text.get_window_extent() for text in axes.texts if "dense" not in text.get_text()]
+        assert len(values) == len(names) * len(adaptations)
+        for boxes in (names, values):
+            for index, box in enumerate(boxes):
+                assert not box.count_overlaps(boxes[index + 1 :])
+    words = [text for axes in figure.axes for text in (*axes.texts, axes.title, axes._left_title)]
+    words += [*figure.legends[0].get_texts(), figure.legends[0].get_title()]
+    for text in words:
+        box = text.get_window_extent()
+        assert window.x0 <= box.x0 and box.x1 <= window.x1, text.get_text()
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes]
+    for index, title in enumerate(titles):
+        assert not title.count_overlaps(titles[index + 1 :])
+
+
+def test_highest_bar_is_inside(tmp_path: Path) -> None:
+    data = tmp_path / "criteria.csv"
+    write_grid(data, {"u50": ["wanda"]}, value=40.0, spread=35.0)
+    (axes,) = figure_of(data).axes
+    assert axes.get_ylim()[1] > 75
 
 
 def test_seeds_are_explained_only_where_there_are_several(tmp_path: Path) -> None:
@@ -158,10 +255,18 @@ def test_marks_differ_in_grey_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "label"), [("u50", "50 % unstructured"), ("2of4", "2:4"), ("s20", "s20")]
+    ("pattern", "label"),
+    [
+        ("u50", "50 % unstructured"),
+        ("2of4", "2:4"),
+        ("4of8", "4:8"),
+        ("1of4", "3:4"),
+        ("s20", "20 % structured"),
+        ("someof", "someof"),
+    ],
 )
 def test_patterns_are_named_for_people(pattern: str, label: str) -> None:
-    assert criteria.pattern_label(pattern) == label
+    assert panels.pattern_label(pattern) == label
 
 
 def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 
 from freelunch.cell import Cell
+from freelunch.comparison import mean_over_seeds, paired_difference, seed_groups
 from freelunch.errors import UserError
 from freelunch.study import Study
 from freelunch.summary import summary_text
-from freelunch.tables import (
-    build_tables,
-    mean_over_seeds,
-    means_over_seeds,
-    metrics_tree,
-    paired_difference,
-    seed_groups,
-    summary_rows,
-)
+from freelunch.tables import build_tables, means_over_seeds, metrics_tree, summary_rows
 from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
 
 DENSE = Cell.parse("tiny/dense/none/seed0")
@@ -43,6 +36,15 @@ CRITERIA_HEADER = (
     "criterion,pattern,model,adaptation,seeds,"
     "perplexity,perplexity_standard_error,perplexity_standard_deviation_over_seeds"
 )
+GAPS_HEADER = (
+    "model,pattern,adaptation,criteria,seeds,best,worst,perplexity_best,perplexity_worst,"
+    "loss_gap,loss_gap_standard_error,loss_gap_standard_deviation_over_seeds,"
+    "gap_left,gap_left_standard_error"
+)
+PAIRS_HEADER = (
+    "model,pattern,adaptation,criterion,other,seeds,"
+    "loss_difference,loss_difference_standard_error,loss_difference_standard_deviation_over_seeds"
+)
 
 
 def losses_of(record: dict[str, Any]) -> list[float]:
@@ -59,15 +61,23 @@ class Built:
 
     def __init__(self, study: Study, records: dict[Cell, dict[str, Any]]) -> None:
         write_records(study, records)
-        names = ("summary.csv", "summary.md", "metrics.json", "criteria.csv")
-        build_tables(study, *(Path(name) for name in names))
+        tables = ("summary.csv", "summary.md", "metrics.json", "criteria.csv")
+        gaps = ("gaps.csv", "criteria_pairs.csv")
+        build_tables(study, *(Path(name) for name in (*tables, *gaps)))
         self.summary_csv, self.summary_md, self.metrics_json, self.criteria_csv = (
-            Path(name).read_text(encoding="utf-8") for name in names
+            Path(name).read_text(encoding="utf-8") for name in tables
         )
+        self.gaps_csv, self.pairs_csv = (Path(name).read_text(encoding="utf-8") for name in gaps)
+        # The table of cells and its notes, without the gaps below them.
+        self.cells_md = self.summary_md.partition("\n**Gap between criteria**")[0]
 
     @property
     def summary(self) -> list[dict[str, str]]:
         return list(csv.DictReader(self.summary_csv.splitlines()))
+
+    @property
+    def gaps(self) -> list[dict[str, str]]:
+        return list(csv.DictReader(self.gaps_csv.splitlines()))
 
     @property
     def criteria(self) -> list[dict[str, str]]:
@@ -84,8 +94,24 @@ def test_headers_and_rows_keep_the_contract() -> None:
     built = Built(study, make_records(study, PERPLEXITIES))
     assert built.summary_csv.splitlines()[0] == SUMMARY_HEADER
     assert built.criteria_csv.splitlines()[0] == CRITERIA_HEADER
+    assert built.gaps_csv.splitlines()[0] == GAPS_HEADER
+    assert built.pairs_csv.splitlines()[0] == PAIRS_HEADER
     assert [row["record"] for row in built.summary] == [cell.record_name for cell in study.cells]
     assert "\r" not in built.summary_csv
+
+
+def test_gaps_are_written_where_the_summary_shows_them() -> None:
+    study = make_study()
+    built = Built(study, make_records(study, PERPLEXITIES))
+    none, adapted = built.gaps
+    assert (none["best"], none["worst"], none["gap_left"]) == ("wanda", "magnitude", "")
+    assert float(none["loss_gap"]) == pytest.approx(math.log(307 / 46))
+    left = math.log(144 / 39) / math.log(307 / 46)
+    assert float(adapted["gap_left"]) == pytest.approx(left)
+    assert f"is smaller: {left:.3f}" in built.summary_md
+    assert built.cells_md != built.summary_md
+    pairs = list(csv.DictReader(built.pairs_csv.splitlines()))
+    assert [pair["loss_difference"] for pair in pairs] == [gap["loss_gap"] for gap in built.gaps]
 
 
 def test_floats_are_read_back_exactly() -> None:
@@ -156,11 +182,9 @@ def test_perplexity_that_is_not_finite_stays_visible() -> None:
     (row,) = [row for row in built.summary if row["record"] == WANDA.record_name]
     for column in ("perplexity", "perplexity_over_dense", "loss_minus_dense_standard_error"):
         assert math.isnan(float(row[column])), column
-    (line,) = [
-        line for line in built.summary_md.splitlines() if "wanda" in line and " none " in line
-    ]
+    (line,) = [line for line in built.cells_md.splitlines() if "wanda" in line and " none " in line]
     assert line.count("not finite") == 2  # perplexity and ratio
-    assert built.summary_md.count("not finite") == 2
+    assert built.cells_md.count("not finite") == 2
     metrics = json.loads(built.metrics_json)
     assert metrics["tiny"]["wanda-u50"]["none"]["seed0"]["perplexity"] == "not finite"
     (drawn,) = [
@@ -185,9 +209,7 @@ def test_two_seeds_have_a_mean_an_error_and_a_spread() -> None:
     assert float(row["perplexity_standard_deviation_over_seeds"]) == pytest.approx(
         abs(one - other) / math.sqrt(2)
     )
-    (line,) = [
-        line for line in built.summary_md.splitlines() if "wanda" in line and " none " in line
-    ]
+    (line,) = [line for line in built.cells_md.splitlines() if "wanda" in line and " none " in line]
     fields = [field.strip() for field in line.split("|")]
     assert fields[5:9] == ["48.0 ± 1.7", "2.341 ± 0.014", "2", "2.8"]
     assert "Means over seeds (of 0, 1)" in built.summary_md
@@ -259,7 +281,7 @@ def test_missing_record_is_named() -> None:
 
 def test_summary_says_what_was_measured_and_on_what() -> None:
     study = make_study()
-    text = Built(study, make_records(study, PERPLEXITIES)).summary_md
+    text = Built(study, make_records(study, PERPLEXITIES)).cells_md
     lines = text.splitlines()
     assert len({len(line) for line in lines[:7]}) == 1, "the table is not aligned"
     assert lines[2].startswith("| tiny  | dense ")
@@ -282,6 +304,6 @@ def test_summary_says_not_wikitext_only_where_it_knows() -> None:
         "format": "plain",
     }
     study = Study.check(config, "made-up.yaml")
-    text = summary_text(study, means_over_seeds(make_records(study, PERPLEXITIES)))
+    text = summary_text(study, means_over_seeds(make_records(study, PERPLEXITIES)), [])
     assert "WikiText" not in text
     assert "`test.txt` of some/text at aaaaaaa" in text

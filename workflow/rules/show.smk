@@ -19,6 +19,18 @@ rule build_tables:
             category="Tables",
             labels={"table": "criteria", "content": "what the figure draws"},
         ),
+        gaps_csv=report(
+            PATHS.tables / "gaps.csv",
+            caption="../report/gaps.rst",
+            category="Tables",
+            labels={"table": "gaps", "content": "best against worst criterion"},
+        ),
+        pairs_csv=report(
+            PATHS.tables / "criteria_pairs.csv",
+            caption="../report/criteria_pairs.rst",
+            category="Tables",
+            labels={"table": "pairs", "content": "every two criteria"},
+        ),
     log:
         PATHS.log("build_tables"),
     conda:

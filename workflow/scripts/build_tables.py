@@ -18,4 +18,6 @@ if __name__ == "__main__":
             summary_md=Path(snakemake.output.summary_md),
             metrics_json=Path(snakemake.output.metrics_json),
             criteria_csv=Path(snakemake.output.criteria_csv),
+            gaps_csv=Path(snakemake.output.gaps_csv),
+            pairs_csv=Path(snakemake.output.pairs_csv),
         )

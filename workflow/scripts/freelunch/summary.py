@@ -12,21 +12,34 @@ from freelunch.study import Study
 
 NOT_FINITE = "not finite"
 NOTHING = "-"
+BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # Columns of words; the others hold numbers and are set to the right.
-WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost")
+WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost", BEST, WORST)
+# Two numbers that are so many standard errors apart are said to differ.
+CLEAR = 2.0
 
 
-def summary_text(study: Study, means: Sequence[Mapping[str, Any]]) -> str:
+def summary_text(
+    study: Study, means: Sequence[Mapping[str, Any]], gaps: Sequence[Mapping[str, Any]]
+) -> str:
     """Return the summary as Markdown.
 
     Args:
         study: For the texts, the calibration and the seeds.
         means: As `freelunch.tables.means_over_seeds` returns them.
+        gaps: As `freelunch.gaps.gap_rows` returns them; without one, nothing is said of gaps.
     """
     several = any(mean["seeds"] > 1 for mean in means)
     lines = [_line(mean, several) for mean in means]
-    notes = "\n".join(f"- {note}" for note in _notes(study, means, several))
-    return f"{_markdown_table(lines)}\n\n{notes}\n"
+    parts = [_markdown_table(lines), _bullets(_notes(study, means, several))]
+    if gaps:
+        parts += ["**Gap between criteria**", _markdown_table([_gap_line(gap) for gap in gaps])]
+        parts.append(_bullets([*_gap_sentences(gaps), *_gap_notes(gaps)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _line(mean: Mapping[str, Any], several: bool) -> dict[str, str]:
@@ -105,6 +118,61 @@ def _notes(study: Study, means: Sequence[Mapping[str, Any]], several: bool) -> l
         "floating-point operations, wall time, largest memory of a job.",
     ]
     return notes
+
+
+def _gap_line(gap: Mapping[str, Any]) -> dict[str, str]:
+    """Return one line of the table of gaps, from column to text."""
+    line = {column: gap[column] for column in ("model", "pattern", "adaptation")}
+    for which, column in (("best", BEST), ("worst", WORST)):
+        error = gap[f"perplexity_{which}_standard_error"]
+        line[column] = f"{gap[which]} ({_rounded(gap[f'perplexity_{which}'], error)})"
+    line["worst / best"] = _with_error(
+        gap["worst_over_best"], gap["worst_over_best_standard_error"]
+    )
+    line["gap left"] = _percent(gap["gap_left"], gap["gap_left_standard_error"])
+    return line
+
+
+def _percent(share: float | None, error: float | None) -> str:
+    if share is None or error is None:
+        return NOTHING
+    text = _with_error(100 * share, 100 * error)
+    return text if text == NOT_FINITE else f"{text} %"
+
+
+def _gap_sentences(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what each adaptation did to the gap."""
+    return [
+        f"{gap['model']}, {gap['pattern']}: with {gap['adaptation']} the gap between criteria "
+        f"{_verdict(gap['gap_left'], gap['gap_left_standard_error'])}."
+        for gap in gaps
+        if gap["adaptation"] != NONE
+    ]
+
+
+def _verdict(left: float | None, error: float | None) -> str:
+    if left is None or error is None:
+        return "has nothing to be compared with: the study does not have these criteria without it"
+    if not math.isfinite(left):
+        return "cannot be compared: a loss is not finite, or there was no gap without it"
+    share = f"{_with_error(left, error)} of what it was without"
+    if abs(left - 1) <= CLEAR * error:
+        return f"is not clearly smaller or larger: {share}"
+    return f"is smaller: {share}" if left < 1 else f"is not smaller but larger: {share}"
+
+
+def _gap_notes(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader of the table of gaps has to know."""
+    several = any(gap["seeds"] > 1 for gap in gaps)
+    seeds = ", over the seeds that all criteria share" if several else ""
+    return [
+        "Worst / best: of the perplexities; the gap is its logarithm, the difference of the mean "
+        f"losses{seeds}.",
+        "Gap left: the gap with the adaptation over that without it, of the same criteria and "
+        "seeds.",
+        "These errors are over windows and not over seeds, of differences window by window; they "
+        f"take best and worst as given. Smaller, larger: by more than {CLEAR:g} standard errors.",
+    ]
 
 
 def _amounts(means: Sequence[Mapping[str, Any]]) -> str:

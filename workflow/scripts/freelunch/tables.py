@@ -2,29 +2,33 @@
 
 Every number that is shown is made here, so that drawing and writing never compute. A number comes
 with its uncertainty: the standard error over the text's windows and, where there are several seeds,
-the standard deviation over them. Cells of a model are measured on the same windows, so differences
-are taken window by window: that error is far smaller than the two perplexities' own.
+the standard deviation over them.
 """
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from freelunch.artifact import write_atomically, write_json
 from freelunch.cell import Cell
-from freelunch.errors import UserError
+from freelunch.comparison import (
+    Records,
+    Row,
+    exp,
+    mean_over_seeds,
+    measured_perplexity,
+    number,
+    paired_difference,
+    paired_losses,
+    seed_groups,
+)
+from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
 from freelunch.records import load_records
 from freelunch.study import Study
 from freelunch.summary import NOT_FINITE, summary_text
-
-Records = Mapping[Cell, Mapping[str, Any]]
-# None where there is nothing to say (an empty field), NaN where a number is not finite.
-Row = dict[str, str | int | float | None]
 
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
@@ -48,7 +52,13 @@ EVALUATION = ("evaluate_perplexity",)
 
 
 def build_tables(
-    study: Study, summary_csv: Path, summary_md: Path, metrics_json: Path, criteria_csv: Path
+    study: Study,
+    summary_csv: Path,
+    summary_md: Path,
+    metrics_json: Path,
+    criteria_csv: Path,
+    gaps_csv: Path,
+    pairs_csv: Path,
 ) -> None:
     """Write the tables of a study.
 
@@ -58,6 +68,8 @@ def build_tables(
         summary_md: For people; seeds are averaged.
         metrics_json: For DVC: model, pruning, adaptation, seed.
         criteria_csv: What the figure of the criteria draws; seeds are averaged.
+        gaps_csv: Gap between the best and the worst criterion, and what an adaptation leaves of it.
+        pairs_csv: Difference between every two criteria.
 
     Raises:
         UserError: A record is missing, was made with other settings than today's, or was measured
@@ -66,9 +78,11 @@ def build_tables(
     records = load_records(study)
     write_atomically(summary_csv, csv_text(SUMMARY_COLUMNS, summary_rows(records)))
     write_json(metrics_json, metrics_tree(records))
-    means = means_over_seeds(records)
+    means, gaps = means_over_seeds(records), gap_rows(records)
     write_atomically(criteria_csv, csv_text(CRITERIA_COLUMNS, means))
-    write_atomically(summary_md, summary_text(study, means))
+    write_atomically(gaps_csv, csv_text(GAP_COLUMNS, gaps))
+    write_atomically(pairs_csv, csv_text(PAIR_COLUMNS, pair_rows(records)))
+    write_atomically(summary_md, summary_text(study, means, gaps))
 
 
 def summary_rows(records: Records) -> list[Row]:
@@ -85,7 +99,7 @@ def means_over_seeds(records: Records) -> list[Row]:
     rows: list[Row] = []
     for cells in seed_groups(records):
         of_seeds = [_summary_row(cell, records) for cell in cells]
-        perplexity = mean_over_seeds([_perplexity(records[cell]) for cell in cells])
+        perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
         ratio: tuple[float | None, float | None, float | None] = (None, None, None)
         if not cells[0].is_dense:
             ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])
@@ -139,60 +153,6 @@ def metrics_tree(records: Records) -> dict[str, Any]:
     return tree
 
 
-def seed_groups(records: Records) -> list[list[Cell]]:
-    """Return the cells that differ in their seed alone, model by model, the dense cell first."""
-    groups: dict[str, dict[Cell, list[Cell]]] = {}
-    for cell in sorted(records, key=lambda cell: not cell.is_dense):
-        groups.setdefault(cell.model, {}).setdefault(replace(cell, seed=0), []).append(cell)
-    return [cells for of_model in groups.values() for cells in of_model.values()]
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean of at least two values; NaN if one is not finite."""
-    # `stdev` fails on NaN with an error about fractions.
-    if not all(math.isfinite(value) for value in values):
-        return math.nan
-    return stdev(values) / math.sqrt(len(values))
-
-
-def paired_difference(
-    losses: Sequence[float], dense_losses: Sequence[float]
-) -> tuple[float, float]:
-    """Return the mean over windows of loss minus dense loss, and its standard error.
-
-    Args:
-        losses: Mean loss of each window, nats a token.
-        dense_losses: The dense model's, of the same windows.
-    """
-    differences = [loss - dense for loss, dense in zip(losses, dense_losses, strict=True)]
-    return fmean(differences), standard_error(differences)
-
-
-def mean_over_seeds(
-    seeds: Sequence[tuple[float, float, Sequence[float]]],
-) -> tuple[float, float, float | None]:
-    """Average a quantity exp(mean over windows of x) over seeds.
-
-    Seeds share the text's windows, so their errors over windows do not average out: to first order
-    the mean over seeds moves with window w as mean over seeds s of exp(mean x_s) * x_sw.
-
-    Args:
-        seeds: For each the quantity, its standard error over windows, and x of each window.
-
-    Returns:
-        The mean, its standard error over windows, and the standard deviation over seeds (None for
-        one seed); NaN if one of the seeds is not finite.
-    """
-    if len(seeds) == 1:
-        return seeds[0][0], seeds[0][1], None
-    levels = [level for level, _, _ in seeds]
-    if not all(math.isfinite(level) for level in levels):
-        return math.nan, math.nan, math.nan
-    windows = zip(*(xs for _, _, xs in seeds), strict=True)
-    moves = [fmean(level * x for level, x in zip(levels, xs, strict=True)) for xs in windows]
-    return fmean(levels), standard_error(moves), stdev(levels)
-
-
 def _summary_row(cell: Cell, records: Records) -> Row:
     record = records[cell]
     perplexity, identity, cost = record["metrics"]["perplexity"], record["identity"], record["cost"]
@@ -202,10 +162,10 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "pattern": cell.pattern,
         "adaptation": cell.adaptation,
         "seed": cell.seed,
-        "perplexity": _number(perplexity["perplexity"]),
-        "perplexity_standard_error": _number(perplexity["perplexity_standard_error"]),
-        "loss": _number(perplexity["loss"]),
-        "loss_standard_error": _number(perplexity["loss_standard_error"]),
+        "perplexity": number(perplexity["perplexity"]),
+        "perplexity_standard_error": number(perplexity["perplexity_standard_error"]),
+        "loss": number(perplexity["loss"]),
+        "loss_standard_error": number(perplexity["loss_standard_error"]),
         "loss_minus_dense": None,
         "loss_minus_dense_standard_error": None,
         "perplexity_over_dense": None,
@@ -227,46 +187,19 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "record": cell.record_name,
     }
     if not cell.is_dense:
-        losses, dense_losses = _paired_losses(cell, records)
+        losses, dense_losses = paired_losses(cell, records)
         difference, error = paired_difference(losses, dense_losses)
         row["loss_minus_dense"] = difference
         row["loss_minus_dense_standard_error"] = error
-        row["perplexity_over_dense"] = _exp(difference)
+        row["perplexity_over_dense"] = exp(difference)
     return row
 
 
-def _paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float]]:
-    """Return the window losses of a cell and of its dense model, NaN where not finite."""
-    dense = Cell.dense(cell.model)
-    metrics, dense_metrics = (records[one]["metrics"]["perplexity"] for one in (cell, dense))
-    for key in ("token_ids_sha256", "length", "stride"):
-        if metrics[key] != dense_metrics[key]:
-            raise UserError(
-                "this cell was measured on other tokens than its dense model, so the two cannot "
-                "be compared",
-                where=cell.record_name,
-                found=f"{key} = {metrics[key]}",
-                expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
-                todo="`snakemake --cores all --forcerun evaluate_perplexity` measures both again",
-            )
-    return _window_losses(metrics), _window_losses(dense_metrics)
-
-
-def _window_losses(metrics: Mapping[str, Any]) -> list[float]:
-    return [_number(loss) for loss in metrics["window_losses"]]
-
-
-def _perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[float]]:
-    metrics = record["metrics"]["perplexity"]
-    value, error = metrics["perplexity"], metrics["perplexity_standard_error"]
-    return _number(value), _number(error), _window_losses(metrics)
-
-
 def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
-    losses, dense_losses = _paired_losses(cell, records)
+    losses, dense_losses = paired_losses(cell, records)
     difference, error = paired_difference(losses, dense_losses)
     logs = [loss - dense for loss, dense in zip(losses, dense_losses, strict=True)]
-    return _exp(difference), _exp(difference) * error, logs
+    return exp(difference), exp(difference) * error, logs
 
 
 def _over(statistic: Callable[[list[Any]], Any], rows: Sequence[Row], column: str) -> Any:
@@ -279,14 +212,3 @@ def _cost(cost: Mapping[str, Any], steps: Sequence[str], key: str) -> int | floa
     """Return a cost summed over those of the steps that the cell came through; None if none."""
     parts = [cost[step][key] for step in steps if key in cost.get(step, {})]
     return sum(parts) if parts else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.nan

@@ -28,6 +28,8 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "<")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _STYLE = {
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -47,7 +49,6 @@ _STYLE = {
     "legend.fontsize": 8.0,
     "lines.linewidth": 1.1,
     "lines.markersize": 4.2,
-    "errorbar.capsize": 3.8,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "svg.fonttype": "path",

@@ -1,0 +1,406 @@
+"""The gap between criteria: by hand, and what has to hold whatever was measured."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+
+from freelunch.cell import Cell
+from freelunch.errors import UserError
+from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
+from freelunch.summary import summary_text
+from freelunch.tables import csv_text, means_over_seeds
+from records_for_tests import PERPLEXITIES, make_records, make_study
+
+Losses = Mapping[str, Sequence[float | None]]
+NAN = pytest.approx(math.nan, nan_ok=True)
+
+
+def records_of(losses: Losses, models: Sequence[str] = ("tiny",)) -> dict[Cell, dict[str, Any]]:
+    """Return what gaps read of records: `losses` names cells of each model without the model."""
+    windows = len(next(iter(losses.values())))
+    everything = {"dense/none/seed0": [1.0] * windows, **losses}
+    return {
+        Cell.parse(f"{model}/{name}"): {"metrics": {"perplexity": measured(values)}}
+        for model in models
+        for name, values in everything.items()
+    }
+
+
+def measured(losses: Sequence[float | None]) -> dict[str, Any]:
+    perplexity = error = None
+    if None not in losses:
+        perplexity = math.exp(fmean(losses))
+        error = perplexity * stdev(losses) / math.sqrt(len(losses))
+    return {
+        "perplexity": perplexity,
+        "perplexity_standard_error": error,
+        "window_losses": list(losses),
+        "token_ids_sha256": "0" * 64,
+        "length": 8,
+        "stride": 8,
+    }
+
+
+def row_of(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:
+    (row,) = [row for row in rows if wanted.items() <= row.items()]
+    return row
+
+
+def random_losses(seed: int, windows: int = 8) -> dict[str, list[float]]:
+    generator = random.Random(seed)
+    return {
+        f"{criterion}-u50/{adaptation}/seed{number}": [
+            generator.gauss(3, 0.5) for _ in range(windows)
+        ]
+        for criterion in ("a", "b", "c")
+        for adaptation in ("none", "recon")
+        for number in (0, 1)
+    }
+
+
+# --- By hand
+
+TWO = {
+    "a-u50/none/seed0": [1.0, 3.0],
+    "b-u50/none/seed0": [2.0, 6.0],
+    "a-u50/recon/seed0": [2.0, 2.0],
+    "b-u50/recon/seed0": [1.0, 1.0],
+}
+
+
+def test_gap_is_the_paired_difference_of_worst_and_best() -> None:
+    row = row_of(gap_rows(records_of(TWO)), adaptation="none")
+    assert {key: row[key] for key in ("model", "pattern", "criteria", "seeds")} == {
+        "model": "tiny",
+        "pattern": "u50",
+        "criteria": 2,
+        "seeds": 1,
+    }
+    assert (row["best"], row["worst"]) == ("a", "b")
+    assert row["perplexity_best"] == pytest.approx(math.exp(2))
+    assert row["perplexity_worst"] == pytest.approx(math.exp(4))
+    # Differences of the windows: 1 and 3.
+    assert row["loss_gap"] == pytest.approx(2.0)
+    assert row["loss_gap_standard_error"] == pytest.approx(1.0)
+    assert row["loss_gap_standard_deviation_over_seeds"] is None
+    assert row["gap_left"] is None
+    assert row["gap_left_standard_error"] is None
+
+
+def test_gap_left_by_hand() -> None:
+    row = row_of(gap_rows(records_of(TWO)), adaptation="recon")
+    assert (row["best"], row["worst"]) == ("b", "a")
+    # 1 of 2 is left; windows move it by (1 - 1 / 2) / 2 and (1 - 3 / 2) / 2.
+    assert row["gap_left"] == pytest.approx(0.5)
+    assert row["gap_left_standard_error"] == pytest.approx(0.25)
+
+
+def test_pairs_by_hand() -> None:
+    rows = pair_rows(records_of({**TWO, "c-u50/none/seed0": [1.0, 1.0]}))
+    none = [row for row in rows if row["adaptation"] == "none"]
+    assert [(row["criterion"], row["other"]) for row in none] == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
+    # The first minus the second: -1 and -3, 0 and 2, 1 and 5.
+    assert [row["loss_difference"] for row in none] == pytest.approx([-2.0, 1.0, 3.0])
+    errors = [row["loss_difference_standard_error"] for row in none]
+    assert errors == pytest.approx([1.0, 1.0, 2.0])
+    (recon,) = [row for row in rows if row["adaptation"] == "recon"]
+    assert recon["loss_difference"] == pytest.approx(1.0)
+
+
+def test_seeds_share_windows_and_have_a_spread() -> None:
+    records = records_of(
+        {
+            "a-u50/none/seed0": [1.0, 1.0],
+            "a-u50/none/seed1": [1.0, 1.0],
+            "b-u50/none/seed0": [2.0, 4.0],
+            "b-u50/none/seed1": [4.0, 6.0],
+        }
+    )
+    gap, pair = gap_rows(records)[0], pair_rows(records)[0]
+    assert gap["seeds"] == pair["seeds"] == 2
+    # Means over seeds of the windows: 3 and 5 above 1; of the seeds: 2 and 4.
+    assert gap["loss_gap"] == pytest.approx(3.0)
+    assert gap["loss_gap_standard_error"] == pytest.approx(1.0)
+    assert gap["loss_gap_standard_deviation_over_seeds"] == pytest.approx(math.sqrt(2))
+    assert gap["perplexity_worst"] == pytest.approx((math.exp(3) + math.exp(5)) / 2)
+    assert pair["loss_difference"] == pytest.approx(-3.0)
+    assert pair["loss_difference_standard_deviation_over_seeds"] == pytest.approx(math.sqrt(2))
+
+
+# --- What is compared with what
+
+
+def test_one_criterion_has_no_gap() -> None:
+    records = records_of({"a-u50/none/seed0": [1.0, 2.0], "b-u60/none/seed0": [1.0, 2.0]})
+    assert gap_rows(records) == []
+    assert pair_rows(records) == []
+
+
+def test_criteria_without_a_common_seed_have_no_gap() -> None:
+    records = records_of({"a-u50/none/seed0": [1.0, 2.0], "b-u50/none/seed1": [1.0, 2.0]})
+    assert gap_rows(records) == []
+    assert pair_rows(records) == []
+
+
+def test_only_seeds_that_all_criteria_have_count() -> None:
+    losses = {f"{name}-u50/none/seed{seed}": [1.0, 2.0] for name in "ab" for seed in (0, 1)}
+    # Without its second seed `a` would no longer be as good as `b`.
+    losses |= {"a-u50/none/seed1": [0.0, 0.0], "c-u50/none/seed0": [0.5, 0.5]}
+    records = records_of(losses)
+    (gap,) = gap_rows(records)
+    assert (gap["criteria"], gap["seeds"]) == (3, 1)
+    assert gap["best"] == "c"
+    assert gap["perplexity_worst"] == pytest.approx(math.exp(1.5))
+    seeds = {(row["criterion"], row["other"]): row["seeds"] for row in pair_rows(records)}
+    assert seeds == {("a", "b"): 2, ("a", "c"): 1, ("b", "c"): 1}
+
+
+def test_gap_left_is_of_criteria_that_are_there_without_and_with() -> None:
+    records = records_of({**TWO, "c-u50/recon/seed0": [9.0, 9.0]})
+    row = row_of(gap_rows(records), adaptation="recon")
+    assert (row["criteria"], row["worst"]) == (3, "c")
+    assert row["loss_gap"] == pytest.approx(8.0)
+    assert row["gap_left"] == pytest.approx(0.5)
+
+
+def test_gap_left_is_of_seeds_that_are_there_without_and_with() -> None:
+    more = {f"{name}-u50/recon/seed1": [loss] * 2 for name, loss in (("a", 1.0), ("b", 9.0))}
+    row = row_of(gap_rows(records_of({**TWO, **more})), adaptation="recon")
+    assert row["seeds"] == 2
+    assert row["gap_left"] == pytest.approx(0.5)
+
+
+def test_without_the_same_criteria_unadapted_there_is_no_gap_left() -> None:
+    for kept in ([], ["a-u50/none/seed0"]):
+        losses = {name: TWO[name] for name in (*kept, "a-u50/recon/seed0", "b-u50/recon/seed0")}
+        (row,) = gap_rows(records_of(losses))
+        assert row["loss_gap"] == pytest.approx(1.0)
+        assert row["gap_left"] is None
+        assert row["gap_left_standard_error"] is None
+
+
+def test_models_and_patterns_are_kept_apart() -> None:
+    structured = {name.replace("a-u50", "flap-s20"): TWO[name] for name in TWO if name[0] == "a"}
+    structured |= {"b-s20/none/seed0": [5.0, 7.0], "b-s20/recon/seed0": [1.0, 1.0]}
+    rows = gap_rows(records_of({**TWO, **structured}, models=("tiny", "tiny-2")))
+    assert [(row["model"], row["pattern"], row["adaptation"]) for row in rows] == [
+        (model, pattern, adaptation)
+        for model in ("tiny", "tiny-2")
+        for pattern in ("u50", "s20")
+        for adaptation in ("none", "recon")
+    ]
+    assert {row["best"] for row in rows if row["pattern"] == "s20"} == {"flap", "b"}
+    assert {row["criteria"] for row in rows} == {2}
+    assert [row["gap_left"] for row in rows] == [None, 0.5, None, 0.25] * 2
+
+
+def test_patterns_stay_together_whatever_the_order_of_the_grids() -> None:
+    both = {
+        name.replace("u50", pattern): loss
+        for name, loss in TWO.items()
+        for pattern in ("u50", "u60")
+    }
+    ordered = sorted(both, key=lambda name: "recon" in name)
+    rows = gap_rows(records_of({name: both[name] for name in ordered}))
+    assert [row["pattern"] for row in rows] == ["u50", "u50", "u60", "u60"]
+
+
+def test_other_tokens_are_refused() -> None:
+    records = records_of(TWO)
+    records[Cell.parse("tiny/b-u50/none/seed0")]["metrics"]["perplexity"]["length"] = 16
+    for rows in (gap_rows, pair_rows):
+        with pytest.raises(UserError, match="other tokens"):
+            rows(records)
+
+
+# --- Whatever was measured
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gap_is_the_largest_difference_of_a_pair(seed: int) -> None:
+    records = records_of(random_losses(seed))
+    pairs = pair_rows(records)
+    for gap in gap_rows(records):
+        assert gap["loss_gap"] >= 0
+        differences = [
+            abs(pair["loss_difference"])
+            for pair in pairs
+            if pair["adaptation"] == gap["adaptation"]
+        ]
+        assert len(differences) == 3
+        assert gap["loss_gap"] == pytest.approx(max(differences))
+
+
+def test_order_of_the_cells_changes_nothing() -> None:
+    losses = random_losses(0)
+    expected = gap_rows(records_of(losses))
+    for order in permutations(("a", "b", "c")):
+        names = sorted(losses, key=lambda name: order.index(name[0]))
+        assert gap_rows(records_of({name: losses[name] for name in names})) == expected
+
+
+def test_hardness_of_a_window_that_all_share_changes_nothing() -> None:
+    losses = random_losses(1)
+    harder = {
+        name: [loss + window for window, loss in enumerate(of_cell)]
+        for name, of_cell in losses.items()
+    }
+    for one, other in zip(gap_rows(records_of(losses)), gap_rows(records_of(harder)), strict=True):
+        for column in ("loss_gap", "loss_gap_standard_error", "gap_left_standard_error"):
+            assert one[column] == (other[column] and pytest.approx(other[column])), column
+
+
+def test_a_share_that_is_the_same_on_every_window_has_no_error() -> None:
+    generator = random.Random(0)
+    a, gaps = ([generator.uniform(1, 3) for _ in range(16)] for _ in range(2))
+    records = records_of(
+        {
+            "a-u50/none/seed0": a,
+            "b-u50/none/seed0": [loss + gap for loss, gap in zip(a, gaps, strict=True)],
+            "a-u50/recon/seed0": a,
+            "b-u50/recon/seed0": [loss + 0.3 * gap for loss, gap in zip(a, gaps, strict=True)],
+        }
+    )
+    row = row_of(gap_rows(records), adaptation="recon")
+    assert row["gap_left"] == pytest.approx(0.3)
+    assert row["gap_left_standard_error"] == pytest.approx(0, abs=1e-12)
+    assert row["loss_gap_standard_error"] > 0.01
+
+
+def test_error_of_the_gap_left_agrees_with_the_bootstrap() -> None:
+    study = make_study(seeds=[0, 1])
+    seeds = {name.replace("seed0", "seed1"): 1.1 * value for name, value in PERPLEXITIES.items()}
+    records = make_records(study, {**seeds, **PERPLEXITIES})
+    row = row_of(gap_rows(records), adaptation="recon_block")
+
+    def windows(criterion: str, adaptation: str) -> Any:
+        return np.mean(
+            [
+                records[cell]["metrics"]["perplexity"]["window_losses"]
+                for cell in records
+                if (cell.criterion, cell.adaptation) == (criterion, adaptation)
+            ],
+            axis=0,
+        )
+
+    before, after = (
+        windows("magnitude", adaptation) - windows("wanda", adaptation)
+        for adaptation in ("none", "recon_block")
+    )
+    drawn = np.random.default_rng(0).integers(len(before), size=(4000, len(before)))
+    shares = after[drawn].mean(axis=1) / before[drawn].mean(axis=1)
+    assert row["gap_left"] == pytest.approx(after.mean() / before.mean())
+    # The bootstrap's variance has n for n - 1; its own error at 4000 draws is about 1 %.
+    assert row["gap_left_standard_error"] == pytest.approx(shares.std(), rel=0.06)
+
+
+# --- Not finite
+
+
+@pytest.mark.parametrize("adaptation", ["none", "recon"])
+def test_a_loss_that_is_not_finite_stays_visible(adaptation: str) -> None:
+    records = records_of({**TWO, f"b-u50/{adaptation}/seed0": [None, 1.0]})
+    rows = gap_rows(records)
+    row = row_of(rows, adaptation=adaptation)
+    assert (row["best"], row["worst"]) == ("a", "b")
+    for column in ("perplexity_worst", "loss_gap", "loss_gap_standard_error"):
+        assert row[column] == NAN, column
+    assert row["perplexity_best"] > 0
+    left = row_of(rows, adaptation="recon")
+    assert left["gap_left"] == NAN
+    assert left["gap_left_standard_error"] == NAN
+    pair = row_of(pair_rows(records), adaptation=adaptation)
+    assert pair["loss_difference"] == NAN
+    assert "nan" in csv_text(GAP_COLUMNS, rows)
+    assert "nan" in csv_text(PAIR_COLUMNS, [pair])
+
+
+def test_one_seed_that_is_not_finite_is_no_seed_left_out() -> None:
+    losses: dict[str, Sequence[float | None]] = {**random_losses(0, windows=2)}
+    losses["b-u50/none/seed1"] = [1.0, None]
+    row = row_of(gap_rows(records_of(losses)), adaptation="none")
+    assert (row["worst"], row["seeds"]) == ("b", 2)
+    for column in ("loss_gap", "loss_gap_standard_deviation_over_seeds", "perplexity_worst"):
+        assert row[column] == NAN, column
+
+
+def test_of_no_gap_nothing_can_be_left() -> None:
+    losses = {**TWO, "b-u50/none/seed0": TWO["a-u50/none/seed0"]}
+    rows = gap_rows(records_of(losses))
+    assert row_of(rows, adaptation="none")["loss_gap"] == 0
+    assert row_of(rows, adaptation="recon")["gap_left"] == NAN
+
+
+# --- In words
+
+
+def said_of(gaps: list[dict[str, Any]]) -> str:
+    study = make_study()
+    text = summary_text(study, means_over_seeds(make_records(study, PERPLEXITIES)), gaps)
+    return text.partition("**Gap between criteria**\n\n")[2]
+
+
+def test_summary_has_a_line_for_each_gap() -> None:
+    lines = said_of(gap_rows(make_records(make_study(), PERPLEXITIES))).splitlines()
+    header, _, none, adapted = (
+        [field.strip() for field in line.strip("| ").split("|")] for line in lines[:4]
+    )
+    assert header == [
+        *("model", "pattern", "adaptation", "best (perplexity)", "worst (perplexity)"),
+        *("worst / best", "gap left"),
+    ]
+    assert none[:5] == ["tiny", "u50", "none", "wanda (46.0)", "magnitude (307)"]
+    assert none[5].startswith("6.67")  # 307 / 46
+    assert none[6] == "-"
+    assert adapted[:5] == ["tiny", "u50", "recon_block", "wanda (39.0)", "magnitude (144.0)"]
+    assert adapted[6].startswith("68.")  # log(144 / 39) / log(307 / 46)
+    assert adapted[6].endswith(" %")
+    assert len({len(line) for line in lines[:4]}) == 1, "the table is not aligned"
+
+
+def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
+    study = make_study(criteria=["wanda"])
+    records = make_records(study, PERPLEXITIES)
+    text = summary_text(study, means_over_seeds(records), gap_rows(records))
+    assert "Gap" not in text
+
+
+@pytest.mark.parametrize(
+    ("left", "error", "words"),
+    [
+        (0.41, 0.02, "is smaller: 0.410 ± 0.020 of what it was without."),
+        (0.97, 0.02, "is not clearly smaller or larger: 0.970 ± 0.020 of what it was without."),
+        (1.03, 0.02, "is not clearly smaller or larger: 1.030 ± 0.020 of what it was without."),
+        (1.5, 0.2, "is not smaller but larger: 1.50 ± 0.20 of what it was without."),
+        (math.nan, math.nan, "cannot be compared: a loss is not finite, or there was no gap"),
+        (None, None, "has nothing to be compared with"),
+    ],
+)
+def test_summary_says_whether_the_gap_is_smaller(
+    left: float | None, error: float | None, words: str
+) -> None:
+    rows = gap_rows(make_records(make_study(), PERPLEXITIES))
+    rows[1] |= {"gap_left": left, "gap_left_standard_error": error}
+    said = said_of(rows)
+    assert f"- tiny, u50: with recon_block the gap between criteria {words}" in said
+    assert said.count("with recon_block") == 1
+
+
+def test_summary_names_what_is_not_finite() -> None:
+    none = "tiny/magnitude-u50/none/seed0"
+    rows = gap_rows(make_records(make_study(), {**PERPLEXITIES, none: None}))
+    first, second = said_of(rows).splitlines()[2:4]
+    assert "wanda (46.0)" in first
+    assert "magnitude (not finite)" in first
+    assert first.count("not finite") == 2
+    assert second.count("not finite") == 1  # what is left
