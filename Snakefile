@@ -34,6 +34,7 @@ report: "workflow/report/workflow.rst"
 
 try:
     STUDY = Study.check(config, str(workflow.configfiles[-1]))
+    PLAN = Plan.of(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -42,7 +43,6 @@ if workflow.is_main_process:
 
 CELLS = STUDY.cells
 PATHS = STUDY.paths
-PLAN = Plan.of(STUDY)
 
 
 wildcard_constraints:

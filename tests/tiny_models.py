@@ -25,12 +25,13 @@ from transformers import (
 
 from freelunch import calibration
 from freelunch.activations import capture_dense
-from freelunch.artifact import Artifact, ArtifactWriter, fingerprint
+from freelunch.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
 from freelunch.models import fetch_model
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 from freelunch.report import Report, silent
+from freelunch.study import with_defaults
 
 TRAINING_TEXT = (
     "the cat sat on the mat and the dog sat on the log",
@@ -158,12 +159,14 @@ def capture(
     fingerprint: str = "fingerprint",
     report: Report = silent,
     dense_limit: float = 1e9,
+    gram: bool = True,
 ) -> Artifact:
     """Pass a calibration sample through a model that knows nothing: no perplexity is too high."""
     return capture_dense(
         model=model,
         calibration=sample,
         dense_limit=dense_limit,
+        gram=gram,
         folder=folder,
         fingerprint=fingerprint,
         report=report,
@@ -192,12 +195,29 @@ def prepare(
     model = StreamedModel(checkpoint.folder)
     sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences))
     dense = capture(model, sample, base / "dense")
-    masks = prune_model(
-        model,
-        dense,
-        {"score": "wanda", "scope": "row"},
-        Pattern.parse(pattern),
-        base / "masks",
-        "fingerprint",
-    )
-    return Prepared(model, dense, masks)
+    return Prepared(model, dense, prune(model, dense, base / "masks", "wanda", pattern))
+
+
+def prune(
+    model: StreamedModel,
+    dense: Artifact,
+    folder: Path,
+    score: str,
+    pattern: str = "u50",
+    seed: int = 0,
+    report: Report = silent,
+    **settings: Any,
+) -> Artifact:
+    """Prune a model by a criterion with the schema's defaults and these settings."""
+    with scratch_folder(folder.with_name(f".{folder.name}.hidden")) as scratch:
+        return prune_model(
+            model=model,
+            dense=dense,
+            criterion=with_defaults({"score": score, **settings}),
+            pattern=Pattern.parse(pattern),
+            seed=seed,
+            folder=folder,
+            fingerprint="fingerprint",
+            scratch=scratch,
+            report=report,
+        )

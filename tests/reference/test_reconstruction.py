@@ -21,7 +21,7 @@ from freelunch.cell import derive_seed
 from freelunch.checkpoint import OUTER, block_shard
 from freelunch.errors import UserError
 from freelunch.hidden import hidden_file, open_hidden
-from freelunch.pruning import prune_block_, read_masks
+from freelunch.pruned import load_pruned_block
 from freelunch.reconstruction import (
     Window,
     group_windows,
@@ -96,8 +96,7 @@ def reconstruct(
 
 
 def pruned_block(prepared: Prepared, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
-    block = prepared.model.load_block(index)
-    return block, prune_block_(block, prepared.masks, index)
+    return load_pruned_block(prepared.model, prepared.masks.folder, index)
 
 
 def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
@@ -602,5 +601,5 @@ def test_masks_are_the_same_for_every_window(llama: Prepared, tmp_path: Path) ->
         )
     ]
     assert all(torch.equal(zeros[0][key], other[key]) for other in zeros[1:] for key in zeros[0])
-    masks = read_masks(llama.masks, 0, {"mlp.up_proj": llama.model.load_block(0).mlp.up_proj})
+    _, masks = load_pruned_block(llama.model, llama.masks.folder, 0)
     assert torch.equal(zeros[0][0, "mlp.up_proj.weight"], ~masks["mlp.up_proj"])

@@ -60,7 +60,7 @@ def test_comments_docstrings_and_layout_do_not_count(copy: Path) -> None:
         "# A comment.\n" + text,
         text.replace('"""Return which weights stay.', '"""Say which weights stay, in other words.'),
         text.replace('"""Masks from scores', '"""Other words'),
-        text.replace("below | (tied &", "below | (\n        tied &"),
+        text.replace("chosen[tied_groups] &= ~(", "chosen[tied_groups] &= ~(\n        "),
         text.replace("\n\n\n", "\n\n\n\n\n"),
     ):
         assert change != text
@@ -82,7 +82,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("groups < threshold", "groups <= threshold"),
+        ("groups <= threshold", "groups < threshold"),
         ("dim=1", "dim=0"),
         ('"row"', '"column"'),
         ("def unpack", "def unpack2"),
@@ -190,9 +190,9 @@ def test_an_incomplete_digest_is_noticed(
     assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "masks.py"}
 
 
-def test_nothing_is_imported_by_a_name_made_at_run_time() -> None:
-    """What import statements do not say, no digest could cover."""
-    for path in SCRIPTS.rglob("*.py"):
+def test_nothing_but_criteria_is_imported_by_a_name_made_at_run_time() -> None:
+    """What import statements do not say, no digest could cover, unless the rule names it."""
+    for path in set(SCRIPTS.rglob("*.py")) - {SCRIPTS / "freelunch" / "criteria" / "__init__.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             names = {getattr(node, "id", None), getattr(node, "attr", None)}
             assert not names & {"import_module", "__import__"}, path
@@ -202,7 +202,26 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
     rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
     for name in NAMES:
         assert f'"../scripts/{name}.py"' in rules, f"no rule runs {name}"
-        assert f'code=code_digest("{name}")' in rules, f"no rule carries the digest of {name}"
+        carried = f'code=code_digest("{name}")' in rules or name == "prune_model"
+        assert carried, f"no rule carries the digest of {name}"
+
+
+def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
+    """An edit of one criterion reruns what uses it, and nothing else."""
+    rule = (SCRIPTS.parent / "rules" / "prune.smk").read_text()
+    assert "f\"freelunch.criteria.{STUDY.criterion(wildcards.criterion)['score']}\"" in rule
+    names = [path.stem for path in (copy / "freelunch" / "criteria").glob("[a-z]*.py")]
+
+    def digests() -> dict[str, str]:
+        digest._parsed.cache_clear()
+        return {name: code_digest("prune_model", f"freelunch.criteria.{name}") for name in names}
+
+    before = digests()
+    path = copy / "freelunch" / "criteria" / "wanda.py"
+    path.write_text(path.read_text() + "\nNOTE = 1\n")
+    after = digests()
+    # Those of units are made of Wanda's scores.
+    assert {name for name in names if after[name] != before[name]} == {"wanda", "wanda_sp", "flap"}
 
 
 # --- Files and values

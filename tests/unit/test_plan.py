@@ -176,7 +176,7 @@ def test_more_work_costs_more() -> None:
         (("capture_dense", "tiny"), 2),
         (("evaluate_perplexity", "tiny"), 2),
         # Three forwards an epoch, and eight sequences that are checked before and after.
-        (("reconstruct_window", "tiny", "recon_block"), (3 * 2 * 16 + 16) / (3 * 8 + 16)),
+        (("reconstruct_window", "tiny", "wanda", "recon_block"), (3 * 2 * 16 + 16) / (3 * 8 + 16)),
     ):
         one, two = small.step(*job), plan.step(*job)
         assert one is not None and two is not None

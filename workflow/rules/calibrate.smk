@@ -36,6 +36,7 @@ rule capture_dense:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
     params:
         dense_limit=STUDY.block["dense_limit"],
+        gram=lambda wildcards: STUDY.needs_gram(wildcards.model, int(wildcards.seed)),
         code=code_digest("capture_dense"),
     script:
         "../scripts/capture_dense.py"

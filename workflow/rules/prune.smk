@@ -1,4 +1,4 @@
-# Choose masks from the dense statistics.
+# Choose masks, from the dense statistics or on the way through the pruned model.
 
 
 rule prune_model:
@@ -16,10 +16,13 @@ rule prune_model:
     conda:
         "../../envs/freelunch.yaml"
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model),
+        mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model, wildcards.criterion),
     params:
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion),
-        pattern=lambda wildcards: wildcards.pattern,
-        code=code_digest("prune_model"),
+        # Of this criterion only: a change of one reruns no other.
+        code=lambda wildcards: code_digest(
+            "prune_model",
+            f"freelunch.criteria.{STUDY.criterion(wildcards.criterion)['score']}",
+        ),
     script:
         "../scripts/prune_model.py"

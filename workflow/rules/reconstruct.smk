@@ -26,7 +26,7 @@ rule reconstruct_window:
     threads: 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb(
-            "reconstruct_window", wildcards.model, wildcards.adaptation
+            "reconstruct_window", wildcards.model, adaptation=wildcards.adaptation
         ),
     params:
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import pruning, reconstruction
+from freelunch import pruned, reconstruction
 from freelunch.artifact import Artifact, fingerprint
 from freelunch.assembly import assemble_model
 from freelunch.checkpoint import StreamedModel
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        found = [Artifact(Path(path).parent, pruning.KIND) for path in snakemake.input.masks]
+        found = [Artifact(Path(path).parent, pruned.KIND) for path in snakemake.input.masks]
         adapted = [
             Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.adapted
         ]

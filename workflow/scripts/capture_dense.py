@@ -7,7 +7,7 @@ from freelunch import calibration
 from freelunch.activations import capture_dense
 from freelunch.artifact import Artifact, fingerprint
 from freelunch.checkpoint import StreamedModel
-from freelunch.cost import Shapes
+from freelunch.cost import Shapes, capture_flops
 from freelunch.job import running
 
 if TYPE_CHECKING:
@@ -22,11 +22,14 @@ if __name__ == "__main__":
             model=model,
             calibration=sample,
             dense_limit=snakemake.params.dense_limit,
+            gram=snakemake.params.gram,
             folder=Path(snakemake.output.manifest).parent,
-            fingerprint=fingerprint(snakemake.params.code, None, model.artifact, sample),
+            fingerprint=fingerprint(
+                snakemake.params.code, snakemake.params.gram, model.artifact, sample
+            ),
             report=job.report,
         )
         job.made(made)
         shapes = Shapes.of(model.config.to_dict(), "float32")
         job.cost["tokens"] = samples * length
-        job.cost["flops"] = shapes.forward_flops(samples * length, length)
+        job.cost["flops"] = capture_flops(shapes, samples, length, snakemake.params.gram)

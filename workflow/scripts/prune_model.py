@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch import activations
-from freelunch.artifact import Artifact, fingerprint
+from freelunch.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
 from freelunch.job import running
 from freelunch.paths import read_run
@@ -18,15 +18,20 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
-        settings = {"criterion": snakemake.params.criterion, "pattern": snakemake.params.pattern}
-        made = prune_model(
-            model=model,
-            dense=dense,
-            criterion=settings["criterion"],
-            pattern=Pattern.parse(settings["pattern"]),
-            folder=Path(snakemake.output.manifest).parent,
-            fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
-            report=job.report,
-        )
+        folder = Path(snakemake.output.manifest).parent
+        pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
+        settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}
+        with scratch_folder(folder.with_name(f".{folder.name}.hidden")) as scratch:
+            made = prune_model(
+                model=model,
+                dense=dense,
+                criterion=settings["criterion"],
+                pattern=Pattern.parse(pattern),
+                seed=seed,
+                folder=folder,
+                fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
+                scratch=scratch,
+                report=job.report,
+            )
         job.made(made)
         job.shared["capture_dense"] = read_run(dense.folder)

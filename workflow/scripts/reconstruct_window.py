@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import activations, pruning
+from freelunch import activations, pruned
 from freelunch.artifact import Artifact, fingerprint
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import Shapes, reconstruction_flops
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
-        masks = Artifact(Path(snakemake.input.masks).parent, pruning.KIND)
+        masks = Artifact(Path(snakemake.input.masks).parent, pruned.KIND)
         settings = snakemake.params.settings
         seed = int(snakemake.wildcards.seed)
         group, groups = map(int, snakemake.wildcards.scatteritem.split("-of-"))

@@ -18,8 +18,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         study = Study.load(arguments.config)
-        if arguments.command == "plan":
-            terminal.say(Plan.of(study).text())
+        if arguments.command in ("check", "plan"):
+            plan = Plan.of(study)
+            if arguments.command == "plan":
+                terminal.say(plan.text())
         elif arguments.command == "summary":
             terminal.say(terminal.summary(study))
         elif arguments.command == "name":

@@ -22,6 +22,8 @@ from freelunch.statistics import Collector, InputStatistics
 from freelunch.streaming import BlockPass
 
 KIND = "dense activations"
+# Fields of InputStatistics with one value a feature.
+_VECTORS = ("mean", "variance", "squared_norm")
 
 
 def statistics_file(block: int) -> str:
@@ -33,6 +35,7 @@ def capture_dense(
     model: StreamedModel,
     calibration: Artifact,
     dense_limit: float,
+    gram: bool,
     folder: Path,
     fingerprint: str,
     report: Report = silent,
@@ -43,6 +46,7 @@ def capture_dense(
         model: The dense model.
         calibration: Token ids.
         dense_limit: The largest perplexity on the first sequences that a sound model can have.
+        gram: Whether to collect Gram matrices: those of one block only are in memory.
         folder: Where hidden states and statistics go.
         fingerprint: Digest of everything the result depends on.
         report: Told of each block.
@@ -65,7 +69,7 @@ def capture_dense(
     for index in range(model.num_blocks):
         if hidden_file(index + 1) not in writer or statistics_file(index) not in writer:
             block = model.load_block(index)
-            collector = Collector(block, model.sharding.name(index, ""))
+            collector = Collector(block, model.sharding.name(index, ""), gram)
             hidden = open_hidden(folder / hidden_file(index))
             with collector.watching():
                 writer.add(hidden_file(index + 1), _passing(blocks, index, block, hidden, shape))
@@ -75,6 +79,8 @@ def capture_dense(
                 lambda path, tensors=tensors: save_file(tensors, path),  # type: ignore[misc]
                 groups=collector.groups,
             )
+            # Before the next block's Gram matrices are there, this one's have to be gone.
+            del collector, tensors
         report(index + 1, model.num_blocks, "blocks")
     last = open_hidden(folder / hidden_file(model.num_blocks))[:CHECK_SEQUENCES]
     losses = [window_loss(model, ids, state) for ids, state in zip(input_ids, last, strict=False)]
@@ -84,24 +90,40 @@ def capture_dense(
         perplexity=perplexity,
         model=model.artifact.digest,
         calibration=calibration.digest,
+        gram=gram,
         sequences=sequences,
         length=length,
     )
 
 
-def read_statistics(dense: Artifact, block: int) -> dict[str, InputStatistics]:
-    """Return the statistics of each linear layer of a block, shared ones repeated."""
+def read_statistics(
+    dense: Artifact, block: int, device: torch.device | str = "cpu", gram: bool = False
+) -> dict[str, InputStatistics]:
+    """Return the statistics of each linear layer of a block; layers of one input share one object.
+
+    Args:
+        dense: What `capture_dense` wrote.
+        block: Which block.
+        device: Where the statistics go.
+        gram: Whether to read Gram matrices too.
+    """
     name = statistics_file(block)
+    groups = dense.files[name]["groups"]
     with safe_open(dense.path(name), framework="pt") as file:
+
+        def read(group: str, what: str) -> torch.Tensor:
+            tensor: torch.Tensor = file.get_tensor(f"{group}.{what}")
+            return tensor.to(device)
+
         inputs = {
             group: InputStatistics(
-                tokens=int(file.get_tensor(f"{group}.tokens")),
-                mean=file.get_tensor(f"{group}.mean"),
-                squared_norm=file.get_tensor(f"{group}.squared_norm"),
+                tokens=int(read(group, "tokens")),
+                gram=read(group, "gram") if gram else None,
+                **{what: read(group, what) for what in _VECTORS},  # type: ignore[arg-type]
             )
-            for group in set(dense.files[name]["groups"].values())
+            for group in set(groups.values())
         }
-    return {linear: inputs[group] for linear, group in dense.files[name]["groups"].items()}
+    return {linear: inputs[group] for linear, group in groups.items()}
 
 
 def _passing(
@@ -121,6 +143,8 @@ def _as_tensors(results: Mapping[str, InputStatistics]) -> dict[str, torch.Tenso
     tensors = {}
     for name, statistics in results.items():
         tensors[f"{name}.tokens"] = torch.tensor(statistics.tokens)
-        tensors[f"{name}.mean"] = statistics.mean.cpu()
-        tensors[f"{name}.squared_norm"] = statistics.squared_norm.cpu()
+        for what in _VECTORS:
+            tensors[f"{name}.{what}"] = getattr(statistics, what).cpu()
+        if statistics.gram is not None:
+            tensors[f"{name}.gram"] = statistics.gram.cpu()
     return tensors

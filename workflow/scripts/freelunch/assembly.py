@@ -1,10 +1,12 @@
 """Assemble a checkpoint from the dense model and whatever changed."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from freelunch.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.checkpoint import (
+    CONFIG,
     INDEX,
     KIND,
     OUTER,
@@ -15,7 +17,7 @@ from freelunch.checkpoint import (
     write_shard,
 )
 from freelunch.errors import UserError
-from freelunch.pruning import prune_block_
+from freelunch.pruned import load_pruned_block
 from freelunch.report import Report, silent
 
 
@@ -60,16 +62,21 @@ def assemble_model(
             link_shard(writer, shard, shards[shard])
         elif masks is None:
             link_shard(writer, shard, source)
+        elif shard in masks.files:
+            link_shard(writer, shard, masks)
         elif shard not in writer:
-            block = model.load_block(index)
-            prune_block_(block, masks, index)
+            block, _ = load_pruned_block(model, masks.folder, index)
             tensors = {
                 model.sharding.name(index, key): value for key, value in block.state_dict().items()
             }
             write_shard(writer, shard, tensors)
         report(index + 1, model.num_blocks, "blocks")
+    changes = masks.facts["config"] if masks else {}
     for name in source.files:
-        if not name.endswith(".safetensors") and name != INDEX:
+        if name == CONFIG and changes:
+            config = json.loads(source.path(name).read_text())
+            writer.add_text(name, json.dumps(config | changes, indent=2) + "\n")
+        elif not name.endswith(".safetensors") and name != INDEX:
             writer.link(name, source, name)
     return finish_checkpoint(
         writer,

@@ -56,6 +56,11 @@ def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
     return linears
 
 
+def has_bias(linear: nn.Linear) -> bool:
+    """Tell whether a linear layer has a bias, which its type hides."""
+    return isinstance(linear.bias, Tensor)
+
+
 @dataclass(frozen=True)
 class BlockCall:
     """How a model calls one block, the hidden states left out.

@@ -25,6 +25,7 @@ from freelunch.errors import UserError
 
 OUTER = "outer.safetensors"
 INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
 KIND = "checkpoint"
 
 
@@ -163,6 +164,10 @@ class StreamedModel:
                 todo="report this model family; it cannot be streamed yet",
             )
         return block.requires_grad_(False).eval()
+
+    def shapes_of_block(self) -> nn.Module:
+        """Return a block whose parameters have shapes only; all blocks have the same."""
+        return self._meta_blocks[0]
 
     @torch.no_grad()
     def embed(self, input_ids: Tensor) -> tuple[Tensor, list[BlockCall]]:

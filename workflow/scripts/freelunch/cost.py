@@ -28,8 +28,10 @@ class Shapes:
     """Sizes of a decoder-only model.
 
     Attributes:
+        model_type: The family, as transformers calls it.
         blocks: Number of decoder blocks.
         hidden: d.
+        attention: Width of the attention's output, before its projection.
         intermediate: Width of the MLP.
         block_weights: P, weights of a block's linear layers.
         outer_weights: Embeddings and head.
@@ -37,8 +39,10 @@ class Shapes:
         bytes_each: Of a stored weight.
     """
 
+    model_type: str
     blocks: int
     hidden: int
+    attention: int
     intermediate: int
     block_weights: int
     outer_weights: int
@@ -58,14 +62,26 @@ class Shapes:
         embedding = config["vocab_size"] * hidden
         tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
         return cls(
+            model_type=config.get("model_type", ""),
             blocks=config["num_hidden_layers"],
             hidden=hidden,
+            attention=heads * head,
             intermediate=width,
             block_weights=attention + (2 if opt else 3) * hidden * width,
             outer_weights=embedding * (1 if tied else 2),
             vocabulary=config["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],
         )
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Return the widths of a block's distinct linear inputs: q, k, v share one, gate and up."""
+        return (self.hidden, self.attention, self.hidden, self.intermediate)
+
+    @property
+    def gram_bytes(self) -> int:
+        """Return the size of the Gram matrices of one block."""
+        return 4 * sum(width**2 for width in self.inputs)
 
     @property
     def model_bytes(self) -> int:
@@ -126,25 +142,61 @@ def fetch_model(shapes: Shapes, source: str) -> Cost:
     return Cost(0, PROCESS_BYTES + int(held), shapes.model_bytes)
 
 
-def capture_dense(shapes: Shapes, samples: int, length: int) -> Cost:
+def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool) -> Cost:
     tokens = samples * length
+    gram_bytes = shapes.gram_bytes if gram else 0
     return Cost(
-        shapes.forward_flops(tokens, length),
+        capture_flops(shapes, samples, length, gram),
         PROCESS_BYTES
         + shapes.outer_bytes
         + 2 * shapes.block_bytes
+        # The sums, and the largest of them mirrored while it is written.
+        + 3 * gram_bytes
         + shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
         # Mapped files: pages the system may drop, but counted as resident while they are touched.
         + 2 * shapes.hidden_bytes(tokens),
-        (shapes.blocks + 1) * shapes.hidden_bytes(tokens),
+        (shapes.blocks + 1) * shapes.hidden_bytes(tokens) + shapes.blocks * gram_bytes,
     )
 
 
-def prune_model(shapes: Shapes) -> Cost:
+def capture_flops(shapes: Shapes, samples: int, length: int, gram: bool) -> int:
+    """Return the operations of the dense pass; of a Gram matrix only the upper half is summed."""
+    tokens = samples * length
+    grams = shapes.blocks * tokens * sum(width**2 for width in shapes.inputs)
+    return shapes.forward_flops(tokens, length) + (grams if gram else 0)
+
+
+def prune_model(
+    shapes: Shapes, samples: int, length: int, gram: bool, sparse: bool, changes: bool
+) -> Cost:
+    """Cost of choosing masks.
+
+    Args:
+        shapes: Of the model.
+        samples: Calibration sequences.
+        length: Tokens in each.
+        gram: Whether the criterion uses Gram matrices.
+        sparse: Whether statistics are of the sparse model: two passes through every block.
+        changes: Whether the weights that stay change as well, and are written.
+    """
+    # SparseGPT: a factorisation and an inverse of every input, and the elimination.
+    widest = max(shapes.inputs)
+    factors = sum(width**3 for width in shapes.inputs) * 2 // 3
+    flops = shapes.blocks * (factors + shapes.block_weights * widest) if gram else 0
+    tokens = samples * length
+    if sparse:
+        flops += capture_flops(shapes, samples, length, gram)
+        flops += shapes.forward_flops(tokens, length)
+    passing = shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
+    passing += 2 * shapes.hidden_bytes(tokens)
     return Cost(
-        0,
-        PROCESS_BYTES + shapes.outer_bytes + 8 * shapes.block_bytes,
-        shapes.blocks * shapes.block_weights // 8,
+        flops,
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + 8 * shapes.block_bytes
+        + (4 * shapes.gram_bytes if gram else 0)
+        + (passing if sparse else 0),
+        shapes.blocks * (shapes.block_weights // 8 + (shapes.block_bytes if changes else 0)),
     )
 
 

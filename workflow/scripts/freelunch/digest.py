@@ -37,13 +37,18 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_digest(script: str) -> str:
-    """Return a digest of `workflow/scripts/<script>.py` and the library modules it can import."""
+def code_digest(script: str, *modules: str) -> str:
+    """Return a digest of `workflow/scripts/<script>.py` and the library modules it can import.
+
+    Args:
+        script: Its name.
+        modules: Modules that it imports by a name it is given, such as a criterion's.
+    """
     surroundings = {LIBRARY / f"{name}.py" for name in SURROUNDINGS}
-    modules = [
-        path for path in reachable_modules(SCRIPTS / f"{script}.py") if path not in surroundings
-    ]
-    code = {str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in modules}
+    roots = [SCRIPTS / f"{script}.py", *(file for name in modules for file in _module_files(name))]
+    reached = {path for root in roots for path in reachable_modules(root)}
+    paths = sorted(reached - surroundings)
+    code = {str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in paths}
     return json_digest([code, _versions()])[:16]
 
 

@@ -6,15 +6,19 @@ config. No tensor library is imported.
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from freelunch import cost
-from freelunch.cell import NONE
+from freelunch.cell import DENSE, NONE, Cell
 from freelunch.cost import Cost, Shapes
+from freelunch.errors import UserError
+from freelunch.families import biases_of, family_of
 from freelunch.paths import Paths
-from freelunch.study import Study
+from freelunch.patterns import Pattern
+from freelunch.study import Study, needs_gram
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -23,6 +27,18 @@ EFFICIENCY = 0.65
 START_S = 4.0
 # mem_mb of a job is its predicted peak and this much more.
 MEMORY_MARGIN = 1.15
+# Rules whose jobs compute, in the order of the data.
+RULES = (
+    "fetch_model",
+    "capture_dense",
+    "prune_model",
+    "reconstruct_window",
+    "assemble_model",
+    "evaluate_perplexity",
+)
+
+# (rule, model, criterion, adaptation)
+Job = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -39,12 +55,21 @@ class Plan:
 
     @classmethod
     def of(cls, study: Study) -> "Plan":
-        """Look up the shapes of the study's models."""
+        """Look up the shapes of the study's models.
+
+        Raises:
+            UserError: A model cannot be pruned as a cell asks, e.g. a pattern does not divide the
+                width of a matrix.
+        """
         models = {cell.model for cell in study.cells}
         found = {model: _shapes(study, model) for model in sorted(models)}
-        return cls(study, {model: shapes for model, shapes in found.items() if shapes})
+        plan = cls(study, {model: shapes for model, shapes in found.items() if shapes})
+        plan._check_cells()
+        return plan
 
-    def step(self, rule: str, model: str, adaptation: str = NONE) -> Cost | None:
+    def step(
+        self, rule: str, model: str, criterion: str = DENSE, adaptation: str = NONE
+    ) -> Cost | None:
         """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
         shapes = self.shapes.get(model)
         if shapes is None:
@@ -53,14 +78,19 @@ class Plan:
         if rule == "fetch_model":
             return cost.fetch_model(shapes, self.study.config["models"][model]["source"])
         if rule == "capture_dense":
-            return cost.capture_dense(shapes, *sample)
+            seeds = {cell.seed for cell in self.study.cells if cell.model == model}
+            gram = any(self.study.needs_gram(model, seed) for seed in seeds)
+            return cost.capture_dense(shapes, *sample, gram)
         if rule == "prune_model":
-            return cost.prune_model(shapes)
+            entry = self.study.criterion(criterion)
+            gram, sparse = needs_gram(entry), entry["statistics"] == "sparse"
+            changes = entry["score"] == "sparsegpt" or entry.get("bias_compensation", False)
+            return cost.prune_model(shapes, *sample, gram, sparse, changes)
         if rule == "reconstruct_window":
             settings = self.study.adaptation(adaptation)
             return cost.reconstruct(shapes, *sample, settings or {})
         if rule == "assemble_model":
-            return cost.assemble_model(shapes, writes=adaptation == NONE)
+            return cost.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
         if rule == "evaluate_perplexity":
             settings = self.study.perplexity
             # The whole text: its length is not known before it is here; take a million tokens.
@@ -68,29 +98,57 @@ class Plan:
             return cost.evaluate_perplexity(shapes, windows, settings["length"])
         raise ValueError(f"no cost is known for rule {rule!r}")
 
-    def mem_mb(self, rule: str, model: str, adaptation: str = NONE) -> int:
+    def mem_mb(self, rule: str, model: str, criterion: str = DENSE, adaptation: str = NONE) -> int:
         """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known."""
-        predicted = self.step(rule, model, adaptation)
+        predicted = self.step(rule, model, criterion, adaptation)
         return 4000 if predicted is None else int(predicted.memory_bytes * MEMORY_MARGIN / 1e6)
 
-    def jobs(self) -> list[tuple[str, str, str]]:
-        """Return (rule, model, adaptation) of every job that computes."""
-        cells = self.study.cells
-        pruned = [cell for cell in cells if not cell.is_dense]
-        jobs: dict[tuple[object, ...], tuple[str, str, str]] = {}
-        for cell in cells:
-            jobs["fetch_model", cell.model] = ("fetch_model", cell.model, NONE)
-            for rule in ("assemble_model", "evaluate_perplexity"):
-                adaptation = "linked" if cell.is_dense else cell.adaptation
-                jobs[rule, cell] = (rule, cell.model, adaptation)
-        for cell in pruned:
-            jobs["capture_dense", cell.model, cell.seed] = ("capture_dense", cell.model, NONE)
-            masks = (cell.model, cell.pruning, cell.seed)
-            jobs["prune_model", *masks] = ("prune_model", cell.model, NONE)
-            if cell.adaptation != NONE:
-                job = ("reconstruct_window", cell.model, cell.adaptation)
+    def jobs(self) -> list[Job]:
+        """Return every job that computes."""
+        jobs: dict[tuple[object, ...], Job] = {}
+        for cell in self.study.cells:
+            model, criterion, adaptation = cell.model, cell.criterion, cell.adaptation
+            jobs["fetch_model", model] = ("fetch_model", model, DENSE, NONE)
+            if not cell.is_dense:
+                jobs["capture_dense", model, cell.seed] = ("capture_dense", model, DENSE, NONE)
+                pruning = ("prune_model", model, cell.pruning, cell.seed)
+                jobs[pruning] = ("prune_model", model, criterion, NONE)
+            if adaptation != NONE:
+                job = ("reconstruct_window", model, criterion, adaptation)
                 jobs["reconstruct_window", cell] = job
+            for rule in ("assemble_model", "evaluate_perplexity"):
+                jobs[rule, cell] = (rule, model, criterion, adaptation)
         return list(jobs.values())
+
+    def _check_cells(self) -> None:
+        """Refuse what a model cannot be pruned by, where its shapes are known."""
+        problems = {
+            f"  {cell.model}/{cell.pruning}: {problem}"
+            for cell in self.study.cells
+            if not cell.is_dense and cell.model in self.shapes
+            for problem in self._problems(cell)
+        }
+        if problems:
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise UserError(
+                f"{count} in the grids\n" + "\n".join(sorted(problems)), where=self.study.source
+            )
+
+    def _problems(self, cell: Cell) -> Iterator[str]:
+        shapes, pattern = self.shapes[cell.model], Pattern.parse(cell.pattern)
+        for width in dict.fromkeys(shapes.inputs):
+            if not pattern.divides(width):
+                yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
+        if not shapes.model_type:
+            # Not announced: pruning will see.
+            return
+        try:
+            if pattern.structured:
+                family_of(shapes.model_type)
+            if self.study.criterion(cell.criterion).get("bias_compensation"):
+                biases_of(shapes.model_type)
+        except UserError as error:
+            yield str(error)
 
     def text(self, cores: int | None = None) -> str:
         """Return the plan as a few lines for the terminal."""
@@ -109,11 +167,11 @@ class Plan:
             lines += self._costs(jobs)
         return "\n".join(lines)
 
-    def _costs(self, jobs: list[tuple[str, str, str]]) -> list[str]:
+    def _costs(self, jobs: list[Job]) -> list[str]:
         rate = matmul_rate()
         lines = ["", f"  {'step':<22}{'jobs':>5}{'TFLOP':>9}{'memory':>10}{'disk':>10}"]
         total = Cost(memory_bytes=0)
-        for rule in dict.fromkeys(rule for rule, _, _ in jobs):
+        for rule in sorted({job[0] for job in jobs}, key=RULES.index):
             costs = [self.step(*job) or Cost() for job in jobs if job[0] == rule]
             one = Cost(
                 sum(each.flops for each in costs),

@@ -1,24 +1,45 @@
-"""Choose masks for every block from dense statistics; no pass through the model is needed."""
+"""Choose masks for every block, and new weights where a criterion changes those it keeps.
 
-from collections.abc import Mapping
+With statistics of the dense model's activations no pass through the model is needed. With those of
+the sparse one, each block sees the outputs of the pruned blocks before it.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from freelunch import criteria
 from freelunch.activations import read_statistics
 from freelunch.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.blocks import block_linears
-from freelunch.checkpoint import StreamedModel, block_shard
-from freelunch.criteria import SCORES
-from freelunch.masks import keep_mask, pack, unpack
+from freelunch.cell import derive_seed
+from freelunch.checkpoint import StreamedModel
+from freelunch.errors import UserError
+from freelunch.families import biases_of
+from freelunch.hidden import create_hidden, hidden_file, open_hidden
+from freelunch.masks import check_divides, check_finite, keep_mask
 from freelunch.patterns import Pattern
+from freelunch.pruned import KIND, Pruned, load_pruned_block, masks_file, write_pruned_block
 from freelunch.report import Report, silent
+from freelunch.statistics import Collector, InputStatistics, need_gram
+from freelunch.streaming import BlockPass
+from freelunch.swaps import refine
+from freelunch.units import (
+    Layout,
+    choose_in_block,
+    choose_in_model,
+    compensating_biases,
+)
 
-KIND = "masks"
+NOT_FINITE = "a weight is not finite"
+
+Statistics = Mapping[str, InputStatistics]
+
+# A block, its index and statistics of its inputs -> what stays of it.
+Pruner = Callable[[nn.Module, int, Statistics], Pruned]
 
 
 def prune_model(
@@ -26,62 +47,201 @@ def prune_model(
     dense: Artifact,
     criterion: Mapping[str, Any],
     pattern: Pattern,
+    seed: int,
     folder: Path,
     fingerprint: str,
+    scratch: Path,
     report: Report = silent,
 ) -> Artifact:
-    """Write one file of bit-packed masks a block.
+    """Write one file of bit-packed masks a block, and a shard where kept weights changed.
 
     Args:
         model: The dense model.
         dense: Its activations on the calibration sample.
-        criterion: `score` and `scope`.
+        criterion: An entry of `criteria`.
         pattern: Which share becomes zero.
+        seed: The cell's, for criteria that draw.
         folder: Where the masks go.
         fingerprint: Digest of everything the result depends on.
+        scratch: A folder for hidden states, with statistics of the sparse model.
         report: Told of each block.
 
     Raises:
-        UserError: The activations belong to another model, or a score is not finite.
+        UserError: The activations belong to another model or lack what the criterion needs, the
+            pattern does not divide a matrix, or a value is not finite.
     """
     check_belongs(dense, "model", model.artifact)
-    score = SCORES[criterion["score"]]
+    sparse = criterion["statistics"] == "sparse"
+    gram = criteria.needs_gram(criterion)
+    _check_before(model, dense, pattern, gram and not sparse)
+    if pattern.structured:
+        pruner, config = _unit_pruner(model, dense, criterion, pattern)
+    else:
+        pruner, config = _weight_pruner(model, criterion, pattern, seed), {}
     writer = ArtifactWriter(folder, KIND, fingerprint)
+    passing = _SparsePass(model, dense, scratch) if sparse else None
     for index in range(model.num_blocks):
-        name = block_shard(index)
-        if name not in writer:
-            statistics = read_statistics(dense, index)
-            bits, pruned = {}, {}
-            for linear_name, linear in block_linears(model.load_block(index)).items():
-                scores = score(linear.weight, statistics[linear_name])
-                where = model.sharding.name(index, linear_name)
-                keep = keep_mask(scores, pattern, criterion["scope"], where)
-                bits[linear_name] = pack(keep)
-                pruned[linear_name] = int((~keep).sum())
-            writer.add(name, lambda path, bits=bits: save_file(bits, path), pruned=pruned)  # type: ignore[misc]
+        if masks_file(index) not in writer:
+            block = model.load_block(index)
+            statistics: Statistics
+            if passing is None:
+                statistics = read_statistics(dense, index, model.device, gram)
+            else:
+                statistics = passing.statistics(index, block, gram)
+            write_pruned_block(writer, model, index, block, pruner(block, index, statistics))
+            # Before the next block's Gram matrices are there, this one's have to be gone.
+            del statistics
+        if passing is not None:
+            passing.on(index, load_pruned_block(model, folder, index)[0])
         report(index + 1, model.num_blocks, "blocks")
     return writer.finish(
-        settings={"criterion": dict(criterion), "pattern": pattern.name},
+        settings={"criterion": dict(criterion), "pattern": pattern.name, "seed": seed},
+        config=config,
         model=model.artifact.digest,
         dense=dense.digest,
         calibration=dense.facts["calibration"],
     )
 
 
-def read_masks(masks: Artifact, block: int, linears: Mapping[str, nn.Linear]) -> dict[str, Tensor]:
-    """Return the keep mask of each linear layer of a block, (out, in), bool."""
-    with safe_open(masks.path(block_shard(block)), framework="pt") as file:
-        return {
-            name: unpack(file.get_tensor(name), linear.weight.shape).to(linear.weight.device)
-            for name, linear in linears.items()
+def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram: bool) -> None:
+    """Check before any long work what the whole model must fulfil."""
+    for name, linear in block_linears(model.shapes_of_block()).items():
+        check_divides(pattern, linear.in_features, model.sharding.name(0, name))
+    if gram and not dense.facts["gram"]:
+        raise UserError(
+            "this criterion needs Gram matrices, which the dense pass did not collect",
+            where=dense.folder,
+            found="gram = false",
+            expected="gram = true",
+            todo="the same command with `--forcerun capture_dense` collects them",
+        )
+
+
+def _weight_pruner(
+    model: StreamedModel, criterion: Mapping[str, Any], pattern: Pattern, seed: int
+) -> Pruner:
+    """Return how each weight is chosen on its own."""
+    module = criteria.load(criterion["score"])
+
+    def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
+        pruned = Pruned({})
+        for name, linear in block_linears(block).items():
+            where = model.sharding.name(index, name)
+            check_finite(linear.weight, NOT_FINITE, where)
+            settings = {**criterion, "seed": derive_seed(seed, "criterion", where)}
+            keep, changed, notes = prune_matrix(
+                module, linear.weight, statistics[name], pattern, settings, where
+            )
+            pruned.masks[name] = keep
+            if changed is not None:
+                pruned.changed[f"{name}.weight"] = changed
+            if notes:
+                pruned.notes[name] = notes
+        return pruned
+
+    return prune
+
+
+def prune_matrix(
+    module: ModuleType,
+    weight: Tensor,
+    statistics: InputStatistics,
+    pattern: Pattern,
+    settings: Mapping[str, Any],
+    where: object = None,
+) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    """Return which weights of a matrix stay, the new weight if kept ones change, and notes.
+
+    Args:
+        module: The criterion.
+        weight: (out, in).
+        statistics: Of the input.
+        pattern: Unstructured or NofM.
+        settings: The criterion's, with `seed` and `swaps`.
+        where: What the weight is called, for messages.
+
+    Returns:
+        (out, in), bool, True where the weight stays; (out, in), the weight's dtype, or None; notes.
+    """
+    notes: dict[str, Any] = {}
+    changed = None
+    if hasattr(module, "prune"):
+        changed, keep, notes = module.prune(weight, statistics, pattern, settings, where)
+    else:
+        scores = module.score(weight, statistics, settings)
+        keep = keep_mask(scores, pattern, settings["scope"], where)
+    if settings["swaps"]:
+        dense, gram = weight.float(), need_gram(statistics, where)
+        pruned = dense * keep if changed is None else changed
+        refined = refine(dense, pruned, keep, gram, pattern.group, settings["swaps"])
+        keep, changed = refined.keep, None if changed is None else refined.weight
+        notes |= {
+            "swaps": refined.swaps,
+            "error_before": refined.error_before,
+            "error_after": refined.error_after,
         }
+    return keep, None if changed is None else changed.to(weight.dtype), notes
 
 
-@torch.no_grad()
-def prune_block_(block: nn.Module, masks: Artifact, index: int) -> dict[str, Tensor]:
-    """Set the pruned weights of a block to zero, in place, and return its keep masks."""
-    linears = block_linears(block)
-    keep_masks = read_masks(masks, index, linears)
-    for name, linear in linears.items():
-        linear.weight.masked_fill_(~keep_masks[name], 0.0)
-    return keep_masks
+def _unit_pruner(
+    model: StreamedModel, dense: Artifact, criterion: Mapping[str, Any], pattern: Pattern
+) -> tuple[Pruner, dict[str, Any]]:
+    """Return how whole units are chosen, and what the model's config has to say afterwards."""
+    module = criteria.load(criterion["score"])
+    layout = Layout.of(model.config, criterion["attention_unit"])
+    compensate = criterion["bias_compensation"]
+    shapes = model.shapes_of_block()
+    config = biases_of(model.config.model_type) if compensate else {}
+
+    def scores(block: nn.Module, index: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        where = model.sharding.name(index, "")
+        return layout.scores(block, statistics, module, criterion, where)
+
+    chosen: list[Tensor] = []
+    if criterion["scope"] == "model":
+        found: list[Tensor] = []
+        for index in range(model.num_blocks):
+            statistics = read_statistics(dense, index, model.device)
+            found += scores(model.load_block(index), index, statistics)
+        weights = list(layout.unit_weights(shapes)) * model.num_blocks
+        chosen = choose_in_model(found, weights, pattern)
+
+    def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
+        for name, linear in block_linears(block).items():
+            check_finite(linear.weight, NOT_FINITE, model.sharding.name(index, name))
+        if chosen:
+            attention, channels = chosen[2 * index : 2 * index + 2]
+        else:
+            attention, channels = (
+                choose_in_block(part, pattern) for part in scores(block, index, statistics)
+            )
+        pruned = Pruned(layout.keep_masks(block, attention, channels))
+        if compensate:
+            pruned.changed = compensating_biases(block, pruned.masks, statistics, layout)
+        return pruned
+
+    return prune, config
+
+
+class _SparsePass:
+    """The calibration sample on its way through the pruned model, block after block."""
+
+    def __init__(self, model: StreamedModel, dense: Artifact, scratch: Path) -> None:
+        shape = (dense.facts["sequences"], dense.facts["length"], model.config.hidden_size)
+        self._blocks = BlockPass(model, *shape[:2])
+        self._prefix = model.sharding.name
+        # Nothing is pruned before the first block, so it sees what the dense model's does.
+        self._hidden = open_hidden(dense.path(hidden_file(0)))
+        self._outputs = create_hidden(scratch / hidden_file(0), shape, model.dtype)
+
+    def statistics(self, index: int, block: nn.Module, gram: bool) -> Statistics:
+        """Return the statistics of the block's inputs, which the blocks before it have made."""
+        collector = Collector(block, self._prefix(index, ""), gram)
+        with collector.watching():
+            self._blocks.through_(index, block, self._hidden, None)
+        return collector.by_layer()
+
+    def on(self, index: int, block: nn.Module) -> None:
+        """Pass on to the next block what this one, pruned, makes of its inputs."""
+        self._blocks.through_(index, block, self._hidden, self._outputs)
+        self._hidden = self._outputs

@@ -6,7 +6,7 @@ memory.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from freelunch.checkpoint import StreamedModel, block_shard, write_shard
 from freelunch.cost import CHECK_SEQUENCES
 from freelunch.errors import UserError
 from freelunch.hidden import hidden_file, open_hidden
-from freelunch.pruning import prune_block_
+from freelunch.pruned import fill_kept_zeros_, load_pruned_block
 from freelunch.report import Report, silent
 from freelunch.streaming import BlockPass
 
@@ -95,12 +95,10 @@ class Window:
 
     @classmethod
     def load(cls, model: StreamedModel, masks: Artifact, indices: range) -> "Window":
-        """Load the dense blocks of a window and prune them."""
-        blocks = [model.load_block(index).float() for index in indices]
-        keep_masks = [
-            prune_block_(block, masks, index) for block, index in zip(blocks, indices, strict=True)
-        ]
-        return cls(blocks, indices, keep_masks, model.dtype, model.device)
+        """Load the pruned blocks of a window."""
+        loaded = [load_pruned_block(model, masks.folder, index) for index in indices]
+        blocks = [block.float() for block, _ in loaded]
+        return cls(blocks, indices, [keep for _, keep in loaded], model.dtype, model.device)
 
     def __call__(self, hidden: Tensor, calls: Sequence[BlockCall]) -> Tensor:
         """Return the window's output for hidden states of (batch, length, d)."""
@@ -125,6 +123,17 @@ class Window:
                     parameter.requires_grad_(train)
                     chosen += [parameter] if train else []
         return chosen
+
+    def states(self, dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
+        """Yield the weights of each block in the precision of a checkpoint.
+
+        A kept weight that training or rounding brought to exactly 0 is made the least that is not.
+        """
+        for block, keep_masks in zip(self.blocks, self.keep_masks, strict=True):
+            state = {name: value.to(dtype) for name, value in block.state_dict().items()}
+            for name, keep in keep_masks.items():
+                fill_kept_zeros_(state[f"{name}.weight"], keep)
+            yield state
 
     def snapshot(self) -> list[dict[str, Tensor]]:
         """Return a copy of all weights."""
@@ -178,11 +187,8 @@ def reconstruct_windows(
             order = derive_seed(seed, "reconstruction", name)
             facts = train_window_(window, inputs, targets, blocks, settings, order)
             log.info("blocks %s: %s", name, facts)
-            for index, block in zip(indices, window.blocks, strict=True):
-                tensors = {
-                    model.sharding.name(index, key): value.to(model.dtype)
-                    for key, value in block.state_dict().items()
-                }
+            for index, state in zip(indices, window.states(model.dtype), strict=True):
+                tensors = {model.sharding.name(index, key): value for key, value in state.items()}
                 write_shard(writer, block_shard(index), tensors, window=name, **facts)
         entry = writer.entry(block_shard(indices.start))
         note = f"windows (loss {entry['loss_before']:.3g} to {entry['loss_after']:.3g})"

@@ -44,13 +44,14 @@ def collect_record(
     found = steps.spec()
     check_spec(found, spec, cell, paths.checkpoint(cell))
     metrics = dict(steps.metrics)
-    identity = _identity(metrics.pop("identity"), spec, paths.checkpoint(cell))
+    identity = steps.identity(metrics.pop("identity"))
     record = {
         "cell": str(cell),
         "spec": found,
         "fingerprint": json_digest(found),
         "metrics": {"perplexity": metrics},
         "identity": identity,
+        "pruning": steps.pruning(),
         "adaptation": steps.adaptation(),
         "cost": steps.cost(),
         "provenance": steps.provenance(),
@@ -212,6 +213,52 @@ class _Steps:
     def _text(self, use: str) -> dict[str, Any]:
         return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
 
+    def identity(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the sparsity of each matrix and overall, as it was counted in the checkpoint.
+
+        Raises:
+            UserError: A matrix has not the zeros that its mask and its pattern ask for.
+        """
+        matrices = found["matrices"]
+        for name, counts in matrices.items():
+            for what, expected in self._expected_zeros(name, counts):
+                if counts["zeros"] != expected:
+                    raise UserError(
+                        f"a matrix has not the zeros that its {what} asks for",
+                        where=f"{self.checkpoint.folder}: {name}",
+                        found=f"{counts['zeros']} zeros",
+                        expected=f"{expected} zeros of {counts['rows']} x {counts['columns']}",
+                        todo="this is a defect of this program: report it",
+                    )
+        zeros = sum(counts["zeros"] for counts in matrices.values())
+        weights = sum(counts["rows"] * counts["columns"] for counts in matrices.values())
+        return {
+            "sparsity": zeros / weights,
+            "zeros": zeros,
+            "weights": weights,
+            "matrices": matrices,
+            "checkpoint_sha256": found["checkpoint_digest"],
+        }
+
+    def _expected_zeros(self, name: str, counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+        """Yield how many zeros a matrix has to have; a dense one may hold zeros of its own."""
+        if self.masks is None:
+            return
+        yield "mask", self._of_matrices("pruned")[name]
+        pattern = Pattern.parse(self.masks.facts["settings"]["pattern"])
+        if not pattern.structured:
+            scope = self.masks.facts["settings"]["criterion"]["scope"]
+            yield "pattern", pattern.zeros(counts["rows"], counts["columns"], scope)
+
+    def pruning(self) -> dict[str, Any] | None:
+        """Return what the criterion noted of each matrix; None for a dense model."""
+        return None if self.masks is None else {"notes": self._of_matrices("notes")}
+
+    def _of_matrices(self, what: str) -> dict[str, Any]:
+        """Return a fact of all matrices that have it, by the matrix's name in the checkpoint."""
+        entries = self.masks.files.values() if self.masks else []
+        return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
+
     def adaptation(self) -> dict[str, Any] | None:
         """Return what the windows of a reconstruction came to; None where there are none."""
         entries = [entry for part in self.windows for entry in part.files.values()]
@@ -267,37 +314,6 @@ class _Steps:
             "text_origins": {use: text.facts["origin"] for use, text in self.texts.items()},
             "seed": self.cell.seed,
         }
-
-
-def _identity(
-    found: Mapping[str, Any], spec: Mapping[str, Any], checkpoint: Path
-) -> dict[str, Any]:
-    """Return the sparsity of each matrix and overall, and check it against the pattern."""
-    matrices = found["matrices"]
-    for name, counts in matrices.items():
-        if "pattern" not in spec:
-            # A dense model may hold zeros of its own.
-            continue
-        scope, pattern = spec["criterion"]["scope"], Pattern.parse(spec["pattern"])
-        expected = pattern.zeros(counts["rows"], counts["columns"], scope)
-        if counts["zeros"] != expected:
-            raise UserError(
-                "a matrix has not the zeros that its pattern asks for",
-                where=f"{checkpoint}: {name}",
-                found=f"{counts['zeros']} zeros",
-                expected=f"{expected} zeros of {counts['rows']} x {counts['columns']}",
-                todo="a weight that training moved to exactly 0 may be one too many; anything else "
-                "is a defect of this program",
-            )
-    zeros = sum(counts["zeros"] for counts in matrices.values())
-    weights = sum(counts["rows"] * counts["columns"] for counts in matrices.values())
-    return {
-        "sparsity": zeros / weights,
-        "zeros": zeros,
-        "weights": weights,
-        "matrices": matrices,
-        "checkpoint_sha256": found["checkpoint_digest"],
-    }
 
 
 @cache

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,38 +11,60 @@ from torch import Tensor, nn
 from freelunch.blocks import block_linears
 from freelunch.errors import UserError
 
+# Columns of a Gram matrix that are multiplied at once.
+_STRIP = 256
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class InputStatistics:
     """What calibration says about one linear input of C features.
 
     Attributes:
         tokens: How many tokens were seen.
         mean: Mean of each feature, (C,), float32.
+        variance: Of each feature over tokens, divided by their number, (C,), float32.
         squared_norm: Sum of squares of each feature over all tokens, (C,), float32.
+        gram: Sum over tokens of x x^T, (C, C), float32; None where no criterion asked for it.
+        memo: What a criterion derives from all this once, for every layer that has this input.
     """
 
     tokens: int
     mean: Tensor
+    variance: Tensor
     squared_norm: Tensor
+    gram: Tensor | None = None
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 class _Accumulator:
-    """Sum one input over batches, in float64: tokens number in the millions."""
+    """Sum one input over batches; what has one value a feature in float64: tokens are millions."""
 
-    def __init__(self, features: int, device: torch.device) -> None:
+    def __init__(self, features: int, device: torch.device, gram: bool) -> None:
         self.tokens = 0
-        self.sum = torch.zeros(features, dtype=torch.float64, device=device)
+        # Sums are of deviations from the first batch's mean: near enough to the mean of all that
+        # nothing cancels where a feature is large and hardly varies.
+        self.origin: Tensor | None = None
+        self.shifts = torch.zeros(features, dtype=torch.float64, device=device)
+        self.deviations = torch.zeros(features, dtype=torch.float64, device=device)
         self.squares = torch.zeros(features, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(features, features, device=device) if gram else None
 
     def add_(self, inputs: Tensor) -> None:
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        if len(rows) == 0:
+            return
         self.tokens += len(rows)
-        self.sum += rows.sum(0)
         self.squares += torch.linalg.vector_norm(rows, dim=0).double().square()
+        if self.origin is None:
+            self.origin = rows.mean(0)
+        around = rows - self.origin
+        self.shifts += around.sum(0)
+        self.deviations += torch.linalg.vector_norm(around, dim=0).double().square()
+        if self.gram is not None:
+            add_gram_(self.gram, rows)
 
     def result(self, name: str) -> InputStatistics:
-        if self.tokens == 0:
+        if self.origin is None:
             raise UserError(
                 "calibration never reached this layer",
                 where=name,
@@ -56,7 +79,40 @@ class _Accumulator:
                 expected="finite activations on the calibration text",
                 todo="use bfloat16 or float32 for this model",
             )
-        return InputStatistics(self.tokens, (self.sum / self.tokens).float(), self.squares.float())
+        shift = self.shifts / self.tokens
+        mean = self.origin.double() + shift
+        variance = (self.deviations / self.tokens - shift**2).clamp(min=0.0)
+        gram = None if self.gram is None else self.gram.triu() + self.gram.triu(1).T
+        return InputStatistics(
+            self.tokens, mean.float(), variance.float(), self.squares.float(), gram
+        )
+
+
+def need_gram(statistics: InputStatistics, where: object) -> Tensor:
+    """Return the Gram matrix; UserError if none was collected."""
+    if statistics.gram is None:
+        raise UserError(
+            "this criterion needs the Gram matrix of the layer's input",
+            where=where,
+            found="statistics without Gram matrices",
+            expected="a pass that collected them",
+            todo="the same command with `--forcerun capture_dense` collects them",
+        )
+    return statistics.gram
+
+
+def add_gram_(gram: Tensor, rows: Tensor) -> None:
+    """Add the sum over rows of x x^T to the upper triangle of `gram`, in place.
+
+    Strip by strip from the diagonal on: what lies below it would cost as much again.
+
+    Args:
+        gram: (C, C), float32; below the diagonal blocks it is left as it is.
+        rows: (tokens, C), float32.
+    """
+    for start in range(0, len(gram), _STRIP):
+        strip = slice(start, start + _STRIP)
+        gram[strip, start:].addmm_(rows[:, strip].T, rows[:, start:])
 
 
 class Collector:
@@ -68,13 +124,14 @@ class Collector:
     Args:
         block: The block.
         prefix: What precedes the names of its layers in the model, for messages.
+        gram: Whether to accumulate Gram matrices too.
 
     Attributes:
         groups: For each linear layer, the name of the layer whose statistics it shares.
     """
 
-    def __init__(self, block: nn.Module, prefix: str = "") -> None:
-        self._linears, self._prefix = block_linears(block), prefix
+    def __init__(self, block: nn.Module, prefix: str = "", gram: bool = False) -> None:
+        self._linears, self._prefix, self._gram = block_linears(block), prefix, gram
         self._sums: dict[str, _Accumulator] = {}
         self._last: tuple[str, Tensor] | None = None
         self.groups: dict[str, str] = {}
@@ -94,7 +151,7 @@ class Collector:
                 handle.remove()
 
     def results(self) -> Mapping[str, InputStatistics]:
-        """Return the statistics of each distinct input.
+        """Return the statistics of each distinct input, by the name of its group.
 
         Raises:
             UserError: A layer saw no token, or a value that is not finite.
@@ -102,8 +159,16 @@ class Collector:
         for name, linear in self._linears.items():
             if name not in self.groups:
                 self.groups[name] = name
-                self._sums[name] = _Accumulator(linear.in_features, linear.weight.device)
+                self._sums[name] = self._accumulator(linear.in_features, linear.weight.device)
         return {name: sums.result(self._prefix + name) for name, sums in self._sums.items()}
+
+    def by_layer(self) -> dict[str, InputStatistics]:
+        """Return the statistics of each layer's input; layers of one group share one object."""
+        results = self.results()
+        return {name: results[group] for name, group in self.groups.items()}
+
+    def _accumulator(self, features: int, device: torch.device) -> _Accumulator:
+        return _Accumulator(features, device, self._gram)
 
     def _hook(self, name: str):  # type: ignore[no-untyped-def]
         def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -113,8 +178,9 @@ class Collector:
             if self.groups.setdefault(name, group) != group:
                 raise RuntimeError(f"{name} shared its input with another layer before, not now")
             if group == name:
-                sums = self._sums.setdefault(name, _Accumulator(tensor.shape[-1], tensor.device))
-                sums.add_(tensor)
+                if name not in self._sums:
+                    self._sums[name] = self._accumulator(tensor.shape[-1], tensor.device)
+                self._sums[name].add_(tensor)
                 self._last = (name, tensor)
 
         return note

@@ -49,16 +49,19 @@ class BlockPass:
             hidden[batch] = self.model.embed(input_ids[batch])[0].to(hidden.device)
 
     @torch.no_grad()
-    def through_(self, index: int, block: nn.Module, hidden: Tensor, outputs: Tensor) -> None:
+    def through_(
+        self, index: int, block: nn.Module, hidden: Tensor, outputs: Tensor | None
+    ) -> None:
         """Write the hidden states after a block; `outputs` may be `hidden` itself.
 
         Args:
             index: The block's index.
             block: The block, on the model's device.
             hidden: (sequences, length, d) before the block.
-            outputs: (sequences, length, d), filled here.
+            outputs: (sequences, length, d), filled here; None to watch the block only.
         """
         for batch in self.batches:
             inputs = hidden[batch].to(self.model.device)
-            call = self.calls(len(inputs))[index]
-            outputs[batch] = call(block, inputs).to(outputs.device)
+            states = self.calls(len(inputs))[index](block, inputs)
+            if outputs is not None:
+                outputs[batch] = states.to(outputs.device)

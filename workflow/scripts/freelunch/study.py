@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,6 @@ from freelunch.patterns import Pattern
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.json"
 
-# Within what a criterion compares its scores where the config does not say (study.md, section 2).
-DEFAULT_SCOPE = {"magnitude": "matrix", "wanda": "row"}
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
 
 
@@ -73,7 +72,7 @@ class Study:
         Raises:
             UserError: With every problem at once, each with its key and the nearest valid name.
         """
-        schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+        schema = _schema()
         validator = _Validator(schema)
         problems = {_describe(error) for error in validator.iter_errors(config)}
         try:
@@ -89,8 +88,6 @@ class Study:
             raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
         filled = copy.deepcopy(dict(cast(Mapping[str, Any], config)))
         _fill(filled, schema, schema)
-        for criterion in filled["criteria"].values():
-            criterion.setdefault("scope", DEFAULT_SCOPE[criterion["score"]])
         return cls(filled, source)
 
     @property
@@ -145,6 +142,12 @@ class Study:
     def criterion(self, name: str) -> dict[str, Any]:
         return dict(self.config["criteria"][name])
 
+    def needs_gram(self, model: str, seed: int) -> bool:
+        """Tell whether a cell of a model and seed needs Gram matrices of the dense activations."""
+        used = {cell.criterion for cell in self.cells if (cell.model, cell.seed) == (model, seed)}
+        entries = [self.criterion(name) for name in used - {DENSE}]
+        return any(needs_gram(entry) for entry in entries if entry["statistics"] == "dense")
+
     def adaptation(self, name: str) -> dict[str, Any] | None:
         """Return an adaptation's settings; None for `none`."""
         return None if name == NONE else dict(self.config["adaptations"][name])
@@ -179,6 +182,23 @@ class Study:
             spec["seed"] = cell.seed
         # As it will be read back: no tuples, no aliases.
         return dict(json.loads(json.dumps(spec)))
+
+
+def needs_gram(criterion: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of `criteria` needs Gram matrices, as the schema says."""
+    return criterion.get("swaps", 0) > 0 or _says(criterion, "x-gram")
+
+
+def _says(criterion: Mapping[str, Any], keyword: str) -> bool:
+    """Tell whether the schema's definition of a criterion has a keyword of ours set."""
+    definition = _schema()["$defs"].get(f"criterion_{criterion['score']}", {})
+    return bool(definition.get(keyword, False))
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return schema
 
 
 def _describe(error: jsonschema.ValidationError) -> str:
@@ -246,6 +266,29 @@ def _default(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     return schema.get("default", _MISSING)
 
 
+def with_defaults(criterion: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of `criteria` with every setting that the schema has a default for."""
+    filled = dict(criterion)
+    _fill(filled, _schema()["$defs"]["criterion"], _schema())
+    return filled
+
+
+def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern) -> Iterator[str]:
+    """Yield what keeps a criterion from pruning in a pattern."""
+    structured = _says(criterion, "x-structured")
+    if structured != pattern.structured:
+        kind = "whole units: it takes sNN" if structured else "single weights: it takes uNN or NofM"
+        yield (
+            f"  {where}: {name!r} prunes {kind}, not {pattern.name}; put it in a grid of its own"
+        )
+    block = criterion.get("column_block", 0)
+    if pattern.group and block % pattern.group:
+        yield (
+            f"  criteria.{name}.column_block: found {block}; expected a multiple of "
+            f"{pattern.group}, for {pattern.name}"
+        )
+
+
 def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a schema cannot say: names that are defined nowhere, texts of the wrong kind."""
     study = config["study"]
@@ -278,11 +321,23 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
                         f"  models.{model}.dtype: gradients of a reconstruction vanish in float16; "
                         "expected bfloat16 or float32"
                     )
-        for pattern in grid["patterns"]:
+        for name in grid["patterns"]:
             try:
-                Pattern.parse(pattern)
+                pattern = Pattern.parse(name)
             except ValueError as error:
                 yield f"  study.grids.{index}.patterns: {error}"
+                continue
+            for criterion in grid["criteria"]:
+                if entry := config["criteria"].get(criterion):
+                    where = f"study.grids.{index}"
+                    yield from _fits(where, criterion, with_defaults(entry), pattern)
+    for name, entry in config["criteria"].items():
+        criterion = with_defaults(entry)
+        if criterion.get("scope") == "model" and criterion["statistics"] == "sparse":
+            yield (
+                f"  criteria.{name}: scope `model` compares the units of all blocks before any is "
+                "pruned; expected statistics: dense"
+            )
     for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
         if reserved in config[registry]:
             yield f"  {registry}.{reserved}: this name is reserved; choose another"

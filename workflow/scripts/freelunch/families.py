@@ -1,0 +1,93 @@
+"""What has to be known of a model family beyond its module tree: names of the parts of a block.
+
+Whole blocks need none of this: they are found, and their calls are recorded. Whatever is smaller
+than a block (heads, channels) needs the names below.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from freelunch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names in a decoder block. Where one linear layer holds several parts, their rows follow each
+    other in the order of the fields.
+
+    Attributes:
+        query: Linear layer whose rows are the query heads.
+        key: The same of the key heads.
+        value: The same of the value heads.
+        attention_output: Linear layer whose columns are the query heads.
+        mlp_inputs: Linear layers whose rows are the MLP's channels.
+        mlp_output: Linear layer whose columns are the channels.
+        biases: Settings of the model's config that give every linear layer of a block a bias; None
+            where output projections can have none.
+    """
+
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    attention_output: str = "self_attn.o_proj"
+    mlp_inputs: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    mlp_output: str = "mlp.down_proj"
+    biases: Mapping[str, Any] | None = None
+
+
+_LLAMA = Family()
+_FUSED = "self_attn.qkv_proj"
+# By `model_type` of the config.
+FAMILIES = {
+    "llama": replace(_LLAMA, biases={"attention_bias": True, "mlp_bias": True}),
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi3": replace(
+        _LLAMA,
+        query=_FUSED,
+        key=_FUSED,
+        value=_FUSED,
+        mlp_inputs=("mlp.gate_up_proj", "mlp.gate_up_proj"),
+    ),
+    "opt": replace(
+        _LLAMA,
+        attention_output="self_attn.out_proj",
+        mlp_inputs=("fc1",),
+        mlp_output="fc2",
+        biases={"enable_bias": True},
+    ),
+}
+
+
+def biases_of(model_type: str) -> dict[str, Any]:
+    """Return what a model's config has to say for all its linear layers to have a bias.
+
+    Raises:
+        UserError: The family's output projections can have none, or it is not in the table.
+    """
+    biases = family_of(model_type).biases
+    if biases is None:
+        raise UserError(
+            "this family has no bias to put the mean of what was pruned into",
+            where=model_type,
+            expected=", ".join(name for name, it in FAMILIES.items() if it.biases is not None),
+            todo="set `bias_compensation: false` for this criterion",
+        )
+    return dict(biases)
+
+
+def family_of(model_type: str) -> Family:
+    """Return a family's entry; UserError if there is none."""
+    if model_type not in FAMILIES:
+        raise UserError(
+            "the parts of this family's blocks are not known, so only whole blocks and single "
+            "weights can be worked on",
+            where=model_type,
+            expected=f"one of {', '.join(FAMILIES)}",
+            todo="add the family to workflow/scripts/freelunch/families.py: names of its linear "
+            "layers",
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,124 @@
+"""What pruning makes of a model: masks, and new values where a criterion changes what it keeps.
+
+One file of bit-packed masks a block; beside it the block's shard, as a checkpoint has it, if kept
+parameters changed.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from freelunch.artifact import ArtifactWriter
+from freelunch.blocks import block_linears, has_bias
+from freelunch.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.masks import check_finite, pack, unpack
+
+KIND = "masks"
+
+
+@dataclass
+class Pruned:
+    """What pruning makes of a block.
+
+    Attributes:
+        masks: For each linear layer, (out, in), bool, True where the weight stays.
+        changed: New values of parameters, by name in the block; empty if kept weights stay as they
+            were.
+        notes: For each linear layer that has some, what is worth noting.
+    """
+
+    masks: dict[str, Tensor]
+    changed: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def masks_file(block: int) -> str:
+    """Return the name of the file with a block's masks."""
+    return f"masks-{block:03d}.safetensors"
+
+
+def write_pruned_block(
+    writer: ArtifactWriter, model: StreamedModel, index: int, block: nn.Module, pruned: Pruned
+) -> None:
+    """Write a block's masks, and before them its shard if any kept parameter changed."""
+    if pruned.changed:
+        state = dict(block.state_dict()) | pruned.changed
+        for name, keep in pruned.masks.items():
+            weight = state[f"{name}.weight"].clone().masked_fill_(~keep, 0.0)
+            fill_kept_zeros_(weight, keep)
+            state[f"{name}.weight"] = weight
+        tensors = {model.sharding.name(index, name): value for name, value in state.items()}
+        for name, value in tensors.items():
+            check_finite(value, "a changed parameter is not finite in the model's dtype", name)
+        write_shard(writer, block_shard(index), tensors)
+    bits = {name: pack(keep) for name, keep in pruned.masks.items()}
+    facts: dict[str, Any] = {
+        "pruned": {
+            model.sharding.name(index, name): int((~keep).sum())
+            for name, keep in pruned.masks.items()
+        }
+    }
+    if pruned.notes:
+        facts["notes"] = {
+            model.sharding.name(index, name): notes for name, notes in pruned.notes.items()
+        }
+    writer.add(masks_file(index), lambda path: save_file(bits, path), **facts)
+
+
+@torch.no_grad()
+def load_pruned_block(
+    model: StreamedModel, folder: Path, index: int
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return a pruned block and its keep masks.
+
+    A kept weight that happens to be 0 becomes the least number that is not: the zeros of a matrix
+    are its mask, whatever the dense model holds.
+
+    Args:
+        model: The dense model.
+        folder: Where `prune_model` wrote.
+        index: Which block.
+
+    Returns:
+        The block in eval mode, in the model's dtype, and for each linear layer (out, in), bool.
+    """
+    block = model.load_block(index)
+    linears = block_linears(block)
+    with safe_open(folder / masks_file(index), framework="pt") as file:
+        masks = {
+            name: unpack(file.get_tensor(name), linear.weight.shape).to(model.device)
+            for name, linear in linears.items()
+        }
+    if (folder / block_shard(index)).is_file():
+        _load_changed_(model, block, folder, index)
+    for name, linear in linears.items():
+        linear.weight.masked_fill_(~masks[name], 0.0)
+        fill_kept_zeros_(linear.weight, masks[name])
+    return block, masks
+
+
+def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
+    """Give kept weights that are exactly 0 the least value that is not, in place."""
+    # The least normal number; but float16's is not small beside a weight: there, the subnormal one.
+    least = 2.0**-24 if weight.dtype == torch.float16 else torch.finfo(weight.dtype).tiny
+    weight.masked_fill_((weight == 0) & keep, least)
+
+
+def _load_changed_(model: StreamedModel, block: nn.Module, folder: Path, index: int) -> None:
+    """Load a block's changed parameters in place; layers may have got a bias."""
+    prefix = model.sharding.name(index, "")
+    with safe_open(folder / block_shard(index), framework="pt") as shard:
+        state = {
+            name.removeprefix(prefix): shard.get_tensor(name).to(model.device, model.dtype)
+            for name in shard.keys()  # noqa: SIM118 (safe_open is no mapping)
+        }
+    for name, linear in block_linears(block).items():
+        if not has_bias(linear) and (bias := state.get(f"{name}.bias")) is not None:
+            linear.bias = nn.Parameter(bias, requires_grad=False)
+    block.load_state_dict(state, assign=True)
+    block.requires_grad_(False)
