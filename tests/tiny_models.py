@@ -1,6 +1,6 @@
 """Tiny random models of every family, with a real tokenizer, as folders and as our checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from freelunch.checkpoint import StreamedModel
 from freelunch.models import fetch_model
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
+from freelunch.reconstruction import reconstruct_windows, split_windows
 from freelunch.report import Report, silent
 from freelunch.study import with_defaults
 
@@ -80,6 +81,23 @@ _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
 }
 FAMILIES = tuple(_FAMILIES)
+# What `reconstruct` trains by.
+RECONSTRUCTION: dict[str, Any] = {
+    "method": "reconstruction",
+    "window_blocks": 1,
+    "inputs": "dense",
+    "targets": "dense",
+    "loss": "mean_squared_error",
+    "optimiser": "adamw",
+    "learning_rate": 0.003,
+    "warmup": 0.3,
+    "epochs": 2,
+    "batch": 2,
+    "shuffle": True,
+    "train_norms": True,
+    "train_biases": True,
+}
+SEED = 7
 
 
 @cache
@@ -221,3 +239,27 @@ def prune(
             scratch=scratch,
             report=report,
         )
+
+
+def reconstruct(
+    prepared: Prepared,
+    folder: Path,
+    windows: Sequence[range] | None = None,
+    seed: int = SEED,
+    fingerprint: str = "fingerprint",
+    report: Report | None = None,
+    **changes: Any,
+) -> Artifact:
+    """Train windows of a pruned model, all of them unless told otherwise."""
+    settings = {**RECONSTRUCTION, **changes}
+    return reconstruct_windows(
+        model=prepared.model,
+        masks=prepared.masks,
+        dense=prepared.dense,
+        windows=split_windows(BLOCKS, settings["window_blocks"]) if windows is None else windows,
+        settings=settings,
+        seed=seed,
+        folder=folder,
+        fingerprint=fingerprint,
+        **({"report": report} if report else {}),
+    )

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +21,24 @@ from freelunch.checkpoint import OUTER, block_shard
 from freelunch.errors import UserError
 from freelunch.hidden import hidden_file, open_hidden
 from freelunch.pruned import load_pruned_block
-from freelunch.reconstruction import (
-    Window,
-    group_windows,
-    learning_rates,
-    reconstruct_windows,
-    split_windows,
-)
-from freelunch.report import Report
+from freelunch.reconstruction import Window, group_windows, learning_rates, split_windows
 from freelunch.streaming import BlockPass
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
     FAMILIES,
     LENGTH,
+    RECONSTRUCTION,
+    SEED,
     Prepared,
     capture,
     prepare,
     random_tokens,
+    reconstruct,
     save_calibration,
 )
 
 SEQUENCES = 5
-SETTINGS: dict[str, Any] = {
-    "method": "reconstruction",
-    "window_blocks": 1,
-    "inputs": "dense",
-    "targets": "dense",
-    "loss": "mean_squared_error",
-    "optimiser": "adamw",
-    "learning_rate": 0.003,
-    "warmup": 0.3,
-    "epochs": 2,
-    "batch": 2,
-    "shuffle": True,
-    "train_norms": True,
-    "train_biases": True,
-}
-SEED = 7
 
 
 @pytest.fixture(scope="module")
@@ -70,29 +49,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module", params=FAMILIES)
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
-
-
-def reconstruct(
-    prepared: Prepared,
-    folder: Path,
-    windows: Sequence[range] | None = None,
-    seed: int = SEED,
-    fingerprint: str = "fingerprint",
-    report: Report | None = None,
-    **changes: Any,
-) -> Artifact:
-    settings = {**SETTINGS, **changes}
-    return reconstruct_windows(
-        model=prepared.model,
-        masks=prepared.masks,
-        dense=prepared.dense,
-        windows=split_windows(BLOCKS, settings["window_blocks"]) if windows is None else windows,
-        settings=settings,
-        seed=seed,
-        folder=folder,
-        fingerprint=fingerprint,
-        **({"report": report} if report else {}),
-    )
 
 
 def pruned_block(prepared: Prepared, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -177,7 +133,7 @@ def slow_reconstruction(
 @pytest.mark.parametrize("window_blocks", [1, 2])
 def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, window_blocks: int) -> None:
     indices = range(1, 1 + window_blocks)
-    expected, before, after = slow_reconstruction(prepared, indices, SETTINGS)
+    expected, before, after = slow_reconstruction(prepared, indices, RECONSTRUCTION)
     adapted = reconstruct(prepared, tmp_path / "adapted", [indices])
     for index, state in zip(indices, expected, strict=True):
         found = weights(adapted, index)
@@ -225,7 +181,7 @@ def test_gradients_are_finite_differences(
     window = Window.load(prepared.model, prepared.masks, range(1, 2))
     inputs, targets = (open_hidden(prepared.dense.path(hidden_file(at))) for at in (1, 2))
     blocks = BlockPass(prepared.model, SEQUENCES, LENGTH)
-    settings = {**SETTINGS, "shuffle": False, "batch": SEQUENCES, "epochs": 1}
+    settings = {**RECONSTRUCTION, "shuffle": False, "batch": SEQUENCES, "epochs": 1}
     reconstruction.train_window_(window, inputs, targets, blocks, settings, 0)
     masks = {id(weight): keep for weight, keep in window.masked}
     parameters = window.trained(True, True)
