@@ -33,7 +33,8 @@ report: "workflow/report/workflow.rst"
 
 
 try:
-    STUDY = Study.check(config, str(workflow.configfiles[-1]))
+    # The first is what --configfile names; the last is the one above.
+    STUDY = Study.check(config, str(workflow.configfiles[0]))
     PLAN = Plan.of(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))

@@ -1,37 +1,46 @@
 """The criteria of single weights by plain loops, from the papers' formulas."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 
-SCORES = ("magnitude", "wanda", "ria")
+# What a weight w = W_ij is worth, given its row W_i, its column W_:j, the values X_j of its input
+# on all tokens, and the criterion's settings.
+SLOW = {
+    "magnitude": lambda w, row, column, x, settings: abs(w),
+    "wanda": lambda w, row, column, x, settings: abs(w) * norm(x),
+    "ria": lambda w, row, column, x, settings: (
+        (abs(w) / absolute_sum(column) + abs(w) / absolute_sum(row))
+        * norm(x) ** settings["exponent"]
+    ),
+}
+SCORES = tuple(SLOW)
 OF_WEIGHTS = ("random", *SCORES, "sparsegpt")
 
 
-def slow_scores(name: str, weight: Tensor, inputs: Tensor, exponent: float) -> list[list[float]]:
-    """Return what each weight is worth.
+def norm(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value * value for value in values))
 
-    Magnitude: abs(W_ij). Wanda: abs(W_ij) ||X_j||, with the norm over all tokens. RIA:
-    (abs(W_ij) / sum over k of abs(W_kj) + abs(W_ij) / sum over k of abs(W_ik)) ||X_j||^exponent.
-    """
-    size = [[abs(value) for value in row] for row in weight.tolist()]
-    norms = [math.sqrt(sum(x * x for x in feature)) for feature in inputs.T.tolist()]
-    rows, columns = range(len(size)), range(len(norms))
-    if name == "magnitude":
-        return size
-    if name == "wanda":
-        return [[size[i][j] * norms[j] for j in columns] for i in rows]
-    of_row = [sum(size[i][k] for k in columns) for i in rows]
-    of_column = [sum(size[k][j] for k in rows) for j in columns]
+
+def absolute_sum(values: Sequence[float]) -> float:
+    return sum(abs(value) for value in values)
+
+
+def slow_scores(
+    name: str, weight: Tensor, inputs: Tensor, settings: Mapping[str, Any]
+) -> list[list[float]]:
+    """Return what each weight is worth; `inputs` are (tokens, in)."""
+    rows, columns, features = weight.tolist(), weight.T.tolist(), inputs.T.tolist()
     return [
         [
-            (size[i][j] / of_column[j] + size[i][j] / of_row[i]) * norms[j] ** exponent
-            for j in columns
+            SLOW[name](w, row, column, x, settings)
+            for w, column, x in zip(row, columns, features, strict=True)
         ]
-        for i in rows
+        for row in rows
     ]
 
 

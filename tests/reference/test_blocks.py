@@ -297,6 +297,18 @@ def test_a_weight_that_is_not_finite(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.up_proj.weight" in str(error.value)
 
 
+def test_a_weight_that_is_finite_until_it_is_stored(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source")
+    weights = load_file(source / WEIGHTS)
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="a weight is not finite") as error:
+        fetch_tiny_model(source, tmp_path / "half", "float16")
+    assert "found:    1 of " in str(error.value)
+    assert "as float16" in str(error.value)
+    fetch_tiny_model(source, tmp_path / "single")
+
+
 def test_a_checkpoint_that_names_the_backbone_alone(tmp_path: Path) -> None:
     """As OPT's on the hub: `decoder.layers...` for `model.decoder.layers...`."""
     source = save_tiny_model(tmp_path / "source", "opt")

@@ -3,20 +3,27 @@
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from freelunch.activations import read_statistics
+from freelunch import activations, criteria
+from freelunch.activations import read_statistics, statistics_file
 from freelunch.artifact import Artifact
+from freelunch.assembly import assemble_model
 from freelunch.blocks import block_linears
-from freelunch.checkpoint import StreamedModel, block_shard
+from freelunch.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.errors import UserError
 from freelunch.hidden import hidden_file, open_hidden
+from freelunch.patterns import Pattern
 from freelunch.pruned import load_pruned_block, masks_file
+from freelunch.pruning import prune_matrix
+from freelunch.statistics import InputStatistics
 from freelunch.streaming import BlockPass
+from freelunch.study import with_defaults
 from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
 from tiny_models import BLOCKS, Prepared, capture, prepare, prune, random_tokens, save_calibration
 
@@ -63,14 +70,16 @@ def blocks_of(prepared: Prepared, masks: Artifact) -> list[tuple[dict[str, Tenso
 @pytest.mark.parametrize("name", SCORES)
 def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern: str) -> None:
     masks = prune(prepared.model, prepared.dense, tmp_path / "masks", name, pattern)
-    scope = "matrix" if name == "magnitude" else "row"
+    settings = with_defaults({"score": name})
     for index in range(BLOCKS):
         dense, inputs = block_linears(prepared.model.load_block(index)), inputs_of(prepared, index)
         block, found = load_pruned_block(prepared.model, masks.folder, index)
         assert found.keys() == dense.keys()
         for layer, linear in dense.items():
-            scores = slow_scores(name, linear.weight, inputs[layer], 0.5)
-            assert torch.equal(found[layer], slow_mask(scores, pattern, scope)), f"{index}: {layer}"
+            scores = slow_scores(name, linear.weight, inputs[layer], settings)
+            assert torch.equal(found[layer], slow_mask(scores, pattern, settings["scope"])), (
+                f"{index}: {layer}"
+            )
         counts = {
             prepared.model.sharding.name(index, key): int((~m).sum()) for key, m in found.items()
         }
@@ -94,6 +103,44 @@ def test_counts_of_a_model(
                 for places in compared(*mask.shape, pattern, scope):
                     gone = sum(not mask[place] for place in places)
                     assert gone == math.floor(share * len(places)), layer
+
+
+def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.dense.folder, tmp_path / "dense")
+    path = tmp_path / "dense" / statistics_file(0)
+    statistics = load_file(path)
+    gram = statistics["self_attn.q_proj.gram"]
+    least = torch.linalg.eigvalsh(gram)[0] + 0.05 * gram.diagonal().mean()
+    gram -= least * torch.eye(len(gram))
+    save_file(statistics, path)
+    dense = Artifact(tmp_path / "dense", activations.KIND)
+    masks = prune(prepared.model, dense, tmp_path / "masks", "sparsegpt")
+    noted = masks.files[masks_file(0)]["notes"]
+    assert {name.rpartition(".")[2] for name in noted} == {"q_proj", "k_proj", "v_proj"}
+    assert {note["damping"] for note in noted.values()} <= {0.1, 1.0}
+    assert "notes" not in masks.files[masks_file(1)]
+
+
+def test_what_no_weight_of_a_block_is_stays_as_it_was(prepared: Prepared, tmp_path: Path) -> None:
+    """Embeddings, head and final norm are linked, also where SparseGPT rewrites the blocks."""
+    masks = prune(prepared.model, prepared.dense, tmp_path / "masks", "sparsegpt")
+    made = assemble_model(prepared.model, masks, [], tmp_path / "checkpoint", "fingerprint")
+    assert made.files[OUTER]["sha256"] == prepared.model.artifact.files[OUTER]["sha256"]
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    weight, told = torch.ones(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
+    module = SimpleNamespace(score=lambda weight, statistics, settings: statistics.mean[None])
+    settings = with_defaults({"score": "wanda"})
+    with pytest.raises(UserError, match="scores of another shape") as error:
+        prune_matrix(module, weight, told, Pattern.parse("u50"), settings, "layer.7.up")  # type: ignore[arg-type]
+    assert "layer.7.up" in str(error.value) and "criteria/wanda.py" in str(error.value)
+
+
+def test_a_criterion_without_a_module() -> None:
+    with pytest.raises(UserError, match="has no module") as error:
+        criteria.load("product")
+    assert "criteria/product.py" in str(error.value)
 
 
 def test_random_masks_are_decided_by_the_seed(prepared: Prepared, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from freelunch.patterns import Pattern
 from freelunch.pruning import prune_matrix
 from freelunch.statistics import InputStatistics
 from freelunch.study import with_defaults
+from freelunch.swaps import refine
 
 DAMPING = 0.01
 
@@ -139,8 +140,9 @@ def test_unstructured(pattern: str, shape: tuple[int, int], column_block: int, s
     weight, statistics = random_weight(*shape), statistics_of(correlated_inputs(shape[1]))
     assert statistics.gram is not None
     settings: dict[str, Any] = {"scope": scope, "column_block": column_block}
+    expected = slow_sparsegpt(weight, statistics.gram, pattern, **settings)
     found = prune(weight, statistics, pattern, **settings)
-    assert_same(found, slow_sparsegpt(weight, statistics.gram, pattern, **settings))
+    assert_same(found, expected)
     # The whole matrix loses what the pattern asks for, whatever the blocks.
     assert int((~found[1]).sum()) == Pattern.parse(pattern).zeros(*shape, scope)
 
@@ -236,7 +238,7 @@ def indefinite(features: int, least: float) -> Tensor:
     return ((gram + gram.T) / 2).float()
 
 
-@pytest.mark.parametrize(("least", "needed"), [(-0.05, 0.1), (-0.5, 1.0), (-3.0, 10.0)])
+@pytest.mark.parametrize(("least", "needed"), [(-0.05, 0.1), (-0.5, 1.0)])
 @pytest.mark.parametrize("pattern", ["u50", "2of4"])
 def test_damping_grows_tenfold_until_it_is_enough(
     least: float, needed: float, pattern: str
@@ -253,7 +255,7 @@ def test_damping_that_is_enough_is_not_worth_noting() -> None:
 
 @pytest.mark.parametrize(
     "gram",
-    [torch.diag(torch.tensor([1.0, 1.0, -1.0, -1.0])), -torch.eye(4), indefinite(4, -1e5)],
+    [torch.diag(torch.tensor([1.0, 1.0, -1.0, -1.0])), -torch.eye(4), indefinite(4, -1.1)],
     ids=["no mean diagonal", "negative", "far from definite"],
 )
 def test_what_no_damping_helps_is_an_error(gram: Tensor) -> None:
@@ -262,7 +264,7 @@ def test_what_no_damping_helps_is_an_error(gram: Tensor) -> None:
             torch.ones(2, 4), with_gram(gram), Pattern.parse("u50"), settings_of(), "layer.7.up"
         )
     assert "layer.7.up" in str(error.value)
-    assert "10000 of its mean diagonal" in str(error.value)
+    assert "with 1 of its mean diagonal" in str(error.value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -329,6 +331,35 @@ def test_the_weight_and_the_gram_matrix_are_left_alone(dtype: torch.dtype) -> No
     assert torch.equal(weight, before)
     assert torch.equal(statistics.gram, gram)
     assert_same(found, slow_sparsegpt(weight, gram, "u50"))
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (6, 40)])
+def test_a_weight_whose_columns_lie_contiguous_is_left_alone(shape: tuple[int, int]) -> None:
+    """Its transpose is contiguous already, so that asking for contiguity makes no copy."""
+    statistics = statistics_of(correlated_inputs(40))
+    weight = random_weight(*shape).T.contiguous().T
+    before = weight.clone()
+    prune(weight, statistics, "u50")
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("pattern", ["u50", "2of4"])
+def test_swaps_start_from_updated_weights_and_the_dense_ones(pattern: str) -> None:
+    weight, statistics = random_weight(6, 40), statistics_of(correlated_inputs(40))
+    assert statistics.gram is not None
+    module, parsed = criteria.load("sparsegpt"), Pattern.parse(pattern)
+    settings = with_defaults({"score": "sparsegpt", "swaps": 10})
+    keep, changed, notes = prune_matrix(module, weight, statistics, parsed, settings)
+    pruned, first, _ = prune(weight, statistics, pattern)
+    expected = refine(weight, pruned, first, statistics.gram, parsed.group, 10)
+    assert expected.swaps > 0
+    assert torch.equal(keep, expected.keep)
+    assert changed is not None and torch.equal(changed, expected.weight)
+    assert notes == {
+        "swaps": expected.swaps,
+        "error_before": expected.error_before,
+        "error_after": expected.error_after,
+    }
 
 
 @pytest.mark.parametrize("pattern", ["u50", "u70", "2of4", "4of8"])

@@ -372,6 +372,7 @@ def test_refused(change: dict[str, object], message: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_gpu_finds_the_same_swaps(group: int | None) -> None:
     inputs, dense, pruned, keep = case(8, group, True, rows=16, columns=48)

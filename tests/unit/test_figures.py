@@ -106,7 +106,7 @@ def test_panel_shows_every_value_and_the_dense_line(tmp_path: Path) -> None:
     (axes,) = figure.axes
     assert sorted(words_of(figure)) == ["144", "307", "39.0", "46.0", "dense\n20.5"]
     assert axes.get_yscale() == "log"
-    assert axes.get_title(loc="left") == "tiny, 50 % unstructured"
+    assert axes.get_title(loc="left") == "tiny, u50 (50 % unstructured)"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["magnitude", "wanda"]
     ticks = [label.get_text() for label in axes.get_yticklabels()]
     assert {"20", "50", "100", "200"} <= set(ticks)
@@ -158,16 +158,20 @@ def test_a_panel_for_each_model_and_pattern(tmp_path: Path) -> None:
         tmp_path / "criteria.csv", {}, models=["tiny", "tiny-2"], patterns=["u50", "u60"]
     )
     assert titles_of(figure_of(data)) == [
-        "tiny, 50 % unstructured",
-        "60 % unstructured",
-        "tiny-2, 50 % unstructured",
-        "60 % unstructured",
+        "tiny, u50 (50 % unstructured)",
+        "u60 (60 % unstructured)",
+        "tiny-2, u50 (50 % unstructured)",
+        "u60 (60 % unstructured)",
     ]
 
 
 def test_panel_has_only_the_criteria_of_its_pattern(tmp_path: Path) -> None:
     figure = figure_of(write_grid(tmp_path / "criteria.csv", MIXED))
-    assert titles_of(figure) == ["tiny, 50 % unstructured", "2:4", "20 % structured"]
+    assert titles_of(figure) == [
+        "tiny, u50 (50 % unstructured)",
+        "2of4 (2:4)",
+        "s20 (20 % structured)",
+    ]
     assert [criteria_of(axes) for axes in figure.axes] == [FOUR, FOUR, ["wanda_sp", "flap"]]
     assert len(set(tops_of(figure))) == 1, "not in one row"
     wide, as_wide, narrow = (axes.get_position().width for axes in figure.axes)
@@ -180,7 +184,7 @@ def test_a_model_has_only_the_panels_of_its_patterns(tmp_path: Path) -> None:
     row = "wanda,u60,tiny-2,none,1,40.0,1.0,\n"
     data.write_text(data.read_text() + "dense,none,tiny-2,none,1,20.0,1.0,\n" + row)
     figure = figure_of(data)
-    assert titles_of(figure) == ["tiny, 50 % unstructured", "tiny-2, 60 % unstructured"]
+    assert titles_of(figure) == ["tiny, u50 (50 % unstructured)", "tiny-2, u60 (60 % unstructured)"]
     assert criteria_of(figure.axes[1]) == ["wanda"]
 
 
@@ -234,6 +238,13 @@ def test_highest_bar_is_inside(tmp_path: Path) -> None:
     assert axes.get_ylim()[1] > 75
 
 
+def test_lowest_bar_is_inside(tmp_path: Path) -> None:
+    data = tmp_path / "criteria.csv"
+    write_grid(data, {"u50": ["wanda"]}, value=40.0, spread=15.0)
+    (axes,) = figure_of(data).axes
+    assert axes.get_ylim()[0] < 25
+
+
 def test_seeds_are_explained_only_where_there_are_several(tmp_path: Path) -> None:
     one = figure_of(write_data(tmp_path / "one.csv", PERPLEXITIES))
     two = figure_of(write_data(tmp_path / "two.csv", {}, seeds=[0, 1]))
@@ -257,11 +268,11 @@ def test_marks_differ_in_grey_too() -> None:
 @pytest.mark.parametrize(
     ("pattern", "label"),
     [
-        ("u50", "50 % unstructured"),
-        ("2of4", "2:4"),
-        ("4of8", "4:8"),
-        ("1of4", "3:4"),
-        ("s20", "20 % structured"),
+        ("u50", "u50 (50 % unstructured)"),
+        ("2of4", "2of4 (2:4)"),
+        ("4of8", "4of8 (4:8)"),
+        ("1of4", "1of4 (3:4)"),
+        ("s20", "s20 (20 % structured)"),
         ("someof", "someof"),
     ],
 )

@@ -101,6 +101,22 @@ def test_gap_left_by_hand() -> None:
     assert row["gap_left_standard_error"] == pytest.approx(0.25)
 
 
+def test_gap_left_has_a_spread_over_seeds() -> None:
+    second = {
+        "a-u50/none/seed1": [1.0, 3.0],
+        "b-u50/none/seed1": [5.0, 7.0],
+        "a-u50/recon/seed1": [2.0, 2.0],
+        "b-u50/recon/seed1": [1.0, 1.0],
+    }
+    row = row_of(gap_rows(records_of({**TWO, **second})), adaptation="recon")
+    # Gaps without the adaptation: 2 and 4; with it 1 and 1.
+    assert row["gap_left"] == pytest.approx(1 / 3)
+    deviation = row["gap_left_standard_deviation_over_seeds"]
+    assert deviation == pytest.approx(stdev([1 / 2, 1 / 4]))
+    of_one = row_of(gap_rows(records_of(TWO)), adaptation="recon")
+    assert of_one["gap_left_standard_deviation_over_seeds"] is None
+
+
 def test_pairs_by_hand() -> None:
     rows = pair_rows(records_of({**TWO, "c-u50/none/seed0": [1.0, 1.0]}))
     none = [row for row in rows if row["adaptation"] == "none"]
@@ -356,9 +372,10 @@ def test_summary_has_a_line_for_each_gap() -> None:
         [field.strip() for field in line.strip("| ").split("|")] for line in lines[:4]
     )
     assert header == [
-        *("model", "pattern", "adaptation", "best (perplexity)", "worst (perplexity)"),
-        *("worst / best", "gap left"),
+        *("model", "pattern", "adaptation", "criteria"),
+        *("best (perplexity)", "worst (perplexity)", "worst / best", "gap left"),
     ]
+    assert {none.pop(3), adapted.pop(3)} == {"2"}
     assert none[:5] == ["tiny", "u50", "none", "wanda (46.0)", "magnitude (307)"]
     assert none[5].startswith("6.67")  # 307 / 46
     assert none[6] == "-"
@@ -366,6 +383,18 @@ def test_summary_has_a_line_for_each_gap() -> None:
     assert adapted[6].startswith("68.")  # log(144 / 39) / log(307 / 46)
     assert adapted[6].endswith(" %")
     assert len({len(line) for line in lines[:4]}) == 1, "the table is not aligned"
+
+
+def test_summary_says_where_criteria_are_not_equally_sparse() -> None:
+    study = make_study()
+    records = make_records(study, PERPLEXITIES)
+    means, gaps = means_over_seeds(records), gap_rows(records)
+    assert "unequal" not in summary_text(study, means, gaps)
+    for mean in means:
+        if mean["criterion"] == "wanda":
+            mean["sparsity"] = 0.125
+    said = "tiny, u50: the criteria left unequal sparsities, from 12.5 to 50.0 %"
+    assert said in summary_text(study, means, gaps)
 
 
 def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
@@ -394,6 +423,19 @@ def test_summary_says_whether_the_gap_is_smaller(
     said = said_of(rows)
     assert f"- tiny, u50: with recon_block the gap between criteria {words}" in said
     assert said.count("with recon_block") == 1
+
+
+def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
+    rows = gap_rows(make_records(make_study(), PERPLEXITIES))
+    rows[1] |= {"gap_left": 0.9, "gap_left_standard_error": 0.03, "seeds": 4}
+    assert "is smaller: 0.900 ± 0.030" in said_of(rows)
+    rows[1] |= {"gap_left_standard_deviation_over_seeds": 0.08}
+    said = said_of(rows)
+    # The root of 0.03^2 + (0.08 / 2)^2.
+    assert "is not clearly smaller or larger: 0.900 ± 0.050" in said
+    assert "over windows and seeds together" in said
+    fields = [field.strip() for field in said.splitlines()[3].strip("| ").split("|")]
+    assert fields[-3:] == ["90.0 ± 3.0 %", "4", "8.0 %"]
 
 
 def test_summary_names_what_is_not_finite() -> None:

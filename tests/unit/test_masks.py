@@ -12,7 +12,7 @@ from torch import Tensor
 
 from freelunch import masks
 from freelunch.errors import UserError
-from freelunch.masks import keep_mask, lowest, lowest_by_rank, pack, unpack
+from freelunch.masks import keep_mask, lowest, lowest_of_columns, pack, unpack
 from freelunch.patterns import SCOPES, Pattern
 from freelunch.pruned import fill_kept_zeros_
 
@@ -203,8 +203,8 @@ def test_the_lowest_are_those_of_a_stable_sort(
             for count in range(size + 1):
                 expected = slow_lowest(scores, count)
                 assert torch.equal(lowest(scores, count), expected)
-                assert torch.equal(lowest_by_rank(scores.T.contiguous(), count).T, expected)
-                assert torch.equal(lowest_by_rank(scores.T, count).T, expected)
+                assert torch.equal(lowest_of_columns(scores.T.contiguous(), count).T, expected)
+                assert torch.equal(lowest_of_columns(scores.T, count).T, expected)
 
 
 @pytest.mark.parametrize("size", [4, 12])
@@ -214,6 +214,13 @@ def test_the_lowest_of_as_many_groups_as_a_layer_has(size: int) -> None:
     order = scores.argsort(dim=1, stable=True)
     expected = torch.zeros(groups, size, dtype=torch.bool).scatter_(1, order[:, :2], True)
     assert torch.equal(lowest(scores, 2), expected)
+
+
+def test_bits_of_another_shape_are_refused() -> None:
+    """`unpackbits` would fill up with zeros, that is with weights that go."""
+    bits = pack(torch.ones(3, 16, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no mask of shape"):
+        unpack(bits, torch.Size((4, 16)))
 
 
 # --- What is refused

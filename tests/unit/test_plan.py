@@ -14,7 +14,7 @@ from freelunch.blocks import block_linears
 from freelunch.checkpoint import meta_model
 from freelunch.cost import CHECK_SEQUENCES, DTYPE_BYTES, Shapes, reconstruction_flops
 from freelunch.plan import Plan
-from freelunch.study import SCHEMA, Study
+from freelunch.study import SCHEMA, Study, with_defaults
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
 ROOT = SCHEMA.parents[2]
@@ -181,6 +181,30 @@ def test_more_work_costs_more() -> None:
         one, two = small.step(*job), plan.step(*job)
         assert one is not None and two is not None
         assert two.flops == pytest.approx(factor * one.flops)
+
+
+def test_what_a_criterion_does_is_in_its_cost() -> None:
+    config = copy.deepcopy(smoke().config)
+    config["criteria"] |= {
+        "swapped": with_defaults({"score": "wanda", "swaps": 5}),
+        "sparse": with_defaults({"score": "wanda", "statistics": "sparse"}),
+        "obs": with_defaults({"score": "sparsegpt"}),
+    }
+    plan = Plan.of(Study.check(config, "smoke.yaml"))
+    names = ("wanda", "swapped", "sparse", "obs")
+    costs = {name: plan.step("prune_model", "tiny", name) for name in names}
+    assert costs["wanda"].flops == 0
+    shapes = plan.shapes["tiny"]
+    pairs = list(zip(shapes.inputs, shapes.weights, strict=True))
+    grams = sum(2 * width**3 // 3 for width, _ in pairs)
+    assert costs["obs"].flops == shapes.blocks * (grams + sum(c * w for c, w in pairs))
+    assert costs["swapped"].flops == shapes.blocks * sum((4 * c + 600) * w for c, w in pairs)
+    passed = plan.step("capture_dense", "tiny").flops
+    # A forward pass more than the dense pass.
+    assert passed < costs["sparse"].flops <= 2 * passed
+    for name in names[1:]:
+        assert costs[name].memory_bytes > costs["wanda"].memory_bytes
+    assert costs["obs"].disk_bytes > costs["swapped"].disk_bytes == costs["wanda"].disk_bytes
 
 
 def test_the_text_of_a_plan() -> None:

@@ -141,15 +141,15 @@ def test_the_plan_refuses_biases_that_a_family_has_not(
     assert not list(tmp_path.iterdir())
     plan({**flap, "bias_compensation": False}, "s20", tmp_path, monkeypatch, model_type="mistral")
     plan(flap, "s20", tmp_path, monkeypatch, model_type="llama")
-    plan({"score": "wanda_sp"}, "s20", tmp_path, monkeypatch, model_type="mistral")
+    plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch, model_type="mistral")
 
 
 def test_the_plan_refuses_units_of_an_unknown_family(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="parts of this family's blocks are not known") as error:
-        plan({"score": "wanda_sp"}, "s20", tmp_path, monkeypatch, model_type="unknown")
-    assert "tiny/other-s20: unknown" in str(error.value)
+        plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch, model_type="unknown")
+    assert "tiny/other-s50: unknown" in str(error.value)
     plan({"score": "wanda"}, "u50", tmp_path, monkeypatch, model_type="unknown")
 
 
@@ -157,7 +157,35 @@ def test_the_plan_waits_for_a_family_that_is_not_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`model_type` may be left out of an `architecture`; the model itself will say."""
-    plan({"score": "wanda_sp"}, "s20", tmp_path, monkeypatch)
+    plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch)
+
+
+def test_the_plan_refuses_a_share_that_is_less_than_one_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the attention would stay whole, and nobody would be told."""
+    entry = {"score": "wanda_sp", "attention_unit": "head"}
+    with pytest.raises(UserError, match="1 problem in the grids") as error:
+        plan({"score": "wanda_sp"}, "s20", tmp_path, monkeypatch)
+    message = str(error.value)
+    assert "tiny/other-s20: s20 of the 2 units" in message
+    assert "at least s50, attention_unit: head, or scope: model" in message
+    with pytest.raises(UserError, match="s20 of the 4 units"):
+        plan(entry, "s20", tmp_path, monkeypatch)
+    plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch)
+    plan(entry, "s25", tmp_path, monkeypatch)
+    plan({"score": "wanda_sp", "scope": "model"}, "s20", tmp_path, monkeypatch)
+
+
+def test_the_plan_refuses_a_share_that_is_less_than_one_weight_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="2 problems in the grids") as error:
+        plan({"score": "wanda"}, "u03", tmp_path, monkeypatch)
+    message = str(error.value)
+    assert "tiny/other-u03: u03 of a row of 16 weights is none; expected at least u07" in message
+    plan({"score": "wanda"}, "u07", tmp_path, monkeypatch)
+    plan({"score": "wanda", "scope": "matrix"}, "u03", tmp_path, monkeypatch)
 
 
 def test_the_plan_refuses_a_pattern_that_does_not_divide(

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from freelunch import study as study_module
 from freelunch.cell import NAME, WORD, Cell, derive_seed
 from freelunch.errors import UserError
-from freelunch.study import SCHEMA, Study
+from freelunch.study import SCHEMA, Study, config_schema
 
 ROOT = SCHEMA.parents[2]
-SCHEMA_JSON = json.loads(SCHEMA.read_text())
+SCHEMA_JSON = config_schema()
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
 
 

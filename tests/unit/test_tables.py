@@ -39,7 +39,7 @@ CRITERIA_HEADER = (
 GAPS_HEADER = (
     "model,pattern,adaptation,criteria,seeds,best,worst,perplexity_best,perplexity_worst,"
     "loss_gap,loss_gap_standard_error,loss_gap_standard_deviation_over_seeds,"
-    "gap_left,gap_left_standard_error"
+    "gap_left,gap_left_standard_error,gap_left_standard_deviation_over_seeds"
 )
 PAIRS_HEADER = (
     "model,pattern,adaptation,criterion,other,seeds,"

@@ -86,6 +86,19 @@ def test_records_say_what_the_criterion_noted(wide):
     assert spec["statistics"] == "sparse" and spec["damping"] == 0.01
 
 
+def test_records_say_what_pruning_cost(wide):
+    found = record(wide, "tiny/sparsegpt_sparse-4of8/recon_block/seed0")
+    sparse, sample = found["cost"]["prune_model"], found["spec"]["calibration"]
+    # Twice through every block, and the elimination.
+    assert sparse["tokens"] == 2 * sample["samples"] * sample["length"]
+    swapped, plain = (
+        record(wide, f"tiny/{cell}/none/seed0")["cost"]["prune_model"]
+        for cell in ("wanda_swaps-2of4", "ria-u50")
+    )
+    assert sparse["flops"] > swapped["flops"] > plain["flops"] == 0
+    assert "tokens" not in plain
+
+
 def test_checkpoints_load_with_their_compensating_biases(wide):
     folder = wide.path / "results/smoke/checkpoints/tiny/flap-s50/recon_block/seed0"
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)

@@ -150,6 +150,10 @@ def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
         library + "criteria/wanda.py", "weight.float().abs() *", "weight.float().abs() * 1 *"
     )
     planned = study.planned()
+    assert planned["prune_model"] == 1, "the other criterion has nothing to do with it"
+    assert "capture_dense" not in planned
+    study.edit(library + "masks.py", "    flat = np.unpackbits", "    flat = 1 * np.unpackbits")
+    planned = study.planned()
     assert planned["prune_model"] == 2
     assert "capture_dense" not in planned
 
@@ -236,7 +240,13 @@ def test_bad_config_is_one_clear_error(study):
     study.edit("config.yaml", "samples: 8", "sampels: 8")
     output = study.run("--dry-run", status=1)
     assert "study.calibration.sampels: unknown key; expected samples (nearest)" in output
+    assert "config.yaml: 1 problem" in output
     assert "Traceback" not in output
+    (study.path / "config.yaml").rename(study.path / "studies" / "mine.yaml")
+    study.edit("studies/mine.yaml", "name: smoke", "name: mine")
+    (study.path / "config.yaml").write_text("study: {name: other}\n")
+    mine = ("--replace-workflow-config", "--configfile", "studies/mine.yaml")
+    assert "studies/mine.yaml: 1 problem" in study.run("--dry-run", *mine, status=1)
 
 
 def test_failing_job_says_what_to_do_and_keeps_the_rest(study):

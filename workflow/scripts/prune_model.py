@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import activations
+from freelunch import activations, criteria
 from freelunch.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
+from freelunch.cost import Shapes, prune_flops
 from freelunch.job import running
 from freelunch.paths import read_run
 from freelunch.patterns import Pattern
@@ -34,4 +35,15 @@ if __name__ == "__main__":
                 report=job.report,
             )
         job.made(made)
+        criterion, shapes = settings["criterion"], Shapes.of(model.config.to_dict(), "float32")
+        sample = dense.facts["sequences"], dense.facts["length"]
+        if criterion["statistics"] == "sparse":
+            job.cost["tokens"] = 2 * sample[0] * sample[1]
+        job.cost["flops"] = prune_flops(
+            shapes,
+            *sample,
+            criterion,
+            criteria.needs_gram(criterion),
+            criteria.changes_weights(criterion),
+        )
         job.shared["capture_dense"] = read_run(dense.folder)

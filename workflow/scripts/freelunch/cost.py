@@ -33,7 +33,9 @@ class Shapes:
         hidden: d.
         attention: Width of the attention's output, before its projection.
         intermediate: Width of the MLP.
-        block_weights: P, weights of a block's linear layers.
+        heads: Query heads.
+        key_heads: Key (and value) heads.
+        weights: Of a block's linear layers, those behind each of `inputs`.
         outer_weights: Embeddings and head.
         vocabulary: Rows of the embedding.
         bytes_each: Of a stored weight.
@@ -44,7 +46,9 @@ class Shapes:
     hidden: int
     attention: int
     intermediate: int
-    block_weights: int
+    heads: int
+    key_heads: int
+    weights: tuple[int, ...]
     outer_weights: int
     vocabulary: int
     bytes_each: int
@@ -54,11 +58,11 @@ class Shapes:
         """Read the sizes from a transformers config (or an excerpt with the same keys)."""
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head = config.get("head_dim") or hidden // heads
-        keys = (config.get("num_key_value_heads") or heads) * head
+        key_heads = config.get("num_key_value_heads") or heads
+        keys = key_heads * head
         # OPT calls its width ffn_dim and has two matrices in its MLP; gated ones have three.
         opt = config.get("model_type") == "opt"
         width = config.get("intermediate_size") or config["ffn_dim"]
-        attention = 2 * hidden * heads * head + 2 * hidden * keys
         embedding = config["vocab_size"] * hidden
         tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
         return cls(
@@ -67,11 +71,23 @@ class Shapes:
             hidden=hidden,
             attention=heads * head,
             intermediate=width,
-            block_weights=attention + (2 if opt else 3) * hidden * width,
+            heads=heads,
+            key_heads=key_heads,
+            weights=(
+                hidden * (heads * head + 2 * keys),
+                heads * head * hidden,
+                hidden * width * (1 if opt else 2),
+                width * hidden,
+            ),
             outer_weights=embedding * (1 if tied else 2),
             vocabulary=config["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],
         )
+
+    @property
+    def block_weights(self) -> int:
+        """Return P, the weights of a block's linear layers."""
+        return sum(self.weights)
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -167,7 +183,12 @@ def capture_flops(shapes: Shapes, samples: int, length: int, gram: bool) -> int:
 
 
 def prune_model(
-    shapes: Shapes, samples: int, length: int, gram: bool, sparse: bool, changes: bool
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    criterion: Mapping[str, Any],
+    gram: bool,
+    changes: bool,
 ) -> Cost:
     """Cost of choosing masks.
 
@@ -175,28 +196,64 @@ def prune_model(
         shapes: Of the model.
         samples: Calibration sequences.
         length: Tokens in each.
+        criterion: An entry of `criteria`.
         gram: Whether the criterion uses Gram matrices.
-        sparse: Whether statistics are of the sparse model: two passes through every block.
-        changes: Whether the weights that stay change as well, and are written.
+        changes: Whether parameters that stay change as well, and are written.
     """
-    # SparseGPT: a factorisation and an inverse of every input, and the elimination.
-    widest = max(shapes.inputs)
-    factors = sum(width**3 for width in shapes.inputs) * 2 // 3
-    flops = shapes.blocks * (factors + shapes.block_weights * widest) if gram else 0
-    tokens = samples * length
-    if sparse:
-        flops += capture_flops(shapes, samples, length, gram)
-        flops += shapes.forward_flops(tokens, length)
+    sparse = criterion["statistics"] == "sparse"
     passing = shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
-    passing += 2 * shapes.hidden_bytes(tokens)
+    passing += 2 * shapes.hidden_bytes(samples * length)
+    factors = 4 * shapes.gram_bytes if gram and changes else 0
     return Cost(
-        flops,
+        prune_flops(shapes, samples, length, criterion, gram, changes),
         PROCESS_BYTES
         + shapes.outer_bytes
         + 8 * shapes.block_bytes
-        + (4 * shapes.gram_bytes if gram else 0)
+        + (shapes.gram_bytes if gram else 0)
+        + max(factors, _swaps_bytes(shapes) if criterion.get("swaps") else 0)
         + (passing if sparse else 0),
         shapes.blocks * (shapes.block_weights // 8 + (shapes.block_bytes if changes else 0)),
+    )
+
+
+def prune_flops(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    criterion: Mapping[str, Any],
+    gram: bool,
+    changes: bool,
+) -> int:
+    """Return the operations of choosing masks; scores, a few a weight, are left out.
+
+    An elimination factorises and inverts each Gram matrix, C^3 / 3 operations each, and updates R
+    rows of C columns, R C^2. Swaps multiply a matrix of R rows by the Gram matrix twice, and look
+    for the best swap of each row with about 120 operations a column (terms, bounds and eight tries
+    of `freelunch.swaps`; rows that stop early do less).
+    """
+    flops = 0
+    if gram and changes:
+        factors = sum(2 * width**3 // 3 for width in shapes.inputs)
+        updates = zip(shapes.inputs, shapes.weights, strict=True)
+        flops += shapes.blocks * (factors + sum(width * weights for width, weights in updates))
+    if swaps := criterion.get("swaps", 0):
+        products = zip(shapes.inputs, shapes.weights, strict=True)
+        each = sum((4 * width + 120 * swaps) * weights for width, weights in products)
+        flops += shapes.blocks * each
+    if criterion["statistics"] == "sparse":
+        # Once through each block for its statistics, and once more when it is pruned.
+        flops += capture_flops(shapes, samples, length, gram)
+        flops += shapes.forward_flops(samples * length, length)
+    return flops
+
+
+def _swaps_bytes(shapes: Shapes) -> int:
+    """Return what refining the largest matrix takes, in float64: its Gram matrix and seven arrays
+    of its own size.
+    """
+    return max(
+        8 * width**2 + 7 * 8 * weights
+        for width, weights in zip(shapes.inputs, shapes.weights, strict=True)
     )
 
 

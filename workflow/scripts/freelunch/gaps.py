@@ -24,11 +24,12 @@ from freelunch.comparison import (
     standard_error,
 )
 
+LEFT_COLUMNS = ("gap_left", "gap_left_standard_error", "gap_left_standard_deviation_over_seeds")
 GAP_COLUMNS = (
     *("model", "pattern", "adaptation", "criteria", "seeds"),
     *("best", "worst", "perplexity_best", "perplexity_worst"),
     *("loss_gap", "loss_gap_standard_error", "loss_gap_standard_deviation_over_seeds"),
-    *("gap_left", "gap_left_standard_error"),
+    *LEFT_COLUMNS,
 )
 PAIR_COLUMNS = (
     *("model", "pattern", "adaptation", "criterion", "other", "seeds"),
@@ -72,12 +73,10 @@ def gap_rows(records: Records) -> list[Row]:
     for (model, pattern, adaptation), cells in groups.items():
         gap = criteria_gap(cells, records)
         if gap is not None:
-            left: tuple[float | None, float | None] = (None, None)
-            if adaptation != NONE:
-                left = gap_left(cells, groups.get((model, pattern, NONE), {}), records)
+            pruned = groups.get((model, pattern, NONE), {}) if adaptation != NONE else {}
             row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
             row |= {"criteria": len(cells), **_gap_facts(gap, cells, records)}
-            rows.append(row | {"gap_left": left[0], "gap_left_standard_error": left[1]})
+            rows.append(row | _left_facts(cells, pruned, records))
     return rows
 
 
@@ -109,11 +108,12 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
     return Gap(best, worst, seeds, _differences(cells[worst], cells[best], seeds, records))
 
 
-def gap_left(adapted: Cells, pruned: Cells, records: Records) -> tuple[float | None, float | None]:
-    """Return the gap with an adaptation over that without, and its standard error over windows.
+def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
+    """Return the gap with an adaptation over that without, its error and its spread.
 
     Both are measured on the same windows: to first order left = after / before moves with window w
-    as (after_w - left * before_w) / before.
+    as (after_w - left * before_w) / before. Its spread is that of the quotients of single seeds,
+    between the criteria that are best and worst over all of them.
 
     Args:
         adapted: With the adaptation.
@@ -127,14 +127,20 @@ def gap_left(adapted: Cells, pruned: Cells, records: Records) -> tuple[float | N
     after = criteria_gap(_also_in(pruned, adapted), records)
     before = criteria_gap(_also_in(adapted, pruned), records)
     if after is None or before is None:
-        return None, None
+        return dict.fromkeys(LEFT_COLUMNS)
+    left, error, spread = math.nan, math.nan, None
     whole = fmean(before.windows)
-    if not whole > 0:
-        return math.nan, math.nan
-    left = fmean(after.windows) / whole
-    pairs = zip(after.windows, before.windows, strict=True)
-    moves = [(after_w - left * before_w) / whole for after_w, before_w in pairs]
-    return left, standard_error(moves)
+    if whole > 0:
+        left = fmean(after.windows) / whole
+        pairs = zip(after.windows, before.windows, strict=True)
+        error = standard_error([(after_w - left * before_w) / whole for after_w, before_w in pairs])
+        seeds = zip(after.losses, before.losses, strict=True)
+        spread = spread_over_seeds([_quotient(fmean(one), fmean(other)) for one, other in seeds])
+    return dict(zip(LEFT_COLUMNS, (left, error, spread), strict=True))
+
+
+def _quotient(after: float, before: float) -> float:
+    return after / before if before > 0 else math.nan
 
 
 def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, Cell]]]:

@@ -59,7 +59,7 @@ def lowest(groups: Tensor, count: int) -> Tensor:
         return torch.zeros_like(groups, dtype=torch.bool)
     if groups.shape[1] <= _COMPARED_GROUP:
         parts = groups.split(_CHUNK)  # type: ignore[no-untyped-call]
-        return torch.cat([lowest_by_rank(part.T.contiguous(), count).T for part in parts])
+        return torch.cat([_lowest_by_rank(part.T.contiguous(), count).T for part in parts])
     # Selection, not sorting. Where more than asked for lie at or below the count-th lowest score,
     # of those equal to it only the first go.
     threshold = _kth_lowest(groups, count)
@@ -69,8 +69,15 @@ def lowest(groups: Tensor, count: int) -> Tensor:
     if len(tied_groups):
         tied = groups[tied_groups] == threshold[tied_groups]
         kept = tied.sum(dim=1, keepdim=True) - excess[tied_groups, None]
-        chosen[tied_groups] &= ~(tied & (tied.cumsum(dim=1) > kept))
+        chosen[tied_groups] &= ~(tied & (tied.cumsum(dim=1, dtype=torch.int32) > kept))
     return chosen
+
+
+def lowest_of_columns(columns: Tensor, count: int) -> Tensor:
+    """Return what `lowest` does for groups that lie in columns, (size, groups)."""
+    if len(columns) <= _COMPARED_GROUP:
+        return _lowest_by_rank(columns, count)
+    return lowest(columns.T, count).T
 
 
 def check_divides(pattern: Pattern, columns: int, where: object) -> None:
@@ -103,7 +110,9 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the boolean mask of a shape that `pack` made bits of."""
+    """Return the boolean mask of a shape that `pack` made bits of; ValueError if it has another."""
+    if bits.numel() != -(-shape.numel() // 8):
+        raise ValueError(f"{bits.numel()} bytes are no mask of shape {tuple(shape)}")
     flat = np.unpackbits(bits.numpy(), count=shape.numel())
     return torch.from_numpy(flat).bool().reshape(shape)
 
@@ -119,7 +128,7 @@ def _kth_lowest(groups: Tensor, count: int) -> Tensor:
     return torch.from_numpy(selected.copy()).to(groups.dtype)
 
 
-def lowest_by_rank(columns: Tensor, count: int) -> Tensor:
+def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
     """Return where the `count` lowest scores of each group are; of equal ones the first.
 
     Fast for small groups: a score's rank is the number of scores that come before it.

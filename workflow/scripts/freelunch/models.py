@@ -143,12 +143,16 @@ def _read(
     for name in names:
         path, stored = places[name]
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(stored)
+            tensor: Tensor = file.get_tensor(stored).to(dtype)
         if not torch.isfinite(tensor).all():
             raise UserError(
-                "a weight is not finite", where=f"{path.name}: {stored}", expected="finite numbers"
+                "a weight is not finite",
+                where=f"{path}: {stored}",
+                found=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} not finite",
+                expected=f"finite numbers, also as {str(dtype).removeprefix('torch.')}",
+                todo="use a sound checkpoint, or a dtype that holds its largest weight",
             )
-        yield name, tensor.to(dtype)
+        yield name, tensor
 
 
 def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:

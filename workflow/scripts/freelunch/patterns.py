@@ -67,6 +67,28 @@ class Pattern:
             return rows * self.zeros_in_group(columns)
         return self.zeros_in_group(rows * columns)
 
+    def removes_none_of(self, units: int) -> str | None:
+        """Return what to change if this share of so many units is less than one; None if it is not.
+
+        A study would compare a model whose attention is whole with models that lost some of theirs.
+        """
+        if self.zeros_in_group(units):
+            return None
+        least = f"s{math.ceil(100 / units):02d}, " if units > 1 else ""
+        return (
+            f"{self.name} of the {units} units of attention or channels of a block is none; "
+            f"expected at least {least}attention_unit: head, or scope: model"
+        )
+
+    def removes_no_weight_of(self, columns: int) -> str | None:
+        """Return what to change if this share of a row is less than one weight."""
+        if self.zeros_in_group(columns):
+            return None
+        return (
+            f"{self.name} of a row of {columns} weights is none; expected at least "
+            f"u{math.ceil(100 / columns):02d}, or scope: matrix"
+        )
+
     def divides(self, columns: int) -> bool:
         """Tell whether a matrix of so many inputs can have this pattern."""
         return self.group is None or columns % self.group == 0

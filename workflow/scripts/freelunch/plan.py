@@ -18,7 +18,7 @@ from freelunch.errors import UserError
 from freelunch.families import biases_of, family_of
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
-from freelunch.study import Study, needs_gram
+from freelunch.study import Study, changes_weights, needs_gram
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -83,9 +83,9 @@ class Plan:
             return cost.capture_dense(shapes, *sample, gram)
         if rule == "prune_model":
             entry = self.study.criterion(criterion)
-            gram, sparse = needs_gram(entry), entry["statistics"] == "sparse"
-            changes = entry["score"] == "sparsegpt" or entry.get("bias_compensation", False)
-            return cost.prune_model(shapes, *sample, gram, sparse, changes)
+            return cost.prune_model(
+                shapes, *sample, entry, needs_gram(entry), changes_weights(entry)
+            )
         if rule == "reconstruct_window":
             settings = self.study.adaptation(adaptation)
             return cost.reconstruct(shapes, *sample, settings or {})
@@ -136,16 +136,23 @@ class Plan:
 
     def _problems(self, cell: Cell) -> Iterator[str]:
         shapes, pattern = self.shapes[cell.model], Pattern.parse(cell.pattern)
+        criterion = self.study.criterion(cell.criterion)
         for width in dict.fromkeys(shapes.inputs):
             if not pattern.divides(width):
                 yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
+            if criterion["scope"] == "row" and (problem := pattern.removes_no_weight_of(width)):
+                yield problem
+        if criterion["scope"] == "block":
+            groups = criterion["attention_unit"] == "group"
+            if problem := pattern.removes_none_of(shapes.key_heads if groups else shapes.heads):
+                yield problem
         if not shapes.model_type:
             # Not announced: pruning will see.
             return
         try:
             if pattern.structured:
                 family_of(shapes.model_type)
-            if self.study.criterion(cell.criterion).get("bias_compensation"):
+            if criterion.get("bias_compensation"):
                 biases_of(shapes.model_type)
         except UserError as error:
             yield str(error)

@@ -91,7 +91,7 @@ def prune_model(
             write_pruned_block(writer, model, index, block, pruner(block, index, statistics))
             # Before the next block's Gram matrices are there, this one's have to be gone.
             del statistics
-        if passing is not None:
+        if passing is not None and index + 1 < model.num_blocks:
             passing.on(index, load_pruned_block(model, folder, index)[0])
         report(index + 1, model.num_blocks, "blocks")
     return writer.finish(
@@ -169,6 +169,15 @@ def prune_matrix(
         changed, keep, notes = module.prune(weight, statistics, pattern, settings, where)
     else:
         scores = module.score(weight, statistics, settings)
+        if scores.shape != weight.shape:
+            raise UserError(
+                f"the criterion {settings['score']} returned scores of another shape than its "
+                "weight's",
+                where=where,
+                found=tuple(scores.shape),
+                expected=tuple(weight.shape),
+                todo=f"correct workflow/scripts/freelunch/criteria/{settings['score']}.py",
+            )
         keep = keep_mask(scores, pattern, settings["scope"], where)
     if settings["swaps"]:
         dense, gram = weight.float(), need_gram(statistics, where)

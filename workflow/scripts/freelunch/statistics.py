@@ -82,9 +82,10 @@ class _Accumulator:
         shift = self.shifts / self.tokens
         mean = self.origin.double() + shift
         variance = (self.deviations / self.tokens - shift**2).clamp(min=0.0)
-        gram = None if self.gram is None else self.gram.triu() + self.gram.triu(1).T
+        if self.gram is not None:
+            mirror_gram_(self.gram)
         return InputStatistics(
-            self.tokens, mean.float(), variance.float(), self.squares.float(), gram
+            self.tokens, mean.float(), variance.float(), self.squares.float(), self.gram
         )
 
 
@@ -113,6 +114,15 @@ def add_gram_(gram: Tensor, rows: Tensor) -> None:
     for start in range(0, len(gram), _STRIP):
         strip = slice(start, start + _STRIP)
         gram[strip, start:].addmm_(rows[:, strip].T, rows[:, start:])
+
+
+def mirror_gram_(gram: Tensor) -> None:
+    """Copy what lies above the diagonal of (C, C) below it, in place, strip by strip."""
+    for start in range(0, len(gram), _STRIP):
+        strip, after = slice(start, start + _STRIP), slice(start + _STRIP, None)
+        gram[after, strip] = gram[strip, after].T
+        square = gram[strip, strip]
+        square.copy_(square.triu() + square.triu(1).T)
 
 
 class Collector:

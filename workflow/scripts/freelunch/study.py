@@ -72,13 +72,13 @@ class Study:
         Raises:
             UserError: With every problem at once, each with its key and the nearest valid name.
         """
-        schema = _schema()
+        schema = config_schema()
         validator = _Validator(schema)
         problems = {_describe(error) for error in validator.iter_errors(config)}
         try:
             for problem in _cross_check(cast(Mapping[str, Any], config)):
                 problems.add(problem)
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             # The structure is wrong, as the schema says; what was seen before that counts all the
             # same, so that one run names every problem it can.
             if not problems:
@@ -189,15 +189,32 @@ def needs_gram(criterion: Mapping[str, Any]) -> bool:
     return criterion.get("swaps", 0) > 0 or _says(criterion, "x-gram")
 
 
+def changes_weights(criterion: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of `criteria` changes parameters besides making weights 0."""
+    return bool(criterion.get("bias_compensation", False)) or _says(criterion, "x-changes")
+
+
 def _says(criterion: Mapping[str, Any], keyword: str) -> bool:
     """Tell whether the schema's definition of a criterion has a keyword of ours set."""
-    definition = _schema()["$defs"].get(f"criterion_{criterion['score']}", {})
+    definition = config_schema()["$defs"].get(f"criterion_{criterion['score']}", {})
     return bool(definition.get(keyword, False))
 
 
 @cache
-def _schema() -> dict[str, Any]:
+def config_schema() -> dict[str, Any]:
+    """Return the schema of a config, with a branch for each kind of criterion that it defines."""
     schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    prefix, definitions = "criterion_", schema["$defs"]
+    kinds = [name.removeprefix(prefix) for name in definitions if name.startswith(prefix)]
+    criterion = definitions["criterion"]
+    criterion["properties"]["score"]["enum"] = kinds
+    criterion["allOf"] = [
+        {
+            "if": {"properties": {"score": {"const": kind}}, "required": ["score"]},
+            "then": {"$ref": f"#/$defs/{prefix}{kind}"},
+        }
+        for kind in kinds
+    ]
     return schema
 
 
@@ -269,7 +286,7 @@ def _default(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
 def with_defaults(criterion: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry of `criteria` with every setting that the schema has a default for."""
     filled = dict(criterion)
-    _fill(filled, _schema()["$defs"]["criterion"], _schema())
+    _fill(filled, config_schema()["$defs"]["criterion"], config_schema())
     return filled
 
 
@@ -283,9 +300,10 @@ def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern)
         )
     block = criterion.get("column_block", 0)
     if pattern.group and block % pattern.group:
+        fitting = max(block // pattern.group, 1) * pattern.group
         yield (
             f"  criteria.{name}.column_block: found {block}; expected a multiple of "
-            f"{pattern.group}, for {pattern.name}"
+            f"{pattern.group}, for {pattern.name}, such as {fitting}"
         )
 
 

@@ -15,6 +15,8 @@ NOTHING = "-"
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # Columns of words; the others hold numbers and are set to the right.
 WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost", BEST, WORST)
+# Models of one pattern whose sparsities differ by more are not equally pruned.
+UNEQUAL = 0.002
 # Two numbers that are so many standard errors apart are said to differ.
 CLEAR = 2.0
 
@@ -33,8 +35,11 @@ def summary_text(
     lines = [_line(mean, several) for mean in means]
     parts = [_markdown_table(lines), _bullets(_notes(study, means, several))]
     if gaps:
-        parts += ["**Gap between criteria**", _markdown_table([_gap_line(gap) for gap in gaps])]
-        parts.append(_bullets([*_gap_sentences(gaps), *_gap_notes(gaps)]))
+        of_seeds = any(gap["seeds"] > 1 for gap in gaps)
+        table = _markdown_table([_gap_line(gap, of_seeds) for gap in gaps])
+        parts += ["**Gap between criteria**", table]
+        said = [*_gap_sentences(gaps), *_unequal_sparsities(means), *_gap_notes(gaps)]
+        parts.append(_bullets(said))
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,9 +125,9 @@ def _notes(study: Study, means: Sequence[Mapping[str, Any]], several: bool) -> l
     return notes
 
 
-def _gap_line(gap: Mapping[str, Any]) -> dict[str, str]:
+def _gap_line(gap: Mapping[str, Any], several: bool) -> dict[str, str]:
     """Return one line of the table of gaps, from column to text."""
-    line = {column: gap[column] for column in ("model", "pattern", "adaptation")}
+    line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation", "criteria")}
     for which, column in (("best", BEST), ("worst", WORST)):
         error = gap[f"perplexity_{which}_standard_error"]
         line[column] = f"{gap[which]} ({_rounded(gap[f'perplexity_{which}'], error)})"
@@ -130,6 +135,12 @@ def _gap_line(gap: Mapping[str, Any]) -> dict[str, str]:
         gap["worst_over_best"], gap["worst_over_best_standard_error"]
     )
     line["gap left"] = _percent(gap["gap_left"], gap["gap_left_standard_error"])
+    if several:
+        spread = gap["gap_left_standard_deviation_over_seeds"]
+        line["seeds"] = str(gap["seeds"])
+        line["spread over seeds"] = (
+            NOTHING if spread is None else f"{_rounded(100 * spread, 100 * spread)} %"
+        )
     return line
 
 
@@ -144,17 +155,35 @@ def _gap_sentences(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what each adaptation did to the gap."""
     return [
         f"{gap['model']}, {gap['pattern']}: with {gap['adaptation']} the gap between criteria "
-        f"{_verdict(gap['gap_left'], gap['gap_left_standard_error'])}."
+        f"{_verdict(gap)}."
         for gap in gaps
         if gap["adaptation"] != NONE
     ]
 
 
-def _verdict(left: float | None, error: float | None) -> str:
+def _unequal_sparsities(means: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return where criteria are compared though one pattern made models of unequal sparsity."""
+    sparsities: dict[tuple[str, str], list[float]] = {}
+    for mean in means:
+        if mean["criterion"] != DENSE:
+            of_pattern = sparsities.setdefault((mean["model"], mean["pattern"]), [])
+            of_pattern.append(mean["sparsity"])
+    return [
+        f"{model}, {pattern}: the criteria left unequal sparsities, from {100 * min(found):.1f} to "
+        f"{100 * max(found):.1f} %, which is part of their gap."
+        for (model, pattern), found in sparsities.items()
+        if max(found) - min(found) > UNEQUAL
+    ]
+
+
+def _verdict(gap: Mapping[str, Any]) -> str:
+    left, error = gap["gap_left"], gap["gap_left_standard_error"]
     if left is None or error is None:
         return "has nothing to be compared with: the study does not have these criteria without it"
     if not math.isfinite(left):
         return "cannot be compared: a loss is not finite, or there was no gap without it"
+    spread = gap["gap_left_standard_deviation_over_seeds"] or 0.0
+    error = math.hypot(error, spread / math.sqrt(gap["seeds"]))
     share = f"{_with_error(left, error)} of what it was without"
     if abs(left - 1) <= CLEAR * error:
         return f"is not clearly smaller or larger: {share}"
@@ -165,13 +194,15 @@ def _gap_notes(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the table of gaps has to know."""
     several = any(gap["seeds"] > 1 for gap in gaps)
     seeds = ", over the seeds that all criteria share" if several else ""
+    own = "over windows and seeds together" if several else "over windows and not over seeds"
     return [
         "Worst / best: of the perplexities; the gap is its logarithm, the difference of the mean "
         f"losses{seeds}.",
         "Gap left: the gap with the adaptation over that without it, of the same criteria and "
-        "seeds.",
-        "These errors are over windows and not over seeds, of differences window by window; they "
-        f"take best and worst as given. Smaller, larger: by more than {CLEAR:g} standard errors.",
+        "seeds" + ("; its spread is the standard deviation." if several else "."),
+        "± in the table is the standard error over windows, of differences window by window; that "
+        f"of the sentences is {own}. All take best and worst as given. Smaller, larger: by more "
+        f"than {CLEAR:g} standard errors.",
     ]
 
 

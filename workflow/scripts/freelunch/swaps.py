@@ -25,6 +25,8 @@ from torch import Tensor
 # Elements of the largest temporary: on a CPU what still fits into a core's caches, else enough to
 # keep a GPU busy.
 _CPU_ELEMENTS, _GPU_ELEMENTS = 2**20, 2**25
+# Rows of the Gram matrix that are looked at at once.
+_STRIP = 256
 # How many kept weights of a row are tried at once.
 _TRIED = 8
 # Where the lower envelope of `_RowSearch` is evaluated, as shares of its largest argument. Most
@@ -283,7 +285,11 @@ class _RowSearch:
         self.gram = gram
         scale = gram.diagonal().clamp_min(0.0).sqrt()
         self.scale = torch.where(scale > 0, scale, 1.0)
-        self.reach = (gram / self.scale).abs().fill_diagonal_(0.0).amax(1)
+        self.reach = torch.empty_like(scale)
+        for start in range(0, len(gram), _STRIP):
+            strip = (gram[start : start + _STRIP] / self.scale).abs_()
+            strip.diagonal(start).zero_()
+            self.reach[start : start + _STRIP] = strip.amax(1)
 
     def __call__(self, terms: _Terms) -> _Best:
         bounds = self._bounds(terms)

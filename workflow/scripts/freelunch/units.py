@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from freelunch.blocks import block_linears, has_bias
+from freelunch.errors import UserError
 from freelunch.families import Family, family_of
 from freelunch.masks import check_finite, lowest
 from freelunch.patterns import Pattern
@@ -139,9 +140,14 @@ class Layout:
 
 
 def choose_in_block(scores: Tensor, pattern: Pattern) -> Tensor:
-    """Return which units stay, (units,), bool: the lowest share of a block's go."""
-    count = pattern.zeros_in_group(len(scores))
-    return ~lowest(scores[None, :], count)[0]
+    """Return which units stay, (units,), bool: the lowest share of a block's go.
+
+    Raises:
+        UserError: The share is less than one unit, so that none would go.
+    """
+    if problem := pattern.removes_none_of(len(scores)):
+        raise UserError(problem)
+    return ~lowest(scores[None, :], pattern.zeros_in_group(len(scores)))[0]
 
 
 def choose_in_model(

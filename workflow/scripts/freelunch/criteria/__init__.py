@@ -12,24 +12,48 @@ the schema's definition `criterion_<name>` has its settings. The module has one 
 The lowest scores go. `weight` is (out, in); `statistics` are of its input; `settings` are the
 entry's, and a `seed` that differs from matrix to matrix. A criterion is a pure function of these. A
 module that reads Gram matrices says `NEEDS_GRAM = True`, and its definition in the schema
-`"x-gram": true`, by which the plan knows it; one of units says `"x-structured": true` there.
+`"x-gram": true`, by which the plan knows it; there a module with `prune` says `"x-changes": true`,
+and one of units `"x-structured": true`.
 """
 
 import importlib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+from freelunch.errors import UserError
+
+FUNCTIONS = ("score", "unit_score", "prune")
 
 
 def load(score: str) -> ModuleType:
     """Return the module of a criterion.
 
     It is imported by name, so that a rule can depend on the criterion it uses and on no other.
+
+    Raises:
+        UserError: There is none of this name, or it has not one of the three functions.
     """
-    return importlib.import_module(f"freelunch.criteria.{score}")
+    name = f"freelunch.criteria.{score}"
+    where = f"workflow/scripts/freelunch/criteria/{score}.py"
+    if find_spec(name) is None:
+        raise UserError("a criterion of the schema has no module", where=where)
+    module = importlib.import_module(name)
+    if sum(hasattr(module, function) for function in FUNCTIONS) != 1:
+        raise UserError(
+            "this is no criterion", where=where, expected=f"one of {', '.join(FUNCTIONS)}"
+        )
+    return module
 
 
 def needs_gram(criterion: Mapping[str, Any]) -> bool:
     """Tell whether an entry of `criteria` needs the Gram matrices of the inputs."""
     swaps: int = criterion.get("swaps", 0)
     return swaps > 0 or getattr(load(criterion["score"]), "NEEDS_GRAM", False)
+
+
+def changes_weights(criterion: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of `criteria` changes parameters besides making weights 0."""
+    bias: bool = criterion.get("bias_compensation", False)
+    return bias or hasattr(load(criterion["score"]), "prune")

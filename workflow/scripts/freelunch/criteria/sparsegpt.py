@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from freelunch.errors import UserError
-from freelunch.masks import check_divides, check_finite, lowest, lowest_by_rank
+from freelunch.masks import check_divides, check_finite, lowest, lowest_of_columns
 from freelunch.patterns import Pattern
 from freelunch.statistics import InputStatistics, need_gram
 
@@ -22,8 +22,9 @@ NEEDS_GRAM = True
 
 # Columns whose updates of each other are applied at once; see `_eliminate`.
 _PANEL = 32
-# Damping is raised so often before the matrix is given up: to 1e6 times its first value.
-_RAISES = 6
+# Damping is raised no further than to the mean diagonal itself: beyond, it drowns the matrix, and
+# what is chosen is by and large magnitude's mask.
+_LARGEST_DAMPING = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def prune(
 
     Raises:
         UserError: There is no Gram matrix, or one that is not finite, the pattern does not divide
-            the columns or their blocks, or H cannot be factorised however much it is damped.
+            the columns or their blocks, or H cannot be factorised even with all of its mean
+            diagonal added to it.
     """
     check_divides(pattern, weight.shape[1], where)
     if pattern.group and settings["column_block"] % pattern.group:
@@ -103,8 +105,8 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
     check_finite(gram, "the Gram matrix of this layer's input is not finite", where)
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    for raised in range(_RAISES + 1):
-        share = damping * 10**raised
+    share, tried = damping, damping
+    while share <= _LARGEST_DAMPING:
         damped = gram.clone()
         damped.diagonal().add_(share * diagonal.mean())
         damped.diagonal()[dead] = 1.0
@@ -115,10 +117,11 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
             upper = _inverse(lower).flip(0, 1).contiguous()
             if torch.isfinite(upper).all():
                 return Factor(upper, dead, share)
+        tried, share = share, 10 * share
     raise UserError(
         "the Gram matrix of this layer's input cannot be factorised",
         where=where,
-        found=f"not positive definite with {share:g} of its mean diagonal added to it",
+        found=f"not positive definite with {tried:g} of its mean diagonal added to it",
         expected="a matrix that damping makes positive definite",
         todo="look at the activations of this layer; no other criterion steps in silently",
     )
@@ -150,7 +153,8 @@ def _eliminate(
     it one outer product at a time. Columns lie as contiguous rows of the transposed weight. Updates
     go from panel to panel, and from block to block, as matrix products.
     """
-    columns = weight.T.contiguous()
+    # A copy in any case: where the transposed weight lies contiguous already, `contiguous` is none.
+    columns = weight.T.clone(memory_format=torch.contiguous_format)
     columns[factor.dead] = 0.0
     diagonal = factor.upper.diagonal()
     # Row j says what column j gets of each weight that goes in the columns before it.
@@ -207,7 +211,7 @@ def _eliminate_panel_(
         if group.start:
             columns[group].addmm_(passed_on[group, : group.start], gone[: group.start], alpha=-1)
         costs = (columns[group] / diagonal[group, None]).square_()
-        goes = lowest_by_rank(costs, pattern.zeros_in_group(pattern.group))
+        goes = lowest_of_columns(costs, pattern.zeros_in_group(pattern.group))
         keep[group] = ~goes
         _eliminate_columns_(
             columns[group], gone[group], goes.to(columns.dtype), passed_on[group, group]

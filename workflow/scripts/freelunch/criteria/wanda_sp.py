@@ -12,7 +12,8 @@ from freelunch.statistics import InputStatistics
 def unit_score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
     """Return the mean over outputs of Wanda's scores, (in,), float32.
 
-    Wanda-sp is introduced beside FLAP (An et al., AAAI 2024). A head is worth the sum over its
-    inputs of the attention's output projection, a channel its input of the down projection.
+    Wanda-sp is introduced beside FLAP (An et al., AAAI 2024). A head is worth the mean over its
+    inputs of the attention's output projection (the paper sums; heads are equally large), a channel
+    its input of the down projection.
     """
     return wanda.score(weight, statistics, settings).mean(dim=0)

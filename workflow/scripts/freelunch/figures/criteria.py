@@ -192,7 +192,9 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
     finite = [(point.perplexity, point.bar) for point in points if point.perplexity is not None]
     if not finite:
         return
-    low, high = min(value for value, _ in finite), max(value + bar for value, bar in finite)
+    high = max(value + bar for value, bar in finite)
+    # A bar longer than its value says no more than that the value may be anything.
+    low = min(value - bar if bar < value else value for value, bar in finite)
     if high > LOG_FROM * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.35, high * 1.5)

@@ -109,14 +109,15 @@ def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[li
 
 
 def pattern_label(pattern: str) -> str:
-    """Return a pattern in words; its name where it is not known.
+    """Return a pattern's name and what it is in words.
 
     `2of4` has two zeros among four weights; N:M, as the field writes it, counts what stays.
     """
     if match := re.fullmatch(r"([us])(\d+)", pattern):
-        return f"{match[2]} % {'structured' if match[1] == 's' else 'unstructured'}"
+        kind = "structured" if match[1] == "s" else "unstructured"
+        return f"{pattern} ({match[2]} % {kind})"
     if match := re.fullmatch(r"(\d+)of(\d+)", pattern):
-        return f"{int(match[2]) - int(match[1])}:{match[2]}"
+        return f"{pattern} ({int(match[2]) - int(match[1])}:{match[2]})"
     return pattern
 
 
