@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
@@ -118,6 +119,20 @@ def test_calibration_setting_leaves_models_and_the_dense_cell_alone(study):
     assert planned["evaluate_perplexity"] == 4
     assert "fetch_model" not in planned
     assert "fetch_text" not in planned
+
+
+def test_order_of_keys_makes_no_number_again(study):
+    """Only the tables, whose order of rows and colours is that of the config."""
+    path = study.path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    shown = {"all", "build_tables", "draw_criteria", "total"}
+    path.write_text(yaml.safe_dump(config, sort_keys=True))
+    assert study.planned().keys() <= shown
+    for registry in ("models", "texts", "criteria", "adaptations"):
+        for name, entry in config[registry].items():
+            config[registry][name] = dict(reversed(entry.items()))
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert study.planned().keys() <= shown
 
 
 def test_new_cell_adds_only_itself(study):

@@ -88,6 +88,12 @@ class Study:
             raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
         filled = copy.deepcopy(dict(cast(Mapping[str, Any], config)))
         _fill(filled, schema, schema)
+        for registry in ("models", "texts", "criteria", "adaptations"):
+            # Snakemake compares settings as they are printed: keys written in another order would
+            # make everything run again.
+            filled[registry] = {
+                name: dict(sorted(entry.items())) for name, entry in filled[registry].items()
+            }
         return cls(filled, source)
 
     @property
@@ -180,8 +186,8 @@ class Study:
             spec["pattern"] = cell.pattern
             spec["adaptation"] = self.adaptation(cell.adaptation)
             spec["seed"] = cell.seed
-        # As it will be read back: no tuples, no aliases.
-        return dict(json.loads(json.dumps(spec)))
+        # As it will be read back: no tuples, no aliases; and in one order, as in `check`.
+        return dict(json.loads(json.dumps(spec, sort_keys=True)))
 
 
 def needs_gram(criterion: Mapping[str, Any]) -> bool:
