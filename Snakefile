@@ -33,8 +33,9 @@ report: "workflow/report/workflow.rst"
 
 
 try:
-    # The first is what --configfile names; the last is the one above.
-    STUDY = Study.check(config, str(workflow.configfiles[0]))
+    # Those that --configfile names, before the one above.
+    named = workflow.configfiles[:-1] or workflow.configfiles
+    STUDY = Study.check(config, ", ".join(str(path) for path in named))
     PLAN = Plan.of(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))

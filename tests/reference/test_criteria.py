@@ -51,15 +51,16 @@ def test_masks_are_those_of_the_formulas(pattern: str, scope: str, seed: int) ->
     weight, inputs = random_case(seed)
     cases: list[dict[str, Any]] = [{"score": name} for name in SCORES]
     cases += [{"score": "ria", "exponent": 1.3}]
-    found = []
+    different = set()
     for entry in cases:
         settings = with_defaults(entry)
         name = settings.pop("score")
-        found.append(mask_of(name, weight, inputs, pattern, **{**settings, "scope": scope}))
+        found = mask_of(name, weight, inputs, pattern, **{**settings, "scope": scope})
         scores = slow_scores(name, weight, inputs, settings)
-        assert torch.equal(found[-1], slow_mask(scores, pattern, scope)), name
-    different = {tuple(mask.flatten().tolist()) for mask in found}
-    assert len(different) == len(cases), "two criteria agree"
+        assert torch.equal(found, slow_mask(scores, pattern, scope)), name
+        if name in ("magnitude", "wanda", "ria"):
+            different.add(tuple(found.flatten().tolist()))
+    assert len(different) == 4, "two of these agree: the comparison would not tell them apart"
 
 
 def test_a_row_or_column_of_zeros_is_worth_nothing_to_ria() -> None:
@@ -153,7 +154,7 @@ def test_every_criterion_is_in_the_schema_and_the_other_way_round() -> None:
         entry = with_defaults({"score": name})
         assert entry.keys() == definition["properties"].keys(), "a setting without a default"
         assert study.needs_gram(entry) is criteria.needs_gram(entry)
-        assert study.changes_weights(entry) is criteria.changes_weights(entry)
+        assert study.changes_parameters(entry) is criteria.changes_parameters(entry)
         if "swaps" in entry:
             entry["swaps"] = 1
             assert study.needs_gram(entry) is criteria.needs_gram(entry) is True

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from freelunch import activations, calibration
 from freelunch.artifact import Artifact
 from freelunch.checkpoint import StreamedModel
@@ -30,6 +32,7 @@ def peak_of(base: Path) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_capturing_and_pruning_hold_one_block_however_many_there_are(tmp_path: Path) -> None:
     peaks = {}
     for blocks in (2, 14):

@@ -137,6 +137,31 @@ def test_scores_of_another_shape_are_refused() -> None:
     assert "layer.7.up" in str(error.value) and "criteria/wanda.py" in str(error.value)
 
 
+def test_a_share_of_less_than_one_weight_is_refused() -> None:
+    weight, told = torch.randn(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
+    settings, pattern = with_defaults({"score": "wanda"}), Pattern.parse("u10")
+    with pytest.raises(UserError, match="u10 takes no weight of this matrix") as error:
+        prune_matrix(criteria.load("wanda"), weight, told, pattern, settings, "layer.7.up")
+    assert "layer.7.up" in str(error.value) and "scope: matrix" in str(error.value)
+    keep, _, _ = prune_matrix(
+        criteria.load("wanda"), weight, told, pattern, {**settings, "scope": "matrix"}
+    )
+    assert int((~keep).sum()) == 2
+
+
+@pytest.mark.parametrize("functions", [(), ("score", "prune")])
+def test_a_module_that_is_no_criterion(
+    functions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = criteria.load("wanda")
+    monkeypatch.delattr(module, "score")
+    for name in functions:
+        monkeypatch.setattr(module, name, print, raising=False)
+    with pytest.raises(UserError, match="is no criterion") as error:
+        criteria.load("wanda")
+    assert "exactly one of the names score, unit_score, prune" in str(error.value)
+
+
 def test_a_criterion_without_a_module() -> None:
     with pytest.raises(UserError, match="has no module") as error:
         criteria.load("product")

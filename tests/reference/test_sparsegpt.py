@@ -249,6 +249,14 @@ def test_damping_grows_tenfold_until_it_is_enough(
     assert_same(found, slow_sparsegpt(weight, gram, pattern, damping=needed))
 
 
+@pytest.mark.parametrize("first", [0.03, 0.05, 0.5])
+def test_damping_ends_at_the_mean_diagonal_wherever_it_starts(first: float) -> None:
+    gram = indefinite(24, -0.9)
+    settings = {**settings_of(), "damping": first}
+    found = sparsegpt.prune(random_weight(6, 24), with_gram(gram), Pattern.parse("u50"), settings)
+    assert found[2] == {"damping": 1.0}
+
+
 def test_damping_that_is_enough_is_not_worth_noting() -> None:
     assert prune(random_weight(6, 24), with_gram(indefinite(24, 0.001)), "u50")[2] == {}
 

@@ -130,6 +130,15 @@ def test_rows_with_many_candidates(seed: int, updated: bool) -> None:
     assert refined.swaps == expected[2] > 0
 
 
+def test_the_reach_is_the_largest_beside_the_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
+    gram = gram_of(torch.randn(30, 12)).double()
+    monkeypatch.setattr(swaps_module, "_STRIP", 5)
+    scale = gram.diagonal().sqrt()
+    for i in range(12):
+        expected = max(abs(float(gram[i, j] / scale[j])) for j in range(12) if j != i)
+        assert float(swaps_module._RowSearch(gram).reach[i]) == pytest.approx(expected)
+
+
 def test_bounds_are_below_every_swap_and_near_the_best() -> None:
     """A bound that is too high loses swaps, and one that is far too low saves nothing."""
     inputs, dense, pruned, keep = case(0, None, True, rows=8, columns=40)
@@ -236,6 +245,8 @@ def test_how_rows_are_split_changes_nothing(
         split = refine(dense, pruned, keep, gram, group, 5)
         assert same(split, whole)
         assert split.error_after == whole.error_after
+    monkeypatch.setattr(swaps_module, "_STRIP", 5)
+    assert same(refine(dense, pruned, keep, gram, group, 5), whole)
     order = torch.randperm(13)
     shuffled = refine(dense[order], pruned[order], keep[order], gram, group, 5)
     assert torch.equal(shuffled.keep, whole.keep[order])

@@ -176,6 +176,14 @@ def sets_of_units(draw: st.DrawFn) -> tuple[list[list[float]], list[int]]:
 def test_choosing_in_a_model(drawn: tuple[list[list[float]], list[int]], percent: int) -> None:
     sets, weights = drawn
     pattern = Pattern.parse(f"s{percent:02d}")
+    everything = sum(len(part) * each for part, each in zip(sets, weights, strict=True))
+    _, first, _ = min(
+        (score, number, unit) for number, part in enumerate(sets) for unit, score in enumerate(part)
+    )
+    if weights[first] * 100 > percent * everything:
+        with pytest.raises(UserError, match="less than one unit"):
+            choose_in_model([torch.tensor(scores) for scores in sets], weights, pattern)
+        return
     keep = choose_in_model([torch.tensor(scores) for scores in sets], weights, pattern)
     assert [len(part) for part in keep] == [len(scores) for scores in sets]
     # Of equal scores the first: in the order of the sets, and in a set by index.
@@ -184,7 +192,6 @@ def test_choosing_in_a_model(drawn: tuple[list[list[float]], list[int]], percent
     )
     gone = {(number, int(unit)) for number, part in enumerate(keep) for unit in (~part).nonzero()}
     assert gone == {(number, unit) for _, number, unit in order[: len(gone)]}
-    everything = sum(len(part) * each for part, each in zip(sets, weights, strict=True))
     removed = sum(weights[number] for number, _ in gone)
     assert removed * 100 <= percent * everything
     _, number, _ = order[len(gone)]
@@ -198,7 +205,7 @@ def test_choosing_in_a_model(drawn: tuple[list[list[float]], list[int]], percent
 def test_choosing_in_a_block(scores: list[float], percent: int) -> None:
     pattern = Pattern.parse(f"s{percent:02d}")
     if percent * len(scores) < 100:
-        with pytest.raises(UserError, match=f"of the {len(scores)} units"):
+        with pytest.raises(UserError, match=f"of {len(scores)} units is none"):
             choose_in_block(torch.tensor(scores), pattern)
         return
     keep = choose_in_block(torch.tensor(scores), pattern)

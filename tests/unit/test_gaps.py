@@ -109,12 +109,40 @@ def test_gap_left_has_a_spread_over_seeds() -> None:
         "b-u50/recon/seed1": [1.0, 1.0],
     }
     row = row_of(gap_rows(records_of({**TWO, **second})), adaptation="recon")
-    # Gaps without the adaptation: 2 and 4; with it 1 and 1.
+    # Gaps without the adaptation: 2 and 4; with it 1 and 1. A third is left; seeds move that by
+    # (1 - 2 / 3) / 3 and (1 - 4 / 3) / 3.
     assert row["gap_left"] == pytest.approx(1 / 3)
     deviation = row["gap_left_standard_deviation_over_seeds"]
-    assert deviation == pytest.approx(stdev([1 / 2, 1 / 4]))
+    assert deviation == pytest.approx(stdev([1 / 9, -1 / 9]))
+    assert row["gap_left_seeds"] == 2
+    error = row["gap_left_standard_error"]
+    assert row["gap_left_error"] == pytest.approx(math.hypot(error, deviation / math.sqrt(2)))
+    # Seeds that are not in both count neither in the spread nor in its error.
+    alone = {
+        name.replace("seed1", "seed2"): loss for name, loss in second.items() if "recon" in name
+    }
+    more = row_of(gap_rows(records_of({**TWO, **second, **alone})), adaptation="recon")
+    assert more["seeds"] == 3
+    assert [more[name] for name in ("gap_left_seeds", "gap_left_error")] == [
+        row[name] for name in ("gap_left_seeds", "gap_left_error")
+    ]
     of_one = row_of(gap_rows(records_of(TWO)), adaptation="recon")
     assert of_one["gap_left_standard_deviation_over_seeds"] is None
+
+
+def test_a_seed_whose_gap_is_the_other_way_round_has_its_part_in_the_spread() -> None:
+    reversed_gap = {
+        "a-u50/none/seed1": [3.0, 3.0],
+        "b-u50/none/seed1": [2.5, 2.5],
+        "a-u50/recon/seed1": [2.0, 2.0],
+        "b-u50/recon/seed1": [1.0, 1.0],
+    }
+    row = row_of(gap_rows(records_of({**TWO, **reversed_gap})), adaptation="recon")
+    # Gaps without: 2 and -0.5, 0.75 in the mean; with: 1 and 1.
+    assert row["gap_left"] == pytest.approx(4 / 3)
+    moves = [(1 - 4 / 3 * gap) / 0.75 for gap in (2, -0.5)]
+    assert row["gap_left_standard_deviation_over_seeds"] == pytest.approx(stdev(moves))
+    assert math.isfinite(row["gap_left_error"])
 
 
 def test_pairs_by_hand() -> None:
@@ -419,7 +447,7 @@ def test_summary_says_whether_the_gap_is_smaller(
     left: float | None, error: float | None, words: str
 ) -> None:
     rows = gap_rows(make_records(make_study(), PERPLEXITIES))
-    rows[1] |= {"gap_left": left, "gap_left_standard_error": error}
+    rows[1] |= {"gap_left": left, "gap_left_standard_error": error, "gap_left_error": error}
     said = said_of(rows)
     assert f"- tiny, u50: with recon_block the gap between criteria {words}" in said
     assert said.count("with recon_block") == 1
@@ -427,15 +455,19 @@ def test_summary_says_whether_the_gap_is_smaller(
 
 def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
     rows = gap_rows(make_records(make_study(), PERPLEXITIES))
-    rows[1] |= {"gap_left": 0.9, "gap_left_standard_error": 0.03, "seeds": 4}
+    rows[1] |= {"gap_left": 0.9, "gap_left_standard_error": 0.03, "gap_left_error": 0.03}
     assert "is smaller: 0.900 ± 0.030" in said_of(rows)
-    rows[1] |= {"gap_left_standard_deviation_over_seeds": 0.08}
+    rows[1] |= {"seeds": 4, "gap_left_seeds": 4, "gap_left_standard_deviation_over_seeds": 0.08}
+    rows[1] |= {"gap_left_error": 0.05}
     said = said_of(rows)
-    # The root of 0.03^2 + (0.08 / 2)^2.
     assert "is not clearly smaller or larger: 0.900 ± 0.050" in said
-    assert "over windows and seeds together" in said
+    assert "over windows and, where there are several, seeds together" in said
     fields = [field.strip() for field in said.splitlines()[3].strip("| ").split("|")]
     assert fields[-3:] == ["90.0 ± 3.0 %", "4", "8.0 %"]
+    rows[1] |= {"gap_left_standard_deviation_over_seeds": math.nan, "gap_left_error": math.nan}
+    said = said_of(rows)
+    assert "cannot be compared" in said
+    assert said.splitlines()[3].strip("| ").endswith("not finite")
 
 
 def test_summary_names_what_is_not_finite() -> None:

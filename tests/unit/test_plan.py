@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from freelunch.blocks import block_linears
 from freelunch.checkpoint import meta_model
 from freelunch.cost import CHECK_SEQUENCES, DTYPE_BYTES, Shapes, reconstruction_flops
+from freelunch.families import family_of
 from freelunch.plan import Plan
 from freelunch.study import SCHEMA, Study, with_defaults
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
@@ -36,6 +37,21 @@ def assert_shapes_fit(shapes: Shapes, config: PreTrainedConfig) -> None:
     )
     linears = block_linears(blocks[0]).values()
     assert shapes.block_weights == sum(linear.weight.numel() for linear in linears)
+    family = family_of(config.model_type)
+    for weights, width, names in zip(
+        shapes.weights,
+        shapes.inputs,
+        (
+            {family.query, family.key, family.value},
+            {family.attention_output},
+            set(family.mlp_inputs),
+            {family.mlp_output},
+        ),
+        strict=True,
+    ):
+        fed = [blocks[0].get_submodule(name) for name in names]
+        assert weights == sum(linear.weight.numel() for linear in fed)
+        assert {linear.in_features for linear in fed} == {width}
     embeddings = {
         id(module.weight): module.weight.numel()
         for module in (model.get_input_embeddings(), model.get_output_embeddings())

@@ -168,10 +168,23 @@ def test_the_plan_refuses_a_share_that_is_less_than_one_unit(
     with pytest.raises(UserError, match="1 problem in the grids") as error:
         plan({"score": "wanda_sp"}, "s20", tmp_path, monkeypatch)
     message = str(error.value)
-    assert "tiny/other-s20: s20 of the 2 units" in message
-    assert "at least s50, attention_unit: head, or scope: model" in message
-    with pytest.raises(UserError, match="s20 of the 4 units"):
+    said = "tiny/other-s20: s20 of 2 key heads of a block is none; expected at least s50, or "
+    # Of four heads one would be a quarter.
+    assert said + "scope: model" in message
+    with pytest.raises(UserError) as error:
+        plan({"score": "wanda_sp"}, "s30", tmp_path, monkeypatch)
+    assert "expected at least s50, or attention_unit: head, or scope: model" in str(error.value)
+    with pytest.raises(UserError) as error:
         plan(entry, "s20", tmp_path, monkeypatch)
+    said = "s20 of 4 heads of a block is none; expected at least s25, or scope: model"
+    assert str(error.value).endswith(said)
+    with pytest.raises(UserError) as error:
+        plan({**entry, "statistics": "sparse"}, "s20", tmp_path, monkeypatch)
+    assert str(error.value).endswith("s20 of 4 heads of a block is none; expected at least s25")
+    with pytest.raises(UserError) as error:
+        plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch, num_key_value_heads=1)
+    said = "s50 of 1 key heads of a block is none; expected attention_unit: head, or scope: model"
+    assert str(error.value).endswith(said)
     plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch)
     plan(entry, "s25", tmp_path, monkeypatch)
     plan({"score": "wanda_sp", "scope": "model"}, "s20", tmp_path, monkeypatch)
@@ -183,7 +196,10 @@ def test_the_plan_refuses_a_share_that_is_less_than_one_weight_of_a_row(
     with pytest.raises(UserError, match="2 problems in the grids") as error:
         plan({"score": "wanda"}, "u03", tmp_path, monkeypatch)
     message = str(error.value)
-    assert "tiny/other-u03: u03 of a row of 16 weights is none; expected at least u07" in message
+    said = "u03 of 16 weights of a row is none; expected at least u07, or scope: matrix"
+    assert f"tiny/other-u03: {said}" in message
+    with pytest.raises(UserError, match="1 problem in the grids"):
+        plan({"score": "wanda"}, "1of32", tmp_path, monkeypatch, intermediate_size=32)
     plan({"score": "wanda"}, "u07", tmp_path, monkeypatch)
     plan({"score": "wanda", "scope": "matrix"}, "u03", tmp_path, monkeypatch)
 

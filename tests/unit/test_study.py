@@ -164,6 +164,22 @@ def test_no_default_of_the_schema_is_forgotten() -> None:
     assert expected <= set(keys(filled))
 
 
+def test_the_order_of_keys_is_not_kept() -> None:
+    """Snakemake compares what is printed."""
+
+    def reverse(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: reverse(inner) for key, inner in reversed(value.items())}
+
+    given = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert "architecture" in given["models"]["smollm2-135m"]
+    one, two = (Study.check(it, "config.yaml").config for it in (given, reverse(given)))
+    for registry in ("models", "texts", "criteria", "adaptations"):
+        for name, entry in one[registry].items():
+            assert repr(entry) == repr(two[registry][name])
+
+
 def test_filling_in_is_done_once() -> None:
     once = Study.check(config(), "config.yaml").config
     assert Study.check(once, "config.yaml").config == once

@@ -89,7 +89,7 @@ def test_records_say_what_the_criterion_noted(wide):
 def test_records_say_what_pruning_cost(wide):
     found = record(wide, "tiny/sparsegpt_sparse-4of8/recon_block/seed0")
     sparse, sample = found["cost"]["prune_model"], found["spec"]["calibration"]
-    # Twice through every block, and the elimination.
+    # Once for the statistics, and once pruned.
     assert sparse["tokens"] == 2 * sample["samples"] * sample["length"]
     swapped, plain = (
         record(wide, f"tiny/{cell}/none/seed0")["cost"]["prune_model"]

@@ -44,6 +44,6 @@ if __name__ == "__main__":
             *sample,
             criterion,
             criteria.needs_gram(criterion),
-            criteria.changes_weights(criterion),
+            criteria.changes_parameters(criterion),
         )
         job.shared["capture_dense"] = read_run(dense.folder)

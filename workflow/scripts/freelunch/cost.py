@@ -203,14 +203,16 @@ def prune_model(
     sparse = criterion["statistics"] == "sparse"
     passing = shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
     passing += 2 * shapes.hidden_bytes(samples * length)
-    factors = 4 * shapes.gram_bytes if gram and changes else 0
+    # Of the factorisation the factors stay; a refinement comes after it.
+    factors = shapes.gram_bytes if gram and changes else 0
+    swapping = factors + (_swaps_bytes(shapes) if criterion.get("swaps") else 0)
     return Cost(
         prune_flops(shapes, samples, length, criterion, gram, changes),
         PROCESS_BYTES
         + shapes.outer_bytes
         + 8 * shapes.block_bytes
         + (shapes.gram_bytes if gram else 0)
-        + max(factors, _swaps_bytes(shapes) if criterion.get("swaps") else 0)
+        + max(4 * factors, swapping)
         + (passing if sparse else 0),
         shapes.blocks * (shapes.block_weights // 8 + (shapes.block_bytes if changes else 0)),
     )
@@ -241,9 +243,9 @@ def prune_flops(
         each = sum((4 * width + 120 * swaps) * weights for width, weights in products)
         flops += shapes.blocks * each
     if criterion["statistics"] == "sparse":
-        # Once through each block for its statistics, and once more when it is pruned.
+        # Once through each block for its statistics, and once more, pruned, for the next one.
         flops += capture_flops(shapes, samples, length, gram)
-        flops += shapes.forward_flops(samples * length, length)
+        flops += shapes.forward_flops(samples * length, length, shapes.blocks - 1)
     return flops
 
 
@@ -251,9 +253,10 @@ def _swaps_bytes(shapes: Shapes) -> int:
     """Return what refining the largest matrix takes, in float64: its Gram matrix and seven arrays
     of its own size.
     """
+    outputs = (shapes.attention, shapes.hidden, shapes.intermediate, shapes.hidden)
     return max(
-        8 * width**2 + 7 * 8 * weights
-        for width, weights in zip(shapes.inputs, shapes.weights, strict=True)
+        8 * width**2 + 7 * 8 * width * rows
+        for width, rows in zip(shapes.inputs, outputs, strict=True)
     )
 
 

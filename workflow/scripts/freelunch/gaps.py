@@ -25,6 +25,8 @@ from freelunch.comparison import (
 )
 
 LEFT_COLUMNS = ("gap_left", "gap_left_standard_error", "gap_left_standard_deviation_over_seeds")
+# What is said of it in words needs these as well.
+_LEFT_IN_WORDS = ("gap_left_seeds", "gap_left_error")
 GAP_COLUMNS = (
     *("model", "pattern", "adaptation", "criteria", "seeds"),
     *("best", "worst", "perplexity_best", "perplexity_worst"),
@@ -60,6 +62,11 @@ class Gap:
     def windows(self) -> list[float]:
         """Return the gap on each window, the mean over seeds."""
         return _of_each_window(self.losses)
+
+    @property
+    def of_each_seed(self) -> list[float]:
+        """Return the gap of each seed, the mean over windows."""
+        return [fmean(windows) for windows in self.losses]
 
 
 def gap_rows(records: Records) -> list[Row]:
@@ -109,11 +116,11 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
 
 
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
-    """Return the gap with an adaptation over that without, its error and its spread.
+    """Return the gap with an adaptation over that without, its errors and its spread.
 
-    Both are measured on the same windows: to first order left = after / before moves with window w
-    as (after_w - left * before_w) / before. Its spread is that of the quotients of single seeds,
-    between the criteria that are best and worst over all of them.
+    Both are measured on the same windows and seeds: to first order left = after / before moves with
+    window or seed x as (after_x - left * before_x) / before. The error over windows and that over
+    seeds add up as independent ones do.
 
     Args:
         adapted: With the adaptation.
@@ -122,25 +129,30 @@ def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
 
     Returns:
         None where fewer than two criteria share a seed in both; NaN where a loss is not finite, or
-        where there was no gap.
+        where there was no gap. The spread is None for one seed.
     """
     after = criteria_gap(_also_in(pruned, adapted), records)
     before = criteria_gap(_also_in(adapted, pruned), records)
     if after is None or before is None:
-        return dict.fromkeys(LEFT_COLUMNS)
-    left, error, spread = math.nan, math.nan, None
+        return dict.fromkeys((*LEFT_COLUMNS, *_LEFT_IN_WORDS))
     whole = fmean(before.windows)
-    if whole > 0:
-        left = fmean(after.windows) / whole
-        pairs = zip(after.windows, before.windows, strict=True)
-        error = standard_error([(after_w - left * before_w) / whole for after_w, before_w in pairs])
-        seeds = zip(after.losses, before.losses, strict=True)
-        spread = spread_over_seeds([_quotient(fmean(one), fmean(other)) for one, other in seeds])
-    return dict(zip(LEFT_COLUMNS, (left, error, spread), strict=True))
+    left = fmean(after.windows) / whole if whole > 0 else math.nan
 
+    def moves(of_after: Sequence[float], of_before: Sequence[float]) -> list[float]:
+        pairs = zip(of_after, of_before, strict=True)
+        return [(one - left * other) / whole if whole > 0 else math.nan for one, other in pairs]
 
-def _quotient(after: float, before: float) -> float:
-    return after / before if before > 0 else math.nan
+    seeds = len(after.seeds)
+    error = standard_error(moves(after.windows, before.windows))
+    spread = spread_over_seeds(moves(after.of_each_seed, before.of_each_seed))
+    whole_error = math.hypot(error, (spread or 0.0) / math.sqrt(seeds))
+    return {
+        "gap_left": left,
+        "gap_left_standard_error": error,
+        "gap_left_standard_deviation_over_seeds": spread,
+        "gap_left_seeds": seeds,
+        "gap_left_error": whole_error,
+    }
 
 
 def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, Cell]]]:

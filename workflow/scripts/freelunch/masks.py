@@ -110,7 +110,7 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the boolean mask of a shape that `pack` made bits of; ValueError if it has another."""
+    """Return the boolean mask that `pack` made bits of; ValueError if they are not of its size."""
     if bits.numel() != -(-shape.numel() // 8):
         raise ValueError(f"{bits.numel()} bytes are no mask of shape {tuple(shape)}")
     flat = np.unpackbits(bits.numpy(), count=shape.numel())

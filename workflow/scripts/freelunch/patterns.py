@@ -67,27 +67,24 @@ class Pattern:
             return rows * self.zeros_in_group(columns)
         return self.zeros_in_group(rows * columns)
 
-    def removes_none_of(self, units: int) -> str | None:
-        """Return what to change if this share of so many units is less than one; None if it is not.
+    def nothing_of(self, size: int, what: str, *alternatives: str) -> str | None:
+        """Return what is wrong, and what to do, if this share of a set is less than one of it.
 
-        A study would compare a model whose attention is whole with models that lost some of theirs.
+        Nothing would go, and what is said to be pruned would not be.
+
+        Args:
+            size: Of the set.
+            what: What it holds, for the message.
+            alternatives: What would help as well.
+
+        Returns:
+            None if something goes.
         """
-        if self.zeros_in_group(units):
+        if self.zeros_in_group(size):
             return None
-        least = f"s{math.ceil(100 / units):02d}, " if units > 1 else ""
-        return (
-            f"{self.name} of the {units} units of attention or channels of a block is none; "
-            f"expected at least {least}attention_unit: head, or scope: model"
-        )
-
-    def removes_no_weight_of(self, columns: int) -> str | None:
-        """Return what to change if this share of a row is less than one weight."""
-        if self.zeros_in_group(columns):
-            return None
-        return (
-            f"{self.name} of a row of {columns} weights is none; expected at least "
-            f"u{math.ceil(100 / columns):02d}, or scope: matrix"
-        )
+        least = [f"at least {self.name[0]}{math.ceil(100 / size):02d}"] if size > 1 else []
+        expected = ", or ".join([*least, *alternatives]) or "more than one"
+        return f"{self.name} of {size} {what} is none; expected {expected}"
 
     def divides(self, columns: int) -> bool:
         """Tell whether a matrix of so many inputs can have this pattern."""

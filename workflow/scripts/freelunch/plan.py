@@ -18,7 +18,7 @@ from freelunch.errors import UserError
 from freelunch.families import biases_of, family_of
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
-from freelunch.study import Study, changes_weights, needs_gram
+from freelunch.study import Study, changes_parameters, needs_gram
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -84,7 +84,7 @@ class Plan:
         if rule == "prune_model":
             entry = self.study.criterion(criterion)
             return cost.prune_model(
-                shapes, *sample, entry, needs_gram(entry), changes_weights(entry)
+                shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
             )
         if rule == "reconstruct_window":
             settings = self.study.adaptation(adaptation)
@@ -140,12 +140,19 @@ class Plan:
         for width in dict.fromkeys(shapes.inputs):
             if not pattern.divides(width):
                 yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
-            if criterion["scope"] == "row" and (problem := pattern.removes_no_weight_of(width)):
-                yield problem
+            if criterion["scope"] == "row" and pattern.group is None:
+                yield from _some(pattern.nothing_of(width, "weights of a row", "scope: matrix"))
         if criterion["scope"] == "block":
-            groups = criterion["attention_unit"] == "group"
-            if problem := pattern.removes_none_of(shapes.key_heads if groups else shapes.heads):
-                yield problem
+            other = ["scope: model"] if criterion["statistics"] == "dense" else []
+            yield from _some(pattern.nothing_of(shapes.intermediate, "channels of a block", *other))
+            if criterion["attention_unit"] == "head":
+                yield from _some(pattern.nothing_of(shapes.heads, "heads of a block", *other))
+            else:
+                if pattern.zeros_in_group(shapes.heads):
+                    other = ["attention_unit: head", *other]
+                yield from _some(
+                    pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
+                )
         if not shapes.model_type:
             # Not announced: pruning will see.
             return
@@ -206,6 +213,10 @@ class Plan:
             "  now, downloads not counted. Memory is for one job; disk is what is left at the end.",
         ]
         return lines
+
+
+def _some(problem: str | None) -> list[str]:
+    return [] if problem is None else [problem]
 
 
 @cache

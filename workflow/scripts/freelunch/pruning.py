@@ -179,6 +179,14 @@ def prune_matrix(
                 todo=f"correct workflow/scripts/freelunch/criteria/{settings['score']}.py",
             )
         keep = keep_mask(scores, pattern, settings["scope"], where)
+    if keep.all():
+        raise UserError(
+            f"{pattern.name} takes no weight of this matrix",
+            where=where,
+            found=f"{weight.shape[0]} x {weight.shape[1]} weights, scope: {settings['scope']}",
+            expected="a share of at least one weight",
+            todo="take a larger share, or scope: matrix",
+        )
     if settings["swaps"]:
         dense, gram = weight.float(), need_gram(statistics, where)
         pruned = dense * keep if changed is None else changed
@@ -221,8 +229,12 @@ def _unit_pruner(
         if chosen:
             attention, channels = chosen[2 * index : 2 * index + 2]
         else:
+            where = model.sharding.name(index, "").removesuffix(".")
             attention, channels = (
-                choose_in_block(part, pattern) for part in scores(block, index, statistics)
+                choose_in_block(part, pattern, f"{where}, {name}")
+                for part, name in zip(
+                    scores(block, index, statistics), ("attention", "MLP"), strict=True
+                )
             )
         pruned = Pruned(layout.keep_masks(block, attention, channels))
         if compensate:

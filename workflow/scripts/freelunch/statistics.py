@@ -64,6 +64,7 @@ class _Accumulator:
             add_gram_(self.gram, rows)
 
     def result(self, name: str) -> InputStatistics:
+        """Return what was summed so far; the Gram matrix is this one's own, mirrored."""
         if self.origin is None:
             raise UserError(
                 "calibration never reached this layer",

@@ -80,7 +80,8 @@ class Study:
                 problems.add(problem)
         except (AttributeError, KeyError, TypeError, ValueError):
             # The structure is wrong, as the schema says; what was seen before that counts all the
-            # same, so that one run names every problem it can.
+            # same, so that one run names every problem it can. Text in place of a mapping is a
+            # ValueError.
             if not problems:
                 raise
         if problems:
@@ -92,7 +93,8 @@ class Study:
             # Snakemake compares settings as they are printed: keys written in another order would
             # make everything run again.
             filled[registry] = {
-                name: dict(sorted(entry.items())) for name, entry in filled[registry].items()
+                name: json.loads(json.dumps(entry, sort_keys=True))
+                for name, entry in filled[registry].items()
             }
         return cls(filled, source)
 
@@ -195,7 +197,7 @@ def needs_gram(criterion: Mapping[str, Any]) -> bool:
     return criterion.get("swaps", 0) > 0 or _says(criterion, "x-gram")
 
 
-def changes_weights(criterion: Mapping[str, Any]) -> bool:
+def changes_parameters(criterion: Mapping[str, Any]) -> bool:
     """Tell whether an entry of `criteria` changes parameters besides making weights 0."""
     return bool(criterion.get("bias_compensation", False)) or _says(criterion, "x-changes")
 

@@ -35,8 +35,7 @@ def summary_text(
     lines = [_line(mean, several) for mean in means]
     parts = [_markdown_table(lines), _bullets(_notes(study, means, several))]
     if gaps:
-        of_seeds = any(gap["seeds"] > 1 for gap in gaps)
-        table = _markdown_table([_gap_line(gap, of_seeds) for gap in gaps])
+        table = _markdown_table([_gap_line(gap, _of_seeds(gaps)) for gap in gaps])
         parts += ["**Gap between criteria**", table]
         said = [*_gap_sentences(gaps), *_unequal_sparsities(means), *_gap_notes(gaps)]
         parts.append(_bullets(said))
@@ -136,11 +135,12 @@ def _gap_line(gap: Mapping[str, Any], several: bool) -> dict[str, str]:
     )
     line["gap left"] = _percent(gap["gap_left"], gap["gap_left_standard_error"])
     if several:
-        spread = gap["gap_left_standard_deviation_over_seeds"]
         line["seeds"] = str(gap["seeds"])
-        line["spread over seeds"] = (
-            NOTHING if spread is None else f"{_rounded(100 * spread, 100 * spread)} %"
-        )
+        spread = gap["gap_left_standard_deviation_over_seeds"]
+        line["gap left, spread over seeds"] = NOTHING
+        if spread is not None:
+            text = _rounded(100 * spread, 100 * spread)
+            line["gap left, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
     return line
 
 
@@ -170,31 +170,38 @@ def _unequal_sparsities(means: Sequence[Mapping[str, Any]]) -> list[str]:
             of_pattern.append(mean["sparsity"])
     return [
         f"{model}, {pattern}: the criteria left unequal sparsities, from {100 * min(found):.1f} to "
-        f"{100 * max(found):.1f} %, which is part of their gap."
+        f"{100 * max(found):.1f} %: a gap between them is in part one of sparsity."
         for (model, pattern), found in sparsities.items()
         if max(found) - min(found) > UNEQUAL
     ]
 
 
 def _verdict(gap: Mapping[str, Any]) -> str:
-    left, error = gap["gap_left"], gap["gap_left_standard_error"]
+    left, error = gap["gap_left"], gap["gap_left_error"]
     if left is None or error is None:
         return "has nothing to be compared with: the study does not have these criteria without it"
-    if not math.isfinite(left):
+    if not math.isfinite(left) or not math.isfinite(error):
         return "cannot be compared: a loss is not finite, or there was no gap without it"
-    spread = gap["gap_left_standard_deviation_over_seeds"] or 0.0
-    error = math.hypot(error, spread / math.sqrt(gap["seeds"]))
     share = f"{_with_error(left, error)} of what it was without"
     if abs(left - 1) <= CLEAR * error:
         return f"is not clearly smaller or larger: {share}"
     return f"is smaller: {share}" if left < 1 else f"is not smaller but larger: {share}"
 
 
+def _of_seeds(gaps: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether anything here is of several seeds."""
+    return any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
+
+
 def _gap_notes(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the table of gaps has to know."""
-    several = any(gap["seeds"] > 1 for gap in gaps)
+    several = _of_seeds(gaps)
     seeds = ", over the seeds that all criteria share" if several else ""
-    own = "over windows and seeds together" if several else "over windows and not over seeds"
+    own = (
+        "over windows and, where there are several, seeds together; of few seeds it is itself rough"
+        if several
+        else "over windows and not over seeds"
+    )
     return [
         "Worst / best: of the perplexities; the gap is its logarithm, the difference of the mean "
         f"losses{seeds}.",

@@ -139,14 +139,14 @@ class Layout:
         return attention.reshape(self.heads // self.unit_heads, -1).mean(dim=1), mlp
 
 
-def choose_in_block(scores: Tensor, pattern: Pattern) -> Tensor:
+def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> Tensor:
     """Return which units stay, (units,), bool: the lowest share of a block's go.
 
     Raises:
         UserError: The share is less than one unit, so that none would go.
     """
-    if problem := pattern.removes_none_of(len(scores)):
-        raise UserError(problem)
+    if problem := pattern.nothing_of(len(scores), "units"):
+        raise UserError(problem, where=where)
     return ~lowest(scores[None, :], pattern.zeros_in_group(len(scores)))[0]
 
 
@@ -163,6 +163,9 @@ def choose_in_model(
 
     Returns:
         For each set (units,), bool.
+
+    Raises:
+        UserError: No unit goes.
     """
     sizes = [len(part) for part in scores]
     order = torch.cat([part.cpu() for part in scores]).argsort(stable=True)
@@ -170,6 +173,11 @@ def choose_in_model(
     allowed = pattern.zeros_in_group(int(each.sum()))
     keep = torch.ones(len(each), dtype=torch.bool)
     keep[order[each[order].cumsum(0) <= allowed]] = False
+    if keep.all():
+        raise UserError(
+            f"{pattern.name} of the weights of all units is less than one unit",
+            expected="a larger share, or scope: block",
+        )
     return [part.to(here.device) for part, here in zip(keep.split(sizes), scores, strict=True)]  # type: ignore[no-untyped-call]
 
 

@@ -38,11 +38,20 @@ def load(score: str) -> ModuleType:
     name = f"freelunch.criteria.{score}"
     where = f"workflow/scripts/freelunch/criteria/{score}.py"
     if find_spec(name) is None:
-        raise UserError("a criterion of the schema has no module", where=where)
-    module = importlib.import_module(name)
-    if sum(hasattr(module, function) for function in FUNCTIONS) != 1:
         raise UserError(
-            "this is no criterion", where=where, expected=f"one of {', '.join(FUNCTIONS)}"
+            "a criterion of the schema has no module",
+            where=where,
+            todo="write it, or remove the criterion's definition from config.schema.json",
+        )
+    module = importlib.import_module(name)
+    found = [function for function in FUNCTIONS if hasattr(module, function)]
+    if len(found) != 1:
+        raise UserError(
+            "this module is no criterion",
+            where=where,
+            found=f"functions {', '.join(found)}" if found else "none of its functions",
+            expected=f"exactly one of the names {', '.join(FUNCTIONS)}",
+            todo="define one; import another criterion's module, not its function",
         )
     return module
 
@@ -53,7 +62,7 @@ def needs_gram(criterion: Mapping[str, Any]) -> bool:
     return swaps > 0 or getattr(load(criterion["score"]), "NEEDS_GRAM", False)
 
 
-def changes_weights(criterion: Mapping[str, Any]) -> bool:
+def changes_parameters(criterion: Mapping[str, Any]) -> bool:
     """Tell whether an entry of `criteria` changes parameters besides making weights 0."""
     bias: bool = criterion.get("bias_compensation", False)
     return bias or hasattr(load(criterion["score"]), "prune")

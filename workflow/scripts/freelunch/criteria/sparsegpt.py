@@ -105,8 +105,8 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
     check_finite(gram, "the Gram matrix of this layer's input is not finite", where)
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    share, tried = damping, damping
-    while share <= _LARGEST_DAMPING:
+    share = damping
+    while True:
         damped = gram.clone()
         damped.diagonal().add_(share * diagonal.mean())
         damped.diagonal()[dead] = 1.0
@@ -117,13 +117,16 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
             upper = _inverse(lower).flip(0, 1).contiguous()
             if torch.isfinite(upper).all():
                 return Factor(upper, dead, share)
-        tried, share = share, 10 * share
+        if share >= _LARGEST_DAMPING:
+            break
+        share = min(10 * share, _LARGEST_DAMPING)
     raise UserError(
         "the Gram matrix of this layer's input cannot be factorised",
         where=where,
-        found=f"not positive definite with {tried:g} of its mean diagonal added to it",
+        found=f"not positive definite with {share:g} of its mean diagonal added to it",
         expected="a matrix that damping makes positive definite",
-        todo="look at the activations of this layer; no other criterion steps in silently",
+        todo="calibrate on more tokens or in another dtype, or use another criterion (none steps "
+        "in silently)",
     )
 
 
@@ -235,7 +238,7 @@ def _lowest_of_block(costs: Tensor, block: slice, pattern: Pattern, scope: str) 
     # The share of all columns up to here less what went before: the blocks' shares sum up exactly.
     if scope == "row":
         count = pattern.zeros_in_group(block.stop) - pattern.zeros_in_group(block.start)
-        return lowest(costs.T, count).T
+        return lowest_of_columns(costs, count)
     width, rows = costs.shape
     count = pattern.zeros_in_group(block.stop * rows) - pattern.zeros_in_group(block.start * rows)
     # Ties by the index in the matrix, row by row, as in every other mask.

@@ -192,10 +192,11 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
     finite = [(point.perplexity, point.bar) for point in points if point.perplexity is not None]
     if not finite:
         return
-    high = max(value + bar for value, bar in finite)
-    # A bar longer than its value says no more than that the value may be anything.
-    low = min(value - bar if bar < value else value for value, bar in finite)
-    if high > LOG_FROM * low:
+    low, high = min(value for value, _ in finite), max(value + bar for value, bar in finite)
+    logarithmic = high > LOG_FROM * low
+    # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
+    low = max(min(value - bar for value, bar in finite), low / 2)
+    if logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.35, high * 1.5)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
