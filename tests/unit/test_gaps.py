@@ -47,6 +47,11 @@ def measured(losses: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
+def whole_gaps(records: Mapping[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the gaps of all criteria, none left out."""
+    return [row for row in gap_rows(records) if row["left_out"] is None]
+
+
 def row_of(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:
     (row,) = [row for row in rows if wanted.items() <= row.items()]
     return row
@@ -75,7 +80,7 @@ TWO = {
 
 
 def test_gap_is_the_paired_difference_of_worst_and_best() -> None:
-    row = row_of(gap_rows(records_of(TWO)), adaptation="none")
+    row = row_of(whole_gaps(records_of(TWO)), adaptation="none")
     assert {key: row[key] for key in ("model", "pattern", "criteria", "seeds")} == {
         "model": "tiny",
         "pattern": "u50",
@@ -94,7 +99,7 @@ def test_gap_is_the_paired_difference_of_worst_and_best() -> None:
 
 
 def test_gap_left_by_hand() -> None:
-    row = row_of(gap_rows(records_of(TWO)), adaptation="recon")
+    row = row_of(whole_gaps(records_of(TWO)), adaptation="recon")
     assert (row["best"], row["worst"]) == ("b", "a")
     # 1 of 2 is left; windows move it by (1 - 1 / 2) / 2 and (1 - 3 / 2) / 2.
     assert row["gap_left"] == pytest.approx(0.5)
@@ -108,7 +113,7 @@ def test_gap_left_has_a_spread_over_seeds() -> None:
         "a-u50/recon/seed1": [2.0, 2.0],
         "b-u50/recon/seed1": [1.0, 1.0],
     }
-    row = row_of(gap_rows(records_of({**TWO, **second})), adaptation="recon")
+    row = row_of(whole_gaps(records_of({**TWO, **second})), adaptation="recon")
     # Gaps without the adaptation: 2 and 4; with it 1 and 1. A third is left; seeds move that by
     # (1 - 2 / 3) / 3 and (1 - 4 / 3) / 3.
     assert row["gap_left"] == pytest.approx(1 / 3)
@@ -121,12 +126,12 @@ def test_gap_left_has_a_spread_over_seeds() -> None:
     alone = {
         name.replace("seed1", "seed2"): loss for name, loss in second.items() if "recon" in name
     }
-    more = row_of(gap_rows(records_of({**TWO, **second, **alone})), adaptation="recon")
+    more = row_of(whole_gaps(records_of({**TWO, **second, **alone})), adaptation="recon")
     assert more["seeds"] == 3
     assert [more[name] for name in ("gap_left_seeds", "gap_left_error")] == [
         row[name] for name in ("gap_left_seeds", "gap_left_error")
     ]
-    of_one = row_of(gap_rows(records_of(TWO)), adaptation="recon")
+    of_one = row_of(whole_gaps(records_of(TWO)), adaptation="recon")
     assert of_one["gap_left_standard_deviation_over_seeds"] is None
 
 
@@ -137,7 +142,7 @@ def test_a_seed_whose_gap_is_the_other_way_round_has_its_part_in_the_spread() ->
         "a-u50/recon/seed1": [2.0, 2.0],
         "b-u50/recon/seed1": [1.0, 1.0],
     }
-    row = row_of(gap_rows(records_of({**TWO, **reversed_gap})), adaptation="recon")
+    row = row_of(whole_gaps(records_of({**TWO, **reversed_gap})), adaptation="recon")
     # Gaps without: 2 and -0.5, 0.75 in the mean; with: 1 and 1.
     assert row["gap_left"] == pytest.approx(4 / 3)
     moves = [(1 - 4 / 3 * gap) / 0.75 for gap in (2, -0.5)]
@@ -170,7 +175,7 @@ def test_seeds_share_windows_and_have_a_spread() -> None:
             "b-u50/none/seed1": [4.0, 6.0],
         }
     )
-    gap, pair = gap_rows(records)[0], pair_rows(records)[0]
+    gap, pair = whole_gaps(records)[0], pair_rows(records)[0]
     assert gap["seeds"] == pair["seeds"] == 2
     # Means over seeds of the windows: 3 and 5 above 1; of the seeds: 2 and 4.
     assert gap["loss_gap"] == pytest.approx(3.0)
@@ -186,13 +191,13 @@ def test_seeds_share_windows_and_have_a_spread() -> None:
 
 def test_one_criterion_has_no_gap() -> None:
     records = records_of({"a-u50/none/seed0": [1.0, 2.0], "b-u60/none/seed0": [1.0, 2.0]})
-    assert gap_rows(records) == []
+    assert whole_gaps(records) == []
     assert pair_rows(records) == []
 
 
 def test_criteria_without_a_common_seed_have_no_gap() -> None:
     records = records_of({"a-u50/none/seed0": [1.0, 2.0], "b-u50/none/seed1": [1.0, 2.0]})
-    assert gap_rows(records) == []
+    assert whole_gaps(records) == []
     assert pair_rows(records) == []
 
 
@@ -201,7 +206,7 @@ def test_only_seeds_that_all_criteria_have_count() -> None:
     # Without its second seed `a` would no longer be as good as `b`.
     losses |= {"a-u50/none/seed1": [0.0, 0.0], "c-u50/none/seed0": [0.5, 0.5]}
     records = records_of(losses)
-    (gap,) = gap_rows(records)
+    (gap,) = whole_gaps(records)
     assert (gap["criteria"], gap["seeds"]) == (3, 1)
     assert gap["best"] == "c"
     assert gap["perplexity_worst"] == pytest.approx(math.exp(1.5))
@@ -209,9 +214,32 @@ def test_only_seeds_that_all_criteria_have_count() -> None:
     assert seeds == {("a", "b"): 2, ("a", "c"): 1, ("b", "c"): 1}
 
 
+def test_a_second_row_leaves_out_the_worst_without_the_adaptation() -> None:
+    # With it `c` is the best.
+    third = {"c-u50/none/seed0": [9.0, 9.0], "c-u50/recon/seed0": [0.5, 0.5]}
+    records = records_of({**TWO, **third})
+    rows = gap_rows(records)
+    assert [(row["adaptation"], row["criteria"], row["left_out"]) for row in rows] == [
+        ("none", 3, None),
+        ("none", 2, "c"),
+        ("recon", 3, None),
+        ("recon", 2, "c"),
+    ]
+    # What is left is what there would be without `c`.
+    for rest, alone in zip(rows[1::2], gap_rows(records_of(TWO)), strict=True):
+        assert {**rest, "left_out": None} == alone
+    study = make_study()
+    means = means_over_seeds(make_records(study, PERPLEXITIES))
+    text = summary_text(study, means, rows)
+    assert "2, without c" in text
+    assert "with recon the gap between criteria other than c is " in text
+    assert "worst without the adaptation" in text
+    assert "left out" not in summary_text(study, means, rows[::2])
+
+
 def test_gap_left_is_of_criteria_that_are_there_without_and_with() -> None:
     records = records_of({**TWO, "c-u50/recon/seed0": [9.0, 9.0]})
-    row = row_of(gap_rows(records), adaptation="recon")
+    row = row_of(whole_gaps(records), adaptation="recon")
     assert (row["criteria"], row["worst"]) == (3, "c")
     assert row["loss_gap"] == pytest.approx(8.0)
     assert row["gap_left"] == pytest.approx(0.5)
@@ -219,7 +247,7 @@ def test_gap_left_is_of_criteria_that_are_there_without_and_with() -> None:
 
 def test_gap_left_is_of_seeds_that_are_there_without_and_with() -> None:
     more = {f"{name}-u50/recon/seed1": [loss] * 2 for name, loss in (("a", 1.0), ("b", 9.0))}
-    row = row_of(gap_rows(records_of({**TWO, **more})), adaptation="recon")
+    row = row_of(whole_gaps(records_of({**TWO, **more})), adaptation="recon")
     assert row["seeds"] == 2
     assert row["gap_left"] == pytest.approx(0.5)
 
@@ -227,7 +255,7 @@ def test_gap_left_is_of_seeds_that_are_there_without_and_with() -> None:
 def test_without_the_same_criteria_unadapted_there_is_no_gap_left() -> None:
     for kept in ([], ["a-u50/none/seed0"]):
         losses = {name: TWO[name] for name in (*kept, "a-u50/recon/seed0", "b-u50/recon/seed0")}
-        (row,) = gap_rows(records_of(losses))
+        (row,) = whole_gaps(records_of(losses))
         assert row["loss_gap"] == pytest.approx(1.0)
         assert row["gap_left"] is None
         assert row["gap_left_standard_error"] is None
@@ -236,7 +264,7 @@ def test_without_the_same_criteria_unadapted_there_is_no_gap_left() -> None:
 def test_models_and_patterns_are_kept_apart() -> None:
     structured = {name.replace("a-u50", "flap-s20"): TWO[name] for name in TWO if name[0] == "a"}
     structured |= {"b-s20/none/seed0": [5.0, 7.0], "b-s20/recon/seed0": [1.0, 1.0]}
-    rows = gap_rows(records_of({**TWO, **structured}, models=("tiny", "tiny-2")))
+    rows = whole_gaps(records_of({**TWO, **structured}, models=("tiny", "tiny-2")))
     assert [(row["model"], row["pattern"], row["adaptation"]) for row in rows] == [
         (model, pattern, adaptation)
         for model in ("tiny", "tiny-2")
@@ -255,7 +283,7 @@ def test_patterns_stay_together_whatever_the_order_of_the_grids() -> None:
         for pattern in ("u50", "u60")
     }
     ordered = sorted(both, key=lambda name: "recon" in name)
-    rows = gap_rows(records_of({name: both[name] for name in ordered}))
+    rows = whole_gaps(records_of({name: both[name] for name in ordered}))
     assert [row["pattern"] for row in rows] == ["u50", "u50", "u60", "u60"]
 
 
@@ -274,7 +302,7 @@ def test_other_tokens_are_refused() -> None:
 def test_gap_is_the_largest_difference_of_a_pair(seed: int) -> None:
     records = records_of(random_losses(seed))
     pairs = pair_rows(records)
-    for gap in gap_rows(records):
+    for gap in whole_gaps(records):
         assert gap["loss_gap"] >= 0
         differences = [
             abs(pair["loss_difference"])
@@ -287,10 +315,10 @@ def test_gap_is_the_largest_difference_of_a_pair(seed: int) -> None:
 
 def test_order_of_the_cells_changes_nothing() -> None:
     losses = random_losses(0)
-    expected = gap_rows(records_of(losses))
+    expected = whole_gaps(records_of(losses))
     for order in permutations(("a", "b", "c")):
         names = sorted(losses, key=lambda name: order.index(name[0]))
-        assert gap_rows(records_of({name: losses[name] for name in names})) == expected
+        assert whole_gaps(records_of({name: losses[name] for name in names})) == expected
 
 
 def test_hardness_of_a_window_that_all_share_changes_nothing() -> None:
@@ -299,7 +327,9 @@ def test_hardness_of_a_window_that_all_share_changes_nothing() -> None:
         name: [loss + window for window, loss in enumerate(of_cell)]
         for name, of_cell in losses.items()
     }
-    for one, other in zip(gap_rows(records_of(losses)), gap_rows(records_of(harder)), strict=True):
+    for one, other in zip(
+        whole_gaps(records_of(losses)), whole_gaps(records_of(harder)), strict=True
+    ):
         for column in ("loss_gap", "loss_gap_standard_error", "gap_left_standard_error"):
             assert one[column] == (other[column] and pytest.approx(other[column])), column
 
@@ -315,7 +345,7 @@ def test_a_share_that_is_the_same_on_every_window_has_no_error() -> None:
             "b-u50/recon/seed0": [loss + 0.3 * gap for loss, gap in zip(a, gaps, strict=True)],
         }
     )
-    row = row_of(gap_rows(records), adaptation="recon")
+    row = row_of(whole_gaps(records), adaptation="recon")
     assert row["gap_left"] == pytest.approx(0.3)
     assert row["gap_left_standard_error"] == pytest.approx(0, abs=1e-12)
     assert row["loss_gap_standard_error"] > 0.01
@@ -325,7 +355,7 @@ def test_error_of_the_gap_left_agrees_with_the_bootstrap() -> None:
     study = make_study(seeds=[0, 1])
     seeds = {name.replace("seed0", "seed1"): 1.1 * value for name, value in PERPLEXITIES.items()}
     records = make_records(study, {**seeds, **PERPLEXITIES})
-    row = row_of(gap_rows(records), adaptation="recon_block")
+    row = row_of(whole_gaps(records), adaptation="recon_block")
 
     def windows(criterion: str, adaptation: str) -> Any:
         return np.mean(
@@ -354,7 +384,7 @@ def test_error_of_the_gap_left_agrees_with_the_bootstrap() -> None:
 @pytest.mark.parametrize("adaptation", ["none", "recon"])
 def test_a_loss_that_is_not_finite_stays_visible(adaptation: str) -> None:
     records = records_of({**TWO, f"b-u50/{adaptation}/seed0": [None, 1.0]})
-    rows = gap_rows(records)
+    rows = whole_gaps(records)
     row = row_of(rows, adaptation=adaptation)
     assert (row["best"], row["worst"]) == ("a", "b")
     for column in ("perplexity_worst", "loss_gap", "loss_gap_standard_error"):
@@ -372,7 +402,7 @@ def test_a_loss_that_is_not_finite_stays_visible(adaptation: str) -> None:
 def test_one_seed_that_is_not_finite_is_no_seed_left_out() -> None:
     losses: dict[str, Sequence[float | None]] = {**random_losses(0, windows=2)}
     losses["b-u50/none/seed1"] = [1.0, None]
-    row = row_of(gap_rows(records_of(losses)), adaptation="none")
+    row = row_of(whole_gaps(records_of(losses)), adaptation="none")
     assert (row["worst"], row["seeds"]) == ("b", 2)
     for column in ("loss_gap", "loss_gap_standard_deviation_over_seeds", "perplexity_worst"):
         assert row[column] == NAN, column
@@ -380,7 +410,7 @@ def test_one_seed_that_is_not_finite_is_no_seed_left_out() -> None:
 
 def test_of_no_gap_nothing_can_be_left() -> None:
     losses = {**TWO, "b-u50/none/seed0": TWO["a-u50/none/seed0"]}
-    rows = gap_rows(records_of(losses))
+    rows = whole_gaps(records_of(losses))
     assert row_of(rows, adaptation="none")["loss_gap"] == 0
     assert row_of(rows, adaptation="recon")["gap_left"] == NAN
 
@@ -395,7 +425,7 @@ def said_of(gaps: list[dict[str, Any]]) -> str:
 
 
 def test_summary_has_a_line_for_each_gap() -> None:
-    lines = said_of(gap_rows(make_records(make_study(), PERPLEXITIES))).splitlines()
+    lines = said_of(whole_gaps(make_records(make_study(), PERPLEXITIES))).splitlines()
     header, _, none, adapted = (
         [field.strip() for field in line.strip("| ").split("|")] for line in lines[:4]
     )
@@ -403,7 +433,7 @@ def test_summary_has_a_line_for_each_gap() -> None:
         *("model", "pattern", "adaptation", "criteria"),
         *("best (perplexity)", "worst (perplexity)", "worst / best", "gap left"),
     ]
-    assert {none.pop(3), adapted.pop(3)} == {"2"}
+    assert {none.pop(3), adapted.pop(3)} == {"all 2"}
     assert none[:5] == ["tiny", "u50", "none", "wanda (46.0)", "magnitude (307)"]
     assert none[5].startswith("6.67")  # 307 / 46
     assert none[6] == "-"
@@ -416,7 +446,7 @@ def test_summary_has_a_line_for_each_gap() -> None:
 def test_summary_says_where_criteria_are_not_equally_sparse() -> None:
     study = make_study()
     records = make_records(study, PERPLEXITIES)
-    means, gaps = means_over_seeds(records), gap_rows(records)
+    means, gaps = means_over_seeds(records), whole_gaps(records)
     assert "unequal" not in summary_text(study, means, gaps)
     for mean in means:
         if mean["criterion"] == "wanda":
@@ -428,7 +458,7 @@ def test_summary_says_where_criteria_are_not_equally_sparse() -> None:
 def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
     study = make_study(criteria=["wanda"])
     records = make_records(study, PERPLEXITIES)
-    text = summary_text(study, means_over_seeds(records), gap_rows(records))
+    text = summary_text(study, means_over_seeds(records), whole_gaps(records))
     assert "Gap" not in text
 
 
@@ -446,7 +476,7 @@ def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
 def test_summary_says_whether_the_gap_is_smaller(
     left: float | None, error: float | None, words: str
 ) -> None:
-    rows = gap_rows(make_records(make_study(), PERPLEXITIES))
+    rows = whole_gaps(make_records(make_study(), PERPLEXITIES))
     rows[1] |= {"gap_left": left, "gap_left_standard_error": error, "gap_left_error": error}
     said = said_of(rows)
     assert f"- tiny, u50: with recon_block the gap between criteria {words}" in said
@@ -454,7 +484,7 @@ def test_summary_says_whether_the_gap_is_smaller(
 
 
 def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
-    rows = gap_rows(make_records(make_study(), PERPLEXITIES))
+    rows = whole_gaps(make_records(make_study(), PERPLEXITIES))
     rows[1] |= {"gap_left": 0.9, "gap_left_standard_error": 0.03, "gap_left_error": 0.03}
     assert "is smaller: 0.900 ± 0.030" in said_of(rows)
     rows[1] |= {"seeds": 4, "gap_left_seeds": 4, "gap_left_standard_deviation_over_seeds": 0.08}
@@ -472,7 +502,7 @@ def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
 
 def test_summary_names_what_is_not_finite() -> None:
     none = "tiny/magnitude-u50/none/seed0"
-    rows = gap_rows(make_records(make_study(), {**PERPLEXITIES, none: None}))
+    rows = whole_gaps(make_records(make_study(), {**PERPLEXITIES, none: None}))
     first, second = said_of(rows).splitlines()[2:4]
     assert "wanda (46.0)" in first
     assert "magnitude (not finite)" in first

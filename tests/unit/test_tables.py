@@ -37,7 +37,7 @@ CRITERIA_HEADER = (
     "perplexity,perplexity_standard_error,perplexity_standard_deviation_over_seeds"
 )
 GAPS_HEADER = (
-    "model,pattern,adaptation,criteria,seeds,best,worst,perplexity_best,perplexity_worst,"
+    "model,pattern,adaptation,criteria,left_out,seeds,best,worst,perplexity_best,perplexity_worst,"
     "loss_gap,loss_gap_standard_error,loss_gap_standard_deviation_over_seeds,"
     "gap_left,gap_left_standard_error,gap_left_standard_deviation_over_seeds"
 )

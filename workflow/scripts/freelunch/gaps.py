@@ -28,7 +28,7 @@ LEFT_COLUMNS = ("gap_left", "gap_left_standard_error", "gap_left_standard_deviat
 # What is said of it in words needs these as well.
 _LEFT_IN_WORDS = ("gap_left_seeds", "gap_left_error")
 GAP_COLUMNS = (
-    *("model", "pattern", "adaptation", "criteria", "seeds"),
+    *("model", "pattern", "adaptation", "criteria", "left_out", "seeds"),
     *("best", "worst", "perplexity_best", "perplexity_worst"),
     *("loss_gap", "loss_gap_standard_error", "loss_gap_standard_deviation_over_seeds"),
     *LEFT_COLUMNS,
@@ -72,18 +72,27 @@ class Gap:
 def gap_rows(records: Records) -> list[Row]:
     """Return the gaps of all models, patterns and adaptations, with GAP_COLUMNS and a few more.
 
-    There is a row where at least two criteria have cells, and all of these share a seed. `gap_left`
-    compares what is there both with and without the adaptation: where criteria or seeds differ, it
-    is not the quotient of two rows.
+    There is a row where at least two criteria have cells, and all of these share a seed. One bad
+    criterion makes most of a gap, so where there are three or more there is a second row, that
+    leaves out (`left_out`) the one that is worst without the adaptation.
+
+    `gap_left` compares what is there both with and without the adaptation: where criteria or seeds
+    differ, it is not the quotient of two rows.
     """
     groups, rows = _groups(records), []
     for (model, pattern, adaptation), cells in groups.items():
-        gap = criteria_gap(cells, records)
-        if gap is not None:
-            pruned = groups.get((model, pattern, NONE), {}) if adaptation != NONE else {}
-            row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
-            row |= {"criteria": len(cells), **_gap_facts(gap, cells, records)}
-            rows.append(row | _left_facts(cells, pruned, records))
+        pruned = groups.get((model, pattern, NONE), {})
+        reference = criteria_gap(pruned or cells, records)
+        worst = reference.worst if reference is not None else None
+        for left_out in (None, worst) if worst in cells and len(cells) > 2 else (None,):
+            here, unadapted = (_without(left_out, one) for one in (cells, pruned))
+            gap = criteria_gap(here, records)
+            if gap is not None:
+                row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
+                row |= {"criteria": len(here), "left_out": left_out}
+                row |= _gap_facts(gap, here, records)
+                compared = {} if adaptation == NONE else unadapted
+                rows.append(row | _left_facts(here, compared, records))
     return rows
 
 
@@ -214,6 +223,10 @@ def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:
     """Return the seeds that all criteria have, in order."""
     sets = [set(of_seed) for of_seed in criteria]
     return sorted(set.intersection(*sets)) if sets else []
+
+
+def _without(criterion: str | None, cells: Cells) -> Cells:
+    return {name: of_seed for name, of_seed in cells.items() if name != criterion}
 
 
 def _also_in(others: Cells, cells: Cells) -> Cells:

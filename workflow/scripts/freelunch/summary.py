@@ -14,7 +14,7 @@ NOT_FINITE = "not finite"
 NOTHING = "-"
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # Columns of words; the others hold numbers and are set to the right.
-WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost", BEST, WORST)
+WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost", "criteria", BEST, WORST)
 # Models of one pattern whose sparsities differ by more are not equally pruned.
 UNEQUAL = 0.002
 # Two numbers that are so many standard errors apart are said to differ.
@@ -126,7 +126,10 @@ def _notes(study: Study, means: Sequence[Mapping[str, Any]], several: bool) -> l
 
 def _gap_line(gap: Mapping[str, Any], several: bool) -> dict[str, str]:
     """Return one line of the table of gaps, from column to text."""
-    line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation", "criteria")}
+    line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation")}
+    line["criteria"] = f"all {gap['criteria']}"
+    if gap["left_out"] is not None:
+        line["criteria"] = f"{gap['criteria']}, without {gap['left_out']}"
     for which, column in (("best", BEST), ("worst", WORST)):
         error = gap[f"perplexity_{which}_standard_error"]
         line[column] = f"{gap[which]} ({_rounded(gap[f'perplexity_{which}'], error)})"
@@ -154,8 +157,9 @@ def _percent(share: float | None, error: float | None) -> str:
 def _gap_sentences(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what each adaptation did to the gap."""
     return [
-        f"{gap['model']}, {gap['pattern']}: with {gap['adaptation']} the gap between criteria "
-        f"{_verdict(gap)}."
+        f"{gap['model']}, {gap['pattern']}: with {gap['adaptation']} the gap between criteria"
+        + (f" other than {gap['left_out']} " if gap["left_out"] is not None else " ")
+        + f"{_verdict(gap)}."
         for gap in gaps
         if gap["adaptation"] != NONE
     ]
@@ -207,6 +211,11 @@ def _gap_notes(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
         f"losses{seeds}.",
         "Gap left: the gap with the adaptation over that without it, of the same criteria and "
         "seeds" + ("; its spread is the standard deviation." if several else "."),
+        *(
+            ["Where one is left out, it is the criterion that is worst without the adaptation."]
+            if any(gap["left_out"] is not None for gap in gaps)
+            else []
+        ),
         "± in the table is the standard error over windows, of differences window by window; that "
         f"of the sentences is {own}. All take best and worst as given. Smaller, larger: by more "
         f"than {CLEAR:g} standard errors.",
