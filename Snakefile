@@ -35,7 +35,8 @@ report: "workflow/report/workflow.rst"
 try:
     # Those that --configfile names, before the one above.
     named = workflow.configfiles[:-1] or workflow.configfiles
-    STUDY = Study.check(config, ", ".join(str(path) for path in named))
+    # As a command line has it: the same file by another name would be another setting.
+    STUDY = Study.check(config, ", ".join(os.path.relpath(path) for path in named))
     PLAN = Plan.of(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))

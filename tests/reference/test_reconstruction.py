@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -20,7 +20,8 @@ from freelunch.cell import derive_seed
 from freelunch.checkpoint import OUTER, block_shard
 from freelunch.errors import UserError
 from freelunch.hidden import hidden_file, open_hidden
-from freelunch.pruned import load_pruned_block
+from freelunch.masks import pack
+from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.reconstruction import Window, group_windows, learning_rates, split_windows
 from freelunch.streaming import BlockPass
 from interrupts import Interrupt, contents, interrupted, stamps
@@ -243,8 +244,14 @@ def test_every_window_of_every_family(
 
 
 def test_a_mask_that_keeps_everything(tmp_path: Path) -> None:
-    """One per cent of 16 or 24 inputs is no weight: nothing is pruned, so nothing is to learn."""
-    prepared = prepare(tmp_path, sequences=SEQUENCES, pattern="u01")
+    """Nothing is pruned, so nothing is to learn."""
+    prepared = prepare(tmp_path, sequences=SEQUENCES)
+    for index in range(BLOCKS):
+        keep = {
+            name: torch.ones_like(mask) for name, mask in pruned_block(prepared, index)[1].items()
+        }
+        bits = {name: pack(mask) for name, mask in keep.items()}
+        save_file(bits, prepared.masks.folder / masks_file(index))
     assert all(keep.all() for keep in pruned_block(prepared, 0)[1].values())
     for window_blocks in (1, 3):
         adapted = reconstruct(
