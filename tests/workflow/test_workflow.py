@@ -261,13 +261,13 @@ def test_bad_config_is_one_clear_error(study):
     study.edit("config.yaml", "samples: 8", "sampels: 8")
     output = study.run("--dry-run", status=1)
     assert "study.calibration.sampels: unknown key; expected samples (nearest)" in output
-    assert "config.yaml: 1 problem" in output
+    assert "config.yaml: 2 problems" in output
     assert "Traceback" not in output
     (study.path / "config.yaml").rename(study.path / "studies" / "mine.yaml")
     study.edit("studies/mine.yaml", "name: smoke", "name: mine")
     (study.path / "config.yaml").write_text("study: {name: other}\n")
     mine = ("--replace-workflow-config", "--configfile", "studies/mine.yaml")
-    assert "studies/mine.yaml: 1 problem" in study.run("--dry-run", *mine, status=1)
+    assert "studies/mine.yaml: 2 problems" in study.run("--dry-run", *mine, status=1)
 
 
 def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
