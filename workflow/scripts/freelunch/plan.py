@@ -6,10 +6,11 @@ config. No tensor library is imported.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from freelunch import cost
 from freelunch.cell import DENSE, NONE, Cell
@@ -140,19 +141,7 @@ class Plan:
         for width in dict.fromkeys(shapes.inputs):
             if not pattern.divides(width):
                 yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
-            if criterion["scope"] == "row" and pattern.group is None:
-                yield from _some(pattern.nothing_of(width, "weights of a row", "scope: matrix"))
-        if criterion["scope"] == "block":
-            other = ["scope: model"] if criterion["statistics"] == "dense" else []
-            yield from _some(pattern.nothing_of(shapes.intermediate, "channels of a block", *other))
-            if criterion["attention_unit"] == "head":
-                yield from _some(pattern.nothing_of(shapes.heads, "heads of a block", *other))
-            else:
-                if pattern.zeros_in_group(shapes.heads):
-                    other = ["attention_unit: head", *other]
-                yield from _some(
-                    pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
-                )
+        yield from filter(None, _shares_of_nothing(shapes, pattern, criterion))
         if not shapes.model_type:
             # Not announced: pruning will see.
             return
@@ -215,8 +204,22 @@ class Plan:
         return lines
 
 
-def _some(problem: str | None) -> list[str]:
-    return [] if problem is None else [problem]
+def _shares_of_nothing(
+    shapes: Shapes, pattern: Pattern, criterion: Mapping[str, Any]
+) -> Iterator[str | None]:
+    """Yield, for each set within which a criterion compares, what is wrong if none of it goes."""
+    if criterion["scope"] == "row" and pattern.group is None:
+        for width in dict.fromkeys(shapes.inputs):
+            yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
+    if criterion["scope"] == "block":
+        other = ["scope: model"] if criterion["statistics"] == "dense" else []
+        yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
+        if criterion["attention_unit"] == "head":
+            yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
+            return
+        if pattern.zeros_in_group(shapes.heads):
+            other = ["attention_unit: head", *other]
+        yield pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
 
 
 @cache

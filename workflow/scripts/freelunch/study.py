@@ -92,10 +92,7 @@ class Study:
         for registry in ("models", "texts", "criteria", "adaptations"):
             # Snakemake compares settings as they are printed: keys written in another order would
             # make everything run again.
-            filled[registry] = {
-                name: json.loads(json.dumps(entry, sort_keys=True))
-                for name, entry in filled[registry].items()
-            }
+            filled[registry] = {name: _in_order(entry) for name, entry in filled[registry].items()}
         return cls(filled, source)
 
     @property
@@ -188,8 +185,12 @@ class Study:
             spec["pattern"] = cell.pattern
             spec["adaptation"] = self.adaptation(cell.adaptation)
             spec["seed"] = cell.seed
-        # As it will be read back: no tuples, no aliases; and in one order, as in `check`.
-        return dict(json.loads(json.dumps(spec, sort_keys=True)))
+        return _in_order(spec)
+
+
+def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON has them, no tuples and no aliases, with keys in one order."""
+    return dict(json.loads(json.dumps(settings, sort_keys=True)))
 
 
 def needs_gram(criterion: Mapping[str, Any]) -> bool:
