@@ -18,8 +18,8 @@ min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from freelunch import lock, paths, terminal
-from freelunch.cell import DENSE, NAME, NONE, WORD, Cell
+from freelunch import lock, paths, terminal, windows
+from freelunch.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 from freelunch.digest import code_digest
 from freelunch.errors import UserError
 from freelunch.plan import Plan
@@ -52,7 +52,7 @@ wildcard_constraints:
     model=NAME,
     text=NAME,
     pruning=rf"{DENSE}|{WORD}-{WORD}",
-    adaptation=WORD,
+    adaptation=ADAPTATION,
     seed=r"\d+",
 
 
@@ -84,6 +84,7 @@ rule all:
         [str(PATHS.record(cell)) for cell in CELLS],
         rules.build_tables.output,
         rules.draw_criteria.output,
+        rules.draw_windows.output if STUDY.compares_windows else [],
 
 
 onstart:

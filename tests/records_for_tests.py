@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freelunch.artifact import write_json
+from freelunch.candidates import candidates_of
 from freelunch.cell import NONE, Cell
 from freelunch.digest import json_digest
 from freelunch.study import Study
+from freelunch.windows import window_of
 
 WINDOWS = 32
 LENGTH = 512
@@ -63,9 +65,12 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def make_study(**grid: Sequence[Any]) -> Study:
+def make_study(
+    more_adaptations: Mapping[str, Mapping[str, Any]] | None = None, **grid: Sequence[Any]
+) -> Study:
     """Return a study; `grid` replaces entries of its one grid, e.g. `seeds=[0, 1]`."""
     config = copy.deepcopy(CONFIG)
+    config["adaptations"] |= more_adaptations or {}
     config["study"]["grids"][0] |= grid
     return Study.check(config, "made-up.yaml")
 
@@ -98,7 +103,7 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
             "checkpoint_sha256": hashlib.sha256(str(cell).encode()).hexdigest(),
         },
         "pruning": None if cell.is_dense else {"notes": {}},
-        "adaptation": _adaptation(cell),
+        "adaptation": _adaptation(spec),
         "cost": _cost(cell),
         "provenance": {
             "environments": {},
@@ -156,11 +161,39 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def _adaptation(cell: Cell) -> dict[str, Any] | None:
-    if cell.adaptation == NONE:
+def _adaptation(spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    settings = spec.get("adaptation")
+    if settings is None:
         return None
     losses = {f"{block}-{block}": {"before": 2.0, "after": 1.0} for block in range(4)}
-    return {"windows": 4, "windows_kept_pruned": 0, "losses": losses}
+    return {
+        "window": window_of(settings),
+        "windows": 4,
+        "windows_kept_pruned": 0,
+        "losses": losses,
+        "choice": _choice(settings),
+    }
+
+
+def _choice(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return that the last candidate was chosen."""
+    found = candidates_of("any", settings)
+    if not found:
+        return None
+    return {
+        "selected_on": settings["select_on"],
+        "chosen": list(found)[-1],
+        "candidates": {
+            name: {
+                "learning_rate": each["learning_rate"],
+                "epochs": each["epochs"],
+                "perplexity": 50.0,
+                "perplexity_standard_error": 2.0,
+                "windows_kept_pruned": 0,
+            }
+            for name, each in found.items()
+        },
+    }
 
 
 def _cost(cell: Cell) -> dict[str, Any]:

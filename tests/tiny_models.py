@@ -1,6 +1,8 @@
 """Tiny random models of every family, with a real tokenizer, as folders and as our checkpoints."""
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,12 +29,15 @@ from freelunch import calibration
 from freelunch.activations import capture_dense
 from freelunch.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
+from freelunch.hidden import hidden_file, open_hidden
 from freelunch.models import fetch_model
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
-from freelunch.reconstruction import reconstruct_windows, split_windows
+from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.report import Report, silent
+from freelunch.states import DenseStates, kept_states
 from freelunch.study import with_defaults
+from freelunch.windows import split_windows, window_of
 
 TRAINING_TEXT = (
     "the cat sat on the mat and the dog sat on the log",
@@ -82,22 +87,12 @@ _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
 }
 FAMILIES = tuple(_FAMILIES)
 # What `reconstruct` trains by.
-RECONSTRUCTION: dict[str, Any] = {
-    "method": "reconstruction",
-    "window_blocks": 1,
-    "inputs": "dense",
-    "targets": "dense",
-    "loss": "mean_squared_error",
-    "optimiser": "adamw",
-    "learning_rate": 0.003,
-    "warmup": 0.3,
-    "epochs": 2,
-    "batch": 2,
-    "shuffle": True,
-    "train_norms": True,
-    "train_biases": True,
-}
+RECONSTRUCTION: dict[str, Any] = with_defaults(
+    {"method": "reconstruction", "learning_rate": 0.003, "warmup": 0.3, "epochs": 2}, "adaptation"
+)
 SEED = 7
+# Calibration samples by their digests, which what was made from them names.
+_SAMPLES: dict[str, Artifact] = {}
 
 
 @cache
@@ -178,17 +173,40 @@ def capture(
     report: Report = silent,
     dense_limit: float = 1e9,
     gram: bool = True,
+    keep: str = "all",
 ) -> Artifact:
-    """Pass a calibration sample through a model that knows nothing: no perplexity is too high."""
-    return capture_dense(
-        model=model,
-        calibration=sample,
-        dense_limit=dense_limit,
-        gram=gram,
-        folder=folder,
-        fingerprint=fingerprint,
-        report=report,
-    )
+    """Pass a calibration sample through a model that knows nothing: no perplexity is too high.
+
+    Hidden states go beside the statistics, into `hidden_folder(folder)`.
+    """
+    _SAMPLES[sample.digest] = sample
+    with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
+        return capture_dense(
+            model=model,
+            calibration=sample,
+            dense_limit=dense_limit,
+            gram=gram,
+            keep=keep,
+            folder=folder,
+            hidden_folder=hidden_folder(folder),
+            fingerprint=fingerprint,
+            scratch=scratch,
+            report=report,
+        )
+
+
+def hidden_folder(dense: Path) -> Path:
+    """Return where `capture` puts the hidden states that belong to a folder of statistics."""
+    return dense.with_name(f"{dense.name}-hidden")
+
+
+@contextmanager
+def dense_states(model: StreamedModel, dense: Artifact) -> Iterator[DenseStates]:
+    """Give the hidden states of the sample that statistics come from."""
+    sample = _SAMPLES[dense.facts["calibration"]]
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = kept_states(hidden_folder(dense.folder), model.artifact, sample)
+        yield DenseStates(model, sample, kept, Path(scratch))
 
 
 @dataclass
@@ -199,6 +217,10 @@ class Prepared:
     dense: Artifact
     masks: Artifact
 
+    def hidden(self, boundary: int) -> Tensor:
+        """Return the dense hidden states at a boundary, (sequences, length, d)."""
+        return open_hidden(hidden_folder(self.dense.folder) / hidden_file(boundary))[:]
+
 
 def prepare(
     base: Path,
@@ -206,13 +228,14 @@ def prepare(
     dtype: str = "float32",
     sequences: int = 6,
     pattern: str = "u50",
+    keep: str = "all",
     **changes: Any,
 ) -> Prepared:
     """Make a random model, pass random tokens through it and prune it by Wanda."""
     checkpoint = tiny_checkpoint(base, family, dtype, **changes)
     model = StreamedModel(checkpoint.folder)
     sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences))
-    dense = capture(model, sample, base / "dense")
+    dense = capture(model, sample, base / "dense", keep=keep)
     return Prepared(model, dense, prune(model, dense, base / "masks", "wanda", pattern))
 
 
@@ -227,7 +250,7 @@ def prune(
     **settings: Any,
 ) -> Artifact:
     """Prune a model by a criterion with the schema's defaults and these settings."""
-    with scratch_folder(folder.with_name(f".{folder.name}.hidden")) as scratch:
+    with dense_states(model, dense) as states:
         return prune_model(
             model=model,
             dense=dense,
@@ -236,7 +259,7 @@ def prune(
             seed=seed,
             folder=folder,
             fingerprint="fingerprint",
-            scratch=scratch,
+            states=states,
             report=report,
         )
 
@@ -248,18 +271,25 @@ def reconstruct(
     seed: int = SEED,
     fingerprint: str = "fingerprint",
     report: Report | None = None,
+    stop_at_divergence: bool = True,
     **changes: Any,
 ) -> Artifact:
-    """Train windows of a pruned model, all of them unless told otherwise."""
+    """Adapt windows of a pruned model, all of them unless told otherwise."""
     settings = {**RECONSTRUCTION, **changes}
-    return reconstruct_windows(
-        model=prepared.model,
-        masks=prepared.masks,
-        dense=prepared.dense,
-        windows=split_windows(BLOCKS, settings["window_blocks"]) if windows is None else windows,
-        settings=settings,
-        seed=seed,
-        folder=folder,
-        fingerprint=fingerprint,
-        **({"report": report} if report else {}),
-    )
+    if settings["method"] == "least_squares":
+        settings = with_defaults(changes, "adaptation")
+    window = window_of(settings)
+    with dense_states(prepared.model, prepared.dense) as states:
+        return reconstruct_windows(
+            model=prepared.model,
+            masks=prepared.masks,
+            states=states,
+            window=window,
+            windows=split_windows(BLOCKS, window) if windows is None else windows,
+            settings=settings,
+            seed=seed,
+            folder=folder,
+            fingerprint=fingerprint,
+            report=report or silent,
+            stop_at_divergence=stop_at_divergence,
+        )

@@ -17,7 +17,6 @@ from freelunch.assembly import assemble_model
 from freelunch.blocks import block_linears
 from freelunch.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.errors import UserError
-from freelunch.hidden import hidden_file, open_hidden
 from freelunch.patterns import Pattern
 from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.pruning import prune_matrix
@@ -51,7 +50,7 @@ def inputs_of(prepared: Prepared, index: int) -> dict[str, Tensor]:
         linear.register_forward_pre_hook(
             lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten(0, -2))
         )
-    hidden = open_hidden(prepared.dense.path(hidden_file(index)))
+    hidden = prepared.hidden(index)
     passes = BlockPass(prepared.model, *hidden.shape[:2])
     passes.through_(index, block, hidden, torch.empty_like(hidden))
     return {name: torch.cat(parts) for name, parts in seen.items()}

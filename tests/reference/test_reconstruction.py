@@ -13,17 +13,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch import reconstruction
 from freelunch.artifact import MANIFEST, Artifact
 from freelunch.assembly import assemble_model
 from freelunch.cell import derive_seed
 from freelunch.checkpoint import OUTER, block_shard
 from freelunch.errors import UserError
-from freelunch.hidden import hidden_file, open_hidden
+from freelunch.hidden import HiddenStates
 from freelunch.masks import pack
 from freelunch.pruned import load_pruned_block, masks_file
-from freelunch.reconstruction import Window, group_windows, learning_rates, split_windows
-from freelunch.streaming import BlockPass
+from freelunch.reconstruction import driver, training
+from freelunch.reconstruction.losses import LOSSES
+from freelunch.reconstruction.training import learning_rates
+from freelunch.reconstruction.window import Window
+from freelunch.states import DenseStates
+from freelunch.windows import group_windows, split_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
@@ -62,6 +65,12 @@ def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
     return {name.split(f".{index}.", 1)[1]: value for name, value in tensors.items()}
 
 
+def facts(adapted: Artifact, index: int) -> dict[str, Any]:
+    """Return what came of the only window that a block belongs to."""
+    (found,) = adapted.files[block_shard(index)]["windows"].values()
+    return found
+
+
 def shards(adapted: Artifact) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in adapted.files.items()}
 
@@ -80,8 +89,7 @@ def slow_reconstruction(
         The weights of each block, and the loss before and after.
     """
     blocks, masks = zip(*(pruned_block(prepared, index) for index in indices), strict=True)
-    inputs = open_hidden(prepared.dense.path(hidden_file(indices.start)))
-    targets = open_hidden(prepared.dense.path(hidden_file(indices.stop)))
+    inputs, targets = prepared.hidden(indices.start), prepared.hidden(indices.stop)
 
     def loss(rows: list[int]) -> Tensor:
         hidden = inputs[rows]
@@ -131,9 +139,9 @@ def slow_reconstruction(
     return [dict(block.state_dict()) for block in blocks], before, after
 
 
-@pytest.mark.parametrize("window_blocks", [1, 2])
-def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, window_blocks: int) -> None:
-    indices = range(1, 1 + window_blocks)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, blocks: int) -> None:
+    indices = range(1, 1 + blocks)
     expected, before, after = slow_reconstruction(prepared, indices, RECONSTRUCTION)
     adapted = reconstruct(prepared, tmp_path / "adapted", [indices])
     for index, state in zip(indices, expected, strict=True):
@@ -144,7 +152,7 @@ def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, window_bl
             if name == "self_attn.k_proj.bias" and prepared.model.config.model_type == "opt":
                 continue
             torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
-        entry = adapted.files[block_shard(index)]
+        entry = facts(adapted, index)
         assert entry["loss_before"] == pytest.approx(before, rel=1e-5)
         assert entry["loss_after"] == pytest.approx(after, rel=1e-3)
         assert entry["steps"] == 6
@@ -153,50 +161,66 @@ def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, window_bl
         assert max(float((start[name] - found[name]).abs().max()) for name in found) > 1e-3
 
 
-class _Recorder:
-    """Stand in for the optimiser: keep the first step's gradients, change nothing."""
-
-    gradients: list[Tensor]
-
-    def __init__(self, parameters: list[nn.Parameter], **_: Any) -> None:
-        self.parameters = parameters
-        self.param_groups: list[dict[str, Any]] = [{}]
-        _Recorder.gradients = []
-
-    def step(self) -> None:
-        if not _Recorder.gradients:
-            for parameter in self.parameters:
-                assert parameter.grad is not None
-                _Recorder.gradients.append(parameter.grad.clone())
-
-    def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
+def window_of(prepared: Prepared, index: int) -> Window:
+    """Return a pruned block as a window, float32."""
+    block, keep = pruned_block(prepared, index)
+    window = Window(
+        f"{index}-{index}",
+        [block],
+        lambda batch: [prepared.model.calls(batch, LENGTH)[index]],
+        [keep],
+        lambda: iter([pruned_block(prepared, index)[0].state_dict()]),
+        prepared.model.dtype,
+        prepared.model.device,
+    )
+    window.widen_()
+    return window
 
 
+@pytest.mark.parametrize("loss_name", list(LOSSES))
 def test_gradients_are_finite_differences(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, loss_name: str
 ) -> None:
     """Along random directions, each parameter on its own; pruned weights have none."""
-    monkeypatch.setattr(torch.optim, "AdamW", _Recorder)
-    window = Window.load(prepared.model, prepared.masks, range(1, 2))
-    inputs, targets = (open_hidden(prepared.dense.path(hidden_file(at))) for at in (1, 2))
-    blocks = BlockPass(prepared.model, SEQUENCES, LENGTH)
-    settings = {**RECONSTRUCTION, "shuffle": False, "batch": SEQUENCES, "epochs": 1}
-    reconstruction.train_window_(window, inputs, targets, blocks, settings, 0)
-    masks = {id(weight): keep for weight, keep in window.masked}
-    parameters = window.trained(True, True)
+    gradients: dict[int, Tensor] = {}
+
+    class Recorder:
+        """Stand in for an optimiser: keep the gradient of the first step, change nothing."""
+
+        def __init__(self, parameter: nn.Parameter) -> None:
+            self.parameter = parameter
+            self.param_groups: list[dict[str, Any]] = [{}]
+
+        def step(self) -> None:
+            assert self.parameter.grad is not None
+            gradients.setdefault(id(self.parameter), self.parameter.grad.clone())
+
+    monkeypatch.setattr(training, "_optimiser", lambda name, parameter: Recorder(parameter))
+    window = window_of(prepared, 1)
+    inputs, targets = prepared.hidden(1), prepared.hidden(2)
+    settings = {
+        **RECONSTRUCTION,
+        "shuffle": False,
+        "batch": SEQUENCES,
+        "epochs": 1,
+        "loss": loss_name,
+    }
+    training.train_window_(window, inputs, targets, settings, 0)
+    masks = {id(linear.weight): keep for linear, keep in window.masked()}
+    parameters = window.train_(True, True)
+    assert {id(parameter) for parameter in parameters} == gradients.keys()
     # The formula in float64: a difference of two float32 losses would be mostly rounding.
-    block = window.blocks[0].double()
+    block = window.modules[0].double()
     wide = inputs.double()
 
     def loss() -> float:
         with torch.no_grad():
-            outputs = blocks.calls(SEQUENCES)[1](block, wide)
-        return float((outputs - targets.double()).square().mean())
+            outputs = prepared.model.calls(SEQUENCES, LENGTH)[1](block, wide)
+        return float(slow_loss(loss_name, outputs, targets.double()))
 
     generator = torch.Generator().manual_seed(0)
-    for parameter, gradient in zip(parameters, _Recorder.gradients, strict=True):
+    for parameter in parameters:
+        gradient = gradients[id(parameter)]
         keep = masks.get(id(parameter), torch.ones(parameter.shape, dtype=torch.bool))
         assert not gradient[~keep].any(), "a pruned weight has a gradient"
         # Not all of them: behind a column that is pruned whole there is nothing to learn.
@@ -213,15 +237,28 @@ def test_gradients_are_finite_differences(
         assert abs(difference - expected) < 1e-3 * scale + 1e-7
 
 
+def slow_loss(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return a loss token by token, by its formula."""
+    losses = []
+    for output, target in zip(outputs.flatten(0, 1), targets.flatten(0, 1), strict=True):
+        error = ((output - target) ** 2).sum()
+        losses.append(
+            {
+                "mean_squared_error": error / len(output),
+                "relative_squared_error": error / (target**2).sum(),
+                "negative_cosine": 1 - output @ target / (output.norm() * target.norm()),
+            }[name]
+        )
+    return torch.stack(losses).mean()
+
+
 # --- What training may and may not change
 
 
-@pytest.mark.parametrize("window_blocks", [1, 2, 3])
-def test_every_window_of_every_family(
-    prepared: Prepared, tmp_path: Path, window_blocks: int
-) -> None:
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_every_window_of_every_family(prepared: Prepared, tmp_path: Path, window: int) -> None:
     """Masks are kept to the bit, kept weights move, the loss falls, the whole is whole."""
-    adapted = reconstruct(prepared, tmp_path / "adapted", window_blocks=window_blocks)
+    adapted = reconstruct(prepared, tmp_path / "adapted", window=window)
     assert sorted(adapted.files) == [block_shard(index) for index in range(BLOCKS)]
     for index in range(BLOCKS):
         block, masks = pruned_block(prepared, index)
@@ -233,7 +270,7 @@ def test_every_window_of_every_family(
             before = block.get_submodule(name).weight
             # Not all of them: behind a column that is pruned whole there is nothing to learn.
             assert (weight != before)[keep].float().mean() > 0.5, f"block {index}: {name}"
-        entry = adapted.files[block_shard(index)]
+        entry = facts(adapted, index)
         assert not entry["kept_pruned"]
         assert entry["loss_after"] < entry["loss_before"]
     model = assemble_model(
@@ -253,12 +290,10 @@ def test_a_mask_that_keeps_everything(tmp_path: Path) -> None:
         bits = {name: pack(mask) for name, mask in keep.items()}
         save_file(bits, prepared.masks.folder / masks_file(index))
     assert all(keep.all() for keep in pruned_block(prepared, 0)[1].values())
-    for window_blocks in (1, 3):
-        adapted = reconstruct(
-            prepared, tmp_path / f"adapted{window_blocks}", window_blocks=window_blocks
-        )
+    for window in (1, 3):
+        adapted = reconstruct(prepared, tmp_path / f"adapted{window}", window=window)
         for index in range(BLOCKS):
-            entry = adapted.files[block_shard(index)]
+            entry = facts(adapted, index)
             assert entry["loss_before"] < 1e-12
             assert entry["loss_after"] <= entry["loss_before"]
             dense = prepared.model.load_block(index).state_dict()
@@ -275,7 +310,7 @@ def test_a_window_that_training_made_worse_stays_as_it_was_pruned(
         llama, tmp_path / "adapted", learning_rate=learning_rate, epochs=1, batch=SEQUENCES
     )
     for index in range(BLOCKS):
-        entry = adapted.files[block_shard(index)]
+        entry = facts(adapted, index)
         assert entry["kept_pruned"] is True
         assert entry["loss_after"] == entry["loss_before"]
         state = pruned_block(llama, index)[0].state_dict()
@@ -284,7 +319,7 @@ def test_a_window_that_training_made_worse_stays_as_it_was_pruned(
 
 
 def test_divergence_names_the_window_and_the_step(llama: Prepared, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="diverged in the window of blocks 1 to 2") as error:
+    with pytest.raises(UserError, match="diverged in the window 1-2") as error:
         reconstruct(llama, tmp_path / "adapted", [range(1, 3)], learning_rate=1e30)
     message = str(error.value)
     assert "step 2" in message, "the first step is finite, the second sees its result"
@@ -296,14 +331,13 @@ def test_divergence_names_the_window_and_the_step(llama: Prepared, tmp_path: Pat
 def test_windows_before_a_divergence_are_kept(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoilt = open_hidden(llama.dense.path(hidden_file(3))).clone()
+    spoilt = llama.hidden(3)
     spoilt[1, 2, 3] = float("nan")
+    at = DenseStates.at
     monkeypatch.setattr(
-        reconstruction,
-        "open_hidden",
-        lambda path: spoilt if path.name == hidden_file(3) else open_hidden(path),
+        DenseStates, "at", lambda self, boundary: spoilt if boundary == 3 else at(self, boundary)
     )
-    with pytest.raises(UserError, match="window of blocks 2 to 2"):
+    with pytest.raises(UserError, match="window 2-2"):
         reconstruct(llama, tmp_path / "adapted")
     assert (tmp_path / "adapted" / block_shard(1)).exists()
     assert not (tmp_path / "adapted" / block_shard(2)).exists()
@@ -339,15 +373,18 @@ def test_half_precision_trains_in_float32(
     prepared = prepare(tmp_path, dtype=str(dtype).removeprefix("torch."), sequences=SEQUENCES)
     assert prepared.model.dtype == dtype
     trained: list[dict[str, Tensor]] = []
-    train = reconstruction.train_window_
+    train = driver.train_window_
 
-    def watch(window: Window, inputs: Tensor, *arguments: Any) -> dict[str, Any]:
+    def watch(window: Window, inputs: HiddenStates, *arguments: Any) -> dict[str, Any]:
         assert inputs.dtype == dtype
-        facts = train(window, inputs, *arguments)
-        trained.extend(block.state_dict() for block in window.blocks)
-        return facts
+        found = train(window, inputs, *arguments)
+        trained.extend(
+            {name: value.clone() for name, value in block.state_dict().items()}
+            for block in window.modules
+        )
+        return found
 
-    monkeypatch.setattr(reconstruction, "train_window_", watch)
+    monkeypatch.setattr(driver, "train_window_", watch)
     adapted = reconstruct(prepared, tmp_path / "adapted", learning_rate=1e-3)
     for index in range(BLOCKS):
         found = weights(adapted, index)
@@ -359,7 +396,7 @@ def test_half_precision_trains_in_float32(
         assert not torch.equal(up.to(dtype).float(), up), "these weights never left half precision"
         for name, keep in pruned_block(prepared, index)[1].items():
             assert torch.equal(found[f"{name}.weight"] != 0, keep)
-        entry = adapted.files[block_shard(index)]
+        entry = facts(adapted, index)
         assert entry["loss_after"] < entry["loss_before"]
 
 
@@ -367,8 +404,8 @@ def test_half_precision_trains_in_float32(
 
 
 def test_windows_of_two_over_three_blocks(llama: Prepared, tmp_path: Path) -> None:
-    adapted = reconstruct(llama, tmp_path / "adapted", window_blocks=2)
-    windows = [adapted.files[block_shard(index)]["window"] for index in range(BLOCKS)]
+    adapted = reconstruct(llama, tmp_path / "adapted", window=2)
+    windows = [next(iter(adapted.files[block_shard(i)]["windows"])) for i in range(BLOCKS)]
     assert windows == ["0-1", "0-1", "2-2"]
 
 
@@ -440,19 +477,19 @@ def test_resumed_equals_uninterrupted(llama: Prepared, tmp_path: Path, after: in
 def test_a_window_half_written_is_trained_again(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = reconstruct(llama, tmp_path / "whole", window_blocks=2)
-    write = reconstruction.write_shard
+    whole = reconstruct(llama, tmp_path / "whole", window=2)
+    write = driver.write_shard
 
     def stop_at_second(writer: Any, shard: str, *arguments: Any, **facts: Any) -> None:
         if shard == block_shard(1):
             raise Interrupt
         write(writer, shard, *arguments, **facts)
 
-    monkeypatch.setattr(reconstruction, "write_shard", stop_at_second)
-    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", window_blocks=2))
+    monkeypatch.setattr(driver, "write_shard", stop_at_second)
+    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", window=2))
     assert list(stamps(tmp_path / "adapted")) == [block_shard(0)]
-    monkeypatch.setattr(reconstruction, "write_shard", write)
-    resumed = reconstruct(llama, tmp_path / "adapted", window_blocks=2)
+    monkeypatch.setattr(driver, "write_shard", write)
+    resumed = reconstruct(llama, tmp_path / "adapted", window=2)
     assert contents(resumed.folder) == contents(whole.folder)
 
 
@@ -470,18 +507,14 @@ def test_other_settings_start_anew(llama: Prepared, tmp_path: Path) -> None:
 
 def test_inputs_that_do_not_belong_together(llama: Prepared, tmp_path: Path) -> None:
     other = prepare(tmp_path / "other", sequences=SEQUENCES, seed=1)
-    for mixed, what in (
-        (Prepared(other.model, llama.dense, llama.masks), "model"),
-        (Prepared(llama.model, other.dense, llama.masks), "model"),
-        (Prepared(llama.model, llama.dense, other.masks), "model"),
-    ):
-        with pytest.raises(UserError, match=f"made from other {what}"):
-            reconstruct(mixed, tmp_path / "adapted")
+    with pytest.raises(UserError, match="made from other model"):
+        reconstruct(Prepared(other.model, llama.dense, llama.masks), tmp_path / "adapted")
+    with pytest.raises(UserError, match="made from other model"):
+        reconstruct(Prepared(llama.model, llama.dense, other.masks), tmp_path / "adapted")
     sample = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(2))
     dense = capture(llama.model, sample, tmp_path / "dense")
-    mixed = Prepared(llama.model, dense, llama.masks)
-    with pytest.raises(UserError, match="made from other dense"):
-        reconstruct(mixed, tmp_path / "adapted")
+    with pytest.raises(UserError, match="made from other calibration"):
+        reconstruct(Prepared(llama.model, dense, llama.masks), tmp_path / "adapted")
 
 
 # --- Learning rates
@@ -559,9 +592,7 @@ def test_masks_are_the_same_for_every_window(llama: Prepared, tmp_path: Path) ->
             for index in range(BLOCKS)
             for name, value in weights(adapted, index).items()
         }
-        for adapted in (
-            reconstruct(llama, tmp_path / f"{size}", window_blocks=size) for size in (1, 2, 3)
-        )
+        for adapted in (reconstruct(llama, tmp_path / f"{size}", window=size) for size in (1, 2, 3))
     ]
     assert all(torch.equal(zeros[0][key], other[key]) for other in zeros[1:] for key in zeros[0])
     _, masks = load_pruned_block(llama.model, llama.masks.folder, 0)

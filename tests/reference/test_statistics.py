@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -26,6 +27,7 @@ from tiny_models import (
     FAMILIES,
     LENGTH,
     capture,
+    hidden_folder,
     random_tokens,
     save_calibration,
     tiny_checkpoint,
@@ -55,6 +57,11 @@ def dense_of(
     model = StreamedModel(base / "checkpoint")
     sample = Artifact(base / "sample", "calibration")
     return capture(model, sample, base / folder, **settings)
+
+
+def hidden_of(dense: Artifact, boundary: int) -> Tensor:
+    """Return the hidden states that a pass kept beside its statistics."""
+    return open_hidden(hidden_folder(dense.folder) / hidden_file(boundary))[:]
 
 
 class Seen:
@@ -117,7 +124,7 @@ def test_statistics_are_explicit_sums(dense: Artifact) -> None:
 
 def test_half_precision_is_summed_in_float32(tmp_path: Path) -> None:
     dense = dense_of(tmp_path, dtype="bfloat16")
-    assert open_hidden(dense.path(hidden_file(1))).dtype == torch.bfloat16
+    assert hidden_of(dense, 1).dtype == torch.bfloat16
     # A bfloat16 sum would be wrong by 1e-2.
     assert_statistics_are_sums(dense, Seen(tmp_path / "checkpoint"), rtol=1e-5)
 
@@ -125,7 +132,7 @@ def test_half_precision_is_summed_in_float32(tmp_path: Path) -> None:
 def test_hidden_states_are_those_of_transformers(dense: Artifact) -> None:
     seen = Seen(dense.folder.parent / "checkpoint")
     assert len(seen.hidden) == BLOCKS + 1
-    found = [open_hidden(dense.path(hidden_file(index))) for index in range(BLOCKS + 1)]
+    found = [hidden_of(dense, boundary) for boundary in range(BLOCKS + 1)]
     for boundary in range(BLOCKS):
         # The last of transformers' is behind the final norm.
         torch.testing.assert_close(found[boundary], seen.hidden[boundary], rtol=0, atol=1e-5)
@@ -274,17 +281,41 @@ def test_an_interrupted_pass_goes_on(tmp_path: Path, blocks: int) -> None:
     whole = dense_of(tmp_path, folder="whole")
     interrupted(lambda: dense_of(tmp_path, report=stop_after(blocks)))
     folder = tmp_path / "dense"
-    done = stamps(folder)
+    done, hidden = stamps(folder), stamps(hidden_folder(folder))
     assert not (folder / MANIFEST).exists()
-    assert done.keys() == {
-        *map(hidden_file, range(blocks + 1)),
-        *map(statistics_file, range(blocks)),
-    }
+    assert done.keys() == set(map(statistics_file, range(blocks)))
+    assert hidden.keys() == set(map(hidden_file, range(blocks + 1)))
     resumed = dense_of(tmp_path)
     assert contents(folder) == contents(whole.folder)
+    assert contents(hidden_folder(folder)) == contents(hidden_folder(whole.folder))
     assert resumed.digest == whole.digest
-    kept = stamps(folder)
-    assert {name: kept[name] for name in done} == done, "a finished block was computed again"
+    again = stamps(folder) | stamps(hidden_folder(folder))
+    before = done | hidden
+    assert {name: again[name] for name in before} == before, "a finished block was computed again"
+
+
+@pytest.mark.parametrize("keep", ["none", "every_2"])
+def test_statistics_do_not_depend_on_which_hidden_states_are_kept(
+    tmp_path: Path, keep: str
+) -> None:
+    whole = dense_of(tmp_path, folder="whole")
+    found = dense_of(tmp_path, folder="found", keep=keep)
+    assert found.digest == whole.digest
+    kept = {"none": set(), "every_2": {0, 2, BLOCKS}}[keep]
+    names = {path.name for path in hidden_folder(found.folder).iterdir()} - {MANIFEST}
+    assert names == set(map(hidden_file, kept))
+    for boundary in kept:
+        assert torch.equal(hidden_of(found, boundary), hidden_of(whole, boundary))
+
+
+def test_an_interrupted_pass_that_keeps_nothing_goes_on(tmp_path: Path) -> None:
+    whole = dense_of(tmp_path, folder="whole", keep="none")
+    interrupted(lambda: dense_of(tmp_path, keep="none", report=stop_after(2)))
+    done = stamps(tmp_path / "dense")
+    assert done.keys() == {statistics_file(0), statistics_file(1)}
+    assert dense_of(tmp_path, keep="none").digest == whole.digest
+    again = stamps(tmp_path / "dense")
+    assert {name: again[name] for name in done} == done, "a finished block was computed again"
 
 
 def test_an_interrupt_before_the_statistics_repeats_the_block(
@@ -305,7 +336,8 @@ def test_an_interrupt_before_the_statistics_repeats_the_block(
     passes.clear()
     monkeypatch.setattr(Collector, "results", results)
     done = stamps(tmp_path / "dense")
-    assert hidden_file(2) in done and statistics_file(1) not in done
+    assert hidden_file(2) in stamps(hidden_folder(tmp_path / "dense"))
+    assert statistics_file(1) not in done
     dense_of(tmp_path)
     assert contents(tmp_path / "dense") == contents(whole.folder)
     assert stamps(tmp_path / "dense")[statistics_file(0)] == done[statistics_file(0)]
@@ -323,12 +355,14 @@ def test_another_fingerprint_discards_what_is_there(tmp_path: Path) -> None:
 def test_a_damaged_file_of_an_interrupted_pass_is_made_again(tmp_path: Path, name: str) -> None:
     whole = dense_of(tmp_path, folder="whole")
     interrupted(lambda: dense_of(tmp_path, report=stop_after(2)))
-    damaged = tmp_path / "dense" / name
+    folder = tmp_path / "dense"
+    damaged = folder / name if name == statistics_file(0) else hidden_folder(folder) / name
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     dense_of(tmp_path)
-    assert contents(tmp_path / "dense") == contents(whole.folder)
+    assert contents(folder) == contents(whole.folder)
+    assert contents(hidden_folder(folder)) == contents(hidden_folder(whole.folder))
 
 
 def test_nothing_is_left_beside_the_files(tmp_path: Path) -> None:
@@ -345,6 +379,22 @@ def test_hidden_files_are_safetensors(tmp_path: Path, dtype: torch.dtype) -> Non
     values = torch.randn(2, 3, 5).to(dtype)
     path = tmp_path / "hidden"
     created = create_hidden(path, (2, 3, 5), dtype)
-    created.copy_(values)
+    created[:] = values
     del created
-    assert torch.equal(open_hidden(path), values)
+    assert torch.equal(load_file(path)["hidden"], values)
+    found = open_hidden(path)
+    assert (found.shape, found.dtype, len(found)) == ((2, 3, 5), dtype, 2)
+    assert torch.equal(found[:], values)
+    assert torch.equal(found[torch.tensor([1, 0, 1])], values[[1, 0, 1]])
+    assert torch.equal(found[1], values[1])
+    assert torch.equal(torch.stack(list(found)), values)
+
+
+def test_hidden_states_are_written_by_sequences(tmp_path: Path) -> None:
+    values = torch.randn(5, 3, 4)
+    created = create_hidden(tmp_path / "hidden", (5, 3, 4), torch.float32)
+    for rows in (slice(3, 5), slice(0, 2), slice(2, 3)):
+        created[rows] = values[rows]
+    assert torch.equal(created[:], values)
+    with pytest.raises(ValueError, match="does not fit"):
+        created[0:2] = values[:1]

@@ -395,7 +395,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, kind: str) -> None:
     writes: dict[str, Callable[[Path], object]] = {
         "bytes": lambda path: path.write_bytes(b"x" * size),
         "safetensors": lambda path: save_file({"x": torch.ones(size // 4)}, path),
-        "hidden states": lambda path: create_hidden(path, shape, torch.float32).fill_(1),
+        "hidden states": lambda path: create_hidden(path, shape, torch.float32),
     }
 
     def fill() -> Artifact:

@@ -12,10 +12,12 @@ from transformers import PreTrainedConfig
 
 from freelunch.blocks import block_linears
 from freelunch.checkpoint import meta_model
-from freelunch.cost import CHECK_SEQUENCES, DTYPE_BYTES, Shapes, reconstruction_flops
+from freelunch.cost import CHECK_SEQUENCES
 from freelunch.families import family_of
 from freelunch.plan import Plan
+from freelunch.shapes import DTYPE_BYTES, Shapes
 from freelunch.study import SCHEMA, Study, with_defaults
+from freelunch.window_cost import reconstruction_flops
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
 ROOT = SCHEMA.parents[2]
@@ -140,7 +142,7 @@ def test_operations_of_a_forward_pass(family: str) -> None:
 
 def test_operations_of_a_reconstruction() -> None:
     shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
-    settings = {"epochs": 3}
+    settings = with_defaults({"method": "reconstruction", "epochs": 3}, "adaptation")
     samples = CHECK_SEQUENCES + 4
     found = reconstruction_flops(shapes, samples, LENGTH, settings, blocks=2)
     once = shapes.forward_flops(LENGTH, LENGTH, blocks=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from freelunch.gaps import gap_rows
+from freelunch.granularity import window_rows
 from freelunch.readme import main
 from freelunch.records import load_records
 from freelunch.study import Study
@@ -25,7 +26,8 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_table_is_that_of_the_committed_records():
     study = Study.load(Path("studies/full.yaml"))
     records = load_records(study, ROOT / "docs" / "full" / "records")
-    expected = summary_text(study, means_over_seeds(records), gap_rows(records))
+    rows = gap_rows(records), window_rows(records)
+    expected = summary_text(study, means_over_seeds(records), *rows)
     assert SUMMARY.read_text() == expected
 
 

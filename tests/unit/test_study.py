@@ -44,7 +44,7 @@ def config() -> dict[str, Any]:
         "criteria": {"magnitude": {"score": "magnitude"}, "wanda": {"score": "wanda"}},
         "adaptations": {
             "recon_block": {"method": "reconstruction"},
-            "recon_two": {"method": "reconstruction", "window_blocks": 2},
+            "recon_two": {"method": "reconstruction", "window": 2},
         },
         "study": {
             "name": "tests",
@@ -101,7 +101,8 @@ def test_the_default_study_states_every_setting() -> None:
     """Its reader sees all there is to set: filling in defaults changes nothing."""
     found = yaml.safe_load((ROOT / "config.yaml").read_text())
     filled = Study.load(ROOT / "config.yaml").config
-    assert filled["adaptations"] == found["adaptations"]
+    # The other windows say what differs.
+    assert filled["adaptations"]["recon_block"] == found["adaptations"]["recon_block"]
     assert filled["criteria"] == found["criteria"]
     assert filled["study"] == found["study"]
     assert filled["models"] == found["models"]
@@ -118,14 +119,15 @@ def test_every_default_is_filled_in() -> None:
         "magnitude": {"score": "magnitude", "scope": "matrix", "statistics": "dense", "swaps": 0},
         "wanda": {"score": "wanda", "scope": "row", "statistics": "dense", "swaps": 0},
     }
-    settings = {
-        name: entry["default"]
-        for name, entry in SCHEMA_JSON["$defs"]["reconstruction"]["properties"].items()
-        if "default" in entry
+    shared = SCHEMA_JSON["$defs"]
+    described = {
+        name: {**shared.get(str(entry.get("$ref", "")).removeprefix("#/$defs/"), {}), **entry}
+        for name, entry in shared["reconstruction"]["properties"].items()
     }
-    assert len(settings) >= 11
+    settings = {name: entry["default"] for name, entry in described.items() if "default" in entry}
+    assert settings.keys() == described.keys() - {"method", "memory_gb"}
     assert filled["adaptations"]["recon_block"] == {"method": "reconstruction", **settings}
-    assert filled["adaptations"]["recon_two"]["window_blocks"] == 2
+    assert filled["adaptations"]["recon_two"]["window"] == 2
     assert filled["study"]["dense_limit"] == 1000
     assert filled["study"]["evaluation"]["perplexity"]["windows"] is None
     assert filled["study"]["grids"][0]["seeds"] == [0]
@@ -135,7 +137,9 @@ def test_no_default_of_the_schema_is_forgotten() -> None:
     """Each key with a default is set wherever its object is, whatever leads there."""
     scores = SCHEMA_JSON["$defs"]["criterion"]["properties"]["score"]["enum"]
     criteria = {score: {"score": score} for score in scores}
-    filled = Study.check(changed({"criteria": criteria}), "config.yaml").config
+    exact = {"exact": {"method": "least_squares"}, **config()["adaptations"]}
+    given = changed({"criteria": criteria, "adaptations": exact})
+    filled = Study.check(given, "config.yaml").config
 
     def keys(value: object) -> Iterator[str]:
         if isinstance(value, Mapping):
@@ -533,7 +537,18 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("criteria.wanda.scope", "matrix", {RECON, PRUNED}),
     ("criteria.magnitude.scope", "row", set()),
     ("adaptations.recon_block.learning_rate", 0.1, {RECON}),
-    ("adaptations.recon_block.window_blocks", 2, {RECON}),
+    ("adaptations.recon_block.window", 2, {RECON}),
+    ("adaptations.recon_block.window", "all", {RECON}),
+    ("adaptations.recon_block.inputs", "sparse", {RECON}),
+    ("adaptations.recon_block.loss", "negative_cosine", {RECON}),
+    ("adaptations.recon_block.optimiser", "sgd", {RECON}),
+    ("adaptations.recon_block.schedule", "cosine", {RECON}),
+    ("adaptations.recon_block.precision", "bfloat16", {RECON}),
+    ("adaptations.recon_block.select_on", "evaluation", {RECON}),
+    ("adaptations.recon_block.learning_rate", [0.1, 0.2], {RECON}),
+    ("adaptations.recon_two.targets", "dense", set()),
+    ("study.keep_hidden_states", "none", set()),
+    ("study.selection", {"samples": 3}, set()),
     ("adaptations.recon_block.warmup", 0.5, {RECON}),
     ("adaptations.recon_block.epochs", 2, {RECON}),
     ("adaptations.recon_block.batch", 3, {RECON}),
@@ -585,9 +600,8 @@ def test_what_a_spec_holds() -> None:
 
 def test_every_setting_of_a_reconstruction_was_changed_above() -> None:
     settings = SCHEMA_JSON["$defs"]["reconstruction"]["properties"]
-    changeable = {
-        name for name, entry in settings.items() if len(entry.get("enum", (1, 2))) > 1
-    } - {"method"}
+    # Those that go with one value of another setting only have tests of their own.
+    changeable = settings.keys() - {"method", "memory_gb", "targets"}
     assert changeable == {
         key.rpartition(".")[2] for key, *_ in CHANGES if key.startswith("adaptations.recon_block")
     }
@@ -672,5 +686,5 @@ def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
     config["models"]["smollm2-135m"]["dtype"] = "float16"
     with pytest.raises(UserError, match="gradients of a reconstruction vanish in float16"):
         Study.check(config, "config.yaml")
-    config["study"]["grids"][0]["adaptations"] = ["none"]
+    config["study"]["grids"] = [{**config["study"]["grids"][0], "adaptations": ["none"]}]
     Study.check(config, "config.yaml")

@@ -29,7 +29,8 @@ SUMMARY_HEADER = (
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
     "sparsity,zeros,weights,windows,window_length,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"
-    "adaptation_windows,adaptation_windows_kept_pruned,"
+    "adaptation_window,adaptation_windows,adaptation_windows_kept_pruned,"
+    "selected_on,learning_rate,epochs,search_flops,search_wall_s,"
     "calibration_wall_s,pruning_wall_s,evaluation_wall_s,checkpoint_sha256,record"
 )
 CRITERIA_HEADER = (
@@ -62,12 +63,14 @@ class Built:
     def __init__(self, study: Study, records: dict[Cell, dict[str, Any]]) -> None:
         write_records(study, records)
         tables = ("summary.csv", "summary.md", "metrics.json", "criteria.csv")
-        gaps = ("gaps.csv", "criteria_pairs.csv")
+        gaps = ("gaps.csv", "criteria_pairs.csv", "windows.csv")
         build_tables(study, *(Path(name) for name in (*tables, *gaps)))
         self.summary_csv, self.summary_md, self.metrics_json, self.criteria_csv = (
             Path(name).read_text(encoding="utf-8") for name in tables
         )
-        self.gaps_csv, self.pairs_csv = (Path(name).read_text(encoding="utf-8") for name in gaps)
+        self.gaps_csv, self.pairs_csv, self.windows_csv = (
+            Path(name).read_text(encoding="utf-8") for name in gaps
+        )
         # The table of cells and its notes, without the gaps below them.
         self.cells_md = self.summary_md.partition("\n**Gap between criteria**")[0]
 

@@ -1,4 +1,4 @@
-# Draw the calibration sample, and pass it through the dense model once for everything that follows.
+# Draw the calibration sample, and what is held out of it, and pass it through the dense model once for everything that follows.
 
 
 rule sample_calibration:
@@ -20,6 +20,25 @@ rule sample_calibration:
         "../scripts/sample_calibration.py"
 
 
+rule sample_held_out:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+        text=paths.manifest(PATHS.text(STUDY.calibration["text"]["name"])),
+        calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
+    output:
+        manifest=paths.manifest(PATHS.held_out("{model}", "{seed}")),
+        run=paths.run(PATHS.held_out("{model}", "{seed}")),
+    log:
+        PATHS.log("sample_held_out", "{model}", "seed{seed}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        samples=STUDY.selection["samples"],
+        code=code_digest("sample_held_out"),
+    script:
+        "../scripts/sample_held_out.py"
+
+
 rule capture_dense:
     input:
         model=paths.manifest(PATHS.model("{model}")),
@@ -34,7 +53,11 @@ rule capture_dense:
     threads: 2
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
+        # A matter of disk and time, not of results: as a resource it makes nothing run again.
+        keep_hidden_states=STUDY.block["keep_hidden_states"],
     params:
+        # A cache beside what the rule is for: it may be removed, and nothing runs again.
+        hidden=str(PATHS.hidden("{model}", "{seed}")),
         dense_limit=STUDY.block["dense_limit"],
         gram=lambda wildcards: STUDY.needs_gram(wildcards.model, int(wildcards.seed)),
         code=code_digest("capture_dense"),

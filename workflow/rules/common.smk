@@ -14,10 +14,32 @@ def masks_of(wildcards):
 
 
 def windows_of(wildcards):
-    """Return the jobs that adapt a cell's windows; none if it is not adapted."""
-    if wildcards.adaptation == NONE:
+    """Return what holds a cell's adapted windows; nothing if it is not adapted."""
+    return windows_of_cell(Cell.parse(cell_of(wildcards)))
+
+
+def windows_of_cell(cell):
+    if cell.adaptation == NONE:
         return []
-    return gather.windows(paths.manifest(PATHS.windows(cell_of(wildcards), "{scatteritem}")))
+    if STUDY.candidates(cell):
+        return [paths.manifest(PATHS.windows(cell, "chosen"))]
+    if windows.is_sequential(STUDY.adaptation(cell.adaptation)):
+        return [paths.manifest(PATHS.windows(cell, "1-of-1"))]
+    return gather.windows(paths.manifest(PATHS.windows(cell, "{scatteritem}")))
+
+
+def candidate_windows_of(wildcards):
+    """Return what holds the adapted windows of each of a cell's candidates, one after another."""
+    cells = STUDY.candidates(Cell.parse(cell_of(wildcards)))
+    return [path for cell in cells for path in windows_of_cell(cell)]
+
+
+def candidate_metrics_of(wildcards):
+    """Return what was measured on each of a cell's candidates."""
+    cell = Cell.parse(cell_of(wildcards))
+    on_held_out = STUDY.adaptation(cell.adaptation)["select_on"] == "calibration"
+    place = PATHS.candidates if on_held_out else PATHS.metrics
+    return [str(place(candidate) / "perplexity.json") for candidate in STUDY.candidates(cell)]
 
 
 def steps_of(wildcards):
@@ -31,6 +53,8 @@ def steps_of(wildcards):
             PATHS.calibration(cell.model, cell.seed),
             PATHS.pruned(cell.model, cell.pruning, cell.seed),
         ]
+        if "selection" in STUDY.spec(cell):
+            folders.append(PATHS.held_out(cell.model, cell.seed))
     folders += [PATHS.text(text) for text in sorted(texts)]
     return [paths.manifest(folder) for folder in folders]
 

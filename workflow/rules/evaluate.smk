@@ -1,6 +1,26 @@
 # Measure checkpoints.
 
 
+rule evaluate_candidate:
+    input:
+        checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
+        held_out=paths.manifest(PATHS.held_out("{model}", "{seed}")),
+    output:
+        metrics=PATHS.candidates("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
+        run=paths.run(PATHS.candidates("{model}/{pruning}/{adaptation}/seed{seed}")),
+    log:
+        PATHS.log("evaluate_candidate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("evaluate_candidate", wildcards.model),
+    params:
+        code=code_digest("evaluate_candidate"),
+    script:
+        "../scripts/evaluate_candidate.py"
+
+
 rule evaluate_perplexity:
     input:
         checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),

@@ -5,6 +5,7 @@ rule prune_model:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         dense=paths.manifest(PATHS.dense("{model}", "{seed}")),
+        calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
     output:
         manifest=paths.manifest(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
         run=paths.run(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
@@ -18,6 +19,7 @@ rule prune_model:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model, wildcards.criterion),
     params:
+        hidden=str(PATHS.hidden("{model}", "{seed}")),
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion),
         # Of this criterion only: a change of one reruns no other.
         code=lambda wildcards: code_digest(

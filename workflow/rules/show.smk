@@ -31,6 +31,12 @@ rule build_tables:
             category="Tables",
             labels={"table": "pairs", "content": "every two criteria"},
         ),
+        windows_csv=report(
+            PATHS.figures / "windows.csv",
+            caption="../report/windows_data.rst",
+            category="Tables",
+            labels={"table": "windows", "content": "what the window is worth"},
+        ),
     log:
         PATHS.log("build_tables"),
     conda:
@@ -73,7 +79,41 @@ rule draw_criteria:
     params:
         # Every adaptation of the config, shown or not: each keeps its look in all figures.
         adaptations=list(STUDY.config["adaptations"]),
+        selected_on_evaluation=STUDY.selected_on_evaluation,
         text=STUDY.perplexity["text"]["name"],
         code=code_digest("draw_criteria"),
     script:
         "../scripts/draw_criteria.py"
+
+
+rule draw_windows:
+    input:
+        data=PATHS.figures / "windows.csv",
+    output:
+        report(
+            PATHS.figures / "windows.png",
+            caption="../report/windows.rst",
+            category="Figures",
+            labels={"figure": "quality and memory by window", "format": "PNG"},
+        ),
+        report(
+            PATHS.figures / "windows.svg",
+            caption="../report/windows.rst",
+            category="Figures",
+            labels={"figure": "quality and memory by window", "format": "SVG"},
+        ),
+        report(
+            PATHS.figures / "windows.pdf",
+            caption="../report/windows.rst",
+            category="Figures",
+            labels={"figure": "quality and memory by window", "format": "PDF"},
+        ),
+    log:
+        PATHS.log("draw_windows"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        text=STUDY.perplexity["text"]["name"],
+        code=code_digest("draw_windows"),
+    script:
+        "../scripts/draw_windows.py"

@@ -20,4 +20,5 @@ if __name__ == "__main__":
             criteria_csv=Path(snakemake.output.criteria_csv),
             gaps_csv=Path(snakemake.output.gaps_csv),
             pairs_csv=Path(snakemake.output.pairs_csv),
+            windows_csv=Path(snakemake.output.windows_csv),
         )

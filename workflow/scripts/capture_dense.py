@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from freelunch import calibration
 from freelunch.activations import capture_dense
-from freelunch.artifact import Artifact, fingerprint
+from freelunch.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
-from freelunch.cost import Shapes, capture_flops
+from freelunch.cost import capture_flops
 from freelunch.job import running
+from freelunch.shapes import Shapes
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -18,17 +19,22 @@ if __name__ == "__main__":
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
         samples, length = (sample.facts["settings"][key] for key in ("samples", "length"))
-        made = capture_dense(
-            model=model,
-            calibration=sample,
-            dense_limit=snakemake.params.dense_limit,
-            gram=snakemake.params.gram,
-            folder=Path(snakemake.output.manifest).parent,
-            fingerprint=fingerprint(
-                snakemake.params.code, snakemake.params.gram, model.artifact, sample
-            ),
-            report=job.report,
-        )
+        folder, hidden = Path(snakemake.output.manifest).parent, Path(snakemake.params.hidden)
+        with scratch_folder(hidden.with_name(f".{hidden.name}.scratch")) as scratch:
+            made = capture_dense(
+                model=model,
+                calibration=sample,
+                dense_limit=snakemake.params.dense_limit,
+                gram=snakemake.params.gram,
+                keep=snakemake.resources.keep_hidden_states,
+                folder=folder,
+                hidden_folder=hidden,
+                fingerprint=fingerprint(
+                    snakemake.params.code, snakemake.params.gram, model.artifact, sample
+                ),
+                scratch=scratch,
+                report=job.report,
+            )
         job.made(made)
         shapes = Shapes.of(model.config.to_dict(), "float32")
         job.cost["tokens"] = samples * length

@@ -16,4 +16,5 @@ if __name__ == "__main__":
             adaptations=snakemake.params.adaptations,
             text=snakemake.params.text,
             outputs=[Path(path) for path in snakemake.output],
+            selected_on_evaluation=snakemake.params.selected_on_evaluation,
         )

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from freelunch.artifact import scratch_folder, write_json
 from freelunch.checkpoint import StreamedModel
-from freelunch.cost import Shapes
 from freelunch.cost import evaluate_perplexity as cost_of
 from freelunch.evaluation.loss import check_dense
 from freelunch.evaluation.perplexity import evaluate_perplexity, text_windows
 from freelunch.job import running
+from freelunch.shapes import Shapes
 from freelunch.texts import open_text
 
 if TYPE_CHECKING:

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import activations, criteria
+from freelunch import activations, calibration, criteria
 from freelunch.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
-from freelunch.cost import Shapes, prune_flops
+from freelunch.cost import prune_flops
 from freelunch.job import running
 from freelunch.paths import read_run
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
+from freelunch.shapes import Shapes
+from freelunch.states import DenseStates, kept_states
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -19,6 +21,8 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
+        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        kept = kept_states(Path(snakemake.params.hidden), model.artifact, sample)
         folder = Path(snakemake.output.manifest).parent
         pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
         settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}
@@ -31,19 +35,19 @@ if __name__ == "__main__":
                 seed=seed,
                 folder=folder,
                 fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
-                scratch=scratch,
+                states=DenseStates(model, sample, kept, scratch),
                 report=job.report,
             )
         job.made(made)
         criterion, shapes = settings["criterion"], Shapes.of(model.config.to_dict(), "float32")
-        sample = dense.facts["sequences"], dense.facts["length"]
+        tokens = dense.facts["sequences"], dense.facts["length"]
         if criterion["statistics"] == "sparse":
-            job.cost["tokens"] = 2 * sample[0] * sample[1]
+            job.cost["tokens"] = 2 * tokens[0] * tokens[1]
         job.cost["flops"] = prune_flops(
             shapes,
-            *sample,
+            *tokens,
             criterion,
             criteria.needs_gram(criterion),
             criteria.changes_parameters(criterion),
         )
-        job.shared["capture_dense"] = read_run(dense.folder)
+        job.shared["capture_dense"] = [read_run(dense.folder)]

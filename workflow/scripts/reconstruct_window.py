@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import activations, pruned
-from freelunch.artifact import Artifact, fingerprint
+from freelunch import calibration, pruned
+from freelunch.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
-from freelunch.cost import Shapes, reconstruction_flops
 from freelunch.job import running
-from freelunch.reconstruction import group_windows, reconstruct_windows, split_windows
+from freelunch.reconstruction.driver import reconstruct_windows
+from freelunch.shapes import Shapes
+from freelunch.states import DenseStates, kept_states
+from freelunch.window_cost import decide_window, reconstruction_flops
+from freelunch.windows import group_windows, split_windows
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -16,30 +19,42 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
+        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
         masks = Artifact(Path(snakemake.input.masks).parent, pruned.KIND)
-        settings = snakemake.params.settings
-        seed = int(snakemake.wildcards.seed)
-        group, groups = map(int, snakemake.wildcards.scatteritem.split("-of-"))
-        windows = group_windows(
-            split_windows(model.num_blocks, settings["window_blocks"]), group, groups
-        )
-        made = reconstruct_windows(
-            model=model,
-            masks=masks,
-            dense=dense,
-            windows=windows,
-            settings=settings,
-            seed=seed,
-            folder=Path(snakemake.output.manifest).parent,
-            fingerprint=fingerprint(
-                snakemake.params.code, [settings, seed], model.artifact, dense, masks
-            ),
-            report=job.report,
-        )
+        settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
+        folder = Path(snakemake.output.manifest).parent
+        kept = kept_states(Path(snakemake.params.hidden), model.artifact, sample)
+        with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
+            states = DenseStates(model, sample, kept, scratch)
+            # In the shapes' own precision: the budget is for what is trained.
+            shapes = Shapes.of(model.config.to_dict(), str(model.dtype).removeprefix("torch."))
+            window, why = decide_window(shapes, states.sequences, states.length, settings)
+            if why:
+                job.say(why)
+            group, groups = map(int, snakemake.wildcards.scatteritem.split("-of-"))
+            windows = group_windows(split_windows(model.num_blocks, window), group, groups)
+            made = reconstruct_windows(
+                model=model,
+                masks=masks,
+                states=states,
+                window=window,
+                windows=windows,
+                settings=settings,
+                seed=seed,
+                folder=folder,
+                fingerprint=fingerprint(
+                    snakemake.params.code, [settings, seed], model.artifact, sample, masks
+                ),
+                report=job.report,
+                stop_at_divergence=snakemake.params.stop_at_divergence,
+            )
         job.made(made)
-        samples, length = dense.facts["sequences"], dense.facts["length"]
-        shapes = Shapes.of(model.config.to_dict(), "float32")
         blocks = sum(map(len, windows))
-        job.cost["tokens"] = samples * length * settings["epochs"]
-        job.cost["flops"] = reconstruction_flops(shapes, samples, length, settings, blocks)
+        job.cost["tokens"] = states.sequences * states.length * settings.get("epochs", 1)
+        job.cost["flops"] = reconstruction_flops(
+            shapes,
+            states.sequences,
+            states.length,
+            {**settings, "window": window},
+            blocks=blocks,
+        )

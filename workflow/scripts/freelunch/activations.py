@@ -11,15 +11,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from freelunch import states as hidden_states
 from freelunch.artifact import Artifact, ArtifactWriter
+from freelunch.boundaries import kept_boundaries
 from freelunch.calibration import read_tokens
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import CHECK_SEQUENCES
 from freelunch.evaluation.loss import check_dense, window_loss
-from freelunch.hidden import create_hidden, hidden_file, open_hidden
+from freelunch.hidden import hidden_file
 from freelunch.report import Report, silent
+from freelunch.states import DenseStates
 from freelunch.statistics import Collector, InputStatistics
-from freelunch.streaming import BlockPass
 
 KIND = "dense activations"
 # Fields of InputStatistics with one value a feature.
@@ -36,8 +38,11 @@ def capture_dense(
     calibration: Artifact,
     dense_limit: float,
     gram: bool,
+    keep: str,
     folder: Path,
+    hidden_folder: Path,
     fingerprint: str,
+    scratch: Path,
     report: Report = silent,
 ) -> Artifact:
     """Pass the calibration sample through the dense model, block by block.
@@ -47,32 +52,43 @@ def capture_dense(
         calibration: Token ids.
         dense_limit: The largest perplexity on the first sequences that a sound model can have.
         gram: Whether to collect Gram matrices: those of one block only are in memory.
-        folder: Where hidden states and statistics go.
+        keep: Which hidden states stay on disk: `all`, `every_k` or `none`.
+        folder: Where statistics go.
+        hidden_folder: Where hidden states go.
         fingerprint: Digest of everything the result depends on.
+        scratch: A folder for hidden states that do not stay.
         report: Told of each block.
 
     Raises:
         UserError: An activation is not finite, or the perplexity is above the limit: before
             anything is pruned, a broken model or a foreign tokenizer ends the study.
     """
-    input_ids = read_tokens(calibration)
-    sequences, length = input_ids.shape
     writer = ArtifactWriter(folder, KIND, fingerprint)
-    blocks = BlockPass(model, sequences, length)
-    shape = (sequences, length, model.config.hidden_size)
+    cache = ArtifactWriter(hidden_folder, hidden_states.KIND, fingerprint)
+    states = DenseStates(model, calibration, None, scratch)
+    input_ids = read_tokens(calibration)
+    kept = {at: hidden_file(at) for at in kept_boundaries(keep, model.num_blocks)}
 
     def embed(path: Path) -> None:
-        blocks.embed_(input_ids, create_hidden(path, shape, model.dtype))
+        states.blocks.embed_(input_ids, states.create(path))
 
-    if hidden_file(0) not in writer:
-        writer.add(hidden_file(0), embed)
+    if 0 in kept and kept[0] not in cache:
+        cache.add(kept[0], embed)
+    for boundary, name in kept.items():
+        if name in cache:
+            states.found(boundary, hidden_folder / name)
     for index in range(model.num_blocks):
-        if hidden_file(index + 1) not in writer or statistics_file(index) not in writer:
+        after = index + 1
+        if statistics_file(index) not in writer or (after in kept and kept[after] not in cache):
             block = model.load_block(index)
             collector = Collector(block, model.sharding.name(index, ""), gram)
-            hidden = open_hidden(folder / hidden_file(index))
+            work = _passing(states, index, block)
             with collector.watching():
-                writer.add(hidden_file(index + 1), _passing(blocks, index, block, hidden, shape))
+                if after in kept:
+                    cache.add(kept[after], work)
+                    states.found(after, hidden_folder / kept[after])
+                else:
+                    states.make(after, work)
             tensors = _as_tensors(collector.results())
             writer.add(
                 statistics_file(index),
@@ -81,18 +97,19 @@ def capture_dense(
             )
             # Before the next block's Gram matrices are there, this one's have to be gone.
             del collector, tensors
-        report(index + 1, model.num_blocks, "blocks")
-    last = open_hidden(folder / hidden_file(model.num_blocks))[:CHECK_SEQUENCES]
+        report(after, model.num_blocks, "blocks")
+    last = states.at(model.num_blocks)[:CHECK_SEQUENCES]
     losses = [window_loss(model, ids, state) for ids, state in zip(input_ids, last, strict=False)]
     perplexity = float(torch.stack(losses).mean().exp())
     check_dense(perplexity, dense_limit, folder)
+    belongs = {"model": model.artifact.digest, "calibration": calibration.digest}
+    cache.finish(**belongs)
     return writer.finish(
         perplexity=perplexity,
-        model=model.artifact.digest,
-        calibration=calibration.digest,
+        **belongs,
         gram=gram,
-        sequences=sequences,
-        length=length,
+        sequences=states.sequences,
+        length=states.length,
     )
 
 
@@ -126,15 +143,11 @@ def read_statistics(
     return {linear: inputs[group] for linear, group in groups.items()}
 
 
-def _passing(
-    blocks: BlockPass,
-    index: int,
-    block: torch.nn.Module,
-    hidden: torch.Tensor,
-    shape: tuple[int, int, int],
-) -> Callable[[Path], None]:
+def _passing(states: DenseStates, index: int, block: torch.nn.Module) -> Callable[[Path], None]:
+    hidden = states.at(index)
+
     def write(path: Path) -> None:
-        blocks.through_(index, block, hidden, create_hidden(path, shape, hidden.dtype))
+        states.blocks.through_(index, block, hidden, states.create(path))
 
     return write
 

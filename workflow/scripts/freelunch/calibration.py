@@ -31,7 +31,7 @@ def sample_calibration(
 ) -> Artifact:
     """Write the token ids of a calibration sample, (samples, length), int64.
 
-    A text is sampled by `sample_windows`; a `tokens` source is taken as it is, and must have the
+    A text is sampled by `Drawing`; a `tokens` source is taken as it is, and must have the
     announced shape.
 
     Raises:
@@ -50,51 +50,133 @@ def sample_calibration(
             )
     else:
         tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
-        input_ids = sample_windows(
-            read_documents(text.folder), tokenizer, samples, length, seed, text.folder
-        )
+        drawing = Drawing(read_documents(text.folder), tokenizer, length, seed, text.folder)
+        input_ids = drawing.draw(samples)
     check_vocabulary(input_ids, model, text.folder)
-    writer = ArtifactWriter(folder, KIND, fingerprint)
-    writer.add(TOKENS, lambda path: save_file({"input_ids": input_ids.contiguous()}, path))
-    return writer.finish(
-        settings={"samples": samples, "length": length, "seed": seed},
-        model=model.digest,
-        text=text.digest,
-        tokens_sha256=hashlib.sha256(input_ids.contiguous().numpy().tobytes()).hexdigest(),
+    settings = {"samples": samples, "length": length, "seed": seed}
+    return _write(
+        folder, fingerprint, input_ids, settings=settings, model=model.digest, text=text.digest
     )
 
 
-def sample_windows(
-    documents: list[str], tokenizer: Any, samples: int, length: int, seed: int, where: object
-) -> Tensor:
+def sample_held_out(
+    model: Artifact,
+    text: Artifact,
+    calibration: Artifact,
+    samples: int,
+    folder: Path,
+    fingerprint: str,
+) -> Artifact:
+    """Write token ids, (samples, length), int64, of documents that a calibration sample left.
+
+    Raises:
+        UserError: The sample touches every document that is long enough.
+    """
+    settings = calibration.facts["settings"]
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
+    documents = read_documents(text.folder)
+    drawing = Drawing(documents, tokenizer, settings["length"], settings["seed"], text.folder)
+    # The same documents are drawn again, to know them.
+    if not torch.equal(drawing.draw(settings["samples"]), read_tokens(calibration)):
+        raise UserError(
+            "the calibration sample was not drawn from this text",
+            where=calibration.folder,
+            todo="the same command with `--forcerun sample_calibration` draws it again",
+        )
+    drawing.leave_out_drawn()
+    input_ids = drawing.draw(samples)
+    return _write(
+        folder,
+        fingerprint,
+        input_ids,
+        settings={**settings, "samples": samples},
+        model=model.digest,
+        text=text.digest,
+        calibration=calibration.digest,
+    )
+
+
+def _write(folder: Path, fingerprint: str, input_ids: Tensor, **facts: Any) -> Artifact:
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    tokens = input_ids.contiguous()
+    writer.add(TOKENS, lambda path: save_file({"input_ids": tokens}, path))
+    return writer.finish(
+        **facts, tokens_sha256=hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+    )
+
+
+class Drawing:
     """Draw documents with replacement; of each longer than `length` take a random window.
 
     This is the full-length mode of the paper's third version (study.md, section 2), with nothing
     removed: no token is taken for padding.
 
-    Returns:
-        Token ids, (samples, length), int64.
+    Args:
+        documents: The text.
+        tokenizer: The model's.
+        length: Tokens in a window.
+        seed: The cell's.
+        where: What the text is called, for messages.
     """
-    generator = random.Random(derive_seed(seed, "calibration"))
-    encoded: dict[int, list[int]] = {}
-    windows: list[list[int]] = []
-    while len(windows) < samples:
-        index = generator.randrange(len(documents))
-        if index not in encoded:
-            encoded[index] = tokenizer(documents[index], verbose=False)["input_ids"]
-        tokens = encoded[index]
-        if len(tokens) > length:
-            start = generator.randrange(len(tokens) - length + 1)
-            windows.append(tokens[start : start + length])
-        elif not windows and len(encoded) == len(documents):
-            raise UserError(
-                "no document is longer than one calibration sequence",
-                where=where,
-                found=f"the longest has {max(map(len, encoded.values()))} tokens",
-                expected=f"more than study.calibration.length = {length}",
-                todo="shorten `length`, or use a text with longer documents",
+
+    def __init__(
+        self, documents: list[str], tokenizer: Any, length: int, seed: int, where: object
+    ) -> None:
+        self._documents, self._tokenizer, self._length = documents, tokenizer, length
+        self._where = where
+        self._generator = random.Random(derive_seed(seed, "calibration"))
+        self._encoded: dict[int, list[int]] = {}
+        self._drawn: set[int] = set()
+        self._left_out: frozenset[int] = frozenset()
+
+    def draw(self, samples: int) -> Tensor:
+        """Return token ids, (samples, length), int64.
+
+        Raises:
+            UserError: No document is long enough.
+        """
+        windows: list[list[int]] = []
+        seen: set[int] = set()
+        while len(windows) < samples:
+            index = self._generator.randrange(len(self._documents))
+            seen.add(index)
+            tokens = self._tokens(index)
+            if len(tokens) > self._length and index not in self._left_out:
+                start = self._generator.randrange(len(tokens) - self._length + 1)
+                windows.append(tokens[start : start + self._length])
+                self._drawn.add(index)
+            elif not windows and len(seen) == len(self._documents):
+                raise self._too_short()
+        return torch.tensor(windows)
+
+    def leave_out_drawn(self) -> None:
+        """From now on draw none of the documents that were drawn before."""
+        self._left_out = frozenset(self._drawn)
+
+    def _tokens(self, index: int) -> list[int]:
+        if index not in self._encoded:
+            document = self._documents[index]
+            self._encoded[index] = self._tokenizer(document, verbose=False)["input_ids"]
+        return self._encoded[index]
+
+    def _too_short(self) -> UserError:
+        if self._left_out:
+            return UserError(
+                "calibration leaves no document to choose among candidates by",
+                where=self._where,
+                found=f"{len(self._left_out)} documents in the calibration sample, and no other "
+                "that is long enough",
+                expected=f"a document of more than study.calibration.length = {self._length} "
+                "tokens that the sample does not touch",
+                todo="use a text with more documents, fewer samples, or `select_on: evaluation`",
             )
-    return torch.tensor(windows)
+        return UserError(
+            "no document is longer than one calibration sequence",
+            where=self._where,
+            found=f"the longest has {max(map(len, self._encoded.values()))} tokens",
+            expected=f"more than study.calibration.length = {self._length}",
+            todo="shorten `length`, or use a text with longer documents",
+        )
 
 
 def read_tokens(calibration: Artifact) -> Tensor:

@@ -9,9 +9,11 @@ NONE = "none"
 
 NAME = r"[a-z0-9]+(?:[._-][a-z0-9]+)*"
 WORD = r"[a-z0-9]+(?:_[a-z0-9]+)*"
+# Also a candidate of one: `freelunch.candidates`.
+ADAPTATION = rf"{WORD}(?:\.lr[0-9.e+-]+\.epochs\d+)?"
 _CELL = re.compile(
     rf"(?P<model>{NAME})/(?:{DENSE}|(?P<criterion>{WORD})-(?P<pattern>{WORD}))"
-    rf"/(?P<adaptation>{WORD})/seed(?P<seed>\d+)"
+    rf"/(?P<adaptation>{ADAPTATION})/seed(?P<seed>\d+)"
 )
 
 

@@ -15,12 +15,19 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from freelunch.artifact import Artifact, ArtifactWriter
-from freelunch.blocks import BlockCall, StandIn, find_blocks, same_call
+from freelunch.blocks import (
+    BlockCall,
+    StandIn,
+    block_linears,
+    find_blocks,
+    has_bias,
+    same_call,
+)
 from freelunch.errors import UserError
 
 OUTER = "outer.safetensors"
@@ -96,10 +103,10 @@ def write_shard(
     )
 
 
-def link_shard(writer: ArtifactWriter, shard: str, source: Artifact) -> None:
+def link_shard(writer: ArtifactWriter, shard: str, source: Artifact, **facts: Any) -> None:
     """Add a shard of another artifact, stored once."""
-    entry = source.files[shard]
-    writer.link(shard, source, shard, tensors=entry["tensors"], tensor_bytes=entry["tensor_bytes"])
+    facts |= {key: source.files[shard][key] for key in ("tensors", "tensor_bytes")}
+    writer.link(shard, source, shard, **facts)
 
 
 def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -> Artifact:
@@ -145,15 +152,23 @@ class StreamedModel:
         parent, _, name = self.sharding.path.rpartition(".")
         setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._stand_ins))
 
-    def load_block(self, index: int) -> nn.Module:
-        """Return a block in eval mode, its weights private and without gradients."""
+    def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
+        """Return a block in eval mode, its weights private and without gradients.
+
+        Args:
+            index: Which block.
+            folder: Where its shard is, if it was changed; linear layers may have got a bias.
+        """
         block = copy.deepcopy(self._meta_blocks[index])
         prefix = self.sharding.name(index, "")
-        with safe_open(self.folder / block_shard(index), framework="pt") as shard:
+        with safe_open((folder or self.folder) / block_shard(index), framework="pt") as shard:
             state = {
                 name.removeprefix(prefix): shard.get_tensor(name).to(self.device, self.dtype)
                 for name in shard.keys()  # noqa: SIM118 (safe_open is no mapping)
             }
+        for name, linear in block_linears(block).items():
+            if folder is not None and not has_bias(linear) and f"{name}.bias" in state:
+                linear.bias = nn.Parameter(state[f"{name}.bias"], requires_grad=False)
         block.load_state_dict(state, assign=True)
         absent = [name for name, buffer in block.named_buffers() if buffer.is_meta]
         if absent:
@@ -239,10 +254,11 @@ class StreamedModel:
         config = copy.deepcopy(self.config)
         # `layer_types` stays whole: Gemma 3 makes rotary frequencies for each type that it names.
         config.num_hidden_layers = 0
-        outer = AutoModelForCausalLM.from_pretrained(
-            self.folder, config=config, dtype=self.dtype, trust_remote_code=False
+        # Handed its tensors, it looks at no other shard: it would map all of them.
+        outer = type(self._model).from_pretrained(  # type: ignore[attr-defined]
+            None, config=config, dtype=self.dtype, state_dict=load_file(self.folder / OUTER)
         )
-        outer.to(self.device)  # type: ignore[arg-type]
+        outer.to(self.device)
         path = self.sharding.path.split(".")
         for depth in range(len(path)):
             here = ".".join(path[:depth])

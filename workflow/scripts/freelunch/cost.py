@@ -1,5 +1,7 @@
 """What a step costs, from shapes alone: floating-point operations, memory, disk.
 
+Memory is that of a job on a CPU; weights that are only mapped and hardly touched do not count.
+
 One formula each, for the plan before a run and for the record after it. Operations count a
 multiplication and an addition as two. With T tokens, P weights of a block's linear layers, d hidden
 size and S sequence length, a block's forward is 2 T P + 2 T S d (attention is causal, so half of
@@ -10,127 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Families whose head is the embedding where their config.json says nothing of it.
-_TIED = ("gemma", "gemma2", "gemma3_text", "opt")
-# Resident before any tensor: Python, torch and transformers (measured, CPU build).
-PROCESS_BYTES = 450_000_000
+from freelunch.boundaries import kept_boundaries
+from freelunch.shapes import Shapes
+
+# Resident before any weight is: Python, torch, transformers, the module tree (measured, CPU build).
+PROCESS_BYTES = 385_000_000
 # Tokens in a batch of a forward pass: enough to keep the matrix multiplications busy, few enough
 # that an MLP's activations stay small beside its weights.
 BATCH_TOKENS = 2048
 # Sequences on which something is checked beside the work itself (the dense model's perplexity, a
 # window before and after its reconstruction): a quarter of the default sample, so it costs little.
 CHECK_SEQUENCES = 8
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of a decoder-only model.
-
-    Attributes:
-        model_type: The family, as transformers calls it.
-        blocks: Number of decoder blocks.
-        hidden: d.
-        attention: Width of the attention's output, before its projection.
-        intermediate: Width of the MLP.
-        heads: Query heads.
-        key_heads: Key (and value) heads.
-        weights: Of a block's linear layers, those behind each of `inputs`.
-        outer_weights: Embeddings and head.
-        vocabulary: Rows of the embedding.
-        bytes_each: Of a stored weight.
-    """
-
-    model_type: str
-    blocks: int
-    hidden: int
-    attention: int
-    intermediate: int
-    heads: int
-    key_heads: int
-    weights: tuple[int, ...]
-    outer_weights: int
-    vocabulary: int
-    bytes_each: int
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
-        """Read the sizes from a transformers config (or an excerpt with the same keys)."""
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        head = config.get("head_dim") or hidden // heads
-        key_heads = config.get("num_key_value_heads") or heads
-        keys = key_heads * head
-        # OPT calls its width ffn_dim and has two matrices in its MLP; gated ones have three.
-        opt = config.get("model_type") == "opt"
-        width = config.get("intermediate_size") or config["ffn_dim"]
-        embedding = config["vocab_size"] * hidden
-        tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
-        return cls(
-            model_type=config.get("model_type", ""),
-            blocks=config["num_hidden_layers"],
-            hidden=hidden,
-            attention=heads * head,
-            intermediate=width,
-            heads=heads,
-            key_heads=key_heads,
-            weights=(
-                hidden * (heads * head + 2 * keys),
-                heads * head * hidden,
-                hidden * width * (1 if opt else 2),
-                width * hidden,
-            ),
-            outer_weights=embedding * (1 if tied else 2),
-            vocabulary=config["vocab_size"],
-            bytes_each=DTYPE_BYTES[dtype],
-        )
-
-    @property
-    def block_weights(self) -> int:
-        """Return P, the weights of a block's linear layers."""
-        return sum(self.weights)
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Return the widths of a block's distinct linear inputs: q, k, v share one, gate and up."""
-        return (self.hidden, self.attention, self.hidden, self.intermediate)
-
-    @property
-    def gram_bytes(self) -> int:
-        """Return the size of the Gram matrices of one block."""
-        return 4 * sum(width**2 for width in self.inputs)
-
-    @property
-    def model_bytes(self) -> int:
-        return (self.blocks * self.block_weights + self.outer_weights) * self.bytes_each
-
-    @property
-    def block_bytes(self) -> int:
-        return self.block_weights * self.bytes_each
-
-    @property
-    def outer_bytes(self) -> int:
-        return self.outer_weights * self.bytes_each
-
-    def hidden_bytes(self, tokens: int) -> int:
-        """Return the size of the hidden states of so many tokens at one boundary."""
-        return tokens * self.hidden * self.bytes_each
-
-    def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
-        """Return the operations of a forward pass through blocks (all of them by default)."""
-        each = 2 * tokens * self.block_weights + 2 * tokens * length * self.hidden
-        return each * (self.blocks if blocks is None else blocks)
-
-    def head_flops(self, tokens: int) -> int:
-        """Return the operations of the language-model head."""
-        return 2 * tokens * self.vocabulary * self.hidden
-
-    def activation_bytes(self, tokens: int) -> int:
-        """Return what one block keeps of a batch for its backward pass, roughly.
-
-        Inputs of the linear layers and of what lies between them: about 12 of width d and 5 of the
-        MLP's width (measured on Llama blocks, float32).
-        """
-        return 4 * tokens * (12 * self.hidden + 5 * self.intermediate)
 
 
 @dataclass(frozen=True)
@@ -158,20 +50,20 @@ def fetch_model(shapes: Shapes, source: str) -> Cost:
     return Cost(0, PROCESS_BYTES + int(held), shapes.model_bytes)
 
 
-def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool) -> Cost:
+def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:
     tokens = samples * length
     gram_bytes = shapes.gram_bytes if gram else 0
+    kept = len(kept_boundaries(keep, shapes.blocks))
     return Cost(
         capture_flops(shapes, samples, length, gram),
         PROCESS_BYTES
         + shapes.outer_bytes
-        + 2 * shapes.block_bytes
-        # The sums, and the largest of them mirrored while it is written.
-        + 3 * gram_bytes
-        + shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
-        # Mapped files: pages the system may drop, but counted as resident while they are touched.
-        + 2 * shapes.hidden_bytes(tokens),
-        (shapes.blocks + 1) * shapes.hidden_bytes(tokens) + shapes.blocks * gram_bytes,
+        + shapes.block_bytes
+        + max(
+            gram_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length)),
+            shapes.head_bytes(length),
+        ),
+        kept * shapes.hidden_bytes(tokens) + shapes.blocks * gram_bytes,
     )
 
 
@@ -201,16 +93,16 @@ def prune_model(
         changes: Whether parameters that stay change as well, and are written.
     """
     sparse = criterion["statistics"] == "sparse"
-    passing = shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2
-    passing += 2 * shapes.hidden_bytes(samples * length)
+    passing = shapes.passing_bytes(max(BATCH_TOKENS, length))
     # Of the factorisation the factors stay; a refinement comes after it.
     factors = shapes.gram_bytes if gram and changes else 0
     swapping = factors + (_swaps_bytes(shapes) if criterion.get("swaps") else 0)
     return Cost(
         prune_flops(shapes, samples, length, criterion, gram, changes),
         PROCESS_BYTES
-        + shapes.outer_bytes
-        + 8 * shapes.block_bytes
+        + (3 if changes else 1) * shapes.block_bytes
+        # Weight and scores in float32, and what selecting among them takes.
+        + 16 * shapes.largest_matrix
         + (shapes.gram_bytes if gram else 0)
         + max(4 * factors, swapping)
         + (passing if sparse else 0),
@@ -260,39 +152,10 @@ def _swaps_bytes(shapes: Shapes) -> int:
     )
 
 
-def reconstruct(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> Cost:
-    """Cost of all windows; memory is that of one."""
-    tokens, window = samples * length, settings["window_blocks"]
-    # Weights, gradients, two moments and a copy to go back to, float32; masks.
-    training = window * shapes.block_weights * (5 * 4 + 1)
-    return Cost(
-        reconstruction_flops(shapes, samples, length, settings),
-        PROCESS_BYTES
-        + shapes.outer_bytes
-        + training
-        + window * shapes.activation_bytes(settings["batch"] * length)
-        + 2 * shapes.hidden_bytes(tokens),
-        shapes.blocks * shapes.block_bytes,
-    )
-
-
-def reconstruction_flops(
-    shapes: Shapes,
-    samples: int,
-    length: int,
-    settings: Mapping[str, Any],
-    blocks: int | None = None,
-) -> int:
-    """Return the operations of training: three forwards an epoch, and the loss before and after."""
-    checked = 2 * min(CHECK_SEQUENCES, samples) * length
-    passed = 3 * settings["epochs"] * samples * length + checked
-    return shapes.forward_flops(passed, length, blocks)
-
-
 def assemble_model(shapes: Shapes, writes: bool) -> Cost:
     return Cost(
         0,
-        PROCESS_BYTES + shapes.outer_bytes + 3 * shapes.block_bytes,
+        PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0),
         shapes.blocks * shapes.block_bytes if writes else 0,
     )
 
@@ -303,11 +166,7 @@ def evaluate_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
         shapes.forward_flops(tokens, length) + shapes.head_flops(tokens),
         PROCESS_BYTES
         + shapes.outer_bytes
-        + 2 * shapes.block_bytes
-        + shapes.hidden_bytes(tokens)
-        + max(
-            shapes.activation_bytes(max(BATCH_TOKENS, length)) // 2,
-            2 * 4 * length * shapes.vocabulary,
-        ),
+        + shapes.block_bytes
+        + max(shapes.passing_bytes(max(BATCH_TOKENS, length)), shapes.head_bytes(length)),
         0,
     )

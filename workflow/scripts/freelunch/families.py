@@ -1,7 +1,7 @@
 """What has to be known of a model family beyond its module tree: names of the parts of a block.
 
-Whole blocks need none of this: they are found, and their calls are recorded. Whatever is smaller
-than a block (heads, channels) needs the names below.
+Whole blocks and single matrices need none of this: they are found, and their calls are recorded.
+Whatever lies between (halves of a block, heads, channels) needs the names below.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,10 @@ class Family:
         attention_output: Linear layer whose columns are the query heads.
         mlp_inputs: Linear layers whose rows are the MLP's channels.
         mlp_output: Linear layer whose columns are the channels.
+        attention: The module that is the attention.
+        attention_half: Modules of the block whose output the attention adds to the residual
+            stream: its norms and itself.
+        mlp_half: The same of the MLP. Together the two halves are the block.
         biases: Settings of the model's config that give every linear layer of a block a bias; None
             where output projections can have none.
     """
@@ -33,18 +37,27 @@ class Family:
     attention_output: str = "self_attn.o_proj"
     mlp_inputs: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     mlp_output: str = "mlp.down_proj"
+    attention: str = "self_attn"
+    attention_half: tuple[str, ...] = ("input_layernorm", "self_attn")
+    mlp_half: tuple[str, ...] = ("post_attention_layernorm", "mlp")
     biases: Mapping[str, Any] | None = None
 
 
 _LLAMA = Family()
 _FUSED = "self_attn.qkv_proj"
+# Norms on both sides of attention and MLP.
+_GEMMA = replace(
+    _LLAMA,
+    attention_half=("input_layernorm", "self_attn", "post_attention_layernorm"),
+    mlp_half=("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+)
 # By `model_type` of the config.
 FAMILIES = {
     "llama": replace(_LLAMA, biases={"attention_bias": True, "mlp_bias": True}),
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
     "phi3": replace(
         _LLAMA,
         query=_FUSED,
@@ -57,6 +70,8 @@ FAMILIES = {
         attention_output="self_attn.out_proj",
         mlp_inputs=("fc1",),
         mlp_output="fc2",
+        attention_half=("self_attn_layer_norm", "self_attn"),
+        mlp_half=("final_layer_norm", "fc1", "fc2"),
         biases={"enable_bias": True},
     ),
 }
@@ -83,11 +98,11 @@ def family_of(model_type: str) -> Family:
     """Return a family's entry; UserError if there is none."""
     if model_type not in FAMILIES:
         raise UserError(
-            "the parts of this family's blocks are not known, so only whole blocks and single "
-            "weights can be worked on",
+            "the parts of this family's blocks are not known, so it can be worked on by whole "
+            "blocks and single matrices only, not by halves of blocks, heads or channels",
             where=model_type,
             expected=f"one of {', '.join(FAMILIES)}",
             todo="add the family to workflow/scripts/freelunch/families.py: names of its linear "
-            "layers",
+            "layers and of the modules of each half of a block",
         )
     return FAMILIES[model_type]

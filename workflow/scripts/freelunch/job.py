@@ -37,8 +37,8 @@ class Job:
         threads: How many it may use.
         device: "cpu", or "cuda" where the profile gives the rule a GPU.
         cost: Facts the script adds: `tokens`, `flops`.
-        shared: Run facts of an earlier step that this one's folder carries along, by rule: those of
-            a pass whose own large folder need not be kept.
+        shared: Run facts of jobs of earlier steps that this one's folder carries along, by step:
+            of those whose own folders need not be kept.
     """
 
     def __init__(self, name: str, threads: int, device: str) -> None:

@@ -41,9 +41,17 @@ class Paths:
         """Token ids of the calibration sample."""
         return self.root / "calibration" / model / f"seed{seed}"
 
+    def held_out(self, model: str, seed: object) -> Path:
+        """Token ids that are not in the calibration sample, for choosing among candidates."""
+        return self.root / "held_out" / model / f"seed{seed}"
+
     def dense(self, model: str, seed: object) -> Path:
-        """Dense hidden states at block boundaries, and statistics of each linear input."""
+        """Statistics of each linear input of the dense model."""
         return self.root / "dense" / model / f"seed{seed}"
+
+    def hidden(self, model: str, seed: object) -> Path:
+        """Dense hidden states at block boundaries: a cache, which may be removed at any time."""
+        return self.root / "hidden" / model / f"seed{seed}"
 
     def pruned(self, model: str, pruning: str, seed: object) -> Path:
         """Masks."""
@@ -60,6 +68,10 @@ class Paths:
     def metrics(self, cell: object) -> Path:
         """What was measured on a checkpoint."""
         return self.root / "metrics" / str(cell)
+
+    def candidates(self, cell: object) -> Path:
+        """What was measured on the checkpoint of a candidate, to choose among them."""
+        return self.root / "candidates" / str(cell)
 
     def record(self, cell: Cell) -> Path:
         return self.records / cell.record_name

@@ -12,14 +12,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from freelunch import cost
+from freelunch import cost, window_cost
+from freelunch.candidates import adaptation_of, measuring_rule
 from freelunch.cell import DENSE, NONE, Cell
-from freelunch.cost import Cost, Shapes
+from freelunch.cost import Cost
 from freelunch.errors import UserError
 from freelunch.families import biases_of, family_of
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
+from freelunch.shapes import Shapes
 from freelunch.study import Study, changes_parameters, needs_gram
+from freelunch.window_cost import decide_window
+from freelunch.windows import HALVES, Window, blocks_in, window_of
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -35,6 +39,7 @@ RULES = (
     "prune_model",
     "reconstruct_window",
     "assemble_model",
+    "evaluate_candidate",
     "evaluate_perplexity",
 )
 
@@ -81,15 +86,15 @@ class Plan:
         if rule == "capture_dense":
             seeds = {cell.seed for cell in self.study.cells if cell.model == model}
             gram = any(self.study.needs_gram(model, seed) for seed in seeds)
-            return cost.capture_dense(shapes, *sample, gram)
+            keep = self.study.block["keep_hidden_states"]
+            return cost.capture_dense(shapes, *sample, gram, keep)
         if rule == "prune_model":
             entry = self.study.criterion(criterion)
             return cost.prune_model(
                 shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
             )
         if rule == "reconstruct_window":
-            settings = self.study.adaptation(adaptation)
-            return cost.reconstruct(shapes, *sample, settings or {})
+            return window_cost.reconstruct(shapes, *sample, self._decided(model, adaptation))
         if rule == "assemble_model":
             return cost.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
         if rule == "evaluate_perplexity":
@@ -97,7 +102,24 @@ class Plan:
             # The whole text: its length is not known before it is here; take a million tokens.
             windows = settings["windows"] or max(2, 1_000_000 // settings["length"])
             return cost.evaluate_perplexity(shapes, windows, settings["length"])
+        if rule == "evaluate_candidate":
+            return cost.evaluate_perplexity(shapes, self.study.selection["samples"], sample[1])
         raise ValueError(f"no cost is known for rule {rule!r}")
+
+    def _decided(self, model: str, adaptation: str) -> dict[str, Any]:
+        """Return the settings of an adaptation, its window decided."""
+        settings = self.study.adaptation(adaptation) or {}
+        return {**settings, "window": self.window(model, adaptation)[0]}
+
+    def window(self, model: str, adaptation: str) -> tuple[Window, str | None]:
+        """Return the window of an adaptation of a model, and why, if its entry leaves it open.
+
+        Raises:
+            UserError: No window fits into the memory budget.
+        """
+        settings = self.study.adaptation(adaptation) or {}
+        sample = self.study.calibration["samples"], self.study.calibration["length"]
+        return decide_window(self.shapes[model], *sample, settings)
 
     def mem_mb(self, rule: str, model: str, criterion: str = DENSE, adaptation: str = NONE) -> int:
         """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known."""
@@ -114,9 +136,14 @@ class Plan:
                 jobs["capture_dense", model, cell.seed] = ("capture_dense", model, DENSE, NONE)
                 pruning = ("prune_model", model, cell.pruning, cell.seed)
                 jobs[pruning] = ("prune_model", model, criterion, NONE)
-            if adaptation != NONE:
-                job = ("reconstruct_window", model, criterion, adaptation)
-                jobs["reconstruct_window", cell] = job
+            candidates = self.study.candidates(cell)
+            for adapted in candidates or ([cell] if adaptation != NONE else []):
+                job = ("reconstruct_window", model, criterion, adapted.adaptation)
+                jobs["reconstruct_window", adapted] = job
+            for candidate in candidates:
+                settings = self.study.adaptation(adaptation) or {}
+                for rule in ("assemble_model", measuring_rule(settings)):
+                    jobs[rule, candidate] = (rule, model, criterion, candidate.adaptation)
             for rule in ("assemble_model", "evaluate_perplexity"):
                 jobs[rule, cell] = (rule, model, criterion, adaptation)
         return list(jobs.values())
@@ -142,10 +169,18 @@ class Plan:
             if not pattern.divides(width):
                 yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
         yield from filter(None, _shares_of_nothing(shapes, pattern, criterion))
+        settings = self.study.adaptation(cell.adaptation)
+        if settings is not None:
+            try:
+                blocks_in(self.window(cell.model, cell.adaptation)[0], shapes.blocks)
+            except UserError as error:
+                yield f"adaptations.{cell.adaptation}: {error}"
         if not shapes.model_type:
             # Not announced: pruning will see.
             return
         try:
+            if settings is not None and window_of(settings) == HALVES:
+                family_of(shapes.model_type)
             if pattern.structured:
                 family_of(shapes.model_type)
             if criterion.get("bias_compensation"):
@@ -153,8 +188,12 @@ class Plan:
         except UserError as error:
             yield str(error)
 
-    def text(self, cores: int | None = None) -> str:
-        """Return the plan as a few lines for the terminal."""
+    def text(self, flops_per_s: float | None = None) -> str:
+        """Return the plan as a few lines for the terminal.
+
+        Args:
+            flops_per_s: Of the machine that it is for; None for this one, which is measured.
+        """
         cells = self.study.cells
         lines = [f"The study `{self.study.name}` ({self.study.source}): {len(cells)} cells"]
         lines += [f"  {cell}" for cell in cells[:12]]
@@ -167,11 +206,11 @@ class Plan:
             )
         jobs = [job for job in self.jobs() if job[1] in self.shapes]
         if jobs:
-            lines += self._costs(jobs)
+            lines += self._costs(jobs, flops_per_s)
         return "\n".join(lines)
 
-    def _costs(self, jobs: list[Job]) -> list[str]:
-        rate = matmul_rate()
+    def _costs(self, jobs: list[Job], flops_per_s: float | None) -> list[str]:
+        rate = flops_per_s or matmul_rate()
         lines = ["", f"  {'step':<22}{'jobs':>5}{'TFLOP':>9}{'memory':>10}{'disk':>10}"]
         total = Cost(memory_bytes=0)
         for rule in sorted({job[0] for job in jobs}, key=RULES.index):
@@ -195,12 +234,34 @@ class Plan:
             f"{total.memory_bytes / 1e9:>7.1f} GB{total.disk_bytes / 1e9:>7.1f} GB"
         )
         seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)
+        speed = f"{rate / 1e9:,.0f} GFLOP/s"
+        speed += " as given" if flops_per_s else ", at which this machine multiplies matrices now"
         lines += [
+            *self._windows(jobs),
             "",
-            f"  About {_duration(seconds)} if nothing is done yet, at the {rate / 1e9:.0f} GFLOP/s "
-            "that this machine multiplies matrices with",
-            "  now, downloads not counted. Memory is for one job; disk is what is left at the end.",
+            f"  About {_duration(seconds)} if nothing is done yet, at {speed}.",
+            "  Downloads are not counted. Memory is for one job; disk is what is left at the end.",
         ]
+        return lines
+
+    def _windows(self, jobs: list[Job]) -> list[str]:
+        """Return a line for each way a model's windows are adapted."""
+        found = {
+            (model, adaptation_of(adaptation))
+            for rule, model, _, adaptation in jobs
+            if rule == "reconstruct_window"
+        }
+        if not found:
+            return []
+        lines = ["", f"  {'model':<22}{'adaptation':<24}{'window':>14}{'TFLOP':>9}{'memory':>10}"]
+        for model, adaptation in sorted(found):
+            window, why = self.window(model, adaptation)
+            name = next(iter(self.study.candidate_names(adaptation)), adaptation)
+            one = self.step("reconstruct_window", model, adaptation=name) or Cost()
+            lines.append(
+                f"  {model:<22}{adaptation:<24}{window!s:>14}{one.flops / 1e12:>9,.1f}"
+                f"{one.memory_bytes / 1e9:>7.1f} GB" + (f"  ({why})" if why else "")
+            )
         return lines
 
 

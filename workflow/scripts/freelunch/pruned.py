@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from freelunch.artifact import ArtifactWriter
-from freelunch.blocks import block_linears, has_bias
+from freelunch.blocks import block_linears
 from freelunch.checkpoint import StreamedModel, block_shard, write_shard
 from freelunch.masks import check_finite, pack, unpack
 
@@ -87,15 +87,14 @@ def load_pruned_block(
     Returns:
         The block in eval mode, in the model's dtype, and for each linear layer (out, in), bool.
     """
-    block = model.load_block(index)
+    changed = (folder / block_shard(index)).is_file()
+    block = model.load_block(index, folder if changed else None)
     linears = block_linears(block)
     with safe_open(folder / masks_file(index), framework="pt") as file:
         masks = {
             name: unpack(file.get_tensor(name), linear.weight.shape).to(model.device)
             for name, linear in linears.items()
         }
-    if (folder / block_shard(index)).is_file():
-        _load_changed_(model, block, folder, index)
     for name, linear in linears.items():
         linear.weight.masked_fill_(~masks[name], 0.0)
         fill_kept_zeros_(linear.weight, masks[name])
@@ -107,18 +106,3 @@ def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
     # The least normal number; but float16's is not small beside a weight: there, the subnormal one.
     least = 2.0**-24 if weight.dtype == torch.float16 else torch.finfo(weight.dtype).tiny
     weight.masked_fill_((weight == 0) & keep, least)
-
-
-def _load_changed_(model: StreamedModel, block: nn.Module, folder: Path, index: int) -> None:
-    """Load a block's changed parameters in place; layers may have got a bias."""
-    prefix = model.sharding.name(index, "")
-    with safe_open(folder / block_shard(index), framework="pt") as shard:
-        state = {
-            name.removeprefix(prefix): shard.get_tensor(name).to(model.device, model.dtype)
-            for name in shard.keys()  # noqa: SIM118 (safe_open is no mapping)
-        }
-    for name, linear in block_linears(block).items():
-        if not has_bias(linear) and (bias := state.get(f"{name}.bias")) is not None:
-            linear.bias = nn.Parameter(bias, requires_grad=False)
-    block.load_state_dict(state, assign=True)
-    block.requires_grad_(False)

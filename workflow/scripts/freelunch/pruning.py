@@ -19,13 +19,12 @@ from freelunch.cell import derive_seed
 from freelunch.checkpoint import StreamedModel
 from freelunch.errors import UserError
 from freelunch.families import biases_of
-from freelunch.hidden import create_hidden, hidden_file, open_hidden
 from freelunch.masks import check_divides, check_finite, keep_mask
 from freelunch.patterns import Pattern
 from freelunch.pruned import KIND, Pruned, load_pruned_block, masks_file, write_pruned_block
 from freelunch.report import Report, silent
+from freelunch.states import DenseStates, SparseStates
 from freelunch.statistics import Collector, InputStatistics, need_gram
-from freelunch.streaming import BlockPass
 from freelunch.swaps import refine
 from freelunch.units import (
     Layout,
@@ -50,20 +49,20 @@ def prune_model(
     seed: int,
     folder: Path,
     fingerprint: str,
-    scratch: Path,
+    states: DenseStates,
     report: Report = silent,
 ) -> Artifact:
     """Write one file of bit-packed masks a block, and a shard where kept weights changed.
 
     Args:
         model: The dense model.
-        dense: Its activations on the calibration sample.
+        dense: Statistics of its activations on the calibration sample.
         criterion: An entry of `criteria`.
         pattern: Which share becomes zero.
         seed: The cell's, for criteria that draw.
         folder: Where the masks go.
         fingerprint: Digest of everything the result depends on.
-        scratch: A folder for hidden states, with statistics of the sparse model.
+        states: Hidden states of the calibration sample, for statistics of the sparse model.
         report: Told of each block.
 
     Raises:
@@ -71,6 +70,7 @@ def prune_model(
             pattern does not divide a matrix, or a value is not finite.
     """
     check_belongs(dense, "model", model.artifact)
+    check_belongs(dense, "calibration", states.calibration)
     sparse = criterion["statistics"] == "sparse"
     gram = criteria.needs_gram(criterion)
     _check_before(model, dense, pattern, gram and not sparse)
@@ -79,7 +79,7 @@ def prune_model(
     else:
         pruner, config = _weight_pruner(model, criterion, pattern, seed), {}
     writer = ArtifactWriter(folder, KIND, fingerprint)
-    passing = _SparsePass(model, dense, scratch) if sparse else None
+    passing = SparseStates(states) if sparse else None
     for index in range(model.num_blocks):
         if masks_file(index) not in writer:
             block = model.load_block(index)
@@ -87,7 +87,8 @@ def prune_model(
             if passing is None:
                 statistics = read_statistics(dense, index, model.device, gram)
             else:
-                statistics = passing.statistics(index, block, gram)
+                prefix = model.sharding.name(index, "")
+                statistics = _statistics(passing, index, block, prefix, gram)
             write_pruned_block(writer, model, index, block, pruner(block, index, statistics))
             # Before the next block's Gram matrices are there, this one's have to be gone.
             del statistics
@@ -244,25 +245,11 @@ def _unit_pruner(
     return prune, config
 
 
-class _SparsePass:
-    """The calibration sample on its way through the pruned model, block after block."""
-
-    def __init__(self, model: StreamedModel, dense: Artifact, scratch: Path) -> None:
-        shape = (dense.facts["sequences"], dense.facts["length"], model.config.hidden_size)
-        self._blocks = BlockPass(model, *shape[:2])
-        self._prefix = model.sharding.name
-        # Nothing is pruned before the first block, so it sees what the dense model's does.
-        self._hidden = open_hidden(dense.path(hidden_file(0)))
-        self._outputs = create_hidden(scratch / hidden_file(0), shape, model.dtype)
-
-    def statistics(self, index: int, block: nn.Module, gram: bool) -> Statistics:
-        """Return the statistics of the block's inputs, which the blocks before it have made."""
-        collector = Collector(block, self._prefix(index, ""), gram)
-        with collector.watching():
-            self._blocks.through_(index, block, self._hidden, None)
-        return collector.by_layer()
-
-    def on(self, index: int, block: nn.Module) -> None:
-        """Pass on to the next block what this one, pruned, makes of its inputs."""
-        self._blocks.through_(index, block, self._hidden, self._outputs)
-        self._hidden = self._outputs
+def _statistics(
+    states: SparseStates, index: int, block: nn.Module, prefix: str, gram: bool
+) -> Statistics:
+    """Return the statistics of a block's inputs, which the pruned blocks before it have made."""
+    collector = Collector(block, prefix, gram)
+    with collector.watching():
+        states.blocks.through_(index, block, states.hidden, None)
+    return collector.by_layer()

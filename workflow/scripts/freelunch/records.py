@@ -20,6 +20,7 @@ from freelunch.errors import UserError
 from freelunch.paths import Paths, read_run
 from freelunch.patterns import Pattern
 from freelunch.study import Study
+from freelunch.windows import window_order
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "record.schema.json"
 METRICS = "perplexity.json"
@@ -130,6 +131,7 @@ def _rule_of(key: str) -> str:
         "criterion": "prune_model",
         "pattern": "prune_model",
         "adaptation": "reconstruct_window",
+        "selection": "sample_held_out",
         "evaluation": "evaluate_perplexity",
     }
     return rules[key.partition(".")[0]]
@@ -149,6 +151,8 @@ class _Steps:
         self.folders: dict[str, list[Path]] = {"assemble_model": [self.checkpoint.folder]}
         self.masks: Artifact | None = None
         self.windows: list[Artifact] = []
+        self.choice: dict[str, Any] | None = None
+        self.held_out: Artifact | None = None
         if not cell.is_dense:
             self._open_pruning(paths, spec["calibration"]["text"], groups)
         check_belongs(self.checkpoint, "model", self.model)
@@ -175,7 +179,13 @@ class _Steps:
             self.windows = [Artifact(folder, "adapted blocks") for folder in folders]
             for part in self.windows:
                 check_belongs(part, "masks", self.masks)
-            self.folders["reconstruct_window"] = folders
+            self.choice = self.windows[0].facts.get("choice")
+            self.folders["choose_candidate" if self.choice else "reconstruct_window"] = folders
+            if self.choice and self.choice["selected_on"] == "calibration":
+                folder = paths.held_out(cell.model, cell.seed)
+                self.held_out = Artifact(folder, "calibration")
+                check_belongs(self.held_out, "calibration", self.calibration)
+                self.folders["sample_held_out"] = [folder]
 
     def _check_metrics(self) -> None:
         for what, found, artifact in (
@@ -208,6 +218,8 @@ class _Steps:
             spec["adaptation"] = None
             for part in self.windows:
                 spec["adaptation"] = part.facts["settings"]["adaptation"]
+            if self.held_out is not None:
+                spec["selection"] = {"samples": self.held_out.facts["settings"]["samples"]}
         return spec
 
     def _text(self, use: str) -> dict[str, Any]:
@@ -261,18 +273,19 @@ class _Steps:
 
     def adaptation(self) -> dict[str, Any] | None:
         """Return what the windows of a reconstruction came to; None where there are none."""
-        entries = [entry for part in self.windows for entry in part.files.values()]
-        found = {entry["window"]: entry for entry in entries}
+        entries = [entry["windows"] for part in self.windows for entry in part.files.values()]
+        found = {name: facts for windows in entries for name, facts in windows.items()}
         if not found:
             return None
-        ordered = sorted(found, key=lambda name: int(name.partition("-")[0]))
         return {
+            "window": self.windows[0].facts["window"],
             "windows": len(found),
-            "windows_kept_pruned": sum(entry["kept_pruned"] for entry in found.values()),
+            "windows_kept_pruned": sum(facts["kept_pruned"] for facts in found.values()),
             "losses": {
                 name: {"before": found[name]["loss_before"], "after": found[name]["loss_after"]}
-                for name in ordered
+                for name in sorted(found, key=window_order)
             },
+            "choice": self.choice,
         }
 
     def cost(self) -> dict[str, Any]:
@@ -293,7 +306,7 @@ class _Steps:
         """Return the run facts of each step's jobs, those that a folder carries along included."""
         found = {step: [read_run(folder) for folder in each] for step, each in self.folders.items()}
         shared = [run["shared"] for runs in found.values() for run in runs]
-        return found | {step: [run] for runs in shared for step, run in runs.items()}
+        return found | {step: runs for steps in shared for step, runs in steps.items()}
 
     def provenance(self) -> dict[str, Any]:
         """Return where the numbers come from."""

@@ -1,15 +1,14 @@
 """Statistics of the inputs of linear layers, accumulated while activations pass."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from freelunch.blocks import block_linears
 from freelunch.errors import UserError
+from freelunch.watching import LinearWatcher
 
 # Columns of a Gram matrix that are multiplied at once.
 _STRIP = 256
@@ -126,40 +125,27 @@ def mirror_gram_(gram: Tensor) -> None:
         square.copy_(square.triu() + square.triu(1).T)
 
 
-class Collector:
+class Collector(LinearWatcher):
     """Accumulate statistics of every distinct linear input of a block.
 
-    Layers that are fed the very same tensor (q, k and v; gate and up) share one set of statistics,
-    named after the first of them.
+    Layers of one group share one set of statistics.
 
     Args:
         block: The block.
         prefix: What precedes the names of its layers in the model, for messages.
         gram: Whether to accumulate Gram matrices too.
-
-    Attributes:
-        groups: For each linear layer, the name of the layer whose statistics it shares.
     """
 
     def __init__(self, block: nn.Module, prefix: str = "", gram: bool = False) -> None:
-        self._linears, self._prefix, self._gram = block_linears(block), prefix, gram
+        super().__init__(block)
+        self._prefix, self._gram = prefix, gram
         self._sums: dict[str, _Accumulator] = {}
-        self._last: tuple[str, Tensor] | None = None
-        self.groups: dict[str, str] = {}
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch the block's passes."""
-        handles = [
-            linear.register_forward_pre_hook(self._hook(name))
-            for name, linear in self._linears.items()
-        ]
-        try:
-            yield
-        finally:
-            self._last = None
-            for handle in handles:
-                handle.remove()
+    def see_input(self, group: str, inputs: Tensor) -> None:
+        """Add the input of a group."""
+        if group not in self._sums:
+            self._sums[group] = _Accumulator(inputs.shape[-1], inputs.device, self._gram)
+        self._sums[group].add_(inputs)
 
     def results(self) -> Mapping[str, InputStatistics]:
         """Return the statistics of each distinct input, by the name of its group.
@@ -167,31 +153,14 @@ class Collector:
         Raises:
             UserError: A layer saw no token, or a value that is not finite.
         """
-        for name, linear in self._linears.items():
+        for name, linear in self.linears.items():
             if name not in self.groups:
                 self.groups[name] = name
-                self._sums[name] = self._accumulator(linear.in_features, linear.weight.device)
+                device = linear.weight.device
+                self._sums[name] = _Accumulator(linear.in_features, device, self._gram)
         return {name: sums.result(self._prefix + name) for name, sums in self._sums.items()}
 
     def by_layer(self) -> dict[str, InputStatistics]:
         """Return the statistics of each layer's input; layers of one group share one object."""
         results = self.results()
         return {name: results[group] for name, group in self.groups.items()}
-
-    def _accumulator(self, features: int, device: torch.device) -> _Accumulator:
-        return _Accumulator(features, device, self._gram)
-
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
-        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            tensor = inputs[0]
-            same = self._last is not None and self._last[1] is tensor
-            group = self._last[0] if same and self._last is not None else name
-            if self.groups.setdefault(name, group) != group:
-                raise RuntimeError(f"{name} shared its input with another layer before, not now")
-            if group == name:
-                if name not in self._sums:
-                    self._sums[name] = self._accumulator(tensor.shape[-1], tensor.device)
-                self._sums[name].add_(tensor)
-                self._last = (name, tensor)
-
-        return note

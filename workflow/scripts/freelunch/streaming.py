@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from freelunch.blocks import BlockCall
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import BATCH_TOKENS
+from freelunch.hidden import HiddenStates
 
 
 class BlockPass:
@@ -38,7 +39,7 @@ class BlockPass:
         return self._calls[batch]
 
     @torch.no_grad()
-    def embed_(self, input_ids: Tensor, hidden: Tensor) -> None:
+    def embed_(self, input_ids: Tensor, hidden: HiddenStates | Tensor) -> None:
         """Write the hidden states before the first block.
 
         Args:
@@ -46,11 +47,15 @@ class BlockPass:
             hidden: (sequences, length, d), filled here.
         """
         for batch in self.batches:
-            hidden[batch] = self.model.embed(input_ids[batch])[0].to(hidden.device)
+            hidden[batch] = self.model.embed(input_ids[batch])[0]
 
     @torch.no_grad()
     def through_(
-        self, index: int, block: nn.Module, hidden: Tensor, outputs: Tensor | None
+        self,
+        index: int,
+        block: nn.Module,
+        hidden: HiddenStates | Tensor,
+        outputs: HiddenStates | Tensor | None,
     ) -> None:
         """Write the hidden states after a block; `outputs` may be `hidden` itself.
 
@@ -64,4 +69,4 @@ class BlockPass:
             inputs = hidden[batch].to(self.model.device)
             states = self.calls(len(inputs))[index](block, inputs)
             if outputs is not None:
-                outputs[batch] = states.to(outputs.device)
+                outputs[batch] = states

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +14,13 @@ import jsonschema
 import jsonschema.validators
 import yaml
 
+from freelunch.candidates import adaptation_of, candidates_of, is_searched
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.entry import deciding
 from freelunch.errors import UserError, nearest
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
+from freelunch.windows import AUTO, LEAST_SQUARES, MATRIX
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.json"
 
@@ -154,8 +156,50 @@ class Study:
         return any(needs_gram(entry) for entry in entries if entry["statistics"] == "dense")
 
     def adaptation(self, name: str) -> dict[str, Any] | None:
-        """Return an adaptation's settings; None for `none`."""
-        return None if name == NONE else dict(self.config["adaptations"][name])
+        """Return the settings of an adaptation or of a candidate of one; None for `none`."""
+        if name == NONE:
+            return None
+        entry = dict(self.config["adaptations"][adaptation_of(name)])
+        return (
+            entry
+            if name in self.config["adaptations"]
+            else candidates_of(adaptation_of(name), entry)[name]
+        )
+
+    def candidate_names(self, adaptation: str) -> list[str]:
+        """Return the runs among which an adaptation is chosen; empty if it lists none."""
+        return list(candidates_of(adaptation, self.adaptation(adaptation) or {}))
+
+    def candidates(self, cell: Cell) -> list[Cell]:
+        """Return a cell's candidates, as cells."""
+        return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
+
+    @property
+    def selected_on_evaluation(self) -> list[str]:
+        """Return the adaptations whose settings are chosen on the text that they are judged by."""
+        return [
+            name
+            for name, entry in self.config["adaptations"].items()
+            if is_searched(entry) and entry["select_on"] == "evaluation"
+        ]
+
+    @property
+    def compares_windows(self) -> bool:
+        """Tell whether a pruned model is adapted in several ways, by a seed that is not."""
+        ways: dict[Cell, set[str]] = {}
+        for cell in self.cells:
+            ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
+        kinds = [
+            {json.dumps(_kind(self.config["adaptations"][name])) for name in names - {NONE}}
+            for names in ways.values()
+            if NONE in names
+        ]
+        return any(len(of_model) > 1 for of_model in kinds)
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Settings of the held-out text on which candidates are compared."""
+        return dict(self.block["selection"])
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -184,8 +228,16 @@ class Study:
             spec["criterion"] = self.criterion(cell.criterion)
             spec["pattern"] = cell.pattern
             spec["adaptation"] = self.adaptation(cell.adaptation)
+            if self.candidates(cell) and spec["adaptation"]["select_on"] == "calibration":
+                spec["selection"] = self.selection
             spec["seed"] = cell.seed
         return _in_order(spec)
+
+
+def _kind(adaptation: Mapping[str, Any]) -> list[Any]:
+    """Return what adaptations that are compared by their windows differ in."""
+    keys = ("method", "window", "memory_gb", "inputs", "targets")
+    return [adaptation.get(key) for key in keys]
 
 
 def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,11 +344,49 @@ def _default(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     return schema.get("default", _MISSING)
 
 
-def with_defaults(criterion: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry of `criteria` with every setting that the schema has a default for."""
-    filled = dict(criterion)
-    _fill(filled, config_schema()["$defs"]["criterion"], config_schema())
+def with_defaults(entry: Mapping[str, Any], kind: str = "criterion") -> dict[str, Any]:
+    """Return an entry of a registry with every setting that the schema has a default for.
+
+    Args:
+        entry: The entry.
+        kind: The schema's definition of it: `criterion` or `adaptation`.
+    """
+    filled = dict(entry)
+    _fill(filled, config_schema()["$defs"][kind], config_schema())
     return filled
+
+
+def _adaptation_problems(name: str, entry: Mapping[str, Any], text: Any) -> Iterator[str]:
+    """Yield what does not go together in an entry of `adaptations`.
+
+    Args:
+        name: Its key.
+        entry: The entry.
+        text: The entry of the calibration text.
+    """
+    settings, where = with_defaults(entry, "adaptation"), f"  adaptations.{name}"
+    if (settings["inputs"], settings["targets"]) == ("dense", "local"):
+        yield (
+            f"{where}.targets: with dense inputs the dense window's own outputs are the dense "
+            "activations; expected dense, or inputs: sparse"
+        )
+    if settings["method"] == LEAST_SQUARES:
+        return
+    if settings["window"] == MATRIX and settings["train_norms"]:
+        yield (
+            f"{where}.train_norms: a window of one matrix holds no norm; expected false, and the "
+            "same for the windows it is compared with"
+        )
+    if settings["window"] == AUTO and "memory_gb" not in settings:
+        yield f"{where}.memory_gb: `window: auto` fills a memory budget; expected one, in GB"
+    if settings["window"] != AUTO and "memory_gb" in settings:
+        yield f"{where}.memory_gb: only `window: auto` has a memory budget; expected no such key"
+    has_documents = isinstance(text, Mapping) and text.get("source") != "tokens"
+    if is_searched(settings) and settings["select_on"] == "calibration" and not has_documents:
+        yield (
+            f"{where}.select_on: candidates are compared on documents that calibration left, and a "
+            "`tokens` source has none; expected evaluation, or a text"
+        )
 
 
 def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern) -> Iterator[str]:
@@ -341,7 +431,8 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
                     yield f"  {where}: {name!r} is not in `{registry}`; expected " + nearest(
                         name, valid
                     )
-        if any(name in config["adaptations"] for name in grid["adaptations"]):
+        trained = [config["adaptations"].get(name, {}) for name in grid["adaptations"]]
+        if any(entry.get("method") == "reconstruction" for entry in trained):
             for model in grid["models"]:
                 if config["models"].get(model, {}).get("dtype") == "float16":
                     yield (
@@ -365,6 +456,8 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
                 f"  criteria.{name}: scope `model` compares the units of all blocks before any is "
                 "pruned; expected statistics: dense"
             )
+    for name, entry in config["adaptations"].items():
+        yield from _adaptation_problems(name, entry, texts.get(study["calibration"]["text"]))
     for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
         if reserved in config[registry]:
             yield f"  {registry}.{reserved}: this name is reserved; choose another"

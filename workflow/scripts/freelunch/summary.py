@@ -8,21 +8,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from freelunch.cell import DENSE, NONE
+from freelunch.rounding import (
+    NOT_FINITE,
+    NOTHING,
+    marked,
+    percent,
+    rounded,
+    with_error,
+)
 from freelunch.study import Study
+from freelunch.window_summary import WINDOW_NOTES, window_line, window_sentences
 
-NOT_FINITE = "not finite"
-NOTHING = "-"
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # Columns of words; the others hold numbers and are set to the right.
-WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost", "criteria", BEST, WORST)
+WORDS = (
+    *("model", "criterion", "pattern", "adaptation", "adaptation cost", "criteria", BEST, WORST),
+    *("window", "inputs, targets"),
+)
 # Models of one pattern whose sparsities differ by more are not equally pruned.
 UNEQUAL = 0.002
+SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the evaluation text"}
 # Two numbers that are so many standard errors apart are said to differ.
 CLEAR = 2.0
 
 
 def summary_text(
-    study: Study, means: Sequence[Mapping[str, Any]], gaps: Sequence[Mapping[str, Any]]
+    study: Study,
+    means: Sequence[Mapping[str, Any]],
+    gaps: Sequence[Mapping[str, Any]],
+    windows: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the summary as Markdown.
 
@@ -30,15 +44,20 @@ def summary_text(
         study: For the texts, the calibration and the seeds.
         means: As `freelunch.tables.means_over_seeds` returns them.
         gaps: As `freelunch.gaps.gap_rows` returns them; without one, nothing is said of gaps.
+        windows: As `freelunch.granularity.window_rows` returns them; the same holds.
     """
     several = any(mean["seeds"] > 1 for mean in means)
     lines = [_line(mean, several) for mean in means]
     parts = [_markdown_table(lines), _bullets(_notes(study, means, several))]
     if gaps:
-        table = _markdown_table([_gap_line(gap, _of_seeds(gaps)) for gap in gaps])
+        table = _markdown_table([_gap_line(gap, _of_seeds(gaps), study) for gap in gaps])
         parts += ["**Gap between criteria**", table]
-        said = [*_gap_sentences(gaps), *_unequal_sparsities(means), *_gap_notes(gaps)]
+        said = [*_gap_sentences(gaps, study), *_unequal_sparsities(means), *_gap_notes(gaps)]
         parts.append(_bullets(said))
+    if windows:
+        lines = [window_line(row) for row in windows]
+        parts += ["**What the window is worth**", _markdown_table(lines)]
+        parts.append(_bullets([*window_sentences(windows), *WINDOW_NOTES]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,35 +68,20 @@ def _bullets(sentences: Iterable[str]) -> str:
 def _line(mean: Mapping[str, Any], several: bool) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     line = {column: mean[column] for column in ("model", "criterion", "pattern", "adaptation")}
+    line["adaptation"] = marked(mean["adaptation"], mean["selected_on"])
     if mean["criterion"] == DENSE:
         line |= {"pattern": NOTHING, "adaptation": NOTHING}
-    line["perplexity"] = _with_error(mean["perplexity"], mean["perplexity_standard_error"])
-    line["ratio to dense"] = _with_error(
+    line["perplexity"] = with_error(mean["perplexity"], mean["perplexity_standard_error"])
+    line["ratio to dense"] = with_error(
         mean["perplexity_over_dense"], mean["perplexity_over_dense_standard_error"]
     )
     if several:
         spread = mean["perplexity_standard_deviation_over_seeds"]
         line["seeds"] = str(mean["seeds"])
-        line["spread over seeds"] = NOTHING if spread is None else _rounded(spread, spread)
+        line["spread over seeds"] = NOTHING if spread is None else rounded(spread, spread)
     line["sparsity"] = f"{100 * mean['sparsity']:.1f} %"
     line["adaptation cost"] = NOTHING if mean["adaptation"] == NONE else _cost(mean)
     return line
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    if value is None or error is None:
-        return NOTHING
-    if not math.isfinite(value):
-        return NOT_FINITE
-    return f"{_rounded(value, error)} ± {_rounded(error, error)}"
-
-
-def _rounded(value: float, error: float) -> str:
-    """Return a number with as many decimals as two significant digits of its error have."""
-    if not math.isfinite(value):
-        return NOT_FINITE
-    decimals = 1 - math.floor(math.log10(error)) if error > 0 else 2
-    return f"{value:,.{min(max(decimals, 0), 6)}f}"
 
 
 def _cost(mean: Mapping[str, Any]) -> str:
@@ -90,6 +94,10 @@ def _cost(mean: Mapping[str, Any]) -> str:
         words.append(f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min")
     if (peak_bytes := mean["adaptation_peak_bytes"]) is not None:
         words.append(f"{peak_bytes / 1e9:.2f} GB")
+    if mean["selected_on"]:
+        chosen_on = SELECTED_ON[mean["selected_on"]]
+        words.append(f"learning rate {mean['learning_rates']} chosen on {chosen_on}")
+        words.append(f"{(mean['search_flops'] or 0) / 1e12:,.3g} TFLOP to find it")
     if kept := mean["adaptation_windows_kept_pruned"]:
         words.append(f"{kept} of {mean['adaptation_windows']} windows no better than pruned")
     return ", ".join(words)
@@ -124,45 +132,44 @@ def _notes(study: Study, means: Sequence[Mapping[str, Any]], several: bool) -> l
     return notes
 
 
-def _gap_line(gap: Mapping[str, Any], several: bool) -> dict[str, str]:
+def _gap_line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]:
     """Return one line of the table of gaps, from column to text."""
     line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation")}
+    line["adaptation"] = _marked(gap["adaptation"], study)
     line["criteria"] = f"all {gap['criteria']}"
     if gap["left_out"] is not None:
         line["criteria"] = f"{gap['criteria']}, without {gap['left_out']}"
     for which, column in (("best", BEST), ("worst", WORST)):
         error = gap[f"perplexity_{which}_standard_error"]
-        line[column] = f"{gap[which]} ({_rounded(gap[f'perplexity_{which}'], error)})"
-    line["worst / best"] = _with_error(
-        gap["worst_over_best"], gap["worst_over_best_standard_error"]
-    )
-    line["gap left"] = _percent(gap["gap_left"], gap["gap_left_standard_error"])
+        line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
+    line["worst / best"] = with_error(gap["worst_over_best"], gap["worst_over_best_standard_error"])
+    line["gap left"] = percent(gap["gap_left"], gap["gap_left_standard_error"])
     if several:
         line["seeds"] = str(gap["seeds"])
         spread = gap["gap_left_standard_deviation_over_seeds"]
         line["gap left, spread over seeds"] = NOTHING
         if spread is not None:
-            text = _rounded(100 * spread, 100 * spread)
+            text = rounded(100 * spread, 100 * spread)
             line["gap left, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
     return line
 
 
-def _percent(share: float | None, error: float | None) -> str:
-    if share is None or error is None:
-        return NOTHING
-    text = _with_error(100 * share, 100 * error)
-    return text if text == NOT_FINITE else f"{text} %"
-
-
-def _gap_sentences(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
+def _gap_sentences(gaps: Sequence[Mapping[str, Any]], study: Study) -> list[str]:
     """Return what each adaptation did to the gap."""
     return [
-        f"{gap['model']}, {gap['pattern']}: with {gap['adaptation']} the gap between criteria"
+        f"{gap['model']}, {gap['pattern']}: with {_marked(gap['adaptation'], study)} the gap "
+        "between criteria"
         + (f" other than {gap['left_out']} " if gap["left_out"] is not None else " ")
         + f"{_verdict(gap)}."
         for gap in gaps
         if gap["adaptation"] != NONE
     ]
+
+
+def _marked(adaptation: str, study: Study) -> str:
+    """Return the name of an adaptation of a study, marked if need be."""
+    on_evaluation = adaptation in study.selected_on_evaluation
+    return marked(adaptation, "evaluation" if on_evaluation else None)
 
 
 def _unequal_sparsities(means: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -186,7 +193,7 @@ def _verdict(gap: Mapping[str, Any]) -> str:
         return "has nothing to be compared with: the study does not have these criteria without it"
     if not math.isfinite(left) or not math.isfinite(error):
         return "cannot be compared: a loss is not finite, or there was no gap without it"
-    share = f"{_with_error(left, error)} of what it was without"
+    share = f"{with_error(left, error)} of what it was without"
     if abs(left - 1) <= CLEAR * error:
         return f"is not clearly smaller or larger: {share}"
     return f"is smaller: {share}" if left < 1 else f"is not smaller but larger: {share}"

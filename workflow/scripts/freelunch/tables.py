@@ -26,9 +26,11 @@ from freelunch.comparison import (
     seed_groups,
 )
 from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
+from freelunch.granularity import WINDOW_COLUMNS, window_rows
 from freelunch.records import load_records
+from freelunch.rounding import NOT_FINITE
 from freelunch.study import Study
-from freelunch.summary import NOT_FINITE, summary_text
+from freelunch.summary import summary_text
 
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
@@ -36,7 +38,8 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *("sparsity", "zeros", "weights", "windows", "window_length"),
     *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
-    *("adaptation_windows", "adaptation_windows_kept_pruned"),
+    *("adaptation_window", "adaptation_windows", "adaptation_windows_kept_pruned"),
+    *("selected_on", "learning_rate", "epochs", "search_flops", "search_wall_s"),
     *("calibration_wall_s", "pruning_wall_s", "evaluation_wall_s"),
     *("checkpoint_sha256", "record"),
 )
@@ -46,6 +49,7 @@ CRITERIA_COLUMNS = (
 )
 # The steps that a cost in the summary covers.
 ADAPTATION = ("reconstruct_window",)
+SEARCH = ("search",)
 CALIBRATION = ("sample_calibration", "capture_dense")
 PRUNING = ("prune_model",)
 EVALUATION = ("evaluate_perplexity",)
@@ -59,6 +63,7 @@ def build_tables(
     criteria_csv: Path,
     gaps_csv: Path,
     pairs_csv: Path,
+    windows_csv: Path,
 ) -> None:
     """Write the tables of a study.
 
@@ -70,6 +75,7 @@ def build_tables(
         criteria_csv: What the figure of the criteria draws; seeds are averaged.
         gaps_csv: Gap between the best and the worst criterion, and what an adaptation leaves of it.
         pairs_csv: Difference between every two criteria.
+        windows_csv: What the window is worth, and what the figure of the windows draws.
 
     Raises:
         UserError: A record is missing, was made with other settings than today's, or was measured
@@ -79,10 +85,12 @@ def build_tables(
     write_atomically(summary_csv, csv_text(SUMMARY_COLUMNS, summary_rows(records)))
     write_json(metrics_json, metrics_tree(records))
     means, gaps = means_over_seeds(records), gap_rows(records)
-    write_atomically(criteria_csv, csv_text(CRITERIA_COLUMNS, means))
+    windows = window_rows(records)
+    write_atomically(criteria_csv, csv_text(CRITERIA_COLUMNS, comparing_criteria(means)))
+    write_atomically(windows_csv, csv_text(WINDOW_COLUMNS, windows))
     write_atomically(gaps_csv, csv_text(GAP_COLUMNS, gaps))
     write_atomically(pairs_csv, csv_text(PAIR_COLUMNS, pair_rows(records)))
-    write_atomically(summary_md, summary_text(study, means, gaps))
+    write_atomically(summary_md, summary_text(study, means, gaps, windows))
 
 
 def summary_rows(records: Records) -> list[Row]:
@@ -118,6 +126,11 @@ def means_over_seeds(records: Records) -> list[Row]:
             "adaptation_flops": _over(fmean, of_seeds, "adaptation_flops"),
             "adaptation_wall_s": _over(fmean, of_seeds, "adaptation_wall_s"),
             "adaptation_peak_bytes": _over(max, of_seeds, "adaptation_peak_bytes"),
+            "selected_on": of_seeds[0]["selected_on"],
+            "learning_rates": ", ".join(
+                dict.fromkeys(f"{row['learning_rate']:g}" for row in of_seeds if row["selected_on"])
+            ),
+            "search_flops": _over(fmean, of_seeds, "search_flops"),
             "adaptation_windows": _over(sum, of_seeds, "adaptation_windows"),
             "adaptation_windows_kept_pruned": _over(
                 sum, of_seeds, "adaptation_windows_kept_pruned"
@@ -178,8 +191,9 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "adaptation_flops": _cost(cost, ADAPTATION, "flops"),
         "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
         "adaptation_peak_bytes": _cost(cost, ADAPTATION, "peak_bytes"),
-        "adaptation_windows": (record["adaptation"] or {}).get("windows"),
-        "adaptation_windows_kept_pruned": (record["adaptation"] or {}).get("windows_kept_pruned"),
+        **_adaptation_facts(record),
+        "search_flops": _cost(cost, SEARCH, "flops"),
+        "search_wall_s": _cost(cost, SEARCH, "wall_s"),
         "calibration_wall_s": _cost(cost, CALIBRATION, "wall_s"),
         "pruning_wall_s": _cost(cost, PRUNING, "wall_s"),
         "evaluation_wall_s": _cost(cost, EVALUATION, "wall_s"),
@@ -193,6 +207,41 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         row["loss_minus_dense_standard_error"] = error
         row["perplexity_over_dense"] = exp(difference)
     return row
+
+
+def _adaptation_facts(record: Mapping[str, Any]) -> Row:
+    """Return what was adapted, and how what its settings left open was decided."""
+    found, settings = record["adaptation"] or {}, record["spec"].get("adaptation") or {}
+    choice = found.get("choice") or {}
+    if choice:
+        settings = choice["candidates"][choice["chosen"]]
+    return {
+        "adaptation_window": found.get("window"),
+        "adaptation_windows": found.get("windows"),
+        "adaptation_windows_kept_pruned": found.get("windows_kept_pruned"),
+        "selected_on": choice.get("selected_on"),
+        "learning_rate": settings.get("learning_rate"),
+        "epochs": settings.get("epochs"),
+    }
+
+
+def comparing_criteria(means: Sequence[Row]) -> list[Row]:
+    """Return the rows that a comparison of criteria shows: of each model and pattern those with an
+    adaptation that several criteria have, unless there is but one criterion.
+    """
+
+    def place(mean: Row) -> tuple[Any, ...]:
+        return mean["model"], mean["pattern"]
+
+    criteria: dict[tuple[Any, ...], set[Any]] = {}
+    for mean in means:
+        criteria.setdefault(place(mean), set()).add(mean["criterion"])
+        criteria.setdefault((*place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+    return [
+        mean
+        for mean in means
+        if len(criteria[place(mean)]) == 1 or len(criteria[*place(mean), mean["adaptation"]]) > 1
+    ]
 
 
 def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:

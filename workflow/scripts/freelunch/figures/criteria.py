@@ -4,6 +4,7 @@ Draws what `freelunch.tables` wrote to criteria.csv, and computes nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,14 +15,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from freelunch.cell import DENSE
 from freelunch.figures.panels import GAP_STEPS, Panel, Point, panel_grid, panel_rows, read_points
 from freelunch.figures.style import DENSE_COLOUR, QUIET, SMALL, Mark, marks, save, styled
-from freelunch.summary import NOT_FINITE
+from freelunch.rounding import NOT_FINITE, marked
 
 # The axis is logarithmic if the largest perplexity is over so many times the smallest.
 LOG_FROM = 5.0
 
 
 def draw_criteria(
-    data: Path, adaptations: Sequence[str], text: str, outputs: Iterable[Path]
+    data: Path,
+    adaptations: Sequence[str],
+    text: str,
+    outputs: Iterable[Path],
+    selected_on_evaluation: Sequence[str] = (),
 ) -> None:
     """Draw the figure: a panel for each model and pattern, the panels of a model in rows.
 
@@ -30,10 +35,17 @@ def draw_criteria(
         adaptations: All that the config registers; decides how each looks.
         text: Name of the evaluation text, for the axis.
         outputs: Where to save it; suffixes are formats.
+        selected_on_evaluation: Those whose settings were chosen on that text; the legend says so.
     """
     points = read_points(data)
+    looks = {
+        name: replace(look, label=marked(look.label, "evaluation"))
+        if name in selected_on_evaluation
+        else look
+        for name, look in marks(adaptations).items()
+    }
     with styled():
-        figure = criteria_figure(points, marks(adaptations), text)
+        figure = criteria_figure(points, looks, text)
         for path in outputs:
             save(figure, path)
 

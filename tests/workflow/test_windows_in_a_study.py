@@ -1,0 +1,148 @@
+"""Windows, inputs and searches through the workflow: what runs, and what is recorded."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+SEARCHED = {"learning_rate": [1.0e-4, 1.0e-3], "epochs": [1, 2]}
+ADAPTATIONS = {
+    "recon_matrix": {"window": "matrix", "train_norms": False},
+    "recon_all": {"window": "all"},
+    "recon_auto": {"window": "auto", "memory_gb": 4},
+    "recon_sparse": {"inputs": "sparse", "targets": "local"},
+    "searched": SEARCHED,
+    "as_the_paper": {"learning_rate": [1.0e-4, 1.0e30], "select_on": "evaluation"},
+}
+CELL = "results/smoke/{}/tiny/wanda-u50/{}/seed0"
+
+
+def widen(study) -> None:
+    """Add adaptations to the smoke study, and documents: held-out text needs more than four."""
+    path = study.path / "tests" / "fixtures" / "speeches.jsonl"
+    speeches = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    pieces = [text[at : at + 500] for text in speeches for at in range(0, len(text), 500)]
+    path.write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces))
+    path = study.path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for name, settings in ADAPTATIONS.items():
+        config["adaptations"][name] = {"method": "reconstruction", **settings}
+    config["adaptations"]["recon_matrix_exact"] = {"method": "least_squares"}
+    config["study"]["keep_hidden_states"] = "every_2"
+    config["study"]["selection"] = {"samples": 4}
+    config["study"]["grids"].append(
+        {
+            "models": ["tiny"],
+            "criteria": ["wanda"],
+            "patterns": ["u50"],
+            "adaptations": [*ADAPTATIONS, "recon_matrix_exact"],
+        }
+    )
+    path.write_text(yaml.safe_dump(config))
+
+
+def record(study, adaptation: str) -> dict:
+    name = f"tiny__wanda-u50__{adaptation}__seed0.json"
+    return json.loads((study.path / "results" / "smoke" / "records" / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def wide(finished, tmp_path_factory):
+    study = finished.copy(tmp_path_factory.mktemp("windows") / "study")
+    widen(study)
+    study.planned_first = study.planned("--set-scatter", "windows=2")
+    study.run("--set-scatter", "windows=2")
+    return study
+
+
+def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wide):
+    # Two each of block, matrix, exact, all and auto, for magnitude's recon_block too; one sparse;
+    # two each of the candidates.
+    assert wide.planned_first["reconstruct_window"] == 2 * 6 + 1 + 2 * 4 + 2 * 2
+    assert wide.planned_first["evaluate_candidate"] == 4
+    assert wide.planned_first["choose_candidate"] == 2
+    assert wide.planned("--set-scatter", "windows=2") == {}
+
+
+def test_what_was_adapted_together_is_recorded(wide):
+    found = {name: record(wide, name)["adaptation"] for name in [*ADAPTATIONS, "recon_block"]}
+    windows = {name: (facts["window"], facts["windows"]) for name, facts in found.items()}
+    assert windows == {
+        "recon_matrix": ("matrix", 28),
+        "recon_all": ("all", 1),
+        "recon_auto": ("all", 1),
+        "recon_sparse": (1, 4),
+        "searched": (1, 4),
+        "as_the_paper": (1, 4),
+        "recon_block": (1, 4),
+    }
+    assert next(iter(found["recon_matrix"]["losses"])) == "0.mlp.down_proj"
+
+
+def test_the_best_candidate_is_the_result(wide):
+    facts = record(wide, "searched")
+    choice, cost = facts["adaptation"]["choice"], facts["cost"]
+    assert choice["selected_on"] == "calibration" and len(choice["candidates"]) == 4
+    best = min(choice["candidates"], key=lambda name: choice["candidates"][name]["perplexity"])
+    assert choice["chosen"] == best
+    chosen = choice["candidates"][best]
+    assert f"lr{chosen['learning_rate']}.epochs{chosen['epochs']}" in best
+    for name, found in choice["candidates"].items():
+        path = wide.path / CELL.format("candidates", name) / "perplexity.json"
+        assert json.loads(path.read_text())["perplexity"] == found["perplexity"]
+    for shard in ("block-000.safetensors", "block-003.safetensors"):
+        ours = (wide.path / CELL.format("checkpoints", "searched") / shard).read_bytes()
+        assert ours == (wide.path / CELL.format("checkpoints", best) / shard).read_bytes()
+    # The search is the three others, and measuring all four.
+    assert cost["search"]["flops"] > 3 * cost["reconstruct_window"]["flops"] / 2
+    assert cost["search"]["jobs"] == 3 * 2 + 4
+    assert facts["spec"]["adaptation"]["learning_rate"] == SEARCHED["learning_rate"]
+    assert facts["spec"]["selection"] == {"samples": 4}
+
+
+def test_a_choice_on_the_evaluation_text_is_marked_wherever_it_appears(wide):
+    choice = record(wide, "as_the_paper")["adaptation"]["choice"]
+    assert choice["selected_on"] == "evaluation"
+    # The rate that overflows is not chosen, and stops nothing.
+    assert choice["chosen"] == "as_the_paper.lr0.0001.epochs1"
+    tables = wide.path / "results" / "smoke" / "tables"
+    summary = (tables / "summary.md").read_text()
+    lines = [line for line in summary.splitlines() if "as_the_paper" in line]
+    assert len(lines) >= 2 and all("chosen on the evaluation text" in line for line in lines)
+    others = [line for line in summary.splitlines() if "| searched" in line]
+    assert others and not any("evaluation" in line for line in others)
+    header, *rows = (tables / "summary.csv").read_text().splitlines()
+    column = header.split(",").index("selected_on")
+    selected = {row.split(",")[3]: row.split(",")[column] for row in rows}
+    assert (selected["as_the_paper"], selected["searched"]) == ("evaluation", "calibration")
+
+
+def test_hidden_states_are_a_cache(wide, tmp_path):
+    hidden = wide.path / "results" / "smoke" / "hidden" / "tiny" / "seed0"
+    names = {path.name for path in hidden.iterdir()}
+    assert names == {"manifest.json", *(f"hidden-{at:03d}.safetensors" for at in (0, 2, 4))}
+    study = wide.copy(tmp_path / "study")
+    shutil.rmtree(study.path / "results" / "smoke" / "hidden")
+    scattered = ("--set-scatter", "windows=2")
+    assert study.planned(*scattered) == {}
+    study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
+    assert study.planned(*scattered).keys() <= {"all", "build_tables"}
+    # What needs them makes them again, to the bit.
+    manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-2" / "manifest.json"
+    before = manifest.read_text()
+    study.run(*scattered, "--forcerun", "reconstruct_window", "--until", "reconstruct_window")
+    assert manifest.read_text() == before
+
+
+def test_another_grid_runs_the_new_candidates_only(wide, tmp_path):
+    study = wide.copy(tmp_path / "study")
+    path = study.path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["adaptations"]["searched"]["learning_rate"] = [1.0e-3, 1.0e-2]
+    path.write_text(yaml.safe_dump(config))
+    planned = study.planned("--set-scatter", "windows=2")
+    assert planned["reconstruct_window"] == 2 * 2
+    assert planned["evaluate_candidate"] == 2
+    assert planned["choose_candidate"] == 1
+    assert planned["collect_records"] == 1

@@ -1,0 +1,46 @@
+"""Take the best of an adaptation's candidates."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import reconstruction
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.job import running
+from freelunch.paths import read_run
+from freelunch.selection import Candidate, choose_candidate
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        # In the order of params.candidates; each was adapted by as many jobs.
+        parts = [
+            Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.windows
+        ]
+        each = len(parts) // len(snakemake.params.candidates)
+        measured = [json.loads(Path(path).read_text()) for path in snakemake.input.metrics]
+        candidates = [
+            Candidate(name, parts[number * each : (number + 1) * each], metrics)
+            for number, (name, metrics) in enumerate(
+                zip(snakemake.params.candidates, measured, strict=True)
+            )
+        ]
+        settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
+        made = choose_candidate(
+            candidates=candidates,
+            settings=settings,
+            seed=seed,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, [settings, seed, measured], *parts),
+        )
+        job.made(made)
+        chosen = next(c for c in candidates if c.name == made.facts["choice"]["chosen"])
+        job.shared["reconstruct_window"] = [read_run(part.folder) for part in chosen.parts]
+        # What it took to know which: the others, and measuring all.
+        others = [part.folder for part in parts if part not in chosen.parts]
+        job.shared["search"] = [
+            read_run(folder)
+            for folder in [*others, *(Path(path).parent for path in snakemake.input.metrics)]
+        ]

@@ -1,0 +1,18 @@
+"""Draw quality and memory against the window."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.figures.windows import draw_windows
+from freelunch.job import running
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake):
+        draw_windows(
+            data=Path(snakemake.input.data),
+            text=snakemake.params.text,
+            outputs=[Path(path) for path in snakemake.output],
+        )

@@ -1,0 +1,47 @@
+"""Candidates: the learning rates and numbers of epochs that an adaptation chooses among.
+
+An entry of `adaptations` may list several of either. Each pair is then a run of its own, named
+after the adaptation and the pair, and the best one becomes the adaptation's result.
+"""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+SEARCHED = ("learning_rate", "epochs")
+
+
+def is_searched(settings: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of `adaptations` lists alternatives."""
+    return any(isinstance(settings.get(key), list) for key in SEARCHED)
+
+
+def candidates_of(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each candidate's settings by its name, e.g. `recon_block.lr0.001.epochs1`.
+
+    Empty if the entry lists no alternatives.
+    """
+    if not is_searched(settings):
+        return {}
+    rates, epochs = (
+        value if isinstance(value, list) else [value] for value in (settings[k] for k in SEARCHED)
+    )
+    return {
+        f"{name}.lr{rate!r}.epochs{count}": {
+            **settings,
+            "learning_rate": rate,
+            "epochs": count,
+        }
+        for rate, count in product(rates, epochs)
+    }
+
+
+def adaptation_of(name: str) -> str:
+    """Return the adaptation that a candidate, or an adaptation itself, belongs to."""
+    return name.partition(".")[0]
+
+
+def measuring_rule(settings: Mapping[str, Any]) -> str:
+    """Return the rule that measures the candidates of an adaptation."""
+    on_held_out = settings["select_on"] == "calibration"
+    return "evaluate_candidate" if on_held_out else "evaluate_perplexity"

@@ -1,0 +1,157 @@
+"""Quality and memory against the window that was adapted together.
+
+Draws what `freelunch.granularity` wrote to windows.csv, and computes nothing.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from freelunch.figures.style import DENSE_COLOUR, INK, QUIET, SMALL, Mark, marks, save, styled
+
+PANEL_INCHES = (0.62, 2.5)
+# How a series looks: the inputs and targets, and whether least squares took the place of training.
+SERIES = {
+    ("dense", "dense", False): "dense inputs and targets",
+    ("dense", "dense", True): "the same, least squares",
+    ("sparse", "dense", False): "sparse inputs, dense targets",
+    ("sparse", "dense", True): "the same, least squares",
+    ("sparse", "local", False): "sparse inputs, local targets",
+    ("sparse", "local", True): "the same, least squares",
+}
+Row = dict[str, Any]
+
+
+def draw_windows(data: Path, text: str, outputs: Iterable[Path]) -> None:
+    """Draw the figure: for each pruned model perplexity above, memory below.
+
+    Args:
+        data: windows.csv.
+        text: Name of the evaluation text, for the axis.
+        outputs: Where to save it; suffixes are formats.
+    """
+    with data.open(encoding="utf-8", newline="") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    with styled():
+        figure = windows_figure(rows, text)
+        for path in outputs:
+            save(figure, path)
+
+
+def windows_figure(rows: Sequence[Row], text: str) -> Figure:
+    """Return the figure, drawn in the current style."""
+    models = list(dict.fromkeys(_model(row) for row in rows))
+    # Every series there can be has its own look, shown or not.
+    looks = dict(zip(SERIES, list(marks(map(str, SERIES)).values())[1:], strict=True))
+    widest = max(len(_windows([row for row in rows if _model(row) == model])) for model in models)
+    figure = Figure()
+    width = max(4.2, 1.6 + PANEL_INCHES[0] * widest)
+    figure.set_size_inches(width, 0.6 + 2 * PANEL_INCHES[1] * len(models))
+    grid = figure.subplots(2 * len(models), 1, squeeze=False)[:, 0]
+    for number, model in enumerate(models):
+        here = [row for row in rows if _model(row) == model]
+        quality, memory = grid[2 * number], grid[2 * number + 1]
+        quality.set_title(model, loc="left")
+        quality.set_ylabel(f"perplexity on {text}")
+        memory.set_ylabel("peak memory of a job, GB")
+        memory.set_xlabel("window, in blocks or what of one")
+        _series(quality, here, looks, "perplexity", 1.0)
+        _series(memory, here, looks, "adaptation_peak_bytes", 1e-9)
+        memory.set_ylim(bottom=0)
+        _line(quality, here, "perplexity_unadapted", "not adapted", INK, ":")
+        _line(quality, here, "perplexity_dense", "dense", DENSE_COLOUR, "--")
+    shown = [series for series in SERIES if any(_kind(row) == series for row in rows)]
+    on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
+    opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
+    figure.legend(
+        handles=[_handle(looks[series], SERIES[series]) for series in shown],
+        loc="outside lower center",
+        ncols=min(2, len(shown)),
+        title="bars: ± standard error over windows of text" + opened,
+        title_fontsize=SMALL,
+    )
+    return figure
+
+
+def _series(
+    axes: Axes, rows: Sequence[Row], looks: dict[tuple[str, str, bool], Mark], key: str, unit: float
+) -> None:
+    """Draw a quantity of all series; marks of one window stand side by side."""
+    windows = _windows(rows)
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    for place, kind in enumerate(kinds):
+        here = [row for row in rows if _kind(row) == kind and math.isfinite(float(row[key]))]
+        x = [windows.index(row["window"]) + 0.12 * (place - (len(kinds) - 1) / 2) for row in here]
+        y = [float(row[key]) * unit for row in here]
+        error = None
+        if key == "perplexity":
+            error = [float(row["perplexity_standard_error"]) for row in here]
+        look = looks[kind]
+        axes.errorbar(
+            x,
+            y,
+            yerr=error,
+            marker=look.marker,
+            color=look.colour,
+            linestyle=look.line if len(here) > 1 else "none",
+            linewidth=0.8,
+            zorder=3,
+        )
+        # Chosen on the text it is judged by: an open mark, which the legend explains.
+        at = [row["selected_on"] == "evaluation" for row in here]
+        axes.plot(
+            [value for value, is_open in zip(x, at, strict=True) if is_open],
+            [value for value, is_open in zip(y, at, strict=True) if is_open],
+            look.marker,
+            color=look.colour,
+            markerfacecolor="white",
+            zorder=4,
+        )
+    names = [name.replace("attention_mlp", "attention\n/ MLP") for name in windows]
+    axes.set_xticks(range(len(windows)), names)
+    axes.set_xlim(-0.6, len(windows) - 0.4)
+    axes.tick_params(axis="x", length=0)
+
+
+def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, style: str) -> None:
+    """Draw what all rows share as a line across, and say what it is."""
+    value = float(rows[0][key])
+    if not math.isfinite(value):
+        return
+    axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
+    axes.annotate(
+        f"{label}\n{value:.1f}",
+        (1.0, value),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        fontsize=SMALL,
+        color=QUIET,
+    )
+
+
+def _handle(look: Mark, label: str) -> Line2D:
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=label)
+
+
+def _windows(rows: Sequence[Row]) -> list[str]:
+    """Return the windows from small to large."""
+    order = {"matrix": -2.0, "attention_mlp": -1.0, "all": math.inf}
+    names = dict.fromkeys(row["window"] for row in rows)
+    return sorted(names, key=lambda name: order[name] if name in order else float(name))
+
+
+def _kind(row: Row) -> tuple[str, str, bool]:
+    return row["inputs"], row["targets"], row["exact"] == "1"
+
+
+def _model(row: Row) -> str:
+    return f"{row['model']}, {row['criterion']}, {row['pattern']}"

@@ -1,0 +1,43 @@
+"""What a window's outputs are compared with its targets by; 0 where they are equal."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of (output - target)^2 over tokens and features.
+
+    Args:
+        outputs: (batch, length, features), any float dtype; here and below computed in float32.
+        targets: The same.
+
+    Returns:
+        0-d, float32.
+    """
+    return nn.functional.mse_loss(outputs.float(), targets.float())
+
+
+def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 - cos(output, target), the mean over tokens: scale is not learnt."""
+    return 1 - nn.functional.cosine_similarity(outputs.float(), targets.float(), dim=-1).mean()
+
+
+def relative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return ||output - target||^2 / ||target||^2, the mean over tokens: each token counts alike,
+    also where one is a hundred times as large as all others (a massive activation).
+    """
+    targets = targets.float()
+    error = (outputs.float() - targets).square().sum(-1)
+    return (error / targets.square().sum(-1).clamp(min=torch.finfo(torch.float32).tiny)).mean()
+
+
+# By the name in the config.
+LOSSES: dict[str, Loss] = {
+    "mean_squared_error": mean_squared_error,
+    "negative_cosine": negative_cosine,
+    "relative_squared_error": relative_squared_error,
+}

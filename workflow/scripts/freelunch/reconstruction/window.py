@@ -1,0 +1,93 @@
+"""A window of the pruned model, ready to be adapted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.blocks import BlockCall, block_linears
+from freelunch.pruned import fill_kept_zeros_
+
+# How the modules of a window are called, for a batch of so many sequences.
+Calls = Callable[[int], Sequence[BlockCall]]
+
+
+@dataclass
+class Window:
+    """Pruned modules that are adapted together.
+
+    Attributes:
+        name: Its blocks, and what of them: "3-4", "3.attention", "3.self_attn.q_proj".
+        modules: Blocks, one half of a block, or one linear layer; each takes what the one before it
+            returns.
+        calls: How they are called.
+        keep_masks: For each module, the mask of each of its linear layers, (out, in), bool, by name
+            in the module.
+        pruned: Yields for each module the parameters it had before, by name; to go back to.
+        dtype: Precision of the checkpoint.
+        device: Where passes run.
+    """
+
+    name: str
+    modules: Sequence[nn.Module]
+    calls: Calls
+    keep_masks: Sequence[dict[str, Tensor]]
+    pruned: Callable[[], Iterator[dict[str, Tensor]]]
+    dtype: torch.dtype
+    device: torch.device
+
+    def __call__(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
+        """Return the outputs for inputs of (batch, length, features); not below `precision`."""
+        half = precision != torch.float32
+        calls = self.calls(len(hidden))
+        with torch.autocast(self.device.type, precision) if half else nullcontext():
+            for module, call in zip(self.modules, calls, strict=True):
+                hidden = call(module, hidden)
+        return hidden
+
+    def masked(self) -> Iterator[tuple[nn.Linear, Tensor]]:
+        """Yield each linear layer with its mask."""
+        for module, masks in zip(self.modules, self.keep_masks, strict=True):
+            for name, linear in block_linears(module).items():
+                yield linear, masks[name]
+
+    def widen_(self) -> None:
+        """Turn the weights into float32, in which they are trained."""
+        for module in self.modules:
+            module.float()
+
+    def train_(self, train_norms: bool, train_biases: bool) -> list[nn.Parameter]:
+        """Mark what is trained and return it: all weights of linear layers, and as asked for biases
+        of linear layers and everything else, which is norms.
+        """
+        chosen = []
+        for root in self.modules:
+            for module in root.modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    if isinstance(module, nn.Linear):
+                        train = name == "weight" or train_biases
+                    else:
+                        train = train_norms
+                    parameter.requires_grad_(train)
+                    chosen += [parameter] if train else []
+        return chosen
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        """Go back to what pruning left."""
+        for module, before in zip(self.modules, self.pruned(), strict=True):
+            for name, parameter in module.named_parameters():
+                parameter.copy_(before[name])
+
+    @torch.no_grad()
+    def settle_(self) -> None:
+        """Give the weights the precision of a checkpoint.
+
+        A kept weight that training or rounding brought to exactly 0 is made the least that is not.
+        """
+        for module in self.modules:
+            module.requires_grad_(False).to(self.dtype)
+        for linear, keep in self.masked():
+            fill_kept_zeros_(linear.weight, keep)

@@ -1,0 +1,39 @@
+"""Numbers as people read them, with as many digits as their error allows; and names."""
+
+import math
+
+NOT_FINITE = "not finite"
+NOTHING = "-"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """Return `value ± error`, rounded by the error; a dash where one is not there."""
+    if value is None or error is None:
+        return NOTHING
+    if not math.isfinite(value):
+        return NOT_FINITE
+    return f"{rounded(value, error)} ± {rounded(error, error)}"
+
+
+def rounded(value: float, error: float) -> str:
+    """Return a number with as many decimals as two significant digits of its error have."""
+    if not math.isfinite(value):
+        return NOT_FINITE
+    decimals = 1 - math.floor(math.log10(error)) if error > 0 else 2
+    return f"{value:,.{min(max(decimals, 0), 6)}f}"
+
+
+def percent(share: float | None, error: float | None) -> str:
+    """Return a share and its error in percent."""
+    if share is None or error is None:
+        return NOTHING
+    text = with_error(100 * share, 100 * error)
+    return text if text == NOT_FINITE else f"{text} %"
+
+
+def marked(adaptation: str, selected_on: object) -> str:
+    """Return an adaptation's name, marked if its settings were chosen on the very text that it is
+    judged by.
+    """
+    mark = " (chosen on the evaluation text)" if selected_on == "evaluation" else ""
+    return f"{adaptation}{mark}"

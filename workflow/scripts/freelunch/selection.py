@@ -1,0 +1,110 @@
+"""Take the best of several adaptations of one pruned model: learning rates, numbers of epochs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.artifact import Artifact, ArtifactWriter
+from freelunch.candidates import SEARCHED, adaptation_of, candidates_of
+from freelunch.checkpoint import link_shard
+from freelunch.errors import UserError
+from freelunch.reconstruction import KIND
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of them.
+
+    Attributes:
+        name: As in `freelunch.candidates`.
+        parts: What its jobs adapted.
+        metrics: What `evaluate_perplexity` measured on its checkpoint.
+    """
+
+    name: str
+    parts: Sequence[Artifact]
+    metrics: Mapping[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings it was adapted with."""
+        return dict(self.parts[0].facts["settings"]["adaptation"])
+
+    @property
+    def loss(self) -> float:
+        """Return its mean loss; infinity if it is not finite."""
+        loss = self.metrics["loss"]
+        return math.inf if loss is None else float(loss)
+
+
+def choose_candidate(
+    candidates: Sequence[Candidate],
+    settings: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+    fingerprint: str,
+) -> Artifact:
+    """Link the blocks of the candidate with the lowest perplexity, of equals the first.
+
+    Args:
+        candidates: All measured on the same text.
+        settings: The entry of `adaptations` that lists them.
+        seed: The cell's.
+        folder: Where the blocks go.
+        fingerprint: Digest of everything the result depends on.
+
+    Raises:
+        UserError: None has a finite perplexity, or one was adapted with other settings.
+    """
+    expected = candidates_of(adaptation_of(candidates[0].name), settings)
+    for candidate in candidates:
+        if candidate.settings != expected.get(candidate.name):
+            raise UserError(
+                "a candidate was adapted with other settings",
+                where=candidate.parts[0].folder,
+                found=candidate.settings,
+                expected=expected.get(candidate.name),
+                todo="the same command with `--forcerun reconstruct_window` adapts it again",
+            )
+    best = min(candidates, key=lambda candidate: candidate.loss)
+    if math.isinf(best.loss):
+        raise UserError(
+            "no candidate has a finite perplexity",
+            where=folder,
+            found=", ".join(candidate.name for candidate in candidates),
+            expected="one that learns",
+            todo="list lower learning rates",
+        )
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    for part in best.parts:
+        for shard, entry in part.files.items():
+            link_shard(writer, shard, part, windows=entry["windows"])
+    facts = best.parts[0].facts
+    return writer.finish(
+        settings={"adaptation": dict(settings), "seed": seed},
+        window=facts["window"],
+        model=facts["model"],
+        masks=facts["masks"],
+        choice={
+            "selected_on": settings["select_on"],
+            "chosen": best.name,
+            "candidates": {
+                candidate.name: {
+                    **{key: candidate.settings[key] for key in SEARCHED},
+                    "perplexity": candidate.metrics["perplexity"],
+                    "perplexity_standard_error": candidate.metrics["perplexity_standard_error"],
+                    "windows_kept_pruned": _kept_pruned(candidate.parts),
+                }
+                for candidate in candidates
+            },
+        },
+    )
+
+
+def _kept_pruned(parts: Sequence[Artifact]) -> int:
+    """Return how many windows training made no better."""
+    entries = [entry["windows"] for part in parts for entry in part.files.values()]
+    found = {name: facts for windows in entries for name, facts in windows.items()}
+    return sum(facts["kept_pruned"] for facts in found.values())

@@ -1,0 +1,176 @@
+"""What adapting windows costs, from shapes alone, and the largest window that a budget allows.
+
+With T tokens, P weights of a window's linear layers, d hidden size and S sequence length, one epoch
+of training is three forwards, 6 T P + 6 T S d. A window of one matrix needs no gradient of its
+inputs: 4 T P, after one recorded pass of the dense block.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from freelunch.cost import BATCH_TOKENS, CHECK_SEQUENCES, PROCESS_BYTES, Cost
+from freelunch.errors import UserError
+from freelunch.shapes import Shapes
+from freelunch.windows import (
+    ALL,
+    AUTO,
+    HALVES,
+    LEAST_SQUARES,
+    MATRIX,
+    Window,
+    blocks_in,
+    is_sequential,
+    window_of,
+)
+
+# Bytes a trained weight: float32, its optimiser's moments, its mask.
+TRAINED_BYTES: dict[str, int] = {"adamw": 4 + 2 * 4 + 1, "sgd": 4 + 4 + 1}
+# What the allocator keeps beside (measured).
+BESIDE_BYTES = 80_000_000
+
+
+def decide_window(
+    shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]
+) -> tuple[Window, str | None]:
+    """Return the window of an entry of `adaptations`, and why it was taken if it was left open.
+
+    Raises:
+        UserError: Not even the smallest window fits into the budget.
+    """
+    window = window_of(settings)
+    if window != AUTO:
+        return window, None
+    budget = settings["memory_gb"] * 1e9
+    refused: tuple[Window, int] | None = None
+    for window in _largest_first(shapes.blocks, settings):
+        needs = reconstruct(shapes, samples, length, {**settings, "window": window}).memory_bytes
+        if needs <= budget:
+            why = f"window {window} needs {needs / 1e9:.2f} of {budget / 1e9:g} GB"
+            if refused:
+                why += f", {refused[0]} would need {refused[1] / 1e9:.2f}"
+            return window, why
+        refused = window, needs
+    assert refused is not None
+    raise UserError(
+        "no window fits into the memory budget",
+        where="memory_gb",
+        found=f"{settings['memory_gb']:g} GB",
+        expected=f"at least {refused[1] / 1e9:.2f} GB, which a window `{refused[0]}` needs",
+        todo="raise memory_gb, or shorten study.calibration.length or `batch`",
+    )
+
+
+def _largest_first(num_blocks: int, settings: Mapping[str, Any]) -> Iterator[Window]:
+    yield ALL
+    yield from range(num_blocks - 1, 0, -1)
+    yield HALVES
+    if not settings["train_norms"]:
+        yield MATRIX
+
+
+def reconstruct(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Mapping[str, Any],
+    sparsity: float = 0.5,
+) -> Cost:
+    """Cost of all windows; memory is that of one, disk what stays.
+
+    Args:
+        shapes: Of the model.
+        samples: Calibration sequences.
+        length: Tokens in each.
+        settings: An entry of `adaptations`, its window decided.
+        sparsity: Share of the weights that is pruned, for least squares.
+    """
+    return Cost(
+        reconstruction_flops(shapes, samples, length, settings, sparsity),
+        PROCESS_BYTES
+        + BESIDE_BYTES
+        # The library of matrix products packs both sides of one.
+        + 8 * shapes.largest_matrix
+        + _window_bytes(shapes, length, settings),
+        shapes.blocks * shapes.block_bytes,
+    )
+
+
+def _window_bytes(shapes: Shapes, length: int, settings: Mapping[str, Any]) -> int:
+    """Return what one window holds at its peak: while it is trained, or while what it is trained on
+    is made.
+    """
+    window = window_of(settings)
+    sizes = [rows * columns for _, rows, columns in shapes.matrices]
+    # The pruned block with its masks; before windows smaller than a block the dense one beside it.
+    block = shapes.block_bytes + shapes.block_weights
+    making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
+    if settings["method"] == LEAST_SQUARES:
+        features = max(rows for _, rows, _ in shapes.matrices)
+        outputs = max(columns for _, _, columns in shapes.matrices)
+        # Gram and cross-Gram matrix, right sides, start and solution; a system and its factor.
+        solving = 8 * (2 * features**2 + 4 * features * outputs)
+        return block + max(making, 4 * shapes.largest_matrix + solving)
+    batch: int = settings["batch"] * length
+    each = TRAINED_BYTES[settings["optimiser"]]
+    # Of what is trained, weights and masks are in the block already.
+    more = each - 1 - shapes.bytes_each
+    if window == MATRIX:
+        width = max(rows + 4 * columns for _, rows, columns in shapes.matrices)
+        return block + max(making, (more + 4) * shapes.largest_matrix + 4 * batch * width)
+    if window == HALVES:
+        mlp = sum(
+            size for (group, _, _), size in zip(shapes.matrices, sizes, strict=True) if group > 1
+        )
+        half = max(mlp, shapes.block_weights - mlp)
+        return block + max(
+            making, more * half + 4 * shapes.largest_matrix + shapes.saved_bytes(batch)
+        )
+    blocks = blocks_in(window, shapes.blocks)
+    saved = blocks * shapes.saved_bytes(batch) + shapes.passing_bytes(batch)
+    return blocks * each * shapes.block_weights + 4 * shapes.largest_matrix + saved
+
+
+def reconstruction_flops(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Mapping[str, Any],
+    sparsity: float = 0.5,
+    blocks: int | None = None,
+) -> int:
+    """Return the operations of adapting so many blocks (all by default), the loss before and after
+    included, and what it takes to make inputs and targets.
+    """
+    blocks = shapes.blocks if blocks is None else blocks
+    tokens = samples * length
+    forward = shapes.forward_flops(tokens, length, blocks)
+    weights = 2 * tokens * shapes.block_weights * blocks
+    window, local = window_of(settings), settings["targets"] == "local"
+    passes = 0
+    if is_sequential(settings):
+        # On to the next window; and where a window is smaller than a block, on within it.
+        passes += forward
+        passes += {MATRIX: 4 * forward, HALVES: forward // 2}.get(str(window), 0)
+    if local:
+        passes += weights if window == MATRIX else forward
+    elif window in (MATRIX, HALVES):
+        # Targets within a block.
+        passes += forward if window == MATRIX else forward // 2
+    checked = 2 * min(CHECK_SEQUENCES, samples) / samples
+    if settings["method"] == LEAST_SQUARES:
+        return passes + int(weights * checked) + blocks * _solve_flops(shapes, tokens, sparsity)
+    once = weights if window == MATRIX else forward
+    training = 2 if window == MATRIX else 3
+    return passes + int(once * (training * settings["epochs"] + checked))
+
+
+def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
+    """Return the operations of one block's least squares: Gram and cross-Gram matrix of each
+    linear layer, and a factorisation of the kept part of the Gram matrix for each of its rows.
+    """
+    flops = 0
+    for _, features, outputs in shapes.matrices:
+        kept = int((1 - sparsity) * features)
+        flops += 2 * tokens * features * (features + outputs)
+        flops += outputs * (kept**3 // 3 + 2 * kept**2)
+    return flops

@@ -1,0 +1,30 @@
+"""Draw held-out calibration text, on which candidates are compared."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import calibration
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.calibration import sample_held_out
+from freelunch.checkpoint import KIND
+from freelunch.job import running
+from freelunch.texts import open_text
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        model = Artifact(Path(snakemake.input.model).parent, KIND)
+        text = open_text(Path(snakemake.input.text).parent)
+        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        samples = snakemake.params.samples
+        made = sample_held_out(
+            model=model,
+            text=text,
+            calibration=sample,
+            samples=samples,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, samples, model, text, sample),
+        )
+        job.made(made)
