@@ -2,7 +2,7 @@
 #
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml
-#   make plan                  what a study would run and take
+#   make plan                  what a study would run and take; TFLOPS=400: on a machine of that rate
 #   make full                  the study that carries the README's numbers
 #   make test, make check      tests; formatting, linting, types, layers, schemas
 #   make report                Snakemake's report of a study
@@ -50,7 +50,7 @@ full:
 	$(MAKE) study STUDY=studies/full.yaml
 
 plan: env
-	@python -m freelunch plan $(STUDY)
+	@python -m freelunch plan $(STUDY) $(if $(TFLOPS),--tflops $(TFLOPS))
 
 summary: env
 	@python -m freelunch summary $(STUDY)

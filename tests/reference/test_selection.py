@@ -144,9 +144,30 @@ def test_the_best_is_linked(
 
 def test_none_that_learns(adapted: dict[str, list[Artifact]], tmp_path: Path) -> None:
     given = candidates(adapted, [None, None, None])
-    with pytest.raises(UserError, match="no candidate has a finite perplexity") as error:
+    with pytest.raises(UserError, match="no candidate to choose") as error:
         choose_candidate(given, SEARCH, SEED, tmp_path / "chosen", "test")
     assert given[2].name in str(error.value)
+
+
+def test_one_that_diverged_is_not_chosen(
+    llama: Prepared, adapted: dict[str, list[Artifact]], tmp_path: Path
+) -> None:
+    """Its windows are as they were pruned, and may well be the best."""
+    search = {**SEARCH, "learning_rate": [0.001, 1e30]}
+    (lower, _), (diverging, wild) = candidates_of("recon", search).items()
+    parts = [reconstruct(llama, tmp_path / "wild", stop_at_divergence=False, **wild)]
+    metrics = {"perplexity": 2.0, "perplexity_standard_error": 1.0}
+    given = [
+        Candidate(lower, adapted[lower], {"loss": 3.0, **metrics}),
+        Candidate(diverging, parts, {"loss": 2.0, **metrics}),
+    ]
+    choice = choose_candidate(given, search, SEED, tmp_path / "chosen", "test").facts["choice"]
+    assert choice["chosen"] == lower
+    diverged = {name: found["windows_diverged"] for name, found in choice["candidates"].items()}
+    assert diverged == {lower: 0, diverging: BLOCKS}
+    only = {**search, "learning_rate": [1e30]}
+    with pytest.raises(UserError, match=rf"1e\+30.epochs1: {BLOCKS} windows diverged"):
+        choose_candidate(given[1:], only, SEED, tmp_path / "none", "test")
 
 
 def test_a_candidate_of_another_search(adapted: dict[str, list[Artifact]], tmp_path: Path) -> None:

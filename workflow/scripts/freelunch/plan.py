@@ -6,7 +6,7 @@ config. No tensor library is imported.
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -211,38 +211,27 @@ class Plan:
 
     def _costs(self, jobs: list[Job], flops_per_s: float | None) -> list[str]:
         rate = flops_per_s or matmul_rate()
-        lines = ["", f"  {'step':<22}{'jobs':>5}{'TFLOP':>9}{'memory':>10}{'disk':>10}"]
+        rows = [["step", "jobs", "TFLOP", "memory", "disk"]]
         total = Cost(memory_bytes=0)
         for rule in sorted({job[0] for job in jobs}, key=RULES.index):
             costs = [self.step(*job) or Cost() for job in jobs if job[0] == rule]
-            one = Cost(
-                sum(each.flops for each in costs),
-                max(each.memory_bytes for each in costs),
-                sum(each.disk_bytes for each in costs),
-            )
-            lines.append(
-                f"  {rule:<22}{len(costs):>5}{one.flops / 1e12:>9.1f}"
-                f"{one.memory_bytes / 1e9:>7.1f} GB{one.disk_bytes / 1e9:>7.1f} GB"
-            )
-            total = Cost(
-                total.flops + one.flops,
-                max(total.memory_bytes, one.memory_bytes),
-                total.disk_bytes + one.disk_bytes,
-            )
-        lines.append(
-            f"  {'all that compute':<22}{len(jobs):>5}{total.flops / 1e12:>9.1f}"
-            f"{total.memory_bytes / 1e9:>7.1f} GB{total.disk_bytes / 1e9:>7.1f} GB"
+            one = _together(costs)
+            rows.append([rule, f"{len(costs):,}", *_amounts(one), _gigabytes(one.disk_bytes)])
+            total = _together([total, one])
+        rows.append(
+            ["all that compute", f"{len(jobs):,}", *_amounts(total), _gigabytes(total.disk_bytes)]
         )
         seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)
-        speed = f"{rate / 1e9:,.0f} GFLOP/s"
+        speed = f"{rate / 1e9:,.0f} GFLOP/s" if rate < 1e12 else f"{rate / 1e12:,.0f} TFLOP/s"
         speed += " as given" if flops_per_s else ", at which this machine multiplies matrices now"
-        lines += [
+        return [
+            "",
+            *_aligned(rows, names=1),
             *self._windows(jobs),
             "",
             f"  About {_duration(seconds)} if nothing is done yet, at {speed}.",
             "  Downloads are not counted. Memory is for one job; disk is what is left at the end.",
         ]
-        return lines
 
     def _windows(self, jobs: list[Job]) -> list[str]:
         """Return a line for each way a model's windows are adapted."""
@@ -253,16 +242,46 @@ class Plan:
         }
         if not found:
             return []
-        lines = ["", f"  {'model':<22}{'adaptation':<24}{'window':>14}{'TFLOP':>9}{'memory':>10}"]
+        rows = [["model", "adaptation", "window", "TFLOP", "memory"]]
+        reasons = [""]
         for model, adaptation in sorted(found):
             window, why = self.window(model, adaptation)
             name = next(iter(self.study.candidate_names(adaptation)), adaptation)
             one = self.step("reconstruct_window", model, adaptation=name) or Cost()
-            lines.append(
-                f"  {model:<22}{adaptation:<24}{window!s:>14}{one.flops / 1e12:>9,.1f}"
-                f"{one.memory_bytes / 1e9:>7.1f} GB" + (f"  ({why})" if why else "")
-            )
-        return lines
+            rows.append([model, adaptation, str(window), *_amounts(one)])
+            reasons.append(f"  {why}" if why else "")
+        lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]
+        return ["", *lines]
+
+
+def _together(costs: Sequence[Cost]) -> Cost:
+    """Return what jobs take together; memory is that of the largest."""
+    return Cost(
+        sum(each.flops for each in costs),
+        max(each.memory_bytes for each in costs),
+        sum(each.disk_bytes for each in costs),
+    )
+
+
+def _amounts(one: Cost) -> list[str]:
+    return [f"{one.flops / 1e12:,.1f}", _gigabytes(one.memory_bytes)]
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return rows as lines of columns: the first `names` of them to the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            f"{cell:<{width}}" if at < names else f"{cell:>{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
 
 
 def _shares_of_nothing(
@@ -303,7 +322,9 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} seconds"
     if seconds < 5400:
         return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 86400:,.0f} days"
 
 
 def _shapes(study: Study, model: str) -> Shapes | None:

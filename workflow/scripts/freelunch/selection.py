@@ -34,9 +34,25 @@ class Candidate:
 
     @property
     def loss(self) -> float:
-        """Return its mean loss; infinity if it is not finite."""
+        """Return its mean loss; infinity if that is not finite, or training a window diverged."""
         loss = self.metrics["loss"]
-        return math.inf if loss is None else float(loss)
+        return math.inf if loss is None or self.diverged else float(loss)
+
+    @property
+    def windows(self) -> dict[str, dict[str, Any]]:
+        """Return what is noted of each window."""
+        entries = [entry["windows"] for part in self.parts for entry in part.files.values()]
+        return {name: facts for windows in entries for name, facts in windows.items()}
+
+    @property
+    def kept_pruned(self) -> int:
+        """Return how many windows training made no better."""
+        return sum(facts["kept_pruned"] for facts in self.windows.values())
+
+    @property
+    def diverged(self) -> int:
+        """Return how many windows came to a loss that is not finite, and stayed as pruned."""
+        return sum("diverged_at_step" in facts for facts in self.windows.values())
 
 
 def choose_candidate(
@@ -48,6 +64,8 @@ def choose_candidate(
 ) -> Artifact:
     """Link the blocks of the candidate with the lowest perplexity, of equals the first.
 
+    One that diverged in a window is not taken, however good what it left as it was pruned.
+
     Args:
         candidates: All measured on the same text.
         settings: The entry of `adaptations` that lists them.
@@ -56,7 +74,8 @@ def choose_candidate(
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: None has a finite perplexity, or one was adapted with other settings.
+        UserError: None is left (divergence, perplexity not finite), or one was adapted with other
+            settings.
     """
     expected = candidates_of(adaptation_of(candidates[0].name), settings)
     for candidate in candidates:
@@ -71,10 +90,14 @@ def choose_candidate(
     best = min(candidates, key=lambda candidate: candidate.loss)
     if math.isinf(best.loss):
         raise UserError(
-            "no candidate has a finite perplexity",
+            "no candidate to choose",
             where=folder,
-            found=", ".join(candidate.name for candidate in candidates),
-            expected="one that learns",
+            found=", ".join(
+                f"{candidate.name}: {candidate.diverged} windows diverged, loss "
+                f"{candidate.metrics['loss']}"
+                for candidate in candidates
+            ),
+            expected="one that diverges nowhere and has a finite loss",
             todo="list lower learning rates",
         )
     writer = ArtifactWriter(folder, KIND, fingerprint)
@@ -95,16 +118,10 @@ def choose_candidate(
                     **{key: candidate.settings[key] for key in SEARCHED},
                     "perplexity": candidate.metrics["perplexity"],
                     "perplexity_standard_error": candidate.metrics["perplexity_standard_error"],
-                    "windows_kept_pruned": _kept_pruned(candidate.parts),
+                    "windows_kept_pruned": candidate.kept_pruned,
+                    "windows_diverged": candidate.diverged,
                 }
                 for candidate in candidates
             },
         },
     )
-
-
-def _kept_pruned(parts: Sequence[Artifact]) -> int:
-    """Return how many windows training made no better."""
-    entries = [entry["windows"] for part in parts for entry in part.files.values()]
-    found = {name: facts for windows in entries for name, facts in windows.items()}
-    return sum(facts["kept_pruned"] for facts in found.values())
