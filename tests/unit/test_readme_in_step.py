@@ -7,6 +7,7 @@ import pytest
 
 from freelunch.gaps import gap_rows
 from freelunch.granularity import window_rows
+from freelunch.plan import Plan
 from freelunch.readme import main
 from freelunch.records import load_records
 from freelunch.study import Study
@@ -53,3 +54,9 @@ def test_every_link_in_the_readme_leads_somewhere():
 def test_study_files_of_the_readme_exist():
     for name in set(re.findall(r"studies/(\w+)\.yaml", README.read_text())) - {"mine"}:
         assert (ROOT / "studies" / f"{name}.yaml").is_file(), name
+
+
+def test_the_plan_of_72b_in_the_readme():
+    """What `make plan STUDY=studies/qwen72b.yaml TFLOPS=400` prints, but for the list of cells."""
+    text = Plan.of(Study.load(Path("studies/qwen72b.yaml"))).text(flops_per_s=400e12)
+    assert text[text.index("  step") :] in README.read_text()

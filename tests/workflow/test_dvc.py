@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = (
@@ -20,7 +21,7 @@ TRACKED = (
     *(
         f"results/laptop/{part}"
         for part in (
-            *("calibration", "pruned", "windows", "checkpoints"),
+            *("calibration", "dense", "pruned", "windows", "checkpoints"),
             *("metrics", "records", "figures", "tables"),
         )
     ),
@@ -150,8 +151,13 @@ def origin(tmp_path_factory, remote) -> Clone:
         if source.exists() and not name.startswith("dvc.lock"):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-    smoke = (ROOT / "studies" / "smoke.yaml").read_text()
-    (clone.path / "config.yaml").write_text(smoke.replace("name: smoke", "name: laptop"))
+    smoke = yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
+    smoke["study"]["name"] = "laptop"
+    # A second window, so that every figure is drawn.
+    smoke["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
+    grid = {"models": ["tiny"], "criteria": ["wanda"], "patterns": ["u50"]}
+    smoke["study"]["grids"].append({**grid, "adaptations": ["recon_all"]})
+    (clone.path / "config.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
     clone.add_environment()
     clone.run("git", "init", "--quiet")
     clone.dvc("remote", "add", "--default", "--force", "folder", remote)
@@ -182,7 +188,7 @@ def test_pulled_clone_is_equal_and_has_nothing_to_do(origin, pulled):
     assert pulled.status() == {}
     assert "didn't change" in pulled.dvc("repro")
     assert pulled.planned() == []
-    assert not (pulled.path / "results" / "laptop" / "dense").exists()
+    assert not (pulled.path / "results" / "laptop" / "hidden").exists()
 
 
 def test_equal_shards_are_stored_and_pushed_once(origin, remote):
@@ -228,10 +234,11 @@ def test_dvcignore_keeps_the_metadata_of_this_study(origin, path, kept):
 
 def test_edit_after_pull_computes_again(origin, pulled):
     before = {name: pulled.record(name) for name in (RECONSTRUCTED, PRUNED)}
-    pulled.edit_config("method: reconstruction", "method: reconstruction\n    epochs: 2")
+    pulled.edit_config("recon_block:\n", "recon_block:\n    epochs: 2\n")
     assert list(pulled.status()) == ["study"]
-    # Hidden states are not pulled, so the reconstruction asks for the dense pass first.
-    assert {"capture_dense", "reconstruct_window", "collect_records"} <= set(pulled.planned())
+    # Hidden states are not pulled; the reconstruction makes what it needs of them.
+    planned = set(pulled.planned())
+    assert {"reconstruct_window", "collect_records"} <= planned and "capture_dense" not in planned
     pulled.dvc("repro")
     after = {name: pulled.record(name) for name in (RECONSTRUCTED, PRUNED)}
     assert after[RECONSTRUCTED]["spec"]["adaptation"]["epochs"] == 2
@@ -311,8 +318,9 @@ def test_metrics_and_plots_show_the_study(pulled):
     page = Path(pulled.dvc("plots", "show").strip().removeprefix("file://"))
     assert f"{RECONSTRUCTED}.json" in page.read_text()
     images = [path for path in (page.parent / "static").iterdir() if path.suffix == ".png"]
-    figure = pulled.path / "results" / "laptop" / "figures" / "criteria.png"
-    assert [image.read_bytes() for image in images] == [figure.read_bytes()]
+    figures = (pulled.path / "results" / "laptop" / "figures").glob("*.png")
+    drawn = sorted(figure.read_bytes() for figure in figures)
+    assert len(drawn) == 2 and sorted(image.read_bytes() for image in images) == drawn
 
 
 def perplexity(record: dict) -> float:

@@ -1,4 +1,5 @@
-# Draw the calibration sample, and what is held out of it, and pass it through the dense model once for everything that follows.
+# Draw the calibration sample and what is held out of it, and pass it through the dense model once for
+# everything that follows.
 
 
 rule sample_calibration:

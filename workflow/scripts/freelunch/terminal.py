@@ -30,6 +30,7 @@ def summary(study: Study) -> str:
     places = {
         "table": paths.tables / "summary.csv",
         "figure": paths.figures / "criteria.png",
+        **({"windows": paths.figures / "windows.png"} if study.compares_windows else {}),
         "records": paths.records,
         "checkpoints": Path(paths.root) / "checkpoints",
     }
