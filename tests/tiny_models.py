@@ -276,6 +276,8 @@ def reconstruct(
 ) -> Artifact:
     """Adapt windows of a pruned model, all of them unless told otherwise."""
     settings = {**RECONSTRUCTION, **changes}
+    # As of a candidate: what decides among several is no setting of one.
+    settings.pop("select_on")
     if settings["method"] == "least_squares":
         settings = with_defaults(changes, "adaptation")
     window = window_of(settings)

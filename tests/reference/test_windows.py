@@ -11,19 +11,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+import tiny_models
 from freelunch import families
 from freelunch.artifact import MANIFEST, Artifact
 from freelunch.assembly import assemble_model
 from freelunch.blocks import block_linears
+from freelunch.boundaries import kept_boundaries
 from freelunch.checkpoint import StreamedModel, block_shard
 from freelunch.errors import UserError
-from freelunch.halves import half, halves_of
+from freelunch.families import halves_of
+from freelunch.halves import half
 from freelunch.hidden import HiddenStates
 from freelunch.masks import pack
 from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.reconstruction import driver
+from freelunch.reconstruction.losses import LOSSES
 from freelunch.reconstruction.window import Window
-from freelunch.states import kept_states
+from freelunch.shapes import Shapes
+from freelunch.states import DenseStates, kept_states
+from freelunch.study import with_defaults
+from freelunch.window_cost import reconstruct as plan_of_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
@@ -104,7 +111,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
 def test_the_halves_are_the_block(prepared: Prepared) -> None:
     """Attention, then MLP: the hidden states between are those before the MLP's own norm."""
     model = prepared.model
-    family = halves_of(model.config)
+    family = halves_of(model.config.model_type, True)
     hidden = torch.randn(2, LENGTH, model.config.hidden_size, generator=torch.manual_seed(0))
     for index, call in enumerate(model.calls(2, LENGTH)):
         block = model.load_block(index)
@@ -122,7 +129,7 @@ def test_the_halves_are_the_block(prepared: Prepared) -> None:
 
 
 def test_each_parameter_belongs_to_one_half(prepared: Prepared) -> None:
-    family = halves_of(prepared.model.config)
+    family = halves_of(prepared.model.config.model_type, True)
     block = prepared.model.load_block(0)
     attention, mlp = (
         {id(value) for value in half(block, family, out).parameters()}
@@ -155,7 +162,7 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
     def ends(blocks: list[nn.Module], hidden: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Pass blocks from `start` on; return what enters and what leaves the window."""
         if part in ("attention", "mlp"):
-            family = halves_of(prepared.model.config)
+            family = halves_of(prepared.model.config.model_type, True)
             module = blocks[last].get_submodule(family.mlp_half[0])
         else:
             module = blocks[last].get_submodule(part)
@@ -189,7 +196,7 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
     if targets_from == "dense":
         return inputs, dense_ends[1]
     if part in ("attention", "mlp"):
-        family = halves_of(prepared.model.config)
+        family = halves_of(prepared.model.config.model_type, True)
         out = family.mlp_half if part == "attention" else family.attention_half
         return inputs, calls[last](half(dense[last], family, out), inputs)
     if part:
@@ -291,13 +298,16 @@ def keep_everything(base: Path, **settings: Any) -> Prepared:
     return prepared
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_without_pruning_there_is_nothing_to_learn(tmp_path: Path, window: str) -> None:
+def test_without_pruning_there_is_nothing_to_learn(tmp_path: Path, window: str, loss: str) -> None:
     """And dense and sparse inputs are the same."""
     prepared = keep_everything(tmp_path)
     found = {}
     for mode, (inputs, targets) in MODES.items():
         settings = {**WINDOWS[window], "inputs": inputs, "targets": targets}
+        if window != "exact":
+            settings["loss"] = loss
         found[mode] = reconstruct(prepared, tmp_path / f"adapted-{mode}", **settings)
         assert all(facts["loss_before"] < 1e-12 for facts in facts_of(found[mode]).values())
         for index in range(BLOCKS):
@@ -376,6 +386,41 @@ def test_sparse_inputs_go_on_where_they_stopped(
     assert {name: again[name] for name in done} == done, "a finished window was adapted again"
 
 
+@pytest.mark.parametrize("keep", ["every_2", "none"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_plan_counts_what_has_to_be_made_again(
+    llama: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    window: str,
+    mode: str,
+    keep: str,
+) -> None:
+    kept = kept_boundaries(keep, BLOCKS)
+    passed: list[int] = []
+
+    class Counted(DenseStates):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._paths = {at: path for at, path in self._paths.items() if at in kept}
+
+        def __del__(self) -> None:
+            passed.append(self.passed)
+
+    monkeypatch.setattr(tiny_models, "DenseStates", Counted)
+    given = WINDOWS[window] | dict(zip(("inputs", "targets"), MODES[mode], strict=True))
+    reconstruct(llama, tmp_path / "adapted", **given)
+    settings = with_defaults({"method": "reconstruction", **given}, "adaptation")
+    shapes = Shapes.of(llama.model.config.to_dict(), "float32")
+    one = shapes.forward_flops(SEQUENCES * LENGTH, LENGTH, 1)
+    flops = [
+        plan_of_windows(shapes, SEQUENCES, LENGTH, settings, keep=each).flops
+        for each in ("all", keep)
+    ]
+    assert passed == [(flops[1] - flops[0]) / one]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_window_sees_what_was_written(tmp_path: Path, dtype: str) -> None:
     """Trained in float32, handed on in the checkpoint's precision."""
@@ -391,6 +436,32 @@ def test_a_resumed_window_sees_what_was_written(tmp_path: Path, dtype: str) -> N
     assert shards(resumed) == shards(whole)
 
 
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma3_text", "phi3"])
+@pytest.mark.parametrize("precision", ["model", "float32"])
+def test_what_is_written_has_the_loss_that_is_noted(
+    tmp_path: Path, family: str, precision: str
+) -> None:
+    """Of two bytes a weight: losses are those of rounded weights, and none is above the pruned."""
+    prepared = prepare(tmp_path, family, "bfloat16", sequences=SEQUENCES)
+    for name, given in WINDOWS.items():
+        settings = given if name == "exact" else {**given, "precision": precision}
+        rates = {} if name == "exact" else {"learning_rate": 1e-5}
+        adapted = reconstruct(prepared, tmp_path / name, **settings, **rates)
+        for facts in facts_of(adapted).values():
+            assert facts["loss_after"] <= facts["loss_before"]
+        for index in range(BLOCKS):
+            _, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
+            found = weights(adapted, index)
+            for linear, keep in masks.items():
+                assert torch.equal(found[f"{linear}.weight"] != 0, keep)
+    # Steps far below the precision change no weight, and so no loss either.
+    still = reconstruct(
+        prepared, tmp_path / "still", precision=precision, learning_rate=1e-9, train_norms=False
+    )
+    for facts in facts_of(still).values():
+        assert facts["loss_after"] == pytest.approx(facts["loss_before"], rel=1e-6)
+
+
 # --- What is refused, and what is merely noted
 
 
@@ -403,6 +474,17 @@ def test_a_candidate_that_diverges_is_noted(llama: Prepared, tmp_path: Path) -> 
         state = load_pruned_block(llama.model, llama.masks.folder, index)[0].state_dict()
         found = weights(adapted, index)
         assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("window", ["matrix", "halves", "block"])
+def test_the_last_step_can_diverge_too(llama: Prepared, tmp_path: Path, window: str) -> None:
+    """One step in all: no step after it sees what it did."""
+    wild = {"learning_rate": 1e30, "warmup": 0.0, "epochs": 1, "batch": 64, **WINDOWS[window]}
+    with pytest.raises(UserError, match="diverged in the window 0"):
+        reconstruct(llama, tmp_path / "stopped", **wild)
+    adapted = reconstruct(llama, tmp_path / "noted", stop_at_divergence=False, **wild)
+    for facts in facts_of(adapted).values():
+        assert facts["kept_pruned"] and facts["diverged_at_step"] == facts["steps"] == 1
 
 
 def test_a_family_that_is_not_in_the_table(

@@ -114,6 +114,20 @@ def test_seeds_are_those_that_all_share() -> None:
     assert {row["seeds"] for row in window_rows(fewer)} == {1}
 
 
+def test_one_with_other_seeds_takes_nothing_from_the_others() -> None:
+    records = records_of(study_of("recon_block", "matrix"))
+    records |= records_of(study_of("two", seeds=[1]))
+    rows = {row["adaptation"]: row for row in window_rows(records)}
+    assert set(rows) == {"recon_block", "matrix"} and rows["matrix"]["seeds"] == 1
+
+
+def test_a_figure_of_nothing(tmp_path: Path) -> None:
+    """The config compares windows, but what `auto` decides is what another entry says."""
+    (tmp_path / "windows.csv").write_text(",".join(WINDOW_COLUMNS) + "\n")
+    draw_windows(tmp_path / "windows.csv", "text", [tmp_path / "windows.png"])
+    assert (tmp_path / "windows.png").stat().st_size > 0
+
+
 def test_one_window_is_compared_with_nothing() -> None:
     assert rows_of("recon_block") == {}
     other_rate = {"other": {**RECON, "learning_rate": 0.5}}

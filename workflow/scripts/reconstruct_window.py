@@ -7,6 +7,7 @@ from freelunch import calibration, pruned
 from freelunch.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.checkpoint import StreamedModel
 from freelunch.job import running
+from freelunch.pruned import count_pruned
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.shapes import Shapes
 from freelunch.states import DenseStates, kept_states
@@ -49,12 +50,15 @@ if __name__ == "__main__":
                 stop_at_divergence=snakemake.params.stop_at_divergence,
             )
         job.made(made)
-        blocks = sum(map(len, windows))
-        job.cost["tokens"] = states.sequences * states.length * settings.get("epochs", 1)
+        tokens = states.sequences * states.length
+        job.cost["tokens"] = tokens * settings.get("epochs", 1)
         job.cost["flops"] = reconstruction_flops(
             shapes,
             states.sequences,
             states.length,
             {**settings, "window": window},
-            blocks=blocks,
+            sparsity=count_pruned(masks) / (shapes.blocks * shapes.block_weights),
+            blocks=sum(map(len, windows)),
         )
+        # What was not on disk had to be made again.
+        job.cost["flops"] += shapes.forward_flops(tokens, states.length, states.passed)

@@ -19,16 +19,17 @@ def is_searched(settings: Mapping[str, Any]) -> bool:
 def candidates_of(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return each candidate's settings by its name, e.g. `recon_block.lr0.001.epochs1`.
 
-    Empty if the entry lists no alternatives.
+    What decides among them (`select_on`) is not theirs. Empty if the entry lists no alternatives.
     """
     if not is_searched(settings):
         return {}
+    shared = {key: value for key, value in settings.items() if key != "select_on"}
     rates, epochs = (
         value if isinstance(value, list) else [value] for value in (settings[k] for k in SEARCHED)
     )
     return {
         f"{name}.lr{rate!r}.epochs{count}": {
-            **settings,
+            **shared,
             "learning_rate": rate,
             "epochs": count,
         }

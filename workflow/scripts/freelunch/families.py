@@ -106,3 +106,36 @@ def family_of(model_type: str) -> Family:
             "layers and of the modules of each half of a block",
         )
     return FAMILIES[model_type]
+
+
+def is_fused(model_type: str) -> bool:
+    """Tell whether one linear layer holds queries, keys and values, and one both MLP inputs."""
+    family = FAMILIES.get(model_type)
+    return family is not None and family.query == family.key
+
+
+def halves_of(model_type: str, norms_before: bool) -> Family:
+    """Return the entry of a family whose blocks have two halves.
+
+    Args:
+        model_type: The family.
+        norms_before: Whether norms come before attention and MLP, and not on the residual stream.
+
+    Raises:
+        UserError: The family is not in the table, or its norms lie on the residual stream itself.
+    """
+    family = family_of(model_type)
+    if not norms_before:
+        raise UserError(
+            "the norms of this model lie on the residual stream, so its blocks have no halves that "
+            "add to it",
+            where=model_type,
+            found="do_layer_norm_before = false",
+            expected="a window of whole blocks, or matrix",
+        )
+    return family
+
+
+def has_halves(model_type: str, norms_before: bool) -> bool:
+    """Tell whether a window of half a block is possible."""
+    return norms_before and model_type in FAMILIES

@@ -61,7 +61,7 @@ def window_rows(records: Records) -> list[Row]:
     """Return a row for each adaptation of a model that was also adapted by another window, or with
     other inputs or targets, with WINDOW_COLUMNS.
 
-    Over the seeds that all of them share with the model that is not adapted.
+    Over the seeds that they share with the model that is not adapted.
     """
     rows = []
     for model, criterion, pattern in dict.fromkeys(
@@ -92,11 +92,14 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
         for name in dict.fromkeys(cell.adaptation for cell in cells)
         if name != NONE
     ]
+    # One that was run by other seeds only takes nothing from the comparison of the rest: it is of
+    # those that share the seed which most of them have.
+    counts = {seed: sum(seed in each.cells for each in adapted) for seed in sorted(unadapted)}
+    shared = max(counts, key=lambda seed: counts[seed], default=None)
+    adapted = [each for each in adapted if shared in each.cells]
     if len({each.kind for each in adapted}) < 2:
         return []
     seeds = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
-    if not seeds:
-        return []
     gains = {
         each.name: [_differences(unadapted[seed], each.cells[seed], records) for seed in seeds]
         for each in adapted

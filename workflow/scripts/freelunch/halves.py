@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
-from freelunch.errors import UserError
-from freelunch.families import Family, family_of
+from freelunch.families import Family
 
 
 class _Out(nn.Module):
@@ -26,24 +24,6 @@ class _Out(nn.Module):
         """Return zeros like the input, as an attention does beside its (absent) weights."""
         zeros = torch.zeros_like(hidden_states)
         return (zeros, None) if self.is_attention else zeros
-
-
-def halves_of(config: PreTrainedConfig) -> Family:
-    """Return the family of a model whose blocks have two halves.
-
-    Raises:
-        UserError: The family is not in the table, or its norms lie on the residual stream itself.
-    """
-    family = family_of(config.model_type)
-    if getattr(config, "do_layer_norm_before", True) is False:
-        raise UserError(
-            "the norms of this model lie on the residual stream, so its blocks have no halves that "
-            "add to it",
-            where=config.model_type,
-            found="do_layer_norm_before = false",
-            expected="a window of whole blocks, or matrix",
-        )
-    return family
 
 
 def half(block: nn.Module, family: Family, out: tuple[str, ...]) -> nn.Module:

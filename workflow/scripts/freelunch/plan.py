@@ -17,13 +17,13 @@ from freelunch.candidates import adaptation_of, measuring_rule
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.cost import Cost
 from freelunch.errors import UserError
-from freelunch.families import biases_of, family_of
+from freelunch.families import biases_of, family_of, halves_of
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
 from freelunch.shapes import Shapes
 from freelunch.study import Study, changes_parameters, needs_gram
 from freelunch.window_cost import decide_window
-from freelunch.windows import HALVES, Window, blocks_in, window_of
+from freelunch.windows import HALVES, Window, blocks_in
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -43,8 +43,8 @@ RULES = (
     "evaluate_perplexity",
 )
 
-# (rule, model, criterion, adaptation)
-Job = tuple[str, str, str, str]
+# (rule, model, criterion, adaptation, pattern)
+Job = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,12 @@ class Plan:
         return plan
 
     def step(
-        self, rule: str, model: str, criterion: str = DENSE, adaptation: str = NONE
+        self,
+        rule: str,
+        model: str,
+        criterion: str = DENSE,
+        adaptation: str = NONE,
+        pattern: str = "u50",
     ) -> Cost | None:
         """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
         shapes = self.shapes.get(model)
@@ -94,7 +99,10 @@ class Plan:
                 shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
             )
         if rule == "reconstruct_window":
-            return window_cost.reconstruct(shapes, *sample, self._decided(model, adaptation))
+            settings = self.study.adaptation(adaptation) or {}
+            decided = {**settings, "window": self.window(model, adaptation)[0]}
+            keep, sparsity = self.study.block["keep_hidden_states"], Pattern.parse(pattern).sparsity
+            return window_cost.reconstruct(shapes, *sample, decided, sparsity, keep)
         if rule == "assemble_model":
             return cost.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
         if rule == "evaluate_perplexity":
@@ -106,11 +114,6 @@ class Plan:
             return cost.evaluate_perplexity(shapes, self.study.selection["samples"], sample[1])
         raise ValueError(f"no cost is known for rule {rule!r}")
 
-    def _decided(self, model: str, adaptation: str) -> dict[str, Any]:
-        """Return the settings of an adaptation, its window decided."""
-        settings = self.study.adaptation(adaptation) or {}
-        return {**settings, "window": self.window(model, adaptation)[0]}
-
     def window(self, model: str, adaptation: str) -> tuple[Window, str | None]:
         """Return the window of an adaptation of a model, and why, if its entry leaves it open.
 
@@ -121,31 +124,36 @@ class Plan:
         sample = self.study.calibration["samples"], self.study.calibration["length"]
         return decide_window(self.shapes[model], *sample, settings)
 
-    def mem_mb(self, rule: str, model: str, criterion: str = DENSE, adaptation: str = NONE) -> int:
-        """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known."""
-        predicted = self.step(rule, model, criterion, adaptation)
+    def mem_mb(self, *job: str, **names: str) -> int:
+        """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known.
+
+        Args:
+            job: As for `step`.
+            names: As for `step`.
+        """
+        predicted = self.step(*job, **names)
         return 4000 if predicted is None else int(predicted.memory_bytes * MEMORY_MARGIN / 1e6)
 
     def jobs(self) -> list[Job]:
         """Return every job that computes."""
         jobs: dict[tuple[object, ...], Job] = {}
         for cell in self.study.cells:
-            model, criterion, adaptation = cell.model, cell.criterion, cell.adaptation
-            jobs["fetch_model", model] = ("fetch_model", model, DENSE, NONE)
+            model, criterion, pattern = cell.model, cell.criterion, cell.pattern
+            jobs["fetch_model", model] = ("fetch_model", model, DENSE, NONE, NONE)
             if not cell.is_dense:
-                jobs["capture_dense", model, cell.seed] = ("capture_dense", model, DENSE, NONE)
+                dense = ("capture_dense", model, DENSE, NONE, NONE)
+                jobs["capture_dense", model, cell.seed] = dense
                 pruning = ("prune_model", model, cell.pruning, cell.seed)
-                jobs[pruning] = ("prune_model", model, criterion, NONE)
+                jobs[pruning] = ("prune_model", model, criterion, NONE, pattern)
             candidates = self.study.candidates(cell)
-            for adapted in candidates or ([cell] if adaptation != NONE else []):
-                job = ("reconstruct_window", model, criterion, adapted.adaptation)
-                jobs["reconstruct_window", adapted] = job
+            adapted = candidates or ([cell] if cell.adaptation != NONE else [])
+            settings = self.study.adaptation(cell.adaptation) or {}
+            steps = [("reconstruct_window", each) for each in adapted]
             for candidate in candidates:
-                settings = self.study.adaptation(adaptation) or {}
-                for rule in ("assemble_model", measuring_rule(settings)):
-                    jobs[rule, candidate] = (rule, model, criterion, candidate.adaptation)
-            for rule in ("assemble_model", "evaluate_perplexity"):
-                jobs[rule, cell] = (rule, model, criterion, adaptation)
+                steps += [("assemble_model", candidate), (measuring_rule(settings), candidate)]
+            steps += [("assemble_model", cell), ("evaluate_perplexity", cell)]
+            for rule, each in steps:
+                jobs[rule, each] = (rule, model, criterion, each.adaptation, pattern)
         return list(jobs.values())
 
     def _check_cells(self) -> None:
@@ -172,15 +180,16 @@ class Plan:
         settings = self.study.adaptation(cell.adaptation)
         if settings is not None:
             try:
-                blocks_in(self.window(cell.model, cell.adaptation)[0], shapes.blocks)
+                window = self.window(cell.model, cell.adaptation)[0]
+                blocks_in(window, shapes.blocks)
+                if window == HALVES and shapes.model_type:
+                    halves_of(shapes.model_type, shapes.norms_before)
             except UserError as error:
                 yield f"adaptations.{cell.adaptation}: {error}"
         if not shapes.model_type:
             # Not announced: pruning will see.
             return
         try:
-            if settings is not None and window_of(settings) == HALVES:
-                family_of(shapes.model_type)
             if pattern.structured:
                 family_of(shapes.model_type)
             if criterion.get("bias_compensation"):
@@ -235,20 +244,17 @@ class Plan:
 
     def _windows(self, jobs: list[Job]) -> list[str]:
         """Return a line for each way a model's windows are adapted."""
-        found = {
-            (model, adaptation_of(adaptation))
-            for rule, model, _, adaptation in jobs
-            if rule == "reconstruct_window"
-        }
+        found: dict[tuple[str, str], Job] = {}
+        for job in jobs:
+            if job[0] == "reconstruct_window":
+                found.setdefault((job[1], adaptation_of(job[3])), job)
         if not found:
             return []
         rows = [["model", "adaptation", "window", "TFLOP", "memory"]]
         reasons = [""]
-        for model, adaptation in sorted(found):
+        for (model, adaptation), job in sorted(found.items()):
             window, why = self.window(model, adaptation)
-            name = next(iter(self.study.candidate_names(adaptation)), adaptation)
-            one = self.step("reconstruct_window", model, adaptation=name) or Cost()
-            rows.append([model, adaptation, str(window), *_amounts(one)])
+            rows.append([model, adaptation, str(window), *_amounts(self.step(*job) or Cost())])
             reasons.append(f"  {why}" if why else "")
         lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]
         return ["", *lines]

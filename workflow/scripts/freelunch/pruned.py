@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.artifact import ArtifactWriter
+from freelunch.artifact import Artifact, ArtifactWriter
 from freelunch.blocks import block_linears
 from freelunch.checkpoint import StreamedModel, block_shard, write_shard
 from freelunch.masks import check_finite, pack, unpack
@@ -99,6 +99,11 @@ def load_pruned_block(
         linear.weight.masked_fill_(~masks[name], 0.0)
         fill_kept_zeros_(linear.weight, masks[name])
     return block, masks
+
+
+def count_pruned(masks: Artifact) -> int:
+    """Return how many weights masks remove, of all blocks."""
+    return sum(sum(entry.get("pruned", {}).values()) for entry in masks.files.values())
 
 
 def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from freelunch.families import is_fused
+
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Families whose head is the embedding where their config.json says nothing of it.
 _TIED = ("gemma", "gemma2", "gemma3_text", "opt")
@@ -23,6 +25,7 @@ class Shapes:
         key_heads: Key (and value) heads.
         head: Width of one head.
         gated: Whether two matrices lead into the MLP.
+        norms_before: Whether norms come before attention and MLP, and not on the residual stream.
         outer_weights: Embeddings and head.
         vocabulary: Rows of the embedding.
         bytes_each: Of a stored weight.
@@ -37,6 +40,7 @@ class Shapes:
     key_heads: int
     head: int
     gated: bool
+    norms_before: bool
     outer_weights: int
     vocabulary: int
     bytes_each: int
@@ -61,6 +65,7 @@ class Shapes:
             key_heads=key_heads,
             head=head,
             gated=config.get("model_type") != "opt",
+            norms_before=config.get("do_layer_norm_before", True),
             outer_weights=embedding * (1 if tied else 2),
             vocabulary=config["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],
@@ -68,18 +73,16 @@ class Shapes:
 
     @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
-        """Return (which of `inputs`, in, out) of each linear layer of a block.
-
-        Where a family fuses some (Phi-3), as if it did not.
-        """
+        """Return (which of `inputs`, in, out) of each linear layer of a block."""
         keys = self.key_heads * self.head
-        into_mlp = (2, self.hidden, self.intermediate)
+        heads = [self.attention, keys, keys]
+        channels = [self.intermediate] * (2 if self.gated else 1)
+        if is_fused(self.model_type):
+            heads, channels = [sum(heads)], [sum(channels)]
         return (
-            (0, self.hidden, self.attention),
-            (0, self.hidden, keys),
-            (0, self.hidden, keys),
+            *((0, self.hidden, width) for width in heads),
             (1, self.attention, self.hidden),
-            *([into_mlp] * (2 if self.gated else 1)),
+            *((2, self.hidden, width) for width in channels),
             (3, self.intermediate, self.hidden),
         )
 

@@ -48,6 +48,7 @@ class DenseStates:
         sequences: How many.
         length: Tokens in each.
         blocks: How the model passes them through its blocks.
+        passed: How many blocks had to be passed to make again what was not on disk.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class DenseStates:
         self.blocks = BlockPass(model, self.sequences, self.length)
         self._paths: dict[int, Path] = {}
         self._made: list[int] = []
+        self.passed = 0
         for boundary in range(model.num_blocks + 1):
             if kept is not None and (name := hidden_file(boundary)) in kept.files:
                 self.found(boundary, kept.path(name))
@@ -101,6 +103,7 @@ class DenseStates:
         for index in range(start or 0, boundary):
             self.blocks.through_(index, self._model.load_block(index), states, made)
             states = made
+            self.passed += 1
 
 
 class SparseStates:

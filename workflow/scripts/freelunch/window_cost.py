@@ -5,11 +5,15 @@ of training is three forwards, 6 T P + 6 T S d. A window of one matrix needs no 
 inputs: 4 T P, after one recorded pass of the dense block.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from freelunch import boundaries
+from freelunch.boundaries import kept_boundaries
 from freelunch.cost import BATCH_TOKENS, CHECK_SEQUENCES, PROCESS_BYTES, Cost
 from freelunch.errors import UserError
+from freelunch.families import has_halves
 from freelunch.shapes import Shapes
 from freelunch.windows import (
     ALL,
@@ -20,6 +24,7 @@ from freelunch.windows import (
     Window,
     blocks_in,
     is_sequential,
+    split_windows,
     window_of,
 )
 
@@ -42,8 +47,8 @@ def decide_window(
         return window, None
     budget = settings["memory_gb"] * 1e9
     refused: tuple[Window, int] | None = None
-    for window in _largest_first(shapes.blocks, settings):
-        needs = reconstruct(shapes, samples, length, {**settings, "window": window}).memory_bytes
+    for window in _largest_first(shapes, settings):
+        needs = memory_bytes(shapes, samples, length, {**settings, "window": window})
         if needs <= budget:
             why = f"window {window} needs {needs / 1e9:.2f} of {budget / 1e9:g} GB"
             if refused:
@@ -51,19 +56,22 @@ def decide_window(
             return window, why
         refused = window, needs
     assert refused is not None
+    # Rounded up, so that what is advised is enough.
+    least = math.ceil(refused[1] / 1e7) / 100
     raise UserError(
         "no window fits into the memory budget",
         where="memory_gb",
         found=f"{settings['memory_gb']:g} GB",
-        expected=f"at least {refused[1] / 1e9:.2f} GB, which a window `{refused[0]}` needs",
+        expected=f"at least {least:.2f} GB, which a window `{refused[0]}` needs",
         todo="raise memory_gb, or shorten study.calibration.length or `batch`",
     )
 
 
-def _largest_first(num_blocks: int, settings: Mapping[str, Any]) -> Iterator[Window]:
+def _largest_first(shapes: Shapes, settings: Mapping[str, Any]) -> Iterator[Window]:
     yield ALL
-    yield from range(num_blocks - 1, 0, -1)
-    yield HALVES
+    yield from range(shapes.blocks - 1, 0, -1)
+    if has_halves(shapes.model_type, shapes.norms_before):
+        yield HALVES
     if not settings["train_norms"]:
         yield MATRIX
 
@@ -74,8 +82,9 @@ def reconstruct(
     length: int,
     settings: Mapping[str, Any],
     sparsity: float = 0.5,
+    keep: str = boundaries.ALL,
 ) -> Cost:
-    """Cost of all windows; memory is that of one, disk what stays.
+    """Cost of all windows in one job; memory is that of one window, disk what stays.
 
     Args:
         shapes: Of the model.
@@ -83,19 +92,51 @@ def reconstruct(
         length: Tokens in each.
         settings: An entry of `adaptations`, its window decided.
         sparsity: Share of the weights that is pruned, for least squares.
+        keep: Which hidden states are on disk; what is not has to be made again.
     """
+    remade = _remade_blocks(keep, shapes.blocks, settings)
     return Cost(
-        reconstruction_flops(shapes, samples, length, settings, sparsity),
-        PROCESS_BYTES
-        + BESIDE_BYTES
-        # The library of matrix products packs both sides of one.
-        + 8 * shapes.largest_matrix
-        + _window_bytes(shapes, length, settings),
+        reconstruction_flops(shapes, samples, length, settings, sparsity)
+        + shapes.forward_flops(samples * length, length, remade),
+        memory_bytes(shapes, samples, length, settings),
         shapes.blocks * shapes.block_bytes,
     )
 
 
-def _window_bytes(shapes: Shapes, length: int, settings: Mapping[str, Any]) -> int:
+def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+    """Return the peak memory of a job that adapts windows, whose size is decided."""
+    return (
+        PROCESS_BYTES
+        + BESIDE_BYTES
+        # The library of matrix products packs both sides of one.
+        + 8 * shapes.largest_matrix
+        + _window_bytes(shapes, samples, length, settings)
+    )
+
+
+def _remade_blocks(keep: str, num_blocks: int, settings: Mapping[str, Any]) -> int:
+    """Return how many blocks of the dense model are passed for hidden states that are not kept.
+
+    As `freelunch.states` makes them: from the nearest boundary before, the last two stay.
+    """
+    window, kept = window_of(settings), kept_boundaries(keep, num_blocks)
+    sparse, local = is_sequential(settings), settings["targets"] == "local"
+    needed = [0]
+    for indices in split_windows(num_blocks, window):
+        if not local and (not sparse or window in (MATRIX, HALVES)):
+            needed.append(indices.start)
+        if not local and window != MATRIX:
+            needed.append(indices.stop)
+    passed, made = 0, [0]
+    for boundary in needed:
+        if boundary not in kept and boundary not in made:
+            start = max((at for at in {*kept, *made} if at < boundary), default=0)
+            passed += boundary - start
+            made = [*made, boundary][-2:]
+    return passed
+
+
+def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
     """Return what one window holds at its peak: while it is trained, or while what it is trained on
     is made.
     """
@@ -105,12 +146,13 @@ def _window_bytes(shapes: Shapes, length: int, settings: Mapping[str, Any]) -> i
     block = shapes.block_bytes + shapes.block_weights
     making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
     if settings["method"] == LEAST_SQUARES:
-        features = max(rows for _, rows, _ in shapes.matrices)
-        outputs = max(columns for _, _, columns in shapes.matrices)
         # Gram and cross-Gram matrix, right sides, start and solution; a system and its factor.
-        solving = 8 * (2 * features**2 + 4 * features * outputs)
+        solving = max(
+            8 * (2 * features**2 + 4 * features * outputs)
+            for _, features, outputs in shapes.matrices
+        )
         return block + max(making, 4 * shapes.largest_matrix + solving)
-    batch: int = settings["batch"] * length
+    batch: int = min(settings["batch"], samples) * length
     each = TRAINED_BYTES[settings["optimiser"]]
     # Of what is trained, weights and masks are in the block already.
     more = each - 1 - shapes.bytes_each
@@ -139,7 +181,7 @@ def reconstruction_flops(
     blocks: int | None = None,
 ) -> int:
     """Return the operations of adapting so many blocks (all by default), the loss before and after
-    included, and what it takes to make inputs and targets.
+    included, and what it takes to make inputs and targets from dense hidden states that are there.
     """
     blocks = shapes.blocks if blocks is None else blocks
     tokens = samples * length
@@ -156,9 +198,9 @@ def reconstruction_flops(
     elif window in (MATRIX, HALVES):
         # Targets within a block.
         passes += forward if window == MATRIX else forward // 2
-    checked = 2 * min(CHECK_SEQUENCES, samples) / samples
     if settings["method"] == LEAST_SQUARES:
-        return passes + int(weights * checked) + blocks * _solve_flops(shapes, tokens, sparsity)
+        return passes + 2 * weights + blocks * _solve_flops(shapes, tokens, sparsity)
+    checked = 2 * min(CHECK_SEQUENCES, samples) / samples
     once = weights if window == MATRIX else forward
     training = 2 if window == MATRIX else 3
     return passes + int(once * (training * settings["epochs"] + checked))

@@ -46,6 +46,10 @@ def draw_windows(data: Path, text: str, outputs: Iterable[Path]) -> None:
 
 def windows_figure(rows: Sequence[Row], text: str) -> Figure:
     """Return the figure, drawn in the current style."""
+    if not rows:
+        figure = Figure()
+        figure.text(0.5, 0.5, "no two windows to compare", ha="center", va="center", color=QUIET)
+        return figure
     models = list(dict.fromkeys(_model(row) for row in rows))
     # Every series there can be has its own look, shown or not.
     looks = dict(zip(SERIES, list(marks(map(str, SERIES)).values())[1:], strict=True))

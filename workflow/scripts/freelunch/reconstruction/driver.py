@@ -17,8 +17,8 @@ from freelunch.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.blocks import BlockCall, block_linears
 from freelunch.cell import derive_seed
 from freelunch.checkpoint import StreamedModel, block_shard, write_shard
-from freelunch.families import Family
-from freelunch.halves import half, halves_of
+from freelunch.families import Family, halves_of
+from freelunch.halves import half
 from freelunch.hidden import HiddenStates, create_hidden
 from freelunch.pruned import load_pruned_block
 from freelunch.reconstruction import KIND
@@ -125,7 +125,9 @@ class _Run:
         self.sparse = SparseStates(states) if is_sequential(settings) else None
         self.family: Family | None = None
         if self.window == HALVES:
-            self.family = halves_of(model.config)
+            self.family = halves_of(
+                model.config.model_type, getattr(model.config, "do_layer_norm_before", True)
+            )
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
         """Adapt windows, write their blocks in the precision of a checkpoint, and forget them."""

@@ -32,10 +32,12 @@ def solve_window_(
         settings: An entry of `adaptations`, method `least_squares`.
 
     Returns:
-        As `train_window_`; there are no steps.
+        As `train_window_`, with losses on all sequences; there are no steps.
     """
     ((linear, keep),) = window.masked()
-    before = window_loss(window, inputs, targets, mean_squared_error, torch.float32)
+    # The optimum is one of the whole sample, so it is judged by all of it.
+    judged = mean_squared_error, torch.float32, len(inputs)
+    before = window_loss(window, inputs, targets, *judged)
     train_bias = isinstance(linear.bias, Tensor) and settings["train_biases"]
     gram, cross = _sums(linear, inputs, targets, train_bias)
     start = linear.weight.double()
@@ -48,7 +50,8 @@ def solve_window_(
         linear.bias.copy_(solved[:, -1])
         solved = solved[:, :-1]
     linear.weight.copy_(solved)
-    after = window_loss(window, inputs, targets, mean_squared_error, torch.float32)
+    window.round_()
+    after = window_loss(window, inputs, targets, *judged)
     kept_pruned = not after <= before
     if kept_pruned:
         window.restore_()

@@ -22,8 +22,14 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 - cos(output, target), the mean over tokens: scale is not learnt."""
-    return 1 - nn.functional.cosine_similarity(outputs.float(), targets.float(), dim=-1).mean()
+    """Return 1 - cos(output, target), the mean over tokens: scale is not learnt.
+
+    As half the squared distance of the normalised vectors, which loses nothing where they are
+    close: of equal ones both the loss and its gradient are exactly 0.
+    """
+    normalise = nn.functional.normalize
+    distances = normalise(outputs.float(), dim=-1) - normalise(targets.float(), dim=-1)
+    return distances.square().sum(-1).mean() / 2
 
 
 def relative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -89,6 +89,14 @@ def train_window_(
             if diverged is not None:
                 break
     facts: dict[str, Any] = {"loss_before": before, "steps": len(losses)}
+    after = before
+    if diverged is None:
+        window.round_()
+        after = window_loss(window, inputs, targets, loss, precision)
+        if not math.isfinite(after):
+            # The last step's doing: no step after it saw it.
+            losses.append(torch.tensor(after))
+            diverged = len(losses) - 1
     if diverged is not None:
         window.restore_()
         if stop_at_divergence:
@@ -96,9 +104,8 @@ def train_window_(
         return facts | {
             "loss_after": before,
             "kept_pruned": True,
-            "diverged_at_step": diverged + 1,
+            "diverged_at_step": min(diverged + 1, facts["steps"]),
         }
-    after = window_loss(window, inputs, targets, loss, precision)
     kept_pruned = not after <= before
     if kept_pruned:
         window.restore_()
@@ -107,7 +114,12 @@ def train_window_(
 
 @torch.no_grad()
 def window_loss(
-    window: Window, inputs: HiddenStates, targets: HiddenStates, loss: Loss, precision: torch.dtype
+    window: Window,
+    inputs: HiddenStates,
+    targets: HiddenStates,
+    loss: Loss,
+    precision: torch.dtype,
+    sequences: int = CHECK_SEQUENCES,
 ) -> float:
     """Return the loss of a window on the first sequences."""
     losses = [
@@ -115,7 +127,7 @@ def window_loss(
             window(inputs[row : row + 1].to(window.device), precision),
             targets[row : row + 1].to(window.device),
         )
-        for row in range(min(CHECK_SEQUENCES, len(inputs)))
+        for row in range(min(sequences, len(inputs)))
     ]
     return float(torch.stack(losses).mean())
 
@@ -181,7 +193,7 @@ def _divergence(
     last_finite = float(losses[step - 1]) if step else "none"
     return UserError(
         f"reconstruction diverged in the window {window.name}",
-        where=f"step {step + 1}",
+        where=f"after {step} steps",
         found=f"loss {float(losses[step])}; last finite loss {last_finite}",
         expected="a finite loss",
         todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "

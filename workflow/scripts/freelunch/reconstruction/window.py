@@ -41,6 +41,8 @@ class Window:
     def __call__(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
         """Return the outputs for inputs of (batch, length, features); not below `precision`."""
         half = precision != torch.float32
+        if not half:
+            hidden = hidden.float()
         calls = self.calls(len(hidden))
         with torch.autocast(self.device.type, precision) if half else nullcontext():
             for module, call in zip(self.modules, calls, strict=True):
@@ -82,12 +84,21 @@ class Window:
                 parameter.copy_(before[name])
 
     @torch.no_grad()
-    def settle_(self) -> None:
-        """Give the weights the precision of a checkpoint.
+    def round_(self) -> None:
+        """Round the weights to what a checkpoint holds of them; they stay float32.
 
         A kept weight that training or rounding brought to exactly 0 is made the least that is not.
         """
         for module in self.modules:
-            module.requires_grad_(False).to(self.dtype)
+            for parameter in module.parameters():
+                if parameter.dtype != self.dtype:
+                    parameter.copy_(parameter.to(self.dtype))
         for linear, keep in self.masked():
-            fill_kept_zeros_(linear.weight, keep)
+            rounded = linear.weight.to(self.dtype)
+            fill_kept_zeros_(rounded, keep)
+            linear.weight.copy_(rounded)
+
+    def settle_(self) -> None:
+        """Give rounded weights the precision of a checkpoint."""
+        for module in self.modules:
+            module.requires_grad_(False).to(self.dtype)
