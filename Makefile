@@ -1,7 +1,7 @@
 # `make study` and `make test` are all a fresh machine needs; every target makes the environment first.
 #
 #   make study                 the default study, config.yaml
-#   make study STUDY=studies/full.yaml
+#   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
 #   make plan                  what a study would run and take; TFLOPS=400: on a machine of that rate
 #   make full                  the study that carries the README's numbers
 #   make test, make check      tests; formatting, linting, types, layers, schemas
@@ -24,7 +24,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
-	--replace-workflow-config --configfile $(STUDY)
+	--replace-workflow-config --configfile $(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
 .PHONY: help env study full plan summary report test check format bench readme lock
 

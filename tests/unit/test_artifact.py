@@ -25,6 +25,7 @@ from freelunch.artifact import (
     ArtifactWriter,
     check_belongs,
     fingerprint,
+    scratch_folder,
     write_atomically,
     write_json,
 )
@@ -283,6 +284,27 @@ def test_a_second_writer_waits_for_the_first(
     first.finish()
     assert opened.wait(10)
     thread.join()
+
+
+def test_a_second_scratch_folder_waits_for_the_first(tmp_path: Path) -> None:
+    """Neither removes what the other works on."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with scratch_folder(tmp_path / ".scratch") as scratch:
+            assert not list(scratch.iterdir())
+            entered.set()
+            leave.wait(10)
+
+    with scratch_folder(tmp_path / ".scratch") as scratch:
+        (scratch / "mine").touch()
+        thread = threading.Thread(target=second, daemon=True)
+        thread.start()
+        assert not entered.wait(0.8) and (scratch / "mine").exists()
+    assert entered.wait(10) and (tmp_path / ".scratch").is_dir()
+    leave.set()
+    thread.join()
+    assert names(tmp_path) == set()
 
 
 def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:

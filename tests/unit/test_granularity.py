@@ -121,6 +121,15 @@ def test_one_with_other_seeds_takes_nothing_from_the_others() -> None:
     assert set(rows) == {"recon_block", "matrix"} and rows["matrix"]["seeds"] == 1
 
 
+def test_only_windows_are_compared() -> None:
+    """The same window by another loss is no other window, and has no place in the figure."""
+    more = {**MORE, "cosine": {**RECON, "loss": "negative_cosine"}}
+    names = ["none", "recon_block", "cosine", "whole"]
+    study = make_study(more, criteria=["wanda"], adaptations=names)
+    records = records_of(study, {"cosine": LOSSES["two"]})
+    assert [row["adaptation"] for row in window_rows(records)] == ["recon_block", "whole"]
+
+
 def test_a_figure_of_nothing(tmp_path: Path) -> None:
     """The config compares windows, but what `auto` decides is what another entry says."""
     (tmp_path / "windows.csv").write_text(",".join(WINDOW_COLUMNS) + "\n")
@@ -211,7 +220,7 @@ def test_the_figure_shows_its_data(tmp_path: Path) -> None:
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == [
         "dense inputs and targets",
-        "the same, least squares",
+        "dense inputs and targets, least squares",
         "sparse inputs, local targets",
     ]
 

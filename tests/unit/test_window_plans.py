@@ -261,7 +261,7 @@ def test_the_plan_says_which_window_and_why() -> None:
     text = Plan.of(smoke(window="auto", memory_gb=4)).text(flops_per_s=1e12)
     (line,) = [line for line in text.splitlines() if line.split()[1:2] == ["recon_block"]]
     assert "all" in line.split() and "of 4 GB" in line
-    assert "at 1 TFLOP/s as given" in text
+    assert "at 65 % of 1 TFLOP/s as given" in text
 
 
 def test_disk_follows_what_is_kept() -> None:

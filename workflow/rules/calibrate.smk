@@ -31,6 +31,8 @@ rule sample_held_out:
         run=paths.run(PATHS.held_out("{model}", "{seed}")),
     log:
         PATHS.log("sample_held_out", "{model}", "seed{seed}"),
+    # Before anything is adapted: a text that is too short for it stops a search at once.
+    priority: 1
     conda:
         "../../envs/freelunch.yaml"
     params:

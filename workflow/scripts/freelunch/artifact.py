@@ -225,13 +225,20 @@ class ArtifactWriter:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that is gone afterwards, as is one that a killed process left before."""
+    """Give an empty folder that is gone afterwards, as is one that a killed process left before.
+
+    A job whose Snakemake was killed may still be at work in it: that one is waited for.
+    """
+    lock_path = path.with_name(f"{path.name}.lock")
+    lock = wait_for_lock(lock_path)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        lock_path.unlink(missing_ok=True)
+        lock.close()
 
 
 def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:

@@ -43,12 +43,14 @@ class Adapted:
         cells: By seed.
         settings: Its entry in the config.
         window: What was adapted together.
+        selected_on: What chose its learning rate, where several were listed.
     """
 
     name: str
     cells: Mapping[int, Cell]
     settings: Mapping[str, Any]
     window: int | str
+    selected_on: str | None
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -59,7 +61,8 @@ class Adapted:
 
 def window_rows(records: Records) -> list[Row]:
     """Return a row for each adaptation of a model that was also adapted by another window, or with
-    other inputs or targets, with WINDOW_COLUMNS.
+    other inputs or targets, with WINDOW_COLUMNS. Of several with the same window, inputs and
+    targets (another loss, say), the first of the config.
 
     Over the seeds that they share with the model that is not adapted.
     """
@@ -96,8 +99,8 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
     # those that share the seed which most of them have.
     counts = {seed: sum(seed in each.cells for each in adapted) for seed in sorted(unadapted)}
     shared = max(counts, key=lambda seed: counts[seed], default=None)
-    adapted = [each for each in adapted if shared in each.cells]
-    if len({each.kind for each in adapted}) < 2:
+    adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
+    if len(adapted) < 2:
         return []
     seeds = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
     gains = {
@@ -110,6 +113,17 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
         _row(each, seeds, gains[each.name], (best, gains[best]), unadapted, records)
         for each in sorted(adapted, key=_size)
     ]
+
+
+def _one_of_a_kind(adapted: Sequence[Adapted]) -> list[Adapted]:
+    """Return the first of each kind: what is compared are windows, not losses or precisions.
+
+    A choice on the evaluation text is another kind: it is shown beside the usual one.
+    """
+    found: dict[tuple[object, ...], Adapted] = {}
+    for each in adapted:
+        found.setdefault((each.kind, each.selected_on == "evaluation"), each)
+    return list(found.values())
 
 
 def _row(
@@ -133,7 +147,7 @@ def _row(
         "exact": int(adapted.settings["method"] == LEAST_SQUARES),
         "inputs": adapted.settings["inputs"],
         "targets": adapted.settings["targets"],
-        "selected_on": (records[one]["adaptation"]["choice"] or {}).get("selected_on"),
+        "selected_on": adapted.selected_on,
         "perplexity": perplexity[0],
         "perplexity_standard_error": perplexity[1],
         "perplexity_standard_deviation_over_seeds": perplexity[2],
@@ -175,7 +189,9 @@ def _missed(
 def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Adapted:
     record = records[cells[0]]
     settings, window = record["spec"]["adaptation"], record["adaptation"]["window"]
-    return Adapted(name, {cell.seed: cell for cell in cells}, settings, window)
+    choice = record["adaptation"]["choice"] or {}
+    by_seed = {cell.seed: cell for cell in cells}
+    return Adapted(name, by_seed, settings, window, choice.get("selected_on"))
 
 
 def _size(adapted: Adapted) -> tuple[object, ...]:

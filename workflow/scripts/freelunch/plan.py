@@ -233,13 +233,15 @@ class Plan:
         seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)
         speed = f"{rate / 1e9:,.0f} GFLOP/s" if rate < 1e12 else f"{rate / 1e12:,.0f} TFLOP/s"
         speed += " as given" if flops_per_s else ", at which this machine multiplies matrices now"
+        share = f"{EFFICIENCY:.0%}".replace("%", " %")
         return [
             "",
             *_aligned(rows, names=1),
             *self._windows(jobs),
             "",
-            f"  About {_duration(seconds)} if nothing is done yet, at {speed}.",
-            "  Downloads are not counted. Memory is for one job; disk is what is left at the end.",
+            f"  About {_duration(seconds)} if nothing is done yet, at {share} of {speed}.",
+            "  Downloads, reading and writing are not counted. Memory is that of one job, on the",
+            "  device that computes. Disk is what is left at the end.",
         ]
 
     def _windows(self, jobs: list[Job]) -> list[str]:

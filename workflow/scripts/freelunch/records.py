@@ -76,7 +76,11 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
     for cell in study.cells:
         path = (folder or study.paths.records) / cell.record_name
         if not path.is_file():
-            raise UserError("a record is missing", where=path, todo="run the study (`make study`)")
+            raise UserError(
+                "a record is missing",
+                where=path,
+                todo=f"run the study (`make study STUDY={study.source}`)",
+            )
         try:
             record = json.loads(path.read_text())
         except ValueError as error:

@@ -93,8 +93,9 @@ def choose_candidate(
             "no candidate to choose",
             where=folder,
             found=", ".join(
-                f"{candidate.name}: {candidate.diverged} windows diverged, loss "
-                f"{candidate.metrics['loss']}"
+                f"{candidate.name}: {candidate.diverged} windows diverged"
+                if candidate.diverged
+                else f"{candidate.name}: loss {candidate.metrics['loss']}"
                 for candidate in candidates
             ),
             expected="one that diverges nowhere and has a finite loss",

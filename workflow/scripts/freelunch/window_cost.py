@@ -50,21 +50,28 @@ def decide_window(
     for window in _largest_first(shapes, settings):
         needs = memory_bytes(shapes, samples, length, {**settings, "window": window})
         if needs <= budget:
-            why = f"window {window} needs {needs / 1e9:.2f} of {budget / 1e9:g} GB"
+            why = f"window {window} needs {_gigabytes(needs)} of {budget / 1e9:g} GB"
             if refused:
-                why += f", {refused[0]} would need {refused[1] / 1e9:.2f}"
+                why += f", {refused[0]} would need {_gigabytes(refused[1])}"
             return window, why
         refused = window, needs
     assert refused is not None
-    # Rounded up, so that what is advised is enough.
-    least = math.ceil(refused[1] / 1e7) / 100
+    todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
+    if settings["train_norms"]:
+        matrix = memory_bytes(shapes, samples, length, {**settings, "window": MATRIX})
+        todo += f"; with `train_norms: false` a window `matrix` needs {_gigabytes(matrix)} GB"
     raise UserError(
         "no window fits into the memory budget",
         where="memory_gb",
         found=f"{settings['memory_gb']:g} GB",
-        expected=f"at least {least:.2f} GB, which a window `{refused[0]}` needs",
-        todo="raise memory_gb, or shorten study.calibration.length or `batch`",
+        expected=f"at least {_gigabytes(refused[1])} GB, which a window `{refused[0]}` needs",
+        todo=todo,
     )
+
+
+def _gigabytes(needs: int) -> str:
+    """Return a need rounded up, so that what is advised is enough."""
+    return f"{math.ceil(needs / 1e6) / 1000:.3f}"
 
 
 def _largest_first(shapes: Shapes, settings: Mapping[str, Any]) -> Iterator[Window]:

@@ -15,7 +15,8 @@ WINDOW_NOTES = (
     "without the adaptation minus that with it, nats a token. Gain missed: what the best of the "
     "same pruned model's adaptations gains more, as a share of its gain; ± is the standard error "
     "of the paired differences, over windows of text and, where there are several, over seeds.",
-    "The best is chosen by what was measured, so what the others miss is a little too much.",
+    "Of adaptations with the same window, inputs and targets only the first of the config is "
+    "compared. The best is chosen by what was measured: what the others miss is a little too much.",
 )
 
 
@@ -59,13 +60,20 @@ def window_sentences(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             best = min(finite, key=lambda row: row["gain_missed"])
             worst = max(finite, key=lambda row: row["gain_missed"])
             missed = percent(worst["gain_missed"], worst["gain_missed_standard_error"])
+            clear = _is_clear(worst)
             yield (
                 f"{name}: of {len(finite)} windows from half a block on, {best['window']} gains "
-                f"most and {worst['window']} least; it misses {missed} of the best's gain."
+                f"most and {worst['window']} least; it misses {missed} of the best's gain"
+                + ("." if clear else ", which is not clear of the error.")
             )
         for row in matrices:
             missed = percent(row["gain_missed"], row["gain_missed_standard_error"])
-            clear = row["gain_missed"] > CLEAR * row["gain_missed_standard_error"]
             how = "by least squares, the best it can do" if row["exact"] else "trained"
-            verdict = "misses" if clear else "does not clearly miss any of the gain:"
+            verdict = "misses" if _is_clear(row) else "does not clearly miss any of the gain:"
+            if row["adaptation"] == row["best"]:
+                verdict, missed = "gains", "most"
             yield f"{name}: the window of one matrix, {how}, {verdict} {missed}."
+
+
+def _is_clear(row: Mapping[str, Any]) -> bool:
+    return bool(row["gain_missed"] > CLEAR * row["gain_missed_standard_error"])

@@ -19,11 +19,11 @@ PANEL_INCHES = (0.62, 2.5)
 # How a series looks: the inputs and targets, and whether least squares took the place of training.
 SERIES = {
     ("dense", "dense", False): "dense inputs and targets",
-    ("dense", "dense", True): "the same, least squares",
+    ("dense", "dense", True): "dense inputs and targets, least squares",
     ("sparse", "dense", False): "sparse inputs, dense targets",
-    ("sparse", "dense", True): "the same, least squares",
+    ("sparse", "dense", True): "sparse inputs, dense targets, least squares",
     ("sparse", "local", False): "sparse inputs, local targets",
-    ("sparse", "local", True): "the same, least squares",
+    ("sparse", "local", True): "sparse inputs, local targets, least squares",
 }
 Row = dict[str, Any]
 
@@ -67,7 +67,7 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
         memory.set_xlabel("window, in blocks or what of one")
         _series(quality, here, looks, "perplexity", 1.0)
         _series(memory, here, looks, "adaptation_peak_bytes", 1e-9)
-        memory.set_ylim(bottom=0)
+        memory.set_ylim(0, 1.08 * memory.get_ylim()[1])
         _line(quality, here, "perplexity_unadapted", "not adapted", INK, ":")
         _line(quality, here, "perplexity_dense", "dense", DENSE_COLOUR, "--")
     shown = [series for series in SERIES if any(_kind(row) == series for row in rows)]
@@ -86,12 +86,12 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
 def _series(
     axes: Axes, rows: Sequence[Row], looks: dict[tuple[str, str, bool], Mark], key: str, unit: float
 ) -> None:
-    """Draw a quantity of all series; marks of one window stand side by side."""
+    """Draw a quantity of all series; marks that share a window stand side by side."""
     windows = _windows(rows)
-    kinds = list(dict.fromkeys(_kind(row) for row in rows))
-    for place, kind in enumerate(kinds):
-        here = [row for row in rows if _kind(row) == kind and math.isfinite(float(row[key]))]
-        x = [windows.index(row["window"]) + 0.12 * (place - (len(kinds) - 1) / 2) for row in here]
+    finite = [row for row in rows if math.isfinite(float(row[key]))]
+    for kind in dict.fromkeys(_kind(row) for row in rows):
+        here = [row for row in finite if _kind(row) == kind]
+        x = [windows.index(row["window"]) + _beside(row, finite) for row in here]
         y = [float(row[key]) * unit for row in here]
         error = None
         if key == "perplexity":
@@ -121,6 +121,13 @@ def _series(
     axes.set_xticks(range(len(windows)), names)
     axes.set_xlim(-0.6, len(windows) - 0.4)
     axes.tick_params(axis="x", length=0)
+
+
+def _beside(row: Row, rows: Sequence[Row]) -> float:
+    """Return how far to the side of its window's place a mark stands, for those that share it."""
+    sharing = [other for other in rows if other["window"] == row["window"]]
+    place = next(number for number, other in enumerate(sharing) if other is row)
+    return 0.14 * (place - (len(sharing) - 1) / 2)
 
 
 def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, style: str) -> None:

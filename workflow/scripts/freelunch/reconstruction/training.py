@@ -193,7 +193,7 @@ def _divergence(
     last_finite = float(losses[step - 1]) if step else "none"
     return UserError(
         f"reconstruction diverged in the window {window.name}",
-        where=f"after {step} steps",
+        where=f"after step {step}",
         found=f"loss {float(losses[step])}; last finite loss {last_finite}",
         expected="a finite loss",
         todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "
