@@ -108,9 +108,14 @@ def bench_rates() -> None:
             "block, bfloat16": settings_of(window=1, precision="bfloat16"),
             "matrix, exact": settings_of(method="least_squares"),
         }
+        # By the usual formula, three forwards: as if norms were trained.
         flops = {
             name: reconstruction_flops(
-                shapes, states.sequences, states.length, settings, blocks=BLOCKS
+                shapes,
+                states.sequences,
+                states.length,
+                {**settings, "train_norms": True},
+                blocks=BLOCKS,
             )
             for name, settings in kinds.items()
         }

@@ -1,8 +1,9 @@
 """What adapting windows costs, from shapes alone, and the largest window that a budget allows.
 
 With T tokens, P weights of a window's linear layers, d hidden size and S sequence length, one epoch
-of training is three forwards, 6 T P + 6 T S d. A window of one matrix needs no gradient of its
-inputs: 4 T P, after one recorded pass of the dense block.
+of training is three forwards, 6 T P + 6 T S d. Nothing needs the gradient of a window's inputs: of
+one matrix an epoch is 4 T P, after one recorded pass of the dense block; and where norms are not
+trained, 2 T a weight are saved of the linear layers that a window begins with.
 """
 
 import math
@@ -208,9 +209,23 @@ def reconstruction_flops(
     if settings["method"] == LEAST_SQUARES:
         return passes + 2 * weights + blocks * _solve_flops(shapes, tokens, sparsity)
     checked = 2 * min(CHECK_SEQUENCES, samples) / samples
-    once = weights if window == MATRIX else forward
-    training = 2 if window == MATRIX else 3
-    return passes + int(once * (training * settings["epochs"] + checked))
+    epochs: int = settings["epochs"]
+    if window == MATRIX:
+        return passes + int(weights * (2 * epochs + checked))
+    training = epochs * (3 * forward - 2 * tokens * _without_gradient(shapes, blocks, settings))
+    return passes + training + int(forward * checked)
+
+
+def _without_gradient(shapes: Shapes, blocks: int, settings: Mapping[str, Any]) -> int:
+    """Return the weights through which no gradient has to pass: of the linear layers that windows
+    begin with, where there is no norm before them to be trained.
+    """
+    if settings["train_norms"]:
+        return 0
+    window, attention, mlp = window_of(settings), shapes.weights[0], shapes.weights[2]
+    if window == HALVES:
+        return blocks * (attention + mlp)
+    return -(-blocks // blocks_in(window, shapes.blocks)) * attention
 
 
 def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
