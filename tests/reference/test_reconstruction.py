@@ -18,7 +18,6 @@ from freelunch.assembly import assemble_model
 from freelunch.cell import derive_seed
 from freelunch.checkpoint import OUTER, block_shard
 from freelunch.errors import UserError
-from freelunch.hidden import HiddenStates
 from freelunch.masks import pack
 from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.reconstruction import driver, training
@@ -301,14 +300,10 @@ def test_a_mask_that_keeps_everything(tmp_path: Path) -> None:
             assert all(torch.equal(found[name], value) for name, value in dense.items())
 
 
-@pytest.mark.parametrize("learning_rate", [3.0, 1e30], ids=["absurd", "overflowing"])
 def test_a_window_that_training_made_worse_stays_as_it_was_pruned(
-    llama: Prepared, tmp_path: Path, learning_rate: float
+    llama: Prepared, tmp_path: Path
 ) -> None:
-    # One step, so that the overflow shows only in the loss after it.
-    adapted = reconstruct(
-        llama, tmp_path / "adapted", learning_rate=learning_rate, epochs=1, batch=SEQUENCES
-    )
+    adapted = reconstruct(llama, tmp_path / "adapted", learning_rate=3.0, epochs=1, batch=SEQUENCES)
     for index in range(BLOCKS):
         entry = facts(adapted, index)
         assert entry["kept_pruned"] is True
@@ -373,18 +368,16 @@ def test_half_precision_trains_in_float32(
     prepared = prepare(tmp_path, dtype=str(dtype).removeprefix("torch."), sequences=SEQUENCES)
     assert prepared.model.dtype == dtype
     trained: list[dict[str, Tensor]] = []
-    train = driver.train_window_
+    round_ = Window.round_
 
-    def watch(window: Window, inputs: HiddenStates, *arguments: Any) -> dict[str, Any]:
-        assert inputs.dtype == dtype
-        found = train(window, inputs, *arguments)
+    def watch(window: Window) -> None:
         trained.extend(
             {name: value.clone() for name, value in block.state_dict().items()}
             for block in window.modules
         )
-        return found
+        round_(window)
 
-    monkeypatch.setattr(driver, "train_window_", watch)
+    monkeypatch.setattr(Window, "round_", watch)
     adapted = reconstruct(prepared, tmp_path / "adapted", learning_rate=1e-3)
     for index in range(BLOCKS):
         found = weights(adapted, index)

@@ -99,13 +99,10 @@ def train_window_(
             diverged = len(losses) - 1
     if diverged is not None:
         window.restore_()
+        step = min(diverged + 1, facts["steps"])
         if stop_at_divergence:
-            raise _divergence(window, losses, diverged, settings)
-        return facts | {
-            "loss_after": before,
-            "kept_pruned": True,
-            "diverged_at_step": min(diverged + 1, facts["steps"]),
-        }
+            raise _divergence(window, step, losses[: diverged + 1], settings)
+        return facts | {"loss_after": before, "kept_pruned": True, "diverged_at_step": step}
     kept_pruned = not after <= before
     if kept_pruned:
         window.restore_()
@@ -188,13 +185,14 @@ def _first_not_finite(losses: list[Tensor]) -> int | None:
 
 
 def _divergence(
-    window: Window, losses: list[Tensor], step: int, settings: Mapping[str, Any]
+    window: Window, step: int, losses: list[Tensor], settings: Mapping[str, Any]
 ) -> UserError:
-    last_finite = float(losses[step - 1]) if step else "none"
+    """Say where training went wrong; the last of the losses is the first that is not finite."""
+    *finite, last = losses
     return UserError(
         f"reconstruction diverged in the window {window.name}",
-        where=f"after step {step}",
-        found=f"loss {float(losses[step])}; last finite loss {last_finite}",
+        where=f"step {step}",
+        found=f"loss {float(last)}; last finite loss {float(finite[-1]) if finite else 'none'}",
         expected="a finite loss",
         todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "
         "that diverges is then not chosen; windows finished before are kept",
