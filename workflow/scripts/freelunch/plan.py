@@ -30,9 +30,8 @@ from freelunch.windows import HALVES, Window, blocks_in
 EFFICIENCY = 0.65
 # Seconds a job needs before it computes: a Python process, torch, transformers.
 START_S = 4.0
-# mem_mb of a job is its predicted peak and this much more: the least that was predicted of what was
-# measured is 0.82, of single matrices of 72B.
-MEMORY_MARGIN = 1.25
+# mem_mb of a job is its predicted peak and this much more.
+MEMORY_MARGIN = 1.15
 # Rules whose jobs compute, in the order of the data.
 RULES = (
     "fetch_model",

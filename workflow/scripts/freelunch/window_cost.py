@@ -166,7 +166,8 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[s
     more = each - 1 - shapes.bytes_each
     if window == MATRIX:
         width = max(rows + 4 * columns for _, rows, columns in shapes.matrices)
-        return block + max(making, (more + 4) * shapes.largest_matrix + 4 * batch * width)
+        # The gradient, and twice its size while it is made (measured).
+        return block + max(making, (more + 12) * shapes.largest_matrix + 4 * batch * width)
     if window == HALVES:
         mlp = sum(
             size for (group, _, _), size in zip(shapes.matrices, sizes, strict=True) if group > 1
