@@ -18,7 +18,7 @@ min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from freelunch import lock, paths, terminal, windows
+from freelunch import candidates, lock, paths, terminal, windows
 from freelunch.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 from freelunch.digest import code_digest
 from freelunch.errors import UserError

@@ -18,7 +18,7 @@ from freelunch.criteria import sparsegpt
 from freelunch.masks import keep_mask
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
-from freelunch.states import DenseStates, kept_states
+from freelunch.states import open_states
 from freelunch.streaming import BlockPass
 from freelunch.study import Study, with_defaults
 from timing import alternating, say, seconds
@@ -74,8 +74,7 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
         # Before and after, since the machine's speed changes.
         before = seconds(lambda: capture(model, sample, True, scratch / "before"))
         dense = Artifact(scratch / "before" / "dense", activations.KIND)
-        kept = kept_states(scratch / "before" / "hidden", model.artifact, sample)
-        states = DenseStates(model, sample, kept, scratch)
+        states = open_states(model, sample, scratch / "before" / "hidden", scratch)
         times = {}
         for score in criteria:
             criterion = with_defaults({"score": score})

@@ -17,7 +17,7 @@ from freelunch.artifact import Artifact
 from freelunch.checkpoint import StreamedModel
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.shapes import Shapes
-from freelunch.states import DenseStates, kept_states
+from freelunch.states import DenseStates, open_states
 from freelunch.study import Study, with_defaults
 from freelunch.window_cost import reconstruct, reconstruction_flops
 from freelunch.windows import split_windows, window_of
@@ -80,8 +80,7 @@ def studied() -> Iterator[tuple[StreamedModel, Artifact, DenseStates]]:
     sample = Artifact(paths.calibration(MODEL, 0), calibration.KIND)
     masks = Artifact(paths.pruned(MODEL, "wanda-u50", 0), pruned.KIND)
     with tempfile.TemporaryDirectory(dir="results") as scratch:
-        kept = kept_states(paths.hidden(MODEL, 0), model.artifact, sample)
-        yield model, masks, DenseStates(model, sample, kept, Path(scratch))
+        yield model, masks, open_states(model, sample, paths.hidden(MODEL, 0), Path(scratch))
 
 
 def adapt(
@@ -215,8 +214,7 @@ def _counted(folder: Path, model: StreamedModel, settings: dict[str, Any]) -> in
     sample = Artifact(folder / "calibration", calibration.KIND)
     masks = Artifact(folder / "masks", pruned.KIND)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        kept = kept_states(folder / "hidden", model.artifact, sample)
-        states = DenseStates(model, sample, kept, Path(scratch))
+        states = open_states(model, sample, folder / "hidden", Path(scratch))
         with FlopCounterMode(display=False) as counter:
             adapt(model, masks, states, settings)
     return int(counter.get_total_flops())

@@ -37,7 +37,7 @@ from freelunch.evaluation.perplexity import evaluate_perplexity
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 from freelunch.reconstruction.driver import reconstruct_windows
-from freelunch.states import DenseStates, kept_states
+from freelunch.states import open_states
 from freelunch.study import with_defaults
 from freelunch.windows import split_windows, window_of
 
@@ -119,7 +119,7 @@ def _step(folder: Path, step: str, settings: Mapping[str, Any] | None, scratch: 
             scratch=scratch,
         )
         return
-    states = DenseStates(model, sample, kept_states(hidden, model.artifact, sample), scratch)
+    states = open_states(model, sample, hidden, scratch)
     if step == "prune":
         dense = Artifact(folder / "dense", activations.KIND)
         target = folder / "masks"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -28,14 +28,14 @@ from transformers import (
 from freelunch import calibration
 from freelunch.activations import capture_dense
 from freelunch.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
-from freelunch.checkpoint import StreamedModel
+from freelunch.checkpoint import StreamedModel, block_shard
 from freelunch.hidden import hidden_file, open_hidden
 from freelunch.models import fetch_model
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.report import Report, silent
-from freelunch.states import DenseStates, kept_states
+from freelunch.states import DenseStates, open_states
 from freelunch.study import with_defaults
 from freelunch.windows import split_windows, window_of
 
@@ -205,8 +205,7 @@ def dense_states(model: StreamedModel, dense: Artifact) -> Iterator[DenseStates]
     """Give the hidden states of the sample that statistics come from."""
     sample = _SAMPLES[dense.facts["calibration"]]
     with tempfile.TemporaryDirectory() as scratch:
-        kept = kept_states(hidden_folder(dense.folder), model.artifact, sample)
-        yield DenseStates(model, sample, kept, Path(scratch))
+        yield open_states(model, sample, hidden_folder(dense.folder), Path(scratch))
 
 
 @dataclass
@@ -295,3 +294,9 @@ def reconstruct(
             report=report or silent,
             stop_at_divergence=stop_at_divergence,
         )
+
+
+def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
+    """Return a block's tensors by their names in the block."""
+    tensors = load_file(adapted.path(block_shard(index)))
+    return {name.split(f".{index}.", 1)[1]: value for name, value in tensors.items()}

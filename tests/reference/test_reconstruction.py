@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -39,6 +39,7 @@ from tiny_models import (
     random_tokens,
     reconstruct,
     save_calibration,
+    weights,
 )
 
 SEQUENCES = 5
@@ -56,12 +57,6 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def pruned_block(prepared: Prepared, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
     return load_pruned_block(prepared.model, prepared.masks.folder, index)
-
-
-def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
-    """Return a block's tensors by their names in the block."""
-    tensors = load_file(adapted.path(block_shard(index)))
-    return {name.split(f".{index}.", 1)[1]: value for name, value in tensors.items()}
 
 
 def facts(adapted: Artifact, index: int) -> dict[str, Any]:

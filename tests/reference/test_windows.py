@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-import tiny_models
-from freelunch import families
+from freelunch import families, states
 from freelunch.artifact import MANIFEST, Artifact
 from freelunch.assembly import assemble_model
 from freelunch.blocks import block_linears
@@ -31,6 +30,7 @@ from freelunch.shapes import Shapes
 from freelunch.states import DenseStates, kept_states
 from freelunch.study import with_defaults
 from freelunch.window_cost import reconstruct as plan_of_windows
+from freelunch.windows import adapted_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
@@ -44,6 +44,7 @@ from tiny_models import (
     reconstruct,
     save_calibration,
     tiny_checkpoint,
+    weights,
 )
 
 SEQUENCES = 5
@@ -69,14 +70,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def facts_of(adapted: Artifact) -> dict[str, dict[str, Any]]:
     """Return what came of each window, by name."""
-    entries = (entry["windows"] for entry in adapted.files.values())
-    return {name: facts for windows in entries for name, facts in windows.items()}
-
-
-def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
-    """Return a block's tensors by their names in the block."""
-    tensors = load_file(adapted.path(block_shard(index)))
-    return {name.split(f".{index}.", 1)[1]: value for name, value in tensors.items()}
+    return adapted_windows([adapted])
 
 
 def shards(adapted: Artifact) -> dict[str, str]:
@@ -408,7 +402,7 @@ def test_the_plan_counts_what_has_to_be_made_again(
         def __del__(self) -> None:
             passed.append(self.passed)
 
-    monkeypatch.setattr(tiny_models, "DenseStates", Counted)
+    monkeypatch.setattr(states, "DenseStates", Counted)
     given = WINDOWS[window] | dict(zip(("inputs", "targets"), MODES[mode], strict=True))
     reconstruct(llama, tmp_path / "adapted", **given)
     settings = with_defaults({"method": "reconstruction", **given}, "adaptation")

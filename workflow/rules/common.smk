@@ -37,8 +37,8 @@ def candidate_windows_of(wildcards):
 def candidate_metrics_of(wildcards):
     """Return what was measured on each of a cell's candidates."""
     cell = Cell.parse(cell_of(wildcards))
-    on_held_out = STUDY.adaptation(cell.adaptation)["select_on"] == "calibration"
-    place = PATHS.candidates if on_held_out else PATHS.metrics
+    measured_by = candidates.measuring_rule(STUDY.adaptation(cell.adaptation))
+    place = PATHS.candidates if measured_by == "evaluate_candidate" else PATHS.metrics
     return [str(place(candidate) / "perplexity.json") for candidate in STUDY.candidates(cell)]
 
 

@@ -12,7 +12,7 @@ from freelunch.paths import read_run
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 from freelunch.shapes import Shapes
-from freelunch.states import DenseStates, kept_states
+from freelunch.states import open_states
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -22,7 +22,6 @@ if __name__ == "__main__":
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
         dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
         sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
-        kept = kept_states(Path(snakemake.params.hidden), model.artifact, sample)
         folder = Path(snakemake.output.manifest).parent
         pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
         settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}
@@ -35,7 +34,7 @@ if __name__ == "__main__":
                 seed=seed,
                 folder=folder,
                 fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
-                states=DenseStates(model, sample, kept, scratch),
+                states=open_states(model, sample, Path(snakemake.params.hidden), scratch),
                 report=job.report,
             )
         job.made(made)

@@ -10,7 +10,7 @@ from freelunch.job import running
 from freelunch.pruned import count_pruned
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.shapes import Shapes
-from freelunch.states import DenseStates, kept_states
+from freelunch.states import open_states
 from freelunch.window_cost import decide_window, reconstruction_flops
 from freelunch.windows import group_windows, split_windows
 
@@ -24,9 +24,8 @@ if __name__ == "__main__":
         masks = Artifact(Path(snakemake.input.masks).parent, pruned.KIND)
         settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
         folder = Path(snakemake.output.manifest).parent
-        kept = kept_states(Path(snakemake.params.hidden), model.artifact, sample)
         with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
-            states = DenseStates(model, sample, kept, scratch)
+            states = open_states(model, sample, Path(snakemake.params.hidden), scratch)
             # In the shapes' own precision: the budget is for what is trained.
             shapes = Shapes.of(model.config.to_dict(), str(model.dtype).removeprefix("torch."))
             window, why = decide_window(shapes, states.sequences, states.length, settings)

@@ -20,7 +20,7 @@ from freelunch.errors import UserError
 from freelunch.paths import Paths, read_run
 from freelunch.patterns import Pattern
 from freelunch.study import Study
-from freelunch.windows import window_order
+from freelunch.windows import adapted_windows, window_order
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "record.schema.json"
 METRICS = "perplexity.json"
@@ -277,8 +277,7 @@ class _Steps:
 
     def adaptation(self) -> dict[str, Any] | None:
         """Return what the windows of a reconstruction came to; None where there are none."""
-        entries = [entry["windows"] for part in self.windows for entry in part.files.values()]
-        found = {name: facts for windows in entries for name, facts in windows.items()}
+        found = adapted_windows(self.windows)
         if not found:
             return None
         return {

@@ -11,6 +11,7 @@ from freelunch.candidates import SEARCHED, adaptation_of, candidates_of
 from freelunch.checkpoint import link_shard
 from freelunch.errors import UserError
 from freelunch.reconstruction import KIND
+from freelunch.windows import adapted_windows
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Candidate:
     @property
     def windows(self) -> dict[str, dict[str, Any]]:
         """Return what is noted of each window."""
-        entries = [entry["windows"] for part in self.parts for entry in part.files.values()]
-        return {name: facts for windows in entries for name, facts in windows.items()}
+        return adapted_windows(self.parts)
 
     @property
     def kept_pruned(self) -> int:

@@ -33,6 +33,18 @@ def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifac
     return kept
 
 
+def open_states(
+    model: StreamedModel, calibration: Artifact, folder: Path, scratch: Path
+) -> "DenseStates":
+    """Return the dense hidden states of a calibration sample, of which a folder may keep some.
+
+    Raises:
+        UserError: As `kept_states`.
+    """
+    kept = kept_states(folder, model.artifact, calibration)
+    return DenseStates(model, calibration, kept, scratch)
+
+
 class DenseStates:
     """Hidden states of the calibration sample on its way through the dense model.
 

@@ -7,6 +7,7 @@ consecutive blocks, `all` the whole stack. Masks are chosen before and are the s
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from freelunch.artifact import Artifact
 from freelunch.errors import UserError
 
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
@@ -68,6 +69,12 @@ def group_windows(windows: Sequence[range], group: int, groups: int) -> list[ran
     """Return the consecutive windows that job `group` (from 1) of `groups` adapts."""
     start, stop = ((part * len(windows)) // groups for part in (group - 1, group))
     return list(windows[start:stop])
+
+
+def adapted_windows(parts: Sequence[Artifact]) -> dict[str, dict[str, Any]]:
+    """Return what is noted of each window that jobs adapted, by its name."""
+    entries = (entry["windows"] for part in parts for entry in part.files.values())
+    return {name: facts for windows in entries for name, facts in windows.items()}
 
 
 def window_order(name: str) -> tuple[int, str]:

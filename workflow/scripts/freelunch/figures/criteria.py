@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from freelunch.cell import DENSE
 from freelunch.figures.panels import GAP_STEPS, Panel, Point, panel_grid, panel_rows, read_points
-from freelunch.figures.style import DENSE_COLOUR, QUIET, SMALL, Mark, marks, save, styled
+from freelunch.figures.style import DENSE_COLOUR, QUIET, SMALL, Mark, marks, name_line, save, styled
 from freelunch.rounding import NOT_FINITE, marked
 
 # The axis is logarithmic if the largest perplexity is over so many times the smallest.
@@ -133,17 +133,8 @@ def _dense_label(axes: Axes, dense: Point) -> None:
     """Say to the right of a row what its dashed line is."""
     if dense.perplexity is None:
         return
-    axes.annotate(
-        f"dense\n{_plain(dense.perplexity)}",
-        (1.0, dense.perplexity),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(3, 0),
-        textcoords="offset points",
-        ha="left",
-        va="center",
-        fontsize=SMALL,
-        color=DENSE_COLOUR,
-    )
+    text = f"dense\n{_plain(dense.perplexity)}"
+    name_line(axes, dense.perplexity, text, DENSE_COLOUR)
 
 
 def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from freelunch.cell import NONE
@@ -102,6 +103,21 @@ def styled() -> Iterator[None]:
     """Draw and save in this style, whatever the user's own matplotlibrc says."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
+
+
+def name_line(axes: Axes, value: float, text: str, colour: str) -> None:
+    """Say to the right of the axes what the line across them at a value is."""
+    axes.annotate(
+        text,
+        (1.0, value),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        fontsize=SMALL,
+        color=colour,
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -13,7 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from freelunch.figures.style import DENSE_COLOUR, INK, QUIET, SMALL, Mark, marks, save, styled
+from freelunch.figures.style import (
+    DENSE_COLOUR,
+    INK,
+    QUIET,
+    SMALL,
+    Mark,
+    marks,
+    name_line,
+    save,
+    styled,
+)
 
 PANEL_INCHES = (0.62, 2.5)
 # How a series looks: the inputs and targets, and whether least squares took the place of training.
@@ -136,17 +146,7 @@ def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, st
     if not math.isfinite(value):
         return
     axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
-    axes.annotate(
-        f"{label}\n{value:.1f}",
-        (1.0, value),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(3, 0),
-        textcoords="offset points",
-        ha="left",
-        va="center",
-        fontsize=SMALL,
-        color=QUIET,
-    )
+    name_line(axes, value, f"{label}\n{value:.1f}", QUIET)
 
 
 def _handle(look: Mark, label: str) -> Line2D:
