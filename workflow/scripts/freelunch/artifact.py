@@ -129,7 +129,7 @@ class ArtifactWriter:
     def add(self, name: str, write: Callable[[Path], object], **facts: Any) -> None:
         """Call `write` with a temporary path, then give the file its name and note its digest."""
         temporary = self.folder / f".{name}.part"
-        with _no_half_file(temporary):
+        with no_half_file(temporary):
             write(temporary)
             self._adopt(temporary, name, facts)
 
@@ -140,7 +140,7 @@ class ArtifactWriter:
     def link(self, name: str, source: Artifact, source_name: str, **facts: Any) -> None:
         """Add a file of another artifact by a hard link, or by a copy across file systems."""
         temporary = self.folder / f".{name}.part"
-        with _no_half_file(temporary):
+        with no_half_file(temporary):
             try:
                 os.link(source.path(source_name), temporary)
             except OSError as error:
@@ -271,7 +271,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file under a temporary name in the same folder, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    with _no_half_file(temporary):
+    with no_half_file(temporary):
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
 
@@ -282,7 +282,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def _no_half_file(temporary: Path) -> Iterator[None]:
+def no_half_file(temporary: Path) -> Iterator[None]:
     """Remove `temporary` if the block fails, and turn a full disk into an error one can act on."""
     try:
         yield

@@ -4,6 +4,7 @@ One file of bit-packed masks a block; beside it the block's shard, as a checkpoi
 parameters changed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,28 @@ def load_pruned_block(
 def count_pruned(masks: Artifact) -> int:
     """Return how many weights masks remove, of all blocks."""
     return sum(sum(entry.get("pruned", {}).values()) for entry in masks.files.values())
+
+
+@torch.no_grad()
+def round_(
+    parameters: Iterable[Tensor], masked: Iterable[tuple[nn.Linear, Tensor]], dtype: torch.dtype
+) -> None:
+    """Round parameters to what a checkpoint holds of them, in place; they keep their precision.
+
+    A kept weight that training or rounding brought to exactly 0 is made the least that is not.
+
+    Args:
+        parameters: All of them.
+        masked: The linear layers among them, each with its mask.
+        dtype: The checkpoint's.
+    """
+    for parameter in parameters:
+        if parameter.dtype != dtype:
+            parameter.copy_(parameter.to(dtype))
+    for linear, keep in masked:
+        rounded = linear.weight.to(dtype)
+        fill_kept_zeros_(rounded, keep)
+        linear.weight.copy_(rounded)
 
 
 def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:

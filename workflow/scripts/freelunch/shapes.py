@@ -72,6 +72,11 @@ class Shapes:
         )
 
     @property
+    def tied(self) -> bool:
+        """Tell whether the head is the embedding."""
+        return self.outer_weights == self.vocabulary * self.hidden
+
+    @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
         """Return (which of `inputs`, in, out) of each linear layer of a block."""
         keys = self.key_heads * self.head

@@ -15,7 +15,9 @@ from freelunch.boundaries import kept_boundaries
 from freelunch.cost import BATCH_TOKENS, CHECK_SEQUENCES, PROCESS_BYTES, Cost
 from freelunch.errors import UserError
 from freelunch.families import has_halves
+from freelunch.methods import trained_by
 from freelunch.shapes import Shapes
+from freelunch.training_cost import adapter_bytes, adapter_flops, branch_flops, held_bytes
 from freelunch.windows import (
     ALL,
     AUTO,
@@ -29,8 +31,6 @@ from freelunch.windows import (
     window_of,
 )
 
-# Bytes a trained weight: float32, its optimiser's moments, its mask.
-TRAINED_BYTES: dict[str, int] = {"adamw": 4 + 2 * 4 + 1, "sgd": 4 + 4 + 1}
 # What the allocator keeps beside (measured).
 BESIDE_BYTES = 80_000_000
 
@@ -161,24 +161,30 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[s
         )
         return block + max(making, 4 * shapes.largest_matrix + solving)
     batch: int = min(settings["batch"], samples) * length
-    each = TRAINED_BYTES[settings["optimiser"]]
+    trained, optimiser = trained_by(settings), settings["optimiser"]
+    each = held_bytes(trained, optimiser)
+    adapters = adapter_bytes(shapes, trained, optimiser)
     # Of what is trained, weights and masks are in the block already.
     more = each - 1 - shapes.bytes_each
     if window == MATRIX:
         width = max(rows + 4 * columns for _, rows, columns in shapes.matrices)
         # The gradient, and twice its size while it is made (measured).
-        return block + max(making, (more + 12) * shapes.largest_matrix + 4 * batch * width)
+        return block + max(
+            making, (more + 12) * shapes.largest_matrix + adapters + 4 * batch * width
+        )
     if window == HALVES:
         mlp = sum(
             size for (group, _, _), size in zip(shapes.matrices, sizes, strict=True) if group > 1
         )
         half = max(mlp, shapes.block_weights - mlp)
         return block + max(
-            making, more * half + 4 * shapes.largest_matrix + shapes.saved_bytes(batch)
+            making,
+            more * half + adapters + 4 * shapes.largest_matrix + shapes.saved_bytes(batch),
         )
     blocks = blocks_in(window, shapes.blocks)
     saved = blocks * shapes.saved_bytes(batch) + shapes.passing_bytes(batch)
-    return blocks * each * shapes.block_weights + 4 * shapes.largest_matrix + saved
+    weights = blocks * (each * shapes.block_weights + adapters)
+    return weights + 4 * shapes.largest_matrix + saved
 
 
 def reconstruction_flops(
@@ -211,17 +217,23 @@ def reconstruction_flops(
         return passes + 2 * weights + blocks * _solve_flops(shapes, tokens, sparsity)
     checked = 2 * min(CHECK_SEQUENCES, samples) / samples
     epochs: int = settings["epochs"]
+    trained = trained_by(settings)
+    branch = blocks * branch_flops(shapes, tokens, trained)
+    steps = epochs * -(-samples // settings["batch"])
+    extra = blocks * adapter_flops(shapes, trained, steps) + int(branch * (3 * epochs + checked))
+    if not trained.needs_weight_gradient:
+        extra -= epochs * weights
     if window == MATRIX:
-        return passes + int(weights * (2 * epochs + checked))
+        return passes + extra + int(weights * (2 * epochs + checked))
     training = epochs * (3 * forward - 2 * tokens * _without_gradient(shapes, blocks, settings))
-    return passes + training + int(forward * checked)
+    return passes + extra + training + int(forward * checked)
 
 
 def _without_gradient(shapes: Shapes, blocks: int, settings: Mapping[str, Any]) -> int:
     """Return the weights through which no gradient has to pass: of the linear layers that windows
     begin with, where there is no norm before them to be trained.
     """
-    if settings["train_norms"]:
+    if trained_by(settings).norms:
         return 0
     window, attention, mlp = window_of(settings), shapes.weights[0], shapes.weights[2]
     if window == HALVES:

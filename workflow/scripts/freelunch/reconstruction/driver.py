@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from freelunch.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.blocks import BlockCall, block_linears
+from freelunch.calibration import check_sample
 from freelunch.cell import derive_seed
 from freelunch.checkpoint import StreamedModel, block_shard, write_shard
 from freelunch.families import Family, halves_of
@@ -74,7 +75,7 @@ def reconstruct_windows(
             known, or a loss is not finite.
     """
     check_belongs(masks, "model", model.artifact)
-    check_belongs(masks, "calibration", states.calibration)
+    check_sample(masks, states.calibration)
     writer = ArtifactWriter(folder, KIND, fingerprint)
     run = _Run(model, masks, states, window, settings, seed, stop_at_divergence)
     for done, indices in enumerate(windows, 1):
@@ -94,6 +95,7 @@ def reconstruct_windows(
         window=window,
         model=model.artifact.digest,
         masks=masks.digest,
+        sample=states.calibration.digest,
     )
 
 
@@ -120,7 +122,7 @@ class _Run:
         self.window = window
         # One set of files for all windows: each takes the place of the window before.
         self.scratch = states.scratch / "window"
-        self.scratch.mkdir()
+        self.scratch.mkdir(exist_ok=True)
         self.local = settings["targets"] == "local"
         self.sparse = SparseStates(states) if is_sequential(settings) else None
         self.family: Family | None = None

@@ -34,7 +34,7 @@ def solve_window_(
     Returns:
         As `train_window_`, with losses on all sequences; there are no steps.
     """
-    ((linear, keep),) = window.masked()
+    ((_, linear, keep),) = window.masked()
     # The optimum is one of the whole sample, so it is judged by all of it.
     judged = mean_squared_error, torch.float32, len(inputs)
     before = window_loss(window, inputs, targets, *judged)
@@ -59,6 +59,7 @@ def solve_window_(
         "loss_before": before,
         "loss_after": before if kept_pruned else after,
         "steps": 0,
+        "trained_parameters": int(keep.sum()),
         "kept_pruned": kept_pruned,
     }
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.blocks import BlockCall, block_linears
-from freelunch.pruned import fill_kept_zeros_
+from freelunch.methods import Trained
+from freelunch.pruned import round_
+from freelunch.training.trained import Masked, TrainedParameters, other_parameters
 
 # How the modules of a window are called, for a batch of so many sequences.
 Calls = Callable[[int], Sequence[BlockCall]]
@@ -49,32 +51,23 @@ class Window:
                 hidden = call(module, hidden)
         return hidden
 
-    def masked(self) -> Iterator[tuple[nn.Linear, Tensor]]:
-        """Yield each linear layer with its mask."""
-        for module, masks in zip(self.modules, self.keep_masks, strict=True):
+    def masked(self) -> Iterator[Masked]:
+        """Yield each linear layer with its name, after that of its module, and its mask."""
+        for place, (module, masks) in enumerate(zip(self.modules, self.keep_masks, strict=True)):
             for name, linear in block_linears(module).items():
-                yield linear, masks[name]
+                yield f"{place}.{name}".rstrip("."), linear, masks[name]
 
     def widen_(self) -> None:
         """Turn the weights into float32, in which they are trained."""
         for module in self.modules:
             module.float()
 
-    def train_(self, train_norms: bool, train_biases: bool) -> list[nn.Parameter]:
-        """Mark what is trained and return it: all weights of linear layers, and as asked for biases
-        of linear layers and everything else, which is norms.
-        """
-        chosen = []
-        for root in self.modules:
-            for module in root.modules():
-                for name, parameter in module.named_parameters(recurse=False):
-                    if isinstance(module, nn.Linear):
-                        train = name == "weight" or train_biases
-                    else:
-                        train = train_norms
-                    parameter.requires_grad_(train)
-                    chosen += [parameter] if train else []
-        return chosen
+    def train_(self, trained: Trained, seed: int) -> TrainedParameters:
+        """Mark what is trained and return it; `seed` is that of what is drawn."""
+        for module in self.modules:
+            module.requires_grad_(False)
+        others = other_parameters(self.modules, trained)
+        return TrainedParameters(self.masked(), others, trained, seed)
 
     @torch.no_grad()
     def restore_(self) -> None:
@@ -83,20 +76,11 @@ class Window:
             for name, parameter in module.named_parameters():
                 parameter.copy_(before[name])
 
-    @torch.no_grad()
     def round_(self) -> None:
-        """Round the weights to what a checkpoint holds of them; they stay float32.
-
-        A kept weight that training or rounding brought to exactly 0 is made the least that is not.
-        """
-        for module in self.modules:
-            for parameter in module.parameters():
-                if parameter.dtype != self.dtype:
-                    parameter.copy_(parameter.to(self.dtype))
-        for linear, keep in self.masked():
-            rounded = linear.weight.to(self.dtype)
-            fill_kept_zeros_(rounded, keep)
-            linear.weight.copy_(rounded)
+        """Round the weights to what a checkpoint holds of them; they stay float32."""
+        parameters = [it for module in self.modules for it in module.parameters()]
+        masked = ((linear, keep) for _, linear, keep in self.masked())
+        round_(parameters, masked, self.dtype)
 
     def settle_(self) -> None:
         """Give rounded weights the precision of a checkpoint."""

@@ -1,0 +1,1 @@
+"""Training by gradients, of windows and of whole models."""

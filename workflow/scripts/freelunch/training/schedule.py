@@ -1,0 +1,61 @@
+"""Learning rates and the order of sequences, step by step."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Share of the peak learning rate at a point of the decay, from 0 (its start) to 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda gone: 1 - gone,
+    "cosine": lambda gone: (1 + math.cos(math.pi * gone)) / 2,
+    "constant": lambda gone: 1.0,
+}
+
+
+def learning_rates(steps: int, peak: float, warmup: float, schedule: str = "linear") -> list[float]:
+    """Return the learning rate of each step: linear warm-up, then the schedule's decay.
+
+    The first step has peak / warm-up steps, not 0 as in the study's own code (study.md, quirk 7);
+    with a decay the step after the last would have 0.
+    """
+    warm = int(warmup * steps)
+    decay = SCHEDULES[schedule]
+    rising = [peak * (step + 1) / warm for step in range(warm)]
+    falling = [peak * decay((step - warm) / (steps - warm)) for step in range(warm, steps)]
+    return rising + falling
+
+
+def steps_of(settings: Mapping[str, Any], sequences: int) -> int:
+    """Return how many optimiser steps an entry of `adaptations` takes."""
+    epochs: int = settings["epochs"]
+    return epochs * -(-sequences // int(settings["batch"]))
+
+
+def schedule(
+    settings: Mapping[str, Any], sequences: int, seed: int
+) -> Iterator[tuple[float, Tensor, bool]]:
+    """Yield for each step its learning rate, the sequences it sees, and whether it ends an epoch.
+
+    Args:
+        settings: An entry of `adaptations`.
+        sequences: How many there are.
+        seed: Of their order.
+    """
+    rates = iter(
+        learning_rates(
+            steps_of(settings, sequences),
+            settings["learning_rate"],
+            settings["warmup"],
+            settings["schedule"],
+        )
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(settings["epochs"]):
+        shuffled = torch.randperm(sequences, generator=generator)
+        order = shuffled if settings["shuffle"] else torch.arange(sequences)
+        batches = order.split(settings["batch"])  # type: ignore[no-untyped-call]
+        for number, rows in enumerate(batches, 1):
+            yield next(rates), rows, number == len(batches)

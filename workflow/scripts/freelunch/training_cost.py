@@ -1,0 +1,55 @@
+"""What training costs beyond the passes, by what is trained (see `freelunch.methods`)."""
+
+from freelunch.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
+from freelunch.shapes import Shapes
+
+# Bytes of an optimiser's moments for each trained number.
+MOMENT_BYTES = {"adamw": 8, "sgd": 4}
+
+
+def held_bytes(trained: Trained, optimiser: str) -> int:
+    """Return what is held of each weight of a matrix that is adapted, float32 and its mask; not its
+    gradient.
+    """
+    held = 4 + 1
+    if trained.weights == FULL:
+        held += MOMENT_BYTES[optimiser]
+    elif trained.weights in LOW_RANK and trained.weights not in BRANCHES:
+        # What it starts from.
+        held += 4
+    return held
+
+
+def adapter_bytes(shapes: Shapes, trained: Trained, optimiser: str) -> int:
+    """Return what A and B of all matrices of a block hold, their gradients and moments included."""
+    if trained.weights not in LOW_RANK:
+        return 0
+    return _adapter_parameters(shapes, trained) * (4 + 4 + MOMENT_BYTES[optimiser])
+
+
+def branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
+    """Return the operations of a block's forward pass through adapters beside frozen matrices."""
+    if trained.weights not in BRANCHES:
+        return 0
+    return 2 * tokens * _adapter_parameters(shapes, trained)
+
+
+def adapter_flops(shapes: Shapes, trained: Trained, steps: int, parts: int = 1) -> int:
+    """Return the operations, for a block, of pulling gradients back to A and B and of BA anew.
+
+    Args:
+        shapes: Of the model.
+        trained: What is trained.
+        steps: Of the optimiser.
+        parts: In how many passes the gradient of a step is made.
+    """
+    if trained.weights not in LOW_RANK or trained.weights in BRANCHES:
+        return 0
+    return steps * (4 * parts + 2) * trained.rank * shapes.block_weights
+
+
+def _adapter_parameters(shapes: Shapes, trained: Trained) -> int:
+    return sum(
+        matrix_parameters(trained, rows, columns, rows * columns)
+        for _, columns, rows in shapes.matrices
+    )
