@@ -18,7 +18,7 @@ min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from freelunch import candidates, lock, paths, terminal, windows
+from freelunch import candidates, lock, methods, paths, terminal, windows
 from freelunch.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 from freelunch.digest import code_digest
 from freelunch.errors import UserError
@@ -73,6 +73,8 @@ include: "workflow/rules/fetch.smk"
 include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/prune.smk"
 include: "workflow/rules/reconstruct.smk"
+include: "workflow/rules/retrain.smk"
+include: "workflow/rules/assemble.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/show.smk"
@@ -85,6 +87,7 @@ rule all:
         rules.build_tables.output,
         rules.draw_criteria.output,
         rules.draw_windows.output if STUDY.compares_windows else [],
+        rules.draw_budgets.output if STUDY.compares_budgets else [],
 
 
 onstart:

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import bench_pruning
+import bench_retraining
 import bench_windows
 from timing import REPEATS, matmul_rate, say, seconds
 
@@ -49,6 +50,7 @@ def show_study() -> None:
 PARTS = {
     "pruning": bench_pruning.main,
     "windows": bench_windows.main,
+    "retraining": bench_retraining.main,
     "start": bench_start,
     "study": show_study,
 }

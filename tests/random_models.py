@@ -37,12 +37,13 @@ from freelunch.evaluation.perplexity import evaluate_perplexity
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 from freelunch.reconstruction.driver import reconstruct_windows
+from freelunch.retraining.driver import retrain_model
 from freelunch.states import open_states
 from freelunch.study import with_defaults
 from freelunch.windows import split_windows, window_of
 
 WANDA = with_defaults({"score": "wanda"})
-STEPS = ("capture", "prune", "reconstruct", "assemble", "evaluate")
+STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
 
 
 def llama(**sizes: Any) -> LlamaConfig:
@@ -134,6 +135,10 @@ def _step(folder: Path, step: str, settings: Mapping[str, Any] | None, scratch: 
         reconstruct_windows(
             model, masks, states, window, windows, settings, 0, target, json.dumps(settings)
         )
+    elif step == "retrain":
+        assert settings is not None
+        target = folder / "retrained"
+        retrain_model(model, masks, states, settings, 0, target, json.dumps(settings))
     elif step == "assemble":
         adapted = [Artifact(folder / "adapted", reconstruction.KIND)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")

@@ -12,6 +12,7 @@ from freelunch.artifact import write_json
 from freelunch.candidates import candidates_of
 from freelunch.cell import NONE, Cell
 from freelunch.digest import json_digest
+from freelunch.methods import adapting_rule, is_retraining
 from freelunch.study import Study
 from freelunch.windows import window_of
 
@@ -103,8 +104,8 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
             "checkpoint_sha256": hashlib.sha256(str(cell).encode()).hexdigest(),
         },
         "pruning": None if cell.is_dense else {"notes": {}},
-        "adaptation": _adaptation(spec),
-        "cost": _cost(cell),
+        "adaptation": _adaptation(study, cell),
+        "cost": _cost(study, cell),
         "provenance": {
             "environments": {},
             "digests": {},
@@ -161,15 +162,21 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def _adaptation(spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    settings = spec.get("adaptation")
+def _adaptation(study: Study, cell: Cell) -> dict[str, Any] | None:
+    settings = study.adaptation(cell.adaptation)
     if settings is None:
         return None
+    samples, calibration = study.samples(cell.adaptation), study.calibration
     losses = {f"{block}-{block}": {"before": 2.0, "after": 1.0} for block in range(4)}
     return {
         "window": window_of(settings),
         "windows": 4,
         "windows_kept_pruned": 0,
+        "samples": samples,
+        "distinct_tokens": samples * calibration["length"] - 5,
+        "steps": samples // 2,
+        "trained_parameters": 1024,
+        "training_losses": [3.0, 2.0] if is_retraining(settings) else None,
         "losses": losses,
         "choice": _choice(settings),
     }
@@ -196,7 +203,7 @@ def _choice(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _cost(cell: Cell) -> dict[str, Any]:
+def _cost(study: Study, cell: Cell) -> dict[str, Any]:
     def step(wall_s: float, **more: int) -> dict[str, Any]:
         return {"jobs": 1, "wall_s": wall_s, "cpu_s": wall_s, "peak_bytes": 10**9, **more}
 
@@ -206,5 +213,10 @@ def _cost(cell: Cell) -> dict[str, Any]:
         cost["capture_dense"] = step(11.5, tokens=8192)
         cost["prune_model"] = step(3.75)
     if cell.adaptation != NONE:
-        cost["reconstruct_window"] = step(94.0 + cell.seed, tokens=8192, flops=5 * 10**12)
+        settings = study.adaptation(cell.adaptation)
+        assert settings is not None
+        times = study.samples(cell.adaptation) / study.calibration["samples"]
+        cost[adapting_rule(settings)] = step(
+            94.0 + cell.seed, tokens=int(8192 * times), flops=int(5 * 10**12 * times)
+        )
     return json.loads(json.dumps(cost))

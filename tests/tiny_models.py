@@ -28,13 +28,17 @@ from transformers import (
 from freelunch import calibration
 from freelunch.activations import capture_dense
 from freelunch.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
+from freelunch.assembly import assemble_model
 from freelunch.checkpoint import StreamedModel, block_shard
 from freelunch.hidden import hidden_file, open_hidden
+from freelunch.masks import pack
 from freelunch.models import fetch_model
 from freelunch.patterns import Pattern
+from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.pruning import prune_model
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.report import Report, silent
+from freelunch.retraining.driver import retrain_model
 from freelunch.states import DenseStates, open_states
 from freelunch.study import with_defaults
 from freelunch.windows import split_windows, window_of
@@ -238,6 +242,16 @@ def prepare(
     return Prepared(model, dense, prune(model, dense, base / "masks", "wanda", pattern))
 
 
+def keep_everything(base: Path, sequences: int, **settings: Any) -> Prepared:
+    """Prepare a model of which nothing is pruned."""
+    prepared = prepare(base, sequences=sequences, **settings)
+    for index in range(BLOCKS):
+        masks = load_pruned_block(prepared.model, prepared.masks.folder, index)[1]
+        bits = {name: pack(torch.ones_like(mask)) for name, mask in masks.items()}
+        save_file(bits, prepared.masks.folder / masks_file(index))
+    return prepared
+
+
 def prune(
     model: StreamedModel,
     dense: Artifact,
@@ -294,6 +308,42 @@ def reconstruct(
             report=report or silent,
             stop_at_divergence=stop_at_divergence,
         )
+
+
+def retrain(
+    prepared: Prepared,
+    folder: Path,
+    method: str = "full",
+    seed: int = SEED,
+    report: Report = silent,
+    stop_at_divergence: bool = True,
+    save_s: float = 1e9,
+    **settings: Any,
+) -> Artifact:
+    """Retrain a pruned model on its calibration sample."""
+    entry = with_defaults({"method": method, "learning_rate": 0.01, **settings}, "adaptation")
+    entry.pop("select_on")
+    with dense_states(prepared.model, prepared.dense) as states:
+        return retrain_model(
+            model=prepared.model,
+            masks=prepared.masks,
+            states=states,
+            settings=entry,
+            seed=seed,
+            folder=folder,
+            fingerprint=f"fingerprint of {entry} and {seed}",
+            report=report,
+            stop_at_divergence=stop_at_divergence,
+            save_s=save_s,
+        )
+
+
+def assembled(prepared: Prepared, adapted: Artifact | None, folder: Path) -> nn.Module:
+    """Return the checkpoint of an adapted (or merely pruned) model, as transformers loads it."""
+    parts = [] if adapted is None else [adapted]
+    assemble_model(prepared.model, prepared.masks, parts, folder, "fingerprint")
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder)
+    return model.eval()
 
 
 def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -18,13 +17,14 @@ from freelunch.assembly import assemble_model
 from freelunch.cell import derive_seed
 from freelunch.checkpoint import OUTER, block_shard
 from freelunch.errors import UserError
-from freelunch.masks import pack
-from freelunch.pruned import load_pruned_block, masks_file
+from freelunch.methods import Trained
+from freelunch.pruned import load_pruned_block
 from freelunch.reconstruction import driver, training
 from freelunch.reconstruction.losses import LOSSES
-from freelunch.reconstruction.training import learning_rates
 from freelunch.reconstruction.window import Window
 from freelunch.states import DenseStates
+from freelunch.training import steps
+from freelunch.training.schedule import learning_rates
 from freelunch.windows import group_windows, split_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
@@ -35,6 +35,7 @@ from tiny_models import (
     SEED,
     Prepared,
     capture,
+    keep_everything,
     prepare,
     random_tokens,
     reconstruct,
@@ -181,15 +182,15 @@ def test_gradients_are_finite_differences(
     class Recorder:
         """Stand in for an optimiser: keep the gradient of the first step, change nothing."""
 
-        def __init__(self, parameter: nn.Parameter) -> None:
-            self.parameter = parameter
+        def __init__(self, name: str, parameters: list[nn.Parameter]) -> None:
+            (self.parameter,) = parameters
             self.param_groups: list[dict[str, Any]] = [{}]
 
         def step(self) -> None:
             assert self.parameter.grad is not None
             gradients.setdefault(id(self.parameter), self.parameter.grad.clone())
 
-    monkeypatch.setattr(training, "_optimiser", lambda name, parameter: Recorder(parameter))
+    monkeypatch.setattr(steps, "make_optimiser", Recorder)
     window = window_of(prepared, 1)
     inputs, targets = prepared.hidden(1), prepared.hidden(2)
     settings = {
@@ -200,8 +201,8 @@ def test_gradients_are_finite_differences(
         "loss": loss_name,
     }
     training.train_window_(window, inputs, targets, settings, 0)
-    masks = {id(linear.weight): keep for linear, keep in window.masked()}
-    parameters = window.train_(True, True)
+    masks = {id(linear.weight): keep for _, linear, keep in window.masked()}
+    parameters = window.train_(Trained("full", True, True), 0).parameters
     assert {id(parameter) for parameter in parameters} == gradients.keys()
     # The formula in float64: a difference of two float32 losses would be mostly rounding.
     block = window.modules[0].double()
@@ -276,13 +277,7 @@ def test_every_window_of_every_family(prepared: Prepared, tmp_path: Path, window
 
 def test_a_mask_that_keeps_everything(tmp_path: Path) -> None:
     """Nothing is pruned, so nothing is to learn."""
-    prepared = prepare(tmp_path, sequences=SEQUENCES)
-    for index in range(BLOCKS):
-        keep = {
-            name: torch.ones_like(mask) for name, mask in pruned_block(prepared, index)[1].items()
-        }
-        bits = {name: pack(mask) for name, mask in keep.items()}
-        save_file(bits, prepared.masks.folder / masks_file(index))
+    prepared = keep_everything(tmp_path, SEQUENCES)
     assert all(keep.all() for keep in pruned_block(prepared, 0)[1].values())
     for window in (1, 3):
         adapted = reconstruct(prepared, tmp_path / f"adapted{window}", window=window)
@@ -501,7 +496,7 @@ def test_inputs_that_do_not_belong_together(llama: Prepared, tmp_path: Path) -> 
         reconstruct(Prepared(llama.model, llama.dense, other.masks), tmp_path / "adapted")
     sample = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(2))
     dense = capture(llama.model, sample, tmp_path / "dense")
-    with pytest.raises(UserError, match="made from other calibration"):
+    with pytest.raises(UserError, match="chosen on another calibration sample"):
         reconstruct(Prepared(llama.model, dense, llama.masks), tmp_path / "adapted")
 
 

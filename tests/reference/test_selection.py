@@ -9,7 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from freelunch.artifact import Artifact, ArtifactWriter
-from freelunch.calibration import TOKENS, Drawing, sample_calibration, sample_held_out
+from freelunch.calibration import (
+    TOKENS,
+    Drawing,
+    extend_calibration,
+    sample_calibration,
+    sample_held_out,
+)
 from freelunch.candidates import candidates_of
 from freelunch.checkpoint import block_shard
 from freelunch.errors import UserError
@@ -68,9 +74,9 @@ def test_a_sample_that_leaves_nothing(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path)
     text = text_of(tmp_path / "text", [*documents(2), "short"])
     sample = sample_calibration(model, text, 20, LENGTH, 0, tmp_path / "sample", "test")
-    with pytest.raises(UserError, match="leaves no document to choose among candidates") as error:
+    with pytest.raises(UserError, match="no document is left to draw from") as error:
         sample_held_out(model, text, sample, 4, tmp_path / "held_out", "test")
-    assert "2 documents in the calibration sample" in str(error.value)
+    assert "2 documents that another sample has touched" in str(error.value)
     assert "select_on: evaluation" in str(error.value)
 
 
@@ -87,6 +93,54 @@ def test_drawing_goes_on_where_it_stopped() -> None:
     whole = Drawing(given, tokenizer(), LENGTH, 3, "text").draw(8)
     parts = Drawing(given, tokenizer(), LENGTH, 3, "text")
     assert torch.equal(torch.cat([parts.draw(5), parts.draw(3)]), whole)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_extended_sample_goes_on_like_the_calibration_sample(tmp_path: Path, seed: int) -> None:
+    """It begins with it, draws its documents again, and none that is held out."""
+    model = tiny_checkpoint(tmp_path)
+    text = text_of(tmp_path / "text", documents(30))
+    sample = sample_calibration(model, text, 12, LENGTH, seed, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, 10, tmp_path / "held_out", "test")
+
+    def extended(samples: int) -> Artifact:
+        folder = tmp_path / f"extended-{samples}"
+        return extend_calibration(model, text, sample, held_out, samples, folder, "test")
+
+    rows = {
+        name: load_file(artifact.path(TOKENS))["input_ids"].tolist()
+        for name, artifact in {
+            "sample": sample,
+            "held out": held_out,
+            "fewer": extended(5),
+            "more": extended(60),
+        }.items()
+    }
+    assert rows["fewer"] == rows["sample"][:5]
+    assert rows["more"][:12] == rows["sample"]
+    assert len(rows["more"]) == 60
+    encoded = [tokenizer()(document)["input_ids"] for document in read_documents(text.folder)]
+
+    def spans(of: list[list[int]]) -> list[tuple[int, int]]:
+        return [
+            (number, at)
+            for row in of
+            for number, tokens in enumerate(encoded)
+            for at in range(len(tokens))
+            if tokens[at : at + LENGTH] == row
+        ]
+
+    drawn = {name: {document for document, _ in spans(of)} for name, of in rows.items()}
+    assert not drawn["more"] & drawn["held out"]
+    assert drawn["sample"] < drawn["more"]
+    for name, artifact in (("sample", sample), ("fewer", extended(5)), ("more", extended(60))):
+        covered = {
+            (document, at + offset)
+            for document, at in spans(rows[name])
+            for offset in range(LENGTH)
+        }
+        assert artifact.facts["distinct_tokens"] == len(covered)
+    assert extended(60).facts["calibration"] == sample.digest
 
 
 # --- The choice
@@ -113,9 +167,18 @@ def adapted(llama: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
-def candidates(adapted: dict[str, list[Artifact]], losses: list[float | None]) -> list[Candidate]:
+def candidates(
+    adapted: dict[str, list[Artifact]],
+    losses: list[float | None],
+    search: dict[str, Any] = SEARCH,
+) -> list[Candidate]:
     return [
-        Candidate(name, parts, {"loss": loss, "perplexity": loss, "perplexity_standard_error": 1.0})
+        Candidate(
+            name,
+            candidates_of("recon", search)[name],
+            parts,
+            {"loss": loss, "perplexity": loss, "perplexity_standard_error": 1.0},
+        )
         for (name, parts), loss in zip(adapted.items(), losses, strict=True)
     ]
 
@@ -154,12 +217,12 @@ def test_one_that_diverged_is_not_chosen(
 ) -> None:
     """Its windows are as they were pruned, and may well be the best."""
     search = {**SEARCH, "learning_rate": [0.001, 1e30]}
-    (lower, _), (diverging, wild) = candidates_of("recon", search).items()
+    (lower, moderate), (diverging, wild) = candidates_of("recon", search).items()
     parts = [reconstruct(llama, tmp_path / "wild", stop_at_divergence=False, **wild)]
     metrics = {"perplexity": 2.0, "perplexity_standard_error": 1.0}
     given = [
-        Candidate(lower, adapted[lower], {"loss": 3.0, **metrics}),
-        Candidate(diverging, parts, {"loss": 2.0, **metrics}),
+        Candidate(lower, moderate, adapted[lower], {"loss": 3.0, **metrics}),
+        Candidate(diverging, wild, parts, {"loss": 2.0, **metrics}),
     ]
     choice = choose_candidate(given, search, SEED, tmp_path / "chosen", "test").facts["choice"]
     assert choice["chosen"] == lower
@@ -172,5 +235,6 @@ def test_one_that_diverged_is_not_chosen(
 
 def test_a_candidate_of_another_search(adapted: dict[str, list[Artifact]], tmp_path: Path) -> None:
     other = {**SEARCH, "warmup": 0.5}
+    given = candidates(adapted, [1.0, 2.0, 3.0], other)
     with pytest.raises(UserError, match="adapted with other settings"):
-        choose_candidate(candidates(adapted, [1.0, 2.0, 3.0]), other, SEED, tmp_path / "c", "test")
+        choose_candidate(given, other, SEED, tmp_path / "c", "test")

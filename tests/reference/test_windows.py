@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from freelunch import families, states
@@ -21,8 +21,8 @@ from freelunch.errors import UserError
 from freelunch.families import halves_of
 from freelunch.halves import half
 from freelunch.hidden import HiddenStates
-from freelunch.masks import pack
-from freelunch.pruned import load_pruned_block, masks_file
+from freelunch.methods import METHODS, trained_by
+from freelunch.pruned import load_pruned_block
 from freelunch.reconstruction import driver
 from freelunch.reconstruction.losses import LOSSES
 from freelunch.reconstruction.window import Window
@@ -30,15 +30,18 @@ from freelunch.shapes import Shapes
 from freelunch.states import DenseStates, kept_states
 from freelunch.study import with_defaults
 from freelunch.window_cost import reconstruct as plan_of_windows
+from freelunch.window_cost import reconstruction_flops
 from freelunch.windows import adapted_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
     FAMILIES,
     LENGTH,
+    RECONSTRUCTION,
     SEED,
     Prepared,
     hidden_folder,
+    keep_everything,
     prepare,
     random_tokens,
     reconstruct,
@@ -282,21 +285,11 @@ def test_a_matrix_is_trained_by_itself(llama: Prepared, tmp_path: Path, name: st
 # --- Invariants
 
 
-def keep_everything(base: Path, **settings: Any) -> Prepared:
-    """Prepare a model of which nothing is pruned."""
-    prepared = prepare(base, sequences=SEQUENCES, **settings)
-    for index in range(BLOCKS):
-        masks = load_pruned_block(prepared.model, prepared.masks.folder, index)[1]
-        bits = {name: pack(torch.ones_like(mask)) for name, mask in masks.items()}
-        save_file(bits, prepared.masks.folder / masks_file(index))
-    return prepared
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_without_pruning_there_is_nothing_to_learn(tmp_path: Path, window: str, loss: str) -> None:
     """And dense and sparse inputs are the same."""
-    prepared = keep_everything(tmp_path)
+    prepared = keep_everything(tmp_path, SEQUENCES)
     found = {}
     for mode, (inputs, targets) in MODES.items():
         settings = {**WINDOWS[window], "inputs": inputs, "targets": targets}
@@ -510,3 +503,44 @@ def test_hidden_states_of_another_sample(llama: Prepared, tmp_path: Path) -> Non
         kept_states(kept, model.artifact, other)
     assert kept_states(tmp_path / "nowhere", llama.model.artifact, other) is None
     assert (kept / MANIFEST).is_file()
+
+
+# --- What of a window is trained
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("window", [2, "attention_mlp", "matrix"])
+@pytest.mark.parametrize("trains", METHODS)
+def test_a_window_trains_what_a_method_does(
+    family: str, window: int | str, trains: str, tmp_path: Path
+) -> None:
+    """On its mask; by the loss of the window, and with the operations that torch counts."""
+    wide = {"hidden_size": 64, **({"word_embed_proj_dim": 64} if family == "opt" else {})}
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES, **wide)
+    settings = {"window": window, "trains": trains, "rank": 4, "epochs": 2}
+    if window == "matrix":
+        settings["train_norms"] = False
+    trained = trained_by({**RECONSTRUCTION, **settings})
+    biases = family == "opt" and trained.biases
+    if (window == "matrix" and trained.norms) or not (trained.weights or trained.norms or biases):
+        # The one is refused with the config, the other by the job.
+        return
+    with FlopCounterMode(display=False) as counter:
+        adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
+    noted = [it for entry in adapted.files.values() for it in entry["windows"].values()]
+    assert sum(it["loss_after"] for it in noted) < sum(it["loss_before"] for it in noted)
+    for index in range(BLOCKS):
+        block, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
+        before, found = block.state_dict(), weights(adapted, index)
+        for name, value in before.items():
+            matrix = name.removesuffix(".weight") in masks
+            if matrix and trains != "lora":
+                assert torch.equal(found[name] == 0, ~masks[name.removesuffix(".weight")])
+            is_bias = name.endswith("bias") and "norm" not in name
+            moves = trained.weights if matrix else trained.biases if is_bias else trained.norms
+            if not moves:
+                assert torch.equal(found[name], value), name
+    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
+    filled = {**RECONSTRUCTION, **settings}
+    predicted = reconstruction_flops(shapes, SEQUENCES, LENGTH, filled)
+    assert predicted == pytest.approx(counter.get_total_flops(), rel=0.15)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from freelunch import study as study_module
 from freelunch.cell import NAME, WORD, Cell, derive_seed
 from freelunch.errors import UserError
+from freelunch.methods import METHODS
 from freelunch.study import SCHEMA, Study, config_schema
 
 ROOT = SCHEMA.parents[2]
@@ -102,7 +103,8 @@ def test_the_default_study_states_every_setting() -> None:
     found = yaml.safe_load((ROOT / "config.yaml").read_text())
     filled = Study.load(ROOT / "config.yaml").config
     # The other windows say what differs.
-    assert filled["adaptations"]["recon_block"] == found["adaptations"]["recon_block"]
+    for name in ("recon_block", "masklora"):
+        assert filled["adaptations"][name] == found["adaptations"][name]
     assert filled["criteria"] == found["criteria"]
     assert filled["study"] == found["study"]
     assert filled["models"] == found["models"]
@@ -125,7 +127,7 @@ def test_every_default_is_filled_in() -> None:
         for name, entry in shared["reconstruction"]["properties"].items()
     }
     settings = {name: entry["default"] for name, entry in described.items() if "default" in entry}
-    assert settings.keys() == described.keys() - {"method", "memory_gb"}
+    assert settings.keys() == described.keys() - {"method", "memory_gb", *ABSENT}
     assert filled["adaptations"]["recon_block"] == {"method": "reconstruction", **settings}
     assert filled["adaptations"]["recon_two"]["window"] == 2
     assert filled["study"]["dense_limit"] == 1000
@@ -137,8 +139,9 @@ def test_no_default_of_the_schema_is_forgotten() -> None:
     """Each key with a default is set wherever its object is, whatever leads there."""
     scores = SCHEMA_JSON["$defs"]["criterion"]["properties"]["score"]["enum"]
     criteria = {score: {"score": score} for score in scores}
-    exact = {"exact": {"method": "least_squares"}, **config()["adaptations"]}
-    given = changed({"criteria": criteria, "adaptations": exact})
+    adaptations = {method: {"method": method} for method in ("least_squares", *METHODS)}
+    adaptations |= config()["adaptations"]
+    given = changed({"criteria": criteria, "adaptations": adaptations})
     filled = Study.check(given, "config.yaml").config
 
     def keys(value: object) -> Iterator[str]:
@@ -249,6 +252,10 @@ def test_unknown_keys_are_refused_everywhere() -> None:
             assert schema.get("additionalProperties", True) is not True, path
 
 
+# Settings that have no default: what they are without it is said in other ways.
+ABSENT = ("samples", "budget", "trains", "rank", "alpha")
+
+
 def mappings(value: object, key: str = "") -> Iterator[str]:
     """Yield the dotted key of every mapping in a config but the registries."""
     if isinstance(value, Mapping):
@@ -268,7 +275,7 @@ def test_a_misspelled_key_is_refused_wherever_it_is(key: str) -> None:
     assert "1 problem in the config" in message
     assert f"{misspelt}: unknown key; expected" in message
     if key.startswith("adaptations"):
-        assert "expected learning_rate (nearest) out of: batch, " in message
+        assert "expected learning_rate (nearest) out of: alpha, batch, " in message
 
 
 # --- Problems
@@ -555,6 +562,11 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("adaptations.recon_block.shuffle", False, {RECON}),
     ("adaptations.recon_block.train_norms", False, {RECON}),
     ("adaptations.recon_block.train_biases", False, {RECON}),
+    ("adaptations.recon_block.samples", 5, {RECON}),
+    ("adaptations.recon_block.samples", 4, set()),
+    ("adaptations.recon_block.budget", {"tokens": 64}, {RECON}),
+    ("adaptations.recon_block.budget", {"tokens": 32}, set()),
+    ("adaptations.recon_block.trains", "norms", {RECON}),
     ("adaptations.recon_two.epochs", 2, set()),
     ("study.name", "other", set()),
     ("study.dense_limit", 5, set()),
@@ -601,7 +613,7 @@ def test_what_a_spec_holds() -> None:
 def test_every_setting_of_a_reconstruction_was_changed_above() -> None:
     settings = SCHEMA_JSON["$defs"]["reconstruction"]["properties"]
     # Those that go with one value of another setting only have tests of their own.
-    changeable = settings.keys() - {"method", "memory_gb", "targets"}
+    changeable = settings.keys() - {"method", "memory_gb", "targets", "rank", "alpha"}
     assert changeable == {
         key.rpartition(".")[2] for key, *_ in CHANGES if key.startswith("adaptations.recon_block")
     }
@@ -684,7 +696,163 @@ def test_schema_and_names_are_checked_together() -> None:
 def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     config["models"]["smollm2-135m"]["dtype"] = "float16"
-    with pytest.raises(UserError, match="gradients of a reconstruction vanish in float16"):
+    with pytest.raises(UserError, match="gradients vanish in float16"):
         Study.check(config, "config.yaml")
     config["study"]["grids"] = [{**config["study"]["grids"][0], "adaptations": ["none"]}]
     Study.check(config, "config.yaml")
+
+
+# --- Retraining, and how much an adaptation sees
+
+
+def with_adaptations(**entries: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with more adaptations; the first of them is run."""
+    names = ["none", "recon_block", *entries]
+    return changed(
+        {
+            "adaptations": {**config()["adaptations"], **entries},
+            "study.grids.0.adaptations": names,
+        }
+    )
+
+
+def test_each_method_has_its_own_settings() -> None:
+    """A rank says nothing where there is none, and is refused."""
+    low_rank = {"rank", "alpha", "train_norms", "train_biases", "train_head"}
+    for method, expected, refused in (
+        ("full", {"train_norms", "train_biases", "train_head"}, "rank"),
+        ("biases", set(), "train_norms"),
+        ("norms", set(), "train_biases"),
+        ("biases_norms", set(), "train_head"),
+        ("lora", {*low_rank, "dropout"}, "window"),
+        ("lora_prune", {*low_rank, "dropout"}, "inputs"),
+        ("masklora", low_rank, "dropout"),
+        ("scalelora", low_rank - {"alpha"}, "alpha"),
+        ("spp", low_rank, "dropout"),
+    ):
+        filled = Study.check(with_adaptations(x={"method": method}), "config.yaml").config
+        shared = {"method", "loss", "optimiser", "learning_rate", "schedule", "warmup", "epochs"}
+        shared |= {"batch", "gradient_checkpointing", "clip", "shuffle", "precision", "select_on"}
+        assert filled["adaptations"]["x"].keys() == shared | expected
+        message = refusal(with_adaptations(x={"method": method, refused: 1}))
+        assert f"adaptations.x.{refused}: unknown key" in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "samples"),
+    [
+        ({}, None),
+        ({"samples": 4}, None),
+        ({"samples": 7}, 7),
+        ({"budget": {"tokens": 80}}, 10),
+        ({"budget": {"tokens": 80}, "epochs": 2}, 5),
+        ({"budget": {"times": 3, "of": "recon_block"}}, 12),
+        ({"budget": {"times": 3, "of": "recon_block"}, "epochs": 3}, None),
+        ({"budget": {"times": 0.5, "of": "recon_block"}}, 2),
+        ({"budget": {"times": 2, "of": "other"}}, 10),
+    ],
+)
+@pytest.mark.parametrize("method", ["full", "reconstruction"])
+def test_a_budget_decides_how_many_sequences(
+    method: str, entry: dict[str, Any], samples: int | None
+) -> None:
+    """Of 8 tokens; 4 sequences, the calibration sample, need not be said."""
+    other = {"method": "full", "budget": {"tokens": 40}}
+    found = Study.check(with_adaptations(x={"method": method, **entry}, other=other), "config.yaml")
+    settings = found.adaptation("x")
+    assert settings is not None and settings.get("samples") == samples
+    assert "budget" not in settings
+    assert found.samples("x") == (samples or 4)
+
+
+def test_candidates_share_a_budget() -> None:
+    """Twice the epochs see half the sequences."""
+    entry = {"method": "full", "epochs": [1, 2], "budget": {"times": 4, "of": "recon_block"}}
+    found = Study.check(with_adaptations(x=entry), "config.yaml")
+    assert [found.samples(name) for name in found.candidate_names("x")] == [16, 8]
+    cell = next(cell for cell in found.cells if cell.adaptation == "x")
+    assert found.spec(cell)["adaptation"]["budget"] == {"tokens": 128}
+    assert "selection" in found.spec(cell)
+
+
+def test_a_sample_that_is_extended_leaves_out_the_held_out_text() -> None:
+    """So its size is part of what decides the number."""
+    entries = {"x": {"method": "full", "samples": 9}, "y": {"method": "full", "samples": 3}}
+    found = Study.check(with_adaptations(**entries), "config.yaml")
+    specs = {cell.adaptation: found.spec(cell) for cell in found.cells}
+    assert "selection" in specs["x"]
+    assert "selection" not in specs["y"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "expected"),
+    [
+        ({"method": "full", "budget": {"tokens": 15}}, "budget", "at least 16, one step"),
+        ({"method": "full", "budget": {"times": 0.1, "of": "recon_block"}}, "budget", "at least"),
+        (
+            {"method": "full", "budget": {"times": 2, "of": "recon_blok"}},
+            "budget.of",
+            "recon_block",
+        ),
+        ({"method": "full", "budget": {"times": 2, "of": "searched"}}, "budget.of", "settled"),
+        ({"method": "full", "budget": {"times": 2, "of": "multiple"}}, "budget.of", "settled"),
+        ({"method": "full", "budget": {"times": 2, "of": "exact"}}, "budget.of", "settled"),
+        ({"method": "full", "budget": {"times": 2}}, "budget", ""),
+        ({"method": "full", "budget": {"tokens": 64}, "samples": 3}, "x", "one of them"),
+        ({"method": "full", "batch": 5}, "batch", "no more than it has"),
+        ({"method": "reconstruction", "rank": 3}, "rank", "expected no such key"),
+        ({"method": "reconstruction", "trains": "full", "alpha": 3}, "alpha", "no such key"),
+        ({"method": "reconstruction", "trains": "scalelora", "alpha": 3}, "alpha", "no such key"),
+        ({"method": "full", "micro_batch": 3}, "micro_batch", "at most the batch, 2"),
+        (
+            {"method": "reconstruction", "trains": "norms", "train_norms": False},
+            "train_norms",
+            "expected true",
+        ),
+        (
+            {"method": "reconstruction", "trains": "norms", "window": "matrix"},
+            "trains",
+            "holds no norm",
+        ),
+        ({"method": "masklra"}, "method", "masklora (nearest)"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    entry: dict[str, Any], key: str, expected: str
+) -> None:
+    others: dict[str, dict[str, Any]] = {
+        "searched": {"method": "full", "learning_rate": [0.1, 0.2]},
+        "multiple": {"method": "full", "budget": {"times": 2, "of": "recon_block"}},
+        "exact": {"method": "least_squares"},
+    }
+    message = refusal(with_adaptations(x=entry, **others))
+    assert "1 problem in the config" in message
+    assert f"adaptations.x{'' if key == 'x' else '.' + key}" in message
+    assert expected in message
+
+
+def test_a_tokens_source_cannot_be_extended() -> None:
+    given = with_adaptations(x={"method": "full", "samples": 9})
+    given["texts"]["c4"] = {"source": "tokens", "path": str(ROOT / "README.md")}
+    message = refusal(given)
+    assert "9 sequences are more than the `tokens` source" in message
+
+
+def test_series_are_what_differs_in_more_than_the_budget() -> None:
+    entries: dict[str, dict[str, Any]] = {
+        "full_1": {"method": "full"},
+        "full_3": {"method": "full", "samples": 12},
+        "distilled": {"method": "full", "loss": "distillation"},
+        "low": {"method": "reconstruction", "trains": "masklora", "rank": 2},
+    }
+    found = Study.check(with_adaptations(**entries), "config.yaml")
+    assert found.compares_budgets
+    assert found.series == {
+        "recon_block": "reconstruction, window 1",
+        "recon_two": "reconstruction, window 2",
+        "full_1": "full",
+        "full_3": "full",
+        "distilled": "full, distilled",
+        "low": "reconstruction, window 1, masklora",
+    }
+    assert not Study.check(config(), "config.yaml").compares_budgets

@@ -1,15 +1,23 @@
-"""Windows, inputs and searches through the workflow: what runs, and what is recorded."""
+"""Windows, inputs, retraining and searches through the workflow: what runs, what is recorded."""
 
 import json
 import shutil
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-SEARCHED = {"learning_rate": [1.0e-4, 1.0e-3], "epochs": [2]}
+# Each starts as many jobs as it is good for: they are most of what the tests take.
+SEARCHED = {
+    "method": "masklora",
+    "rank": 4,
+    "learning_rate": [1.0e-4, 1.0e-2],
+    "epochs": [2],
+    "budget": {"times": 4, "of": "recon_block"},
+}
 ADAPTATIONS = {
     "recon_matrix": {"window": "matrix", "train_norms": False},
-    "recon_all": {"window": "all"},
     "recon_auto": {"window": "auto", "memory_gb": 4},
     "recon_sparse": {"inputs": "sparse", "targets": "local"},
     "searched": SEARCHED,
@@ -57,9 +65,11 @@ def wide(finished, tmp_path_factory):
 
 
 def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wide):
-    # Two each of block, matrix, exact, all and auto, for magnitude's recon_block too; one sparse;
-    # two each of the candidates.
-    assert wide.planned_first["reconstruct_window"] == 2 * 6 + 1 + 2 * 2 + 2 * 2
+    # Two each of block, matrix, exact and auto, for magnitude's recon_block too; one sparse; two
+    # each of the candidates.
+    assert wide.planned_first["reconstruct_window"] == 2 * 5 + 1 + 2 * 2
+    assert wide.planned_first["retrain_model"] == 2
+    assert wide.planned_first["extend_calibration"] == 1
     assert wide.planned_first["evaluate_candidate"] == 2
     assert wide.planned_first["choose_candidate"] == 2
     assert wide.planned("--set-scatter", "windows=2") == {}
@@ -70,10 +80,9 @@ def test_what_was_adapted_together_is_recorded(wide):
     windows = {name: (facts["window"], facts["windows"]) for name, facts in found.items()}
     assert windows == {
         "recon_matrix": ("matrix", 28),
-        "recon_all": ("all", 1),
         "recon_auto": ("all", 1),
         "recon_sparse": (1, 4),
-        "searched": (1, 4),
+        "searched": ("model", 1),
         "as_the_paper": (1, 4),
         "recon_block": (1, 4),
     }
@@ -95,8 +104,8 @@ def test_the_best_candidate_is_the_result(wide):
         ours = (wide.path / CELL.format("checkpoints", "searched") / shard).read_bytes()
         assert ours == (wide.path / CELL.format("checkpoints", best) / shard).read_bytes()
     # The search is the other one, and measuring both.
-    assert cost["search"]["flops"] > cost["reconstruct_window"]["flops"]
-    assert cost["search"]["jobs"] == 2 + 2
+    assert cost["search"]["flops"] > cost["retrain_model"]["flops"]
+    assert cost["search"]["jobs"] == 1 + 2
     assert facts["spec"]["adaptation"]["learning_rate"] == SEARCHED["learning_rate"]
     assert facts["spec"]["selection"] == {"samples": 4}
 
@@ -118,6 +127,46 @@ def test_a_choice_on_the_evaluation_text_is_marked_wherever_it_appears(wide):
     assert (selected["as_the_paper"], selected["searched"]) == ("evaluation", "calibration")
 
 
+def test_what_an_adaptation_saw_and_trained_is_recorded(wide):
+    """In one currency, of retraining and reconstruction alike."""
+    found = {name: record(wide, name) for name in ("searched", "recon_block")}
+    retrained, local = (found[name]["adaptation"] for name in found)
+    # A budget of four times the 8 sequences of 32 tokens, in two epochs.
+    assert (local["samples"], retrained["samples"]) == (8, 16)
+    assert found["searched"]["cost"]["retrain_model"]["tokens"] == 4 * 8 * 32
+    assert found["recon_block"]["cost"]["reconstruct_window"]["tokens"] == 8 * 32
+    assert (local["steps"], retrained["steps"]) == (4, 16)
+    assert local["distinct_tokens"] <= 8 * 32 < retrained["distinct_tokens"] <= 16 * 32
+    assert 0 < retrained["trained_parameters"] < local["trained_parameters"]
+    assert len(retrained["training_losses"]) == 16
+    assert "extend_calibration" in found["searched"]["cost"]
+    tables = wide.path / "results" / "smoke"
+    budgets = (tables / "figures" / "budgets.csv").read_text().splitlines()
+    names = [line.split(",")[3] for line in budgets[1:]]
+    assert names == ["recon_block", "as_the_paper", "searched"]
+    reach = (tables / "tables" / "reach.csv").read_text().splitlines()
+    assert [line.split(",")[3] for line in reach[1:]] == ["masklora", "masklora"]
+    assert (tables / "figures" / "budgets.png").stat().st_size > 10_000
+    summary = (tables / "tables" / "summary.md").read_text()
+    assert "**Retraining beside reconstruction**" in summary
+
+
+def test_an_extended_sample_begins_with_the_calibration_sample(wide):
+    folder = wide.path / "results" / "smoke"
+    tokens = {
+        name: load_file(folder / path / "tokens.safetensors")["input_ids"]
+        for name, path in {
+            "calibration": "calibration/tiny/seed0",
+            "extended": "extended/tiny/seed0/16",
+            "held out": "held_out/tiny/seed0",
+        }.items()
+    }
+    assert torch.equal(tokens["extended"][:8], tokens["calibration"])
+    assert tokens["extended"].shape == (16, 32)
+    held_out = {tuple(row) for row in tokens["held out"].tolist()}
+    assert held_out.isdisjoint(map(tuple, tokens["extended"].tolist()))
+
+
 def test_hidden_states_are_a_cache(wide, tmp_path):
     hidden = wide.path / "results" / "smoke" / "hidden" / "tiny" / "seed0"
     names = {path.name for path in hidden.iterdir()}
@@ -127,12 +176,13 @@ def test_hidden_states_are_a_cache(wide, tmp_path):
     scattered = ("--set-scatter", "windows=2")
     assert study.planned(*scattered) == {}
     study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
-    showing = {"build_tables", "draw_criteria", "draw_windows"}
+    showing = {"build_tables", "draw_criteria", "draw_windows", "draw_budgets"}
     assert study.planned(*scattered).keys() <= {"all", "total", *showing}
     # What needs them makes them again, to the bit.
     manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-2" / "manifest.json"
     before = manifest.read_text()
-    study.run(*scattered, "--forcerun", "reconstruct_window", "--until", "reconstruct_window")
+    target = str(manifest.relative_to(study.path))
+    study.run(*scattered, "--forcerun", "reconstruct_window", "--", target)
     assert manifest.read_text() == before
 
 
@@ -143,7 +193,8 @@ def test_another_grid_runs_the_new_candidates_only(wide, tmp_path):
     config["adaptations"]["searched"]["learning_rate"] = [1.0e-3, 1.0e-2]
     path.write_text(yaml.safe_dump(config))
     planned = study.planned("--set-scatter", "windows=2")
-    assert planned["reconstruct_window"] == 2
+    assert "reconstruct_window" not in planned and "extend_calibration" not in planned
+    assert planned["retrain_model"] == 1
     assert planned["evaluate_candidate"] == 1
     assert planned["choose_candidate"] == 1
     assert planned["collect_records"] == 1

@@ -1,5 +1,5 @@
-# Draw the calibration sample and what is held out of it, and pass it through the dense model once for
-# everything that follows.
+# Draw the calibration sample, what is held out of it and what goes beyond it, and pass it through the
+# dense model once for everything that follows.
 
 
 rule sample_calibration:
@@ -40,6 +40,27 @@ rule sample_held_out:
         code=code_digest("sample_held_out"),
     script:
         "../scripts/sample_held_out.py"
+
+
+rule extend_calibration:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+        text=paths.manifest(PATHS.text(STUDY.calibration["text"]["name"])),
+        calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
+        held_out=held_out_of_extended,
+    output:
+        manifest=paths.manifest(PATHS.extended("{model}", "{seed}", "{samples}")),
+        run=paths.run(PATHS.extended("{model}", "{seed}", "{samples}")),
+    log:
+        PATHS.log("extend_calibration", "{model}", "seed{seed}", "{samples}"),
+    wildcard_constraints:
+        samples=r"\d+",
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        code=code_digest("extend_calibration"),
+    script:
+        "../scripts/extend_calibration.py"
 
 
 rule capture_dense:

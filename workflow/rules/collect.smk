@@ -4,7 +4,7 @@
 rule collect_records:
     input:
         steps=steps_of,
-        windows=windows_of,
+        adapted=adapted_of,
         metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
     output:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",

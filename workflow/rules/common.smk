@@ -13,25 +13,43 @@ def masks_of(wildcards):
     return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
 
 
-def windows_of(wildcards):
-    """Return what holds a cell's adapted windows; nothing if it is not adapted."""
-    return windows_of_cell(Cell.parse(cell_of(wildcards)))
+def sample_of(wildcards):
+    """Return the token ids that a cell's adaptation is trained on."""
+    samples = (STUDY.adaptation(wildcards.adaptation) or {}).get("samples")
+    if samples is None:
+        return paths.manifest(PATHS.calibration(wildcards.model, wildcards.seed))
+    return paths.manifest(PATHS.extended(wildcards.model, wildcards.seed, samples))
 
 
-def windows_of_cell(cell):
+def held_out_of_extended(wildcards):
+    """Return the text that a sample larger than the calibration sample leaves out."""
+    if int(wildcards.samples) <= STUDY.calibration["samples"]:
+        return []
+    return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
+
+
+def adapted_of(wildcards):
+    """Return what holds a cell's adapted blocks; nothing if it is not adapted."""
+    return adapted_of_cell(Cell.parse(cell_of(wildcards)))
+
+
+def adapted_of_cell(cell):
     if cell.adaptation == NONE:
         return []
     if STUDY.candidates(cell):
         return [paths.manifest(PATHS.windows(cell, "chosen"))]
-    if windows.is_sequential(STUDY.adaptation(cell.adaptation)):
+    settings = STUDY.adaptation(cell.adaptation)
+    if methods.is_retraining(settings):
+        return [paths.manifest(PATHS.windows(cell, windows.MODEL))]
+    if windows.is_sequential(settings):
         return [paths.manifest(PATHS.windows(cell, "1-of-1"))]
     return gather.windows(paths.manifest(PATHS.windows(cell, "{scatteritem}")))
 
 
-def candidate_windows_of(wildcards):
-    """Return what holds the adapted windows of each of a cell's candidates, one after another."""
+def candidates_adapted_of(wildcards):
+    """Return what holds the adapted blocks of each of a cell's candidates, one after another."""
     cells = STUDY.candidates(Cell.parse(cell_of(wildcards)))
-    return [path for cell in cells for path in windows_of_cell(cell)]
+    return [path for cell in cells for path in adapted_of_cell(cell)]
 
 
 def candidate_metrics_of(wildcards):
@@ -53,8 +71,12 @@ def steps_of(wildcards):
             PATHS.calibration(cell.model, cell.seed),
             PATHS.pruned(cell.model, cell.pruning, cell.seed),
         ]
-        if "selection" in STUDY.spec(cell):
+        if STUDY.needs_held_out(cell):
             folders.append(PATHS.held_out(cell.model, cell.seed))
+        folders += [
+            PATHS.extended(cell.model, cell.seed, samples)
+            for samples in STUDY.sizes(cell.adaptation)
+        ]
     folders += [PATHS.text(text) for text in sorted(texts)]
     return [paths.manifest(folder) for folder in folders]
 

@@ -1,10 +1,10 @@
-# Adapt windows, as many jobs as the profile asks for, and assemble checkpoints.
+# Adapt windows, in as many jobs as the profile asks for.
 
 
 rule reconstruct_window:
     input:
         model=paths.manifest(PATHS.model("{model}")),
-        calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
+        sample=sample_of,
         masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
     output:
         manifest=paths.manifest(
@@ -36,48 +36,3 @@ rule reconstruct_window:
         code=code_digest("reconstruct_window"),
     script:
         "../scripts/reconstruct_window.py"
-
-
-rule choose_candidate:
-    input:
-        metrics=candidate_metrics_of,
-        windows=candidate_windows_of,
-    output:
-        manifest=paths.manifest(
-            PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "chosen")
-        ),
-        run=paths.run(PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "chosen")),
-    log:
-        PATHS.log("choose_candidate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
-    wildcard_constraints:
-        adaptation=WORD,
-    conda:
-        "../../envs/freelunch.yaml"
-    params:
-        candidates=lambda wildcards: STUDY.candidate_names(wildcards.adaptation),
-        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
-        code=code_digest("choose_candidate"),
-    script:
-        "../scripts/choose_candidate.py"
-
-
-rule assemble_model:
-    input:
-        model=paths.manifest(PATHS.model("{model}")),
-        masks=masks_of,
-        adapted=windows_of,
-    output:
-        manifest=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
-        run=paths.run(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
-    log:
-        PATHS.log("assemble_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
-    conda:
-        "../../envs/freelunch.yaml"
-    resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb(
-            "assemble_model", wildcards.model, wildcards.pruning, wildcards.adaptation
-        ),
-    params:
-        code=code_digest("assemble_model"),
-    script:
-        "../scripts/assemble_model.py"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from freelunch import reconstruction
 from freelunch.artifact import Artifact, fingerprint
 from freelunch.job import running
+from freelunch.methods import adapting_rule
 from freelunch.paths import read_run
 from freelunch.selection import Candidate, choose_candidate
 
@@ -17,14 +18,14 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         # In the order of params.candidates; each was adapted by as many jobs.
         parts = [
-            Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.windows
+            Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.adapted
         ]
         each = len(parts) // len(snakemake.params.candidates)
         measured = [json.loads(Path(path).read_text()) for path in snakemake.input.metrics]
         candidates = [
-            Candidate(name, parts[number * each : (number + 1) * each], metrics)
-            for number, (name, metrics) in enumerate(
-                zip(snakemake.params.candidates, measured, strict=True)
+            Candidate(name, expected, parts[number * each : (number + 1) * each], metrics)
+            for number, ((name, expected), metrics) in enumerate(
+                zip(snakemake.params.candidates.items(), measured, strict=True)
             )
         ]
         settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
@@ -37,7 +38,7 @@ if __name__ == "__main__":
         )
         job.made(made)
         chosen = next(c for c in candidates if c.name == made.facts["choice"]["chosen"])
-        job.shared["reconstruct_window"] = [read_run(part.folder) for part in chosen.parts]
+        job.shared[adapting_rule(settings)] = [read_run(part.folder) for part in chosen.parts]
         # What it took to know which: the others, and measuring all.
         others = [part.folder for part in parts if part not in chosen.parts]
         job.shared["search"] = [

@@ -17,5 +17,5 @@ if __name__ == "__main__":
             paths=Paths(snakemake.params.study),
             cell=Cell.parse(snakemake.params.spec["cell"]),
             spec=snakemake.params.spec,
-            groups=[Path(path).parent.name for path in snakemake.input.windows],
+            adapted=[Path(path).parent for path in snakemake.input.adapted],
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        sample = Artifact(Path(snakemake.input.sample).parent, calibration.KIND)
         masks = Artifact(Path(snakemake.input.masks).parent, pruned.KIND)
         settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
         folder = Path(snakemake.output.manifest).parent
@@ -59,5 +59,7 @@ if __name__ == "__main__":
             sparsity=count_pruned(masks) / (shapes.blocks * shapes.block_weights),
             blocks=sum(map(len, windows)),
         )
-        # What was not on disk had to be made again.
-        job.cost["flops"] += shapes.forward_flops(tokens, states.length, states.passed)
+        # Its share of the dense pass that made what it learns from, here or for all cells together.
+        job.cost["dense_flops"] = shapes.forward_flops(
+            tokens, states.length, sum(map(len, windows))
+        )

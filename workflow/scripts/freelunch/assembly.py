@@ -34,8 +34,8 @@ def assemble_model(
     Args:
         model: The dense model.
         masks: Which weights stay; None for the dense checkpoint.
-        adapted: The jobs of a reconstruction, which together hold every block; empty if the model
-            is pruned only.
+        adapted: The jobs of a reconstruction, which together hold every block, or a retraining;
+            empty if the model is pruned only.
         folder: Where the checkpoint goes.
         fingerprint: Digest of everything the result depends on.
         report: Told of each block.
@@ -47,16 +47,18 @@ def assemble_model(
     writer = ArtifactWriter(folder, KIND, fingerprint)
     shards = {shard: part for part in adapted for shard in part.files}
     blocks = [block_shard(index) for index in range(model.num_blocks)]
-    if adapted and (sorted(shards) != blocks or sum(len(p.files) for p in adapted) != len(blocks)):
+    # A retraining may have trained what is outside the blocks too.
+    adapted_blocks = [shard for part in adapted for shard in part.files if shard != OUTER]
+    if adapted and sorted(adapted_blocks) != blocks:
         raise UserError(
             "the adapted blocks are not the model's blocks, each once",
             where=", ".join(str(part.folder) for part in adapted),
-            found=f"{len(shards)} blocks",
+            found=f"{len(adapted_blocks)} blocks",
             expected=f"{len(blocks)} blocks",
         )
     for part in [*([masks] if masks else []), *adapted]:
         check_belongs(part, "model", source)
-    link_shard(writer, OUTER, source)
+    link_shard(writer, OUTER, shards.get(OUTER, source))
     for index, shard in enumerate(blocks):
         if adapted:
             link_shard(writer, shard, shards[shard])

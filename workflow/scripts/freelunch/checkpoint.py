@@ -9,7 +9,7 @@ holds more than the outer part and the blocks it is asked for.
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ class StreamedModel:
         self._adopt_outer()
         self._stand_ins = [StandIn() for _ in range(self.num_blocks)]
         for stand_in, block in zip(self._stand_ins, self._meta_blocks, strict=True):
-            _copy_plain_attributes(block, stand_in)
+            copy_plain_attributes(block, stand_in)
         parent, _, name = self.sharding.path.rpartition(".")
         setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._stand_ins))
 
@@ -245,6 +245,16 @@ class StreamedModel:
             self._stand_ins[-1].returns = None
         return output.logits  # type: ignore[no-any-return]
 
+    def with_blocks(self, blocks: Sequence[nn.Module]) -> nn.Module:
+        """Return the model with these blocks, and an outer part that is a copy of its own."""
+        stand_ins = self._model.get_submodule(self.sharding.path)
+        # What deepcopy finds in its memo it takes as copied already.
+        return copy.deepcopy(self._model, {id(stand_ins): nn.ModuleList(blocks)})
+
+    def outer_tensors(self) -> dict[str, Tensor]:
+        """Return what the checkpoint holds outside the blocks, by its names."""
+        return load_file(self.folder / OUTER)
+
     def _adopt_outer(self) -> None:
         """Give the module tree its outer weights and buffers.
 
@@ -256,7 +266,7 @@ class StreamedModel:
         config.num_hidden_layers = 0
         # Handed its tensors, it looks at no other shard: it would map all of them.
         outer = type(self._model).from_pretrained(  # type: ignore[attr-defined]
-            None, config=config, dtype=self.dtype, state_dict=load_file(self.folder / OUTER)
+            None, config=config, dtype=self.dtype, state_dict=self.outer_tensors()
         )
         outer.to(self.device)
         path = self.sharding.path.split(".")
@@ -281,7 +291,7 @@ class StreamedModel:
             )
 
 
-def _copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:
+def copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:
     """Copy what a model reads off its blocks before it calls them (e.g. `attention_type`)."""
     for name, value in vars(block).items():
         if isinstance(value, str | int | bool) and not hasattr(stand_in, name):

@@ -21,7 +21,7 @@ from freelunch.comparison import (
     spread_over_seeds,
     standard_error,
 )
-from freelunch.windows import LEAST_SQUARES, MATRIX
+from freelunch.windows import LEAST_SQUARES, MATRIX, compares_windows
 
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -92,8 +92,7 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
     unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
     adapted = [
         _adapted(name, [cell for cell in cells if cell.adaptation == name], records)
-        for name in dict.fromkeys(cell.adaptation for cell in cells)
-        if name != NONE
+        for name in dict.fromkeys(cell.adaptation for cell in cells if _reconstructs(cell, records))
     ]
     # One that was run by other seeds only takes nothing from the comparison of the rest: it is of
     # those that share the seed which most of them have.
@@ -124,6 +123,11 @@ def _one_of_a_kind(adapted: Sequence[Adapted]) -> list[Adapted]:
     for each in adapted:
         found.setdefault((each.kind, each.selected_on == "evaluation"), each)
     return list(found.values())
+
+
+def _reconstructs(cell: Cell, records: Records) -> bool:
+    settings = records[cell]["spec"]["adaptation"]
+    return settings is not None and compares_windows(settings)
 
 
 def _row(

@@ -45,6 +45,10 @@ class Paths:
         """Token ids that are not in the calibration sample, for choosing among candidates."""
         return self.root / "held_out" / model / f"seed{seed}"
 
+    def extended(self, model: str, seed: object, samples: object) -> Path:
+        """Token ids of the calibration sample and more, or of its first ones."""
+        return self.root / "extended" / model / f"seed{seed}" / str(samples)
+
     def dense(self, model: str, seed: object) -> Path:
         """Statistics of each linear input of the dense model."""
         return self.root / "dense" / model / f"seed{seed}"
@@ -58,7 +62,7 @@ class Paths:
         return self.root / "pruned" / model / pruning / f"seed{seed}"
 
     def windows(self, cell: object, group: str) -> Path:
-        """Blocks adapted by one job of a reconstruction."""
+        """Blocks adapted by one job of a reconstruction, or by a retraining: group `model`."""
         return self.root / "windows" / str(cell) / group
 
     def checkpoint(self, cell: object) -> Path:

@@ -12,18 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from freelunch import cost, window_cost
+from freelunch import boundaries, cost, retraining_cost, window_cost
 from freelunch.candidates import adaptation_of, measuring_rule
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.cost import Cost
 from freelunch.errors import UserError
 from freelunch.families import biases_of, family_of, halves_of
+from freelunch.methods import BRANCHES, LOW_RANK, adapting_rule, trained_by
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
 from freelunch.shapes import Shapes
 from freelunch.study import Study, changes_parameters, needs_gram
 from freelunch.window_cost import decide_window
-from freelunch.windows import HALVES, Window, blocks_in
+from freelunch.windows import HALVES, MODEL, Window, blocks_in
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -38,6 +39,7 @@ RULES = (
     "capture_dense",
     "prune_model",
     "reconstruct_window",
+    "retrain_model",
     "assemble_model",
     "evaluate_candidate",
     "evaluate_perplexity",
@@ -85,7 +87,8 @@ class Plan:
         shapes = self.shapes.get(model)
         if shapes is None:
             return None
-        sample = self.study.calibration["samples"], self.study.calibration["length"]
+        length = self.study.calibration["length"]
+        sample = self.study.calibration["samples"], length
         if rule == "fetch_model":
             return cost.fetch_model(shapes, self.study.config["models"][model]["source"])
         if rule == "capture_dense":
@@ -102,7 +105,14 @@ class Plan:
             settings = self.study.adaptation(adaptation) or {}
             decided = {**settings, "window": self.window(model, adaptation)[0]}
             keep, sparsity = self.study.block["keep_hidden_states"], Pattern.parse(pattern).sparsity
-            return window_cost.reconstruct(shapes, *sample, decided, sparsity, keep)
+            samples = self.study.samples(adaptation)
+            # Of another sample than the dense pass's nothing is on disk.
+            keep = keep if samples == sample[0] else boundaries.NONE
+            return window_cost.reconstruct(shapes, samples, length, decided, sparsity, keep)
+        if rule == "retrain_model":
+            settings = self.study.adaptation(adaptation) or {}
+            samples = self.study.samples(adaptation)
+            return retraining_cost.retrain(shapes, samples, length, settings)
         if rule == "assemble_model":
             return cost.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
         if rule == "evaluate_perplexity":
@@ -121,8 +131,8 @@ class Plan:
             UserError: No window fits into the memory budget.
         """
         settings = self.study.adaptation(adaptation) or {}
-        sample = self.study.calibration["samples"], self.study.calibration["length"]
-        return decide_window(self.shapes[model], *sample, settings)
+        length = self.study.calibration["length"]
+        return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
 
     def mem_mb(self, *job: str, **names: str) -> int:
         """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known.
@@ -148,7 +158,7 @@ class Plan:
             candidates = self.study.candidates(cell)
             adapted = candidates or ([cell] if cell.adaptation != NONE else [])
             settings = self.study.adaptation(cell.adaptation) or {}
-            steps = [("reconstruct_window", each) for each in adapted]
+            steps = [(adapting_rule(settings), each) for each in adapted] if adapted else []
             for candidate in candidates:
                 steps += [("assemble_model", candidate), (measuring_rule(settings), candidate)]
             steps += [("assemble_model", cell), ("evaluate_perplexity", cell)]
@@ -179,9 +189,22 @@ class Plan:
         yield from filter(None, _shares_of_nothing(shapes, pattern, criterion))
         settings = self.study.adaptation(cell.adaptation)
         if settings is not None:
+            trained, smallest = trained_by(settings), min(min(of[1:]) for of in shapes.matrices)
+            # Where only some are trained, the job knows which.
+            if trained.weights in LOW_RANK and not trained.linears and trained.rank > smallest:
+                yield (
+                    f"adaptations.{cell.adaptation}.rank: found {trained.rank}; expected at most "
+                    f"{smallest}, the smaller side of a matrix of this model"
+                )
+            if trained.head and trained.weights in BRANCHES and shapes.tied:
+                yield (
+                    f"adaptations.{cell.adaptation}.train_head: the head of this model is its "
+                    f"embedding, beside which {trained.weights} cannot be merged; expected false"
+                )
             try:
                 window = self.window(cell.model, cell.adaptation)[0]
-                blocks_in(window, shapes.blocks)
+                if window != MODEL:
+                    blocks_in(window, shapes.blocks)
                 if window == HALVES and shapes.model_type:
                     halves_of(shapes.model_type, shapes.norms_before)
             except UserError as error:
@@ -248,7 +271,7 @@ class Plan:
         """Return a line for each way a model's windows are adapted."""
         found: dict[tuple[str, str], Job] = {}
         for job in jobs:
-            if job[0] == "reconstruct_window":
+            if job[0] in ("reconstruct_window", "retrain_model"):
                 found.setdefault((job[1], adaptation_of(job[3])), job)
         if not found:
             return []

@@ -6,7 +6,7 @@ record whose settings are not today's is refused, by the collector and by every 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import jsonschema
 
 from freelunch.artifact import Artifact, check_belongs, write_json
-from freelunch.cell import NONE, Cell
+from freelunch.cell import Cell
 from freelunch.digest import json_digest
 from freelunch.errors import UserError
+from freelunch.methods import LORA, adapting_rule
 from freelunch.paths import Paths, read_run
 from freelunch.patterns import Pattern
 from freelunch.study import Study
@@ -27,7 +28,7 @@ METRICS = "perplexity.json"
 
 
 def collect_record(
-    paths: Paths, cell: Cell, spec: Mapping[str, Any], groups: list[str]
+    paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
 ) -> dict[str, Any]:
     """Return the record of a cell from the folders of its steps, and write it.
 
@@ -35,13 +36,13 @@ def collect_record(
         paths: Where the study is.
         cell: The cell.
         spec: What today's config asks for.
-        groups: Names of the reconstruction's jobs; empty where there are none.
+        adapted: Folders with the cell's adapted blocks; empty where there are none.
 
     Raises:
         UserError: A step was made from other inputs or with other settings than today's config
             asks for, or a matrix has another number of zeros than its pattern asks for.
     """
-    steps = _Steps(paths, cell, spec, groups)
+    steps = _Steps(paths, cell, spec, adapted)
     found = steps.spec()
     check_spec(found, spec, cell, paths.checkpoint(cell))
     metrics = dict(steps.metrics)
@@ -134,7 +135,7 @@ def _rule_of(key: str) -> str:
         "seed": "sample_calibration",
         "criterion": "prune_model",
         "pattern": "prune_model",
-        "adaptation": "reconstruct_window",
+        "adaptation": "reconstruct_window retrain_model",
         "selection": "sample_held_out",
         "evaluation": "evaluate_perplexity",
     }
@@ -145,7 +146,7 @@ class _Steps:
     """The folders a cell came through, each checked to be made from the one before."""
 
     def __init__(
-        self, paths: Paths, cell: Cell, spec: Mapping[str, Any], groups: list[str]
+        self, paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
     ) -> None:
         self.cell = cell
         self.model = Artifact(paths.model(cell.model), "checkpoint")
@@ -158,7 +159,9 @@ class _Steps:
         self.choice: dict[str, Any] | None = None
         self.held_out: Artifact | None = None
         if not cell.is_dense:
-            self._open_pruning(paths, spec["calibration"]["text"], groups)
+            self._open_pruning(paths, spec["calibration"]["text"])
+        if adapted:
+            self._open_adaptation(paths, spec, adapted)
         check_belongs(self.checkpoint, "model", self.model)
         check_belongs(self.checkpoint, "masks", self.masks)
         self.metrics_folder = paths.metrics(cell)
@@ -166,7 +169,7 @@ class _Steps:
         self.metrics = json.loads((self.metrics_folder / METRICS).read_text())
         self._check_metrics()
 
-    def _open_pruning(self, paths: Paths, text: Mapping[str, Any], groups: list[str]) -> None:
+    def _open_pruning(self, paths: Paths, text: Mapping[str, Any]) -> None:
         cell, name = self.cell, text["name"]
         kind = "tokens" if text["source"] == "tokens" else "text"
         self.text_names["calibration"] = name
@@ -178,18 +181,37 @@ class _Steps:
         check_belongs(self.masks, "calibration", self.calibration)
         self.folders["sample_calibration"] = [self.calibration.folder]
         self.folders["prune_model"] = [self.masks.folder]
-        if cell.adaptation != NONE:
-            folders = [paths.windows(cell, group) for group in groups]
-            self.windows = [Artifact(folder, "adapted blocks") for folder in folders]
-            for part in self.windows:
-                check_belongs(part, "masks", self.masks)
-            self.choice = self.windows[0].facts.get("choice")
-            self.folders["choose_candidate" if self.choice else "reconstruct_window"] = folders
-            if self.choice and self.choice["selected_on"] == "calibration":
-                folder = paths.held_out(cell.model, cell.seed)
-                self.held_out = Artifact(folder, "calibration")
-                check_belongs(self.held_out, "calibration", self.calibration)
-                self.folders["sample_held_out"] = [folder]
+
+    def _open_adaptation(
+        self, paths: Paths, spec: Mapping[str, Any], folders: Sequence[Path]
+    ) -> None:
+        cell, settings = self.cell, spec["adaptation"]
+        self.windows = [Artifact(folder, "adapted blocks") for folder in folders]
+        for part in self.windows:
+            check_belongs(part, "masks", self.masks)
+        self.choice = self.windows[0].facts.get("choice")
+        step = "choose_candidate" if self.choice else adapting_rule(settings)
+        self.folders[step] = list(folders)
+        self.sample = self.calibration
+        if self.windows[0].facts["sample"] != self.calibration.digest:
+            folder = paths.extended(cell.model, cell.seed, self._samples())
+            self.sample = Artifact(folder, "calibration")
+            check_belongs(self.sample, "calibration", self.calibration)
+            self.folders["extend_calibration"] = [self.sample.folder]
+        for part in self.windows:
+            check_belongs(part, "sample", self.sample)
+        if "selection" in spec:
+            folder = paths.held_out(cell.model, cell.seed)
+            self.held_out = Artifact(folder, "calibration")
+            check_belongs(self.held_out, "calibration", self.calibration)
+            self.folders["sample_held_out"] = [folder]
+
+    def _samples(self) -> int:
+        """Return how many sequences a cell was trained on, by its candidate where there was one."""
+        found: dict[str, Any] = self.windows[0].facts["settings"]["adaptation"]
+        if self.choice is not None:
+            found = self.choice["candidates"][self.choice["chosen"]]
+        return int(found["samples"])
 
     def _check_metrics(self) -> None:
         for what, found, artifact in (
@@ -260,6 +282,10 @@ class _Steps:
         """Yield how many zeros a matrix has to have; a dense one may hold zeros of its own."""
         if self.masks is None:
             return
+        adaptation = self.windows[0].facts["settings"]["adaptation"] if self.windows else {}
+        if LORA in (adaptation.get("method"), adaptation.get("trains")):
+            # Its adapter fills the zeros: that is what the other methods are for.
+            return
         yield "mask", self._of_matrices("pruned")[name]
         pattern = Pattern.parse(self.masks.facts["settings"]["pattern"])
         if not pattern.structured:
@@ -276,18 +302,25 @@ class _Steps:
         return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
 
     def adaptation(self) -> dict[str, Any] | None:
-        """Return what the windows of a reconstruction came to; None where there are none."""
+        """Return what an adaptation saw, trained and came to; None where there was none."""
         found = adapted_windows(self.windows)
         if not found:
             return None
+        sample, facts = self.sample.facts, self.windows[0].facts
         return {
-            "window": self.windows[0].facts["window"],
+            "window": facts["window"],
             "windows": len(found),
             "windows_kept_pruned": sum(facts["kept_pruned"] for facts in found.values()),
+            "samples": sample["settings"]["samples"],
+            "distinct_tokens": sample["distinct_tokens"],
+            # Of each trained parameter.
+            "steps": max(facts["steps"] for facts in found.values()),
+            "trained_parameters": sum(facts["trained_parameters"] for facts in found.values()),
             "losses": {
                 name: {"before": found[name]["loss_before"], "after": found[name]["loss_after"]}
                 for name in sorted(found, key=window_order)
             },
+            "training_losses": facts.get("losses"),
             "choice": self.choice,
         }
 

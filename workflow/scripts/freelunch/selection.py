@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.artifact import Artifact, ArtifactWriter
-from freelunch.candidates import SEARCHED, adaptation_of, candidates_of
+from freelunch.candidates import SEARCHED
 from freelunch.checkpoint import link_shard
 from freelunch.errors import UserError
+from freelunch.methods import adapting_rule
 from freelunch.reconstruction import KIND
 from freelunch.windows import adapted_windows
 
@@ -20,16 +21,18 @@ class Candidate:
 
     Attributes:
         name: As in `freelunch.candidates`.
+        settings: It should have been adapted with.
         parts: What its jobs adapted.
         metrics: What `evaluate_perplexity` measured on its checkpoint.
     """
 
     name: str
+    settings: Mapping[str, Any]
     parts: Sequence[Artifact]
     metrics: Mapping[str, Any]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def adapted_with(self) -> dict[str, Any]:
         """Return the settings it was adapted with."""
         return dict(self.parts[0].facts["settings"]["adaptation"])
 
@@ -77,15 +80,14 @@ def choose_candidate(
         UserError: None is left (divergence, perplexity not finite), or one was adapted with other
             settings.
     """
-    expected = candidates_of(adaptation_of(candidates[0].name), settings)
     for candidate in candidates:
-        if candidate.settings != expected.get(candidate.name):
+        if candidate.adapted_with != candidate.settings:
             raise UserError(
                 "a candidate was adapted with other settings",
                 where=candidate.parts[0].folder,
-                found=candidate.settings,
-                expected=expected.get(candidate.name),
-                todo="the same command with `--forcerun reconstruct_window` adapts it again",
+                found=candidate.adapted_with,
+                expected=candidate.settings,
+                todo=f"the same command with `--forcerun {adapting_rule(settings)}` makes it again",
             )
     best = min(candidates, key=lambda candidate: candidate.loss)
     if math.isinf(best.loss):
@@ -104,19 +106,26 @@ def choose_candidate(
     writer = ArtifactWriter(folder, KIND, fingerprint)
     for part in best.parts:
         for shard, entry in part.files.items():
-            link_shard(writer, shard, part, windows=entry["windows"])
+            notes = {"windows": entry["windows"]} if "windows" in entry else {}
+            link_shard(writer, shard, part, **notes)
     facts = best.parts[0].facts
     return writer.finish(
         settings={"adaptation": dict(settings), "seed": seed},
         window=facts["window"],
         model=facts["model"],
         masks=facts["masks"],
+        sample=facts["sample"],
+        **({"losses": facts["losses"]} if "losses" in facts else {}),
         choice={
             "selected_on": settings["select_on"],
             "chosen": best.name,
             "candidates": {
                 candidate.name: {
-                    **{key: candidate.settings[key] for key in SEARCHED},
+                    **{
+                        key: candidate.settings[key]
+                        for key in (*SEARCHED, "samples")
+                        if key in candidate.settings
+                    },
                     "perplexity": candidate.metrics["perplexity"],
                     "perplexity_standard_error": candidate.metrics["perplexity_standard_error"],
                     "windows_kept_pruned": candidate.kept_pruned,

@@ -38,10 +38,13 @@ def open_states(
 ) -> "DenseStates":
     """Return the dense hidden states of a calibration sample, of which a folder may keep some.
 
+    Of one that extends another sample, none are kept.
+
     Raises:
         UserError: As `kept_states`.
     """
-    kept = kept_states(folder, model.artifact, calibration)
+    extends = "calibration" in calibration.facts
+    kept = None if extends else kept_states(folder, model.artifact, calibration)
     return DenseStates(model, calibration, kept, scratch)
 
 
@@ -56,7 +59,8 @@ class DenseStates:
 
     Attributes:
         scratch: That folder, for whoever makes more of them.
-        calibration: Token ids.
+        calibration: The sample.
+        input_ids: Its token ids, (sequences, length), int64.
         sequences: How many.
         length: Tokens in each.
         blocks: How the model passes them through its blocks.
@@ -67,9 +71,9 @@ class DenseStates:
         self, model: StreamedModel, calibration: Artifact, kept: Artifact | None, scratch: Path
     ) -> None:
         self._model, self.scratch = model, scratch
-        self._input_ids = read_tokens(calibration)
+        self.input_ids = read_tokens(calibration)
         self.calibration = calibration
-        self.sequences, self.length = self._input_ids.shape
+        self.sequences, self.length = self.input_ids.shape
         self.blocks = BlockPass(model, self.sequences, self.length)
         self._paths: dict[int, Path] = {}
         self._made: list[int] = []
@@ -110,7 +114,7 @@ class DenseStates:
         made = self.create(path)
         start = max((at for at in self._paths if at < boundary), default=None)
         if start is None:
-            self.blocks.embed_(self._input_ids, made)
+            self.blocks.embed_(self.input_ids, made)
         states = made if start is None else open_hidden(self._paths[start])
         for index in range(start or 0, boundary):
             self.blocks.through_(index, self._model.load_block(index), states, made)

@@ -18,9 +18,10 @@ from freelunch.candidates import adaptation_of, candidates_of, is_searched
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.entry import deciding
 from freelunch.errors import UserError, nearest
+from freelunch.methods import FULL, LOW_RANK, SCALED, is_retraining, series_of, trained_by
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
-from freelunch.windows import AUTO, LEAST_SQUARES, MATRIX
+from freelunch.windows import AUTO, LEAST_SQUARES, MATRIX, compares_windows
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.json"
 
@@ -156,15 +157,32 @@ class Study:
         return any(needs_gram(entry) for entry in entries if entry["statistics"] == "dense")
 
     def adaptation(self, name: str) -> dict[str, Any] | None:
-        """Return the settings of an adaptation or of a candidate of one; None for `none`."""
+        """Return the settings of an adaptation or of a candidate of one; None for `none`.
+
+        In place of a budget they have `samples`, and those only where they are not the calibration
+        sample's. Of an adaptation that lists epochs its candidates have them.
+        """
         if name == NONE:
             return None
         entry = dict(self.config["adaptations"][adaptation_of(name)])
-        return (
-            entry
-            if name in self.config["adaptations"]
-            else candidates_of(adaptation_of(name), entry)[name]
-        )
+        if name not in self.config["adaptations"]:
+            entry = candidates_of(adaptation_of(name), entry)[name]
+        if "budget" in entry:
+            tokens = budget_tokens(entry.pop("budget"), self.config)
+            if isinstance(entry["epochs"], list):
+                # Each candidate has samples of its own; what they share is this.
+                entry["budget"] = {"tokens": round(tokens)}
+            else:
+                each = self.block["calibration"]["length"] * entry["epochs"]
+                entry["samples"] = max(1, round(tokens / each))
+        if entry.get("samples") == self.block["calibration"]["samples"]:
+            del entry["samples"]
+        return entry
+
+    def samples(self, adaptation: str) -> int:
+        """Return how many sequences an adaptation, or a candidate of one, is trained on."""
+        settings = self.adaptation(adaptation) or {}
+        return int(settings.get("samples", self.block["calibration"]["samples"]))
 
     def candidate_names(self, adaptation: str) -> list[str]:
         """Return the runs among which an adaptation is chosen; empty if it lists none."""
@@ -173,6 +191,24 @@ class Study:
     def candidates(self, cell: Cell) -> list[Cell]:
         """Return a cell's candidates, as cells."""
         return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
+
+    def sizes(self, adaptation: str) -> list[int]:
+        """Return how many sequences an adaptation or its candidates are trained on, where that is
+        not the calibration sample.
+        """
+        names = self.candidate_names(adaptation) or [adaptation]
+        found = {self.samples(name) for name in names}
+        return sorted(found - {self.block["calibration"]["samples"]})
+
+    def needs_held_out(self, cell: Cell) -> bool:
+        """Tell whether held-out text has a part in a cell: candidates are compared on it, or a
+        sample that is extended leaves it out.
+        """
+        settings = self.adaptation(cell.adaptation) or {}
+        if self.candidates(cell) and settings["select_on"] == "calibration":
+            return True
+        most = max(self.sizes(cell.adaptation), default=0)
+        return most > int(self.block["calibration"]["samples"])
 
     @property
     def selected_on_evaluation(self) -> list[str]:
@@ -185,16 +221,54 @@ class Study:
 
     @property
     def compares_windows(self) -> bool:
-        """Tell whether a pruned model is adapted in several ways, by a seed that is not."""
+        """Tell whether a pruned model is reconstructed in several ways, by a seed that is not
+        adapted too.
+        """
+        kinds = [
+            {json.dumps(_kind(entry)) for entry in entries if compares_windows(entry)}
+            for entries in self._adapted_by
+        ]
+        return any(len(of_model) > 1 for of_model in kinds)
+
+    @property
+    def compares_budgets(self) -> bool:
+        """Tell whether a pruned model is both reconstructed and retrained."""
+        return any(
+            any(map(is_retraining, entries))
+            and any(entry["method"] == "reconstruction" for entry in entries)
+            for entries in self._adapted_by
+        )
+
+    @property
+    def series(self) -> dict[str, str]:
+        """Return what the series of each adaptation is called, by its name."""
+        return series_of(self.config["adaptations"])
+
+    @property
+    def references(self) -> list[str]:
+        """Return the reconstructions, first those that retraining is best compared with: what other
+        budgets are multiples of, then any window but a single matrix.
+        """
+        entries = self.config["adaptations"]
+        named = {
+            entry["budget"]["of"] for entry in entries.values() if "of" in entry.get("budget", {})
+        }
+        local = [name for name, entry in entries.items() if entry["method"] == "reconstruction"]
+        return sorted(
+            local, key=lambda name: (name not in named, entries[name]["window"] == MATRIX)
+        )
+
+    @property
+    def _adapted_by(self) -> list[list[dict[str, Any]]]:
+        """Return the entries by which each pruned model is adapted, of those that are also not."""
         ways: dict[Cell, set[str]] = {}
         for cell in self.cells:
             ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
-        kinds = [
-            {json.dumps(_kind(self.config["adaptations"][name])) for name in names - {NONE}}
+        return [
+            [self.config["adaptations"][name] for name in sorted(names - {NONE})]
             for names in ways.values()
             if NONE in names
         ]
-        return any(len(of_model) > 1 for of_model in kinds)
 
     @property
     def selection(self) -> dict[str, Any]:
@@ -228,10 +302,27 @@ class Study:
             spec["criterion"] = self.criterion(cell.criterion)
             spec["pattern"] = cell.pattern
             spec["adaptation"] = self.adaptation(cell.adaptation)
-            if self.candidates(cell) and spec["adaptation"]["select_on"] == "calibration":
+            if self.needs_held_out(cell):
                 spec["selection"] = self.selection
             spec["seed"] = cell.seed
         return _in_order(spec)
+
+
+def budget_tokens(budget: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    """Return how many tokens a budget of an entry of `adaptations` is.
+
+    Args:
+        budget: Checked: what it is a multiple of has no alternatives and no multiple itself.
+        config: A study's config, with or without its defaults.
+    """
+    if "tokens" in budget:
+        return float(budget["tokens"])
+    other = config["adaptations"][budget["of"]]
+    if "budget" in other:
+        return float(budget["times"] * other["budget"]["tokens"])
+    calibration = config["study"]["calibration"]
+    samples = other.get("samples", calibration["samples"])
+    return float(budget["times"] * samples * calibration["length"] * other.get("epochs", 1))
 
 
 def _kind(adaptation: Mapping[str, Any]) -> list[Any]:
@@ -263,20 +354,36 @@ def _says(criterion: Mapping[str, Any], keyword: str) -> bool:
 
 @cache
 def config_schema() -> dict[str, Any]:
-    """Return the schema of a config, with a branch for each kind of criterion that it defines."""
+    """Return the schema of a config, with a branch for each kind of criterion and each method of
+    retraining that it defines.
+    """
     schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
     prefix, definitions = "criterion_", schema["$defs"]
     kinds = [name.removeprefix(prefix) for name in definitions if name.startswith(prefix)]
     criterion = definitions["criterion"]
     criterion["properties"]["score"]["enum"] = kinds
-    criterion["allOf"] = [
-        {
-            "if": {"properties": {"score": {"const": kind}}, "required": ["score"]},
-            "then": {"$ref": f"#/$defs/{prefix}{kind}"},
-        }
-        for kind in kinds
-    ]
+    criterion["allOf"] = [_branch("score", kind, f"{prefix}{kind}") for kind in kinds]
+    adaptation, retraining = definitions["adaptation"], definitions.pop("retraining")
+    methods = definitions.pop("methods")["x-methods"]
+    for method, parts in methods.items():
+        properties = dict(retraining["properties"])
+        for part in parts:
+            properties |= definitions[part]["properties"]
+        definitions[f"retraining_{method}"] = {**retraining, "properties": properties}
+        adaptation["properties"]["method"]["enum"].append(method)
+        adaptation["allOf"].append(_branch("method", method, f"retraining_{method}"))
+    for part in {part for parts in methods.values() for part in parts}:
+        # A part of others, and nothing by itself.
+        del definitions[part]
     return schema
+
+
+def _branch(key: str, value: str, definition: str) -> dict[str, Any]:
+    """Return the part of a schema that says what else there is where a key has a value."""
+    return {
+        "if": {"properties": {key: {"const": value}}, "required": [key]},
+        "then": {"$ref": f"#/$defs/{definition}"},
+    }
 
 
 def _describe(error: jsonschema.ValidationError) -> str:
@@ -356,15 +463,90 @@ def with_defaults(entry: Mapping[str, Any], kind: str = "criterion") -> dict[str
     return filled
 
 
-def _adaptation_problems(name: str, entry: Mapping[str, Any], text: Any) -> Iterator[str]:
+def _adaptation_problems(
+    name: str, entry: Mapping[str, Any], config: Mapping[str, Any]
+) -> Iterator[str]:
     """Yield what does not go together in an entry of `adaptations`.
 
     Args:
         name: Its key.
         entry: The entry.
-        text: The entry of the calibration text.
+        config: The whole of it.
     """
     settings, where = with_defaults(entry, "adaptation"), f"  adaptations.{name}"
+    text = config["texts"].get(config["study"]["calibration"]["text"])
+    has_documents = isinstance(text, Mapping) and text.get("source") != "tokens"
+    if settings["method"] != LEAST_SQUARES:
+        yield from _sample_problems(where, settings, config, has_documents)
+        if is_searched(settings) and settings["select_on"] == "calibration" and not has_documents:
+            yield (
+                f"{where}.select_on: candidates are compared on documents that calibration left, "
+                "and a `tokens` source has none; expected evaluation, or a text"
+            )
+    if not is_retraining(settings):
+        yield from _reconstruction_problems(where, settings)
+
+
+def _sample_problems(
+    where: str, settings: Mapping[str, Any], config: Mapping[str, Any], has_documents: bool
+) -> Iterator[str]:
+    """Yield what is wrong with how much an adaptation is trained on."""
+    calibration = config["study"]["calibration"]
+    length, samples = calibration["length"], settings.get("samples", calibration["samples"])
+    step = settings["batch"] * length
+    if "budget" in settings:
+        if "samples" in settings:
+            yield f"{where}: `samples` and `budget` say the same; expected one of them"
+        problem = _budget_problem(settings["budget"], config["adaptations"])
+        if problem:
+            yield f"{where}.budget{problem}"
+            return
+        tokens = budget_tokens(settings["budget"], config)
+        counts = (
+            settings["epochs"] if isinstance(settings["epochs"], list) else [settings["epochs"]]
+        )
+        if tokens < step * max(counts):
+            yield (
+                f"{where}.budget: found {tokens:g} tokens; expected at least {step * max(counts)}, "
+                f"one step of {settings['batch']} sequences of {length} tokens in each epoch"
+            )
+        samples = max(round(tokens / (length * count)) for count in counts)
+    elif samples < settings["batch"]:
+        yield (
+            f"{where}.batch: found {settings['batch']} sequences of a sample of {samples}; "
+            "expected no more than it has"
+        )
+    if settings.get("micro_batch", 0) > settings["batch"]:
+        yield (
+            f"{where}.micro_batch: found {settings['micro_batch']}; expected at most the batch, "
+            f"{settings['batch']}"
+        )
+    if samples > calibration["samples"] and not has_documents:
+        yield (
+            f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
+            f"has; expected at most {calibration['samples']}, or a text"
+        )
+
+
+def _budget_problem(budget: Mapping[str, Any], adaptations: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with what a budget is a multiple of."""
+    if "of" not in budget:
+        return None
+    if budget["of"] not in adaptations:
+        return f".of: {budget['of']!r} is not in `adaptations`; expected " + nearest(
+            budget["of"], adaptations
+        )
+    other = adaptations[budget["of"]]
+    if other["method"] == LEAST_SQUARES or is_searched(other) or "of" in other.get("budget", {}):
+        return (
+            f".of: how much {budget['of']!r} sees is not settled; expected an adaptation that "
+            "trains, lists no epochs or learning rates and is no multiple itself"
+        )
+    return None
+
+
+def _reconstruction_problems(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what does not go together in the settings of a reconstruction."""
     if (settings["inputs"], settings["targets"]) == ("dense", "local"):
         yield (
             f"{where}.targets: with dense inputs the dense window's own outputs are the dense "
@@ -372,21 +554,25 @@ def _adaptation_problems(name: str, entry: Mapping[str, Any], text: Any) -> Iter
         )
     if settings["method"] == LEAST_SQUARES:
         return
-    if settings["window"] == MATRIX and settings["train_norms"]:
+    trained = trained_by(settings)
+    if settings["window"] == MATRIX and trained.norms:
+        key, wanted = ("trains", "other") if trained.weights is None else ("train_norms", "false")
         yield (
-            f"{where}.train_norms: a window of one matrix holds no norm; expected false, and the "
-            "same for the windows it is compared with"
+            f"{where}.{key}: a window of one matrix holds no norm; expected {wanted}, and the same "
+            "for the windows it is compared with"
         )
     if settings["window"] == AUTO and "memory_gb" not in settings:
         yield f"{where}.memory_gb: `window: auto` fills a memory budget; expected one, in GB"
     if settings["window"] != AUTO and "memory_gb" in settings:
         yield f"{where}.memory_gb: only `window: auto` has a memory budget; expected no such key"
-    has_documents = isinstance(text, Mapping) and text.get("source") != "tokens"
-    if is_searched(settings) and settings["select_on"] == "calibration" and not has_documents:
-        yield (
-            f"{where}.select_on: candidates are compared on documents that calibration left, and a "
-            "`tokens` source has none; expected evaluation, or a text"
-        )
+    trains = settings.get("trains", FULL)
+    for name, having in (("rank", LOW_RANK), ("alpha", SCALED)):
+        if name in settings and trains not in having:
+            yield f"{where}.{name}: `trains: {trains}` has none; expected no such key"
+    if trained.weights is None and settings["window"] != MATRIX:
+        for name, needed in (("train_norms", trained.norms), ("train_biases", trained.biases)):
+            if needed and not settings[name]:
+                yield f"{where}.{name}: `trains: {trains}` trains them; expected true"
 
 
 def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern) -> Iterator[str]:
@@ -432,11 +618,11 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
                         name, valid
                     )
         trained = [config["adaptations"].get(name, {}) for name in grid["adaptations"]]
-        if any(entry.get("method") == "reconstruction" for entry in trained):
+        if any(entry.get("method", LEAST_SQUARES) != LEAST_SQUARES for entry in trained):
             for model in grid["models"]:
                 if config["models"].get(model, {}).get("dtype") == "float16":
                     yield (
-                        f"  models.{model}.dtype: gradients of a reconstruction vanish in float16; "
+                        f"  models.{model}.dtype: gradients vanish in float16; "
                         "expected bfloat16 or float32"
                     )
         for name in grid["patterns"]:
@@ -457,7 +643,7 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
                 "pruned; expected statistics: dense"
             )
     for name, entry in config["adaptations"].items():
-        yield from _adaptation_problems(name, entry, texts.get(study["calibration"]["text"]))
+        yield from _adaptation_problems(name, entry, config)
     for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
         if reserved in config[registry]:
             yield f"  {registry}.{reserved}: this name is reserved; choose another"

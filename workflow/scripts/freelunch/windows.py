@@ -9,8 +9,11 @@ from typing import Any
 
 from freelunch.artifact import Artifact
 from freelunch.errors import UserError
+from freelunch.methods import is_retraining
 
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
+# The one window of a retraining: everything, on text.
+MODEL = "model"
 # What `method: least_squares` solves for is a matrix.
 LEAST_SQUARES = "least_squares"
 
@@ -21,8 +24,18 @@ def window_of(settings: Mapping[str, Any]) -> Window:
     """Return the window of an entry of `adaptations`."""
     if settings["method"] == LEAST_SQUARES:
         return MATRIX
+    if is_retraining(settings):
+        return MODEL
     window: Window = settings["window"]
     return window
+
+
+def compares_windows(settings: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of `adaptations` has a part in a comparison of windows: those that see
+    more or train less than a window usually does are compared otherwise.
+    """
+    usual = "samples" not in settings and "budget" not in settings and "trains" not in settings
+    return usual and not is_retraining(settings)
 
 
 def is_sequential(settings: Mapping[str, Any]) -> bool:
@@ -73,11 +86,11 @@ def group_windows(windows: Sequence[range], group: int, groups: int) -> list[ran
 
 def adapted_windows(parts: Sequence[Artifact]) -> dict[str, dict[str, Any]]:
     """Return what is noted of each window that jobs adapted, by its name."""
-    entries = (entry["windows"] for part in parts for entry in part.files.values())
+    entries = (entry.get("windows", {}) for part in parts for entry in part.files.values())
     return {name: facts for windows in entries for name, facts in windows.items()}
 
 
 def window_order(name: str) -> tuple[int, str]:
     """Return what sorts names of windows ("3-4", "3.mlp") by their first block."""
     digits = name[: len(name) - len(name.lstrip("0123456789"))]
-    return int(digits), name
+    return int(digits or 0), name

@@ -1,0 +1,30 @@
+# Retrain whole pruned models on text.
+
+
+rule retrain_model:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+        sample=sample_of,
+        masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+    output:
+        manifest=paths.manifest(
+            PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", windows.MODEL)
+        ),
+        run=paths.run(PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", windows.MODEL)),
+    log:
+        PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    # As of reconstruct_window.
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb(
+            "retrain_model", wildcards.model, adaptation=wildcards.adaptation
+        ),
+    params:
+        hidden=str(PATHS.hidden("{model}", "{seed}")),
+        stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        code=code_digest("retrain_model"),
+    script:
+        "../scripts/retrain_model.py"

@@ -1,0 +1,34 @@
+"""Draw more text like the calibration sample, for adaptations that see more of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch import calibration
+from freelunch.artifact import Artifact, fingerprint
+from freelunch.calibration import extend_calibration
+from freelunch.checkpoint import KIND
+from freelunch.job import running
+from freelunch.texts import open_text
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        model = Artifact(Path(snakemake.input.model).parent, KIND)
+        text = open_text(Path(snakemake.input.text).parent)
+        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        left_out = [
+            Artifact(Path(path).parent, calibration.KIND) for path in snakemake.input.held_out
+        ]
+        samples = int(snakemake.wildcards.samples)
+        made = extend_calibration(
+            model=model,
+            text=text,
+            calibration=sample,
+            held_out=left_out[0] if left_out else None,
+            samples=samples,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(snakemake.params.code, samples, model, text, sample, *left_out),
+        )
+        job.made(made)
