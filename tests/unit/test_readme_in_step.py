@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.budgets import budget_rows, reach_rows
 from freelunch.gaps import gap_rows
 from freelunch.granularity import window_rows
 from freelunch.plan import Plan
@@ -27,7 +28,12 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_table_is_that_of_the_committed_records():
     study = Study.load(Path("studies/full.yaml"))
     records = load_records(study, ROOT / "docs" / "full" / "records")
-    rows = gap_rows(records), window_rows(records)
+    rows = (
+        gap_rows(records),
+        window_rows(records),
+        budget_rows(records, study),
+        reach_rows(records, study),
+    )
     expected = summary_text(study, means_over_seeds(records), *rows)
     assert SUMMARY.read_text() == expected
 

@@ -29,6 +29,7 @@ SUMMARY_HEADER = (
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
     "sparsity,zeros,weights,windows,window_length,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"
+    "adaptation_distinct_tokens,adaptation_steps,trained_parameters,adaptation_cpu_s,"
     "adaptation_window,adaptation_windows,adaptation_windows_kept_pruned,"
     "selected_on,learning_rate,epochs,search_flops,search_wall_s,"
     "calibration_wall_s,pruning_wall_s,evaluation_wall_s,checkpoint_sha256,record"
@@ -63,12 +64,12 @@ class Built:
     def __init__(self, study: Study, records: dict[Cell, dict[str, Any]]) -> None:
         write_records(study, records)
         tables = ("summary.csv", "summary.md", "metrics.json", "criteria.csv")
-        gaps = ("gaps.csv", "criteria_pairs.csv", "windows.csv")
+        gaps = ("gaps.csv", "criteria_pairs.csv", "windows.csv", "budgets.csv", "reach.csv")
         build_tables(study, *(Path(name) for name in (*tables, *gaps)))
         self.summary_csv, self.summary_md, self.metrics_json, self.criteria_csv = (
             Path(name).read_text(encoding="utf-8") for name in tables
         )
-        self.gaps_csv, self.pairs_csv, self.windows_csv = (
+        self.gaps_csv, self.pairs_csv, self.windows_csv, self.budgets_csv, self.reach_csv = (
             Path(name).read_text(encoding="utf-8") for name in gaps
         )
         # The table of cells and its notes, without the gaps below them.

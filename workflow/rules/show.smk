@@ -37,6 +37,18 @@ rule build_tables:
             category="Tables",
             labels={"table": "windows", "content": "what the window is worth"},
         ),
+        budgets_csv=report(
+            PATHS.figures / "budgets.csv",
+            caption="../report/budgets_data.rst",
+            category="Tables",
+            labels={"table": "budgets", "content": "retraining beside reconstruction"},
+        ),
+        reach_csv=report(
+            PATHS.tables / "reach.csv",
+            caption="../report/reach.rst",
+            category="Tables",
+            labels={"table": "reach", "content": "which budget reaches reconstruction"},
+        ),
     log:
         PATHS.log("build_tables"),
     conda:
@@ -117,3 +129,38 @@ rule draw_windows:
         code=code_digest("draw_windows"),
     script:
         "../scripts/draw_windows.py"
+
+
+rule draw_budgets:
+    input:
+        data=PATHS.figures / "budgets.csv",
+    output:
+        report(
+            PATHS.figures / "budgets.png",
+            caption="../report/budgets.rst",
+            category="Figures",
+            labels={"figure": "quality by tokens and operations", "format": "PNG"},
+        ),
+        report(
+            PATHS.figures / "budgets.svg",
+            caption="../report/budgets.rst",
+            category="Figures",
+            labels={"figure": "quality by tokens and operations", "format": "SVG"},
+        ),
+        report(
+            PATHS.figures / "budgets.pdf",
+            caption="../report/budgets.rst",
+            category="Figures",
+            labels={"figure": "quality by tokens and operations", "format": "PDF"},
+        ),
+    log:
+        PATHS.log("draw_budgets"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        # As for the criteria: of the config, shown or not.
+        series=list(dict.fromkeys(STUDY.series.values())),
+        text=STUDY.perplexity["text"]["name"],
+        code=code_digest("draw_budgets"),
+    script:
+        "../scripts/draw_budgets.py"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from freelunch.budget_summary import BUDGET_NOTES, budget_line, budget_sentences
 from freelunch.cell import DENSE, NONE
 from freelunch.rounding import (
     NOT_FINITE,
@@ -23,7 +24,7 @@ BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # Columns of words; the others hold numbers and are set to the right.
 WORDS = (
     *("model", "criterion", "pattern", "adaptation", "adaptation cost", "criteria", BEST, WORST),
-    *("window", "inputs, targets"),
+    *("window", "inputs, targets", "what"),
 )
 # Models of one pattern whose sparsities differ by more are not equally pruned.
 UNEQUAL = 0.002
@@ -37,6 +38,8 @@ def summary_text(
     means: Sequence[Mapping[str, Any]],
     gaps: Sequence[Mapping[str, Any]],
     windows: Sequence[Mapping[str, Any]] = (),
+    budgets: Sequence[Mapping[str, Any]] = (),
+    reaches: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the summary as Markdown.
 
@@ -45,6 +48,8 @@ def summary_text(
         means: As `freelunch.tables.means_over_seeds` returns them.
         gaps: As `freelunch.gaps.gap_rows` returns them; without one, nothing is said of gaps.
         windows: As `freelunch.granularity.window_rows` returns them; the same holds.
+        budgets: As `freelunch.budgets.budget_rows` returns them; the same holds.
+        reaches: As `freelunch.budgets.reach_rows` returns them.
     """
     several = any(mean["seeds"] > 1 for mean in means)
     lines = [_line(mean, several) for mean in means]
@@ -58,6 +63,10 @@ def summary_text(
         lines = [window_line(row) for row in windows]
         parts += ["**What the window is worth**", _markdown_table(lines)]
         parts.append(_bullets([*window_sentences(windows), *WINDOW_NOTES]))
+    if budgets:
+        lines = [budget_line(row) for row in budgets]
+        parts += ["**Retraining beside reconstruction**", _markdown_table(lines)]
+        parts.append(_bullets([*budget_sentences(reaches), *BUDGET_NOTES]))
     return "\n\n".join(parts) + "\n"
 
 

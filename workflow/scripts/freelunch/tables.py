@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from freelunch.artifact import write_atomically, write_json
+from freelunch.budgets import BUDGET_COLUMNS, REACH_COLUMNS, budget_rows, reach_rows
 from freelunch.cell import Cell
 from freelunch.comparison import (
     Records,
@@ -38,6 +39,7 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *("sparsity", "zeros", "weights", "windows", "window_length"),
     *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
+    *("adaptation_distinct_tokens", "adaptation_steps", "trained_parameters", "adaptation_cpu_s"),
     *("adaptation_window", "adaptation_windows", "adaptation_windows_kept_pruned"),
     *("selected_on", "learning_rate", "epochs", "search_flops", "search_wall_s"),
     *("calibration_wall_s", "pruning_wall_s", "evaluation_wall_s"),
@@ -48,7 +50,7 @@ CRITERIA_COLUMNS = (
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
 # The steps that a cost in the summary covers.
-ADAPTATION = ("reconstruct_window",)
+ADAPTATION = ("reconstruct_window", "retrain_model")
 SEARCH = ("search",)
 CALIBRATION = ("sample_calibration", "capture_dense")
 PRUNING = ("prune_model",)
@@ -64,6 +66,8 @@ def build_tables(
     gaps_csv: Path,
     pairs_csv: Path,
     windows_csv: Path,
+    budgets_csv: Path,
+    reach_csv: Path,
 ) -> None:
     """Write the tables of a study.
 
@@ -76,6 +80,8 @@ def build_tables(
         gaps_csv: Gap between the best and the worst criterion, and what an adaptation leaves of it.
         pairs_csv: Difference between every two criteria.
         windows_csv: What the window is worth, and what the figure of the windows draws.
+        budgets_csv: Retraining beside reconstruction, and what the figure of the budgets draws.
+        reach_csv: Which budget of a retraining reaches the reconstruction.
 
     Raises:
         UserError: A record is missing, was made with other settings than today's, or was measured
@@ -86,11 +92,14 @@ def build_tables(
     write_json(metrics_json, metrics_tree(records))
     means, gaps = means_over_seeds(records), gap_rows(records)
     windows = window_rows(records)
+    budgets, reaches = budget_rows(records, study), reach_rows(records, study)
     write_atomically(criteria_csv, csv_text(CRITERIA_COLUMNS, comparing_criteria(means)))
     write_atomically(windows_csv, csv_text(WINDOW_COLUMNS, windows))
+    write_atomically(budgets_csv, csv_text(BUDGET_COLUMNS, budgets))
+    write_atomically(reach_csv, csv_text(REACH_COLUMNS, reaches))
     write_atomically(gaps_csv, csv_text(GAP_COLUMNS, gaps))
     write_atomically(pairs_csv, csv_text(PAIR_COLUMNS, pair_rows(records)))
-    write_atomically(summary_md, summary_text(study, means, gaps, windows))
+    write_atomically(summary_md, summary_text(study, means, gaps, windows, budgets, reaches))
 
 
 def summary_rows(records: Records) -> list[Row]:
@@ -191,6 +200,7 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "adaptation_flops": _cost(cost, ADAPTATION, "flops"),
         "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
         "adaptation_peak_bytes": _cost(cost, ADAPTATION, "peak_bytes"),
+        "adaptation_cpu_s": _cost(cost, ADAPTATION, "cpu_s"),
         **_adaptation_facts(record),
         "search_flops": _cost(cost, SEARCH, "flops"),
         "search_wall_s": _cost(cost, SEARCH, "wall_s"),
@@ -216,6 +226,9 @@ def _adaptation_facts(record: Mapping[str, Any]) -> Row:
     if choice:
         settings = choice["candidates"][choice["chosen"]]
     return {
+        "adaptation_distinct_tokens": found.get("distinct_tokens"),
+        "adaptation_steps": found.get("steps"),
+        "trained_parameters": found.get("trained_parameters"),
         "adaptation_window": found.get("window"),
         "adaptation_windows": found.get("windows"),
         "adaptation_windows_kept_pruned": found.get("windows_kept_pruned"),

@@ -31,6 +31,7 @@ def summary(study: Study) -> str:
         "table": paths.tables / "summary.csv",
         "figure": paths.figures / "criteria.png",
         **({"windows": paths.figures / "windows.png"} if study.compares_windows else {}),
+        **({"budgets": paths.figures / "budgets.png"} if study.compares_budgets else {}),
         "records": paths.records,
         "checkpoints": Path(paths.root) / "checkpoints",
     }

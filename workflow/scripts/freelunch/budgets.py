@@ -1,0 +1,265 @@
+"""What retraining takes to do as well as reconstruction: the first result of the paper.
+
+Adaptations of one pruned model that differ in nothing but how much they see are a series. Each
+retraining series is compared with a reconstruction (`Study.references`): where its loss, on a
+straight line between its budgets over the logarithm of what they see, comes down to
+reconstruction's, that is the budget which reaches it. The interval comes from drawing the text's
+windows anew (bootstrap); all cells are measured on the same ones. It says nothing of other seeds.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from freelunch.cell import NONE, Cell
+from freelunch.comparison import (
+    Records,
+    Row,
+    mean_over_seeds,
+    measured_perplexity,
+    paired_losses,
+    standard_error,
+)
+from freelunch.methods import adapting_rule, is_retraining
+from freelunch.study import Study
+
+BUDGET_COLUMNS = (
+    *("model", "criterion", "pattern", "adaptation", "seeds"),
+    *("series", "method", "loss", "reference", "learning_rate", "selected_on"),
+    *("tokens", "distinct_tokens", "steps", "trained_parameters"),
+    *("flops", "wall_s", "cpu_s", "peak_bytes", "search_flops"),
+    *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
+    *("loss_minus_reference", "loss_minus_reference_standard_error"),
+    *("perplexity_unadapted", "perplexity_dense"),
+)
+REACH_COLUMNS = (
+    *("model", "criterion", "pattern", "series", "reference", "budgets", "unit"),
+    *("smallest_over_reference", "largest_over_reference"),
+    *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
+)
+# Tokens, and operations: the two currencies.
+UNITS = ("tokens", "flops")
+DRAWS = 1000
+# Of the draws, this share lies within the interval.
+WITHIN = 0.95
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The cells of one adaptation of a pruned model.
+
+    Attributes:
+        name: The adaptation.
+        cells: By seed, those that are compared.
+        series: What those are called that differ in nothing but how much they see.
+        settings: Its entry in the config.
+        losses: Of each window of text, the mean over seeds.
+        tokens: Seen, repetitions counted.
+        flops: Operations, those of the dense pass included that made what it learns from.
+    """
+
+    name: str
+    cells: Sequence[Cell]
+    series: str
+    settings: Mapping[str, Any]
+    losses: Sequence[float]
+    tokens: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pruned model that was both reconstructed and retrained.
+
+    Attributes:
+        unadapted: Its cells that are not adapted.
+        reference: The reconstruction that retraining is compared with.
+        series: All that differ from each other in how much they see, by name; each by budget.
+    """
+
+    unadapted: Sequence[Cell]
+    reference: Adapted
+    series: Mapping[str, Sequence[Adapted]]
+
+
+def comparisons(records: Records, study: Study) -> list[Comparison]:
+    """Return what there is to compare: of each pruned model the retrainings, and of its
+    reconstructions those that are a series with the reference.
+
+    All by the seeds that these share with each other and with the model that is not adapted. One
+    that was run by other seeds only than most is left out.
+    """
+    found = []
+    for place in dict.fromkeys(_place(cell) for cell in records if not cell.is_dense):
+        cells = [cell for cell in records if _place(cell) == place]
+        unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
+        by_name: dict[str, dict[int, Cell]] = {}
+        for cell in cells:
+            if cell.adaptation != NONE:
+                by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
+        entries = {name: study.config["adaptations"][name] for name in by_name}
+        local = [name for name in study.references if name in by_name]
+        retrained = [name for name, entry in entries.items() if is_retraining(entry)]
+        if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
+            continue
+        series, reference = study.series, local[0]
+        names = [name for name in local if series[name] == series[reference]] + retrained
+        first = by_name[reference].keys() & unadapted.keys()
+        shared = max(sorted(first), key=lambda seed: sum(seed in by_name[name] for name in names))
+        names = [name for name in names if shared in by_name[name]]
+        seeds = sorted(set(unadapted).intersection(*(by_name[name] for name in names)))
+        adapted = {
+            name: _adapted([by_name[name][seed] for seed in seeds], study, records)
+            for name in names
+        }
+        members: dict[str, list[Adapted]] = {}
+        for each in adapted.values():
+            members.setdefault(each.series, []).append(each)
+        for of_series in members.values():
+            of_series.sort(key=lambda each: each.tokens)
+        found.append(Comparison([unadapted[seed] for seed in seeds], adapted[reference], members))
+    return found
+
+
+def budget_rows(records: Records, study: Study) -> list[Row]:
+    """Return a row, with BUDGET_COLUMNS, for each retraining of a model that was also reconstructed
+    and of that reconstruction with every budget, by series and then by budget.
+    """
+    return [
+        _row(each, comparison, records)
+        for comparison in comparisons(records, study)
+        for members in comparison.series.values()
+        for each in members
+    ]
+
+
+def reach_rows(records: Records, study: Study) -> list[Row]:
+    """Return a row, with REACH_COLUMNS, for each series and unit: which budget reaches the
+    reconstruction, divided by its own. Infinity where none of those that were run does.
+    """
+    return [
+        _reach(name, members, comparison.reference, unit)
+        for comparison in comparisons(records, study)
+        for name, members in comparison.series.items()
+        if name != comparison.reference.series
+        for unit in UNITS
+    ]
+
+
+def _place(cell: Cell) -> tuple[str, str, str]:
+    return cell.model, cell.criterion, cell.pattern
+
+
+def _adapted(cells: Sequence[Cell], study: Study, records: Records) -> Adapted:
+    name = cells[0].adaptation
+    settings = study.config["adaptations"][name]
+    costs = [_cost(cell, settings, records) for cell in cells]
+    of_seeds = [paired_losses(cell, records)[0] for cell in cells]
+    return Adapted(
+        name,
+        cells,
+        study.series[name],
+        settings,
+        [fmean(window) for window in zip(*of_seeds, strict=True)],
+        fmean(cost["tokens"] for cost in costs),
+        fmean(cost["flops"] + cost.get("dense_flops", 0) for cost in costs),
+    )
+
+
+def _cost(cell: Cell, settings: Mapping[str, Any], records: Records) -> Mapping[str, Any]:
+    cost: Mapping[str, Any] = records[cell]["cost"][adapting_rule(settings)]
+    return cost
+
+
+def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
+    cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
+    found = records[one]["adaptation"]
+    choice = found["choice"] or {}
+    settings = dict(adapted.settings)
+    if choice:
+        settings |= choice["candidates"][choice["chosen"]]
+    costs = [_cost(cell, settings, records) for cell in cells]
+    perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
+    before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
+    searches = [records[cell]["cost"].get("search", {}).get("flops", 0) for cell in cells]
+    differences = [a - b for a, b in zip(adapted.losses, reference.losses, strict=True)]
+    return {
+        **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
+        "seeds": len(cells),
+        "series": adapted.series,
+        "method": settings["method"],
+        "loss": settings["loss"],
+        "reference": reference.name,
+        "learning_rate": settings["learning_rate"],
+        "selected_on": choice.get("selected_on"),
+        "tokens": adapted.tokens,
+        "distinct_tokens": fmean(records[cell]["adaptation"]["distinct_tokens"] for cell in cells),
+        "steps": found["steps"],
+        "trained_parameters": found["trained_parameters"],
+        "flops": adapted.flops,
+        "wall_s": fmean(cost["wall_s"] for cost in costs),
+        "cpu_s": fmean(cost["cpu_s"] for cost in costs),
+        "peak_bytes": max(cost["peak_bytes"] for cost in costs),
+        "search_flops": fmean(searches),
+        "perplexity": perplexity[0],
+        "perplexity_standard_error": perplexity[1],
+        "perplexity_standard_deviation_over_seeds": perplexity[2],
+        "loss_minus_reference": fmean(differences),
+        "loss_minus_reference_standard_error": standard_error(differences),
+        "perplexity_unadapted": before[0],
+        "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
+    }
+
+
+def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str) -> Row:
+    amounts = [float(getattr(each, unit)) / float(getattr(reference, unit)) for each in members]
+    windows = range(len(reference.losses))
+    excess = [
+        [a - b for a, b in zip(each.losses, reference.losses, strict=True)] for each in members
+    ]
+
+    def crossing(drawn: Sequence[int]) -> float:
+        return reached_at(amounts, [fmean(of[window] for window in drawn) for of in excess])
+
+    generator = random.Random(0)
+    draws = sorted(crossing(generator.choices(windows, k=len(windows))) for _ in range(DRAWS))
+    cut = int((1 - WITHIN) / 2 * DRAWS)
+    one = reference.cells[0]
+    return {
+        **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
+        "series": name,
+        "reference": reference.name,
+        "budgets": len(members),
+        "unit": unit,
+        "smallest_over_reference": amounts[0],
+        "largest_over_reference": amounts[-1],
+        "reached_at_over_reference": crossing(windows),
+        "reached_at_low": draws[cut],
+        "reached_at_high": draws[-1 - cut],
+    }
+
+
+def reached_at(amounts: Sequence[float], excess: Sequence[float]) -> float:
+    """Return the first amount at which an excess comes down to 0, on a straight line between those
+    given over the logarithm of the amount.
+
+    Args:
+        amounts: Rising, positive.
+        excess: Loss minus that which is to be reached.
+
+    Returns:
+        The smallest amount if it is reached there already; infinity if it is never reached.
+    """
+    if excess[0] <= 0:
+        return amounts[0]
+    for at in range(1, len(amounts)):
+        if excess[at] <= 0:
+            if not math.isfinite(excess[at - 1]):
+                return amounts[at]
+            share = excess[at - 1] / (excess[at - 1] - excess[at])
+            logs = math.log(amounts[at - 1]), math.log(amounts[at])
+            return math.exp(logs[0] + share * (logs[1] - logs[0]))
+    return math.inf

@@ -1,0 +1,156 @@
+"""Quality against what an adaptation sees and computes: reconstruction and every retraining.
+
+Draws what `freelunch.budgets` wrote to budgets.csv, and computes nothing.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from freelunch.figures.style import (
+    DENSE_COLOUR,
+    INK,
+    QUIET,
+    SMALL,
+    Mark,
+    marks,
+    name_line,
+    save,
+    styled,
+)
+
+PANEL_INCHES = (3.4, 2.9)
+LEGEND_INCHES = 0.2
+# Column, label and unit of each axis.
+AXES = {"tokens": ("tokens seen", 1.0), "flops": ("TFLOP", 1e-12)}
+Row = dict[str, Any]
+
+
+def draw_budgets(data: Path, series: Sequence[str], text: str, outputs: Iterable[Path]) -> None:
+    """Draw the figure: for each pruned model perplexity against tokens and against operations.
+
+    Args:
+        data: budgets.csv.
+        series: Every one that the study's config has; decides how each looks.
+        text: Name of the evaluation text, for the axis.
+        outputs: Where to save it; suffixes are formats.
+    """
+    with data.open(encoding="utf-8", newline="") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    with styled():
+        figure = budgets_figure(rows, series, text)
+        for path in outputs:
+            save(figure, path)
+
+
+def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Figure:
+    """Return the figure, drawn in the current style."""
+    if not rows:
+        figure = Figure()
+        message = "no model was both reconstructed and retrained"
+        figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
+        return figure
+    models = list(dict.fromkeys(_model(row) for row in rows))
+    looks = marks(series)
+    shown = [name for name in series if any(row["series"] == name for row in rows)]
+    figure = Figure()
+    figure.set_size_inches(
+        0.6 + len(AXES) * PANEL_INCHES[0],
+        0.5 + len(models) * PANEL_INCHES[1] + LEGEND_INCHES * -(-len(shown) // 3),
+    )
+    grid = figure.subplots(len(models), len(AXES), squeeze=False, sharey="row")
+    for model, panels in zip(models, grid, strict=True):
+        here = [row for row in rows if _model(row) == model]
+        for axes, (key, (label, unit)) in zip(panels, AXES.items(), strict=True):
+            _panel(axes, here, key, unit, looks)
+            axes.set_xlabel(label)
+        panels[0].set_ylabel(f"perplexity on {text}")
+        panels[0].set_title(model, loc="left")
+        last = panels[-1]
+        _line(last, here, "perplexity_unadapted", "not adapted")
+        _line(last, here, "perplexity_dense", "dense")
+    on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
+    opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
+    figure.legend(
+        handles=[_handle(looks[name]) for name in shown],
+        loc="outside lower center",
+        ncols=min(3, len(shown)),
+        title="bars: ± standard error over windows of text, of the difference to the "
+        "reconstruction compared with" + opened,
+        title_fontsize=SMALL,
+    )
+    return figure
+
+
+def _panel(
+    axes: Axes, rows: Sequence[Row], key: str, unit: float, looks: Mapping[str, Mark]
+) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="y", which="minor", labelsize=SMALL)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for row_key, colour, style in (
+        ("perplexity_unadapted", INK, ":"),
+        ("perplexity_dense", DENSE_COLOUR, "--"),
+    ):
+        value = float(rows[0][row_key])
+        if math.isfinite(value):
+            axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
+    for name in dict.fromkeys(row["series"] for row in rows):
+        here = [
+            row for row in rows if row["series"] == name and math.isfinite(float(row["perplexity"]))
+        ]
+        look = looks[name]
+        x = [float(row[key]) * unit for row in here]
+        y = [float(row["perplexity"]) for row in here]
+        # To first order, of a perplexity: itself times the error of the loss.
+        errors = [
+            value * float(row["loss_minus_reference_standard_error"])
+            for value, row in zip(y, here, strict=True)
+        ]
+        axes.errorbar(
+            x,
+            y,
+            yerr=errors,
+            marker=look.marker,
+            color=look.colour,
+            linestyle=look.line if len(here) > 1 else "none",
+            linewidth=0.9,
+            zorder=3,
+        )
+        opened = [row["selected_on"] == "evaluation" for row in here]
+        axes.plot(
+            [value for value, is_open in zip(x, opened, strict=True) if is_open],
+            [value for value, is_open in zip(y, opened, strict=True) if is_open],
+            look.marker,
+            color=look.colour,
+            markerfacecolor="white",
+            zorder=4,
+        )
+
+
+def _line(axes: Axes, rows: Sequence[Row], key: str, label: str) -> None:
+    value = float(rows[0][key])
+    if math.isfinite(value):
+        name_line(axes, value, f"{label}\n{value:.1f}", QUIET)
+
+
+def _handle(look: Mark) -> Line2D:
+    return Line2D(
+        [], [], color=look.colour, marker=look.marker, linestyle=look.line, label=look.label
+    )
+
+
+def _model(row: Row) -> str:
+    return f"{row['model']}, {row['criterion']}, {row['pattern']}"
