@@ -153,10 +153,12 @@ def origin(tmp_path_factory, remote) -> Clone:
             shutil.copy2(source, target, follow_symlinks=False)
     smoke = yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
     smoke["study"]["name"] = "laptop"
-    # A second window, so that every figure is drawn.
+    # A second window and a retraining, so that every figure is drawn.
     smoke["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
+    # Not of the final norm: what is outside the blocks stays one file for all.
+    smoke["adaptations"]["full"] = {"method": "full", "train_norms": False}
     grid = {"models": ["tiny"], "criteria": ["wanda"], "patterns": ["u50"]}
-    smoke["study"]["grids"].append({**grid, "adaptations": ["recon_all"]})
+    smoke["study"]["grids"].append({**grid, "adaptations": ["recon_all", "full"]})
     (clone.path / "config.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
     clone.add_environment()
     clone.run("git", "init", "--quiet")
@@ -320,7 +322,7 @@ def test_metrics_and_plots_show_the_study(pulled):
     images = [path for path in (page.parent / "static").iterdir() if path.suffix == ".png"]
     figures = (pulled.path / "results" / "laptop" / "figures").glob("*.png")
     drawn = sorted(figure.read_bytes() for figure in figures)
-    assert len(drawn) == 2 and sorted(image.read_bytes() for image in images) == drawn
+    assert len(drawn) == 3 and sorted(image.read_bytes() for image in images) == drawn
 
 
 def perplexity(record: dict) -> float:
