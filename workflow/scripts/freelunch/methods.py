@@ -35,7 +35,7 @@ RANK, ALPHA = 16, 32
 HEAD = "head"
 # Settings of how much an adaptation sees, and of what is chosen for that.
 AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
-NEXT_TOKEN, DISTILLATION = "next_token", "distillation"
+DISTILLATION = "distillation"
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from freelunch.cost import CHECK_SEQUENCES
-from freelunch.errors import UserError
 from freelunch.hidden import HiddenStates
 from freelunch.methods import trained_by
 from freelunch.reconstruction.losses import LOSSES, Loss
 from freelunch.reconstruction.window import Window
 from freelunch.training.schedule import schedule
-from freelunch.training.steps import precision_of, stepping_in_backward
+from freelunch.training.steps import divergence, precision_of, stepping_in_backward
 
 
 def train_window_(
@@ -57,7 +56,7 @@ def train_window_(
             value.backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
             # Once an epoch, not once a step: on a GPU each look at a loss waits for the device.
-            if ends_epoch and (diverged := first_not_finite(losses)) is not None:
+            if ends_epoch and (diverged := _first_not_finite(losses)) is not None:
                 break
     trained.merge_()
     facts: dict[str, Any] = {
@@ -77,7 +76,13 @@ def train_window_(
         window.restore_()
         step = min(diverged + 1, facts["steps"])
         if stop_at_divergence:
-            raise _divergence(window, step, losses[: diverged + 1], settings)
+            raise divergence(
+                f"reconstruction diverged in the window {window.name}",
+                f"step {step}",
+                [float(loss) for loss in losses],
+                settings,
+                "windows finished before are kept",
+            )
         return facts | {"loss_after": before, "kept_pruned": True, "diverged_at_step": step}
     kept_pruned = not after <= before
     if kept_pruned:
@@ -105,22 +110,7 @@ def window_loss(
     return float(torch.stack(losses).mean())
 
 
-def first_not_finite(losses: list[Tensor]) -> int | None:
+def _first_not_finite(losses: list[Tensor]) -> int | None:
     """Return the first step, from 0, whose loss is not finite; None if all are."""
     bad = torch.nonzero(~torch.isfinite(torch.stack(losses)))
     return int(bad[0]) if len(bad) else None
-
-
-def _divergence(
-    window: Window, step: int, losses: list[Tensor], settings: Mapping[str, Any]
-) -> UserError:
-    """Say where training went wrong; the last of the losses is the first that is not finite."""
-    *finite, last = losses
-    return UserError(
-        f"reconstruction diverged in the window {window.name}",
-        where=f"step {step}",
-        found=f"loss {float(last)}; last finite loss {float(finite[-1]) if finite else 'none'}",
-        expected="a finite loss",
-        todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "
-        "that diverges is then not chosen; windows finished before are kept",
-    )

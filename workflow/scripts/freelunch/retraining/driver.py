@@ -16,7 +16,6 @@ from freelunch.calibration import check_sample
 from freelunch.cell import derive_seed
 from freelunch.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.cost import CHECK_SEQUENCES
-from freelunch.errors import UserError
 from freelunch.methods import DISTILLATION, trained_by
 from freelunch.reconstruction import KIND
 from freelunch.report import Report, silent
@@ -25,7 +24,7 @@ from freelunch.retraining.state import load_state_, save_state
 from freelunch.retraining.whole import WholeModel
 from freelunch.states import DenseStates
 from freelunch.training.schedule import schedule, steps_of
-from freelunch.training.steps import gathering, make_optimiser, precision_of
+from freelunch.training.steps import divergence, gathering, make_optimiser, precision_of
 from freelunch.training.trained import TrainedParameters
 from freelunch.windows import MODEL
 
@@ -157,7 +156,12 @@ class Training:
         }
         if diverged is not None:
             if self._stop:
-                raise self._divergence(diverged, after)
+                raise divergence(
+                    "retraining diverged",
+                    f"step {diverged} of {steps_of(self._settings, self._states.sequences)}",
+                    [*self._losses, after],
+                    self._settings,
+                )
             self.whole.restore_()
             self._losses = [loss for loss in self._losses if math.isfinite(loss)]
             self.facts |= {"loss_after": before, "diverged_at_step": diverged}
@@ -243,16 +247,3 @@ class Training:
         count = min(CHECK_SEQUENCES, self._states.sequences)
         losses = [float(self._loss(torch.tensor([row]))) for row in range(count)]
         return math.fsum(losses) / count
-
-    def _divergence(self, step: int, after: float) -> UserError:
-        losses = [*self._losses, after]
-        bad = next(loss for loss in losses if not math.isfinite(loss))
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        return UserError(
-            "retraining diverged",
-            where=f"step {step} of {steps_of(self._settings, self._states.sequences)}",
-            found=f"loss {bad}; last finite loss {finite[-1] if finite else 'none'}",
-            expected="a finite loss",
-            todo=f"lower the learning rate (now {self._settings['learning_rate']}), or list "
-            "several: one that diverges is then not chosen",
-        )

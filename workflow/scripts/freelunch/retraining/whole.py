@@ -145,9 +145,8 @@ class WholeModel:
         return self.module.get_input_embeddings().weight  # type: ignore[operator,no-any-return]
 
     def _outer_modules(self) -> dict[str, nn.Module]:
-        """Return the modules outside the blocks that hold parameters: norms, embeddings, the head.
-
-        Linear layers among them are not pruned, and nothing but the head is trained of them.
+        """Return the modules outside the blocks that hold parameters, but for linear layers: of
+        those the head alone may be trained, as matrices are.
         """
         inside = self._model.sharding.path + "."
         return {

@@ -2,6 +2,7 @@
 precision.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freelunch.errors import UserError
 from freelunch.training.trained import TrainedParameters
 
 MOMENTUM = 0.9
@@ -69,3 +71,26 @@ def precision_of(settings: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype
     """Return the precision of training passes; `model` is that of the checkpoint."""
     name = settings["precision"]
     return dtype if name == "model" else getattr(torch, name)
+
+
+def divergence(
+    summary: str, where: str, losses: Sequence[float], settings: Mapping[str, Any], kept: str = ""
+) -> UserError:
+    """Return the error of a training whose loss was not finite.
+
+    Args:
+        summary: What diverged.
+        where: The step.
+        losses: Of each step; at least one is not finite.
+        settings: An entry of `adaptations`.
+        kept: What is not lost.
+    """
+    first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
+    return UserError(
+        summary,
+        where=where,
+        found=f"loss {losses[first]}; last finite loss {losses[first - 1] if first else 'none'}",
+        expected="a finite loss",
+        todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "
+        "that diverges is then not chosen" + (f"; {kept}" if kept else ""),
+    )

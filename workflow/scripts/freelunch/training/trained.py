@@ -1,9 +1,9 @@
 """The parameters of modules that are trained, and how matrices follow from them.
 
 A matrix that is trained through two small ones is a leaf of the model all the same: the model runs
-with W + s M . BA in the matrix's place, at the speed of full training. When its gradient is there
-it is pulled back to A and B and forgotten, and when these have moved the matrix is written anew. So
-the trained model and the merged one are the same tensors, and zeros stay zeros.
+with W + s M . BA in the matrix's place, at about the speed of full training. When its gradient is
+there it is pulled back to A and B and forgotten, and when these have moved the matrix is written
+anew. So the trained model and the merged one are the same tensors, and zeros stay zeros.
 """
 
 import math
@@ -21,26 +21,28 @@ from freelunch.methods import BRANCHES, FULL, HEAD, LORA, MASKLORA, SCALELORA, S
 Masked = tuple[str, nn.Linear, Tensor]
 
 
-class FullMatrix:
-    """A matrix that is trained itself, where its mask keeps it.
+class Matrix:
+    """A matrix and the parameters that it is trained through.
 
-    A pruned weight is 0 and its gradient is made 0, so that optimisers leave it at exactly 0.
+    Args:
+        parameters: They.
+        leaf: What the backward pass has a gradient of in their place, if it has.
+
+    Attributes:
+        parameters: Moved by an optimiser.
+        leaf: As above; None where the parameters have their gradients themselves.
     """
 
-    def __init__(self, linear: nn.Linear, keep: Tensor) -> None:
-        self.leaf = linear.weight.requires_grad_(True)
-        self._keep = keep
-        self.parameters: list[Tensor] = [linear.weight]
+    def __init__(self, parameters: Sequence[Tensor], leaf: Tensor | None = None) -> None:
+        self.parameters, self.leaf = list(parameters), leaf
 
     @property
     def count(self) -> int:
         """How many numbers are trained."""
-        return int(self._keep.sum())
+        return sum(parameter.numel() for parameter in self.parameters)
 
-    def gradient_is_there_(self) -> None:
-        """Take note of the matrix's gradient."""
-        assert self.leaf.grad is not None
-        self.leaf.grad.mul_(self._keep)
+    def pull_back_(self, gradient: Tensor) -> None:
+        """Turn the leaf's gradient, which may be changed, into those of the parameters."""
 
     def parameters_moved_(self) -> None:
         """Take note of a step of the optimiser."""
@@ -49,8 +51,29 @@ class FullMatrix:
         """Leave the trained weight in the linear layer, and nothing else."""
 
 
-class LowRankMatrix:
-    """A matrix that follows from two small ones: base + factor . (BA), see `freelunch.methods`.
+class FullMatrix(Matrix):
+    """A matrix that is trained itself, where its mask keeps it.
+
+    A pruned weight is 0 and its gradient is made 0, so that optimisers leave it at exactly 0.
+    """
+
+    def __init__(self, linear: nn.Linear, keep: Tensor) -> None:
+        weight = linear.weight.requires_grad_(True)
+        super().__init__([weight], weight)
+        self._keep = keep
+
+    @property
+    def count(self) -> int:
+        """How many weights the mask keeps."""
+        return int(self._keep.sum())
+
+    def pull_back_(self, gradient: Tensor) -> None:
+        """Make the gradient of pruned weights 0."""
+        gradient.mul_(self._keep)
+
+
+class LowRankMatrix(Matrix):
+    """A matrix that follows from two small ones: base + s factor . (BA), see `freelunch.methods`.
 
     Args:
         linear: The layer; its weight becomes what follows from A and B.
@@ -61,35 +84,33 @@ class LowRankMatrix:
     """
 
     def __init__(self, linear: nn.Linear, keep: Tensor, trained: Trained, seed: int) -> None:
-        self.leaf = linear.weight.requires_grad_(True)
-        self._keep, self._kind = keep, trained.weights
-        self._start = linear.weight.detach().clone()
-        self._scale = 1.0 if trained.weights == SCALELORA else trained.alpha / trained.rank
         a, b = _small_matrices(linear, trained, seed)
-        self._rank = trained.rank
+        # Of SPP, in which column of B a row has its one number.
+        self._columns: Tensor | None = None
         if trained.weights == SPP:
+            rows = torch.arange(len(b), device=b.device)
+            self._columns = (rows * trained.rank // len(b))[:, None]
             b = b[:, :1].clone()
-        self.parameters: list[Tensor] = [nn.Parameter(a), nn.Parameter(b)]
+        self._weight = linear.weight.requires_grad_(True)
+        super().__init__([nn.Parameter(a), nn.Parameter(b)], self._weight)
+        start = linear.weight.detach().clone()
+        self._factor = keep if trained.weights == MASKLORA else start
+        self._base: Tensor | None = start
+        self._scale = trained.alpha / trained.rank
+        if trained.weights == SCALELORA:
+            self._base, self._scale = None, 1.0
 
-    @property
-    def count(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.parameters)
-
-    def gradient_is_there_(self) -> None:
-        """Pull the matrix's gradient G back, dA = Bᵀ (factor . G) and dB = (factor . G) Aᵀ, and
-        forget it.
+    def pull_back_(self, gradient: Tensor) -> None:
+        """Add s Bᵀ (factor . G) to the gradient of A and s (factor . G) Aᵀ to that of B, and forget
+        G.
         """
-        gradient = self.leaf.grad
-        assert gradient is not None
-        self.leaf.grad = None
-        gradient.mul_(self._keep if self._kind == MASKLORA else self._start)
+        self._weight.grad = None
+        gradient.mul_(self._factor)
         a, b = self.parameters
-        full_b = self._spread(b.detach())
-        of_a = (full_b.T @ gradient).mul_(self._scale)
+        of_a = (self._spread(b.detach()).T @ gradient).mul_(self._scale)
         of_b = (gradient @ a.detach().T).mul_(self._scale)
-        if self._kind == SPP:
-            of_b = of_b.gather(1, self._groups(b))
+        if self._columns is not None:
+            of_b = of_b.gather(1, self._columns)
         for parameter, part in ((a, of_a), (b, of_b)):
             parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
@@ -97,33 +118,21 @@ class LowRankMatrix:
     def parameters_moved_(self) -> None:
         """Write the matrix anew."""
         a, b = self.parameters
-        change = torch.matmul(self._spread(b), a)
-        if self._kind == SCALELORA:
-            torch.mul(change, self._start, out=self.leaf.data)
-            return
-        change.mul_(self._keep if self._kind == MASKLORA else self._start)
-        torch.add(self._start, change, alpha=self._scale, out=self.leaf.data)
-
-    def merge_(self) -> None:
-        """Leave the trained weight in the linear layer, where it is already."""
+        change = torch.matmul(self._spread(b), a).mul_(self._factor)
+        if self._base is None:
+            self._weight.data.copy_(change)
+        else:
+            torch.add(self._base, change, alpha=self._scale, out=self._weight.data)
 
     def _spread(self, b: Tensor) -> Tensor:
         """Return B, (out, rank), of which SPP keeps one number a row."""
-        if self._kind != SPP:
+        if self._columns is None:
             return b
-        return b.new_zeros(len(b), self._rank).scatter_(1, self._groups(b), b)
-
-    def _groups(self, b: Tensor) -> Tensor:
-        rows = torch.arange(len(b), device=b.device)
-        return (rows * self._rank // len(b))[:, None]
+        return b.new_zeros(len(b), len(self.parameters[0])).scatter_(1, self._columns, b)
 
 
-class Branch:
+class Branch(Matrix):
     """A matrix that stays as it is beside s BA, until the two are merged (LoRA, LoRA-prune).
-
-    Attributes:
-        leaf: None: the matrix itself has no gradient.
-        parameters: A and B.
 
     Args:
         linear: The layer.
@@ -133,19 +142,11 @@ class Branch:
     """
 
     def __init__(self, linear: nn.Linear, keep: Tensor, trained: Trained, seed: int) -> None:
-        self.leaf: Tensor | None = None
+        super().__init__([nn.Parameter(part) for part in _small_matrices(linear, trained, seed)])
         self._linear, self._keep, self._kind = linear, keep, trained.weights
         self._scale, self._dropout = trained.alpha / trained.rank, trained.dropout
-        self.parameters: list[Tensor] = [
-            nn.Parameter(part) for part in _small_matrices(linear, trained, seed)
-        ]
         linear.weight.requires_grad_(False)
         self._handle: RemovableHandle = linear.register_forward_hook(self._add)
-
-    @property
-    def count(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.parameters)
 
     def _add(self, linear: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
         a, b = self.parameters
@@ -153,12 +154,6 @@ class Branch:
         if self._dropout and torch.is_grad_enabled():
             inputs = nn.functional.dropout(inputs, self._dropout)
         return outputs + self._scale * nn.functional.linear(nn.functional.linear(inputs, a), b)
-
-    def gradient_is_there_(self) -> None:
-        """Take note of the matrix's gradient, which never is."""
-
-    def parameters_moved_(self) -> None:
-        """Take note of a step of the optimiser."""
 
     @torch.no_grad()
     def merge_(self) -> None:
@@ -169,9 +164,6 @@ class Branch:
         if self._kind != LORA:
             change.mul_(self._keep)
         self._linear.weight.copy_(self._linear.weight + change)
-
-
-Matrix = FullMatrix | LowRankMatrix | Branch
 
 
 class TrainedParameters:
@@ -231,8 +223,9 @@ class TrainedParameters:
         """
 
         def of_matrix(matrix: Matrix) -> Callable[[Tensor], None]:
-            def note(_: Tensor) -> None:
-                matrix.gradient_is_there_()
+            def note(leaf: Tensor) -> None:
+                assert leaf.grad is not None
+                matrix.pull_back_(leaf.grad)
                 if ready(matrix.parameters):
                     matrix.parameters_moved_()
 
