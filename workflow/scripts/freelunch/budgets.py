@@ -20,8 +20,11 @@ from freelunch.comparison import (
     Row,
     mean_over_seeds,
     measured_perplexity,
+    most_shared,
     paired_losses,
+    pruned_models,
     standard_error,
+    window_means,
 )
 from freelunch.methods import adapting_rule, is_retraining
 from freelunch.study import Study
@@ -93,34 +96,34 @@ def comparisons(records: Records, study: Study) -> list[Comparison]:
     that was run by other seeds only than most is left out.
     """
     found = []
-    for place in dict.fromkeys(_place(cell) for cell in records if not cell.is_dense):
-        cells = [cell for cell in records if _place(cell) == place]
-        unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
+    series = study.series
+    for cells in pruned_models(records):
         by_name: dict[str, dict[int, Cell]] = {}
         for cell in cells:
-            if cell.adaptation != NONE:
-                by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
-        entries = {name: study.config["adaptations"][name] for name in by_name}
+            by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
+        unadapted = by_name.pop(NONE, {})
         local = [name for name in study.references if name in by_name]
-        retrained = [name for name, entry in entries.items() if is_retraining(entry)]
+        retrained = [name for name in by_name if is_retraining(study.config["adaptations"][name])]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
-        series, reference = study.series, local[0]
+        reference = local[0]
         names = [name for name in local if series[name] == series[reference]] + retrained
-        first = by_name[reference].keys() & unadapted.keys()
-        shared = max(sorted(first), key=lambda seed: sum(seed in by_name[name] for name in names))
+        shared = most_shared(
+            unadapted.keys() & by_name[reference].keys(), [by_name[name] for name in names]
+        )
         names = [name for name in names if shared in by_name[name]]
         seeds = sorted(set(unadapted).intersection(*(by_name[name] for name in names)))
-        adapted = {
-            name: _adapted([by_name[name][seed] for seed in seeds], study, records)
-            for name in names
-        }
         members: dict[str, list[Adapted]] = {}
-        for each in adapted.values():
-            members.setdefault(each.series, []).append(each)
+        for name in names:
+            settings = study.config["adaptations"][name]
+            compared = [by_name[name][seed] for seed in seeds]
+            members.setdefault(series[name], []).append(
+                _adapted(compared, series[name], settings, records)
+            )
+        (of_reference,) = (it for it in members[series[reference]] if it.name == reference)
         for of_series in members.values():
             of_series.sort(key=lambda each: each.tokens)
-        found.append(Comparison([unadapted[seed] for seed in seeds], adapted[reference], members))
+        found.append(Comparison([unadapted[seed] for seed in seeds], of_reference, members))
     return found
 
 
@@ -149,21 +152,16 @@ def reach_rows(records: Records, study: Study) -> list[Row]:
     ]
 
 
-def _place(cell: Cell) -> tuple[str, str, str]:
-    return cell.model, cell.criterion, cell.pattern
-
-
-def _adapted(cells: Sequence[Cell], study: Study, records: Records) -> Adapted:
-    name = cells[0].adaptation
-    settings = study.config["adaptations"][name]
+def _adapted(
+    cells: Sequence[Cell], series: str, settings: Mapping[str, Any], records: Records
+) -> Adapted:
     costs = [_cost(cell, settings, records) for cell in cells]
-    of_seeds = [paired_losses(cell, records)[0] for cell in cells]
     return Adapted(
-        name,
+        cells[0].adaptation,
         cells,
-        study.series[name],
+        series,
         settings,
-        [fmean(window) for window in zip(*of_seeds, strict=True)],
+        window_means([paired_losses(cell, records)[0] for cell in cells]),
         fmean(cost["tokens"] for cost in costs),
         fmean(cost["flops"] + cost.get("dense_flops", 0) for cost in costs),
     )
@@ -177,10 +175,8 @@ def _cost(cell: Cell, settings: Mapping[str, Any], records: Records) -> Mapping[
 def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
     cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
     found = records[one]["adaptation"]
-    choice = found["choice"] or {}
-    settings = dict(adapted.settings)
-    if choice:
-        settings |= choice["candidates"][choice["chosen"]]
+    choice, settings = found["choice"] or {}, adapted.settings
+    chosen = choice["candidates"][choice["chosen"]] if choice else settings
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
@@ -193,7 +189,7 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "method": settings["method"],
         "loss": settings["loss"],
         "reference": reference.name,
-        "learning_rate": settings["learning_rate"],
+        "learning_rate": chosen["learning_rate"],
         "selected_on": choice.get("selected_on"),
         "tokens": adapted.tokens,
         "distinct_tokens": fmean(records[cell]["adaptation"]["distinct_tokens"] for cell in cells),

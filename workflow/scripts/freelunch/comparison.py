@@ -5,7 +5,7 @@ The error of such a difference is far smaller than the errors of the two losses.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
@@ -24,6 +24,28 @@ def seed_groups(records: Records) -> list[list[Cell]]:
     for cell in sorted(records, key=lambda cell: not cell.is_dense):
         groups.setdefault(cell.model, {}).setdefault(replace(cell, seed=0), []).append(cell)
     return [cells for of_model in groups.values() for cells in of_model.values()]
+
+
+def pruned_models(records: Records) -> list[list[Cell]]:
+    """Return the cells of each pruned model, whatever its adaptation and seed."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in records:
+        if not cell.is_dense:
+            groups.setdefault((cell.model, cell.criterion, cell.pattern), []).append(cell)
+    return list(groups.values())
+
+
+def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
+    """Return the seed, of equals the lowest, that most of some runs have; None if there is none.
+
+    What was run by other seeds only then takes nothing from the comparison of the rest.
+    """
+    return max(sorted(seeds), key=lambda seed: sum(seed in run for run in runs), default=None)
+
+
+def window_means(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """Return, for each window, the mean over seeds of what was measured on it."""
+    return [fmean(window) for window in zip(*seeds, strict=True)]
 
 
 def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float]]:

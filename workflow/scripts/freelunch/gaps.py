@@ -22,6 +22,7 @@ from freelunch.comparison import (
     seed_groups,
     spread_over_seeds,
     standard_error,
+    window_means,
 )
 
 LEFT_COLUMNS = ("gap_left", "gap_left_standard_error", "gap_left_standard_deviation_over_seeds")
@@ -61,7 +62,7 @@ class Gap:
     @property
     def windows(self) -> list[float]:
         """Return the gap on each window, the mean over seeds."""
-        return _of_each_window(self.losses)
+        return window_means(self.losses)
 
     @property
     def of_each_seed(self) -> list[float]:
@@ -196,17 +197,12 @@ def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
 
 def _mean_facts(name: str, losses: Sequence[Sequence[float]]) -> Row:
     """Return the mean of (seeds, windows), its error over windows, its deviation over seeds."""
-    windows = _of_each_window(losses)
+    windows = window_means(losses)
     return {
         name: fmean(windows),
         f"{name}_standard_error": standard_error(windows),
         f"{name}_standard_deviation_over_seeds": spread_over_seeds([fmean(of) for of in losses]),
     }
-
-
-def _of_each_window(losses: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean over seeds of (seeds, windows)."""
-    return [fmean(window) for window in zip(*losses, strict=True)]
 
 
 def _differences(

@@ -17,9 +17,12 @@ from freelunch.comparison import (
     Row,
     mean_over_seeds,
     measured_perplexity,
+    most_shared,
     paired_losses,
+    pruned_models,
     spread_over_seeds,
     standard_error,
+    window_means,
 )
 from freelunch.windows import LEAST_SQUARES, MATRIX, compares_windows
 
@@ -66,17 +69,7 @@ def window_rows(records: Records) -> list[Row]:
 
     Over the seeds that they share with the model that is not adapted.
     """
-    rows = []
-    for model, criterion, pattern in dict.fromkeys(
-        (cell.model, cell.criterion, cell.pattern) for cell in records if not cell.is_dense
-    ):
-        cells = [
-            cell
-            for cell in records
-            if (cell.model, cell.criterion, cell.pattern) == (model, criterion, pattern)
-        ]
-        rows += _rows_of(cells, records)
-    return rows
+    return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
 
 
 def compared(
@@ -94,10 +87,7 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
         _adapted(name, [cell for cell in cells if cell.adaptation == name], records)
         for name in dict.fromkeys(cell.adaptation for cell in cells if _reconstructs(cell, records))
     ]
-    # One that was run by other seeds only takes nothing from the comparison of the rest: it is of
-    # those that share the seed which most of them have.
-    counts = {seed: sum(seed in each.cells for each in adapted) for seed in sorted(unadapted)}
-    shared = max(counts, key=lambda seed: counts[seed], default=None)
+    shared = most_shared(unadapted, [each.cells for each in adapted])
     adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
     if len(adapted) < 2:
         return []
@@ -156,7 +146,7 @@ def _row(
         "perplexity_standard_error": perplexity[1],
         "perplexity_standard_deviation_over_seeds": perplexity[2],
         "gain": _mean(gains),
-        "gain_standard_error": standard_error(_of_each_window(gains)),
+        "gain_standard_error": standard_error(window_means(gains)),
         "gain_standard_deviation_over_seeds": spread_over_seeds([fmean(of) for of in gains]),
         "best": best[0],
         "gain_missed": missed,
@@ -185,7 +175,7 @@ def _missed(
     def moves(of_gain: Sequence[float], of_best: Sequence[float]) -> list[float]:
         return [(kept * top - gain) / whole for gain, top in zip(of_gain, of_best, strict=True)]
 
-    error = standard_error(moves(_of_each_window(gains), _of_each_window(best)))
+    error = standard_error(moves(window_means(gains), window_means(best)))
     spread = spread_over_seeds(moves([fmean(of) for of in gains], [fmean(of) for of in best]))
     return 1 - kept, math.hypot(error, (spread or 0.0) / math.sqrt(len(gains)))
 
@@ -212,9 +202,5 @@ def _differences(one: Cell, other: Cell, records: Records) -> list[float]:
     return [loss - other_loss for loss, other_loss in zip(*pair, strict=True)]
 
 
-def _of_each_window(losses: Sequence[Sequence[float]]) -> list[float]:
-    return [fmean(window) for window in zip(*losses, strict=True)]
-
-
 def _mean(losses: Sequence[Sequence[float]]) -> float:
-    return fmean(_of_each_window(losses))
+    return fmean(window_means(losses))

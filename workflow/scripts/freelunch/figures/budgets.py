@@ -11,7 +11,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from freelunch.figures.style import (
@@ -20,8 +19,11 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     Mark,
+    draw_points,
+    line_handle,
     marks,
     name_line,
+    pruned_model,
     save,
     styled,
 )
@@ -57,7 +59,7 @@ def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Fig
         message = "no model was both reconstructed and retrained"
         figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
         return figure
-    models = list(dict.fromkeys(_model(row) for row in rows))
+    models = list(dict.fromkeys(pruned_model(row) for row in rows))
     looks = marks(series)
     shown = [name for name in series if any(row["series"] == name for row in rows)]
     figure = Figure()
@@ -67,7 +69,7 @@ def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Fig
     )
     grid = figure.subplots(len(models), len(AXES), squeeze=False, sharey="row")
     for model, panels in zip(models, grid, strict=True):
-        here = [row for row in rows if _model(row) == model]
+        here = [row for row in rows if pruned_model(row) == model]
         for axes, (key, (label, unit)) in zip(panels, AXES.items(), strict=True):
             _panel(axes, here, key, unit, looks)
             axes.set_xlabel(label)
@@ -79,7 +81,7 @@ def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Fig
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
     figure.legend(
-        handles=[_handle(looks[name]) for name in shown],
+        handles=[line_handle(looks[name], name) for name in shown],
         loc="outside lower center",
         ncols=min(3, len(shown)),
         title="bars: ± standard error over windows of text, of the difference to the "
@@ -111,7 +113,6 @@ def _panel(
         here = [
             row for row in rows if row["series"] == name and math.isfinite(float(row["perplexity"]))
         ]
-        look = looks[name]
         x = [float(row[key]) * unit for row in here]
         y = [float(row["perplexity"]) for row in here]
         # To first order, of a perplexity: itself times the error of the loss.
@@ -119,38 +120,11 @@ def _panel(
             value * float(row["loss_minus_reference_standard_error"])
             for value, row in zip(y, here, strict=True)
         ]
-        axes.errorbar(
-            x,
-            y,
-            yerr=errors,
-            marker=look.marker,
-            color=look.colour,
-            linestyle=look.line if len(here) > 1 else "none",
-            linewidth=0.9,
-            zorder=3,
-        )
         opened = [row["selected_on"] == "evaluation" for row in here]
-        axes.plot(
-            [value for value, is_open in zip(x, opened, strict=True) if is_open],
-            [value for value, is_open in zip(y, opened, strict=True) if is_open],
-            look.marker,
-            color=look.colour,
-            markerfacecolor="white",
-            zorder=4,
-        )
+        draw_points(axes, x, y, errors, looks[name], opened)
 
 
 def _line(axes: Axes, rows: Sequence[Row], key: str, label: str) -> None:
     value = float(rows[0][key])
     if math.isfinite(value):
         name_line(axes, value, f"{label}\n{value:.1f}", QUIET)
-
-
-def _handle(look: Mark) -> Line2D:
-    return Line2D(
-        [], [], color=look.colour, marker=look.marker, linestyle=look.line, label=look.label
-    )
-
-
-def _model(row: Row) -> str:
-    return f"{row['model']}, {row['criterion']}, {row['pattern']}"

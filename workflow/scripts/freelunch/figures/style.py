@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-
 apart. Each comes with its own marker, filling and line, so that a figure also reads in grey.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from freelunch.cell import NONE
 
@@ -103,6 +104,54 @@ def styled() -> Iterator[None]:
     """Draw and save in this style, whatever the user's own matplotlibrc says."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
+
+
+def draw_points(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    errors: Sequence[float] | None,
+    look: Mark,
+    opened: Sequence[bool],
+) -> None:
+    """Draw the points of a series, joined by its line where there are several.
+
+    Args:
+        axes: Where.
+        x: Of each point.
+        y: Of each point.
+        errors: Bars on both sides; None for none.
+        look: Of the series.
+        opened: Whose mark is open, which the legend has to explain.
+    """
+    axes.errorbar(
+        x,
+        y,
+        yerr=errors,
+        marker=look.marker,
+        color=look.colour,
+        linestyle=look.line if len(x) > 1 else "none",
+        linewidth=0.8,
+        zorder=3,
+    )
+    axes.plot(
+        [value for value, is_open in zip(x, opened, strict=True) if is_open],
+        [value for value, is_open in zip(y, opened, strict=True) if is_open],
+        look.marker,
+        color=look.colour,
+        markerfacecolor="white",
+        zorder=4,
+    )
+
+
+def line_handle(look: Mark, label: str) -> Line2D:
+    """Return what a legend shows of a series."""
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=label)
+
+
+def pruned_model(row: Mapping[str, Any]) -> str:
+    """Return what the pruned model of a row of a table is called."""
+    return f"{row['model']}, {row['criterion']}, {row['pattern']}"
 
 
 def name_line(axes: Axes, value: float, text: str, colour: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from freelunch.figures.style import (
     DENSE_COLOUR,
@@ -19,8 +18,11 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     Mark,
+    draw_points,
+    line_handle,
     marks,
     name_line,
+    pruned_model,
     save,
     styled,
 )
@@ -60,16 +62,18 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
         figure = Figure()
         figure.text(0.5, 0.5, "no two windows to compare", ha="center", va="center", color=QUIET)
         return figure
-    models = list(dict.fromkeys(_model(row) for row in rows))
+    models = list(dict.fromkeys(pruned_model(row) for row in rows))
     # Every series there can be has its own look, shown or not.
     looks = dict(zip(SERIES, list(marks(map(str, SERIES)).values())[1:], strict=True))
-    widest = max(len(_windows([row for row in rows if _model(row) == model])) for model in models)
+    widest = max(
+        len(_windows([row for row in rows if pruned_model(row) == model])) for model in models
+    )
     figure = Figure()
     width = max(4.2, 1.6 + PANEL_INCHES[0] * widest)
     figure.set_size_inches(width, 0.6 + 2 * PANEL_INCHES[1] * len(models))
     grid = figure.subplots(2 * len(models), 1, squeeze=False)[:, 0]
     for number, model in enumerate(models):
-        here = [row for row in rows if _model(row) == model]
+        here = [row for row in rows if pruned_model(row) == model]
         quality, memory = grid[2 * number], grid[2 * number + 1]
         quality.set_title(model, loc="left")
         quality.set_ylabel(f"perplexity on {text}")
@@ -84,7 +88,7 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
     figure.legend(
-        handles=[_handle(looks[series], SERIES[series]) for series in shown],
+        handles=[line_handle(looks[series], SERIES[series]) for series in shown],
         loc="outside lower center",
         ncols=min(2, len(shown)),
         title="bars: ± standard error over windows of text" + opened,
@@ -106,27 +110,8 @@ def _series(
         error = None
         if key == "perplexity":
             error = [float(row["perplexity_standard_error"]) for row in here]
-        look = looks[kind]
-        axes.errorbar(
-            x,
-            y,
-            yerr=error,
-            marker=look.marker,
-            color=look.colour,
-            linestyle=look.line if len(here) > 1 else "none",
-            linewidth=0.8,
-            zorder=3,
-        )
-        # Chosen on the text it is judged by: an open mark, which the legend explains.
-        at = [row["selected_on"] == "evaluation" for row in here]
-        axes.plot(
-            [value for value, is_open in zip(x, at, strict=True) if is_open],
-            [value for value, is_open in zip(y, at, strict=True) if is_open],
-            look.marker,
-            color=look.colour,
-            markerfacecolor="white",
-            zorder=4,
-        )
+        opened = [row["selected_on"] == "evaluation" for row in here]
+        draw_points(axes, x, y, error, looks[kind], opened)
     names = [name.replace("attention_mlp", "attention\n/ MLP") for name in windows]
     axes.set_xticks(range(len(windows)), names)
     axes.set_xlim(-0.6, len(windows) - 0.4)
@@ -149,10 +134,6 @@ def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, st
     name_line(axes, value, f"{label}\n{value:.1f}", QUIET)
 
 
-def _handle(look: Mark, label: str) -> Line2D:
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=label)
-
-
 def _windows(rows: Sequence[Row]) -> list[str]:
     """Return the windows from small to large."""
     order = {"matrix": -2.0, "attention_mlp": -1.0, "all": math.inf}
@@ -162,7 +143,3 @@ def _windows(rows: Sequence[Row]) -> list[str]:
 
 def _kind(row: Row) -> tuple[str, str, bool]:
     return row["inputs"], row["targets"], row["exact"] == "1"
-
-
-def _model(row: Row) -> str:
-    return f"{row['model']}, {row['criterion']}, {row['pattern']}"
