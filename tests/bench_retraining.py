@@ -1,21 +1,18 @@
 """Speed and memory of retraining a whole model (a part of `make bench`)."""
 
 import statistics
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench_windows import SHAPES, studied
-from freelunch.checkpoint import StreamedModel
+from bench_windows import SHAPES, shaped, studied
 from freelunch.methods import DISTILLATION
 from freelunch.retraining.driver import Training
 from freelunch.retraining_cost import retrain, retraining_flops
 from freelunch.shapes import Shapes
 from freelunch.study import with_defaults
 from freelunch.training.steps import gathering, make_optimiser
-from random_models import llama, run_step, write_model
+from random_models import run_step
 from timing import REPEATS, matmul_rate, say, seconds
 
 SEQUENCE = 256
@@ -78,17 +75,8 @@ def bench_rates() -> None:
 
 def bench_predictions() -> None:
     """Compare peak memory with what the plan says of it."""
-    for name, (sizes, dtype) in SHAPES.items():
-        with tempfile.TemporaryDirectory(dir="results") as base:
-            folder = Path(base)
-            heads = sizes["hidden_size"] // 64
-            given = {"num_attention_heads": heads, "num_key_value_heads": heads, **sizes}
-            config = llama(num_hidden_layers=4, **given | {"vocab_size": 32000})
-            write_model(folder, config, dtype, tokens=8 * SEQUENCE)
-            run_step(folder, "capture")
-            run_step(folder, "prune")
-            model = StreamedModel(folder / "checkpoint")
-            shapes = Shapes.of(model.config.to_dict(), str(dtype).removeprefix("torch."))
+    for name in SHAPES:
+        with shaped(name, vocab_size=32000) as (folder, _, shapes):
             for method, entry in METHODS.items():
                 settings = settings_of(**entry)
                 planned = retrain(shapes, 8, SEQUENCE, settings).memory_bytes

@@ -83,6 +83,25 @@ def studied() -> Iterator[tuple[StreamedModel, Artifact, DenseStates]]:
         yield model, masks, open_states(model, sample, paths.hidden(MODEL, 0), Path(scratch))
 
 
+@contextmanager
+def shaped(name: str, **sizes: int) -> Iterator[tuple[Path, StreamedModel, Shapes]]:
+    """Give the folder of a pruned random model of one of SHAPES, the model and its shapes."""
+    given, dtype = SHAPES[name]
+    heads = given["hidden_size"] // 64
+    config = llama(
+        num_hidden_layers=BLOCKS,
+        **{"num_attention_heads": heads, "num_key_value_heads": heads, **given, **sizes},
+    )
+    with tempfile.TemporaryDirectory(dir="results") as base:
+        folder = Path(base)
+        write_model(folder, config, dtype, tokens=8 * SEQUENCE)
+        run_step(folder, "capture")
+        run_step(folder, "prune")
+        model = StreamedModel(folder / "checkpoint")
+        shapes = Shapes.of(model.config.to_dict(), str(dtype).removeprefix("torch."))
+        yield folder, model, shapes
+
+
 def adapt(
     model: StreamedModel, masks: Artifact, states: DenseStates, settings: dict[str, Any]
 ) -> None:
@@ -184,18 +203,8 @@ def bench_larger_than_memory() -> None:
 
 def bench_predictions() -> None:
     """Compare peak memory and operations of jobs with what the plan says of them."""
-    for name, (sizes, dtype) in SHAPES.items():
-        with tempfile.TemporaryDirectory(dir="results") as base:
-            folder = Path(base)
-            heads = sizes["hidden_size"] // 64
-            given = {"num_attention_heads": heads, "num_key_value_heads": heads, **sizes}
-            write_model(
-                folder, llama(num_hidden_layers=BLOCKS, **given), dtype, tokens=8 * SEQUENCE
-            )
-            run_step(folder, "capture")
-            run_step(folder, "prune")
-            model = StreamedModel(folder / "checkpoint")
-            shapes = Shapes.of(model.config.to_dict(), str(dtype).removeprefix("torch."))
+    for name in SHAPES:
+        with shaped(name) as (folder, model, shapes):
             for window in WINDOWS:
                 settings = settings_of(**window)
                 planned = reconstruct(shapes, 8, SEQUENCE, settings)

@@ -310,6 +310,14 @@ def reconstruct(
         )
 
 
+def prepare_on(device: str, prepared: Prepared, base: Path) -> Prepared:
+    """Capture and prune a prepared model anew on a device."""
+    model = StreamedModel(prepared.model.folder, device)
+    sample = save_calibration(model.artifact, base / f"sample-{device}", random_tokens(6))
+    dense = capture(model, sample, base / f"dense-{device}")
+    return Prepared(model, dense, prune(model, dense, base / f"masks-{device}", "magnitude"))
+
+
 def retrain(
     prepared: Prepared,
     folder: Path,

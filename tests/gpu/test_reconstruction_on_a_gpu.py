@@ -6,16 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.checkpoint import StreamedModel
-from tiny_models import (
-    Prepared,
-    capture,
-    prepare,
-    prune,
-    random_tokens,
-    reconstruct,
-    save_calibration,
-)
+from tiny_models import Prepared, prepare, prepare_on, reconstruct
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,15 +36,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_losses(prepared: Prepared, tmp_path: Path, settings: dict[str, Any]) -> None:
     found = {}
     for device in ("cpu", "cuda"):
-        model = StreamedModel(prepared.model.folder, device)
-        sample = save_calibration(model.artifact, tmp_path / f"sample-{device}", random_tokens(6))
-        dense = capture(model, sample, tmp_path / f"dense-{device}")
-        masks = prune(model, dense, tmp_path / f"masks-{device}", "magnitude")
         # Plain descent: AdamW's first steps are signs of gradients, which rounding may turn.
         plain = {} if "method" in settings else {"optimiser": "sgd"}
-        made = reconstruct(
-            Prepared(model, dense, masks), tmp_path / f"made-{device}", **plain, **settings
-        )
+        on_device = prepare_on(device, prepared, tmp_path)
+        made = reconstruct(on_device, tmp_path / f"made-{device}", **plain, **settings)
         windows = [entry["windows"] for _, entry in sorted(made.files.items())]
         found[device] = {name: facts for each in windows for name, facts in each.items()}
     assert found["cpu"].keys() == found["cuda"].keys()

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.checkpoint import StreamedModel, block_shard
-from tiny_models import Prepared, capture, prepare, prune, random_tokens, retrain, save_calibration
+from freelunch.checkpoint import block_shard
+from tiny_models import Prepared, prepare, prepare_on, retrain
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,13 +37,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_losses(prepared: Prepared, tmp_path: Path, settings: dict[str, Any]) -> None:
     found = {}
     for device in ("cpu", "cuda"):
-        model = StreamedModel(prepared.model.folder, device)
-        sample = save_calibration(model.artifact, tmp_path / f"sample-{device}", random_tokens(6))
-        dense = capture(model, sample, tmp_path / f"dense-{device}")
-        masks = prune(model, dense, tmp_path / f"masks-{device}", "magnitude")
         # Plain descent: AdamW's first steps are signs of gradients, which rounding may turn.
         made = retrain(
-            Prepared(model, dense, masks),
+            prepare_on(device, prepared, tmp_path),
             tmp_path / f"made-{device}",
             optimiser="sgd",
             **settings,
