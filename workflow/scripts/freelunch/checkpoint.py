@@ -185,17 +185,18 @@ class StreamedModel:
         return self._meta_blocks[0]
 
     @torch.no_grad()
-    def embed(self, input_ids: Tensor) -> tuple[Tensor, list[BlockCall]]:
+    def embed(self, input_ids: Tensor, **arguments: Any) -> tuple[Tensor, list[BlockCall]]:
         """Return what the model hands to its blocks.
 
         Args:
             input_ids: (batch, length), int64.
+            arguments: What else the model is called with, e.g. a mask of its own.
 
         Returns:
             Hidden states before the first block, (batch, length, d), and the call of each block.
         """
         backbone = self._model.get_submodule(self._model.base_model_prefix)  # type: ignore[arg-type]
-        backbone(input_ids=input_ids.to(self.device), use_cache=False)
+        backbone(input_ids=input_ids.to(self.device), use_cache=False, **arguments)
         hidden = self._stand_ins[0].hidden
         calls = [stand_in.call for stand_in in self._stand_ins]
         if hidden is None or None in calls:

@@ -20,6 +20,23 @@ PROCESS_BYTES = 385_000_000
 # Tokens in a batch of a forward pass: enough to keep the matrix multiplications busy, few enough
 # that an MLP's activations stay small beside its weights.
 BATCH_TOKENS = 2048
+# What lm-eval and datasets bring along, resident (measured).
+HARNESS_BYTES = 250_000_000
+# A document of a zero-shot task: tokens that pass, the shared ones once and padding included, and
+# tokens that are predicted (measured on 200 of each with the tokenizer of SmolLM2).
+DOCUMENT_TOKENS = {
+    "arc_challenge": (60, 23),
+    "arc_easy": (46, 17),
+    "boolq": (157, 2),
+    "hellaswag": (171, 118),
+    "openbookqa": (30, 14),
+    "rte": (88, 2),
+    "winogrande": (31, 11),
+}
+# Of another task: their average.
+OTHER_TOKENS = (83, 27)
+# Tokens that are predicted at a time: of a large vocabulary each takes a megabyte.
+HEAD_PLACES = 256
 # Sequences on which something is checked beside the work itself (the dense model's perplexity, a
 # window before and after its reconstruction): a quarter of the default sample, so it costs little.
 CHECK_SEQUENCES = 8
@@ -170,3 +187,41 @@ def evaluate_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
         + max(shapes.passing_bytes(max(BATCH_TOKENS, length)), shapes.head_bytes(length)),
         0,
     )
+
+
+def measure_drift(shapes: Shapes, sequences: int, length: int) -> Cost:
+    """Cost of a pass of the dense model beside two of a checkpoint, with all outputs of a block."""
+    tokens = sequences * length
+    held = max(BATCH_TOKENS, length)
+    # Of two passes each matrix's output, and float32 copies of the largest.
+    outputs = 2 * shapes.bytes_each * shapes.output_width + 4 * 3 * shapes.intermediate
+    return Cost(
+        3 * shapes.forward_flops(tokens, length) + 2 * shapes.head_flops(tokens),
+        PROCESS_BYTES
+        + 2 * (shapes.outer_bytes + shapes.block_bytes)
+        + max(shapes.passing_bytes(held) + held * outputs, shapes.head_bytes(length)),
+        0,
+    )
+
+
+def evaluate_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
+    """Cost of asking so many documents of each zero-shot task."""
+    flops = 0
+    for task, count in documents.items():
+        tokens, predicted = DOCUMENT_TOKENS.get(task, OTHER_TOKENS)
+        flops += task_flops(shapes, count * tokens, count, count * predicted)
+    return Cost(
+        flops,
+        PROCESS_BYTES
+        + HARNESS_BYTES
+        + shapes.outer_bytes
+        + shapes.block_bytes
+        + max(shapes.passing_bytes(BATCH_TOKENS), shapes.head_bytes(HEAD_PLACES)),
+        0,
+    )
+
+
+def task_flops(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> int:
+    """Return the operations of passing packed sequences, and of predicting some of their tokens."""
+    length = 2 * tokens // max(1, sequences)  # No half is left out of a mask of its own.
+    return shapes.forward_flops(tokens, length) + shapes.head_flops(predicted)

@@ -1,0 +1,154 @@
+"""Log-likelihoods of continuations, the model streamed block by block.
+
+All requests pass through one block before the next is read, as in every other step: a model may be
+larger than memory, and its weights are read once however many requests there are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from freelunch.checkpoint import StreamedModel
+from freelunch.cost import BATCH_TOKENS, HEAD_PLACES
+from freelunch.evaluation.packing import Batch, Request, batches, pack
+from freelunch.hidden import create_hidden, hidden_file
+from freelunch.report import Report, silent
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What a model has to say of requests.
+
+    Attributes:
+        values: Of each request the log-likelihood of its continuation given its context, nats, the
+            sum over its tokens; and whether each of them is the most likely one.
+        passed_tokens: What passed through the blocks, padding included.
+        sequences: In so many packed sequences.
+        predicted_tokens: What passed through the head.
+    """
+
+    values: Sequence[tuple[float, bool]]
+    passed_tokens: int
+    sequences: int
+    predicted_tokens: int
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: StreamedModel, requests: Sequence[Request], scratch: Path, report: Report = silent
+) -> Likelihoods:
+    """Return the log-likelihoods of requests.
+
+    Args:
+        model: The model.
+        requests: None longer than the model can take.
+        scratch: A folder for the hidden states of all requests, on disk and not in memory.
+        report: Told of each block.
+    """
+    parts = batches(pack(requests), BATCH_TOKENS)
+    ends = torch.tensor([batch.tokens.numel() for batch in parts]).cumsum(0).tolist()
+    slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    width = model.config.hidden_size
+    # One token a row: batches differ in their lengths.
+    hidden = create_hidden(scratch / hidden_file(0), (ends[-1], 1, width), model.dtype)
+    steps = model.num_blocks + 1
+    for batch, rows in zip(parts, slices, strict=True):
+        states, _ = model.embed(batch.tokens, **arguments(batch, model))
+        hidden[rows] = states.reshape(-1, 1, width)
+    for index in range(model.num_blocks):
+        block = model.load_block(index)
+        for batch, rows in zip(parts, slices, strict=True):
+            # Made again for each block: the masks of all batches may be larger than the model.
+            _, calls = model.embed(batch.tokens, **arguments(batch, model))
+            states = hidden[rows].reshape(*batch.tokens.shape, width).to(model.device)
+            hidden[rows] = calls[index](block, states).reshape(-1, 1, width)
+        report(index + 1, steps, "blocks and the head")
+    found: dict[int, tuple[float, bool]] = {}
+    predicted = 0
+    for batch, rows in zip(parts, slices, strict=True):
+        places, of_batch = _of_batch(model, batch, hidden[rows][:, 0], requests)
+        predicted += places
+        found |= of_batch
+    report(steps, steps, "blocks and the head")
+    values = [found[index] for index in range(len(requests))]
+    return Likelihoods(values, ends[-1], sum(len(batch.rows) for batch in parts), predicted)
+
+
+def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str, Tensor]]:
+    """Return what a model is called with beside the tokens, so that each sees what it should.
+
+    Returns:
+        `position_ids` (rows, length), and `attention_mask`: what is added to the scores, (rows, 1,
+        length, length), or one for each kind of attention that the model has.
+    """
+    config = model.config
+    window = sliding_window(config)
+    kinds = set(getattr(config, "layer_types", None) or ())
+
+    def added(seen: Tensor) -> Tensor:
+        mask = torch.zeros(seen.shape, dtype=model.dtype)
+        return mask.masked_fill_(~seen, torch.finfo(model.dtype).min)[:, None].to(model.device)
+
+    mask: Tensor | dict[str, Tensor]
+    if "sliding_attention" in kinds:
+        mask = {
+            "full_attention": added(batch.seen()),
+            "sliding_attention": added(batch.seen(window)),
+        }
+    else:
+        mask = added(batch.seen(window))
+    return {"attention_mask": mask, "position_ids": batch.positions.to(model.device)}
+
+
+def sliding_window(config: PreTrainedConfig) -> int | None:
+    """Return how far back a token sees where attention slides; None if none does."""
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _of_batch(
+    model: StreamedModel, batch: Batch, hidden: Tensor, requests: Sequence[Request]
+) -> tuple[int, dict[int, tuple[float, bool]]]:
+    """Return how many tokens were predicted, and the log-likelihoods of a batch's requests by their
+    indices.
+
+    Args:
+        model: The model, for its head.
+        batch: The batch.
+        hidden: After the last block, (tokens, d).
+        requests: All.
+    """
+    length = batch.tokens.shape[1]
+    owners: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    for row, packed in enumerate(batch.rows):
+        for index, of_request in zip(packed.requests, packed.places, strict=True):
+            owners += [index] * len(of_request)
+            places += [row * length + place for place in of_request]
+            targets += requests[index].continuation
+    # Choices that begin alike, and all of one token, are predicted at the same place.
+    distinct, inverse = torch.unique(torch.tensor(places), return_inverse=True)
+    wanted = torch.tensor(targets)
+    values = torch.empty(len(places), dtype=torch.float64)
+    greedy = torch.empty(len(places), dtype=torch.bool)
+    for start in range(0, len(distinct), HEAD_PLACES):
+        here = distinct[start : start + HEAD_PLACES]
+        states = hidden[here][None].to(model.device)
+        logits = model.logits(torch.zeros(1, len(here), dtype=torch.int64), states)[0].float()
+        normaliser = logits.logsumexp(-1).cpu()
+        mine = ((inverse >= start) & (inverse < start + len(here))).nonzero()[:, 0]
+        at, tokens = inverse[mine] - start, wanted[mine]
+        chosen = logits[at.to(model.device), tokens.to(model.device)].cpu()
+        values[mine] = (chosen - normaliser[at]).double()
+        greedy[mine] = logits.argmax(-1).cpu()[at] == tokens
+    found: dict[int, tuple[float, bool]] = {}
+    for owner, value, first in zip(owners, values.tolist(), greedy.tolist(), strict=True):
+        total, all_first = found.get(owner, (0.0, True))
+        found[owner] = total + value, all_first and first
+    return len(distinct), found
