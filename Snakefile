@@ -51,6 +51,7 @@ PATHS = STUDY.paths
 wildcard_constraints:
     model=NAME,
     text=NAME,
+    task=WORD,
     pruning=rf"{DENSE}|{WORD}-{WORD}",
     adaptation=ADAPTATION,
     seed=r"\d+",
@@ -88,6 +89,7 @@ rule all:
         rules.draw_criteria.output,
         rules.draw_windows.output if STUDY.compares_windows else [],
         rules.draw_budgets.output if STUDY.compares_budgets else [],
+        rules.draw_drift.output if "drift" in STUDY.block["evaluation"] else [],
 
 
 onstart:

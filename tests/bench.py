@@ -11,6 +11,7 @@ import transformers
 
 import bench_pruning
 import bench_retraining
+import bench_tasks
 import bench_windows
 from timing import REPEATS, matmul_rate, say, seconds
 
@@ -51,6 +52,7 @@ PARTS = {
     "pruning": bench_pruning.main,
     "windows": bench_windows.main,
     "retraining": bench_retraining.main,
+    "tasks": bench_tasks.main,
     "start": bench_start,
     "study": show_study,
 }

@@ -373,13 +373,13 @@ def test_a_full_disk_at_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyP
     writer = ArtifactWriter(tmp_path, "test", "fingerprint")
     writer.add("one", write("first"))
     writer.add("two", write("second"))
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def refuse(path: Path, text: str, *arguments: object, **keywords: object) -> int:
-        write_text(path, text[:5])
+    def refuse(path: Path, content: bytes) -> int:
+        write_bytes(path, content[:5])
         raise full()
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(UserError, match="no space left"):
         writer.finish()
     monkeypatch.undo()

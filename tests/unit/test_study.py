@@ -75,6 +75,24 @@ def changed(changes: Mapping[str, Any], base: dict[str, Any] | None = None) -> d
     return new
 
 
+# What is asked for of two tasks by the one grid, and of drift.
+TASK = {
+    "source": "wheel",
+    "package": "p",
+    "version": "1",
+    "sha256": "0" * 64,
+    "member": "m",
+    "format": "arrow",
+    "documents": 9,
+}
+ASKED: dict[str, Any] = {
+    "tasks": {"rte": dict(TASK), "boolq": dict(TASK)},
+    "study.evaluation.tasks": {"names": ["rte"]},
+    "study.grids.0.tasks": True,
+}
+DRIFT: dict[str, Any] = {"study.evaluation.drift": {}}
+
+
 def refusal(new: object) -> str:
     """Return the message of the UserError that a config has to raise."""
     with pytest.raises(UserError) as caught:
@@ -141,7 +159,7 @@ def test_no_default_of_the_schema_is_forgotten() -> None:
     criteria = {score: {"score": score} for score in scores}
     adaptations = {method: {"method": method} for method in ("least_squares", *METHODS)}
     adaptations |= config()["adaptations"]
-    given = changed({"criteria": criteria, "adaptations": adaptations})
+    given = changed({"criteria": criteria, "adaptations": adaptations} | ASKED | DRIFT)
     filled = Study.check(given, "config.yaml").config
 
     def keys(value: object) -> Iterator[str]:
@@ -592,6 +610,73 @@ def test_a_spec_changes_with_what_decides_the_number(
     assert found == concerned
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "concerned"),
+    [
+        ("tasks.rte.member", "other", {DENSE, PRUNED, RECON}),
+        ("tasks.rte.documents", 8, {DENSE, PRUNED, RECON}),
+        ("tasks.rte.licence", "MIT", set()),
+        ("tasks.boolq.member", "other", set()),
+        ("study.evaluation.tasks.limit", 3, {DENSE, PRUNED, RECON}),
+        ("study.evaluation.tasks.seed", 1, {DENSE, PRUNED, RECON}),
+        ("study.evaluation.tasks.names", ["boolq"], {DENSE, PRUNED, RECON}),
+        ("study.evaluation.drift", {"samples": 2}, {PRUNED, RECON}),
+        ("study.selection", {"samples": 9}, {PRUNED, RECON}),
+    ],
+)
+def test_what_is_measured_is_part_of_the_spec(key: str, value: object, concerned: set[str]) -> None:
+    given = changed(ASKED | DRIFT)
+    before = Study.check(copy.deepcopy(given), "config.yaml")
+    after = Study.check(changed({key: value}, given), "config.yaml")
+    cells = [Cell.parse(cell) for cell in (DENSE, PRUNED, RECON)]
+    assert {str(it) for it in cells if before.spec(it) != after.spec(it)} == concerned
+
+
+def test_tasks_are_asked_of_the_cells_of_grids_that_say_so() -> None:
+    grid = config()["study"]["grids"][0]
+    asking = {**grid, "criteria": ["wanda"], "adaptations": ["none"], "tasks": True}
+    other = {**grid, "models": ["two"]}
+    given = changed(ASKED | {"study.grids": [grid, asking, other]})
+    study = Study.check(given, "config.yaml")
+    asked = {str(cell) for cell in study.cells if study.asks_tasks(cell)}
+    assert asked == {"one/dense/none/seed0", "one/wanda-u50/none/seed0"}
+    assert study.tasks["tasks"].keys() == {"rte"}
+    without = Study.check(config(), "config.yaml")
+    assert without.tasks == {} and not any(map(without.asks_tasks, without.cells))
+    assert not any(map(without.measures_drift, without.cells))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({**ASKED, "study.evaluation.tasks": {"names": ["rt"]}}, "rte (nearest)"),
+        ({"study.grids.0.tasks": True}, "there is no `evaluation.tasks`"),
+        ({**ASKED, "study.grids.0.tasks": False}, "no grid asks for it"),
+        ({**ASKED, "tasks.rte": {**TASK, "documents": 0}}, "tasks.rte.documents"),
+        ({**ASKED, "tasks.rte": {**TASK, "format": "csv"}}, "tasks.rte.format"),
+        (
+            {
+                **ASKED,
+                "tasks.rte": {"source": "path", "path": "x", "format": "jsonl", "documents": 1},
+            },
+            "tasks.rte.path: there is nothing at x",
+        ),
+        ({"study.evaluation.drift": {"samples": 17}}, "expected at most selection.samples, 16"),
+        (DRIFT | {"study.selection": {"samples": 4}}, "found 8; expected at most"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], problem: str) -> None:
+    base = changed({"tasks": {"rte": TASK}})
+    assert problem in refusal(changed(changes, base))
+
+
+def test_token_ids_hold_nothing_out_for_drift(tmp_path: Path) -> None:
+    ids = tmp_path / "ids.safetensors"
+    ids.touch()
+    text = {"source": "tokens", "path": str(ids)}
+    assert "no documents to hold out" in refusal(changed({"texts.c4": text} | DRIFT))
+
+
 def test_what_a_spec_holds() -> None:
     found = Study.check(config(), "config.yaml")
     dense, pruned, recon = (found.spec(Cell.parse(cell)) for cell in (DENSE, PRUNED, RECON))
@@ -698,7 +783,8 @@ def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
     config["models"]["smollm2-135m"]["dtype"] = "float16"
     with pytest.raises(UserError, match="gradients vanish in float16"):
         Study.check(config, "config.yaml")
-    config["study"]["grids"] = [{**config["study"]["grids"][0], "adaptations": ["none"]}]
+    grid = {**config["study"]["grids"][0], "adaptations": ["none"], "tasks": True}
+    config["study"]["grids"] = [grid]
     Study.check(config, "config.yaml")
 
 

@@ -27,6 +27,8 @@ SUMMARY_HEADER = (
     "model,criterion,pattern,adaptation,seed,"
     "perplexity,perplexity_standard_error,loss,loss_standard_error,"
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
+    "held_out_perplexity,held_out_perplexity_standard_error,"
+    "held_out_loss_minus_dense,held_out_loss_minus_dense_standard_error,drift_mean,"
     "sparsity,zeros,weights,windows,window_length,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"
     "adaptation_distinct_tokens,adaptation_steps,trained_parameters,adaptation_cpu_s,"
@@ -64,13 +66,17 @@ class Built:
     def __init__(self, study: Study, records: dict[Cell, dict[str, Any]]) -> None:
         write_records(study, records)
         tables = ("summary.csv", "summary.md", "metrics.json", "criteria.csv")
-        gaps = ("gaps.csv", "criteria_pairs.csv", "windows.csv", "budgets.csv", "reach.csv")
-        build_tables(study, *(Path(name) for name in (*tables, *gaps)))
+        gaps = ("gaps.csv", "criteria_pairs.csv", "windows.csv")
+        others = ("drift.csv", "budgets.csv", "reach.csv", "tasks.csv")
+        build_tables(study, *(Path(name) for name in (*tables, *gaps, *others)))
         self.summary_csv, self.summary_md, self.metrics_json, self.criteria_csv = (
             Path(name).read_text(encoding="utf-8") for name in tables
         )
-        self.gaps_csv, self.pairs_csv, self.windows_csv, self.budgets_csv, self.reach_csv = (
+        self.gaps_csv, self.pairs_csv, self.windows_csv = (
             Path(name).read_text(encoding="utf-8") for name in gaps
+        )
+        self.drift_csv, self.budgets_csv, self.reach_csv, self.tasks_csv = (
+            Path(name).read_text(encoding="utf-8") for name in others
         )
         # The table of cells and its notes, without the gaps below them.
         self.cells_md = self.summary_md.partition("\n**Gap between criteria**")[0]

@@ -39,6 +39,7 @@ def widen(study) -> None:
     config["adaptations"]["recon_matrix_exact"] = {"method": "least_squares"}
     config["study"]["keep_hidden_states"] = "every_2"
     config["study"]["selection"] = {"samples": 4}
+    config["study"]["evaluation"]["drift"] = {"samples": 2}
     config["study"]["grids"].append(
         {
             "models": ["tiny"],
@@ -73,6 +74,25 @@ def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wi
     assert wide.planned_first["evaluate_candidate"] == 2
     assert wide.planned_first["choose_candidate"] == 2
     assert wide.planned("--set-scatter", "windows=2") == {}
+
+
+def test_drift_is_measured_of_every_pruned_cell(wide):
+    assert wide.planned_first["measure_drift"] == 4 + len(ADAPTATIONS) + 1
+    found = record(wide, "recon_matrix")
+    metrics = found["metrics"]["drift"]
+    assert len(metrics["drift"]["accumulated"]) == len(metrics["drift"]["local"]) == 4
+    assert metrics["drift"]["local"][0] == metrics["drift"]["accumulated"][0]
+    assert found["spec"]["evaluation"]["drift"] == {"samples": 2}
+    assert found["spec"]["selection"] == {"samples": 4}
+    assert found["cost"]["measure_drift"]["flops"] > 0
+    # Of the same tokens for all.
+    tokens = {record(wide, name)["metrics"]["drift"]["token_ids_sha256"] for name in ADAPTATIONS}
+    assert tokens == {metrics["token_ids_sha256"]}
+    dense = record(wide, "recon_auto")["metrics"]["drift"]["dense"]
+    assert dense == metrics["dense"] and dense["loss"] != metrics["loss"]
+    folder = wide.path / "results" / "smoke"
+    assert (folder / "figures" / "drift.png").stat().st_size > 10_000
+    assert "held out" in (folder / "tables" / "summary.md").read_text()
 
 
 def test_what_was_adapted_together_is_recorded(wide):

@@ -6,6 +6,8 @@ rule collect_records:
         steps=steps_of,
         adapted=adapted_of,
         metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
+        drift=drift_of,
+        answers=answers_of,
     output:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:

@@ -78,7 +78,23 @@ def steps_of(wildcards):
             for samples in STUDY.sizes(cell.adaptation)
         ]
     folders += [PATHS.text(text) for text in sorted(texts)]
+    if STUDY.asks_tasks(cell):
+        folders += [PATHS.task(task) for task in STUDY.tasks["tasks"]]
     return [paths.manifest(folder) for folder in folders]
+
+
+def drift_of(wildcards):
+    """Return how far a cell's activations drifted; nothing if that is not measured."""
+    cell = Cell.parse(cell_of(wildcards))
+    return [str(PATHS.drift(cell) / "drift.json")] if STUDY.measures_drift(cell) else []
+
+
+def answers_of(wildcards):
+    """Return what a cell answered to the tasks; none if it is not asked."""
+    cell = Cell.parse(cell_of(wildcards))
+    if not STUDY.asks_tasks(cell):
+        return []
+    return [str(PATHS.answers(cell) / name) for name in ("tasks.json", "answers.json.gz")]
 
 
 def dense_metrics_of(wildcards):

@@ -47,3 +47,49 @@ rule evaluate_perplexity:
         code=code_digest("evaluate_perplexity"),
     script:
         "../scripts/evaluate_perplexity.py"
+
+
+rule measure_drift:
+    input:
+        checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
+        model=paths.manifest(PATHS.model("{model}")),
+        held_out=paths.manifest(PATHS.held_out("{model}", "{seed}")),
+    output:
+        metrics=PATHS.drift("{model}/{pruning}/{adaptation}/seed{seed}") / "drift.json",
+        run=paths.run(PATHS.drift("{model}/{pruning}/{adaptation}/seed{seed}")),
+    log:
+        PATHS.log("measure_drift", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("measure_drift", wildcards.model),
+    params:
+        samples=STUDY.block["evaluation"].get("drift", {}).get("samples"),
+        code=code_digest("measure_drift"),
+    script:
+        "../scripts/measure_drift.py"
+
+
+rule evaluate_tasks:
+    input:
+        checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
+        tasks=[paths.manifest(PATHS.task(name)) for name in STUDY.tasks.get("tasks", {})],
+        # Not before the dense model's perplexity is known to be sound.
+        dense=dense_metrics_of,
+    output:
+        metrics=PATHS.answers("{model}/{pruning}/{adaptation}/seed{seed}") / "tasks.json",
+        answers=PATHS.answers("{model}/{pruning}/{adaptation}/seed{seed}") / "answers.json.gz",
+        run=paths.run(PATHS.answers("{model}/{pruning}/{adaptation}/seed{seed}")),
+    log:
+        PATHS.log("evaluate_tasks", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards: PLAN.mem_mb("evaluate_tasks", wildcards.model),
+    params:
+        settings={key: STUDY.tasks.get(key) for key in ("limit", "seed")},
+        code=code_digest("evaluate_tasks"),
+    script:
+        "../scripts/evaluate_tasks.py"

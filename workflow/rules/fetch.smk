@@ -1,4 +1,4 @@
-# Bring models and texts here. They are shared by all studies.
+# Bring models, texts and tasks here. They are shared by all studies.
 
 
 rule fetch_model:
@@ -35,3 +35,20 @@ rule fetch_text:
         code=code_digest("fetch_text"),
     script:
         "../scripts/fetch_text.py"
+
+
+rule fetch_tasks:
+    input:
+        lambda wildcards: STUDY.source_files("tasks", wildcards.task),
+    output:
+        manifest=paths.manifest(PATHS.task("{task}")),
+        run=paths.run(PATHS.task("{task}")),
+    log:
+        PATHS.log("fetch_tasks", "{task}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        entry=lambda wildcards: STUDY.config["tasks"][wildcards.task],
+        code=code_digest("fetch_tasks"),
+    script:
+        "../scripts/fetch_tasks.py"

@@ -37,6 +37,12 @@ rule build_tables:
             category="Tables",
             labels={"table": "windows", "content": "what the window is worth"},
         ),
+        drift_csv=report(
+            PATHS.figures / "drift.csv",
+            caption="../report/drift_data.rst",
+            category="Tables",
+            labels={"table": "drift", "content": "activations against depth"},
+        ),
         budgets_csv=report(
             PATHS.figures / "budgets.csv",
             caption="../report/budgets_data.rst",
@@ -48,6 +54,12 @@ rule build_tables:
             caption="../report/reach.rst",
             category="Tables",
             labels={"table": "reach", "content": "which budget reaches reconstruction"},
+        ),
+        tasks_csv=report(
+            PATHS.tables / "tasks.csv",
+            caption="../report/tasks.rst",
+            category="Tables",
+            labels={"table": "tasks", "content": "zero-shot accuracy"},
         ),
     log:
         PATHS.log("build_tables"),
@@ -164,3 +176,36 @@ rule draw_budgets:
         code=code_digest("draw_budgets"),
     script:
         "../scripts/draw_budgets.py"
+
+
+rule draw_drift:
+    input:
+        data=PATHS.figures / "drift.csv",
+    output:
+        report(
+            PATHS.figures / "drift.png",
+            caption="../report/drift.rst",
+            category="Figures",
+            labels={"figure": "drift by depth", "format": "PNG"},
+        ),
+        report(
+            PATHS.figures / "drift.svg",
+            caption="../report/drift.rst",
+            category="Figures",
+            labels={"figure": "drift by depth", "format": "SVG"},
+        ),
+        report(
+            PATHS.figures / "drift.pdf",
+            caption="../report/drift.rst",
+            category="Figures",
+            labels={"figure": "drift by depth", "format": "PDF"},
+        ),
+    log:
+        PATHS.log("draw_drift"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        adaptations=list(STUDY.config["adaptations"]),
+        code=code_digest("draw_drift"),
+    script:
+        "../scripts/draw_drift.py"

@@ -21,6 +21,8 @@ if __name__ == "__main__":
             gaps_csv=Path(snakemake.output.gaps_csv),
             pairs_csv=Path(snakemake.output.pairs_csv),
             windows_csv=Path(snakemake.output.windows_csv),
+            drift_csv=Path(snakemake.output.drift_csv),
             budgets_csv=Path(snakemake.output.budgets_csv),
             reach_csv=Path(snakemake.output.reach_csv),
+            tasks_csv=Path(snakemake.output.tasks_csv),
         )

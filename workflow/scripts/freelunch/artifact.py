@@ -267,12 +267,12 @@ def fingerprint(code: str, settings: Any, *inputs: Artifact) -> str:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name in the same folder, then rename it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name in the same folder, then rename it; text is UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with no_half_file(temporary):
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
 
 

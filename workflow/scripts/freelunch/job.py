@@ -22,7 +22,10 @@ from typing import Any
 from freelunch.artifact import Artifact, write_json
 from freelunch.errors import UserError
 
-PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake")
+PACKAGES = (
+    *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
+    *("lm-eval", "datasets"),
+)
 # Seconds between two progress lines of a job.
 QUIET_S = 5.0
 

@@ -37,6 +37,11 @@ class Paths:
         """A text, one document a line; shared by all studies."""
         return RESOURCES / "texts" / text
 
+    @staticmethod
+    def task(task: str) -> Path:
+        """The documents of a task, one a line; shared by all studies."""
+        return RESOURCES / "tasks" / task
+
     def calibration(self, model: str, seed: object) -> Path:
         """Token ids of the calibration sample."""
         return self.root / "calibration" / model / f"seed{seed}"
@@ -72,6 +77,14 @@ class Paths:
     def metrics(self, cell: object) -> Path:
         """What was measured on a checkpoint."""
         return self.root / "metrics" / str(cell)
+
+    def drift(self, cell: object) -> Path:
+        """How far a checkpoint's activations are from the dense model's."""
+        return self.metrics(cell) / "drift"
+
+    def answers(self, cell: object) -> Path:
+        """What a checkpoint answered to the documents of the tasks, and how much of it is right."""
+        return self.metrics(cell) / "tasks"
 
     def candidates(self, cell: object) -> Path:
         """What was measured on the checkpoint of a candidate, to choose among them."""

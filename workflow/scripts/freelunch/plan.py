@@ -43,6 +43,8 @@ RULES = (
     "assemble_model",
     "evaluate_candidate",
     "evaluate_perplexity",
+    "measure_drift",
+    "evaluate_tasks",
 )
 
 # (rule, model, criterion, adaptation, pattern)
@@ -120,6 +122,15 @@ class Plan:
             # The whole text: its length is not known before it is here; take a million tokens.
             windows = settings["windows"] or max(2, 1_000_000 // settings["length"])
             return cost.evaluate_perplexity(shapes, windows, settings["length"])
+        if rule == "measure_drift":
+            samples = self.study.block["evaluation"]["drift"]["samples"]
+            return cost.measure_drift(shapes, samples, length)
+        if rule == "evaluate_tasks":
+            tasks = self.study.tasks
+            counts = {name: task["documents"] for name, task in tasks["tasks"].items()}
+            limit = tasks["limit"] or max(counts.values())
+            asked = {name: min(limit, count) for name, count in counts.items()}
+            return cost.evaluate_tasks(shapes, asked)
         if rule == "evaluate_candidate":
             return cost.evaluate_perplexity(shapes, self.study.selection["samples"], sample[1])
         raise ValueError(f"no cost is known for rule {rule!r}")
@@ -162,6 +173,8 @@ class Plan:
             for candidate in candidates:
                 steps += [("assemble_model", candidate), (measuring_rule(settings), candidate)]
             steps += [("assemble_model", cell), ("evaluate_perplexity", cell)]
+            steps += [("measure_drift", cell)] if self.study.measures_drift(cell) else []
+            steps += [("evaluate_tasks", cell)] if self.study.asks_tasks(cell) else []
             for rule, each in steps:
                 jobs[rule, each] = (rule, model, criterion, each.adaptation, pattern)
         return list(jobs.values())

@@ -5,15 +5,17 @@ which settings it was made with and from which inputs, and the collector follows
 record whose settings are not today's is refused, by the collector and by every reader.
 """
 
+import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from freelunch.artifact import Artifact, check_belongs, write_json
+from freelunch.artifact import Artifact, check_belongs, write_atomically, write_json
 from freelunch.cell import Cell
 from freelunch.digest import json_digest
 from freelunch.errors import UserError
@@ -25,6 +27,9 @@ from freelunch.windows import adapted_windows, window_order
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "record.schema.json"
 METRICS = "perplexity.json"
+DRIFT = "drift.json"
+TASKS = "tasks.json"
+ANSWERS = "answers.json.gz"
 
 
 def collect_record(
@@ -51,7 +56,11 @@ def collect_record(
         "cell": str(cell),
         "spec": found,
         "fingerprint": json_digest(found),
-        "metrics": {"perplexity": metrics},
+        "metrics": {
+            "perplexity": metrics,
+            **({"drift": steps.drift} if steps.drift else {}),
+            **({"tasks": steps.task_metrics} if steps.task_metrics else {}),
+        },
         "identity": identity,
         "pruning": steps.pruning(),
         "adaptation": steps.adaptation(),
@@ -59,8 +68,36 @@ def collect_record(
         "provenance": steps.provenance(),
     }
     _validate(record, str(paths.record(cell)))
+    if steps.task_metrics:
+        # Beside the record, so that cells can be compared answer by answer wherever records go.
+        answers = (paths.answers(cell) / ANSWERS).read_bytes()
+        write_atomically(answers_beside(paths.record(cell)), answers)
     write_json(paths.record(cell), record)
     return record
+
+
+def answers_beside(record: Path) -> Path:
+    """Return where the answers of a record's cell are."""
+    return record.with_name(f"{record.stem}.{ANSWERS}")
+
+
+def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return what a cell answered: for each task and document the log-likelihoods of the choices
+    and whether the answer is right.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = answers_beside(record)
+    try:
+        return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(
+            "the answers of a record cannot be read",
+            where=path,
+            found=error,
+            todo=f"remove {record} and run the study again",
+        ) from error
 
 
 def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[str, Any]]:
@@ -139,6 +176,10 @@ def _rule_of(key: str) -> str:
         "selection": "sample_held_out",
         "evaluation": "evaluate_perplexity",
     }
+    if key.startswith("evaluation.drift"):
+        return "measure_drift"
+    if key.startswith("evaluation.tasks"):
+        return "fetch_tasks" if key.startswith("evaluation.tasks.tasks.") else "evaluate_tasks"
     return rules[key.partition(".")[0]]
 
 
@@ -160,6 +201,11 @@ class _Steps:
         self.held_out: Artifact | None = None
         if not cell.is_dense:
             self._open_pruning(paths, spec["calibration"]["text"])
+        if "selection" in spec:
+            folder = paths.held_out(cell.model, cell.seed)
+            self.held_out = Artifact(folder, "calibration")
+            check_belongs(self.held_out, "calibration", self.calibration)
+            self.folders["sample_held_out"] = [folder]
         if adapted:
             self._open_adaptation(paths, spec, adapted)
         check_belongs(self.checkpoint, "model", self.model)
@@ -167,7 +213,40 @@ class _Steps:
         self.metrics_folder = paths.metrics(cell)
         self.folders["evaluate_perplexity"] = [self.metrics_folder]
         self.metrics = json.loads((self.metrics_folder / METRICS).read_text())
-        self._check_metrics()
+        measured_on = {"text": (self.metrics["text"], self.texts["evaluation"])}
+        self._check_metrics(
+            self.metrics_folder / METRICS, self.metrics, measured_on, "evaluate_perplexity"
+        )
+        self.drift: dict[str, Any] = {}
+        if "drift" in spec["evaluation"]:
+            self._open_drift(paths)
+        self.tasks: dict[str, Artifact] = {}
+        self.task_metrics: dict[str, Any] = {}
+        if "tasks" in spec["evaluation"]:
+            self._open_answers(paths, spec["evaluation"]["tasks"]["tasks"])
+
+    def _open_drift(self, paths: Paths) -> None:
+        folder = paths.drift(self.cell)
+        self.folders["measure_drift"] = [folder]
+        self.drift = json.loads((folder / DRIFT).read_text())
+        assert self.held_out is not None  # Of every cell whose drift is measured.
+        others = {
+            "model": (self.drift["model"], self.model),
+            "held-out text": (self.drift["held_out"], self.held_out),
+        }
+        self._check_metrics(folder / DRIFT, self.drift, others, "measure_drift")
+
+    def _open_answers(self, paths: Paths, tasks: Iterable[str]) -> None:
+        folder = paths.answers(self.cell)
+        self.folders["evaluate_tasks"] = [folder]
+        self.tasks = {name: Artifact(paths.task(name), "task") for name in tasks}
+        self.task_metrics = json.loads((folder / TASKS).read_text())
+        measured = self.task_metrics["tasks"]
+        asked = {
+            f"task ({name})": (measured.get(name, {}).get("task"), task)
+            for name, task in self.tasks.items()
+        }
+        self._check_metrics(folder / TASKS, self.task_metrics, asked, "evaluate_tasks")
 
     def _open_pruning(self, paths: Paths, text: Mapping[str, Any]) -> None:
         cell, name = self.cell, text["name"]
@@ -200,11 +279,6 @@ class _Steps:
             self.folders["extend_calibration"] = [self.sample.folder]
         for part in self.windows:
             check_belongs(part, "sample", self.sample)
-        if "selection" in spec:
-            folder = paths.held_out(cell.model, cell.seed)
-            self.held_out = Artifact(folder, "calibration")
-            check_belongs(self.held_out, "calibration", self.calibration)
-            self.folders["sample_held_out"] = [folder]
 
     def _samples(self) -> int:
         """Return how many sequences a cell was trained on, by its candidate where there was one."""
@@ -213,18 +287,30 @@ class _Steps:
             found = self.choice["candidates"][self.choice["chosen"]]
         return int(found["samples"])
 
-    def _check_metrics(self) -> None:
-        for what, found, artifact in (
-            ("checkpoint", self.metrics["checkpoint"], self.checkpoint),
-            ("text", self.metrics["text"], self.texts["evaluation"]),
-        ):
+    def _check_metrics(
+        self,
+        where: Path,
+        metrics: Mapping[str, Any],
+        others: Mapping[str, tuple[str | None, Artifact]],
+        rule: str,
+    ) -> None:
+        """Refuse what was measured on another checkpoint, text or task than is there.
+
+        Args:
+            where: The file of the metrics.
+            metrics: They.
+            others: By what it is, the digest of what was measured with, and what is there.
+            rule: What measures.
+        """
+        checkpoint = {"checkpoint": (metrics["checkpoint"], self.checkpoint)}
+        for what, (found, artifact) in {**checkpoint, **others}.items():
             if found != artifact.digest:
                 raise UserError(
                     f"this was measured on another {what}",
-                    where=self.metrics_folder / METRICS,
+                    where=where,
                     found=found,
                     expected=f"{artifact.digest}, which is {artifact.folder}",
-                    todo="the same command with `--forcerun evaluate_perplexity` measures again",
+                    todo=f"the same command with `--forcerun {rule}` measures again",
                 )
 
     def spec(self) -> dict[str, Any]:
@@ -236,6 +322,11 @@ class _Steps:
                 "perplexity": {**self.metrics["settings"], "text": self._text("evaluation")}
             },
         }
+        if self.drift:
+            spec["evaluation"]["drift"] = self.drift["settings"]
+        if self.task_metrics:
+            entries = {name: task.facts["settings"] for name, task in self.tasks.items()}
+            spec["evaluation"]["tasks"] = {**self.task_metrics["settings"], "tasks": entries}
         if self.masks is not None:
             sample = dict(self.calibration.facts["settings"])
             spec["seed"] = sample.pop("seed")
@@ -352,6 +443,7 @@ class _Steps:
             "checkpoint": self.checkpoint.digest,
             **{f"{use}_text": text.digest for use, text in self.texts.items()},
             "evaluation_token_ids": self.metrics["token_ids_sha256"],
+            **{f"task_{name}": task.digest for name, task in self.tasks.items()},
         }
         if self.masks is not None:
             digests["calibration_token_ids"] = self.calibration.facts["tokens_sha256"]
@@ -361,6 +453,11 @@ class _Steps:
             "digests": digests,
             "model_origin": self.model.facts["origin"],
             "text_origins": {use: text.facts["origin"] for use, text in self.texts.items()},
+            **(
+                {"task_origins": {name: task.facts["origin"] for name, task in self.tasks.items()}}
+                if self.tasks
+                else {}
+            ),
             "seed": self.cell.seed,
         }
 

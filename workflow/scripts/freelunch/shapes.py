@@ -115,6 +115,11 @@ class Shapes:
         return (self.hidden, self.attention, self.hidden, self.intermediate)
 
     @property
+    def output_width(self) -> int:
+        """Return how many numbers a token has in the outputs of all matrices of a block."""
+        return sum(rows for _, rows, _ in self.matrices)
+
+    @property
     def gram_bytes(self) -> int:
         """Return the size of the Gram matrices of one block."""
         return 4 * sum(width**2 for width in self.inputs)

@@ -92,7 +92,7 @@ class Study:
             raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
         filled = copy.deepcopy(dict(cast(Mapping[str, Any], config)))
         _fill(filled, schema, schema)
-        for registry in ("models", "texts", "criteria", "adaptations"):
+        for registry in ("models", "texts", "tasks", "criteria", "adaptations"):
             # Snakemake compares settings as they are printed: keys written in another order would
             # make everything run again.
             filled[registry] = {name: _in_order(entry) for name, entry in filled[registry].items()}
@@ -134,8 +134,40 @@ class Study:
         """Return what decides a text's content."""
         return deciding(self.config["texts"][name])
 
+    def measures_drift(self, cell: Cell) -> bool:
+        """Tell whether a cell's activations are compared with the dense model's."""
+        return "drift" in self.block["evaluation"] and not cell.is_dense
+
+    def asks_tasks(self, cell: Cell) -> bool:
+        """Tell whether a cell is evaluated on tasks: a grid with `tasks: true` has it, or the dense
+        model of such a grid.
+        """
+        return any(
+            cell.model in grid["models"]
+            and (
+                cell.is_dense
+                or (
+                    cell.criterion in grid["criteria"]
+                    and cell.pattern in grid["patterns"]
+                    and cell.adaptation in grid["adaptations"]
+                    and cell.seed in grid["seeds"]
+                )
+            )
+            for grid in self.block["grids"]
+            if grid["tasks"]
+        )
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """Settings of the zero-shot tasks, their entries included; empty if there are none."""
+        settings = self.block["evaluation"].get("tasks")
+        if settings is None:
+            return {}
+        entries = {name: deciding(self.config["tasks"][name]) for name in settings["names"]}
+        return {"limit": settings["limit"], "seed": settings["seed"], "tasks": entries}
+
     def source_files(self, registry: str, name: str) -> list[str]:
-        """Return the user's own files that an entry of `models` or `texts` points at.
+        """Return the user's own files that an entry of `models`, `texts` or `tasks` points at.
 
         They are inputs of the workflow: when one changes, what depends on it runs again.
         """
@@ -201,9 +233,11 @@ class Study:
         return sorted(found - {self.block["calibration"]["samples"]})
 
     def needs_held_out(self, cell: Cell) -> bool:
-        """Tell whether held-out text has a part in a cell: candidates are compared on it, or a
-        sample that is extended leaves it out.
+        """Tell whether held-out text has a part in a cell: its drift is measured on it, candidates
+        are compared on it, or a sample that is extended leaves it out.
         """
+        if self.measures_drift(cell):
+            return True
         settings = self.adaptation(cell.adaptation) or {}
         if self.candidates(cell) and settings["select_on"] == "calibration":
             return True
@@ -297,6 +331,10 @@ class Study:
             "model": self.model(cell.model),
             "evaluation": {"perplexity": self.perplexity},
         }
+        if self.measures_drift(cell):
+            spec["evaluation"]["drift"] = dict(self.block["evaluation"]["drift"])
+        if self.asks_tasks(cell):
+            spec["evaluation"]["tasks"] = self.tasks
         if not cell.is_dense:
             spec["calibration"] = self.calibration
             spec["criterion"] = self.criterion(cell.criterion)
@@ -592,6 +630,24 @@ def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern)
         )
 
 
+def _drift_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the text that drift is measured on."""
+    study, where = config["study"], "  study.evaluation.drift"
+    schema = config_schema()["properties"]["study"]["properties"]
+    drift = schema["evaluation"]["properties"]["drift"]["properties"]["samples"]["default"]
+    held_out = schema["selection"]["properties"]["samples"]["default"]
+    samples = study["evaluation"]["drift"].get("samples", drift)
+    there = study.get("selection", {}).get("samples", held_out)
+    if samples > there:
+        yield (
+            f"{where}.samples: found {samples}; expected at most selection.samples, {there}, the "
+            "sequences that are held out"
+        )
+    text = config["texts"].get(study["calibration"]["text"], {})
+    if text.get("source") == "tokens":
+        yield f"{where}: a `tokens` source has no documents to hold out; expected no such key"
+
+
 def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a schema cannot say: names that are defined nowhere, texts of the wrong kind."""
     study = config["study"]
@@ -604,6 +660,23 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, texts)}"
         elif texts[text]["source"] == "tokens" and not ids_allowed:
             yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+    if "drift" in study["evaluation"]:
+        yield from _drift_problems(config)
+    asked = study["evaluation"].get("tasks", {}).get("names", [])
+    for name in asked:
+        if name not in config.get("tasks", {}):
+            yield (
+                f"  study.evaluation.tasks.names: {name!r} is not in `tasks`; expected "
+                + nearest(name, config.get("tasks", {}))
+            )
+    asking = [index for index, grid in enumerate(study["grids"]) if grid.get("tasks", False)]
+    if asking and not asked:
+        yield (
+            f"  study.grids.{asking[0]}.tasks: there is no `evaluation.tasks` to evaluate these "
+            "cells on; expected its `names`"
+        )
+    if asked and not asking:
+        yield "  study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
     registries = {
         "models": list(config["models"]),
         "criteria": list(config["criteria"]),
@@ -647,8 +720,8 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
     for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
         if reserved in config[registry]:
             yield f"  {registry}.{reserved}: this name is reserved; choose another"
-    for registry in ("models", "texts"):
-        for name, entry in config[registry].items():
+    for registry in ("models", "texts", "tasks"):
+        for name, entry in config.get(registry, {}).items():
             if "path" in entry and not Path(entry["path"]).exists():
                 yield (
                     f"  {registry}.{name}.path: there is nothing at {entry['path']}; expected a "

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from freelunch.accuracy_summary import task_lines, task_notes
 from freelunch.budget_summary import BUDGET_NOTES, budget_line, budget_sentences
 from freelunch.cell import DENSE, NONE
 from freelunch.rounding import (
@@ -40,6 +41,7 @@ def summary_text(
     windows: Sequence[Mapping[str, Any]] = (),
     budgets: Sequence[Mapping[str, Any]] = (),
     reaches: Sequence[Mapping[str, Any]] = (),
+    tasks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the summary as Markdown.
 
@@ -50,10 +52,15 @@ def summary_text(
         windows: As `freelunch.granularity.window_rows` returns them; the same holds.
         budgets: As `freelunch.budgets.budget_rows` returns them; the same holds.
         reaches: As `freelunch.budgets.reach_rows` returns them.
+        tasks: As `freelunch.accuracy.task_rows` returns them; as for the gaps.
     """
     several = any(mean["seeds"] > 1 for mean in means)
-    lines = [_line(mean, several) for mean in means]
-    parts = [_markdown_table(lines), _bullets(_notes(study, means, several))]
+    held_out = any(mean["held_out_perplexity"] is not None for mean in means)
+    lines = [_line(mean, several, held_out) for mean in means]
+    parts = [_markdown_table(lines), _bullets(_notes(study, means, several, held_out))]
+    if tasks:
+        parts += ["**Zero-shot accuracy**", _markdown_table(task_lines(tasks))]
+        parts.append(_bullets(task_notes(tasks)))
     if gaps:
         table = _markdown_table([_gap_line(gap, _of_seeds(gaps), study) for gap in gaps])
         parts += ["**Gap between criteria**", table]
@@ -74,7 +81,7 @@ def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _line(mean: Mapping[str, Any], several: bool) -> dict[str, str]:
+def _line(mean: Mapping[str, Any], several: bool, held_out: bool) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     line = {column: mean[column] for column in ("model", "criterion", "pattern", "adaptation")}
     line["adaptation"] = marked(mean["adaptation"], mean["selected_on"])
@@ -88,6 +95,12 @@ def _line(mean: Mapping[str, Any], several: bool) -> dict[str, str]:
         spread = mean["perplexity_standard_deviation_over_seeds"]
         line["seeds"] = str(mean["seeds"])
         line["spread over seeds"] = NOTHING if spread is None else rounded(spread, spread)
+    if held_out:
+        line["held out"] = with_error(
+            mean["held_out_perplexity"], mean["held_out_perplexity_standard_error"]
+        )
+        drift = mean["drift_mean"]
+        line["drift"] = NOTHING if drift is None else rounded(drift, drift / 100)
     line["sparsity"] = f"{100 * mean['sparsity']:.1f} %"
     line["adaptation cost"] = NOTHING if mean["adaptation"] == NONE else _cost(mean)
     return line
@@ -112,7 +125,9 @@ def _cost(mean: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _notes(study: Study, means: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
+def _notes(
+    study: Study, means: Sequence[Mapping[str, Any]], several: bool, held_out: bool
+) -> list[str]:
     """Return what a reader of the table has to know: texts, amounts, seeds, what an error is."""
     text, calibration = study.perplexity["text"], study.calibration
     seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
@@ -124,6 +139,13 @@ def _notes(study: Study, means: Sequence[Mapping[str, Any]], several: bool) -> l
         notes.append(
             f"These perplexities are on `{text['name']}`, not on WikiText-2: compare them with "
             "each other, not with published ones."
+        )
+    if held_out:
+        samples = study.block["evaluation"]["drift"]["samples"]
+        notes.append(
+            f"Held out: perplexity on {samples} sequences of `{calibration['text']['name']}` from "
+            "documents that calibration does not touch. Drift: relative error of the last block's "
+            "output there, the mean over tokens."
         )
     notes += [
         "Ratio to dense: of the perplexities; its error is that of the paired differences, window "

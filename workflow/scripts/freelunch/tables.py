@@ -7,11 +7,13 @@ the standard deviation over them.
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from freelunch.accuracy import TASK_COLUMNS, task_rows
 from freelunch.artifact import write_atomically, write_json
 from freelunch.budgets import BUDGET_COLUMNS, REACH_COLUMNS, budget_rows, reach_rows
 from freelunch.cell import Cell
@@ -26,6 +28,7 @@ from freelunch.comparison import (
     paired_losses,
     seed_groups,
 )
+from freelunch.drifts import DRIFT_COLUMNS, drift_rows, last_drift
 from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
 from freelunch.granularity import WINDOW_COLUMNS, window_rows
 from freelunch.records import load_records
@@ -37,6 +40,8 @@ SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
     *("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"),
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
+    *("held_out_perplexity", "held_out_perplexity_standard_error"),
+    *("held_out_loss_minus_dense", "held_out_loss_minus_dense_standard_error", "drift_mean"),
     *("sparsity", "zeros", "weights", "windows", "window_length"),
     *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
     *("adaptation_distinct_tokens", "adaptation_steps", "trained_parameters", "adaptation_cpu_s"),
@@ -66,8 +71,10 @@ def build_tables(
     gaps_csv: Path,
     pairs_csv: Path,
     windows_csv: Path,
+    drift_csv: Path,
     budgets_csv: Path,
     reach_csv: Path,
+    tasks_csv: Path,
 ) -> None:
     """Write the tables of a study.
 
@@ -80,8 +87,10 @@ def build_tables(
         gaps_csv: Gap between the best and the worst criterion, and what an adaptation leaves of it.
         pairs_csv: Difference between every two criteria.
         windows_csv: What the window is worth, and what the figure of the windows draws.
+        drift_csv: Drift of activations, and what its figure draws.
         budgets_csv: Retraining beside reconstruction, and what the figure of the budgets draws.
         reach_csv: Which budget of a retraining reaches the reconstruction.
+        tasks_csv: Zero-shot accuracy, by cell and task; seeds are averaged.
 
     Raises:
         UserError: A record is missing, was made with other settings than today's, or was measured
@@ -93,13 +102,16 @@ def build_tables(
     means, gaps = means_over_seeds(records), gap_rows(records)
     windows = window_rows(records)
     budgets, reaches = budget_rows(records, study), reach_rows(records, study)
+    tasks = task_rows(records, study.paths.records)
+    write_atomically(tasks_csv, csv_text(TASK_COLUMNS, tasks))
     write_atomically(criteria_csv, csv_text(CRITERIA_COLUMNS, comparing_criteria(means)))
     write_atomically(windows_csv, csv_text(WINDOW_COLUMNS, windows))
+    write_atomically(drift_csv, csv_text(DRIFT_COLUMNS, drift_rows(records, windows)))
     write_atomically(budgets_csv, csv_text(BUDGET_COLUMNS, budgets))
     write_atomically(reach_csv, csv_text(REACH_COLUMNS, reaches))
     write_atomically(gaps_csv, csv_text(GAP_COLUMNS, gaps))
     write_atomically(pairs_csv, csv_text(PAIR_COLUMNS, pair_rows(records)))
-    write_atomically(summary_md, summary_text(study, means, gaps, windows, budgets, reaches))
+    write_atomically(summary_md, summary_text(study, means, gaps, windows, budgets, reaches, tasks))
 
 
 def summary_rows(records: Records) -> list[Row]:
@@ -128,6 +140,12 @@ def means_over_seeds(records: Records) -> list[Row]:
             "perplexity_standard_deviation_over_seeds": perplexity[2],
             "perplexity_over_dense": ratio[0],
             "perplexity_over_dense_standard_error": ratio[1],
+            "held_out_perplexity": _over(fmean, of_seeds, "held_out_perplexity"),
+            # Each seed holds out other text.
+            "held_out_perplexity_standard_error": _over(
+                _error_of_mean, of_seeds, "held_out_perplexity_standard_error"
+            ),
+            "drift_mean": _over(fmean, of_seeds, "drift_mean"),
             "windows": of_seeds[0]["windows"],
             "window_length": of_seeds[0]["window_length"],
             "sparsity": _over(fmean, of_seeds, "sparsity"),
@@ -159,7 +177,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
 
 
 def metrics_tree(records: Records) -> dict[str, Any]:
-    """Return {model: {pruning: {adaptation: {seed: {perplexity, sparsity}}}}}, for DVC.
+    """Return {model: {pruning: {adaptation: {seed: {perplexity, sparsity, accuracy}}}}}, for
+    DVC; an accuracy where there is one.
 
     DVC leaves a null out of its tables, so a perplexity that is not finite is said in words.
     """
@@ -168,9 +187,11 @@ def metrics_tree(records: Records) -> dict[str, Any]:
         for cell in cells:
             perplexity = records[cell]["metrics"]["perplexity"]["perplexity"]
             of_pruning = tree.setdefault(cell.model, {}).setdefault(cell.pruning, {})
+            tasks = records[cell]["metrics"].get("tasks")
             of_pruning.setdefault(cell.adaptation, {})[f"seed{cell.seed}"] = {
                 "perplexity": NOT_FINITE if perplexity is None else perplexity,
                 "sparsity": records[cell]["identity"]["sparsity"],
+                **({"accuracy": tasks["accuracy"]} if tasks else {}),
             }
     return tree
 
@@ -191,6 +212,7 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "loss_minus_dense": None,
         "loss_minus_dense_standard_error": None,
         "perplexity_over_dense": None,
+        **_held_out(record),
         "sparsity": identity["sparsity"],
         "zeros": identity["zeros"],
         "weights": identity["weights"],
@@ -217,6 +239,24 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         row["loss_minus_dense_standard_error"] = error
         row["perplexity_over_dense"] = exp(difference)
     return row
+
+
+def _held_out(record: Mapping[str, Any]) -> Row:
+    """Return what was measured on held-out calibration text, beside the dense model on the same."""
+    found = record["metrics"].get("drift")
+    if not found:
+        return {}
+    losses, dense = (
+        [number(loss) for loss in of["window_losses"]] for of in (found, found["dense"])
+    )
+    difference, error = paired_difference(losses, dense)
+    return {
+        "held_out_perplexity": number(found["perplexity"]),
+        "held_out_perplexity_standard_error": number(found["perplexity_standard_error"]),
+        "held_out_loss_minus_dense": difference,
+        "held_out_loss_minus_dense_standard_error": error,
+        "drift_mean": number(last_drift(record)),
+    }
 
 
 def _adaptation_facts(record: Mapping[str, Any]) -> Row:
@@ -264,9 +304,14 @@ def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
     return exp(difference), exp(difference) * error, logs
 
 
+def _error_of_mean(errors: Sequence[float]) -> float:
+    """Return the error of the mean of independent numbers with these errors."""
+    return math.hypot(*errors) / len(errors)
+
+
 def _over(statistic: Callable[[list[Any]], Any], rows: Sequence[Row], column: str) -> Any:
     """Return a statistic of those rows that have a value in a column; None if none has."""
-    values = [row[column] for row in rows if row[column] is not None]
+    values = [row[column] for row in rows if row.get(column) is not None]
     return statistic(values) if values else None
 
 

@@ -32,6 +32,7 @@ def summary(study: Study) -> str:
         "figure": paths.figures / "criteria.png",
         **({"windows": paths.figures / "windows.png"} if study.compares_windows else {}),
         **({"budgets": paths.figures / "budgets.png"} if study.compares_budgets else {}),
+        **({"drift": paths.figures / "drift.png"} if "drift" in study.block["evaluation"] else {}),
         "records": paths.records,
         "checkpoints": Path(paths.root) / "checkpoints",
     }

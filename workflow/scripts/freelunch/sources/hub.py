@@ -1,4 +1,4 @@
-"""Download a model or a text from the Hugging Face hub, at one commit."""
+"""Download a model, a text or a task from the Hugging Face hub, at one commit."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ def model_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtai
     return Obtained(folder, origin_of(entry, ("repository", "revision"), digests))
 
 
-def text_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def file_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
     from huggingface_hub import constants, hf_hub_download
 
     member = inside(f"{where}.member", entry["member"])

@@ -1,0 +1,26 @@
+"""Bring the documents of a task from its source into the form that its stock task reads."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.artifact import fingerprint
+from freelunch.evaluation.harness import stock_task
+from freelunch.job import running
+from freelunch.tasks import fetch_task
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake):
+        name = snakemake.wildcards.task
+        stock = stock_task(name)
+        fetch_task(
+            name=name,
+            entry=snakemake.params.entry,
+            stock=stock,
+            folder=Path(snakemake.output.manifest).parent,
+            fingerprint=fingerprint(
+                snakemake.params.code, {"entry": snakemake.params.entry, "stock": stock}
+            ),
+        )
