@@ -161,27 +161,30 @@ def test_gradients_are_finite_differences(method: str) -> None:
     net = Net()
     trained = net.train_(method)
     with gathering(trained):
+        generator = torch.Generator().manual_seed(4)
+
+        def direction_of(parameter: Tensor) -> Tensor:
+            """Return where to: a matrix that is trained itself keeps its zeros."""
+            direction = torch.randn(parameter.shape, generator=generator).double()
+            masks = [k for n, k in net.keep.items() if parameter is getattr(net, n).weight]
+            return direction * masks[0] if masks else direction
+
         # Away from the start, where half of the gradients are 0.
         with torch.no_grad():
-            generator = torch.Generator().manual_seed(4)
             for parameter in trained.parameters:
-                noise = torch.randn(parameter.shape, generator=generator).double()
-                keep = next(
-                    (k for n, k in net.keep.items() if parameter is getattr(net, n).weight), 1
-                )
-                parameter += 0.1 * noise * keep
+                parameter += 0.1 * direction_of(parameter)
         trained.moved_()
         loss(net).backward()
         for parameter in trained.parameters:
             gradient = parameter.grad.clone()
-            direction = torch.randn(parameter.shape, generator=generator).double()
+            direction = direction_of(parameter)
             values = []
             for sign in (1, -1):
-                parameter.data += sign * 1e-6 * direction * (gradient != 0)
+                parameter.data += sign * 1e-6 * direction
                 trained.moved_()
                 with torch.no_grad():
                     values.append(loss(net).item())
-                parameter.data -= sign * 1e-6 * direction * (gradient != 0)
+                parameter.data -= sign * 1e-6 * direction
                 trained.moved_()
             assert gradient.any()
             difference = (values[0] - values[1]) / 2e-6

@@ -16,7 +16,8 @@ BUDGET_NOTES = (
     "a token; ± is the standard error of the paired differences over windows of text.",
     "A retraining reaches the reconstruction where its loss, on a straight line between the "
     "budgets that were run over the logarithm of the budget, comes down to it; the interval holds "
-    "95 % of 1,000 draws of the text's windows, and says nothing of other seeds.",
+    "95 % of 1,000 draws of the text's windows, and says nothing of other seeds. At most: with the "
+    "smallest budget that was run; whether less would do was not tried.",
 )
 
 
@@ -58,8 +59,8 @@ def budget_sentences(reaches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
         elif value <= row["smallest_over_reference"]:
             yield (
-                f"{name} reaches {row['reference']} with the least that was run, "
-                f"{row['smallest_over_reference']:.3g} times its tokens and "
+                f"{name} reaches {row['reference']} with the least that was run already: with at "
+                f"most {row['smallest_over_reference']:.3g} times its tokens and "
                 f"{flops['smallest_over_reference']:.3g} times its operations; {_interval(row)}."
             )
         else:
@@ -78,6 +79,9 @@ def _interval(row: Mapping[str, Any]) -> str:
 def _times(value: float, row: Mapping[str, Any]) -> str:
     if math.isinf(value):
         return f"more than {row['largest_over_reference']:.2g}"
+    if value <= row["smallest_over_reference"]:
+        # Whether less would do was not tried.
+        return f"at most {row['smallest_over_reference']:.2g}"
     return f"{value:.2g}"
 
 

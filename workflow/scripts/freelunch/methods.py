@@ -117,6 +117,8 @@ def series_of(adaptations: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _called(settings: Mapping[str, Any]) -> str:
     method: str = settings["method"]
     if is_retraining(settings):
+        # What it merges into is not pruned any more.
+        method = "lora, dense" if method == LORA else method
         return f"{method}, distilled" if settings["loss"] == DISTILLATION else method
     name = f"{method}, window {settings['window']}" if "window" in settings else method
     trains = settings.get("trains", FULL)

@@ -423,8 +423,10 @@ class _Steps:
             total: dict[str, Any] = {"jobs": len(parts)}
             for key in sorted({key for part in parts for key in part}):
                 values = [part[key] for part in parts if key in part]
-                # Jobs of one step see the same tokens, each through its own windows.
-                whole = max if key.startswith("peak") or key == "tokens" else sum
+                # Jobs of one step see the same tokens, each through its own windows; those of a
+                # search do not.
+                shared = key == "tokens" and step != "search"
+                whole = max if key.startswith("peak") or shared else sum
                 total[key] = whole(values)
             costs[step] = total
         return costs

@@ -122,6 +122,9 @@ def _cost(mean: Mapping[str, Any]) -> str:
         words.append(f"{(mean['search_flops'] or 0) / 1e12:,.3g} TFLOP to find it")
     if kept := mean["adaptation_windows_kept_pruned"]:
         words.append(f"{kept} of {mean['adaptation_windows']} windows no better than pruned")
+    if worse := mean["adaptation_windows_worse"]:
+        of_seeds = f" with {worse} of {mean['seeds']} seeds" if mean["seeds"] > 1 else ""
+        words.append(f"its own loss rose{of_seeds}")
     return ", ".join(words)
 
 

@@ -162,6 +162,7 @@ def means_over_seeds(records: Records) -> list[Row]:
             "adaptation_windows_kept_pruned": _over(
                 sum, of_seeds, "adaptation_windows_kept_pruned"
             ),
+            "adaptation_windows_worse": _over(sum, of_seeds, "adaptation_windows_worse"),
         }
         rows.append(row)
     return rows
@@ -272,6 +273,10 @@ def _adaptation_facts(record: Mapping[str, Any]) -> Row:
         "adaptation_window": found.get("window"),
         "adaptation_windows": found.get("windows"),
         "adaptation_windows_kept_pruned": found.get("windows_kept_pruned"),
+        # A window of a reconstruction would have been kept as it was pruned.
+        "adaptation_windows_worse": sum(
+            loss["after"] > loss["before"] for loss in found.get("losses", {}).values()
+        ),
         "selected_on": choice.get("selected_on"),
         "learning_rate": settings.get("learning_rate"),
         "epochs": settings.get("epochs"),
