@@ -84,7 +84,7 @@ readme: full
 	mkdir -p docs/full/tables docs/full/figures
 	cp -r results/full/records docs/full/records
 	cp results/full/tables/summary.md docs/full/tables/
-	cp results/full/figures/{criteria,windows}.png docs/full/figures/
+	cp results/full/figures/{criteria,windows,budgets}.png docs/full/figures/
 	python -m freelunch.readme README.md docs/full/tables/summary.md
 
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
