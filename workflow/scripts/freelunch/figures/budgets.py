@@ -40,7 +40,7 @@ def draw_budgets(data: Path, series: Sequence[str], text: str, outputs: Iterable
 
     Args:
         data: budgets.csv.
-        series: Every one that the study's config has; decides how each looks.
+        series: Every one that the study's config has, in its order.
         text: Name of the evaluation text, for the axis.
         outputs: Where to save it; suffixes are formats.
     """
@@ -60,8 +60,9 @@ def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Fig
         figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
         return figure
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
-    looks = marks(series)
     shown = [name for name in series if any(row["series"] == name for row in rows)]
+    # A config has many that are never compared: the colours are for those that are.
+    looks = marks(shown)
     figure = Figure()
     figure.set_size_inches(
         0.6 + len(AXES) * PANEL_INCHES[0],
