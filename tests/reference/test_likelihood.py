@@ -66,7 +66,7 @@ def test_equal_transformers_on_one_request_at_a_time(
     checkpoint = tiny_checkpoint(tmp_path, family)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, scratch)
+    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, scratch).values
     expected = slowly(checkpoint.folder, REQUESTS)
     for (value, first), (wanted, wanted_first) in zip(found, expected, strict=True):
         assert value == pytest.approx(wanted, abs=1e-4)
@@ -77,7 +77,7 @@ def test_tells_which_continuation_is_the_most_likely(tmp_path: Path) -> None:
     """Each token is the continuation once: exactly one is what the model would say."""
     checkpoint = tiny_checkpoint(tmp_path, "llama")
     requests = [Request(CONTEXT, [token]) for token in range(len(tokenizer()))]
-    found = log_likelihoods(StreamedModel(checkpoint.folder), requests, tmp_path)
+    found = log_likelihoods(StreamedModel(checkpoint.folder), requests, tmp_path).values
     assert sum(first for _, first in found) == 1
     assert max(found)[1]
     assert sum(torch.tensor([value for value, _ in found]).exp()).item() == pytest.approx(
@@ -149,6 +149,11 @@ def test_a_request_that_is_too_long_loses_the_beginning_of_its_context() -> None
     assert Batch.of(pack([request])).tokens.shape == (1, 11)
 
 
-def test_nothing_asked_nothing_found(tmp_path: Path) -> None:
+def test_what_passed_is_counted(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path, "llama")
-    assert log_likelihoods(StreamedModel(checkpoint.folder), [], tmp_path) == []
+    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, tmp_path)
+    packed = pack(REQUESTS)
+    assert found.sequences == len(packed)
+    assert found.passed_tokens == sum(batch.tokens.numel() for batch in batches(packed, 2048))
+    # One token of a context predicts the first token of all its continuations.
+    assert len(CONTEXT) < found.predicted_tokens < sum(len(it.continuation) for it in REQUESTS)
