@@ -783,7 +783,7 @@ def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
     config["models"]["smollm2-135m"]["dtype"] = "float16"
     with pytest.raises(UserError, match="gradients vanish in float16"):
         Study.check(config, "config.yaml")
-    grid = {**config["study"]["grids"][0], "adaptations": ["none"], "tasks": True}
+    grid = {**config["study"]["grids"][0], "adaptations": ["none"]}
     config["study"]["grids"] = [grid]
     Study.check(config, "config.yaml")
 

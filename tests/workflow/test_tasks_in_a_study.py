@@ -128,15 +128,6 @@ def test_another_sample_asks_again_and_prunes_nothing(asked, tmp_path):
     assert "prune_model" not in planned and "fetch_tasks" not in planned
 
 
-def test_documents_that_are_not_the_task_stop_it(asked, tmp_path):
-    study = asked.copy(tmp_path / "study")
-    path = study.path / "arc_easy.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
-    output = study.run(status=1)
-    assert "tasks.arc_easy.documents" in output
-    assert "found:    4" in output and "expected: 5" in output
-
-
 def test_a_task_that_lm_eval_does_not_know_stops_it(asked, tmp_path):
     study = asked.copy(tmp_path / "study")
     path = study.path / "config.yaml"
