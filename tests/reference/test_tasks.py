@@ -263,3 +263,16 @@ def test_lambada_is_its_text(tmp_path: Path) -> None:
     stock = stock_task("lambada_openai")
     found = fetch_task("lambada_openai", entry, stock, tmp_path / "task", "print")
     assert documents_of(found) == [{"text": "I saw the sea"}]
+
+
+def test_a_document_is_a_line_whatever_it_holds(tmp_path: Path) -> None:
+    """U+2028 separates lines in Unicode, and no documents here."""
+    path = tmp_path / "rte.jsonl"
+    documents = [
+        {**document, "sentence1": f"{at}\u2028 apples."} for at, document in enumerate(RTE)
+    ]
+    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": COUNT}
+    task = fetch_task("rte", entry, stock_task("rte"), tmp_path / "task", "print")
+    loaded = load_tasks({"rte": task}, {"rte": [0, 7]}, tmp_path)["tasks"]["rte"]
+    assert [document["sentence1"][0] for document in loaded.eval_docs] == ["0", "7"]

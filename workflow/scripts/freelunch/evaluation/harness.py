@@ -6,7 +6,6 @@ harness asks for log-likelihoods of all tasks at once: the model is streamed onc
 """
 
 import gzip
-import hashlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from freelunch.artifact import Artifact
 from freelunch.checkpoint import StreamedModel
+from freelunch.digest import json_digest
 from freelunch.errors import UserError, nearest
 from freelunch.evaluation.likelihood import log_likelihoods
 from freelunch.evaluation.packing import Request
@@ -178,13 +178,13 @@ def evaluate_tasks(
                 "documents": len(answers[name]),
                 "documents_in_all": documents[name],
                 "version": results["versions"][name],
-                "prompts_sha256": _digest(
+                "prompts_sha256": json_digest(
                     [
                         [each["prompt_hash"], each["target_hash"]]
                         for each in results["samples"][name]
                     ]
                 ),
-                "sample_sha256": _digest(samples[name]),
+                "sample_sha256": json_digest(samples[name]),
                 "task": artifact.digest,
             }
             for name, artifact in tasks.items()
@@ -228,7 +228,9 @@ def load_tasks(
     folder.mkdir(exist_ok=True)
     for name, artifact in tasks.items():
         # The sample only: lm-eval formats every document that it is given, several times.
-        lines = artifact.path(DOCUMENTS).read_text(encoding="utf-8").splitlines(keepends=True)
+        # Not with `splitlines`, which would cut documents at U+2028 and its like.
+        with artifact.path(DOCUMENTS).open(encoding="utf-8", newline="\n") as file:
+            lines = file.readlines()
         documents = folder / f"{name}.jsonl"
         documents.write_text("".join(lines[index] for index in samples[name]), encoding="utf-8")
         stock = artifact.facts["stock"]
@@ -315,7 +317,3 @@ def _accuracy(right: Sequence[bool]) -> dict[str, float]:
     # Of n answers; of one it is not known.
     variance = mean * (1 - mean) / (len(right) - 1) if len(right) > 1 else math.nan
     return {"accuracy": mean, "accuracy_standard_error": math.sqrt(variance)}
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
