@@ -17,7 +17,7 @@ from freelunch.boundaries import kept_boundaries
 from freelunch.calibration import read_tokens
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import CHECK_SEQUENCES
-from freelunch.evaluation.loss import check_dense, window_loss
+from freelunch.evaluation.loss import check_dense, window_losses
 from freelunch.hidden import hidden_file
 from freelunch.report import Report, silent
 from freelunch.states import DenseStates
@@ -99,8 +99,7 @@ def capture_dense(
             del collector, tensors
         report(after, model.num_blocks, "blocks")
     last = states.at(model.num_blocks)[:CHECK_SEQUENCES]
-    losses = [window_loss(model, ids, state) for ids, state in zip(input_ids, last, strict=False)]
-    perplexity = float(torch.stack(losses).mean().exp())
+    perplexity = float(window_losses(model, input_ids[: len(last)], last).mean().exp())
     check_dense(perplexity, dense_limit, folder)
     belongs = {"model": model.artifact.digest, "calibration": calibration.digest}
     cache.finish(**belongs)

@@ -68,14 +68,14 @@ def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float
                 expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
                 todo="`snakemake --cores all --forcerun evaluate_perplexity` measures both again",
             )
-    return _window_losses(metrics), _window_losses(dense_metrics)
+    return window_losses(metrics), window_losses(dense_metrics)
 
 
 def measured_perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[float]]:
     """Return a perplexity, its standard error over windows, and the loss of each window."""
     metrics = record["metrics"]["perplexity"]
     value, error = metrics["perplexity"], metrics["perplexity_standard_error"]
-    return number(value), number(error), _window_losses(metrics)
+    return number(value), number(error), window_losses(metrics)
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -137,7 +137,8 @@ def exp(value: float) -> float:
         return math.nan
 
 
-def _window_losses(metrics: Mapping[str, Any]) -> list[float]:
+def window_losses(metrics: Mapping[str, Any]) -> list[float]:
+    """Return the loss of each window, NaN where it is not finite."""
     return [number(loss) for loss in metrics["window_losses"]]
 
 

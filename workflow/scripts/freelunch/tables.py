@@ -27,6 +27,7 @@ from freelunch.comparison import (
     paired_difference,
     paired_losses,
     seed_groups,
+    window_losses,
 )
 from freelunch.drifts import DRIFT_COLUMNS, drift_rows, last_drift
 from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
@@ -247,10 +248,7 @@ def _held_out(record: Mapping[str, Any]) -> Row:
     found = record["metrics"].get("drift")
     if not found:
         return {}
-    losses, dense = (
-        [number(loss) for loss in of["window_losses"]] for of in (found, found["dense"])
-    )
-    difference, error = paired_difference(losses, dense)
+    difference, error = paired_difference(window_losses(found), window_losses(found["dense"]))
     return {
         "held_out_perplexity": number(found["perplexity"]),
         "held_out_perplexity_standard_error": number(found["perplexity_standard_error"]),

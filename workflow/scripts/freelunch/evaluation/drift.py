@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from freelunch.blocks import BlockCall
 from freelunch.checkpoint import StreamedModel
-from freelunch.evaluation.loss import window_loss
+from freelunch.evaluation.loss import window_losses
 from freelunch.evaluation.perplexity import loss_facts
 from freelunch.hidden import create_hidden, hidden_file
 from freelunch.report import Report, silent
@@ -79,12 +79,7 @@ def measure_drift(
             of_block = {name: torch.cat(parts) for name, parts in errors[kind].items()}
             found[kind].append({name: _facts(each) for name, each in of_block.items()})
         report(index + 1, dense.num_blocks + 1, "blocks and the head")
-    losses = {
-        model: torch.stack(
-            [window_loss(model, *pair) for pair in zip(input_ids, hidden[model], strict=True)]
-        )
-        for model in passes
-    }
+    losses = {model: window_losses(model, input_ids, hidden[model]) for model in passes}
     report(dense.num_blocks + 1, dense.num_blocks + 1, "blocks and the head")
     return {
         "drift": found,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from freelunch.checkpoint import StreamedModel
 from freelunch.errors import UserError
+from freelunch.hidden import HiddenStates
 
 
 @torch.no_grad()
@@ -22,6 +23,18 @@ def window_loss(model: StreamedModel, input_ids: Tensor, hidden: Tensor) -> Tens
     return (
         nn.functional.cross_entropy(logits.float(), input_ids[1:].to(model.device)).cpu().double()
     )
+
+
+def window_losses(model: StreamedModel, input_ids: Tensor, hidden: HiddenStates | Tensor) -> Tensor:
+    """Return the mean next-token loss of each window, nats, (windows,), float64.
+
+    Args:
+        model: The model, for its head.
+        input_ids: (windows, length), int64.
+        hidden: Hidden states after the last block, (windows, length, d); read a window at a time.
+    """
+    pairs = zip(input_ids, hidden, strict=True)
+    return torch.stack([window_loss(model, ids, states) for ids, states in pairs])
 
 
 def check_dense(perplexity: float | None, limit: float, where: object) -> None:

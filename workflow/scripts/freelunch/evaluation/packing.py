@@ -77,22 +77,20 @@ def pack(requests: Sequence[Request]) -> list[Packed]:
     In the order of their tokens, requests that share most stand beside each other; each joins those
     before it if that saves tokens, and enough of its own.
     """
-    order = sorted(range(len(requests)), key=lambda index: requests[index].inputs)
+    inputs = [request.inputs for request in requests]
     groups: list[list[int]] = []
     shared = 0
-    for index in order:
-        inputs = requests[index].inputs
+    for index in sorted(range(len(requests)), key=inputs.__getitem__):
         if groups:
-            members = [requests[member].inputs for member in groups[-1]]
             # In this order the first and the last of a group share what all share.
-            common = _common(members[0], inputs)
-            lost = (shared - common) * (len(members) - 1)
-            if common - lost >= SHARED * len(inputs):
+            common = _common(inputs[groups[-1][0]], inputs[index])
+            lost = (shared - common) * (len(groups[-1]) - 1)
+            if common - lost >= SHARED * len(inputs[index]):
                 groups[-1].append(index)
                 shared = common
                 continue
         groups.append([index])
-        shared = len(inputs)
+        shared = len(inputs[index])
     return sorted((_packed(group, requests) for group in groups), key=len, reverse=True)
 
 

@@ -15,7 +15,7 @@ from freelunch.blocks import block_linears
 from freelunch.calibration import check_vocabulary
 from freelunch.checkpoint import StreamedModel
 from freelunch.errors import UserError
-from freelunch.evaluation.loss import window_loss
+from freelunch.evaluation.loss import window_losses
 from freelunch.hidden import create_hidden, hidden_file
 from freelunch.report import Report, silent
 from freelunch.streaming import BlockPass
@@ -78,9 +78,7 @@ def evaluate_perplexity(
             zeros[model.sharding.name(index, name)] = _count_zeros(linear)
         blocks.through_(index, block, hidden, hidden)
         report(index + 1, model.num_blocks + 1, "blocks and the head")
-    losses = torch.stack(
-        [window_loss(model, ids, state) for ids, state in zip(input_ids, hidden, strict=True)]
-    )
+    losses = window_losses(model, input_ids, hidden)
     report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
     return {
         **loss_facts(losses),

@@ -3,7 +3,6 @@
 Draws what `freelunch.budgets` wrote to budgets.csv, and computes nothing.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,12 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     Mark,
+    draw,
     draw_points,
     line_handle,
     marks,
     name_line,
     pruned_model,
-    save,
-    styled,
 )
 
 PANEL_INCHES = (3.4, 2.9)
@@ -44,12 +42,7 @@ def draw_budgets(data: Path, series: Sequence[str], text: str, outputs: Iterable
         text: Name of the evaluation text, for the axis.
         outputs: Where to save it; suffixes are formats.
     """
-    with data.open(encoding="utf-8", newline="") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    with styled():
-        figure = budgets_figure(rows, series, text)
-        for path in outputs:
-            save(figure, path)
+    draw(data, lambda rows: budgets_figure(rows, series, text), outputs)
 
 
 def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Figure:

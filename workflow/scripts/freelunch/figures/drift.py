@@ -3,7 +3,6 @@
 Draws what `freelunch.drifts` wrote to drift.csv, and computes nothing.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,12 +15,11 @@ from freelunch.cell import NONE
 from freelunch.figures.style import (
     QUIET,
     SMALL,
+    draw,
     draw_points,
     line_handle,
     marks,
     pruned_model,
-    save,
-    styled,
 )
 
 PANEL_INCHES = (3.3, 2.5)
@@ -41,12 +39,7 @@ def draw_drift(data: Path, adaptations: Sequence[str], outputs: Iterable[Path]) 
         adaptations: All that the study's config has; decides how each looks.
         outputs: Where to save it; suffixes are formats.
     """
-    with data.open(encoding="utf-8", newline="") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    with styled():
-        figure = drift_figure(rows, adaptations)
-        for path in outputs:
-            save(figure, path)
+    draw(data, lambda rows: drift_figure(rows, adaptations), outputs)
 
 
 def drift_figure(rows: Sequence[Row], adaptations: Sequence[str]) -> Figure:

@@ -4,7 +4,8 @@ Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-
 apart. Each comes with its own marker, filling and line, so that a figure also reads in grey.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,18 @@ def name_line(axes: Axes, value: float, text: str, colour: str) -> None:
         fontsize=SMALL,
         color=colour,
     )
+
+
+def draw(
+    data: Path, figure_of: Callable[[list[dict[str, Any]]], Figure], outputs: Iterable[Path]
+) -> None:
+    """Draw a figure from the rows of a CSV file, and save it in each format."""
+    with data.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with styled():
+        figure = figure_of(rows)
+        for path in outputs:
+            save(figure, path)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -3,7 +3,6 @@
 Draws what `freelunch.granularity` wrote to windows.csv, and computes nothing.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,13 +17,12 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     Mark,
+    draw,
     draw_points,
     line_handle,
     marks,
     name_line,
     pruned_model,
-    save,
-    styled,
 )
 
 PANEL_INCHES = (0.62, 2.5)
@@ -48,12 +46,7 @@ def draw_windows(data: Path, text: str, outputs: Iterable[Path]) -> None:
         text: Name of the evaluation text, for the axis.
         outputs: Where to save it; suffixes are formats.
     """
-    with data.open(encoding="utf-8", newline="") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    with styled():
-        figure = windows_figure(rows, text)
-        for path in outputs:
-            save(figure, path)
+    draw(data, lambda rows: windows_figure(rows, text), outputs)
 
 
 def windows_figure(rows: Sequence[Row], text: str) -> Figure:
