@@ -18,7 +18,13 @@ from freelunch.assembly import assemble_model
 from freelunch.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.errors import UserError
 from freelunch.evaluation.loss import check_dense
-from freelunch.evaluation.perplexity import checkpoint_digest, evaluate_perplexity, text_windows
+from freelunch.evaluation.perplexity import (
+    TextWindows,
+    checkpoint_digest,
+    evaluate_perplexity,
+    per_text,
+    text_windows,
+)
 from freelunch.texts import fetch_text
 from tiny_models import (
     BLOCKS,
@@ -72,6 +78,29 @@ def test_perplexity_is_the_explicit_sum(tmp_path: Path, family: str) -> None:
     assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
     # The error of exp(x) to first order: exp(x) times the error of x.
     assert found["perplexity_standard_error"] == pytest.approx(math.exp(mean) * error, rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 3, LENGTH - 1])
+def test_a_strided_perplexity_is_the_explicit_sum(tmp_path: Path, stride: int) -> None:
+    """Each token that is scored is predicted from all of its window before it."""
+    checkpoint = tiny_checkpoint(tmp_path)
+    tokens = random_tokens(3).flatten()
+    windows = [tokens[at : at + LENGTH] for at in range(0, len(tokens) - LENGTH + 1, stride)]
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+    expected = []
+    for window in windows:
+        with torch.no_grad():
+            scores = model(input_ids=window[None], use_cache=False).logits[0].double()
+        for position in range(LENGTH - stride, LENGTH):
+            seen = scores[position - 1]
+            expected.append(float(torch.logsumexp(seen, 0) - seen[window[position]]))
+    found = evaluate_perplexity(
+        StreamedModel(checkpoint.folder), torch.stack(windows), tmp_path, stride=stride
+    )
+    assert found["loss"] == pytest.approx(statistics.fmean(expected), rel=1e-6)
+    assert found["stride"] == stride
+    assert found["predicted_tokens"] == len(expected)
+    assert found["tokens"] == len(windows) * LENGTH, "all that passed"
 
 
 def test_what_was_measured_is_recorded(tmp_path: Path) -> None:
@@ -236,7 +265,7 @@ def test_documents_are_joined_by_two_newlines_and_the_tail_is_dropped(
     length = 6
     assert len(tokens) % length, "without a tail there would be nothing to drop"
     assert tokens != [token for line in TRAINING_TEXT for token in tokenizer()(line)["input_ids"]]
-    windows = text_windows(prepared.model.artifact, text, length, None)
+    windows = text_windows(prepared.model.artifact, text, length, None).input_ids
     assert windows.dtype == torch.int64
     assert windows.shape == (len(tokens) // length, length)
     assert windows.flatten().tolist() == tokens[: len(tokens) // length * length]
@@ -244,7 +273,82 @@ def test_documents_are_joined_by_two_newlines_and_the_tail_is_dropped(
 
 def test_the_first_windows(prepared: Prepared, text: Artifact) -> None:
     windows = text_windows(prepared.model.artifact, text, 7, 3)
-    assert windows.flatten().tolist() == expected_tokens()[:21]
+    assert windows.stride == 7
+    assert windows.input_ids.flatten().tolist() == expected_tokens()[:21]
+
+
+@pytest.mark.parametrize("stride", [1, 4, 7])
+def test_strided_windows_score_each_token_once(
+    prepared: Prepared, text: Artifact, stride: int
+) -> None:
+    tokens, length = expected_tokens(), 7
+    found = text_windows(prepared.model.artifact, text, length, None, stride)
+    assert found.stride == stride
+    starts = range(0, len(tokens) - length + 1, stride)
+    assert found.input_ids.tolist() == [tokens[start : start + length] for start in starts]
+    scored = [token for window in found.input_ids.tolist() for token in window[length - stride :]]
+    first = length - stride
+    assert scored == tokens[first : first + len(scored)]
+    assert first + len(scored) + stride > len(tokens), "no window more would fit"
+
+
+@pytest.mark.parametrize(("length", "stride"), [(7, None), (7, 3), (20, 20)])
+def test_bytes_and_words_are_those_of_the_scored_text(
+    prepared: Prepared, text: Artifact, length: int, stride: int | None
+) -> None:
+    found = text_windows(prepared.model.artifact, text, length, None, stride)
+    scored = min(stride or length, length - 1)
+    joined = "\n\n".join(TRAINING_TEXT)
+    offsets = tokenizer()(joined, return_offsets_mapping=True)["offset_mapping"]
+    begins = [begin for begin, _ in offsets] + [len(joined)]
+    size = words = 0
+    for window in range(len(found.input_ids)):
+        end = window * found.stride + length
+        for at in range(begins[end - scored], begins[end]):
+            size += len(joined[at].encode())
+            words += not joined[at].isspace() and (at == 0 or joined[at - 1].isspace())
+    assert (found.bytes, found.words) == (size, words)
+    assert 0 < words < size < len(joined.encode())
+
+
+def test_all_bytes_and_words_of_a_text(prepared: Prepared, tmp_path: Path) -> None:
+    """Also of characters that are several tokens, none of which has a place of its own."""
+    line = "naïve 東京 🙂🙂 of  the  "
+    source = tmp_path / "text.jsonl"
+    source.write_text(json.dumps({"text": line}) + "\n")
+    entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
+    artifact = fetch_text("lines", entry, tmp_path / "text", "fingerprint")
+    tokens = tokenizer()(line)["input_ids"]
+    found = text_windows(prepared.model.artifact, artifact, 2, None, 1)
+    assert len(found.input_ids) == len(tokens) - 1, "but for the first, all are scored"
+    first = tokenizer()(line, return_offsets_mapping=True)["offset_mapping"][1][0]
+    assert found.bytes == len(line[first:].encode())
+    assert found.words == 5 - bool(line[:first])
+
+
+def test_perplexity_of_bytes_and_words() -> None:
+    windows = TextWindows(torch.zeros(4, 6, dtype=torch.int64), 6, bytes=90, words=15)
+    found = per_text({"loss": 3.0, "predicted_tokens": 20}, windows)
+    assert found["byte_perplexity"] == pytest.approx(math.exp(60 / 90))
+    assert found["word_perplexity"] == pytest.approx(math.exp(60 / 15))
+    assert 2 ** found["bits_per_byte"] == pytest.approx(found["byte_perplexity"])
+    unknown = TextWindows(windows.input_ids, 6, None, None)
+    for metrics, of in (
+        ({"loss": None, "predicted_tokens": 20}, windows),
+        ({"loss": 3.0, "predicted_tokens": 20}, unknown),
+    ):
+        found = per_text(metrics, of)
+        assert found["byte_perplexity"] is found["word_perplexity"] is None
+        assert found["bits_per_byte"] is None
+
+
+def test_what_a_checkpoint_takes(prepared: Prepared, tmp_path: Path) -> None:
+    found = evaluate_perplexity(prepared.model, random_tokens(2), tmp_path)["identity"]
+    files = list(prepared.model.folder.glob("*.safetensors"))
+    assert found["stored_bytes"] == sum(file.stat().st_size for file in files)
+    model = AutoModelForCausalLM.from_pretrained(prepared.model.folder)
+    # Of tied matrices it gives one.
+    assert found["parameters"] == sum(each.numel() for each in model.parameters())
 
 
 @pytest.mark.parametrize(("length", "windows"), [(7, 1000), (60, None), (5000, None)])

@@ -52,7 +52,11 @@ def made_up(
                 {"document": at, "log_likelihoods": [-1.0, -2.0], "right": bit == "1"}
                 for at, bit in enumerate(bits)
             ]
-        records[cell]["metrics"]["tasks"] = {"tasks": tasks, "accuracy": 0.5}
+        records[cell]["metrics"]["tasks"] = {
+            "tasks": tasks,
+            "accuracy": 0.5,
+            "truncated": {"requests": 0, "tokens": 0},
+        }
         write_answers(answers_beside(folder / cell.record_name), answers)
     return records
 
@@ -109,6 +113,15 @@ def test_cells_that_are_not_asked_have_no_rows(tmp_path: Path) -> None:
 def test_what_was_asked_is_said(tmp_path: Path) -> None:
     first = next(iter(task_notes(task_rows(made_up(tmp_path, RIGHT), tmp_path))))
     assert "rte 10 of 277, boolq 6 of 277" in first
+
+
+def test_what_was_truncated_is_said(tmp_path: Path) -> None:
+    records = made_up(tmp_path, RIGHT)
+    for cell in RIGHT:
+        records[cell]["metrics"]["tasks"]["truncated"] = {"requests": 1234, "tokens": 99}
+    said = list(task_notes(task_rows(records, tmp_path)))
+    (note,) = (note for note in said if "longer than the model takes" in note)
+    assert "1,234 requests" in note and "99 tokens" in note
 
 
 @pytest.mark.parametrize("key", ["sample_sha256", "prompts_sha256"])

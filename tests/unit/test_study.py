@@ -783,9 +783,17 @@ def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
     config["models"]["smollm2-135m"]["dtype"] = "float16"
     with pytest.raises(UserError, match="gradients vanish in float16"):
         Study.check(config, "config.yaml")
-    grid = {**config["study"]["grids"][0], "adaptations": ["none"]}
+    grid = {**config["study"]["grids"][0], "adaptations": ["none"], "tasks": True}
     config["study"]["grids"] = [grid]
     Study.check(config, "config.yaml")
+
+
+def test_a_stride_longer_than_its_windows_is_refused() -> None:
+    length = config()["study"]["evaluation"]["perplexity"]["length"]
+    for stride in (None, 1, length):
+        Study.check(changed({"study.evaluation.perplexity.stride": stride}), "made-up.yaml")
+    with pytest.raises(UserError, match=f"found {length + 1}; expected at most the length"):
+        Study.check(changed({"study.evaluation.perplexity.stride": length + 1}), "made-up.yaml")
 
 
 # --- Retraining, and how much an adaptation sees

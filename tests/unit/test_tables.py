@@ -29,7 +29,9 @@ SUMMARY_HEADER = (
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
     "held_out_perplexity,held_out_perplexity_standard_error,"
     "held_out_loss_minus_dense,held_out_loss_minus_dense_standard_error,drift_mean,"
-    "sparsity,zeros,weights,windows,window_length,"
+    "byte_perplexity,word_perplexity,bits_per_byte,"
+    "sparsity,zeros,weights,windows,window_length,window_stride,"
+    "parameters,nonzero_parameters,stored_bytes,tokens_per_second,tokens_per_second_over_dense,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"
     "adaptation_distinct_tokens,adaptation_steps,trained_parameters,adaptation_cpu_s,"
     "adaptation_window,adaptation_windows,adaptation_windows_kept_pruned,"
@@ -296,12 +298,40 @@ def test_summary_says_what_was_measured_and_on_what() -> None:
     assert len({len(line) for line in lines[:7]}) == 1, "the table is not aligned"
     assert lines[2].startswith("| tiny  | dense ")
     assert "20.50 ± " in lines[2]
-    assert "8,192 tokens, 5 TFLOP, 94 s, 1.00 GB" in lines[-1 - 8]
+    assert "8,192 tokens, 5 TFLOP, 94 s, 1.00 GB" in lines[6]
+    assert (
+        "tiny: 3,072 parameters, 0.0 million of them not zero, 0 MB on disk: zeros are stored like "
+        "other numbers." in text
+    )
     assert "`evaluation-text` (`wiki.utf8` of the package some-package 1.2.3)" in text
     assert "32 windows of 512 tokens (16,384 tokens)" in text
     assert "on `evaluation-text`, not on WikiText-2" in text
     assert "32 sequences of 256 tokens" in text
     assert "Seeds: 0, one for each cell." in text
+
+
+def test_summary_says_what_a_model_takes_and_how_fast_it_is() -> None:
+    study = make_study()
+    means = means_over_seeds(make_records(study, PERPLEXITIES))
+    for number, mean in enumerate(means):
+        mean |= {"parameters": 134_515_008, "stored_bytes": 538e6}
+        mean["nonzero_parameters"] = 134.5e6 - (number > 0) * 53e6
+        mean["tokens_per_second_over_dense"] = 0.95 + number / 100 if number else None
+    text = summary_text(study, means, [])
+    assert (
+        "tiny: 134,515,008 parameters, 81.5 to 134.5 million of them not zero, 538 MB on disk: "
+        "zeros are stored like other numbers, and multiplied like them: pruned, "
+        f"0.96 to {0.95 + (len(means) - 1) / 100:.2f} times the dense tokens a second." in text
+    )
+
+
+def test_summary_says_how_windows_overlap() -> None:
+    study = make_study()
+    means = means_over_seeds(make_records(study, PERPLEXITIES))
+    for mean in means:
+        mean["window_stride"] = 128
+    text = summary_text(study, means, [])
+    assert "32 windows of 512 tokens, one every 128, of which the last 128 count." in text
 
 
 def test_summary_says_not_wikitext_only_where_it_knows() -> None:

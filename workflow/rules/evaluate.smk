@@ -41,7 +41,7 @@ rule evaluate_perplexity:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("evaluate_perplexity", wildcards.model),
     params:
-        settings={key: STUDY.perplexity[key] for key in ("length", "windows")},
+        settings={key: STUDY.perplexity[key] for key in ("length", "windows", "stride")},
         dense_limit=STUDY.block["dense_limit"],
         is_dense=lambda wildcards: wildcards.pruning == DENSE,
         code=code_digest("evaluate_perplexity"),

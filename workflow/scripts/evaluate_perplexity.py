@@ -7,7 +7,7 @@ from freelunch.artifact import scratch_folder, write_json
 from freelunch.checkpoint import StreamedModel
 from freelunch.cost import evaluate_perplexity as cost_of
 from freelunch.evaluation.loss import check_dense
-from freelunch.evaluation.perplexity import evaluate_perplexity, text_windows
+from freelunch.evaluation.perplexity import evaluate_perplexity, per_text, text_windows
 from freelunch.job import running
 from freelunch.shapes import Shapes
 from freelunch.texts import open_text
@@ -20,12 +20,15 @@ if __name__ == "__main__":
         settings = snakemake.params.settings
         model = StreamedModel(Path(snakemake.input.checkpoint).parent, job.device)
         text = open_text(Path(snakemake.input.text).parent)
-        input_ids = text_windows(model.artifact, text, settings["length"], settings["windows"])
+        windows = text_windows(model.artifact, text, **settings)
         output = Path(snakemake.output.metrics)
         with scratch_folder(output.parent / ".hidden") as scratch:
-            metrics = evaluate_perplexity(model, input_ids, scratch, job.report)
+            metrics = evaluate_perplexity(
+                model, windows.input_ids, scratch, job.report, windows.stride
+            )
         metrics |= {
-            "settings": {key: settings[key] for key in ("length", "windows")},
+            **per_text(metrics, windows),
+            "settings": dict(settings),
             "checkpoint": model.artifact.digest,
             "text": text.digest,
         }
@@ -34,4 +37,4 @@ if __name__ == "__main__":
         write_json(output, metrics)
         job.cost["tokens"] = metrics["tokens"]
         shapes = Shapes.of(model.config.to_dict(), "float32")
-        job.cost["flops"] = cost_of(shapes, *input_ids.shape).flops
+        job.cost["flops"] = cost_of(shapes, *windows.input_ids.shape).flops

@@ -24,6 +24,7 @@ TASK_COLUMNS = (
     *("accuracy", "accuracy_standard_error"),
     *("accuracy_minus_dense", "accuracy_minus_dense_standard_error"),
     *("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"),
+    *("truncated_requests", "truncated_tokens"),
 )
 # Of a cell, by task: for each document whether its answer is right.
 Right = dict[str, list[bool]]
@@ -51,6 +52,8 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
         if one.adaptation != NONE and len(before) == len(cells):
             unadapted = _over_seeds(before)
         metrics = asked[one]["metrics"]["tasks"]["tasks"]
+        # Of all tasks together: the harness asks them at once.
+        truncated = asked[one]["metrics"]["tasks"]["truncated"]
         for task in (*mine, MEAN):
             facts = [metrics[task]] if task != MEAN else list(metrics.values())
             rows.append(
@@ -64,6 +67,10 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
                     **_named("accuracy", _mean(mine, task)),
                     **_named("accuracy_minus_dense", _difference(mine, dense, task)),
                     **_named("accuracy_minus_unadapted", _difference(mine, unadapted, task)),
+                    **{
+                        f"truncated_{what}": count if task == MEAN else None
+                        for what, count in truncated.items()
+                    },
                 }
             )
     return rows

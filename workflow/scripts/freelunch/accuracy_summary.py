@@ -39,6 +39,13 @@ def task_notes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for task, (count, whole) in asked.items()
     )
     yield f"Documents of each task, the same for all cells: {of_each}."
+    # The same documents and the same tokenizer: the same for all cells of a model.
+    truncated = {row["model"]: row for row in rows if row["truncated_requests"]}
+    for model, row in truncated.items():
+        yield (
+            f"{model}: {row['truncated_requests']:,} requests were longer than the model takes; "
+            f"{row['truncated_tokens']:,} tokens at their beginnings were left out."
+        )
     yield from NOTES
 
 

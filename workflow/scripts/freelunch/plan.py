@@ -120,7 +120,8 @@ class Plan:
         if rule == "evaluate_perplexity":
             settings = self.study.perplexity
             # The whole text: its length is not known before it is here; take a million tokens.
-            windows = settings["windows"] or max(2, 1_000_000 // settings["length"])
+            stride = settings["stride"] or settings["length"]
+            windows = settings["windows"] or max(2, 1_000_000 // stride)
             return cost.evaluate_perplexity(shapes, windows, settings["length"])
         if rule == "measure_drift":
             samples = self.study.block["evaluation"]["drift"]["samples"]

@@ -365,6 +365,8 @@ class _Steps:
             "sparsity": zeros / weights,
             "zeros": zeros,
             "weights": weights,
+            "parameters": found["parameters"],
+            "stored_bytes": found["stored_bytes"],
             "matrices": matrices,
             "checkpoint_sha256": found["checkpoint_digest"],
         }

@@ -660,6 +660,12 @@ def _cross_check(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, texts)}"
         elif texts[text]["source"] == "tokens" and not ids_allowed:
             yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+    perplexity = study["evaluation"]["perplexity"]
+    if (perplexity.get("stride") or 0) > perplexity["length"]:
+        yield (
+            f"  study.evaluation.perplexity.stride: found {perplexity['stride']}; expected at most "
+            f"the length, {perplexity['length']}: what lies between windows would be left out"
+        )
     if "drift" in study["evaluation"]:
         yield from _drift_problems(config)
     asked = study["evaluation"].get("tasks", {}).get("names", [])

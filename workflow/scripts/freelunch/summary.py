@@ -151,6 +151,7 @@ def _notes(
             "output there, the mean over tokens."
         )
     notes += [
+        *_sizes(means),
         "Ratio to dense: of the perplexities; its error is that of the paired differences, window "
         "by window.",
         f"Calibration on {_origin(calibration['text'])}: {calibration['samples']:,} sequences of "
@@ -270,10 +271,40 @@ def _amounts(means: Sequence[Mapping[str, Any]]) -> str:
         if mean["criterion"] == DENSE:
             windows, length = mean["windows"], mean["window_length"]
             amount = f"{windows:,} windows of {length:,} tokens ({windows * length:,} tokens)"
+            if (stride := mean["window_stride"]) != length:
+                amount = (
+                    f"{windows:,} windows of {length:,} tokens, one every {stride:,}, of which the "
+                    f"last {stride:,} count"
+                )
             models.setdefault(amount, []).append(mean["model"])
     if len(models) == 1:
         return next(iter(models))
     return "; ".join(f"{', '.join(names)}: {amount}" for amount, names in models.items())
+
+
+def _sizes(means: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what each model takes, dense and pruned, and how fast the pruned ones are."""
+    notes = []
+    for model in dict.fromkeys(mean["model"] for mean in means):
+        of_model = [mean for mean in means if mean["model"] == model]
+        megabytes = _range([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
+        left = _range([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
+        note = (
+            f"{model}: {of_model[0]['parameters']:,} parameters, {left} million of them not zero, "
+            f"{megabytes} MB on disk: zeros are stored like other numbers"
+        )
+        speeds = [mean["tokens_per_second_over_dense"] for mean in of_model]
+        if known := [speed for speed in speeds if speed is not None]:
+            times = _range(known, ".2f")
+            note += f", and multiplied like them: pruned, {times} times the dense tokens a second"
+        notes.append(f"{note}.")
+    return notes
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Return the least and the largest, or the one that all are once they are rounded."""
+    least, most = format(min(values), form), format(max(values), form)
+    return least if least == most else f"{least} to {most}"
 
 
 def _origin(text: Mapping[str, Any]) -> str:

@@ -43,7 +43,10 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *("held_out_perplexity", "held_out_perplexity_standard_error"),
     *("held_out_loss_minus_dense", "held_out_loss_minus_dense_standard_error", "drift_mean"),
-    *("sparsity", "zeros", "weights", "windows", "window_length"),
+    *("byte_perplexity", "word_perplexity", "bits_per_byte"),
+    *("sparsity", "zeros", "weights", "windows", "window_length", "window_stride"),
+    *("parameters", "nonzero_parameters", "stored_bytes"),
+    *("tokens_per_second", "tokens_per_second_over_dense"),
     *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
     *("adaptation_distinct_tokens", "adaptation_steps", "trained_parameters", "adaptation_cpu_s"),
     *("adaptation_window", "adaptation_windows", "adaptation_windows_kept_pruned"),
@@ -148,7 +151,10 @@ def means_over_seeds(records: Records) -> list[Row]:
             ),
             "drift_mean": _over(fmean, of_seeds, "drift_mean"),
             "windows": of_seeds[0]["windows"],
-            "window_length": of_seeds[0]["window_length"],
+            **{key: of_seeds[0][key] for key in ("window_length", "window_stride")},
+            **{key: of_seeds[0][key] for key in ("parameters", "nonzero_parameters")},
+            "stored_bytes": of_seeds[0]["stored_bytes"],
+            "tokens_per_second_over_dense": _over(fmean, of_seeds, "tokens_per_second_over_dense"),
             "sparsity": _over(fmean, of_seeds, "sparsity"),
             "adaptation_tokens": _over(fmean, of_seeds, "adaptation_tokens"),
             "adaptation_flops": _over(fmean, of_seeds, "adaptation_flops"),
@@ -215,11 +221,16 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "loss_minus_dense_standard_error": None,
         "perplexity_over_dense": None,
         **_held_out(record),
+        **{key: perplexity[key] for key in ("byte_perplexity", "word_perplexity", "bits_per_byte")},
         "sparsity": identity["sparsity"],
         "zeros": identity["zeros"],
         "weights": identity["weights"],
+        "parameters": identity["parameters"],
+        "nonzero_parameters": identity["parameters"] - identity["zeros"],
+        "stored_bytes": identity["stored_bytes"],
         "windows": perplexity["windows"],
         "window_length": perplexity["length"],
+        "window_stride": perplexity["stride"],
         "adaptation_tokens": _cost(cost, ADAPTATION, "tokens"),
         "adaptation_flops": _cost(cost, ADAPTATION, "flops"),
         "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
@@ -244,17 +255,20 @@ def _summary_row(cell: Cell, records: Records) -> Row:
 
 
 def _held_out(record: Mapping[str, Any]) -> Row:
-    """Return what was measured on held-out calibration text, beside the dense model on the same."""
+    """Return what was measured on held-out calibration text, beside the dense model there."""
     found = record["metrics"].get("drift")
     if not found:
         return {}
     difference, error = paired_difference(window_losses(found), window_losses(found["dense"]))
+    speed = found["tokens_per_second"]
     return {
         "held_out_perplexity": number(found["perplexity"]),
         "held_out_perplexity_standard_error": number(found["perplexity_standard_error"]),
         "held_out_loss_minus_dense": difference,
         "held_out_loss_minus_dense_standard_error": error,
         "drift_mean": number(last_drift(record)),
+        "tokens_per_second": speed["checkpoint"],
+        "tokens_per_second_over_dense": speed["checkpoint"] / speed["dense"],
     }
 
 

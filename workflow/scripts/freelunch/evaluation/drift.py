@@ -7,6 +7,9 @@ dense blocks put out, so an error is the block's own. The passes end in both mod
 
 import hashlib
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,7 @@ def measure_drift(
         `drift`: for each of KINDS a list over blocks of {output: {mean, median, max} over tokens},
         an output being a matrix by its name in the block, or BLOCK; None where it is not finite.
         And the perplexity, as `evaluate_perplexity` returns it; under `dense` the dense model's.
+        `tokens_per_second` of both through the blocks, their matrices watched.
     """
     checkpoint.artifact.verify()
     sequences, length = input_ids.shape
@@ -61,6 +65,7 @@ def measure_drift(
         hidden[model] = create_hidden(scratch / hidden_file(number), shape, model.dtype)
         passes[model].embed_(input_ids, hidden[model])
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    seconds: dict[str, list[float]] = {"dense": [], "checkpoint": []}
     for index in range(dense.num_blocks):
         block, other = dense.load_block(index), checkpoint.load_block(index)
         errors: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in KINDS}
@@ -69,9 +74,11 @@ def measure_drift(
             changed = hidden[checkpoint][batch].to(checkpoint.device)
             call = passes[dense].calls(len(states))[index]
             calls = passes[checkpoint].calls(len(states))[index]
-            wanted = _outputs(block, call, states)
+            with _timed(dense.device, seconds["dense"]):
+                wanted = _outputs(block, call, states)
             for kind, inputs in (("local", states), ("accumulated", changed)):
-                outputs = _outputs(other, calls, inputs)
+                with _timed(checkpoint.device, seconds["checkpoint"]):
+                    outputs = _outputs(other, calls, inputs)
                 for name, output in outputs.items():
                     errors[kind].setdefault(name, []).append(relative(output, wanted[name]))
             hidden[dense][batch], hidden[checkpoint][batch] = wanted[BLOCK], outputs[BLOCK]
@@ -85,6 +92,11 @@ def measure_drift(
         "drift": found,
         **loss_facts(losses[checkpoint]),
         "dense": loss_facts(losses[dense]),
+        # In turns, on one machine with the same threads: their ratio is worth more than they are.
+        "tokens_per_second": {
+            "dense": input_ids.numel() / math.fsum(seconds["dense"]),
+            "checkpoint": len(KINDS) * input_ids.numel() / math.fsum(seconds["checkpoint"]),
+        },
         "windows": sequences,
         "length": length,
         "token_ids_sha256": hashlib.sha256(input_ids.numpy().tobytes()).hexdigest(),
@@ -106,6 +118,18 @@ def relative(output: Tensor, wanted: Tensor) -> Tensor:
     error = (output.float().flatten(0, -2) - wanted).norm(dim=-1)
     found: Tensor = (error / size)[size > 0]
     return found.cpu()
+
+
+@contextmanager
+def _timed(device: torch.device, seconds: list[float]) -> Iterator[None]:
+    """Add how long what is done on a device takes."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    start = time.perf_counter()
+    yield
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    seconds.append(time.perf_counter() - start)
 
 
 class _Outputs(LinearWatcher):

@@ -11,30 +11,40 @@ from freelunch.hidden import HiddenStates
 
 
 @torch.no_grad()
-def window_loss(model: StreamedModel, input_ids: Tensor, hidden: Tensor) -> Tensor:
-    """Return the mean next-token loss of one window, nats, 0-d, float64.
+def window_loss(
+    model: StreamedModel, input_ids: Tensor, hidden: Tensor, scored: int | None = None
+) -> Tensor:
+    """Return the mean loss of a window's last tokens, nats, 0-d, float64.
 
     Args:
         model: The model, for its head.
         input_ids: (length,), int64.
         hidden: Hidden states after the last block, (length, d).
+        scored: How many tokens; None for all but the first, which nothing predicts.
     """
-    logits = model.logits(input_ids[None], hidden[None].to(model.device))[0, :-1]
-    return (
-        nn.functional.cross_entropy(logits.float(), input_ids[1:].to(model.device)).cpu().double()
-    )
+    first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
+    before = slice(first - 1, -1)
+    logits = model.logits(input_ids[None, before], hidden[None, before].to(model.device))[0]
+    targets = input_ids[first:].to(model.device)
+    return nn.functional.cross_entropy(logits.float(), targets).cpu().double()
 
 
-def window_losses(model: StreamedModel, input_ids: Tensor, hidden: HiddenStates | Tensor) -> Tensor:
-    """Return the mean next-token loss of each window, nats, (windows,), float64.
+def window_losses(
+    model: StreamedModel,
+    input_ids: Tensor,
+    hidden: HiddenStates | Tensor,
+    scored: int | None = None,
+) -> Tensor:
+    """Return the mean loss of each window's last tokens, nats, (windows,), float64.
 
     Args:
         model: The model, for its head.
         input_ids: (windows, length), int64.
         hidden: Hidden states after the last block, (windows, length, d); read a window at a time.
+        scored: As in `window_loss`.
     """
     pairs = zip(input_ids, hidden, strict=True)
-    return torch.stack([window_loss(model, ids, states) for ids, states in pairs])
+    return torch.stack([window_loss(model, ids, states, scored) for ids, states in pairs])
 
 
 def check_dense(perplexity: float | None, limit: float, where: object) -> None:
