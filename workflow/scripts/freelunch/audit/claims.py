@@ -1,0 +1,242 @@
+"""Test the claims of `workflow/data/claims.yaml` on the records of a study."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freelunch.audit.bootstrap import Estimate, estimate
+from freelunch.audit.data import DATA, checked
+from freelunch.audit.evidence import METRICS, Evidence
+from freelunch.audit.measures import MEASURES, UNITS, Absent, Measurement
+from freelunch.audit.verdicts import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNBOUNDED,
+    UNTESTED,
+    judge,
+    of_claim,
+    together,
+)
+from freelunch.cell import Cell
+from freelunch.errors import UserError, nearest
+from freelunch.rounding import NOT_FINITE, rounded
+from freelunch.study import Study, config_schema
+
+CLAIMS = DATA / "claims.yaml"
+_PREDICATES = {
+    HOLDS: "holds",
+    IN_PART: "holds in part",
+    FAILS: "does not hold",
+    UNTESTED: "cannot be tested",
+}
+Claim = Mapping[str, Any]
+
+
+# What follows a number of a unit.
+_SUFFIXES = {"share": " %", "times": " times"}
+
+
+def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
+    """Return the claims of a file.
+
+    Raises:
+        UserError: It is not as `workflow/schemas/claims.schema.json` says, or names a measure or a
+            metric that there is not.
+    """
+    claims: list[dict[str, Any]] = checked(path, "claims")["claims"]
+    for claim in claims:
+        for number, part in enumerate(claim["parts"]):
+            where = f"{path}: {claim['id']}.parts.{number}"
+            for key, valid in (("measure", MEASURES), ("metric", METRICS)):
+                if part[key] not in valid:
+                    raise UserError(
+                        f"there is no such {key}",
+                        where=f"{where}.{key}",
+                        found=part[key],
+                        expected=nearest(part[key], valid),
+                    )
+    return claims
+
+
+def audit_claims(evidence: Evidence, claims: Iterable[Claim]) -> list[dict[str, Any]]:
+    """Return, of each claim, the verdict and what it comes from.
+
+    Raises:
+        UserError: A claim names a cell or a criterion that the study does not know.
+    """
+    return [_claim(claim, evidence) for claim in claims]
+
+
+def _claim(claim: Claim, evidence: Evidence) -> dict[str, Any]:
+    parts = [_part(part, claim, evidence) for part in claim["parts"]]
+    verdict = of_claim([(part["verdict"], part["decides"]) for part in parts])
+    facts = ("id", "title", "statement", "source", "published")
+    return {**{key: claim.get(key) for key in facts}, "verdict": verdict, "parts": parts}
+
+
+def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str, Any]:
+    settings = {**part.get("settings", {}), "metric": part["metric"], "holds": part["holds"]}
+    for name in settings.get("criteria", []):
+        _check_known(name, claim, evidence.study)
+    if "cells" in part:
+        evidence = _only(evidence, part["cells"], claim)
+    measure = MEASURES[part["measure"]]
+    findings = [_finding(asked, part, evidence.study) for asked in measure(evidence, settings)]
+    verdict = together([finding["verdict"] for finding in findings])
+    return {
+        "says": part["says"],
+        "decides": part.get("decides", False),
+        "verdict": verdict,
+        "reason": _reason(verdict, findings),
+        "measure": part["measure"],
+        "measures": " ".join((measure.__doc__ or "").split()),
+        "metric": part["metric"],
+        "threshold": threshold_text(part["holds"], _unit(part)),
+        "why_this_threshold": part["why"],
+        "findings": findings,
+    }
+
+
+def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
+    """Return evidence of some cells alone, and of the dense models."""
+    known = {str(cell): cell for cell in evidence.study.cells}
+    for name in names:
+        if name not in known:
+            raise UserError(
+                "a claim names a cell that the study does not have",
+                where=f"{CLAIMS}: {claim['id']}",
+                found=name,
+                expected=nearest(name, known),
+            )
+    kept = {
+        cell: record
+        for cell, record in evidence.records.items()
+        if cell.is_dense or str(cell) in names
+    }
+    return Evidence(evidence.study, kept, evidence.folder)
+
+
+def _check_known(criterion: str, claim: Claim, study: Study) -> None:
+    """Refuse a name that is none of the study's and none of a score: a slip of the pen."""
+    scores = config_schema()["$defs"]["criterion"]["properties"]["score"]["enum"]
+    valid = {*study.config["criteria"], *scores}
+    if criterion not in valid:
+        raise UserError(
+            "a claim names a criterion that nobody knows",
+            where=f"{CLAIMS}: {claim['id']}",
+            found=criterion,
+            expected=nearest(criterion, valid),
+        )
+
+
+def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    if isinstance(asked, Absent):
+        return {
+            "subject": asked.subject,
+            "verdict": UNTESTED,
+            "reason": asked.reason,
+            **dict.fromkeys(("value", "low", "high", "text", "command")),
+            "of_seeds": [],
+            "cells": [],
+        }
+    found, unit = estimate(asked.statistic, asked.samples), _unit(part)
+    verdict, reason = judge(found, part["holds"], lambda value: _written(value, unit), asked.bounds)
+    return {
+        "subject": asked.subject,
+        "verdict": verdict,
+        "reason": reason,
+        "value": _number(found.value),
+        "low": _number(found.low),
+        "high": _number(found.high),
+        "text": estimate_text(found, unit, asked.bounds),
+        "of_seeds": [_number(value) for value in found.of_seeds],
+        "cells": [str(cell) for cell in asked.cells],
+        "command": command(study, asked.cells),
+    }
+
+
+def _reason(verdict: str, findings: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a part has its verdict, in a sentence."""
+    if not findings:
+        return "This study has no cells that it could be tested on."
+    counts = {
+        each: sum(finding["verdict"] == each for finding in findings)
+        for each in dict.fromkeys(finding["verdict"] for finding in findings)
+    }
+    if len(findings) == 1:
+        return _sentence(findings[0])
+    of = ", ".join(f"in {count} it {_PREDICATES[each]}" for each, count in counts.items())
+    return f"Of {len(findings)} comparisons, {of}."
+
+
+def _sentence(finding: Mapping[str, Any]) -> str:
+    found = f"{finding['text']}; " if finding["text"] else ""
+    return f"{finding['subject']}: {found}{finding['reason']}."
+
+
+def command(study: Study, cells: Sequence[Cell]) -> str:
+    """Return the command that makes the records of some cells again."""
+    records = " ".join(str(study.paths.record(cell)) for cell in dict.fromkeys(cells))
+    return (
+        "snakemake --cores all --workflow-profile workflow/profiles/local "
+        f"--replace-workflow-config --configfile {study.source} --forcerun evaluate_perplexity "
+        f"-- {records}"
+    )
+
+
+def threshold_text(holds: Mapping[str, Any], unit: str) -> str:
+    """Return a threshold in words."""
+    side = "above" if "above" in holds else "below"
+    words = f"{side} {_written(holds[side], unit)}"
+    if "in_part" in holds:
+        words += f"; in part: {side} {_written(holds['in_part'], unit)}"
+    return words
+
+
+def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBOUNDED) -> str:
+    """Return a number and its interval as people read them.
+
+    Args:
+        found: The number.
+        unit: share, times or perplexity.
+        bounds: As those of a `Measurement`.
+    """
+    if math.isnan(found.value):
+        return NOT_FINITE
+    least, most = bounds
+    # Of an interval of 95 % a quarter is the error, of which two digits are shown.
+    ends = [min(value, most) for value in (found.low, found.high) if not math.isnan(value)]
+    error = (max(ends) - min(ends)) / 4 if ends else 0.0
+
+    def written(value: float) -> str:
+        if math.isinf(value):
+            return f"more than {_written(most, unit)}"
+        text = _written(value, unit, error)
+        return f"at most {text}" if value <= least else text
+
+    text = written(found.value)
+    if found.low < found.high:
+        bare = _written(found.low, unit, error).removesuffix(_SUFFIXES.get(unit, ""))
+        low = f"at most {bare}" if found.low <= least else bare
+        text += f" (95 %: {low} to {written(found.high)})"
+    return text
+
+
+def _unit(part: Mapping[str, Any]) -> str:
+    return UNITS.get(part["measure"], "share")
+
+
+def _written(value: float, unit: str, error: float | None = None) -> str:
+    """Return a number; without an error with as many digits as it was given with."""
+    scale = 100 if unit == "share" else 1
+    digits = f"{scale * value:g}" if error is None else rounded(scale * value, scale * error)
+    return f"{digits}{_SUFFIXES.get(unit, '')}"
+
+
+def _number(value: float) -> float | str | None:
+    """Return a number as JSON has it."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "infinity"

@@ -1,0 +1,126 @@
+"""Where the numbers of a study come from, and what they cost, gathered from its records."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from freelunch.cell import Cell
+from freelunch.comparison import Records
+from freelunch.study import Study
+
+# Steps that cells share, and what of a cell tells their jobs apart.
+SHARED = {
+    "sample_calibration": ("model", "seed"),
+    "sample_held_out": ("model", "seed"),
+    "capture_dense": ("model", "seed"),
+    "prune_model": ("model", "criterion", "pattern", "seed"),
+}
+COSTS = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
+
+
+def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
+    """Return code, packages, machines, digests and origins, each value once."""
+    environments = [
+        environment
+        for record in records.values()
+        for environment in record["provenance"]["environments"].values()
+    ]
+    keys = ("python", "platform", "processor", "cores", "device", "device_name")
+    return {
+        "study": study.name,
+        "config": study.config,
+        "config_file": study.source,
+        "commits": _each_once(
+            {"commit": each["commit"], "uncommitted_changes": each["uncommitted_changes"]}
+            for each in environments
+        ),
+        "packages": _each_once(each["packages"] for each in environments),
+        "machines": _each_once(
+            {key: each[key] for key in keys if key in each} for each in environments
+        ),
+        "threads": sorted({each["threads"] for each in environments}),
+        "models": _by_name(
+            (cell.model, {**record["provenance"]["model_origin"], **_digest(record, "model")})
+            for cell, record in records.items()
+        ),
+        "texts": _by_name(
+            (_text_name(record, use), {**origin, **_digest(record, f"{use}_text")})
+            for record in records.values()
+            for use, origin in record["provenance"]["text_origins"].items()
+        ),
+        "tasks": _by_name(
+            (task, {**origin, **_digest(record, f"task_{task}")})
+            for record in records.values()
+            for task, origin in record["provenance"].get("task_origins", {}).items()
+        ),
+        "token_ids": {
+            str(cell): {
+                name: digest
+                for name, digest in record["provenance"]["digests"].items()
+                if name.endswith("token_ids")
+            }
+            for cell, record in records.items()
+        },
+        "records": {
+            str(cell): {
+                "fingerprint": record["fingerprint"],
+                "checkpoint_sha256": record["identity"]["checkpoint_sha256"],
+            }
+            for cell, record in records.items()
+        },
+    }
+
+
+def gather_costs(records: Records) -> list[dict[str, Any]]:
+    """Return what each step cost, over all of its jobs; memory is the largest of one job."""
+    seen: set[tuple[Any, ...]] = set()
+    rows: dict[str, dict[str, Any]] = {}
+    for cell, record in records.items():
+        for step, cost in record["cost"].items():
+            job = (step, *_job(step, cell, record))
+            if job in seen:
+                continue
+            seen.add(job)
+            row = rows.setdefault(step, {"step": step, **dict.fromkeys(COSTS, 0), "peak_bytes": 0})
+            for key in COSTS:
+                row[key] += cost.get(key, 0)
+            row["peak_bytes"] = max(row["peak_bytes"], cost.get("peak_bytes", 0))
+    return list(rows.values())
+
+
+def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells the jobs of a step apart."""
+    if step == "extend_calibration":
+        return cell.model, cell.seed, record["adaptation"]["samples"]
+    if step in SHARED:
+        return tuple(getattr(cell, key) for key in SHARED[step])
+    return (cell,)
+
+
+def _text_name(record: Mapping[str, Any], use: str) -> str:
+    """Return what the text is called that a record's calibration or evaluation used."""
+    spec = record["spec"]
+    settings = spec["calibration"] if use == "calibration" else spec["evaluation"]["perplexity"]
+    return str(settings["text"]["name"])
+
+
+def _digest(record: Mapping[str, Any], name: str) -> dict[str, str]:
+    digests = record["provenance"]["digests"]
+    return {"manifest_sha256": digests[name]} if name in digests else {}
+
+
+def _each_once(values: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for value in values:
+        if value not in found:
+            found.append(dict(value))
+    return found
+
+
+def _by_name(pairs: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the values of each name, each once: more than one is more than one thing."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, value in pairs:
+        of_name = found.setdefault(name, [])
+        if value not in of_name:
+            of_name.append(value)
+    return found

@@ -1,0 +1,86 @@
+"""Verdicts, and how they follow from numbers and from each other."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from freelunch.audit.bootstrap import Estimate
+
+HOLDS = "holds"
+IN_PART = "holds in part"
+FAILS = "does not hold"
+UNTESTED = "not testable here"
+VERDICTS = (HOLDS, IN_PART, FAILS, UNTESTED)
+UNBOUNDED = (-math.inf, math.inf)
+
+
+def judge(
+    estimate: Estimate,
+    threshold: Mapping[str, Any],
+    written: Callable[[float], str] = "{:g}".format,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> tuple[str, str]:
+    """Return the verdict on a number, and why.
+
+    It holds where the whole interval lies beyond the threshold, in part where it lies beyond
+    `in_part`, and does not hold where the whole interval lies on the other side of what is left.
+    An interval that has a threshold within is too wide to tell.
+
+    Args:
+        estimate: The number.
+        threshold: `above` or `below` a number; perhaps also `in_part`, a weaker one.
+        written: How such a number is written.
+        bounds: What a number can be told between: one that is no more than the first may be any
+            less, an infinite one is known to be more than the second.
+    """
+    if math.isnan(estimate.value) or math.isnan(estimate.low):
+        return UNTESTED, "a loss is not finite, or there is nothing to divide by"
+    side = "above" if "above" in threshold else "below"
+    wanted, weaker = threshold[side], threshold.get("in_part", threshold[side])
+    (least, most), low, high = bounds, estimate.low, estimate.high
+    if low <= least:
+        low = -math.inf
+    elif low == math.inf:
+        low = math.nextafter(most, math.inf)
+
+    def lies_beyond(limit: float) -> bool:
+        return low > limit if side == "above" else high < limit
+
+    if lies_beyond(wanted):
+        return HOLDS, f"the whole interval is {side} {written(wanted)}"
+    if lies_beyond(weaker):
+        return IN_PART, (
+            f"the whole interval is {side} {written(weaker)}, but not {side} {written(wanted)}"
+        )
+    if high <= weaker if side == "above" else low >= weaker:
+        return FAILS, f"none of the interval is {side} {written(weaker)}"
+    return UNTESTED, f"the interval reaches to both sides of {written(weaker)}"
+
+
+def together(verdicts: Sequence[str]) -> str:
+    """Return the verdict on what was looked at several times: on several pruned models, say.
+
+    What could not be tested neither supports nor refutes; without anything that could be, nothing
+    is said, and with something, it is not said that all holds.
+    """
+    told = [verdict for verdict in verdicts if verdict != UNTESTED]
+    if not told:
+        return UNTESTED
+    if set(told) == {FAILS}:
+        return FAILS
+    return HOLDS if set(verdicts) == {HOLDS} else IN_PART
+
+
+def of_claim(parts: Sequence[tuple[str, bool]]) -> str:
+    """Return the verdict on a claim.
+
+    Args:
+        parts: The verdict on each of its parts, and whether the part decides: a claim whose
+            deciding part does not hold does not hold, whatever else does; one whose deciding part
+            cannot be tested cannot be tested.
+    """
+    deciding = [verdict for verdict, decides in parts if decides]
+    for verdict in (FAILS, UNTESTED):
+        if verdict in deciding:
+            return verdict
+    return together([verdict for verdict, _ in parts])
