@@ -126,6 +126,14 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
                 "a record is damaged", where=path, found=error, todo=f"remove {path} and run again"
             ) from error
         _validate(record, str(path))
+        if record["spec"].get("cell") != str(cell):
+            raise UserError(
+                "this is the record of another cell",
+                where=path,
+                found=record["spec"].get("cell"),
+                expected=cell,
+                todo=f"remove {path} and run the study again",
+            )
         check_spec(record["spec"], study.spec(cell), cell, path)
         records[cell] = record
     return records
