@@ -12,6 +12,8 @@ rule build_tables:
             labels={"table": "summary", "content": "one row a cell"},
         ),
         summary_md=PATHS.tables / "summary.md",
+        summary_tex=PATHS.tables / "summary.tex",
+        numbers_json=PATHS.tables / "numbers.json",
         metrics_json=PATHS.tables / "metrics.json",
         criteria_csv=report(
             PATHS.figures / "criteria.csv",
