@@ -17,7 +17,7 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from freelunch.artifact import write_atomically, write_json
-from freelunch.audit import provenance
+from freelunch.audit import whole_run
 from freelunch.digest import SCRIPTS, file_digest, json_digest
 from freelunch.errors import UserError
 from freelunch.study import Study
@@ -51,12 +51,13 @@ FORMATS = {
     ".pdf": "application/pdf",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".tex": "application/x-tex",
     ".yaml": "application/yaml",
 }
 REPOSITORY = SCRIPTS.parents[1]
 
 
-def write_crate(study: Study, records: provenance.Records, root: Path) -> Path:
+def write_crate(study: Study, records: whole_run.Records, root: Path) -> Path:
     """Describe a finished study in `ro-crate-metadata.json`, and return that file.
 
     Snakefile and config are copied to `audit/run/` before. Nothing is fetched, and no date is
@@ -78,7 +79,7 @@ def write_crate(study: Study, records: provenance.Records, root: Path) -> Path:
     return root / METADATA
 
 
-def _ended(study: Study, records: provenance.Records, root: Path) -> str:
+def _ended(study: Study, records: whole_run.Records, root: Path) -> str:
     """Return when the newest record was written, in ISO 8601, UTC."""
     paths = [root / study.paths.records.name / cell.record_name for cell in records]
     for path in paths:
@@ -102,7 +103,7 @@ def _config(study: Study) -> str | bytes:
 class _Description:
     """What is in a crate, and how it came to be."""
 
-    def __init__(self, study: Study, records: provenance.Records, root: Path) -> None:
+    def __init__(self, study: Study, records: whole_run.Records, root: Path) -> None:
         self.study, self.records, self.root = study, records, root
         self.project = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
         self.crate = ROCrate(version="1.1")
@@ -137,17 +138,17 @@ class _Description:
             "`version`: the commits that steps were run at, -dirty where there were changes that "
             "were not committed.",
             license=licence,
-            version=provenance.commits(self.records),
-            runtimePlatform=provenance.pythons(self.records),
+            version=whole_run.commits(self.records),
+            runtimePlatform=whole_run.pythons(self.records),
             softwareRequirements=[
                 self.add(
-                    provenance.package_url(name, version),
+                    whole_run.package_url(name, version),
                     "SoftwareApplication",
                     name=name,
                     softwareVersion=version,
                     url=f"https://pypi.org/project/{name}/",
                 )
-                for name, version in provenance.packages(self.records)
+                for name, version in whole_run.packages(self.records)
             ],
         )
         facts = _facts(path) | {"name": self.project["title"]}
@@ -165,15 +166,15 @@ class _Description:
             f"#run-{json_digest(records)[:16]}",
             properties=_known(
                 name=f"Run of the study {self.study.name}",
-                description=f"On {provenance.machines(self.records)}. Its end is when the newest "
+                description=f"On {whole_run.machines(self.records)}. Its end is when the newest "
                 "record was written. Each step's cost, code and machine are in the records.",
                 endTime=ended,
-                object=[config, *map(self.input, provenance.inputs(self.study, self.records))],
+                object=[config, *map(self.input, whole_run.inputs(self.study, self.records))],
                 result=self.results(workflow),
             ),
         )
 
-    def input(self, item: provenance.Input) -> Any:
+    def input(self, item: whole_run.Input) -> Any:
         """Add a model, text or task: source, licence, and the digests of the files taken."""
         return self.add(
             f"#{item.registry}/{item.name}",

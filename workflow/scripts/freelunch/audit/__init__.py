@@ -1,1 +1,0 @@
-"""What holds of the paper's claims, setting by setting and number by number, with the evidence."""
