@@ -5,7 +5,8 @@
 #   make plan                  what a study would run and take; TFLOPS=400: on a machine of that rate
 #   make full                  the study that carries the README's numbers
 #   make test, make check      tests; formatting, linting, types, layers, schemas
-#   make report                Snakemake's report of a study
+#   make report                the audit's page and Snakemake's report of a study
+#   make compare A=... B=...   what differs between two studies, and what may explain it
 #   make bench                 speed and memory, as ratios
 #   make readme                put the full study's table into the README
 
@@ -26,10 +27,10 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--replace-workflow-config --configfile $(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report test check format bench readme lock
+.PHONY: help env study full plan summary report compare test check format bench readme lock
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -56,7 +57,13 @@ summary: env
 	@python -m freelunch summary $(STUDY)
 
 report: env
+	$(SNAKEMAKE)
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
+	@echo "The audit: results/$$(python -m freelunch name $(STUDY))/audit/index.html"
+
+# A config that was run, its results, or a folder of records, such as docs/full.
+compare: env
+	@python -m freelunch compare "$(A)" "$(B)"
 
 test: env
 	python -m pytest -m "not gpu"
