@@ -8,7 +8,7 @@
 #   make report                the audit's page and Snakemake's report of a study
 #   make compare A=... B=...   what differs between two studies, and what may explain it
 #   make bench                 speed and memory, as ratios
-#   make readme                put the full study's table into the README
+#   make readme                put the full study's tables into the README
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -88,11 +88,13 @@ bench: study
 # docs/full/ keeps the records behind the README's table, so that a test can tell whether they agree.
 readme: full
 	rm -rf docs/full
-	mkdir -p docs/full/tables docs/full/figures
+	mkdir -p docs/full/tables docs/full/figures docs/full/audit
 	cp -r results/full/records docs/full/records
 	cp results/full/tables/summary.md docs/full/tables/
-	cp results/full/figures/{criteria,windows,budgets}.png docs/full/figures/
+	cp results/full/audit/verdicts.md docs/full/audit/
+	cp results/full/figures/{criteria,windows,budgets,drift}.png docs/full/figures/
 	python -m freelunch.readme README.md docs/full/tables/summary.md
+	python -m freelunch.readme README.md docs/full/audit/verdicts.md
 
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
 lock: env

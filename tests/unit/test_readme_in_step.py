@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.audit import audit_study
+from freelunch.audit.verdict_table import verdict_table
 from freelunch.plan import Plan
 from freelunch.readme import main
 from freelunch.records import load_records
@@ -13,6 +15,7 @@ from freelunch.tables import table_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+VERDICTS = ROOT / "docs" / "full" / "audit" / "verdicts.md"
 RECORDS = ROOT / "docs" / "full" / "records"
 SUMMARY = ROOT / "docs" / "full" / "tables" / "summary.md"
 
@@ -29,8 +32,14 @@ def test_table_is_that_of_the_committed_records():
     assert SUMMARY.read_text() == expected
 
 
-def test_readme_shows_the_table():
-    assert main(["--check", str(README), str(SUMMARY)]) == 0
+def test_verdicts_are_those_of_the_committed_records():
+    audit = audit_study(Study.load(Path("studies/full.yaml")), RECORDS)
+    assert VERDICTS.read_text() == verdict_table(audit["claims"])
+
+
+@pytest.mark.parametrize("shown", [SUMMARY, VERDICTS])
+def test_readme_shows_them(shown: Path):
+    assert main(["--check", str(README), str(shown)]) == 0
 
 
 def test_every_make_target_in_the_readme_exists():

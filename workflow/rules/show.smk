@@ -237,6 +237,7 @@ rule audit_study:
         page=glob("workflow/report/audit/*"),
     output:
         audit=PATHS.audit / "audit.json",
+        verdicts=PATHS.audit / "verdicts.md",
         page=report(
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
