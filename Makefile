@@ -5,9 +5,10 @@
 #   make plan                  what a study would run and take; TFLOPS=400: on a machine of that rate
 #   make full                  the study that carries the README's numbers
 #   make test, make check      tests; formatting, linting, types, layers, schemas
-#   make report                Snakemake's report of a study
+#   make report                the audit's page and Snakemake's report of a study
+#   make compare A=... B=...   what differs between two studies, and what may explain it
 #   make bench                 speed and memory, as ratios
-#   make readme                put the full study's table into the README
+#   make readme                put the full study's tables into the README
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,10 +27,10 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--replace-workflow-config --configfile $(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report test check format bench readme lock
+.PHONY: help env study full plan summary report compare test check format bench readme lock
 
 help:
-	@sed -n '3,10s/^#   //p' Makefile
+	@sed -n '3,11s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -56,7 +57,13 @@ summary: env
 	@python -m freelunch summary $(STUDY)
 
 report: env
+	$(SNAKEMAKE)
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
+	@echo "The audit: results/$$(python -m freelunch name $(STUDY))/audit/index.html"
+
+# A config that was run, its results, or a folder of records, such as docs/full.
+compare: env
+	@python -m freelunch compare "$(A)" "$(B)"
 
 test: env
 	python -m pytest -m "not gpu"
@@ -81,11 +88,13 @@ bench: study
 # docs/full/ keeps the records behind the README's table, so that a test can tell whether they agree.
 readme: full
 	rm -rf docs/full
-	mkdir -p docs/full/tables docs/full/figures
+	mkdir -p docs/full/tables docs/full/figures docs/full/audit
 	cp -r results/full/records docs/full/records
 	cp results/full/tables/summary.md docs/full/tables/
-	cp results/full/figures/{criteria,windows,budgets}.png docs/full/figures/
+	cp results/full/audit/verdicts.md docs/full/audit/
+	cp results/full/figures/{criteria,windows,budgets,drift}.png docs/full/figures/
 	python -m freelunch.readme README.md docs/full/tables/summary.md
+	python -m freelunch.readme README.md docs/full/audit/verdicts.md
 
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
 lock: env

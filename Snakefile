@@ -9,6 +9,7 @@
 
 import os
 import sys
+from glob import glob
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -67,6 +68,7 @@ localrules:
     all,
     collect_records,
     build_tables,
+    audit_study,
 
 
 include: "workflow/rules/common.smk"
@@ -86,10 +88,8 @@ rule all:
     input:
         [str(PATHS.record(cell)) for cell in CELLS],
         rules.build_tables.output,
-        rules.draw_criteria.output,
-        rules.draw_windows.output if STUDY.compares_windows else [],
-        rules.draw_budgets.output if STUDY.compares_budgets else [],
-        rules.draw_drift.output if "drift" in STUDY.block["evaluation"] else [],
+        FIGURES,
+        rules.audit_study.output,
 
 
 onstart:

@@ -55,6 +55,8 @@ WINDOWS: tuple[dict[str, Any], ...] = (
     {"window": "all"},
     {"method": "least_squares"},
 )
+# Solving for a matrix of thousands of inputs takes two cores hours.
+EXACT_SHAPE = "SmolLM2's"
 # Of a block; no such model exists on this machine.
 QWEN_72B = {
     "hidden_size": 8192,
@@ -207,6 +209,8 @@ def bench_predictions() -> None:
         with shaped(name) as (folder, model, shapes):
             for window in WINDOWS:
                 settings = settings_of(**window)
+                if settings["method"] == "least_squares" and name != EXACT_SHAPE:
+                    continue
                 planned = reconstruct(shapes, 8, SEQUENCE, settings)
                 measured = run_step(folder, "reconstruct", settings)
                 what = " ".join(map(str, window.values()))

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from freelunch.errors import UserError
-from freelunch.readme import main, with_table
+from freelunch.readme import main, with_block
 
 PAGE = """# Title
 
-<!-- table: laptop -->
+<!-- summary: laptop -->
 old laptop table
 <!-- end -->
 
 between
 
-<!-- table: full -->
+<!-- summary: full -->
 old full table
 <!-- end -->
 
@@ -63,24 +63,24 @@ def test_check_passes_once_in_step(page: Path, summary: Path) -> None:
 
 
 def test_an_empty_block_is_filled() -> None:
-    page = "<!-- table: full -->\n<!-- end -->\n"
-    expected = "<!-- table: full -->\ntable\n<!-- end -->\n"
-    assert with_table(page, "table\n", "full", "page") == expected
+    page = "<!-- summary: full -->\n<!-- end -->\n"
+    expected = "<!-- summary: full -->\ntable\n<!-- end -->\n"
+    assert with_block(page, "table\n", "summary: full", "page") == expected
 
 
 @pytest.mark.parametrize(
     "page",
     [
         "nothing here\n",
-        "<!-- table: full -->\nno end\n",
-        "<!-- table: full -->\nno end\n<!-- table: laptop -->\n<!-- end -->\n",
-        "<!-- table: full -->\n<!-- end -->\n" * 2,
+        "<!-- summary: full -->\nno end\n",
+        "<!-- summary: full -->\nno end\n<!-- summary: laptop -->\n<!-- end -->\n",
+        "<!-- summary: full -->\n<!-- end -->\n" * 2,
     ],
     ids=["no block", "no end", "end of another block", "two blocks"],
 )
 def test_a_page_without_exactly_one_block_is_refused(page: str) -> None:
     with pytest.raises(UserError, match="exactly one place"):
-        with_table(page, "table", "full", "page")
+        with_block(page, "table", "summary: full", "page")
 
 
 def test_missing_summary_is_named(

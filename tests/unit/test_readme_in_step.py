@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.budgets import budget_rows, reach_rows
-from freelunch.gaps import gap_rows
-from freelunch.granularity import window_rows
+from freelunch.audit.audit import audit_study
+from freelunch.audit.verdict_table import verdict_table
 from freelunch.plan import Plan
 from freelunch.readme import main
 from freelunch.records import load_records
 from freelunch.study import Study
-from freelunch.summary import summary_text
-from freelunch.tables import means_over_seeds
+from freelunch.tables import table_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+VERDICTS = ROOT / "docs" / "full" / "audit" / "verdicts.md"
+RECORDS = ROOT / "docs" / "full" / "records"
 SUMMARY = ROOT / "docs" / "full" / "tables" / "summary.md"
 
 
@@ -27,19 +27,19 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_is_that_of_the_committed_records():
     study = Study.load(Path("studies/full.yaml"))
-    records = load_records(study, ROOT / "docs" / "full" / "records")
-    rows = (
-        gap_rows(records),
-        window_rows(records),
-        budget_rows(records, study),
-        reach_rows(records, study),
-    )
-    expected = summary_text(study, means_over_seeds(records), *rows)
+    records = load_records(study, RECORDS)
+    expected = table_texts(study, records, RECORDS)["summary_md"]
     assert SUMMARY.read_text() == expected
 
 
-def test_readme_shows_the_table():
-    assert main(["--check", str(README), str(SUMMARY)]) == 0
+def test_verdicts_are_those_of_the_committed_records():
+    audit = audit_study(Study.load(Path("studies/full.yaml")), RECORDS)
+    assert VERDICTS.read_text() == verdict_table(audit["claims"])
+
+
+@pytest.mark.parametrize("shown", [SUMMARY, VERDICTS])
+def test_readme_shows_them(shown: Path):
+    assert main(["--check", str(README), str(shown)]) == 0
 
 
 def test_every_make_target_in_the_readme_exists():

@@ -13,6 +13,7 @@ import pytest
 from freelunch.cell import Cell
 from freelunch.comparison import mean_over_seeds, paired_difference, seed_groups
 from freelunch.errors import UserError
+from freelunch.latex import escaped
 from freelunch.study import Study
 from freelunch.summary import summary_text
 from freelunch.tables import build_tables, means_over_seeds, metrics_tree, summary_rows
@@ -67,19 +68,19 @@ class Built:
 
     def __init__(self, study: Study, records: dict[Cell, dict[str, Any]]) -> None:
         write_records(study, records)
-        tables = ("summary.csv", "summary.md", "metrics.json", "criteria.csv")
-        gaps = ("gaps.csv", "criteria_pairs.csv", "windows.csv")
-        others = ("drift.csv", "budgets.csv", "reach.csv", "tasks.csv")
-        build_tables(study, *(Path(name) for name in (*tables, *gaps, *others)))
-        self.summary_csv, self.summary_md, self.metrics_json, self.criteria_csv = (
-            Path(name).read_text(encoding="utf-8") for name in tables
-        )
-        self.gaps_csv, self.pairs_csv, self.windows_csv = (
-            Path(name).read_text(encoding="utf-8") for name in gaps
-        )
-        self.drift_csv, self.budgets_csv, self.reach_csv, self.tasks_csv = (
-            Path(name).read_text(encoding="utf-8") for name in others
-        )
+        names = {
+            *("summary_csv", "summary_md", "summary_tex", "numbers_json", "metrics_json"),
+            *("criteria_csv", "gaps_csv", "pairs_csv", "windows_csv", "drift_csv"),
+            *("budgets_csv", "reach_csv", "tasks_csv"),
+        }
+        files = {name: Path(name.replace("_", ".")) for name in names}
+        build_tables(study, files)
+        texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        self.summary_csv, self.summary_md = texts["summary_csv"], texts["summary_md"]
+        self.summary_tex = texts["summary_tex"]
+        self.numbers, self.metrics_json = json.loads(texts["numbers_json"]), texts["metrics_json"]
+        self.criteria_csv, self.gaps_csv = texts["criteria_csv"], texts["gaps_csv"]
+        self.pairs_csv = texts["pairs_csv"]
         # The table of cells and its notes, without the gaps below them.
         self.cells_md = self.summary_md.partition("\n**Gap between criteria**")[0]
 
@@ -308,6 +309,58 @@ def test_summary_says_what_was_measured_and_on_what() -> None:
     assert "on `evaluation-text`, not on WikiText-2" in text
     assert "32 sequences of 256 tokens" in text
     assert "Seeds: 0, one for each cell." in text
+
+
+def test_one_table_in_three_forms() -> None:
+    study = make_study()
+    built = Built(study, make_records(study, PERPLEXITIES))
+    markdown = [line.strip("|").split("|") for line in built.summary_md.splitlines()[:7]]
+    latex = [line for line in built.summary_tex.splitlines() if line.endswith(r"\\")]
+    assert len(latex) == 6
+    for fields, line in zip([markdown[0], *markdown[2:]], latex, strict=True):
+        plain = line.removesuffix(r"\\").replace(r"$\pm$", "±").replace("\\", "")
+        assert [it.strip() for it in plain.split("&")] == [it.strip() for it in fields]
+    assert "not on WikiText-2" in built.summary_tex
+    assert "`" not in built.summary_tex and r"recon\_block" in built.summary_tex
+
+
+def test_numbers_for_text() -> None:
+    study = make_study(seeds=[0, 1])
+    built = Built(study, make_records(study, PERPLEXITIES))
+    assert set(built.numbers) == {
+        "tiny/dense/none",
+        *(
+            f"tiny/{it}-u50/{how}"
+            for it in ("magnitude", "wanda")
+            for how in ("none", "recon_block")
+        ),
+    }
+    dense = built.numbers["tiny/dense/none"]
+    assert dense["perplexity"]["value"] == pytest.approx(20.5)
+    assert dense["perplexity"]["text"].startswith("20.50 ± ")
+    assert "perplexity_over_dense" not in dense
+    pruned = built.numbers["tiny/wanda-u50/none"]
+    assert pruned["perplexity_over_dense"]["seeds"] == 2
+    assert all(
+        f"| {built.numbers['tiny/dense/none']['perplexity']['text']}" in line
+        for line in built.summary_md.splitlines()[2:3]
+    )
+
+
+def test_a_number_that_is_not_finite_is_null() -> None:
+    study = make_study()
+    built = Built(study, make_records(study, PERPLEXITIES | {str(WANDA): None}))
+    number = built.numbers["tiny/wanda-u50/none"]["perplexity"]
+    assert (number["value"], number["text"]) == (None, "not finite")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("50 %", r"50 \%"), ("a_b & c", r"a\_b \& c"), ("1 ± 2", r"1 $\pm$ 2"), ("x^2~", None)],
+)
+def test_what_latex_reads_as_something_else_is_escaped(text: str, expected: str | None) -> None:
+    wanted = r"x\textasciicircum{}2\textasciitilde{}" if expected is None else expected
+    assert escaped(text) == wanted
 
 
 def test_summary_says_what_a_model_takes_and_how_fast_it_is() -> None:

@@ -2,12 +2,15 @@
 
 import gzip
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy
+import pyarrow
 import pytest
+from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
 from freelunch.artifact import Artifact
@@ -31,6 +34,20 @@ def fetch(
     path.write_bytes(content)
     entry = {"source": "path", "path": str(path), "format": format, "field": field}
     return fetch_text("tiny", entry, folder / "resources" / "tiny", "fingerprint")
+
+
+def table(*rows: object, column: str = "text") -> bytes:
+    """Return a Parquet file."""
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({column: list(rows)}), buffer)
+    return buffer.getvalue()
+
+
+def test_rows_of_a_table_stay_as_they_are(tmp_path: Path) -> None:
+    """Blank ones too: perplexities on WikiText-2 are of all rows joined."""
+    rows = ["", " = A title = \n", "", ODD, " \n"]
+    artifact = fetch(tmp_path, table(*rows, column="body"), "parquet", field="body")
+    assert read_documents(artifact.folder) == rows
 
 
 def refused(folder: Path, content: bytes, format: str, **more: str) -> str:
@@ -132,6 +149,10 @@ def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
         (b'{"text": null}\n', "jsonl", ["line 1", "'text' is no text", "null"]),
         (b'\n{"text": \n', "jsonl", ["line 2", "not JSON"]),
         (b'["text"]\n', "jsonl", ["line 1", "no JSON object"]),
+        (table("a", column="txt"), "parquet", ["no field 'text'", "txt (nearest)"]),
+        (table("a", None), "parquet", ["line 2", "'text' is no text", "None"]),
+        (table(), "parquet", ["no documents"]),
+        (b"PAR1 and no more", "parquet", ["no Parquet file"]),
         (b'{"text": "\\ud834"}\n', "jsonl", ["line 1", "half a character", "\\ud834"]),
     ],
 )

@@ -12,6 +12,8 @@ rule build_tables:
             labels={"table": "summary", "content": "one row a cell"},
         ),
         summary_md=PATHS.tables / "summary.md",
+        summary_tex=PATHS.tables / "summary.tex",
+        numbers_json=PATHS.tables / "numbers.json",
         metrics_json=PATHS.tables / "metrics.json",
         criteria_csv=report(
             PATHS.figures / "criteria.csv",
@@ -209,3 +211,48 @@ rule draw_drift:
         code=code_digest("draw_drift"),
     script:
         "../scripts/draw_drift.py"
+
+
+# The figures that this study has.
+FIGURES = [
+    *rules.draw_criteria.output,
+    *(rules.draw_windows.output if STUDY.compares_windows else []),
+    *(rules.draw_budgets.output if STUDY.compares_budgets else []),
+    *(rules.draw_drift.output if "drift" in STUDY.block["evaluation"] else []),
+]
+
+
+rule audit_study:
+    input:
+        records=[str(PATHS.record(cell)) for cell in CELLS],
+        tables=rules.build_tables.output,
+        figures=FIGURES,
+        # What it compares with.
+        claims="workflow/data/claims.yaml",
+        protocol="workflow/data/protocol.yaml",
+        published="workflow/data/published_results.csv",
+        # The crate describes them.
+        snakefile="Snakefile",
+        citation="CITATION.cff",
+        page=glob("workflow/report/audit/*"),
+    output:
+        audit=PATHS.audit / "audit.json",
+        verdicts=PATHS.audit / "verdicts.md",
+        page=report(
+            PATHS.audit / "index.html",
+            caption="../report/audit.rst",
+            category="Audit",
+            labels={"page": "what holds of the paper's claims"},
+        ),
+        crate=PATHS.root / "ro-crate-metadata.json",
+        run=[PATHS.audit / "run" / "Snakefile", PATHS.audit / "run" / "config.yaml"],
+    log:
+        PATHS.log("audit_study"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        config=STUDY.config,
+        source=STUDY.source,
+        code=code_digest("audit_study"),
+    script:
+        "../scripts/audit_study.py"

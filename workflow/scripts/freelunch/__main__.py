@@ -1,7 +1,14 @@
-"""`python -m freelunch plan | summary | check | name [config]`: look at a study, run nothing."""
+"""Look at studies, run nothing.
+
+    python -m freelunch plan | summary | check | name [config]
+    python -m freelunch compare A B
+
+`compare` takes two configs, results or folders of records.
+"""
 
 import argparse
 import sys
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -13,26 +20,26 @@ from freelunch.study import Study
 
 def main() -> int:
     """Run one command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="freelunch", description=__doc__)
-    parser.add_argument("command", choices=["plan", "summary", "check", "name"])
-    parser.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
-    parser.add_argument(
-        "--tflops",
-        type=rate,
-        metavar="N",
-        help="plan: 10^12 operations a second of the machine that runs it (default: of this one)",
+    parser = argparse.ArgumentParser(
+        prog="freelunch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in _COMMANDS:
+        command = commands.add_parser(name)
+        if name == "compare":
+            command.add_argument("runs", nargs=2, metavar="RUN")
+            continue
+        command.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
+        if name == "plan":
+            command.add_argument(
+                "--tflops",
+                type=rate,
+                metavar="N",
+                help="10^12 operations a second of the machine that runs it (default: of this one)",
+            )
     arguments = parser.parse_args()
     try:
-        study = Study.load(arguments.config)
-        if arguments.command in ("check", "plan"):
-            plan = Plan.of(study)
-            if arguments.command == "plan":
-                terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
-        elif arguments.command == "summary":
-            terminal.say(terminal.summary(study))
-        elif arguments.command == "name":
-            print(study.name)  # noqa: T201
+        _COMMANDS[arguments.command](arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -45,6 +52,39 @@ def rate(text: str) -> float:
     if not 0 < number < inf:
         raise ValueError
     return number
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    Plan.of(Study.load(arguments.config))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    plan = Plan.of(Study.load(arguments.config))
+    terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    terminal.say(terminal.summary(Study.load(arguments.config)))
+
+
+def _name(arguments: argparse.Namespace) -> None:
+    print(Study.load(arguments.config).name)  # noqa: T201
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    # Planning alone starts in a fraction of a second.
+    from freelunch.audit.compare import compare_runs, comparison_text, read_run
+
+    terminal.say(comparison_text(*compare_runs(*map(read_run, arguments.runs))))
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "check": _check,
+    "plan": _plan,
+    "summary": _summary,
+    "name": _name,
+    "compare": _compare,
+}
 
 
 if __name__ == "__main__":

@@ -105,6 +105,10 @@ class Paths:
     def figures(self) -> Path:
         return self.root / "figures"
 
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
     def log(self, rule: str, *parts: str) -> Path:
         return self.root / "logs" / rule / f"{'_'.join(parts) or rule}.log"
 

@@ -1,10 +1,10 @@
-"""Keep the result table of a Markdown file in step with a study's summary.
+"""Keep what a Markdown file shows of a study in step with the study's results.
 
     python -m freelunch.readme README.md results/full/tables/summary.md
-    python -m freelunch.readme --check README.md results/full/tables/summary.md
+    python -m freelunch.readme --check README.md results/full/audit/verdicts.md
 
-replaces (or compares) what stands between the lines `<!-- table: full -->` and `<!-- end -->`; the
-study's name is taken from the path of its summary.
+replaces (or compares) what stands between the lines `<!-- summary: full -->` and `<!-- end -->`;
+the names of the block and of the study are taken from the path of what is to stand there.
 """
 
 import argparse
@@ -19,37 +19,37 @@ from freelunch.errors import UserError
 END = "<!-- end -->"
 
 
-def with_table(page: str, table: str, study: str, where: object) -> str:
-    """Return a Markdown page with a study's block replaced by a table.
+def with_block(page: str, content: str, name: str, where: object) -> str:
+    """Return a Markdown page with a block replaced.
 
     Args:
         page: The page; lines that begin a block and end it stay.
-        table: What is to stand in the block.
-        study: Name in the line that begins the block.
+        content: What is to stand in the block.
+        name: In the line that begins the block, such as `summary: full`.
         where: Place of the page, for messages.
 
     Raises:
         UserError: The page has no such block, several, or one without an end.
     """
-    begin = f"<!-- table: {study} -->"
+    begin = f"<!-- {name} -->"
     # A block ends before another begins: a missing end must not swallow the page up to the next.
     block = re.compile(
-        rf"^{re.escape(begin)}\n(?:(?!<!-- table: ).*\n)*?{re.escape(END)}$", re.MULTILINE
+        rf"^{re.escape(begin)}\n(?:(?!<!-- \w+: ).*\n)*?{re.escape(END)}$", re.MULTILINE
     )
     blocks, begins = block.findall(page), page.count(begin)
     if len(blocks) != 1 or begins != 1:
         raise UserError(
-            "there has to be exactly one place for the table",
+            "there has to be exactly one place for this",
             where=where,
             found=f"{begins} times {begin!r}, {len(blocks)} of them with an end",
             expected=f"a line {begin!r} and, below it, a line {END!r}",
         )
-    return block.sub(lambda _: f"{begin}\n{table.strip()}\n{END}", page)
+    return block.sub(lambda _: f"{begin}\n{content.strip()}\n{END}", page)
 
 
-def study_of(summary: Path) -> str:
-    """Return the study that results/<study>/tables/summary.md belongs to."""
-    return summary.resolve().parents[1].name
+def block_of(content: Path) -> str:
+    """Return the block that results/<study>/<folder>/<name>.md belongs into."""
+    return f"{content.stem}: {content.resolve().parents[1].name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,18 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("page", type=Path, help="the Markdown file")
-    parser.add_argument("summary", type=Path, help="results/<study>/tables/summary.md")
+    parser.add_argument("content", type=Path, help="such as results/<study>/tables/summary.md")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if not in step")
     options = parser.parse_args(arguments)
     try:
-        page, table = _read(options.page), _read(options.summary)
-        wanted = with_table(page, table, study_of(options.summary), options.page)
+        page, content = _read(options.page), _read(options.content)
+        wanted = with_block(page, content, block_of(options.content), options.page)
         if options.check and page != wanted:
             raise UserError(
-                "the table is not in step with the study's results",
+                "the page is not in step with the study's results",
                 where=options.page,
-                expected=f"what is in {options.summary}",
-                todo=f"PYTHONPATH=workflow/scripts {parser.prog} {options.page} {options.summary}",
+                expected=f"what is in {options.content}",
+                todo=f"PYTHONPATH=workflow/scripts {parser.prog} {options.page} {options.content}",
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

@@ -119,16 +119,44 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
                 where=path,
                 todo=f"run the study (`make study STUDY={study.source}`)",
             )
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
+        record = read_record(path)
+        if record["spec"].get("cell") != str(cell):
             raise UserError(
-                "a record is damaged", where=path, found=error, todo=f"remove {path} and run again"
-            ) from error
-        _validate(record, str(path))
+                "this is the record of another cell",
+                where=path,
+                found=record["spec"].get("cell"),
+                expected=cell,
+                todo=f"remove {path} and run the study again",
+            )
         check_spec(record["spec"], study.spec(cell), cell, path)
         records[cell] = record
     return records
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a record, whatever study it is of.
+
+    Raises:
+        UserError: It is damaged, or not as the schema says.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            "a record is damaged", where=path, found=error, todo=f"remove {path} and run again"
+        ) from error
+    _validate(record, str(path))
+    return record
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs between two trees of mappings: the key, with dots, and both values."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in sorted(one.keys() | other.keys()):
+            deeper = f"{key}.{name}" if key else name
+            yield from differences(one.get(name), other.get(name), deeper)
+    elif one != other:
+        yield key, one, other
 
 
 def check_spec(
@@ -139,10 +167,10 @@ def check_spec(
     Raises:
         UserError: Naming the first settings that differ and what makes the number again.
     """
-    differences = list(_differences(found_spec, spec))
-    if differences:
-        key, found, expected = differences[0]
-        more = f" ({len(differences)} settings differ)" if len(differences) > 1 else ""
+    unlike = list(differences(found_spec, spec))
+    if unlike:
+        key, found, expected = unlike[0]
+        more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
         raise UserError(
             f"{cell} was computed with other settings than the config asks for{more}",
             where=where,
@@ -150,15 +178,6 @@ def check_spec(
             expected=f"{key} = {json.dumps(expected)}",
             todo=f"the same command with `--forcerun {_rule_of(key)}` computes it again",
         )
-
-
-def _differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for name in sorted(one.keys() | other.keys()):
-            deeper = f"{key}.{name}" if key else name
-            yield from _differences(one.get(name), other.get(name), deeper)
-    elif one != other:
-        yield key, one, other
 
 
 def _rule_of(key: str) -> str:

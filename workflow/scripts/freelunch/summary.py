@@ -54,10 +54,7 @@ def summary_text(
         reaches: As `freelunch.budgets.reach_rows` returns them.
         tasks: As `freelunch.accuracy.task_rows` returns them; as for the gaps.
     """
-    several = any(mean["seeds"] > 1 for mean in means)
-    held_out = any(mean["held_out_perplexity"] is not None for mean in means)
-    lines = [_line(mean, several, held_out) for mean in means]
-    parts = [_markdown_table(lines), _bullets(_notes(study, means, several, held_out))]
+    parts = [_markdown_table(cell_lines(means)), _bullets(cell_notes(study, means))]
     if tasks:
         parts += ["**Zero-shot accuracy**", _markdown_table(task_lines(tasks))]
         parts.append(_bullets(task_notes(tasks)))
@@ -75,6 +72,22 @@ def summary_text(
         parts += ["**Retraining beside reconstruction**", _markdown_table(lines)]
         parts.append(_bullets([*budget_sentences(reaches), *BUDGET_NOTES]))
     return "\n\n".join(parts) + "\n"
+
+
+def cell_lines(means: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the lines of the table of cells, from column to text; the dense cell comes first."""
+    several, held_out = _several(means), _held_out(means)
+    return [_line(mean, several, held_out) for mean in means]
+
+
+def _several(means: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether any cell was run with several seeds."""
+    return any(mean["seeds"] > 1 for mean in means)
+
+
+def _held_out(means: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether any cell was measured on held-out text."""
+    return any(mean["held_out_perplexity"] is not None for mean in means)
 
 
 def _bullets(sentences: Iterable[str]) -> str:
@@ -128,9 +141,7 @@ def _cost(mean: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _notes(
-    study: Study, means: Sequence[Mapping[str, Any]], several: bool, held_out: bool
-) -> list[str]:
+def cell_notes(study: Study, means: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the table has to know: texts, amounts, seeds, what an error is."""
     text, calibration = study.perplexity["text"], study.calibration
     seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
@@ -143,7 +154,7 @@ def _notes(
             f"These perplexities are on `{text['name']}`, not on WikiText-2: compare them with "
             "each other, not with published ones."
         )
-    if held_out:
+    if _held_out(means):
         samples = study.block["evaluation"]["drift"]["samples"]
         notes.append(
             f"Held out: perplexity on {samples} sequences of `{calibration['text']['name']}` from "
@@ -157,7 +168,7 @@ def _notes(
         f"Calibration on {_origin(calibration['text'])}: {calibration['samples']:,} sequences of "
         f"{calibration['length']:,} tokens.",
         f"Means over seeds (of {listed}); the spread is the perplexity's standard deviation."
-        if several
+        if _several(means)
         else f"Seeds: {listed}, one for each cell.",
         "Sparsity: share of zeros in the linear layers of all blocks, counted in the checkpoint "
         "that was evaluated.",

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from freelunch.accuracy import TASK_COLUMNS, task_rows
-from freelunch.artifact import write_atomically, write_json
+from freelunch.artifact import json_text, write_atomically
 from freelunch.budgets import BUDGET_COLUMNS, REACH_COLUMNS, budget_rows, reach_rows
 from freelunch.cell import Cell
 from freelunch.comparison import (
@@ -32,10 +32,12 @@ from freelunch.comparison import (
 from freelunch.drifts import DRIFT_COLUMNS, drift_rows, last_drift
 from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
 from freelunch.granularity import WINDOW_COLUMNS, window_rows
+from freelunch.latex import table_text
+from freelunch.numbers import numbers_tree
 from freelunch.records import load_records
 from freelunch.rounding import NOT_FINITE
 from freelunch.study import Study
-from freelunch.summary import summary_text
+from freelunch.summary import cell_lines, cell_notes, summary_text
 
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
@@ -66,26 +68,37 @@ PRUNING = ("prune_model",)
 EVALUATION = ("evaluate_perplexity",)
 
 
-def build_tables(
-    study: Study,
-    summary_csv: Path,
-    summary_md: Path,
-    metrics_json: Path,
-    criteria_csv: Path,
-    gaps_csv: Path,
-    pairs_csv: Path,
-    windows_csv: Path,
-    drift_csv: Path,
-    budgets_csv: Path,
-    reach_csv: Path,
-    tasks_csv: Path,
-) -> None:
+def build_tables(study: Study, files: Mapping[str, Path]) -> None:
     """Write the tables of a study.
 
     Args:
         study: All its records have to be there.
+        files: Where each goes, by the names that `table_texts` gives them.
+
+    Raises:
+        UserError: A record is missing, was made with other settings than today's, or was measured
+            on other tokens than its dense model.
+    """
+    texts = table_texts(study, load_records(study), study.paths.records)
+    if texts.keys() != files.keys():
+        raise ValueError(f"tables {sorted(texts)} are not files {sorted(files)}")
+    for name, text in texts.items():
+        write_atomically(files[name], text)
+
+
+def table_texts(study: Study, records: Records, folder: Path) -> dict[str, str]:
+    """Return what is in each table of a study.
+
+    Args:
+        study: Its config.
+        records: Of all its cells.
+        folder: Where they are, and the answers to tasks beside them.
+
+    Returns:
         summary_csv: One row a cell, one column a fact.
         summary_md: For people; seeds are averaged.
+        summary_tex: Its table of cells, for a paper.
+        numbers_json: Its numbers, for running text.
         metrics_json: For DVC: model, pruning, adaptation, seed.
         criteria_csv: What the figure of the criteria draws; seeds are averaged.
         gaps_csv: Gap between the best and the worst criterion, and what an adaptation leaves of it.
@@ -95,27 +108,26 @@ def build_tables(
         budgets_csv: Retraining beside reconstruction, and what the figure of the budgets draws.
         reach_csv: Which budget of a retraining reaches the reconstruction.
         tasks_csv: Zero-shot accuracy, by cell and task; seeds are averaged.
-
-    Raises:
-        UserError: A record is missing, was made with other settings than today's, or was measured
-            on other tokens than its dense model.
     """
-    records = load_records(study)
-    write_atomically(summary_csv, csv_text(SUMMARY_COLUMNS, summary_rows(records)))
-    write_json(metrics_json, metrics_tree(records))
     means, gaps = means_over_seeds(records), gap_rows(records)
     windows = window_rows(records)
     budgets, reaches = budget_rows(records, study), reach_rows(records, study)
-    tasks = task_rows(records, study.paths.records)
-    write_atomically(tasks_csv, csv_text(TASK_COLUMNS, tasks))
-    write_atomically(criteria_csv, csv_text(CRITERIA_COLUMNS, comparing_criteria(means)))
-    write_atomically(windows_csv, csv_text(WINDOW_COLUMNS, windows))
-    write_atomically(drift_csv, csv_text(DRIFT_COLUMNS, drift_rows(records, windows)))
-    write_atomically(budgets_csv, csv_text(BUDGET_COLUMNS, budgets))
-    write_atomically(reach_csv, csv_text(REACH_COLUMNS, reaches))
-    write_atomically(gaps_csv, csv_text(GAP_COLUMNS, gaps))
-    write_atomically(pairs_csv, csv_text(PAIR_COLUMNS, pair_rows(records)))
-    write_atomically(summary_md, summary_text(study, means, gaps, windows, budgets, reaches, tasks))
+    tasks = task_rows(records, folder)
+    return {
+        "summary_csv": csv_text(SUMMARY_COLUMNS, summary_rows(records)),
+        "summary_md": summary_text(study, means, gaps, windows, budgets, reaches, tasks),
+        "summary_tex": table_text(cell_lines(means), cell_notes(study, means), study.name),
+        "numbers_json": json_text(numbers_tree(means, tasks)),
+        "metrics_json": json_text(metrics_tree(records)),
+        "criteria_csv": csv_text(CRITERIA_COLUMNS, comparing_criteria(means)),
+        "gaps_csv": csv_text(GAP_COLUMNS, gaps),
+        "pairs_csv": csv_text(PAIR_COLUMNS, pair_rows(records)),
+        "windows_csv": csv_text(WINDOW_COLUMNS, windows),
+        "drift_csv": csv_text(DRIFT_COLUMNS, drift_rows(records, windows)),
+        "budgets_csv": csv_text(BUDGET_COLUMNS, budgets),
+        "reach_csv": csv_text(REACH_COLUMNS, reaches),
+        "tasks_csv": csv_text(TASK_COLUMNS, tasks),
+    }
 
 
 def summary_rows(records: Records) -> list[Row]:

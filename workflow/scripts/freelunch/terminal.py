@@ -33,6 +33,7 @@ def summary(study: Study) -> str:
         **({"windows": paths.figures / "windows.png"} if study.compares_windows else {}),
         **({"budgets": paths.figures / "budgets.png"} if study.compares_budgets else {}),
         **({"drift": paths.figures / "drift.png"} if "drift" in study.block["evaluation"] else {}),
+        "audit": paths.audit / "index.html",
         "records": paths.records,
         "checkpoints": Path(paths.root) / "checkpoints",
     }
@@ -40,7 +41,7 @@ def summary(study: Study) -> str:
     lines += [f"{what:<12} {where}" for what, where in places.items()]
     lines += [
         "",
-        "Next: `make report` for the report, `make full` for the study that carries conclusions,",
-        f"or edit {study.source} and run the same command again: only what depends on it runs.",
+        "Next: open the audit. `make full` runs the study that carries conclusions. Or edit",
+        f"{study.source} and run the same command again: only what depends on it runs.",
     ]
     return "\n".join(lines)

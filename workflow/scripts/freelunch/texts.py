@@ -83,7 +83,9 @@ def _write_text(
         read = _FORMATS[entry["format"]]
         with target.open("w", encoding="utf-8", newline="\n") as file:
             for document in read(source, source.lines(), entry):
-                if document.strip():
+                # Blank lines are not documents. Rows of a table are, blank or not: whoever joins
+                # those of WikiText-2 joins all of them.
+                if document.strip() or entry["format"] == "parquet":
                     file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
                     counts["documents"] += 1
                     counts["characters"] += len(document)
@@ -131,6 +133,33 @@ class _Source:
                 found=error,
                 todo="fetch or compress the file again",
             ) from error
+
+    def rows(self, field: str) -> Iterator[Any]:
+        """Yield a column of a Parquet file."""
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            with parquet.ParquetFile(self._path) as file:
+                names = file.schema_arrow.names
+                if field not in names:
+                    raise self.missing(field, names)
+                for batch in file.iter_batches(columns=[field]):
+                    yield from batch.column(0).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise self.error(
+                "this is no Parquet file", found=error, todo="correct the source or the `format`"
+            ) from error
+
+    def missing(self, field: str, fields: Iterable[str]) -> UserError:
+        """Return the error that the text is not where the entry says."""
+        fields = list(fields)
+        return self.error(
+            f"there is no field {field!r}",
+            found=f"fields {', '.join(fields) or '(none)'}",
+            expected=nearest(field, fields),
+            todo="name the text's field under `field`",
+        )
 
     def error(self, problem: str, **more: Any) -> UserError:
         """Return an error that names the entry, the file and the line."""
@@ -190,12 +219,7 @@ def _json_field(source: _Source, lines: Iterable[str], entry: Mapping[str, Any])
         if not isinstance(value, dict):
             raise source.error("this is no JSON object", found=line[:60], expected="one a line")
         if field not in value:
-            raise source.error(
-                f"there is no field {field!r}",
-                found=f"fields {', '.join(value) or '(none)'}",
-                expected=nearest(field, value),
-                todo="name the text's field under `field`",
-            )
+            raise source.missing(field, value)
         document = value[field]
         if not isinstance(document, str):
             found = json.dumps(document)[:60]
@@ -212,12 +236,24 @@ def _json_field(source: _Source, lines: Iterable[str], entry: Mapping[str, Any])
         yield document
 
 
+def _table_rows(source: _Source, lines: Iterable[str], entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one field of each row of a Parquet file."""
+    field = entry["field"]
+    for number, document in enumerate(source.rows(field), 1):
+        source.number = number
+        if not isinstance(document, str):
+            found = str(document)[:60]
+            raise source.error(f"the field {field!r} is no text", found=found, expected="a string")
+        yield document
+
+
 _Reader = Callable[[_Source, Iterable[str], Mapping[str, Any]], Iterator[str]]
 _FORMATS: dict[str, _Reader] = {
     "lines": _each_line,
     "plain": _whole_file,
     "doc_tags": _between_tags,
     "jsonl": _json_field,
+    "parquet": _table_rows,
 }
 
 

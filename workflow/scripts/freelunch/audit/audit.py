@@ -1,10 +1,8 @@
 """The audit of a study: verdicts, evidence, protocol, published numbers, provenance, costs."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.artifact import write_json
 from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.integrity import check_records
@@ -38,8 +36,3 @@ def audit_study(study: Study, folder: Path | None = None) -> dict[str, Any]:
         "provenance": gather_provenance(study, records),
         "costs": gather_costs(records),
     }
-
-
-def write_audit(audit: Mapping[str, Any], path: Path) -> None:
-    """Write an audit as JSON."""
-    write_json(path, dict(audit))

@@ -5,6 +5,7 @@ interval of a difference is far narrower than those of what is subtracted. Where
 seeds, they are drawn anew as well (a bootstrap of two levels).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +88,8 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
     """
 
     def over(parts: Sequence[Means]) -> float:
-        return statistic({name: mean for part in parts for name, mean in part.items()})
+        means = {name: mean for part in parts for name, mean in part.items()}
+        return statistic(means) if all(map(math.isfinite, means.values())) else math.nan
 
     generator = np.random.default_rng(0)
     draws = zip(*(sample.drawn(generator) for sample in samples), strict=True)
@@ -101,5 +103,5 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
         of_seeds = tuple(over([sample.of_seed(at) for sample in samples]) for at in places)
     value = over([sample.means() for sample in samples])
     if np.isnan(values).any():
-        return Estimate(value, float("nan"), float("nan"), of_seeds)
+        return Estimate(value, math.nan, math.nan, of_seeds)
     return Estimate(value, float(values[cut]), float(values[-1 - cut]), of_seeds)

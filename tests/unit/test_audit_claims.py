@@ -1,0 +1,487 @@
+"""Claims on made-up records that must give each verdict, near misses included."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from freelunch.artifact import write_atomically
+from freelunch.audit.bootstrap import Estimate
+from freelunch.audit.claims import audit_claims, estimate_text, load_claims
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.measures import MEASURES
+from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED, judge, of_claim, together
+from freelunch.errors import UserError
+from freelunch.evaluation.harness import write_answers
+from freelunch.records import answers_beside
+from records_for_tests import make_records, make_study
+
+NOWHERE = Path("nowhere")
+
+
+# --- Verdicts from numbers
+
+
+def number(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, low, high, ())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "threshold", "expected"),
+    [
+        (10.1, 12, {"above": 10}, HOLDS),
+        (10, 12, {"above": 10}, UNTESTED),
+        (9.9, 12, {"above": 10}, UNTESTED),
+        (8, 10, {"above": 10}, FAILS),
+        (8, 9.9, {"above": 10}, FAILS),
+        (math.inf, math.inf, {"above": 10}, HOLDS),
+        (1.1, 9, {"above": 10, "in_part": 1}, IN_PART),
+        (1.1, 12, {"above": 10, "in_part": 1}, IN_PART),
+        (1, 9, {"above": 10, "in_part": 1}, UNTESTED),
+        (0.5, 1, {"above": 10, "in_part": 1}, FAILS),
+        (0.05, 0.09, {"below": 0.1}, HOLDS),
+        (0.05, 0.1, {"below": 0.1}, UNTESTED),
+        (0.1, 0.2, {"below": 0.1}, FAILS),
+        (0.11, 0.4, {"below": 0.1, "in_part": 0.5}, IN_PART),
+        (0.05, 0.4, {"below": 0.1, "in_part": 0.5}, IN_PART),
+        (0.4, 0.6, {"below": 0.1, "in_part": 0.5}, UNTESTED),
+        (0.5, 0.6, {"below": 0.1, "in_part": 0.5}, FAILS),
+        (math.nan, math.nan, {"below": 0.1}, UNTESTED),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(
+    low: float, high: float, threshold: dict[str, float], expected: str
+) -> None:
+    assert judge(number(low, high), threshold)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        # Reached by the smallest budget of 2: perhaps by less.
+        (2, 2, UNTESTED),
+        (2, 0.9, FAILS),
+        # Not reached by the largest budget of 6: perhaps by 7, perhaps by 70.
+        (math.inf, math.inf, IN_PART),
+        (3, math.inf, IN_PART),
+        (0.5, math.inf, UNTESTED),
+    ],
+)
+def test_what_lies_beyond_the_bounds_is_not_known(low: float, high: float, expected: str) -> None:
+    found = Estimate(low, low, high, ())
+    assert judge(found, {"above": 10, "in_part": 1}, bounds=(2, 6))[0] == expected
+
+
+def test_more_than_the_largest_budget_is_more_than_it() -> None:
+    found = Estimate(math.inf, math.inf, math.inf, ())
+    assert judge(found, {"above": 10}, bounds=(1, 10))[0] == HOLDS
+    assert judge(found, {"above": 10}, bounds=(1, 9.9))[0] == UNTESTED
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], UNTESTED),
+        ([UNTESTED, UNTESTED], UNTESTED),
+        ([HOLDS, HOLDS], HOLDS),
+        ([HOLDS, UNTESTED], IN_PART),
+        ([HOLDS, FAILS], IN_PART),
+        ([HOLDS, IN_PART], IN_PART),
+        ([FAILS, FAILS], FAILS),
+        ([FAILS, UNTESTED], FAILS),
+        ([IN_PART], IN_PART),
+    ],
+)
+def test_verdicts_together(verdicts: list[str], expected: str) -> None:
+    assert together(verdicts) == expected
+
+
+def test_a_part_that_decides() -> None:
+    assert of_claim([(HOLDS, False), (FAILS, True)]) == FAILS
+    assert of_claim([(HOLDS, False), (UNTESTED, True)]) == UNTESTED
+    assert of_claim([(HOLDS, True), (FAILS, False)]) == IN_PART
+    assert of_claim([(HOLDS, True), (HOLDS, False)]) == HOLDS
+    assert of_claim([(UNTESTED, True), (FAILS, True)]) == FAILS
+
+
+@pytest.mark.parametrize(
+    ("found", "unit", "bounds", "expected"),
+    [
+        (Estimate(0.261, 0.212, 0.341, ()), "share", None, "26.1 % (95 %: 21.2 to 34.1 %)"),
+        (Estimate(0.25, 0.25, 0.25, ()), "times", (0.25, 10), "at most 0.25 times"),
+        (
+            Estimate(1.33, 1.0, 2.05, ()),
+            "times",
+            (1.0, 10),
+            "1.33 times (95 %: at most 1.00 to 2.05 times)",
+        ),
+        (Estimate(math.inf, math.inf, math.inf, ()), "times", (1, 3), "more than 3 times"),
+        (
+            Estimate(2.0, 1.5, math.inf, ()),
+            "times",
+            (1, 3),
+            "2.00 times (95 %: 1.50 to more than 3 times)",
+        ),
+        (Estimate(math.nan, math.nan, math.nan, ()), "share", None, "not finite"),
+        (Estimate(1.35, 0.37, 2.52, ()), "perplexity", None, "1.35 (95 %: 0.37 to 2.52)"),
+    ],
+)
+def test_numbers_in_words(
+    found: Estimate, unit: str, bounds: tuple[float, float] | None, expected: str
+) -> None:
+    more = () if bounds is None else (bounds,)
+    assert estimate_text(found, unit, *more) == expected
+
+
+# --- Claims
+
+
+ENTRIES: dict[str, dict[str, Any]] = {
+    "recon_halves": {"method": "reconstruction", "window": "attention_mlp"},
+    "recon_all": {"method": "reconstruction", "window": "all"},
+    "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "recon_exact": {"method": "least_squares"},
+    "full_half": {"method": "full", "budget": {"times": 0.5, "of": "recon_block"}},
+    "full": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+    "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
+}
+CLAIM = {
+    "id": "C",
+    "title": "A title",
+    "statement": "A statement.",
+    "source": "somewhere",
+}
+
+
+def audited(
+    measure: str,
+    holds: dict[str, float],
+    perplexities: Mapping[str, float | None],
+    settings: dict[str, Any] | None = None,
+    metric: str = "perplexity",
+    folder: Path = NOWHERE,
+    answers: Mapping[str, str] | None = None,
+    **grid: Any,
+) -> dict[str, Any]:
+    """Return one part of one claim on made-up records; `perplexities` are by criterion and
+    adaptation of the model `tiny`, or by cell.
+    """
+    names = [name for name in ENTRIES if any(key.endswith(name) for key in perplexities)]
+    study = make_study(
+        ENTRIES,
+        **{"criteria": ["wanda"], "adaptations": ["none", "recon_block", *names], **grid},
+    )
+    values = {
+        str(cell): value
+        for cell in study.cells
+        for key, value in perplexities.items()
+        if key in (str(cell), f"{cell.criterion} {cell.adaptation}")
+    }
+    records = make_records(study, values)
+    for record in records.values():
+        record["identity"]["parameters"] = 1000 if "tiny/" in record["cell"] else 2000
+    for cell, record in records.items():
+        if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
+            record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
+            write_answers(
+                answers_beside(folder / cell.record_name),
+                {"rte": [{"right": bit == "1"} for bit in bits]},
+            )
+    part = {"says": "it is so", "measure": measure, "metric": metric, "holds": holds, "why": "so"}
+    part |= {"settings": settings or {}}
+    (claim,) = audit_claims(Evidence(study, records, folder), [{**CLAIM, "parts": [part]}])
+    (found,) = claim["parts"]
+    assert claim["verdict"] == found["verdict"]
+    return found
+
+
+# Dense has 20.
+BASE = {"dense none": 20.0, "wanda none": 60.0, "wanda recon_block": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("adapted", "above", "expected"),
+    [(40.0, 0, HOLDS), (61.5, 0, FAILS), (60.1, 0, UNTESTED), (40.0, 0.6, FAILS), (30, 0.6, HOLDS)],
+)
+def test_recovery(adapted: float, above: float, expected: str) -> None:
+    part = audited("recovery", {"above": above}, BASE | {"wanda recon_block": adapted})
+    assert part["verdict"] == expected
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(60 / adapted) / math.log(60 / 20))
+    assert finding["low"] < finding["value"] < finding["high"]
+    assert set(finding["cells"]) == {
+        "tiny/dense/none/seed0", "tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"
+    }  # fmt: skip
+    assert "results/made-up/records/tiny__wanda-u50__recon_block__seed0.json" in finding["command"]
+
+
+@pytest.mark.parametrize(
+    ("half", "one", "twenty", "expected", "text"),
+    [
+        (70, 55, 41, HOLDS, "more than 20"),
+        (70, 55, 39.5, HOLDS, ""),
+        (70, 55, 30, IN_PART, ""),
+        (55, 38, 30, FAILS, ""),
+        (39, 38, 30, FAILS, "at most 0.5"),
+        (44, 40.1, 30, UNTESTED, ""),
+    ],
+)
+def test_budget_ratio(half: float, one: float, twenty: float, expected: str, text: str) -> None:
+    values = BASE | {"wanda full_half": half, "wanda full": one, "wanda full_20": twenty}
+    part = audited("budget_ratio", {"above": 10, "in_part": 1}, values, {"unit": "tokens"})
+    assert part["verdict"] == expected, part
+    assert text in part["findings"][0]["text"]
+
+
+def test_budgets_that_end_too_early_prove_nothing() -> None:
+    values = BASE | {"wanda full_half": 70, "wanda full": 55}
+    part = audited("budget_ratio", {"above": 10}, values, {"unit": "tokens"})
+    assert part["verdict"] == UNTESTED
+    assert part["findings"][0]["value"] == "infinity"
+
+
+@pytest.mark.parametrize(
+    ("halves", "whole", "expected"),
+    [(40.1, 40.2, HOLDS), (40.5, 45, IN_PART), (41, 57, FAILS), (42.0, 40.5, UNTESTED)],
+)
+def test_window_spread(halves: float, whole: float, expected: str) -> None:
+    values = BASE | {"wanda recon_halves": halves, "wanda recon_all": whole}
+    threshold = {"below": 0.1, "in_part": 0.5} if expected != UNTESTED else {"below": 0.12}
+    part = audited("window_spread", threshold, values)
+    assert part["verdict"] == expected, part
+    best, worst = min(40.0, halves, whole), max(40.0, halves, whole)
+    wanted = math.log(worst / best) / math.log(60 / best)
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"), [(50, HOLDS), (45.1, UNTESTED), (42, FAILS), (39, FAILS)]
+)
+def test_matrix_penalty(matrix: float, expected: str) -> None:
+    """It has to be worse than all others, not than the best."""
+    values = BASE | {"wanda recon_all": 45, "wanda recon_matrix": matrix}
+    part = audited("matrix_penalty", {"above": 0}, values, {"exact": False})
+    assert part["verdict"] == expected, part
+    other = audited("matrix_penalty", {"above": 0}, values, {"exact": True})
+    assert other["verdict"] == UNTESTED and not other["findings"]
+    assert "no cells" in other["reason"]
+
+
+def test_matrix_penalty_of_the_exact_solution() -> None:
+    values = BASE | {"wanda recon_all": 45, "wanda recon_exact": 50}
+    part = audited("matrix_penalty", {"above": 0}, values, {"exact": True})
+    assert part["verdict"] == HOLDS
+    assert "recon_exact" in part["findings"][0]["subject"]
+
+
+@pytest.mark.parametrize(("halves", "expected"), [(38, HOLDS), (46, FAILS)])
+def test_halves_missed(halves: float, expected: str) -> None:
+    values = BASE | {"wanda recon_all": 41, "wanda recon_halves": halves}
+    assert audited("halves_missed", {"below": 0.05}, values)["verdict"] == expected
+
+
+def test_halves_memory() -> None:
+    values = BASE | {"wanda recon_all": 41, "wanda recon_halves": 42}
+    for below, expected in ((1.1, HOLDS), (1.0, FAILS)):
+        part = audited("halves_memory", {"below": below}, values)
+        assert part["verdict"] == expected
+        assert part["findings"][0]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "expected"), [(50.0, HOLDS), (150.0, FAILS), (80.2, UNTESTED)]
+)
+def test_gap_left(magnitude: float, expected: str) -> None:
+    values = BASE | {"magnitude none": 120.0, "magnitude recon_block": magnitude}
+    part = audited(
+        "gap_left",
+        {"below": 1},
+        values,
+        {"without_worst": False},
+        criteria=["magnitude", "wanda"],
+    )
+    assert part["verdict"] == expected, part
+    wanted = math.log(magnitude / 40) / math.log(120 / 60)
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
+def test_gap_left_without_the_worst_of_two() -> None:
+    values = BASE | {"magnitude none": 120.0, "magnitude recon_block": 50}
+    part = audited(
+        "gap_left", {"below": 1}, values, {"without_worst": True}, criteria=["magnitude", "wanda"]
+    )
+    assert part["verdict"] == UNTESTED
+    assert "no two criteria" in part["reason"]
+
+
+@pytest.mark.parametrize(("large", "expected"), [(45.0, HOLDS), (118.0, FAILS)])
+def test_gap_left_by_size(large: float, expected: str) -> None:
+    """Of tiny-2, which is twice as large; the gap of tiny is half of what it was."""
+    values = {
+        "tiny/wanda-u50/none/seed0": 60.0,
+        "tiny/wanda-u50/recon_block/seed0": 40.0,
+        "tiny/magnitude-u50/none/seed0": 120.0,
+        "tiny/magnitude-u50/recon_block/seed0": 40 * math.sqrt(2),
+        "tiny-2/wanda-u50/none/seed0": 60.0,
+        "tiny-2/wanda-u50/recon_block/seed0": 40.0,
+        "tiny-2/magnitude-u50/none/seed0": 120.0,
+        "tiny-2/magnitude-u50/recon_block/seed0": large,
+    }
+    grid = {"models": ["tiny-2", "tiny"], "criteria": ["magnitude", "wanda"]}
+    settings = {"without_worst": False}
+    part = audited("gap_left_by_size", {"below": 0}, values, settings, **grid)
+    assert part["verdict"] == expected, part
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(large / 40) / math.log(2) - 0.5)
+    one = audited("gap_left_by_size", {"below": 0}, values, settings, criteria=grid["criteria"])
+    assert one["verdict"] == UNTESTED and "one model only" in one["reason"]
+
+
+@pytest.mark.parametrize(("other", "expected"), [(40.02, UNTESTED), (45, FAILS)])
+def test_perplexity_apart(other: float, expected: str) -> None:
+    values = BASE | {"magnitude none": 70.0, "magnitude recon_block": other}
+    settings = {"criteria": ["wanda", "magnitude"]}
+    part = audited(
+        "perplexity_apart", {"below": 0.1}, values, settings, criteria=["magnitude", "wanda"]
+    )
+    assert part["verdict"] == expected, part
+    part = audited(
+        "perplexity_apart", {"below": 9}, values, settings, criteria=["magnitude", "wanda"]
+    )
+    assert part["verdict"] == HOLDS
+
+
+def test_a_criterion_that_the_study_lacks_is_not_an_error() -> None:
+    part = audited("perplexity_apart", {"below": 1}, BASE, {"criteria": ["wanda", "sparsegpt"]})
+    assert part["verdict"] == UNTESTED
+
+
+def test_recovery_at_size() -> None:
+    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1000})
+    assert part["verdict"] == HOLDS
+    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1001})
+    assert part["verdict"] == UNTESTED
+    assert "the largest model of this study has 1,000" in part["reason"]
+
+
+def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
+    answers = {"dense": "1" * 90 + "0" * 10, "none": "1" * 50 + "0" * 50}
+    answers["recon_block"] = "1" * 70 + "0" * 30
+    part = audited(
+        "recovery", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers
+    )
+    assert part["verdict"] == HOLDS
+    assert part["findings"][0]["value"] == pytest.approx(0.5)
+
+
+def test_what_was_not_measured_is_not_testable() -> None:
+    for metric in ("accuracy", "held_out_perplexity"):
+        part = audited("recovery", {"above": 0}, BASE, metric=metric)
+        assert part["verdict"] == UNTESTED
+        assert f"{metric} was not measured" in part["reason"]
+
+
+def test_a_missing_cell_never_lets_a_claim_hold() -> None:
+    """Each measure, on a study that has a dense and a pruned model and no more."""
+    for measure, settings in {
+        **{measure: {} for measure in MEASURES},
+        "budget_ratio": {"unit": "tokens"},
+        "matrix_penalty": {"exact": False},
+        "gap_left": {"without_worst": False},
+        "gap_left_by_size": {"without_worst": False},
+        "perplexity_apart": {"criteria": ["wanda", "magnitude"]},
+        "recovery_at_size": {"parameters": 1},
+    }.items():
+        for holds in ({"above": -1e9}, {"below": 1e9}):
+            part = audited(measure, holds, BASE, settings, adaptations=["none"])
+            assert part["verdict"] == UNTESTED, measure
+            assert part["reason"]
+
+
+def test_a_loss_that_is_not_finite_is_not_testable() -> None:
+    part = audited("recovery", {"above": 0}, BASE | {"wanda recon_block": None})
+    assert part["verdict"] == UNTESTED
+    assert part["findings"][0]["value"] is None
+
+
+def test_seeds_are_shown() -> None:
+    values = {f"tiny/wanda-u50/none/seed{seed}": 60.0 for seed in (0, 1)}
+    values |= {"tiny/wanda-u50/recon_block/seed0": 40.0, "tiny/wanda-u50/recon_block/seed1": 45.0}
+    part = audited("recovery", {"above": 0}, {"dense none": 20.0, **values}, seeds=[0, 1])
+    (finding,) = part["findings"]
+    wanted = [math.log(60 / adapted) / math.log(3) for adapted in (40, 45)]
+    assert finding["of_seeds"] == pytest.approx(wanted)
+    assert finding["low"] <= min(wanted) + 0.02 and finding["high"] >= max(wanted) - 0.02
+
+
+# --- The file of claims
+
+
+def test_the_claims_of_the_paper_are_there() -> None:
+    claims = load_claims()
+    assert {claim["id"] for claim in claims} >= {"C1", "C2", "C2b", "C3", "C4"}
+    assert {part["measure"] for claim in claims for part in claim["parts"]} == set(MEASURES)
+
+
+def test_every_claim_on_a_small_study(tmp_path: Path) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, {}), tmp_path)
+    found = audit_claims(evidence, load_claims())
+    verdicts = {claim["id"]: claim["verdict"] for claim in found}
+    assert verdicts["C1"] == verdicts["C2"] == verdicts["C2b"] == verdicts["C4"] == UNTESTED
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    part = {"says": "x", "measure": "recovery", "metric": "perplexity", "holds": {"above": 0}}
+    claim = {**CLAIM, "parts": [{**part, "why": "so", **changes}]}
+    path = tmp_path / "claims.yaml"
+    write_atomically(path, yaml.safe_dump({"claims": [claim]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"measure": "recovry"}, "no such measure.*recovry.*recovery"),
+        ({"metric": "perplexty"}, "no such metric.*perplexty.*perplexity"),
+        ({"holds": {}}, "claims.schema.json"),
+        ({"holds": {"above": 1, "below": 2}}, "claims.schema.json"),
+        ({"wy": "x"}, "claims.schema.json.*wy"),
+    ],
+)
+def test_malformed_claims_are_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_claims(written(tmp_path, **changes))
+    assert re.search(problem, str(error.value), re.DOTALL), error.value
+    assert "claims.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"settings": {"criteria": ["wanda", "sparsgpt"]}}, "sparsgpt"),
+        ({"cells": ["tiny/wanda-u50/recon_blok/seed0"]}, "recon_blok"),
+    ],
+)
+def test_names_that_nobody_knows_are_refused(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, {}), tmp_path)
+    claims = load_claims(written(tmp_path, measure="perplexity_apart", **changes))
+    with pytest.raises(UserError, match="a claim names") as error:
+        audit_claims(evidence, claims)
+    assert problem in str(error.value)
+
+
+def test_a_claim_about_some_cells_alone(tmp_path: Path) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, {}), tmp_path)
+    cells = ["tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"]
+    (claim,) = audit_claims(evidence, load_claims(written(tmp_path, cells=cells)))
+    (finding,) = claim["parts"][0]["findings"]
+    assert set(finding["cells"]) == {*cells, "tiny/dense/none/seed0"}

@@ -1,0 +1,27 @@
+"""Audit the study: verdicts on the paper's claims, as data, as a page and as a crate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.audit.page import write_page
+
+from freelunch.artifact import write_atomically, write_json
+from freelunch.audit.audit import audit_study
+from freelunch.audit.crate import write_crate
+from freelunch.audit.verdict_table import verdict_table
+from freelunch.job import running
+from freelunch.records import load_records
+from freelunch.study import Study
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake):
+        study = Study.check(snakemake.params.config, snakemake.params.source)
+        audit = audit_study(study)
+        write_json(Path(snakemake.output.audit), audit)
+        write_atomically(Path(snakemake.output.verdicts), verdict_table(audit["claims"]))
+        write_page(study, audit, study.paths.root)
+        # Last: it lists all files of the results.
+        write_crate(study, load_records(study), study.paths.root)

@@ -1,0 +1,126 @@
+"""Two runs beside each other: which cells differ, by how much, and what may explain it."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freelunch.cell import Cell
+from freelunch.comparison import measured_perplexity, paired_difference
+from freelunch.errors import UserError
+from freelunch.records import differences, read_record
+from freelunch.rounding import with_error
+from freelunch.study import Study
+
+Record = Mapping[str, Any]
+# Of environments, what can change a number.
+_ENVIRONMENT = ("commit", "uncommitted_changes", "python", "packages", "processor", "threads")
+# Losses that differ by less are equal but for rounding.
+ROUNDING = 1e-5
+
+
+def read_run(name: str) -> dict[Cell, dict[str, Any]]:
+    """Return the records of a run.
+
+    Args:
+        name: A study's config, its results, or a folder of records.
+
+    Raises:
+        UserError: There is none, or a record is damaged.
+    """
+    path = Path(name)
+    if path.is_file():
+        path = Study.load(path).paths.records
+    elif (path / "records").is_dir():
+        path = path / "records"
+    files = [each for each in sorted(path.glob("*.json")) if "__" in each.name]
+    if not files:
+        raise UserError(
+            "there are no records to compare",
+            where=path,
+            expected="a study's config that was run, its results, or a folder of records",
+        )
+    records = [read_record(file) for file in files]
+    return {Cell.parse(record["cell"]): record for record in records}
+
+
+def compare_runs(
+    one: Mapping[Cell, Record], other: Mapping[Cell, Record]
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """Return what differs between two runs.
+
+    Returns:
+        Of each cell that both have and whose numbers differ: `cell`, both perplexities with their
+        errors, `difference` and its error (None where they were measured on different tokens),
+        `spec` and `environment`: keys and both values. And the cells that only one of them has.
+    """
+    rows = [
+        row
+        for cell in sorted(one.keys() & other.keys())
+        if (row := _compared(cell, one[cell], other[cell])) is not None
+    ]
+    alone = {
+        "only in A": [str(cell) for cell in sorted(one.keys() - other.keys())],
+        "only in B": [str(cell) for cell in sorted(other.keys() - one.keys())],
+    }
+    return rows, alone
+
+
+def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
+    a, b = measured_perplexity(one), measured_perplexity(other)
+    same_tokens = _tokens(one) == _tokens(other)
+    difference: tuple[float | None, float | None] = (None, None)
+    if same_tokens and len(a[2]) == len(b[2]):
+        difference = paired_difference(b[2], a[2])
+        if difference[0] is not None and abs(difference[0]) <= ROUNDING:
+            return None
+    return {
+        "cell": str(cell),
+        "a": a[:2],
+        "b": b[:2],
+        "difference": difference[0],
+        "difference_standard_error": difference[1],
+        "spec": list(differences(one["spec"], other["spec"])),
+        "environment": list(_environment_differences(one, other)),
+    }
+
+
+def _tokens(record: Record) -> str:
+    return str(record["metrics"]["perplexity"]["token_ids_sha256"])
+
+
+def _environment_differences(one: Record, other: Record) -> list[tuple[str, Any, Any]]:
+    """Return what differs between the environments of steps that both came through, each once."""
+    found: dict[str, tuple[str, Any, Any]] = {}
+    environments = [each["provenance"]["environments"] for each in (one, other)]
+    for step in sorted(environments[0].keys() & environments[1].keys()):
+        a, b = ({key: of[step].get(key) for key in _ENVIRONMENT} for of in environments)
+        for key, mine, theirs in differences(a, b):
+            found.setdefault(json.dumps([key, mine, theirs]), (key, mine, theirs))
+    return list(found.values())
+
+
+def comparison_text(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[str]]) -> str:
+    """Return a comparison for people."""
+    lines = [f"{what}: {', '.join(cells)}" for what, cells in alone.items() if cells]
+    if not rows:
+        lines.append("The cells that both have are equal, but for rounding.")
+    for row in rows:
+        lines.append(f"{row['cell']}: {with_error(*row['a'])} in A, {with_error(*row['b'])} in B")
+        if row["difference"] is None:
+            lines.append("  measured on different tokens: the two do not compare")
+        else:
+            error = row["difference_standard_error"]
+            lines.append(f"  loss B - A: {with_error(row['difference'], error)} nats a token")
+        lines += _explained("setting", row["spec"])
+        lines += _explained("environment", row["environment"])
+        if not row["spec"] and not row["environment"]:
+            lines.append("  nothing that is recorded explains it")
+    return "\n".join(lines)
+
+
+def _explained(what: str, unlike: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    return [
+        f"  {what} {key}: {json.dumps(a)[:60]} in A, {json.dumps(b)[:60]} in B"
+        for key, a, b in unlike
+    ]
