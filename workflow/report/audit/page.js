@@ -1,0 +1,116 @@
+// The page reads without this: it adds sorting, filtering, copying and enlarging.
+"use strict";
+
+function make(name, attributes = {}, ...children) {
+  const element = Object.assign(document.createElement(name), attributes);
+  element.append(...children);
+  return element;
+}
+
+// Sorting: a button in each column's head. Fields with a data-value are numbers, others are text;
+// empty ones stay at the end.
+
+const words = new Intl.Collator("en-GB", { numeric: true });
+
+function keyOf(row, column) {
+  const { dataset, textContent } = row.cells[column];
+  if (!("value" in dataset)) return textContent.trim() || null;
+  return dataset.value === "" ? null : Number(dataset.value);
+}
+
+function compare(one, other, sign) {
+  if (one === null || other === null) return (one === null) - (other === null);
+  if (one === other) return 0;
+  return sign * (typeof one === "number" ? (one < other ? -1 : 1) : words.compare(one, other));
+}
+
+function sort(table, head) {
+  const ascending = head.getAttribute("aria-sort") !== "ascending";
+  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  for (const body of table.tBodies) {
+    const keyed = [...body.querySelectorAll("tr:not(.group)")].map((row) => [keyOf(row, head.cellIndex), row]);
+    keyed.sort(([one], [other]) => compare(one, other, ascending ? 1 : -1));
+    body.append(...keyed.map(([, row]) => row));
+  }
+}
+
+function addSorting(table) {
+  if (table.querySelectorAll("tbody tr:not(.group)").length < 2) return;
+  for (const head of table.tHead.rows[0].cells) {
+    const button = make("button", { type: "button", className: "sort" }, ...head.childNodes);
+    button.addEventListener("click", () => sort(table, head));
+    head.append(button);
+  }
+}
+
+// Filtering: rows that have every word of the text.
+
+function addFilter(table) {
+  const rows = [...table.querySelectorAll("tbody tr:not(.group)")];
+  const input = make("input", { type: "search", autocomplete: "off", spellcheck: false });
+  const count = make("output");
+  const filter = () => {
+    const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !wanted.every((word) => text.includes(word));
+    }
+    for (const group of table.querySelectorAll("tr.group")) {
+      group.hidden = !group.parentElement.querySelector("tr:not(.group, [hidden])");
+    }
+    count.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  };
+  input.addEventListener("input", filter);
+  filter();
+  const label = make("label", {}, `${table.dataset.filter} `, input);
+  table.parentElement.before(make("p", { className: "filter" }, label, " ", count));
+}
+
+// Copying: a button beside each command, which says what came of it.
+
+function addCopying(block) {
+  const button = make("button", { type: "button" }, "Copy");
+  button.addEventListener("click", async () => {
+    getSelection().selectAllChildren(block.querySelector("code"));
+    try {
+      await navigator.clipboard.writeText(block.querySelector("code").textContent);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Selected";
+    }
+  });
+  block.after(make("p", { className: "copy", ariaLive: "polite" }, button));
+}
+
+// Enlarging: the image once more, in a dialog as large as the window.
+
+function addEnlarging(figure) {
+  const image = figure.querySelector("img");
+  const title = figure.querySelector("figcaption strong").textContent.replace(/\.$/, "");
+  const button = make("button", { type: "button", className: "enlarge" }, `Enlarge ${title.toLowerCase()}`);
+  const enlarge = () => {
+    const close = make("button", { type: "button" }, "Close");
+    const dialog = make("dialog", { ariaLabel: title }, close, make("div", { tabIndex: 0 }, image.cloneNode()));
+    close.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
+    dialog.addEventListener("close", () => { dialog.remove(); button.focus(); });
+    document.body.append(dialog);
+    dialog.showModal();
+  };
+  button.addEventListener("click", enlarge);
+  image.addEventListener("click", enlarge);
+  image.after(button);
+}
+
+for (const table of document.querySelectorAll("table")) {
+  addSorting(table);
+  if (table.dataset.filter) addFilter(table);
+}
+document.querySelectorAll("pre.command").forEach(addCopying);
+document.querySelectorAll("figure").forEach(addEnlarging);
+
+// A link into something folded opens it; paper has everything open.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details:not([open])")) folded.open = true;
+});

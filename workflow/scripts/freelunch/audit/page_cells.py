@@ -1,0 +1,152 @@
+"""The table of all cells of an audit's page, and how its numbers are written."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.cell import DENSE, NONE
+from freelunch.rounding import NOTHING, marked, rounded, with_error
+
+WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        title: What stands above it.
+        key: Column of `summary.csv` that it is sorted by.
+        shown: Its text, of a row.
+    """
+
+    title: str
+    key: str
+    shown: Callable[[Row], str]
+
+
+def significant(value: float | None) -> str:
+    """Return a number with three digits, or all of those before the point."""
+    return rounded(value, value / 10) if value else NOTHING
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in seconds, minutes or hours."""
+    if seconds is None:
+        return NOTHING
+    for unit, size, below in (("s", 1, 120), ("min", 60, 7200)):
+        if seconds < below:
+            return f"{significant(seconds / size)} {unit}"
+    return f"{significant(seconds / 3600)} h"
+
+
+def sorting(value: object) -> str:
+    """Return what a number is sorted by: nothing where there is none, infinity where it is not
+    finite.
+    """
+    if value is None:
+        return ""
+    number = float(str(value))
+    return repr(number) if math.isfinite(number) else "Infinity"
+
+
+def _word(key: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row["criterion"] == DENSE and row[key] == NONE else row[key]
+
+
+def _adaptation(row: Row) -> str:
+    return marked(_word("adaptation")(row), row["selected_on"])
+
+
+def _with_error(key: str) -> Callable[[Row], str]:
+    return lambda row: with_error(row[key], row[f"{key}_standard_error"])
+
+
+def _amount(key: str, unit: float) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[key] is None else significant(row[key] / unit)
+
+
+def _count(key: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[key] is None else f"{row[key]:,.0f}"
+
+
+def _percent(key: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[key] is None else f"{100 * row[key]:.1f} %"
+
+
+def _ratio(row: Row) -> str:
+    ratio, error = row["perplexity_over_dense"], row["loss_minus_dense_standard_error"]
+    return NOTHING if ratio is None or error is None else rounded(ratio, ratio * error)
+
+
+COLUMNS = (
+    Column("Model", "model", _word("model")),
+    Column("Criterion", "criterion", _word("criterion")),
+    Column("Pattern", "pattern", _word("pattern")),
+    Column("Adaptation", "adaptation", _adaptation),
+    Column("Seed", "seed", _count("seed")),
+    Column("Perplexity", "perplexity", _with_error("perplexity")),
+    Column("Loss \N{MINUS SIGN} dense", "loss_minus_dense", _with_error("loss_minus_dense")),
+    Column("\N{MULTIPLICATION SIGN} dense", "perplexity_over_dense", _ratio),
+    Column("Held out", "held_out_perplexity", _with_error("held_out_perplexity")),
+    Column("Drift", "drift_mean", _amount("drift_mean", 1)),
+    Column("Accuracy", "accuracy", _percent("accuracy")),
+    Column("Sparsity", "sparsity", _percent("sparsity")),
+    Column("Tokens", "adaptation_tokens", _count("adaptation_tokens")),
+    Column("TFLOP", "adaptation_flops", _amount("adaptation_flops", 1e12)),
+    Column("Time", "adaptation_wall_s", lambda row: duration(row["adaptation_wall_s"])),
+    Column("GB", "adaptation_peak_bytes", _amount("adaptation_peak_bytes", 1e9)),
+)
+
+
+_NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_error")} - {*WORDS}
+
+
+def shown_cells(tables: Path) -> dict[str, Any] | None:
+    """Return columns and rows of the table of all cells; None if there is no summary of them.
+
+    A column that is empty for all cells is left out.
+
+    Args:
+        tables: Folder with `summary.csv`, and `metrics.json` for the accuracies.
+    """
+    if not (tables / "summary.csv").is_file():
+        return None
+    with (tables / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = [_parsed(row) for row in csv.DictReader(file)]
+    if (tables / "metrics.json").is_file():
+        metrics = json.loads((tables / "metrics.json").read_text(encoding="utf-8"))
+        rows = [row | {"accuracy": _accuracy(row, metrics)} for row in rows]
+    columns = [each for each in COLUMNS if any(row.get(each.key) is not None for row in rows)]
+    return {
+        "columns": [{"title": each.title, "number": each.key not in WORDS} for each in columns],
+        "rows": [
+            {"record": row["record"], "fields": [_field(each, row) for each in columns]}
+            for row in rows
+        ],
+    }
+
+
+def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that are shown, numbers as numbers, and None for what is empty."""
+    numbers = {key: float(row[key]) if row[key] else None for key in _NUMBERS & row.keys()}
+    return numbers | {key: row[key] or None for key in WORDS}
+
+
+def _accuracy(row: Row, metrics: Mapping[str, Any]) -> float | None:
+    """Return the mean accuracy of a cell; None if it was asked nothing."""
+    dense = row["criterion"] == DENSE
+    pruning = DENSE if dense else f"{row['criterion']}-{row['pattern']}"
+    found = metrics[row["model"]][pruning][row["adaptation"]][f"seed{row['seed']:.0f}"]
+    accuracy: float | None = found.get("accuracy")
+    return accuracy
+
+
+def _field(column: Column, row: Row) -> dict[str, str | None]:
+    value = None if column.key in WORDS else sorting(row[column.key])
+    return {"text": column.shown(row), "value": value}
