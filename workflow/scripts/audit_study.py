@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.audit.page import write_page
-
 from freelunch.artifact import write_atomically, write_json
 from freelunch.audit.audit import audit_study
-from freelunch.audit.crate import write_crate
+from freelunch.audit.crate import METADATA, write_crate
+from freelunch.audit.page import write_page
 from freelunch.audit.verdict_table import verdict_table
 from freelunch.job import running
 from freelunch.records import load_records
@@ -22,6 +21,6 @@ if __name__ == "__main__":
         audit = audit_study(study)
         write_json(Path(snakemake.output.audit), audit)
         write_atomically(Path(snakemake.output.verdicts), verdict_table(audit["claims"]))
-        write_page(study, audit, study.paths.root)
+        write_page(study, audit, study.paths.root, later=[METADATA])
         # Last: it lists all files of the results.
         write_crate(study, load_records(study), study.paths.root)

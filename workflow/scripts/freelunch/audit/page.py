@@ -60,12 +60,15 @@ FIGURES: Mapping[str, tuple[Sequence[str], str]] = {
         "with the reconstruction, above a line for the dense model.",
     ),
 }
+SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # What of an origin says where something comes from.
 _PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
 
 
-def write_page(study: Study, audit: Mapping[str, Any], root: Path) -> Path:
+def write_page(
+    study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str] = ()
+) -> Path:
     """Write the page of an audit, and return its path: `audit/index.html`.
 
     Args:
@@ -73,13 +76,14 @@ def write_page(study: Study, audit: Mapping[str, Any], root: Path) -> Path:
         audit: As `freelunch.audit.audit.audit_study` returns it.
         root: Folder of the study's results, with its `records`. Tables, figures and other files
             that are there by now are shown or linked; those that are not are left out.
+        later: Files that will be there when the page is read, as paths from `root`.
     """
     path = root / "audit" / "index.html"
-    write_atomically(path, _page(study, audit, root))
+    write_atomically(path, _page(study, audit, root, later))
     return path
 
 
-def _page(study: Study, audit: Mapping[str, Any], root: Path) -> str:
+def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str]) -> str:
     environment = _environment()
     # The page's policy lets this script run and no other, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
@@ -101,7 +105,7 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path) -> str:
         origins=list(_origins(audit["provenance"])),
         tokens=_tokens(audit["provenance"]),
         costs=audit["costs"],
-        files=_files(root),
+        files=_files(root, later),
         script=Markup(script),
         script_digest=digest,
     )
@@ -213,15 +217,11 @@ def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
     )
 
 
-def _files(root: Path) -> dict[str, list[str]]:
+def _files(root: Path, later: Sequence[str]) -> dict[str, list[str]]:
     """Return what else there is of the study, as paths from its folder."""
-    groups = {
-        "For programs": [root / "audit" / "audit.json", root / "ro-crate-metadata.json"],
-        "Tables": sorted((root / "tables").glob("[!.]*")),
-        "Figures, and the data they draw": sorted((root / "figures").glob("[!.]*")),
-    }
-    there = {
-        title: [path.relative_to(root).as_posix() for path in paths if path.is_file()]
-        for title, paths in groups.items()
-    }
-    return {title: paths for title, paths in there.items() if paths}
+    single = [name for name in SINGLE_FILES if name in later or (root / name).is_file()]
+    groups = {"For programs": single}
+    for title, folder in (("Tables", "tables"), ("Figures, and the data they draw", "figures")):
+        # Hidden files are half-written ones.
+        groups[title] = [f"{folder}/{path.name}" for path in sorted((root / folder).glob("[!.]*"))]
+    return {title: paths for title, paths in groups.items() if paths}

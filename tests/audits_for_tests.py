@@ -1,0 +1,101 @@
+"""A made-up study, audited: its records, tables and figures, as a finished run leaves them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.artifact import write_atomically, write_json
+from freelunch.audit.audit import audit_study
+from freelunch.figures.budgets import draw_budgets
+from freelunch.figures.criteria import draw_criteria
+from freelunch.figures.windows import draw_windows
+from freelunch.study import Study
+from freelunch.tables import table_texts
+from records_for_tests import make_records, make_study
+
+FIGURES = ("criteria", "windows", "budgets", "drift")
+# A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "whole": {"method": "reconstruction", "window": "all", "train_norms": False},
+    "full_1": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+    "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
+}
+PERPLEXITIES = {
+    "dense/none": 20.0,
+    "magnitude-u50/none": 300.0,
+    "magnitude-u50/recon_block": 150.0,
+    "magnitude-u50/matrix": None,
+    "wanda-u50/none": 46.0,
+    "wanda-u50/recon_block": 39.0,
+    "wanda-u50/matrix": 43.0,
+    "wanda-u50/whole": 39.1,
+    "wanda-u50/full_1": 42.0,
+    "wanda-u50/full_20": 38.0,
+}
+ENVIRONMENT = {
+    "commit": "a" * 40,
+    "uncommitted_changes": True,
+    "python": "3.11.7",
+    "packages": {"numpy": "2.4.6", "torch": "2.13.0+cpu", "lm-eval": None},
+    "platform": "Linux-6.18-x86_64",
+    "processor": "AMD EPYC",
+    "cores": 2,
+    "threads": 1,
+    "device": "cpu",
+}
+ORIGIN = {
+    "source": "wheel",
+    "package": "some-package",
+    "version": "1.2.3",
+    "sha256": "0" * 64,
+    "member": "tiny.gguf",
+    "files": {"tiny.gguf": "1" * 64},
+    "licence": "Apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A finished study: its config, its audit, and the folder of its results."""
+
+    study: Study
+    audit: dict[str, Any]
+    root: Path
+
+
+def make_audited(root: Path, figures: bool = True) -> Audited:
+    """Return a study that was run and audited, with its files below a folder."""
+    study = make_study(ADAPTATIONS, adaptations=["none", "recon_block", *ADAPTATIONS], seeds=[0, 1])
+    values = {
+        str(cell): value
+        for cell in study.cells
+        if (value := PERPLEXITIES.get(f"{cell.pruning}/{cell.adaptation}", 50.0)) or cell.seed == 0
+    }
+    records = make_records(study, values)
+    for cell, record in records.items():
+        record["provenance"] |= {
+            "environments": dict.fromkeys(record["cost"], ENVIRONMENT),
+            "model_origin": ORIGIN,
+            "text_origins": {"evaluation": ORIGIN | {"member": "wiki.utf8"}},
+            "digests": {"model": "2" * 64, "evaluation_token_ids": "3" * 64},
+        }
+        write_json(root / "records" / cell.record_name, record)
+    audit = audit_study(study, root / "records")
+    write_json(root / "audit" / "audit.json", audit)
+    for name, text in table_texts(study, records, root / "records").items():
+        stem, _, suffix = name.rpartition("_")
+        folder = "figures" if stem in FIGURES else "tables"
+        write_atomically(root / folder / f"{stem}.{suffix}", text)
+    if figures:
+        _draw(study, root / "figures")
+    return Audited(study, audit, root)
+
+
+def _draw(study: Study, folder: Path) -> None:
+    text, names = "evaluation-text", list(study.config["adaptations"])
+    draw_criteria(folder / "criteria.csv", names, text, [folder / "criteria.svg"])
+    draw_windows(folder / "windows.csv", text, [folder / "windows.svg"])
+    series = list(dict.fromkeys(study.series.values()))
+    # Where there is no SVG, the PNG is shown.
+    draw_budgets(folder / "budgets.csv", series, text, [folder / "budgets.png"])
