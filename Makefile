@@ -65,8 +65,9 @@ report: env
 compare: env
 	@python -m freelunch compare "$(A)" "$(B)"
 
+# Two files of tests at a time, each in a process of one thread: the tests' models are tiny.
 test: env
-	python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
 
 check: env
 	ruff format --check .

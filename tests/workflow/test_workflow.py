@@ -31,10 +31,10 @@ def digests(folder: Path, pattern: str = "**/*.safetensors") -> dict[str, str]:
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "this took more than a minute"
+        assert time.monotonic() < deadline, "this took more than three minutes"
         time.sleep(0.01)
 
 
