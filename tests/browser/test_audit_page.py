@@ -225,15 +225,27 @@ def test_a_command_can_be_copied(opened: Opened) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == "make study STUDY=made-up.yaml"
 
 
-def test_the_evidence_of_a_number_unfolds(opened: Opened) -> None:
+def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> None:
     page = opened()
-    evidence = page.locator("#C3 details").first
+    table = page.locator("#C1 table").first
+    evidence = table.locator("details").first
     assert not evidence.locator("pre").is_visible()
+    widths = "table => [...table.tHead.rows[0].cells].map((cell) => cell.offsetWidth)"
+    folded = table.evaluate(widths)
     evidence.locator("summary").click()
+    assert table.evaluate(widths) == folded, "columns stay where they are"
     assert "--forcerun evaluate_perplexity" in evidence.locator("pre").inner_text()
-    assert evidence.get_by_role("link").count() == int(
-        evidence.locator("summary").inner_text().split()[0]
-    )
+    orders = set()
+    for _ in ("ascending", "descending"):
+        head(table, "Number").get_by_role("button").click()
+        subjects = table.locator("tbody th").all_inner_texts()
+        links = [row.locator("a").first.text_content() for row in table.locator("tr.more").all()]
+        assert len(subjects) == len(links) > 1
+        for subject, link in zip(subjects, links, strict=True):
+            model, criterion, pattern, _ = subject.split(", ")
+            assert link and link.startswith(f"{model}/{criterion}-{pattern}/")
+        orders.add(tuple(subjects))
+    assert len(orders) == 2
 
 
 # --- For everybody
