@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
-PARTS = ("Snakefile", "config.yaml", "envs", "profiles", "studies", "workflow", "pyproject.toml")
+PARTS = (
+    *("Snakefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
+    *("envs", "profiles", "studies", "workflow"),
+)
 
 
 class Folder:

@@ -22,7 +22,7 @@ TRACKED = (
         f"results/laptop/{part}"
         for part in (
             *("calibration", "dense", "pruned", "windows", "checkpoints"),
-            *("metrics", "records", "figures", "tables"),
+            *("metrics", "records", "figures", "tables", "audit"),
         )
     ),
 )
@@ -153,7 +153,8 @@ def origin(tmp_path_factory, remote) -> Clone:
             shutil.copy2(source, target, follow_symlinks=False)
     smoke = yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
     smoke["study"]["name"] = "laptop"
-    # A second window and a retraining, so that every figure is drawn.
+    # A second window, a retraining and drift, so that every figure is drawn.
+    smoke["study"]["evaluation"]["drift"] = {"samples": 2}
     smoke["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
     # Not of the final norm: what is outside the blocks stays one file for all.
     smoke["adaptations"]["full"] = {"method": "full", "train_norms": False}
@@ -322,7 +323,7 @@ def test_metrics_and_plots_show_the_study(pulled):
     images = [path for path in (page.parent / "static").iterdir() if path.suffix == ".png"]
     figures = (pulled.path / "results" / "laptop" / "figures").glob("*.png")
     drawn = sorted(figure.read_bytes() for figure in figures)
-    assert len(drawn) == 3 and sorted(image.read_bytes() for image in images) == drawn
+    assert len(drawn) == 4 and sorted(image.read_bytes() for image in images) == drawn
 
 
 def perplexity(record: dict) -> float:

@@ -70,6 +70,46 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert record["provenance"]["text_origins"]["evaluation"]["licence"] == "public domain"
 
 
+def test_study_ends_with_an_audit(finished):
+    results = finished.path / "results" / "smoke"
+    audit = json.loads((results / "audit" / "audit.json").read_text())
+    verdicts = {claim["id"]: claim["verdict"] for claim in audit["claims"]}
+    assert verdicts["C4"] == "not testable here"
+    recovery = next(claim for claim in audit["claims"] if claim["id"] == "C1")["parts"][0]
+    assert len(recovery["findings"]) == 2 and recovery["findings"][0]["text"]
+    page = (results / "audit" / "index.html").read_text()
+    assert "not testable here" in page and "tiny__wanda-u50__recon_block__seed0.json" in page
+    crate = json.loads((results / "ro-crate-metadata.json").read_text())
+    described = {entity["@id"] for entity in crate["@graph"]}
+    files = {
+        str(path.relative_to(results))
+        for part in ("audit", "figures", "records", "tables")
+        for path in (results / part).rglob("*")
+        if path.is_file()
+    }
+    assert files <= described, files - described
+
+
+def test_another_threshold_audits_again_and_computes_nothing(study):
+    study.edit("workflow/data/claims.yaml", "holds: {below: 0.05}", "holds: {below: 0.06}")
+    assert study.planned() == {"audit_study": 1, "all": 1, "total": 2}
+
+
+def test_a_missing_cell_is_not_testable_and_an_altered_record_is_refused(study):
+    study.edit("config.yaml", "adaptations: [none, recon_block]", "adaptations: [none]")
+    study.run()
+    path = study.path / "results/smoke/audit/audit.json"
+    audit = json.loads(path.read_text())
+    assert {claim["verdict"] for claim in audit["claims"]} == {"not testable here"}
+    assert "no cells" in audit["claims"][0]["parts"][0]["reason"]
+    record = study.path / "results/smoke/records/tiny__wanda-u50__none__seed0.json"
+    content = json.loads(record.read_text())
+    content["metrics"]["perplexity"]["perplexity"] /= 2
+    record.write_text(json.dumps(content))
+    output = study.run("--forcerun", "audit_study", "--rerun-triggers", "params", status=1)
+    assert "a record contradicts itself" in output and "Traceback" not in output
+
+
 def test_terminal_shows_plan_progress_and_summary(finished):
     said = finished.output
     assert "Using workflow specific profile profiles/default" in said
@@ -92,8 +132,9 @@ def test_learning_rate_reruns_reconstructions_and_what_follows(study):
         "collect_records": 2,
         "build_tables": 1,
         "draw_criteria": 1,
+        "audit_study": 1,
         "all": 1,
-        "total": 11,
+        "total": 12,
     }
     assert "Params have changed" in study.run("--dry-run")
 
@@ -107,6 +148,7 @@ def test_evaluation_setting_reruns_evaluations_only(study):
         "collect_records",
         "build_tables",
         "draw_criteria",
+        "audit_study",
         "all",
         "total",
     }
@@ -131,7 +173,7 @@ def test_order_of_keys_makes_no_number_again(study):
             return value
         return {key: reverse(inner) for key, inner in reversed(value.items())}
 
-    shown = {"all", "build_tables", "draw_criteria", "total"}
+    shown = {"all", "build_tables", "draw_criteria", "audit_study", "total"}
     path.write_text(yaml.safe_dump(config, sort_keys=True))
     assert study.planned().keys() <= shown
     for registry in ("models", "texts", "criteria", "adaptations"):
@@ -321,6 +363,7 @@ def test_report_is_made_without_a_network(finished):
     with zipfile.ZipFile(finished.path / "report.zip") as archive:
         names = archive.namelist()
     assert any(name.endswith("criteria.png") for name in names), names
+    assert any(name.endswith("index.html") for name in names), names
 
 
 def test_plan_and_dry_run_import_no_torch(finished):

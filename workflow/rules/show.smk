@@ -248,7 +248,9 @@ rule audit_study:
             labels={"page": "what holds of the paper's claims"},
         ),
         crate=PATHS.root / "ro-crate-metadata.json",
-        run=[PATHS.audit / "run" / "Snakefile", PATHS.audit / "run" / "config.yaml"],
+        # What was run, within the crate.
+        snakefile=PATHS.audit / "run" / "Snakefile",
+        config=PATHS.audit / "run" / "config.yaml",
     log:
         PATHS.log("audit_study"),
     conda:

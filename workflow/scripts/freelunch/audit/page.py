@@ -149,6 +149,8 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         f"`{each['commit'][:10]}` "
         f"({'with uncommitted changes' if each['uncommitted_changes'] else 'clean'})"
         for each in audit["provenance"]["commits"]
+        # None where the code was in no repository.
+        if each["commit"]
     )
     return {
         "Study": f"`{study.name}`, configured by `{audit['config_file']}`",

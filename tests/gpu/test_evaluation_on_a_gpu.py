@@ -1,0 +1,58 @@
+"""What is measured on a GPU is what is measured on the CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from freelunch.checkpoint import StreamedModel
+from freelunch.evaluation.drift import measure_drift
+from freelunch.evaluation.likelihood import log_likelihoods
+from freelunch.evaluation.packing import Request
+from freelunch.evaluation.perplexity import evaluate_perplexity
+from tiny_models import random_tokens, tiny_checkpoint
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+DEVICES = ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("stride", [None, 3])
+def test_perplexity(tmp_path: Path, stride: int | None) -> None:
+    folder = tiny_checkpoint(tmp_path / "model").folder
+    cpu, cuda = (
+        evaluate_perplexity(
+            StreamedModel(folder, device), random_tokens(4), tmp_path, stride=stride
+        )
+        for device in DEVICES
+    )
+    assert cuda["window_losses"] == pytest.approx(cpu["window_losses"], rel=1e-4)
+    assert cuda["identity"] == cpu["identity"]
+
+
+def test_drift(tmp_path: Path) -> None:
+    one, other = (tiny_checkpoint(tmp_path / name).folder for name in ("one", "other"))
+    found = []
+    for device in DEVICES:
+        models = (StreamedModel(folder, device) for folder in (one, other))
+        found.append(measure_drift(*models, random_tokens(4), tmp_path))
+    cpu, cuda = found
+    assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-4)
+    # Equal models: what is left is that both devices say so.
+    for kind in ("accumulated", "local"):
+        for block in cuda["drift"][kind]:
+            assert block["block"]["max"] == pytest.approx(0, abs=1e-5)
+    assert all(speed > 0 for speed in cuda["tokens_per_second"].values())
+
+
+def test_log_likelihoods(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model").folder
+    requests = [Request([1, 2, 3, 4], [token, 7]) for token in range(5, 9)]
+    cpu, cuda = (
+        log_likelihoods(StreamedModel(folder, device), requests, tmp_path) for device in DEVICES
+    )
+    for (mine, greedy), (theirs, also) in zip(cpu.values, cuda.values, strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-4)
+        assert greedy == also
