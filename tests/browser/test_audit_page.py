@@ -29,6 +29,8 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     made = make_audited(tmp_path_factory.mktemp("results") / "made-up")
+    # More numbers than one sees at a glance have a filter.
+    made.audit["claims"][0]["parts"][0]["findings"] *= 5
     write_page(made.study, made.audit, made.root)
     return made
 
@@ -55,7 +57,7 @@ class Opened:
             **{"viewport": {"width": 1280, "height": 900}} | settings
         )
         context.route("**/*", self._note)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(15_000)
         page = context.new_page()
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -167,6 +169,15 @@ def test_rows_are_filtered_and_counted(opened: Opened, audited: Audited) -> None
     assert rows.filter(visible=True).count() == total
 
 
+def test_the_evidence_of_a_number_is_filtered_with_it(opened: Opened) -> None:
+    page = opened()
+    table = page.locator("#C1 table").first
+    page.locator("#C1").get_by_label("Filter these numbers").fill("magnitude")
+    for rows in ("tbody tr:has(th)", "tbody tr.more"):
+        shown = table.locator(rows).filter(visible=True)
+        assert shown.count() == table.locator(rows).count() / 2 == 5
+
+
 def test_a_group_without_rows_is_not_shown(opened: Opened) -> None:
     page = opened()
     page.get_by_label("Filter settings").fill("AdamW")
@@ -245,7 +256,7 @@ def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> N
             model, criterion, pattern, _ = subject.split(", ")
             assert link and link.startswith(f"{model}/{criterion}-{pattern}/")
         orders.add(tuple(subjects))
-    assert len(orders) == 2
+    assert len(orders) == 2, "both directions"
 
 
 # --- For everybody
