@@ -29,6 +29,8 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     made = make_audited(tmp_path_factory.mktemp("results") / "made-up")
+    # More numbers than one sees at a glance have a filter.
+    made.audit["claims"][0]["parts"][0]["findings"] *= 5
     write_page(made.study, made.audit, made.root)
     return made
 
@@ -55,7 +57,7 @@ class Opened:
             **{"viewport": {"width": 1280, "height": 900}} | settings
         )
         context.route("**/*", self._note)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(15_000)
         page = context.new_page()
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -167,6 +169,15 @@ def test_rows_are_filtered_and_counted(opened: Opened, audited: Audited) -> None
     assert rows.filter(visible=True).count() == total
 
 
+def test_the_evidence_of_a_number_is_filtered_with_it(opened: Opened) -> None:
+    page = opened()
+    table = page.locator("#C1 table").first
+    page.locator("#C1").get_by_label("Filter these numbers").fill("magnitude")
+    for rows in ("tbody tr:has(th)", "tbody tr.more"):
+        shown = table.locator(rows).filter(visible=True)
+        assert shown.count() == table.locator(rows).count() / 2 == 5
+
+
 def test_a_group_without_rows_is_not_shown(opened: Opened) -> None:
     page = opened()
     page.get_by_label("Filter settings").fill("AdamW")
@@ -225,15 +236,27 @@ def test_a_command_can_be_copied(opened: Opened) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == "make study STUDY=made-up.yaml"
 
 
-def test_the_evidence_of_a_number_unfolds(opened: Opened) -> None:
+def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> None:
     page = opened()
-    evidence = page.locator("#C3 details").first
+    table = page.locator("#C1 table").first
+    evidence = table.locator("details").first
     assert not evidence.locator("pre").is_visible()
+    widths = "table => [...table.tHead.rows[0].cells].map((cell) => cell.offsetWidth)"
+    folded = table.evaluate(widths)
     evidence.locator("summary").click()
+    assert table.evaluate(widths) == folded, "columns stay where they are"
     assert "--forcerun evaluate_perplexity" in evidence.locator("pre").inner_text()
-    assert evidence.get_by_role("link").count() == int(
-        evidence.locator("summary").inner_text().split()[0]
-    )
+    orders = set()
+    for _ in ("ascending", "descending"):
+        head(table, "Number").get_by_role("button").click()
+        subjects = table.locator("tbody th").all_inner_texts()
+        links = [row.locator("a").first.text_content() for row in table.locator("tr.more").all()]
+        assert len(subjects) == len(links) > 1
+        for subject, link in zip(subjects, links, strict=True):
+            model, criterion, pattern, _ = subject.split(", ")
+            assert link and link.startswith(f"{model}/{criterion}-{pattern}/")
+        orders.add(tuple(subjects))
+    assert len(orders) == 2, "both directions"
 
 
 # --- For everybody

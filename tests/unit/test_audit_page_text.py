@@ -132,6 +132,13 @@ def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
         assert "<td" in table
 
 
+def test_code_that_was_in_no_repository(audited: Audited) -> None:
+    commit = {"commit": None, "uncommitted_changes": None}
+    audited.audit["provenance"]["commits"] = [commit]
+    text = Elements(page_of(audited)).text
+    assert "by commit unknown" in text and "the code was in no repository" in text
+
+
 def test_published_numbers_that_were_compared_come_first(audited: Audited) -> None:
     one, *others = audited.audit["published"]
     cell = "tiny/wanda-u50/none/seed0"

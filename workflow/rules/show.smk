@@ -235,6 +235,9 @@ rule audit_study:
         snakefile="Snakefile",
         citation="CITATION.cff",
         page=glob("workflow/report/audit/*"),
+        captions=expand(
+            "workflow/report/{figure}.rst", figure=["budgets", "windows", "drift", "criteria"]
+        ),
     output:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",

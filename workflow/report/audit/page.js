@@ -7,6 +7,17 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+// The rows of a part of a table, and what goes with each: the one below it that says more.
+
+function rowsOf(body) {
+  return [...body.querySelectorAll("tr:not(.group, .more)")];
+}
+
+function withMore(row) {
+  const next = row.nextElementSibling;
+  return next?.className === "more" ? [row, next] : [row];
+}
+
 // Sorting: a button in each column's head. Fields with a data-value are numbers, others are text;
 // empty ones stay at the end.
 
@@ -29,14 +40,14 @@ function sort(table, head) {
   for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
   for (const body of table.tBodies) {
-    const keyed = [...body.querySelectorAll("tr:not(.group)")].map((row) => [keyOf(row, head.cellIndex), row]);
+    const keyed = rowsOf(body).map((row) => [keyOf(row, head.cellIndex), withMore(row)]);
     keyed.sort(([one], [other]) => compare(one, other, ascending ? 1 : -1));
-    body.append(...keyed.map(([, row]) => row));
+    body.append(...keyed.flatMap(([, rows]) => rows));
   }
 }
 
 function addSorting(table) {
-  if (table.querySelectorAll("tbody tr:not(.group)").length < 2) return;
+  if ([...table.tBodies].flatMap(rowsOf).length < 2) return;
   for (const head of table.tHead.rows[0].cells) {
     const button = make("button", { type: "button", className: "sort" }, ...head.childNodes);
     button.addEventListener("click", () => sort(table, head));
@@ -47,14 +58,15 @@ function addSorting(table) {
 // Filtering: rows that have every word of the text.
 
 function addFilter(table) {
-  const rows = [...table.querySelectorAll("tbody tr:not(.group)")];
+  const rows = [...table.tBodies].flatMap(rowsOf);
   const input = make("input", { type: "search", autocomplete: "off", spellcheck: false });
   const count = make("output");
   const filter = () => {
     const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
-      row.hidden = !wanted.every((word) => text.includes(word));
+      const hidden = !wanted.every((word) => text.includes(word));
+      for (const each of withMore(row)) each.hidden = hidden;
     }
     for (const group of table.querySelectorAll("tr.group")) {
       group.hidden = !group.parentElement.querySelector("tr:not(.group, [hidden])");
@@ -110,7 +122,7 @@ for (const table of document.querySelectorAll("table")) {
 document.querySelectorAll("pre.command").forEach(addCopying);
 document.querySelectorAll("figure").forEach(addEnlarging);
 
-// A link into something folded opens it; paper has everything open.
+// Paper has everything open, also of browsers whose style sheets cannot see to it.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details:not([open])")) folded.open = true;
 });
