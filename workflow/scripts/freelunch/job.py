@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,9 @@ class Job:
         print(f"[{self.name}] {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def run_facts(self) -> dict[str, Any]:
-        """Return what the job cost so far, and where it runs."""
+        """Return what the job cost so far, where it runs, and what time it is."""
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        facts = {
+        facts: dict[str, Any] = {
             "cost": {
                 # From the end of the imports on; a process needs a few seconds before that.
                 "wall_s": round(time.perf_counter() - self._started + self._earlier["wall_s"], 3),
@@ -92,6 +93,7 @@ class Job:
                 **self.cost,
             },
             "environment": environment(self.device, self.threads),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "shared": self.shared,
         }
         if self.device == "cuda":

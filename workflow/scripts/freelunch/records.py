@@ -461,6 +461,12 @@ class _Steps:
     def provenance(self) -> dict[str, Any]:
         """Return where the numbers come from."""
         environments = {step: runs[0]["environment"] for step, runs in self._runs().items()}
+        # Steps that were run before there was such a fact have none.
+        finished = {
+            step: max(times)
+            for step, runs in self._runs().items()
+            if (times := [run["finished"] for run in runs if "finished" in run])
+        }
         digests = {
             "model": self.model.digest,
             "checkpoint": self.checkpoint.digest,
@@ -473,6 +479,7 @@ class _Steps:
             digests["masks"] = self.masks.digest
         return {
             "environments": environments,
+            "finished": finished,
             "digests": digests,
             "model_origin": self.model.facts["origin"],
             "text_origins": {use: text.facts["origin"] for use, text in self.texts.items()},

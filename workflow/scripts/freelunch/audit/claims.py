@@ -92,6 +92,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
         "reason": _reason(verdict, findings),
         "measure": part["measure"],
         "measures": " ".join((measure.__doc__ or "").split()),
+        "settings": part.get("settings", {}),
         "metric": part["metric"],
         "threshold": threshold_text(part["holds"], _unit(part)),
         "why_this_threshold": part["why"],

@@ -4,7 +4,7 @@
 (https://w3id.org/ro/wfrun/workflow/0.5), which builds on Process Run Crate 0.5, Workflow RO-Crate
 1.0 and RO-Crate 1.1. It describes one run: the workflow, what went in, what came out, and the
 software. What is not known is not said: records name no person or organisation, so the run has no
-agent; they hold no times, so it has no start, and its end is when the newest record was written.
+agent; of times they hold when each step was done, so it has an end and no start.
 """
 
 from datetime import UTC, datetime
@@ -80,12 +80,19 @@ def write_crate(study: Study, records: whole_run.Records, root: Path) -> Path:
 
 
 def _ended(study: Study, records: whole_run.Records, root: Path) -> str:
-    """Return when the newest record was written, in ISO 8601, UTC."""
+    """Return when the last step was done, in ISO 8601, UTC; when the newest record was written,
+    where records do not say.
+    """
     paths = [root / study.paths.records.name / cell.record_name for cell in records]
     for path in paths:
         if not path.is_file():
             todo = f"run the study (`make study STUDY={study.source}`)"
             raise UserError("a record is missing", where=path, todo=todo)
+    times: list[str] = [
+        time for record in records.values() for time in record["provenance"]["finished"].values()
+    ]
+    if times:
+        return max(times)
     newest = max(path.stat().st_mtime for path in paths)
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
@@ -166,8 +173,8 @@ class _Description:
             f"#run-{json_digest(records)[:16]}",
             properties=_known(
                 name=f"Run of the study {self.study.name}",
-                description=f"On {whole_run.machines(self.records)}. Its end is when the newest "
-                "record was written. Each step's cost, code and machine are in the records.",
+                description=f"On {whole_run.machines(self.records)}. Its end is when the last "
+                "step was done. Each step's cost, code and machine are in the records.",
                 endTime=ended,
                 object=[config, *map(self.input, whole_run.inputs(self.study, self.records))],
                 result=self.results(workflow),

@@ -70,7 +70,9 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
-    """The same of models with at least so many `parameters`."""
+    """Of the loss that pruning costs, the share that the reconstruction gives back, in models with
+    at least so many `parameters`.
+    """
     sizes = _sizes(evidence)
     large = {model for model, size in sizes.items() if size >= settings["parameters"]}
     asked = [

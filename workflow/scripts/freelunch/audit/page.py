@@ -152,6 +152,7 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         # None where the code was in no repository.
         if each["commit"]
     )
+    last = audit["provenance"]["finished"]["last"]
     return {
         "Study": f"`{study.name}`, configured by `{audit['config_file']}`",
         "Cells": f"{len(study.cells)}, of {models}; seeds {seeds}",
@@ -159,7 +160,7 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         f"{windows} windows of {perplexity['length']:,} tokens",
         "Calibration": f"{calibration['samples']:,} sequences of {calibration['length']:,} tokens "
         f"of `{calibration['text']['name']}` ({text_identity(calibration['text'])})",
-        "Computed": f"by commit {commits or 'unknown'}; records hold no date",
+        "Computed": f"until {last or 'a time that is not known'}, by commit {commits or 'unknown'}",
     }
 
 

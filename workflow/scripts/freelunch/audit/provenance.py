@@ -24,11 +24,16 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
         for record in records.values()
         for environment in record["provenance"]["environments"].values()
     ]
+    times = [
+        time for record in records.values() for time in record["provenance"]["finished"].values()
+    ]
     keys = ("python", "platform", "processor", "cores", "device", "device_name")
     return {
         "study": study.name,
         "config": study.config,
         "config_file": study.source,
+        # Of the steps that say when they were done.
+        "finished": {"first": min(times, default=None), "last": max(times, default=None)},
         "commits": _each_once(
             {"commit": each["commit"], "uncommitted_changes": each["uncommitted_changes"]}
             for each in environments
