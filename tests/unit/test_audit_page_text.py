@@ -247,17 +247,15 @@ def test_a_cell_shows_what_was_measured_on_it(made: Audited, tmp_path: Path) -> 
     row = dict(zip(header.split(","), dense.split(","), strict=True))
     row |= {"held_out_perplexity": "17.25", "held_out_perplexity_standard_error": "0.5"}
     row |= {"drift_mean": "0.12345", "adaptation_window": "matrix", "perplexity": "nan"}
+    row |= {"accuracy": "0.5123", "accuracy_standard_error": "0.02"}
     (tmp_path / "summary.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
-    (tmp_path / "metrics.json").write_text(
-        '{"tiny": {"dense": {"none": {"seed0": {"accuracy": 0.5123}}}}}'
-    )
     shown = shown_cells(tmp_path)
     assert shown is not None
     titles = [column["title"] for column in shown["columns"]]
     fields = dict(zip(titles, shown["rows"][0]["fields"], strict=True))
     assert fields["Held out"] == {"text": "17.25 ± 0.50", "value": "17.25"}
     assert fields["Drift"] == {"text": "0.123", "value": "0.12345"}
-    assert fields["Accuracy"] == {"text": "51.2 %", "value": "0.5123"}
+    assert fields["Accuracy"] == {"text": "51.2 ± 2.0 %", "value": "0.5123"}
     assert fields["Perplexity"] == {"text": "not finite", "value": "Infinity"}
     assert fields["Pattern"] == {"text": "-", "value": None}
 

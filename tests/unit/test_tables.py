@@ -30,7 +30,7 @@ SUMMARY_HEADER = (
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
     "held_out_perplexity,held_out_perplexity_standard_error,"
     "held_out_loss_minus_dense,held_out_loss_minus_dense_standard_error,drift_mean,"
-    "byte_perplexity,word_perplexity,bits_per_byte,"
+    "accuracy,accuracy_standard_error,byte_perplexity,word_perplexity,bits_per_byte,"
     "sparsity,zeros,weights,windows,window_length,window_stride,"
     "parameters,nonzero_parameters,stored_bytes,tokens_per_second,tokens_per_second_over_dense,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"

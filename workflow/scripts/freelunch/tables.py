@@ -45,6 +45,7 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *("held_out_perplexity", "held_out_perplexity_standard_error"),
     *("held_out_loss_minus_dense", "held_out_loss_minus_dense_standard_error", "drift_mean"),
+    *("accuracy", "accuracy_standard_error"),
     *("byte_perplexity", "word_perplexity", "bits_per_byte"),
     *("sparsity", "zeros", "weights", "windows", "window_length", "window_stride"),
     *("parameters", "nonzero_parameters", "stored_bytes"),
@@ -233,6 +234,7 @@ def _summary_row(cell: Cell, records: Records) -> Row:
         "loss_minus_dense_standard_error": None,
         "perplexity_over_dense": None,
         **_held_out(record),
+        **_accuracy(record),
         **{key: perplexity[key] for key in ("byte_perplexity", "word_perplexity", "bits_per_byte")},
         "sparsity": identity["sparsity"],
         "zeros": identity["zeros"],
@@ -282,6 +284,12 @@ def _held_out(record: Mapping[str, Any]) -> Row:
         "tokens_per_second": speed["checkpoint"],
         "tokens_per_second_over_dense": speed["checkpoint"] / speed["dense"],
     }
+
+
+def _accuracy(record: Mapping[str, Any]) -> Row:
+    """Return the plain mean over tasks and its error over documents, where they were asked."""
+    found = record["metrics"].get("tasks", {})
+    return {key: found.get(key) for key in ("accuracy", "accuracy_standard_error")}
 
 
 def _adaptation_facts(record: Mapping[str, Any]) -> Row:

@@ -1,7 +1,6 @@
 """The table of all cells of an audit's page, and how its numbers are written."""
 
 import csv
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.cell import DENSE, NONE
-from freelunch.rounding import NOTHING, marked, rounded, with_error
+from freelunch.rounding import NOTHING, marked, percent, rounded, with_error
 
 WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
 Row = Mapping[str, Any]
@@ -84,6 +83,10 @@ def _ratio(row: Row) -> str:
     return NOTHING if ratio is None or error is None else rounded(ratio, ratio * error)
 
 
+def _accuracy(row: Row) -> str:
+    return percent(row["accuracy"], row["accuracy_standard_error"])
+
+
 COLUMNS = (
     Column("Model", "model", _word("model")),
     Column("Criterion", "criterion", _word("criterion")),
@@ -95,7 +98,7 @@ COLUMNS = (
     Column("\N{MULTIPLICATION SIGN} dense", "perplexity_over_dense", _ratio),
     Column("Held out", "held_out_perplexity", _with_error("held_out_perplexity")),
     Column("Drift", "drift_mean", _amount("drift_mean", 1)),
-    Column("Accuracy", "accuracy", _percent("accuracy")),
+    Column("Accuracy", "accuracy", _accuracy),
     Column("Sparsity", "sparsity", _percent("sparsity")),
     Column("Tokens", "adaptation_tokens", _count("adaptation_tokens")),
     Column("TFLOP", "adaptation_flops", _amount("adaptation_flops", 1e12)),
@@ -113,15 +116,12 @@ def shown_cells(tables: Path) -> dict[str, Any] | None:
     A column that is empty for all cells is left out.
 
     Args:
-        tables: Folder with `summary.csv`, and `metrics.json` for the accuracies.
+        tables: Folder with `summary.csv`.
     """
     if not (tables / "summary.csv").is_file():
         return None
     with (tables / "summary.csv").open(encoding="utf-8", newline="") as file:
         rows = [_parsed(row) for row in csv.DictReader(file)]
-    if (tables / "metrics.json").is_file():
-        metrics = json.loads((tables / "metrics.json").read_text(encoding="utf-8"))
-        rows = [row | {"accuracy": _accuracy(row, metrics)} for row in rows]
     columns = [each for each in COLUMNS if any(row.get(each.key) is not None for row in rows)]
     return {
         "columns": [{"title": each.title, "number": each.key not in WORDS} for each in columns],
@@ -136,15 +136,6 @@ def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that are shown, numbers as numbers, and None for what is empty."""
     numbers = {key: float(row[key]) if row[key] else None for key in _NUMBERS & row.keys()}
     return numbers | {key: row[key] or None for key in WORDS}
-
-
-def _accuracy(row: Row, metrics: Mapping[str, Any]) -> float | None:
-    """Return the mean accuracy of a cell; None if it was asked nothing."""
-    dense = row["criterion"] == DENSE
-    pruning = DENSE if dense else f"{row['criterion']}-{row['pattern']}"
-    found = metrics[row["model"]][pruning][row["adaptation"]][f"seed{row['seed']:.0f}"]
-    accuracy: float | None = found.get("accuracy")
-    return accuracy
 
 
 def _field(column: Column, row: Row) -> dict[str, str | None]:
