@@ -11,12 +11,14 @@ from freelunch.figures.criteria import draw_criteria
 from freelunch.figures.windows import draw_windows
 from freelunch.study import Study
 from freelunch.tables import table_texts
-from records_for_tests import make_records, make_study
+from records_for_tests import make_records, make_study, sealed
 
 FIGURES = ("criteria", "windows", "budgets", "drift")
 # A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "halves": {"method": "reconstruction", "window": "attention_mlp", "train_norms": False},
+    "five": {"method": "reconstruction", "window": 5, "train_norms": False},
     "whole": {"method": "reconstruction", "window": "all", "train_norms": False},
     "full_1": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
     "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
@@ -26,9 +28,11 @@ PERPLEXITIES = {
     "magnitude-u50/none": 300.0,
     "magnitude-u50/recon_block": 150.0,
     "magnitude-u50/matrix": None,
-    "wanda-u50/none": 46.0,
+    "wanda-u50/none": 90.0,
     "wanda-u50/recon_block": 39.0,
     "wanda-u50/matrix": 43.0,
+    "wanda-u50/halves": 60.0,
+    "wanda-u50/five": 39.2,
     "wanda-u50/whole": 39.1,
     "wanda-u50/full_1": 42.0,
     "wanda-u50/full_20": 38.0,
@@ -80,7 +84,7 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
             "text_origins": {"evaluation": ORIGIN | {"member": "wiki.utf8"}},
             "digests": {"model": "2" * 64, "evaluation_token_ids": "3" * 64},
         }
-        write_json(root / "records" / cell.record_name, record)
+        write_json(root / "records" / cell.record_name, sealed(record))
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)
     for name, text in table_texts(study, records, root / "records").items():

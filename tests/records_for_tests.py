@@ -13,6 +13,7 @@ from freelunch.candidates import candidates_of
 from freelunch.cell import NONE, Cell
 from freelunch.digest import json_digest
 from freelunch.methods import adapting_rule, is_retraining
+from freelunch.records import content_digest
 from freelunch.study import Study
 from freelunch.windows import window_of
 
@@ -67,11 +68,14 @@ CONFIG: dict[str, Any] = {
 
 
 def make_study(
-    more_adaptations: Mapping[str, Mapping[str, Any]] | None = None, **grid: Sequence[Any]
+    more_adaptations: Mapping[str, Mapping[str, Any]] | None = None,
+    more_criteria: Mapping[str, Mapping[str, Any]] | None = None,
+    **grid: Sequence[Any],
 ) -> Study:
     """Return a study; `grid` replaces entries of its one grid, e.g. `seeds=[0, 1]`."""
     config = copy.deepcopy(CONFIG)
     config["adaptations"] |= more_adaptations or {}
+    config["criteria"] |= more_criteria or {}
     config["study"]["grids"][0] |= grid
     return Study.check(config, "made-up.yaml")
 
@@ -91,7 +95,7 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
     """Return a record; a loss of None makes its perplexity none, too."""
     spec = study.spec(cell)
     zeros = 0 if cell.is_dense else 32 * 32
-    return {
+    record = {
         "cell": str(cell),
         "spec": spec,
         "fingerprint": json_digest(spec),
@@ -117,6 +121,12 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
             "seed": cell.seed,
         },
     }
+    return sealed(record)
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the digest of what it says now."""
+    return record | {"sha256": content_digest(record)}
 
 
 def make_records(
@@ -137,7 +147,7 @@ def make_records(
 def write_records(study: Study, records: Mapping[Cell, Mapping[str, Any]]) -> None:
     """Write records where `load_records` looks for them: below the current folder."""
     for cell, record in records.items():
-        write_json(study.paths.record(cell), record)
+        write_json(study.paths.record(cell), sealed(dict(record)))
 
 
 def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def test_the_evidence_of_a_number_is_filtered_with_it(opened: Opened) -> None:
 
 def test_a_group_without_rows_is_not_shown(opened: Opened) -> None:
     page = opened()
-    page.get_by_label("Filter settings").fill("AdamW")
+    page.get_by_label("Filter settings").fill("momentum")
     assert page.locator("#protocol tr.group").filter(visible=True).all_inner_texts() == [
         "Reconstruction"
     ]

@@ -33,7 +33,14 @@ from freelunch.audit.published import (
 from freelunch.cell import Cell
 from freelunch.errors import UserError
 from freelunch.study import Study
-from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study, write_records
+from records_for_tests import (
+    CONFIG,
+    PERPLEXITIES,
+    make_records,
+    make_study,
+    sealed,
+    write_records,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,6 +219,14 @@ def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
     assert "measured on `evaluation-text`, not on Salesforce/wikitext" in row["reason"]
 
 
+def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
+    study = wikitext()
+    config = copy.deepcopy(study.config)
+    config["criteria"]["wanda"] = {"score": "magnitude"}
+    row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
+    assert row["verdict"] == NOT_RUN and "wanda is another here" in row["reason"]
+
+
 def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:
     path = published(tmp_path, adaptation="recon_block", source="the paper", value="39")
     assert joined(wikitext(), path)["verdict"] == AGREES
@@ -269,11 +284,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return study
 
 
-def altered(study: Study, change: Callable[[dict[str, Any]], object]) -> None:
+def altered(study: Study, change: Callable[[dict[str, Any]], object], again: bool) -> None:
+    """Alter a record; `again`: by somebody who knows of its digest."""
     path = study.paths.record(RECORD)
     record = json.loads(path.read_text())
     change(record)
-    write_json(path, record)
+    write_json(path, sealed(record) if again else record)
 
 
 def test_an_audit_of_sound_records(study: Study) -> None:
@@ -302,10 +318,27 @@ def test_an_audit_of_sound_records(study: Study) -> None:
 def test_an_altered_record_is_refused(
     study: Study, change: Callable[[dict[str, Any]], object], key: str
 ) -> None:
-    altered(study, change)
+    altered(study, change, again=True)
     with pytest.raises(UserError, match="contradicts itself") as error:
         audit_study(study)
     assert key in str(error.value) and RECORD.record_name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it["identity"].update(parameters=7 * 10**10),
+        lambda it: it["cost"]["reconstruct_window"].update(tokens=1),
+        lambda it: it["metrics"]["perplexity"].update(byte_perplexity=1.0),
+    ],
+)
+def test_whatever_is_altered_is_seen(
+    study: Study, change: Callable[[dict[str, Any]], object]
+) -> None:
+    altered(study, change, again=False)
+    with pytest.raises(UserError, match="contradicts itself") as error:
+        audit_study(study)
+    assert "sha256" in str(error.value)
 
 
 def test_a_record_that_is_not_what_was_measured_is_refused(study: Study) -> None:

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from freelunch.audit.bootstrap import Means, Sample, estimate
+from freelunch.audit.bootstrap import Means, Sample, estimate, students_t
 
 WINDOWS = 200
 
@@ -47,14 +47,39 @@ def test_windows_of_one_model_are_drawn_together() -> None:
     assert apart.high - apart.low > 50 * (paired.high - paired.low)
 
 
-def test_seeds_are_drawn_too() -> None:
-    seeds = [losses(mean, 0.001, str(mean)) for mean in (1.0, 2.0, 3.0)]
+@pytest.mark.parametrize("levels", [(1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 2.1, 1.9, 2.0)])
+def test_seeds_widen_the_interval_by_students_t(levels: tuple[float, ...]) -> None:
+    seeds = [losses(mean, 1e-6, str(mean)) for mean in levels]
     found = estimate(lambda means: means["a"], [sample(a=seeds)])
-    assert found.value == pytest.approx(2.0, abs=1e-3)
-    assert found.of_seeds == pytest.approx((1.0, 2.0, 3.0), abs=1e-3)
-    # Of three draws of three with replacement one in 27 is the same lowest one.
-    assert found.low == pytest.approx(1.0, abs=1e-2)
-    assert found.high == pytest.approx(3.0, abs=1e-2)
+    assert found.of_seeds == pytest.approx(levels, abs=1e-5)
+    error = students_t(len(levels) - 1) * statistics.stdev(levels) / math.sqrt(len(levels))
+    assert found.value == pytest.approx(statistics.fmean(levels), abs=1e-5)
+    assert found.high - found.value == pytest.approx(error, rel=1e-3)
+    assert found.value - found.low == pytest.approx(error, rel=1e-3)
+
+
+def test_intervals_over_seeds_hold_what_they_say() -> None:
+    """Of many studies with three seeds, whose noise is as large as that over windows."""
+    generator, held = np.random.default_rng(1), 0
+    studies = 300
+    for _ in range(studies):
+        own = generator.normal(0, 1, (1, 3, 1))
+        windows = generator.normal(0, np.sqrt(24), (1, 1, 24))
+        noise = Sample(["a"], [own + windows])
+        found = estimate(lambda means: means["a"], [noise])
+        held += found.low <= 0 <= found.high
+    assert 0.9 <= held / studies <= 0.995
+
+
+def test_students_t() -> None:
+    assert students_t(1) == 12.706
+    assert students_t(2) == 4.303
+    assert students_t(100) == students_t(10) == 2.228
+
+
+def test_nothing_was_measured() -> None:
+    found = estimate(lambda means: 23.7, [])
+    assert (found.value, found.low, found.high) == (23.7, 23.7, 23.7)
 
 
 def test_the_mean_over_strata_is_plain() -> None:

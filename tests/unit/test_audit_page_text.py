@@ -193,17 +193,21 @@ def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
 # --- Claims in sentences
 
 
-def part(verdict: str, decides: bool = False, **more: Any) -> dict[str, Any]:
+def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
     base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
-    return base | {"verdict": verdict, "decides": decides} | more
+    return base | {"verdict": verdict, "role": role} | more
 
 
 @pytest.mark.parametrize(
     ("verdict", "parts", "expected"),
     [
         (HOLDS, [part(HOLDS)], "Of 2, 1."),
-        (FAILS, [part(HOLDS), part(FAILS, True)], "“So” does not hold: of 2, 1."),
-        (UNTESTED, [part(UNTESTED, True), part(HOLDS)], "“So” cannot be tested here: of 2, 1."),
+        (FAILS, [part(HOLDS), part(FAILS, "decides")], "“So” does not hold: of 2, 1."),
+        (
+            UNTESTED,
+            [part(UNTESTED, "decides"), part(HOLDS)],
+            "“So” cannot be tested here: of 2, 1.",
+        ),
         (IN_PART, [part(HOLDS), part(HOLDS), part(FAILS)], "Of 3 parts, 2 hold, 1 does not hold."),
     ],
 )

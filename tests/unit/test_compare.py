@@ -53,7 +53,7 @@ def compared(one: Path, other: Path) -> str:
 
 def test_equal_runs(tmp_path: Path) -> None:
     one, other = run(tmp_path / "a"), run(tmp_path / "b")
-    assert compared(one, other) == "The cells that both have are equal, but for rounding."
+    assert compared(one, other) == "The 5 cells that both have are equal, but for rounding."
     assert compared(one / "records", other) == compared(one, other)
 
 
@@ -91,6 +91,32 @@ def test_numbers_of_other_tokens_do_not_compare(tmp_path: Path) -> None:
     assert compared(one, other).count("measured on different tokens") == len(PERPLEXITIES)
 
 
+def test_what_else_was_measured_is_compared(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    path = other / "records" / CELL.record_name
+    record = json.loads(path.read_text())
+    record["identity"]["sparsity"] = 0.4
+    path.write_text(json.dumps(record))
+    assert "  sparsity: 0.5 in A, 0.4 in B" in compared(one, other)
+
+
+def test_runs_without_a_cell_in_common(tmp_path: Path) -> None:
+    other = run(tmp_path / "b", make_study(models=["tiny-2"]))
+    assert "no cell in common" in compared(run(tmp_path / "a"), other)
+
+
+def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    for path in (other / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["metrics"]["perplexity"]["bytes"], record["sha256"]
+        path.write_text(json.dumps(record))
+    assert "are equal" in compared(one, other)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="no record of a cell"):
+        read_run(str(other))
+
+
 def test_no_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no records to compare") as error:
         read_run(str(tmp_path))
@@ -103,7 +129,7 @@ def test_the_command(
     one, other = run(tmp_path / "a"), run(tmp_path / "b", adapted=42.0)
     monkeypatch.setattr("sys.argv", ["freelunch", "compare", str(one), str(other)])
     assert main() == 0
-    assert "loss B - A" in capsys.readouterr().err
+    assert "loss B - A" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["freelunch", "compare", str(one), str(tmp_path / "c")])
     assert main() == 1
     assert "no records to compare" in capsys.readouterr().err

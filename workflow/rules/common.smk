@@ -101,4 +101,9 @@ def dense_metrics_of(wildcards):
     """Return the dense cell's metrics; none for the dense cell itself."""
     if wildcards.pruning == DENSE:
         return []
-    return [str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")]
+    return [dense_metrics(wildcards)]
+
+
+def dense_metrics(wildcards):
+    """Return the perplexity of a model's dense cell: the gate that all else waits at."""
+    return str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")

@@ -76,7 +76,7 @@ rule evaluate_tasks:
         checkpoint=paths.manifest(PATHS.checkpoint("{model}/{pruning}/{adaptation}/seed{seed}")),
         tasks=[paths.manifest(PATHS.task(name)) for name in STUDY.tasks.get("tasks", {})],
         # Not before the dense model's perplexity is known to be sound.
-        dense=dense_metrics_of,
+        dense=dense_metrics,
     output:
         metrics=PATHS.answers("{model}/{pruning}/{adaptation}/seed{seed}") / "tasks.json",
         answers=PATHS.answers("{model}/{pruning}/{adaptation}/seed{seed}") / "answers.json.gz",

@@ -75,7 +75,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     # Planning alone starts in a fraction of a second.
     from freelunch.audit.compare import compare_runs, comparison_text, read_run
 
-    terminal.say(comparison_text(*compare_runs(*map(read_run, arguments.runs))))
+    print(comparison_text(*compare_runs(*map(read_run, arguments.runs))))  # noqa: T201
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

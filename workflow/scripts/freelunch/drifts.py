@@ -1,5 +1,6 @@
 """How far activations drift from the dense model's with depth, and how that differs by window."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -74,4 +75,8 @@ def _facts(outputs: Mapping[str, Mapping[str, float | None]], output: str) -> di
         key: [float("nan") if (value := outputs[name][key]) is None else value for name in shown]
         for key in STATISTICS
     }
-    return {key: max(of) if key == "max" else fmean(of) for key, of in values.items()}
+    # The largest of numbers one of which is NaN would be whichever came first.
+    return {
+        key: max(of) if key == "max" and not any(map(math.isnan, of)) else fmean(of)
+        for key, of in values.items()
+    }

@@ -35,7 +35,7 @@ RANK, ALPHA = 16, 32
 HEAD = "head"
 # Settings of how much an adaptation sees, and of what is chosen for that.
 AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
-DISTILLATION = "distillation"
+NEXT_TOKEN, DISTILLATION = "next_token", "distillation"
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def collect_record(
         "cost": steps.cost(),
         "provenance": steps.provenance(),
     }
+    record["sha256"] = content_digest(record)
     _validate(record, str(paths.record(cell)))
     if steps.task_metrics:
         # Beside the record, so that cells can be compared answer by answer wherever records go.
@@ -74,6 +75,11 @@ def collect_record(
         write_atomically(answers_beside(paths.record(cell)), answers)
     write_json(paths.record(cell), record)
     return record
+
+
+def content_digest(record: Mapping[str, Any]) -> str:
+    """Return the digest of all that a record says but for this digest."""
+    return json_digest({key: value for key, value in record.items() if key != "sha256"})
 
 
 def answers_beside(record: Path) -> Path:

@@ -8,8 +8,9 @@ from typing import Any
 from freelunch.audit.bootstrap import Estimate, estimate
 from freelunch.audit.data import DATA, checked
 from freelunch.audit.evidence import METRICS, Evidence
-from freelunch.audit.measures import MEASURES, UNITS, Absent, Measurement
+from freelunch.audit.measures import MEASURES, SETTINGS, UNITS, Absent, Measurement
 from freelunch.audit.verdicts import (
+    COUNTS,
     FAILS,
     HOLDS,
     IN_PART,
@@ -35,18 +36,22 @@ Claim = Mapping[str, Any]
 
 
 # What follows a number of a unit.
-_SUFFIXES = {"share": " %", "times": " times"}
+_SUFFIXES = {"share": " %", "times": " times", "GB": " GB"}
 
 
 def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
     """Return the claims of a file.
 
     Raises:
-        UserError: It is not as `workflow/schemas/claims.schema.json` says, or names a measure or a
-            metric that there is not.
+        UserError: It is not as `workflow/schemas/claims.schema.json` says, names a measure or a
+            metric that there is not, or gives a measure other settings than it has.
     """
     claims: list[dict[str, Any]] = checked(path, "claims")["claims"]
+    seen: set[str] = set()
     for claim in claims:
+        if claim["id"] in seen:
+            raise UserError("two claims have one id", where=path, found=claim["id"])
+        seen.add(claim["id"])
         for number, part in enumerate(claim["parts"]):
             where = f"{path}: {claim['id']}.parts.{number}"
             for key, valid in (("measure", MEASURES), ("metric", METRICS)):
@@ -57,6 +62,14 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
                         found=part[key],
                         expected=nearest(part[key], valid),
                     )
+            asked, given = SETTINGS.get(part["measure"], ()), part.get("settings", {})
+            if set(asked) != set(given):
+                raise UserError(
+                    "a measure has other settings",
+                    where=f"{where}.settings",
+                    found=", ".join(given) or "(none)",
+                    expected=", ".join(asked) or "(none)",
+                )
     return claims
 
 
@@ -71,13 +84,13 @@ def audit_claims(evidence: Evidence, claims: Iterable[Claim]) -> list[dict[str, 
 
 def _claim(claim: Claim, evidence: Evidence) -> dict[str, Any]:
     parts = [_part(part, claim, evidence) for part in claim["parts"]]
-    verdict = of_claim([(part["verdict"], part["decides"]) for part in parts])
+    verdict = of_claim([(part["verdict"], part["role"]) for part in parts])
     facts = ("id", "title", "statement", "source", "published")
     return {**{key: claim.get(key) for key in facts}, "verdict": verdict, "parts": parts}
 
 
 def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str, Any]:
-    settings = {**part.get("settings", {}), "metric": part["metric"], "holds": part["holds"]}
+    settings = {**part.get("settings", {}), "metric": part["metric"]}
     for name in settings.get("criteria", []):
         _check_known(name, claim, evidence.study)
     if "cells" in part:
@@ -87,7 +100,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
     verdict = together([finding["verdict"] for finding in findings])
     return {
         "says": part["says"],
-        "decides": part.get("decides", False),
+        "role": part.get("role", COUNTS),
         "verdict": verdict,
         "reason": _reason(verdict, findings),
         "measure": part["measure"],
@@ -143,7 +156,11 @@ def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study)
             "cells": [],
         }
     found, unit = estimate(asked.statistic, asked.samples), _unit(part)
-    verdict, reason = judge(found, part["holds"], lambda value: _written(value, unit), asked.bounds)
+    verdict, reason = judge(
+        found, part["holds"], lambda value: _written(value, unit), asked.bounds, asked.undefined
+    )
+    if asked.samples and not found.of_seeds:
+        reason += " (one seed)"
     return {
         "subject": asked.subject,
         "verdict": verdict,

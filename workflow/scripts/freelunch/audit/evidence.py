@@ -10,7 +10,7 @@ import numpy as np
 
 from freelunch.audit.bootstrap import Sample
 from freelunch.budgets import Comparison, comparisons
-from freelunch.cell import Cell
+from freelunch.cell import DENSE, Cell
 from freelunch.comparison import Records, paired_losses, pruned_models, window_losses
 from freelunch.granularity import window_rows
 from freelunch.records import load_answers
@@ -50,6 +50,10 @@ class Evidence:
             metric: A key of METRICS.
         """
         found = {name: [self.losses(cell, metric) for cell in its] for name, its in cells.items()}
+        if metric == HELD_OUT and DENSE in found:
+            # Measured beside each pruned cell, on the text that its seed holds out.
+            beside = next(its for name, its in cells.items() if name != DENSE)
+            found[DENSE] = [self._dense_beside(cell) for cell in beside]
         if any(losses is None for of_seeds in found.values() for losses in of_seeds):
             return None
         strata = range(len(next(iter(found.values()))[0] or ()))
@@ -62,6 +66,10 @@ class Evidence:
                 for at in strata
             ],
         )
+
+    def _dense_beside(self, cell: Cell) -> list[list[float]] | None:
+        drift = self.records[cell]["metrics"].get("drift")
+        return [window_losses(drift["dense"])] if drift else None
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -90,7 +98,7 @@ def _perplexity(evidence: Evidence, cell: Cell) -> list[list[float]]:
 
 
 def _held_out(evidence: Evidence, cell: Cell) -> list[list[float]] | None:
-    """Of the dense model there is one for each seed of the others, beside theirs."""
+    """The dense model has none of its own: it is beside each of the others."""
     drift = evidence.records[cell]["metrics"].get("drift")
     return [window_losses(drift)] if drift else None
 

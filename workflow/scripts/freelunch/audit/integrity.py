@@ -11,7 +11,7 @@ from freelunch.cell import Cell
 from freelunch.comparison import Records
 from freelunch.digest import json_digest
 from freelunch.errors import UserError
-from freelunch.records import METRICS, load_answers
+from freelunch.records import METRICS, content_digest, load_answers
 from freelunch.study import Study
 
 # Of sums that were rounded once.
@@ -47,6 +47,7 @@ def _contradictions(
     """Yield what does not follow from the rest of a record: its key, what it says, what follows."""
     metrics, identity = record["metrics"], record["identity"]
     yield from _unequal("cell", record["cell"], str(cell))
+    yield from _unequal("sha256", record["sha256"], content_digest(record))
     yield from _unequal("fingerprint", record["fingerprint"], json_digest(record["spec"]))
     for name in ("perplexity", "drift"):
         if found := metrics.get(name):

@@ -13,14 +13,18 @@ from itertools import pairwise
 from typing import Any
 
 from freelunch.audit.bootstrap import Means, Sample, Statistic
+from freelunch.audit.data import DATA
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.verdicts import UNBOUNDED
+from freelunch.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.budgets import reached_at
-from freelunch.cell import NONE, Cell
+from freelunch.cell import DENSE, NONE, Cell
 from freelunch.comparison import exp
-from freelunch.windows import HALVES, MATRIX
+from freelunch.methods import NEXT_TOKEN
+from freelunch.plan import Plan
+from freelunch.study import Study
+from freelunch.windows import ALL, HALVES, MATRIX
 
-DENSE = "dense"
+ROOT = DATA.parents[1]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Measurement:
         cells: Which the number comes from.
         bounds: What it can be told between: less is "at most" the first, more "more than" the
             second, and infinite.
+        undefined: What it means that there is no number, or not in all draws.
     """
 
     subject: str
@@ -41,6 +46,7 @@ class Measurement:
     samples: Sequence[Sample]
     cells: Sequence[Cell]
     bounds: tuple[float, float] = UNBOUNDED
+    undefined: str = UNDEFINED
 
 
 @dataclass(frozen=True)
@@ -87,98 +93,131 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
-    """The smallest budget of a retraining that reaches the reconstruction, divided by the
-    reconstruction's own, in `unit`. Between budgets that were run, the loss is taken to be straight
-    over the logarithm of the budget; where the smallest reaches it, the number is at most that, and
-    where none does, more than the largest.
+    """The smallest budget with which any way of retraining on text reaches the reconstruction,
+    divided by the reconstruction's own, in `unit`. Between budgets that were run, the loss is taken
+    to be straight over the logarithm of the budget. A number no larger than the smallest budgets of
+    all ways is at most that; where none reaches it, it is more than the largest that all were run
+    with. That counts only where each was run with as much as the reconstruction or less, too, and
+    was not made worse by more: else less may do.
     """
     unit = settings["unit"]
     for comparison in evidence.comparisons:
         reference = comparison.reference
-        for series, members in comparison.series.items():
-            if series == reference.series:
-                continue
-            amounts = [getattr(each, unit) / getattr(reference, unit) for each in members]
+        ways = {
+            series: members
+            for series, members in comparison.series.items()
+            if series != reference.series and members[0].settings["loss"] == NEXT_TOKEN
+        }
+        if not ways:
+            continue
+        amounts = {
+            each.name: getattr(each, unit) / getattr(reference, unit)
+            for members in ways.values()
+            for each in members
+        }
+        of_ways = [{each.name: amounts[each.name] for each in way} for way in ways.values()]
 
-            def statistic(
-                means: Means,
-                amounts: Sequence[float] = amounts,
-                names: Sequence[str] = [each.name for each in members],
-                reference: str = reference.name,
-            ) -> float:
-                return reached_at(amounts, [means[name] - means[reference] for name in names])
+        def statistic(
+            means: Means,
+            of_ways: Sequence[Mapping[str, float]] = of_ways,
+            reference: str = reference.name,
+        ) -> float:
+            found = [_reached(way, means, reference) for way in of_ways]
+            reached = [value for value in found if math.isfinite(value)]
+            return min(reached) if reached else max(found, key=math.isnan)
 
-            place = _place(reference.cells[0])
-            yield _asked(
-                evidence,
-                settings,
-                f"{place}, {series} against {reference.name}",
-                statistic,
-                {each.name: each.cells for each in (*members, reference)},
-                (amounts[0], amounts[-1]),
-            )
+        cells = {each.name: each.cells for way in ways.values() for each in way}
+        least, most = (
+            pick(choose(way.values()) for way in of_ways)
+            for pick, choose in ((max, min), (min, max))
+        )
+        yield _asked(
+            evidence,
+            settings,
+            f"{_place(reference.cells[0])}, {', '.join(ways)} against {reference.name}",
+            statistic,
+            {**cells, reference.name: reference.cells},
+            (least, most),
+            "in some draws at least, none reaches it, and one of them was run only with more than "
+            "the reconstruction or was made worse by more: less may do",
+        )
 
 
 def window_spread(evidence: Evidence, settings: Settings) -> Asked:
-    """How far apart the windows that hold a non-linear module are, as a share of what the best of
-    them gains.
+    """How far apart windows that hold a non-linear module are, as a share of what the best of them
+    gains. `windows` have to be there, and those between the smallest and the largest of these
+    count, too.
     """
+    sizes = [_size(window) for window in settings["windows"]]
     for cells, rows in _windows(evidence):
-        names = [row["adaptation"] for row in rows if row["window"] != MATRIX]
-        if len(names) < 2:
+        place = _place(cells[NONE][0])
+        chosen = [row for row in rows if min(sizes) <= _size(row["window"]) <= max(sizes)]
+        if absent := _absent_windows(chosen, settings["windows"]):
+            yield Absent(place, absent)
             continue
+        names = [row["adaptation"] for row in chosen]
 
         def statistic(means: Means, names: Sequence[str] = names) -> float:
             losses = [means[name] for name in names]
             return _divided(max(losses) - min(losses), means[NONE] - min(losses))
 
-        subject = f"{_place(cells[NONE][0])}, {len(names)} windows"
+        subject = f"{place}, {len(names)} windows"
         yield _asked(evidence, settings, subject, statistic, _only(cells, [NONE, *names]))
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much windows of single matrices are worse than the worst other window, as a share of
-    what the best of those gains. `exact`: solved for, or trained.
+    """By how much windows of single matrices are worse than the worst of the other windows, as a
+    share of what the best of those gains. `exact`: solved for, or trained. `windows` have to be
+    among the others.
     """
     for cells, rows in _windows(evidence):
-        others = [row["adaptation"] for row in rows if row["window"] != MATRIX]
-        for row in rows:
-            if row["window"] != MATRIX or bool(row["exact"]) != settings["exact"] or not others:
-                continue
+        place = _place(cells[NONE][0])
+        others = [row for row in rows if row["window"] != MATRIX]
+        of_matrix = [
+            row["adaptation"]
+            for row in rows
+            if row["window"] == MATRIX and bool(row["exact"]) == settings["exact"]
+        ]
+        absent = _absent_windows(others, settings["windows"])
+        if absent or not of_matrix:
+            yield Absent(place, absent or "there is no such window of a matrix")
+            continue
+        names = [row["adaptation"] for row in others]
 
-            def statistic(
-                means: Means, name: str = row["adaptation"], others: Sequence[str] = others
-            ) -> float:
-                losses = [means[other] for other in others]
-                return _divided(means[name] - max(losses), means[NONE] - min(losses))
+        def statistic(
+            means: Means, name: str = of_matrix[0], names: Sequence[str] = names
+        ) -> float:
+            losses = [means[other] for other in names]
+            return _divided(means[name] - max(losses), means[NONE] - min(losses))
 
-            subject = f"{_place(cells[NONE][0])}, {row['adaptation']}"
-            names = [NONE, row["adaptation"], *others]
-            yield _asked(evidence, settings, subject, statistic, _only(cells, names))
+        used = _only(cells, [NONE, of_matrix[0], *names])
+        yield _asked(evidence, settings, f"{place}, {of_matrix[0]}", statistic, used)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     """What the window of half a block gains less than the best window, as a share of the best's
-    gain.
+    gain. `windows` have to be among those that are compared.
     """
     for cells, rows in _windows(evidence):
+        place = _place(cells[NONE][0])
+        if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
+            yield Absent(place, absent)
+            continue
         names = [row["adaptation"] for row in rows]
-        for row in rows:
-            if row["window"] != HALVES or len(names) < 2:
-                continue
+        half = next(row["adaptation"] for row in rows if row["window"] == HALVES)
 
-            def statistic(
-                means: Means, name: str = row["adaptation"], names: Sequence[str] = names
-            ) -> float:
-                best = min(means[other] for other in names)
-                return _divided(means[name] - best, means[NONE] - best)
+        def statistic(means: Means, half: str = half, names: Sequence[str] = names) -> float:
+            best = min(means[name] for name in names)
+            return _divided(means[half] - best, means[NONE] - best)
 
-            subject = f"{_place(cells[NONE][0])}, {row['adaptation']}"
-            yield _asked(evidence, settings, subject, statistic, _only(cells, [NONE, *names]))
+        used = _only(cells, [NONE, *names])
+        yield _asked(evidence, settings, f"{place}, {half}", statistic, used)
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
-    """Peak memory of the job that adapts halves of a block, divided by that of the smallest."""
+    """Peak resident memory of the job that adapts halves of a block, its libraries included,
+    divided by that of the smallest job.
+    """
     for cells, rows in _windows(evidence):
         least = min(row["adaptation_peak_bytes"] for row in rows)
         for row in rows:
@@ -190,14 +229,14 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
                     evidence,
                     settings,
                     subject,
-                    lambda _, times=times: times,  # type: ignore[misc]
+                    _constant(times),
                     _only(cells, names),
                 )
 
 
 def gap_left(evidence: Evidence, settings: Settings) -> Asked:
-    """The gap between the worst and the best criterion with the reconstruction, divided by that
-    without it. `without_worst`: not counting the criterion that is worst without it.
+    """The gap in loss between the worst and the best of some `criteria` with the reconstruction,
+    divided by that without it. All of them have to be there, and no others count.
     """
     for criteria, name in _criteria(evidence):
         yield _gap_left(evidence, settings, criteria, name)
@@ -213,7 +252,10 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
             by_pattern.setdefault(found.cells[0].pattern, []).append(found)
     several = {pattern: each for pattern, each in by_pattern.items() if len(each) > 1}
     if not several:
-        yield Absent("models of different sizes", "this study compares criteria on one model only")
+        yield Absent(
+            "models of different sizes",
+            "this study does not compare these criteria on models of several sizes",
+        )
     for pattern, of_models in several.items():
         ordered = sorted(of_models, key=lambda each: sizes[each.cells[0].model])
         for small, large in pairwise(ordered):
@@ -232,19 +274,43 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def perplexity_apart(evidence: Evidence, settings: Settings) -> Asked:
-    """How far apart the perplexities of two `criteria` are with the reconstruction."""
+    """How far apart the perplexities of two `criteria` are with the reconstruction, in models whose
+    dense perplexity is at most `dense_at_most`: differences do not carry over to other levels.
+    """
     one, other = settings["criteria"]
     for criteria, name in _criteria(evidence):
         if one not in criteria or other not in criteria:
             continue
         cells = {criterion: criteria[criterion][1] for criterion in (one, other)}
+        model = cells[one][0].model
+        subject = f"{model}, {cells[one][0].pattern}, {name}: {one} and {other}"
+        metrics = evidence.records[Cell.dense(model)]["metrics"]["perplexity"]
+        dense, most = metrics["perplexity"], settings["dense_at_most"]
+        if dense is None or dense > most:
+            found = "not finite" if dense is None else f"{dense:.1f}"
+            yield Absent(subject, f"the dense perplexity is {found}, not at most {most}")
+            continue
 
         def statistic(means: Means) -> float:
             return abs(exp(means[one]) - exp(means[other]))
 
-        place = f"{cells[one][0].model}, {cells[one][0].pattern}"
-        subject = f"{place}, {name}: {one} and {other}"
         yield _asked(evidence, settings, subject, statistic, cells)
+
+
+def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
+    """Peak memory of the job of an `adaptation` in another `study`, which does not have to be run,
+    as the plan predicts it.
+    """
+    plan = Plan.of(Study.load(ROOT / settings["study"]))
+    name = settings["adaptation"]
+    for cell in plan.study.cells:
+        cost = None
+        if cell.adaptation == name:
+            job = (cell.model, cell.criterion, name, cell.pattern)
+            cost = plan.step("reconstruct_window", *job)
+        if cost is not None:
+            gigabytes = cost.memory_bytes / 1e9
+            yield Measurement(f"{cell.model}, {name}", _constant(gigabytes), [], [])
 
 
 MEASURES: dict[str, Measure] = {
@@ -252,15 +318,43 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         *(recovery, recovery_at_size, budget_ratio),
         *(window_spread, matrix_penalty, halves_missed, halves_memory),
-        *(gap_left, gap_left_by_size, perplexity_apart),
+        *(gap_left, gap_left_by_size, perplexity_apart, planned_memory),
     )
+}
+# What each has to be given.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "recovery_at_size": ("parameters",),
+    "budget_ratio": ("unit",),
+    "window_spread": ("windows",),
+    "matrix_penalty": ("exact", "windows"),
+    "halves_missed": ("windows",),
+    "gap_left": ("criteria",),
+    "gap_left_by_size": ("criteria",),
+    "perplexity_apart": ("criteria", "dense_at_most"),
+    "planned_memory": ("study", "adaptation"),
 }
 # How the numbers of a measure are written; the others are shares.
 UNITS = {
     "budget_ratio": "times",
     "halves_memory": "times",
     "perplexity_apart": "perplexity",
+    "planned_memory": "GB",
 }
+
+
+def _constant(value: float) -> Statistic:
+    return lambda _: value
+
+
+def _reached(way: Mapping[str, float], means: Means, reference: str) -> float:
+    """Return the budget with which a way of retraining reaches the reconstruction: infinity if more
+    than all that were run, NaN if that cannot be said.
+    """
+    budgets, excess = list(way.values()), [means[name] - means[reference] for name in way]
+    reached = reached_at(budgets, excess)
+    made_worse = len(excess) > 1 and excess[-1] > excess[-2]
+    unknown = math.isinf(reached) and (budgets[0] > 1 or made_worse)
+    return math.nan if unknown else reached
 
 
 def _gap_left(
@@ -271,30 +365,20 @@ def _gap_left(
 ) -> Measurement | Absent:
     one = next(iter(criteria.values()))[0][0]
     subject = f"{one.model}, {one.pattern}, {name}"
+    if missing := [it for it in settings["criteria"] if it not in criteria]:
+        return Absent(subject, f"there are no cells of {', '.join(missing)}")
     # Names of one model have to differ from those of another.
     names = {
-        it: tuple(f"{one.model} {it} {adaptation}" for adaptation in (NONE, name))
-        for it in criteria
+        it: [f"{one.model} {it} {adaptation}" for adaptation in (NONE, name)]
+        for it in settings["criteria"]
     }
-    cells = {names[it][at]: of[at] for it, of in criteria.items() for at in (0, 1)}
-    sample = evidence.sample(cells, settings["metric"])
-    if sample is None:
-        return Absent(subject, f"{settings['metric']} was not measured")
-    counted = list(criteria)
-    if settings["without_worst"]:
-        means = sample.means()
-        worst = max(counted, key=lambda it: (math.isnan(means[names[it][0]]), means[names[it][0]]))
-        counted.remove(worst)
-        subject += f", without {worst}"
-    if len(counted) < 2:
-        return Absent(subject, "there are no two criteria to compare")
+    cells = {names[it][at]: criteria[it][at] for it in names for at in (0, 1)}
 
     def statistic(means: Means) -> float:
-        before, after = ([means[names[it][at]] for it in counted] for at in (0, 1))
+        before, after = ([means[each[at]] for each in names.values()] for at in (0, 1))
         return _divided(max(after) - min(after), max(before) - min(before))
 
-    used = [cell for it in counted for of in criteria[it] for cell in of]
-    return Measurement(subject, statistic, [sample], used)
+    return _asked(evidence, settings, subject, statistic, cells)
 
 
 def _asked(
@@ -304,13 +388,14 @@ def _asked(
     statistic: Statistic,
     cells: Cells,
     bounds: tuple[float, float] = UNBOUNDED,
+    undefined: str = UNDEFINED,
 ) -> Measurement | Absent:
     """Return what is asked of cells of one model."""
     sample = evidence.sample(cells, settings["metric"])
     if sample is None:
         return Absent(subject, f"{settings['metric']} was not measured on all of these cells")
     used = dict.fromkeys(cell for of_seeds in cells.values() for cell in of_seeds)
-    return Measurement(subject, statistic, [sample], list(used), bounds)
+    return Measurement(subject, statistic, [sample], list(used), bounds, undefined)
 
 
 def _reconstructed(evidence: Evidence) -> Iterator[tuple[Cells, str]]:
@@ -327,7 +412,7 @@ def _reconstructed(evidence: Evidence) -> Iterator[tuple[Cells, str]]:
 
 
 def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]]]]:
-    """Yield, of each pruned model, the cells of the adaptations that differ in their window alone,
+    """Yield, of each pruned model, the cells of the adaptations that are compared by their window,
     those without, and the adaptations' rows.
 
     With dense inputs and targets. What was chosen on the evaluation text is left out.
@@ -363,6 +448,18 @@ def _criteria(
                 return [cell for cell in of_seeds if cell.seed in seeds]
 
             yield {it: (kept(of[NONE]), kept(of[name])) for it, of in criteria.items()}, name
+
+
+def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) -> str | None:
+    """Return which windows are not there, in words; None if all are."""
+    there = [row["window"] for row in rows]
+    missing = [str(window) for window in wanted if window not in there]
+    return f"windows that were not run: {', '.join(missing)}" if missing else None
+
+
+def _size(window: Any) -> float:
+    """Return how many blocks a window holds; what is smaller than one sorts before it."""
+    return float({MATRIX: 0.1, HALVES: 0.5, ALL: math.inf}.get(window, window))
 
 
 def _sizes(evidence: Evidence) -> dict[str, int]:

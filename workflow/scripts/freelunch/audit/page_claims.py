@@ -6,7 +6,7 @@ from typing import Any
 from freelunch.audit.bootstrap import Estimate
 from freelunch.audit.claims import estimate_text
 from freelunch.audit.measures import UNITS
-from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+from freelunch.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
 from freelunch.rounding import NOT_FINITE
 
 # What one, and what several, are said to do.
@@ -58,7 +58,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
     if len(parts) == 1:
         return str(parts[0]["reason"])
     for part in parts:
-        if part["decides"] and part["verdict"] == verdict and verdict in (FAILS, UNTESTED):
+        if part["role"] == DECIDES and part["verdict"] == verdict and verdict in (FAILS, UNTESTED):
             reason = part["reason"][0].lower() + part["reason"][1:]
             return f"“{part['says']}” {_PREDICATES[verdict][0]}: {reason}"
     return tally([part["verdict"] for part in parts], "parts")

@@ -18,8 +18,11 @@ from freelunch.cell import DENSE, NONE, Cell
 from freelunch.comparison import mean_over_seeds, measured_perplexity, seed_groups
 from freelunch.errors import UserError
 from freelunch.patterns import Pattern
+from freelunch.study import Study
 
 PUBLISHED = DATA / "published_results.csv"
+# What the names of models and criteria mean.
+STUDY = DATA.parents[1] / "studies" / "published.yaml"
 COLUMNS = (
     *("source", "reference", "model", "criterion", "pattern", "adaptation"),
     *("metric", "seqlen", "value", "trust"),
@@ -65,16 +68,19 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
     Raises:
         UserError: It has other columns, or a row is malformed.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(
-                "published numbers have other columns",
-                where=path,
-                found=", ".join(reader.fieldnames or ()),
-                expected=", ".join(COLUMNS),
-            )
-        return [_published(row, f"{path}: line {reader.line_num}") for row in reader]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("published numbers cannot be read", where=path, found=error) from error
+    reader = csv.DictReader(lines)
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise UserError(
+            "published numbers have other columns",
+            where=path,
+            found=", ".join(reader.fieldnames or ()),
+            expected=", ".join(COLUMNS),
+        )
+    return [_published(row, f"{path}: line {reader.line_num}") for row in reader]
 
 
 def _published(row: Mapping[str, Any], where: str) -> Published:
@@ -147,27 +153,41 @@ def _row(
         **dict.fromkeys(("ours", "ours_standard_error", "difference", "command")),
         "cells": [],
     }
-    missing = "there is no such cell" if found is None else _unlike(published, evidence)
+    missing = "there is no such cell" if found is None else _unlike(published, evidence.study)
     if found is None or missing:
-        todo = f"make study STUDY=studies/published.yaml # with length: {published.length}"
+        todo = (
+            f"set study.evaluation.perplexity.length to {published.length} in "
+            "studies/published.yaml, and: make study STUDY=studies/published.yaml"
+        )
         return row | {"verdict": NOT_RUN, "reason": missing, "command": todo}
     ours, error, _ = mean_over_seeds([measured_perplexity(evidence.records[it]) for it in found])
     difference = ours - published.value
     agrees = abs(difference) <= TOLERANCES[published.trust] * published.value
+    share = abs(difference) / published.value
+    reason = f"ours is {share:.1%} {'above' if difference > 0 else 'below'}"
     return row | {
         "ours": ours if math.isfinite(ours) else None,
         "ours_standard_error": error if math.isfinite(error) else None,
         "difference": difference if math.isfinite(difference) else None,
         "verdict": AGREES if agrees else DIFFERS,
-        "reason": f"{difference / published.value:+.1%} of the published number",
+        "reason": reason if math.isfinite(difference) else "ours is not finite",
         "cells": [str(cell) for cell in found],
         "command": command(evidence.study, found),
     }
 
 
-def _unlike(published: Published, evidence: Evidence) -> str | None:
+def _unlike(published: Published, study: Study) -> str | None:
     """Return why a cell of that name cannot be compared with a number; None if it can."""
-    settings = evidence.study.perplexity
+    meant = Study.load(STUDY).config
+    for registry, name, keys in (
+        ("models", published.model, ("repository",)),
+        ("criteria", published.criterion, ("score", "scope", "exponent", "swaps")),
+    ):
+        one, other = (config[registry].get(name, {}) for config in (meant, study.config))
+        unlike = [key for key in keys if one.get(key) != other.get(key)]
+        if unlike:
+            return f"{name} is another here, by its {', '.join(unlike)}"
+    settings = study.perplexity
     if settings["length"] != published.length:
         return f"windows of {settings['length']} tokens, not of {published.length}"
     if settings["stride"] not in (None, settings["length"]):

@@ -11,6 +11,9 @@ IN_PART = "holds in part"
 FAILS = "does not hold"
 UNTESTED = "not testable here"
 VERDICTS = (HOLDS, IN_PART, FAILS, UNTESTED)
+# What a part is to its claim.
+DECIDES, COUNTS, ADDS = "decides", "counts", "adds"
+UNDEFINED = "a loss is not finite, or there is nothing to divide by"
 UNBOUNDED = (-math.inf, math.inf)
 
 
@@ -19,6 +22,7 @@ def judge(
     threshold: Mapping[str, Any],
     written: Callable[[float], str] = "{:g}".format,
     bounds: tuple[float, float] = UNBOUNDED,
+    undefined: str = UNDEFINED,
 ) -> tuple[str, str]:
     """Return the verdict on a number, and why.
 
@@ -32,9 +36,10 @@ def judge(
         written: How such a number is written.
         bounds: What a number can be told between: one that is no more than the first may be any
             less, an infinite one is known to be more than the second.
+        undefined: What it means that there is no number, or not in all draws.
     """
     if math.isnan(estimate.value) or math.isnan(estimate.low):
-        return UNTESTED, "a loss is not finite, or there is nothing to divide by"
+        return UNTESTED, undefined
     side = "above" if "above" in threshold else "below"
     wanted, weaker = threshold[side], threshold.get("in_part", threshold[side])
     (least, most), low, high = bounds, estimate.low, estimate.high
@@ -71,16 +76,18 @@ def together(verdicts: Sequence[str]) -> str:
     return HOLDS if set(verdicts) == {HOLDS} else IN_PART
 
 
-def of_claim(parts: Sequence[tuple[str, bool]]) -> str:
+def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     """Return the verdict on a claim.
 
     Args:
-        parts: The verdict on each of its parts, and whether the part decides: a claim whose
-            deciding part does not hold does not hold, whatever else does; one whose deciding part
-            cannot be tested cannot be tested.
+        parts: The verdict on each of its parts, and its role. A claim with a part that `decides`
+            and does not hold does not hold, whatever else does; if such a part cannot be tested, it
+            cannot. A part that `adds` is not the claim's own: it counts where it can be tested.
     """
-    deciding = [verdict for verdict, decides in parts if decides]
+    deciding = [verdict for verdict, role in parts if role == DECIDES]
     for verdict in (FAILS, UNTESTED):
         if verdict in deciding:
             return verdict
-    return together([verdict for verdict, _ in parts])
+    return together(
+        [verdict for verdict, role in parts if not (role == ADDS and verdict == UNTESTED)]
+    )
