@@ -440,6 +440,19 @@ def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
     assert part["findings"][0]["value"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("adapted", "expected"), [("1" * 70 + "0" * 30, HOLDS), ("1" * 52 + "0" * 48, UNTESTED)]
+)
+def test_gain_of_answers(tmp_path: Path, adapted: str, expected: str) -> None:
+    """Of the cells that were asked; the others are not spoken of."""
+    answers = {"none": "1" * 50 + "0" * 50, "recon_block": adapted}
+    part = audited("gain", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers)
+    (finding,) = part["findings"]
+    assert part["verdict"] == expected
+    assert finding["value"] == pytest.approx(adapted.count("1") / 100 - 0.5)
+    assert " points (95 %" in finding["text"]
+
+
 def test_what_was_not_measured_is_not_testable() -> None:
     for metric in ("accuracy", "held_out_perplexity"):
         part = audited("recovery", {"above": 0}, BASE, metric=metric)

@@ -36,7 +36,7 @@ Claim = Mapping[str, Any]
 
 
 # What follows a number of a unit.
-_SUFFIXES = {"share": " %", "times": " times", "GB": " GB"}
+_SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points"}
 
 
 def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
@@ -248,7 +248,7 @@ def _unit(part: Mapping[str, Any]) -> str:
 
 def _written(value: float, unit: str, error: float | None = None) -> str:
     """Return a number; without an error with as many digits as it was given with."""
-    scale = 100 if unit == "share" else 1
+    scale = 100 if unit in ("share", "points") else 1
     digits = f"{scale * value:g}" if error is None else rounded(scale * value, scale * error)
     return f"{digits}{_SUFFIXES.get(unit, '')}"
 

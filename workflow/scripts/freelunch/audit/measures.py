@@ -75,6 +75,21 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
         yield _asked(evidence, settings, f"{place}, {name}", statistic, cells)
 
 
+def gain(evidence: Evidence, settings: Settings) -> Asked:
+    """By how much the reconstruction lowers the loss: nats a token, or a share of answers."""
+    asked = []
+    for cells, name in _reconstructed(evidence):
+
+        def statistic(means: Means, name: str = name) -> float:
+            return means[NONE] - means[name]
+
+        subject = f"{_place(cells[NONE][0])}, {name}"
+        asked.append(_asked(evidence, settings, subject, statistic, _only(cells, [NONE, name])))
+    measured = [each for each in asked if isinstance(each, Measurement)]
+    # Not all cells are asked what takes long.
+    yield from measured or asked
+
+
 def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     """Of the loss that pruning costs, the share that the reconstruction gives back, in models with
     at least so many `parameters`.
@@ -316,7 +331,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
 MEASURES: dict[str, Measure] = {
     measure.__name__: measure
     for measure in (
-        *(recovery, recovery_at_size, budget_ratio),
+        *(gain, recovery, recovery_at_size, budget_ratio),
         *(window_spread, matrix_penalty, halves_missed, halves_memory),
         *(gap_left, gap_left_by_size, perplexity_apart, planned_memory),
     )
@@ -335,6 +350,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 # How the numbers of a measure are written; the others are shares.
 UNITS = {
+    "gain": "points",
     "budget_ratio": "times",
     "halves_memory": "times",
     "perplexity_apart": "perplexity",
