@@ -42,6 +42,10 @@ class Evidence:
         """
         return _LOSSES[metric](self, cell)
 
+    def measures(self, cell: Cell, metric: str) -> bool:
+        """Tell whether a metric was measured on a cell."""
+        return self.losses(cell, metric) is not None
+
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
         """Return what was measured on cells of one model; None if something was not measured.
 

@@ -66,7 +66,7 @@ Cells = Mapping[str, Sequence[Cell]]
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
     """Of the loss that pruning costs, the share that the reconstruction gives back."""
-    for cells, name in _reconstructed(evidence):
+    for cells, name in _reconstructed(evidence, settings["metric"]):
         place = _place(cells[NONE][0])
 
         def statistic(means: Means, name: str = name) -> float:
@@ -78,7 +78,7 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
 def gain(evidence: Evidence, settings: Settings) -> Asked:
     """By how much the reconstruction lowers the loss: nats a token, or a share of answers."""
     asked = []
-    for cells, name in _reconstructed(evidence):
+    for cells, name in _reconstructed(evidence, settings["metric"]):
 
         def statistic(means: Means, name: str = name) -> float:
             return means[NONE] - means[name]
@@ -253,7 +253,7 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
     """The gap in loss between the worst and the best of some `criteria` with the reconstruction,
     divided by that without it. All of them have to be there, and no others count.
     """
-    for criteria, name in _criteria(evidence):
+    for criteria, name in _criteria(evidence, settings["metric"]):
         yield _gap_left(evidence, settings, criteria, name)
 
 
@@ -261,7 +261,7 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     """How much more of that gap is left in a model than in the next smaller one."""
     sizes = _sizes(evidence)
     by_pattern: dict[str, list[Measurement]] = {}
-    for criteria, name in _criteria(evidence):
+    for criteria, name in _criteria(evidence, settings["metric"]):
         found = _gap_left(evidence, settings, criteria, name)
         if isinstance(found, Measurement):
             by_pattern.setdefault(found.cells[0].pattern, []).append(found)
@@ -293,7 +293,7 @@ def perplexity_apart(evidence: Evidence, settings: Settings) -> Asked:
     dense perplexity is at most `dense_at_most`: differences do not carry over to other levels.
     """
     one, other = settings["criteria"]
-    for criteria, name in _criteria(evidence):
+    for criteria, name in _criteria(evidence, settings["metric"]):
         if one not in criteria or other not in criteria:
             continue
         cells = {criterion: criteria[criterion][1] for criterion in (one, other)}
@@ -414,13 +414,21 @@ def _asked(
     return Measurement(subject, statistic, [sample], list(used), bounds, undefined)
 
 
-def _reconstructed(evidence: Evidence) -> Iterator[tuple[Cells, str]]:
+def _reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
     """Yield, of each pruned model, the dense, the pruned and the reconstructed cells, and what the
     reconstruction is called: the one that other budgets are multiples of, or the first.
+
+    Of the seeds that were measured; of all, where none was.
     """
     for by_name in evidence.pruned:
         name = next((it for it in evidence.study.references if it in by_name), None)
         if name is not None and (seeds := sorted(by_name.get(NONE, {}).keys() & by_name[name])):
+            measured = [
+                seed
+                for seed in seeds
+                if all(evidence.measures(by_name[it][seed], metric) for it in (NONE, name))
+            ]
+            seeds = measured or seeds
             cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
             # The dense model is the same whatever the seed.
             cells[DENSE] = [Cell.dense(cells[NONE][0].model)] * len(seeds)
@@ -447,13 +455,13 @@ def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]
 
 
 def _criteria(
-    evidence: Evidence,
+    evidence: Evidence, metric: str
 ) -> Iterator[tuple[dict[str, tuple[list[Cell], list[Cell]]], str]]:
     """Yield, of each model and pattern, the cells of each criterion without and with the
     reconstruction, by the seeds that all of them have, and what it is called.
     """
     found: dict[tuple[str, str, str], dict[str, Cells]] = {}
-    for cells, name in _reconstructed(evidence):
+    for cells, name in _reconstructed(evidence, metric):
         one = cells[NONE][0]
         found.setdefault((one.model, one.pattern, name), {})[one.criterion] = cells
     for (*_, name), criteria in found.items():
