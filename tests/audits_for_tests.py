@@ -1,19 +1,24 @@
 """A made-up study, audited: its records, tables and figures, as a finished run leaves them."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from freelunch.artifact import write_atomically, write_json
 from freelunch.audit.audit import audit_study
+from freelunch.comparison import Records
 from freelunch.figures.budgets import draw_budgets
 from freelunch.figures.criteria import draw_criteria
+from freelunch.figures.drift import draw_drift
 from freelunch.figures.windows import draw_windows
+from freelunch.records import load_records
 from freelunch.study import Study
 from freelunch.tables import table_texts
 from records_for_tests import make_records, make_study, sealed
 
-FIGURES = ("criteria", "windows", "budgets", "drift")
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ("criteria", "windows", "budgets", "drift", "sizes")
 # A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
@@ -87,17 +92,34 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
         write_json(root / "records" / cell.record_name, sealed(record))
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)
-    for name, text in table_texts(study, records, root / "records").items():
-        stem, _, suffix = name.rpartition("_")
-        folder = "figures" if stem in FIGURES else "tables"
-        write_atomically(root / folder / f"{stem}.{suffix}", text)
+    _write_tables(study, records, root)
     if figures:
         _draw(study, root / "figures")
     return Audited(study, audit, root)
 
 
+def make_full(root: Path) -> Audited:
+    """Return the full study, from the records that are kept of it."""
+    study = Study.load(ROOT / "studies" / "full.yaml")
+    shutil.copytree(ROOT / "docs" / "full" / "records", root / "records")
+    audit = audit_study(study, root / "records")
+    write_json(root / "audit" / "audit.json", audit)
+    _write_tables(study, load_records(study, root / "records"), root)
+    _draw(study, root / "figures")
+    names = list(study.config["adaptations"])
+    draw_drift(root / "figures" / "drift.csv", names, [root / "figures" / "drift.svg"])
+    return Audited(study, audit, root)
+
+
+def _write_tables(study: Study, records: Records, root: Path) -> None:
+    for name, text in table_texts(study, records, root / "records").items():
+        stem, _, suffix = name.rpartition("_")
+        folder = "figures" if stem in FIGURES else "tables"
+        write_atomically(root / folder / f"{stem}.{suffix}", text)
+
+
 def _draw(study: Study, folder: Path) -> None:
-    text, names = "evaluation-text", list(study.config["adaptations"])
+    text, names = study.perplexity["text"]["name"], list(study.config["adaptations"])
     draw_criteria(folder / "criteria.csv", names, text, [folder / "criteria.svg"])
     draw_windows(folder / "windows.csv", text, [folder / "windows.svg"])
     series = list(dict.fromkeys(study.series.values()))

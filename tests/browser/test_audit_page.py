@@ -11,7 +11,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
-from audits_for_tests import Audited, make_audited
+from audits_for_tests import Audited, make_audited, make_full
 from freelunch.audit.page import write_page
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
 
@@ -364,3 +364,26 @@ def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> No
     }
     assert page.locator("#cells tbody tr").filter(visible=True).count() == len(audited.study.cells)
     assert page.locator("button, input").count() == 0
+
+
+def test_the_page_of_the_full_study(browser: Browser, tmp_path: Path) -> None:
+    """Real records, 69 cells, all four figures: in both schemes, on a desk and on a phone."""
+    made = make_full(tmp_path / "full")
+    opened = Opened(browser, write_page(made.study, made.audit, made.root).as_uri())
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)):
+        page = opened(color_scheme=scheme, viewport={"width": width, "height": 900})
+        images = page.locator("img")
+        assert images.count() == 4
+        loaded = images.evaluate_all("all => all.every((it) => it.naturalWidth > 0 && it.alt)")
+        assert loaded
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, (scheme, width)
+    assert page.locator("#cells tbody tr").count() == len(made.study.cells)
+    records = page.locator('a[href^="../records/"]').evaluate_all(
+        "all => all.map((it) => it.getAttribute('href'))"
+    )
+    assert records
+    assert all((made.root / "audit" / unquote(href)).is_file() for href in set(records))
+    assert set(opened.requests) == {opened.url} and not opened.complaints
+    for context in browser.contexts:
+        context.close()

@@ -70,7 +70,7 @@ class Built:
         write_records(study, records)
         names = {
             *("summary_csv", "summary_md", "summary_tex", "numbers_json", "metrics_json"),
-            *("criteria_csv", "gaps_csv", "pairs_csv", "windows_csv", "drift_csv"),
+            *("criteria_csv", "gaps_csv", "sizes_csv", "pairs_csv", "windows_csv", "drift_csv"),
             *("budgets_csv", "reach_csv", "tasks_csv"),
         }
         files = {name: Path(name.replace("_", ".")) for name in names}

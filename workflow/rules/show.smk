@@ -27,6 +27,12 @@ rule build_tables:
             category="Tables",
             labels={"table": "gaps", "content": "best against worst criterion"},
         ),
+        sizes_csv=report(
+            PATHS.figures / "sizes.csv",
+            caption="../report/sizes_data.rst",
+            category="Tables",
+            labels={"table": "sizes", "content": "gap against the size of the model"},
+        ),
         pairs_csv=report(
             PATHS.tables / "criteria_pairs.csv",
             caption="../report/criteria_pairs.rst",
@@ -213,12 +219,46 @@ rule draw_drift:
         "../scripts/draw_drift.py"
 
 
+rule draw_sizes:
+    input:
+        data=PATHS.figures / "sizes.csv",
+    output:
+        report(
+            PATHS.figures / "sizes.png",
+            caption="../report/sizes.rst",
+            category="Figures",
+            labels={"figure": "gap by size of the model", "format": "PNG"},
+        ),
+        report(
+            PATHS.figures / "sizes.svg",
+            caption="../report/sizes.rst",
+            category="Figures",
+            labels={"figure": "gap by size of the model", "format": "SVG"},
+        ),
+        report(
+            PATHS.figures / "sizes.pdf",
+            caption="../report/sizes.rst",
+            category="Figures",
+            labels={"figure": "gap by size of the model", "format": "PDF"},
+        ),
+    log:
+        PATHS.log("draw_sizes"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        adaptations=list(STUDY.config["adaptations"]),
+        code=code_digest("draw_sizes"),
+    script:
+        "../scripts/draw_sizes.py"
+
+
 # The figures that this study has.
 FIGURES = [
     *rules.draw_criteria.output,
     *(rules.draw_windows.output if STUDY.compares_windows else []),
     *(rules.draw_budgets.output if STUDY.compares_budgets else []),
     *(rules.draw_drift.output if "drift" in STUDY.block["evaluation"] else []),
+    *(rules.draw_sizes.output if STUDY.compares_sizes else []),
 ]
 
 

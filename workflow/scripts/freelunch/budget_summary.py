@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.rounding import marked, with_error
+from freelunch.rounding import marked, over_dense, with_error
 
 BUDGET_NOTES = (
     "Tokens: seen, repetitions counted; distinct: of the text that was drawn from. Steps: of the "
@@ -37,6 +37,7 @@ def budget_line(row: Mapping[str, Any]) -> dict[str, str]:
         "TFLOP": f"{row['flops'] / 1e12:,.1f}{search}",
         "peak memory": f"{row['peak_bytes'] / 1e9:.2f} GB",
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
+        "over dense": over_dense(row),
         "loss minus": with_error(
             row["loss_minus_reference"], row["loss_minus_reference_standard_error"]
         ),

@@ -34,6 +34,10 @@ GAP_COLUMNS = (
     *("loss_gap", "loss_gap_standard_error", "loss_gap_standard_deviation_over_seeds"),
     *LEFT_COLUMNS,
 )
+SIZE_COLUMNS = (
+    *("model", "parameters", "pattern", "adaptation", "criteria", "seeds"),
+    *("loss_gap", "loss_gap_standard_error"),
+)
 PAIR_COLUMNS = (
     *("model", "pattern", "adaptation", "criterion", "other", "seeds"),
     *("loss_difference", "loss_difference_standard_error"),
@@ -95,6 +99,23 @@ def gap_rows(records: Records) -> list[Row]:
                 compared = {} if adaptation == NONE else unadapted
                 rows.append(row | _left_facts(here, compared, records))
     return rows
+
+
+def size_rows(gaps: Iterable[Row], records: Records) -> list[Row]:
+    """Return the gaps between all criteria beside the size of their model, with SIZE_COLUMNS.
+
+    Args:
+        gaps: As `gap_rows` returns them.
+        records: Of the study.
+    """
+    sizes = {
+        cell.model: record["identity"]["parameters"]
+        for cell, record in records.items()
+        if cell.is_dense
+    }
+    return [
+        {**gap, "parameters": sizes[str(gap["model"])]} for gap in gaps if gap["left_out"] is None
+    ]
 
 
 def pair_rows(records: Records) -> list[Row]:

@@ -1,6 +1,8 @@
 """Numbers as people read them, with as many digits as their error allows; and names."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 NOT_FINITE = "not finite"
 NOTHING = "-"
@@ -21,6 +23,12 @@ def rounded(value: float, error: float) -> str:
         return NOT_FINITE
     decimals = 1 - math.floor(math.log10(error)) if error > 0 else 2
     return f"{value:,.{min(max(decimals, 0), 6)}f}"
+
+
+def over_dense(row: Mapping[str, Any]) -> str:
+    """Return a row's perplexity over that of its dense model, in three digits or more."""
+    ratio = row["perplexity"] / row["perplexity_dense"]
+    return rounded(ratio, ratio / 50)
 
 
 def percent(share: float | None, error: float | None) -> str:

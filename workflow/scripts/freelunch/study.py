@@ -265,6 +265,11 @@ class Study:
         return any(len(of_model) > 1 for of_model in kinds)
 
     @property
+    def compares_sizes(self) -> bool:
+        """Tell whether several models are pruned."""
+        return len({cell.model for cell in self.cells if not cell.is_dense}) > 1
+
+    @property
     def compares_budgets(self) -> bool:
         """Tell whether a pruned model is both reconstructed and retrained."""
         return any(

@@ -30,7 +30,7 @@ from freelunch.comparison import (
     window_losses,
 )
 from freelunch.drifts import DRIFT_COLUMNS, drift_rows, last_drift
-from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
+from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, SIZE_COLUMNS, gap_rows, pair_rows, size_rows
 from freelunch.granularity import WINDOW_COLUMNS, window_rows
 from freelunch.latex import table_text
 from freelunch.numbers import numbers_tree
@@ -103,6 +103,7 @@ def table_texts(study: Study, records: Records, folder: Path) -> dict[str, str]:
         metrics_json: For DVC: model, pruning, adaptation, seed.
         criteria_csv: What the figure of the criteria draws; seeds are averaged.
         gaps_csv: Gap between the best and the worst criterion, and what an adaptation leaves of it.
+        sizes_csv: The same beside the size of the model, and what the figure of sizes draws.
         pairs_csv: Difference between every two criteria.
         windows_csv: What the window is worth, and what the figure of the windows draws.
         drift_csv: Drift of activations, and what its figure draws.
@@ -122,6 +123,7 @@ def table_texts(study: Study, records: Records, folder: Path) -> dict[str, str]:
         "metrics_json": json_text(metrics_tree(records)),
         "criteria_csv": csv_text(CRITERIA_COLUMNS, comparing_criteria(means)),
         "gaps_csv": csv_text(GAP_COLUMNS, gaps),
+        "sizes_csv": csv_text(SIZE_COLUMNS, size_rows(gaps, records)),
         "pairs_csv": csv_text(PAIR_COLUMNS, pair_rows(records)),
         "windows_csv": csv_text(WINDOW_COLUMNS, windows),
         "drift_csv": csv_text(DRIFT_COLUMNS, drift_rows(records, windows)),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freelunch.granularity import compared
-from freelunch.rounding import NOTHING, marked, percent, with_error
+from freelunch.rounding import NOTHING, marked, over_dense, percent, with_error
 from freelunch.windows import MATRIX
 
 # A difference of so many standard errors is called one.
@@ -32,6 +32,7 @@ def window_line(row: Mapping[str, Any]) -> dict[str, str]:
         "inputs, targets": f"{row['inputs']}, {row['targets']}",
         "seeds": str(row["seeds"]),
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
+        "over dense": over_dense(row),
         "gain": with_error(row["gain"], row["gain_standard_error"]),
         "gain missed": NOTHING
         if row["adaptation"] == row["best"]

@@ -54,6 +54,11 @@ FIGURES: Mapping[str, tuple[Sequence[str], str]] = {
         "Charts of the relative error of each block's output against its depth in the model, "
         "accumulated and local: a line for each window.",
     ),
+    "sizes": (
+        ("C3",),
+        "A chart for each pattern: the gap between the worst and the best criterion against the "
+        "parameters of the model, a line for each adaptation.",
+    ),
     "criteria": (
         ("C3", "C3b"),
         "A chart for each model and pattern: the perplexity of each pruning criterion without and "
