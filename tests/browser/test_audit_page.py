@@ -281,7 +281,7 @@ def test_headings_landmarks_and_tables(opened: Opened) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "#verdicts"
     page.keyboard.press("Enter")
-    assert page.url.endswith("#verdicts")
+    page.wait_for_url("**#verdicts")
 
 
 # For each text that is shown: the ratio of its colour to what is behind it, as WCAG 2 counts it.

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRACKED = (
     "resources",
     ".snakemake/metadata",
+    "results/laptop/ro-crate-metadata.json",
     *(
         f"results/laptop/{part}"
         for part in (
@@ -122,7 +123,7 @@ class Clone:
         return {
             str(path.relative_to(self.path)): hashlib.md5(path.read_bytes()).hexdigest()
             for part in TRACKED
-            for path in sorted((self.path / part).rglob("*"))
+            for path in [self.path / part, *sorted((self.path / part).rglob("*"))]
             if path.is_file()
         }
 
@@ -153,8 +154,14 @@ def origin(tmp_path_factory, remote) -> Clone:
             shutil.copy2(source, target, follow_symlinks=False)
     smoke = yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
     smoke["study"]["name"] = "laptop"
-    # A second window, a retraining and drift, so that every figure is drawn.
+    # A second window, a retraining and drift, so that every figure is drawn. Drift is measured on
+    # documents that calibration does not touch: four are too few.
     smoke["study"]["evaluation"]["drift"] = {"samples": 2}
+    smoke["study"]["selection"] = {"samples": 2}
+    speeches = clone.path / smoke["texts"]["speeches"]["path"]
+    texts = [json.loads(line)["text"] for line in speeches.read_text().splitlines()]
+    parts = [text[at : at + 1500] for text in texts for at in range(0, len(text), 1500)]
+    speeches.write_text("".join(json.dumps({"text": part}) + "\n" for part in parts))
     smoke["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
     # Not of the final norm: what is outside the blocks stays one file for all.
     smoke["adaptations"]["full"] = {"method": "full", "train_norms": False}
@@ -271,8 +278,8 @@ def test_edit_without_snakemakes_metadata_is_refused_or_computed_again(
 ):
     shutil.rmtree(pulled.path / ".snakemake" / "metadata")
     # Pulled files are of about the same moment, in any order; here they are of exactly one moment.
-    for folder in ("resources", "results", "tests"):
-        for path in (pulled.path / folder).rglob("*"):
+    for part in ("resources", "results", "tests", "workflow", "Snakefile", "CITATION.cff"):
+        for path in [pulled.path / part, *(pulled.path / part).rglob("*")]:
             os.utime(path, (1e9, 1e9))
     pulled.edit_config(old, new)
     assert pulled.planned() == [], "Snakemake sees the edit by itself: this test shows nothing"

@@ -197,6 +197,7 @@ def test_hidden_states_are_a_cache(wide, tmp_path):
     assert study.planned(*scattered) == {}
     study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
     showing = {"build_tables", "draw_criteria", "draw_windows", "draw_budgets", "draw_drift"}
+    showing.add("audit_study")
     assert study.planned(*scattered).keys() <= {"all", "total", *showing}
     # What needs them makes them again, to the bit.
     manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-2" / "manifest.json"
