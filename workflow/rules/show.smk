@@ -276,7 +276,8 @@ rule audit_study:
         citation="CITATION.cff",
         page=glob("workflow/report/audit/*"),
         captions=expand(
-            "workflow/report/{figure}.rst", figure=["budgets", "windows", "drift", "criteria"]
+            "workflow/report/{figure}.rst",
+            figure=["budgets", "windows", "drift", "criteria", "sizes"],
         ),
     output:
         audit=PATHS.audit / "audit.json",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.artifact import write_atomically, write_json
-from freelunch.audit.audit import audit_study
+from freelunch.audit.audit import audit_records
 from freelunch.audit.crate import METADATA, write_crate
 from freelunch.audit.page import write_page
 from freelunch.audit.verdict_table import verdict_table
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake):
         study = Study.check(snakemake.params.config, snakemake.params.source)
-        audit = audit_study(study)
+        records = load_records(study)
+        audit = audit_records(study, records, study.paths.records)
         write_json(Path(snakemake.output.audit), audit)
         write_atomically(Path(snakemake.output.verdicts), verdict_table(audit["claims"]))
         write_page(study, audit, study.paths.root, later=[METADATA])
         # Last: it lists all files of the results.
-        write_crate(study, load_records(study), study.paths.root)
+        write_crate(study, records, study.paths.root)

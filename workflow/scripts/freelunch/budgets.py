@@ -18,6 +18,7 @@ from freelunch.cell import NONE, Cell
 from freelunch.comparison import (
     Records,
     Row,
+    by_adaptation,
     mean_over_seeds,
     measured_perplexity,
     most_shared,
@@ -98,9 +99,7 @@ def comparisons(records: Records, study: Study) -> list[Comparison]:
     found = []
     series = study.series
     for cells in pruned_models(records):
-        by_name: dict[str, dict[int, Cell]] = {}
-        for cell in cells:
-            by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
+        by_name = by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
         local = [name for name in study.references if name in by_name]
         retrained = [name for name in by_name if is_retraining(study.config["adaptations"][name])]

@@ -35,6 +35,14 @@ def pruned_models(records: Records) -> list[list[Cell]]:
     return list(groups.values())
 
 
+def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
+    """Return the cells of a pruned model by adaptation, then by seed."""
+    found: dict[str, dict[int, Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.adaptation, {})[cell.seed] = cell
+    return found
+
+
 def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
     """Return the seed, of equals the lowest, that most of some runs have; None if there is none.
 

@@ -9,6 +9,7 @@ from freelunch.audit.integrity import check_records
 from freelunch.audit.protocol import audit_protocol, load_protocol
 from freelunch.audit.provenance import gather_costs, gather_provenance
 from freelunch.audit.published import audit_published, load_published
+from freelunch.comparison import Records
 from freelunch.records import load_records
 from freelunch.study import Study
 
@@ -24,9 +25,13 @@ def audit_study(study: Study, folder: Path | None = None) -> dict[str, Any]:
         UserError: A record is missing, was altered or was made with other settings than today's; a
             file of `workflow/data/` is malformed.
     """
-    records = load_records(study, folder)
-    evidence = Evidence(study, records, folder or study.paths.records)
-    check_records(study, records, evidence.folder)
+    return audit_records(study, load_records(study, folder), folder or study.paths.records)
+
+
+def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any]:
+    """Return the audit of a study whose records were read already: `audit_study` says the rest."""
+    evidence = Evidence(study, records, folder)
+    check_records(study, records, folder)
     return {
         "study": study.name,
         "config_file": study.source,

@@ -1,14 +1,14 @@
 """Test the claims of `workflow/data/claims.yaml` on the records of a study."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from freelunch.audit.bootstrap import Estimate, estimate
 from freelunch.audit.data import DATA, checked
 from freelunch.audit.evidence import METRICS, Evidence
-from freelunch.audit.measures import MEASURES, SETTINGS, UNITS, Absent, Measurement
+from freelunch.audit.measures import MEASURES, SETTINGS, Absent, Measurement, unit_of
 from freelunch.audit.verdicts import (
     COUNTS,
     FAILS,
@@ -33,8 +33,6 @@ _PREDICATES = {
     UNTESTED: "cannot be tested",
 }
 Claim = Mapping[str, Any]
-
-
 # What follows a number of a unit.
 _SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points"}
 
@@ -91,8 +89,9 @@ def _claim(claim: Claim, evidence: Evidence) -> dict[str, Any]:
 
 def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str, Any]:
     settings = {**part.get("settings", {}), "metric": part["metric"]}
-    for name in settings.get("criteria", []):
-        _check_known(name, claim, evidence.study)
+    scores = config_schema()["$defs"]["criterion"]["properties"]["score"]["enum"]
+    criteria = {*evidence.study.config["criteria"], *scores}
+    _check_known(settings.get("criteria", []), criteria, "a criterion that nobody knows", claim)
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
     measure = MEASURES[part["measure"]]
@@ -102,12 +101,12 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
         "says": part["says"],
         "role": part.get("role", COUNTS),
         "verdict": verdict,
-        "reason": _reason(verdict, findings),
+        "reason": _reason(findings),
         "measure": part["measure"],
         "measures": " ".join((measure.__doc__ or "").split()),
         "settings": part.get("settings", {}),
         "metric": part["metric"],
-        "threshold": threshold_text(part["holds"], _unit(part)),
+        "threshold": threshold_text(part["holds"], unit_of(part["measure"])),
         "why_this_threshold": part["why"],
         "findings": findings,
     }
@@ -116,14 +115,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
 def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
     """Return evidence of some cells alone, and of the dense models."""
     known = {str(cell): cell for cell in evidence.study.cells}
-    for name in names:
-        if name not in known:
-            raise UserError(
-                "a claim names a cell that the study does not have",
-                where=f"{CLAIMS}: {claim['id']}",
-                found=name,
-                expected=nearest(name, known),
-            )
+    _check_known(names, known, "a cell that the study does not have", claim)
     kept = {
         cell: record
         for cell, record in evidence.records.items()
@@ -132,17 +124,16 @@ def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
     return Evidence(evidence.study, kept, evidence.folder)
 
 
-def _check_known(criterion: str, claim: Claim, study: Study) -> None:
-    """Refuse a name that is none of the study's and none of a score: a slip of the pen."""
-    scores = config_schema()["$defs"]["criterion"]["properties"]["score"]["enum"]
-    valid = {*study.config["criteria"], *scores}
-    if criterion not in valid:
-        raise UserError(
-            "a claim names a criterion that nobody knows",
-            where=f"{CLAIMS}: {claim['id']}",
-            found=criterion,
-            expected=nearest(criterion, valid),
-        )
+def _check_known(names: Iterable[str], known: Collection[str], what: str, claim: Claim) -> None:
+    """Refuse a name that is none of those known: a slip of the pen."""
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"a claim names {what}",
+                where=f"{CLAIMS}: {claim['id']}",
+                found=name,
+                expected=nearest(name, known),
+            )
 
 
 def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study) -> dict[str, Any]:
@@ -155,7 +146,7 @@ def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study)
             "of_seeds": [],
             "cells": [],
         }
-    found, unit = estimate(asked.statistic, asked.samples), _unit(part)
+    found, unit = estimate(asked.statistic, asked.samples), unit_of(part["measure"])
     verdict, reason = judge(
         found, part["holds"], lambda value: _written(value, unit), asked.bounds, asked.undefined
     )
@@ -175,7 +166,7 @@ def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study)
     }
 
 
-def _reason(verdict: str, findings: Sequence[Mapping[str, Any]]) -> str:
+def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
     """Return why a part has its verdict, in a sentence."""
     if not findings:
         return "This study has no cells that it could be tested on."
@@ -240,10 +231,6 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
         low = f"at most {bare}" if found.low <= least else bare
         text += f" (95 %: {low} to {written(found.high)})"
     return text
-
-
-def _unit(part: Mapping[str, Any]) -> str:
-    return UNITS.get(part["measure"], "share")
 
 
 def _written(value: float, unit: str, error: float | None = None) -> str:

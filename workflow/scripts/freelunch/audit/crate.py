@@ -18,6 +18,7 @@ from rocrate.rocrate import ROCrate
 
 from freelunch.artifact import write_atomically, write_json
 from freelunch.audit import whole_run
+from freelunch.comparison import Records
 from freelunch.digest import SCRIPTS, file_digest, json_digest
 from freelunch.errors import UserError
 from freelunch.study import Study
@@ -57,7 +58,7 @@ FORMATS = {
 REPOSITORY = SCRIPTS.parents[1]
 
 
-def write_crate(study: Study, records: whole_run.Records, root: Path) -> Path:
+def write_crate(study: Study, records: Records, root: Path) -> Path:
     """Describe a finished study in `ro-crate-metadata.json`, and return that file.
 
     Snakefile and config are copied to `audit/run/` before. Nothing is fetched, and no date is
@@ -79,7 +80,7 @@ def write_crate(study: Study, records: whole_run.Records, root: Path) -> Path:
     return root / METADATA
 
 
-def _ended(study: Study, records: whole_run.Records, root: Path) -> str:
+def _ended(study: Study, records: Records, root: Path) -> str:
     """Return when the last step was done, in ISO 8601, UTC; when the newest record was written,
     where records do not say.
     """
@@ -88,9 +89,7 @@ def _ended(study: Study, records: whole_run.Records, root: Path) -> str:
         if not path.is_file():
             todo = f"run the study (`make study STUDY={study.source}`)"
             raise UserError("a record is missing", where=path, todo=todo)
-    times: list[str] = [
-        time for record in records.values() for time in record["provenance"]["finished"].values()
-    ]
+    times = whole_run.finished(records)
     if times:
         return max(times)
     newest = max(path.stat().st_mtime for path in paths)
@@ -110,7 +109,7 @@ def _config(study: Study) -> str | bytes:
 class _Description:
     """What is in a crate, and how it came to be."""
 
-    def __init__(self, study: Study, records: whole_run.Records, root: Path) -> None:
+    def __init__(self, study: Study, records: Records, root: Path) -> None:
         self.study, self.records, self.root = study, records, root
         self.project = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
         self.crate = ROCrate(version="1.1")

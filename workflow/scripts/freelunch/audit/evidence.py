@@ -11,7 +11,13 @@ import numpy as np
 from freelunch.audit.bootstrap import Sample
 from freelunch.budgets import Comparison, comparisons
 from freelunch.cell import DENSE, Cell
-from freelunch.comparison import Records, paired_losses, pruned_models, window_losses
+from freelunch.comparison import (
+    Records,
+    by_adaptation,
+    paired_losses,
+    pruned_models,
+    window_losses,
+)
 from freelunch.granularity import window_rows
 from freelunch.records import load_answers
 from freelunch.study import Study
@@ -88,13 +94,7 @@ class Evidence:
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:
         """Return, of each pruned model, the cells of each adaptation by seed."""
-        found = []
-        for cells in pruned_models(self.records):
-            by_name: dict[str, dict[int, Cell]] = {}
-            for cell in cells:
-                by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
-            found.append(by_name)
-        return found
+        return [by_adaptation(cells) for cells in pruned_models(self.records)]
 
 
 def _perplexity(evidence: Evidence, cell: Cell) -> list[list[float]]:

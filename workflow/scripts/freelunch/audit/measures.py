@@ -95,10 +95,12 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     at least so many `parameters`.
     """
     sizes = _sizes(evidence)
-    large = {model for model, size in sizes.items() if size >= settings["parameters"]}
-    asked = [
-        each for each in recovery(evidence, settings) if each.subject.partition(",")[0] in large
-    ]
+    large = {
+        cell: record
+        for cell, record in evidence.records.items()
+        if sizes[cell.model] >= settings["parameters"]
+    }
+    asked = list(recovery(Evidence(evidence.study, large, evidence.folder), settings))
     if not asked:
         yield Absent(
             f"models of {settings['parameters']:,} parameters or more",
@@ -356,6 +358,11 @@ UNITS = {
     "perplexity_apart": "perplexity",
     "planned_memory": "GB",
 }
+
+
+def unit_of(measure: str) -> str:
+    """Return how the numbers of a measure are written."""
+    return UNITS.get(measure, "share")
 
 
 def _constant(value: float) -> Statistic:

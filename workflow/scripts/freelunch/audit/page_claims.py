@@ -5,7 +5,7 @@ from typing import Any
 
 from freelunch.audit.bootstrap import Estimate
 from freelunch.audit.claims import estimate_text
-from freelunch.audit.measures import UNITS
+from freelunch.audit.measures import unit_of
 from freelunch.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
 from freelunch.rounding import NOT_FINITE
 
@@ -66,7 +66,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part whose findings have in `seeds` what their numbers are of each seed."""
-    unit = UNITS.get(part["measure"], "share")
+    unit = unit_of(part["measure"])
 
     def written(value: float | str | None) -> str:
         if not isinstance(value, float):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from freelunch.audit import whole_run
 from freelunch.cell import Cell
 from freelunch.comparison import Records
 from freelunch.study import Study
@@ -19,14 +20,7 @@ COSTS = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 
 def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
     """Return code, packages, machines, digests and origins, each value once."""
-    environments = [
-        environment
-        for record in records.values()
-        for environment in record["provenance"]["environments"].values()
-    ]
-    times = [
-        time for record in records.values() for time in record["provenance"]["finished"].values()
-    ]
+    environments, times = whole_run.environments(records), whole_run.finished(records)
     keys = ("python", "platform", "processor", "cores", "device", "device_name")
     return {
         "study": study.name,

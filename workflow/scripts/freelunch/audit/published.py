@@ -8,6 +8,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,15 @@ def _row(
     }
 
 
+@cache
+def _meant() -> dict[str, Any]:
+    """Return the config that says what published names mean."""
+    return Study.load(STUDY).config
+
+
 def _unlike(published: Published, study: Study) -> str | None:
     """Return why a cell of that name cannot be compared with a number; None if it can."""
-    meant = Study.load(STUDY).config
+    meant = _meant()
     for registry, name, keys in (
         ("models", published.model, ("repository",)),
         ("criteria", published.criterion, ("score", "scope", "exponent", "swaps")),

@@ -6,9 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from freelunch.cell import Cell
+from freelunch.comparison import Records
 from freelunch.study import Study
-
-Records = Mapping[Cell, Mapping[str, Any]]
 
 
 @dataclass
@@ -59,26 +58,26 @@ def inputs(study: Study, records: Records) -> list[Input]:
 
 def commits(records: Records) -> list[str]:
     """Return the commits that steps were run at; -dirty: with changes that were not committed."""
-    found = {(each["commit"], each["uncommitted_changes"]) for each in _environments(records)}
+    found = {(each["commit"], each["uncommitted_changes"]) for each in environments(records)}
     return sorted(f"{commit}-dirty" if changed else commit for commit, changed in found if commit)
 
 
 def packages(records: Records) -> list[tuple[str, str]]:
     """Return name and version of the Python packages, in every version that a step had."""
-    found = {item for each in _environments(records) for item in each["packages"].items()}
+    found = {item for each in environments(records) for item in each["packages"].items()}
     return sorted((name, version) for name, version in found if version)
 
 
 def pythons(records: Records) -> list[str]:
     """Return the versions of Python."""
-    return sorted({f"Python {each['python']}" for each in _environments(records)})
+    return sorted({f"Python {each['python']}" for each in environments(records)})
 
 
 def machines(records: Records) -> str:
     """Return the machines that steps ran on, in words."""
     facts = ("device_name", "device", "processor", "platform")
     found = {
-        ", ".join(each[fact] for fact in facts if fact in each) for each in _environments(records)
+        ", ".join(each[fact] for fact in facts if fact in each) for each in environments(records)
     }
     return "; ".join(sorted(found)) or "a machine that is not known"
 
@@ -88,7 +87,14 @@ def package_url(package: str, version: str) -> str:
     return f"pkg:pypi/{package}@{quote(version)}"
 
 
-def _environments(records: Records) -> list[dict[str, Any]]:
+def finished(records: Records) -> list[str]:
+    """Return when steps were done, of those that say so."""
+    return [
+        time for record in records.values() for time in record["provenance"]["finished"].values()
+    ]
+
+
+def environments(records: Records) -> list[dict[str, Any]]:
     """Return code, packages and machine of each step of each cell."""
     steps = [record["provenance"]["environments"] for record in records.values()]
     return [environment for each in steps for environment in each.values()]
