@@ -86,10 +86,13 @@ format: env
 bench: study
 	python tests/bench.py
 
-# docs/full/ keeps the records behind the README's table, so that a test can tell whether they agree.
+# docs/ keeps the records of both studies: a test can tell whether the README's tables agree with them, and a
+# user, by `make compare`, whether another run does.
 readme: full
-	rm -rf docs/full
-	mkdir -p docs/full/tables docs/full/figures docs/full/audit
+	$(MAKE) study STUDY=config.yaml
+	rm -rf docs/full docs/laptop
+	mkdir -p docs/full/tables docs/full/figures docs/full/audit docs/laptop
+	cp -r results/laptop/records docs/laptop/records
 	cp -r results/full/records docs/full/records
 	cp results/full/tables/summary.md docs/full/tables/
 	cp results/full/audit/verdicts.md docs/full/audit/

@@ -18,6 +18,7 @@ from freelunch.tables import table_texts
 from records_for_tests import make_records, make_study, sealed
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = {"full": "studies/full.yaml", "laptop": "config.yaml"}
 FIGURES = ("criteria", "windows", "budgets", "drift", "sizes")
 # A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
 ADAPTATIONS: dict[str, dict[str, Any]] = {
@@ -98,10 +99,10 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
     return Audited(study, audit, root)
 
 
-def make_full(root: Path) -> Audited:
-    """Return the full study, from the records that are kept of it."""
-    study = Study.load(ROOT / "studies" / "full.yaml")
-    shutil.copytree(ROOT / "docs" / "full" / "records", root / "records")
+def make_kept(name: str, root: Path) -> Audited:
+    """Return a study whose records are kept in `docs/`."""
+    study = Study.load(ROOT / KEPT[name])
+    shutil.copytree(ROOT / "docs" / name / "records", root / "records")
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)
     _write_tables(study, load_records(study, root / "records"), root)

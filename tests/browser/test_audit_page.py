@@ -11,7 +11,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
-from audits_for_tests import Audited, make_audited, make_full
+from audits_for_tests import KEPT, Audited, make_audited, make_kept
 from freelunch.audit.page import write_page
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
 
@@ -366,9 +366,10 @@ def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> No
     assert page.locator("button, input").count() == 0
 
 
-def test_the_page_of_the_full_study(browser: Browser, tmp_path: Path) -> None:
-    """Real records, 69 cells, all four figures: in both schemes, on a desk and on a phone."""
-    made = make_full(tmp_path / "full")
+@pytest.mark.parametrize("name", KEPT)
+def test_the_page_of_an_embedded_study(name: str, browser: Browser, tmp_path: Path) -> None:
+    """Real records, all four figures: in both schemes, on a desk and on a phone."""
+    made = make_kept(name, tmp_path / name)
     opened = Opened(browser, write_page(made.study, made.audit, made.root).as_uri())
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)):
         page = opened(color_scheme=scheme, viewport={"width": width, "height": 900})
@@ -378,7 +379,11 @@ def test_the_page_of_the_full_study(browser: Browser, tmp_path: Path) -> None:
         assert loaded
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, (scheme, width)
-    assert page.locator("#cells tbody tr").count() == len(made.study.cells)
+    assert page.locator('[aria-labelledby="cells-table"] tbody tr').count() == len(made.study.cells)
+    tasks = page.locator('[aria-labelledby="tasks-table"] table')
+    head(tasks, "hellaswag").get_by_role("button").click()
+    shares = column(tasks, "hellaswag")
+    assert len(shares) >= 3 and None not in shares and shares == sorted(shares)
     records = page.locator('a[href^="../records/"]').evaluate_all(
         "all => all.map((it) => it.getAttribute('href'))"
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from freelunch.audit.published import (
     COLUMNS,
     DIFFERS,
     NOT_RUN,
+    TASKS,
     audit_published,
     load_published,
 )
@@ -160,10 +162,13 @@ def wikitext(**perplexity: Any) -> Study:
     return Study.check(config, "made-up.yaml")
 
 
-def joined(study: Study, path: Path) -> dict[str, Any]:
-    records = make_records(study, PERPLEXITIES)
+def beside(study: Study, records: dict[Cell, dict[str, Any]], path: Path) -> dict[str, Any]:
     (row,) = audit_published(Evidence(study, records, path.parent), load_published(path))
     return row
+
+
+def joined(study: Study, path: Path) -> dict[str, Any]:
+    return beside(study, make_records(study, PERPLEXITIES), path)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +209,56 @@ def test_a_number_without_a_cell_is_not_run(
     assert (row["verdict"], row["ours"]) == (NOT_RUN, None)
     assert reason in row["reason"]
     assert "make study STUDY=studies/published.yaml" in row["command"]
+
+
+def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
+    """Return records of a study whose cells were all asked some documents of tasks of 277."""
+    records = make_records(study, PERPLEXITIES)
+    for record in records.values():
+        record["metrics"]["tasks"] = {
+            "tasks": {
+                task: {
+                    "accuracy": accuracy,
+                    "accuracy_standard_error": 0.03,
+                    "documents": documents,
+                    "documents_in_all": 277,
+                }
+                for task, accuracy in accuracies.items()
+            }
+        }
+    return records
+
+
+def test_a_published_accuracy(tmp_path: Path) -> None:
+    study = make_study(seeds=[0, 1])
+    path = published(tmp_path, metric="accuracy_rte", seqlen="", value="51")
+    row = beside(study, asked(study, rte=0.52), path)
+    assert (row["verdict"], row["seqlen"]) == (AGREES, None)
+    assert (row["ours"], row["ours_standard_error"]) == (pytest.approx(52), pytest.approx(3))
+    assert "--forcerun evaluate_tasks" in row["command"] and len(row["cells"]) == 2
+    seven = dict.fromkeys(TASKS, 0.5) | {"boolq": 0.64}
+    path = published(tmp_path, metric="accuracy_mean_of_seven", seqlen="", value="60")
+    row = beside(study, asked(study, **seven), path)
+    assert row["verdict"] == DIFFERS and row["ours"] == pytest.approx(52)
+    assert row["ours_standard_error"] == pytest.approx(3 / math.sqrt(7))
+
+
+@pytest.mark.parametrize(
+    ("metric", "documents", "accuracies", "reason"),
+    [
+        ("accuracy_rte", 277, {"boolq": 0.5}, "not asked: rte"),
+        ("accuracy_rte", 50, {"rte": 0.5}, "50 documents of rte, not all 277"),
+        ("accuracy_mean_of_seven", 277, {"rte": 0.5}, "not asked: boolq, hellaswag"),
+    ],
+)
+def test_an_accuracy_of_other_documents_is_never_joined(
+    tmp_path: Path, metric: str, documents: int, accuracies: dict[str, float], reason: str
+) -> None:
+    study = make_study()
+    path = published(tmp_path, metric=metric, seqlen="", value="50")
+    row = beside(study, asked(study, documents, **accuracies), path)
+    assert row["verdict"] == NOT_RUN and reason in row["reason"]
+    assert "studies/zero_shot.yaml" in row["command"]
 
 
 def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
@@ -250,6 +305,9 @@ def test_all_published_numbers_are_sound() -> None:
         ({"value": "nan"}, "value"),
         ({"seqlen": "2048.0"}, "seqlen"),
         ({"metric": "wikitext_perplexity"}, "metric"),
+        ({"metric": "accuracy_mmlu"}, "metric"),
+        ({"metric": "rte"}, "metric"),
+        ({"metric": "accuracy_rte"}, "seqlen"),
         ({"trust": "high"}, "trust"),
         ({"pattern": "50%"}, "pattern"),
         ({"criterion": "dense"}, "pattern"),

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from freelunch.artifact import write_atomically
-from freelunch.audit.bootstrap import Estimate
 from freelunch.audit.claims import audit_claims, estimate_text, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
@@ -26,6 +25,7 @@ from freelunch.audit.verdicts import (
     of_claim,
     together,
 )
+from freelunch.bootstrap import Estimate
 from freelunch.errors import UserError
 from freelunch.evaluation.harness import write_answers
 from freelunch.records import answers_beside
@@ -414,6 +414,7 @@ def test_planned_memory() -> None:
         part = audited("planned_memory", {"below": below}, BASE, settings)
         assert part["verdict"] == expected
         assert part["findings"][0]["text"] == "23.75 GB"
+        assert part["findings"][0]["command"] == "make plan STUDY=studies/qwen72b.yaml"
 
 
 def test_a_criterion_that_the_study_lacks_is_not_an_error() -> None:
@@ -438,6 +439,7 @@ def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
     )
     assert part["verdict"] == HOLDS
     assert part["findings"][0]["value"] == pytest.approx(0.5)
+    assert " --forcerun evaluate_tasks -- " in part["findings"][0]["command"]
 
 
 @pytest.mark.parametrize(
@@ -458,6 +460,17 @@ def test_what_was_not_measured_is_not_testable() -> None:
         part = audited("recovery", {"above": 0}, BASE, metric=metric)
         assert part["verdict"] == UNTESTED
         assert f"{metric} was not measured" in part["reason"]
+
+
+def test_what_was_chosen_on_the_evaluation_text_is_marked() -> None:
+    entry = {"method": "reconstruction", "learning_rate": [0.1, 0.2], "select_on": "evaluation"}
+    study = make_study({"recon_block": entry}, criteria=["wanda"])
+    part = {"says": "it is so", "measure": "recovery", "metric": "perplexity", "why": "so"}
+    claim = CLAIM | {"parts": [part | {"holds": {"above": 0}}]}
+    records = make_records(study, {})
+    (found,) = audit_claims(Evidence(study, records, Path()), [claim])
+    reason = found["parts"][0]["findings"][0]["reason"]
+    assert reason.endswith("; settings of recon_block were chosen on the evaluation text")
 
 
 def rank(verdict: str) -> int:

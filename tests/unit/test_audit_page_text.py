@@ -12,7 +12,13 @@ import pytest
 
 from audits_for_tests import Audited, make_audited
 from freelunch.audit.page import FIGURES, MARKS, write_page
-from freelunch.audit.page_cells import duration, shown_cells, significant, sorting
+from freelunch.audit.page_cells import (
+    duration,
+    shown_cells,
+    shown_tasks,
+    significant,
+    sorting,
+)
 from freelunch.audit.page_claims import shown_claims, tally
 from freelunch.audit.protocol import load_protocol
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
@@ -262,6 +268,40 @@ def test_a_cell_shows_what_was_measured_on_it(made: Audited, tmp_path: Path) -> 
     assert fields["Accuracy"] == {"text": "51.2 ± 2.0 %", "value": "0.5123"}
     assert fields["Perplexity"] == {"text": "not finite", "value": "Infinity"}
     assert fields["Pattern"] == {"text": "-", "value": None}
+
+
+def test_models_have_a_column_where_there_are_several(made: Audited, tmp_path: Path) -> None:
+    header, dense, *_ = (made.root / "tables" / "summary.csv").read_text().splitlines()
+    for models, there in ((("tiny", "tiny"), False), (("tiny", "other"), True)):
+        rows = [dense.replace("tiny", model, 1) for model in models]
+        (tmp_path / "summary.csv").write_text("\n".join((header, *rows)) + "\n")
+        shown = shown_cells(tmp_path)
+        assert shown is not None
+        assert ("Model" in {column["title"] for column in shown["columns"]}) is there
+
+
+def test_accuracies_of_each_task(tmp_path: Path) -> None:
+    assert shown_tasks(tmp_path) is None
+    (tmp_path / "tasks.csv").write_text(
+        "model,criterion,pattern,adaptation,seeds,task,documents,documents_in_all,accuracy,"
+        "accuracy_standard_error,accuracy_minus_dense,accuracy_minus_dense_standard_error,"
+        "accuracy_minus_unadapted,accuracy_minus_unadapted_standard_error\n"
+        "tiny,dense,none,none,1,rte,50,277,0.5,0.07,,,,\n"
+        "tiny,dense,none,none,1,mean,50,277,0.5,0.07,,,,\n"
+        "tiny,wanda,u50,none,2,rte,50,277,0.4,0.07,-0.1,0.02,,\n"
+        "tiny,wanda,u50,none,2,mean,50,277,0.4,0.07,-0.1,0.02,,\n"
+    )
+    shown = shown_tasks(tmp_path)
+    assert shown is not None
+    assert shown["documents"] == {"rte": (50, 277)}
+    assert (shown["columns"][0], shown["columns"][-1]) == ("mean", "rte")
+    assert shown["names"] == ["Criterion", "Pattern", "Adaptation"]
+    dense, pruned = shown["rows"]
+    assert dense["names"] == ["dense", "-", "-"] and pruned["names"] == ["wanda", "u50", "none"]
+    to_dense = shown["columns"][1]
+    assert dense["fields"][to_dense] == {"text": "-", "value": ""}
+    assert pruned["fields"][to_dense] == {"text": "-10.0 ± 2.0 %", "value": "-0.1"}
+    assert pruned["fields"]["rte"] == {"text": "40.0 ± 7.0 %", "value": "0.4"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from freelunch.budget_summary import budget_line, budget_sentences
 from freelunch.budgets import BUDGET_COLUMNS, REACH_COLUMNS, budget_rows, reach_rows, reached_at
 from freelunch.cell import Cell
 from freelunch.comparison import paired_difference
+from freelunch.numbers import numbers_tree
 from records_for_tests import make_records, make_study
 
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -100,7 +101,7 @@ def test_without_both_there_is_nothing_to_compare() -> None:
         ([2], [-0.1], 2),
         # The first time counts.
         ([1, 4, 16], [0.1, -0.1, 0.1], 2),
-        ([1, 3], [math.nan, 0.1], math.inf),
+        ([], [], math.inf),
     ],
 )
 def test_where_a_budget_reaches(amounts: list[float], excess: list[float], expected: float) -> None:
@@ -125,6 +126,50 @@ def test_reach_in_tokens_and_operations_with_an_interval() -> None:
     distilled = by["full, distilled", "tokens"]
     assert distilled["reached_at_over_reference"] == 2 == distilled["smallest_over_reference"]
     assert reach_rows(made(), STUDY) == rows, "draws are seeded"
+
+
+def test_several_seeds_widen_the_interval() -> None:
+    """All agree on the windows; how much of a budget it takes differs between seeds."""
+    study = make_study(
+        ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1, 2]
+    )
+
+    def full(*levels: float) -> dict[str, Any]:
+        values = {
+            str(cell): PERPLEXITIES[cell.adaptation] for cell in study.cells if not cell.is_dense
+        }
+        for seed, level in enumerate(levels):
+            values[f"tiny/wanda-u50/full_4/seed{seed}"] = level
+        rows = reach_rows(make_records(study, values), study)
+        return next(row for row in rows if (row["series"], row["unit"]) == ("full", "tokens"))
+
+    equal, spread = full(36, 36, 36), full(34, 36, 38)
+    assert spread["reached_at_low"] < equal["reached_at_low"]
+    assert spread["reached_at_high"] > equal["reached_at_high"]
+
+
+def test_a_reconstruction_that_diverged_is_not_compared_with() -> None:
+    records = made()
+    for cell, record in records.items():
+        if cell.adaptation == "recon_block":
+            record["metrics"]["perplexity"]["window_losses"][2] = None
+    rows = reach_rows(records, STUDY)
+    assert all(math.isnan(row["reached_at_over_reference"]) for row in rows)
+    assert "full cannot be compared: recon_block diverged." in next(budget_sentences(rows))
+    numbers = numbers_tree([], reaches=rows)
+    reached = numbers["tiny/wanda-u50/full"]["reached_at_tokens_over_reference"]
+    assert (reached["value"], reached["text"]) == (None, "not finite")
+
+
+def test_budgets_for_running_text() -> None:
+    numbers = numbers_tree([], reaches=reach_rows(made(), STUDY))
+    full, norms, distilled = (
+        numbers[f"tiny/wanda-u50/{series}"]["reached_at_tokens_over_reference"]
+        for series in ("full", "norms", "full, distilled")
+    )
+    assert full["low"] < full["value"] < full["high"] and full["text"] == "2.4"
+    assert (norms["value"], norms["text"]) == (None, "more than 1")
+    assert distilled["text"] == "at most 2"
 
 
 def test_what_is_said_of_it() -> None:

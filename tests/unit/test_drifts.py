@@ -97,10 +97,9 @@ def test_each_window_is_a_line_over_depth() -> None:
     assert len(figure.axes) == 2 * 2
     accumulated, local = figure.axes[:2]
     for axes in (accumulated, local):
-        assert len(axes.containers) == 4
+        assert len(axes.lines) == 4
         assert axes.get_yscale() == "log"
-    lines = [container.lines[0] for container in accumulated.containers]
-    ends = sorted(round(float(line.get_ydata()[-1]), 6) for line in lines)
+    ends = sorted(round(float(line.get_ydata()[-1]), 6) for line in accumulated.lines)
     assert ends == [0.3, 0.3, 0.6, 1.2]
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == ["no adaptation", "recon_block", "recon_matrix", "recon_all"]
@@ -108,7 +107,7 @@ def test_each_window_is_a_line_over_depth() -> None:
 
 def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:
     figure = figure_of(rows(recon_matrix=0.0, recon_all=math.inf))
-    drawn = [len(container.lines[0].get_xdata()) for container in figure.axes[0].containers]
+    drawn = [len(line.get_xdata()) for line in figure.axes[0].lines]
     assert sorted(drawn) == [0, 0, BLOCKS, BLOCKS]
 
 

@@ -13,7 +13,7 @@ import pytest
 from freelunch.cell import Cell
 from freelunch.errors import UserError
 from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
-from freelunch.summary import summary_text
+from freelunch.summary import summary_sections, summary_text
 from freelunch.tables import csv_text, means_over_seeds
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -230,11 +230,11 @@ def test_a_second_row_leaves_out_the_worst_without_the_adaptation() -> None:
         assert {**rest, "left_out": None} == alone
     study = make_study()
     means = means_over_seeds(make_records(study, PERPLEXITIES))
-    text = summary_text(study, means, rows)
+    text = summary_text(summary_sections(study, means, rows))
     assert "2, without c" in text
     assert "with recon the gap between criteria other than c is " in text
     assert "worst without the adaptation" in text
-    assert "left out" not in summary_text(study, means, rows[::2])
+    assert "left out" not in summary_text(summary_sections(study, means, rows[::2]))
 
 
 def test_gap_left_is_of_criteria_that_are_there_without_and_with() -> None:
@@ -420,7 +420,9 @@ def test_of_no_gap_nothing_can_be_left() -> None:
 
 def said_of(gaps: list[dict[str, Any]]) -> str:
     study = make_study()
-    text = summary_text(study, means_over_seeds(make_records(study, PERPLEXITIES)), gaps)
+    text = summary_text(
+        summary_sections(study, means_over_seeds(make_records(study, PERPLEXITIES)), gaps)
+    )
     return text.partition("**Gap between criteria**\n\n")[2]
 
 
@@ -447,18 +449,18 @@ def test_summary_says_where_criteria_are_not_equally_sparse() -> None:
     study = make_study()
     records = make_records(study, PERPLEXITIES)
     means, gaps = means_over_seeds(records), whole_gaps(records)
-    assert "unequal" not in summary_text(study, means, gaps)
+    assert "unequal" not in summary_text(summary_sections(study, means, gaps))
     for mean in means:
         if mean["criterion"] == "wanda":
             mean["sparsity"] = 0.125
     said = "tiny, u50: the criteria left unequal sparsities, from 12.5 to 50.0 %"
-    assert said in summary_text(study, means, gaps)
+    assert said in summary_text(summary_sections(study, means, gaps))
 
 
 def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
     study = make_study(criteria=["wanda"])
     records = make_records(study, PERPLEXITIES)
-    text = summary_text(study, means_over_seeds(records), whole_gaps(records))
+    text = summary_text(summary_sections(study, means_over_seeds(records), whole_gaps(records)))
     assert "Gap" not in text
 
 

@@ -14,7 +14,7 @@ from freelunch.figures import style
 from freelunch.figures.windows import draw_windows, windows_figure
 from freelunch.granularity import WINDOW_COLUMNS, window_rows
 from freelunch.study import Study
-from freelunch.summary import summary_text
+from freelunch.summary import summary_sections, summary_text
 from freelunch.tables import comparing_criteria, csv_text, means_over_seeds
 from freelunch.window_summary import window_sentences
 from records_for_tests import make_record, make_study
@@ -158,7 +158,9 @@ def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
 
 
 def summary_of(study: Study, records: dict[Cell, Any]) -> str:
-    return summary_text(study, means_over_seeds(records), [], window_rows(records))
+    return summary_text(
+        summary_sections(study, means_over_seeds(records), [], window_rows(records))
+    )
 
 
 def test_what_is_said_of_windows() -> None:

@@ -15,7 +15,7 @@ from freelunch.comparison import mean_over_seeds, paired_difference, seed_groups
 from freelunch.errors import UserError
 from freelunch.latex import escaped
 from freelunch.study import Study
-from freelunch.summary import summary_text
+from freelunch.summary import summary_sections, summary_text
 from freelunch.tables import build_tables, means_over_seeds, metrics_tree, summary_rows
 from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
 
@@ -315,13 +315,21 @@ def test_one_table_in_three_forms() -> None:
     study = make_study()
     built = Built(study, make_records(study, PERPLEXITIES))
     markdown = [line.strip("|").split("|") for line in built.summary_md.splitlines()[:7]]
-    latex = [line for line in built.summary_tex.splitlines() if line.endswith(r"\\")]
-    assert len(latex) == 6
-    for fields, line in zip([markdown[0], *markdown[2:]], latex, strict=True):
+    cells = built.summary_tex.partition(r"\end{longtable}")[0]
+    lines = [line for line in cells.splitlines() if line.endswith(r" \\")]
+    assert lines[0] == lines[1], "the head stands on the first page and on those after it"
+    for fields, line in zip([markdown[0], *markdown[2:]], lines[1:], strict=True):
         plain = line.removesuffix(r"\\").replace(r"$\pm$", "±").replace("\\", "")
         assert [it.strip() for it in plain.split("&")] == [it.strip() for it in fields]
     assert "not on WikiText-2" in built.summary_tex
     assert "`" not in built.summary_tex and r"recon\_block" in built.summary_tex
+
+
+def test_every_table_is_in_latex_with_a_caption_and_a_label() -> None:
+    study = make_study(seeds=[0, 1])
+    tex = Built(study, make_records(study, PERPLEXITIES)).summary_tex
+    assert tex.count(r"\begin{longtable}") == tex.count(r"\caption{") == 2
+    assert r"\label{tab:made-up-cells}" in tex and r"\label{tab:made-up-gaps}" in tex
 
 
 def test_numbers_for_text() -> None:
@@ -329,6 +337,8 @@ def test_numbers_for_text() -> None:
     built = Built(study, make_records(study, PERPLEXITIES))
     assert set(built.numbers) == {
         "tiny/dense/none",
+        "tiny/u50/none",
+        "tiny/u50/recon_block",
         *(
             f"tiny/{it}-u50/{how}"
             for it in ("magnitude", "wanda")
@@ -341,6 +351,12 @@ def test_numbers_for_text() -> None:
     assert "perplexity_over_dense" not in dense
     pruned = built.numbers["tiny/wanda-u50/none"]
     assert pruned["perplexity_over_dense"]["seeds"] == 2
+    assert pruned["sparsity"] == {
+        "value": 0.5, "standard_error": None, "text": "0.500", "seeds": 2
+    }  # fmt: skip
+    left = built.numbers["tiny/u50/recon_block"]["gap_left"]
+    assert 0 < left["standard_error"] < left["value"] and "±" in left["text"]
+    assert "gap_left" not in built.numbers["tiny/u50/none"]
     assert all(
         f"| {built.numbers['tiny/dense/none']['perplexity']['text']}" in line
         for line in built.summary_md.splitlines()[2:3]
@@ -370,7 +386,7 @@ def test_summary_says_what_a_model_takes_and_how_fast_it_is() -> None:
         mean |= {"parameters": 134_515_008, "stored_bytes": 538e6}
         mean["nonzero_parameters"] = 134.5e6 - (number > 0) * 53e6
         mean["tokens_per_second_over_dense"] = 0.95 + number / 100 if number else None
-    text = summary_text(study, means, [])
+    text = summary_text(summary_sections(study, means))
     assert (
         "tiny: 134,515,008 parameters, 81.5 to 134.5 million of them not zero, 538 MB on disk: "
         "zeros are stored like other numbers, and multiplied like them: pruned, "
@@ -383,7 +399,7 @@ def test_summary_says_how_windows_overlap() -> None:
     means = means_over_seeds(make_records(study, PERPLEXITIES))
     for mean in means:
         mean["window_stride"] = 128
-    text = summary_text(study, means, [])
+    text = summary_text(summary_sections(study, means))
     assert "32 windows of 512 tokens, one every 128, of which the last 128 count." in text
 
 
@@ -397,6 +413,7 @@ def test_summary_says_not_wikitext_only_where_it_knows() -> None:
         "format": "plain",
     }
     study = Study.check(config, "made-up.yaml")
-    text = summary_text(study, means_over_seeds(make_records(study, PERPLEXITIES)), [])
+    means = means_over_seeds(make_records(study, PERPLEXITIES))
+    text = summary_text(summary_sections(study, means))
     assert "WikiText" not in text
     assert "`test.txt` of some/text at aaaaaaa" in text

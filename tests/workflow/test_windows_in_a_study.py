@@ -1,5 +1,6 @@
 """Windows, inputs, retraining and searches through the workflow: what runs, what is recorded."""
 
+import hashlib
 import json
 import shutil
 
@@ -183,6 +184,11 @@ def test_an_extended_sample_begins_with_the_calibration_sample(wide):
     }
     assert torch.equal(tokens["extended"][:8], tokens["calibration"])
     assert tokens["extended"].shape == (16, 32)
+    digests = record(wide, "searched")["provenance"]["digests"]
+    for name, of in (("calibration", "calibration"), ("extended", "adaptation")):
+        expected = hashlib.sha256(tokens[name].numpy().tobytes()).hexdigest()
+        assert digests[f"{of}_token_ids"] == expected
+    assert digests["held_out_token_ids"] not in (expected, digests["calibration_token_ids"])
     held_out = {tuple(row) for row in tokens["held out"].tolist()}
     assert held_out.isdisjoint(map(tuple, tokens["extended"].tolist()))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.rounding import marked, over_dense, with_error
+from freelunch.rounding import NOT_FINITE, marked, over_dense, with_error
 
 BUDGET_NOTES = (
     "Tokens: seen, repetitions counted; distinct: of the text that was drawn from. Steps: of the "
@@ -16,8 +16,8 @@ BUDGET_NOTES = (
     "a token; ± is the standard error of the paired differences over windows of text.",
     "A retraining reaches the reconstruction where its loss, on a straight line between the "
     "budgets that were run over the logarithm of the budget, comes down to it; the interval holds "
-    "95 % of 1,000 draws of the text's windows, and says nothing of other seeds. At most: with the "
-    "smallest budget that was run; whether less would do was not tried.",
+    "95 % of 1,000 draws of the text's windows, and is wider where there are several seeds. At "
+    "most: with the smallest budget that was run; whether less would do was not tried.",
 )
 
 
@@ -52,7 +52,9 @@ def budget_sentences(reaches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         (flops,) = (other for other in reaches if other["unit"] == "flops" and _same(other, row))
         name = f"{row['model']}, {row['criterion']}, {row['pattern']}: {row['series']}"
         value = row["reached_at_over_reference"]
-        if math.isinf(value):
+        if math.isnan(value):
+            yield f"{name} cannot be compared: {row['reference']} diverged."
+        elif math.isinf(value):
             note = "" if math.isinf(row["reached_at_low"]) else f"; {_interval(row)}"
             yield (
                 f"{name} does not reach {row['reference']} with up to "
@@ -73,11 +75,19 @@ def budget_sentences(reaches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    low, high = (_times(row[key], row) for key in ("reached_at_low", "reached_at_high"))
+    low, high = (times(row[key], row) for key in ("reached_at_low", "reached_at_high"))
     return f"95 %: {low}" if low == high else f"95 %: {low} to {high}"
 
 
-def _times(value: float, row: Mapping[str, Any]) -> str:
+def times(value: float, row: Mapping[str, Any]) -> str:
+    """Return a budget, as a multiple of the reconstruction's, in words.
+
+    Args:
+        value: One that reaches the reconstruction, or an end of its interval.
+        row: That of `freelunch.budgets.reach_rows` which it is from.
+    """
+    if math.isnan(value):
+        return NOT_FINITE
     if math.isinf(value):
         return f"more than {row['largest_over_reference']:.2g}"
     if value <= row["smallest_over_reference"]:

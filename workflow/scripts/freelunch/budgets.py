@@ -3,17 +3,18 @@
 Adaptations of one pruned model that differ in nothing but how much they see are a series. Each
 retraining series is compared with a reconstruction (`Study.references`): where its loss, on a
 straight line between its budgets over the logarithm of what they see, comes down to
-reconstruction's, that is the budget which reaches it. The interval comes from drawing the text's
-windows anew (bootstrap); all cells are measured on the same ones. It says nothing of other seeds.
+reconstruction's, that is the budget which reaches it, with an interval (`freelunch.bootstrap`).
 """
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from freelunch.bootstrap import Means, Sample, estimate
 from freelunch.cell import NONE, Cell
 from freelunch.comparison import (
     Records,
@@ -22,9 +23,9 @@ from freelunch.comparison import (
     mean_over_seeds,
     measured_perplexity,
     most_shared,
+    paired_difference,
     paired_losses,
     pruned_models,
-    standard_error,
     window_means,
 )
 from freelunch.methods import adapting_rule, is_retraining
@@ -46,9 +47,6 @@ REACH_COLUMNS = (
 )
 # Tokens, and operations: the two currencies.
 UNITS = ("tokens", "flops")
-DRAWS = 1000
-# Of the draws, this share lies within the interval.
-WITHIN = 0.95
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Adapted:
         cells: By seed, those that are compared.
         series: What those are called that differ in nothing but how much they see.
         settings: Its entry in the config.
-        losses: Of each window of text, the mean over seeds.
+        losses: Of each seed, that of each window of text.
         tokens: Seen, repetitions counted.
         flops: Operations, those of the dense pass included that made what it learns from.
     """
@@ -69,9 +67,19 @@ class Adapted:
     cells: Sequence[Cell]
     series: str
     settings: Mapping[str, Any]
-    losses: Sequence[float]
+    losses: Sequence[Sequence[float]]
     tokens: float
     flops: float
+
+    @property
+    def mean_losses(self) -> list[float]:
+        """Return the loss of each window of text, the mean over seeds."""
+        return window_means(self.losses)
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether all losses are finite."""
+        return all(math.isfinite(loss) for of_seed in self.losses for loss in of_seed)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,8 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
 
 def reach_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with REACH_COLUMNS, for each series and unit: which budget reaches the
-    reconstruction, divided by its own. Infinity where none of those that were run does.
+    reconstruction, divided by its own. Infinity where none of those that were run does, NaN where
+    the reconstruction diverged.
     """
     return [
         _reach(name, members, comparison.reference, unit)
@@ -160,7 +169,7 @@ def _adapted(
         cells,
         series,
         settings,
-        window_means([paired_losses(cell, records)[0] for cell in cells]),
+        [paired_losses(cell, records)[0] for cell in cells],
         fmean(cost["tokens"] for cost in costs),
         fmean(cost["flops"] + cost.get("dense_flops", 0) for cost in costs),
     )
@@ -180,7 +189,7 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
     searches = [records[cell]["cost"].get("search", {}).get("flops", 0) for cell in cells]
-    differences = [a - b for a, b in zip(adapted.losses, reference.losses, strict=True)]
+    difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
         "seeds": len(cells),
@@ -202,26 +211,27 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "perplexity": perplexity[0],
         "perplexity_standard_error": perplexity[1],
         "perplexity_standard_deviation_over_seeds": perplexity[2],
-        "loss_minus_reference": fmean(differences),
-        "loss_minus_reference_standard_error": standard_error(differences),
+        "loss_minus_reference": difference,
+        "loss_minus_reference_standard_error": error,
         "perplexity_unadapted": before[0],
         "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
     }
 
 
 def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str) -> Row:
-    amounts = [float(getattr(each, unit)) / float(getattr(reference, unit)) for each in members]
-    windows = range(len(reference.losses))
-    excess = [
-        [a - b for a, b in zip(each.losses, reference.losses, strict=True)] for each in members
-    ]
+    amounts = {each.name: getattr(each, unit) / getattr(reference, unit) for each in members}
+    # What diverged reaches nothing.
+    finite = [each for each in members if each.finite]
 
-    def crossing(drawn: Sequence[int]) -> float:
-        return reached_at(amounts, [fmean(of[window] for window in drawn) for of in excess])
+    def crossing(means: Means) -> float:
+        excess = [means[each.name] - means[reference.name] for each in finite]
+        return reached_at([amounts[each.name] for each in finite], excess)
 
-    generator = random.Random(0)
-    draws = sorted(crossing(generator.choices(windows, k=len(windows))) for _ in range(DRAWS))
-    cut = int((1 - WITHIN) / 2 * DRAWS)
+    compared = [reference, *finite]
+    sample = Sample(
+        [each.name for each in compared], [np.array([each.losses for each in compared])]
+    )
+    found = estimate(crossing, [sample])
     one = reference.cells[0]
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
@@ -229,11 +239,11 @@ def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str)
         "reference": reference.name,
         "budgets": len(members),
         "unit": unit,
-        "smallest_over_reference": amounts[0],
-        "largest_over_reference": amounts[-1],
-        "reached_at_over_reference": crossing(windows),
-        "reached_at_low": draws[cut],
-        "reached_at_high": draws[-1 - cut],
+        "smallest_over_reference": min(amounts.values()),
+        "largest_over_reference": max(amounts.values()),
+        "reached_at_over_reference": found.value,
+        "reached_at_low": found.low,
+        "reached_at_high": found.high,
     }
 
 
@@ -243,17 +253,15 @@ def reached_at(amounts: Sequence[float], excess: Sequence[float]) -> float:
 
     Args:
         amounts: Rising, positive.
-        excess: Loss minus that which is to be reached.
+        excess: Loss minus that which is to be reached, of each amount; finite.
 
     Returns:
         The smallest amount if it is reached there already; infinity if it is never reached.
     """
-    if excess[0] <= 0:
+    if excess and excess[0] <= 0:
         return amounts[0]
     for at in range(1, len(amounts)):
         if excess[at] <= 0:
-            if not math.isfinite(excess[at - 1]):
-                return amounts[at]
             share = excess[at - 1] / (excess[at - 1] - excess[at])
             logs = math.log(amounts[at - 1]), math.log(amounts[at])
             return math.exp(logs[0] + share * (logs[1] - logs[0]))

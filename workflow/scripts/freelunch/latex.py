@@ -1,8 +1,8 @@
-"""The table of cells in LaTeX, from the lines that the Markdown table has."""
+"""The tables of a summary in LaTeX, from the lines and notes that the Markdown has."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-from freelunch.summary import WORDS
+from freelunch.summary import WORDS, Section
 
 # What LaTeX reads as something else.
 _ESCAPES = {
@@ -14,39 +14,48 @@ _ESCAPES = {
 }
 
 
-def table_text(lines: Sequence[Mapping[str, str]], notes: Iterable[str], study: str) -> str:
-    """Return a table that `\\input` puts into a document with the package booktabs.
+def tables_text(sections: Sequence[Section], study: str) -> str:
+    """Return tables that `\\input` puts into a document, with the packages booktabs and longtable.
 
     Args:
-        lines: From column to text, as `freelunch.summary.cell_lines` returns them.
-        notes: What a reader has to know, as sentences of Markdown.
-        study: Its name, for the label.
+        sections: As `freelunch.summary.summary_sections` returns them.
+        study: Its name, for the labels: `tab:<study>-<section>`.
     """
-    columns = list(lines[0])
+    head = (
+        "% Needs \\usepackage{booktabs,longtable}. Written by this study's workflow: do not edit.\n"
+    )
+    return head + "".join(_table(section, study) for section in sections)
+
+
+def _table(section: Section, study: str) -> str:
+    """Return a table that goes on over pages, as one of all cells has to."""
+    columns = list(section.lines[0])
     alignment = "".join("l" if column in WORDS else "r" for column in columns)
-    rows = [" & ".join(escaped(line[column]) for column in columns) + r" \\" for line in lines]
-    header = " & ".join(escaped(column) for column in columns) + r" \\"
-    footnotes = [rf"\item {escaped(note.replace('`', ''))}" for note in notes]
+    header = [r"\toprule", _row(columns), r"\midrule"]
+    caption = f"{section.title} of the study {study}."
     return "\n".join(
         (
-            "% Needs \\usepackage{booktabs}. Written by this study's workflow: do not edit.",
-            r"\begin{table}",
-            r"\centering\small",
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            header,
-            r"\midrule",
-            *rows,
+            r"{\small",
+            rf"\begin{{longtable}}{{{alignment}}}",
+            rf"\caption{{{escaped(caption)}}}\label{{tab:{study}-{section.name}}}\\",
+            *header,
+            r"\endfirsthead",
+            *header,
+            r"\endhead",
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\endlastfoot",
+            *(_row(list(line.values())) for line in section.lines),
+            r"\end{longtable}}",
             r"\begin{itemize}\footnotesize",
-            *footnotes,
+            *(rf"\item {escaped(note.replace('`', ''))}" for note in section.notes),
             r"\end{itemize}",
-            rf"\label{{tab:{study}}}",
-            r"\end{table}",
             "",
         )
     )
+
+
+def _row(fields: Sequence[str]) -> str:
+    return " & ".join(map(escaped, fields)) + r" \\"
 
 
 def escaped(text: str) -> str:

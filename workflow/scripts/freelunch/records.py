@@ -483,6 +483,11 @@ class _Steps:
         if self.masks is not None:
             digests["calibration_token_ids"] = self.calibration.facts["tokens_sha256"]
             digests["masks"] = self.masks.digest
+        if self.held_out is not None:
+            digests["held_out_token_ids"] = self.held_out.facts["tokens_sha256"]
+        if self.windows:
+            # Those of the calibration, or more like them.
+            digests["adaptation_token_ids"] = self.sample.facts["tokens_sha256"]
         return {
             "environments": environments,
             "finished": finished,

@@ -1,10 +1,11 @@
-"""The summary of a study for people: a Markdown table, and what one has to know to read it.
+"""The summary of a study for people: tables in Markdown, and what one has to know to read them.
 
 Only words and rounding; the numbers come from freelunch.tables.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from freelunch.accuracy_summary import task_lines, task_notes
@@ -34,47 +35,72 @@ SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the ev
 CLEAR = 2.0
 
 
-def summary_text(
+@dataclass(frozen=True)
+class Section:
+    """A table, and what it says.
+
+    Attributes:
+        name: What it is referred to by, in a word.
+        title: What it shows.
+        lines: Its lines, from column to text.
+        notes: What it comes to, and what a reader has to know, as sentences of Markdown.
+    """
+
+    name: str
+    title: str
+    lines: Sequence[Mapping[str, str]]
+    notes: Sequence[str]
+
+
+def summary_sections(
     study: Study,
     means: Sequence[Mapping[str, Any]],
-    gaps: Sequence[Mapping[str, Any]],
+    gaps: Sequence[Mapping[str, Any]] = (),
     windows: Sequence[Mapping[str, Any]] = (),
     budgets: Sequence[Mapping[str, Any]] = (),
     reaches: Sequence[Mapping[str, Any]] = (),
     tasks: Sequence[Mapping[str, Any]] = (),
-) -> str:
-    """Return the summary as Markdown.
+) -> list[Section]:
+    """Return the tables of a summary, that of the cells first.
 
     Args:
         study: For the texts, the calibration and the seeds.
         means: As `freelunch.tables.means_over_seeds` returns them.
-        gaps: As `freelunch.gaps.gap_rows` returns them; without one, nothing is said of gaps.
+        gaps: As `freelunch.gaps.gap_rows` returns them; without one, there is no table of gaps.
         windows: As `freelunch.granularity.window_rows` returns them; the same holds.
         budgets: As `freelunch.budgets.budget_rows` returns them; the same holds.
         reaches: As `freelunch.budgets.reach_rows` returns them.
         tasks: As `freelunch.accuracy.task_rows` returns them; as for the gaps.
     """
-    parts = [_markdown_table(cell_lines(means)), _bullets(cell_notes(study, means))]
+    sections = [Section("cells", "All cells", _cell_lines(means), _cell_notes(study, means))]
     if tasks:
-        parts += ["**Zero-shot accuracy**", _markdown_table(task_lines(tasks))]
-        parts.append(_bullets(task_notes(tasks)))
+        notes = list(task_notes(tasks))
+        sections.append(Section("tasks", "Zero-shot accuracy", task_lines(tasks), notes))
     if gaps:
-        table = _markdown_table([_gap_line(gap, _of_seeds(gaps), study) for gap in gaps])
-        parts += ["**Gap between criteria**", table]
-        said = [*_gap_sentences(gaps, study), *_unequal_sparsities(means), *_gap_notes(gaps)]
-        parts.append(_bullets(said))
+        lines = [_gap_line(gap, _of_seeds(gaps), study) for gap in gaps]
+        notes = [*_gap_sentences(gaps, study), *_unequal_sparsities(means), *_gap_notes(gaps)]
+        sections.append(Section("gaps", "Gap between criteria", lines, notes))
     if windows:
         lines = [window_line(row) for row in windows]
-        parts += ["**What the window is worth**", _markdown_table(lines)]
-        parts.append(_bullets([*window_sentences(windows), *WINDOW_NOTES]))
+        notes = [*window_sentences(windows), *WINDOW_NOTES]
+        sections.append(Section("windows", "What the window is worth", lines, notes))
     if budgets:
         lines = [budget_line(row) for row in budgets]
-        parts += ["**Retraining beside reconstruction**", _markdown_table(lines)]
-        parts.append(_bullets([*budget_sentences(reaches), *BUDGET_NOTES]))
+        notes = [*budget_sentences(reaches), *BUDGET_NOTES]
+        sections.append(Section("budgets", "Retraining beside reconstruction", lines, notes))
+    return sections
+
+
+def summary_text(sections: Sequence[Section]) -> str:
+    """Return the summary as Markdown; the first table goes without its title."""
+    parts = []
+    for number, section in enumerate(sections):
+        title = [f"**{section.title}**"] if number else []
+        parts += [*title, _markdown_table(section.lines), _bullets(section.notes)]
     return "\n\n".join(parts) + "\n"
 
 
-def cell_lines(means: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _cell_lines(means: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the lines of the table of cells, from column to text; the dense cell comes first."""
     several, held_out = _several(means), _held_out(means)
     return [_line(mean, several, held_out) for mean in means]
@@ -141,7 +167,7 @@ def _cost(mean: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def cell_notes(study: Study, means: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cell_notes(study: Study, means: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the table has to know: texts, amounts, seeds, what an error is."""
     text, calibration = study.perplexity["text"], study.calibration
     seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})

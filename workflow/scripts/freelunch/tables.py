@@ -32,12 +32,12 @@ from freelunch.comparison import (
 from freelunch.drifts import DRIFT_COLUMNS, drift_rows, last_drift
 from freelunch.gaps import GAP_COLUMNS, PAIR_COLUMNS, SIZE_COLUMNS, gap_rows, pair_rows, size_rows
 from freelunch.granularity import WINDOW_COLUMNS, window_rows
-from freelunch.latex import table_text
+from freelunch.latex import tables_text
 from freelunch.numbers import numbers_tree
 from freelunch.records import load_records
 from freelunch.rounding import NOT_FINITE
 from freelunch.study import Study
-from freelunch.summary import cell_lines, cell_notes, summary_text
+from freelunch.summary import summary_sections, summary_text
 
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
@@ -98,7 +98,7 @@ def table_texts(study: Study, records: Records, folder: Path) -> dict[str, str]:
     Returns:
         summary_csv: One row a cell, one column a fact.
         summary_md: For people; seeds are averaged.
-        summary_tex: Its table of cells, for a paper.
+        summary_tex: Its tables, for a paper.
         numbers_json: Its numbers, for running text.
         metrics_json: For DVC: model, pruning, adaptation, seed.
         criteria_csv: What the figure of the criteria draws; seeds are averaged.
@@ -115,11 +115,12 @@ def table_texts(study: Study, records: Records, folder: Path) -> dict[str, str]:
     windows = window_rows(records)
     budgets, reaches = budget_rows(records, study), reach_rows(records, study)
     tasks = task_rows(records, folder)
+    sections = summary_sections(study, means, gaps, windows, budgets, reaches, tasks)
     return {
         "summary_csv": csv_text(SUMMARY_COLUMNS, summary_rows(records)),
-        "summary_md": summary_text(study, means, gaps, windows, budgets, reaches, tasks),
-        "summary_tex": table_text(cell_lines(means), cell_notes(study, means), study.name),
-        "numbers_json": json_text(numbers_tree(means, tasks)),
+        "summary_md": summary_text(sections),
+        "summary_tex": tables_text(sections, study.name),
+        "numbers_json": json_text(numbers_tree(means, tasks, gaps, windows, budgets, reaches)),
         "metrics_json": json_text(metrics_tree(records)),
         "criteria_csv": csv_text(CRITERIA_COLUMNS, comparing_criteria(means)),
         "gaps_csv": csv_text(GAP_COLUMNS, gaps),

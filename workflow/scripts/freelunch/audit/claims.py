@@ -5,10 +5,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freelunch.audit.bootstrap import Estimate, estimate
 from freelunch.audit.data import DATA, checked
-from freelunch.audit.evidence import METRICS, Evidence
-from freelunch.audit.measures import MEASURES, SETTINGS, Absent, Measurement, unit_of
+from freelunch.audit.evidence import MEASURED_BY, METRICS, Evidence
+from freelunch.audit.measures import (
+    MEASURES,
+    REPEATED_BY,
+    SETTINGS,
+    Absent,
+    Measurement,
+    unit_of,
+)
 from freelunch.audit.verdicts import (
     COUNTS,
     FAILS,
@@ -20,6 +26,7 @@ from freelunch.audit.verdicts import (
     of_claim,
     together,
 )
+from freelunch.bootstrap import Estimate, estimate
 from freelunch.cell import Cell
 from freelunch.errors import UserError, nearest
 from freelunch.rounding import NOT_FINITE, rounded
@@ -95,7 +102,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
     measure = MEASURES[part["measure"]]
-    findings = [_finding(asked, part, evidence.study) for asked in measure(evidence, settings)]
+    findings = [_finding(asked, part, evidence) for asked in measure(evidence, settings)]
     verdict = together([finding["verdict"] for finding in findings])
     return {
         "says": part["says"],
@@ -136,7 +143,9 @@ def _check_known(names: Iterable[str], known: Collection[str], what: str, claim:
             )
 
 
-def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study) -> dict[str, Any]:
+def _finding(
+    asked: Measurement | Absent, part: Mapping[str, Any], evidence: Evidence
+) -> dict[str, Any]:
     if isinstance(asked, Absent):
         return {
             "subject": asked.subject,
@@ -152,6 +161,9 @@ def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study)
     )
     if asked.samples and not found.of_seeds:
         reason += " (one seed)"
+    if chosen := _chosen_on_evaluation(asked.cells, evidence):
+        reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
+    rule = REPEATED_BY.get(part["measure"], MEASURED_BY[part["metric"]])
     return {
         "subject": asked.subject,
         "verdict": verdict,
@@ -162,8 +174,14 @@ def _finding(asked: Measurement | Absent, part: Mapping[str, Any], study: Study)
         "text": estimate_text(found, unit, asked.bounds),
         "of_seeds": [_number(value) for value in found.of_seeds],
         "cells": [str(cell) for cell in asked.cells],
-        "command": command(study, asked.cells),
+        "command": asked.command or command(evidence.study, asked.cells, rule),
     }
+
+
+def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str]:
+    """Return the adaptations of cells whose settings were chosen on the text they are judged by."""
+    adaptations = dict.fromkeys(cell.adaptation for cell in cells)
+    return [name for name in adaptations if name in evidence.study.selected_on_evaluation]
 
 
 def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
@@ -185,13 +203,12 @@ def _sentence(finding: Mapping[str, Any]) -> str:
     return f"{finding['subject']}: {found}{finding['reason']}."
 
 
-def command(study: Study, cells: Sequence[Cell]) -> str:
-    """Return the command that makes the records of some cells again."""
+def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
+    """Return the command that measures some cells again, by the rule that does."""
     records = " ".join(str(study.paths.record(cell)) for cell in dict.fromkeys(cells))
     return (
         "snakemake --cores all --workflow-profile workflow/profiles/local "
-        f"--replace-workflow-config --configfile {study.source} --forcerun evaluate_perplexity "
-        f"-- {records}"
+        f"--replace-workflow-config --configfile {study.source} --forcerun {rule} -- {records}"
     )
 
 

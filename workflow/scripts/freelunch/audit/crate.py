@@ -7,6 +7,7 @@ software. What is not known is not said: records name no person or organisation,
 agent; of times they hold when each step was done, so it has an end and no start.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from freelunch.artifact import write_atomically, write_json
-from freelunch.audit import whole_run
+from freelunch.audit.provenance import gather_provenance
 from freelunch.comparison import Records
 from freelunch.digest import SCRIPTS, file_digest, json_digest
 from freelunch.errors import UserError
@@ -89,9 +90,9 @@ def _ended(study: Study, records: Records, root: Path) -> str:
         if not path.is_file():
             todo = f"run the study (`make study STUDY={study.source}`)"
             raise UserError("a record is missing", where=path, todo=todo)
-    times = whole_run.finished(records)
-    if times:
-        return max(times)
+    last: str | None = gather_provenance(study, records)["finished"]["last"]
+    if last:
+        return last
     newest = max(path.stat().st_mtime for path in paths)
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
@@ -111,6 +112,7 @@ class _Description:
 
     def __init__(self, study: Study, records: Records, root: Path) -> None:
         self.study, self.records, self.root = study, records, root
+        self.provenance = gather_provenance(study, records)
         self.project = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
         self.crate = ROCrate(version="1.1")
         self.crate.metadata.extra_contexts.append(CONTEXT)
@@ -144,23 +146,43 @@ class _Description:
             "`version`: the commits that steps were run at, -dirty where there were changes that "
             "were not committed.",
             license=licence,
-            version=whole_run.commits(self.records),
-            runtimePlatform=whole_run.pythons(self.records),
+            version=sorted(
+                each["commit"] + ("-dirty" if each["uncommitted_changes"] else "")
+                for each in self.provenance["commits"]
+                if each["commit"]
+            ),
+            runtimePlatform=sorted(
+                {f"Python {each['python']}" for each in self.provenance["machines"]}
+            ),
             softwareRequirements=[
                 self.add(
-                    whole_run.package_url(name, version),
+                    _package_url(name, version),
                     "SoftwareApplication",
                     name=name,
                     softwareVersion=version,
                     url=f"https://pypi.org/project/{name}/",
                 )
-                for name, version in whole_run.packages(self.records)
+                for name, version in self.packages()
             ],
         )
         facts = _facts(path) | {"name": self.project["title"]}
         return self.crate.add_workflow(
             path, SNAKEFILE, main=True, lang="snakemake", properties=facts | known
         )
+
+    def packages(self) -> list[tuple[str, str]]:
+        """Return name and version of the Python packages, in every version that a step had."""
+        found = {item for each in self.provenance["packages"] for item in each.items()}
+        return sorted((name, version) for name, version in found if version)
+
+    def machines(self) -> str:
+        """Return the machines that steps ran on, in words."""
+        facts = ("device_name", "device", "processor", "platform")
+        found = {
+            ", ".join(each[fact] for fact in facts if each.get(fact))
+            for each in self.provenance["machines"]
+        }
+        return "; ".join(sorted(found)) or "a machine that is not known"
 
     def run(self, workflow: Any, ended: str) -> Any:
         """Add the run of a workflow, what went in and what came out."""
@@ -172,26 +194,36 @@ class _Description:
             f"#run-{json_digest(records)[:16]}",
             properties=_known(
                 name=f"Run of the study {self.study.name}",
-                description=f"On {whole_run.machines(self.records)}. Its end is when the last "
+                description=f"On {self.machines()}. Its end is when the last "
                 "step was done. Each step's cost, code and machine are in the records.",
                 endTime=ended,
-                object=[config, *map(self.input, whole_run.inputs(self.study, self.records))],
+                object=[
+                    config,
+                    *(
+                        self.input(registry, name)
+                        for registry in ("models", "tasks", "texts")
+                        for name in sorted(self.provenance[registry])
+                    ),
+                ],
                 result=self.results(workflow),
             ),
         )
 
-    def input(self, item: whole_run.Input) -> Any:
+    def input(self, registry: str, name: str) -> Any:
         """Add a model, text or task: source, licence, and the digests of the files taken."""
+        entry = self.study.config[registry][name]
+        origins = self.provenance[registry][name]
+        files = {item for origin in origins for item in origin.get("files", {}).items()}
         return self.add(
-            f"#{item.registry}/{item.name}",
+            f"#{registry}/{name}",
             "CreativeWork",
-            name=item.name,
-            license=item.entry.get("licence", "not stated"),
+            name=name,
+            license=entry.get("licence", "not stated"),
             hasPart=[
                 self.add(f"#{sha256}/{quote(file)}", "CreativeWork", name=file, sha256=sha256)
-                for file, sha256 in sorted(item.files)
+                for file, sha256 in sorted(files)
             ],
-            **item.source,
+            **_source(registry, entry),
         )
 
     def results(self, workflow: Any) -> list[Any]:
@@ -231,6 +263,27 @@ class _Description:
         """Add something that is not a file of the crate."""
         known = {"@type": kind, **_known(**properties)}
         return self.crate.add(ContextEntity(self.crate, uri, known))
+
+
+def _source(registry: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return what identifies a model, text or task where it comes from, by words of schema.org."""
+    if entry["source"] == "wheel":
+        package, version = entry["package"], entry["version"]
+        return {
+            "identifier": f"{_package_url(package, version)}?checksum=sha256:{entry['sha256']}",
+            "url": f"https://pypi.org/project/{package}/{version}/",
+            "version": version,
+        }
+    if entry["source"] == "hub":
+        kind = "" if registry == "models" else "datasets/"
+        place = f"https://huggingface.co/{kind}{entry['repository']}"
+        return {"url": f"{place}/tree/{entry['revision']}", "version": entry["revision"]}
+    return {"alternateName": entry["path"]}
+
+
+def _package_url(package: str, version: str) -> str:
+    """Return the package URL (github.com/package-url) of a Python package: that of its build."""
+    return f"pkg:pypi/{package}@{quote(version)}"
 
 
 def _known(**properties: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from freelunch.audit.bootstrap import Sample
+from freelunch.bootstrap import Sample
 from freelunch.budgets import Comparison, comparisons
 from freelunch.cell import DENSE, Cell
 from freelunch.comparison import (
@@ -121,3 +121,9 @@ _LOSSES: dict[str, Callable[[Evidence, Cell], list[list[float]] | None]] = {
     ACCURACY: _accuracy,
 }
 METRICS = tuple(_LOSSES)
+# The rule that measures each.
+MEASURED_BY = {
+    PERPLEXITY: "evaluate_perplexity",
+    HELD_OUT: "measure_drift",
+    ACCURACY: "evaluate_tasks",
+}

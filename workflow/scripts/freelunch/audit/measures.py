@@ -1,7 +1,7 @@
 """What claims come down to: a number of each pruned model, from mean losses alone.
 
 A measure finds the cells that it compares and says which statistic of their mean losses is asked;
-`freelunch.audit.bootstrap` then has the number and its interval. Losses are in the metric that the
+`freelunch.bootstrap` then has the number and its interval. Losses are in the metric that the
 claim names: nats a token, or the share of wrong answers. What a measure is, its docstring says to
 the reader of the audit, too.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from freelunch.audit.bootstrap import Means, Sample, Statistic
 from freelunch.audit.data import DATA
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.verdicts import UNBOUNDED, UNDEFINED
+from freelunch.bootstrap import Means, Sample, Statistic
 from freelunch.budgets import reached_at
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.comparison import exp
@@ -39,6 +39,7 @@ class Measurement:
         bounds: What it can be told between: less is "at most" the first, more "more than" the
             second, and infinite.
         undefined: What it means that there is no number, or not in all draws.
+        command: What repeats it, where that is not to measure the cells again.
     """
 
     subject: str
@@ -47,6 +48,7 @@ class Measurement:
     cells: Sequence[Cell]
     bounds: tuple[float, float] = UNBOUNDED
     undefined: str = UNDEFINED
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,13 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
             cost = plan.step("reconstruct_window", *job)
         if cost is not None:
             gigabytes = cost.memory_bytes / 1e9
-            yield Measurement(f"{cell.model}, {name}", _constant(gigabytes), [], [])
+            yield Measurement(
+                f"{cell.model}, {name}",
+                _constant(gigabytes),
+                [],
+                [],
+                command=f"make plan STUDY={settings['study']}",
+            )
 
 
 MEASURES: dict[str, Measure] = {
@@ -358,6 +366,10 @@ UNITS = {
     "perplexity_apart": "perplexity",
     "planned_memory": "GB",
 }
+
+
+# The rule that measures the cells of a measure, where that is not the one of its metric.
+REPEATED_BY = {"halves_memory": "reconstruct_window"}
 
 
 def unit_of(measure: str) -> str:

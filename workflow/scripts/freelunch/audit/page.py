@@ -18,7 +18,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from freelunch.artifact import write_atomically
-from freelunch.audit.page_cells import duration, shown_cells, significant, sorting
+from freelunch.audit.page_cells import (
+    duration,
+    shown_cells,
+    shown_tasks,
+    significant,
+    sorting,
+)
 from freelunch.audit.page_claims import shown_claims, tally
 from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN, text_identity
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
@@ -101,6 +107,7 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
         tally=tally([claim["verdict"] for claim in audit["claims"]], "claims"),
         claims=shown_claims(audit["claims"], list(_figures(study, root, environment))),
         cells=shown_cells(root / "tables"),
+        tasks=shown_tasks(root / "tables"),
         protocol=_by_group(audit["protocol"]),
         statuses={status: statuses[status] for status in MARKS if status in statuses},
         joined=[row for row in audit["published"] if row["verdict"] != NOT_RUN],

@@ -1,4 +1,4 @@
-"""The table of all cells of an audit's page, and how its numbers are written."""
+"""The tables of all cells and of their tasks on an audit's page, and how numbers are written."""
 
 import csv
 import math
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freelunch.accuracy import MEAN
 from freelunch.cell import DENSE, NONE
 from freelunch.rounding import NOTHING, marked, percent, rounded, with_error
 
@@ -113,16 +114,19 @@ _NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_
 def shown_cells(tables: Path) -> dict[str, Any] | None:
     """Return columns and rows of the table of all cells; None if there is no summary of them.
 
-    A column that is empty for all cells is left out.
+    A column that is empty for all cells is left out; those of models and seeds where there is but
+    one, too, which the head of the page names.
 
     Args:
         tables: Folder with `summary.csv`.
     """
     if not (tables / "summary.csv").is_file():
         return None
-    with (tables / "summary.csv").open(encoding="utf-8", newline="") as file:
-        rows = [_parsed(row) for row in csv.DictReader(file)]
+    rows = [_parsed(row) for row in _read(tables / "summary.csv")]
     columns = [each for each in COLUMNS if any(row.get(each.key) is not None for row in rows)]
+    for key in ("model", "seed"):
+        if len({row[key] for row in rows}) == 1:
+            columns = [each for each in columns if each.key != key]
     return {
         "columns": [{"title": each.title, "number": each.key not in WORDS} for each in columns],
         "rows": [
@@ -130,6 +134,58 @@ def shown_cells(tables: Path) -> dict[str, Any] | None:
             for row in rows
         ],
     }
+
+
+def shown_tasks(tables: Path) -> dict[str, Any] | None:
+    """Return columns and rows of the table of zero-shot accuracies; None if no tasks were asked.
+
+    Args:
+        tables: Folder with `tasks.csv`.
+    """
+    path = tables / "tasks.csv"
+    asked = _read(path) if path.is_file() else []
+    if not asked:
+        return None
+    words = [each for each in COLUMNS if each.key in ("criterion", "pattern", "adaptation")]
+    if len({one["model"] for one in asked}) > 1:
+        words.insert(0, COLUMNS[0])
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for one in asked:
+        cell = tuple(one[key] for key in ("model", "criterion", "pattern", "adaptation"))
+        names = [_word(each.key)(one) for each in words]
+        row = rows.setdefault(cell, {"names": names, "seeds": one["seeds"], "fields": {}})
+        row["fields"][one["task"]] = _accuracy_field(one, "accuracy")
+        if one["task"] == MEAN:
+            for key, title in _DIFFERENCES.items():
+                row["fields"][title] = _accuracy_field(one, key)
+    documents = {
+        each["task"]: (int(each["documents"]), int(each["documents_in_all"])) for each in asked
+    }
+    del documents[MEAN]
+    return {
+        "names": [each.title for each in words],
+        "columns": [MEAN, *_DIFFERENCES.values(), *documents],
+        "documents": documents,
+        "rows": list(rows.values()),
+    }
+
+
+# Of the mean over tasks, and what stands above it.
+_DIFFERENCES = {
+    "accuracy_minus_dense": f"{MEAN} \N{MINUS SIGN} dense",
+    "accuracy_minus_unadapted": f"{MEAN} \N{MINUS SIGN} not adapted",
+}
+
+
+def _accuracy_field(row: Mapping[str, str], key: str) -> dict[str, str | None]:
+    """Return an accuracy of a row of `tasks.csv`, or a difference of two."""
+    numbers = [float(row[it]) if row[it] else None for it in (key, f"{key}_standard_error")]
+    return {"text": percent(*numbers), "value": sorting(numbers[0])}
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _parsed(row: Mapping[str, str]) -> dict[str, Any]:

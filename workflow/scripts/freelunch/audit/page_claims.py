@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freelunch.audit.bootstrap import Estimate
 from freelunch.audit.claims import estimate_text
 from freelunch.audit.measures import unit_of
 from freelunch.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+from freelunch.bootstrap import Estimate
 from freelunch.rounding import NOT_FINITE
 
 # What one, and what several, are said to do.

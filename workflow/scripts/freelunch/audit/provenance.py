@@ -1,9 +1,8 @@
 """Where the numbers of a study come from, and what they cost, gathered from its records."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from freelunch.audit import whole_run
 from freelunch.cell import Cell
 from freelunch.comparison import Records
 from freelunch.study import Study
@@ -20,7 +19,9 @@ COSTS = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 
 def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
     """Return code, packages, machines, digests and origins, each value once."""
-    environments, times = whole_run.environments(records), whole_run.finished(records)
+    of_cells = [record["provenance"] for record in records.values()]
+    environments = [each for of in of_cells for each in of["environments"].values()]
+    times = [time for of in of_cells for time in of["finished"].values()]
     keys = ("python", "platform", "processor", "cores", "device", "device_name")
     return {
         "study": study.name,
@@ -41,16 +42,8 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
             (cell.model, {**record["provenance"]["model_origin"], **_digest(record, "model")})
             for cell, record in records.items()
         ),
-        "texts": _by_name(
-            (_text_name(record, use), {**origin, **_digest(record, f"{use}_text")})
-            for record in records.values()
-            for use, origin in record["provenance"]["text_origins"].items()
-        ),
-        "tasks": _by_name(
-            (task, {**origin, **_digest(record, f"task_{task}")})
-            for record in records.values()
-            for task, origin in record["provenance"].get("task_origins", {}).items()
-        ),
+        "texts": _by_name(text for record in records.values() for text in _texts(record)),
+        "tasks": _by_name(task for record in records.values() for task in _tasks(record)),
         "token_ids": {
             str(cell): {
                 name: digest
@@ -95,11 +88,21 @@ def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
     return (cell,)
 
 
-def _text_name(record: Mapping[str, Any], use: str) -> str:
-    """Return what the text is called that a record's calibration or evaluation used."""
-    spec = record["spec"]
-    settings = spec["calibration"] if use == "calibration" else spec["evaluation"]["perplexity"]
-    return str(settings["text"]["name"])
+def _texts(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and origin of each text of a cell; the origin is empty where none is recorded."""
+    spec, origins = record["spec"], record["provenance"]["text_origins"]
+    uses = {"evaluation": spec["evaluation"]["perplexity"], "calibration": spec.get("calibration")}
+    for use, settings in uses.items():
+        if settings:
+            origin = {**origins.get(use, {}), **_digest(record, f"{use}_text")}
+            yield settings["text"]["name"], origin
+
+
+def _tasks(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and origin of each task of a cell, as of its texts."""
+    origins = record["provenance"].get("task_origins", {})
+    for name in record["spec"]["evaluation"].get("tasks", {}).get("tasks", {}):
+        yield name, {**origins.get(name, {}), **_digest(record, f"task_{name}")}
 
 
 def _digest(record: Mapping[str, Any], name: str) -> dict[str, str]:

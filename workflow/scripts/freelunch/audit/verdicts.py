@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from freelunch.audit.bootstrap import Estimate
+from freelunch.bootstrap import Estimate
 
 HOLDS = "holds"
 IN_PART = "holds in part"

@@ -16,7 +16,6 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     draw,
-    draw_points,
     line_handle,
     marks,
     pruned_model,
@@ -24,6 +23,8 @@ from freelunch.figures.style import (
 
 PANEL_INCHES = (3.3, 2.5)
 LEGEND_INCHES = 0.2
+# Of so many blocks one is marked, another of each line, so that marks hide no lines.
+MARKED = 5
 KINDS = {
     "accumulated": "errors of all blocks before included",
     "local": "each block on the dense model's activations",
@@ -68,7 +69,8 @@ def drift_figure(rows: Sequence[Row], adaptations: Sequence[str]) -> Figure:
         0.6 + len(KINDS) * PANEL_INCHES[0],
         0.6 + len(by_model) * PANEL_INCHES[1] + LEGEND_INCHES * -(-len(names) // 3),
     )
-    grid = figure.subplots(len(by_model), len(KINDS), squeeze=False, sharey="row")
+    # Local errors are a fraction of accumulated ones: each panel has a scale of its own.
+    grid = figure.subplots(len(by_model), len(KINDS), squeeze=False)
     for (model, here), panels in zip(by_model.items(), grid, strict=True):
         for axes, (kind, meaning) in zip(panels, KINDS.items(), strict=True):
             _panel(axes, [row for row in here if row["kind"] == kind], names, looks)
@@ -90,10 +92,20 @@ def _panel(axes: Axes, rows: Sequence[Row], names: Sequence[str], looks: Any) ->
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="minor", labelsize=SMALL)
-    for name in names:
+    for at, name in enumerate(names):
         here = [row for row in rows if row["adaptation"] == name]
         # On a logarithmic scale there is no 0.
         finite = [row for row in here if math.isfinite(float(row["mean"])) and float(row["mean"])]
         x = [int(row["block"]) for row in finite]
         y = [float(row["mean"]) for row in finite]
-        draw_points(axes, x, y, None, looks[name], [False] * len(finite))
+        look = looks[name]
+        axes.plot(
+            x,
+            y,
+            marker=look.marker,
+            markevery=(at % MARKED, MARKED) if len(x) > 2 * MARKED else None,
+            markersize=4,
+            color=look.colour,
+            linestyle=look.line,
+            linewidth=0.9,
+        )

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from freelunch.audit.bootstrap import Means, Sample, estimate, students_t
+from freelunch.bootstrap import Means, Sample, estimate, students_t
 
 WINDOWS = 200
 
