@@ -234,12 +234,15 @@ def prepare(
     keep: str = "all",
     **changes: Any,
 ) -> Prepared:
-    """Make a random model, pass random tokens through it and prune it by Wanda."""
+    """Make a random model, pass random tokens through it and prune it by Wanda: its weights, or of
+    a structured pattern its heads and channels.
+    """
     checkpoint = tiny_checkpoint(base, family, dtype, **changes)
     model = StreamedModel(checkpoint.folder)
     sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences))
     dense = capture(model, sample, base / "dense", keep=keep)
-    return Prepared(model, dense, prune(model, dense, base / "masks", "wanda", pattern))
+    score = "wanda_sp" if Pattern.parse(pattern).structured else "wanda"
+    return Prepared(model, dense, prune(model, dense, base / "masks", score, pattern))
 
 
 def keep_everything(base: Path, sequences: int, **settings: Any) -> Prepared:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
@@ -84,6 +85,17 @@ def test_weights_from_a_config_file_that_leaves_defaults_out(tmp_path: Path, fam
     config = tiny_config(family)
     assert len(written) < len(config.to_dict()), "nothing was left out"
     assert_shapes_fit(Shapes.of(written, "float32"), config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matrices_are_named_as_in_the_model(family: str) -> None:
+    model = tiny_model(family)
+    shapes = Shapes.of(model.config.to_dict(), "float32")
+    block = next(it for it in model.modules() if isinstance(it, nn.ModuleList))[0]
+    found = {name: linear.weight.shape for name, linear in block_linears(block).items()}
+    names = family_of(shapes.model_type).linears
+    ours = zip(names, shapes.matrices, strict=True)
+    assert {name: (rows, columns) for name, (_, columns, rows) in ours} == found
 
 
 def test_full_size_models() -> None:

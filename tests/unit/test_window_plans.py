@@ -154,6 +154,32 @@ def test_a_window_larger_than_the_model_is_refused_in_the_plan() -> None:
     assert "recon_block" in text and "5 blocks" in text and "at most 4" in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"linears": ["q_poj"]}, "linears: 'q_poj' names no linear layer of this model"),
+        ({"linears": ["fc1"]}, "linears: 'fc1' names no linear layer of this model"),
+        ({"linears": ["k_proj"], "rank": 17}, "rank: found 17; expected at most 16"),
+        ({"linears": ["mlp.down_proj", "q_proj"], "rank": 17}, None),
+    ],
+)
+def test_linears_and_ranks_of_them_are_seen_in_the_plan(
+    changes: dict[str, Any], message: str | None
+) -> None:
+    """Where the model's sizes are known: of two key heads of 8 a matrix has 16 rows."""
+    config = copy.deepcopy(smoke().config)
+    sizes = QWEN | {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config["models"]["tiny"]["architecture"] = sizes | {"num_key_value_heads": 2}
+    config["adaptations"]["recon_block"] = {"method": "masklora", **changes}
+    study = Study.check(config, "smoke.yaml")
+    if message is None:
+        Plan.of(study)
+        return
+    with pytest.raises(UserError) as error:
+        Plan.of(study)
+    assert f"adaptations.recon_block.{message}" in str(error.value)
+
+
 def test_a_search_needs_documents(tmp_path: Path) -> None:
     config = copy.deepcopy(smoke(learning_rate=[0.1, 0.2]).config)
     tokens = tmp_path / "tokens.safetensors"

@@ -264,6 +264,31 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     assert study.planned() == {}
 
 
+def test_killed_retraining_goes_on_from_its_saved_state(study, tmp_path):
+    # Every step, not every five minutes.
+    library = "workflow/scripts/freelunch/"
+    study.edit(library + "retraining/driver.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
+    config = yaml.safe_load((study.path / "config.yaml").read_text())
+    config["adaptations"]["full"] = {"method": "full", "epochs": 100}
+    grid = config["study"]["grids"][0]
+    config["study"]["grids"].append({**grid, "criteria": ["wanda"], "adaptations": ["full"]})
+    (study.path / "config.yaml").write_text(yaml.safe_dump(config))
+    model = Path("results/smoke/windows/tiny/wanda-u50/full/seed0/model")
+    whole = study.copy(tmp_path / "whole")
+    whole.run(f"{model}/manifest.json")
+
+    process = study.start(f"{model}/manifest.json")
+    wait_for(process, (study.path / model.with_name(".model.state")).exists)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (study.path / model / "manifest.json").exists(), "it was over before it was killed"
+    study.run(f"{model}/manifest.json")
+    logs = (study.path / "results" / "smoke" / "logs").rglob("*")
+    assert any("going on from step" in log.read_text() for log in logs if log.is_file())
+    assert digests(study.path / model) == digests(whole.path / model)
+    assert not (study.path / model.with_name(".model.state")).exists()
+
+
 def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
     """The process alone is killed, as by the system when memory is short; its job works on."""
     study, windows, process = start_reconstruction(slow, tmp_path)

@@ -42,6 +42,12 @@ class Family:
     mlp_half: tuple[str, ...] = ("post_attention_layernorm", "mlp")
     biases: Mapping[str, Any] | None = None
 
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Return the names of a block's linear layers, in the order of `Shapes.matrices`."""
+        attention = (self.query, self.key, self.value, self.attention_output)
+        return tuple(dict.fromkeys((*attention, *self.mlp_inputs, self.mlp_output)))
+
 
 _LLAMA = Family()
 _FUSED = "self_attn.qkv_proj"

@@ -67,6 +67,15 @@ class Trained:
         """Tell whether the gradient of matrices is computed."""
         return self.weights is not None and self.weights not in BRANCHES
 
+    def chooses(self, name: str) -> bool:
+        """Tell whether a linear layer, by its name in its block, is one whose matrix is trained."""
+        return self.linears is None or any(ends_with(name, end) for end in self.linears)
+
+
+def ends_with(name: str, end: str) -> bool:
+    """Tell whether the last parts of a dotted name are these."""
+    return name == end or name.endswith(f".{end}")
+
 
 def is_retraining(settings: Mapping[str, Any]) -> bool:
     """Tell whether an entry of `adaptations` trains the whole model on text."""

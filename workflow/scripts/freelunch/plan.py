@@ -16,13 +16,21 @@ from freelunch import boundaries, cost, retraining_cost, window_cost
 from freelunch.candidates import adaptation_of, measuring_rule
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.cost import Cost
-from freelunch.errors import UserError
-from freelunch.families import biases_of, family_of, halves_of
-from freelunch.methods import BRANCHES, LOW_RANK, adapting_rule, trained_by
+from freelunch.errors import UserError, nearest
+from freelunch.families import FAMILIES, biases_of, family_of, halves_of
+from freelunch.methods import (
+    BRANCHES,
+    LOW_RANK,
+    Trained,
+    adapting_rule,
+    ends_with,
+    trained_by,
+)
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
 from freelunch.shapes import Shapes
 from freelunch.study import Study, changes_parameters, needs_gram
+from freelunch.training_cost import trained_matrices
 from freelunch.window_cost import decide_window
 from freelunch.windows import HALVES, MODEL, Window, blocks_in
 
@@ -203,9 +211,11 @@ class Plan:
         yield from filter(None, _shares_of_nothing(shapes, pattern, criterion))
         settings = self.study.adaptation(cell.adaptation)
         if settings is not None:
-            trained, smallest = trained_by(settings), min(min(of[1:]) for of in shapes.matrices)
-            # Where only some are trained, the job knows which.
-            if trained.weights in LOW_RANK and not trained.linears and trained.rank > smallest:
+            trained = trained_by(settings)
+            yield from _unnamed(cell.adaptation, trained, shapes)
+            matrices = trained_matrices(shapes, trained) or shapes.matrices
+            smallest = min(min(of[1:]) for of in matrices)
+            if trained.weights in LOW_RANK and trained.rank > smallest:
                 yield (
                     f"adaptations.{cell.adaptation}.rank: found {trained.rank}; expected at most "
                     f"{smallest}, the smaller side of a matrix of this model"
@@ -395,3 +405,16 @@ def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
         return Shapes.of(config.get("text_config", config), dtype)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _unnamed(adaptation: str, trained: Trained, shapes: Shapes) -> Iterator[str]:
+    """Yield which of an adaptation's `linears` name no linear layer of a family that is known."""
+    family = FAMILIES.get(shapes.model_type)
+    names = family.linears if family else ()
+    for end in trained.linears or () if names else ():
+        if not any(ends_with(name, end) for name in names):
+            known = dict.fromkeys(name.rpartition(".")[2] for name in names)
+            yield (
+                f"adaptations.{adaptation}.linears: {end!r} names no linear layer of this model; "
+                f"expected {nearest(end, known)}"
+            )

@@ -2,9 +2,9 @@
 
 With T tokens, P weights of all blocks' linear layers, V of the head, d hidden size, S sequence
 length and L blocks, an epoch's forward pass is 2 T (P + V) + 2 T S d L. Backward, the gradient of
-what passes through takes 2 T (P + V) + 4 T S d L, and that of matrices, where they are trained
-themselves or through what is multiplied with them, 2 T P more. Of adapters beside frozen matrices
-(rank r, R outputs, C inputs) it is 6 T r (R + C) instead.
+what passes through takes 2 T (P + V) + 4 T S d L, and that of those matrices that are trained
+themselves, or through what is multiplied with them, 2 T more a weight. Of adapters beside frozen
+matrices (rank r, R outputs, C inputs) it is 6 T r (R + C) instead.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from freelunch.training_cost import (
     adapter_flops,
     branch_flops,
     held_bytes,
+    trained_weights,
 )
 from freelunch.window_cost import BESIDE_BYTES
 
@@ -40,14 +41,11 @@ def retrain(shapes: Shapes, samples: int, length: int, settings: Mapping[str, An
 
 
 def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
-    """Return the operations of a retraining, the loss before and after it included.
-
-    Where `linears` leaves some out, they are counted as if they were trained.
-    """
+    """Return the operations of a retraining, the loss before and after it included."""
     trained, tokens = trained_by(settings), samples * length
     blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
     attention = 2 * tokens * length * shapes.hidden * shapes.blocks
-    weights = 2 * tokens * shapes.block_weights * shapes.blocks
+    weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
     teacher = head if settings["loss"] == DISTILLATION else 0
     branch = branch_flops(shapes, tokens, trained) * shapes.blocks
     forward = blocks + head + teacher + branch

@@ -1,10 +1,28 @@
 """What training costs beyond the passes, by what is trained (see `freelunch.methods`)."""
 
+from freelunch.families import FAMILIES
 from freelunch.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 from freelunch.shapes import Shapes
 
 # Bytes of an optimiser's moments for each trained number.
 MOMENT_BYTES = {"adamw": 8, "sgd": 4}
+
+
+def trained_matrices(shapes: Shapes, trained: Trained) -> tuple[tuple[int, int, int], ...]:
+    """Return those of `shapes.matrices` that are trained.
+
+    All of them in a family whose linear layers' names are not known.
+    """
+    family = FAMILIES.get(shapes.model_type)
+    if family is None:
+        return shapes.matrices
+    named = zip(family.linears, shapes.matrices, strict=True)
+    return tuple(matrix for name, matrix in named if trained.chooses(name))
+
+
+def trained_weights(shapes: Shapes, trained: Trained) -> int:
+    """Return how many weights the matrices of a block hold that are trained."""
+    return sum(rows * columns for _, columns, rows in trained_matrices(shapes, trained))
 
 
 def held_bytes(trained: Trained, optimiser: str) -> int:
@@ -45,11 +63,11 @@ def adapter_flops(shapes: Shapes, trained: Trained, steps: int, parts: int = 1) 
     """
     if trained.weights not in LOW_RANK or trained.weights in BRANCHES:
         return 0
-    return steps * (4 * parts + 2) * trained.rank * shapes.block_weights
+    return steps * (4 * parts + 2) * trained.rank * trained_weights(shapes, trained)
 
 
 def _adapter_parameters(shapes: Shapes, trained: Trained) -> int:
     return sum(
         matrix_parameters(trained, rows, columns, rows * columns)
-        for _, columns, rows in shapes.matrices
+        for _, columns, rows in trained_matrices(shapes, trained)
     )

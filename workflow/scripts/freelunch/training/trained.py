@@ -15,7 +15,17 @@ from torch.utils.hooks import RemovableHandle
 
 from freelunch.cell import derive_seed
 from freelunch.errors import UserError, nearest
-from freelunch.methods import BRANCHES, FULL, HEAD, LORA, MASKLORA, SCALELORA, SPP, Trained
+from freelunch.methods import (
+    BRANCHES,
+    FULL,
+    HEAD,
+    LORA,
+    MASKLORA,
+    SCALELORA,
+    SPP,
+    Trained,
+    ends_with,
+)
 
 # A linear layer's name, itself, and its mask: (out, in), bool, True where a weight stays.
 Masked = tuple[str, nn.Linear, Tensor]
@@ -191,7 +201,7 @@ class TrainedParameters:
         if trained.weights is not None:
             self._matrices = [
                 _matrix(linear, keep, trained, derive_seed(seed, "adapter", name), name)
-                for name, linear, keep in _chosen(layers, trained.linears)
+                for name, linear, keep in _chosen(layers, trained)
             ]
         self._others = list(others)
         for parameter in self._others:
@@ -277,11 +287,11 @@ def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Ten
     return chosen
 
 
-def _chosen(layers: list[Masked], linears: Sequence[str] | None) -> list[Masked]:
-    if linears is None:
+def _chosen(layers: list[Masked], trained: Trained) -> list[Masked]:
+    if trained.linears is None:
         return layers
-    for end in linears:
-        if not any(_ends(name, end) for name, _, _ in layers):
+    for end in trained.linears:
+        if not any(ends_with(name, end) for name, _, _ in layers):
             known = dict.fromkeys(name.rpartition(".")[2] for name, _, _ in layers)
             raise UserError(
                 "`linears` names no linear layer of this model",
@@ -289,15 +299,7 @@ def _chosen(layers: list[Masked], linears: Sequence[str] | None) -> list[Masked]
                 found=end,
                 expected=nearest(end, known),
             )
-    return [
-        layer
-        for layer in layers
-        if layer[0] == HEAD or any(_ends(layer[0], end) for end in linears)
-    ]
-
-
-def _ends(name: str, end: str) -> bool:
-    return name == end or name.endswith(f".{end}")
+    return [layer for layer in layers if layer[0] == HEAD or trained.chooses(layer[0])]
 
 
 def _matrix(linear: nn.Linear, keep: Tensor, trained: Trained, seed: int, name: str) -> Matrix:
