@@ -18,9 +18,10 @@ from freelunch.criteria import sparsegpt
 from freelunch.masks import keep_mask
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
+from freelunch.schema import with_defaults
 from freelunch.states import open_states
 from freelunch.streaming import BlockPass
-from freelunch.study import Study, with_defaults
+from freelunch.study import Study
 from timing import alternating, say, seconds
 
 MODEL = "smollm2-135m"

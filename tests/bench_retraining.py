@@ -9,8 +9,8 @@ from bench_windows import SHAPES, shaped, studied
 from freelunch.methods import DISTILLATION
 from freelunch.retraining.driver import Training
 from freelunch.retraining_cost import retrain, retraining_flops
+from freelunch.schema import with_defaults
 from freelunch.shapes import Shapes
-from freelunch.study import with_defaults
 from freelunch.training.steps import gathering, make_optimiser
 from random_models import run_step
 from timing import REPEATS, matmul_rate, say, seconds

@@ -16,9 +16,10 @@ from freelunch import calibration, pruned
 from freelunch.artifact import Artifact
 from freelunch.checkpoint import StreamedModel
 from freelunch.reconstruction.driver import reconstruct_windows
+from freelunch.schema import with_defaults
 from freelunch.shapes import Shapes
 from freelunch.states import DenseStates, open_states
-from freelunch.study import Study, with_defaults
+from freelunch.study import Study
 from freelunch.window_cost import reconstruct, reconstruction_flops
 from freelunch.windows import split_windows, window_of
 from random_models import llama, run_step, write_model

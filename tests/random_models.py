@@ -39,8 +39,8 @@ from freelunch.patterns import Pattern
 from freelunch.pruning import prune_model
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.retraining.driver import retrain_model
+from freelunch.schema import with_defaults
 from freelunch.states import open_states
-from freelunch.study import with_defaults
 from freelunch.windows import split_windows, window_of
 
 WANDA = with_defaults({"score": "wanda"})

@@ -39,8 +39,8 @@ from freelunch.pruning import prune_model
 from freelunch.reconstruction.driver import reconstruct_windows
 from freelunch.report import Report, silent
 from freelunch.retraining.driver import retrain_model
+from freelunch.schema import with_defaults
 from freelunch.states import DenseStates, open_states
-from freelunch.study import with_defaults
 from freelunch.windows import split_windows, window_of
 
 TRAINING_TEXT = (

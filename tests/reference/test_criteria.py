@@ -12,8 +12,8 @@ from torch import Tensor
 from freelunch import criteria, study
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_matrix
+from freelunch.schema import with_defaults
 from freelunch.statistics import InputStatistics
-from freelunch.study import with_defaults
 from slow_scores import SCORES, slow_mask, slow_scores
 
 

@@ -13,7 +13,7 @@ import torch
 from freelunch import activations, calibration
 from freelunch.artifact import Artifact
 from freelunch.checkpoint import StreamedModel
-from freelunch.study import with_defaults
+from freelunch.schema import with_defaults
 from random_models import llama, run_step, status, write_model
 from tiny_models import (
     Prepared,

@@ -20,9 +20,9 @@ from freelunch.errors import UserError
 from freelunch.patterns import Pattern
 from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.pruning import prune_matrix
+from freelunch.schema import with_defaults
 from freelunch.statistics import InputStatistics
 from freelunch.streaming import BlockPass
-from freelunch.study import with_defaults
 from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
 from tiny_models import BLOCKS, Prepared, capture, prepare, prune, random_tokens, save_calibration
 

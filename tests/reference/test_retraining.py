@@ -20,8 +20,8 @@ from freelunch.methods import METHODS, matrix_parameters, trained_by
 from freelunch.pruned import load_pruned_block
 from freelunch.retraining import driver
 from freelunch.retraining_cost import retraining_flops
+from freelunch.schema import with_defaults
 from freelunch.shapes import Shapes
-from freelunch.study import with_defaults
 from interrupts import Interrupt, interrupted
 from tiny_models import (
     BLOCKS,

@@ -14,8 +14,8 @@ from freelunch.criteria import sparsegpt
 from freelunch.errors import UserError
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_matrix
+from freelunch.schema import with_defaults
 from freelunch.statistics import InputStatistics
-from freelunch.study import with_defaults
 from freelunch.swaps import refine
 
 DAMPING = 0.01

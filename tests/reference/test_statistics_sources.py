@@ -22,8 +22,8 @@ from freelunch.errors import UserError
 from freelunch.patterns import Pattern
 from freelunch.pruned import load_pruned_block, masks_file
 from freelunch.report import Report
+from freelunch.schema import with_defaults
 from freelunch.statistics import Collector, InputStatistics, add_gram_, need_gram
-from freelunch.study import with_defaults
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,

@@ -26,9 +26,9 @@ from freelunch.pruned import load_pruned_block
 from freelunch.reconstruction import driver
 from freelunch.reconstruction.losses import LOSSES
 from freelunch.reconstruction.window import Window
+from freelunch.schema import with_defaults
 from freelunch.shapes import Shapes
 from freelunch.states import DenseStates, kept_states
-from freelunch.study import with_defaults
 from freelunch.window_cost import reconstruct as plan_of_windows
 from freelunch.window_cost import reconstruction_flops
 from freelunch.windows import adapted_windows

@@ -16,8 +16,9 @@ from freelunch.checkpoint import meta_model
 from freelunch.cost import CHECK_SEQUENCES
 from freelunch.families import family_of
 from freelunch.plan import Plan
+from freelunch.schema import SCHEMA, with_defaults
 from freelunch.shapes import DTYPE_BYTES, Shapes
-from freelunch.study import SCHEMA, Study, with_defaults
+from freelunch.study import Study
 from freelunch.window_cost import reconstruction_flops
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 

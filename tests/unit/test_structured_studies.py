@@ -10,7 +10,8 @@ from freelunch import families
 from freelunch.artifact import MANIFEST
 from freelunch.errors import UserError
 from freelunch.plan import Plan
-from freelunch.study import Study, with_defaults
+from freelunch.schema import with_defaults
+from freelunch.study import Study
 from slow_units import SEQUENCES, prune_units
 from tiny_models import Prepared, prepare, prune
 

@@ -19,7 +19,8 @@ from freelunch import study as study_module
 from freelunch.cell import NAME, WORD, Cell, derive_seed
 from freelunch.errors import UserError
 from freelunch.methods import METHODS
-from freelunch.study import SCHEMA, Study, config_schema
+from freelunch.schema import SCHEMA, config_schema
+from freelunch.study import Study
 
 ROOT = SCHEMA.parents[2]
 SCHEMA_JSON = config_schema()
@@ -455,7 +456,7 @@ def test_token_ids_are_for_calibration_only(tmp_path: Path) -> None:
 
 
 def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such config file"):
+    with pytest.raises(UserError, match="there is no such file"):
         Study.load(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("models: {one: [}")
     with pytest.raises(UserError, match="this is not YAML") as error:

@@ -12,8 +12,9 @@ from freelunch.candidates import adaptation_of, candidates_of
 from freelunch.cell import Cell
 from freelunch.errors import UserError
 from freelunch.plan import Plan
+from freelunch.schema import SCHEMA, with_defaults
 from freelunch.shapes import Shapes
-from freelunch.study import SCHEMA, Study, with_defaults
+from freelunch.study import Study
 from freelunch.window_cost import decide_window, reconstruct
 from freelunch.windows import split_windows, window_order
 

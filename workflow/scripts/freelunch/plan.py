@@ -28,8 +28,9 @@ from freelunch.methods import (
 )
 from freelunch.paths import Paths
 from freelunch.patterns import Pattern
+from freelunch.schema import changes_parameters, needs_gram
 from freelunch.shapes import Shapes
-from freelunch.study import Study, changes_parameters, needs_gram
+from freelunch.study import Study
 from freelunch.training_cost import trained_matrices
 from freelunch.window_cost import decide_window
 from freelunch.windows import HALVES, MODEL, Window, blocks_in

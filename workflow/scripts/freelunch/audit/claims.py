@@ -30,7 +30,8 @@ from freelunch.bootstrap import Estimate, estimate
 from freelunch.cell import Cell
 from freelunch.errors import UserError, nearest
 from freelunch.rounding import NOT_FINITE, rounded
-from freelunch.study import Study, config_schema
+from freelunch.schema import config_schema
+from freelunch.study import Study
 
 CLAIMS = DATA / "claims.yaml"
 _PREDICATES = {
