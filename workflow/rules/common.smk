@@ -1,4 +1,4 @@
-# What rules ask about a cell.
+# What rules ask about a cell, and what they draw.
 
 
 def cell_of(wildcards):
@@ -107,3 +107,18 @@ def dense_metrics_of(wildcards):
 def dense_metrics(wildcards):
     """Return the perplexity of a model's dense cell: the gate that all else waits at."""
     return str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")
+
+
+def drawn(figure, what):
+    """Return a figure in each format, as the report shows it."""
+    # A line that begins with `report` would be a directive to Snakemake.
+    reported = report
+    return [
+        reported(
+            PATHS.figures / f"{figure}.{suffix}",
+            caption=f"../report/{figure}.rst",
+            category="Figures",
+            labels={"figure": what, "format": suffix.upper()},
+        )
+        for suffix in ("png", "svg", "pdf")
+    ]

@@ -86,24 +86,7 @@ rule draw_criteria:
     input:
         data=PATHS.figures / "criteria.csv",
     output:
-        report(
-            PATHS.figures / "criteria.png",
-            caption="../report/criteria.rst",
-            category="Figures",
-            labels={"figure": "perplexity by criterion", "format": "PNG"},
-        ),
-        report(
-            PATHS.figures / "criteria.svg",
-            caption="../report/criteria.rst",
-            category="Figures",
-            labels={"figure": "perplexity by criterion", "format": "SVG"},
-        ),
-        report(
-            PATHS.figures / "criteria.pdf",
-            caption="../report/criteria.rst",
-            category="Figures",
-            labels={"figure": "perplexity by criterion", "format": "PDF"},
-        ),
+        drawn("criteria", "perplexity by criterion"),
     log:
         PATHS.log("draw_criteria"),
     conda:
@@ -122,24 +105,7 @@ rule draw_windows:
     input:
         data=PATHS.figures / "windows.csv",
     output:
-        report(
-            PATHS.figures / "windows.png",
-            caption="../report/windows.rst",
-            category="Figures",
-            labels={"figure": "quality and memory by window", "format": "PNG"},
-        ),
-        report(
-            PATHS.figures / "windows.svg",
-            caption="../report/windows.rst",
-            category="Figures",
-            labels={"figure": "quality and memory by window", "format": "SVG"},
-        ),
-        report(
-            PATHS.figures / "windows.pdf",
-            caption="../report/windows.rst",
-            category="Figures",
-            labels={"figure": "quality and memory by window", "format": "PDF"},
-        ),
+        drawn("windows", "quality and memory by window"),
     log:
         PATHS.log("draw_windows"),
     conda:
@@ -155,24 +121,7 @@ rule draw_budgets:
     input:
         data=PATHS.figures / "budgets.csv",
     output:
-        report(
-            PATHS.figures / "budgets.png",
-            caption="../report/budgets.rst",
-            category="Figures",
-            labels={"figure": "quality by tokens and operations", "format": "PNG"},
-        ),
-        report(
-            PATHS.figures / "budgets.svg",
-            caption="../report/budgets.rst",
-            category="Figures",
-            labels={"figure": "quality by tokens and operations", "format": "SVG"},
-        ),
-        report(
-            PATHS.figures / "budgets.pdf",
-            caption="../report/budgets.rst",
-            category="Figures",
-            labels={"figure": "quality by tokens and operations", "format": "PDF"},
-        ),
+        drawn("budgets", "quality by tokens and operations"),
     log:
         PATHS.log("draw_budgets"),
     conda:
@@ -190,24 +139,7 @@ rule draw_drift:
     input:
         data=PATHS.figures / "drift.csv",
     output:
-        report(
-            PATHS.figures / "drift.png",
-            caption="../report/drift.rst",
-            category="Figures",
-            labels={"figure": "drift by depth", "format": "PNG"},
-        ),
-        report(
-            PATHS.figures / "drift.svg",
-            caption="../report/drift.rst",
-            category="Figures",
-            labels={"figure": "drift by depth", "format": "SVG"},
-        ),
-        report(
-            PATHS.figures / "drift.pdf",
-            caption="../report/drift.rst",
-            category="Figures",
-            labels={"figure": "drift by depth", "format": "PDF"},
-        ),
+        drawn("drift", "drift by depth"),
     log:
         PATHS.log("draw_drift"),
     conda:
@@ -223,24 +155,7 @@ rule draw_sizes:
     input:
         data=PATHS.figures / "sizes.csv",
     output:
-        report(
-            PATHS.figures / "sizes.png",
-            caption="../report/sizes.rst",
-            category="Figures",
-            labels={"figure": "gap by size of the model", "format": "PNG"},
-        ),
-        report(
-            PATHS.figures / "sizes.svg",
-            caption="../report/sizes.rst",
-            category="Figures",
-            labels={"figure": "gap by size of the model", "format": "SVG"},
-        ),
-        report(
-            PATHS.figures / "sizes.pdf",
-            caption="../report/sizes.rst",
-            category="Figures",
-            labels={"figure": "gap by size of the model", "format": "PDF"},
-        ),
+        drawn("sizes", "gap by size of the model"),
     log:
         PATHS.log("draw_sizes"),
     conda:
