@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.cell import Cell
+from freelunch.collecting import collect_record
 from freelunch.job import running
 from freelunch.paths import Paths
-from freelunch.records import collect_record
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
