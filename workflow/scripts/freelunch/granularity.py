@@ -38,7 +38,7 @@ WINDOW_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Adapted:
+class Windowed:
     """The cells of one adaptation of a pruned model.
 
     Attributes:
@@ -104,12 +104,12 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
     ]
 
 
-def _one_of_a_kind(adapted: Sequence[Adapted]) -> list[Adapted]:
+def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
     """Return the first of each kind: what is compared are windows, not losses or precisions.
 
     A choice on the evaluation text is another kind: it is shown beside the usual one.
     """
-    found: dict[tuple[object, ...], Adapted] = {}
+    found: dict[tuple[object, ...], Windowed] = {}
     for each in adapted:
         found.setdefault((each.kind, each.selected_on == "evaluation"), each)
     return list(found.values())
@@ -121,7 +121,7 @@ def _reconstructs(cell: Cell, records: Records) -> bool:
 
 
 def _row(
-    adapted: Adapted,
+    adapted: Windowed,
     seeds: Sequence[int],
     gains: Sequence[Sequence[float]],
     best: tuple[str, Sequence[Sequence[float]]],
@@ -180,15 +180,15 @@ def _missed(
     return 1 - kept, math.hypot(error, (spread or 0.0) / math.sqrt(len(gains)))
 
 
-def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Adapted:
+def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
     record = records[cells[0]]
     settings, window = record["spec"]["adaptation"], record["adaptation"]["window"]
     choice = record["adaptation"]["choice"] or {}
     by_seed = {cell.seed: cell for cell in cells}
-    return Adapted(name, by_seed, settings, window, choice.get("selected_on"))
+    return Windowed(name, by_seed, settings, window, choice.get("selected_on"))
 
 
-def _size(adapted: Adapted) -> tuple[object, ...]:
+def _size(adapted: Windowed) -> tuple[object, ...]:
     """Return what sorts windows from small to large, and those with dense inputs first."""
     names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
     size = names.get(str(adapted.window), adapted.window)
