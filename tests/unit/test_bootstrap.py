@@ -107,3 +107,20 @@ def test_equal_records_give_equal_intervals() -> None:
         for _ in range(2)
     )
     assert one == other
+
+
+def test_each_model_brings_the_spread_of_its_own_seeds() -> None:
+    """Also where another has but one."""
+    shared = losses(0.0, 0.1, "windows", 8)
+    levels = ([3.0, 3.5, 4.0], [3.5] * 3)
+    found = []
+    for level in levels:
+        of_seeds = [[mean + each for each in shared] for mean in level]
+        many = Sample(["a"], [np.array([of_seeds])])
+        one = Sample(["b"], [np.array([[[3.0 + each for each in shared]]])])
+        found.append(estimate(difference, [many, one]))
+    spread, equal = found
+    assert spread.value == pytest.approx(equal.value)
+    error = students_t(2) * statistics.stdev(levels[0]) / math.sqrt(3)
+    assert spread.low == pytest.approx(spread.value - math.hypot(equal.value - equal.low, error))
+    assert spread.of_seeds == ()

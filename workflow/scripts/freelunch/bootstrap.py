@@ -2,8 +2,8 @@
 
 Windows are drawn anew (bootstrap). All cells of a model are measured on the same windows, so all of
 them are drawn together: the interval of a difference is far narrower than those of what is
-subtracted. Seeds are too few to be drawn: where there are several, Student's t of the statistic of
-each widens the interval, in quadrature. Of one seed an interval says nothing of others.
+subtracted. Seeds are too few to be drawn: where a model has several, Student's t of the statistic
+of each widens the interval, in quadrature. Of one seed an interval says nothing of others.
 """
 
 import math
@@ -70,7 +70,7 @@ class Estimate:
     Attributes:
         value: Of all windows and seeds.
         low, high: The interval, of WITHIN.
-        of_seeds: Of each seed alone; empty where there is one.
+        of_seeds: Of each seed alone; empty where there is one, or more than one model.
     """
 
     value: float
@@ -102,22 +102,42 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
     # Infinity is a number here: a budget that is never reached.
     values = np.sort([over(draw) for draw in draws])
     cut = int((1 - WITHIN) / 2 * DRAWS)
-    seeds = {sample.seeds for sample in samples}
-    of_seeds: tuple[float, ...] = ()
-    if seeds != {1} and len(seeds) == 1:
-        places = range(seeds.pop())
-        of_seeds = tuple(over([sample.of_seed(at) for sample in samples]) for at in places)
     value = over([sample.means() for sample in samples])
-    if np.isnan([value, *values, *of_seeds]).any():
+    by_sample = [_of_seeds(over, samples, at) for at in range(len(samples))]
+    of_seeds = tuple(by_sample[0]) if len(samples) == 1 else ()
+    every = [each for of_sample in by_sample for each in of_sample]
+    if np.isnan([value, *values, *every]).any():
         return Estimate(value, math.nan, math.nan, of_seeds)
     low, high = float(values[cut]), float(values[-1 - cut])
-    if of_seeds and math.isfinite(low) and math.isfinite(high):
-        if not all(map(math.isfinite, of_seeds)):
-            return Estimate(value, low, math.inf, of_seeds)
-        error = students_t(len(of_seeds) - 1) * stdev(of_seeds) / math.sqrt(len(of_seeds))
+    if not all(map(math.isfinite, (low, high, *every))):
+        # Of infinity there is no spread: the interval reaches to what each seed says.
+        return Estimate(value, min([low, *every]), max([high, *every]), of_seeds)
+    error = math.hypot(
+        *(
+            students_t(len(each) - 1) * stdev(each) / math.sqrt(len(each))
+            for each in by_sample
+            if each
+        )
+    )
+    if error:
         low = value - math.hypot(value - low, error)
         high = value + math.hypot(high - value, error)
     return Estimate(value, low, high, of_seeds)
+
+
+def _of_seeds(
+    over: Callable[[Sequence[Means]], float], samples: Sequence[Sample], at: int
+) -> list[float]:
+    """Return the statistic of each seed of one sample, beside the means of the others; none where
+    it has but one.
+    """
+    if samples[at].seeds == 1:
+        return []
+    means = [sample.means() for sample in samples]
+    return [
+        over([*means[:at], samples[at].of_seed(seed), *means[at + 1 :]])
+        for seed in range(samples[at].seeds)
+    ]
 
 
 def students_t(degrees: int) -> float:

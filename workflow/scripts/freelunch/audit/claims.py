@@ -1,18 +1,22 @@
 """Test the claims of `workflow/data/claims.yaml` on the records of a study."""
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from freelunch.audit.data import DATA, checked
-from freelunch.audit.evidence import MEASURED_BY, METRICS, Evidence
+from freelunch.audit.evidence import MEASURED_BY, PERPLEXITY, Evidence
 from freelunch.audit.measures import (
     MEASURES,
     REPEATED_BY,
     SETTINGS,
     Absent,
     Measurement,
+    metrics_of,
     unit_of,
 )
 from freelunch.audit.verdicts import (
@@ -42,7 +46,7 @@ _PREDICATES = {
 }
 Claim = Mapping[str, Any]
 # What follows a number of a unit.
-_SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points"}
+_SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points", "nats": " nats"}
 
 
 def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
@@ -59,24 +63,42 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
             raise UserError("two claims have one id", where=path, found=claim["id"])
         seen.add(claim["id"])
         for number, part in enumerate(claim["parts"]):
-            where = f"{path}: {claim['id']}.parts.{number}"
-            for key, valid in (("measure", MEASURES), ("metric", METRICS)):
-                if part[key] not in valid:
-                    raise UserError(
-                        f"there is no such {key}",
-                        where=f"{where}.{key}",
-                        found=part[key],
-                        expected=nearest(part[key], valid),
-                    )
-            asked, given = SETTINGS.get(part["measure"], ()), part.get("settings", {})
-            if set(asked) != set(given):
-                raise UserError(
-                    "a measure has other settings",
-                    where=f"{where}.settings",
-                    found=", ".join(given) or "(none)",
-                    expected=", ".join(asked) or "(none)",
-                )
+            _check_part(part, f"{path}: {claim['id']}.parts.{number}")
+        # Where its errors are to be mended.
+        claim["where"] = f"{path}: {claim['id']}"
     return claims
+
+
+def _check_part(part: Mapping[str, Any], where: str) -> None:
+    """Refuse a part whose measure, metric or settings do not go together."""
+    measure = part["measure"]
+    if measure not in MEASURES:
+        raise UserError(
+            "there is no such measure",
+            where=f"{where}.measure",
+            found=measure,
+            expected=nearest(measure, MEASURES),
+            todo="correct the name, or add the measure to freelunch/audit/measures.py",
+        )
+    metric, metrics = part.get("metric"), metrics_of(measure)
+    if metric not in (metrics or (None,)):
+        raise UserError(
+            f"{measure} has no such metric",
+            where=f"{where}.metric",
+            found=metric or "(none)",
+            expected=nearest(metric or "", metrics) if metrics else "no such key",
+            todo="correct the claim",
+        )
+    properties = SETTINGS.get(measure, {})
+    rules = {"properties": properties, "required": list(properties), "additionalProperties": False}
+    for problem in jsonschema.Draft202012Validator(rules).iter_errors(part.get("settings", {})):
+        raise UserError(
+            f"{measure} has other settings",
+            where=".".join([f"{where}.settings", *map(str, problem.absolute_path)]),
+            found=problem.message,
+            expected=json.dumps(properties) if properties else "(none)",
+            todo="correct the claim",
+        )
 
 
 def audit_claims(evidence: Evidence, claims: Iterable[Claim]) -> list[dict[str, Any]]:
@@ -96,7 +118,8 @@ def _claim(claim: Claim, evidence: Evidence) -> dict[str, Any]:
 
 
 def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str, Any]:
-    settings = {**part.get("settings", {}), "metric": part["metric"]}
+    metric = part.get("metric")
+    settings = {**part.get("settings", {}), "metric": metric}
     scores = config_schema()["$defs"]["criterion"]["properties"]["score"]["enum"]
     criteria = {*evidence.study.config["criteria"], *scores}
     _check_known(settings.get("criteria", []), criteria, "a criterion that nobody knows", claim)
@@ -113,8 +136,8 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
         "measure": part["measure"],
         "measures": " ".join((measure.__doc__ or "").split()),
         "settings": part.get("settings", {}),
-        "metric": part["metric"],
-        "threshold": threshold_text(part["holds"], unit_of(part["measure"])),
+        "metric": metric,
+        "threshold": threshold_text(part["holds"], unit_of(part["measure"], metric)),
         "why_this_threshold": part["why"],
         "findings": findings,
     }
@@ -138,9 +161,10 @@ def _check_known(names: Iterable[str], known: Collection[str], what: str, claim:
         if name not in known:
             raise UserError(
                 f"a claim names {what}",
-                where=f"{CLAIMS}: {claim['id']}",
+                where=claim.get("where", claim["id"]),
                 found=name,
                 expected=nearest(name, known),
+                todo="correct the claim",
             )
 
 
@@ -156,15 +180,17 @@ def _finding(
             "of_seeds": [],
             "cells": [],
         }
-    found, unit = estimate(asked.statistic, asked.samples), unit_of(part["measure"])
+    found = estimate(asked.statistic, asked.samples)
+    unit = unit_of(part["measure"], part.get("metric"))
     verdict, reason = judge(
         found, part["holds"], lambda value: _written(value, unit), asked.bounds, asked.undefined
     )
-    if asked.samples and not found.of_seeds:
-        reason += " (one seed)"
+    if asked.samples and min(sample.seeds for sample in asked.samples) == 1:
+        all_of_them = max(sample.seeds for sample in asked.samples) == 1
+        reason += " (one seed)" if all_of_them else " (one seed of some)"
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
-    rule = REPEATED_BY.get(part["measure"], MEASURED_BY[part["metric"]])
+    rule = REPEATED_BY.get(part["measure"]) or MEASURED_BY[part.get("metric", PERPLEXITY)]
     return {
         "subject": asked.subject,
         "verdict": verdict,
@@ -196,7 +222,9 @@ def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
     if len(findings) == 1:
         return _sentence(findings[0])
     of = ", ".join(f"in {count} it {_PREDICATES[each]}" for each, count in counts.items())
-    return f"Of {len(findings)} comparisons, {of}."
+    reasons = {finding["reason"] for finding in findings}
+    why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+    return f"Of {len(findings)} comparisons, {of}{why}."
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:
@@ -216,10 +244,7 @@ def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
 def threshold_text(holds: Mapping[str, Any], unit: str) -> str:
     """Return a threshold in words."""
     side = "above" if "above" in holds else "below"
-    words = f"{side} {_written(holds[side], unit)}"
-    if "in_part" in holds:
-        words += f"; in part: {side} {_written(holds['in_part'], unit)}"
-    return words
+    return f"{side} {_written(holds[side], unit)}"
 
 
 def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBOUNDED) -> str:
@@ -227,7 +252,7 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
 
     Args:
         found: The number.
-        unit: share, times or perplexity.
+        unit: share, times, perplexity, GB, points or nats.
         bounds: As those of a `Measurement`.
     """
     if math.isnan(found.value):

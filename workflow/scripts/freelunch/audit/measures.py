@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 from freelunch.audit.data import DATA
-from freelunch.audit.evidence import Evidence
+from freelunch.audit.evidence import ACCURACY, METRICS, PERPLEXITY, Evidence
 from freelunch.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.bootstrap import Means, Sample, Statistic
-from freelunch.budgets import reached_at
+from freelunch.budgets import UNITS, reached_at
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.comparison import exp
-from freelunch.methods import NEXT_TOKEN
+from freelunch.errors import UserError, nearest
+from freelunch.methods import METHODS, NEXT_TOKEN
 from freelunch.plan import Plan
 from freelunch.study import Study
 from freelunch.windows import ALL, HALVES, MATRIX
@@ -67,18 +68,28 @@ Cells = Mapping[str, Sequence[Cell]]
 
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
-    """Of the loss that pruning costs, the share that the reconstruction gives back."""
-    for cells, name in _reconstructed(evidence, settings["metric"]):
-        place = _place(cells[NONE][0])
+    """Of the loss that pruning costs, the share that the reconstruction gives back. All `criteria`
+    have to be there, and no others count.
+    """
+    for (model, pattern, name), criteria in _by_criterion(evidence, settings["metric"]).items():
+        if missing := [it for it in settings["criteria"] if it not in criteria]:
+            subject = f"{model}, {pattern}, {name}"
+            yield Absent(subject, f"there are no cells of {', '.join(missing)}")
+            continue
+        for criterion in settings["criteria"]:
+            cells = criteria[criterion]
 
-        def statistic(means: Means, name: str = name) -> float:
-            return _divided(means[NONE] - means[name], means[NONE] - means[DENSE])
+            def statistic(means: Means, name: str = name) -> float:
+                return _divided(means[NONE] - means[name], means[NONE] - means[DENSE])
 
-        yield _asked(evidence, settings, f"{place}, {name}", statistic, cells)
+            subject = f"{_place(cells[NONE][0])}, {name}"
+            yield _asked(evidence, settings, subject, statistic, cells)
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much the reconstruction lowers the loss: nats a token, or a share of answers."""
+    """By how much the reconstruction lowers the loss: nats a token, or a share of answers. Pruned
+    models that were not measured count as untested.
+    """
     asked = []
     for cells, name in _reconstructed(evidence, settings["metric"]):
 
@@ -88,13 +99,16 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
         subject = f"{_place(cells[NONE][0])}, {name}"
         asked.append(_asked(evidence, settings, subject, statistic, _only(cells, [NONE, name])))
     measured = [each for each in asked if isinstance(each, Measurement)]
-    # Not all cells are asked what takes long.
-    yield from measured or asked
+    yield from measured
+    # Not all cells are asked what takes long: one line for all of these.
+    if absent := [each for each in asked if isinstance(each, Absent)]:
+        count = f"{len(absent)} pruned model{'s' if len(absent) > 1 else ''}"
+        yield Absent(f"{count} {'more' if measured else ''}".strip(), absent[0].reason)
 
 
 def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     """Of the loss that pruning costs, the share that the reconstruction gives back, in models with
-    at least so many `parameters`.
+    at least so many `parameters`. All `criteria` have to be there, and no others count.
     """
     sizes = _sizes(evidence)
     large = {
@@ -113,28 +127,37 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget with which any way of retraining on text reaches the reconstruction,
-    divided by the reconstruction's own, in `unit`. Between budgets that were run, the loss is taken
-    to be straight over the logarithm of the budget. A number no larger than the smallest budgets of
-    all ways is at most that; where none reaches it, it is more than the largest that all were run
-    with. That counts only where each was run with as much as the reconstruction or less, too, and
-    was not made worse by more: else less may do.
+    divided by the reconstruction's own, in `unit`. All `methods` have to be there, and no others
+    count. Between budgets that were run, the loss is taken to be straight over the logarithm of the
+    budget, if they are at most `apart` times apart: what lies beyond a larger step does not count.
+    A number no larger than the smallest budgets of all ways is at most that; where none reaches it,
+    it is more than the largest that all were run with. That counts only where each was run with as
+    much as the reconstruction or less, too, and was not made worse by more: else less may do.
     """
-    unit = settings["unit"]
+    unit, apart = settings["unit"], settings["apart"]
     for comparison in evidence.comparisons:
         reference = comparison.reference
         ways = {
             series: members
             for series, members in comparison.series.items()
-            if series != reference.series and members[0].settings["loss"] == NEXT_TOKEN
+            if members[0].settings["method"] in settings["methods"]
+            and members[0].settings["loss"] == NEXT_TOKEN
         }
-        if not ways:
+        subject = f"{_place(reference.cells[0])}, {', '.join(ways)} against {reference.name}"
+        there = {members[0].settings["method"] for members in ways.values()}
+        if missing := [name for name in settings["methods"] if name not in there]:
+            place = f"{_place(reference.cells[0])}, retraining against {reference.name}"
+            yield Absent(place, f"retraining that was not run: {', '.join(missing)}")
             continue
         amounts = {
             each.name: getattr(each, unit) / getattr(reference, unit)
             for members in ways.values()
             for each in members
         }
-        of_ways = [{each.name: amounts[each.name] for each in way} for way in ways.values()]
+        of_ways = [
+            _without_gaps({each.name: amounts[each.name] for each in way}, apart)
+            for way in ways.values()
+        ]
 
         def statistic(
             means: Means,
@@ -145,6 +168,7 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
             reached = [value for value in found if math.isfinite(value)]
             return min(reached) if reached else max(found, key=math.isnan)
 
+        used = {name for way in of_ways for name in way}
         cells = {each.name: each.cells for way in ways.values() for each in way}
         least, most = (
             pick(choose(way.values()) for way in of_ways)
@@ -153,9 +177,9 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
         yield _asked(
             evidence,
             settings,
-            f"{_place(reference.cells[0])}, {', '.join(ways)} against {reference.name}",
+            subject,
             statistic,
-            {**cells, reference.name: reference.cells},
+            {**_only(cells, sorted(used)), reference.name: reference.cells},
             (least, most),
             "in some draws at least, none reaches it, and one of them was run only with more than "
             "the reconstruction or was made worse by more: less may do",
@@ -163,14 +187,12 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def window_spread(evidence: Evidence, settings: Settings) -> Asked:
-    """How far apart windows that hold a non-linear module are, as a share of what the best of them
-    gains. `windows` have to be there, and those between the smallest and the largest of these
-    count, too.
+    """How far apart some `windows` are, as a share of what the best of them gains. All of them have
+    to be there, and no others count.
     """
-    sizes = [_size(window) for window in settings["windows"]]
     for cells, rows in _windows(evidence):
         place = _place(cells[NONE][0])
-        chosen = [row for row in rows if min(sizes) <= _size(row["window"]) <= max(sizes)]
+        chosen = [row for row in rows if row["window"] in settings["windows"]]
         if absent := _absent_windows(chosen, settings["windows"]):
             yield Absent(place, absent)
             continue
@@ -180,18 +202,18 @@ def window_spread(evidence: Evidence, settings: Settings) -> Asked:
             losses = [means[name] for name in names]
             return _divided(max(losses) - min(losses), means[NONE] - min(losses))
 
-        subject = f"{place}, {len(names)} windows"
+        subject = f"{place}, windows {', '.join(str(row['window']) for row in chosen)}"
         yield _asked(evidence, settings, subject, statistic, _only(cells, [NONE, *names]))
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much windows of single matrices are worse than the worst of the other windows, as a
-    share of what the best of those gains. `exact`: solved for, or trained. `windows` have to be
-    among the others.
+    """By how much windows of single matrices are worse than the worst of some `windows`, as a share
+    of what the best of these gains. `exact`: solved for, or trained. All of them have to be there,
+    and no others count.
     """
     for cells, rows in _windows(evidence):
         place = _place(cells[NONE][0])
-        others = [row for row in rows if row["window"] != MATRIX]
+        others = [row for row in rows if row["window"] in settings["windows"]]
         of_matrix = [
             row["adaptation"]
             for row in rows
@@ -214,15 +236,16 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
-    """What the window of half a block gains less than the best window, as a share of the best's
-    gain. `windows` have to be among those that are compared.
+    """What the window of half a block gains less than the best of it and some `windows`, as a share
+    of the best's gain. All of them have to be there, and no others count.
     """
     for cells, rows in _windows(evidence):
         place = _place(cells[NONE][0])
-        if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
+        wanted = [HALVES, *settings["windows"]]
+        if absent := _absent_windows(rows, wanted):
             yield Absent(place, absent)
             continue
-        names = [row["adaptation"] for row in rows]
+        names = [row["adaptation"] for row in rows if row["window"] in wanted]
         half = next(row["adaptation"] for row in rows if row["window"] == HALVES)
 
         def statistic(means: Means, half: str = half, names: Sequence[str] = names) -> float:
@@ -235,22 +258,19 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     """Peak resident memory of the job that adapts halves of a block, its libraries included,
-    divided by that of the smallest job.
+    divided by the least of some `windows`, which all have to be there.
     """
     for cells, rows in _windows(evidence):
-        least = min(row["adaptation_peak_bytes"] for row in rows)
-        for row in rows:
-            if row["window"] == HALVES and len(rows) > 1:
-                times = row["adaptation_peak_bytes"] / least
-                subject = f"{_place(cells[NONE][0])}, {row['adaptation']}"
-                names = [each["adaptation"] for each in rows]
-                yield _asked(
-                    evidence,
-                    settings,
-                    subject,
-                    _constant(times),
-                    _only(cells, names),
-                )
+        place = _place(cells[NONE][0])
+        if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
+            yield Absent(place, absent)
+            continue
+        others = [row for row in rows if row["window"] in settings["windows"]]
+        half = next(row for row in rows if row["window"] == HALVES)
+        least = min(row["adaptation_peak_bytes"] for row in others)
+        used = [cell for row in (half, *others) for cell in cells[row["adaptation"]]]
+        times = half["adaptation_peak_bytes"] / least
+        yield Measurement(f"{place}, {half['adaptation']}", _constant(times), [], used)
 
 
 def gap_left(evidence: Evidence, settings: Settings) -> Asked:
@@ -322,6 +342,14 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
     """
     plan = Plan.of(Study.load(ROOT / settings["study"]))
     name = settings["adaptation"]
+    if name not in plan.study.config["adaptations"]:
+        raise UserError(
+            "a claim names an adaptation that its study does not have",
+            where=settings["study"],
+            found=name,
+            expected=nearest(name, plan.study.config["adaptations"]),
+            todo="correct the claim",
+        )
     for cell in plan.study.cells:
         cost = None
         if cell.adaptation == name:
@@ -346,39 +374,79 @@ MEASURES: dict[str, Measure] = {
         *(gap_left, gap_left_by_size, perplexity_apart, planned_memory),
     )
 }
-# What each has to be given.
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "recovery_at_size": ("parameters",),
-    "budget_ratio": ("unit",),
-    "window_spread": ("windows",),
-    "matrix_penalty": ("exact", "windows"),
-    "halves_missed": ("windows",),
-    "gap_left": ("criteria",),
-    "gap_left_by_size": ("criteria",),
-    "perplexity_apart": ("criteria", "dense_at_most"),
-    "planned_memory": ("study", "adaptation"),
+_WINDOWS = {
+    "type": "array",
+    "minItems": 1,
+    "uniqueItems": True,
+    "items": {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimum": 1}]},
+}
+_NAMES = {"type": "array", "minItems": 2, "uniqueItems": True, "items": {"type": "string"}}
+# What each has to be given, as JSON Schemas.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "recovery": {"criteria": {**_NAMES, "minItems": 1}},
+    "recovery_at_size": {
+        "parameters": {"type": "integer", "minimum": 1},
+        "criteria": {**_NAMES, "minItems": 1},
+    },
+    "budget_ratio": {
+        "unit": {"enum": list(UNITS)},
+        "methods": {"type": "array", "minItems": 1, "items": {"enum": list(METHODS)}},
+        "apart": {"type": "number", "exclusiveMinimum": 1},
+    },
+    "window_spread": {"windows": {**_WINDOWS, "minItems": 2}},
+    "matrix_penalty": {"exact": {"type": "boolean"}, "windows": _WINDOWS},
+    "halves_missed": {"windows": _WINDOWS},
+    "halves_memory": {"windows": _WINDOWS},
+    "gap_left": {"criteria": _NAMES},
+    "gap_left_by_size": {"criteria": _NAMES},
+    "perplexity_apart": {
+        "criteria": {**_NAMES, "maxItems": 2},
+        "dense_at_most": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "planned_memory": {"study": {"type": "string"}, "adaptation": {"type": "string"}},
+}
+# The metrics whose losses each can compare, if not all; those of memory compare none.
+_METRICS: dict[str, tuple[str, ...]] = {
+    "perplexity_apart": (PERPLEXITY,),
+    "halves_memory": (),
+    "planned_memory": (),
 }
 # How the numbers of a measure are written; the others are shares.
-UNITS = {
-    "gain": "points",
+_UNITS = {
     "budget_ratio": "times",
     "halves_memory": "times",
     "perplexity_apart": "perplexity",
     "planned_memory": "GB",
 }
-
-
 # The rule that measures the cells of a measure, where that is not the one of its metric.
 REPEATED_BY = {"halves_memory": "reconstruct_window"}
 
 
-def unit_of(measure: str) -> str:
+def metrics_of(measure: str) -> tuple[str, ...]:
+    """Return the metrics whose losses a measure can compare; none if it compares memory."""
+    return _METRICS.get(measure, METRICS)
+
+
+def unit_of(measure: str, metric: str | None) -> str:
     """Return how the numbers of a measure are written."""
-    return UNITS.get(measure, "share")
+    if measure == "gain":
+        return "points" if metric == ACCURACY else "nats"
+    return _UNITS.get(measure, "share")
 
 
 def _constant(value: float) -> Statistic:
     return lambda _: value
+
+
+def _without_gaps(way: Mapping[str, float], apart: float) -> dict[str, float]:
+    """Return the budgets of a way of retraining up to the first step that is too large."""
+    found: dict[str, float] = {}
+    last = math.inf
+    for name, amount in way.items():
+        if found and amount > apart * last:
+            break
+        found[name] = last = amount
+    return found
 
 
 def _reached(way: Mapping[str, float], means: Means, reference: str) -> float:
@@ -473,17 +541,22 @@ def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]
             yield {name: [by_name[name][seed] for seed in seeds] for name in names}, rows
 
 
+def _by_criterion(evidence: Evidence, metric: str) -> dict[tuple[str, str, str], dict[str, Cells]]:
+    """Return what `_reconstructed` yields, by model, pattern and reconstruction, then criterion."""
+    found: dict[tuple[str, str, str], dict[str, Cells]] = {}
+    for cells, name in _reconstructed(evidence, metric):
+        one = cells[NONE][0]
+        found.setdefault((one.model, one.pattern, name), {})[one.criterion] = cells
+    return found
+
+
 def _criteria(
     evidence: Evidence, metric: str
 ) -> Iterator[tuple[dict[str, tuple[list[Cell], list[Cell]]], str]]:
     """Yield, of each model and pattern, the cells of each criterion without and with the
     reconstruction, by the seeds that all of them have, and what it is called.
     """
-    found: dict[tuple[str, str, str], dict[str, Cells]] = {}
-    for cells, name in _reconstructed(evidence, metric):
-        one = cells[NONE][0]
-        found.setdefault((one.model, one.pattern, name), {})[one.criterion] = cells
-    for (*_, name), criteria in found.items():
+    for (*_, name), criteria in _by_criterion(evidence, metric).items():
         seeds = set.intersection(*({it.seed for it in of[name]} for of in criteria.values()))
         if len(criteria) > 1 and seeds:
 
@@ -498,11 +571,6 @@ def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) ->
     there = [row["window"] for row in rows]
     missing = [str(window) for window in wanted if window not in there]
     return f"windows that were not run: {', '.join(missing)}" if missing else None
-
-
-def _size(window: Any) -> float:
-    """Return how many blocks a window holds; what is smaller than one sorts before it."""
-    return float({MATRIX: 0.1, HALVES: 0.5, ALL: math.inf}.get(window, window))
 
 
 def _sizes(evidence: Evidence) -> dict[str, int]:

@@ -26,13 +26,12 @@ def judge(
 ) -> tuple[str, str]:
     """Return the verdict on a number, and why.
 
-    It holds where the whole interval lies beyond the threshold, in part where it lies beyond
-    `in_part`, and does not hold where the whole interval lies on the other side of what is left.
-    An interval that has a threshold within is too wide to tell.
+    It holds where the whole interval lies beyond the threshold, and does not hold where none of it
+    does. An interval that has the threshold within is too wide to tell.
 
     Args:
         estimate: The number.
-        threshold: `above` or `below` a number; perhaps also `in_part`, a weaker one.
+        threshold: `above` or `below` a number.
         written: How such a number is written.
         bounds: What a number can be told between: one that is no more than the first may be any
             less, an infinite one is known to be more than the second.
@@ -41,25 +40,18 @@ def judge(
     if math.isnan(estimate.value) or math.isnan(estimate.low):
         return UNTESTED, undefined
     side = "above" if "above" in threshold else "below"
-    wanted, weaker = threshold[side], threshold.get("in_part", threshold[side])
+    wanted = threshold[side]
     (least, most), low, high = bounds, estimate.low, estimate.high
     if low <= least:
         low = -math.inf
     elif low == math.inf:
         low = math.nextafter(most, math.inf)
 
-    def lies_beyond(limit: float) -> bool:
-        return low > limit if side == "above" else high < limit
-
-    if lies_beyond(wanted):
+    if low > wanted if side == "above" else high < wanted:
         return HOLDS, f"the whole interval is {side} {written(wanted)}"
-    if lies_beyond(weaker):
-        return IN_PART, (
-            f"the whole interval is {side} {written(weaker)}, but not {side} {written(wanted)}"
-        )
-    if high <= weaker if side == "above" else low >= weaker:
-        return FAILS, f"none of the interval is {side} {written(weaker)}"
-    return UNTESTED, f"the interval reaches to both sides of {written(weaker)}"
+    if high <= wanted if side == "above" else low >= wanted:
+        return FAILS, f"none of the interval is {side} {written(wanted)}"
+    return UNTESTED, f"the interval reaches to both sides of {written(wanted)}"
 
 
 def together(verdicts: Sequence[str]) -> str:
@@ -82,12 +74,13 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     Args:
         parts: The verdict on each of its parts, and its role. A claim with a part that `decides`
             and does not hold does not hold, whatever else does; if such a part cannot be tested, it
-            cannot. A part that `adds` is not the claim's own: it counts where it can be tested.
+            cannot. A part that `adds` is not the claim's own: it takes something from a claim that
+            holds where it does not, and gives nothing to one that does not hold.
     """
     deciding = [verdict for verdict, role in parts if role == DECIDES]
     for verdict in (FAILS, UNTESTED):
         if verdict in deciding:
             return verdict
-    return together(
-        [verdict for verdict, role in parts if not (role == ADDS and verdict == UNTESTED)]
-    )
+    own = together([verdict for verdict, role in parts if role != ADDS])
+    added = [verdict for verdict, role in parts if role == ADDS and verdict != UNTESTED]
+    return together([own, *added]) if own in (HOLDS, IN_PART) else own
