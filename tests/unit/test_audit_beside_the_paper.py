@@ -4,11 +4,13 @@ import copy
 import json
 import math
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from freelunch.artifact import write_atomically, write_json
 from freelunch.audit.audit import audit_study
@@ -162,8 +164,19 @@ def wikitext(**perplexity: Any) -> Study:
     return Study.check(config, "made-up.yaml")
 
 
+def meaning() -> Study:
+    """Return what the names of the made-up rows mean."""
+    config = copy.deepcopy(wikitext().config)
+    config["texts"]["wikitext2"] = dict(config["texts"]["evaluation-text"])
+    config["criteria"]["ria"] = {"score": "ria"}
+    config["models"]["other"] = dict(config["models"]["tiny"])
+    config["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
+    return Study.check(config, "studies/made-up.yaml")
+
+
 def beside(study: Study, records: dict[Cell, dict[str, Any]], path: Path) -> dict[str, Any]:
-    (row,) = audit_published(Evidence(study, records, path.parent), load_published(path))
+    evidence = Evidence(study, records, path.parent)
+    (row,) = audit_published(evidence, load_published(path), meaning())
     return row
 
 
@@ -195,7 +208,7 @@ def test_a_number_that_can_be_compared(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model": "llama-2-7b"}, "no such cell"),
+        ({"model": "other"}, "no such cell"),
         ({"criterion": "ria"}, "no such cell"),
         ({"pattern": "2of4"}, "no such cell"),
         ({"adaptation": "recon_all"}, "no such cell"),
@@ -208,7 +221,42 @@ def test_a_number_without_a_cell_is_not_run(
     row = joined(wikitext(), published(tmp_path, **changes))
     assert (row["verdict"], row["ours"]) == (NOT_RUN, None)
     assert reason in row["reason"]
-    assert "make study STUDY=studies/published.yaml" in row["command"]
+    assert "snakemake --cores all" in row["command"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"model": "lama"}, "lama"), ({"criterion": "wandda"}, "wandda"), ({"adaptation": "x"}, "x")],
+)
+def test_a_name_that_nobody_knows_is_said(
+    tmp_path: Path, changes: dict[str, str], name: str
+) -> None:
+    row = joined(wikitext(), published(tmp_path, **changes))
+    assert row["verdict"] == NOT_RUN
+    assert f"studies/made-up.yaml has no {name} among its" in row["reason"]
+    assert row["command"] == "describe it in studies/made-up.yaml first"
+
+
+def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
+    """That of the study of published numbers, and of one like it with other windows."""
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
+    )
+    assert row["command"].endswith(
+        "--configfile studies/published.yaml -- "
+        "results/published/records/llama-2-7b__wanda-u50__none__seed0.json"
+    )
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
+    )
+    sed, _, command = row["command"].partition(" && ")
+    assert "--configfile studies/published_2048.yaml -- results/published_2048/records/" in command
+    sed = sed.replace("> studies/published_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
+    config = yaml.safe_load(subprocess.check_output(sed, shell=True, text=True))
+    study = Study.check(config, "published_2048.yaml")
+    assert (study.name, study.perplexity["length"]) == ("published_2048", 2048)
 
 
 def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
@@ -271,7 +319,13 @@ def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
     config = {**study.config, "study": copy.deepcopy(study.block)}
     config["study"]["evaluation"]["perplexity"]["windows"] = None
     row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
-    assert "measured on `evaluation-text`, not on Salesforce/wikitext" in row["reason"]
+    assert "measured on `evaluation-text`" in row["reason"]
+    assert "not on Salesforce/wikitext" in row["reason"]
+    for key, value in (("member", "wikitext-2-raw-v1/test-small.txt"), ("format", "plain")):
+        config = copy.deepcopy(wikitext().config)
+        config["texts"]["evaluation-text"][key] = value
+        row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
+        assert row["verdict"] == NOT_RUN and "measured on" in row["reason"]
 
 
 def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
@@ -280,6 +334,37 @@ def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
     config["criteria"]["wanda"] = {"score": "magnitude"}
     row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
     assert row["verdict"] == NOT_RUN and "wanda is another here" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "least_squares"}, {"method": "reconstruction", "window": 5}]
+)
+def test_another_adaptation_of_that_name_is_not_joined(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = copy.deepcopy(wikitext().config)
+    config["adaptations"]["recon_block"] = settings
+    path = published(tmp_path, adaptation="recon_block", value="39")
+    row = joined(Study.check(config, "made-up.yaml"), path)
+    assert row["verdict"] == NOT_RUN and "recon_block is another here" in row["reason"]
+
+
+def test_what_a_cell_was_calibrated_on_is_said_beside_the_number(tmp_path: Path) -> None:
+    row = joined(wikitext(), published(tmp_path))
+    assert "calibrated on 32 sequences of 256 tokens of some-package: c4.utf8" in row["reason"]
+
+
+def test_a_number_twice_is_refused(tmp_path: Path) -> None:
+    path = published(tmp_path)
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("46.0", "9") + "\n")
+    with pytest.raises(UserError, match="published twice"):
+        load_published(path)
+
+
+def test_a_file_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
+    path = published(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_published(path)) == 1
 
 
 def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:

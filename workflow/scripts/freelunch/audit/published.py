@@ -8,7 +8,6 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,14 +15,16 @@ from typing import Any
 from freelunch.audit.claims import command
 from freelunch.audit.data import DATA
 from freelunch.audit.evidence import ACCURACY, MEASURED_BY, PERPLEXITY, Evidence
+from freelunch.audit.protocol import text_identity
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.comparison import mean_over_seeds, measured_perplexity, seed_groups
-from freelunch.errors import UserError
+from freelunch.errors import UserError, nearest
 from freelunch.patterns import Pattern
+from freelunch.schema import read_yaml
 from freelunch.study import Study
 
 PUBLISHED = DATA / "published_results.csv"
-# What the names of models and criteria mean.
+# What names of models, criteria, adaptations and texts mean, and what runs them.
 STUDY = DATA.parents[1] / "studies" / "published.yaml"
 COLUMNS = (
     *("source", "reference", "model", "criterion", "pattern", "adaptation"),
@@ -32,9 +33,13 @@ COLUMNS = (
 # A number agrees if it is within this share of the published one. Between machines and versions of
 # libraries perplexities differ by a few thousandths; the samples of calibration text by more.
 TOLERANCES = {"primary": 0.02, "corroborated": 0.02, "third-party": 0.05}
-# What a perplexity is measured on: where the text comes from.
-TEXTS = {
-    "wikitext2_perplexity": ("Salesforce/wikitext", "wikitext-2-raw-v1/test"),
+# What a perplexity is measured on: what STUDY calls the text.
+TEXTS = {"wikitext2_perplexity": "wikitext2"}
+# What names in the files stand for: of models, criteria and adaptations what tells them apart.
+IDENTITY = {
+    "models": ("repository",),
+    "criteria": ("score", "scope", "exponent", "swaps"),
+    "adaptations": ("method", "window", "inputs", "targets", "loss", "trains", "rank", "alpha"),
 }
 # Zero-shot accuracies, in percent: of a task, or the plain mean of the paper's seven.
 ACCURACY_OF = "accuracy_"
@@ -83,7 +88,8 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
         UserError: It has other columns, or a row is malformed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # With or without the mark that spreadsheets put first.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("published numbers cannot be read", where=path, found=error) from error
     reader = csv.DictReader(lines)
@@ -93,8 +99,23 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
             where=path,
             found=", ".join(reader.fieldnames or ()),
             expected=", ".join(COLUMNS),
+            todo="write the first line anew",
         )
-    return [_published(row, f"{path}: line {reader.line_num}") for row in reader]
+    rows = [_published(row, f"{path}: line {reader.line_num}") for row in reader]
+    seen: set[tuple[object, ...]] = set()
+    for row in rows:
+        place = tuple(value for name, value in vars(row).items() if name not in ("value", "trust"))
+        if place in seen:
+            raise UserError(
+                "a number was published twice by one source",
+                where=path,
+                found=", ".join(map(str, place)),
+                expected="one row of each source, reference, model, criterion, pattern, "
+                "adaptation, metric and length",
+                todo="remove one of the two",
+            )
+        seen.add(place)
+    return rows
 
 
 def _published(row: Mapping[str, Any], where: str) -> Published:
@@ -104,7 +125,7 @@ def _published(row: Mapping[str, Any], where: str) -> Published:
         raise UserError(
             "a published number is malformed",
             where=f"{where}: {key}",
-            found=repr(row.get(key)),
+            found=repr(row[key]) if key in row else "more or fewer",
             expected=expected,
             todo="correct the row, or leave it out",
         )
@@ -148,13 +169,21 @@ def _problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "trust", " or ".join(TOLERANCES)
 
 
-def audit_published(evidence: Evidence, published: list[Published]) -> list[dict[str, Any]]:
+def audit_published(
+    evidence: Evidence, published: list[Published], meaning: Study | None = None
+) -> list[dict[str, Any]]:
     """Return, of each published number, ours, the difference and the verdict.
 
     Those without a cell are `not run`, with the command that would run them.
+
+    Args:
+        evidence: The records.
+        published: The numbers.
+        meaning: What their names stand for; by default that of STUDY.
     """
+    meaning = meaning or Study.check(read_yaml(STUDY), f"{STUDY.parent.name}/{STUDY.name}")
     cells = {_key(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
-    return [_row(each, cells, evidence) for each in published]
+    return [_row(each, cells, evidence, meaning) for each in published]
 
 
 def _key(cell: Cell) -> tuple[str, ...]:
@@ -162,7 +191,10 @@ def _key(cell: Cell) -> tuple[str, ...]:
 
 
 def _row(
-    published: Published, cells: Mapping[tuple[str, ...], list[Cell]], evidence: Evidence
+    published: Published,
+    cells: Mapping[tuple[str, ...], list[Cell]],
+    evidence: Evidence,
+    meaning: Study,
 ) -> dict[str, Any]:
     key = (published.model, published.criterion, published.pattern, published.adaptation)
     found = cells.get(key)
@@ -173,16 +205,15 @@ def _row(
         **dict.fromkeys(("ours", "ours_standard_error", "difference", "command")),
         "cells": [],
     }
-    missing: str | None = "there is no such cell"
-    if found is not None:
-        missing = _unlike(published, evidence.study) or _unlike_measured(published, found, evidence)
-    if found is None or missing:
-        todo = (
-            "put `tasks` of studies/zero_shot.yaml into"
-            if published.tasks
-            else f"set study.evaluation.perplexity.length to {published.length} in"
-        )
-        todo += " studies/published.yaml, and: make study STUDY=studies/published.yaml"
+    missing = _unnamed(published, meaning)
+    if missing is None and found is None:
+        missing = "there is no such cell"
+    elif missing is None:
+        missing = _unlike(published, evidence.study, meaning)
+    if missing is None and found is not None:
+        missing = _unlike_measured(published, found, evidence)
+    if found is None or missing is not None:
+        todo = _running(published, meaning)
         return row | {"verdict": NOT_RUN, "reason": missing, "command": todo}
     records = [evidence.records[it] for it in found]
     if published.tasks:
@@ -193,6 +224,12 @@ def _row(
     agrees = abs(difference) <= TOLERANCES[published.trust] * published.value
     share = abs(difference) / published.value
     reason = f"ours is {share:.1%} {'above' if difference > 0 else 'below'}"
+    if not found[0].is_dense:
+        sample = evidence.study.calibration
+        reason += (
+            f"; calibrated on {sample['samples']:,} sequences of {sample['length']:,} tokens of "
+            f"{text_identity(sample['text'])}"
+        )
     return row | {
         "ours": ours if math.isfinite(ours) else None,
         "ours_standard_error": error if math.isfinite(error) else None,
@@ -216,37 +253,70 @@ def _accuracy(tasks: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tup
     return 100 * mean, 100 * math.hypot(*errors) / len(tasks)
 
 
-@cache
-def _meant() -> dict[str, Any]:
-    """Return the config that says what published names mean."""
-    return Study.load(STUDY).config
+def _names(published: Published) -> dict[str, str]:
+    """Return what a row names, by registry."""
+    names = {"models": published.model}
+    if published.criterion != DENSE:
+        names["criteria"] = published.criterion
+    if published.adaptation != NONE:
+        names["adaptations"] = published.adaptation
+    return names
 
 
-def _unlike(published: Published, study: Study) -> str | None:
+def _unnamed(published: Published, meaning: Study) -> str | None:
+    """Return which name of a row nobody knows; None if all are known."""
+    for registry, name in _names(published).items():
+        if name not in meaning.config[registry]:
+            known = nearest(name, meaning.config[registry])
+            return f"{meaning.source} has no {name} among its {registry}; known: {known}"
+    return None
+
+
+def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
     """Return why a cell of that name cannot be compared with a number; None if it can."""
-    meant = _meant()
-    for registry, name, keys in (
-        ("models", published.model, ("repository",)),
-        ("criteria", published.criterion, ("score", "scope", "exponent", "swaps")),
-    ):
-        one, other = (config[registry].get(name, {}) for config in (meant, study.config))
-        unlike = [key for key in keys if one.get(key) != other.get(key)]
+    for registry, name in _names(published).items():
+        one, other = (of.config[registry][name] for of in (meaning, study))
+        unlike = [key for key in IDENTITY[registry] if one.get(key) != other.get(key)]
         if unlike:
             return f"{name} is another here, by its {', '.join(unlike)}"
     if published.tasks:
         return None
-    settings = study.perplexity
+    settings, text = study.perplexity, meaning.config["texts"][TEXTS[published.metric]]
     if settings["length"] != published.length:
         return f"windows of {settings['length']} tokens, not of {published.length}"
     if settings["stride"] not in (None, settings["length"]):
         return "windows overlap"
     if settings["windows"] is not None:
         return f"{settings['windows']} windows, not the whole text"
-    repository, member = TEXTS[published.metric]
-    text = settings["text"]
-    if text.get("repository") != repository or not text.get("member", "").startswith(member):
-        return f"measured on `{text['name']}`, not on {repository}, {member}"
+    ours = settings["text"]
+    if any(ours.get(key) != text[key] for key in ("repository", "member", "format")):
+        return f"measured on `{ours['name']}` ({text_identity(ours)}), not on {text_identity(text)}"
     return None
+
+
+def _running(published: Published, meaning: Study) -> str:
+    """Return what runs a number: a command, and what has to be done before."""
+    if _unnamed(published, meaning):
+        return f"describe it in {meaning.source} first"
+    criterion = published.criterion
+    pruning = DENSE if criterion == DENSE else f"{criterion}-{published.pattern}"
+    cell = Cell.parse(f"{published.model}/{pruning}/{published.adaptation}/seed0")
+    source, name, before = meaning.source, meaning.name, ""
+    if published.tasks:
+        before = (
+            f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
+            "grid; then: "
+        )
+    elif published.length != (length := meaning.perplexity["length"]):
+        other = f"{name}_{published.length}"
+        changes = f"s/length: {length}/length: {published.length}/; s/name: {name}/name: {other}/"
+        source = source.replace(name, other)
+        before, name = f"sed '{changes}' {meaning.source} > {source} && ", other
+    return (
+        f"{before}snakemake --cores all --workflow-profile workflow/profiles/local "
+        f"--replace-workflow-config --configfile {source} -- "
+        f"results/{name}/records/{cell.record_name}"
+    )
 
 
 def _unlike_measured(published: Published, cells: Sequence[Cell], evidence: Evidence) -> str | None:
