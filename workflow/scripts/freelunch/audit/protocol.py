@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.audit.data import DATA, checked
+from freelunch.candidates import is_searched
 from freelunch.cell import NONE
 from freelunch.errors import UserError
 from freelunch.methods import is_retraining
@@ -62,7 +63,7 @@ def _status(setting: Mapping[str, Any], ours: list[Any]) -> str:
 
 def values(ours: Mapping[str, Any], study: Study) -> list[Any]:
     """Return this run's values of a setting, each once; none if the run has nothing of the kind."""
-    kind = next(key for key in ours if key != "key")
+    kind = next(key for key in ours if key not in ("key", "scores"))
     found = _VALUES[kind](ours, study)
     return [value for at, value in enumerate(found) if value not in found[:at]]
 
@@ -87,7 +88,9 @@ def _of_grids(ours: Mapping[str, Any], study: Study) -> list[Any]:
 def _of_criteria(ours: Mapping[str, Any], study: Study) -> list[Any]:
     names = dict.fromkeys(cell.criterion for cell in study.cells if not cell.is_dense)
     entries = [study.criterion(name) for name in names]
-    return [entry[ours["criteria"]] for entry in entries if ours["criteria"] in entry]
+    scores = ours.get("scores", [entry["score"] for entry in entries])
+    key = ours["criteria"]
+    return [entry[key] for entry in entries if key in entry and entry["score"] in scores]
 
 
 def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
@@ -98,6 +101,9 @@ def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
         if is_retraining(entry) == (ours["adaptations"] == "retraining"):
             if ours["key"] == "samples":
                 found.append(study.samples(name))
+            elif ours["key"] == "select_on" and not is_searched(entry):
+                # Nothing is selected.
+                continue
             elif ours["key"] in entry:
                 value = entry[ours["key"]]
                 found += value if isinstance(value, list) else [value]
