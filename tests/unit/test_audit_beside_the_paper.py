@@ -15,6 +15,7 @@ import yaml
 from freelunch.artifact import write_atomically, write_json
 from freelunch.audit.audit import audit_study
 from freelunch.audit.evidence import Evidence
+from freelunch.audit.integrity import check_records
 from freelunch.audit.protocol import (
     ABSENT,
     DIFFERENT,
@@ -35,7 +36,10 @@ from freelunch.audit.published import (
     load_published,
 )
 from freelunch.cell import Cell
+from freelunch.digest import file_digest
 from freelunch.errors import UserError
+from freelunch.evaluation.harness import write_answers
+from freelunch.records import answers_beside
 from freelunch.study import Study
 from records_for_tests import (
     CONFIG,
@@ -516,3 +520,25 @@ def test_an_empty_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="a record is missing") as error:
         audit_study(make_study())
     assert "make study" in str(error.value)
+
+
+def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
+    """The accuracy stays what it was; differences from document to document do not."""
+    study = make_study()
+    records = make_records(study, PERPLEXITIES)
+    cell = Cell.parse("tiny/wanda-u50/none/seed0")
+    answers = answers_beside(tmp_path / cell.record_name)
+    write_answers(answers, {"rte": [{"right": True}, {"right": False}]})
+    of_task = {"accuracy": 0.5, "documents": 2, "documents_in_all": 2}
+    records[cell]["metrics"]["tasks"] = {
+        "tasks": {"rte": of_task},
+        "accuracy": 0.5,
+        "answers_sha256": file_digest(answers),
+    }
+    records[cell] = sealed(records[cell])
+    check_records(study, records, tmp_path)
+    for other in ([{"right": False}, {"right": True}], [{"right": True}]):
+        write_answers(answers, {"rte": other})
+        with pytest.raises(UserError, match="contradicts itself") as error:
+            check_records(study, records, tmp_path)
+        assert "answers_sha256" in str(error.value)

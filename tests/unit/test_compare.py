@@ -12,7 +12,14 @@ from freelunch.audit.compare import compare_runs, comparison_text, read_run
 from freelunch.cell import Cell
 from freelunch.errors import UserError
 from freelunch.study import Study
-from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study, write_records
+from records_for_tests import (
+    CONFIG,
+    PERPLEXITIES,
+    make_records,
+    make_study,
+    sealed,
+    write_records,
+)
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 ENVIRONMENT = {
@@ -25,7 +32,7 @@ ENVIRONMENT = {
 }
 
 
-def run(folder: Path, study: Study | None = None, **perplexities: float) -> Path:
+def run(folder: Path, study: Study | None = None, **perplexities: float | None) -> Path:
     """Write the records of a run below a folder."""
     study = study or make_study()
     records = make_records(study, PERPLEXITIES | {str(CELL): perplexities.get("adapted", 39.0)})
@@ -36,7 +43,7 @@ def run(folder: Path, study: Study | None = None, **perplexities: float) -> Path
     for cell, record in records.items():
         path = folder / study.paths.records / cell.record_name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(sealed(record)))
     return folder / study.paths.root
 
 
@@ -44,7 +51,7 @@ def changed(results: Path, key: str, value: Any) -> None:
     path = results / "records" / CELL.record_name
     record = json.loads(path.read_text())
     record["provenance"]["environments"]["prune_model"][key] = value
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
 
 
 def compared(one: Path, other: Path) -> str:
@@ -72,7 +79,7 @@ def test_settings_and_environment_explain(tmp_path: Path) -> None:
     changed(other, "packages", {"torch": "2.14.0"})
     text = compared(run(tmp_path / "a"), other)
     assert "setting adaptation.learning_rate: 0.001 in A, 0.003 in B" in text
-    assert 'environment packages.torch: "2.13.0" in A, "2.14.0" in B' in text
+    assert 'environment packages.torch of prune_model: "2.13.0" in A, "2.14.0" in B' in text
     assert "nothing that is recorded" not in text
 
 
@@ -87,7 +94,7 @@ def test_numbers_of_other_tokens_do_not_compare(tmp_path: Path) -> None:
     for path in (other / "records").glob("*.json"):
         record = json.loads(path.read_text())
         record["metrics"]["perplexity"]["token_ids_sha256"] = "0" * 64
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(sealed(record)))
     assert compared(one, other).count("measured on different tokens") == len(PERPLEXITIES)
 
 
@@ -96,8 +103,27 @@ def test_what_else_was_measured_is_compared(tmp_path: Path) -> None:
     path = other / "records" / CELL.record_name
     record = json.loads(path.read_text())
     record["identity"]["sparsity"] = 0.4
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
     assert "  sparsity: 0.5 in A, 0.4 in B" in compared(one, other)
+
+
+def test_a_record_that_was_altered_is_refused(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    path = other / "records" / CELL.record_name
+    path.write_text(path.read_text().replace('"sparsity": 0.5', '"sparsity": 0.4'))
+    with pytest.raises(UserError, match="altered after it was collected") as error:
+        compared(one, other)
+    assert CELL.record_name in str(error.value)
+
+
+def test_a_run_is_equal_to_itself_whatever_it_diverged_to(tmp_path: Path) -> None:
+    one = run(tmp_path / "a", adapted=None)
+    assert "are equal" in compared(one, one)
+
+
+def test_a_run_that_is_not_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one is not named"):
+        read_run("")
 
 
 def test_runs_without_a_cell_in_common(tmp_path: Path) -> None:
@@ -109,7 +135,7 @@ def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
     one, other = run(tmp_path / "a"), run(tmp_path / "b")
     for path in (other / "records").glob("*.json"):
         record = json.loads(path.read_text())
-        del record["metrics"]["perplexity"]["bytes"], record["sha256"]
+        del record["metrics"]["perplexity"]["bytes"], record["sha256"], record["provenance"]
         path.write_text(json.dumps(record))
     assert "are equal" in compared(one, other)
     path.write_text("{}")

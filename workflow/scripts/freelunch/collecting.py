@@ -11,7 +11,7 @@ from typing import Any
 
 from freelunch.artifact import Artifact, check_belongs, write_atomically, write_json
 from freelunch.cell import Cell
-from freelunch.digest import json_digest
+from freelunch.digest import file_digest, json_digest
 from freelunch.errors import UserError
 from freelunch.methods import LORA, adapting_rule
 from freelunch.paths import Paths, read_run
@@ -56,7 +56,7 @@ def collect_record(
         "metrics": {
             "perplexity": metrics,
             **({"drift": steps.drift} if steps.drift else {}),
-            **({"tasks": steps.task_metrics} if steps.task_metrics else {}),
+            **({"tasks": steps.asked()} if steps.task_metrics else {}),
         },
         "identity": identity,
         "pruning": steps.pruning(),
@@ -68,8 +68,7 @@ def collect_record(
     validate(record, str(paths.record(cell)))
     if steps.task_metrics:
         # Beside the record, so that cells can be compared answer by answer wherever records go.
-        answers = (paths.answers(cell) / ANSWERS).read_bytes()
-        write_atomically(answers_beside(paths.record(cell)), answers)
+        write_atomically(answers_beside(paths.record(cell)), steps.answers.read_bytes())
     write_json(paths.record(cell), record)
     return record
 
@@ -130,6 +129,7 @@ class _Steps:
     def _open_answers(self, paths: Paths, tasks: Iterable[str]) -> None:
         folder = paths.answers(self.cell)
         self.folders["evaluate_tasks"] = [folder]
+        self.answers = folder / ANSWERS
         self.tasks = {name: Artifact(paths.task(name), "task") for name in tasks}
         self.task_metrics = json.loads((folder / TASKS).read_text())
         measured = self.task_metrics["tasks"]
@@ -232,6 +232,10 @@ class _Steps:
 
     def _text(self, use: str) -> dict[str, Any]:
         return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
+
+    def asked(self) -> dict[str, Any]:
+        """Return what was measured on tasks, with the digest of the answers."""
+        return {**self.task_metrics, "answers_sha256": file_digest(self.answers)}
 
     def identity(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Return the sparsity of each matrix and overall, as it was counted in the checkpoint.

@@ -9,7 +9,7 @@ from typing import Any
 from freelunch.cell import Cell
 from freelunch.comparison import measured_perplexity, paired_difference
 from freelunch.errors import UserError
-from freelunch.records import differences
+from freelunch.records import content_digest, differences
 from freelunch.rounding import with_error
 from freelunch.study import Study
 
@@ -38,6 +38,12 @@ def read_run(name: str) -> dict[Cell, dict[str, Any]]:
     Raises:
         UserError: There is none, or a record is damaged.
     """
+    if not name:
+        raise UserError(
+            "two runs are compared, and one is not named",
+            expected="make compare A=... B=...: a config that was run, its results, or a folder of "
+            "records each",
+        )
     path = Path(name)
     if path.is_file():
         path = Study.load(path).paths.records
@@ -51,6 +57,16 @@ def read_run(name: str) -> dict[Cell, dict[str, Any]]:
             expected="a study's config that was run, its results, or a folder of records",
         )
     records = [_read(file) for file in files]
+    for file, record in zip(files, records, strict=True):
+        # Records of earlier versions hold none.
+        if "sha256" in record and record["sha256"] != content_digest(record):
+            raise UserError(
+                "this record was altered after it was collected",
+                where=file,
+                found=f"content of digest {content_digest(record)}",
+                expected=record["sha256"],
+                todo="take the record as it was collected",
+            )
     return {Cell.parse(record["cell"]): record for record in records}
 
 
@@ -94,6 +110,8 @@ def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
     same_tokens = _tokens(one) == _tokens(other)
     difference: tuple[float | None, float | None] = (None, None)
     others = list(_other_differences(one, other))
+    if same_tokens and a[2] == b[2] and not others:
+        return None
     if same_tokens and len(a[2]) == len(b[2]):
         difference = paired_difference(b[2], a[2])
         if difference[0] is not None and abs(difference[0]) <= ROUNDING and not others:
@@ -127,14 +145,24 @@ def _tokens(record: Record) -> str:
 
 
 def _environment_differences(one: Record, other: Record) -> list[tuple[str, Any, Any]]:
-    """Return what differs between the environments of steps that both came through, each once."""
+    """Return what differs between the environments of steps that both came through, each once, with
+    the steps that it differs in. A package that a step did not use explains nothing.
+    """
     found: dict[str, tuple[str, Any, Any]] = {}
-    environments = [each["provenance"]["environments"] for each in (one, other)]
+    steps: dict[str, list[str]] = {}
+    environments = [each.get("provenance", {}).get("environments", {}) for each in (one, other)]
     for step in sorted(environments[0].keys() & environments[1].keys()):
         a, b = ({key: of[step].get(key) for key in _ENVIRONMENT} for of in environments)
         for key, mine, theirs in differences(a, b):
-            found.setdefault(json.dumps([key, mine, theirs]), (key, mine, theirs))
-    return list(found.values())
+            if key.startswith("packages.") and None in (mine, theirs):
+                continue
+            what = json.dumps([key, mine, theirs])
+            found[what] = key, mine, theirs
+            steps.setdefault(what, []).append(step)
+    return [
+        (f"{key} of {', '.join(steps[what])}", mine, theirs)
+        for what, (key, mine, theirs) in found.items()
+    ]
 
 
 def comparison_text(

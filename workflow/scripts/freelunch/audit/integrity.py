@@ -9,9 +9,9 @@ from typing import Any
 
 from freelunch.cell import Cell
 from freelunch.comparison import Records
-from freelunch.digest import json_digest
+from freelunch.digest import file_digest, json_digest
 from freelunch.errors import UserError
-from freelunch.records import METRICS, content_digest, load_answers
+from freelunch.records import METRICS, answers_beside, content_digest, load_answers
 from freelunch.study import Study
 
 # Of sums that were rounded once.
@@ -59,6 +59,9 @@ def _contradictions(
     yield from _unequal("identity.sparsity", identity["sparsity"], zeros / weights)
     if tasks := metrics.get("tasks"):
         answers = load_answers(folder / cell.record_name)
+        digest = file_digest(answers_beside(folder / cell.record_name))
+        yield from _unequal("metrics.tasks.answers_sha256", digest, tasks["answers_sha256"])
+        yield from _unequal("answers", sorted(answers), sorted(tasks["tasks"]))
         for task, facts in tasks["tasks"].items():
             right = fmean(answer["right"] for answer in answers[task])
             yield from _unequal(f"metrics.tasks.tasks.{task}", facts["accuracy"], right)

@@ -66,7 +66,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part whose findings have in `seeds` what their numbers are of each seed."""
-    unit = unit_of(part["measure"], part["metric"])
+    unit = unit_of(part["measure"], part.get("metric"))
 
     def written(value: float | str | None) -> str:
         if not isinstance(value, float):
