@@ -107,7 +107,7 @@ def make_kept(name: str, root: Path) -> Audited:
     write_json(root / "audit" / "audit.json", audit)
     _write_tables(study, load_records(study, root / "records"), root)
     _draw(study, root / "figures")
-    names = list(study.config["adaptations"])
+    names = study.config["adaptations"]
     draw_drift(root / "figures" / "drift.csv", names, [root / "figures" / "drift.svg"])
     return Audited(study, audit, root)
 
@@ -120,9 +120,8 @@ def _write_tables(study: Study, records: Records, root: Path) -> None:
 
 
 def _draw(study: Study, folder: Path) -> None:
-    text, names = study.perplexity["text"]["name"], list(study.config["adaptations"])
+    text, names = study.perplexity["text"]["name"], study.config["adaptations"]
     draw_criteria(folder / "criteria.csv", names, text, [folder / "criteria.svg"])
     draw_windows(folder / "windows.csv", text, [folder / "windows.svg"])
-    series = list(dict.fromkeys(study.series.values()))
     # Where there is no SVG, the PNG is shown.
-    draw_budgets(folder / "budgets.csv", series, text, [folder / "budgets.png"])
+    draw_budgets(folder / "budgets.csv", names, study.series, text, [folder / "budgets.png"])

@@ -8,9 +8,15 @@ from matplotlib.figure import Figure
 
 from freelunch.budgets import BUDGET_COLUMNS
 from freelunch.figures.budgets import budgets_figure, draw_budgets
-from freelunch.figures.style import styled
+from freelunch.figures.style import marks, styled
 
-SERIES = ["reconstruction, window 1", "full", "masklora", "masklora, distilled", "biases_norms"]
+ADAPTATIONS = {
+    "recon_block": {"method": "reconstruction", "window": 1},
+    **{name: {"method": name} for name in ("full", "masklora", "biases_norms")},
+}
+SERIES = {
+    name: "reconstruction, window 1" if name == "recon_block" else name for name in ADAPTATIONS
+}
 POINTS = {
     "reconstruction, window 1": [(8192, 41.0), (24576, 39.0), (81920, 38.0)],
     "full": [(8192, 44.0), (24576, 40.0), (81920, 36.0)],
@@ -31,7 +37,7 @@ def rows(**changes: str) -> list[dict[str, str]]:
                 "tokens": str(tokens),
                 "flops": str(tokens * 1e9),
                 "perplexity": str(perplexity),
-                "loss_minus_reference_standard_error": "0.01",
+                "perplexity_error_beside_reference": "0.4",
                 "perplexity_unadapted": "48.0",
                 "perplexity_dense": "21.0",
             }
@@ -41,7 +47,8 @@ def rows(**changes: str) -> list[dict[str, str]]:
 
 def figure_of(data: list[dict[str, str]]) -> Figure:
     with styled():
-        figure = budgets_figure(data, SERIES, "text")
+        looks = {SERIES[name]: look for name, look in marks(ADAPTATIONS).items() if name in SERIES}
+        figure = budgets_figure(data, looks, "text")
         figure.canvas.draw()
     return figure
 
@@ -93,7 +100,7 @@ def test_drawn_again_it_is_the_same_file(tmp_path: Path) -> None:
         writer.writerows(rows())
     for name in ("one", "two"):
         outputs = [tmp_path / f"{name}.{suffix}" for suffix in ("png", "svg", "pdf")]
-        draw_budgets(data, SERIES, "text", outputs)
+        draw_budgets(data, ADAPTATIONS, SERIES, "text", outputs)
     for suffix in ("png", "svg", "pdf"):
         one, two = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
         assert one == two and len(one) > 5000

@@ -87,7 +87,7 @@ def test_records_without_drift_have_no_rows() -> None:
 def figure_of(found: list[Any]) -> Figure:
     with styled():
         as_read = [{key: str(value) for key, value in row.items()} for row in found]
-        figure = drift_figure(as_read, ["recon_block", *WINDOWS])
+        figure = drift_figure(as_read, {"recon_block": {"method": "full"}, **WINDOWS})
         figure.canvas.draw()
     return figure
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from freelunch.digest import SCRIPTS
 from freelunch.figures import criteria, panels, style
+from freelunch.methods import METHODS
 from freelunch.tables import CRITERIA_COLUMNS, csv_text, means_over_seeds
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -26,7 +27,8 @@ from pathlib import Path
 from freelunch.figures.criteria import draw_criteria
 folder = Path(sys.argv[2])
 names = sys.argv[3:]
-draw_criteria(Path(sys.argv[1]), ["recon_block"], "evaluation-text", [folder / n for n in names])
+registered = {"recon_block": {"method": "full"}}
+draw_criteria(Path(sys.argv[1]), registered, "evaluation-text", [folder / n for n in names])
 """
 
 
@@ -36,10 +38,15 @@ def write_data(path: Path, perplexities: dict[str, float | None], **grid: list[o
     return path
 
 
+def registered(*names: str) -> Mapping[str, style.Mark]:
+    """Return the marks of a config with these adaptations."""
+    return style.marks({name: {"method": "full"} for name in names if name != "none"})
+
+
 def figure_of(data: Path, adaptations: tuple[str, ...] = ("recon_block",)) -> Figure:
     with style.styled():
         points = panels.read_points(data)
-        figure = criteria.criteria_figure(points, style.marks(adaptations), "evaluation-text")
+        figure = criteria.criteria_figure(points, registered(*adaptations), "evaluation-text")
         figure.draw_without_rendering()
         return figure
 
@@ -95,7 +102,9 @@ def test_drawn_twice_the_files_are_equal_byte_for_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_files_hold_no_date(tmp_path: Path, name: str) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
-    criteria.draw_criteria(data, ["recon_block"], "evaluation-text", [tmp_path / name])
+    criteria.draw_criteria(
+        data, {"recon_block": {"method": "full"}}, "evaluation-text", [tmp_path / name]
+    )
     content = (tmp_path / name).read_bytes()
     for word in (b"CreationDate", b"dc:date", b"Software"):
         assert word not in content
@@ -253,16 +262,35 @@ def test_seeds_are_explained_only_where_there_are_several(tmp_path: Path) -> Non
 
 
 def test_an_adaptation_looks_the_same_whatever_else_is_shown() -> None:
-    all_of_them = style.marks(["one", "two", "three"])
-    assert all_of_them["two"] == style.marks(["one", "two"])["two"]
-    assert all_of_them["none"] == style.marks([])["none"]
+    all_of_them = registered("one", "two", "three")
+    assert all_of_them["two"] == registered("one", "two")["two"]
+    assert all_of_them["none"] == registered()["none"]
+
+
+def test_what_an_adaptation_is_has_one_colour_in_every_study() -> None:
+    block, full = {"method": "reconstruction", "window": 1}, {"method": "full"}
+    one = style.marks({"a": block, "b": full})
+    other = style.marks(
+        {"c": {"method": "lora"}, "d": full, "e": {**full, "samples": 8}, "f": block}
+    )
+    assert one["a"].colour == other["f"].colour
+    assert one["b"].colour == other["d"].colour == other["e"].colour != one["a"].colour
+
+
+def test_no_two_sorts_of_windows_share_a_colour_nor_does_retraining_that_of_a_block() -> None:
+    windows = ["matrix", "attention_mlp", 1, 2, 5, "all"]
+    looks = style.marks({str(it): {"method": "reconstruction", "window": it} for it in windows})
+    assert len({look.colour for look in looks.values()}) == len(windows) + 1
+    retraining = style.marks({name: {"method": name} for name in METHODS})
+    colours = {look.colour for name, look in retraining.items() if name != "none"}
+    assert looks["1"].colour not in colours and len(colours) == 5
 
 
 def test_marks_differ_in_grey_too() -> None:
-    looks = style.marks(f"adaptation_{index}" for index in range(6)).values()
+    looks = registered(*(f"adaptation_{index}" for index in range(6))).values()
     assert len({look.marker for look in looks}) == 7
-    many = style.marks(f"adaptation_{index}" for index in range(42)).values()
-    assert len({(look.colour, look.marker) for look in many}) == 43
+    many = registered(*(f"adaptation_{index}" for index in range(35))).values()
+    assert len({(look.marker, look.line) for look in many}) == 36
 
 
 @pytest.mark.parametrize(
@@ -288,5 +316,7 @@ def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Figure, "savefig", fail)
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     with pytest.raises(OSError, match="no space"):
-        criteria.draw_criteria(data, ["recon_block"], "text", [tmp_path / "criteria.png"])
+        criteria.draw_criteria(
+            data, {"recon_block": {"method": "full"}}, "text", [tmp_path / "criteria.png"]
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["criteria.csv"]

@@ -42,12 +42,13 @@ def test_figure_has_a_line_for_each_adaptation(tmp_path: Path) -> None:
     data = tmp_path / "sizes.csv"
     data.write_text(csv_text(SIZE_COLUMNS, rows(["tiny", "tiny-2"])))
     outputs = [tmp_path / f"sizes.{suffix}" for suffix in ("png", "svg", "pdf")]
-    draw_sizes(data, ["recon_block"], outputs)
+    draw_sizes(data, {"recon_block": {"method": "full"}}, outputs)
     assert all(path.stat().st_size > 1000 for path in outputs)
     with styled():
         text = [dict.fromkeys(SIZE_COLUMNS), *rows(["tiny", "tiny-2"])][1:]
         figure = sizes_figure(
-            [{k: str(v) for k, v in row.items()} for row in text], ["recon_block"]
+            [{k: str(v) for k, v in row.items()} for row in text],
+            {"recon_block": {"method": "full"}},
         )
     (axes,) = figure.axes
     lines = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
@@ -56,5 +57,5 @@ def test_figure_has_a_line_for_each_adaptation(tmp_path: Path) -> None:
 
 def test_one_model_has_no_line() -> None:
     with styled():
-        figure = sizes_figure([{k: str(v) for k, v in row.items()} for row in rows(["tiny"])], [])
+        figure = sizes_figure([{k: str(v) for k, v in row.items()} for row in rows(["tiny"])], {})
     assert not figure.axes and "one model only" in figure.texts[0].get_text()

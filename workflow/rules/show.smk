@@ -93,7 +93,7 @@ rule draw_criteria:
         "../../envs/freelunch.yaml"
     params:
         # Every adaptation of the config, shown or not: each keeps its look in all figures.
-        adaptations=list(STUDY.config["adaptations"]),
+        adaptations=STUDY.config["adaptations"],
         selected_on_evaluation=STUDY.selected_on_evaluation,
         text=STUDY.perplexity["text"]["name"],
         code=code_digest("draw_criteria"),
@@ -128,7 +128,8 @@ rule draw_budgets:
         "../../envs/freelunch.yaml"
     params:
         # As for the criteria: of the config, shown or not.
-        series=list(dict.fromkeys(STUDY.series.values())),
+        adaptations=STUDY.config["adaptations"],
+        series=STUDY.series,
         text=STUDY.perplexity["text"]["name"],
         code=code_digest("draw_budgets"),
     script:
@@ -145,7 +146,7 @@ rule draw_drift:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        adaptations=list(STUDY.config["adaptations"]),
+        adaptations=STUDY.config["adaptations"],
         code=code_digest("draw_drift"),
     script:
         "../scripts/draw_drift.py"
@@ -161,7 +162,7 @@ rule draw_sizes:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        adaptations=list(STUDY.config["adaptations"]),
+        adaptations=STUDY.config["adaptations"],
         code=code_digest("draw_sizes"),
     script:
         "../scripts/draw_sizes.py"

@@ -13,6 +13,7 @@ if __name__ == "__main__":
     with running(snakemake):
         draw_budgets(
             data=Path(snakemake.input.data),
+            adaptations=snakemake.params.adaptations,
             series=snakemake.params.series,
             text=snakemake.params.text,
             outputs=[Path(path) for path in snakemake.output],

@@ -38,6 +38,7 @@ BUDGET_COLUMNS = (
     *("flops", "wall_s", "cpu_s", "peak_bytes", "search_flops"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
     *("loss_minus_reference", "loss_minus_reference_standard_error"),
+    "perplexity_error_beside_reference",
     *("perplexity_unadapted", "perplexity_dense"),
 )
 REACH_COLUMNS = (
@@ -213,6 +214,8 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "perplexity_standard_deviation_over_seeds": perplexity[2],
         "loss_minus_reference": difference,
         "loss_minus_reference_standard_error": error,
+        # To first order, of a perplexity: itself times the error of the loss.
+        "perplexity_error_beside_reference": perplexity[0] * error,
         "perplexity_unadapted": before[0],
         "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
     }

@@ -5,6 +5,7 @@ Draws what `freelunch.budgets` wrote to budgets.csv, and computes nothing.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     Mark,
+    Registered,
     draw,
     draw_points,
     line_handle,
@@ -33,29 +35,38 @@ AXES = {"tokens": ("tokens seen", 1.0), "flops": ("TFLOP", 1e-12)}
 Row = dict[str, Any]
 
 
-def draw_budgets(data: Path, series: Sequence[str], text: str, outputs: Iterable[Path]) -> None:
+def draw_budgets(
+    data: Path,
+    adaptations: Registered,
+    series: Mapping[str, str],
+    text: str,
+    outputs: Iterable[Path],
+) -> None:
     """Draw the figure: for each pruned model perplexity against tokens and against operations.
 
     Args:
         data: budgets.csv.
-        series: Every one that the study's config has, in its order.
+        adaptations: All that the study's config has; decides how each looks.
+        series: What the series of each is called. It looks as its first adaptation.
         text: Name of the evaluation text, for the axis.
         outputs: Where to save it; suffixes are formats.
     """
-    draw(data, lambda rows: budgets_figure(rows, series, text), outputs)
+    of_adaptations = marks(adaptations)
+    looks: dict[str, Mark] = {}
+    for name, called in series.items():
+        looks.setdefault(called, replace(of_adaptations[name], label=called))
+    draw(data, lambda rows: budgets_figure(rows, looks, text), outputs)
 
 
-def budgets_figure(rows: Sequence[Row], series: Sequence[str], text: str) -> Figure:
-    """Return the figure, drawn in the current style."""
+def budgets_figure(rows: Sequence[Row], looks: Mapping[str, Mark], text: str) -> Figure:
+    """Return the figure, drawn in the current style; `looks` are by series."""
     if not rows:
         figure = Figure()
         message = "no model was both reconstructed and retrained"
         figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
         return figure
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
-    shown = [name for name in series if any(row["series"] == name for row in rows)]
-    # A config has many that are never compared: the colours are for those that are.
-    looks = marks(shown)
+    shown = [name for name in looks if any(row["series"] == name for row in rows)]
     figure = Figure()
     figure.set_size_inches(
         0.6 + len(AXES) * PANEL_INCHES[0],
@@ -103,17 +114,17 @@ def _panel(
         value = float(rows[0][row_key])
         if math.isfinite(value):
             axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
+    amounts = [float(row[key]) * unit for row in rows]
+    if max(amounts) < 2 * min(amounts):
+        # Else a few percent would fill the panel.
+        axes.set_xlim(min(amounts) / 2, 2 * max(amounts))
     for name in dict.fromkeys(row["series"] for row in rows):
         here = [
             row for row in rows if row["series"] == name and math.isfinite(float(row["perplexity"]))
         ]
         x = [float(row[key]) * unit for row in here]
         y = [float(row["perplexity"]) for row in here]
-        # To first order, of a perplexity: itself times the error of the loss.
-        errors = [
-            value * float(row["loss_minus_reference_standard_error"])
-            for value, row in zip(y, here, strict=True)
-        ]
+        errors = [float(row["perplexity_error_beside_reference"]) for row in here]
         opened = [row["selected_on"] == "evaluation" for row in here]
         draw_points(axes, x, y, errors, looks[name], opened)
 

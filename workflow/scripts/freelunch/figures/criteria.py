@@ -14,7 +14,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from freelunch.cell import DENSE
 from freelunch.figures.panels import GAP_STEPS, Panel, Point, panel_grid, panel_rows, read_points
-from freelunch.figures.style import DENSE_COLOUR, QUIET, SMALL, Mark, marks, name_line, save, styled
+from freelunch.figures.style import (
+    DENSE_COLOUR,
+    QUIET,
+    SMALL,
+    Mark,
+    Registered,
+    marks,
+    name_line,
+    save,
+    styled,
+)
 from freelunch.rounding import NOT_FINITE, marked
 
 # The axis is logarithmic if the largest perplexity is over so many times the smallest.
@@ -23,7 +33,7 @@ LOG_FROM = 5.0
 
 def draw_criteria(
     data: Path,
-    adaptations: Sequence[str],
+    adaptations: Registered,
     text: str,
     outputs: Iterable[Path],
     selected_on_evaluation: Sequence[str] = (),

@@ -15,6 +15,7 @@ from freelunch.cell import NONE
 from freelunch.figures.style import (
     QUIET,
     SMALL,
+    Registered,
     draw,
     line_handle,
     marks,
@@ -32,7 +33,7 @@ KINDS = {
 Row = dict[str, Any]
 
 
-def draw_drift(data: Path, adaptations: Sequence[str], outputs: Iterable[Path]) -> None:
+def draw_drift(data: Path, adaptations: Registered, outputs: Iterable[Path]) -> None:
     """Draw the figure: for each pruned model the error of block outputs against depth.
 
     Args:
@@ -43,7 +44,7 @@ def draw_drift(data: Path, adaptations: Sequence[str], outputs: Iterable[Path]) 
     draw(data, lambda rows: drift_figure(rows, adaptations), outputs)
 
 
-def drift_figure(rows: Sequence[Row], adaptations: Sequence[str]) -> Figure:
+def drift_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """Return the figure, drawn in the current style: of the pruned models that were adapted by
     several windows, or of all if none was.
     """

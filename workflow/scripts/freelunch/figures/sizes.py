@@ -11,13 +11,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.figures.style import QUIET, SMALL, draw, draw_points, line_handle, marks
+from freelunch.figures.style import QUIET, SMALL, Registered, draw, draw_points, line_handle, marks
 
 PANEL_INCHES = (2.9, 2.5)
 Row = dict[str, Any]
 
 
-def draw_sizes(data: Path, adaptations: Sequence[str], outputs: Iterable[Path]) -> None:
+def draw_sizes(data: Path, adaptations: Registered, outputs: Iterable[Path]) -> None:
     """Draw the figure: for each pattern the gap against the parameters of the model.
 
     Args:
@@ -28,7 +28,7 @@ def draw_sizes(data: Path, adaptations: Sequence[str], outputs: Iterable[Path]) 
     draw(data, lambda rows: sizes_figure(rows, adaptations), outputs)
 
 
-def sizes_figure(rows: Sequence[Row], adaptations: Sequence[str]) -> Figure:
+def sizes_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """Return the figure, drawn in the current style: a line for each adaptation that several models
     have.
     """

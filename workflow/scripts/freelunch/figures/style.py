@@ -18,6 +18,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from freelunch.cell import NONE
+from freelunch.methods import (
+    BIASES,
+    BIASES_NORMS,
+    FULL,
+    LORA,
+    LORA_PRUNE,
+    MASKLORA,
+    NORMS,
+    SCALELORA,
+    SPP,
+    is_retraining,
+)
+from freelunch.windows import ALL, AUTO, HALVES, MATRIX
 
 matplotlib.use("Agg")
 
@@ -25,8 +38,19 @@ INK = "#000000"
 QUIET = "#595959"
 DENSE_COLOUR = "#595959"
 SMALL = 7.0
-# After `none`, dark before light; Okabe and Ito's yellow is left out: it is lost on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's yellow is left out: it is lost on white.
+_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = _COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+)
+# No two sorts of windows share a colour, and no retraining has that of a window of one block.
+_WINDOWS = {MATRIX: _VERMILION, HALVES: _ORANGE, ALL: _PINK, AUTO: _SKY}
+_RETRAINING = {
+    FULL: _GREEN,
+    MASKLORA: _PINK,
+    **dict.fromkeys((BIASES, NORMS, BIASES_NORMS), _ORANGE),
+    **dict.fromkeys((LORA, LORA_PRUNE), _SKY),
+    **dict.fromkeys((SCALELORA, SPP), _VERMILION),
+}
 _MARKERS = ("s", "^", "D", "v", "P", "X", "<")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _STYLE = {
@@ -65,9 +89,13 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+# The registry `adaptations` of a config.
+Registered = Mapping[str, Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Mark:
-    """How an adaptation looks, in every figure of a study.
+    """How a series looks; an adaptation looks the same in every figure of a study.
 
     Attributes:
         label: In a legend.
@@ -84,20 +112,44 @@ class Mark:
     line: Any
 
 
-def marks(adaptations: Iterable[str]) -> Mapping[str, Mark]:
-    """Return the mark of each adaptation.
+def marks(adaptations: Registered) -> Mapping[str, Mark]:
+    """Return the mark of each adaptation, and of `none`.
+
+    The colour is that of what it is, in every figure of every study; marker and line tell it from
+    the others of a study.
 
     Args:
         adaptations: All that the config registers, in its order, and not only those a figure shows:
-            an adaptation then looks the same in every figure of the study. `none` always does.
+            an adaptation then looks the same in every figure.
     """
     found = {NONE: Mark("no adaptation", INK, "o", "#FFFFFF", "-")}
-    for index, name in enumerate(name for name in adaptations if name != NONE):
-        colour = _COLOURS[index % len(_COLOURS)]
-        # 6 colours and 7 markers have no common divisor: 42 marks before one comes again.
-        marker, line = _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
-        found[name] = Mark(name, colour, marker, colour, line)
+    for index, (name, settings) in enumerate(adaptations.items()):
+        found[name] = _mark(name, _colour(settings), index)
     return found
+
+
+def apart(names: Iterable[str]) -> Mapping[str, Mark]:
+    """Return marks of what is no adaptation, each with a colour of its own."""
+    return {
+        name: _mark(name, _COLOURS[index % len(_COLOURS)], index)
+        for index, name in enumerate(names)
+    }
+
+
+def _mark(name: str, colour: str, index: int) -> Mark:
+    # 7 markers and 5 lines have no common divisor: 35 before one comes again.
+    marker, line = _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
+    return Mark(name, colour, marker, colour, line)
+
+
+def _colour(settings: Mapping[str, Any]) -> str:
+    """Return the colour of an entry of `adaptations`."""
+    if is_retraining(settings):
+        return _RETRAINING[settings["method"]]
+    window = settings.get("window", MATRIX)
+    if isinstance(window, int):
+        return _BLUE if window == 1 else _SKY if window < 5 else _GREEN
+    return _WINDOWS[window]
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from freelunch.figures.style import (
     QUIET,
     SMALL,
     Mark,
+    apart,
     draw,
     draw_points,
     line_handle,
-    marks,
     name_line,
     pruned_model,
 )
@@ -57,7 +57,7 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
         return figure
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
     # Every series there can be has its own look, shown or not.
-    looks = dict(zip(SERIES, list(marks(map(str, SERIES)).values())[1:], strict=True))
+    looks = dict(zip(SERIES, apart(map(str, SERIES)).values(), strict=True))
     widest = max(
         len(_windows([row for row in rows if pruned_model(row) == model])) for model in models
     )
