@@ -285,11 +285,11 @@ def test_accuracies_of_each_task(tmp_path: Path) -> None:
     (tmp_path / "tasks.csv").write_text(
         "model,criterion,pattern,adaptation,seeds,task,documents,documents_in_all,accuracy,"
         "accuracy_standard_error,accuracy_minus_dense,accuracy_minus_dense_standard_error,"
-        "accuracy_minus_unadapted,accuracy_minus_unadapted_standard_error\n"
-        "tiny,dense,none,none,1,rte,50,277,0.5,0.07,,,,\n"
-        "tiny,dense,none,none,1,mean,50,277,0.5,0.07,,,,\n"
-        "tiny,wanda,u50,none,2,rte,50,277,0.4,0.07,-0.1,0.02,,\n"
-        "tiny,wanda,u50,none,2,mean,50,277,0.4,0.07,-0.1,0.02,,\n"
+        "accuracy_minus_unadapted,accuracy_minus_unadapted_standard_error,records\n"
+        "tiny,dense,none,none,1,rte,50,277,0.5,0.07,,,,,d.json\n"
+        "tiny,dense,none,none,1,mean,50,277,0.5,0.07,,,,,d.json\n"
+        "tiny,wanda,u50,none,2,rte,50,277,0.4,0.07,-0.1,0.02,,,w0.json w1.json\n"
+        "tiny,wanda,u50,none,2,mean,50,277,0.4,0.07,-0.1,0.02,,,w0.json w1.json\n"
     )
     shown = shown_tasks(tmp_path)
     assert shown is not None
@@ -298,6 +298,7 @@ def test_accuracies_of_each_task(tmp_path: Path) -> None:
     assert shown["names"] == ["Criterion", "Pattern", "Adaptation"]
     dense, pruned = shown["rows"]
     assert dense["names"] == ["dense", "-", "-"] and pruned["names"] == ["wanda", "u50", "none"]
+    assert (dense["records"], pruned["records"]) == (["d.json"], ["w0.json", "w1.json"])
     to_dense = shown["columns"][1]
     assert dense["fields"][to_dense] == {"text": "-", "value": ""}
     assert pruned["fields"][to_dense] == {"text": "-10.0 ± 2.0 %", "value": "-0.1"}

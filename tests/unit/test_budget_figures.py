@@ -47,8 +47,9 @@ def rows(**changes: str) -> list[dict[str, str]]:
 
 def figure_of(data: list[dict[str, str]]) -> Figure:
     with styled():
-        looks = {SERIES[name]: look for name, look in marks(ADAPTATIONS).items() if name in SERIES}
-        figure = budgets_figure(data, looks, "text")
+        looks = marks(ADAPTATIONS)
+        colours = {called: looks[name].colour for name, called in SERIES.items()}
+        figure = budgets_figure(data, colours, "text")
         figure.canvas.draw()
     return figure
 
@@ -64,6 +65,8 @@ def test_every_series_is_drawn_against_tokens_and_operations() -> None:
             assert list(line.get_ydata()) == [y for _, y in points]
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == list(POINTS)
+    marked = {container[0].get_marker() for container in figure.axes[0].containers}
+    assert len(marked) == len(POINTS), "marks differ in grey, too"
 
 
 def test_dense_and_pruned_are_lines_with_their_names() -> None:

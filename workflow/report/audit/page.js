@@ -115,6 +115,17 @@ function addEnlarging(figure) {
   image.after(button);
 }
 
+// What does not scroll is no stop for the keyboard.
+
+function stopWhereItScrolls(region) {
+  const scrolls = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight;
+  if (scrolls) region.tabIndex = 0;
+  else region.removeAttribute("tabindex");
+}
+
+const sizes = new ResizeObserver((seen) => seen.forEach(({ target }) => stopWhereItScrolls(target)));
+document.querySelectorAll(".scroll").forEach((region) => sizes.observe(region));
+
 for (const table of document.querySelectorAll("table")) {
   addSorting(table);
   if (table.dataset.filter) addFilter(table);

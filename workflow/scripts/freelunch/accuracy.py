@@ -24,7 +24,7 @@ TASK_COLUMNS = (
     *("accuracy", "accuracy_standard_error"),
     *("accuracy_minus_dense", "accuracy_minus_dense_standard_error"),
     *("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"),
-    *("truncated_requests", "truncated_tokens"),
+    *("truncated_requests", "truncated_tokens", "records"),
 )
 # Of a cell, by task: for each document whether its answer is right.
 Right = dict[str, list[bool]]
@@ -64,6 +64,7 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
                     "documents": sum(each["documents"] for each in facts),
                     "documents_in_all": sum(each["documents_in_all"] for each in facts),
                     "version": None if task == MEAN else facts[0]["version"],
+                    "records": " ".join(cell.record_name for cell in cells),
                     **_named("accuracy", _mean(mine, task)),
                     **_named("accuracy_minus_dense", _difference(mine, dense, task)),
                     **_named("accuracy_minus_unadapted", _difference(mine, unadapted, task)),

@@ -48,6 +48,17 @@ class Pattern:
             return cls(name, zeros / group, group)
         raise ValueError(f"not a pattern: {name!r}; expected {FORMS}")
 
+    @property
+    def in_words(self) -> str:
+        """Return what becomes zero."""
+        if self.group is not None:
+            zeros = self.zeros_in_group(self.group)
+            return f"{zeros} of each {self.group} consecutive weights of a row become zero"
+        share = f"{100 * self.sparsity:.0f} %"
+        if self.structured:
+            return f"{share} of the attention heads and MLP channels become zero"
+        return f"{share} of the weights become zero, wherever they lie"
+
     def zeros_in_group(self, size: int) -> int:
         """Return how many of `size` weights (or units) that are compared become zero."""
         # 0.29 * 100 is 28.999999999999996: round before flooring.

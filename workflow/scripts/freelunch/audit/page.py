@@ -29,7 +29,8 @@ from freelunch.audit.page_claims import shown_claims, tally
 from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN, text_identity
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
-from freelunch.cell import Cell
+from freelunch.cell import NONE, Cell
+from freelunch.patterns import Pattern
 from freelunch.rounding import NOTHING, with_error
 from freelunch.study import Study
 
@@ -71,8 +72,11 @@ FIGURES: Mapping[str, tuple[Sequence[str], str]] = {
         "with the reconstruction, above a line for the dense model.",
     ),
 }
+PAPER = "2510.14444"
 SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+# What of an adaptation is told beside its name.
+_TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
 # What of an origin says where something comes from.
 _PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
 
@@ -112,6 +116,8 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
         statuses={status: statuses[status] for status in MARKS if status in statuses},
         joined=[row for row in audit["published"] if row["verdict"] != NOT_RUN],
         not_run=not_run,
+        of_paper=any(PAPER in row["reference"] for row in audit["published"]),
+        meanings=dict(_meanings(study)),
         why_not_run=Counter((row["source"], row["reference"], row["reason"]) for row in not_run),
         provenance=audit["provenance"],
         origins=list(_origins(audit["provenance"])),
@@ -174,6 +180,28 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         f"of `{calibration['text']['name']}` ({text_identity(calibration['text'])})",
         "Computed": f"until {last or 'a time that is not known'}, by commit {commits or 'unknown'}",
     }
+
+
+def _meanings(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield what the names of the study's cells stand for: patterns, criteria and adaptations."""
+    pruned = [cell for cell in study.cells if not cell.is_dense]
+    for pattern in dict.fromkeys(cell.pattern for cell in pruned):
+        yield pattern, f"pattern: {Pattern.parse(pattern).in_words}"
+    for name in dict.fromkeys(cell.criterion for cell in pruned):
+        keys = ("score", "scope", "statistics", "swaps")
+        yield name, f"criterion: {_listed(study.criterion(name), keys)}"
+    for name in dict.fromkeys(cell.adaptation for cell in pruned):
+        if name == NONE:
+            yield name, "pruned, and not adapted"
+        else:
+            entry = study.config["adaptations"][name]
+            yield name, f"adaptation: {_listed(entry, _TOLD)}; {study.samples(name):,} sequences"
+    yield "held out", "perplexity on calibration text that no sample touches"
+    yield "drift", "relative error of the last block's output there, the mean over tokens"
+
+
+def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} `{entry[key]}`" for key in keys if key in entry)
 
 
 def _figures(study: Study, root: Path, environment: Environment) -> Iterator[dict[str, Any]]:

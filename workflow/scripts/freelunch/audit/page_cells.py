@@ -153,7 +153,9 @@ def shown_tasks(tables: Path) -> dict[str, Any] | None:
     for one in asked:
         cell = tuple(one[key] for key in ("model", "criterion", "pattern", "adaptation"))
         names = [_word(each.key)(one) for each in words]
-        row = rows.setdefault(cell, {"names": names, "seeds": one["seeds"], "fields": {}})
+        row = rows.setdefault(
+            cell, {"names": names, "records": one["records"].split(), "fields": {}}
+        )
         row["fields"][one["task"]] = _accuracy_field(one, "accuracy")
         if one["task"] == MEAN:
             for key, title in _DIFFERENCES.items():

@@ -5,7 +5,6 @@ Draws what `freelunch.budgets` wrote to budgets.csv, and computes nothing.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from freelunch.figures.style import (
     SMALL,
     Mark,
     Registered,
+    apart,
     draw,
     draw_points,
     line_handle,
@@ -47,26 +47,28 @@ def draw_budgets(
     Args:
         data: budgets.csv.
         adaptations: All that the study's config has; decides how each looks.
-        series: What the series of each is called. It looks as its first adaptation.
+        series: What the series of each is called. It has the colour of its first adaptation.
         text: Name of the evaluation text, for the axis.
         outputs: Where to save it; suffixes are formats.
     """
     of_adaptations = marks(adaptations)
-    looks: dict[str, Mark] = {}
+    colours: dict[str, str] = {}
     for name, called in series.items():
-        looks.setdefault(called, replace(of_adaptations[name], label=called))
-    draw(data, lambda rows: budgets_figure(rows, looks, text), outputs)
+        colours.setdefault(called, of_adaptations[name].colour)
+    draw(data, lambda rows: budgets_figure(rows, colours, text), outputs)
 
 
-def budgets_figure(rows: Sequence[Row], looks: Mapping[str, Mark], text: str) -> Figure:
-    """Return the figure, drawn in the current style; `looks` are by series."""
+def budgets_figure(rows: Sequence[Row], colours: Mapping[str, str], text: str) -> Figure:
+    """Return the figure, drawn in the current style; `colours` are by series."""
     if not rows:
         figure = Figure()
         message = "no model was both reconstructed and retrained"
         figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
         return figure
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
-    shown = [name for name in looks if any(row["series"] == name for row in rows)]
+    shown = [name for name in colours if any(row["series"] == name for row in rows)]
+    # A config has more adaptations than there are markers: these tell those apart that are shown.
+    looks = apart({name: colours[name] for name in shown})
     figure = Figure()
     figure.set_size_inches(
         0.6 + len(AXES) * PANEL_INCHES[0],

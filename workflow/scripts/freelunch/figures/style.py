@@ -39,7 +39,7 @@ QUIET = "#595959"
 DENSE_COLOUR = "#595959"
 SMALL = 7.0
 # Okabe and Ito's yellow is left out: it is lost on white.
-_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = _COLOURS = (
+_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
 )
 # No two sorts of windows share a colour, and no retraining has that of a window of one block.
@@ -128,11 +128,10 @@ def marks(adaptations: Registered) -> Mapping[str, Mark]:
     return found
 
 
-def apart(names: Iterable[str]) -> Mapping[str, Mark]:
-    """Return marks of what is no adaptation, each with a colour of its own."""
+def apart(colours: Mapping[str, str]) -> Mapping[str, Mark]:
+    """Return marks with these colours that differ in marker and line, by what they are called."""
     return {
-        name: _mark(name, _COLOURS[index % len(_COLOURS)], index)
-        for index, name in enumerate(names)
+        name: _mark(name, colour, index) for index, (name, colour) in enumerate(colours.items())
     }
 
 

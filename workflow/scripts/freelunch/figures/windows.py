@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from freelunch.figures.style import (
+    COLOURS,
     DENSE_COLOUR,
     INK,
     QUIET,
@@ -57,7 +58,8 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
         return figure
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
     # Every series there can be has its own look, shown or not.
-    looks = dict(zip(SERIES, apart(map(str, SERIES)).values(), strict=True))
+    colours = dict(zip(SERIES.values(), COLOURS, strict=True))
+    looks = dict(zip(SERIES, apart(colours).values(), strict=True))
     widest = max(
         len(_windows([row for row in rows if pruned_model(row) == model])) for model in models
     )
