@@ -4,19 +4,22 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
-from freelunch.audit.audit import audit_study
+from audits_for_tests import Audited, make_kept
 from freelunch.audit.verdict_table import verdict_table
+from freelunch.figures.budgets import draw_budgets
+from freelunch.figures.criteria import draw_criteria
+from freelunch.figures.drift import draw_drift
+from freelunch.figures.windows import draw_windows
 from freelunch.plan import Plan
 from freelunch.readme import main
 from freelunch.records import load_records
 from freelunch.study import Study
-from freelunch.tables import table_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 VERDICTS = ROOT / "docs" / "full" / "audit" / "verdicts.md"
-RECORDS = ROOT / "docs" / "full" / "records"
 SUMMARY = ROOT / "docs" / "full" / "tables" / "summary.md"
 
 
@@ -25,16 +28,38 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def test_table_is_that_of_the_committed_records():
-    study = Study.load(Path("studies/full.yaml"))
-    records = load_records(study, RECORDS)
-    expected = table_texts(study, records, RECORDS)["summary_md"]
-    assert SUMMARY.read_text() == expected
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    return make_kept("full", tmp_path_factory.mktemp("kept") / "full")
 
 
-def test_verdicts_are_those_of_the_committed_records():
-    audit = audit_study(Study.load(Path("studies/full.yaml")), RECORDS)
-    assert VERDICTS.read_text() == verdict_table(audit["claims"])
+def test_table_is_that_of_the_committed_records(full: Audited):
+    assert SUMMARY.read_text() == (full.root / "tables" / "summary.md").read_text()
+
+
+def test_verdicts_are_those_of_the_committed_records(full: Audited):
+    assert VERDICTS.read_text() == verdict_table(full.audit["claims"])
+
+
+def test_figures_are_those_of_the_committed_records(full: Audited, tmp_path: Path):
+    """But for how another machine rounds the edge of a letter."""
+    study, folder = full.study, full.root / "figures"
+    names, text = study.config["adaptations"], study.perplexity["text"]["name"]
+    draw_criteria(folder / "criteria.csv", names, text, [tmp_path / "criteria.png"])
+    draw_windows(folder / "windows.csv", text, [tmp_path / "windows.png"])
+    draw_budgets(folder / "budgets.csv", names, study.series, text, [tmp_path / "budgets.png"])
+    draw_drift(folder / "drift.csv", names, [tmp_path / "drift.png"])
+    kept = sorted((ROOT / "docs" / "full" / "figures").iterdir())
+    assert [path.name for path in kept] == sorted(path.name for path in tmp_path.iterdir())
+    for path in kept:
+        shown, drawn = (imread(it) for it in (path, tmp_path / path.name))
+        assert shown.shape == drawn.shape, path
+        assert abs(shown - drawn).mean() < 1e-3, path
+
+
+def test_records_of_the_default_study_are_of_its_config():
+    study = Study.load(Path("config.yaml"))
+    assert len(load_records(study, ROOT / "docs" / "laptop" / "records")) == len(study.cells)
 
 
 @pytest.mark.parametrize("shown", [SUMMARY, VERDICTS])
