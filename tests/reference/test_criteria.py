@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from freelunch import criteria, study
+from freelunch import criteria, schema
 from freelunch.patterns import Pattern
 from freelunch.pruning import prune_matrix
 from freelunch.schema import with_defaults
@@ -133,28 +133,28 @@ def test_what_magnitude_prunes_stays_pruned_at_a_higher_sparsity(seed: int, scop
 
 
 def test_every_criterion_is_in_the_schema_and_the_other_way_round() -> None:
-    schema = study.config_schema()["$defs"]
+    defined = schema.config_schema()["$defs"]
     modules = {module.name for module in pkgutil.iter_modules(criteria.__path__)}
-    enum = schema["criterion"]["properties"]["score"]["enum"]
+    enum = defined["criterion"]["properties"]["score"]["enum"]
     assert set(enum) == modules and len(enum) == len(modules)
     prefix = "criterion_"
-    definitions = {name.removeprefix(prefix) for name in schema if name.startswith(prefix)}
+    definitions = {name.removeprefix(prefix) for name in defined if name.startswith(prefix)}
     assert definitions == modules
     branches = {
         branch["if"]["properties"]["score"]["const"]: branch["then"]["$ref"]
-        for branch in schema["criterion"]["allOf"]
+        for branch in defined["criterion"]["allOf"]
     }
     assert branches == {name: f"#/$defs/criterion_{name}" for name in modules}
     for name in modules:
-        module, definition = criteria.load(name), schema[prefix + name]
+        module, definition = criteria.load(name), defined[prefix + name]
         assert definition["properties"]["score"] == {"const": name}
         found = [what for what in ("score", "unit_score", "prune") if hasattr(module, what)]
         assert len(found) == 1, f"{name} has {found}"
         assert definition.get("x-structured", False) == (found == ["unit_score"])
         entry = with_defaults({"score": name})
         assert entry.keys() == definition["properties"].keys(), "a setting without a default"
-        assert study.needs_gram(entry) is criteria.needs_gram(entry)
-        assert study.changes_parameters(entry) is criteria.changes_parameters(entry)
+        assert schema.needs_gram(entry) is criteria.needs_gram(entry)
+        assert schema.changes_parameters(entry) is criteria.changes_parameters(entry)
         if "swaps" in entry:
             entry["swaps"] = 1
-            assert study.needs_gram(entry) is criteria.needs_gram(entry) is True
+            assert schema.needs_gram(entry) is criteria.needs_gram(entry) is True
