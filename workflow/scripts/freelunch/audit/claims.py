@@ -235,9 +235,14 @@ def _sentence(finding: Mapping[str, Any]) -> str:
 def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
     """Return the command that measures some cells again, by the rule that does."""
     records = " ".join(str(study.paths.record(cell)) for cell in dict.fromkeys(cells))
+    return f"{snakemake(study.source)} --forcerun {rule} -- {records}"
+
+
+def snakemake(source: str) -> str:
+    """Return the command that runs a config; targets and more options can follow."""
     return (
         "snakemake --cores all --workflow-profile workflow/profiles/local "
-        f"--replace-workflow-config --configfile {study.source} --forcerun {rule} -- {records}"
+        f"--replace-workflow-config --configfile {source}"
     )
 
 

@@ -74,14 +74,15 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     Raises:
         UserError: A record is not in `root`.
     """
-    ended = _ended(study, records, root)
+    provenance = gather_provenance(study, records)
+    ended = _ended(study, records, provenance, root)
     write_atomically(root / SNAKEFILE, (REPOSITORY / "Snakefile").read_bytes())
     write_atomically(root / CONFIG, _config(study))
-    write_json(root / METADATA, _Description(study, records, root).of_run(ended))
+    write_json(root / METADATA, _Description(study, records, provenance, root).of_run(ended))
     return root / METADATA
 
 
-def _ended(study: Study, records: Records, root: Path) -> str:
+def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: Path) -> str:
     """Return when the last step was done, in ISO 8601, UTC; when the newest record was written,
     where records do not say.
     """
@@ -90,7 +91,7 @@ def _ended(study: Study, records: Records, root: Path) -> str:
         if not path.is_file():
             todo = f"run the study (`make study STUDY={study.source}`)"
             raise UserError("a record is missing", where=path, todo=todo)
-    last: str | None = gather_provenance(study, records)["finished"]["last"]
+    last: str | None = provenance["finished"]["last"]
     if last:
         return last
     newest = max(path.stat().st_mtime for path in paths)
@@ -110,9 +111,11 @@ def _config(study: Study) -> str | bytes:
 class _Description:
     """What is in a crate, and how it came to be."""
 
-    def __init__(self, study: Study, records: Records, root: Path) -> None:
+    def __init__(
+        self, study: Study, records: Records, provenance: Mapping[str, Any], root: Path
+    ) -> None:
         self.study, self.records, self.root = study, records, root
-        self.provenance = gather_provenance(study, records)
+        self.provenance = provenance
         self.project = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
         self.crate = ROCrate(version="1.1")
         self.crate.metadata.extra_contexts.append(CONTEXT)

@@ -8,17 +8,19 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from freelunch.audit.claims import command
+from freelunch.audit.claims import command, snakemake
 from freelunch.audit.data import DATA
 from freelunch.audit.evidence import ACCURACY, MEASURED_BY, PERPLEXITY, Evidence
 from freelunch.audit.protocol import text_identity
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.comparison import mean_over_seeds, measured_perplexity, seed_groups
 from freelunch.errors import UserError, nearest
+from freelunch.paths import Paths
 from freelunch.patterns import Pattern
 from freelunch.schema import read_yaml
 from freelunch.study import Study
@@ -182,22 +184,17 @@ def audit_published(
         meaning: What their names stand for; by default that of STUDY.
     """
     meaning = meaning or Study.check(read_yaml(STUDY), f"{STUDY.parent.name}/{STUDY.name}")
-    cells = {_key(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
-    return [_row(each, cells, evidence, meaning) for each in published]
+    cells = {_place(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
+    return [_row(each, cells.get(_place(each), []), evidence, meaning) for each in published]
 
 
-def _key(cell: Cell) -> tuple[str, ...]:
-    return cell.model, cell.criterion, cell.pattern, cell.adaptation
+# Where a cell, or a published number, belongs.
+_place = attrgetter("model", "criterion", "pattern", "adaptation")
 
 
 def _row(
-    published: Published,
-    cells: Mapping[tuple[str, ...], list[Cell]],
-    evidence: Evidence,
-    meaning: Study,
+    published: Published, found: list[Cell], evidence: Evidence, meaning: Study
 ) -> dict[str, Any]:
-    key = (published.model, published.criterion, published.pattern, published.adaptation)
-    found = cells.get(key)
     row: dict[str, Any] = {
         **{name: value for name, value in vars(published).items() if name != "length"},
         "seqlen": published.length,
@@ -205,14 +202,7 @@ def _row(
         **dict.fromkeys(("ours", "ours_standard_error", "difference", "command")),
         "cells": [],
     }
-    missing = _unnamed(published, meaning)
-    if missing is None and found is None:
-        missing = "there is no such cell"
-    elif missing is None:
-        missing = _unlike(published, evidence.study, meaning)
-    if missing is None and found is not None:
-        missing = _unlike_measured(published, found, evidence)
-    if found is None or missing is not None:
+    if missing := _why_not_run(published, found, evidence, meaning):
         todo = _running(published, meaning)
         return row | {"verdict": NOT_RUN, "reason": missing, "command": todo}
     records = [evidence.records[it] for it in found]
@@ -241,6 +231,19 @@ def _row(
             evidence.study, found, MEASURED_BY[ACCURACY if published.tasks else PERPLEXITY]
         ),
     }
+
+
+def _why_not_run(
+    published: Published, found: list[Cell], evidence: Evidence, meaning: Study
+) -> str | None:
+    """Return why no cell stands beside a number; None if those found do."""
+    if unnamed := _unnamed(published, meaning):
+        return unnamed
+    if not found:
+        return "there is no such cell"
+    return _unlike(published, evidence.study, meaning) or _unlike_measured(
+        published, found, evidence
+    )
 
 
 def _accuracy(tasks: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -312,16 +315,12 @@ def _running(published: Published, meaning: Study) -> str:
         changes = f"s/length: {length}/length: {published.length}/; s/name: {name}/name: {other}/"
         source = source.replace(name, other)
         before, name = f"sed '{changes}' {meaning.source} > {source} && ", other
-    return (
-        f"{before}snakemake --cores all --workflow-profile workflow/profiles/local "
-        f"--replace-workflow-config --configfile {source} -- "
-        f"results/{name}/records/{cell.record_name}"
-    )
+    return f"{before}{snakemake(source)} -- {Paths(name).record(cell)}"
 
 
 def _unlike_measured(published: Published, cells: Sequence[Cell], evidence: Evidence) -> str | None:
     """Return why accuracies of cells cannot be compared with a published one; None if they can."""
-    for cell in cells if published.tasks else ():
+    for cell in cells:
         measured = evidence.records[cell]["metrics"].get("tasks", {}).get("tasks", {})
         if lacking := [task for task in published.tasks if task not in measured]:
             return f"not asked: {', '.join(lacking)}"

@@ -22,6 +22,8 @@ from freelunch.figures.style import (
     apart,
     draw,
     draw_points,
+    empty,
+    legend_below,
     line_handle,
     marks,
     name_line,
@@ -61,10 +63,7 @@ def draw_budgets(
 def budgets_figure(rows: Sequence[Row], colours: Mapping[str, str], text: str) -> Figure:
     """Return the figure, drawn in the current style; `colours` are by series."""
     if not rows:
-        figure = Figure()
-        message = "no model was both reconstructed and retrained"
-        figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
-        return figure
+        return empty("no model was both reconstructed and retrained")
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
     shown = [name for name in colours if any(row["series"] == name for row in rows)]
     # A config has more adaptations than there are markers: these tell those apart that are shown.
@@ -87,13 +86,11 @@ def budgets_figure(rows: Sequence[Row], colours: Mapping[str, str], text: str) -
         _line(last, here, "perplexity_dense", "dense")
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
-    figure.legend(
-        handles=[line_handle(looks[name], name) for name in shown],
-        loc="outside lower center",
-        ncols=min(3, len(shown)),
-        title="bars: ± standard error over windows of text, of the difference to the "
+    legend_below(
+        figure,
+        [line_handle(looks[name], name) for name in shown],
+        "bars: ± standard error over windows of text, of the difference to the "
         "reconstruction compared with" + opened,
-        title_fontsize=SMALL,
     )
     return figure
 

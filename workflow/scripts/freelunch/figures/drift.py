@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 from freelunch.cell import NONE
 from freelunch.figures.style import (
-    QUIET,
     SMALL,
     Registered,
     draw,
+    empty,
+    legend_below,
     line_handle,
     marks,
     pruned_model,
@@ -58,11 +59,9 @@ def drift_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
         if len({row["adaptation"] for row in here} - {NONE}) > 1
     }
     by_model = several or by_model
-    figure = Figure()
     if not by_model:
-        message = "no drift was measured"
-        figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
-        return figure
+        return empty("no drift was measured")
+    figure = Figure()
     looks = marks(adaptations)
     drawn = {row["adaptation"] for here in by_model.values() for row in here}
     names = [name for name in looks if name in drawn]
@@ -78,12 +77,10 @@ def drift_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
             axes.set_xlabel(f"block\n{kind}: {meaning}")
         panels[0].set_ylabel("relative error of a block's output")
         panels[0].set_title(model, loc="left")
-    figure.legend(
-        handles=[line_handle(looks[name], looks[name].label) for name in names],
-        loc="outside lower center",
-        ncols=min(3, len(names)),
-        title="mean over tokens of held-out calibration text",
-        title_fontsize=SMALL,
+    legend_below(
+        figure,
+        [line_handle(looks[name], looks[name].label) for name in names],
+        "mean over tokens of held-out calibration text",
     )
     return figure
 

@@ -11,7 +11,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.figures.style import QUIET, SMALL, Registered, draw, draw_points, line_handle, marks
+from freelunch.figures.style import (
+    Registered,
+    draw,
+    draw_points,
+    empty,
+    legend_below,
+    line_handle,
+    marks,
+)
 
 PANEL_INCHES = (2.9, 2.5)
 Row = dict[str, Any]
@@ -40,11 +48,9 @@ def sizes_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
         for pattern, of in series.items()
         if (kept := {name: here for name, here in of.items() if len(here) > 1})
     }
-    figure = Figure()
     if not several:
-        message = "criteria were compared on one model only"
-        figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
-        return figure
+        return empty("criteria were compared on one model only")
+    figure = Figure()
     looks = marks(adaptations)
     names = [name for name in looks if any(name in of for of in several.values())]
     figure.set_size_inches(0.6 + len(several) * PANEL_INCHES[0], 0.8 + PANEL_INCHES[1])
@@ -54,12 +60,10 @@ def sizes_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
         axes.set_title(pattern, loc="left")
         axes.set_xlabel("parameters of the model")
     grid[0][0].set_ylabel("worst minus best criterion, nats a token")
-    figure.legend(
-        handles=[line_handle(looks[name], looks[name].label) for name in names],
-        loc="outside lower center",
-        ncols=min(3, len(names)),
-        title="± one standard error over windows of text",
-        title_fontsize=SMALL,
+    legend_below(
+        figure,
+        [line_handle(looks[name], looks[name].label) for name in names],
+        "± one standard error over windows of text",
     )
     return figure
 

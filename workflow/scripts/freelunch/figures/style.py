@@ -196,6 +196,24 @@ def draw_points(
     )
 
 
+def empty(message: str) -> Figure:
+    """Return a figure that says why nothing is drawn."""
+    figure = Figure()
+    figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
+    return figure
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D], title: str, columns: int = 3) -> None:
+    """Explain series below all panels."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(columns, len(handles)),
+        title=title,
+        title_fontsize=SMALL,
+    )
+
+
 def line_handle(look: Mark, label: str) -> Line2D:
     """Return what a legend shows of a series."""
     return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=label)

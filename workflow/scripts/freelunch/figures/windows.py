@@ -16,11 +16,12 @@ from freelunch.figures.style import (
     DENSE_COLOUR,
     INK,
     QUIET,
-    SMALL,
     Mark,
     apart,
     draw,
     draw_points,
+    empty,
+    legend_below,
     line_handle,
     name_line,
     pruned_model,
@@ -53,9 +54,7 @@ def draw_windows(data: Path, text: str, outputs: Iterable[Path]) -> None:
 def windows_figure(rows: Sequence[Row], text: str) -> Figure:
     """Return the figure, drawn in the current style."""
     if not rows:
-        figure = Figure()
-        figure.text(0.5, 0.5, "no two windows to compare", ha="center", va="center", color=QUIET)
-        return figure
+        return empty("no two windows to compare")
     models = list(dict.fromkeys(pruned_model(row) for row in rows))
     # Every series there can be has its own look, shown or not.
     colours = dict(zip(SERIES.values(), COLOURS, strict=True))
@@ -82,12 +81,11 @@ def windows_figure(rows: Sequence[Row], text: str) -> Figure:
     shown = [series for series in SERIES if any(_kind(row) == series for row in rows)]
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
-    figure.legend(
-        handles=[line_handle(looks[series], SERIES[series]) for series in shown],
-        loc="outside lower center",
-        ncols=min(2, len(shown)),
-        title="bars: ± standard error over windows of text" + opened,
-        title_fontsize=SMALL,
+    legend_below(
+        figure,
+        [line_handle(looks[series], SERIES[series]) for series in shown],
+        "bars: ± standard error over windows of text" + opened,
+        columns=2,
     )
     return figure
 
