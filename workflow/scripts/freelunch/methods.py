@@ -16,9 +16,11 @@ s = alpha / rank, B (out, rank) and A (rank, in):
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from freelunch.errors import nearest
 
 FULL = "full"
 LORA, LORA_PRUNE = "lora", "lora_prune"
@@ -70,6 +72,12 @@ class Trained:
     def chooses(self, name: str) -> bool:
         """Tell whether a linear layer, by its name in its block, is one whose matrix is trained."""
         return self.linears is None or any(ends_with(name, end) for end in self.linears)
+
+    def unknown(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield which of `linears` name none of a model's linear layers, and what was expected."""
+        for end in self.linears or ():
+            if not any(ends_with(name, end) for name in names):
+                yield end, nearest(end, {name.rpartition(".")[2] for name in names})
 
 
 def ends_with(name: str, end: str) -> bool:

@@ -16,14 +16,13 @@ from freelunch import boundaries, cost, retraining_cost, window_cost
 from freelunch.candidates import adaptation_of, measuring_rule
 from freelunch.cell import DENSE, NONE, Cell
 from freelunch.cost import Cost
-from freelunch.errors import UserError, nearest
+from freelunch.errors import UserError
 from freelunch.families import FAMILIES, biases_of, family_of, halves_of
 from freelunch.methods import (
     BRANCHES,
     LOW_RANK,
     Trained,
     adapting_rule,
-    ends_with,
     trained_by,
 )
 from freelunch.paths import Paths
@@ -411,11 +410,8 @@ def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
 def _unnamed(adaptation: str, trained: Trained, shapes: Shapes) -> Iterator[str]:
     """Yield which of an adaptation's `linears` name no linear layer of a family that is known."""
     family = FAMILIES.get(shapes.model_type)
-    names = family.linears if family else ()
-    for end in trained.linears or () if names else ():
-        if not any(ends_with(name, end) for name in names):
-            known = dict.fromkeys(name.rpartition(".")[2] for name in names)
-            yield (
-                f"adaptations.{adaptation}.linears: {end!r} names no linear layer of this model; "
-                f"expected {nearest(end, known)}"
-            )
+    for end, expected in trained.unknown(family.linears) if family else ():
+        yield (
+            f"adaptations.{adaptation}.linears: {end!r} names no linear layer of this model; "
+            f"expected {expected}"
+        )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from freelunch.cell import derive_seed
-from freelunch.errors import UserError, nearest
+from freelunch.errors import UserError
 from freelunch.methods import (
     BRANCHES,
     FULL,
@@ -24,7 +24,6 @@ from freelunch.methods import (
     SCALELORA,
     SPP,
     Trained,
-    ends_with,
 )
 
 # A linear layer's name, itself, and its mask: (out, in), bool, True where a weight stays.
@@ -290,15 +289,13 @@ def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Ten
 def _chosen(layers: list[Masked], trained: Trained) -> list[Masked]:
     if trained.linears is None:
         return layers
-    for end in trained.linears:
-        if not any(ends_with(name, end) for name, _, _ in layers):
-            known = dict.fromkeys(name.rpartition(".")[2] for name, _, _ in layers)
-            raise UserError(
-                "`linears` names no linear layer of this model",
-                where="linears",
-                found=end,
-                expected=nearest(end, known),
-            )
+    for end, expected in trained.unknown([name for name, _, _ in layers]):
+        raise UserError(
+            "`linears` names no linear layer of this model",
+            where="linears",
+            found=end,
+            expected=expected,
+        )
     return [layer for layer in layers if layer[0] == HEAD or trained.chooses(layer[0])]
 
 
