@@ -232,6 +232,7 @@ def prepare(
     sequences: int = 6,
     pattern: str = "u50",
     keep: str = "all",
+    length: int = LENGTH,
     **changes: Any,
 ) -> Prepared:
     """Make a random model, pass random tokens through it and prune it by Wanda: its weights, or of
@@ -239,7 +240,7 @@ def prepare(
     """
     checkpoint = tiny_checkpoint(base, family, dtype, **changes)
     model = StreamedModel(checkpoint.folder)
-    sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences))
+    sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences, length))
     dense = capture(model, sample, base / "dense", keep=keep)
     score = "wanda_sp" if Pattern.parse(pattern).structured else "wanda"
     return Prepared(model, dense, prune(model, dense, base / "masks", score, pattern))

@@ -111,18 +111,19 @@ class Plan:
             return cost.prune_model(
                 shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
             )
-        if rule == "reconstruct_window":
-            settings = self.study.adaptation(adaptation) or {}
-            decided = {**settings, "window": self.window(model, adaptation)[0]}
-            keep, sparsity = self.study.block["keep_hidden_states"], Pattern.parse(pattern).sparsity
-            samples = self.study.samples(adaptation)
+        if rule in ("reconstruct_window", "retrain_model"):
+            settings, samples = (
+                self.study.adaptation(adaptation) or {},
+                self.study.samples(adaptation),
+            )
             # Of another sample than the dense pass's nothing is on disk.
-            keep = keep if samples == sample[0] else boundaries.NONE
+            kept = samples == sample[0]
+            keep = self.study.block["keep_hidden_states"] if kept else boundaries.NONE
+            if rule == "retrain_model":
+                return retraining_cost.retrain(shapes, samples, length, settings, keep)
+            decided = {**settings, "window": self.window(model, adaptation)[0]}
+            sparsity = Pattern.parse(pattern).sparsity
             return window_cost.reconstruct(shapes, samples, length, decided, sparsity, keep)
-        if rule == "retrain_model":
-            settings = self.study.adaptation(adaptation) or {}
-            samples = self.study.samples(adaptation)
-            return retraining_cost.retrain(shapes, samples, length, settings)
         if rule == "assemble_model":
             return cost.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
         if rule == "evaluate_perplexity":

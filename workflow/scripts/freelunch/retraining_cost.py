@@ -5,11 +5,15 @@ length and L blocks, an epoch's forward pass is 2 T (P + V) + 2 T S d L. Backwar
 what passes through takes 2 T (P + V) + 4 T S d L, and that of those matrices that are trained
 themselves, or through what is multiplied with them, 2 T more a weight. Of adapters beside frozen
 matrices (rank r, R outputs, C inputs) it is 6 T r (R + C) instead.
+
+What is left out is element by element: norms, activations, softmax, masks, the optimiser. Attention
+is causal, and its backward pass twice its forward pass, though kernels compute some of it again.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from freelunch.boundaries import ALL, NONE
 from freelunch.cost import CHECK_SEQUENCES, PROCESS_BYTES, Cost
 from freelunch.methods import DISTILLATION, FULL, trained_by
 from freelunch.shapes import Shapes
@@ -18,13 +22,18 @@ from freelunch.training_cost import (
     adapter_bytes,
     adapter_flops,
     branch_flops,
+    first_branch_flops,
+    head_branch_flops,
     held_bytes,
+    last_branch_flops,
     trained_weights,
 )
 from freelunch.window_cost import BESIDE_BYTES
 
 
-def retrain(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> Cost:
+def retrain(
+    shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any], keep: str = ALL
+) -> Cost:
     """Cost of retraining a model on so many sequences.
 
     Args:
@@ -32,9 +41,14 @@ def retrain(shapes: Shapes, samples: int, length: int, settings: Mapping[str, An
         samples: Sequences.
         length: Tokens in each.
         settings: An entry of `adaptations`.
+        keep: Which hidden states of the dense model are on disk; a distillation makes again what
+            it lacks.
     """
+    # Where any are kept, those after the last block are.
+    remade = shapes.blocks if settings["loss"] == DISTILLATION and keep == NONE else 0
     return Cost(
-        retraining_flops(shapes, samples, length, settings),
+        retraining_flops(shapes, samples, length, settings)
+        + shapes.forward_flops(samples * length, length, remade),
         memory_bytes(shapes, samples, length, settings),
         shapes.blocks * shapes.block_bytes,
     )
@@ -48,23 +62,28 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mappin
     weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
     teacher = head if settings["loss"] == DISTILLATION else 0
     branch = branch_flops(shapes, tokens, trained) * shapes.blocks
-    forward = blocks + head + teacher + branch
-    through = blocks + attention + head
+    branch += head_branch_flops(shapes, tokens, trained)
+    forward = blocks + head + teacher
+    through = blocks + attention + head + 2 * branch
     if not trained.norms:
         # Before the first linear layers nothing is trained.
-        through -= 2 * tokens * shapes.weights[0]
-    epoch = forward + through + 2 * branch
+        through -= 2 * tokens * shapes.weights[0] + first_branch_flops(shapes, tokens, trained)
+    epoch = forward + branch + through
     if trained.needs_weight_gradient:
         epoch += weights + (head if trained.head else 0)
     if settings["gradient_checkpointing"]:
-        # A block's last product is not needed by anything behind it, except by its branch.
-        unneeded = 0 if branch else 2 * tokens * shapes.weights[-1] * shapes.blocks
-        epoch += blocks + branch - unneeded
-    steps = -(-samples // settings["batch"])
-    parts = -(-min(settings["batch"], samples) // _passed_together(settings, samples))
-    epoch += adapter_flops(shapes, trained, steps, parts) * shapes.blocks
-    checked = 2 * min(CHECK_SEQUENCES, samples) / samples
-    return int(settings["epochs"] * epoch + checked * forward)
+        # A block's last product is not needed by anything behind it.
+        of_block = branch_flops(shapes, tokens, trained)
+        last = last_branch_flops(shapes, tokens, trained) or 2 * tokens * shapes.weights[-1]
+        epoch += blocks + (of_block - last) * shapes.blocks
+    batches = [settings["batch"]] * (samples // settings["batch"])
+    batches += [samples % settings["batch"]] if samples % settings["batch"] else []
+    together = _passed_together(settings, samples)
+    passes = settings["epochs"] * sum(-(-sequences // together) for sequences in batches)
+    steps = settings["epochs"] * len(batches)
+    # A branch is not there yet when the loss before is measured.
+    checked = min(CHECK_SEQUENCES, samples) / samples * (2 * forward + branch)
+    return int(settings["epochs"] * epoch + checked + adapter_flops(shapes, trained, steps, passes))
 
 
 def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:

@@ -52,18 +52,45 @@ def branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
     return 2 * tokens * _adapter_parameters(shapes, trained)
 
 
-def adapter_flops(shapes: Shapes, trained: Trained, steps: int, parts: int = 1) -> int:
-    """Return the operations, for a block, of pulling gradients back to A and B and of BA anew.
+def first_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
+    """Return the part of it that multiplies the input of a block's first linear layers."""
+    if trained.weights not in BRANCHES:
+        return 0
+    first = [columns for group, columns, _ in trained_matrices(shapes, trained) if group == 0]
+    return 2 * tokens * trained.rank * sum(first)
+
+
+def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
+    """Return the part of it that a block ends with; 0 if its last linear layer has no branch."""
+    matrices = trained_matrices(shapes, trained)
+    if trained.weights not in BRANCHES or not matrices or matrices[-1] != shapes.matrices[-1]:
+        return 0
+    return 2 * tokens * trained.rank * matrices[-1][2]
+
+
+def head_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
+    """Return the operations of a forward pass through an adapter beside the frozen head."""
+    if trained.weights not in BRANCHES or not trained.head:
+        return 0
+    return 2 * tokens * trained.rank * (shapes.vocabulary + shapes.hidden)
+
+
+def adapter_flops(shapes: Shapes, trained: Trained, steps: int, passes: int) -> int:
+    """Return the operations, of all blocks and the head, of what is multiplied with no token: BA,
+    made anew by each step, and gradients that are pulled back to A and B; of branches the merge.
 
     Args:
         shapes: Of the model.
         trained: What is trained.
         steps: Of the optimiser.
-        parts: In how many passes the gradient of a step is made.
+        passes: Backward, of all steps together.
     """
-    if trained.weights not in LOW_RANK or trained.weights in BRANCHES:
+    if trained.weights not in LOW_RANK:
         return 0
-    return steps * (4 * parts + 2) * trained.rank * trained_weights(shapes, trained)
+    weights = shapes.blocks * trained_weights(shapes, trained)
+    weights += shapes.vocabulary * shapes.hidden if trained.head else 0
+    times = 2 if trained.weights in BRANCHES else 4 * passes + 2 * steps
+    return times * trained.rank * weights
 
 
 def _adapter_parameters(shapes: Shapes, trained: Trained) -> int:

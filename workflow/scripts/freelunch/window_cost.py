@@ -220,7 +220,9 @@ def reconstruction_flops(
     trained = trained_by(settings)
     branch = blocks * branch_flops(shapes, tokens, trained)
     steps = epochs * -(-samples // settings["batch"])
-    extra = blocks * adapter_flops(shapes, trained, steps) + int(branch * (3 * epochs + checked))
+    # A branch is not there yet when the loss before is measured.
+    extra = adapter_flops(shapes, trained, steps, steps) * blocks // shapes.blocks
+    extra += int(branch * (3 * epochs + checked / 2))
     if not trained.needs_weight_gradient:
         extra -= epochs * weights
     if window == MATRIX:
