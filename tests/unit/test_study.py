@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -845,6 +846,11 @@ def test_each_method_has_its_own_settings() -> None:
         ({"budget": {"times": 3, "of": "recon_block"}, "epochs": 3}, None),
         ({"budget": {"times": 0.5, "of": "recon_block"}}, 2),
         ({"budget": {"times": 2, "of": "other"}}, 10),
+        ({"budget": {"times": 2, "of": "epochs"}}, 24),
+        # Whole sequences in whole epochs, and never more than the budget.
+        ({"budget": {"tokens": 87}}, 10),
+        ({"budget": {"tokens": 80}, "epochs": 3}, 3),
+        ({"budget": {"times": 0.7, "of": "other"}}, 3),
     ],
 )
 @pytest.mark.parametrize("method", ["full", "reconstruction"])
@@ -852,8 +858,11 @@ def test_a_budget_decides_how_many_sequences(
     method: str, entry: dict[str, Any], samples: int | None
 ) -> None:
     """Of 8 tokens; 4 sequences, the calibration sample, need not be said."""
-    other = {"method": "full", "budget": {"tokens": 40}}
-    found = Study.check(with_adaptations(x={"method": method, **entry}, other=other), "config.yaml")
+    others = {
+        "other": {"method": "full", "budget": {"tokens": 40}},
+        "epochs": {"method": "full", "epochs": 3},
+    }
+    found = Study.check(with_adaptations(x={"method": method, **entry}, **others), "config.yaml")
     settings = found.adaptation("x")
     assert settings is not None and settings.get("samples") == samples
     assert "budget" not in settings
@@ -884,6 +893,17 @@ def test_a_sample_that_is_extended_leaves_out_the_held_out_text() -> None:
     [
         ({"method": "full", "budget": {"tokens": 15}}, "budget", "at least 16, one step"),
         ({"method": "full", "budget": {"times": 0.1, "of": "recon_block"}}, "budget", "at least"),
+        (
+            {"method": "full", "budget": {"tokens": 40}, "epochs": [1, 3]},
+            "budget",
+            "at least 48, one step",
+        ),
+        (
+            {"method": "full", "budget": {"times": math.inf, "of": "recon_block"}},
+            "budget.times",
+            "found Infinity",
+        ),
+        ({"method": "full", "budget": {"tokens": 10**15}}, "budget.tokens", "1000000000000"),
         (
             {"method": "full", "budget": {"times": 2, "of": "recon_blok"}},
             "budget.of",
@@ -939,6 +959,14 @@ def test_series_are_what_differs_in_more_than_the_budget() -> None:
         "full_3": {"method": "full", "samples": 12},
         "distilled": {"method": "full", "loss": "distillation"},
         "low": {"method": "reconstruction", "trains": "masklora", "rank": 2},
+        # The larger budget that takes less memory for the same steps.
+        "full_9": {
+            "method": "full",
+            "samples": 36,
+            "micro_batch": 1,
+            "gradient_checkpointing": True,
+        },
+        "branches": {"method": "reconstruction", "trains": "lora"},
     }
     found = Study.check(with_adaptations(**entries), "config.yaml")
     assert found.compares_budgets
@@ -949,5 +977,8 @@ def test_series_are_what_differs_in_more_than_the_budget() -> None:
         "full_3": "full",
         "distilled": "full, distilled",
         "low": "reconstruction, window 1, masklora",
+        "full_9": "full",
+        "branches": "reconstruction, window 1, lora, dense",
     }
+    assert "branches" not in found.references
     assert not Study.check(config(), "config.yaml").compares_budgets

@@ -57,8 +57,13 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     for index, grid in enumerate(study["grids"]):
         for registry, valid in registries.items():
             for name in grid[registry]:
-                if name not in valid:
-                    where = f"study.grids.{index}.{registry}"
+                where = f"study.grids.{index}.{registry}"
+                if (registry, name) == ("criteria", DENSE):
+                    yield (
+                        f"  {where}: the dense model is always evaluated, and never adapted: "
+                        "nothing of it was pruned; expected criteria to prune by"
+                    )
+                elif name not in valid:
                     yield f"  {where}: {name!r} is not in `{registry}`; expected " + nearest(
                         name, valid
                     )
@@ -146,10 +151,10 @@ def _sample_problems(
         )
         if tokens < step * max(counts):
             yield (
-                f"{where}.budget: found {tokens:g} tokens; expected at least {step * max(counts)}, "
+                f"{where}.budget: found {tokens} tokens; expected at least {step * max(counts)}, "
                 f"one step of {settings['batch']} sequences of {length} tokens in each epoch"
             )
-        samples = max(round(tokens / (length * count)) for count in counts)
+        samples = tokens // (length * min(counts))
     elif samples < settings["batch"]:
         yield (
             f"{where}.batch: found {settings['batch']} sequences of a sample of {samples}; "

@@ -12,18 +12,21 @@ def deciding(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in DESCRIPTIVE}
 
 
-def budget_tokens(budget: Mapping[str, Any], config: Mapping[str, Any]) -> float:
-    """Return how many tokens a budget of an entry of `adaptations` is.
+def budget_tokens(budget: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Return how many tokens a budget of an entry of `adaptations` is, to the nearest.
 
     Args:
         budget: Checked: what it is a multiple of has no alternatives and no multiple itself.
         config: A study's config, with or without its defaults.
     """
     if "tokens" in budget:
-        return float(budget["tokens"])
+        return int(budget["tokens"])
     other = config["adaptations"][budget["of"]]
     if "budget" in other:
-        return float(budget["times"] * other["budget"]["tokens"])
-    calibration = config["study"]["calibration"]
-    samples = other.get("samples", calibration["samples"])
-    return float(budget["times"] * samples * calibration["length"] * other.get("epochs", 1))
+        seen = other["budget"]["tokens"]
+    else:
+        calibration = config["study"]["calibration"]
+        samples = other.get("samples", calibration["samples"])
+        seen = samples * calibration["length"] * other.get("epochs", 1)
+    tokens: int = round(budget["times"] * seen)
+    return tokens

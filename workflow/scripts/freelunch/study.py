@@ -12,7 +12,7 @@ from freelunch.cell import DENSE, NONE, Cell
 from freelunch.checks import contradictions
 from freelunch.entry import budget_tokens, deciding
 from freelunch.errors import UserError
-from freelunch.methods import is_retraining, series_of
+from freelunch.methods import becomes_dense, is_retraining, series_of
 from freelunch.paths import Paths
 from freelunch.schema import fill, needs_gram, read_yaml, violations
 from freelunch.windows import MATRIX, compares_windows
@@ -46,7 +46,7 @@ class Study:
         try:
             for problem in contradictions(cast(Mapping[str, Any], config)):
                 problems.add(problem)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             # The structure is wrong, as the schema says; what was seen before that counts all the
             # same, so that one run names every problem it can. Text in place of a mapping is a
             # ValueError.
@@ -168,10 +168,10 @@ class Study:
             tokens = budget_tokens(entry.pop("budget"), self.config)
             if isinstance(entry["epochs"], list):
                 # Each candidate has samples of its own; what they share is this.
-                entry["budget"] = {"tokens": round(tokens)}
+                entry["budget"] = {"tokens": tokens}
             else:
-                each = self.block["calibration"]["length"] * entry["epochs"]
-                entry["samples"] = max(1, round(tokens / each))
+                # Whole sequences in whole epochs: never more than the budget.
+                entry["samples"] = tokens // (self.block["calibration"]["length"] * entry["epochs"])
         if entry.get("samples") == self.block["calibration"]["samples"]:
             del entry["samples"]
         return entry
@@ -238,8 +238,7 @@ class Study:
     def compares_budgets(self) -> bool:
         """Tell whether a pruned model is both reconstructed and retrained."""
         return any(
-            any(map(is_retraining, entries))
-            and any(entry["method"] == "reconstruction" for entry in entries)
+            any(map(is_retraining, entries)) and any(map(_stays_pruned, entries))
             for entries in self._adapted_by
         )
 
@@ -250,14 +249,14 @@ class Study:
 
     @property
     def references(self) -> list[str]:
-        """Return the reconstructions, first those that retraining is best compared with: what other
-        budgets are multiples of, then any window but a single matrix.
+        """Return the reconstructions that stay pruned, first those that retraining is best compared
+        with: what other budgets are multiples of, then any window but a single matrix.
         """
         entries = self.config["adaptations"]
         named = {
             entry["budget"]["of"] for entry in entries.values() if "of" in entry.get("budget", {})
         }
-        local = [name for name, entry in entries.items() if entry["method"] == "reconstruction"]
+        local = [name for name, entry in entries.items() if _stays_pruned(entry)]
         return sorted(
             local, key=lambda name: (name not in named, entries[name]["window"] == MATRIX)
         )
@@ -314,6 +313,11 @@ class Study:
                 spec["selection"] = self.selection
             spec["seed"] = cell.seed
         return _in_order(spec)
+
+
+def _stays_pruned(adaptation: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of `adaptations` reconstructs what retraining is compared with."""
+    return adaptation["method"] == "reconstruction" and not becomes_dense(adaptation)
 
 
 def _kind(adaptation: Mapping[str, Any]) -> list[Any]:
