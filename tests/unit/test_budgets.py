@@ -115,7 +115,7 @@ def test_reach_in_tokens_and_operations_with_an_interval() -> None:
     assert by.keys() == {
         (series, unit)
         for series in ("full", "norms", "full, distilled")
-        for unit in ("tokens", "flops")
+        for unit in ("tokens", "distinct_tokens", "flops")
     }
     full = by["full", "tokens"]
     # From log 48 to log 36 over two doublings; log 40 is reached on the way.
@@ -216,6 +216,46 @@ def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
     assert rows["recon_block"]["flops"] == 7 * 10**12
     reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
     assert reach["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
+
+
+def test_data_is_a_currency_of_its_own() -> None:
+    """Tokens that are seen twice are data once."""
+    records = made()
+    for cell, record in records.items():
+        if cell.adaptation in ("recon_block", "full_1"):
+            record["adaptation"]["distinct_tokens"] = 8000
+        if cell.adaptation == "full_4":
+            record["adaptation"]["distinct_tokens"] = 16000
+    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
+    found, seen = reach["full", "distinct_tokens"], reach["full", "tokens"]
+    assert (found["largest_over_reference"], seen["largest_over_reference"]) == (2, 4)
+    assert found["reached_at_over_reference"] == pytest.approx(
+        math.sqrt(seen["reached_at_over_reference"])
+    )
+
+
+def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
+    study = make_study(
+        ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1]
+    )
+    records = make_records(study, {})
+    for cell, record in records.items():
+        if cell.adaptation == "full_1":
+            rate, epochs = (0.1, 1) if cell.seed == 0 else (0.2, 2)
+            chosen = {"learning_rate": rate, "epochs": epochs}
+            record["adaptation"] |= {
+                "steps": 16 * epochs,
+                "choice": {
+                    "selected_on": "calibration",
+                    "chosen": "it",
+                    "candidates": {"it": chosen},
+                },
+            }
+    rows = {row["adaptation"]: row for row in budget_rows(records, study)}
+    keys = ("learning_rate", "epochs", "steps", "selected_on")
+    assert [rows["full_1"][key] for key in keys] == [None, None, None, "calibration"]
+    assert budget_line(rows["full_1"])["steps"] == "-"
+    assert rows["full_4"]["epochs"] == 1 and rows["full_4"]["steps"] is not None
 
 
 def test_what_differs_in_more_than_the_budget_is_another_series() -> None:

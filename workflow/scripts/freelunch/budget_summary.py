@@ -32,7 +32,7 @@ def budget_line(row: Mapping[str, Any]) -> dict[str, str]:
         "what": row["series"],
         "tokens": f"{row['tokens']:,.0f}",
         "distinct": f"{row['distinct_tokens']:,.0f}",
-        "steps": f"{row['steps']:,}",
+        "steps": "-" if row["steps"] is None else f"{row['steps']:,}",
         "trained": _parameters(row["trained_parameters"]),
         "TFLOP": f"{row['flops'] / 1e12:,.1f}{search}",
         "peak memory": f"{row['peak_bytes'] / 1e9:.2f} GB",

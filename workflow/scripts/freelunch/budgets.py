@@ -7,7 +7,7 @@ reconstruction's, that is the budget which reaches it, with an interval (`freelu
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -33,7 +33,7 @@ from freelunch.study import Study
 
 BUDGET_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
-    *("series", "method", "loss", "reference", "learning_rate", "selected_on"),
+    *("series", "method", "loss", "reference", "learning_rate", "epochs", "selected_on"),
     *("tokens", "distinct_tokens", "steps", "trained_parameters"),
     *("flops", "wall_s", "cpu_s", "peak_bytes", "search_flops"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
@@ -46,8 +46,8 @@ REACH_COLUMNS = (
     *("smallest_over_reference", "largest_over_reference"),
     *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
 )
-# Tokens, and operations: the two currencies.
-UNITS = ("tokens", "flops")
+# The currencies: tokens, those of them that are distinct, which is data, and operations.
+UNITS = ("tokens", "distinct_tokens", "flops")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Adapted:
         settings: Its entry in the config.
         losses: Of each seed, that of each window of text.
         tokens: Seen, repetitions counted.
+        distinct_tokens: Of the text that these were drawn from.
         flops: Operations, those of the dense pass included that made what it learns from.
     """
 
@@ -70,6 +71,7 @@ class Adapted:
     settings: Mapping[str, Any]
     losses: Sequence[Sequence[float]]
     tokens: float
+    distinct_tokens: float
     flops: float
 
     @property
@@ -172,6 +174,7 @@ def _adapted(
         settings,
         [paired_losses(cell, records)[0] for cell in cells],
         fmean(cost["tokens"] for cost in costs),
+        fmean(records[cell]["adaptation"]["distinct_tokens"] for cell in cells),
         fmean(cost["flops"] + cost.get("dense_flops", 0) for cost in costs),
     )
 
@@ -183,9 +186,8 @@ def _cost(cell: Cell, settings: Mapping[str, Any], records: Records) -> Mapping[
 
 def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
     cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
-    found = records[one]["adaptation"]
-    choice, settings = found["choice"] or {}, adapted.settings
-    chosen = choice["candidates"][choice["chosen"]] if choice else settings
+    settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
+    chosen = [_chosen(each["choice"], settings) for each in found]
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
@@ -198,12 +200,13 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "method": settings["method"],
         "loss": settings["loss"],
         "reference": reference.name,
-        "learning_rate": chosen["learning_rate"],
-        "selected_on": choice.get("selected_on"),
+        "learning_rate": _shared(each["learning_rate"] for each in chosen),
+        "epochs": _shared(each["epochs"] for each in chosen),
+        "selected_on": _shared((each["choice"] or {}).get("selected_on") for each in found),
         "tokens": adapted.tokens,
-        "distinct_tokens": fmean(records[cell]["adaptation"]["distinct_tokens"] for cell in cells),
-        "steps": found["steps"],
-        "trained_parameters": found["trained_parameters"],
+        "distinct_tokens": adapted.distinct_tokens,
+        "steps": _shared(each["steps"] for each in found),
+        "trained_parameters": round(fmean(each["trained_parameters"] for each in found)),
         "flops": adapted.flops,
         "wall_s": fmean(cost["wall_s"] for cost in costs),
         "cpu_s": fmean(cost["cpu_s"] for cost in costs),
@@ -219,6 +222,17 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "perplexity_unadapted": before[0],
         "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
     }
+
+
+def _chosen(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the candidate that a search chose, or the settings where there was none."""
+    return choice["candidates"][choice["chosen"]] if choice else settings
+
+
+def _shared(values: Iterable[Any]) -> Any:
+    """Return what all seeds have; None where they differ."""
+    found = list(values)
+    return found[0] if all(value == found[0] for value in found) else None
 
 
 def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str) -> Row:

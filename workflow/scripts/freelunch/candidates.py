@@ -4,7 +4,7 @@ An entry of `adaptations` may list several of either. Each pair is then a run of
 after the adaptation and the pair, and the best one becomes the adaptation's result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -35,6 +35,22 @@ def candidates_of(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str,
         }
         for rate, count in product(rates, epochs)
     }
+
+
+def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
+    """Return what was chosen, in words; a learning rate at an end of its list is said to be.
+
+    Args:
+        candidates: Of one search, each with SEARCHED.
+        chosen: That of them which was.
+    """
+    rates, epochs = ({each[key] for each in candidates} for key in SEARCHED)
+    rate, count = (chosen[key] for key in SEARCHED)
+    end = ""
+    if len(rates) > 1 and rate in (min(rates), max(rates)):
+        end = f" (the {'lowest' if rate == min(rates) else 'highest'} tried)"
+    words = f"learning rate {rate:g}{end}"
+    return words if len(epochs) == 1 else f"{words} and epochs {count}"
 
 
 def adaptation_of(name: str) -> str:

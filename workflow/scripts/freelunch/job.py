@@ -99,7 +99,8 @@ class Job:
         if self.device == "cuda":
             import torch
 
-            facts["cost"]["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+            facts["cost"]["peak_host_bytes"] = facts["cost"]["peak_bytes"]
+            facts["cost"]["peak_bytes"] = torch.cuda.max_memory_allocated()
         return facts
 
 

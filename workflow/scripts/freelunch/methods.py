@@ -3,8 +3,10 @@
 The methods of PERP (arXiv 2312.15230), whose formulas these are. W is a pruned matrix, M its mask,
 s = alpha / rank, B (out, rank) and A (rank, in):
 
-    full          W itself, where M keeps it
-    biases, norms, biases_norms
+    full          W itself, where M keeps it; not the embeddings, which PERP's code trains, too
+    biases        those of linear layers; PERP's code trains a LayerNorm's as well, which here are
+                  part of norms
+    norms, biases_norms
     lora          W + s BA: merged, it is dense
     lora_prune    W + s BA while it trains, W + s M . BA when it is merged
     masklora      W + s M . BA
@@ -35,8 +37,10 @@ METHODS = (FULL, BIASES, NORMS, BIASES_NORMS, *LOW_RANK)
 RANK, ALPHA = 16, 32
 # What the head is called among linear layers.
 HEAD = "head"
-# Settings of how much an adaptation sees, and of what is chosen for that.
+# Settings of how much an adaptation sees and of what is chosen for that; and those that change the
+# memory it takes, but for rounding nothing else.
 AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
+MEMORY = ("micro_batch", "gradient_checkpointing")
 NEXT_TOKEN, DISTILLATION = "next_token", "distillation"
 
 
@@ -90,6 +94,11 @@ def is_retraining(settings: Mapping[str, Any]) -> bool:
     return settings["method"] in METHODS
 
 
+def becomes_dense(settings: Mapping[str, Any]) -> bool:
+    """Tell whether what an entry of `adaptations` merges into is not pruned any more."""
+    return bool(settings.get("trains", settings["method"]) == LORA)
+
+
 def adapting_rule(settings: Mapping[str, Any]) -> str:
     """Return the rule that carries out an entry of `adaptations`."""
     return "retrain_model" if is_retraining(settings) else "reconstruct_window"
@@ -116,13 +125,13 @@ def trained_by(settings: Mapping[str, Any]) -> Trained:
 def series_of(adaptations: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return what the series of each adaptation is called, by its name.
 
-    Adaptations that differ in nothing but how much they see, and what is chosen for that, are a
+    Adaptations that differ in nothing but how much they see, and what goes with that, are a
     series. It is called after its method; a second one of a method after its first adaptation too.
     """
     kinds: dict[str, str] = {}
     found = {}
     for name, settings in adaptations.items():
-        rest = {key: value for key, value in settings.items() if key not in AMOUNTS}
+        rest = {key: value for key, value in settings.items() if key not in (*AMOUNTS, *MEMORY)}
         kind = json.dumps(rest, sort_keys=True)
         if kind not in kinds:
             called = _called(settings)
@@ -133,13 +142,12 @@ def series_of(adaptations: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _called(settings: Mapping[str, Any]) -> str:
     method: str = settings["method"]
+    dense = ", dense" if becomes_dense(settings) else ""
     if is_retraining(settings):
-        # What it merges into is not pruned any more.
-        method = "lora, dense" if method == LORA else method
-        return f"{method}, distilled" if settings["loss"] == DISTILLATION else method
+        return method + dense + (", distilled" if settings["loss"] == DISTILLATION else "")
     name = f"{method}, window {settings['window']}" if "window" in settings else method
     trains = settings.get("trains", FULL)
-    return name if trains == FULL else f"{name}, {trains}"
+    return name if trains == FULL else f"{name}, {trains}{dense}"
 
 
 def matrix_parameters(trained: Trained, rows: int, columns: int, kept: int) -> int:

@@ -157,7 +157,7 @@ def _cost(mean: Mapping[str, Any]) -> str:
         words.append(f"{peak_bytes / 1e9:.2f} GB")
     if mean["selected_on"]:
         chosen_on = SELECTED_ON[mean["selected_on"]]
-        words.append(f"learning rate {mean['learning_rates']} chosen on {chosen_on}")
+        words.append(f"{mean['choices']} chosen on {chosen_on}")
         words.append(f"{(mean['search_flops'] or 0) / 1e12:,.3g} TFLOP to find it")
     if kept := mean["adaptation_windows_kept_pruned"]:
         words.append(f"{kept} of {mean['adaptation_windows']} windows no better than pruned")

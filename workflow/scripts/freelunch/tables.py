@@ -16,6 +16,7 @@ from typing import Any
 from freelunch.accuracy import TASK_COLUMNS, task_rows
 from freelunch.artifact import json_text, write_atomically
 from freelunch.budgets import BUDGET_COLUMNS, REACH_COLUMNS, budget_rows, reach_rows
+from freelunch.candidates import choice_text
 from freelunch.cell import Cell
 from freelunch.comparison import (
     Records,
@@ -177,8 +178,8 @@ def means_over_seeds(records: Records) -> list[Row]:
             "adaptation_wall_s": _over(fmean, of_seeds, "adaptation_wall_s"),
             "adaptation_peak_bytes": _over(max, of_seeds, "adaptation_peak_bytes"),
             "selected_on": of_seeds[0]["selected_on"],
-            "learning_rates": ", ".join(
-                dict.fromkeys(f"{row['learning_rate']:g}" for row in of_seeds if row["selected_on"])
+            "choices": ", ".join(
+                dict.fromkeys(str(row["choice"]) for row in of_seeds if row["choice"])
             ),
             "search_flops": _over(fmean, of_seeds, "search_flops"),
             "adaptation_windows": _over(sum, of_seeds, "adaptation_windows"),
@@ -315,6 +316,7 @@ def _adaptation_facts(record: Mapping[str, Any]) -> Row:
         "selected_on": choice.get("selected_on"),
         "learning_rate": settings.get("learning_rate"),
         "epochs": settings.get("epochs"),
+        "choice": choice_text([*choice["candidates"].values()], settings) if choice else None,
     }
 
 
