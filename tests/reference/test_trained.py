@@ -273,6 +273,19 @@ def test_lora_draws_from_the_distribution_that_peft_draws_from() -> None:
     assert not b.any() and not layer.lora_B["default"].weight.any()
 
 
+def test_each_layer_draws_its_own() -> None:
+    """Two alike do not start alike, and the same one starts the same, whatever is beside it."""
+
+    def start(*names: str) -> dict[str, Tensor]:
+        layers = [(name, nn.Linear(8, 8), torch.ones(8, 8, dtype=torch.bool)) for name in names]
+        trained = TrainedParameters(layers, [], Trained("masklora", False, False, rank=2), SEED)
+        return dict(zip(names, trained.parameters[::2], strict=True))
+
+    both = start("one", "two")
+    assert not torch.equal(both["one"], both["two"])
+    assert torch.equal(start("two")["two"], both["two"])
+
+
 def test_dropout_is_of_the_branch_and_of_training_only() -> None:
     net, untouched = Net(), Net()
     trained = net.train_("lora", dropout=0.5)

@@ -953,6 +953,14 @@ def test_a_tokens_source_cannot_be_extended() -> None:
     assert "9 sequences are more than the `tokens` source" in message
 
 
+def test_a_dense_model_is_not_adapted() -> None:
+    given = config()
+    given["study"]["grids"][0]["criteria"] = ["dense"]
+    message = refusal(given)
+    assert "study.grids.0.criteria: the dense model is always evaluated" in message
+    assert "nothing of it was pruned" in message
+
+
 def test_series_are_what_differs_in_more_than_the_budget() -> None:
     entries: dict[str, dict[str, Any]] = {
         "full_1": {"method": "full"},
