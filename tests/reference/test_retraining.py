@@ -1,7 +1,6 @@
 """Retraining against a plain loop over transformers' own model, and what it may never change."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from freelunch.artifact import MANIFEST, Artifact
@@ -24,6 +22,7 @@ from freelunch.retraining_cost import retraining_flops
 from freelunch.schema import with_defaults
 from freelunch.shapes import Shapes
 from interrupts import Interrupt, interrupted
+from operations import counted_operations
 from tiny_models import (
     BLOCKS,
     FAMILIES,
@@ -242,20 +241,6 @@ def test_trained_parameters_are_counted_by_the_formula(
     assert facts(adapted)["trained_parameters"] == expected
 
 
-def attention_flops(query: Sequence[int], *_: Any, **__: Any) -> int:
-    """Return the operations of causal attention, which torch does not count on a processor."""
-    batch, heads, length, size = query
-    return 2 * batch * heads * length * length * size
-
-
-ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda _, query, *rest, **more: 2 * attention_flops(query)
-    ),
-}
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "changes",
@@ -293,7 +278,7 @@ def test_operations_are_those_that_torch_counts(
         tie_word_embeddings=False,
     )
     settings = settings_of(method, **changes)
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with counted_operations() as counter:
         retrain(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     filled = with_defaults(settings, "adaptation")

@@ -22,9 +22,9 @@ from freelunch.training_cost import (
     adapter_bytes,
     adapter_flops,
     branch_flops,
-    first_branch_flops,
     head_branch_flops,
     held_bytes,
+    input_branch_flops,
     last_branch_flops,
     trained_weights,
 )
@@ -67,7 +67,7 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mappin
     through = blocks + attention + head + 2 * branch
     if not trained.norms:
         # Before the first linear layers nothing is trained.
-        through -= 2 * tokens * shapes.weights[0] + first_branch_flops(shapes, tokens, trained)
+        through -= 2 * tokens * shapes.weights[0] + input_branch_flops(shapes, tokens, trained, [0])
     epoch = forward + branch + through
     if trained.needs_weight_gradient:
         epoch += weights + (head if trained.head else 0)

@@ -1,5 +1,7 @@
 """What training costs beyond the passes, by what is trained (see `freelunch.methods`)."""
 
+from collections.abc import Collection
+
 from freelunch.families import FAMILIES
 from freelunch.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 from freelunch.shapes import Shapes
@@ -52,12 +54,16 @@ def branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
     return 2 * tokens * _adapter_parameters(shapes, trained)
 
 
-def first_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
-    """Return the part of it that multiplies the input of a block's first linear layers."""
+def input_branch_flops(
+    shapes: Shapes, tokens: int, trained: Trained, groups: Collection[int]
+) -> int:
+    """Return the part of it that multiplies the inputs of linear layers: of those behind these of
+    `shapes.inputs`.
+    """
     if trained.weights not in BRANCHES:
         return 0
-    first = [columns for group, columns, _ in trained_matrices(shapes, trained) if group == 0]
-    return 2 * tokens * trained.rank * sum(first)
+    matrices = trained_matrices(shapes, trained)
+    return 2 * tokens * trained.rank * sum(it[1] for it in matrices if it[0] in groups)
 
 
 def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:

@@ -17,7 +17,13 @@ from freelunch.errors import UserError
 from freelunch.families import has_halves
 from freelunch.methods import trained_by
 from freelunch.shapes import Shapes
-from freelunch.training_cost import adapter_bytes, adapter_flops, branch_flops, held_bytes
+from freelunch.training_cost import (
+    adapter_bytes,
+    adapter_flops,
+    branch_flops,
+    held_bytes,
+    input_branch_flops,
+)
 from freelunch.windows import (
     ALL,
     AUTO,
@@ -203,16 +209,19 @@ def reconstruction_flops(
     forward = shapes.forward_flops(tokens, length, blocks)
     weights = 2 * tokens * shapes.block_weights * blocks
     window, local = window_of(settings), settings["targets"] == "local"
-    passes = 0
+    attention = 2 * tokens * (sum(shapes.weights[:2]) + length * shapes.hidden) * blocks
+    # One sequence shows which matrices share an input.
+    passes = forward // samples if window == MATRIX else 0
     if is_sequential(settings):
         # On to the next window; and where a window is smaller than a block, on within it.
-        passes += forward
-        passes += {MATRIX: 4 * forward, HALVES: forward // 2}.get(str(window), 0)
+        last = split_windows(blocks, window)[-1]
+        passes += shapes.forward_flops(tokens, length, last.start)
+        passes += {MATRIX: 4 * forward, HALVES: attention}.get(str(window), 0)
     if local:
         passes += weights if window == MATRIX else forward
     elif window in (MATRIX, HALVES):
         # Targets within a block.
-        passes += forward if window == MATRIX else forward // 2
+        passes += forward if window == MATRIX else attention
     if settings["method"] == LEAST_SQUARES:
         return passes + 2 * weights + blocks * _solve_flops(shapes, tokens, sparsity)
     checked = 2 * min(CHECK_SEQUENCES, samples) / samples
@@ -220,9 +229,9 @@ def reconstruction_flops(
     trained = trained_by(settings)
     branch = blocks * branch_flops(shapes, tokens, trained)
     steps = epochs * -(-samples // settings["batch"])
-    # A branch is not there yet when the loss before is measured.
+    # No branch is there when the loss is measured: not yet, and not any more.
     extra = adapter_flops(shapes, trained, steps, steps) * blocks // shapes.blocks
-    extra += int(branch * (3 * epochs + checked / 2))
+    extra += epochs * (3 * branch - _branch_without_gradient(shapes, blocks, tokens, settings))
     if not trained.needs_weight_gradient:
         extra -= epochs * weights
     if window == MATRIX:
@@ -241,6 +250,21 @@ def _without_gradient(shapes: Shapes, blocks: int, settings: Mapping[str, Any]) 
     if window == HALVES:
         return blocks * (attention + mlp)
     return -(-blocks // blocks_in(window, shapes.blocks)) * attention
+
+
+def _branch_without_gradient(
+    shapes: Shapes, blocks: int, tokens: int, settings: Mapping[str, Any]
+) -> int:
+    """Return the operations of pulling a gradient back through branches that nothing is before."""
+    window, trained = window_of(settings), trained_by(settings)
+    if window == MATRIX:
+        return blocks * input_branch_flops(shapes, tokens, trained, range(len(shapes.inputs)))
+    if trained.norms:
+        return 0
+    first = input_branch_flops(shapes, tokens, trained, [0])
+    if window == HALVES:
+        return blocks * (first + input_branch_flops(shapes, tokens, trained, [2]))
+    return -(-blocks // blocks_in(window, shapes.blocks)) * first
 
 
 def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
