@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 # Each starts as many jobs as it is good for: they are most of what the tests take.
 SEARCHED = {
     "method": "masklora",
+    "loss": "distillation",
     "rank": 4,
     "learning_rate": [1.0e-4, 1.0e-2],
     "epochs": [2],
@@ -124,6 +125,8 @@ def test_the_best_candidate_is_the_result(wide):
     for shard in ("block-000.safetensors", "block-003.safetensors"):
         ours = (wide.path / CELL.format("checkpoints", "searched") / shard).read_bytes()
         assert ours == (wide.path / CELL.format("checkpoints", best) / shard).read_bytes()
+    # What the dense model passed, so that there is something to learn from, is counted beside it.
+    assert 0 < cost["retrain_model"]["dense_flops"] < cost["retrain_model"]["flops"]
     # The search is the other one, and measuring both.
     assert cost["search"]["flops"] > cost["retrain_model"]["flops"]
     assert cost["search"]["jobs"] == 1 + 2
