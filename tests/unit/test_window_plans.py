@@ -13,6 +13,7 @@ from freelunch.candidates import adaptation_of, candidates_of, choice_text
 from freelunch.cell import Cell
 from freelunch.errors import UserError
 from freelunch.plan import Plan
+from freelunch.retraining_cost import retrain
 from freelunch.schema import SCHEMA, with_defaults
 from freelunch.shapes import Shapes
 from freelunch.study import Study
@@ -236,6 +237,16 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
     matrices = {**budget, "train_norms": False}
     assert decide_window(shapes, 8, 256, matrices)[0] == "matrix"
     assert decide_window(shapes, 8, 256, settings_of(window=3)) == (3, None)
+
+
+def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
+    """Of text beyond the calibration sample, or where nothing is kept."""
+    shapes, length = Shapes.of(QWEN, "bfloat16"), 128
+    settings = with_defaults({"method": "norms", "loss": "distillation"}, "adaptation")
+    kept, made = (retrain(shapes, 4, length, settings, keep).flops for keep in ("every_4", "none"))
+    assert made - kept == shapes.forward_flops(4 * length, length)
+    plain = with_defaults({"method": "norms"}, "adaptation")
+    assert retrain(shapes, 4, length, plain, "none") == retrain(shapes, 4, length, plain, "all")
 
 
 @pytest.mark.parametrize("length", [256, 304, 336, 352, 384])
