@@ -1,5 +1,6 @@
 """Windows, inputs, retraining and searches through the workflow: what runs, what is recorded."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -168,8 +169,10 @@ def test_what_an_adaptation_saw_and_trained_is_recorded(wide):
     budgets = (tables / "figures" / "budgets.csv").read_text().splitlines()
     names = [line.split(",")[3] for line in budgets[1:]]
     assert names == ["recon_block", "as_the_paper", "searched"]
-    reach = (tables / "tables" / "reach.csv").read_text().splitlines()
-    assert [line.split(",")[3] for line in reach[1:]] == ["masklora", "masklora"]
+    with (tables / "tables" / "reach.csv").open() as file:
+        reach = list(csv.DictReader(file))
+    assert {row["series"] for row in reach} == {"masklora, distilled"}
+    assert [row["unit"] for row in reach] == ["tokens", "distinct_tokens", "flops"]
     assert (tables / "figures" / "budgets.png").stat().st_size > 10_000
     summary = (tables / "tables" / "summary.md").read_text()
     assert "**Retraining beside reconstruction**" in summary
