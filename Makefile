@@ -86,17 +86,20 @@ format: env
 bench: study
 	python tests/bench.py
 
-# docs/ keeps the records of both studies: a test can tell whether the README's tables agree with them, and a
+# docs/ keeps the records of these studies: a test can tell whether the README's tables agree with them, and a
 # user, by `make compare`, whether another run does.
 readme: full
 	$(MAKE) study STUDY=config.yaml
-	rm -rf docs/full docs/laptop
-	mkdir -p docs/full/tables docs/full/figures docs/full/audit docs/laptop
-	cp -r results/laptop/records docs/laptop/records
-	cp -r results/full/records docs/full/records
-	cp results/full/tables/summary.md docs/full/tables/
-	cp results/full/audit/verdicts.md docs/full/audit/
-	cp results/full/figures/{criteria,windows,budgets,drift}.png docs/full/figures/
+	$(MAKE) study STUDY=studies/retraining.yaml
+	rm -rf docs
+	for name in laptop full retraining; do \
+	  mkdir -p docs/$$name/tables docs/$$name/audit docs/$$name/figures; \
+	  cp -r results/$$name/records docs/$$name/records; \
+	  cp results/$$name/tables/summary.md docs/$$name/tables/; \
+	  cp results/$$name/audit/verdicts.md docs/$$name/audit/; \
+	  cp results/$$name/figures/budgets.png docs/$$name/figures/; \
+	done
+	cp results/full/figures/{criteria,windows,drift}.png docs/full/figures/
 	python -m freelunch.readme README.md docs/full/tables/summary.md
 	python -m freelunch.readme README.md docs/full/audit/verdicts.md
 

@@ -20,7 +20,10 @@ from freelunch.tables import table_texts
 from records_for_tests import make_records, make_study, sealed
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = {"full": "studies/full.yaml", "laptop": "config.yaml"}
+KEPT = {
+    "full": "studies/full.yaml",
+    "laptop": "config.yaml",
+}
 FIGURES = ("criteria", "windows", "budgets", "drift", "sizes")
 # A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
 ADAPTATIONS: dict[str, dict[str, Any]] = {
