@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = {
     "full": "studies/full.yaml",
     "laptop": "config.yaml",
+    "retraining": "studies/retraining.yaml",
 }
 FIGURES = ("criteria", "windows", "budgets", "drift", "sizes")
 # A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
