@@ -14,6 +14,7 @@ from freelunch.figures.drift import draw_drift
 from freelunch.figures.windows import draw_windows
 from freelunch.plan import Plan
 from freelunch.readme import main
+from freelunch.records import load_records
 from freelunch.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,11 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module", params=KEPT)
 def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     return make_kept(request.param, tmp_path_factory.mktemp("kept") / request.param)
+
+
+def test_records_are_of_the_config(kept: Audited):
+    records = load_records(kept.study, ROOT / "docs" / kept.study.name / "records")
+    assert len(records) == len(kept.study.cells)
 
 
 def test_tables_are_those_of_the_committed_records(kept: Audited):
@@ -51,7 +57,9 @@ def test_figures_are_those_of_the_committed_records(kept: Audited, tmp_path: Pat
     draw_budgets(folder / "budgets.csv", names, study.series, text, [tmp_path / "budgets.png"])
     draw_drift(folder / "drift.csv", names, [tmp_path / "drift.png"])
     shown = sorted((ROOT / "docs" / study.name / "figures").iterdir())
-    assert shown
+    all_drawn = sorted(path.name for path in tmp_path.iterdir())
+    expected = all_drawn if study.name == "full" else ["budgets.png"]
+    assert [path.name for path in shown] == expected
     for path in shown:
         as_shown, drawn = (imread(it) for it in (path, tmp_path / path.name))
         assert as_shown.shape == drawn.shape, path

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from freelunch.bootstrap import Means, Sample, estimate
+from freelunch.candidates import chosen_of
 from freelunch.cell import NONE, Cell
 from freelunch.comparison import (
     Records,
@@ -187,7 +188,7 @@ def _cost(cell: Cell, settings: Mapping[str, Any], records: Records) -> Mapping[
 def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
     cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
     settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
-    chosen = [_chosen(each["choice"], settings) for each in found]
+    chosen = [chosen_of(each["choice"], settings) for each in found]
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
@@ -222,11 +223,6 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "perplexity_unadapted": before[0],
         "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
     }
-
-
-def _chosen(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the candidate that a search chose, or the settings where there was none."""
-    return choice["candidates"][choice["chosen"]] if choice else settings
 
 
 def _shared(values: Iterable[Any]) -> Any:

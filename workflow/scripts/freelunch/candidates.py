@@ -37,6 +37,12 @@ def candidates_of(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str,
     }
 
 
+def chosen_of(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the candidate that a search chose, or an entry's settings where there was none."""
+    found: Mapping[str, Any] = choice["candidates"][choice["chosen"]] if choice else settings
+    return found
+
+
 def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
     """Return what was chosen, in words; a learning rate at an end of its list is said to be.
 

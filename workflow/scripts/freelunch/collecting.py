@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.artifact import Artifact, check_belongs, write_atomically, write_json
+from freelunch.candidates import chosen_of
 from freelunch.cell import Cell
 from freelunch.digest import file_digest, json_digest
 from freelunch.errors import UserError
@@ -173,10 +174,8 @@ class _Steps:
 
     def _samples(self) -> int:
         """Return how many sequences a cell was trained on, by its candidate where there was one."""
-        found: dict[str, Any] = self.windows[0].facts["settings"]["adaptation"]
-        if self.choice is not None:
-            found = self.choice["candidates"][self.choice["chosen"]]
-        return int(found["samples"])
+        settings = self.windows[0].facts["settings"]["adaptation"]
+        return int(chosen_of(self.choice, settings)["samples"])
 
     def _check_metrics(
         self,

@@ -76,14 +76,17 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mappin
         of_block = branch_flops(shapes, tokens, trained)
         last = last_branch_flops(shapes, tokens, trained) or 2 * tokens * shapes.weights[-1]
         epoch += blocks + (of_block - last) * shapes.blocks
-    batches = [settings["batch"]] * (samples // settings["batch"])
-    batches += [samples % settings["batch"]] if samples % settings["batch"] else []
+    whole, rest = divmod(samples, settings["batch"])
     together = _passed_together(settings, samples)
-    passes = settings["epochs"] * sum(-(-sequences // together) for sequences in batches)
-    steps = settings["epochs"] * len(batches)
+    steps = settings["epochs"] * (whole + (rest > 0))
+    passes = settings["epochs"] * (whole * -(-settings["batch"] // together) - (-rest // together))
     # A branch is not there yet when the loss before is measured.
     checked = min(CHECK_SEQUENCES, samples) / samples * (2 * forward + branch)
-    return int(settings["epochs"] * epoch + checked + adapter_flops(shapes, trained, steps, passes))
+    return int(
+        settings["epochs"] * epoch
+        + checked
+        + adapter_flops(shapes, trained, shapes.blocks, steps, passes)
+    )
 
 
 def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from freelunch.accuracy import TASK_COLUMNS, task_rows
 from freelunch.artifact import json_text, write_atomically
 from freelunch.budgets import BUDGET_COLUMNS, REACH_COLUMNS, budget_rows, reach_rows
-from freelunch.candidates import choice_text
+from freelunch.candidates import choice_text, chosen_of
 from freelunch.cell import Cell
 from freelunch.comparison import (
     Records,
@@ -300,8 +300,7 @@ def _adaptation_facts(record: Mapping[str, Any]) -> Row:
     """Return what was adapted, and how what its settings left open was decided."""
     found, settings = record["adaptation"] or {}, record["spec"].get("adaptation") or {}
     choice = found.get("choice") or {}
-    if choice:
-        settings = choice["candidates"][choice["chosen"]]
+    settings = chosen_of(choice, settings)
     return {
         "adaptation_distinct_tokens": found.get("distinct_tokens"),
         "adaptation_steps": found.get("steps"),

@@ -81,19 +81,20 @@ def head_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
     return 2 * tokens * trained.rank * (shapes.vocabulary + shapes.hidden)
 
 
-def adapter_flops(shapes: Shapes, trained: Trained, steps: int, passes: int) -> int:
-    """Return the operations, of all blocks and the head, of what is multiplied with no token: BA,
-    made anew by each step, and gradients that are pulled back to A and B; of branches the merge.
+def adapter_flops(shapes: Shapes, trained: Trained, blocks: int, steps: int, passes: int) -> int:
+    """Return the operations, of blocks and the head, of what is multiplied with no token: BA, made
+    anew by each step, and gradients that are pulled back to A and B; of branches the merge.
 
     Args:
         shapes: Of the model.
         trained: What is trained.
+        blocks: In how many blocks.
         steps: Of the optimiser.
         passes: Backward, of all steps together.
     """
     if trained.weights not in LOW_RANK:
         return 0
-    weights = shapes.blocks * trained_weights(shapes, trained)
+    weights = blocks * trained_weights(shapes, trained)
     weights += shapes.vocabulary * shapes.hidden if trained.head else 0
     times = 2 if trained.weights in BRANCHES else 4 * passes + 2 * steps
     return times * trained.rank * weights

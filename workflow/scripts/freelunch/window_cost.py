@@ -7,7 +7,7 @@ trained, 2 T a weight are saved of the linear layers that a window begins with.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from freelunch import boundaries
@@ -230,41 +230,33 @@ def reconstruction_flops(
     branch = blocks * branch_flops(shapes, tokens, trained)
     steps = epochs * -(-samples // settings["batch"])
     # No branch is there when the loss is measured: not yet, and not any more.
-    extra = adapter_flops(shapes, trained, steps, steps) * blocks // shapes.blocks
-    extra += epochs * (3 * branch - _branch_without_gradient(shapes, blocks, tokens, settings))
+    extra = adapter_flops(shapes, trained, blocks, steps, steps)
+    begun, groups = _nothing_before(shapes, blocks, settings)
+    unneeded = begun * input_branch_flops(shapes, tokens, trained, groups)
+    extra += epochs * (3 * branch - unneeded)
     if not trained.needs_weight_gradient:
         extra -= epochs * weights
     if window == MATRIX:
         return passes + extra + int(weights * (2 * epochs + checked))
-    training = epochs * (3 * forward - 2 * tokens * _without_gradient(shapes, blocks, settings))
+    ends = begun * sum(shapes.weights[group] for group in groups)
+    training = epochs * (3 * forward - 2 * tokens * ends)
     return passes + extra + training + int(forward * checked)
 
 
-def _without_gradient(shapes: Shapes, blocks: int, settings: Mapping[str, Any]) -> int:
-    """Return the weights through which no gradient has to pass: of the linear layers that windows
-    begin with, where there is no norm before them to be trained.
+def _nothing_before(
+    shapes: Shapes, blocks: int, settings: Mapping[str, Any]
+) -> tuple[int, Collection[int]]:
+    """Return before which linear layers nothing is trained, so that no gradient has to pass through
+    them: in how many blocks, and those behind which of `shapes.inputs`.
     """
-    if trained_by(settings).norms:
-        return 0
-    window, attention, mlp = window_of(settings), shapes.weights[0], shapes.weights[2]
-    if window == HALVES:
-        return blocks * (attention + mlp)
-    return -(-blocks // blocks_in(window, shapes.blocks)) * attention
-
-
-def _branch_without_gradient(
-    shapes: Shapes, blocks: int, tokens: int, settings: Mapping[str, Any]
-) -> int:
-    """Return the operations of pulling a gradient back through branches that nothing is before."""
-    window, trained = window_of(settings), trained_by(settings)
+    window = window_of(settings)
     if window == MATRIX:
-        return blocks * input_branch_flops(shapes, tokens, trained, range(len(shapes.inputs)))
-    if trained.norms:
-        return 0
-    first = input_branch_flops(shapes, tokens, trained, [0])
+        return blocks, range(len(shapes.inputs))
+    if trained_by(settings).norms:
+        return 0, ()
     if window == HALVES:
-        return blocks * (first + input_branch_flops(shapes, tokens, trained, [2]))
-    return -(-blocks // blocks_in(window, shapes.blocks)) * first
+        return blocks, (0, 2)
+    return -(-blocks // blocks_in(window, shapes.blocks)), (0,)
 
 
 def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
