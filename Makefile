@@ -84,7 +84,7 @@ format: env
 	snakefmt Snakefile workflow/rules
 
 bench: study
-	python tests/bench.py
+	PYTHONPATH=$(PYTHONPATH):tests/support python tests/bench/bench.py
 
 # docs/ keeps the records of these studies: a test can tell whether the README's tables agree with them, and a
 # user, by `make compare`, whether another run does.
@@ -100,8 +100,8 @@ readme: full
 	  cp results/$$name/figures/budgets.png docs/$$name/figures/; \
 	done
 	cp results/full/figures/{criteria,windows,drift}.png docs/full/figures/
-	python -m freelunch.readme README.md docs/full/tables/summary.md
-	python -m freelunch.readme README.md docs/full/audit/verdicts.md
+	python -m freelunch.reporting.readme README.md docs/full/tables/summary.md
+	python -m freelunch.reporting.readme README.md docs/full/audit/verdicts.md
 
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
 lock: env

@@ -19,12 +19,14 @@ min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from freelunch import candidates, lock, methods, paths, terminal, windows
-from freelunch.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
-from freelunch.digest import code_digest
-from freelunch.errors import UserError
-from freelunch.plan import Plan
-from freelunch.study import Study
+from freelunch.cli import terminal
+from freelunch.core import lock
+from freelunch.core.digest import code_digest
+from freelunch.core.errors import UserError
+from freelunch.costs.plan import Plan
+from freelunch.study import methods, paths, search, windows
+from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
+from freelunch.study.study import Study
 
 
 configfile: "config.yaml"

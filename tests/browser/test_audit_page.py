@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 from audits_for_tests import Audited, make_audited, make_kept
-from freelunch.audit.page import write_page
-from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.reporting.audit.page import write_page
+from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(

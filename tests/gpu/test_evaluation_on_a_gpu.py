@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.checkpoint import StreamedModel
 from freelunch.evaluation.drift import measure_drift
 from freelunch.evaluation.likelihood import log_likelihoods
 from freelunch.evaluation.packing import Request
 from freelunch.evaluation.perplexity import evaluate_perplexity
+from freelunch.model.checkpoint import StreamedModel
 from tiny_models import random_tokens, tiny_checkpoint
 
 pytestmark = [

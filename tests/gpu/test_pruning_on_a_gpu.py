@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.checkpoint import StreamedModel
-from freelunch.pruned import load_pruned_block
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.mask_store import load_pruned_block
 from tiny_models import BLOCKS, Prepared, capture, prepare, prune, random_tokens, save_calibration
 
 pytestmark = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.checkpoint import block_shard
+from freelunch.model.checkpoint import block_shard
 from tiny_models import Prepared, prepare, prepare_on, retrain
 
 pytestmark = [

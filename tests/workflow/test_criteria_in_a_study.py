@@ -107,7 +107,7 @@ def test_checkpoints_load_with_their_compensating_biases(wide):
 
 
 def test_an_edit_of_a_criterion_reruns_what_it_prunes_and_nothing_else(wide):
-    path = wide.path / "workflow" / "scripts" / "freelunch" / "criteria" / "ria.py"
+    path = wide.path / "workflow" / "scripts" / "freelunch" / "pruning" / "criteria" / "ria.py"
     text = path.read_text()
     path.write_text(text.replace("of_column + of_row", "of_row + of_column"))
     try:

@@ -10,10 +10,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from freelunch.activations import statistics_file
+from freelunch.pruning.dense_pass import statistics_file
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("slow_scores.py", "tiny_models.py", "reference/test_criteria.py", "unit/test_study.py")
+TESTS = (
+    *("support/slow_scores.py", "support/tiny_models.py"),
+    *("pruning/test_criteria.py", "study/test_study.py"),
+)
 
 
 def recipe() -> str:
@@ -37,7 +40,7 @@ def test_a_criterion_made_by_the_recipe(study):
         shutil.copy(ROOT / "tests" / name, study.path / "tests" / name)
     (study.path / file).write_text(code)
     study.edit("workflow/schemas/config.schema.json", '"$defs": {', '"$defs": {' + definition)
-    study.edit("tests/slow_scores.py", "SLOW = {", "SLOW = {" + slow)
+    study.edit("tests/support/slow_scores.py", "SLOW = {", "SLOW = {" + slow)
 
     # The tests take it up by themselves.
     chosen = "test_criteria or described or unknown_keys or no_default"

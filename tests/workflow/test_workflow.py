@@ -397,7 +397,7 @@ def test_report_is_made_without_a_network(finished):
 def test_plan_and_dry_run_import_no_torch(finished):
     code = (
         "import sys; sys.argv = ['freelunch', 'plan', 'config.yaml']\n"
-        "from freelunch.__main__ import main\n"
+        "from freelunch.cli.main import main\n"
         "assert main() == 0\n"
         "assert not {'torch', 'transformers', 'pandas'} & sys.modules.keys()\n"
     )

@@ -55,7 +55,7 @@ def candidates_adapted_of(wildcards):
 def candidate_metrics_of(wildcards):
     """Return what was measured on each of a cell's candidates."""
     cell = Cell.parse(cell_of(wildcards))
-    measured_by = candidates.measuring_rule(STUDY.adaptation(cell.adaptation))
+    measured_by = search.measuring_rule(STUDY.adaptation(cell.adaptation))
     place = PATHS.candidates if measured_by == "evaluate_candidate" else PATHS.metrics
     return [str(place(candidate) / "perplexity.json") for candidate in STUDY.candidates(cell)]
 

@@ -24,7 +24,7 @@ rule prune_model:
         # Of this criterion only: a change of one reruns no other.
         code=lambda wildcards: code_digest(
             "prune_model",
-            f"freelunch.criteria.{STUDY.criterion(wildcards.criterion)['score']}",
+            f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion)['score']}",
         ),
     script:
         "../scripts/prune_model.py"

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import pruned, reconstruction
-from freelunch.artifact import Artifact, fingerprint
-from freelunch.assembly import assemble_model
-from freelunch.checkpoint import StreamedModel
-from freelunch.job import running
+from freelunch.adaptation import reconstruction
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.job import running
+from freelunch.model import mask_store
+from freelunch.model.assembly import assemble_model
+from freelunch.model.checkpoint import StreamedModel
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        found = [Artifact(Path(path).parent, pruned.KIND) for path in snakemake.input.masks]
+        found = [Artifact(Path(path).parent, mask_store.KIND) for path in snakemake.input.masks]
         adapted = [
             Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.adapted
         ]

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import write_atomically, write_json
-from freelunch.audit.audit import audit_records
-from freelunch.audit.crate import METADATA, write_crate
-from freelunch.audit.page import write_page
-from freelunch.audit.verdict_table import verdict_table
-from freelunch.job import running
-from freelunch.records import load_records
-from freelunch.study import Study
+from freelunch.core.artifact import write_atomically, write_json
+from freelunch.core.job import running
+from freelunch.records.read import load_records
+from freelunch.reporting.audit.audit import audit_records
+from freelunch.reporting.audit.crate import METADATA, write_crate
+from freelunch.reporting.audit.page import write_page
+from freelunch.reporting.audit.verdict_table import verdict_table
+from freelunch.study.study import Study
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.job import running
-from freelunch.study import Study
-from freelunch.tables import build_tables
+from freelunch.core.job import running
+from freelunch.reporting.tables import build_tables
+from freelunch.study.study import Study
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

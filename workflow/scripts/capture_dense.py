@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import calibration
-from freelunch.activations import capture_dense
-from freelunch.artifact import Artifact, fingerprint, scratch_folder
-from freelunch.checkpoint import StreamedModel
-from freelunch.cost import capture_flops
-from freelunch.job import running
-from freelunch.shapes import Shapes
+from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.job import running
+from freelunch.costs.passes import capture_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.pruning.dense_pass import capture_dense
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
         samples, length = (sample.facts["settings"][key] for key in ("samples", "length"))
         folder, hidden = Path(snakemake.output.manifest).parent, Path(snakemake.params.hidden)
         with scratch_folder(hidden.with_name(f".{hidden.name}.scratch")) as scratch:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import reconstruction
-from freelunch.artifact import Artifact, fingerprint
-from freelunch.job import running
-from freelunch.methods import adapting_rule
-from freelunch.paths import read_run
-from freelunch.selection import Candidate, choose_candidate
+from freelunch.adaptation import reconstruction
+from freelunch.adaptation.selection import Candidate, choose_candidate
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.job import running
+from freelunch.study.methods import adapting_rule
+from freelunch.study.paths import read_run
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.cell import Cell
-from freelunch.collecting import collect_record
-from freelunch.job import running
-from freelunch.paths import Paths
+from freelunch.core.job import running
+from freelunch.records.collect import collect_record
+from freelunch.study.cell import Cell
+from freelunch.study.paths import Paths
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

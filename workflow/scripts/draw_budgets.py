@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.figures.budgets import draw_budgets
-from freelunch.job import running
+from freelunch.core.job import running
+from freelunch.reporting.figures.budgets import draw_budgets
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

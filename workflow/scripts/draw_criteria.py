@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.figures.criteria import draw_criteria
-from freelunch.job import running
+from freelunch.core.job import running
+from freelunch.reporting.figures.criteria import draw_criteria
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

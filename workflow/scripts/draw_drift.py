@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.figures.drift import draw_drift
-from freelunch.job import running
+from freelunch.core.job import running
+from freelunch.reporting.figures.drift import draw_drift
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.figures.sizes import draw_sizes
-from freelunch.job import running
+from freelunch.core.job import running
+from freelunch.reporting.figures.sizes import draw_sizes
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

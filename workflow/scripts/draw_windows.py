@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.figures.windows import draw_windows
-from freelunch.job import running
+from freelunch.core.job import running
+from freelunch.reporting.figures.windows import draw_windows
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

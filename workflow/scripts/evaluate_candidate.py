@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import calibration
-from freelunch.artifact import Artifact, scratch_folder, write_json
-from freelunch.calibration import read_tokens
-from freelunch.checkpoint import StreamedModel
-from freelunch.cost import evaluate_perplexity as cost_of
+from freelunch.core.artifact import Artifact, scratch_folder, write_json
+from freelunch.core.job import running
+from freelunch.costs.passes import evaluate_perplexity as cost_of
+from freelunch.costs.shapes import Shapes
 from freelunch.evaluation.perplexity import evaluate_perplexity
-from freelunch.job import running
-from freelunch.shapes import Shapes
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.token_ids import read_tokens
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.checkpoint).parent, job.device)
-        held_out = Artifact(Path(snakemake.input.held_out).parent, calibration.KIND)
+        held_out = Artifact(Path(snakemake.input.held_out).parent, token_ids.KIND)
         input_ids = read_tokens(held_out)
         output = Path(snakemake.output.metrics)
         with scratch_folder(output.parent / ".hidden") as scratch:

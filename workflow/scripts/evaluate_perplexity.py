@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import scratch_folder, write_json
-from freelunch.checkpoint import StreamedModel
-from freelunch.cost import evaluate_perplexity as cost_of
-from freelunch.evaluation.loss import check_dense
+from freelunch.core.artifact import scratch_folder, write_json
+from freelunch.core.job import running
+from freelunch.costs.passes import evaluate_perplexity as cost_of
+from freelunch.costs.shapes import Shapes
+from freelunch.data.texts import open_text
 from freelunch.evaluation.perplexity import evaluate_perplexity, per_text, text_windows
-from freelunch.job import running
-from freelunch.shapes import Shapes
-from freelunch.texts import open_text
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.token_loss import check_dense
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import Artifact, scratch_folder, write_json
-from freelunch.checkpoint import StreamedModel
-from freelunch.cost import task_flops
-from freelunch.evaluation.harness import evaluate_tasks, write_answers
-from freelunch.job import running
-from freelunch.shapes import Shapes
-from freelunch.tasks import KIND
+from freelunch.core.artifact import Artifact, scratch_folder, write_json
+from freelunch.core.job import running
+from freelunch.costs.passes import task_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.data.tasks import KIND
+from freelunch.evaluation.tasks import evaluate_tasks, write_answers
+from freelunch.model.checkpoint import StreamedModel
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

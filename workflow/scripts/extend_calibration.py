@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import calibration
-from freelunch.artifact import Artifact, fingerprint
-from freelunch.calibration import extend_calibration
-from freelunch.checkpoint import KIND
-from freelunch.job import running
-from freelunch.texts import open_text
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.job import running
+from freelunch.data.calibration import extend_calibration
+from freelunch.data.texts import open_text
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import KIND
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -17,9 +17,9 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         model = Artifact(Path(snakemake.input.model).parent, KIND)
         text = open_text(Path(snakemake.input.text).parent)
-        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
         left_out = [
-            Artifact(Path(path).parent, calibration.KIND) for path in snakemake.input.held_out
+            Artifact(Path(path).parent, token_ids.KIND) for path in snakemake.input.held_out
         ]
         samples = int(snakemake.wildcards.samples)
         made = extend_calibration(

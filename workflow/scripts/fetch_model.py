@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import fingerprint
-from freelunch.job import running
-from freelunch.models import fetch_model
+from freelunch.core.artifact import fingerprint
+from freelunch.core.job import running
+from freelunch.data.models import fetch_model
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import fingerprint
-from freelunch.evaluation.harness import stock_task
-from freelunch.job import running
-from freelunch.tasks import fetch_task
+from freelunch.core.artifact import fingerprint
+from freelunch.core.job import running
+from freelunch.data.tasks import fetch_task
+from freelunch.evaluation.tasks import stock_task
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

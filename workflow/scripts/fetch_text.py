@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.artifact import fingerprint
-from freelunch.job import running
-from freelunch.texts import fetch_text
+from freelunch.core.artifact import fingerprint
+from freelunch.core.job import running
+from freelunch.data.texts import fetch_text
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import activations, calibration, criteria
-from freelunch.artifact import Artifact, fingerprint, scratch_folder
-from freelunch.checkpoint import StreamedModel
-from freelunch.cost import prune_flops
-from freelunch.job import running
-from freelunch.paths import read_run
-from freelunch.patterns import Pattern
-from freelunch.pruning import prune_model
-from freelunch.shapes import Shapes
-from freelunch.states import open_states
+from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.job import running
+from freelunch.costs.passes import prune_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import open_states
+from freelunch.pruning import criteria, dense_pass
+from freelunch.pruning.prune import prune_model
+from freelunch.study.paths import read_run
+from freelunch.study.patterns import Pattern
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        dense = Artifact(Path(snakemake.input.dense).parent, activations.KIND)
-        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        dense = Artifact(Path(snakemake.input.dense).parent, dense_pass.KIND)
+        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
         folder = Path(snakemake.output.manifest).parent
         pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
         settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import calibration, pruned
-from freelunch.artifact import Artifact, fingerprint, scratch_folder
-from freelunch.checkpoint import StreamedModel
-from freelunch.job import running
-from freelunch.pruned import count_pruned
-from freelunch.reconstruction.driver import reconstruct_windows
-from freelunch.shapes import Shapes
-from freelunch.states import open_states
-from freelunch.window_cost import decide_window, reconstruction_flops
-from freelunch.windows import group_windows, split_windows
+from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.job import running
+from freelunch.costs.reconstruction import decide_window, reconstruction_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.model import mask_store, token_ids
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import open_states
+from freelunch.model.mask_store import count_pruned
+from freelunch.study.windows import group_windows, split_windows
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        sample = Artifact(Path(snakemake.input.sample).parent, calibration.KIND)
-        masks = Artifact(Path(snakemake.input.masks).parent, pruned.KIND)
+        sample = Artifact(Path(snakemake.input.sample).parent, token_ids.KIND)
+        masks = Artifact(Path(snakemake.input.masks).parent, mask_store.KIND)
         settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
         folder = Path(snakemake.output.manifest).parent
         with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import checkpoint
-from freelunch.artifact import Artifact, fingerprint
-from freelunch.calibration import sample_calibration
-from freelunch.job import running
-from freelunch.texts import open_text
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.job import running
+from freelunch.data.calibration import sample_calibration
+from freelunch.data.texts import open_text
+from freelunch.model import checkpoint
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

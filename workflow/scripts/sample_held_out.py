@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch import calibration
-from freelunch.artifact import Artifact, fingerprint
-from freelunch.calibration import sample_held_out
-from freelunch.checkpoint import KIND
-from freelunch.job import running
-from freelunch.texts import open_text
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.job import running
+from freelunch.data.calibration import sample_held_out
+from freelunch.data.texts import open_text
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import KIND
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         model = Artifact(Path(snakemake.input.model).parent, KIND)
         text = open_text(Path(snakemake.input.text).parent)
-        sample = Artifact(Path(snakemake.input.calibration).parent, calibration.KIND)
+        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
         samples = snakemake.params.samples
         made = sample_held_out(
             model=model,

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.blocks import BlockCall
-from freelunch.checkpoint import StreamedModel
-from freelunch.evaluation.loss import window_losses
+from freelunch.core.progress import Report, silent
 from freelunch.evaluation.perplexity import loss_facts
-from freelunch.hidden import create_hidden, hidden_file
-from freelunch.report import Report, silent
-from freelunch.streaming import BlockPass
-from freelunch.watching import LinearWatcher
+from freelunch.model.block_pass import BlockPass
+from freelunch.model.blocks import BlockCall
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.model.token_loss import window_losses
 
 # The name of a block's own output beside those of its matrices.
 BLOCK = "block"

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from freelunch.checkpoint import StreamedModel
-from freelunch.cost import BATCH_TOKENS, HEAD_PLACES
+from freelunch.core.progress import Report, silent
 from freelunch.evaluation.packing import Batch, Request, batches, pack
-from freelunch.hidden import create_hidden, hidden_file
-from freelunch.report import Report, silent
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from freelunch.artifact import Artifact
-from freelunch.blocks import block_linears
-from freelunch.calibration import check_vocabulary
-from freelunch.checkpoint import StreamedModel
-from freelunch.errors import UserError
-from freelunch.evaluation.loss import window_losses
-from freelunch.hidden import create_hidden, hidden_file
-from freelunch.report import Report, silent
-from freelunch.streaming import BlockPass
-from freelunch.texts import read_documents
+from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
+from freelunch.core.progress import Report, silent
+from freelunch.data.texts import read_documents
+from freelunch.model.block_pass import BlockPass
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.token_ids import check_vocabulary
+from freelunch.model.token_loss import window_losses
 
 
 @dataclass(frozen=True)

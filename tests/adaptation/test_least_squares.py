@@ -1,0 +1,148 @@
+"""Masked least squares against torch's own solver, row by row, and against training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from freelunch.adaptation.reconstruction.least_squares import solve_rows
+from freelunch.core.artifact import Artifact
+from freelunch.model.checkpoint import block_shard
+from tiny_models import BLOCKS, FAMILIES, Prepared, prepare, reconstruct
+
+SEQUENCES = 8
+
+
+def problem(
+    tokens: int, features: int, outputs: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return inputs, targets, a mask and where to start; some rows keep few, one nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, features, generator=generator, dtype=torch.float64)
+    y = torch.randn(tokens, outputs, generator=generator, dtype=torch.float64)
+    share = torch.rand(outputs, 1, generator=generator)
+    keep = torch.rand(outputs, features, generator=generator) < share
+    keep[0] = False
+    start = torch.randn(outputs, features, generator=generator, dtype=torch.float64) * keep
+    return x, y, keep, start
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 99))
+def test_each_row_is_the_solution_of_its_own_problem(
+    features: int, outputs: int, seed: int
+) -> None:
+    x, y, keep, start = problem(40, features, outputs, seed)
+    found = solve_rows(x.T @ x, y.T @ x, keep, start, damping=0.0)
+    for row in range(outputs):
+        kept = keep[row]
+        expected = torch.zeros(features, dtype=torch.float64)
+        if kept.any():
+            expected[kept] = torch.linalg.lstsq(x[:, kept], y[:, row : row + 1]).solution[:, 0]
+        torch.testing.assert_close(found[row], expected, rtol=1e-8, atol=1e-9)
+
+
+def test_what_no_token_excites_stays_as_it_was() -> None:
+    """A dead feature, and fewer tokens than kept weights: of all solutions the nearest."""
+    x, y, keep, start = problem(3, 10, 4)
+    x[:, 2] = 0.0
+    keep[1:] = True
+    start = torch.where(keep, torch.randn(4, 10, dtype=torch.float64), 0.0)
+    found = solve_rows(x.T @ x, y.T @ x, keep, start, damping=1e-9)
+    torch.testing.assert_close(found[1:, 2], start[1:, 2], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(x @ found[1:].T, y[:, 1:], rtol=1e-5, atol=1e-5)
+    nearest = (
+        start[1:] + torch.linalg.lstsq(x, y[:, 1:] - x @ start[1:].T, driver="gelsd").solution.T
+    )
+    torch.testing.assert_close(found[1:], nearest, rtol=1e-5, atol=1e-5)
+    dead = torch.zeros(10, 10, dtype=torch.float64)
+    assert torch.equal(solve_rows(dead, torch.zeros_like(start), keep, start, 1e-8), start)
+
+
+def test_damping_holds_to_the_start() -> None:
+    x, y, keep, start = problem(40, 8, 3)
+    gaps = [
+        float((solve_rows(x.T @ x, y.T @ x, keep, start, damping) - start).norm())
+        for damping in (0.0, 0.1, 1.0, 10.0, 1e6)
+    ]
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 1e-4 * gaps[0]
+
+
+def losses(adapted: Artifact) -> dict[str, float]:
+    windows = (adapted.files[block_shard(index)]["windows"] for index in range(BLOCKS))
+    return {name: facts["loss_after"] for each in windows for name, facts in each.items()}
+
+
+@pytest.mark.parametrize(("inputs", "targets"), [("dense", "dense"), ("sparse", "local")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_training_beats_it(tmp_path: Path, family: str, inputs: str, targets: str) -> None:
+    """On its own objective: with all sequences checked, and for the first block, whose inputs are
+    the same in both however earlier windows came out.
+    """
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    mode = {"inputs": inputs, "targets": targets}
+    exact = losses(reconstruct(prepared, tmp_path / "exact", method="least_squares", **mode))
+    best: dict[str, float] = {}
+    for rate in (0.003, 0.01, 0.03):
+        trained = reconstruct(
+            prepared,
+            tmp_path / f"trained-{rate}",
+            window="matrix",
+            train_norms=False,
+            learning_rate=rate,
+            epochs=40,
+            **mode,
+        )
+        for name, loss in losses(trained).items():
+            best[name] = min(loss, best.get(name, loss))
+    first = next(iter(exact))
+    compared = best if inputs == "dense" else {first: best[first]}
+    for name, loss in compared.items():
+        assert exact[name] <= loss * (1 + 1e-5) + 1e-12, name
+    assert any(loss < 3 * exact[name] for name, loss in compared.items()), "training came nowhere"
+
+
+def test_biases_are_solved_for_or_left(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, "opt", sequences=SEQUENCES)
+    found = {
+        train: losses(
+            reconstruct(prepared, tmp_path / f"{train}", method="least_squares", train_biases=train)
+        )
+        for train in (True, False)
+    }
+    assert all(found[True][name] <= found[False][name] * (1 + 1e-6) for name in found[True])
+    assert any(found[True][name] < 0.99 * found[False][name] for name in found[True])
+
+
+def solved_by_hand(prepared: Prepared, name: str, index: int, masks: dict[str, Tensor]) -> Tensor:
+    """Return the solution for one matrix of a block, from hooks on the dense block."""
+    block = prepared.model.load_block(index)
+    linear = block.get_submodule(name)
+    seen: list[tuple[Tensor, Tensor]] = []
+    linear.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    hidden = prepared.hidden(index)
+    with torch.no_grad():
+        prepared.model.calls(*hidden.shape[:2])[index](block, hidden)
+    x, y = (it.flatten(0, -2).double() for it in seen[0])
+    solution = torch.zeros(linear.weight.shape, dtype=torch.float64)
+    for row, keep in enumerate(masks[name]):
+        solution[row, keep] = torch.linalg.lstsq(x[:, keep], y[:, row : row + 1]).solution[:, 0]
+    return solution
+
+
+def test_a_matrix_of_a_model(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from freelunch.model.mask_store import load_pruned_block
+
+    prepared = prepare(tmp_path, sequences=SEQUENCES)
+    adapted = reconstruct(prepared, tmp_path / "adapted", method="least_squares")
+    name, index = "mlp.down_proj", 1
+    _, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
+    found = load_file(adapted.path(block_shard(index)))[f"model.layers.{index}.{name}.weight"]
+    expected = solved_by_hand(prepared, name, index, masks)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)

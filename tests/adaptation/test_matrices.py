@@ -1,0 +1,359 @@
+"""What is trained of a matrix, against the plain formulas, finite differences and PEFT."""
+
+from collections.abc import Callable
+
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from freelunch.adaptation.training.matrices import TrainedParameters, other_parameters
+from freelunch.adaptation.training.optimisers import gathering, make_optimiser, stepping_in_backward
+from freelunch.core.errors import UserError
+from freelunch.study.methods import (
+    BRANCHES,
+    FULL,
+    LOW_RANK,
+    METHODS,
+    Trained,
+    matrix_parameters,
+    trained_by,
+)
+
+ROWS, COLUMNS, RANK, ALPHA = 7, 5, 3, 6.0
+SEED = 3
+
+
+class Net(nn.Module):
+    """Two linear layers, a norm and a bias."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.first = nn.Linear(COLUMNS, ROWS, bias=False)
+        self.norm = nn.LayerNorm(ROWS)
+        self.second = nn.Linear(ROWS, COLUMNS)
+        generator = torch.Generator().manual_seed(SEED)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+        self.to(dtype).requires_grad_(False)
+        self.keep = {
+            name: torch.rand(getattr(self, name).weight.shape, generator=generator) > 0.4
+            for name in ("first", "second")
+        }
+        for name, keep in self.keep.items():
+            getattr(self, name).weight.data *= keep
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.norm(self.first(inputs))))
+
+    def train_(self, method: str, **settings: object) -> TrainedParameters:
+        trained = trained_by(
+            {
+                "method": method,
+                "train_biases": True,
+                "train_norms": True,
+                "rank": RANK,
+                "alpha": ALPHA,
+                **settings,
+            }
+        )
+        masked = [(name, getattr(self, name), keep) for name, keep in self.keep.items()]
+        return TrainedParameters(masked, other_parameters([self], trained), trained, SEED)
+
+
+INPUTS = torch.randn(20, COLUMNS, generator=torch.Generator().manual_seed(1)).double()
+TARGETS = torch.randn(20, COLUMNS, generator=torch.Generator().manual_seed(2)).double()
+
+
+def loss(net: nn.Module) -> Tensor:
+    return (net(INPUTS) - TARGETS).square().mean()
+
+
+def formula(method: str, start: Tensor, keep: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a matrix as a function of A and B, element by element as the papers have it."""
+    scale = ALPHA / RANK
+
+    def weight(a: Tensor, b: Tensor) -> Tensor:
+        if method == "spp":
+            # Row i of A is repeated for the i-th group of rows; B is one column.
+            groups = [row * RANK // len(start) for row in range(len(start))]
+            return start + scale * start * a[groups] * b
+        product = torch.einsum("or,ri->oi", b, a)
+        return {
+            "lora": start + scale * product,
+            "lora_prune": start + scale * product,
+            "masklora": start + scale * keep * product,
+            "scalelora": start * product,
+        }[method]
+
+    return weight
+
+
+class Plain(nn.Module):
+    """A reparametrisation as torch has it: computed anew in each forward pass."""
+
+    def __init__(self, method: str, start: Tensor, keep: Tensor, a: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.weight = formula(method, start.clone(), keep)
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.weight(self.a, self.b)
+
+
+@pytest.mark.parametrize("method", LOW_RANK)
+@pytest.mark.parametrize("together", [True, False])
+def test_training_is_that_of_the_plain_formula(method: str, together: bool) -> None:
+    """Ten steps of AdamW move both alike, whether parameters step together or one by one."""
+    net, plain = Net(), Net()
+    trained = net.train_(method)
+    of_matrices = iter(trained.parameters)
+    for name, keep in plain.keep.items():
+        linear = getattr(plain, name)
+        part = Plain(
+            method, linear.weight, keep, next(of_matrices).detach(), next(of_matrices).detach()
+        )
+        parametrize.register_parametrization(linear, "weight", part, unsafe=True)
+        linear.parametrizations.weight.original.requires_grad_(False)
+    for parameter in (plain.norm.weight, plain.norm.bias, plain.second.bias):
+        parameter.requires_grad_(True)
+    reference = torch.optim.AdamW(
+        [parameter for parameter in plain.parameters() if parameter.requires_grad],
+        lr=0.02,
+        weight_decay=0.0,
+    )
+    optimiser = make_optimiser("adamw", trained.parameters)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.02
+    if together:
+        with gathering(trained):
+            for _ in range(10):
+                # In two parts: gradients add up.
+                (loss(net) / 4).backward()
+                (3 * loss(net) / 4).backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                trained.moved_()
+    else:
+        with stepping_in_backward(trained, "adamw") as set_rate:
+            for _ in range(10):
+                set_rate(0.02)
+                loss(net).backward()
+    for _ in range(10):
+        reference.zero_grad()
+        loss(plain).backward()
+        reference.step()
+    assert loss(net).item() == pytest.approx(loss(plain).item(), rel=1e-9)
+    assert loss(net).item() < loss(Net()).item()
+    trained.merge_()
+    for name, keep in net.keep.items():
+        found, expected = getattr(net, name).weight, getattr(plain, name).weight
+        if method == "lora_prune":
+            assert torch.equal(found == 0, ~keep)
+            expected = torch.where(keep, expected, 0)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_are_finite_differences(method: str) -> None:
+    """Along random directions, each parameter on its own."""
+    net = Net()
+    trained = net.train_(method)
+    with gathering(trained):
+        generator = torch.Generator().manual_seed(4)
+
+        def direction_of(parameter: Tensor) -> Tensor:
+            """Return where to: a matrix that is trained itself keeps its zeros."""
+            direction = torch.randn(parameter.shape, generator=generator).double()
+            masks = [k for n, k in net.keep.items() if parameter is getattr(net, n).weight]
+            return direction * masks[0] if masks else direction
+
+        # Away from the start, where half of the gradients are 0.
+        with torch.no_grad():
+            for parameter in trained.parameters:
+                parameter += 0.1 * direction_of(parameter)
+        trained.moved_()
+        loss(net).backward()
+        for parameter in trained.parameters:
+            gradient = parameter.grad.clone()
+            direction = direction_of(parameter)
+            values = []
+            for sign in (1, -1):
+                parameter.data += sign * 1e-6 * direction
+                trained.moved_()
+                with torch.no_grad():
+                    values.append(loss(net).item())
+                parameter.data -= sign * 1e-6 * direction
+                trained.moved_()
+            assert gradient.any()
+            difference = (values[0] - values[1]) / 2e-6
+            assert difference == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_changes_before_the_first_step(method: str) -> None:
+    net, untouched = Net(), Net()
+    trained = net.train_(method)
+    torch.testing.assert_close(net(INPUTS), untouched(INPUTS), rtol=0, atol=1e-15)
+    trained.moved_()
+    trained.merge_()
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, untouched.state_dict()[name], rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_trained_and_how_many_numbers_that_is(method: str) -> None:
+    net, untouched = Net(), Net()
+    trained = net.train_(method)
+    chosen = trained_by({"method": method, "train_biases": True, "train_norms": True, "rank": RANK})
+    matrices = sum(
+        matrix_parameters(chosen, *keep.shape, int(keep.sum())) for keep in net.keep.values()
+    )
+    biases, norms = COLUMNS, 2 * ROWS
+    assert trained.count == matrices + biases * chosen.biases + norms * chosen.norms
+    with stepping_in_backward(trained, "sgd") as set_rate:
+        # One after another: of B that starts from 0 the first step moves B alone.
+        for _ in range(2):
+            set_rate(0.1)
+            loss(net).backward()
+    trained.merge_()
+    before = untouched.state_dict()
+    moved = {
+        name for name, value in net.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert ("first.weight" in moved) == (chosen.weights is not None)
+    assert ("second.bias" in moved) == chosen.biases
+    assert ("norm.weight" in moved) == chosen.norms
+    for name, keep in net.keep.items():
+        zeros = getattr(net, name).weight == 0
+        # The merged adapter of plain LoRA is dense: that is what the other methods are for.
+        assert torch.equal(zeros, ~keep) == (method != "lora")
+
+
+def test_lora_is_that_of_peft() -> None:
+    """Outputs while it trains, gradients, and the merged weight."""
+    net, other = Net(torch.float32), Net(torch.float32)
+    trained = net.train_("lora", train_biases=False, train_norms=False)
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["first", "second"])
+    wrapped = peft.inject_adapter_in_model(config, other)
+    theirs = [p for _, p in wrapped.named_parameters() if p.requires_grad]
+    assert [p.shape for p in theirs] == [p.shape for p in trained.parameters]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for ours, their in zip(trained.parameters, theirs, strict=True):
+            ours.copy_(torch.randn(ours.shape, generator=generator))
+            their.copy_(ours)
+    inputs = INPUTS.float()
+    torch.testing.assert_close(net(inputs), wrapped(inputs))
+    with gathering(trained):
+        net(inputs).square().mean().backward()
+    wrapped(inputs).square().mean().backward()
+    for ours, their in zip(trained.parameters, theirs, strict=True):
+        torch.testing.assert_close(ours.grad, their.grad)
+    trained.merge_()
+    for name in net.keep:
+        layer = getattr(wrapped, name)
+        layer.merge()
+        torch.testing.assert_close(getattr(net, name).weight, layer.base_layer.weight)
+
+
+def test_lora_draws_from_the_distribution_that_peft_draws_from() -> None:
+    linear = nn.Linear(400, 300)
+    keep = torch.ones(300, 400, dtype=torch.bool)
+    a, b = TrainedParameters(
+        [("x", linear, keep)], [], Trained("lora", False, False, rank=64), 0
+    ).parameters
+    layer = peft.tuners.lora.Linear(
+        nn.Linear(400, 300), "default", config=peft.LoraConfig(r=64), r=64
+    )
+    theirs = layer.lora_A["default"].weight
+    assert float(a.std()) == pytest.approx(float(theirs.std()), rel=0.02)
+    assert float(a.abs().max()) == pytest.approx(float(theirs.abs().max()), rel=0.01)
+    assert not b.any() and not layer.lora_B["default"].weight.any()
+
+
+def test_each_layer_draws_its_own() -> None:
+    """Two alike do not start alike, and the same one starts the same, whatever is beside it."""
+
+    def start(*names: str) -> dict[str, Tensor]:
+        layers = [(name, nn.Linear(8, 8), torch.ones(8, 8, dtype=torch.bool)) for name in names]
+        trained = TrainedParameters(layers, [], Trained("masklora", False, False, rank=2), SEED)
+        return dict(zip(names, trained.parameters[::2], strict=True))
+
+    both = start("one", "two")
+    assert not torch.equal(both["one"], both["two"])
+    assert torch.equal(start("two")["two"], both["two"])
+
+
+def test_dropout_is_of_the_branch_and_of_training_only() -> None:
+    net, untouched = Net(), Net()
+    trained = net.train_("lora", dropout=0.5)
+    trained.parameters[1].data += 1
+    with torch.no_grad():
+        assert torch.equal(net(INPUTS), net(INPUTS))
+        assert not torch.equal(net(INPUTS), untouched(INPUTS))
+    assert not torch.equal(net(INPUTS), net(INPUTS))
+
+
+def test_with_the_full_rank_masklora_represents_what_full_training_reaches() -> None:
+    """B = (W' - W) / s and A = 1 give exactly W', for any W' on the mask."""
+    net, full = Net(), Net()
+    trained = full.train_(FULL)
+    with stepping_in_backward(trained, "adamw") as set_rate:
+        for _ in range(20):
+            set_rate(0.05)
+            loss(full).backward()
+    low = net.train_("masklora", rank=COLUMNS, alpha=COLUMNS)
+    small = iter(low.parameters)
+    start = Net()
+    with torch.no_grad():
+        for name in net.keep:
+            a, b = next(small), next(small)
+            rows, columns = getattr(net, name).weight.shape
+            change = getattr(full, name).weight - getattr(start, name).weight
+            if columns <= rows:
+                a.copy_(torch.eye(columns))
+                b.copy_(change)
+            else:
+                a.copy_(change)
+                b.copy_(torch.eye(rows))
+        net.norm.load_state_dict(full.norm.state_dict())
+        net.second.bias.copy_(full.second.bias)
+    low.moved_()
+    torch.testing.assert_close(net(INPUTS), full(INPUTS))
+
+
+def test_linears_choose_matrices_by_the_ends_of_their_names() -> None:
+    net = Net()
+    trained = net.train_("masklora", linears=["second"], train_norms=False, train_biases=False)
+    assert len(trained.parameters) == 2
+    assert not net.first.weight.requires_grad
+    with pytest.raises(UserError, match="secnd") as error:
+        Net().train_("masklora", linears=["secnd"])
+    assert "second" in str(error.value)
+
+
+@pytest.mark.parametrize("method", LOW_RANK)
+def test_a_rank_above_the_matrix_is_an_error(method: str) -> None:
+    with pytest.raises(UserError, match="rank") as error:
+        Net().train_(method, rank=COLUMNS + 1)
+    assert f"at most {COLUMNS}" in str(error.value)
+
+
+def test_a_model_with_nothing_to_train_is_an_error() -> None:
+    linear = nn.Linear(4, 4, bias=False)
+    trained = trained_by({"method": "biases"})
+    with pytest.raises(UserError, match="nothing"):
+        TrainedParameters([("x", linear, linear.weight != 0)], [], trained, 0)
+
+
+def test_branches_leave_the_gradient_of_a_matrix_alone() -> None:
+    """It would be the largest part of the cost."""
+    for method in BRANCHES:
+        net = Net()
+        trained = net.train_(method)
+        with gathering(trained):
+            loss(net).backward()
+        assert net.first.weight.grad is None
+        assert all(parameter.grad is not None for parameter in trained.parameters)

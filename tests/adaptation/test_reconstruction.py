@@ -1,0 +1,582 @@
+"""Reconstruction against a slow loop written here, and what it may never change."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from freelunch.adaptation.reconstruction import driver, training
+from freelunch.adaptation.reconstruction.losses import LOSSES
+from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.training import steps
+from freelunch.adaptation.training.schedule import learning_rates
+from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.errors import UserError
+from freelunch.model.assembly import assemble_model
+from freelunch.model.checkpoint import OUTER, block_shard
+from freelunch.model.hidden_states import DenseStates
+from freelunch.model.mask_store import load_pruned_block
+from freelunch.study.cell import derive_seed
+from freelunch.study.methods import Trained
+from freelunch.study.windows import group_windows, split_windows
+from interrupts import Interrupt, contents, interrupted, stamps
+from tiny_models import (
+    BLOCKS,
+    FAMILIES,
+    LENGTH,
+    RECONSTRUCTION,
+    SEED,
+    Prepared,
+    capture,
+    keep_everything,
+    prepare,
+    random_tokens,
+    reconstruct,
+    save_calibration,
+    weights,
+)
+
+SEQUENCES = 5
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
+
+
+def pruned_block(prepared: Prepared, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    return load_pruned_block(prepared.model, prepared.masks.folder, index)
+
+
+def facts(adapted: Artifact, index: int) -> dict[str, Any]:
+    """Return what came of the only window that a block belongs to."""
+    (found,) = adapted.files[block_shard(index)]["windows"].values()
+    return found
+
+
+def shards(adapted: Artifact) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in adapted.files.items()}
+
+
+# --- The slow loop
+
+
+def slow_reconstruction(
+    prepared: Prepared, indices: range, settings: dict[str, Any]
+) -> tuple[list[dict[str, Tensor]], float, float]:
+    """Train a window by the formulas of Adam (Kingma and Ba, algorithm 1), weight by weight.
+
+    Gradients are not masked here: every weight is multiplied by its mask after each step.
+
+    Returns:
+        The weights of each block, and the loss before and after.
+    """
+    blocks, masks = zip(*(pruned_block(prepared, index) for index in indices), strict=True)
+    inputs, targets = prepared.hidden(indices.start), prepared.hidden(indices.stop)
+
+    def loss(rows: list[int]) -> Tensor:
+        hidden = inputs[rows]
+        calls = prepared.model.calls(len(rows), LENGTH)
+        for index, block in zip(indices, blocks, strict=True):
+            hidden = calls[index](block, hidden)
+        difference = hidden - targets[rows]
+        return (difference * difference).sum() / difference.numel()
+
+    with torch.no_grad():
+        before = sum(float(loss([row])) for row in range(SEQUENCES)) / SEQUENCES
+    parameters: list[Tensor] = []
+    keep: list[Tensor | None] = []
+    for block, mask in zip(blocks, masks, strict=True):
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad_(True)
+            parameters.append(parameter)
+            keep.append(mask.get(name.removesuffix(".weight")))
+    first = [torch.zeros_like(parameter) for parameter in parameters]
+    second = [torch.zeros_like(parameter) for parameter in parameters]
+    steps = settings["epochs"] * math.ceil(SEQUENCES / settings["batch"])
+    warm = int(settings["warmup"] * steps)
+    name = f"{indices.start}-{indices.stop - 1}"
+    generator = torch.Generator().manual_seed(derive_seed(SEED, "reconstruction", name))
+    step = 0
+    for _ in range(settings["epochs"]):
+        order = torch.randperm(SEQUENCES, generator=generator).tolist()
+        for start in range(0, SEQUENCES, settings["batch"]):
+            share = (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
+            rate = settings["learning_rate"] * share
+            step += 1
+            gradients = torch.autograd.grad(
+                loss(order[start : start + settings["batch"]]), parameters
+            )
+            with torch.no_grad():
+                for number, gradient in enumerate(gradients):
+                    first[number] = 0.9 * first[number] + 0.1 * gradient
+                    second[number] = 0.999 * second[number] + 0.001 * gradient**2
+                    mean = first[number] / (1 - 0.9**step)
+                    variance = second[number] / (1 - 0.999**step)
+                    parameters[number] -= rate * mean / (variance.sqrt() + 1e-8)
+                    if keep[number] is not None:
+                        parameters[number] *= keep[number]
+    assert step == steps
+    with torch.no_grad():
+        after = sum(float(loss([row])) for row in range(SEQUENCES)) / SEQUENCES
+    return [dict(block.state_dict()) for block in blocks], before, after
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, blocks: int) -> None:
+    indices = range(1, 1 + blocks)
+    expected, before, after = slow_reconstruction(prepared, indices, RECONSTRUCTION)
+    adapted = reconstruct(prepared, tmp_path / "adapted", [indices])
+    for index, state in zip(indices, expected, strict=True):
+        found = weights(adapted, index)
+        assert found.keys() == state.keys()
+        for name, value in state.items():
+            # A bias of all keys changes no attention: its gradient is but rounding.
+            if name == "self_attn.k_proj.bias" and prepared.model.config.model_type == "opt":
+                continue
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
+        entry = facts(adapted, index)
+        assert entry["loss_before"] == pytest.approx(before, rel=1e-5)
+        assert entry["loss_after"] == pytest.approx(after, rel=1e-3)
+        assert entry["steps"] == 6
+        # Far enough that the comparison above means something.
+        start = pruned_block(prepared, index)[0].state_dict()
+        assert max(float((start[name] - found[name]).abs().max()) for name in found) > 1e-3
+
+
+def window_of(prepared: Prepared, index: int) -> Window:
+    """Return a pruned block as a window, float32."""
+    block, keep = pruned_block(prepared, index)
+    window = Window(
+        f"{index}-{index}",
+        [block],
+        lambda batch: [prepared.model.calls(batch, LENGTH)[index]],
+        [keep],
+        lambda: iter([pruned_block(prepared, index)[0].state_dict()]),
+        prepared.model.dtype,
+        prepared.model.device,
+    )
+    window.widen_()
+    return window
+
+
+@pytest.mark.parametrize("loss_name", list(LOSSES))
+def test_gradients_are_finite_differences(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, loss_name: str
+) -> None:
+    """Along random directions, each parameter on its own; pruned weights have none."""
+    gradients: dict[int, Tensor] = {}
+
+    class Recorder:
+        """Stand in for an optimiser: keep the gradient of the first step, change nothing."""
+
+        def __init__(self, name: str, parameters: list[nn.Parameter]) -> None:
+            (self.parameter,) = parameters
+            self.param_groups: list[dict[str, Any]] = [{}]
+
+        def step(self) -> None:
+            assert self.parameter.grad is not None
+            gradients.setdefault(id(self.parameter), self.parameter.grad.clone())
+
+    monkeypatch.setattr(steps, "make_optimiser", Recorder)
+    window = window_of(prepared, 1)
+    inputs, targets = prepared.hidden(1), prepared.hidden(2)
+    settings = {
+        **RECONSTRUCTION,
+        "shuffle": False,
+        "batch": SEQUENCES,
+        "epochs": 1,
+        "loss": loss_name,
+    }
+    training.train_window_(window, inputs, targets, settings, 0)
+    masks = {id(linear.weight): keep for _, linear, keep in window.masked()}
+    parameters = window.train_(Trained("full", True, True), 0).parameters
+    assert {id(parameter) for parameter in parameters} == gradients.keys()
+    # The formula in float64: a difference of two float32 losses would be mostly rounding.
+    block = window.modules[0].double()
+    wide = inputs.double()
+
+    def loss() -> float:
+        with torch.no_grad():
+            outputs = prepared.model.calls(SEQUENCES, LENGTH)[1](block, wide)
+        return float(slow_loss(loss_name, outputs, targets.double()))
+
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters:
+        gradient = gradients[id(parameter)]
+        keep = masks.get(id(parameter), torch.ones(parameter.shape, dtype=torch.bool))
+        assert not gradient[~keep].any(), "a pruned weight has a gradient"
+        # Not all of them: behind a column that is pruned whole there is nothing to learn.
+        assert gradient[keep].count_nonzero() > 0.5 * keep.sum(), "kept weights have none"
+        direction = torch.randn(parameter.shape, generator=generator).double() * keep
+        values = []
+        for sign in (1, -1):
+            parameter.data += sign * 1e-4 * direction
+            values.append(loss())
+            parameter.data -= sign * 1e-4 * direction
+        difference = (values[0] - values[1]) / 2e-4
+        expected = float((gradient.double() * direction).sum())
+        scale = float(gradient.double().norm() * direction.norm())
+        assert abs(difference - expected) < 1e-3 * scale + 1e-7
+
+
+def slow_loss(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return a loss token by token, by its formula."""
+    losses = []
+    for output, target in zip(outputs.flatten(0, 1), targets.flatten(0, 1), strict=True):
+        error = ((output - target) ** 2).sum()
+        losses.append(
+            {
+                "mean_squared_error": error / len(output),
+                "relative_squared_error": error / (target**2).sum(),
+                "negative_cosine": 1 - output @ target / (output.norm() * target.norm()),
+            }[name]
+        )
+    return torch.stack(losses).mean()
+
+
+# --- What training may and may not change
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_every_window_of_every_family(prepared: Prepared, tmp_path: Path, window: int) -> None:
+    """Masks are kept to the bit, kept weights move, the loss falls, the whole is whole."""
+    adapted = reconstruct(prepared, tmp_path / "adapted", window=window)
+    assert sorted(adapted.files) == [block_shard(index) for index in range(BLOCKS)]
+    for index in range(BLOCKS):
+        block, masks = pruned_block(prepared, index)
+        found = weights(adapted, index)
+        assert found.keys() == block.state_dict().keys()
+        for name, keep in masks.items():
+            weight = found[f"{name}.weight"]
+            assert torch.equal(weight != 0, keep), f"block {index}: {name}"
+            before = block.get_submodule(name).weight
+            # Not all of them: behind a column that is pruned whole there is nothing to learn.
+            assert (weight != before)[keep].float().mean() > 0.5, f"block {index}: {name}"
+        entry = facts(adapted, index)
+        assert not entry["kept_pruned"]
+        assert entry["loss_after"] < entry["loss_before"]
+    model = assemble_model(
+        prepared.model, prepared.masks, [adapted], tmp_path / "model", "fingerprint"
+    )
+    logits = AutoModelForCausalLM.from_pretrained(model.folder)(random_tokens(1)).logits
+    assert torch.isfinite(logits).all()
+
+
+def test_a_mask_that_keeps_everything(tmp_path: Path) -> None:
+    """Nothing is pruned, so nothing is to learn."""
+    prepared = keep_everything(tmp_path, SEQUENCES)
+    assert all(keep.all() for keep in pruned_block(prepared, 0)[1].values())
+    for window in (1, 3):
+        adapted = reconstruct(prepared, tmp_path / f"adapted{window}", window=window)
+        for index in range(BLOCKS):
+            entry = facts(adapted, index)
+            assert entry["loss_before"] < 1e-12
+            assert entry["loss_after"] <= entry["loss_before"]
+            dense = prepared.model.load_block(index).state_dict()
+            found = weights(adapted, index)
+            assert all(torch.equal(found[name], value) for name, value in dense.items())
+
+
+def test_a_window_that_training_made_worse_stays_as_it_was_pruned(
+    llama: Prepared, tmp_path: Path
+) -> None:
+    adapted = reconstruct(llama, tmp_path / "adapted", learning_rate=3.0, epochs=1, batch=SEQUENCES)
+    for index in range(BLOCKS):
+        entry = facts(adapted, index)
+        assert entry["kept_pruned"] is True
+        assert entry["loss_after"] == entry["loss_before"]
+        state = pruned_block(llama, index)[0].state_dict()
+        found = weights(adapted, index)
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_divergence_names_the_window_and_the_step(llama: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diverged in the window 1-2") as error:
+        reconstruct(llama, tmp_path / "adapted", [range(1, 3)], learning_rate=1e30)
+    message = str(error.value)
+    assert "step 2" in message, "the first step is finite, the second sees its result"
+    assert re.search(r"last finite loss \d+\.\d+", message)
+    assert "1e+30" in message
+    assert not (tmp_path / "adapted" / MANIFEST).exists()
+
+
+def test_windows_before_a_divergence_are_kept(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt = llama.hidden(3)
+    spoilt[1, 2, 3] = float("nan")
+    at = DenseStates.at
+    monkeypatch.setattr(
+        DenseStates, "at", lambda self, boundary: spoilt if boundary == 3 else at(self, boundary)
+    )
+    with pytest.raises(UserError, match="window 2-2"):
+        reconstruct(llama, tmp_path / "adapted")
+    assert (tmp_path / "adapted" / block_shard(1)).exists()
+    assert not (tmp_path / "adapted" / block_shard(2)).exists()
+
+
+@pytest.mark.parametrize("train_norms", [True, False])
+@pytest.mark.parametrize("train_biases", [True, False])
+@pytest.mark.parametrize("family", ["opt", "qwen2", "gemma3_text"])
+def test_only_what_is_asked_for_is_trained(
+    tmp_path: Path, family: str, train_norms: bool, train_biases: bool
+) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    adapted = reconstruct(
+        prepared, tmp_path / "adapted", train_norms=train_norms, train_biases=train_biases
+    )
+    kinds = set()
+    for index in range(BLOCKS):
+        block, masks = pruned_block(prepared, index)
+        found = weights(adapted, index)
+        for name, before in block.state_dict().items():
+            module, _, last = name.rpartition(".")
+            kind = "norm" if module not in masks else last
+            kinds.add(kind)
+            trained = {"norm": train_norms, "bias": train_biases, "weight": True}[kind]
+            assert torch.equal(found[name], before) is not trained, name
+    assert kinds == {"norm", "weight"} | ({"bias"} if family != "gemma3_text" else set())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_trains_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    prepared = prepare(tmp_path, dtype=str(dtype).removeprefix("torch."), sequences=SEQUENCES)
+    assert prepared.model.dtype == dtype
+    trained: list[dict[str, Tensor]] = []
+    round_ = Window.round_
+
+    def watch(window: Window) -> None:
+        trained.extend(
+            {name: value.clone() for name, value in block.state_dict().items()}
+            for block in window.modules
+        )
+        round_(window)
+
+    monkeypatch.setattr(Window, "round_", watch)
+    adapted = reconstruct(prepared, tmp_path / "adapted", learning_rate=1e-3)
+    for index in range(BLOCKS):
+        found = weights(adapted, index)
+        for name, value in trained[index].items():
+            assert value.dtype == torch.float32
+            assert found[name].dtype == dtype
+            assert torch.equal(found[name], value.to(dtype))
+        up = trained[index]["mlp.up_proj.weight"]
+        assert not torch.equal(up.to(dtype).float(), up), "these weights never left half precision"
+        for name, keep in pruned_block(prepared, index)[1].items():
+            assert torch.equal(found[f"{name}.weight"] != 0, keep)
+        entry = facts(adapted, index)
+        assert entry["loss_after"] < entry["loss_before"]
+
+
+# --- Independence, repetition, resumption
+
+
+def test_windows_of_two_over_three_blocks(llama: Prepared, tmp_path: Path) -> None:
+    adapted = reconstruct(llama, tmp_path / "adapted", window=2)
+    windows = [next(iter(adapted.files[block_shard(i)]["windows"])) for i in range(BLOCKS)]
+    assert windows == ["0-1", "0-1", "2-2"]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_groups_share_out_the_windows(blocks: int, window_blocks: int, groups: int) -> None:
+    if window_blocks > blocks:
+        with pytest.raises(UserError, match="larger than the model") as error:
+            split_windows(blocks, window_blocks)
+        assert str(window_blocks) in str(error.value) and str(blocks) in str(error.value)
+        return
+    windows = split_windows(blocks, window_blocks)
+    assert [index for window in windows for index in window] == list(range(blocks))
+    assert {len(window) for window in windows[:-1]} <= {window_blocks}
+    assert 1 <= len(windows[-1]) <= window_blocks
+    shared = [group_windows(windows, group, groups) for group in range(1, groups + 1)]
+    assert [window for part in shared for window in part] == windows
+    sizes = [len(part) for part in shared]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_results_do_not_depend_on_how_windows_are_grouped(llama: Prepared, tmp_path: Path) -> None:
+    whole = reconstruct(llama, tmp_path / "whole")
+    windows = split_windows(BLOCKS, 1)
+    parts = [
+        reconstruct(llama, tmp_path / f"part{group}", group_windows(windows, group, 2))
+        for group in (1, 2)
+    ]
+    assert [len(part.files) for part in parts] == [1, 2]
+    assert {**shards(parts[0]), **shards(parts[1])} == shards(whole)
+    one = assemble_model(llama.model, llama.masks, [whole], tmp_path / "one", "fingerprint")
+    two = assemble_model(llama.model, llama.masks, parts, tmp_path / "two", "fingerprint")
+    assert shards(one) == shards(two)
+
+
+def test_repeated_runs_are_bit_equal_and_the_seed_matters(llama: Prepared, tmp_path: Path) -> None:
+    first = reconstruct(llama, tmp_path / "first")
+    # Whatever else draws random numbers has no part in it.
+    torch.manual_seed(123)
+    assert reconstruct(llama, tmp_path / "again").digest == first.digest
+    other = reconstruct(llama, tmp_path / "other", seed=SEED + 1)
+    assert shards(other) != shards(first)
+
+
+def test_without_shuffling_the_seed_does_not_matter(llama: Prepared, tmp_path: Path) -> None:
+    one = reconstruct(llama, tmp_path / "one", shuffle=False)
+    two = reconstruct(llama, tmp_path / "two", shuffle=False, seed=SEED + 1)
+    assert shards(one) == shards(two)
+    assert shards(one) != shards(reconstruct(llama, tmp_path / "shuffled"))
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_resumed_equals_uninterrupted(llama: Prepared, tmp_path: Path, after: int) -> None:
+    whole = reconstruct(llama, tmp_path / "whole")
+
+    def stop(done: int, total: int, note: str) -> None:
+        assert total == BLOCKS
+        if done == after:
+            raise Interrupt
+
+    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", report=stop))
+    done = stamps(tmp_path / "adapted")
+    assert list(done) == [block_shard(index) for index in range(after)]
+    resumed = reconstruct(llama, tmp_path / "adapted")
+    assert contents(resumed.folder) == contents(whole.folder)
+    kept = stamps(resumed.folder)
+    assert {name: kept[name] for name in done} == done, "a finished window was trained again"
+
+
+def test_a_window_half_written_is_trained_again(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = reconstruct(llama, tmp_path / "whole", window=2)
+    write = driver.write_shard
+
+    def stop_at_second(writer: Any, shard: str, *arguments: Any, **facts: Any) -> None:
+        if shard == block_shard(1):
+            raise Interrupt
+        write(writer, shard, *arguments, **facts)
+
+    monkeypatch.setattr(driver, "write_shard", stop_at_second)
+    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", window=2))
+    assert list(stamps(tmp_path / "adapted")) == [block_shard(0)]
+    monkeypatch.setattr(driver, "write_shard", write)
+    resumed = reconstruct(llama, tmp_path / "adapted", window=2)
+    assert contents(resumed.folder) == contents(whole.folder)
+
+
+def test_other_settings_start_anew(llama: Prepared, tmp_path: Path) -> None:
+    def stop(done: int, total: int, note: str) -> None:
+        raise Interrupt
+
+    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", report=stop))
+    before = stamps(tmp_path / "adapted")
+    adapted = reconstruct(llama, tmp_path / "adapted", fingerprint="other", epochs=1)
+    assert stamps(adapted.folder)[block_shard(0)] != before[block_shard(0)]
+    expected = reconstruct(llama, tmp_path / "expected", epochs=1)
+    assert shards(adapted) == shards(expected)
+
+
+def test_inputs_that_do_not_belong_together(llama: Prepared, tmp_path: Path) -> None:
+    other = prepare(tmp_path / "other", sequences=SEQUENCES, seed=1)
+    with pytest.raises(UserError, match="made from other model"):
+        reconstruct(Prepared(other.model, llama.dense, llama.masks), tmp_path / "adapted")
+    with pytest.raises(UserError, match="made from other model"):
+        reconstruct(Prepared(llama.model, llama.dense, other.masks), tmp_path / "adapted")
+    sample = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(2))
+    dense = capture(llama.model, sample, tmp_path / "dense")
+    with pytest.raises(UserError, match="chosen on another calibration sample"):
+        reconstruct(Prepared(llama.model, dense, llama.masks), tmp_path / "adapted")
+
+
+# --- Learning rates
+
+
+@given(st.integers(1, 200), st.floats(0, 0.99), st.floats(1e-7, 1.0))
+def test_learning_rates(steps: int, warmup: float, peak: float) -> None:
+    rates = learning_rates(steps, peak, warmup)
+    warm = int(warmup * steps)
+    assert len(rates) == steps
+    assert min(rates) > 0, "quirk 7: a step with learning rate 0 learns nothing"
+    assert max(rates) == pytest.approx(peak)
+    assert rates[0] == pytest.approx(peak / warm if warm else peak)
+    assert rates[-1] == pytest.approx(peak / (steps - warm))
+    rising, falling = rates[:warm], rates[warm:]
+    assert rising == sorted(rising) and falling == sorted(falling, reverse=True)
+    # Two triangles: 1/n + 2/n + ... + 1.
+    expected = peak * ((warm + 1) / 2 * (warm > 0) + (steps - warm + 1) / 2)
+    assert sum(rates) == pytest.approx(expected)
+
+
+def test_learning_rates_of_ten_steps() -> None:
+    assert learning_rates(10, 1.0, 0.2) == [
+        *(0.5, 1.0),
+        *(1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125),
+    ]
+    assert learning_rates(1, 0.5, 0.1) == [0.5]
+
+
+# --- Assembly
+
+
+def test_a_pruned_checkpoint_is_the_dense_one_with_zeros(llama: Prepared, tmp_path: Path) -> None:
+    pruned = assemble_model(llama.model, llama.masks, [], tmp_path / "pruned", "fingerprint")
+    dense = llama.model.artifact
+    for index in range(BLOCKS):
+        state = pruned_block(llama, index)[0].state_dict()
+        found = weights(pruned, index)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+    assert pruned.files[OUTER]["sha256"] == dense.files[OUTER]["sha256"]
+    assert pruned.path(OUTER).stat().st_ino == dense.path(OUTER).stat().st_ino
+
+
+def test_a_dense_checkpoint_stores_nothing_twice(llama: Prepared, tmp_path: Path) -> None:
+    linked = assemble_model(llama.model, None, [], tmp_path / "dense", "fingerprint")
+    source = llama.model.artifact
+    names = [name for name in source.files if name.endswith(".safetensors")]
+    assert len(names) == BLOCKS + 1
+    for name in names:
+        assert linked.path(name).stat().st_ino == source.path(name).stat().st_ino
+    assert AutoModelForCausalLM.from_pretrained(linked.folder).config.num_hidden_layers == BLOCKS
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [[range(2)], [range(2), range(1, 3)], [range(2), range(1, 2)]],
+    ids=["lacks one", "one twice", "both"],
+)
+def test_adapted_blocks_that_are_not_the_model(
+    llama: Prepared, tmp_path: Path, windows: list[range]
+) -> None:
+    parts = [
+        reconstruct(llama, tmp_path / f"{number}", [window], epochs=1)
+        for number, window in enumerate(windows)
+    ]
+    with pytest.raises(UserError, match="not the model's blocks, each once"):
+        assemble_model(llama.model, llama.masks, parts, tmp_path / "model", "fingerprint")
+
+
+def test_masks_are_the_same_for_every_window(llama: Prepared, tmp_path: Path) -> None:
+    zeros = [
+        {
+            (index, name): value == 0
+            for index in range(BLOCKS)
+            for name, value in weights(adapted, index).items()
+        }
+        for adapted in (reconstruct(llama, tmp_path / f"{size}", window=size) for size in (1, 2, 3))
+    ]
+    assert all(torch.equal(zeros[0][key], other[key]) for other in zeros[1:] for key in zeros[0])
+    _, masks = load_pruned_block(llama.model, llama.masks.folder, 0)
+    assert torch.equal(zeros[0][0, "mlp.up_proj.weight"], ~masks["mlp.up_proj"])

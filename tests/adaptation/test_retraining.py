@@ -1,0 +1,504 @@
+"""Retraining against a plain loop over transformers' own model, and what it may never change."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from freelunch.adaptation.retraining import driver
+from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.errors import UserError
+from freelunch.costs.retraining import retraining_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import OUTER, block_shard
+from freelunch.model.mask_store import load_pruned_block
+from freelunch.study.cell import derive_seed
+from freelunch.study.methods import METHODS, matrix_parameters, trained_by
+from freelunch.study.schema import with_defaults
+from interrupts import Interrupt, interrupted
+from operations import counted_operations
+from tiny_models import (
+    BLOCKS,
+    FAMILIES,
+    SEED,
+    Prepared,
+    assembled,
+    capture,
+    keep_everything,
+    prepare,
+    random_tokens,
+    retrain,
+    save_calibration,
+    weights,
+)
+
+SEQUENCES = 5
+# Of the tiny models' smallest matrix.
+RANK = 4
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
+
+
+def settings_of(method: str, **settings: Any) -> dict[str, Any]:
+    low_rank = {"rank": RANK} if "lora" in method or method == "spp" else {}
+    return {"method": method, **low_rank, **settings}
+
+
+def masks_of(prepared: Prepared) -> list[dict[str, Tensor]]:
+    folder = prepared.masks.folder
+    return [load_pruned_block(prepared.model, folder, index)[1] for index in range(BLOCKS)]
+
+
+def linears_of(model: nn.Module, prepared: Prepared) -> list[tuple[nn.Linear, Tensor]]:
+    """Return the linear layers of a model's blocks with their masks."""
+    blocks = model.get_submodule(prepared.model.sharding.path)
+    return [
+        (linear, masks[name])
+        for block, masks in zip(blocks, masks_of(prepared), strict=True)
+        for name, linear in block_linears(block).items()
+    ]
+
+
+def facts(adapted: Artifact) -> dict[str, Any]:
+    return adapted.files[block_shard(0)]["windows"]["model"]
+
+
+def shards(adapted: Artifact) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in adapted.files.items()}
+
+
+# --- The plain loop
+
+
+def plain_retraining(
+    prepared: Prepared, folder: Path, settings: dict[str, Any], teacher: nn.Module | None = None
+) -> nn.Module:
+    """Train what transformers loads with its own loss; mask weights anew after each step."""
+    model = assembled(prepared, None, folder)
+    model.requires_grad_(False)
+    masked = linears_of(model, prepared)
+    parameters = []
+    for linear, _ in masked:
+        parameters.append(linear.weight)
+    norms = ("norm",)
+    for name, parameter in model.named_parameters():
+        is_bias = name.endswith("bias") and not any(part in name for part in norms)
+        if is_bias or any(part in name for part in norms):
+            parameters.append(parameter)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(parameters, weight_decay=0.0)
+    input_ids = random_tokens(SEQUENCES)
+    steps = settings["epochs"] * math.ceil(SEQUENCES / settings["batch"])
+    warm = int(settings["warmup"] * steps)
+    generator = torch.Generator().manual_seed(derive_seed(SEED, "retraining"))
+    step = 0
+    for _ in range(settings["epochs"]):
+        order = torch.randperm(SEQUENCES, generator=generator).tolist()
+        for start in range(0, SEQUENCES, settings["batch"]):
+            rows = input_ids[order[start : start + settings["batch"]]]
+            share = (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
+            optimiser.param_groups[0]["lr"] = settings["learning_rate"] * share
+            step += 1
+            if teacher is None:
+                loss = model(input_ids=rows, labels=rows).loss
+            else:
+                with torch.no_grad():
+                    wanted = teacher(input_ids=rows).logits.softmax(-1)
+                found = model(input_ids=rows).logits.softmax(-1)
+                loss = (wanted * (wanted / found).log()).sum(-1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            # Gradients of pruned weights are no part of the norm that is clipped.
+            for linear, keep in masked:
+                linear.weight.grad *= keep
+            torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
+            optimiser.step()
+            with torch.no_grad():
+                for linear, keep in masked:
+                    linear.weight *= keep
+    return model
+
+
+@pytest.mark.parametrize("loss", ["next_token", "distillation"])
+def test_full_retraining_is_that_of_a_plain_loop(
+    prepared: Prepared, tmp_path: Path, loss: str
+) -> None:
+    settings = with_defaults(
+        settings_of("full", epochs=2, warmup=0.4, learning_rate=0.01, loss=loss, clip=0.5),
+        "adaptation",
+    )
+    teacher = None
+    if loss == "distillation":
+        teacher = AutoModelForCausalLM.from_pretrained(prepared.model.folder).eval()
+    expected = plain_retraining(prepared, tmp_path / "plain", settings, teacher)
+    adapted = retrain(prepared, tmp_path / "adapted", **settings)
+    found = assembled(prepared, adapted, tmp_path / "checkpoint")
+    input_ids = random_tokens(SEQUENCES)
+    torch.testing.assert_close(
+        found(input_ids=input_ids).logits,
+        expected(input_ids=input_ids).logits,
+        rtol=2e-3,
+        atol=2e-3,
+    )
+    start = assembled(prepared, None, tmp_path / "start")(input_ids=input_ids).logits
+    assert not torch.allclose(found(input_ids=input_ids).logits, start, rtol=0.1, atol=0.1)
+    assert facts(adapted)["loss_after"] < facts(adapted)["loss_before"]
+
+
+# --- Every method
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pattern", ["u50", "2of4", "s50"])
+def test_every_method_keeps_the_mask_through_training_and_merge(
+    method: str, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merged checkpoint is what was trained: exact zeros, and the adapter model's logits."""
+    prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, pattern=pattern)
+    input_ids = random_tokens(SEQUENCES)
+    logits: list[Tensor] = []
+    merge_ = driver.TrainedParameters.merge_
+
+    def noting(trained: driver.TrainedParameters) -> None:
+        with torch.no_grad():
+            logits.append(whole[0].logits(input_ids))
+            merge_(trained)
+            logits.append(whole[0].logits(input_ids))
+
+    whole: list[driver.WholeModel] = []
+    init = driver.WholeModel.__init__
+
+    def noted(self: driver.WholeModel, *args: Any) -> None:
+        init(self, *args)
+        whole.append(self)
+
+    monkeypatch.setattr(driver.TrainedParameters, "merge_", noting)
+    monkeypatch.setattr(driver.WholeModel, "__init__", noted)
+    adapted = retrain(prepared, tmp_path / "adapted", **settings_of(method, epochs=3))
+    model = assembled(prepared, adapted, tmp_path / "assembled")
+    for linear, keep in linears_of(model, prepared):
+        assert torch.equal(linear.weight == 0, ~keep) == (method != "lora")
+    assert facts(adapted)["loss_after"] < facts(adapted)["loss_before"]
+    found = model(input_ids=input_ids).logits
+    trained, merged = logits
+    torch.testing.assert_close(found, merged, rtol=1e-4, atol=1e-4)
+    # What LoRA-prune trains is not what it merges: the adapter is pruned.
+    assert torch.allclose(merged, trained, rtol=1e-4, atol=1e-4) == (method != "lora_prune")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_step_every_method_leaves_the_pruned_model(
+    llama: Prepared, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if method == "biases":
+        pytest.skip("Llama's linear layers have none")
+    monkeypatch.setattr(driver, "schedule", lambda *_: iter(()))
+    adapted = retrain(llama, tmp_path / "adapted", **settings_of(method))
+    for index in range(BLOCKS):
+        block, _ = load_pruned_block(llama.model, llama.masks.folder, index)
+        found = weights(adapted, index)
+        assert all(torch.equal(found[name], it) for name, it in block.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("method", METHODS)
+def test_trained_parameters_are_counted_by_the_formula(
+    family: str, method: str, tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    settings = settings_of(method)
+    if family == "llama" and method == "biases":
+        with pytest.raises(UserError, match="nothing of this model is trained"):
+            retrain(prepared, tmp_path / "adapted", **settings)
+        return
+    adapted = retrain(prepared, tmp_path / "adapted", **settings)
+    trained = trained_by(with_defaults(settings, "adaptation"))
+    model = assembled(prepared, None, tmp_path / "start")
+    matrices = sum(
+        matrix_parameters(trained, *keep.shape, int(keep.sum()))
+        for _, keep in linears_of(model, prepared)
+    )
+    norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
+    biases = sum(
+        p.numel() for name, p in model.named_parameters() if "norm" not in name and "bias" in name
+    )
+    expected = matrices + norms * trained.norms + biases * trained.biases
+    assert facts(adapted)["trained_parameters"] == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 3},
+        {"batch": 4, "micro_batch": 3},
+        {"batch": 4, "micro_batch": 1, "epochs": 2},
+        {"gradient_checkpointing": True},
+        {"loss": "distillation"},
+        {"train_norms": False},
+        {"train_norms": False, "linears": ["fc1", "self_attn.v_proj"]},
+        {"linears": ["fc1", "self_attn.v_proj"], "gradient_checkpointing": True},
+        {"train_head": True},
+    ],
+)
+def test_operations_are_those_that_torch_counts(
+    method: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """One documented formula, to the last operation."""
+    if changes.keys() & {"linears", "train_head", "train_norms"} and method in (
+        "biases",
+        "norms",
+        "biases_norms",
+    ):
+        pytest.skip("no matrix is trained")
+    prepared = prepare(
+        tmp_path,
+        "opt",
+        sequences=SEQUENCES,
+        length=48,
+        hidden_size=64,
+        ffn_dim=256,
+        word_embed_proj_dim=64,
+        tie_word_embeddings=False,
+    )
+    settings = settings_of(method, **changes)
+    with counted_operations() as counter:
+        retrain(prepared, tmp_path / "adapted", **settings)
+    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
+    filled = with_defaults(settings, "adaptation")
+    assert retraining_flops(shapes, SEQUENCES, 48, filled) == counter.get_total_flops()
+
+
+# --- Settings
+
+
+def test_what_is_outside_the_blocks_is_written_where_it_is_trained(
+    llama: Prepared, tmp_path: Path
+) -> None:
+    """The final norm with the norms, the head if asked for; else nothing."""
+    dense = load_file(llama.model.folder / OUTER)
+
+    def changed(**settings: Any) -> set[str]:
+        name = "-".join(map(str, settings.values()))
+        adapted = retrain(llama, tmp_path / name, **settings)
+        if OUTER not in adapted.files:
+            return set()
+        found = load_file(adapted.path(OUTER))
+        assert found.keys() == dense.keys()
+        return {name for name in dense if not torch.equal(found[name], dense[name])}
+
+    assert changed(method="full", train_norms=False) == set()
+    assert changed(method="norms") == {"model.norm.weight"}
+    assert changed(method="full", train_norms=False, train_head=True) == {"lm_head.weight"}
+    assert changed(method="lora", rank=RANK, train_head=True) == {
+        "lm_head.weight",
+        "model.norm.weight",
+    }
+
+
+def test_a_head_that_is_the_embedding_is_trained_as_one(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, tie_word_embeddings=True)
+    adapted = retrain(prepared, tmp_path / "adapted", "full", train_norms=False, train_head=True)
+    model = assembled(prepared, adapted, tmp_path / "assembled")
+    dense = load_file(prepared.model.folder / OUTER)["model.embed_tokens.weight"]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not torch.equal(model.lm_head.weight, dense)
+    with pytest.raises(UserError, match="embedding"):
+        retrain(prepared, tmp_path / "lora", "lora", rank=RANK, train_head=True)
+
+
+def test_micro_batches_and_checkpointing_change_memory_only(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    # By SGD: Adam makes steps of rounding errors where a gradient is 0 (the bias of OPT's keys).
+    base = settings_of("masklora", batch=4, optimiser="sgd", learning_rate=0.1)
+    expected = retrain(prepared, tmp_path / "plain", **base)
+    for name, changes in {
+        "micro": {"micro_batch": 1},
+        # Parts of unequal size.
+        "parts": {"micro_batch": 3},
+        "checkpointing": {"gradient_checkpointing": True},
+    }.items():
+        found = retrain(prepared, tmp_path / name, **base, **changes)
+        for index in range(BLOCKS):
+            for key, value in weights(expected, index).items():
+                torch.testing.assert_close(weights(found, index)[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_distillation_of_a_model_that_lost_nothing_has_nothing_to_learn(tmp_path: Path) -> None:
+    prepared = keep_everything(tmp_path, SEQUENCES)
+    adapted = retrain(prepared, tmp_path / "adapted", "full", loss="distillation")
+    assert abs(facts(adapted)["loss_before"]) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["full", "masklora", "lora", "norms"])
+def test_a_half_precision_checkpoint_is_trained_in_float32_and_rounded(
+    method: str, tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path, "llama", dtype="bfloat16", sequences=SEQUENCES)
+    adapted = retrain(prepared, tmp_path / "adapted", **settings_of(method, epochs=2))
+    assert facts(adapted)["loss_after"] < facts(adapted)["loss_before"]
+    assert all(value.dtype == torch.bfloat16 for value in weights(adapted, 0).values())
+    model = assembled(prepared, adapted, tmp_path / "assembled")
+    for linear, keep in linears_of(model, prepared):
+        assert torch.equal(linear.weight == 0, ~keep) == (method != "lora")
+
+
+@pytest.mark.parametrize("family", ["opt", "gemma2", "phi3"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "full", "precision": "float32"},
+        {"method": "lora", "rank": RANK, "precision": "float32"},
+        {"method": "full", "train_head": True, "train_norms": False},
+        {"method": "masklora", "rank": RANK, "gradient_checkpointing": True},
+        {"method": "norms", "loss": "distillation"},
+    ],
+    ids=str,
+)
+def test_precisions_of_families(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Each mixes what is stored, what is trained and what is passed in its own way."""
+    prepared = prepare(tmp_path, family, dtype="bfloat16", sequences=SEQUENCES)
+    adapted = retrain(prepared, tmp_path / "adapted", epochs=2, **settings)
+    assert facts(adapted)["loss_after"] < facts(adapted)["loss_before"]
+    tensors = [load_file(adapted.path(name)) for name in adapted.files]
+    assert {value.dtype for each in tensors for value in each.values()} == {torch.bfloat16}
+
+
+def test_linears_choose_what_is_trained(llama: Prepared, tmp_path: Path) -> None:
+    settings = settings_of("full", linears=["q_proj", "mlp.down_proj"], train_norms=False)
+    adapted = retrain(llama, tmp_path / "adapted", **settings)
+    for index in range(BLOCKS):
+        block, _ = load_pruned_block(llama.model, llama.masks.folder, index)
+        found = weights(adapted, index)
+        moved = {n for n, it in block.state_dict().items() if not torch.equal(found[n], it)}
+        assert moved == {"self_attn.q_proj.weight", "mlp.down_proj.weight"}
+
+
+# --- Interrupts and errors
+
+
+@pytest.mark.parametrize("method", ["full", "masklora", "lora"])
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    llama: Prepared, method: str, optimiser: str, tmp_path: Path
+) -> None:
+    dropout = {"dropout": 0.2} if method == "lora" else {}
+    settings = settings_of(method, epochs=3, optimiser=optimiser, **dropout)
+    expected = retrain(llama, tmp_path / "whole", **settings)
+    seen: list[int] = []
+
+    def stop_at(step: int) -> Any:
+        def report(done: int, total: int, note: str) -> None:
+            seen.append(done)
+            if done == step:
+                raise Interrupt
+
+        return report
+
+    folder = tmp_path / "resumed"
+    # A state is saved after each step: the fourth is lost with the interrupt.
+    interrupted(lambda: retrain(llama, folder, report=stop_at(4), save_s=0, **settings))
+    interrupted(lambda: retrain(llama, folder, report=stop_at(7), save_s=0, **settings))
+    found = retrain(llama, folder, report=stop_at(0), save_s=0, **settings)
+    assert seen == [1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9]
+    assert shards(found) == shards(expected)
+    assert (folder / MANIFEST).read_bytes() == (tmp_path / "whole" / MANIFEST).read_bytes()
+    assert found.spent["attempts"] == 2 and found.spent["wall_s"] > 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("damage", ["other settings", "cut short", "a flipped bit"])
+def test_a_state_that_does_not_belong_or_is_damaged_is_not_gone_on_from(
+    llama: Prepared, damage: str, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 2:
+            raise Interrupt
+
+    expected = retrain(llama, tmp_path / "whole", "norms")
+    folder = tmp_path / "resumed"
+    rate = 0.001 if damage == "other settings" else 0.01
+    interrupted(lambda: retrain(llama, folder, "norms", learning_rate=rate, report=stop, save_s=0))
+    state = folder.with_name(f".{folder.name}.state")
+    content = bytearray(state.read_bytes())
+    if damage == "cut short":
+        state.write_bytes(content[:-3])
+    if damage == "a flipped bit":
+        content[-3] ^= 1
+        state.write_bytes(content)
+    assert shards(retrain(llama, folder, "norms")) == shards(expected)
+
+
+def test_shards_of_an_interrupted_attempt_are_written_anew(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may come from a training whose last steps were taken on another machine."""
+    settings = settings_of("norms", epochs=2)
+    expected = retrain(llama, tmp_path / "whole", **settings)
+    written = driver.write_shard
+
+    def stop(writer: Any, shard: str, tensors: Any, **noted: Any) -> None:
+        if shard == block_shard(1):
+            raise Interrupt
+        written(writer, shard, {k: v + 1 for k, v in tensors.items()}, **noted)
+
+    folder = tmp_path / "resumed"
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "write_shard", stop)
+        interrupted(lambda: retrain(llama, folder, **settings))
+    found = retrain(llama, folder, **settings)
+    assert shards(found) == shards(expected)
+    # Nothing of the first attempt was kept, so it cost nothing that counts.
+    assert found.spent == {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
+
+
+def test_divergence_names_the_step_and_the_loss(llama: Prepared, tmp_path: Path) -> None:
+    settings = settings_of("full", learning_rate=1e30, warmup=0.0, epochs=4, clip=None)
+    with pytest.raises(UserError, match="diverged") as error:
+        retrain(llama, tmp_path / "adapted", **settings)
+    message = str(error.value)
+    assert "step " in message and "last finite loss" in message and "1e+30" in message
+    assert not (tmp_path / "adapted" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "masklora"])
+def test_a_candidate_that_diverges_stays_as_it_was_pruned(
+    llama: Prepared, method: str, tmp_path: Path
+) -> None:
+    settings = settings_of(method, learning_rate=1e30, warmup=0.0, clip=None)
+    adapted = retrain(llama, tmp_path / "adapted", stop_at_divergence=False, **settings)
+    assert facts(adapted)["diverged_at_step"] >= 1
+    assert facts(adapted)["loss_after"] == facts(adapted)["loss_before"]
+    for index in range(BLOCKS):
+        block, _ = load_pruned_block(llama.model, llama.masks.folder, index)
+        found = weights(adapted, index)
+        assert all(torch.equal(found[name], it) for name, it in block.state_dict().items())
+    dense = load_file(llama.model.folder / OUTER)
+    found = load_file(adapted.path(OUTER))
+    assert all(torch.equal(found[name], dense[name]) for name in dense)
+
+
+def test_masks_of_another_sample_are_refused(llama: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / "calibration"
+    sample = save_calibration(llama.model.artifact, folder, random_tokens(SEQUENCES, seed=1))
+    dense = capture(llama.model, sample, tmp_path / "dense")
+    mixed = Prepared(llama.model, dense, llama.masks)
+    with pytest.raises(UserError, match="another calibration sample"):
+        retrain(mixed, tmp_path / "adapted")

@@ -1,0 +1,158 @@
+"""Zero-shot accuracy in tables, from made-up answers."""
+
+import copy
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS, task_rows
+from freelunch.core.artifact import write_atomically
+from freelunch.core.errors import UserError
+from freelunch.evaluation.tasks import write_answers
+from freelunch.records.read import answers_beside
+from freelunch.reporting.sections.tasks import task_lines, task_notes
+from freelunch.study.cell import Cell
+from records_for_tests import PERPLEXITIES, make_records, make_study
+
+DENSE, NONE, RECON = (
+    Cell.parse(f"tiny/{name}")
+    for name in ("dense/none/seed0", "wanda-u50/none/seed0", "wanda-u50/recon_block/seed0")
+)
+# Of each document, whether the answer is right.
+RIGHT: dict[Cell, dict[str, str]] = {
+    DENSE: {"rte": "1111000011", "boolq": "110110"},
+    NONE: {"rte": "1100000011", "boolq": "010010"},
+    RECON: {"rte": "1110000011", "boolq": "110010"},
+}
+
+
+def made_up(
+    folder: Path, right: dict[Cell, dict[str, str]], **grid: list[int]
+) -> dict[Cell, dict[str, Any]]:
+    """Return records with these answers, which are written beside them."""
+    records = make_records(make_study(**grid), PERPLEXITIES)
+    for cell, of_cell in right.items():
+        tasks = {}
+        answers = {}
+        for task, bits in of_cell.items():
+            tasks[task] = {
+                "accuracy": bits.count("1") / len(bits),
+                "accuracy_standard_error": 0.1,
+                "documents": len(bits),
+                "documents_in_all": 277,
+                "version": 1.0,
+                "prompts_sha256": task,
+                "sample_sha256": str(len(bits)),
+                "task": "0",
+            }
+            answers[task] = [
+                {"document": at, "log_likelihoods": [-1.0, -2.0], "right": bit == "1"}
+                for at, bit in enumerate(bits)
+            ]
+        records[cell]["metrics"]["tasks"] = {
+            "tasks": tasks,
+            "accuracy": 0.5,
+            "truncated": {"requests": 0, "tokens": 0},
+        }
+        write_answers(answers_beside(folder / cell.record_name), answers)
+    return records
+
+
+def found(rows: list[Any], adaptation: str, task: str, criterion: str = "wanda") -> Any:
+    (row,) = (
+        row
+        for row in rows
+        if (row["criterion"], row["adaptation"], row["task"]) == (criterion, adaptation, task)
+    )
+    return row
+
+
+def test_differences_are_paired(tmp_path: Path) -> None:
+    rows = task_rows(made_up(tmp_path, RIGHT), tmp_path)
+    assert all(row.keys() == set(TASK_COLUMNS) for row in rows)
+    assert len(rows) == 3 * 3
+    row = found(rows, "recon_block", "rte")
+    pairs = [
+        int(a) - int(b) for a, b in zip(*(RIGHT[it]["rte"] for it in (RECON, NONE)), strict=True)
+    ]
+    assert row["accuracy"] == 0.5
+    assert row["accuracy_minus_unadapted"] == pytest.approx(0.1)
+    error = statistics.stdev(pairs) / math.sqrt(len(pairs))
+    assert row["accuracy_minus_unadapted_standard_error"] == pytest.approx(error)
+    assert row["accuracy_minus_dense"] == pytest.approx(-0.1)
+    # Both errors are far below those of the accuracies themselves.
+    assert error < row["accuracy_standard_error"]
+
+
+def test_the_mean_is_plain_whatever_the_tasks_sizes(tmp_path: Path) -> None:
+    rows = task_rows(made_up(tmp_path, RIGHT), tmp_path)
+    row = found(rows, "none", MEAN)
+    assert row["accuracy"] == pytest.approx((4 / 10 + 2 / 6) / 2)
+    errors = [found(rows, "none", task)["accuracy_standard_error"] for task in ("rte", "boolq")]
+    assert row["accuracy_standard_error"] == pytest.approx(math.hypot(*errors) / 2)
+    assert row["documents"] == 16
+    assert row["accuracy_minus_unadapted"] is None
+
+
+def test_the_dense_model_is_compared_with_nothing(tmp_path: Path) -> None:
+    rows = task_rows(made_up(tmp_path, RIGHT), tmp_path)
+    row = found(rows, "none", MEAN, "dense")
+    assert row["accuracy_minus_dense"] is row["accuracy_minus_unadapted"] is None
+    lines = task_lines(rows)
+    assert lines[0]["minus dense"] == lines[0]["adaptation"] == "-"
+    assert lines[2][MEAN].endswith(" %") and lines[2]["minus not adapted"].startswith("13")
+
+
+def test_cells_that_are_not_asked_have_no_rows(tmp_path: Path) -> None:
+    assert task_rows(make_records(make_study(), PERPLEXITIES), tmp_path) == []
+
+
+def test_what_was_asked_is_said(tmp_path: Path) -> None:
+    first = next(iter(task_notes(task_rows(made_up(tmp_path, RIGHT), tmp_path))))
+    assert "rte 10 of 277, boolq 6 of 277" in first
+
+
+def test_what_was_truncated_is_said(tmp_path: Path) -> None:
+    records = made_up(tmp_path, RIGHT)
+    for cell in RIGHT:
+        records[cell]["metrics"]["tasks"]["truncated"] = {"requests": 1234, "tokens": 99}
+    said = list(task_notes(task_rows(records, tmp_path)))
+    (note,) = (note for note in said if "longer than the model takes" in note)
+    assert "1,234 requests" in note and "99 tokens" in note
+
+
+@pytest.mark.parametrize("key", ["sample_sha256", "prompts_sha256"])
+def test_other_documents_than_the_dense_model_are_refused(tmp_path: Path, key: str) -> None:
+    records = copy.deepcopy(made_up(tmp_path, RIGHT))
+    records[RECON]["metrics"]["tasks"]["tasks"]["rte"][key] = "other"
+    with pytest.raises(UserError, match="asked other documents") as error:
+        task_rows(records, tmp_path)
+    assert "--forcerun evaluate_tasks" in str(error.value)
+
+
+def test_answers_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    records = made_up(tmp_path, RIGHT)
+    path = answers_beside(tmp_path / NONE.record_name)
+    for content in (b"", b"nothing", path.read_bytes()[:-9]):
+        write_atomically(path, content)
+        with pytest.raises(UserError, match=path.name):
+            task_rows(records, tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=path.name):
+        task_rows(records, tmp_path)
+
+
+def test_seeds_are_averaged_document_by_document(tmp_path: Path) -> None:
+    right = {cell: RIGHT[cell] for cell in (DENSE, NONE)}
+    other = Cell.parse("tiny/wanda-u50/none/seed1")
+    right[other] = {"rte": "0000000011", "boolq": "111111"}
+    records = made_up(tmp_path, right, seeds=[0, 1])
+    rows = task_rows(records, tmp_path)
+    row = found(rows, "none", "rte")
+    assert (row["seeds"], row["accuracy"]) == (2, pytest.approx((4 + 2) / 20))
+    means = [(int(a) + int(b)) / 2 for a, b in zip("1100000011", "0000000011", strict=True)]
+    error = statistics.stdev(means) / math.sqrt(10)
+    assert row["accuracy_standard_error"] == pytest.approx(error)

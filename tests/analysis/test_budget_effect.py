@@ -1,0 +1,316 @@
+"""What retraining takes to reach a reconstruction, on made-up records."""
+
+import math
+from typing import Any
+
+import pytest
+
+from freelunch.analysis.budget_effect import (
+    BUDGET_COLUMNS,
+    REACH_COLUMNS,
+    budget_rows,
+    reach_rows,
+    reached_at,
+)
+from freelunch.analysis.pairing import paired_difference
+from freelunch.reporting.inline_numbers import numbers_tree
+from freelunch.reporting.sections.budgets import budget_line, budget_sentences
+from freelunch.study.cell import Cell
+from records_for_tests import make_records, make_study
+
+ENTRIES: dict[str, dict[str, Any]] = {
+    "recon_3": {"method": "reconstruction", "budget": {"times": 3, "of": "recon_block"}},
+    "recon_all": {"method": "reconstruction", "window": "all"},
+    "full_1": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+    "full_4": {"method": "full", "budget": {"times": 4, "of": "recon_block"}},
+    "norms_1": {"method": "norms"},
+    "distilled_2": {
+        "method": "full",
+        "loss": "distillation",
+        "budget": {"times": 2, "of": "recon_block"},
+    },
+}
+PERPLEXITIES = {
+    "none": 60.0,
+    "recon_block": 40.0,
+    "recon_3": 38.0,
+    "recon_all": 41.0,
+    "full_1": 48.0,
+    "full_4": 36.0,
+    "norms_1": 55.0,
+    "distilled_2": 39.0,
+}
+
+
+STUDY = make_study(
+    ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0]
+)
+
+
+def made(**perplexities: float) -> dict[Cell, dict[str, Any]]:
+    values = PERPLEXITIES | perplexities
+    return make_records(
+        STUDY,
+        {str(cell): values[cell.adaptation] for cell in STUDY.cells if not cell.is_dense},
+    )
+
+
+def test_rows_are_of_the_reconstruction_and_of_all_retraining() -> None:
+    """By series, then by budget; a reconstruction by another window is none of them."""
+    rows = budget_rows(made(), STUDY)
+    assert all(row.keys() == set(BUDGET_COLUMNS) for row in rows)
+    assert [(row["series"], row["adaptation"]) for row in rows] == [
+        ("reconstruction, window 1", "recon_block"),
+        ("reconstruction, window 1", "recon_3"),
+        ("full", "full_1"),
+        ("full", "full_4"),
+        ("norms", "norms_1"),
+        ("full, distilled", "distilled_2"),
+    ]
+    assert [row["tokens"] for row in rows] == [8192, 24576, 8192, 32768, 8192, 16384]
+    assert {row["reference"] for row in rows} == {"recon_block"}
+
+
+def test_differences_are_paired() -> None:
+    records = made()
+    row = next(row for row in budget_rows(records, STUDY) if row["adaptation"] == "full_1")
+    losses = [
+        next(
+            record["metrics"]["perplexity"]["window_losses"]
+            for cell, record in records.items()
+            if cell.adaptation == name
+        )
+        for name in ("full_1", "recon_block")
+    ]
+    difference, error = paired_difference(*losses)
+    assert row["loss_minus_reference"] == pytest.approx(difference)
+    assert row["loss_minus_reference_standard_error"] == pytest.approx(error)
+    assert row["loss_minus_reference"] == pytest.approx(math.log(48 / 40))
+
+
+def test_without_both_there_is_nothing_to_compare() -> None:
+    study = make_study(criteria=["wanda"], adaptations=["none", "recon_block"])
+    assert budget_rows(make_records(study, {}), study) == []
+    assert reach_rows(make_records(study, {}), study) == []
+
+
+@pytest.mark.parametrize(
+    ("amounts", "excess", "expected"),
+    [
+        ([1, 3, 10], [-0.1, -0.2, -0.3], 1),
+        ([1, 3, 10], [0.0, 0.2, 0.3], 1),
+        ([1, 4], [0.1, -0.1], 2),
+        ([1, 3, 9], [0.2, 0.1, -0.1], 3 * math.sqrt(3)),
+        ([1, 4, 16], [0.1, 0.1, 0.0], 16),
+        ([1, 3, 10], [0.3, 0.2, 0.1], math.inf),
+        ([2], [0.1], math.inf),
+        ([2], [-0.1], 2),
+        # The first time counts.
+        ([1, 4, 16], [0.1, -0.1, 0.1], 2),
+        ([], [], math.inf),
+    ],
+)
+def test_where_a_budget_reaches(amounts: list[float], excess: list[float], expected: float) -> None:
+    assert reached_at(amounts, excess) == pytest.approx(expected)
+
+
+def test_reach_in_tokens_and_operations_with_an_interval() -> None:
+    rows = reach_rows(made(), STUDY)
+    assert all(row.keys() == set(REACH_COLUMNS) for row in rows)
+    by = {(row["series"], row["unit"]): row for row in rows}
+    assert by.keys() == {
+        (series, unit)
+        for series in ("full", "norms", "full, distilled")
+        for unit in ("tokens", "distinct_tokens", "flops")
+    }
+    full = by["full", "tokens"]
+    # From log 48 to log 36 over two doublings; log 40 is reached on the way.
+    share = math.log(48 / 40) / math.log(48 / 36)
+    assert full["reached_at_over_reference"] == pytest.approx(4**share)
+    assert full["reached_at_low"] < full["reached_at_over_reference"] < full["reached_at_high"]
+    assert by["norms", "tokens"]["reached_at_over_reference"] == math.inf
+    distilled = by["full, distilled", "tokens"]
+    assert distilled["reached_at_over_reference"] == 2 == distilled["smallest_over_reference"]
+    assert reach_rows(made(), STUDY) == rows, "draws are seeded"
+
+
+def test_several_seeds_widen_the_interval() -> None:
+    """All agree on the windows; how much of a budget it takes differs between seeds."""
+    study = make_study(
+        ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1, 2]
+    )
+
+    def full(*levels: float) -> dict[str, Any]:
+        values = {
+            str(cell): PERPLEXITIES[cell.adaptation] for cell in study.cells if not cell.is_dense
+        }
+        for seed, level in enumerate(levels):
+            values[f"tiny/wanda-u50/full_4/seed{seed}"] = level
+        rows = reach_rows(make_records(study, values), study)
+        return next(row for row in rows if (row["series"], row["unit"]) == ("full", "tokens"))
+
+    equal, spread = full(36, 36, 36), full(34, 36, 38)
+    assert spread["reached_at_low"] < equal["reached_at_low"]
+    assert spread["reached_at_high"] > equal["reached_at_high"]
+
+
+def test_a_reconstruction_that_diverged_is_not_compared_with() -> None:
+    records = made()
+    for cell, record in records.items():
+        if cell.adaptation == "recon_block":
+            record["metrics"]["perplexity"]["window_losses"][2] = None
+    rows = reach_rows(records, STUDY)
+    assert all(math.isnan(row["reached_at_over_reference"]) for row in rows)
+    assert "full cannot be compared: recon_block diverged." in next(budget_sentences(rows))
+    numbers = numbers_tree([], reaches=rows)
+    reached = numbers["tiny/wanda-u50/full"]["reached_at_tokens_over_reference"]
+    assert (reached["value"], reached["text"]) == (None, "not finite")
+
+
+def test_budgets_for_running_text() -> None:
+    numbers = numbers_tree([], reaches=reach_rows(made(), STUDY))
+    full, norms, distilled = (
+        numbers[f"tiny/wanda-u50/{series}"]["reached_at_tokens_over_reference"]
+        for series in ("full", "norms", "full, distilled")
+    )
+    assert full["low"] < full["value"] < full["high"] and full["text"] == "2.4"
+    assert (norms["value"], norms["text"]) == (None, "more than 1")
+    assert distilled["text"] == "at most 2"
+
+
+def test_what_is_said_of_it() -> None:
+    said = list(budget_sentences(reach_rows(made(), STUDY)))
+    assert len(said) == 3
+    full, norms, distilled = said
+    assert "full reaches recon_block with 2.4 times its tokens (95 %: " in full
+    assert "times its operations" in full
+    assert "norms does not reach recon_block with up to 1 times its tokens." in norms
+    assert "with the least that was run already: with at most 2 times its tokens" in distilled
+    assert distilled.endswith("95 %: at most 2.")
+    near = list(budget_sentences(reach_rows(made(norms_1=40.1), STUDY)))
+    assert (
+        "norms does not reach recon_block with up to 1 times its tokens; 95 %: at most 1 to more"
+        in near[1]
+    )
+
+
+def test_a_line_of_the_table() -> None:
+    row = next(row for row in budget_rows(made(), STUDY) if row["adaptation"] == "full_4")
+    line = budget_line(row)
+    assert line["tokens"] == "32,768"
+    assert line["TFLOP"] == "20.0"
+    assert line["trained"] == "1.0 k"
+    assert line["loss minus"].startswith("-0.10")
+    assert budget_line(row | {"search_flops": 7e12})["TFLOP"] == "20.0 + 7"
+
+
+def test_a_loss_that_is_not_finite_reaches_nothing() -> None:
+    records = made()
+    for cell, record in records.items():
+        if cell.adaptation == "full_1":
+            record["metrics"]["perplexity"]["window_losses"][2] = None
+    rows = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
+    assert rows["full", "tokens"]["reached_at_over_reference"] == 4
+
+
+def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
+    records = made()
+    for cell, record in records.items():
+        if cell.adaptation == "recon_block":
+            record["cost"]["reconstruct_window"]["dense_flops"] = 2 * 10**12
+    rows = {row["adaptation"]: row for row in budget_rows(records, STUDY)}
+    assert rows["recon_block"]["flops"] == 7 * 10**12
+    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
+    assert reach["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
+
+
+def test_data_is_a_currency_of_its_own() -> None:
+    """Tokens that are seen twice are data once."""
+    records = made()
+    for cell, record in records.items():
+        if cell.adaptation in ("recon_block", "full_1"):
+            record["adaptation"]["distinct_tokens"] = 8000
+        if cell.adaptation == "full_4":
+            record["adaptation"]["distinct_tokens"] = 16000
+    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
+    found, seen = reach["full", "distinct_tokens"], reach["full", "tokens"]
+    assert (found["largest_over_reference"], seen["largest_over_reference"]) == (2, 4)
+    assert found["reached_at_over_reference"] == pytest.approx(
+        math.sqrt(seen["reached_at_over_reference"])
+    )
+
+
+def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
+    study = make_study(
+        ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1]
+    )
+    records = make_records(study, {})
+    for cell, record in records.items():
+        if cell.adaptation == "full_1":
+            rate, epochs = (0.1, 1) if cell.seed == 0 else (0.2, 2)
+            chosen = {"learning_rate": rate, "epochs": epochs}
+            record["adaptation"] |= {
+                "steps": 16 * epochs,
+                "choice": {
+                    "selected_on": "calibration",
+                    "chosen": "it",
+                    "candidates": {"it": chosen},
+                },
+            }
+    rows = {row["adaptation"]: row for row in budget_rows(records, study)}
+    keys = ("learning_rate", "epochs", "steps", "selected_on")
+    assert [rows["full_1"][key] for key in keys] == [None, None, None, "calibration"]
+    assert budget_line(rows["full_1"])["steps"] == "-"
+    assert rows["full_4"]["epochs"] == 1 and rows["full_4"]["steps"] is not None
+
+
+def test_what_differs_in_more_than_the_budget_is_another_series() -> None:
+    """Else a line would be drawn between two methods."""
+    entries: dict[str, dict[str, Any]] = {
+        "low": {"method": "masklora"},
+        "low_3": {"method": "masklora", "samples": 96, "learning_rate": 0.01},
+        "lower": {"method": "masklora", "rank": 4, "samples": 192},
+    }
+    study = make_study(entries, criteria=["wanda"], adaptations=["none", "recon_block", *entries])
+    rows = budget_rows(make_records(study, {}), study)
+    assert [(row["adaptation"], row["series"]) for row in rows] == [
+        ("recon_block", "reconstruction, window 1"),
+        ("low", "masklora"),
+        ("low_3", "masklora"),
+        ("lower", "masklora (lower)"),
+    ]
+
+
+def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix() -> None:
+    matrix = {"method": "reconstruction", "window": "matrix", "train_norms": False}
+    for entries, expected in (
+        ({"one": matrix, "norms": {"method": "norms"}}, "recon_block"),
+        (
+            {
+                "two": {"method": "reconstruction", "window": 2},
+                "norms": {"method": "norms", "budget": {"times": 2, "of": "two"}},
+            },
+            "two",
+        ),
+    ):
+        names = ["none", *entries, "recon_block"]
+        study = make_study(entries, criteria=["wanda"], adaptations=names)
+        rows = budget_rows(make_records(study, {}), study)
+        assert {row["reference"] for row in rows} == {expected}
+
+
+def test_only_seeds_that_all_share_are_compared() -> None:
+    study = make_study(ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2])
+    grids = study.config["study"]["grids"]
+    grids.append({**grids[0], "adaptations": ["recon_block"], "seeds": [0, 1, 2, 3]})
+    grids.append({**grids[0], "adaptations": ["full_1"], "seeds": [1]})
+    grids.append({**grids[0], "adaptations": ["norms_1"], "seeds": [1, 2]})
+    grids.append({**grids[0], "adaptations": ["distilled_2"], "seeds": [3]})
+    records = make_records(study, {})
+    rows = budget_rows(records, study)
+    assert [row["adaptation"] for row in rows] == ["recon_block", "full_1", "norms_1"]
+    assert {row["seeds"] for row in rows} == {1}
+    (one,) = [cell for cell in records if cell.adaptation == "full_1"]
+    (other,) = [c for c in records if c.adaptation == "recon_block" and c.seed == 1]
+    losses = [records[cell]["metrics"]["perplexity"]["window_losses"] for cell in (one, other)]
+    assert rows[1]["loss_minus_reference"] == pytest.approx(paired_difference(*losses)[0])

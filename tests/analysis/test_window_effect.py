@@ -1,0 +1,238 @@
+"""What the window is worth: gains, what is missed of the best, and how that is said and drawn."""
+
+import csv
+import io
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
+from freelunch.reporting.figures import style
+from freelunch.reporting.figures.windows import draw_windows, windows_figure
+from freelunch.reporting.sections.windows import window_sentences
+from freelunch.reporting.summary import summary_sections, summary_text
+from freelunch.reporting.tables import comparing_criteria, csv_text, means_over_seeds
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+from records_for_tests import make_record, make_study
+
+RECON = {"method": "reconstruction", "train_norms": False}
+MORE = {
+    "matrix": {**RECON, "window": "matrix"},
+    "exact": {"method": "least_squares"},
+    "halves": {**RECON, "window": "attention_mlp"},
+    "two": {**RECON, "window": 2},
+    "whole": {**RECON, "window": "all"},
+    "local": {**RECON, "inputs": "sparse", "targets": "local"},
+    "paper": {**RECON, "window": 2, "learning_rate": [0.1, 0.2], "select_on": "evaluation"},
+}
+# Losses of four windows of text.
+UNADAPTED = [4.0, 5.0, 6.0, 7.0]
+LOSSES = {
+    "none": UNADAPTED,
+    "matrix": [3.7, 4.8, 5.7, 6.8],
+    "exact": [3.6, 4.8, 5.6, 6.8],
+    "halves": [3.1, 4.2, 5.0, 6.1],
+    "recon_block": [3.0, 4.0, 5.0, 6.0],
+    "two": [3.0, 4.1, 5.0, 6.1],
+    "whole": [3.3, 4.3, 5.4, 6.4],
+    "local": [3.2, 4.1, 5.2, 6.1],
+    "paper": [2.9, 4.0, 4.9, 6.0],
+}
+
+
+def study_of(*adaptations: str, **grid: Any) -> Study:
+    names = ["none", *adaptations]
+    return make_study(MORE, criteria=["wanda"], adaptations=names, **grid)
+
+
+def records_of(
+    study: Study, losses: dict[str, list[float | None]] | None = None
+) -> dict[Cell, Any]:
+    """Return records; a seed above 0 adds a hundredth to every gain."""
+    found = {}
+    for cell in study.cells:
+        values = {**LOSSES, **(losses or {})}[cell.adaptation]
+        if cell.is_dense:
+            values = [2.0, 3.0, 4.0, 5.0]
+        elif cell.adaptation != "none":
+            values = [value and value - 0.01 * cell.seed for value in values]
+        found[cell] = make_record(study, cell, values)
+    return found
+
+
+def rows_of(*adaptations: str, **grid: Any) -> dict[str, dict[str, Any]]:
+    study = study_of(*adaptations, **grid)
+    return {row["adaptation"]: row for row in window_rows(records_of(study))}
+
+
+ALL = ("recon_block", *MORE)
+
+
+def test_rows_go_from_small_to_large() -> None:
+    rows = rows_of(*ALL)
+    assert list(rows) == [
+        *("matrix", "exact", "halves", "recon_block", "paper", "two", "whole"),
+        "local",
+    ]
+    windows = {name: row["window"] for name, row in rows.items()}
+    assert windows["exact"] == "matrix" and windows["two"] == 2 and windows["whole"] == "all"
+    assert {name for name, row in rows.items() if row["exact"]} == {"exact"}
+    assert (rows["local"]["inputs"], rows["local"]["targets"]) == ("sparse", "local")
+    assert set(rows["two"]) == set(WINDOW_COLUMNS)
+
+
+def test_gains_and_what_is_missed() -> None:
+    rows = rows_of("recon_block", "matrix", "whole")
+    assert all(row["best"] == "recon_block" for row in rows.values())
+    assert rows["recon_block"]["gain"] == pytest.approx(1.0)
+    assert rows["recon_block"]["gain_missed"] == pytest.approx(0.0)
+    gains = [0.3, 0.2, 0.3, 0.2]
+    assert rows["matrix"]["gain"] == pytest.approx(0.25)
+    assert rows["matrix"]["gain_standard_error"] == pytest.approx(statistics.stdev(gains) / 2)
+    assert rows["matrix"]["gain_missed"] == pytest.approx(0.75)
+    # The best gains 1 on each window, so that what is missed moves as the other's gain does.
+    error = statistics.stdev(gains) / 2
+    assert rows["matrix"]["gain_missed_standard_error"] == pytest.approx(error)
+    assert rows["whole"]["perplexity_unadapted"] == pytest.approx(math.exp(5.5))
+    assert rows["whole"]["perplexity_dense"] == pytest.approx(math.exp(3.5))
+
+
+def test_seeds_are_those_that_all_share() -> None:
+    study = study_of("recon_block", "matrix", seeds=[0, 1])
+    records = records_of(study)
+    rows = {row["adaptation"]: row for row in window_rows(records)}
+    assert rows["matrix"]["seeds"] == 2
+    assert rows["matrix"]["gain"] == pytest.approx(0.255)
+    spread = rows["matrix"]["gain_standard_deviation_over_seeds"]
+    assert spread == pytest.approx(statistics.stdev([0.25, 0.26]))
+    gone = Cell.parse("tiny/wanda-u50/matrix/seed1")
+    fewer = {cell: record for cell, record in records.items() if cell != gone}
+    assert {row["seeds"] for row in window_rows(fewer)} == {1}
+
+
+def test_one_with_other_seeds_takes_nothing_from_the_others() -> None:
+    records = records_of(study_of("recon_block", "matrix"))
+    records |= records_of(study_of("two", seeds=[1]))
+    rows = {row["adaptation"]: row for row in window_rows(records)}
+    assert set(rows) == {"recon_block", "matrix"} and rows["matrix"]["seeds"] == 1
+
+
+def test_only_windows_are_compared() -> None:
+    """The same window by another loss is no other window, and has no place in the figure."""
+    more = {**MORE, "cosine": {**RECON, "loss": "negative_cosine"}}
+    names = ["none", "recon_block", "cosine", "whole"]
+    study = make_study(more, criteria=["wanda"], adaptations=names)
+    records = records_of(study, {"cosine": LOSSES["two"]})
+    assert [row["adaptation"] for row in window_rows(records)] == ["recon_block", "whole"]
+
+
+def test_a_figure_of_nothing(tmp_path: Path) -> None:
+    """The config compares windows, but what `auto` decides is what another entry says."""
+    (tmp_path / "windows.csv").write_text(",".join(WINDOW_COLUMNS) + "\n")
+    draw_windows(tmp_path / "windows.csv", "text", [tmp_path / "windows.png"])
+    assert (tmp_path / "windows.png").stat().st_size > 0
+
+
+def test_one_window_is_compared_with_nothing() -> None:
+    assert rows_of("recon_block") == {}
+    other_rate = {"other": {**RECON, "learning_rate": 0.5}}
+    study = make_study(other_rate, criteria=["wanda"], adaptations=["none", "recon_block", "other"])
+    losses = {"other": LOSSES["two"]}
+    assert window_rows(records_of(study, losses)) == []
+    study = study_of("recon_block", "matrix")
+    without = {c: r for c, r in records_of(study).items() if c.adaptation != "none" or c.is_dense}
+    assert window_rows(without) == []
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    study = study_of("recon_block", "matrix", "two")
+    spoilt = {"recon_block": [3.0, None, 5.0, 6.0]}
+    rows = {row["adaptation"]: row for row in window_rows(records_of(study, spoilt))}
+    assert rows["matrix"]["best"] == "two"
+    assert math.isnan(rows["recon_block"]["gain_missed"])
+    assert "not finite" in summary_of(study, records_of(study, spoilt))
+
+
+def summary_of(study: Study, records: dict[Cell, Any]) -> str:
+    return summary_text(
+        summary_sections(study, means_over_seeds(records), [], window_rows(records))
+    )
+
+
+def test_what_is_said_of_windows() -> None:
+    study = study_of(*ALL)
+    records = records_of(study)
+    text = summary_of(study, records)
+    assert "**What the window is worth**" in text
+    sentences = list(window_sentences(window_rows(records)))
+    # Chosen on the evaluation text: shown in the table, and not counted.
+    assert "of 4 windows from half a block on, 1 gains most and all least" in sentences[0]
+    assert "of one matrix, trained, misses" in sentences[1]
+    assert "of one matrix, by least squares" in sentences[2]
+    marked = [line for line in text.splitlines() if "paper (chosen on the evaluation text)" in line]
+    assert len(marked) == 2, "once among the cells, once among the windows"
+    noisy = {"matrix": [3.0, 4.4, 4.8, 6.0]}
+    said = " ".join(window_sentences(window_rows(records_of(study, noisy))))
+    assert "trained, does not clearly miss any of the gain" in said
+
+
+def test_a_comparison_of_criteria_leaves_out_what_only_one_of_them_has() -> None:
+    rows = [
+        {"model": "m", "pattern": pattern, "criterion": criterion, "adaptation": adaptation}
+        for pattern, criterion, adaptation in (
+            *(("u50", name, "none") for name in ("a", "b")),
+            *(("u50", name, "recon") for name in ("a", "b")),
+            ("u50", "a", "recon_all"),
+            ("2of4", "a", "recon_all"),
+        )
+    ]
+    kept = comparing_criteria(rows)
+    assert [row for row in rows if row not in kept] == [rows[4]]
+
+
+# --- The figure
+
+
+def data_of(path: Path, *adaptations: str) -> list[dict[str, str]]:
+    rows = window_rows(records_of(study_of(*adaptations)))
+    text = csv_text(WINDOW_COLUMNS, rows)
+    path.write_text(text, encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_figure_shows_its_data(tmp_path: Path) -> None:
+    rows = data_of(tmp_path / "windows.csv", *ALL)
+    with style.styled():
+        figure = windows_figure(rows, "evaluation-text")
+        figure.draw_without_rendering()
+    quality, memory = figure.axes
+    shown = {
+        round(float(y), 6) for line in quality.lines if line.get_marker() for y in line.get_ydata()
+    }
+    assert {round(float(row["perplexity"]), 6) for row in rows} <= shown
+    labels = [label.get_text() for label in memory.get_xticklabels()]
+    assert labels == ["matrix", "attention\n/ MLP", "1", "2", "all"]
+    assert quality.get_ylabel() == "perplexity on evaluation-text"
+    (legend,) = figure.legends
+    assert "open marks" in legend.get_title().get_text()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == [
+        "dense inputs and targets",
+        "dense inputs and targets, least squares",
+        "sparse inputs, local targets",
+    ]
+
+
+def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:
+    data_of(tmp_path / "windows.csv", "recon_block", "matrix", "two")
+    names = ("windows.png", "windows.svg", "windows.pdf")
+    for folder in ("one", "two"):
+        outputs = [tmp_path / folder / name for name in names]
+        draw_windows(tmp_path / "windows.csv", "evaluation-text", outputs)
+    for name in names:
+        one, two = (tmp_path / folder / name for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 1000

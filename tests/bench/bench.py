@@ -1,0 +1,72 @@
+"""Speed and memory, as ratios within one run (`make bench`). Needs the finished default study."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import bench_pruning
+import bench_retraining
+import bench_tasks
+import bench_windows
+import torch
+import transformers
+
+from timing import REPEATS, matmul_rate, say, seconds
+
+GIB = 2**30
+
+
+def bench_start() -> None:
+    """Time what a user waits for before anything runs."""
+    commands = {
+        "plan": [sys.executable, "-m", "freelunch", "plan"],
+        "dry run": ["snakemake", "--cores", "all", "--dry-run", "--forceall"],
+    }
+    for name, command in commands.items():
+        times = [
+            seconds(
+                lambda command=command: subprocess.run(command, capture_output=True, check=True)
+            )
+            for _ in range(REPEATS)
+        ]
+        say(f"{name}, seconds", f"{statistics.median(times):.2f}", "4")
+
+
+def show_study() -> None:
+    """Say what the last run of the default study cost, from what its jobs noted."""
+    runs = {
+        str(path.parent): json.loads(path.read_text())["cost"]
+        for root in ("resources/models/smollm2-135m", "resources/texts", "results/laptop")
+        for path in Path(root).glob("**/run.json")
+    }
+    largest = max(runs, key=lambda name: runs[name]["peak_bytes"])
+    peak = runs[largest]["peak_bytes"] / GIB
+    say("largest job of the default study, GiB", f"{peak:.2f}", "3")
+    busy = sum(run["cpu_s"] for run in runs.values())
+    say("processor seconds of all its jobs / 2 cores, minutes", f"{busy / 120:.1f}", "15")
+
+
+PARTS = {
+    "pruning": bench_pruning.main,
+    "windows": bench_windows.main,
+    "retraining": bench_retraining.main,
+    "tasks": bench_tasks.main,
+    "start": bench_start,
+    "study": show_study,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    print(f"2 threads, {matmul_rate() / 1e9:.0f} GFLOP/s in a block's own matrix products")
+    for name in sys.argv[1:] or PARTS:
+        print(f"\n{name}")
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Speed and memory of retraining a whole model (a part of `make bench`)."""
+
+import statistics
+from typing import Any
+
+import torch
+from bench_windows import SHAPES, shaped, studied
+
+from freelunch.adaptation.retraining.driver import Training
+from freelunch.adaptation.training.optimisers import gathering, make_optimiser
+from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.study.methods import DISTILLATION
+from freelunch.study.schema import with_defaults
+from random_models import run_step
+from timing import REPEATS, matmul_rate, say, seconds
+
+SEQUENCE = 256
+BOUNDS = {"full": "0.75", "masklora": "0.65"}
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full"},
+    "masklora": {"method": "masklora"},
+    "lora": {"method": "lora"},
+    "biases_norms": {"method": "biases_norms"},
+    "full, distilled": {"method": "full", "loss": DISTILLATION},
+    "full, checkpointing": {"method": "full", "gradient_checkpointing": True},
+}
+
+
+def settings_of(**settings: Any) -> dict[str, Any]:
+    """Return the settings of a retraining with the schema's defaults."""
+    return with_defaults(settings, "adaptation")
+
+
+def bench_rates() -> None:
+    """Time steps of the default study's model, with the threads of a job and of the machine.
+
+    A step of `full` is counted as three forwards, head included; that of others by what they have
+    to compute.
+    """
+    with studied() as (model, masks, states):
+        shapes = Shapes.of(model.config.to_dict(), "float32")
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for name, entry in METHODS.items():
+                settings = settings_of(**entry)
+                batch = settings["batch"]
+                # Of one step; without the loss before and after.
+                epoch = retraining_flops(shapes, 10**6, SEQUENCE, settings) / (10**6 / batch)
+                training = Training(model, masks, states, settings, 0, True)
+                optimiser = make_optimiser("adamw", training.trained.parameters)
+                rows = torch.arange(batch)
+                with gathering(training.trained):
+
+                    def step(
+                        training: Training = training,
+                        optimiser: torch.optim.Optimizer = optimiser,
+                        rows: torch.Tensor = rows,
+                    ) -> None:
+                        training.step(optimiser, 1e-6, rows)
+
+                    step()
+                    rates, times = [], []
+                    for _ in range(REPEATS):
+                        before = matmul_rate()
+                        took = seconds(step)
+                        machine = (before + matmul_rate()) / 2
+                        times.append(took)
+                        rates.append(epoch / took / machine)
+                what = f"{name}, {threads} threads: rate / matrix multiplication's, float32"
+                value = f"{statistics.median(rates):.2f} ({statistics.median(times):.1f} s a step)"
+                say(what, value, BOUNDS.get(name, "none"))
+    torch.set_num_threads(2)
+
+
+def bench_predictions() -> None:
+    """Compare peak memory with what the plan says of it."""
+    for name in SHAPES:
+        with shaped(name, vocab_size=32000) as (folder, _, shapes):
+            for method, entry in METHODS.items():
+                settings = settings_of(**entry)
+                planned = retrain(shapes, 8, SEQUENCE, settings).memory_bytes
+                measured = run_step(folder, "retrain", settings)
+                value = f"{planned / measured:.2f} ({measured / 1e9:.2f} GB)"
+                what = f"memory predicted / measured, shape {name}, {method}"
+                say(what, value, "0.8 to 1.2")
+
+
+def main() -> None:
+    bench_rates()
+    bench_predictions()

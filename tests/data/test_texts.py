@@ -1,0 +1,262 @@
+"""Texts of each format, ready token ids, and everything that can be wrong with them."""
+
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow
+import pytest
+from pyarrow import parquet
+from safetensors.numpy import load_file, save_file
+
+from freelunch.core.artifact import Artifact
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError
+from freelunch.data.texts import fetch_text, open_text, read_documents
+
+# Characters at which `str.splitlines` would cut a line, and some outside of ASCII.
+ODD = "a\u2028b\x85c\x0bd\x1ce é 漢 𝄞"
+
+
+def fetch(
+    folder: Path,
+    content: bytes,
+    format: str,
+    name: str = "words.txt",
+    field: str = "text",
+) -> Artifact:
+    """Write `content` to a file and fetch it as a text."""
+    path = folder / name
+    path.write_bytes(content)
+    entry = {"source": "path", "path": str(path), "format": format, "field": field}
+    return fetch_text("tiny", entry, folder / "resources" / "tiny", "fingerprint")
+
+
+def table(*rows: object, column: str = "text") -> bytes:
+    """Return a Parquet file."""
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({column: list(rows)}), buffer)
+    return buffer.getvalue()
+
+
+def test_rows_of_a_table_stay_as_they_are(tmp_path: Path) -> None:
+    """Blank ones too: perplexities on WikiText-2 are of all rows joined."""
+    rows = ["", " = A title = \n", "", ODD, " \n"]
+    artifact = fetch(tmp_path, table(*rows, column="body"), "parquet", field="body")
+    assert read_documents(artifact.folder) == rows
+
+
+def refused(folder: Path, content: bytes, format: str, **more: str) -> str:
+    """Return the message of the error; nothing may be left that looks like a text."""
+    with pytest.raises(UserError) as caught:
+        fetch(folder, content, format, **more)
+    left = {path.name for path in (folder / "resources").rglob("*")}
+    assert left <= {"tiny", "journal.jsonl", ".lock"}, "a half-written or scratch file was left"
+    message = str(caught.value)
+    assert "texts.tiny" in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "documents"),
+    [
+        ("lines", "one\n\n  two \n \t\nthree", ["one", "  two ", "three"]),
+        ("lines", "one\r\n\r\ntwo\r\n", ["one", "two"]),
+        ("lines", ODD + "\nnext\n", [ODD, "next"]),
+        ("plain", "  one\n\ntwo\n", ["  one\n\ntwo\n".removesuffix("\n")]),
+        ("plain", "one\r\ntwo", ["one\ntwo"]),
+        (
+            "doc_tags",
+            '<doc id="1" url="u" title="A (b)">\nA (b)\n\nIt is <b>bold</b>.\n\n</doc>\n'
+            '<doc id="2" url="u" title="Empty">\n\n</doc>\n\n'
+            '<doc id="3" url="u" title="C">\nC\n\n\n\n</doc>\n',
+            ["A (b)\n\nIt is <b>bold</b>.", "C"],
+        ),
+        ("doc_tags", "<doc>\r\none\r\ntwo\r\n</doc>\r\n", ["one\ntwo"]),
+        (
+            "jsonl",
+            '{"text": "one\\ntwo", "n": 1}\n\n{"text": " "}\n{"n": 2, "text": "\\ud834\\udd1e"}',
+            ["one\ntwo", "𝄞"],
+        ),
+    ],
+)
+def test_reads_each_format(format: str, content: str, documents: list[str], tmp_path: Path) -> None:
+    artifact = fetch(tmp_path, content.encode(), format)
+    assert read_documents(artifact.folder) == documents
+    assert artifact.facts["documents"] == len(documents)
+    assert artifact.facts["characters"] == sum(map(len, documents))
+    assert {path.name for path in (tmp_path / "resources").iterdir()} == {"tiny"}
+
+
+def test_writes_one_json_object_a_line_and_says_where_it_is_from(tmp_path: Path) -> None:
+    artifact = fetch(tmp_path, b"one\ntwo\n", "lines")
+    lines = artifact.path("documents.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"text": "one"}, {"text": "two"}]
+    assert artifact.kind == "text"
+    assert artifact.facts["settings"]["format"] == "lines"
+    assert artifact.facts["origin"] == {
+        "source": "path",
+        "path": str(tmp_path / "words.txt"),
+        "files": {"words.txt": hashlib.sha256(b"one\ntwo\n").hexdigest()},
+        "licence": None,
+    }
+
+
+def test_odd_characters_come_back(tmp_path: Path) -> None:
+    content = json.dumps({"body": ODD + "\r\n\x00"}).encode()
+    artifact = fetch(tmp_path, content, "jsonl", field="body")
+    assert read_documents(artifact.folder) == [ODD + "\r\n\x00"]
+
+
+def test_drops_a_byte_order_mark_at_the_start_only(tmp_path: Path) -> None:
+    artifact = fetch(tmp_path, "\ufeffone\n\ufefftwo\n".encode(), "lines")
+    assert read_documents(artifact.folder) == ["one", "\ufefftwo"]
+
+
+def test_decompresses_by_the_name(tmp_path: Path) -> None:
+    artifact = fetch(tmp_path, gzip.compress(b"one\ntwo\n"), "lines", name="words.txt.gz")
+    assert read_documents(artifact.folder) == ["one", "two"]
+
+
+def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
+    first = fetch(tmp_path, b"one\ntwo\n", "lines").digest
+    assert fetch(tmp_path, b"one\ntwo\n", "lines").digest == first
+    assert fetch(tmp_path, b"one\ntwo!\n", "lines").digest != first
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "said"),
+    [
+        (b"one\ntwo \xff\n", "lines", ["words.txt, line 2", "not UTF-8", "0xff at column 5"]),
+        ("é".encode("latin-1"), "plain", ["line 1", "not UTF-8", "0xe9"]),
+        (b"", "lines", ["no documents", "an empty file"]),
+        (b"\n \n", "plain", ["no documents", "blank lines only"]),
+        (b"<doc>\n\n</doc>\n", "doc_tags", ["no documents"]),
+        (b"\n\n", "jsonl", ["no documents"]),
+        (b"<doc>\none\n<doc>\ntwo\n</doc>\n", "doc_tags", ["line 3", "<doc> inside"]),
+        (b"<doc>\none\n</doc>\n</doc>\n", "doc_tags", ["line 4", "without its <doc>"]),
+        (b"<doc>\none\n", "doc_tags", ["line 2", "has no </doc>"]),
+        (b"<doc>\none</doc>\n<doc>\ntwo\n</doc>\n", "doc_tags", ["line 3", "<doc> inside"]),
+        (b"<doc>one</doc>\n", "doc_tags", ["line 1", "text outside", "<doc>one</doc>"]),
+        (b"one\n", "doc_tags", ["line 1", "text outside"]),
+        (b'{"text": "a"}\n{"txt": "b"}\n', "jsonl", ["line 2", "no field 'text'", "txt (nearest)"]),
+        (b"{}\n", "jsonl", ["line 1", "no field 'text'", "(none)"]),
+        (b'{"text": 7}\n', "jsonl", ["line 1", "'text' is no text", "7"]),
+        (b'{"text": null}\n', "jsonl", ["line 1", "'text' is no text", "null"]),
+        (b'\n{"text": \n', "jsonl", ["line 2", "not JSON"]),
+        (b'["text"]\n', "jsonl", ["line 1", "no JSON object"]),
+        (table("a", column="txt"), "parquet", ["no field 'text'", "txt (nearest)"]),
+        (table("a", None), "parquet", ["line 2", "'text' is no text", "None"]),
+        (table(), "parquet", ["no documents"]),
+        (b"PAR1 and no more", "parquet", ["no Parquet file"]),
+        (b'{"text": "\\ud834"}\n', "jsonl", ["line 1", "half a character", "\\ud834"]),
+    ],
+)
+def test_says_what_is_wrong_and_where(
+    content: bytes, format: str, said: list[str], tmp_path: Path
+) -> None:
+    message = refused(tmp_path, content, format)
+    for part in said:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"one\n", gzip.compress(b"one\n" * 100)[:-9], gzip.compress(b"one\n" * 100)[:-8] + b"\0" * 8],
+    ids=["plain", "truncated", "wrong checksum"],
+)
+def test_refuses_what_is_no_gzip_file(content: bytes, tmp_path: Path) -> None:
+    assert "no complete gzip" in refused(tmp_path, content, "lines", name="words.txt.gz")
+
+
+def test_a_failure_leaves_no_finished_text(tmp_path: Path) -> None:
+    fetch(tmp_path, b"one\n", "lines")
+    refused(tmp_path, b"one\n\xff\n", "lines")
+    with pytest.raises(UserError, match="no manifest"):
+        read_documents(tmp_path / "resources" / "tiny")
+
+
+def test_a_source_that_cannot_be_had_leaves_the_finished_text(tmp_path: Path) -> None:
+    artifact = fetch(tmp_path, b"one\n", "lines")
+    entry = {"source": "path", "path": str(tmp_path / "nowhere"), "format": "lines"}
+    with pytest.raises(UserError, match="does not exist"):
+        fetch_text("tiny", entry, artifact.folder, "fingerprint")
+    assert read_documents(artifact.folder) == ["one"]
+
+
+def fetch_ids(folder: Path, tensors: dict[str, Any]) -> Artifact:
+    path = folder / "ids.safetensors"
+    save_file(tensors, path)
+    entry = {"source": "tokens", "path": str(path)}
+    return fetch_text("ids", entry, folder / "resources" / "ids", "fingerprint")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint16", "uint64"])
+def test_stores_token_ids_as_int64(dtype: str, tmp_path: Path) -> None:
+    ids = numpy.arange(12, dtype=dtype).reshape(3, 4)
+    artifact = fetch_ids(tmp_path, {"input_ids": ids, "attention_mask": ids})
+    stored = load_file(artifact.path("tokens.safetensors"))
+    assert set(stored) == {"input_ids"} and stored["input_ids"].dtype == numpy.int64
+    assert (stored["input_ids"] == ids).all()
+    in_order = b"".join(number.to_bytes(8, "little") for number in range(12))
+    assert artifact.kind == "tokens"
+    settings = {"source": "tokens", "path": str(tmp_path / "ids.safetensors")}
+    assert artifact.facts == {
+        "settings": settings,
+        "origin": {
+            **settings,
+            "files": {"ids.safetensors": file_digest(tmp_path / "ids.safetensors")},
+            "licence": None,
+        },
+        "samples": 3,
+        "length": 4,
+        "tokens_sha256": hashlib.sha256(in_order).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"ids": numpy.zeros((2, 2), "int64")}, "found:    ids"),
+        ({"input_ids": numpy.zeros((2, 2), "float32")}, "F32 of shape (2, 2)"),
+        ({"input_ids": numpy.zeros((2, 2), "bool")}, "BOOL of shape (2, 2)"),
+        ({"input_ids": numpy.zeros(4, "int64")}, "I64 of shape (4,)"),
+        ({"input_ids": numpy.zeros((1, 2, 2), "int64")}, "I64 of shape (1, 2, 2)"),
+        ({"input_ids": numpy.zeros((0, 4), "int64")}, "I64 of shape (0, 4)"),
+        ({"input_ids": numpy.array([[3, -1]])}, "numbers from -1 to 3"),
+        ({"input_ids": numpy.array([[2**63]], "uint64")}, "numbers from 9223372036854775808"),
+    ],
+)
+def test_refuses_what_is_no_matrix_of_token_ids(
+    tensors: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="input_ids") as caught:
+        fetch_ids(tmp_path, tensors)
+    assert "texts.ids.path" in str(caught.value) and said in str(caught.value)
+    assert not (tmp_path / "resources" / "ids" / "manifest.json").exists()
+
+
+def test_refuses_token_ids_that_are_not_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "ids.bin"
+    path.write_bytes(b"\x80\x04pickle, perhaps")
+    with pytest.raises(UserError, match="no safetensors file"):
+        fetch_text("ids", {"source": "tokens", "path": str(path)}, tmp_path / "ids", "fingerprint")
+
+
+def test_opens_a_text_or_token_ids(tmp_path: Path) -> None:
+    for artifact in (
+        fetch(tmp_path, b"one\n", "lines"),
+        fetch_ids(tmp_path, {"input_ids": numpy.ones((1, 2), "int64")}),
+    ):
+        opened = open_text(artifact.folder)
+        assert (opened.kind, opened.digest) == (artifact.kind, artifact.digest)
+
+
+def test_token_ids_are_no_documents(tmp_path: Path) -> None:
+    artifact = fetch_ids(tmp_path, {"input_ids": numpy.ones((1, 2), "int64")})
+    with pytest.raises(UserError, match="wrong kind of folder"):
+        read_documents(artifact.folder)

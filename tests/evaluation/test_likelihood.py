@@ -1,0 +1,159 @@
+"""Log-likelihoods of packed requests against transformers' own model, one request at a time."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from freelunch.evaluation import likelihood
+from freelunch.evaluation.likelihood import log_likelihoods
+from freelunch.evaluation.packing import PADDING, Batch, Request, batches, pack
+from freelunch.model.checkpoint import StreamedModel
+from tiny_models import FAMILIES, tiny_checkpoint, tokenizer
+
+# Longer than the tiny models' sliding windows; with and without choices that begin alike, of one
+# token and of several; and with a context that others begin with.
+CONTEXT = list(range(20, 29))
+REQUESTS = [
+    Request(CONTEXT, [1, 2, 3]),
+    Request(CONTEXT, [1, 2, 4, 5]),
+    Request(CONTEXT, [7]),
+    Request(CONTEXT, [8]),
+    Request([*CONTEXT, 1, 2], [3, 9, 10, 11, 12]),
+    Request([40], [41]),
+    Request([50, 51, 52, 53, 54, 55], [56, 57, 58]),
+    Request([50, 51, 52, 60, 54, 55], [56, 57, 58]),
+    Request(CONTEXT, [7]),
+]
+ids = st.integers(0, 3)
+some_requests = st.lists(
+    st.builds(
+        Request, st.lists(ids, min_size=1, max_size=6), st.lists(ids, min_size=1, max_size=4)
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@torch.no_grad()
+def slowly(folder: Path, requests: Sequence[Request]) -> list[tuple[float, bool]]:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    found = []
+    for request in requests:
+        tokens = torch.tensor([[*request.context, *request.continuation]])
+        scores = model(input_ids=tokens, use_cache=False).logits[0].double().log_softmax(-1)
+        total, first = 0.0, True
+        for place in range(len(request.context), tokens.shape[1]):
+            token = int(tokens[0, place])
+            total += float(scores[place - 1, token])
+            first &= int(scores[place - 1].argmax()) == token
+        found.append((total, first))
+    return found
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_transformers_on_one_request_at_a_time(
+    tmp_path: Path, family: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(likelihood, "HEAD_PLACES", 5)
+    checkpoint = tiny_checkpoint(tmp_path, family)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, scratch).values
+    expected = slowly(checkpoint.folder, REQUESTS)
+    for (value, first), (wanted, wanted_first) in zip(found, expected, strict=True):
+        assert value == pytest.approx(wanted, abs=1e-4)
+        assert first == wanted_first
+
+
+def test_tells_which_continuation_is_the_most_likely(tmp_path: Path) -> None:
+    """Each token is the continuation once: exactly one is what the model would say."""
+    checkpoint = tiny_checkpoint(tmp_path, "llama")
+    requests = [Request(CONTEXT, [token]) for token in range(len(tokenizer()))]
+    found = log_likelihoods(StreamedModel(checkpoint.folder), requests, tmp_path).values
+    assert sum(first for _, first in found) == 1
+    assert max(found)[1]
+    assert sum(torch.tensor([value for value, _ in found]).exp()).item() == pytest.approx(
+        1, abs=1e-5
+    )
+
+
+@given(some_requests)
+def test_a_packed_sequence_holds_each_request_once(requests: list[Request]) -> None:
+    packed = pack(requests)
+    assert sorted(itertools.chain(*(each.requests for each in packed))) == [*range(len(requests))]
+    assert [len(each) for each in packed] == sorted(map(len, packed), reverse=True)
+    for each in packed:
+        for part, index in enumerate(each.requests, 1):
+            mine = [at for at, owner in enumerate(each.parts) if owner in (0, part)]
+            assert [each.tokens[at] for at in mine] == requests[index].inputs
+            assert [each.positions[at] for at in mine] == [*range(len(mine))]
+            places = each.places[part - 1]
+            assert list(places) == mine[-len(requests[index].continuation) :]
+
+
+@given(some_requests)
+def test_packing_never_costs_a_token(requests: list[Request]) -> None:
+    assert sum(map(len, pack(requests))) <= sum(len(each.inputs) for each in requests)
+
+
+@given(some_requests, st.sampled_from([None, 1, 2, 3]))
+@settings(max_examples=50)
+def test_a_token_sees_its_own_request_up_to_itself(
+    requests: list[Request], window: int | None
+) -> None:
+    for batch in batches(pack(requests), 16):
+        seen = batch.seen(window)
+        for row, packed in enumerate(batch.rows):
+            for i, j in itertools.product(range(batch.tokens.shape[1]), repeat=2):
+                parts = batch.parts[row].tolist()
+                if PADDING in (parts[i], parts[j]):
+                    assert bool(seen[row, i, j]) == (i == j)
+                    continue
+                back = packed.positions[i] - packed.positions[j]
+                mine = parts[j] in (0, parts[i]) and (parts[i] != 0 or parts[j] == 0)
+                near = window is None or back < window
+                assert bool(seen[row, i, j]) == (mine and back >= 0 and near)
+
+
+def test_the_choices_of_a_question_pass_its_context_once() -> None:
+    choices = [Request(CONTEXT, [token, 60, 61]) for token in range(4)]
+    (packed,) = pack(choices)
+    assert len(packed) == len(CONTEXT) + 4 * 2
+    (of_one_token,) = pack([Request(CONTEXT, [token]) for token in range(4)])
+    assert len(of_one_token) == len(CONTEXT)
+
+
+def test_requests_that_share_little_stay_apart() -> None:
+    assert len(pack([Request([1, *range(10, 30)], [2]), Request([1, *range(40, 60)], [2])])) == 2
+
+
+def test_batches_are_filled_up() -> None:
+    packed = pack([Request([start, start + 1], [3]) for start in range(0, 60, 2)])
+    assert [len(batch.rows) for batch in batches(packed, 20)] == [10, 10, 10]
+    assert [len(batch.rows) for batch in batches(packed, 1)] == [1] * 30
+
+
+def test_a_request_that_is_too_long_loses_the_beginning_of_its_context() -> None:
+    request = Request([*range(10)], [90, 91])
+    assert request.truncated(11) == request
+    assert len(request.truncated(8).inputs) == 8
+    assert request.truncated(8) == Request([*range(3, 10)], [90, 91])
+    assert Batch.of(pack([request])).tokens.shape == (1, 11)
+
+
+def test_what_passed_is_counted(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path, "llama")
+    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, tmp_path)
+    packed = pack(REQUESTS)
+    assert found.sequences == len(packed)
+    assert found.passed_tokens == sum(batch.tokens.numel() for batch in batches(packed, 2048))
+    # One token of a context predicts the first token of all its continuations.
+    assert len(CONTEXT) < found.predicted_tokens < sum(len(it.continuation) for it in REQUESTS)

@@ -1,0 +1,364 @@
+"""Perplexity against an explicit sum over transformers' own model, and what evaluation checks."""
+
+import hashlib
+import json
+import math
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
+from freelunch.data.texts import fetch_text
+from freelunch.evaluation.perplexity import (
+    TextWindows,
+    checkpoint_digest,
+    evaluate_perplexity,
+    per_text,
+    text_windows,
+)
+from freelunch.model.assembly import assemble_model
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.token_loss import check_dense
+from tiny_models import (
+    BLOCKS,
+    FAMILIES,
+    LENGTH,
+    TRAINING_TEXT,
+    Prepared,
+    fetch_tiny_model,
+    prepare,
+    random_tokens,
+    save_tiny_model,
+    tiny_checkpoint,
+    tokenizer,
+)
+
+WINDOWS = 5
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@torch.no_grad()
+def slow_losses(folder: Path, input_ids: Tensor) -> list[float]:
+    """Return -log p of each token given those before it, averaged over each window."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    losses = []
+    for window in input_ids.tolist():
+        logits = model(input_ids=torch.tensor([window]), use_cache=False).logits[0].double()
+        total = 0.0
+        for position in range(len(window) - 1):
+            scores = logits[position]
+            total += float(torch.logsumexp(scores, 0) - scores[window[position + 1]])
+        losses.append(total / (len(window) - 1))
+    return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_perplexity_is_the_explicit_sum(tmp_path: Path, family: str) -> None:
+    checkpoint = tiny_checkpoint(tmp_path, family)
+    input_ids = random_tokens(WINDOWS)
+    expected = slow_losses(checkpoint.folder, input_ids)
+    found = evaluate_perplexity(StreamedModel(checkpoint.folder), input_ids, tmp_path)
+    mean = statistics.fmean(expected)
+    error = statistics.stdev(expected) / math.sqrt(WINDOWS)
+    assert error > 1e-3 * mean, "windows that are all alike would test nothing"
+    assert found["window_losses"] == pytest.approx(expected, rel=1e-5)
+    assert found["loss"] == pytest.approx(mean, rel=1e-6)
+    assert found["loss_standard_error"] == pytest.approx(error, rel=1e-4)
+    assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
+    # The error of exp(x) to first order: exp(x) times the error of x.
+    assert found["perplexity_standard_error"] == pytest.approx(math.exp(mean) * error, rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 3, LENGTH - 1])
+def test_a_strided_perplexity_is_the_explicit_sum(tmp_path: Path, stride: int) -> None:
+    """Each token that is scored is predicted from all of its window before it."""
+    checkpoint = tiny_checkpoint(tmp_path)
+    tokens = random_tokens(3).flatten()
+    windows = [tokens[at : at + LENGTH] for at in range(0, len(tokens) - LENGTH + 1, stride)]
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+    expected = []
+    for window in windows:
+        with torch.no_grad():
+            scores = model(input_ids=window[None], use_cache=False).logits[0].double()
+        for position in range(LENGTH - stride, LENGTH):
+            seen = scores[position - 1]
+            expected.append(float(torch.logsumexp(seen, 0) - seen[window[position]]))
+    found = evaluate_perplexity(
+        StreamedModel(checkpoint.folder), torch.stack(windows), tmp_path, stride=stride
+    )
+    assert found["loss"] == pytest.approx(statistics.fmean(expected), rel=1e-6)
+    assert found["stride"] == stride
+    assert found["predicted_tokens"] == len(expected)
+    assert found["tokens"] == len(windows) * LENGTH, "all that passed"
+
+
+def test_what_was_measured_is_recorded(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path)
+    input_ids = random_tokens(WINDOWS)
+    found = evaluate_perplexity(StreamedModel(checkpoint.folder), input_ids, tmp_path)
+    assert found["windows"] == WINDOWS
+    assert found["length"] == found["stride"] == LENGTH
+    assert found["tokens"] == WINDOWS * LENGTH
+    assert found["predicted_tokens"] == WINDOWS * (LENGTH - 1)
+    little_endian = b"".join(int(token).to_bytes(8, "little") for token in input_ids.flatten())
+    assert found["token_ids_sha256"] == hashlib.sha256(little_endian).hexdigest()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_half_precision_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path, dtype="bfloat16")
+    input_ids = random_tokens(WINDOWS)
+    expected = slow_losses(checkpoint.folder, input_ids)
+    found = evaluate_perplexity(StreamedModel(checkpoint.folder), input_ids, tmp_path)
+    # The logits are bfloat16; the loss of them is not.
+    assert found["window_losses"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = StreamedModel(tiny_checkpoint(tmp_path).folder)
+    input_ids = random_tokens(WINDOWS)
+    whole = evaluate_perplexity(model, input_ids, tmp_path)
+    monkeypatch.setattr("freelunch.model.block_pass.BATCH_TOKENS", 2 * LENGTH)
+    split = evaluate_perplexity(model, input_ids, tmp_path)
+    assert split["window_losses"] == pytest.approx(whole["window_losses"], rel=1e-6)
+
+
+def test_repeated_evaluations_are_bit_equal(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path).folder
+    one, two = (
+        evaluate_perplexity(StreamedModel(folder), random_tokens(WINDOWS), tmp_path)
+        for _ in range(2)
+    )
+    assert one == two
+
+
+# --- What is on disk is what is evaluated
+
+
+def test_zeros_are_counted_in_what_was_loaded(prepared: Prepared, tmp_path: Path) -> None:
+    pruned = assemble_model(prepared.model, prepared.masks, [], tmp_path / "model", "fingerprint")
+    found = evaluate_perplexity(StreamedModel(pruned.folder), random_tokens(2), tmp_path)
+    matrices = found["identity"]["matrices"]
+    expected = {}
+    for index in range(BLOCKS):
+        for name, value in load_file(pruned.path(block_shard(index))).items():
+            if value.dim() == 2:
+                rows, columns = value.shape
+                zeros = sum(entry == 0 for row in value.tolist() for entry in row)
+                assert zeros == rows * (columns // 2), name
+                expected[name.removesuffix(".weight")] = {
+                    "rows": rows,
+                    "columns": columns,
+                    "zeros": zeros,
+                }
+    assert matrices == expected
+    dense = evaluate_perplexity(prepared.model, random_tokens(2), tmp_path)
+    assert all(counts["zeros"] == 0 for counts in dense["identity"]["matrices"].values())
+    assert dense["perplexity"] != found["perplexity"]
+    assert dense["identity"]["checkpoint_digest"] != found["identity"]["checkpoint_digest"]
+
+
+def test_one_digest_stands_for_all_weights(prepared: Prepared, tmp_path: Path) -> None:
+    """Equal weights, equal digest, whoever assembled them."""
+    linked = assemble_model(prepared.model, None, [], tmp_path / "model", "other fingerprint")
+    assert linked.digest != prepared.model.artifact.digest
+    assert checkpoint_digest(linked) == checkpoint_digest(prepared.model.artifact)
+
+
+@pytest.mark.parametrize("shard", [OUTER, block_shard(1)])
+def test_a_flipped_byte_stops_the_evaluation(
+    prepared: Prepared, tmp_path: Path, shard: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(prepared.model.folder, folder)
+    content = bytearray((folder / shard).read_bytes())
+    content[-1] ^= 1
+    (folder / shard).write_bytes(content)
+    model = StreamedModel(folder)
+    with pytest.raises(UserError, match="content is not as the manifest says") as error:
+        evaluate_perplexity(model, random_tokens(2), tmp_path)
+    assert shard in str(error.value)
+
+
+def test_evaluation_changes_no_file(prepared: Prepared, tmp_path: Path) -> None:
+    def state(folder: Path) -> dict[str, tuple[str, int]]:
+        return {
+            path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            for path in folder.iterdir()
+        }
+
+    before = state(prepared.model.folder)
+    evaluate_perplexity(prepared.model, random_tokens(WINDOWS), tmp_path)
+    assert state(prepared.model.folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"hidden-000.safetensors"}
+
+
+# --- Perplexities that are none
+
+
+def model_with_norm(tmp_path: Path, scale: float) -> StreamedModel:
+    source = save_tiny_model(tmp_path / "source")
+    weights = load_file(source / "model.safetensors")
+    weights["model.norm.weight"].fill_(scale)
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    return StreamedModel(fetch_tiny_model(source, tmp_path / "checkpoint").folder)
+
+
+def test_losses_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    found = evaluate_perplexity(model_with_norm(tmp_path, 3e38), random_tokens(2), tmp_path)
+    assert found["window_losses"] == [None, None]
+    assert found["perplexity"] is None and found["loss"] is None
+    assert found["perplexity_standard_error"] is None and found["loss_standard_error"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_loss_too_large_for_exp_is_null(tmp_path: Path) -> None:
+    found = evaluate_perplexity(model_with_norm(tmp_path, 1e4), random_tokens(2), tmp_path)
+    assert all(loss > 710 for loss in found["window_losses"])
+    assert found["perplexity"] is None
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("perplexity", [None, math.nan, math.inf, 1000.01])
+def test_an_absurd_dense_model_stops_the_study(perplexity: float | None) -> None:
+    with pytest.raises(UserError, match="dense model's perplexity is absurd") as error:
+        check_dense(perplexity, 1000, "somewhere")
+    assert "somewhere" in str(error.value) and "dense_limit = 1000" in str(error.value)
+
+
+@pytest.mark.parametrize("perplexity", [1.0, 12.3, 1000.0])
+def test_a_sound_dense_model_passes(perplexity: float) -> None:
+    check_dense(perplexity, 1000, "somewhere")
+
+
+# --- Windows of a text
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("text")
+    source = folder / "text.jsonl"
+    source.write_text("".join(json.dumps({"text": line}) + "\n" for line in TRAINING_TEXT))
+    entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
+    return fetch_text("lines", entry, folder / "text", "fingerprint")
+
+
+def expected_tokens() -> list[int]:
+    return tokenizer()("\n\n".join(TRAINING_TEXT))["input_ids"]
+
+
+def test_documents_are_joined_by_two_newlines_and_the_tail_is_dropped(
+    prepared: Prepared, text: Artifact
+) -> None:
+    tokens = expected_tokens()
+    length = 6
+    assert len(tokens) % length, "without a tail there would be nothing to drop"
+    assert tokens != [token for line in TRAINING_TEXT for token in tokenizer()(line)["input_ids"]]
+    windows = text_windows(prepared.model.artifact, text, length, None).input_ids
+    assert windows.dtype == torch.int64
+    assert windows.shape == (len(tokens) // length, length)
+    assert windows.flatten().tolist() == tokens[: len(tokens) // length * length]
+
+
+def test_the_first_windows(prepared: Prepared, text: Artifact) -> None:
+    windows = text_windows(prepared.model.artifact, text, 7, 3)
+    assert windows.stride == 7
+    assert windows.input_ids.flatten().tolist() == expected_tokens()[:21]
+
+
+@pytest.mark.parametrize("stride", [1, 4, 7])
+def test_strided_windows_score_each_token_once(
+    prepared: Prepared, text: Artifact, stride: int
+) -> None:
+    tokens, length = expected_tokens(), 7
+    found = text_windows(prepared.model.artifact, text, length, None, stride)
+    assert found.stride == stride
+    starts = range(0, len(tokens) - length + 1, stride)
+    assert found.input_ids.tolist() == [tokens[start : start + length] for start in starts]
+    scored = [token for window in found.input_ids.tolist() for token in window[length - stride :]]
+    first = length - stride
+    assert scored == tokens[first : first + len(scored)]
+    assert first + len(scored) + stride > len(tokens), "no window more would fit"
+
+
+@pytest.mark.parametrize(("length", "stride"), [(7, None), (7, 3), (20, 20)])
+def test_bytes_and_words_are_those_of_the_scored_text(
+    prepared: Prepared, text: Artifact, length: int, stride: int | None
+) -> None:
+    found = text_windows(prepared.model.artifact, text, length, None, stride)
+    scored = min(stride or length, length - 1)
+    joined = "\n\n".join(TRAINING_TEXT)
+    offsets = tokenizer()(joined, return_offsets_mapping=True)["offset_mapping"]
+    begins = [begin for begin, _ in offsets] + [len(joined)]
+    size = words = 0
+    for window in range(len(found.input_ids)):
+        end = window * found.stride + length
+        for at in range(begins[end - scored], begins[end]):
+            size += len(joined[at].encode())
+            words += not joined[at].isspace() and (at == 0 or joined[at - 1].isspace())
+    assert (found.bytes, found.words) == (size, words)
+    assert 0 < words < size < len(joined.encode())
+
+
+def test_all_bytes_and_words_of_a_text(prepared: Prepared, tmp_path: Path) -> None:
+    """Also of characters that are several tokens, none of which has a place of its own."""
+    line = "naïve 東京 🙂🙂 of  the  "
+    source = tmp_path / "text.jsonl"
+    source.write_text(json.dumps({"text": line}) + "\n")
+    entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
+    artifact = fetch_text("lines", entry, tmp_path / "text", "fingerprint")
+    tokens = tokenizer()(line)["input_ids"]
+    found = text_windows(prepared.model.artifact, artifact, 2, None, 1)
+    assert len(found.input_ids) == len(tokens) - 1, "but for the first, all are scored"
+    first = tokenizer()(line, return_offsets_mapping=True)["offset_mapping"][1][0]
+    assert found.bytes == len(line[first:].encode())
+    assert found.words == 5 - bool(line[:first])
+
+
+def test_perplexity_of_bytes_and_words() -> None:
+    windows = TextWindows(torch.zeros(4, 6, dtype=torch.int64), 6, bytes=90, words=15)
+    found = per_text({"loss": 3.0, "predicted_tokens": 20}, windows)
+    assert found["byte_perplexity"] == pytest.approx(math.exp(60 / 90))
+    assert found["word_perplexity"] == pytest.approx(math.exp(60 / 15))
+    assert 2 ** found["bits_per_byte"] == pytest.approx(found["byte_perplexity"])
+    unknown = TextWindows(windows.input_ids, 6, None, None)
+    for metrics, of in (
+        ({"loss": None, "predicted_tokens": 20}, windows),
+        ({"loss": 3.0, "predicted_tokens": 20}, unknown),
+    ):
+        found = per_text(metrics, of)
+        assert found["byte_perplexity"] is found["word_perplexity"] is None
+        assert found["bits_per_byte"] is None
+
+
+def test_what_a_checkpoint_takes(prepared: Prepared, tmp_path: Path) -> None:
+    found = evaluate_perplexity(prepared.model, random_tokens(2), tmp_path)["identity"]
+    files = list(prepared.model.folder.glob("*.safetensors"))
+    assert found["stored_bytes"] == sum(file.stat().st_size for file in files)
+    model = AutoModelForCausalLM.from_pretrained(prepared.model.folder)
+    # Of tied matrices it gives one.
+    assert found["parameters"] == sum(each.numel() for each in model.parameters())
+
+
+@pytest.mark.parametrize(("length", "windows"), [(7, 1000), (60, None), (5000, None)])
+def test_a_text_that_is_too_short(
+    prepared: Prepared, text: Artifact, length: int, windows: int | None
+) -> None:
+    tokens = len(expected_tokens())
+    assert tokens // 60 == 1, "one window has no standard error"
+    with pytest.raises(UserError, match="too short") as error:
+        text_windows(prepared.model.artifact, text, length, windows)
+    message = str(error.value)
+    assert f"{tokens} tokens, {tokens // length} windows of {length}" in message
+    assert f"{windows or 2} windows" in message

@@ -1,0 +1,339 @@
+"""Streaming through blocks against transformers' own forward, for every family."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
+from freelunch.model.block_pass import BlockPass
+from freelunch.model.blocks import BlockCall, block_linears, find_blocks, same_call
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_path, block_shard, load_config
+from tiny_models import (
+    BLOCKS,
+    FAMILIES,
+    LENGTH,
+    fetch_tiny_model,
+    random_tokens,
+    save_tiny_model,
+    tiny_checkpoint,
+    tiny_model,
+)
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class Pair:
+    """A model as `save_pretrained` wrote it, and our checkpoint of it."""
+
+    source: Path
+    checkpoint: Artifact
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp(request.param)
+    source = save_tiny_model(folder / "source", request.param)
+    return Pair(source, fetch_tiny_model(source, folder / "checkpoint"))
+
+
+@torch.no_grad()
+def own_logits(folder: Path, input_ids: Tensor) -> Tensor:
+    """Return what transformers makes of a folder, (batch, length, vocabulary)."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert not model.training
+    return model(input_ids=input_ids, use_cache=False).logits
+
+
+def streamed_logits(model: StreamedModel, input_ids: Tensor) -> Tensor:
+    sequences, length = input_ids.shape
+    blocks = BlockPass(model, sequences, length)
+    hidden = torch.empty(sequences, length, model.config.hidden_size, dtype=model.dtype)
+    blocks.embed_(input_ids, hidden)
+    for index in range(model.num_blocks):
+        blocks.through_(index, model.load_block(index), hidden, hidden)
+    return model.logits(input_ids, hidden)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_streamed_logits_are_those_of_transformers(pair: Pair, batch: int) -> None:
+    input_ids = random_tokens(batch)
+    expected = own_logits(pair.source, input_ids)
+    assert expected.std() > 0.1, "logits without spread would make any comparison pass"
+    found = streamed_logits(StreamedModel(pair.checkpoint.folder), input_ids)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_checkpoint_loads_with_transformers_alone(pair: Pair) -> None:
+    input_ids = random_tokens(2)
+    found = own_logits(pair.checkpoint.folder, input_ids)
+    assert torch.equal(found, own_logits(pair.source, input_ids))
+    tokenizer = AutoTokenizer.from_pretrained(pair.checkpoint.folder)
+    text = "the shells she sells"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_each_block_is_one_shard(pair: Pair) -> None:
+    path = block_path(load_config(pair.checkpoint.folder))
+    for index in range(BLOCKS):
+        tensors = load_file(pair.checkpoint.path(block_shard(index)))
+        assert tensors
+        assert all(name.startswith(f"{path}.{index}.") for name in tensors)
+    assert not any(path in name for name in load_file(pair.checkpoint.path(OUTER)))
+
+
+def test_blocks_are_in_eval_mode_without_gradients(pair: Pair) -> None:
+    block = StreamedModel(pair.checkpoint.folder).load_block(1)
+    assert not any(module.training for module in block.modules())
+    assert not any(parameter.requires_grad for parameter in block.parameters())
+    assert not any(tensor.is_meta for tensor in [*block.parameters(), *block.buffers()])
+
+
+def test_a_loaded_block_is_private(pair: Pair) -> None:
+    model = StreamedModel(pair.checkpoint.folder)
+    before = load_file(pair.checkpoint.path(block_shard(0)))
+    with torch.no_grad():
+        for parameter in model.load_block(0).parameters():
+            parameter.zero_()
+    name = next(iter(block_linears(model.load_block(0))))
+    weight = model.load_block(0).get_submodule(name).weight
+    assert torch.equal(weight, before[model.sharding.name(0, f"{name}.weight")])
+
+
+def test_the_linears_of_a_block_are_all_its_matrices(pair: Pair) -> None:
+    block = StreamedModel(pair.checkpoint.folder).load_block(0)
+    matrices = sum(parameter.numel() for parameter in block.parameters() if parameter.dim() == 2)
+    assert sum(linear.weight.numel() for linear in block_linears(block).values()) == matrices
+
+
+def test_attention_types_differ_between_blocks_where_the_family_says_so(tmp_path: Path) -> None:
+    """Without this the sliding-window families would test nothing that Llama does not."""
+    for family in ("qwen2", "gemma2", "gemma3_text"):
+        model = StreamedModel(tiny_checkpoint(tmp_path / family, family).folder)
+        calls = model.calls(1, LENGTH)
+        assert not all(same_call(calls[0], call) for call in calls[1:]), family
+
+
+@pytest.mark.parametrize("family", ["gemma2", "mistral"])
+def test_the_sliding_window_matters(tmp_path: Path, family: str) -> None:
+    narrow, wide = (
+        own_logits(
+            save_tiny_model(tmp_path / f"{window}", family, sliding_window=window), random_tokens(1)
+        )
+        for window in (4, 64)
+    )
+    assert not torch.allclose(narrow, wide, atol=1e-3)
+
+
+def test_dropout_is_inactive_in_opt(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path, "opt", dropout=0.1, attention_dropout=0.1)
+    model = StreamedModel(checkpoint.folder)
+    assert model.config.dropout == 0.1
+    input_ids = random_tokens(2)
+    torch.manual_seed(0)
+    first = streamed_logits(model, input_ids)
+    torch.manual_seed(1)
+    assert torch.equal(first, streamed_logits(model, input_ids))
+    # The same block drops when it is told to train: the comparison above can fail.
+    hidden, calls = model.embed(input_ids)
+    block = model.load_block(0)
+    kept = calls[0](block, hidden)
+    assert not torch.equal(kept, calls[0](block.train(), hidden))
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "opt", "gemma2"])
+def test_ties_are_kept(tmp_path: Path, family: str, tie: bool) -> None:
+    source = save_tiny_model(tmp_path / "source", family, tie_word_embeddings=tie)
+    checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
+    model = StreamedModel(checkpoint.folder)
+    assert model.config.tie_word_embeddings is tie
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+    tied = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
+    assert tied is tie
+    outer = load_file(checkpoint.path(OUTER))
+    assert ("lm_head.weight" in outer) is not tie
+    input_ids = random_tokens(2)
+    torch.testing.assert_close(
+        streamed_logits(model, input_ids), own_logits(source, input_ids), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bfloat16_entry(tmp_path: Path, family: str) -> None:
+    checkpoint = tiny_checkpoint(tmp_path, family, "bfloat16")
+    for shard in [OUTER, block_shard(0)]:
+        tensors = load_file(checkpoint.path(shard))
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    input_ids = random_tokens(2)
+    model = StreamedModel(checkpoint.folder)
+    assert model.dtype == torch.bfloat16
+    found = streamed_logits(model, input_ids)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, own_logits(checkpoint.folder, input_ids))
+
+
+def test_sequences_beyond_one_batch_give_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = StreamedModel(tiny_checkpoint(tmp_path).folder)
+    input_ids = random_tokens(5)
+    whole = streamed_logits(model, input_ids)
+    monkeypatch.setattr("freelunch.model.block_pass.BATCH_TOKENS", 2 * LENGTH)
+    batches = BlockPass(model, 5, LENGTH).batches
+    assert [(part.start, part.stop) for part in batches] == [(0, 2), (2, 4), (4, 5)]
+    torch.testing.assert_close(streamed_logits(model, input_ids), whole, rtol=0, atol=1e-5)
+
+
+class _Lists(nn.Module):
+    """A module with lists of the given lengths."""
+
+    def __init__(self, *lengths: int) -> None:
+        super().__init__()
+        for number, length in enumerate(lengths):
+            modules = [nn.Linear(2, 2) for _ in range(length)]
+            setattr(self, f"list{number}", nn.ModuleList(modules))
+
+
+@pytest.mark.parametrize("lengths", [(), (2,), (3, 3)], ids=["none", "other length", "two"])
+def test_blocks_that_cannot_be_found(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(
+        UserError, match="the decoder blocks of this model cannot be found"
+    ) as error:
+        find_blocks(_Lists(*lengths), 3)
+    assert "exactly one list of 3" in str(error.value)
+
+
+def test_a_list_of_mixed_modules_is_no_list_of_blocks() -> None:
+    model = _Lists(3)
+    model.list0[1] = nn.Identity()
+    with pytest.raises(UserError, match="cannot be found"):
+        find_blocks(model, 3)
+
+
+def test_a_block_without_linears() -> None:
+    with pytest.raises(UserError, match="no linear layer"):
+        block_linears(nn.Sequential(nn.LayerNorm(2)))
+
+
+def test_calls_that_depend_on_the_tokens_are_refused(tmp_path: Path) -> None:
+    model = StreamedModel(tiny_checkpoint(tmp_path).folder)
+    backbone = model._model.model
+    inner = backbone.rotary_emb.forward
+
+    def forward(hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        cosine, sine = inner(hidden, position_ids)
+        return cosine + hidden.sum(), sine
+
+    backbone.rotary_emb.forward = forward
+    with pytest.raises(UserError, match="arguments that depend on the tokens"):
+        model.calls(1, LENGTH)
+
+
+def test_same_call_sees_every_difference() -> None:
+    one = BlockCall((torch.ones(2),), {"mask": None, "pair": (torch.zeros(1), 3)})
+    assert same_call(one, BlockCall((torch.ones(2),), {"mask": None, "pair": (torch.zeros(1), 3)}))
+    for other in (
+        BlockCall((torch.zeros(2),), one.kwargs),
+        BlockCall((), one.kwargs),
+        BlockCall(one.args, {"mask": torch.ones(1), "pair": one.kwargs["pair"]}),
+        BlockCall(one.args, {"mask": None, "pair": (torch.zeros(1), 4)}),
+        BlockCall(one.args, {"mask": None}),
+    ):
+        assert not same_call(one, other)
+
+
+def _change_weights(source: Path, change: str, name: str) -> None:
+    weights = load_file(source / WEIGHTS)
+    if change == "remove":
+        del weights[name]
+    else:
+        weights[name].view(-1)[3] = float("nan")
+    save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("tie", "name"),
+    [
+        (False, "model.layers.1.mlp.up_proj.weight"),
+        (False, "model.norm.weight"),
+        (False, "lm_head.weight"),
+        # Stored once, for the head too: without it transformers would draw random embeddings.
+        (True, "model.embed_tokens.weight"),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_tensor(tmp_path: Path, tie: bool, name: str) -> None:
+    source = save_tiny_model(tmp_path / "source", tie_word_embeddings=tie)
+    _change_weights(source, "remove", name)
+    with pytest.raises(UserError, match="lacks tensors of its own architecture") as error:
+        fetch_tiny_model(source, tmp_path / "checkpoint")
+    assert name in str(error.value)
+    assert not (tmp_path / "checkpoint" / "manifest.json").exists()
+
+
+def test_tied_weights_stored_under_the_name_of_the_head(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source", tie_word_embeddings=True)
+    expected = own_logits(source, random_tokens(1))
+    weights = load_file(source / WEIGHTS)
+    weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
+    save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
+    model = StreamedModel(fetch_tiny_model(source, tmp_path / "checkpoint").folder)
+    torch.testing.assert_close(
+        streamed_logits(model, random_tokens(1)), expected, rtol=0, atol=1e-5
+    )
+
+
+def test_a_weight_that_is_not_finite(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source")
+    _change_weights(source, "spoil", "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(UserError, match="a weight is not finite") as error:
+        fetch_tiny_model(source, tmp_path / "checkpoint")
+    assert "model.layers.1.mlp.up_proj.weight" in str(error.value)
+
+
+def test_a_weight_that_is_finite_until_it_is_stored(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source")
+    weights = load_file(source / WEIGHTS)
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="a weight is not finite") as error:
+        fetch_tiny_model(source, tmp_path / "half", "float16")
+    assert "found:    1 of " in str(error.value)
+    assert "as float16" in str(error.value)
+    fetch_tiny_model(source, tmp_path / "single")
+
+
+def test_a_checkpoint_that_names_the_backbone_alone(tmp_path: Path) -> None:
+    """As OPT's on the hub: `decoder.layers...` for `model.decoder.layers...`."""
+    source = save_tiny_model(tmp_path / "source", "opt")
+    expected = own_logits(source, random_tokens(1))
+    weights = load_file(source / WEIGHTS)
+    renamed = {name.removeprefix("model."): value for name, value in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, source / WEIGHTS, metadata={"format": "pt"})
+    checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
+    assert torch.equal(own_logits(checkpoint.folder, random_tokens(1)), expected)
+
+
+def test_a_source_in_several_shards(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    whole = save_tiny_model(tmp_path / "whole")
+    parts = save_tiny_model(tmp_path / "parts")
+    (parts / WEIGHTS).unlink()
+    model.save_pretrained(parts, max_shard_size="4KB")
+    assert len(list(parts.glob("*.safetensors"))) > 2
+    found, expected = (
+        fetch_tiny_model(source, tmp_path / f"checkpoint-{source.name}")
+        for source in (parts, whole)
+    )
+    digests = [
+        {name: entry["sha256"] for name, entry in checkpoint.files.items() if "block" in name}
+        for checkpoint in (found, expected)
+    ]
+    assert digests[0] == digests[1]

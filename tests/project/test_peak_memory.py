@@ -1,0 +1,119 @@
+"""Peak memory, measured in processes of their own: what a model's depth does not change, and models
+larger than what the process may use.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from freelunch.core.artifact import Artifact
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.pruning import dense_pass
+from freelunch.study.schema import with_defaults
+from random_models import llama, run_step, status, write_model
+from tiny_models import (
+    Prepared,
+    capture,
+    prune,
+    random_tokens,
+    reconstruct,
+    save_calibration,
+    tiny_checkpoint,
+)
+
+WIDE = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 32,
+}
+# Of one block's four distinct inputs, float32.
+GRAM_BYTES = 4 * (3 * 256**2 + 1024**2)
+# What a process may allocate beyond its imports: less than half of the large model's weights.
+LIMIT = 230 * 2**20
+BLOCK_BYTES = 4 * (4 * 256**2 + 3 * 256 * 1024)
+
+
+def peak_of(base: Path) -> int:
+    """Return the peak resident memory of capturing, pruning and adapting, bytes."""
+    run = [sys.executable, __file__, str(base)]
+    path = ":".join(entry for entry in sys.path if entry)
+    done = subprocess.run(run, capture_output=True, text=True, env={"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_step_holds_one_block_however_many_there_are(tmp_path: Path) -> None:
+    peaks = {}
+    for blocks in (2, 8):
+        base = tmp_path / str(blocks)
+        checkpoint = tiny_checkpoint(base, num_hidden_layers=blocks, **WIDE)
+        save_calibration(checkpoint, base / "calibration", random_tokens(4))
+        peaks[blocks] = peak_of(base)
+    # Six blocks more would hold 30 MB of Gram matrices, and 25 MB of weights.
+    growth = peaks[8] - peaks[2]
+    assert growth < 2 * (GRAM_BYTES + BLOCK_BYTES), f"{growth / 1e6:.0f} MB for six blocks more"
+
+
+ADAPTATIONS: list[dict[str, Any]] = [
+    {"window": 1},
+    {"window": "attention_mlp"},
+    {"window": "matrix", "train_norms": False},
+    {"window": 1, "inputs": "sparse", "targets": "local"},
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process")
+@pytest.mark.parametrize("settings", ADAPTATIONS[1:], ids=str)
+def test_a_model_larger_than_memory(large: Path, settings: dict[str, Any]) -> None:
+    """Every step with less memory than the model has weights; the limit is enforced."""
+    entry = with_defaults({"method": "reconstruction", **settings}, "adaptation")
+    run_step(large, "reconstruct", entry, limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    config = llama(hidden_size=512, intermediate_size=2048, num_hidden_layers=30)
+    write_model(folder, config, torch.float32, tokens=512)
+    weights = sum(path.stat().st_size for path in (folder / "checkpoint").glob("*.safetensors"))
+    assert weights > 2 * LIMIT
+    for step in ("capture", "prune"):
+        run_step(folder, step, limit=LIMIT)
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process")
+def test_what_follows_a_reconstruction_is_as_small(large: Path) -> None:
+    entry = with_defaults({"method": "reconstruction"}, "adaptation")
+    run_step(large, "reconstruct", entry, limit=LIMIT)
+    run_step(large, "assemble", limit=LIMIT)
+    run_step(large, "evaluate", limit=LIMIT)
+    with pytest.raises(AssertionError, match=r"(?i)memory|allocate"):
+        # All blocks together do not fit: the limit is one.
+        run_step(large, "reconstruct", {**entry, "window": "all"}, limit=LIMIT)
+
+
+def main(base: Path) -> None:
+    model = StreamedModel(base / "checkpoint")
+    sample = Artifact(base / "calibration", token_ids.KIND)
+    capture(model, sample, base / "dense", gram=True)
+    dense = Artifact(base / "dense", dense_pass.KIND)
+    prune(model, dense, base / "sparsegpt", "sparsegpt")
+    masks = prune(model, dense, base / "swaps", "wanda", "2of4", swaps=1)
+    windows = [range(index, index + 1) for index in range(model.num_blocks)]
+    for number, settings in enumerate(ADAPTATIONS):
+        prepared = Prepared(model, dense, masks)
+        reconstruct(prepared, base / f"adapted{number}", windows, **settings)
+    print(status("VmHWM"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

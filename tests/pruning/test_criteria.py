@@ -1,0 +1,161 @@
+"""Criteria against plain loops written from the papers' formulas."""
+
+import pkgutil
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from freelunch.pruning import criteria
+from freelunch.pruning.prune import prune_matrix
+from freelunch.pruning.statistics import InputStatistics
+from freelunch.study import schema
+from freelunch.study.patterns import Pattern
+from freelunch.study.schema import with_defaults
+from slow_scores import SCORES, slow_mask, slow_scores
+
+
+def statistics_of(inputs: Tensor) -> InputStatistics:
+    """Return the statistics of inputs (tokens, features)."""
+    squares = inputs.square().sum(0)
+    return InputStatistics(
+        len(inputs), inputs.mean(0), inputs.var(0, correction=0), squares, inputs.T @ inputs
+    )
+
+
+def mask_of(
+    name: str, weight: Tensor, inputs: Tensor, pattern: str = "u50", **settings: Any
+) -> Tensor:
+    filled = with_defaults({"score": name, **settings}) | {"seed": 0}
+    module, told = criteria.load(name), statistics_of(inputs)
+    keep, changed, notes = prune_matrix(module, weight, told, Pattern.parse(pattern), filled)
+    assert changed is None and not notes, "a score changes no weight"
+    return keep
+
+
+def random_case(seed: int, rows: int = 9, columns: int = 24) -> tuple[Tensor, Tensor]:
+    """Return a weight, and inputs of which some features are far larger than others."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator)
+    weight *= torch.logspace(-1, 1, rows)[:, None]
+    scale = torch.logspace(-2, 2, columns)[torch.randperm(columns, generator=generator)]
+    return weight, torch.randn(20, columns, generator=generator) * scale
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scope", ["row", "matrix"])
+@pytest.mark.parametrize("pattern", ["u10", "u50", "u75", "2of4", "4of8", "1of3"])
+def test_masks_are_those_of_the_formulas(pattern: str, scope: str, seed: int) -> None:
+    weight, inputs = random_case(seed)
+    cases: list[dict[str, Any]] = [{"score": name} for name in SCORES]
+    cases += [{"score": "ria", "exponent": 1.3}]
+    different = set()
+    for entry in cases:
+        settings = with_defaults(entry)
+        name = settings.pop("score")
+        found = mask_of(name, weight, inputs, pattern, **{**settings, "scope": scope})
+        scores = slow_scores(name, weight, inputs, settings)
+        assert torch.equal(found, slow_mask(scores, pattern, scope)), name
+        if name in ("magnitude", "wanda", "ria"):
+            different.add(tuple(found.flatten().tolist()))
+    assert len(different) == 4, "two of these agree: the comparison would not tell them apart"
+
+
+def test_a_row_or_column_of_zeros_is_worth_nothing_to_ria() -> None:
+    weight, inputs = random_case(0, 4, 6)
+    weight[1], weight[:, 2] = 0.0, 0.0
+    scores = criteria.load("ria").score(weight, statistics_of(inputs), {"exponent": 0.5})
+    assert torch.equal(scores == 0, weight == 0)
+
+
+def test_the_published_cases_of_torchao() -> None:
+    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    inputs = torch.tensor([[100.0, 10.0, 1.0, 0.1]])
+    assert mask_of("wanda", weight, inputs).tolist() == [[True, True, False, False]]
+    assert mask_of("magnitude", weight, inputs).tolist() == [[False, False, True, True]]
+    ascending = torch.arange(1.0, 9.0)[None, :]
+    kept = ascending[mask_of("wanda", ascending, torch.ones(5, 8), "2of4")]
+    assert kept.tolist() == [3, 4, 7, 8]
+
+
+def test_default_scopes() -> None:
+    weight, inputs = torch.tensor([[1.0, 2.0], [10.0, 20.0]]), torch.ones(3, 2)
+    assert mask_of("magnitude", weight, inputs).tolist() == [[False, False], [True, True]]
+    for name in ("wanda", "ria"):
+        assert mask_of(name, weight, inputs).tolist() == [[False, True], [False, True]]
+    for name in ("random", "magnitude", "sparsegpt"):
+        assert with_defaults({"score": name})["scope"] == "matrix"
+
+
+@pytest.mark.parametrize("name", ["random", *SCORES])
+def test_scores_are_float32_and_leave_the_weight_alone(name: str) -> None:
+    weight = torch.randn(4, 6).to(torch.bfloat16)
+    before, told = weight.clone(), statistics_of(torch.randn(8, 6))
+    settings = with_defaults({"score": name}) | {"seed": 0}
+    scores = criteria.load(name).score(weight, told, settings)
+    assert scores.dtype == torch.float32
+    assert scores.shape == weight.shape
+    assert torch.equal(weight, before)
+    # The sign of a weight says nothing about its worth.
+    assert torch.equal(criteria.load(name).score(-weight, told, settings), scores)
+
+
+@given(
+    st.sampled_from(SCORES),
+    st.integers(0, 2**31),
+    st.sampled_from([2.0**-16, 0.25, 4.0, 2.0**16]),
+    st.sampled_from(["u50", "2of4"]),
+    st.sampled_from(["row", "matrix"]),
+)
+def test_scale_changes_nothing(
+    name: str, seed: int, factor: float, pattern: str, scope: str
+) -> None:
+    # Powers of 4: square roots of them are exact, so that no rounding decides.
+    weight, inputs = random_case(seed)
+    expected = mask_of(name, weight, inputs, pattern, scope=scope)
+    assert torch.equal(mask_of(name, weight * factor, inputs, pattern, scope=scope), expected)
+    assert torch.equal(mask_of(name, weight, inputs * factor, pattern, scope=scope), expected)
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["row", "matrix"]))
+def test_what_magnitude_prunes_stays_pruned_at_a_higher_sparsity(seed: int, scope: str) -> None:
+    weight, inputs = random_case(seed)
+    half, more = (
+        mask_of("magnitude", weight, inputs, name, scope=scope) for name in ("u50", "u60")
+    )
+    assert not (~half & more).any()
+    assert int(half.sum()) > int(more.sum())
+
+
+# --- The modules and the schema
+
+
+def test_every_criterion_is_in_the_schema_and_the_other_way_round() -> None:
+    defined = schema.config_schema()["$defs"]
+    modules = {module.name for module in pkgutil.iter_modules(criteria.__path__)}
+    enum = defined["criterion"]["properties"]["score"]["enum"]
+    assert set(enum) == modules and len(enum) == len(modules)
+    prefix = "criterion_"
+    definitions = {name.removeprefix(prefix) for name in defined if name.startswith(prefix)}
+    assert definitions == modules
+    branches = {
+        branch["if"]["properties"]["score"]["const"]: branch["then"]["$ref"]
+        for branch in defined["criterion"]["allOf"]
+    }
+    assert branches == {name: f"#/$defs/criterion_{name}" for name in modules}
+    for name in modules:
+        module, definition = criteria.load(name), defined[prefix + name]
+        assert definition["properties"]["score"] == {"const": name}
+        found = [what for what in ("score", "unit_score", "prune") if hasattr(module, what)]
+        assert len(found) == 1, f"{name} has {found}"
+        assert definition.get("x-structured", False) == (found == ["unit_score"])
+        entry = with_defaults({"score": name})
+        assert entry.keys() == definition["properties"].keys(), "a setting without a default"
+        assert schema.needs_gram(entry) is criteria.needs_gram(entry)
+        assert schema.changes_parameters(entry) is criteria.changes_parameters(entry)
+        if "swaps" in entry:
+            entry["swaps"] = 1
+            assert schema.needs_gram(entry) is criteria.needs_gram(entry) is True

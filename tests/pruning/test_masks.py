@@ -1,0 +1,343 @@
+"""Masks: exact counts, ties by index, and what no rescaling may change."""
+
+import math
+import re
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from freelunch.core.errors import UserError
+from freelunch.model.mask_store import fill_kept_zeros_, pack, unpack
+from freelunch.pruning import masks
+from freelunch.pruning.masks import keep_mask, lowest, lowest_of_columns
+from freelunch.study.patterns import SCOPES, Pattern
+
+SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 33))
+PERCENTS = st.integers(1, 99)
+# N, M and groups in a row, of patterns NofM.
+GROUPED = st.integers(2, 20).flatmap(
+    lambda size: st.tuples(st.integers(1, size - 1), st.just(size), st.integers(1, 5))
+)
+SCOPE = st.sampled_from(SCOPES)
+SEEDS = st.integers(0, 2**31)
+
+
+def continuous_scores(shape: tuple[int, int], seed: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tied_scores(shape: tuple[int, int], seed: int, levels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, levels, shape, generator=generator).float()
+
+
+def slow_lowest(groups: Tensor, count: int) -> Tensor:
+    """Mark the first `count` of each group, sorted by (score, index)."""
+    chosen = torch.zeros(groups.shape, dtype=torch.bool)
+    for number, group in enumerate(groups.tolist()):
+        for index in sorted(range(len(group)), key=lambda index: (group[index], index))[:count]:
+            chosen[number, index] = True
+    return chosen
+
+
+def slow_mask(scores: Tensor, share: Fraction, size: int) -> Tensor:
+    """Prune the first floor(share * size) of each `size` scores that follow each other."""
+    groups = scores.reshape(-1, size)
+    return ~slow_lowest(groups, math.floor(share * size)).reshape(scores.shape)
+
+
+def size_of(scores: Tensor, scope: str) -> int:
+    return scores.shape[1] if scope == "row" else scores.numel()
+
+
+@given(SHAPES, PERCENTS, SCOPE, SEEDS)
+def test_masks_are_those_of_a_stable_sort(
+    shape: tuple[int, int], percent: int, scope: str, seed: int
+) -> None:
+    for scores in (continuous_scores(shape, seed), tied_scores(shape, seed)):
+        found = keep_mask(scores, Pattern.parse(f"u{percent:02d}"), scope)
+        expected = slow_mask(scores, Fraction(percent, 100), size_of(scores, scope))
+        assert torch.equal(found, expected)
+
+
+@given(SHAPES, PERCENTS, SCOPE, SEEDS)
+@example((3, 100), 29, "row", 0)  # 0.29 * 100 is 28.999999999999996
+@example((1, 1), 99, "matrix", 0)
+def test_counts_are_exact(shape: tuple[int, int], percent: int, scope: str, seed: int) -> None:
+    rows, columns = shape
+    pattern = Pattern.parse(f"u{percent:02d}")
+    pruned = ~keep_mask(tied_scores(shape, seed), pattern, scope)
+    if scope == "row":
+        expected = math.floor(Fraction(percent, 100) * columns)
+        assert pruned.sum(dim=1).tolist() == [expected] * rows
+    else:
+        assert int(pruned.sum()) == math.floor(Fraction(percent, 100) * (rows * columns))
+    assert int(pruned.sum()) == pattern.zeros(rows, columns, scope)
+
+
+@given(GROUPED, st.integers(1, 7), SCOPE, SEEDS)
+def test_every_group_has_its_zeros(
+    grouped: tuple[int, int, int], rows: int, scope: str, seed: int
+) -> None:
+    zeros, size, groups = grouped
+    shape, pattern = (rows, size * groups), Pattern.parse(f"{zeros}of{size}")
+    for scores in (continuous_scores(shape, seed), tied_scores(shape, seed)):
+        found = keep_mask(scores, pattern, scope)
+        assert (~found).reshape(-1, size).sum(dim=1).tolist() == [zeros] * (rows * groups)
+        assert torch.equal(found, slow_mask(scores, Fraction(zeros, size), size))
+        assert int((~found).sum()) == pattern.zeros(*shape, scope)
+
+
+@given(st.integers(1, 300_000_000), PERCENTS)
+@settings(max_examples=300)
+def test_counts_are_exact_for_any_size(size: int, percent: int) -> None:
+    found = Pattern.parse(f"u{percent:02d}").zeros_in_group(size)
+    assert found == percent * size // 100
+
+
+@given(st.integers(1, 999), st.integers(1, 998), st.integers(1, 300_000))
+def test_counts_of_groups_are_exact_for_any_size(size: int, zeros: int, groups: int) -> None:
+    assume(zeros < size)
+    assert Pattern.parse(f"{zeros}of{size}").zeros_in_group(size * groups) == zeros * groups
+
+
+@given(SHAPES, PERCENTS, SCOPE, SEEDS)
+def test_of_equal_scores_the_lower_index_goes(
+    shape: tuple[int, int], percent: int, scope: str, seed: int
+) -> None:
+    keep = keep_mask(torch.full(shape, 0.5), Pattern.parse(f"u{percent:02d}"), scope)
+    groups = keep if scope == "row" else keep.reshape(1, -1)
+    # False ... False True ... True: sorted by index.
+    assert torch.equal(groups, groups.sort(dim=1, stable=True).values)
+
+
+@pytest.mark.parametrize("name", ["2of4", "4of8", "1of3", "5of12"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_of_equal_scores_in_a_group_the_lower_index_goes(name: str, scope: str) -> None:
+    zeros, size = map(int, name.split("of"))
+    keep = keep_mask(torch.full((3, size * 2), 0.5), Pattern.parse(name), scope)
+    assert keep.tolist() == [([False] * zeros + [True] * (size - zeros)) * 2] * 3
+
+
+@given(SHAPES, PERCENTS, PERCENTS, SCOPE, SEEDS)
+@example((4, 20), 50, 60, "row", 0)
+@example((4, 20), 50, 60, "matrix", 0)
+def test_masks_are_nested(
+    shape: tuple[int, int], one: int, other: int, scope: str, seed: int
+) -> None:
+    sparser, denser = max(one, other), min(one, other)
+    for scores in (continuous_scores(shape, seed), tied_scores(shape, seed)):
+        few = ~keep_mask(scores, Pattern.parse(f"u{denser:02d}"), scope)
+        many = ~keep_mask(scores, Pattern.parse(f"u{sparser:02d}"), scope)
+        assert not (few & ~many).any(), "a weight that u50 prunes came back in u60"
+
+
+@given(SHAPES, PERCENTS, SCOPE, SEEDS, st.sampled_from([2.0**-20, 0.5, 2.0, 2.0**30]))
+def test_scale_changes_nothing(
+    shape: tuple[int, int], percent: int, scope: str, seed: int, factor: float
+) -> None:
+    pattern = Pattern.parse(f"u{percent:02d}")
+    scores = continuous_scores(shape, seed)
+    assert torch.equal(
+        keep_mask(scores, pattern, scope), keep_mask(scores * factor, pattern, scope)
+    )
+
+
+@given(st.integers(2, 40), PERCENTS, SEEDS)
+def test_a_permutation_of_the_columns_permutes_the_mask(
+    columns: int, percent: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Distinct scores: with ties the index decides, and that is what a permutation changes.
+    scores = torch.stack([torch.randperm(columns, generator=generator) for _ in range(3)]).float()
+    order = torch.randperm(columns, generator=generator)
+    pattern = Pattern.parse(f"u{percent:02d}")
+    found = keep_mask(scores[:, order], pattern, "row")
+    assert torch.equal(found, keep_mask(scores, pattern, "row")[:, order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("name", "size"), [("u50", 24), ("2of4", 4), ("6of12", 12)])
+def test_any_float_dtype(dtype: torch.dtype, name: str, size: int) -> None:
+    scores = continuous_scores((50, 24), 0).to(dtype)
+    found = keep_mask(scores, Pattern.parse(name), "row")
+    assert torch.equal(found, slow_mask(scores, Fraction(1, 2), size))
+
+
+def test_differences_that_only_float64_has_count() -> None:
+    scores = torch.tensor([[1.0 + 2e-12, 1.0 + 1e-12] * 6], dtype=torch.float64)
+    for name in ("1of2", "6of12"):
+        assert keep_mask(scores, Pattern.parse(name), "row").tolist() == [[True, False] * 6]
+
+
+def test_a_transposed_matrix_is_read_by_its_own_rows() -> None:
+    scores = tied_scores((8, 9), 1).T
+    assert not scores.is_contiguous()
+    for scope in SCOPES:
+        found = keep_mask(scores, Pattern.parse("u40"), scope)
+        assert torch.equal(found, slow_mask(scores, Fraction(40, 100), size_of(scores, scope)))
+        found = keep_mask(scores, Pattern.parse("1of4"), scope)
+        assert torch.equal(found, slow_mask(scores, Fraction(1, 4), 4))
+
+
+# --- The lowest of each group
+
+
+@given(st.integers(1, 20), st.integers(1, 40), st.integers(1, 9), SEEDS)
+def test_the_lowest_are_those_of_a_stable_sort(
+    size: int, groups: int, chunk: int, seed: int
+) -> None:
+    """More groups than are compared at a time, too."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(masks, "_CHUNK", chunk)
+        for scores in (
+            continuous_scores((groups, size), seed),
+            tied_scores((groups, size), seed),
+            # Zeros of both signs are equal.
+            tied_scores((groups, size), seed, levels=2) * -1.0,
+        ):
+            for count in range(size + 1):
+                expected = slow_lowest(scores, count)
+                assert torch.equal(lowest(scores, count), expected)
+                assert torch.equal(lowest_of_columns(scores.T.contiguous(), count).T, expected)
+                assert torch.equal(lowest_of_columns(scores.T, count).T, expected)
+
+
+@pytest.mark.parametrize("size", [4, 12])
+def test_the_lowest_of_as_many_groups_as_a_layer_has(size: int) -> None:
+    groups = 2 * masks._CHUNK + 3
+    scores = tied_scores((groups, size), 0, levels=1000)
+    order = scores.argsort(dim=1, stable=True)
+    expected = torch.zeros(groups, size, dtype=torch.bool).scatter_(1, order[:, :2], True)
+    assert torch.equal(lowest(scores, 2), expected)
+
+
+def test_bits_of_another_shape_are_refused() -> None:
+    """`unpackbits` would fill up with zeros, that is with weights that go."""
+    bits = pack(torch.ones(3, 16, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no mask of shape"):
+        unpack(bits, torch.Size((4, 16)))
+
+
+# --- What is refused
+
+
+def test_nothing_is_pruned_where_the_share_is_less_than_one_weight() -> None:
+    assert keep_mask(torch.rand(3, 4), Pattern.parse("u10"), "row").all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", ["u50", "1of3"])
+def test_scores_that_are_not_finite(value: float, scope: str, name: str) -> None:
+    scores = torch.rand(4, 6)
+    scores[2, 3] = value
+    with pytest.raises(UserError, match="not finite") as error:
+        keep_mask(scores, Pattern.parse(name), scope, "layer.7.up")
+    assert "1 of 24" in str(error.value)
+    assert "layer.7.up" in str(error.value)
+
+
+def test_finite_scores_whose_sum_is_not() -> None:
+    scores = torch.tensor([[3e38, 2e38, 1e38, 3.2e38]])
+    assert keep_mask(scores, Pattern.parse("u50"), "row").tolist() == [[True, False, False, True]]
+
+
+def test_an_unknown_scope() -> None:
+    with pytest.raises(ValueError, match="column"):
+        keep_mask(torch.rand(2, 4), Pattern.parse("u50"), "column")
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_pattern_that_does_not_divide_the_columns(scope: str) -> None:
+    # The matrix has a multiple of 4 weights, its rows have not.
+    with pytest.raises(UserError, match="does not divide") as error:
+        keep_mask(torch.rand(4, 6), Pattern.parse("2of4"), scope, "layer.7.up")
+    assert re.search(r"layer\.7\.up.*6 inputs.*a multiple of 4", str(error.value), re.DOTALL)
+
+
+# --- Bits
+
+
+@given(SHAPES, SEEDS)
+@example((1, 1), 0)
+@example((3, 3), 0)
+@example((7, 11), 0)
+def test_pack_and_unpack(shape: tuple[int, int], seed: int) -> None:
+    mask = tied_scores(shape, seed, levels=2).bool()
+    bits = pack(mask)
+    assert bits.dtype == torch.uint8
+    assert bits.shape == (math.ceil(mask.numel() / 8),)
+    assert torch.equal(unpack(bits, mask.shape), mask)
+
+
+def test_packed_bits_are_read_row_by_row() -> None:
+    mask = torch.tensor([[True, False, False], [False, True, True], [False, False, True]])
+    assert pack(mask).tolist() == [0b10001100, 0b10000000]
+    assert torch.equal(unpack(pack(mask.T), mask.T.shape), mask.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_kept_zeros_become_the_least_that_is_not_zero(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[0.0, -0.0, 0.0, 1.5, -2.0, 0.0]], dtype=dtype)
+    keep = torch.tensor([[True, True, False, True, True, False]])
+    weight.masked_fill_(~keep, 0.0)
+    fill_kept_zeros_(weight, keep)
+    assert torch.equal(weight != 0, keep)
+    assert weight[0, 3:5].tolist() == [1.5, -2.0]
+    # float16's least normal number, 6e-5, would matter. The others' does not, and is not lost where
+    # smaller ones are flushed to 0.
+    least = 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
+    assert weight[0, :2].tolist() == [least, least]
+
+
+# --- Patterns
+
+_FORMS = r"expected u01 \.\.\. u99.*NofM.*s01 \.\.\. s99"
+_OF = "expected NofM with 0 < N < M"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["u00", "s00"], "prunes nothing"),
+        (["0of4", "4of4", "5of4", "02of4", "2of04", "0of0", "1of1"], _OF),
+        (["u5", "u100", "s100", "50", "U50", "u5.0", "u-5", "", "u50 ", " u50", "u50\n"], _FORMS),
+        (["2:4", "of4", "2of", "2OF4", "2of4 ", "-2of4", "1000of2000", "dense", "none"], _FORMS),
+        # Digits, but not of ASCII.
+        (["u\uff15\uff10", "s\u0662\u0660", "\uff12of\uff14"], "expected"),
+    ],
+)
+def test_what_is_no_pattern(names: list[str], message: str) -> None:
+    for name in names:
+        with pytest.raises(ValueError, match=message) as error:
+            Pattern.parse(name)
+        assert name in str(error.value) or repr(name) in str(error.value)
+
+
+@given(PERCENTS)
+def test_a_pattern_is_its_percent(percent: int) -> None:
+    pattern = Pattern.parse(f"u{percent:02d}")
+    assert pattern == Pattern(f"u{percent:02d}", percent / 100)
+    assert Pattern.parse(f"s{percent:02d}").structured
+    assume(percent > 1)
+    assert pattern.zeros_in_group(100) == percent
+
+
+def test_a_pattern_of_groups() -> None:
+    assert Pattern.parse("2of4") == Pattern("2of4", 0.5, 4)
+    assert [Pattern.parse("4of8").divides(columns) for columns in (8, 12, 24)] == [
+        True,
+        False,
+        True,
+    ]
+    assert Pattern.parse("u50").divides(7)
+
+
+def test_units_are_not_counted_as_weights() -> None:
+    with pytest.raises(ValueError, match="counts units"):
+        Pattern.parse("s50").zeros(4, 4, "row")

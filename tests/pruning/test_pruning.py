@@ -1,0 +1,280 @@
+"""Whole models pruned by every criterion of single weights, and what is refused."""
+
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
+from freelunch.model.assembly import assemble_model
+from freelunch.model.block_pass import BlockPass
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.mask_store import load_pruned_block, masks_file
+from freelunch.pruning import criteria, dense_pass
+from freelunch.pruning.dense_pass import read_statistics, statistics_file
+from freelunch.pruning.prune import prune_matrix
+from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.patterns import Pattern
+from freelunch.study.schema import with_defaults
+from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
+from tiny_models import BLOCKS, Prepared, capture, prepare, prune, random_tokens, save_calibration
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="module")
+def half_precision(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("bfloat16"), dtype="bfloat16")
+
+
+def dense_of(prepared: Prepared, folder: Path, input_ids: Tensor) -> Artifact:
+    sample = save_calibration(prepared.model.artifact, folder / "sample", input_ids)
+    return capture(prepared.model, sample, folder / "dense")
+
+
+def inputs_of(prepared: Prepared, index: int) -> dict[str, Tensor]:
+    """Return what each linear layer of a block is fed, (tokens, features)."""
+    block = prepared.model.load_block(index)
+    seen: dict[str, list[Tensor]] = {}
+    for name, linear in block_linears(block).items():
+        linear.register_forward_pre_hook(
+            lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten(0, -2))
+        )
+    hidden = prepared.hidden(index)
+    passes = BlockPass(prepared.model, *hidden.shape[:2])
+    passes.through_(index, block, hidden, torch.empty_like(hidden))
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def blocks_of(prepared: Prepared, masks: Artifact) -> list[tuple[dict[str, Tensor], ...]]:
+    """Return for each block its weights and its masks, by layer."""
+    found = []
+    for index in range(BLOCKS):
+        block, keep = load_pruned_block(prepared.model, masks.folder, index)
+        found.append(({name: linear.weight for name, linear in block_linears(block).items()}, keep))
+    return found
+
+
+@pytest.mark.parametrize("pattern", ["u50", "2of4"])
+@pytest.mark.parametrize("name", SCORES)
+def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern: str) -> None:
+    masks = prune(prepared.model, prepared.dense, tmp_path / "masks", name, pattern)
+    settings = with_defaults({"score": name})
+    for index in range(BLOCKS):
+        dense, inputs = block_linears(prepared.model.load_block(index)), inputs_of(prepared, index)
+        block, found = load_pruned_block(prepared.model, masks.folder, index)
+        assert found.keys() == dense.keys()
+        for layer, linear in dense.items():
+            scores = slow_scores(name, linear.weight, inputs[layer], settings)
+            assert torch.equal(found[layer], slow_mask(scores, pattern, settings["scope"])), (
+                f"{index}: {layer}"
+            )
+        counts = {
+            prepared.model.sharding.name(index, key): int((~m).sum()) for key, m in found.items()
+        }
+        assert masks.files[masks_file(index)]["pruned"] == counts
+        # What is pruned is zero, and everything else as it was.
+        for key, value in prepared.model.load_block(index).state_dict().items():
+            layer = key.removesuffix(".weight")
+            expected = value * found[layer] if layer in found else value
+            assert torch.equal(block.state_dict()[key], expected), key
+
+
+@pytest.mark.parametrize(("pattern", "share"), [("u30", 0.3), ("2of4", 0.5)])
+@pytest.mark.parametrize("name", OF_WEIGHTS)
+def test_counts_of_a_model(
+    prepared: Prepared, tmp_path: Path, name: str, pattern: str, share: float
+) -> None:
+    for scope in ("row", "matrix"):
+        masks = prune(prepared.model, prepared.dense, tmp_path / scope, name, pattern, scope=scope)
+        for _, keep in blocks_of(prepared, masks):
+            for layer, mask in keep.items():
+                for places in compared(*mask.shape, pattern, scope):
+                    gone = sum(not mask[place] for place in places)
+                    assert gone == math.floor(share * len(places)), layer
+
+
+def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.dense.folder, tmp_path / "dense")
+    path = tmp_path / "dense" / statistics_file(0)
+    statistics = load_file(path)
+    gram = statistics["self_attn.q_proj.gram"]
+    least = torch.linalg.eigvalsh(gram)[0] + 0.05 * gram.diagonal().mean()
+    gram -= least * torch.eye(len(gram))
+    save_file(statistics, path)
+    dense = Artifact(tmp_path / "dense", dense_pass.KIND)
+    masks = prune(prepared.model, dense, tmp_path / "masks", "sparsegpt")
+    noted = masks.files[masks_file(0)]["notes"]
+    assert {name.rpartition(".")[2] for name in noted} == {"q_proj", "k_proj", "v_proj"}
+    assert {note["damping"] for note in noted.values()} <= {0.1, 1.0}
+    assert "notes" not in masks.files[masks_file(1)]
+
+
+def test_what_no_weight_of_a_block_is_stays_as_it_was(prepared: Prepared, tmp_path: Path) -> None:
+    """Embeddings, head and final norm are linked, also where SparseGPT rewrites the blocks."""
+    masks = prune(prepared.model, prepared.dense, tmp_path / "masks", "sparsegpt")
+    made = assemble_model(prepared.model, masks, [], tmp_path / "checkpoint", "fingerprint")
+    assert made.files[OUTER]["sha256"] == prepared.model.artifact.files[OUTER]["sha256"]
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    weight, told = torch.ones(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
+    module = SimpleNamespace(score=lambda weight, statistics, settings: statistics.mean[None])
+    settings = with_defaults({"score": "wanda"})
+    with pytest.raises(UserError, match="scores of another shape") as error:
+        prune_matrix(module, weight, told, Pattern.parse("u50"), settings, "layer.7.up")  # type: ignore[arg-type]
+    assert "layer.7.up" in str(error.value) and "criteria/wanda.py" in str(error.value)
+
+
+def test_a_share_of_less_than_one_weight_is_refused() -> None:
+    weight, told = torch.randn(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
+    settings, pattern = with_defaults({"score": "wanda"}), Pattern.parse("u10")
+    with pytest.raises(UserError, match="u10 takes no weight of this matrix") as error:
+        prune_matrix(criteria.load("wanda"), weight, told, pattern, settings, "layer.7.up")
+    assert "layer.7.up" in str(error.value) and "scope: matrix" in str(error.value)
+    keep, _, _ = prune_matrix(
+        criteria.load("wanda"), weight, told, pattern, {**settings, "scope": "matrix"}
+    )
+    assert int((~keep).sum()) == 2
+
+
+@pytest.mark.parametrize("functions", [(), ("score", "prune")])
+def test_a_module_that_is_no_criterion(
+    functions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = criteria.load("wanda")
+    monkeypatch.delattr(module, "score")
+    for name in functions:
+        monkeypatch.setattr(module, name, print, raising=False)
+    with pytest.raises(UserError, match="is no criterion") as error:
+        criteria.load("wanda")
+    assert "exactly one of the names score, unit_score, prune" in str(error.value)
+
+
+def test_a_criterion_without_a_module() -> None:
+    with pytest.raises(UserError, match="has no module") as error:
+        criteria.load("product")
+    assert "criteria/product.py" in str(error.value)
+
+
+def test_random_masks_are_decided_by_the_seed(prepared: Prepared, tmp_path: Path) -> None:
+    model, dense = prepared.model, prepared.dense
+    one, same, other = (
+        prune(model, dense, tmp_path / name, "random", seed=seed)
+        for name, seed in (("one", 0), ("same", 0), ("other", 1))
+    )
+    assert one.files == same.files
+    # Matrices of one shape, in one block and in different ones, and of different seeds.
+    masks = [
+        keep[f"self_attn.{layer}_proj"]
+        for pruned in (one, other)
+        for _, keep in blocks_of(prepared, pruned)
+        for layer in ("q", "o")
+    ]
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 4 * BLOCKS
+
+
+def test_other_calibration_data_change_masks_by_activations(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    other = dense_of(prepared, tmp_path, random_tokens(6, seed=1))
+    for name in OF_WEIGHTS:
+        one = prune(prepared.model, prepared.dense, tmp_path / f"{name}-one", name)
+        two = prune(prepared.model, other, tmp_path / f"{name}-two", name)
+        for index in range(BLOCKS):
+            equal = one.files[masks_file(index)] == two.files[masks_file(index)]
+            assert equal is (name in ("random", "magnitude")), name
+
+
+def test_the_order_of_the_sequences_changes_nothing(prepared: Prepared, tmp_path: Path) -> None:
+    other = dense_of(prepared, tmp_path, random_tokens(6).flip(0))
+    for index in range(BLOCKS):
+        one, two = (read_statistics(dense, index, gram=True) for dense in (prepared.dense, other))
+        for name in one:
+            for what in ("squared_norm", "mean", "variance", "gram"):
+                pair = getattr(one[name], what), getattr(two[name], what)
+                torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+    for name in ("wanda", "ria", "sparsegpt"):
+        before = prune(prepared.model, prepared.dense, tmp_path / f"{name}-one", name)
+        after = prune(prepared.model, other, tmp_path / f"{name}-two", name)
+        for one, two in zip(blocks_of(prepared, before), blocks_of(prepared, after), strict=True):
+            for layer, keep in one[1].items():
+                assert torch.equal(keep, two[1][layer]), f"{name}: {layer}"
+                torch.testing.assert_close(one[0][layer], two[0][layer], rtol=1e-3, atol=1e-4)
+
+
+# --- What is refused, and zeros of the dense model
+
+
+def changed_model(
+    prepared: Prepared, folder: Path, index: int, layer: str, value: float
+) -> Prepared:
+    """Return the same model with two rows of a layer set to a value."""
+    shutil.copytree(prepared.model.folder, folder)
+    tensors = load_file(folder / block_shard(index))
+    tensors[f"model.layers.{index}.{layer}.weight"][1:3] = value
+    save_file(tensors, folder / block_shard(index), metadata={"format": "pt"})
+    return Prepared(StreamedModel(folder), prepared.dense, prepared.masks)
+
+
+@pytest.mark.parametrize("name", OF_WEIGHTS)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_weight_that_is_not_finite_names_the_matrix(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, value: float, dtype: str
+) -> None:
+    sound = request.getfixturevalue("prepared" if dtype == "float32" else "half_precision")
+    spoilt = changed_model(sound, tmp_path / "model", 2, "mlp.up_proj", value)
+    with pytest.raises(UserError, match="a weight is not finite") as error:
+        prune(spoilt.model, spoilt.dense, tmp_path / "masks", name)
+    assert "model.layers.2.mlp.up_proj" in str(error.value)
+    assert "32 of 384" in str(error.value)
+    assert not (tmp_path / "masks" / "manifest.json").exists()
+
+
+def test_activations_of_another_model_are_refused(prepared: Prepared, tmp_path: Path) -> None:
+    other = prepare(tmp_path, seed=1)
+    with pytest.raises(UserError, match="made from other model"):
+        prune(prepared.model, other.dense, tmp_path / "refused", "wanda")
+
+
+@pytest.mark.parametrize("name", OF_WEIGHTS)
+def test_a_pattern_that_does_not_divide_a_width_writes_nothing(
+    prepared: Prepared, tmp_path: Path, name: str
+) -> None:
+    # It divides the 24 inputs of the down projection, not the 16 of the others.
+    with pytest.raises(UserError, match="does not divide") as error:
+        prune(prepared.model, prepared.dense, tmp_path / "masks", name, "1of3", column_block=126)
+    assert "16 inputs" in str(error.value)
+    assert "self_attn.q_proj" in str(error.value)
+    assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["random", "sparsegpt"])
+def test_zeros_of_a_pruned_model_are_its_masks(tmp_path: Path, dtype: str, name: str) -> None:
+    prepared = prepare(tmp_path, dtype=dtype)
+    # Of rows that are all zeros each criterion keeps some weights.
+    zeros = changed_model(prepared, tmp_path / "zeros", 1, "mlp.up_proj", 0.0)
+    masks = prune(zeros.model, zeros.dense, tmp_path / "pruned", name, scope="row")
+    weights, keep = blocks_of(zeros, masks)[1]
+    for layer, mask in keep.items():
+        assert torch.equal(weights[layer] != 0, mask), layer
+        assert int((~mask).sum()) * 2 == mask.numel()
+    if name == "sparsegpt":
+        written = load_file(masks.path(block_shard(1)))
+        for layer, mask in keep.items():
+            assert torch.equal(written[f"model.layers.1.{layer}.weight"] != 0, mask), layer
+    filled = weights["mlp.up_proj"][1:3][keep["mlp.up_proj"][1:3]]
+    assert len(filled) == 16
+    assert (filled.abs() < 1e-7).all()

@@ -1,0 +1,400 @@
+"""The dense pass against transformers' own forward, and what an interrupt leaves of it."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact
+from freelunch.core.errors import UserError
+from freelunch.core.progress import Report
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
+from freelunch.pruning.dense_pass import read_statistics, statistics_file
+from freelunch.pruning.statistics import Collector
+from interrupts import Interrupt, contents, interrupted, stamps
+from tiny_models import (
+    BLOCKS,
+    FAMILIES,
+    LENGTH,
+    capture,
+    hidden_folder,
+    random_tokens,
+    save_calibration,
+    tiny_checkpoint,
+)
+
+SEQUENCES = 5
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Return the dense activations of a family; the model is in `../checkpoint`."""
+    base = tmp_path_factory.mktemp(request.param)
+    return dense_of(base, request.param)
+
+
+def dense_of(
+    base: Path,
+    family: str = "llama",
+    folder: str = "dense",
+    dtype: str = "float32",
+    **settings: Any,
+) -> Artifact:
+    """Capture a model below `base`, which is made the first time."""
+    if not (base / "sample").exists():
+        checkpoint = tiny_checkpoint(base, family, dtype)
+        save_calibration(checkpoint, base / "sample", random_tokens(SEQUENCES))
+    model = StreamedModel(base / "checkpoint")
+    sample = Artifact(base / "sample", "calibration")
+    return capture(model, sample, base / folder, **settings)
+
+
+def hidden_of(dense: Artifact, boundary: int) -> Tensor:
+    """Return the hidden states that a pass kept beside its statistics."""
+    return open_hidden(hidden_folder(dense.folder) / hidden_file(boundary))[:]
+
+
+class Seen:
+    """What passes through a whole model, noted by hooks.
+
+    Attributes:
+        inputs: Of each linear layer of a block, its inputs, one (length, features) a sequence.
+        outputs: Of each block, its outputs.
+        hidden: transformers' own `hidden_states`, (sequences, length, d) each.
+    """
+
+    @torch.no_grad()
+    def __init__(self, folder: Path) -> None:
+        self.inputs: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
+        self.outputs: dict[int, list[Tensor]] = defaultdict(list)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        blocks = model.get_submodule(StreamedModel(folder).sharding.path)
+        for index, block in enumerate(blocks):
+            block.register_forward_hook(self._note_output(index))
+            for name, linear in block_linears(block).items():
+                linear.register_forward_pre_hook(self._note_input(index, name))
+        each = [
+            model(input_ids=ids[None], use_cache=False, output_hidden_states=True).hidden_states
+            for ids in random_tokens(SEQUENCES)
+        ]
+        self.hidden = [torch.cat(states) for states in zip(*each, strict=True)]
+
+    def _note_input(self, index: int, name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self.inputs[index, name].append(args[0].flatten(0, -2))
+
+        return note
+
+    def _note_output(self, index: int) -> Callable[..., None]:
+        def note(module: nn.Module, args: object, output: object) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            assert isinstance(hidden, Tensor)
+            self.outputs[index].append(hidden.clone())
+
+        return note
+
+
+def assert_statistics_are_sums(dense: Artifact, seen: Seen, rtol: float) -> None:
+    for index in range(BLOCKS):
+        statistics = read_statistics(dense, index)
+        assert statistics.keys() == {name for block, name in seen.inputs if block == index}
+        for name, found in statistics.items():
+            tokens = torch.cat(seen.inputs[index, name]).double()
+            assert found.tokens == len(tokens) == SEQUENCES * LENGTH
+            assert found.mean.dtype == found.squared_norm.dtype == torch.float32
+            squares, mean = tokens.square().sum(0), tokens.mean(0)
+            scale = float(tokens.square().mean().sqrt())
+            torch.testing.assert_close(found.squared_norm.double(), squares, rtol=rtol, atol=0)
+            torch.testing.assert_close(found.mean.double(), mean, rtol=0, atol=rtol * scale)
+
+
+def test_statistics_are_explicit_sums(dense: Artifact) -> None:
+    assert_statistics_are_sums(dense, Seen(dense.folder.parent / "checkpoint"), rtol=1e-5)
+
+
+def test_half_precision_is_summed_in_float32(tmp_path: Path) -> None:
+    dense = dense_of(tmp_path, dtype="bfloat16")
+    assert hidden_of(dense, 1).dtype == torch.bfloat16
+    # A bfloat16 sum would be wrong by 1e-2.
+    assert_statistics_are_sums(dense, Seen(tmp_path / "checkpoint"), rtol=1e-5)
+
+
+def test_hidden_states_are_those_of_transformers(dense: Artifact) -> None:
+    seen = Seen(dense.folder.parent / "checkpoint")
+    assert len(seen.hidden) == BLOCKS + 1
+    found = [hidden_of(dense, boundary) for boundary in range(BLOCKS + 1)]
+    for boundary in range(BLOCKS):
+        # The last of transformers' is behind the final norm.
+        torch.testing.assert_close(found[boundary], seen.hidden[boundary], rtol=0, atol=1e-5)
+        after = torch.cat(seen.outputs[boundary])
+        torch.testing.assert_close(found[boundary + 1], after, rtol=0, atol=1e-5)
+
+
+SHARED = {
+    "llama": {"q_proj": {"q_proj", "k_proj", "v_proj"}, "gate_proj": {"gate_proj", "up_proj"}},
+    "opt": {"q_proj": {"q_proj", "k_proj", "v_proj"}},
+    "phi3": {},
+}
+SHARED |= dict.fromkeys(("mistral", "qwen2", "gemma2", "gemma3_text"), SHARED["llama"])
+
+
+def test_layers_with_one_input_share_its_statistics(dense: Artifact) -> None:
+    """Four distinct inputs in a Llama block, not seven."""
+    family = json.loads((dense.folder.parent / "checkpoint" / "config.json").read_text())
+    for index in range(BLOCKS):
+        groups = dense.files[statistics_file(index)]["groups"]
+        last = {name: name.rpartition(".")[2] for name in groups}
+        found = defaultdict(set)
+        for name, group in groups.items():
+            found[last[group]].add(last[name])
+        alone = {group for group, names in found.items() if names == {group}}
+        assert {group: names for group, names in found.items() if group not in alone} == SHARED[
+            family["model_type"]
+        ]
+
+
+# --- The collector alone
+
+
+class _Layers(nn.Module):
+    """Two layers that are fed the same tensor, or equal tensors, and one that may be left out."""
+
+    def __init__(self, copies: bool = False, skip: bool = False) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
+        self.copies, self.skip = copies, skip
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.one(hidden)
+        self.two(hidden.clone() if self.copies else hidden)
+        return hidden if self.skip else self.three(hidden * 2)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_equal_tensors_are_not_the_same_tensor(copies: bool) -> None:
+    layers = _Layers(copies)
+    collector = Collector(layers)
+    batches = [torch.randn(2, 4, 3), torch.randn(1, 4, 3)]
+    with collector.watching():
+        for batch in batches:
+            layers(batch)
+    results = collector.results()
+    assert collector.groups == {"one": "one", "two": "two" if copies else "one", "three": "three"}
+    rows = torch.cat([batch.reshape(-1, 3) for batch in batches])
+    for name, factor in {"one": 1, "three": 2, **({"two": 1} if copies else {})}.items():
+        assert results[name].tokens == 12
+        torch.testing.assert_close(results[name].mean, factor * rows.mean(0))
+        torch.testing.assert_close(results[name].squared_norm, (factor * rows).square().sum(0))
+
+
+def test_nothing_is_counted_outside_of_watching() -> None:
+    layers = _Layers()
+    collector = Collector(layers)
+    with collector.watching():
+        layers(torch.randn(1, 4, 3))
+    layers(torch.randn(1, 4, 3))
+    assert collector.results()["one"].tokens == 4
+
+
+def test_a_layer_that_no_token_reached() -> None:
+    layers = _Layers(skip=True)
+    collector = Collector(layers, "model.layers.7.")
+    with collector.watching():
+        layers(torch.randn(1, 4, 3))
+    with pytest.raises(UserError, match="calibration never reached this layer") as error:
+        collector.results()
+    assert "model.layers.7.three" in str(error.value)
+    assert "0 tokens" in str(error.value)
+
+
+def test_zero_sequences_are_no_calibration() -> None:
+    layers = _Layers()
+    collector = Collector(layers)
+    with collector.watching():
+        layers(torch.randn(0, 4, 3))
+    with pytest.raises(UserError, match="never reached"):
+        collector.results()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_activation_that_is_not_finite(value: float) -> None:
+    layers = _Layers()
+    collector = Collector(layers, "model.layers.7.")
+    hidden = torch.randn(1, 4, 3)
+    hidden[0, 2, 1] = value
+    with collector.watching():
+        layers(hidden)
+    with pytest.raises(UserError, match="an activation is not finite") as error:
+        collector.results()
+    assert "model.layers.7.one" in str(error.value)
+
+
+def test_sharing_that_changes_between_batches_is_a_defect() -> None:
+    layers = _Layers()
+    with Collector(layers).watching():
+        layers(torch.randn(1, 4, 3))
+        layers.copies = True
+        with pytest.raises(RuntimeError, match="two shared its input"):
+            layers(torch.randn(1, 4, 3))
+
+
+# --- The dense model's own perplexity
+
+
+def test_the_perplexity_on_the_first_sequences(dense: Artifact) -> None:
+    input_ids = random_tokens(SEQUENCES)
+    model = AutoModelForCausalLM.from_pretrained(dense.folder.parent / "checkpoint")
+    with torch.no_grad():
+        losses = [float(model(input_ids=ids[None], labels=ids[None]).loss) for ids in input_ids]
+    assert dense.facts["perplexity"] == pytest.approx(math.exp(sum(losses) / SEQUENCES), rel=1e-5)
+
+
+def test_an_absurd_perplexity_stops_before_anything_is_pruned(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="perplexity is absurd"):
+        dense_of(tmp_path, dense_limit=2)
+    assert not (tmp_path / "dense" / MANIFEST).exists()
+
+
+# --- Interrupts
+
+
+def stop_after(blocks: int) -> Report:
+    def report(done: int, total: int, note: str) -> None:
+        if done == blocks:
+            raise Interrupt
+
+    return report
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_an_interrupted_pass_goes_on(tmp_path: Path, blocks: int) -> None:
+    whole = dense_of(tmp_path, folder="whole")
+    interrupted(lambda: dense_of(tmp_path, report=stop_after(blocks)))
+    folder = tmp_path / "dense"
+    done, hidden = stamps(folder), stamps(hidden_folder(folder))
+    assert not (folder / MANIFEST).exists()
+    assert done.keys() == set(map(statistics_file, range(blocks)))
+    assert hidden.keys() == set(map(hidden_file, range(blocks + 1)))
+    resumed = dense_of(tmp_path)
+    assert contents(folder) == contents(whole.folder)
+    assert contents(hidden_folder(folder)) == contents(hidden_folder(whole.folder))
+    assert resumed.digest == whole.digest
+    again = stamps(folder) | stamps(hidden_folder(folder))
+    before = done | hidden
+    assert {name: again[name] for name in before} == before, "a finished block was computed again"
+
+
+@pytest.mark.parametrize("keep", ["none", "every_2"])
+def test_statistics_do_not_depend_on_which_hidden_states_are_kept(
+    tmp_path: Path, keep: str
+) -> None:
+    whole = dense_of(tmp_path, folder="whole")
+    found = dense_of(tmp_path, folder="found", keep=keep)
+    assert found.digest == whole.digest
+    kept = {"none": set(), "every_2": {0, 2, BLOCKS}}[keep]
+    names = {path.name for path in hidden_folder(found.folder).iterdir()} - {MANIFEST}
+    assert names == set(map(hidden_file, kept))
+    for boundary in kept:
+        assert torch.equal(hidden_of(found, boundary), hidden_of(whole, boundary))
+
+
+def test_an_interrupted_pass_that_keeps_nothing_goes_on(tmp_path: Path) -> None:
+    whole = dense_of(tmp_path, folder="whole", keep="none")
+    interrupted(lambda: dense_of(tmp_path, keep="none", report=stop_after(2)))
+    done = stamps(tmp_path / "dense")
+    assert done.keys() == {statistics_file(0), statistics_file(1)}
+    assert dense_of(tmp_path, keep="none").digest == whole.digest
+    again = stamps(tmp_path / "dense")
+    assert {name: again[name] for name in done} == done, "a finished block was computed again"
+
+
+def test_an_interrupt_before_the_statistics_repeats_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dense_of(tmp_path, folder="whole")
+    results = Collector.results
+    passes: list[object] = []
+
+    def stop_at_second(self: Collector) -> object:
+        passes.append(self)
+        if len(passes) == 2:
+            raise Interrupt
+        return results(self)
+
+    monkeypatch.setattr(Collector, "results", stop_at_second)
+    interrupted(lambda: dense_of(tmp_path))
+    passes.clear()
+    monkeypatch.setattr(Collector, "results", results)
+    done = stamps(tmp_path / "dense")
+    assert hidden_file(2) in stamps(hidden_folder(tmp_path / "dense"))
+    assert statistics_file(1) not in done
+    dense_of(tmp_path)
+    assert contents(tmp_path / "dense") == contents(whole.folder)
+    assert stamps(tmp_path / "dense")[statistics_file(0)] == done[statistics_file(0)]
+
+
+def test_another_fingerprint_discards_what_is_there(tmp_path: Path) -> None:
+    interrupted(lambda: dense_of(tmp_path, report=stop_after(2)))
+    before = stamps(tmp_path / "dense")
+    found = dense_of(tmp_path, fingerprint="other")
+    after = stamps(found.folder)
+    assert not any(after[name] == before[name] for name in before)
+
+
+@pytest.mark.parametrize("name", [hidden_file(0), hidden_file(1), statistics_file(0)])
+def test_a_damaged_file_of_an_interrupted_pass_is_made_again(tmp_path: Path, name: str) -> None:
+    whole = dense_of(tmp_path, folder="whole")
+    interrupted(lambda: dense_of(tmp_path, report=stop_after(2)))
+    folder = tmp_path / "dense"
+    damaged = folder / name if name == statistics_file(0) else hidden_folder(folder) / name
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    dense_of(tmp_path)
+    assert contents(folder) == contents(whole.folder)
+    assert contents(hidden_folder(folder)) == contents(hidden_folder(whole.folder))
+
+
+def test_nothing_is_left_beside_the_files(tmp_path: Path) -> None:
+    found = dense_of(tmp_path)
+    assert {path.name for path in found.folder.iterdir()} == {*found.files, MANIFEST}
+    assert not (found.folder / JOURNAL).exists()
+
+
+# --- The files of hidden states
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hidden_files_are_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.randn(2, 3, 5).to(dtype)
+    path = tmp_path / "hidden"
+    created = create_hidden(path, (2, 3, 5), dtype)
+    created[:] = values
+    del created
+    assert torch.equal(load_file(path)["hidden"], values)
+    found = open_hidden(path)
+    assert (found.shape, found.dtype, len(found)) == ((2, 3, 5), dtype, 2)
+    assert torch.equal(found[:], values)
+    assert torch.equal(found[torch.tensor([1, 0, 1])], values[[1, 0, 1]])
+    assert torch.equal(found[1], values[1])
+    assert torch.equal(torch.stack(list(found)), values)
+
+
+def test_hidden_states_are_written_by_sequences(tmp_path: Path) -> None:
+    values = torch.randn(5, 3, 4)
+    created = create_hidden(tmp_path / "hidden", (5, 3, 4), torch.float32)
+    for rows in (slice(3, 5), slice(0, 2), slice(2, 3)):
+        created[rows] = values[rows]
+    assert torch.equal(created[:], values)
+    with pytest.raises(ValueError, match="does not fit"):
+        created[0:2] = values[:1]

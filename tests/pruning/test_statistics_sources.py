@@ -1,0 +1,342 @@
+"""What criteria are told of a layer's input: variance, Gram matrix, and whose activations."""
+
+import gc
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
+from freelunch.core.progress import Report
+from freelunch.model import mask_store as pruned
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import block_shard
+from freelunch.model.mask_store import load_pruned_block, masks_file
+from freelunch.pruning import statistics
+from freelunch.pruning.criteria import sparsegpt
+from freelunch.pruning.dense_pass import read_statistics, statistics_file
+from freelunch.pruning.statistics import Collector, InputStatistics, add_gram_, need_gram
+from freelunch.study.patterns import Pattern
+from freelunch.study.schema import with_defaults
+from interrupts import Interrupt, contents, interrupted, stamps
+from tiny_models import (
+    BLOCKS,
+    Prepared,
+    capture,
+    prepare,
+    prune,
+    random_tokens,
+    save_calibration,
+)
+
+SEQUENCES = 6
+
+
+def collect(batches: list[Tensor], gram: bool = False) -> InputStatistics:
+    """Return the statistics of batches (tokens, features) of one layer's input."""
+    layers = nn.Sequential(nn.Linear(batches[0].shape[-1], 1))
+    collector = Collector(layers, gram=gram)
+    with collector.watching():
+        for batch in batches:
+            layers(batch)
+    return collector.results()["0"]
+
+
+# --- Variance
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "drift", "rtol"),
+    [
+        (0.0, 1.0, 0.0, 1e-6),
+        (3.0, 0.5, 0.2, 1e-6),
+        (1000.0, 0.1, 0.0, 1e-6),
+        (-1000.0, 0.1, 0.1, 1e-5),
+        (1000.0, 0.1, 1.0, 1e-5),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_variance_does_not_cancel(
+    mean: float, deviation: float, drift: float, rtol: float, seed: int
+) -> None:
+    """A feature may be large and hardly vary, and batches may have means of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = [
+        mean
+        + deviation * torch.randn(512, 16, generator=generator)
+        + drift * torch.randn(16, generator=generator)
+        for _ in range(4)
+    ]
+    found = collect(batches)
+    everything = torch.cat(batches).double()
+    expected = torch.var(everything, dim=0, correction=0)
+    assert found.variance.dtype == torch.float32
+    torch.testing.assert_close(found.variance.double(), expected, rtol=rtol, atol=0)
+    torch.testing.assert_close(
+        found.mean.double(), everything.mean(0), rtol=1e-6, atol=1e-6 * deviation
+    )
+
+
+def test_a_feature_that_does_not_vary_has_variance_zero() -> None:
+    for value in (0.0, 0.1, 1000.3):
+        found = collect([torch.full((7, 2), value), torch.full((300, 2), value)])
+        assert (found.variance >= 0).all()
+        assert (found.variance <= 1e-12 * value**2).all()
+
+
+# --- Gram matrices
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 5, 8, 11, 23])
+@pytest.mark.parametrize("strip", [1, 4, 256])
+def test_the_gram_matrix_is_the_sum_of_outer_products(
+    monkeypatch: pytest.MonkeyPatch, width: int, strip: int
+) -> None:
+    monkeypatch.setattr(statistics, "_STRIP", strip)
+    generator = torch.Generator().manual_seed(width)
+    batches = [torch.randn(tokens, width, generator=generator) for tokens in (5, 1, 9)]
+    expected = torch.zeros(width, width, dtype=torch.float64)
+    for token in torch.cat(batches).double():
+        expected += torch.outer(token, token)
+    found = collect(batches, gram=True)
+    assert found.gram is not None
+    assert found.gram.dtype == torch.float32
+    torch.testing.assert_close(found.gram.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.gram, found.gram.T), "not exactly symmetric"
+    torch.testing.assert_close(found.gram.diagonal(), found.squared_norm)
+
+
+def test_the_gram_matrix_of_a_width_above_the_strip_as_it_is() -> None:
+    rows = torch.randn(40, statistics._STRIP * 2 + 17)
+    gram = torch.zeros(rows.shape[1], rows.shape[1])
+    add_gram_(gram, rows)
+    expected = rows.double().T @ rows.double()
+    torch.testing.assert_close(gram.triu().double(), expected.triu(), rtol=1e-5, atol=1e-4)
+
+
+def test_no_gram_matrix_unless_asked_for() -> None:
+    found = collect([torch.randn(4, 3)])
+    assert found.gram is None
+    with pytest.raises(UserError, match="needs the Gram matrix") as error:
+        need_gram(found, "layer.7")
+    assert "layer.7" in str(error.value)
+    assert "--forcerun capture_dense" in str(error.value)
+
+
+# --- Of a model
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module")
+def without_gram(llama: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    base = tmp_path_factory.mktemp("without_gram")
+    sample = save_calibration(llama.model.artifact, base / "sample", random_tokens(SEQUENCES))
+    return capture(llama.model, sample, base / "dense", gram=False)
+
+
+@torch.no_grad()
+def inputs_of_block(model: nn.Module, path: str, index: int) -> dict[str, Tensor]:
+    """Return what a whole model of transformers feeds each linear layer, (tokens, features)."""
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _, args: seen[name].append(args[0].flatten(0, -2))
+
+    handles = [
+        linear.register_forward_pre_hook(note(name))
+        for name, linear in block_linears(model.get_submodule(f"{path}.{index}")).items()
+    ]
+    for ids in random_tokens(SEQUENCES):
+        model(input_ids=ids[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def slow_wanda_mask(weight: Tensor, inputs: Tensor) -> Tensor:
+    """Prune in each row the half with the smallest abs(W_ij) * sqrt(sum over tokens of X_tj^2)."""
+    rows, columns = weight.shape
+    norms = [math.sqrt(sum(float(x) ** 2 for x in inputs[:, j])) for j in range(columns)]
+    keep = torch.ones(rows, columns, dtype=torch.bool)
+    for i in range(rows):
+        ranked = sorted((abs(float(weight[i, j])) * norms[j], j) for j in range(columns))
+        for _, j in ranked[: columns // 2]:
+            keep[i, j] = False
+    return keep
+
+
+def sparsegpt_mask(weight: Tensor, inputs: Tensor) -> Tensor:
+    gram = inputs.double().T @ inputs.double()
+    told = InputStatistics(1, gram[0], gram[0], gram[0], gram.float())
+    settings = with_defaults({"score": "sparsegpt"})
+    return sparsegpt.prune(weight, told, Pattern.parse("u50"), settings)[1]
+
+
+EXPECTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "wanda": slow_wanda_mask,
+    "sparsegpt": sparsegpt_mask,
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma2", "phi3"])
+@pytest.mark.parametrize("score", EXPECTED)
+def test_masks_from_the_pruned_model_are_those_of_its_own_forward(
+    tmp_path: Path, family: str, score: str
+) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    model = prepared.model
+    sparse = prune(model, prepared.dense, tmp_path / "sparse", score, statistics="sparse")
+    dense = prune(model, prepared.dense, tmp_path / "dense_masks", score, statistics="dense")
+    whole = AutoModelForCausalLM.from_pretrained(model.folder)
+    path, differences = model.sharding.path, 0
+    for index in range(BLOCKS):
+        inputs = inputs_of_block(whole, path, index)
+        block, masks = load_pruned_block(model, sparse.folder, index)
+        from_dense = load_pruned_block(model, dense.folder, index)[1]
+        for name, linear in block_linears(model.load_block(index)).items():
+            expected = EXPECTED[score](linear.weight, inputs[name])
+            assert torch.equal(masks[name], expected), f"block {index}: {name}"
+            if index == 0:
+                assert torch.equal(from_dense[name], masks[name]), name
+            differences += int((from_dense[name] != masks[name]).sum())
+        # From here on transformers' own model is pruned as far as this block.
+        whole.get_submodule(f"{path}.{index}").load_state_dict(block.state_dict())
+    assert differences > 0, "no mask depends on whose activations were seen"
+
+
+def test_the_dense_pass_needs_no_gram_matrices_for_those_of_the_pruned_model(
+    llama: Prepared, without_gram: Artifact, tmp_path: Path
+) -> None:
+    one = prune(llama.model, llama.dense, tmp_path / "one", "sparsegpt", statistics="sparse")
+    two = prune(llama.model, without_gram, tmp_path / "two", "sparsegpt", statistics="sparse")
+    assert one.files == two.files
+
+
+def test_gram_matrices_that_were_not_collected(
+    llama: Prepared, without_gram: Artifact, tmp_path: Path
+) -> None:
+    names = load_file(without_gram.path(statistics_file(0)))
+    assert not any(name.endswith(".gram") for name in names)
+    for settings in ({"score": "sparsegpt"}, {"score": "magnitude", "swaps": 3}):
+        with pytest.raises(UserError, match="needs Gram matrices") as error:
+            prune(llama.model, without_gram, tmp_path / "refused", **settings)
+        assert "--forcerun capture_dense" in str(error.value)
+        assert not (tmp_path / "refused").exists()
+    prune(llama.model, without_gram, tmp_path / "wanda", "wanda")
+
+
+# --- Interrupts
+
+
+def stop_after(blocks: int) -> Report:
+    def report(done: int, total: int, note: str) -> None:
+        if done == blocks:
+            raise Interrupt
+
+    return report
+
+
+@pytest.mark.parametrize("score", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("source", ["sparse", "dense"])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_interrupted_pruning_goes_on(
+    llama: Prepared, tmp_path: Path, score: str, source: str, blocks: int
+) -> None:
+    def run(name: str, **settings: Report) -> Artifact:
+        folder = tmp_path / name
+        return prune(llama.model, llama.dense, folder, score, statistics=source, **settings)
+
+    whole = run("whole")
+    interrupted(lambda: run("masks", report=stop_after(blocks)))
+    done = stamps(tmp_path / "masks")
+    assert {name for name in done if name.startswith("masks")} == set(
+        map(masks_file, range(blocks))
+    )
+    resumed = run("masks")
+    assert contents(resumed.folder) == contents(whole.folder)
+    kept = stamps(resumed.folder)
+    assert {name: kept[name] for name in done} == done, "a finished block was pruned again"
+
+
+def test_an_interrupt_between_a_blocks_shard_and_its_masks(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str) -> Artifact:
+        return prune(llama.model, llama.dense, tmp_path / name, "sparsegpt", statistics="sparse")
+
+    def stop(keep: Tensor) -> Tensor:
+        if (tmp_path / "masks" / block_shard(1)).exists():
+            raise Interrupt
+        return pack(keep)
+
+    whole, pack = run("whole"), pruned.pack
+    with monkeypatch.context() as patched:
+        patched.setattr(pruned, "pack", stop)
+        interrupted(lambda: run("masks"))
+    assert not (tmp_path / "masks" / masks_file(1)).exists()
+    assert contents(run("masks").folder) == contents(whole.folder)
+
+
+# --- Memory: a Gram matrix of a 70B model's MLP has 3 GB
+
+
+@pytest.fixture
+def grams_alive(llama: Prepared, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that notes how many Gram matrices of the down projection there are.
+
+    It is noted whenever a block's matrices were read, or something is added to them. Nothing else
+    of the model has their shape.
+    """
+    width: int = llama.model.config.intermediate_size
+    shapes = {parameter.shape for parameter in llama.model.shapes_of_block().parameters()}
+    assert (width, width) not in shapes
+    found: list[int] = []
+
+    # What earlier tests left does not count.
+    gc.collect()
+
+    def note() -> None:
+        tensors = (item for item in gc.get_objects() if type(item) is Tensor)
+        found.append(sum(tensor.shape == (width, width) for tensor in tensors))
+
+    def adding(gram: Tensor, rows: Tensor) -> None:
+        add_gram_(gram, rows)
+        note()
+
+    def reading(*args: object) -> dict[str, InputStatistics]:
+        told = read_statistics(*args)  # type: ignore[arg-type]
+        note()
+        return told
+
+    monkeypatch.setattr(statistics, "add_gram_", adding)
+    monkeypatch.setattr("freelunch.pruning.prune.read_statistics", reading)
+    return found
+
+
+def test_the_dense_pass_has_gram_matrices_of_one_block_in_memory(
+    llama: Prepared, tmp_path: Path, grams_alive: list[int]
+) -> None:
+    sample = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(SEQUENCES))
+    capture(llama.model, sample, tmp_path / "dense")
+    assert len(grams_alive) == 4 * BLOCKS, "four distinct inputs in a block"
+    assert max(grams_alive) == 1
+
+
+@pytest.mark.parametrize("source", ["dense", "sparse"])
+def test_pruning_has_gram_matrices_of_one_block_in_memory(
+    llama: Prepared, tmp_path: Path, grams_alive: list[int], source: str
+) -> None:
+    prune(llama.model, llama.dense, tmp_path / "masks", "sparsegpt", statistics=source)
+    assert len(grams_alive) == (1 if source == "dense" else 4) * BLOCKS
+    assert max(grams_alive) == 1

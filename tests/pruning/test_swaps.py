@@ -1,0 +1,394 @@
+"""Swaps against a plain loop that computes the error after every possible swap from scratch."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from freelunch.pruning import swaps as swaps_module
+from freelunch.pruning.swaps import Refined, refine
+
+ROWS, COLUMNS, TOKENS = 5, 12, 20
+GROUPS = [None, 4]
+
+
+def inputs_of(seed: int, tokens: int = TOKENS, columns: int = COLUMNS) -> Tensor:
+    """Return correlated inputs of features of different size, (tokens, columns)."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(tokens, columns, generator=generator) @ torch.randn(
+        columns, columns, generator=generator
+    )
+    return (mixed + 2.0) * torch.logspace(-1, 1, columns)[
+        torch.randperm(columns, generator=generator)
+    ]
+
+
+def gram_of(inputs: Tensor) -> Tensor:
+    gram = inputs.double().T @ inputs.double()
+    return ((gram + gram.T) / 2).float()
+
+
+def wanda_mask(dense: Tensor, gram: Tensor, group: int | None) -> Tensor:
+    """Keep the better half of each row or group."""
+    width = group or dense.shape[1]
+    scores = (dense.abs() * gram.diagonal().sqrt()).reshape(-1, width)
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    return keep.scatter_(1, scores.topk(width // 2).indices, True).reshape(dense.shape)
+
+
+def case(
+    seed: int, group: int | None, updated: bool, rows: int = ROWS, columns: int = COLUMNS
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return inputs, dense weight, pruned weight and mask; a random mask, to have much to swap."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    inputs = inputs_of(seed, columns=columns)
+    dense = torch.randn(rows, columns, generator=generator)
+    keep = wanda_mask(torch.rand(dense.shape, generator=generator), torch.eye(columns), group)
+    noise = torch.randn(rows, columns, generator=generator)
+    return inputs, dense, (dense + 0.3 * updated * noise) * keep, keep
+
+
+def outputs_error(inputs: Tensor, dense: Tensor, weight: Tensor) -> float:
+    """Return || X (dense - weight)^T ||^2."""
+    return float((inputs.double() @ (dense - weight).double().T).square().sum())
+
+
+def slow_best(
+    dense: Tensor, weight: Tensor, keep: Tensor, gram: Tensor, group: int | None
+) -> tuple[float, Tensor, Tensor]:
+    """Return the error, weight and mask of a row, all (C,), after the best swap, helping or not."""
+    columns = len(dense)
+    best = (torch.inf, weight, keep)
+    for i in range(columns):
+        for j in range(columns):
+            if not keep[i] or keep[j] or (group is not None and i // group != j // group):
+                continue
+            new_weight, new_keep = weight.clone(), keep.clone()
+            new_weight[i], new_weight[j] = 0.0, dense[j]
+            new_keep[i], new_keep[j] = False, True
+            residual = dense - new_weight
+            error = float(residual @ gram @ residual)
+            if error < best[0]:
+                best = (error, new_weight, new_keep)
+    return best
+
+
+def slow_refine(
+    dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, group: int | None, swaps: int
+) -> tuple[Tensor, Tensor, int]:
+    gram, made = gram.double(), 0
+    weights, masks = [], []
+    for wanted, weight, mask in zip(dense.double(), pruned.double(), keep, strict=True):
+        residual = wanted - weight
+        error = float(residual @ gram @ residual)
+        for _ in range(swaps):
+            new_error, new_weight, new_mask = slow_best(wanted, weight, mask, gram, group)
+            if not new_error < error * (1 - 1e-9):
+                break
+            error, weight, mask, made = new_error, new_weight, new_mask, made + 1
+        weights.append(weight)
+        masks.append(mask)
+    return torch.stack(masks), torch.stack(weights).float(), made
+
+
+def same(one: Refined, two: Refined) -> bool:
+    return (
+        torch.equal(one.keep, two.keep)
+        and torch.equal(one.weight, two.weight)
+        and one.swaps == two.swaps
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("updated", [False, True])
+@pytest.mark.parametrize("swaps", [1, 2, 5])
+def test_the_swaps_are_those_of_the_plain_loop(
+    seed: int, group: int | None, updated: bool, swaps: int
+) -> None:
+    inputs, dense, pruned, keep = case(seed, group, updated)
+    gram = gram_of(inputs)
+    refined = refine(dense, pruned, keep, gram, group, swaps)
+    expected_keep, expected_weight, expected_swaps = slow_refine(
+        dense, pruned, keep, gram, group, swaps
+    )
+    assert refined.swaps == expected_swaps > 0
+    assert torch.equal(refined.keep, expected_keep)
+    assert torch.equal(refined.weight, expected_weight)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("updated", [False, True])
+def test_rows_with_many_candidates(seed: int, updated: bool) -> None:
+    """With 40 nearly parallel features the bounds leave more to try than one round does."""
+    inputs, dense, pruned, keep = case(seed, None, updated, rows=3, columns=40)
+    inputs = inputs + 20 * inputs[:, :1] / inputs[:, :1].norm() * inputs.norm(dim=0)
+    gram = gram_of(inputs)
+    refined = refine(dense, pruned, keep, gram, None, 4)
+    expected = slow_refine(dense, pruned, keep, gram, None, 4)
+    assert torch.equal(refined.keep, expected[0])
+    assert torch.equal(refined.weight, expected[1])
+    assert refined.swaps == expected[2] > 0
+
+
+def test_the_reach_is_the_largest_beside_the_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
+    gram = gram_of(torch.randn(30, 12)).double()
+    monkeypatch.setattr(swaps_module, "_STRIP", 5)
+    scale = gram.diagonal().sqrt()
+    for i in range(12):
+        expected = max(abs(float(gram[i, j] / scale[j])) for j in range(12) if j != i)
+        assert float(swaps_module._RowSearch(gram).reach[i]) == pytest.approx(expected)
+
+
+def test_bounds_are_below_every_swap_and_near_the_best() -> None:
+    """A bound that is too high loses swaps, and one that is far too low saves nothing."""
+    inputs, dense, pruned, keep = case(0, None, True, rows=8, columns=40)
+    gram = gram_of(inputs).double()
+    rows = swaps_module._Rows.of(dense.double(), pruned.double(), keep, gram)
+    terms = swaps_module._Terms(rows, torch.arange(8), gram.diagonal())
+    bounds = swaps_module._RowSearch(gram)._bounds(terms)
+    mixed = 2 * terms.weight[:, :, None] * terms.lost[:, None] * gram
+    effects = (terms.cut[:, :, None] + terms.gain[:, None] - mixed).amin(2)
+    assert (bounds <= effects)[keep].all()
+    assert torch.equal(bounds.isinf(), ~keep)
+    assert int((bounds <= effects.amin(1, keepdim=True)).sum()) < keep.sum() / 2
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("updated", [False, True])
+def test_the_error_is_that_of_the_outputs_and_never_rises(group: int | None, updated: bool) -> None:
+    inputs, dense, pruned, keep = case(0, group, updated)
+    gram = gram_of(inputs)
+    first = outputs_error(inputs, dense, pruned)
+    errors = []
+    for swaps in range(8):
+        refined = refine(dense, pruned, keep, gram, group, swaps)
+        assert refined.error_before == pytest.approx(first, rel=1e-5)
+        expected = outputs_error(inputs, dense, refined.weight)
+        assert refined.error_after == pytest.approx(expected, rel=1e-5)
+        errors.append(refined.error_after)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("updated", [False, True])
+def test_what_swaps_leave(group: int | None, updated: bool) -> None:
+    inputs, dense, pruned, keep = case(1, group, updated)
+    before = [tensor.clone() for tensor in (dense, pruned, keep)]
+    refined = refine(dense, pruned, keep, gram_of(inputs), group, 3)
+    width = group or COLUMNS
+    counts, old_counts = (mask.reshape(-1, width).sum(1) for mask in (refined.keep, keep))
+    assert torch.equal(counts, old_counts)
+    restored, kept = refined.keep & ~keep, refined.keep & keep
+    assert int(restored.sum()) > 0
+    assert torch.equal(refined.weight[restored], dense[restored])
+    # What went and came back has its dense value.
+    back = refined.weight == dense
+    assert torch.equal(refined.weight[kept & ~back], pruned[kept & ~back])
+    assert torch.equal(refined.weight[kept], pruned[kept]) or updated
+    assert not refined.weight[~refined.keep].any()
+    assert (refined.weight.dtype, refined.keep.dtype) == (torch.float32, torch.bool)
+    assert all(map(torch.equal, (dense, pruned, keep), before))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_swaps_change_nothing(group: int | None) -> None:
+    inputs, dense, pruned, keep = case(2, group, True)
+    refined = refine(dense, pruned, keep, gram_of(inputs), group, 0)
+    assert refined.swaps == 0
+    assert torch.equal(refined.keep, keep)
+    assert torch.equal(refined.weight, pruned)
+    assert refined.error_after == refined.error_before
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("updated", [False, True])
+def test_a_refined_mask_has_no_better_neighbour(
+    seed: int, group: int | None, updated: bool
+) -> None:
+    inputs, dense, pruned, keep = case(seed, group, updated)
+    gram = gram_of(inputs)
+    refined = refine(dense, pruned, keep, gram, group, 10_000)
+    for wanted, weight, mask in zip(
+        dense.double(), refined.weight.double(), refined.keep, strict=True
+    ):
+        residual = wanted - weight
+        error = float(residual @ gram.double() @ residual)
+        assert slow_best(wanted, weight, mask, gram.double(), group)[0] >= error * (1 - 1e-5)
+    assert refine(dense, refined.weight, refined.keep, gram, group, 1).swaps == 0
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_swaps_one_by_one_are_swaps_at_once(group: int | None) -> None:
+    inputs, dense, pruned, keep = case(3, group, True)
+    gram = gram_of(inputs)
+    at_once = refine(dense, pruned, keep, gram, group, 4)
+    made = 0
+    for _ in range(4):
+        step = refine(dense, pruned, keep, gram, group, 1)
+        pruned, keep, made = step.weight, step.keep, made + step.swaps
+    assert torch.equal(keep, at_once.keep)
+    assert torch.equal(pruned, at_once.weight)
+    assert made == at_once.swaps
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_how_rows_are_split_changes_nothing(
+    group: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, dense, pruned, keep = case(4, group, True, rows=13, columns=24)
+    gram = gram_of(inputs)
+    whole = refine(dense, pruned, keep, gram, group, 5)
+    for elements in (1, 5 * 24 * 8):
+        monkeypatch.setattr(swaps_module, "_CPU_ELEMENTS", elements)
+        split = refine(dense, pruned, keep, gram, group, 5)
+        assert same(split, whole)
+        assert split.error_after == whole.error_after
+    monkeypatch.setattr(swaps_module, "_STRIP", 5)
+    assert same(refine(dense, pruned, keep, gram, group, 5), whole)
+    order = torch.randperm(13)
+    shuffled = refine(dense[order], pruned[order], keep[order], gram, group, 5)
+    assert torch.equal(shuffled.keep, whole.keep[order])
+
+
+def test_correlated_features_by_hand() -> None:
+    """Wanda prunes two features whose errors add up; pruning 3 in place of 2 costs less.
+
+    Errors: 16 * (2^2 + 3^2) + 2 * 15 * 2 * 3 = 388 before, 16 * (2^2 + 4^2) = 320 after.
+    """
+    gram = 16 * torch.eye(4)
+    gram[0, 1] = gram[1, 0] = 15
+    dense = torch.tensor([[2.0, 3.0, 4.0, 6.0]])
+    keep = torch.tensor([[False, False, True, True]])
+    refined = refine(dense, dense * keep, keep, gram, None, 5)
+    assert refined.keep.tolist() == [[False, True, False, True]]
+    assert refined.weight.tolist() == [[0.0, 3.0, 0.0, 6.0]]
+    assert (refined.swaps, refined.error_before, refined.error_after) == (1, 388.0, 320.0)
+    # Within pairs of columns there is nothing to swap, since each keeps both or none.
+    assert refine(dense, dense * keep, keep, gram, 2, 5).swaps == 0
+
+
+def test_an_updated_weight_counts_as_it_is() -> None:
+    """The update of weight 0 makes up for weight 1, which makes it dear to prune.
+
+    Features 0 and 1 are the same, and 0 holds the sum of both. By their dense values 0 and 1 are
+    worth less than 2, and 2 would be restored.
+    """
+    gram = torch.eye(3)
+    gram[0, 1] = gram[1, 0] = 1.0
+    dense = torch.tensor([[1.0, 1.0, 1.5]])
+    keep = torch.tensor([[True, False, False]])
+    updated = torch.tensor([[2.0, 0.0, 0.0]])
+    refined = refine(dense, updated, keep, gram, None, 5)
+    assert (refined.swaps, refined.error_before) == (0, 1.5**2)
+    # Not updated, weight 0 leaves an error of 1 + 1.5^2 = 3.25; in its place 2 would leave 4.
+    assert refine(dense, dense * keep, keep, gram, None, 5).error_after == 3.25
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_equal_swaps_go_by_index(group: int | None) -> None:
+    dense = torch.tensor([[2.0, 1.0, 1.0, 2.0]])
+    keep = torch.tensor([[False, True, True, False]])
+    first = refine(dense, dense * keep, keep, torch.eye(4), group, 1)
+    assert first.keep.tolist() == [[True, False, True, False]]
+
+
+def test_ties_among_more_than_are_tried_at_once() -> None:
+    """All 400 swaps are equal, and the first must win.
+
+    Correlation among kept features changes no effect, but lowers bounds: the first is tried last.
+    """
+    keep = torch.arange(40)[None] >= 20
+    dense = torch.where(keep, 1.0, 2.0)
+    gram = torch.eye(40)
+    gram[20:39, 39] = gram[39, 20:39] = 0.01 * torch.arange(19)
+    refined = refine(dense, dense * keep, keep, gram, None, 1)
+    assert refined.keep[0].nonzero()[:, 0].tolist() == [0, *range(21, 40)]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_without_correlation_wanda_is_best(group: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(6, 16, generator=generator)
+    gram = torch.diag(torch.rand(16, generator=generator) + 0.1)
+    wanda = wanda_mask(dense, gram, group)
+    assert refine(dense, dense * wanda, wanda, gram, group, 9).swaps == 0
+    magnitude = wanda_mask(dense, torch.eye(16), group)
+    assert not torch.equal(magnitude, wanda)
+    refined = refine(dense, dense * magnitude, magnitude, gram, group, 99)
+    assert torch.equal(refined.keep, wanda)
+    assert refined.swaps == int((wanda & ~magnitude).sum())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_rows_that_keep_all_or_nothing_stay(group: int | None) -> None:
+    """A mask chosen within the whole matrix has rows of every count."""
+    inputs, dense, _, keep = case(5, group, False)
+    gram = gram_of(inputs)
+    keep[0], keep[1], keep[2] = True, False, torch.arange(COLUMNS) == 3
+    refined = refine(dense, dense * keep, keep, gram, group, 3)
+    expected = slow_refine(dense, dense * keep, keep, gram, group, 3)
+    assert torch.equal(refined.keep, expected[0])
+    assert torch.equal(refined.keep[:2], keep[:2])
+    only = refine(dense[:2], dense[:2] * keep[:2], keep[:2], gram, group, 3)
+    assert only.swaps == 0
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_features_that_are_always_zero(group: int | None) -> None:
+    """They cost nothing to prune: in the end no kept weight could be better placed."""
+    inputs, dense, pruned, keep = case(6, group, False)
+    inputs[:, [0, 5, 9]] = 0.0
+    gram = gram_of(inputs)
+    refined = refine(dense, pruned, keep, gram, group, 6)
+    expected = slow_refine(dense, pruned, keep, gram, group, 6)
+    assert refined.error_after == pytest.approx(outputs_error(inputs, dense, expected[1]), rel=1e-5)
+    assert refined.error_after < refined.error_before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_less_precision(dtype: torch.dtype) -> None:
+    inputs, dense, _, keep = case(7, None, False)
+    gram, low = gram_of(inputs), dense.to(dtype)
+    expected = refine(low.float(), low.float() * keep, keep, gram, None, 3)
+    assert same(refine(low, low * keep, keep, gram, None, 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dense": torch.zeros(2, 5)}, "one shape"),
+        ({"pruned": torch.zeros(3, 4)}, "one shape"),
+        ({"keep": torch.zeros(4, dtype=torch.bool)}, "one shape"),
+        ({"gram": torch.zeros(4, 5)}, "gram"),
+        ({"keep": torch.ones(2, 4)}, "boolean"),
+        ({"pruned": torch.ones(2, 4)}, "mask"),
+        ({"group": 3}, "do not divide"),
+        ({"group": 0}, "do not divide"),
+        ({"swaps": -1}, "swaps"),
+    ],
+)
+def test_refused(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "dense": torch.ones(2, 4),
+        "pruned": torch.zeros(2, 4),
+        "keep": torch.zeros(2, 4, dtype=torch.bool),
+        "gram": torch.eye(4),
+        "group": None,
+        "swaps": 1,
+    }
+    with pytest.raises(ValueError, match=message):
+        refine(**(arguments | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_gpu_finds_the_same_swaps(group: int | None) -> None:
+    inputs, dense, pruned, keep = case(8, group, True, rows=16, columns=48)
+    tensors = (dense, pruned, keep, gram_of(inputs))
+    expected = refine(*tensors, group, 10)
+    found = refine(*(tensor.cuda() for tensor in tensors), group, 10)
+    assert torch.equal(found.keep.cpu(), expected.keep)
+    assert torch.equal(found.weight.cpu(), expected.weight)

@@ -1,0 +1,678 @@
+"""Claims on made-up records that must give each verdict, near misses included."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from freelunch.analysis.bootstrap import Estimate
+from freelunch.core.artifact import write_atomically
+from freelunch.core.errors import UserError
+from freelunch.evaluation.tasks import write_answers
+from freelunch.records.read import answers_beside
+from freelunch.reporting.audit.claims import audit_claims, estimate_text, load_claims
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.measures import MEASURES, metrics_of
+from freelunch.reporting.audit.verdicts import (
+    ADDS,
+    COUNTS,
+    DECIDES,
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNTESTED,
+    judge,
+    of_claim,
+    together,
+)
+from records_for_tests import make_records, make_study
+
+NOWHERE = Path("nowhere")
+
+
+# --- Verdicts from numbers
+
+
+def number(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, low, high, ())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "threshold", "expected"),
+    [
+        (10.1, 12, {"above": 10}, HOLDS),
+        (10, 12, {"above": 10}, UNTESTED),
+        (9.9, 12, {"above": 10}, UNTESTED),
+        (8, 10, {"above": 10}, FAILS),
+        (8, 9.9, {"above": 10}, FAILS),
+        (math.inf, math.inf, {"above": 10}, HOLDS),
+        (0.05, 0.09, {"below": 0.1}, HOLDS),
+        (0.05, 0.1, {"below": 0.1}, UNTESTED),
+        (0.1, 0.2, {"below": 0.1}, FAILS),
+        (math.nan, math.nan, {"below": 0.1}, UNTESTED),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(
+    low: float, high: float, threshold: dict[str, float], expected: str
+) -> None:
+    assert judge(number(low, high), threshold)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        # Reached by the smallest budget of 2: perhaps by less.
+        (2, 2, FAILS),
+        (2, 5.5, UNTESTED),
+        # Not reached by the largest budget of 6: perhaps by 7, perhaps by 70.
+        (math.inf, math.inf, HOLDS),
+        (5.5, math.inf, HOLDS),
+        (3, math.inf, UNTESTED),
+        (0.5, math.inf, UNTESTED),
+    ],
+)
+def test_what_lies_beyond_the_bounds_is_not_known(low: float, high: float, expected: str) -> None:
+    found = Estimate(low, low, high, ())
+    assert judge(found, {"above": 5}, bounds=(2, 6))[0] == expected
+
+
+def test_more_than_the_largest_budget_is_more_than_it() -> None:
+    found = Estimate(math.inf, math.inf, math.inf, ())
+    assert judge(found, {"above": 10}, bounds=(1, 10))[0] == HOLDS
+    assert judge(found, {"above": 10}, bounds=(1, 9.9))[0] == UNTESTED
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], UNTESTED),
+        ([UNTESTED, UNTESTED], UNTESTED),
+        ([HOLDS, HOLDS], HOLDS),
+        ([HOLDS, UNTESTED], IN_PART),
+        ([HOLDS, FAILS], IN_PART),
+        ([HOLDS, IN_PART], IN_PART),
+        ([FAILS, FAILS], FAILS),
+        ([FAILS, UNTESTED], FAILS),
+        ([IN_PART], IN_PART),
+    ],
+)
+def test_verdicts_together(verdicts: list[str], expected: str) -> None:
+    assert together(verdicts) == expected
+
+
+def test_a_part_that_decides() -> None:
+    assert of_claim([(HOLDS, COUNTS), (FAILS, DECIDES)]) == FAILS
+    assert of_claim([(HOLDS, COUNTS), (UNTESTED, DECIDES)]) == UNTESTED
+    assert of_claim([(HOLDS, DECIDES), (FAILS, COUNTS)]) == IN_PART
+    assert of_claim([(HOLDS, DECIDES), (HOLDS, COUNTS)]) == HOLDS
+    assert of_claim([(UNTESTED, DECIDES), (FAILS, DECIDES)]) == FAILS
+
+
+def test_a_part_that_adds_counts_where_it_can_be_tested() -> None:
+    assert of_claim([(HOLDS, COUNTS), (UNTESTED, ADDS)]) == HOLDS
+    assert of_claim([(HOLDS, COUNTS), (FAILS, ADDS)]) == IN_PART
+    assert of_claim([(UNTESTED, COUNTS), (UNTESTED, ADDS)]) == UNTESTED
+    # What is not the claim's own does not rescue it.
+    assert of_claim([(UNTESTED, COUNTS), (HOLDS, ADDS)]) == UNTESTED
+    assert of_claim([(FAILS, COUNTS), (HOLDS, ADDS)]) == FAILS
+
+
+@pytest.mark.parametrize(
+    ("found", "unit", "bounds", "expected"),
+    [
+        (Estimate(0.261, 0.212, 0.341, ()), "share", None, "26.1 % (95 %: 21.2 to 34.1 %)"),
+        (Estimate(0.25, 0.25, 0.25, ()), "times", (0.25, 10), "at most 0.25 times"),
+        (
+            Estimate(1.33, 1.0, 2.05, ()),
+            "times",
+            (1.0, 10),
+            "1.33 times (95 %: at most 1.00 to 2.05 times)",
+        ),
+        (Estimate(math.inf, math.inf, math.inf, ()), "times", (1, 3), "more than 3 times"),
+        (
+            Estimate(2.0, 1.5, math.inf, ()),
+            "times",
+            (1, 3),
+            "2.00 times (95 %: 1.50 to more than 3 times)",
+        ),
+        (Estimate(math.nan, math.nan, math.nan, ()), "share", None, "not finite"),
+        (Estimate(1.35, 0.37, 2.52, ()), "perplexity", None, "1.35 (95 %: 0.37 to 2.52)"),
+    ],
+)
+def test_numbers_in_words(
+    found: Estimate, unit: str, bounds: tuple[float, float] | None, expected: str
+) -> None:
+    more = () if bounds is None else (bounds,)
+    assert estimate_text(found, unit, *more) == expected
+
+
+# --- Claims
+
+
+ENTRIES: dict[str, dict[str, Any]] = {
+    "recon_halves": {"method": "reconstruction", "window": "attention_mlp"},
+    "recon_all": {"method": "reconstruction", "window": "all"},
+    "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "recon_exact": {"method": "least_squares"},
+    "full_half": {"method": "full", "budget": {"times": 0.5, "of": "recon_block"}},
+    "full": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+    "full_3": {"method": "full", "budget": {"times": 3, "of": "recon_block"}},
+    "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
+    "norms_half": {"method": "norms", "budget": {"times": 0.5, "of": "recon_block"}},
+    "norms_20": {"method": "norms", "budget": {"times": 20, "of": "recon_block"}},
+    "distilled": {"method": "full", "loss": "distillation"},
+}
+TOKENS = {"unit": "tokens", "methods": ["full"], "apart": 20}
+CLAIM = {
+    "id": "C",
+    "title": "A title",
+    "statement": "A statement.",
+    "source": "somewhere",
+}
+
+
+def audited(
+    measure: str,
+    holds: dict[str, float],
+    perplexities: Mapping[str, float | None],
+    settings: dict[str, Any] | None = None,
+    metric: str = "perplexity",
+    folder: Path = NOWHERE,
+    answers: Mapping[str, str] | None = None,
+    **grid: Any,
+) -> dict[str, Any]:
+    """Return one part of one claim on made-up records; `perplexities` are by criterion and
+    adaptation of the model `tiny`, or by cell.
+    """
+    names = [name for name in ENTRIES if any(key.endswith(name) for key in perplexities)]
+    study = make_study(
+        ENTRIES,
+        **{"criteria": ["wanda"], "adaptations": ["none", "recon_block", *names], **grid},
+    )
+    values = {
+        str(cell): value
+        for cell in study.cells
+        for key, value in perplexities.items()
+        if key in (str(cell), f"{cell.criterion} {cell.adaptation}")
+    }
+    records = make_records(study, values)
+    for record in records.values():
+        record["identity"]["parameters"] = 1000 if "tiny/" in record["cell"] else 2000
+    for cell, record in records.items():
+        if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
+            record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
+            write_answers(
+                answers_beside(folder / cell.record_name),
+                {"rte": [{"right": bit == "1"} for bit in bits]},
+            )
+    part = {"says": "it is so", "measure": measure, "holds": holds, "why": "so"}
+    part |= {"metric": metric} if metrics_of(measure) else {}
+    if settings is None and measure == "recovery":
+        settings = {"criteria": grid.get("criteria", ["wanda"])}
+    part |= {"settings": settings or {}}
+    (claim,) = audit_claims(Evidence(study, records, folder), [{**CLAIM, "parts": [part]}])
+    (found,) = claim["parts"]
+    assert claim["verdict"] == found["verdict"]
+    return found
+
+
+# Dense has 20.
+BASE = {"dense none": 20.0, "wanda none": 60.0, "wanda recon_block": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("adapted", "above", "expected"),
+    [(40.0, 0, HOLDS), (61.5, 0, FAILS), (60.1, 0, UNTESTED), (40.0, 0.6, FAILS), (30, 0.6, HOLDS)],
+)
+def test_recovery(adapted: float, above: float, expected: str) -> None:
+    part = audited("recovery", {"above": above}, BASE | {"wanda recon_block": adapted})
+    assert part["verdict"] == expected
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(60 / adapted) / math.log(60 / 20))
+    assert finding["low"] < finding["value"] < finding["high"]
+    assert set(finding["cells"]) == {
+        "tiny/dense/none/seed0", "tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"
+    }  # fmt: skip
+    assert "results/made-up/records/tiny__wanda-u50__recon_block__seed0.json" in finding["command"]
+
+
+@pytest.mark.parametrize(
+    ("half", "one", "twenty", "expected", "text"),
+    [
+        (70, 55, 41, HOLDS, "more than 20"),
+        (70, 55, 39.5, HOLDS, ""),
+        (70, 55, 30, FAILS, ""),
+        (55, 38, 30, FAILS, ""),
+        (39, 38, 30, FAILS, "at most 0.5"),
+        (70, 42, 39.4, UNTESTED, ""),
+        # It was made worse by more.
+        (70, 45, 55, UNTESTED, ""),
+    ],
+)
+def test_budget_ratio(half: float, one: float, twenty: float, expected: str, text: str) -> None:
+    values = BASE | {"wanda full_half": half, "wanda full": one, "wanda full_20": twenty}
+    part = audited("budget_ratio", {"above": 10}, values, TOKENS)
+    assert part["verdict"] == expected, part
+    assert text in part["findings"][0]["text"]
+
+
+def test_the_best_way_of_retraining_counts() -> None:
+    """A weak one beside it helps nobody's claim, nor does distillation, which learns no text."""
+    values = BASE | {"wanda full_half": 39, "wanda full": 38, "wanda full_20": 30}
+    weak = {"wanda norms_half": 80, "wanda norms_20": 70, "wanda distilled": 70}
+    both = {**TOKENS, "methods": ["full", "norms"]}
+    assert audited("budget_ratio", {"above": 10}, values, both)["verdict"] == UNTESTED
+    for more in (weak, weak | {"wanda norms_20": 90}):
+        part = audited("budget_ratio", {"above": 10}, values | more, both)
+        assert part["verdict"] == FAILS
+        (finding,) = part["findings"]
+        assert finding["value"] == pytest.approx(0.5)
+    assert "full, norms against recon_block" in finding["subject"]
+
+
+def test_a_way_that_was_run_with_more_alone_proves_nothing() -> None:
+    part = audited("budget_ratio", {"above": 10}, BASE | {"wanda full_20": 55}, TOKENS)
+    assert part["verdict"] == UNTESTED
+    assert "less may do" in part["reason"]
+
+
+def test_budgets_that_end_too_early_prove_nothing() -> None:
+    values = BASE | {"wanda full_half": 70, "wanda full": 55}
+    part = audited("budget_ratio", {"above": 10}, values, TOKENS)
+    assert part["verdict"] == UNTESTED
+    assert part["findings"][0]["value"] == "infinity"
+
+
+def test_what_happens_between_budgets_far_apart_nobody_knows() -> None:
+    """Learning text by heart is worse than learning little of it: the curve may be a U."""
+    settings = TOKENS | {"apart": 4}
+    values = BASE | {"wanda full_half": 70, "wanda full": 55, "wanda full_20": 39.5}
+    part = audited("budget_ratio", {"above": 10}, values, settings)
+    assert part["verdict"] == UNTESTED
+    assert part["findings"][0]["text"].startswith("more than 1 times")
+    values |= {"wanda full_3": 35.0}
+    part = audited("budget_ratio", {"above": 10}, values, settings)
+    assert part["verdict"] == FAILS
+    assert not any("full_20" in cell for cell in part["findings"][0]["cells"])
+
+
+def test_seeds_that_disagree_about_infinity() -> None:
+    """One reaches it with half of the budget, the other with none."""
+    values = {"dense none": 20.0}
+    for seed, level in ((0, 40.0), (1, 80.0)):
+        cell = "tiny/wanda-u50/{}/seed{}".format
+        values |= {cell("none", seed): 90.0, cell("recon_block", seed): level}
+        values |= {cell("full_half", seed): 70, cell("full", seed): 66, cell("full_20", seed): 60}
+    names = ["none", "recon_block", "full_half", "full", "full_20"]
+    part = audited("budget_ratio", {"above": 10}, values, TOKENS, seeds=[0, 1], adaptations=names)
+    (finding,) = part["findings"]
+    assert finding["of_seeds"] == ["infinity", 0.5]
+    assert part["verdict"] == UNTESTED
+
+
+@pytest.mark.parametrize(
+    ("halves", "whole", "expected"),
+    [(40.1, 40.2, HOLDS), (40.5, 45, FAILS), (41, 57, FAILS), (41.4, 40.5, UNTESTED)],
+)
+def test_window_spread(halves: float, whole: float, expected: str) -> None:
+    values = BASE | {"wanda recon_halves": halves, "wanda recon_all": whole}
+    settings = {"windows": ["attention_mlp", 1, "all"]}
+    part = audited("window_spread", {"below": 0.09}, values, settings)
+    assert part["verdict"] == expected, part
+    best, worst = min(40.0, halves, whole), max(40.0, halves, whole)
+    wanted = math.log(worst / best) / math.log(60 / best)
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
+def test_windows_outside_of_the_range_do_not_count() -> None:
+    values = BASE | {"wanda recon_halves": 55, "wanda recon_all": 40.1}
+    part = audited("window_spread", {"below": 0.1}, values, {"windows": [1, "all"]})
+    assert part["verdict"] == HOLDS
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"), [(50, HOLDS), (45.1, UNTESTED), (42, FAILS), (39, FAILS)]
+)
+def test_matrix_penalty(matrix: float, expected: str) -> None:
+    """It has to be worse than all others, not than the best."""
+    values = BASE | {"wanda recon_all": 45, "wanda recon_matrix": matrix}
+    windows = {"windows": [1, "all"]}
+    part = audited("matrix_penalty", {"above": 0}, values, {"exact": False, **windows})
+    assert part["verdict"] == expected, part
+    other = audited("matrix_penalty", {"above": 0}, values, {"exact": True, **windows})
+    assert other["verdict"] == UNTESTED
+    assert "no such window of a matrix" in other["reason"]
+
+
+def test_matrix_penalty_of_the_exact_solution() -> None:
+    values = BASE | {"wanda recon_all": 45, "wanda recon_exact": 50}
+    part = audited("matrix_penalty", {"above": 0}, values, {"exact": True, "windows": [1, "all"]})
+    assert part["verdict"] == HOLDS
+    assert "recon_exact" in part["findings"][0]["subject"]
+
+
+@pytest.mark.parametrize(("halves", "expected"), [(38, HOLDS), (46, FAILS)])
+def test_halves_missed(halves: float, expected: str) -> None:
+    values = BASE | {"wanda recon_all": 41, "wanda recon_halves": halves}
+    settings = {"windows": [1, "all"]}
+    assert audited("halves_missed", {"below": 0.05}, values, settings)["verdict"] == expected
+
+
+def test_halves_memory() -> None:
+    values = BASE | {"wanda recon_all": 41, "wanda recon_halves": 42}
+    for below, expected in ((1.1, HOLDS), (1.0, FAILS)):
+        part = audited("halves_memory", {"below": below}, values, {"windows": [1]})
+        assert part["verdict"] == expected
+        assert part["findings"][0]["value"] == 1
+        assert "--forcerun reconstruct_window" in part["findings"][0]["command"]
+    part = audited("halves_memory", {"below": 1.1}, values, {"windows": ["matrix", 1]})
+    assert part["verdict"] == UNTESTED and "not run: matrix" in part["reason"]
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "expected"), [(50.0, HOLDS), (150.0, FAILS), (80.2, UNTESTED)]
+)
+def test_gap_left(magnitude: float, expected: str) -> None:
+    values = BASE | {"magnitude none": 120.0, "magnitude recon_block": magnitude}
+    part = audited(
+        "gap_left",
+        {"below": 1},
+        values,
+        {"criteria": ["magnitude", "wanda"]},
+        criteria=["magnitude", "wanda"],
+    )
+    assert part["verdict"] == expected, part
+    wanted = math.log(magnitude / 40) / math.log(120 / 60)
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
+def test_only_the_criteria_that_are_named_count() -> None:
+    values = BASE | {"magnitude none": 120.0, "magnitude recon_block": 50}
+    criteria = ["magnitude", "wanda"]
+    settings = {"criteria": [*criteria, "ria"]}
+    part = audited("gap_left", {"below": 1}, values, settings, criteria=criteria)
+    assert part["verdict"] == UNTESTED
+    assert "no cells of ria" in part["reason"]
+
+
+@pytest.mark.parametrize(("large", "expected"), [(45.0, HOLDS), (118.0, FAILS)])
+def test_gap_left_by_size(large: float, expected: str) -> None:
+    """Of tiny-2, which is twice as large; the gap of tiny is half of what it was."""
+    values = {
+        "tiny/wanda-u50/none/seed0": 60.0,
+        "tiny/wanda-u50/recon_block/seed0": 40.0,
+        "tiny/magnitude-u50/none/seed0": 120.0,
+        "tiny/magnitude-u50/recon_block/seed0": 40 * math.sqrt(2),
+        "tiny-2/wanda-u50/none/seed0": 60.0,
+        "tiny-2/wanda-u50/recon_block/seed0": 40.0,
+        "tiny-2/magnitude-u50/none/seed0": 120.0,
+        "tiny-2/magnitude-u50/recon_block/seed0": large,
+    }
+    grid = {"models": ["tiny-2", "tiny"], "criteria": ["magnitude", "wanda"]}
+    settings = {"criteria": ["magnitude", "wanda"]}
+    part = audited("gap_left_by_size", {"below": 0}, values, settings, **grid)
+    assert part["verdict"] == expected, part
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(large / 40) / math.log(2) - 0.5)
+    one = audited("gap_left_by_size", {"below": 0}, values, settings, criteria=grid["criteria"])
+    assert one["verdict"] == UNTESTED and "models of several sizes" in one["reason"]
+
+
+@pytest.mark.parametrize(("other", "expected"), [(40.02, UNTESTED), (45, FAILS)])
+def test_perplexity_apart(other: float, expected: str) -> None:
+    values = BASE | {"magnitude none": 70.0, "magnitude recon_block": other}
+    settings = {"criteria": ["wanda", "magnitude"], "dense_at_most": 21}
+    part = audited(
+        "perplexity_apart", {"below": 0.1}, values, settings, criteria=["magnitude", "wanda"]
+    )
+    assert part["verdict"] == expected, part
+    part = audited(
+        "perplexity_apart", {"below": 9}, values, settings, criteria=["magnitude", "wanda"]
+    )
+    assert part["verdict"] == HOLDS
+    other = settings | {"dense_at_most": 8}
+    part = audited("perplexity_apart", {"below": 9}, values, other, criteria=["magnitude", "wanda"])
+    assert part["verdict"] == UNTESTED
+    assert "the dense perplexity is 20.0, not at most 8" in part["reason"]
+
+
+def test_planned_memory() -> None:
+    settings = {"study": "studies/qwen72b.yaml", "adaptation": "recon_block"}
+    for below, expected in ((80, HOLDS), (20, FAILS)):
+        part = audited("planned_memory", {"below": below}, BASE, settings)
+        assert part["verdict"] == expected
+        assert part["findings"][0]["text"] == "23.75 GB"
+        assert part["findings"][0]["command"] == "make plan STUDY=studies/qwen72b.yaml"
+
+
+def test_a_criterion_that_the_study_lacks_is_not_an_error() -> None:
+    settings = {"criteria": ["wanda", "sparsegpt"], "dense_at_most": 30}
+    part = audited("perplexity_apart", {"below": 1}, BASE, settings)
+    assert part["verdict"] == UNTESTED
+
+
+def test_recovery_at_size() -> None:
+    wanda = {"criteria": ["wanda"]}
+    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1000, **wanda})
+    assert part["verdict"] == HOLDS
+    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1001, **wanda})
+    assert part["verdict"] == UNTESTED
+    assert "the largest model of this study has 1,000" in part["reason"]
+
+
+def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
+    answers = {"dense": "1" * 90 + "0" * 10, "none": "1" * 50 + "0" * 50}
+    answers["recon_block"] = "1" * 70 + "0" * 30
+    part = audited(
+        "recovery", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers
+    )
+    assert part["verdict"] == HOLDS
+    assert part["findings"][0]["value"] == pytest.approx(0.5)
+    assert " --forcerun evaluate_tasks -- " in part["findings"][0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("adapted", "expected"), [("1" * 70 + "0" * 30, HOLDS), ("1" * 52 + "0" * 48, UNTESTED)]
+)
+def test_gain_of_answers(tmp_path: Path, adapted: str, expected: str) -> None:
+    """Of the cells that were asked; that others were not is said."""
+    answers = {"none": "1" * 50 + "0" * 50, "recon_block": adapted}
+    part = audited("gain", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers)
+    (finding,) = part["findings"]
+    assert part["verdict"] == expected
+    assert finding["value"] == pytest.approx(adapted.count("1") / 100 - 0.5)
+    assert " points (95 %" in finding["text"]
+
+
+def test_what_was_not_measured_is_not_testable() -> None:
+    for metric in ("accuracy", "held_out_perplexity"):
+        part = audited("recovery", {"above": 0}, BASE, metric=metric)
+        assert part["verdict"] == UNTESTED
+        assert f"{metric} was not measured" in part["reason"]
+
+
+def test_what_was_chosen_on_the_evaluation_text_is_marked() -> None:
+    entry = {"method": "reconstruction", "learning_rate": [0.1, 0.2], "select_on": "evaluation"}
+    study = make_study({"recon_block": entry}, criteria=["wanda"])
+    part = {"says": "it is so", "measure": "recovery", "metric": "perplexity", "why": "so"}
+    part |= {"settings": {"criteria": ["wanda"]}}
+    claim = CLAIM | {"parts": [part | {"holds": {"above": 0}}]}
+    records = make_records(study, {})
+    (found,) = audit_claims(Evidence(study, records, Path()), [claim])
+    reason = found["parts"][0]["findings"][0]["reason"]
+    assert reason.endswith("; settings of recon_block were chosen on the evaluation text")
+
+
+def rank(verdict: str) -> int:
+    return {HOLDS: 2, IN_PART: 1}.get(verdict, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        # Without the first of each the others would make a claim hold, were it not asked for.
+        {"full_3": 30, "full": 55, "full_10": 45, "masklora_3": 50, "masklora_10": 45},
+        {"full": 39, "masklora": 80, "masklora_3": 75, "masklora_10": 70},
+        {"recon_10": 59},
+        {"recon_5": 59},
+        {"recon_halves": 59},
+        {"recon_all": 30},
+    ],
+)
+def test_a_missing_cell_never_lets_a_claim_hold(tmp_path: Path, changes: dict[str, float]) -> None:
+    """All claims of the paper on a study that has whatever they ask for, and then on each that
+    lacks an adaptation or a criterion of it.
+    """
+
+    def times(count: float) -> dict[str, Any]:
+        return {"times": count, "of": "recon_block"}
+
+    entries: dict[str, dict[str, Any]] = {
+        "recon_halves": {"method": "reconstruction", "window": "attention_mlp"},
+        "recon_5": {"method": "reconstruction", "window": 5},
+        "recon_10": {"method": "reconstruction", "window": 10},
+        "recon_all": {"method": "reconstruction", "window": "all"},
+        "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+        "recon_exact": {"method": "least_squares"},
+        **{
+            name if count == 1 else f"{name}_{count}": {"method": name, "budget": times(count)}
+            for name in ("full", "masklora")
+            for count in (1, 3, 10)
+        },
+    }
+    config = {it: {"score": it} for it in ("magnitude", "wanda", "ria", "sparsegpt")}
+    levels = {"none": 60.0, "recon_block": 40, "recon_halves": 41, "recon_5": 40.5, "recon_all": 48}
+    levels |= {"recon_10": 41, "recon_matrix": 50, "recon_exact": 52}
+    levels |= {"full": 45, "full_3": 38, "full_10": 36}
+    levels |= {"masklora": 50, "masklora_3": 45, "masklora_10": 41, **changes}
+    worse = {"magnitude": 2.0, "wanda": 1.0, "ria": 1.2, "sparsegpt": 1.3}
+
+    def verdicts(criteria: list[str], adaptations: list[str]) -> dict[str, str]:
+        study = make_study(entries, config, criteria=criteria, adaptations=adaptations)
+        values: dict[str, float | None] = {
+            str(cell): levels[cell.adaptation] * worse[cell.criterion]
+            for cell in study.cells
+            if not cell.is_dense
+        }
+        records = make_records(study, {"tiny/dense/none/seed0": 20.0, **values})
+        found = audit_claims(Evidence(study, records, tmp_path), load_claims())
+        return {claim["id"]: claim["verdict"] for claim in found}
+
+    whole = verdicts(list(worse), list(levels))
+    assert changes or {rank(verdict) for verdict in whole.values()} == {0, 1, 2}
+    lost = list(changes)[:1] or [*worse, *levels]
+    for one in lost:
+        criteria, adaptations = ([it for it in of if it != one] for of in (worse, levels))
+        for claim, verdict in verdicts(criteria, adaptations).items():
+            assert rank(verdict) <= rank(whole[claim]), (claim, one)
+
+
+def test_a_loss_that_is_not_finite_is_not_testable() -> None:
+    part = audited("recovery", {"above": 0}, BASE | {"wanda recon_block": None})
+    assert part["verdict"] == UNTESTED
+    assert part["findings"][0]["value"] is None
+
+
+def test_seeds_are_shown() -> None:
+    values = {f"tiny/wanda-u50/none/seed{seed}": 60.0 for seed in (0, 1)}
+    values |= {"tiny/wanda-u50/recon_block/seed0": 40.0, "tiny/wanda-u50/recon_block/seed1": 45.0}
+    part = audited("recovery", {"above": 0}, {"dense none": 20.0, **values}, seeds=[0, 1])
+    (finding,) = part["findings"]
+    wanted = [math.log(60 / adapted) / math.log(3) for adapted in (40, 45)]
+    assert finding["of_seeds"] == pytest.approx(wanted)
+    # Two seeds say little: the t of one degree of freedom is 12.7.
+    assert finding["low"] < 0 and finding["high"] > 0.9
+    assert "one seed" not in finding["reason"]
+
+
+# --- The file of claims
+
+
+def test_the_claims_of_the_paper_are_there() -> None:
+    claims = load_claims()
+    assert {claim["id"] for claim in claims} >= {"C1", "C2", "C2b", "C3", "C4"}
+    assert {part["measure"] for claim in claims for part in claim["parts"]} == set(MEASURES)
+
+
+def test_every_claim_on_a_small_study(tmp_path: Path) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, {}), tmp_path)
+    found = audit_claims(evidence, load_claims())
+    verdicts = {claim["id"]: claim["verdict"] for claim in found}
+    assert verdicts["C1"] == verdicts["C2"] == verdicts["C2b"] == verdicts["C4"] == UNTESTED
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    part = {"says": "x", "measure": "gain", "metric": "perplexity", "holds": {"above": 0}}
+    claim = {**CLAIM, "parts": [{**part, "why": "so", **changes}]}
+    path = tmp_path / "claims.yaml"
+    write_atomically(path, yaml.safe_dump({"claims": [claim]}))
+    return path
+
+
+APART = {"measure": "perplexity_apart"}
+PLANNED = {"measure": "planned_memory"}
+SPREAD = {"measure": "window_spread"}
+BUDGET = {"measure": "budget_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"measure": "recovry"}, "no such measure.*recovry.*recovery"),
+        ({"metric": "perplexty"}, "no such metric.*perplexty.*perplexity"),
+        (APART | {"metric": "accuracy"}, "no such metric.*accuracy.*perplexity"),
+        (PLANNED, "no such metric.*perplexity.*no such key"),
+        (SPREAD | {"settings": {"windows": ["atention_mlp", 1]}}, "windows.0.*atention_mlp"),
+        (SPREAD | {"settings": {"windows": 1}}, "settings.windows.*1 is not of type"),
+        (BUDGET | {"settings": TOKENS | {"unit": "token"}}, "settings.unit.*'token'"),
+        (BUDGET | {"settings": TOKENS | {"methods": ["ful"]}}, "methods.0.*'ful'"),
+        ({"holds": {"above": 1, "in_part": 0}}, "claims.schema.json.*in_part"),
+        ({"holds": {}}, "claims.schema.json"),
+        ({"holds": {"above": 1, "below": 2}}, "claims.schema.json"),
+        ({"wy": "x"}, "claims.schema.json.*wy"),
+        ({"settings": {"unit": "tokens"}}, "other settings.*unit.*(none)"),
+        (BUDGET, "other settings.*unit"),
+    ],
+)
+def test_malformed_claims_are_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_claims(written(tmp_path, **changes))
+    assert re.search(problem, str(error.value), re.DOTALL), error.value
+    assert "claims.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "problem"),
+    [
+        ({"criteria": ["wanda", "sparsgpt"]}, {}, "sparsgpt"),
+        (
+            {"criteria": ["wanda", "magnitude"]},
+            {"cells": ["tiny/wanda-u50/recon_blok/seed0"]},
+            "recon_blok",
+        ),
+    ],
+)
+def test_names_that_nobody_knows_are_refused(
+    tmp_path: Path, settings: dict[str, Any], changes: dict[str, Any], problem: str
+) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, {}), tmp_path)
+    claims = load_claims(written(tmp_path, measure="gap_left", settings=settings, **changes))
+    with pytest.raises(UserError, match="a claim names") as error:
+        audit_claims(evidence, claims)
+    assert problem in str(error.value) and str(tmp_path / "claims.yaml") in str(error.value)
+
+
+def test_a_claim_about_some_cells_alone(tmp_path: Path) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, {}), tmp_path)
+    cells = ["tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"]
+    (claim,) = audit_claims(evidence, load_claims(written(tmp_path, cells=cells)))
+    (finding,) = claim["parts"][0]["findings"]
+    assert set(finding["cells"]) == set(cells)

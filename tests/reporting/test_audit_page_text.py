@@ -1,0 +1,329 @@
+"""The audit's page as text: escaping, links, what is left out. `tests/browser` opens it."""
+
+import copy
+import re
+import shutil
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audits_for_tests import Audited, make_audited
+from freelunch.reporting.audit.page import FIGURES, MARKS, write_page
+from freelunch.reporting.audit.page_cells import (
+    duration,
+    shown_cells,
+    shown_tasks,
+    significant,
+    sorting,
+)
+from freelunch.reporting.audit.page_claims import shown_claims, tally
+from freelunch.reporting.audit.protocol import load_protocol
+from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    return make_audited(tmp_path_factory.mktemp("results") / "made-up")
+
+
+@pytest.fixture
+def audited(made: Audited, tmp_path: Path) -> Audited:
+    """One's own copy, to change."""
+    shutil.copytree(made.root, tmp_path / "made-up")
+    return Audited(made.study, copy.deepcopy(made.audit), tmp_path / "made-up")
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes, and all of its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.found if found == tag]
+
+
+def page_of(audited: Audited, **more: Any) -> str:
+    path = write_page(audited.study, audited.audit, audited.root, **more)
+    assert path == audited.root / "audit" / "index.html"
+    return path.read_text(encoding="utf-8")
+
+
+def everywhere(value: Any, text: str) -> Any:
+    """Return a tree with a text in the place of each sentence and each name for people."""
+    shown = ("title", "statement", "source", "says", "reason", "why", "subject", "licence", "paper")
+    if isinstance(value, Mapping):
+        return {
+            key: text if key in shown and isinstance(it, str) else everywhere(it, text)
+            for key, it in value.items()
+        }
+    return [everywhere(it, text) for it in value] if isinstance(value, list) else value
+
+
+def test_hostile_text_is_shown_and_not_run(audited: Audited) -> None:
+    audited.audit.update(everywhere(audited.audit, HOSTILE))
+    page = Elements(page_of(audited))
+    assert len(page.all("script")) == 1
+    assert all("onerror" not in attributes for _, attributes in page.found)
+    assert page.text.count("<img src=x onerror=alert(2)> & code") > 50
+
+
+def test_nothing_is_fetched(audited: Audited) -> None:
+    text = page_of(audited)
+    page = Elements(text)
+    for tag, attributes in page.found:
+        for key in ("src", "srcset", "data", "action", "poster"):
+            assert (attributes.get(key) or "data:").startswith("data:"), (tag, attributes)
+        href = attributes.get("href") or "#"
+        assert href == "data:," or href.startswith("#") or not re.match(r"\w+:|//", href), href
+    assert "@import" not in text and "url(" not in text
+    (policy,) = (it for it in page.all("meta") if it.get("http-equiv") == "Content-Security-Policy")
+    assert (policy["content"] or "").startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_same_study_gives_the_same_bytes(audited: Audited) -> None:
+    assert page_of(audited) == page_of(audited)
+
+
+def test_a_figure_that_is_not_there_is_left_out(audited: Audited) -> None:
+    assert len(Elements(page_of(audited)).all("img")) == 3
+    for path in (audited.root / "figures").glob("windows.*"):
+        path.unlink()
+    page = page_of(audited)
+    assert len(Elements(page).all("img")) == 2
+    assert "windows.csv" not in page and "figure 3" not in page.lower()
+    shutil.rmtree(audited.root / "figures")
+    page = page_of(audited)
+    assert not Elements(page).all("img") and "Figures, and" not in page
+
+
+def test_a_figure_of_several_claims_is_shown_once(audited: Audited) -> None:
+    page = page_of(audited)
+    assert page.count('<figure id="figure-2">') == 1
+    assert page.count('See <a href="#figure-2">figure 2</a> above.') == 2
+
+
+def test_a_caption_is_that_of_the_report(audited: Audited) -> None:
+    text = " ".join(Elements(page_of(audited)).text.split())
+    assert "Measured on the first 32 windows of 512 tokens of evaluation-text, without" in text
+
+
+def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
+    shutil.rmtree(audited.root / "tables")
+    audited.audit.update(costs=[], published=[])
+    for key in ("commits", "packages", "machines", "threads"):
+        audited.audit["provenance"][key] = []
+    for key in ("models", "texts", "tasks", "token_ids"):
+        audited.audit["provenance"][key] = {}
+    page = Elements(page_of(audited))
+    ids = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
+    assert ids == ["verdicts", "claims", "protocol", "provenance", "repeat", "files"]
+    assert "Records name neither commits nor machines." in page.text
+    assert "by commit unknown" in page.text
+    for table in re.findall(r"<tbody>(.*?)</tbody>", page_of(audited), re.S):
+        assert "<td" in table
+
+
+def test_code_that_was_in_no_repository(audited: Audited) -> None:
+    commit = {"commit": None, "uncommitted_changes": None}
+    audited.audit["provenance"]["commits"] = [commit]
+    text = Elements(page_of(audited)).text
+    assert "by commit unknown" in text and "the code was in no repository" in text
+
+
+def test_published_numbers_that_were_compared_come_first(audited: Audited) -> None:
+    one, *others = audited.audit["published"]
+    cell = "tiny/wanda-u50/none/seed0"
+    compared = one | {
+        "ours": 5.4,
+        "ours_standard_error": 0.1,
+        "difference": 5.4 - one["value"],
+        "verdict": "differs",
+        "reason": "+5.5% of the published number",
+        "cells": [cell],
+        "command": "snakemake",
+    }
+    audited.audit["published"] = [*others, compared]
+    page = page_of(audited)
+    assert f"That is so of 1 of {len(others) + 1}." in page
+    assert page.index("+5.5% of the published number") < page.index("Why not")
+    assert "5.40 ± 0.10" in page
+    audited.audit["published"] = others
+    assert f"none of the {len(others)} that are known" in page_of(audited)
+
+
+def test_every_cell_is_linked_to_its_record(audited: Audited) -> None:
+    links = {attributes["href"] for attributes in Elements(page_of(audited)).all("a")}
+    assert {f"../records/{cell.record_name}" for cell in audited.study.cells} <= links
+
+
+def test_files_are_linked_that_are_there_or_will_be(audited: Audited) -> None:
+    (audited.root / "tables" / ".summary.csv.part").touch()
+    page = page_of(audited)
+    assert 'href="../audit/audit.json"' in page and 'href="../tables/summary.tex"' in page
+    assert "ro-crate" not in page and ".part" not in page
+    crate = "ro-crate-metadata.json"
+    assert f'href="../{crate}"' in page_of(audited, later=[crate])
+    (audited.root / crate).touch()
+    assert f'href="../{crate}"' in page_of(audited)
+
+
+def test_every_word_of_a_verdict_has_a_shape(audited: Audited) -> None:
+    """The four verdicts have four; a setting whose comparison has no shape would be an error."""
+    assert len({MARKS[verdict] for verdict in VERDICTS}) == 4
+    assert {row["status"] for row in audited.audit["protocol"]} <= set(MARKS)
+    assert {setting["group"] for setting in load_protocol()} == set(
+        re.findall(r'<th scope="rowgroup" colspan="6">(.*?)</th>', page_of(audited))
+    )
+
+
+def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
+    known = {claim["id"] for claim in audited.audit["claims"]}
+    assert {claim for claims, _ in FIGURES.values() for claim in claims} <= known
+
+
+# --- Claims in sentences
+
+
+def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
+    base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
+    return base | {"verdict": verdict, "role": role} | more
+
+
+@pytest.mark.parametrize(
+    ("verdict", "parts", "expected"),
+    [
+        (HOLDS, [part(HOLDS)], "Of 2, 1."),
+        (FAILS, [part(HOLDS), part(FAILS, "decides")], "“So” does not hold: of 2, 1."),
+        (
+            UNTESTED,
+            [part(UNTESTED, "decides"), part(HOLDS)],
+            "“So” cannot be tested here: of 2, 1.",
+        ),
+        (IN_PART, [part(HOLDS), part(HOLDS), part(FAILS)], "Of 3 parts, 2 hold, 1 does not hold."),
+    ],
+)
+def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: str) -> None:
+    (claim,) = shown_claims([{"id": "C1", "verdict": verdict, "parts": parts}], [])
+    assert claim["reason"] == expected
+
+
+def test_numbers_of_seeds_are_written_in_the_unit_of_the_measure() -> None:
+    def seeds(measure: str, *values: Any) -> str:
+        parts = [part(HOLDS, measure=measure, findings=[{"of_seeds": list(values)}])]
+        (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
+        return str(claim["parts"][0]["findings"][0]["seeds"])
+
+    assert seeds("recovery", 0.3667, 0.358) == "36.67 %, 35.80 %"
+    assert seeds("budget_ratio", 1.3, "infinity") == "1.30 times, never reached"
+    assert seeds("perplexity_apart", 0.94, None) == "0.94, not finite"
+    assert seeds("recovery") == ""
+
+
+def test_a_tally_counts_in_the_order_of_verdicts() -> None:
+    assert tally([UNTESTED, HOLDS, FAILS, HOLDS], "claims") == (
+        "Of 4 claims, 2 hold, 1 does not hold, 1 cannot be tested here."
+    )
+
+
+# --- Cells
+
+
+def test_columns_that_no_cell_fills_are_left_out(made: Audited, tmp_path: Path) -> None:
+    shown = shown_cells(made.root / "tables")
+    assert shown is not None
+    titles = [column["title"] for column in shown["columns"]]
+    assert "Perplexity" in titles and "Held out" not in titles and "Accuracy" not in titles
+    assert len(shown["rows"]) == len(made.study.cells)
+    assert shown_cells(tmp_path) is None
+
+
+def test_a_cell_shows_what_was_measured_on_it(made: Audited, tmp_path: Path) -> None:
+    header, dense, *_ = (made.root / "tables" / "summary.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), dense.split(","), strict=True))
+    row |= {"held_out_perplexity": "17.25", "held_out_perplexity_standard_error": "0.5"}
+    row |= {"drift_mean": "0.12345", "adaptation_window": "matrix", "perplexity": "nan"}
+    row |= {"accuracy": "0.5123", "accuracy_standard_error": "0.02"}
+    (tmp_path / "summary.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    shown = shown_cells(tmp_path)
+    assert shown is not None
+    titles = [column["title"] for column in shown["columns"]]
+    fields = dict(zip(titles, shown["rows"][0]["fields"], strict=True))
+    assert fields["Held out"] == {"text": "17.25 ± 0.50", "value": "17.25"}
+    assert fields["Drift"] == {"text": "0.123", "value": "0.12345"}
+    assert fields["Accuracy"] == {"text": "51.2 ± 2.0 %", "value": "0.5123"}
+    assert fields["Perplexity"] == {"text": "not finite", "value": "Infinity"}
+    assert fields["Pattern"] == {"text": "-", "value": None}
+
+
+def test_models_have_a_column_where_there_are_several(made: Audited, tmp_path: Path) -> None:
+    header, dense, *_ = (made.root / "tables" / "summary.csv").read_text().splitlines()
+    for models, there in ((("tiny", "tiny"), False), (("tiny", "other"), True)):
+        rows = [dense.replace("tiny", model, 1) for model in models]
+        (tmp_path / "summary.csv").write_text("\n".join((header, *rows)) + "\n")
+        shown = shown_cells(tmp_path)
+        assert shown is not None
+        assert ("Model" in {column["title"] for column in shown["columns"]}) is there
+
+
+def test_accuracies_of_each_task(tmp_path: Path) -> None:
+    assert shown_tasks(tmp_path) is None
+    (tmp_path / "tasks.csv").write_text(
+        "model,criterion,pattern,adaptation,seeds,task,documents,documents_in_all,accuracy,"
+        "accuracy_standard_error,accuracy_minus_dense,accuracy_minus_dense_standard_error,"
+        "accuracy_minus_unadapted,accuracy_minus_unadapted_standard_error,records\n"
+        "tiny,dense,none,none,1,rte,50,277,0.5,0.07,,,,,d.json\n"
+        "tiny,dense,none,none,1,mean,50,277,0.5,0.07,,,,,d.json\n"
+        "tiny,wanda,u50,none,2,rte,50,277,0.4,0.07,-0.1,0.02,,,w0.json w1.json\n"
+        "tiny,wanda,u50,none,2,mean,50,277,0.4,0.07,-0.1,0.02,,,w0.json w1.json\n"
+    )
+    shown = shown_tasks(tmp_path)
+    assert shown is not None
+    assert shown["documents"] == {"rte": (50, 277)}
+    assert (shown["columns"][0], shown["columns"][-1]) == ("mean", "rte")
+    assert shown["names"] == ["Criterion", "Pattern", "Adaptation"]
+    dense, pruned = shown["rows"]
+    assert dense["names"] == ["dense", "-", "-"] and pruned["names"] == ["wanda", "u50", "none"]
+    assert (dense["records"], pruned["records"]) == (["d.json"], ["w0.json", "w1.json"])
+    to_dense = shown["columns"][1]
+    assert dense["fields"][to_dense] == {"text": "-", "value": ""}
+    assert pruned["fields"][to_dense] == {"text": "-10.0 ± 2.0 %", "value": "-0.1"}
+    assert pruned["fields"]["rte"] == {"text": "40.0 ± 7.0 %", "value": "0.4"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, "-"), (0, "-"), (0.5204, "0.520"), (6.07, "6.07"), (52.51, "52.5"), (1234, "1,234")],
+)
+def test_three_digits_are_significant(value: float | None, expected: str) -> None:
+    assert significant(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(None, "-"), (0.825, "0.825 s"), (90, "90.0 s"), (150, "2.50 min"), (14000, "3.89 h")],
+)
+def test_durations(seconds: float | None, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, ""), (0.5, "0.5"), (3, "3.0"), ("infinity", "Infinity"), (float("nan"), "Infinity")],
+)
+def test_what_a_number_is_sorted_by(value: Any, expected: str) -> None:
+    assert sorting(value) == expected

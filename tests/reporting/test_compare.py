@@ -1,0 +1,170 @@
+"""What differs between two runs, and what may explain it."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.cli.main import main
+from freelunch.core.errors import UserError
+from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+from records_for_tests import (
+    CONFIG,
+    PERPLEXITIES,
+    make_records,
+    make_study,
+    sealed,
+    write_records,
+)
+
+CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
+ENVIRONMENT = {
+    "commit": "a" * 40,
+    "uncommitted_changes": False,
+    "python": "3.11.7",
+    "packages": {"torch": "2.13.0"},
+    "processor": "some",
+    "threads": 1,
+}
+
+
+def run(folder: Path, study: Study | None = None, **perplexities: float | None) -> Path:
+    """Write the records of a run below a folder."""
+    study = study or make_study()
+    records = make_records(study, PERPLEXITIES | {str(CELL): perplexities.get("adapted", 39.0)})
+    for record in records.values():
+        environment = copy.deepcopy(ENVIRONMENT)
+        record["provenance"]["environments"] = {"prune_model": environment}
+    folder.mkdir()
+    for cell, record in records.items():
+        path = folder / study.paths.records / cell.record_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(sealed(record)))
+    return folder / study.paths.root
+
+
+def changed(results: Path, key: str, value: Any) -> None:
+    path = results / "records" / CELL.record_name
+    record = json.loads(path.read_text())
+    record["provenance"]["environments"]["prune_model"][key] = value
+    path.write_text(json.dumps(sealed(record)))
+
+
+def compared(one: Path, other: Path) -> str:
+    return comparison_text(*compare_runs(read_run(str(one)), read_run(str(other))))
+
+
+def test_equal_runs(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    assert compared(one, other) == "The 5 cells that both have are equal, but for rounding."
+    assert compared(one / "records", other) == compared(one, other)
+
+
+def test_a_number_that_nothing_explains(tmp_path: Path) -> None:
+    text = compared(run(tmp_path / "a"), run(tmp_path / "b", adapted=42.0))
+    assert text.startswith("tiny/wanda-u50/recon_block/seed0: 39.0 ± ")
+    assert "42.0" in text and "nothing that is recorded explains it" in text
+    assert "loss B - A: 0.07" in text
+    assert "magnitude" not in text, "those are equal"
+
+
+def test_settings_and_environment_explain(tmp_path: Path) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["adaptations"]["recon_block"]["learning_rate"] = 0.003
+    other = run(tmp_path / "b", Study.check(config, "made-up.yaml"), adapted=42.0)
+    changed(other, "packages", {"torch": "2.14.0"})
+    text = compared(run(tmp_path / "a"), other)
+    assert "setting adaptation.learning_rate: 0.001 in A, 0.003 in B" in text
+    assert 'environment packages.torch of prune_model: "2.13.0" in A, "2.14.0" in B' in text
+    assert "nothing that is recorded" not in text
+
+
+def test_cells_of_one_run_only(tmp_path: Path) -> None:
+    more = make_study(patterns=["u50", "u60"])
+    text = compared(run(tmp_path / "a"), run(tmp_path / "b", more))
+    assert "only in B: tiny/magnitude-u60/none/seed0" in text and "only in A" not in text
+
+
+def test_numbers_of_other_tokens_do_not_compare(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    for path in (other / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["metrics"]["perplexity"]["token_ids_sha256"] = "0" * 64
+        path.write_text(json.dumps(sealed(record)))
+    assert compared(one, other).count("measured on different tokens") == len(PERPLEXITIES)
+
+
+def test_what_else_was_measured_is_compared(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    path = other / "records" / CELL.record_name
+    record = json.loads(path.read_text())
+    record["identity"]["sparsity"] = 0.4
+    path.write_text(json.dumps(sealed(record)))
+    assert "  sparsity: 0.5 in A, 0.4 in B" in compared(one, other)
+
+
+def test_a_record_that_was_altered_is_refused(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    path = other / "records" / CELL.record_name
+    path.write_text(path.read_text().replace('"sparsity": 0.5', '"sparsity": 0.4'))
+    with pytest.raises(UserError, match="altered after it was collected") as error:
+        compared(one, other)
+    assert CELL.record_name in str(error.value)
+
+
+def test_a_run_is_equal_to_itself_whatever_it_diverged_to(tmp_path: Path) -> None:
+    one = run(tmp_path / "a", adapted=None)
+    assert "are equal" in compared(one, one)
+
+
+def test_a_run_that_is_not_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one is not named"):
+        read_run("")
+
+
+def test_runs_without_a_cell_in_common(tmp_path: Path) -> None:
+    other = run(tmp_path / "b", make_study(models=["tiny-2"]))
+    assert "no cell in common" in compared(run(tmp_path / "a"), other)
+
+
+def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    for path in (other / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["metrics"]["perplexity"]["bytes"], record["sha256"], record["provenance"]
+        path.write_text(json.dumps(record))
+    assert "are equal" in compared(one, other)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="no record of a cell"):
+        read_run(str(other))
+
+
+def test_no_records(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no records to compare") as error:
+        read_run(str(tmp_path))
+    assert str(tmp_path) in str(error.value)
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b", adapted=42.0)
+    monkeypatch.setattr("sys.argv", ["freelunch", "compare", str(one), str(other)])
+    assert main() == 0
+    assert "loss B - A" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["freelunch", "compare", str(one), str(tmp_path / "c")])
+    assert main() == 1
+    assert "no records to compare" in capsys.readouterr().err
+
+
+def test_a_config_names_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = make_study()
+    write_records(study, make_records(study, PERPLEXITIES))
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(CONFIG))
+    assert set(read_run(str(path))) == set(study.cells)

@@ -1,0 +1,506 @@
+"""The RO-Crate of a study: what its profiles ask for, of made-up and of real records.
+
+Each MUST of the texts of RO-Crate 1.1, Workflow RO-Crate 1.0, Process Run Crate 0.5 and Workflow
+Run Crate 0.5 is asserted here, and each SHOULD that can be met with nothing made up. The package
+roc-validator checks them too, but cannot be installed beside import-linter: it wants rich below 14.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from rocrate import vocabs
+from rocrate.rocrate import ROCrate
+
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError
+from freelunch.reporting.audit.crate import CONFIG, METADATA, SNAKEFILE, write_crate
+from freelunch.study.study import Study
+from records_for_tests import make_records, make_study, write_records
+
+ROOT = Path(__file__).resolve().parents[2]
+NEWEST = 1_790_000_000  # 2026-09-21T14:13:20 UTC
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5",
+    "https://w3id.org/ro/wfrun/workflow/0.5",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
+}
+ENVIRONMENT = {
+    "commit": "a" * 40,
+    "uncommitted_changes": False,
+    "python": "3.11.7",
+    "packages": {"snakemake": "9.27.1", "torch": "2.13.0+cpu", "lm-eval": None},
+    "platform": "Linux-6.18-x86_64",
+    "processor": "AMD EPYC",
+    "cores": 2,
+    "threads": 1,
+    "device": "cpu",
+}
+FILES = {"tiny.gguf": "1" * 64}
+
+
+class Crate:
+    """A crate as any reader finds it, with its JSON-LD by `@id`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.document = json.loads((root / METADATA).read_text())
+        self.graph: list[dict[str, Any]] = self.document["@graph"]
+        self.entities = {entity["@id"]: entity for entity in self.graph}
+        assert len(self.entities) == len(self.graph)
+        self.dataset = self.entities["./"]
+        self.workflow = self.one(self.dataset, "mainEntity")
+        (self.run,) = (item for item in self.graph if "CreateAction" in types(item))
+
+    def all(self, entity: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        return [self.entities[identifier] for identifier in identifiers(entity, key)]
+
+    def one(self, entity: dict[str, Any], key: str) -> dict[str, Any]:
+        (found,) = self.all(entity, key)
+        return found
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        return [entity for entity in self.graph if kind in types(entity)]
+
+    def path(self, entity: dict[str, Any]) -> Path:
+        return self.root / unquote(entity["@id"])
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def types(entity: dict[str, Any]) -> list[str]:
+    return listed(entity["@type"])
+
+
+def identifiers(entity: dict[str, Any], key: str) -> list[str]:
+    return [item["@id"] for item in listed(entity.get(key, [])) if isinstance(item, dict)]
+
+
+def written(study: Study, records: dict[Any, Any]) -> Path:
+    """Write a study's records below the current folder, the newest at a known time."""
+    write_records(study, records)
+    for at, cell in enumerate(records):
+        os.utime(study.paths.record(cell), (NEWEST - at, NEWEST - at + 0.5))
+    for name in (
+        "tables/summary.csv",
+        "tables/a b+c.md",
+        "figures/criteria.png",
+        "audit/audit.json",
+    ):
+        path = study.paths.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (study.paths.root / "tables" / ".summary.csv.part").write_text("half")
+    (study.paths.root / "logs").mkdir()
+    (study.paths.root / "logs" / "a.log").write_text("not a result")
+    return study.paths.root
+
+
+def made_up() -> tuple[Study, dict[Any, Any]]:
+    study = make_study()
+    study.config["models"]["tiny"]["licence"] = "Apache-2.0"
+    study.config["texts"]["calibration-text"]["licence"] = "package MIT; C4 ODC-BY"
+    records = make_records(study, {})
+    for record in records.values():
+        provenance = record["provenance"]
+        provenance["environments"] = {"prune_model": ENVIRONMENT, "assemble_model": ENVIRONMENT}
+        provenance["model_origin"] = {"files": FILES}
+        provenance["text_origins"] = {"calibration": {"files": {"c4.utf8": "2" * 64}}}
+    return study, records
+
+
+def real(root: Path) -> tuple[Study, dict[Any, Any]]:
+    """Return the full study, with those of its records that are in docs/full."""
+    study = Study.load(ROOT / "studies" / "full.yaml")
+    shutil.copytree(ROOT / "docs" / "full", root)
+    paths = {cell: root / "records" / cell.record_name for cell in study.cells}
+    return study, {
+        cell: json.loads(path.read_text()) for cell, path in paths.items() if path.exists()
+    }
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module", params=["made-up", "real"])
+def crate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Crate:
+    with contextlib.chdir(tmp_path_factory.mktemp("crate")):
+        if request.param == "real":
+            root = Path("full")
+            study, records = real(root)
+            assert len(records) > 20
+        else:
+            study, records = made_up()
+            root = written(study, records)
+        assert write_crate(study, records, root) == root / METADATA
+        return Crate(root.absolute())
+
+
+# --- RO-Crate 1.1
+
+
+def test_context_is_by_reference_and_defines_every_word(crate: Crate) -> None:
+    context = crate.document["@context"]
+    assert context[0] == "https://w3id.org/ro/crate/1.1/context"
+    assert context[1:] == ["https://w3id.org/ro/terms/workflow-run/context"]
+    words = {word for entity in crate.graph for word in entity if not word.startswith("@")}
+    words |= {kind for entity in crate.graph for kind in types(entity)}
+    assert words <= set(vocabs.RO_CRATE["@context"])
+
+
+def test_graph_is_flat_and_compact(crate: Crate) -> None:
+    for entity in crate.graph:
+        assert entity["@id"] and entity["@type"]
+        for key, value in entity.items():
+            assert value not in (None, [], ""), (entity["@id"], key)
+            if not key.startswith("@") and isinstance(value, list):
+                assert len(value) > 1, (entity["@id"], key)
+            for item in listed(value):
+                assert not isinstance(item, dict) or item.keys() == {"@id"}, (entity["@id"], key)
+
+
+def test_every_reference_within_the_crate_is_described(crate: Crate) -> None:
+    known = {
+        # Vocabularies and places on the web that the crate only points to.
+        "https://w3id.org/ro/crate/1.1",
+        "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE",
+        "https://doi.org/10.1093/bioinformatics/bts480",
+        "https://snakemake.readthedocs.io",
+    }
+    found = {name for entity in crate.graph for key in entity for name in identifiers(entity, key)}
+    assert found - crate.entities.keys() <= known
+
+
+def test_descriptor(crate: Crate) -> None:
+    descriptor = crate.entities["ro-crate-metadata.json"]
+    assert types(descriptor) == ["CreativeWork"]
+    assert identifiers(descriptor, "about") == ["./"]
+    assert set(identifiers(descriptor, "conformsTo")) == {
+        "https://w3id.org/ro/crate/1.1",
+        "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
+    }
+
+
+def test_root_data_entity(crate: Crate) -> None:
+    assert types(crate.dataset) == ["Dataset"]
+    assert crate.dataset["name"] and crate.dataset["description"]
+    assert datetime.fromisoformat(crate.dataset["datePublished"]).tzinfo
+    licence = crate.one(crate.dataset, "license")
+    assert licence["@id"] == "https://spdx.org/licenses/Apache-2.0"
+    assert types(licence) == ["CreativeWork"] and licence["name"]
+
+
+def test_every_file_is_a_part_and_is_there_with_its_digest(crate: Crate) -> None:
+    files = crate.all(crate.dataset, "hasPart")
+    assert {file["@id"] for file in files} == {file["@id"] for file in crate.of_type("File")}
+    for file in files:
+        assert re.fullmatch(r"[\w./%~-]+", file["@id"]) and not file["@id"].startswith("/")
+        path = crate.path(file)
+        assert path.is_file(), file["@id"]
+        assert file["sha256"] == file_digest(path)
+        assert file["contentSize"] == str(path.stat().st_size)
+        assert re.fullmatch(r"\w+/[\w.+-]+", file["encodingFormat"])
+        assert file["name"]
+
+
+def test_the_library_reads_it_back(crate: Crate) -> None:
+    read = ROCrate(crate.root)
+    assert read.mainEntity.id == SNAKEFILE
+    assert {entity.id for entity in read.get_entities()} == crate.entities.keys()
+
+
+# --- Workflow RO-Crate 1.0
+
+
+def test_main_workflow(crate: Crate) -> None:
+    assert crate.workflow["@id"] == SNAKEFILE
+    assert set(types(crate.workflow)) == {"File", "SoftwareSourceCode", "ComputationalWorkflow"}
+    language = crate.one(crate.workflow, "programmingLanguage")
+    assert types(language) == ["ComputerLanguage"]
+    assert language["@id"] == "https://w3id.org/workflowhub/workflow-ro-crate#snakemake"
+    assert identifiers(crate.workflow, "license") == identifiers(crate.dataset, "license")
+    assert crate.path(crate.workflow).read_bytes() == (ROOT / "Snakefile").read_bytes()
+
+
+# --- Process Run Crate 0.5
+
+
+def test_profiles_are_declared_and_described(crate: Crate) -> None:
+    profiles = crate.all(crate.dataset, "conformsTo")
+    assert {profile["@id"] for profile in profiles} == PROFILES
+    for profile in profiles:
+        assert types(profile) == ["CreativeWork"]
+        assert profile["@id"].endswith("/" + profile["version"])
+
+
+def test_run(crate: Crate) -> None:
+    assert crate.run["@id"].startswith("#run-")
+    assert identifiers(crate.run, "instrument") == [SNAKEFILE]
+    assert identifiers(crate.dataset, "mentions") == [crate.run["@id"]]
+    assert crate.run["name"] and crate.run["description"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", crate.run["endTime"])
+    for entity in crate.all(crate.run, "object") + crate.all(crate.run, "result"):
+        assert types(entity) in (["File"], ["CreativeWork"])
+    # Nobody and nothing is made up.
+    assert not {"agent", "startTime", "error"} & crate.run.keys()
+    assert not crate.of_type("Person") and not crate.of_type("Organization")
+
+
+def test_software(crate: Crate) -> None:
+    software = crate.all(crate.workflow, "softwareRequirements")
+    assert software == crate.of_type("SoftwareApplication")
+    for application in software:
+        assert re.fullmatch(r"pkg:pypi/[\w-]+@[\w.%]+", application["@id"])
+        assert application["name"] and application["softwareVersion"] and application["url"]
+        assert "version" not in application
+    assert {"snakemake", "torch"} <= {application["name"] for application in software}
+    assert re.fullmatch(r"Python 3\.[\d.]+", crate.workflow["runtimePlatform"])
+    assert crate.workflow["version"]
+
+
+# --- Workflow Run Crate 0.5
+
+
+def test_formal_parameters(crate: Crate) -> None:
+    inputs, outputs = (crate.all(crate.workflow, role) for role in ("input", "output"))
+    assert [parameter["name"] for parameter in inputs] == ["configfile"]
+    assert {parameter["name"] for parameter in outputs} >= {"records", "tables", "figures"}
+    assert inputs + outputs == crate.of_type("FormalParameter")
+    for parameter in inputs + outputs:
+        assert parameter["additionalType"] == "File"
+        files = [
+            entity
+            for entity in crate.graph
+            if parameter["@id"] in identifiers(entity, "exampleOfWork")
+        ]
+        assert files and all("File" in types(file) for file in files)
+
+
+def test_only_what_fills_a_parameter_refers_to_one(crate: Crate) -> None:
+    config, *others = crate.all(crate.run, "object")
+    assert config["@id"] == CONFIG
+    assert identifiers(config, "exampleOfWork") == ["#configfile"]
+    assert not any("exampleOfWork" in entity for entity in others)
+    for result in crate.all(crate.run, "result"):
+        assert identifiers(result, "exampleOfWork") == ["#" + result["@id"].split("/")[0]]
+
+
+# --- What is said of a study
+
+
+def described() -> Crate:
+    study, records = made_up()
+    root = written(study, records)
+    write_crate(study, records, root)
+    return Crate(root)
+
+
+def test_results_are_all_files_of_the_folders_of_results() -> None:
+    crate = described()
+    folders = ("records", "tables", "figures", "audit")
+    there = {
+        path for folder in folders for path in (crate.root / folder).rglob("*") if path.is_file()
+    }
+    results = {crate.path(entity) for entity in crate.all(crate.run, "result")}
+    assert there - results == {
+        crate.root / SNAKEFILE,
+        crate.root / CONFIG,
+        crate.root / "tables" / ".summary.csv.part",
+    }
+    assert results < there
+    assert "tables/a%20b%2Bc.md" in crate.entities
+
+
+def test_inputs_by_origin_digest_and_licence() -> None:
+    crate = described()
+    model, calibration, evaluation = crate.all(crate.run, "object")[1:]
+    assert (model["@id"], model["license"]) == ("#models/tiny", "Apache-2.0")
+    assert model["identifier"] == f"pkg:pypi/some-package@1.2.3?checksum=sha256:{'0' * 64}"
+    assert model["url"] == "https://pypi.org/project/some-package/1.2.3/"
+    file = crate.one(model, "hasPart")
+    assert (file["name"], file["sha256"]) == ("tiny.gguf", "1" * 64)
+    assert calibration["license"] == "package MIT; C4 ODC-BY"
+    assert crate.one(calibration, "hasPart")["sha256"] == "2" * 64
+    assert (evaluation["name"], evaluation["license"]) == ("evaluation-text", "not stated")
+    assert "hasPart" not in evaluation
+
+
+def test_inputs_from_other_sources() -> None:
+    study, records = made_up()
+    revision = "b" * 40
+    study.config["models"]["tiny"] = {"source": "hub", "repository": "a/b", "revision": revision}
+    texts = study.config["texts"]
+    texts["calibration-text"] = {
+        "source": "hub",
+        "repository": "c/d",
+        "revision": revision,
+        "member": "x.jsonl",
+    }
+    texts["evaluation-text"] = {"source": "path", "path": "my texts/it.txt"}
+    root = written(study, records)
+    write_crate(study, records, root)
+    crate = Crate(root)
+    model, calibration, evaluation = crate.all(crate.run, "object")[1:]
+    assert model["url"] == f"https://huggingface.co/a/b/tree/{revision}"
+    assert calibration["url"] == f"https://huggingface.co/datasets/c/d/tree/{revision}"
+    assert model["version"] == calibration["version"] == revision
+    assert evaluation["alternateName"] == "my texts/it.txt"
+
+
+def test_tasks_are_inputs_where_a_cell_is_asked_them() -> None:
+    study, records = made_up()
+    study.config["tasks"]["boolq"] = study.config["texts"]["evaluation-text"]
+    record = next(iter(records.values()))
+    record["spec"]["evaluation"]["tasks"] = {"tasks": {"boolq": {}}}
+    record["provenance"]["task_origins"] = {"boolq": {"files": {"b.jsonl": "3" * 64}}}
+    root = written(study, records)
+    write_crate(study, records, root)
+    crate = Crate(root)
+    task = crate.entities["#tasks/boolq"]
+    assert task in crate.all(crate.run, "object")
+    assert crate.one(task, "hasPart")["sha256"] == "3" * 64
+
+
+def test_every_version_and_commit_that_a_step_had() -> None:
+    study, records = made_up()
+    (first, *_) = records.values()
+    first["provenance"]["environments"]["prune_model"] = {
+        **ENVIRONMENT,
+        "uncommitted_changes": True,
+        "packages": {"torch": "2.13.0+cu126", "snakemake": "9.27.1"},
+        "device": "cuda",
+        "device_name": "Some GPU",
+    }
+    root = written(study, records)
+    write_crate(study, records, root)
+    crate = Crate(root)
+    assert crate.workflow["version"] == ["a" * 40, "a" * 40 + "-dirty"]
+    assert identifiers(crate.workflow, "softwareRequirements") == [
+        "pkg:pypi/snakemake@9.27.1",
+        "pkg:pypi/torch@2.13.0%2Bcpu",
+        "pkg:pypi/torch@2.13.0%2Bcu126",
+    ]
+    assert "Some GPU, cuda, AMD EPYC" in crate.run["description"]
+
+
+def test_what_records_do_not_say_is_left_out() -> None:
+    study = make_study()
+    records = make_records(study, {})
+    root = written(study, records)
+    write_crate(study, records, root)
+    crate = Crate(root)
+    assert not {"version", "runtimePlatform", "softwareRequirements"} & crate.workflow.keys()
+    assert "a machine that is not known" in crate.run["description"]
+    assert len(crate.all(crate.run, "object")) == 4
+
+
+def test_citation() -> None:
+    crate = described()
+    paper = crate.one(crate.dataset, "citation")
+    assert paper["@id"] == "https://arxiv.org/abs/2510.14444"
+    assert types(paper) == ["ScholarlyArticle"] and paper["name"].startswith("A Free Lunch")
+
+
+def test_dates_are_the_newest_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rocrate.model.root_dataset.iso_now", lambda: "today")
+    crate = described()
+    assert crate.run["endTime"] == "2026-09-21T14:13:20+00:00"
+    assert crate.dataset["datePublished"] == crate.run["endTime"]
+    assert "today" not in json.dumps(crate.document)
+
+
+# --- The config in the crate
+
+
+def config_in(root: Path) -> bytes:
+    return (root / CONFIG).read_bytes()
+
+
+def test_config_is_the_users_own_file() -> None:
+    source = Path("study.yaml")
+    source.write_text("# Why.\n" + yaml.safe_dump(make_study().config))
+    study = Study.load(source)
+    records = make_records(study, {})
+    root = written(study, records)
+    write_crate(study, records, root)
+    assert config_in(root) == source.read_bytes()
+    assert Crate(root).entities[CONFIG]["alternateName"] == "study.yaml"
+
+    source.write_text(yaml.safe_dump(make_study(seeds=[0, 1]).config))
+    write_crate(study, records, root)
+    assert Study.check(yaml.safe_load(config_in(root)), "crate").config == study.config
+
+
+def test_config_of_several_files_is_written_out() -> None:
+    study, records = made_up()
+    study = Study(study.config, "config.yaml, more.yaml")
+    root = written(study, records)
+    write_crate(study, records, root)
+    assert Study.check(yaml.safe_load(config_in(root)), "crate").config == study.config
+
+
+# --- Writing
+
+
+def test_same_records_give_the_same_bytes() -> None:
+    study, records = made_up()
+    root = written(study, records)
+    first = write_crate(study, records, root).read_bytes()
+    assert write_crate(study, records, root).read_bytes() == first
+    backwards = dict(reversed(records.items()))
+    assert write_crate(study, backwards, root).read_bytes() == first
+
+    next(iter(records.values()))["cost"]["assemble_model"]["wall_s"] = 99.0
+    other = write_crate(study, records, root).read_bytes()
+    assert re.findall(rb"#run-\w+", other)[0] != re.findall(rb"#run-\w+", first)[0]
+
+
+def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    described()
+
+
+def test_an_interrupted_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, records = made_up()
+    root = written(study, records)
+    before = write_crate(study, records, root).read_bytes()
+    (root / "tables" / "more.csv").write_text("more")
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target.name == METADATA:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_crate(study, records, root)
+    assert (root / METADATA).read_bytes() == before
+    assert not list(root.glob(".*.part"))
+
+
+def test_a_record_that_is_not_in_the_folder_is_named() -> None:
+    study, records = made_up()
+    root = written(study, records)
+    missing = study.paths.record(next(iter(records)))
+    missing.unlink()
+    with pytest.raises(UserError, match=re.escape(str(missing))):
+        write_crate(study, records, root)
+    assert not (root / METADATA).exists()

@@ -1,0 +1,139 @@
+"""A made-up study, audited: its records, tables and figures, as a finished run leaves them."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.analysis.pairing import Records
+from freelunch.core.artifact import write_atomically, write_json
+from freelunch.records.read import load_records
+from freelunch.reporting.audit.audit import audit_study
+from freelunch.reporting.audit.claims import audit_claims, load_claims
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.figures.budgets import draw_budgets
+from freelunch.reporting.figures.criteria import draw_criteria
+from freelunch.reporting.figures.drift import draw_drift
+from freelunch.reporting.figures.windows import draw_windows
+from freelunch.reporting.tables import table_texts
+from freelunch.study.study import Study
+from records_for_tests import make_records, make_study, sealed
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = {
+    "full": "studies/full.yaml",
+    "laptop": "config.yaml",
+    "retraining": "studies/retraining.yaml",
+}
+FIGURES = ("criteria", "windows", "budgets", "drift", "sizes")
+# A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "halves": {"method": "reconstruction", "window": "attention_mlp", "train_norms": False},
+    "five": {"method": "reconstruction", "window": 5, "train_norms": False},
+    "whole": {"method": "reconstruction", "window": "all", "train_norms": False},
+    "full_1": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+    "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
+}
+PERPLEXITIES = {
+    "dense/none": 20.0,
+    "magnitude-u50/none": 300.0,
+    "magnitude-u50/recon_block": 150.0,
+    "magnitude-u50/matrix": None,
+    "wanda-u50/none": 90.0,
+    "wanda-u50/recon_block": 39.0,
+    "wanda-u50/matrix": 43.0,
+    "wanda-u50/halves": 60.0,
+    "wanda-u50/five": 39.2,
+    "wanda-u50/whole": 39.1,
+    "wanda-u50/full_1": 42.0,
+    "wanda-u50/full_20": 38.0,
+}
+ENVIRONMENT = {
+    "commit": "a" * 40,
+    "uncommitted_changes": True,
+    "python": "3.11.7",
+    "packages": {"numpy": "2.4.6", "torch": "2.13.0+cpu", "lm-eval": None},
+    "platform": "Linux-6.18-x86_64",
+    "processor": "AMD EPYC",
+    "cores": 2,
+    "threads": 1,
+    "device": "cpu",
+}
+ORIGIN = {
+    "source": "wheel",
+    "package": "some-package",
+    "version": "1.2.3",
+    "sha256": "0" * 64,
+    "member": "tiny.gguf",
+    "files": {"tiny.gguf": "1" * 64},
+    "licence": "Apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A finished study: its config, its audit, and the folder of its results."""
+
+    study: Study
+    audit: dict[str, Any]
+    root: Path
+
+
+def make_audited(root: Path, figures: bool = True) -> Audited:
+    """Return a study that was run and audited, with its files below a folder."""
+    study = make_study(ADAPTATIONS, adaptations=["none", "recon_block", *ADAPTATIONS], seeds=[0, 1])
+    values = {
+        str(cell): value
+        for cell in study.cells
+        if (value := PERPLEXITIES.get(f"{cell.pruning}/{cell.adaptation}", 50.0)) or cell.seed == 0
+    }
+    records = make_records(study, values)
+    for cell, record in records.items():
+        record["provenance"] |= {
+            "environments": dict.fromkeys(record["cost"], ENVIRONMENT),
+            "model_origin": ORIGIN,
+            "text_origins": {"evaluation": ORIGIN | {"member": "wiki.utf8"}},
+            "digests": {"model": "2" * 64, "evaluation_token_ids": "3" * 64},
+        }
+        write_json(root / "records" / cell.record_name, sealed(record))
+    audit = audit_study(study, root / "records")
+    # A part that can be tested on the two criteria that there are.
+    claim = next(claim for claim in load_claims() if claim["id"] == audit["claims"][0]["id"])
+    part = {**claim["parts"][0], "settings": {"criteria": ["magnitude", "wanda"]}}
+    evidence = Evidence(study, records, root / "records")
+    (tested,) = audit_claims(evidence, [{**claim, "parts": [part]}])
+    audit["claims"][0]["parts"][0] = tested["parts"][0]
+    write_json(root / "audit" / "audit.json", audit)
+    _write_tables(study, records, root)
+    if figures:
+        _draw(study, root / "figures")
+    return Audited(study, audit, root)
+
+
+def make_kept(name: str, root: Path) -> Audited:
+    """Return a study whose records are kept in `docs/`."""
+    study = Study.load(ROOT / KEPT[name])
+    shutil.copytree(ROOT / "docs" / name / "records", root / "records")
+    audit = audit_study(study, root / "records")
+    write_json(root / "audit" / "audit.json", audit)
+    _write_tables(study, load_records(study, root / "records"), root)
+    _draw(study, root / "figures")
+    names = study.config["adaptations"]
+    draw_drift(root / "figures" / "drift.csv", names, [root / "figures" / "drift.svg"])
+    return Audited(study, audit, root)
+
+
+def _write_tables(study: Study, records: Records, root: Path) -> None:
+    for name, text in table_texts(study, records, root / "records").items():
+        stem, _, suffix = name.rpartition("_")
+        folder = "figures" if stem in FIGURES else "tables"
+        write_atomically(root / folder / f"{stem}.{suffix}", text)
+
+
+def _draw(study: Study, folder: Path) -> None:
+    text, names = study.perplexity["text"]["name"], study.config["adaptations"]
+    draw_criteria(folder / "criteria.csv", names, text, [folder / "criteria.svg"])
+    draw_windows(folder / "windows.csv", text, [folder / "windows.svg"])
+    # Where there is no SVG, the PNG is shown.
+    draw_budgets(folder / "budgets.csv", names, study.series, text, [folder / "budgets.png"])

@@ -1,0 +1,166 @@
+"""Random models of any size, written and passed through each step a block at a time.
+
+`python tests/random_models.py <folder> <step> [settings]` runs one step in a process of its own and
+prints what it needed: for tests and benchmarks of memory.
+"""
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, PreTrainedConfig
+
+from freelunch.adaptation import reconstruction
+from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.evaluation.perplexity import evaluate_perplexity
+from freelunch.model import mask_store, token_ids
+from freelunch.model.assembly import assemble_model
+from freelunch.model.checkpoint import (
+    CONFIG,
+    KIND,
+    OUTER,
+    Sharding,
+    StreamedModel,
+    block_path,
+    finish_checkpoint,
+    meta_model,
+    write_shard,
+)
+from freelunch.model.hidden_states import open_states
+from freelunch.pruning import dense_pass
+from freelunch.pruning.dense_pass import capture_dense
+from freelunch.pruning.prune import prune_model
+from freelunch.study.patterns import Pattern
+from freelunch.study.schema import with_defaults
+from freelunch.study.windows import split_windows, window_of
+
+WANDA = with_defaults({"score": "wanda"})
+STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
+
+
+def llama(**sizes: Any) -> LlamaConfig:
+    """Return a Llama's config; heads of 64, not tied."""
+    heads = sizes["hidden_size"] // 64
+    given = {"num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": 512}
+    return LlamaConfig(**{**given, "tie_word_embeddings": False, **sizes})
+
+
+def write_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, tokens: int) -> None:
+    """Write a random checkpoint below `folder`, and a calibration sample of sequences of 256."""
+    config.dtype = dtype
+    writer = ArtifactWriter(folder / "checkpoint", KIND, "random")
+    sharding = Sharding(block_path(config), config.num_hidden_layers)
+    generator = torch.Generator().manual_seed(0)
+    names: dict[str, dict[str, torch.Size]] = {shard: {} for shard in sharding.shards}
+    for name, tensor in meta_model(config).state_dict().items():
+        names[sharding.shard(name)][name] = tensor.shape
+    for shard, shapes in names.items():
+        tensors = {
+            name: torch.ones(shape, dtype=dtype)
+            if len(shape) == 1
+            else torch.empty(shape, dtype=dtype).normal_(std=0.02, generator=generator)
+            for name, shape in shapes.items()
+        }
+        write_shard(writer, shard, tensors)
+    writer.add_text(CONFIG, config.to_json_string(use_diff=False))
+    model = finish_checkpoint(writer, [OUTER, *sharding.shards[1:]])
+    sample = ArtifactWriter(folder / "calibration", token_ids.KIND, "random")
+    ids = torch.randint(config.vocab_size, (tokens // 256, 256), generator=generator)
+    sample.add(token_ids.TOKENS, lambda path: save_file({"input_ids": ids}, path))
+    sample.finish(model=model.digest)
+
+
+def run_step(
+    folder: Path, step: str, settings: Mapping[str, Any] | None = None, limit: int | None = None
+) -> int:
+    """Run a step in a process of its own and return its peak resident memory, bytes.
+
+    Args:
+        folder: Where `write_model` wrote, and the steps before.
+        step: One of STEPS.
+        settings: Of the adaptation.
+        limit: How many bytes the process may allocate beyond what its imports take.
+    """
+    command = [sys.executable, __file__, str(folder), step, json.dumps(settings), str(limit or 0)]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"{step}: {done.stderr[-2000:]}"
+    return int(done.stdout.split()[-1])
+
+
+def status(field: str) -> int:
+    """Return a size from /proc/self/status, bytes; `getrusage` counts the parent's in."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _step(folder: Path, step: str, settings: Mapping[str, Any] | None, scratch: Path) -> None:
+    model = StreamedModel(folder / "checkpoint")
+    sample = Artifact(folder / "calibration", token_ids.KIND)
+    hidden = folder / "hidden"
+    if step == "capture":
+        capture_dense(
+            model,
+            sample,
+            float("inf"),
+            gram=False,
+            keep="all",
+            folder=folder / "dense",
+            hidden_folder=hidden,
+            fingerprint="random",
+            scratch=scratch,
+        )
+        return
+    states = open_states(model, sample, hidden, scratch)
+    if step == "prune":
+        dense = Artifact(folder / "dense", dense_pass.KIND)
+        target = folder / "masks"
+        prune_model(model, dense, WANDA, Pattern.parse("u50"), 0, target, "random", states)
+        return
+    masks = Artifact(folder / "masks", mask_store.KIND)
+    if step == "reconstruct":
+        assert settings is not None
+        window = window_of(settings)
+        windows = split_windows(model.num_blocks, window)
+        target = folder / "adapted"
+        reconstruct_windows(
+            model, masks, states, window, windows, settings, 0, target, json.dumps(settings)
+        )
+    elif step == "retrain":
+        assert settings is not None
+        target = folder / "retrained"
+        retrain_model(model, masks, states, settings, 0, target, json.dumps(settings))
+    elif step == "assemble":
+        adapted = [Artifact(folder / "adapted", reconstruction.KIND)]
+        assemble_model(model, masks, adapted, folder / "assembled", "random")
+    elif step == "evaluate":
+        assembled = StreamedModel(folder / "assembled")
+        evaluate_perplexity(assembled, token_ids.read_tokens(sample), scratch)
+
+
+def main(folder: Path, step: str, settings: str, limit: str) -> None:
+    torch.set_num_threads(2)
+    # What transformers imports when it makes a model, scipy among it, is no part of a step.
+    importlib.import_module("transformers.loss.loss_utils")
+    if int(limit):
+        allowed = status("VmData") + int(limit)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _step(folder, step, json.loads(settings), Path(scratch))
+    print(status("VmHWM"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

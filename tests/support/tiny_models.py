@@ -1,0 +1,363 @@
+"""Tiny random models of every family, with a real tokenizer, as folders and as our checkpoints."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.core.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
+from freelunch.core.progress import Report, silent
+from freelunch.data.models import fetch_model
+from freelunch.model import token_ids
+from freelunch.model.assembly import assemble_model
+from freelunch.model.checkpoint import StreamedModel, block_shard
+from freelunch.model.hidden_file import hidden_file, open_hidden
+from freelunch.model.hidden_states import DenseStates, open_states
+from freelunch.model.mask_store import load_pruned_block, masks_file, pack
+from freelunch.pruning.dense_pass import capture_dense
+from freelunch.pruning.prune import prune_model
+from freelunch.study.patterns import Pattern
+from freelunch.study.schema import with_defaults
+from freelunch.study.windows import split_windows, window_of
+
+TRAINING_TEXT = (
+    "the cat sat on the mat and the dog sat on the log",
+    "she sells sea shells by the sea shore; the shells she sells are sea shells",
+    "a window of blocks learns what the dense window did before it was pruned",
+)
+BLOCKS = 3
+# Longer than the sliding windows below, so that a wrong mask shows.
+LENGTH = 12
+_SLIDING_WINDOW = 4
+_COMMON: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+_GATED: dict[str, Any] = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
+_GEMMA: dict[str, Any] = {
+    **_GATED,
+    # A head size of its own: heads * head_dim is not the hidden size.
+    "head_dim": 6,
+    "query_pre_attn_scalar": 6,
+    "sliding_window": _SLIDING_WINDOW,
+}
+_FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, _GATED),
+    "mistral": (MistralConfig, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
+    "qwen2": (
+        Qwen2Config,
+        {
+            **_GATED,
+            "use_sliding_window": True,
+            "sliding_window": _SLIDING_WINDOW,
+            "max_window_layers": 1,
+        },
+    ),
+    "opt": (
+        OPTConfig,
+        {**_COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.1, "pad_token_id": 1},
+    ),
+    "gemma2": (Gemma2Config, _GEMMA),
+    # Its own pattern has five sliding blocks before the first full one.
+    "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
+    "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
+}
+FAMILIES = tuple(_FAMILIES)
+# What `reconstruct` trains by.
+RECONSTRUCTION: dict[str, Any] = with_defaults(
+    {"method": "reconstruction", "learning_rate": 0.003, "warmup": 0.3, "epochs": 2}, "adaptation"
+)
+SEED = 7
+# Calibration samples by their digests, which what was made from them names.
+_SAMPLES: dict[str, Artifact] = {}
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on three sentences; the same each time."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|end|>"],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(TRAINING_TEXT, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
+
+
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    kind, settings = _FAMILIES[family]
+    defaults = {"vocab_size": len(tokenizer()), "num_hidden_layers": BLOCKS}
+    return kind(**{**defaults, **settings, **changes})
+
+
+def tiny_model(family: str, seed: int = 0, **changes: Any) -> nn.Module:
+    """Return a random model in eval mode; no bias is 0 and no norm is 1, so that each matters."""
+    config = tiny_config(family, **changes)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            matrix = parameter.dim() == 2
+            parameter.copy_(0.3 * noise if matrix else parameter + 0.1 * noise)
+    return model
+
+
+def save_tiny_model(folder: Path, family: str = "llama", **changes: Any) -> Path:
+    """Save a random model and its tokenizer as `save_pretrained` does."""
+    tiny_model(family, **changes).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def fetch_tiny_model(source: Path, folder: Path, dtype: str = "float32") -> Artifact:
+    """Turn a model's folder into a checkpoint of one shard a block."""
+    entry = {"source": "path", "path": str(source), "dtype": dtype}
+    return fetch_model("tiny", entry, folder, fingerprint("code", entry))
+
+
+def tiny_checkpoint(
+    base: Path, family: str = "llama", dtype: str = "float32", **changes: Any
+) -> Artifact:
+    """Make a random model below `base` and turn it into a checkpoint."""
+    base.mkdir(parents=True, exist_ok=True)
+    source = save_tiny_model(base / "source", family, **changes)
+    return fetch_tiny_model(source, base / "checkpoint", dtype)
+
+
+def random_tokens(sequences: int, length: int = LENGTH, seed: int = 0) -> Tensor:
+    """Return token ids, (sequences, length), int64; the special token and padding left out."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, len(tokenizer()), (sequences, length), generator=generator)
+
+
+def save_calibration(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
+    """Write token ids, (sequences, length), as a calibration sample."""
+    writer = ArtifactWriter(folder, token_ids.KIND, fingerprint("code", input_ids.tolist()))
+    writer.add(token_ids.TOKENS, lambda path: save_file({"input_ids": input_ids}, path))
+    return writer.finish(model=model.digest)
+
+
+def capture(
+    model: StreamedModel,
+    sample: Artifact,
+    folder: Path,
+    fingerprint: str = "fingerprint",
+    report: Report = silent,
+    dense_limit: float = 1e9,
+    gram: bool = True,
+    keep: str = "all",
+) -> Artifact:
+    """Pass a calibration sample through a model that knows nothing: no perplexity is too high.
+
+    Hidden states go beside the statistics, into `hidden_folder(folder)`.
+    """
+    _SAMPLES[sample.digest] = sample
+    with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
+        return capture_dense(
+            model=model,
+            calibration=sample,
+            dense_limit=dense_limit,
+            gram=gram,
+            keep=keep,
+            folder=folder,
+            hidden_folder=hidden_folder(folder),
+            fingerprint=fingerprint,
+            scratch=scratch,
+            report=report,
+        )
+
+
+def hidden_folder(dense: Path) -> Path:
+    """Return where `capture` puts the hidden states that belong to a folder of statistics."""
+    return dense.with_name(f"{dense.name}-hidden")
+
+
+@contextmanager
+def dense_states(model: StreamedModel, dense: Artifact) -> Iterator[DenseStates]:
+    """Give the hidden states of the sample that statistics come from."""
+    sample = _SAMPLES[dense.facts["calibration"]]
+    with tempfile.TemporaryDirectory() as scratch:
+        yield open_states(model, sample, hidden_folder(dense.folder), Path(scratch))
+
+
+@dataclass
+class Prepared:
+    """A model with everything a reconstruction starts from."""
+
+    model: StreamedModel
+    dense: Artifact
+    masks: Artifact
+
+    def hidden(self, boundary: int) -> Tensor:
+        """Return the dense hidden states at a boundary, (sequences, length, d)."""
+        return open_hidden(hidden_folder(self.dense.folder) / hidden_file(boundary))[:]
+
+
+def prepare(
+    base: Path,
+    family: str = "llama",
+    dtype: str = "float32",
+    sequences: int = 6,
+    pattern: str = "u50",
+    keep: str = "all",
+    length: int = LENGTH,
+    **changes: Any,
+) -> Prepared:
+    """Make a random model, pass random tokens through it and prune it by Wanda: its weights, or of
+    a structured pattern its heads and channels.
+    """
+    checkpoint = tiny_checkpoint(base, family, dtype, **changes)
+    model = StreamedModel(checkpoint.folder)
+    sample = save_calibration(checkpoint, base / "calibration", random_tokens(sequences, length))
+    dense = capture(model, sample, base / "dense", keep=keep)
+    score = "wanda_sp" if Pattern.parse(pattern).structured else "wanda"
+    return Prepared(model, dense, prune(model, dense, base / "masks", score, pattern))
+
+
+def keep_everything(base: Path, sequences: int, **settings: Any) -> Prepared:
+    """Prepare a model of which nothing is pruned."""
+    prepared = prepare(base, sequences=sequences, **settings)
+    for index in range(BLOCKS):
+        masks = load_pruned_block(prepared.model, prepared.masks.folder, index)[1]
+        bits = {name: pack(torch.ones_like(mask)) for name, mask in masks.items()}
+        save_file(bits, prepared.masks.folder / masks_file(index))
+    return prepared
+
+
+def prune(
+    model: StreamedModel,
+    dense: Artifact,
+    folder: Path,
+    score: str,
+    pattern: str = "u50",
+    seed: int = 0,
+    report: Report = silent,
+    **settings: Any,
+) -> Artifact:
+    """Prune a model by a criterion with the schema's defaults and these settings."""
+    with dense_states(model, dense) as states:
+        return prune_model(
+            model=model,
+            dense=dense,
+            criterion=with_defaults({"score": score, **settings}),
+            pattern=Pattern.parse(pattern),
+            seed=seed,
+            folder=folder,
+            fingerprint="fingerprint",
+            states=states,
+            report=report,
+        )
+
+
+def reconstruct(
+    prepared: Prepared,
+    folder: Path,
+    windows: Sequence[range] | None = None,
+    seed: int = SEED,
+    fingerprint: str = "fingerprint",
+    report: Report | None = None,
+    stop_at_divergence: bool = True,
+    **changes: Any,
+) -> Artifact:
+    """Adapt windows of a pruned model, all of them unless told otherwise."""
+    settings = {**RECONSTRUCTION, **changes}
+    # As of a candidate: what decides among several is no setting of one.
+    settings.pop("select_on")
+    if settings["method"] == "least_squares":
+        settings = with_defaults(changes, "adaptation")
+    window = window_of(settings)
+    with dense_states(prepared.model, prepared.dense) as states:
+        return reconstruct_windows(
+            model=prepared.model,
+            masks=prepared.masks,
+            states=states,
+            window=window,
+            windows=split_windows(BLOCKS, window) if windows is None else windows,
+            settings=settings,
+            seed=seed,
+            folder=folder,
+            fingerprint=fingerprint,
+            report=report or silent,
+            stop_at_divergence=stop_at_divergence,
+        )
+
+
+def prepare_on(device: str, prepared: Prepared, base: Path) -> Prepared:
+    """Capture and prune a prepared model anew on a device."""
+    model = StreamedModel(prepared.model.folder, device)
+    sample = save_calibration(model.artifact, base / f"sample-{device}", random_tokens(6))
+    dense = capture(model, sample, base / f"dense-{device}")
+    return Prepared(model, dense, prune(model, dense, base / f"masks-{device}", "magnitude"))
+
+
+def retrain(
+    prepared: Prepared,
+    folder: Path,
+    method: str = "full",
+    seed: int = SEED,
+    report: Report = silent,
+    stop_at_divergence: bool = True,
+    save_s: float = 1e9,
+    **settings: Any,
+) -> Artifact:
+    """Retrain a pruned model on its calibration sample."""
+    entry = with_defaults({"method": method, "learning_rate": 0.01, **settings}, "adaptation")
+    entry.pop("select_on")
+    with dense_states(prepared.model, prepared.dense) as states:
+        return retrain_model(
+            model=prepared.model,
+            masks=prepared.masks,
+            states=states,
+            settings=entry,
+            seed=seed,
+            folder=folder,
+            fingerprint=f"fingerprint of {entry} and {seed}",
+            report=report,
+            stop_at_divergence=stop_at_divergence,
+            save_s=save_s,
+        )
+
+
+def assembled(prepared: Prepared, adapted: Artifact | None, folder: Path) -> nn.Module:
+    """Return the checkpoint of an adapted (or merely pruned) model, as transformers loads it."""
+    parts = [] if adapted is None else [adapted]
+    assemble_model(prepared.model, prepared.masks, parts, folder, "fingerprint")
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder)
+    return model.eval()
+
+
+def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
+    """Return a block's tensors by their names in the block."""
+    tensors = load_file(adapted.path(block_shard(index)))
+    return {name.split(f".{index}.", 1)[1]: value for name, value in tensors.items()}

@@ -1,0 +1,315 @@
+"""Windows one after another, from masks and dense hidden states to one shard a block.
+
+With dense inputs and targets a window needs nothing but its own blocks, their masks and the dense
+hidden states at its two ends: windows are independent of each other. With sparse inputs each sees
+what the windows before it have become. One window is in memory at a time.
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.adaptation.reconstruction import KIND
+from freelunch.adaptation.reconstruction.gradients import train_window_
+from freelunch.adaptation.reconstruction.least_squares import solve_window_
+from freelunch.adaptation.reconstruction.recording import Recorder, inputs_of, outputs_of
+from freelunch.adaptation.reconstruction.window import Window
+from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.core.progress import Report, silent
+from freelunch.data.calibration import check_sample
+from freelunch.model.blocks import BlockCall, block_linears
+from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.model.halves import half
+from freelunch.model.hidden_file import HiddenStates, create_hidden
+from freelunch.model.hidden_states import DenseStates, SparseStates
+from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.model.mask_store import load_pruned_block
+from freelunch.study.cell import derive_seed
+from freelunch.study.families import Family, halves_of
+from freelunch.study.windows import HALVES, LEAST_SQUARES, MATRIX, is_sequential
+from freelunch.study.windows import Window as Kind
+
+# By name of a window, what came of it.
+Facts = dict[str, dict[str, Any]]
+# A window, its inputs and its targets.
+Work = tuple[Window, HiddenStates, HiddenStates]
+
+log = logging.getLogger(__name__)
+
+
+def reconstruct_windows(
+    model: StreamedModel,
+    masks: Artifact,
+    states: DenseStates,
+    window: Kind,
+    windows: Sequence[range],
+    settings: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+    fingerprint: str,
+    report: Report = silent,
+    stop_at_divergence: bool = True,
+) -> Artifact:
+    """Adapt windows one after another and write one shard a block.
+
+    Args:
+        model: The dense model.
+        masks: Which weights stay.
+        states: Hidden states of the calibration sample.
+        window: What is adapted together; `settings` may have left it open.
+        windows: The blocks of each window; all of the model's with sparse inputs.
+        settings: An entry of `adaptations`.
+        seed: Decides the order of the sequences, for each window on its own.
+        folder: Where the shards go.
+        fingerprint: Digest of everything the result depends on.
+        report: Told of each window.
+        stop_at_divergence: Whether a loss that is not finite is an error; else that window stays as
+            it was pruned, and what is noted of it says so.
+
+    Raises:
+        UserError: The masks belong to another model or calibration sample, the family has no halves
+            known, or a loss is not finite.
+    """
+    check_belongs(masks, "model", model.artifact)
+    check_sample(masks, states.calibration)
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    run = _Run(model, masks, states, window, settings, seed, stop_at_divergence)
+    for done, indices in enumerate(windows, 1):
+        # A window is done when its last block is written.
+        if not all(block_shard(index) in writer for index in indices):
+            run.adapt_and_write(indices, writer)
+        if run.sparse is not None and done < len(windows):
+            for index in indices:
+                run.sparse.on(index, model.load_block(index, folder))
+        found = writer.entry(block_shard(indices.start))["windows"].values()
+        before, after = (
+            sum(each[f"loss_{when}"] for each in found) for when in ("before", "after")
+        )
+        report(done, len(windows), f"windows (loss {before:.3g} to {after:.3g})")
+    return writer.finish(
+        settings={"adaptation": dict(settings), "seed": seed},
+        window=window,
+        model=model.artifact.digest,
+        masks=masks.digest,
+        sample=states.calibration.digest,
+    )
+
+
+class _Run:
+    """What all windows of a reconstruction share.
+
+    Attributes:
+        sparse: Hidden states on their way through the adapted model; None with dense inputs.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        masks: Artifact,
+        states: DenseStates,
+        window: Kind,
+        settings: Mapping[str, Any],
+        seed: int,
+        stop_at_divergence: bool,
+    ) -> None:
+        self.model, self.masks, self.states = model, masks, states
+        self.settings, self.seed = settings, seed
+        self.stop_at_divergence = stop_at_divergence
+        self.window = window
+        # One set of files for all windows: each takes the place of the window before.
+        self.scratch = states.scratch / "window"
+        self.scratch.mkdir(exist_ok=True)
+        self.local = settings["targets"] == "local"
+        self.sparse = SparseStates(states) if is_sequential(settings) else None
+        self.family: Family | None = None
+        if self.window == HALVES:
+            self.family = halves_of(
+                model.config.model_type, getattr(model.config, "do_layer_norm_before", True)
+            )
+
+    def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
+        """Adapt windows, write their blocks in the precision of a checkpoint, and forget them."""
+        loaded = [load_pruned_block(self.model, self.masks.folder, index) for index in indices]
+        blocks, keep_masks = [block for block, _ in loaded], [keep for _, keep in loaded]
+        if self.window == MATRIX:
+            work = self._matrices(indices.start, blocks[0], keep_masks[0])
+        elif self.family is not None:
+            work = self._halves(indices.start, blocks[0], keep_masks[0], self.family)
+        else:
+            work = self._blocks(indices, blocks, keep_masks)
+        facts: Facts = {}
+        for window, inputs, targets in work:
+            facts[window.name] = self._adapt_window_(window, inputs, targets)
+        name = self.model.sharding.name
+        for index, block in zip(indices, blocks, strict=True):
+            tensors = {name(index, key): value for key, value in block.state_dict().items()}
+            write_shard(writer, block_shard(index), tensors, windows=facts)
+
+    def _adapt_window_(
+        self, window: Window, inputs: HiddenStates, targets: HiddenStates
+    ) -> dict[str, Any]:
+        window.widen_()
+        if self.settings["method"] == LEAST_SQUARES:
+            facts = solve_window_(window, inputs, targets, self.settings)
+        else:
+            order = derive_seed(self.seed, "reconstruction", window.name)
+            facts = train_window_(
+                window, inputs, targets, self.settings, order, self.stop_at_divergence
+            )
+        window.settle_()
+        log.info("window %s: %s", window.name, facts)
+        return facts
+
+    # Each of the following yields a window, its inputs and its targets, and goes on when the window
+    # is adapted.
+
+    def _blocks(
+        self,
+        indices: range,
+        blocks: Sequence[nn.Module],
+        keep_masks: Sequence[dict[str, Tensor]],
+    ) -> Iterator[Work]:
+        inputs = self._inputs(indices.start)
+        if self.local:
+            targets, entering = self.states.create(self.scratch / "targets"), inputs
+            for index in indices:
+                dense = self.model.load_block(index)
+                self.states.blocks.through_(index, dense, entering, targets)
+                entering = targets
+        else:
+            targets = self.states.at(indices.stop)
+        name = f"{indices.start}-{indices.stop - 1}"
+        yield self._window(name, indices, blocks, keep_masks), inputs, targets
+
+    def _halves(
+        self, index: int, block: nn.Module, keep_masks: dict[str, Tensor], family: Family
+    ) -> Iterator[Work]:
+        # What the other half of a block is.
+        halves = {"attention": family.mlp_half, "mlp": family.attention_half}
+
+        def through(name: str, of: nn.Module, inputs: HiddenStates, file: str) -> HiddenStates:
+            outputs = self.states.create(self.scratch / file)
+            part = half(of, family, halves[name])
+            self.states.blocks.through_(index, part, inputs, outputs)
+            return outputs
+
+        def of_dense(name: str, inputs: HiddenStates, file: str) -> HiddenStates:
+            # It is in memory for this alone, and not while a window is adapted.
+            return through(name, self.model.load_block(index), inputs, file)
+
+        dense_ends = {}
+        if not self.local:
+            middle = of_dense("attention", self.states.at(index), "dense")
+            dense_ends = {"attention": middle, "mlp": self.states.at(index + 1)}
+        inputs = self._inputs(index)
+        for name, other in halves.items():
+            targets = of_dense(name, inputs, "targets") if self.local else dense_ends[name]
+            part = half(block, family, other)
+            masks = {linear: keep_masks[linear] for linear in block_linears(part)}
+            window = self._window(f"{index}.{name}", range(index, index + 1), [part], [masks])
+            yield window, inputs, targets
+            if self.sparse is None:
+                inputs = dense_ends[name]
+            elif name == "attention":
+                inputs = through(name, block, inputs, "sparse")
+
+    def _matrices(
+        self, index: int, block: nn.Module, keep_masks: dict[str, Tensor]
+    ) -> Iterator[Work]:
+        linears, groups = block_linears(block), self._groups(index, block)
+        ends: dict[str, HiddenStates] = {}
+        if not self.local:
+            seen = groups if self.sparse is None else ()
+            dense = self.model.load_block(index)
+            ends = self._recorded(index, dense, self.states.at(index), seen, outputs=True)
+            # What it was for is on disk.
+            del dense
+        for group, names in groups.items():
+            if self.sparse is not None:
+                # What the matrices before this group, adapted by now, make of the sparse inputs.
+                ends |= self._recorded(index, block, self.sparse.hidden, [group], outputs=False)
+            for name in names:
+                inputs = ends[inputs_of(group)]
+                targets = (
+                    self._local_targets(index, name, inputs)
+                    if self.local
+                    else ends[outputs_of(name)]
+                )
+                window = self._window(
+                    f"{index}.{name}",
+                    range(index, index + 1),
+                    [linears[name]],
+                    [{"": keep_masks[name]}],
+                    matrix=name,
+                )
+                yield window, inputs, targets
+
+    def _window(
+        self,
+        name: str,
+        indices: range,
+        modules: Sequence[nn.Module],
+        keep_masks: Sequence[dict[str, Tensor]],
+        matrix: str | None = None,
+    ) -> Window:
+        """Return a window of modules, one of each of these blocks, or of one of their matrices."""
+        prefix = "" if matrix is None else f"{matrix}."
+
+        def calls(batch: int) -> list[BlockCall]:
+            if matrix is not None:
+                return [BlockCall((), {})]
+            of_model = self.states.blocks.calls(batch)
+            return [of_model[index] for index in indices]
+
+        def pruned() -> Iterator[dict[str, Tensor]]:
+            for index in indices:
+                block, _ = load_pruned_block(self.model, self.masks.folder, index)
+                yield {
+                    key.removeprefix(prefix): value
+                    for key, value in block.state_dict().items()
+                    if key.startswith(prefix)
+                }
+
+        return Window(name, modules, calls, keep_masks, pruned, self.model.dtype, self.model.device)
+
+    def _inputs(self, boundary: int) -> HiddenStates:
+        return self.states.at(boundary) if self.sparse is None else self.sparse.hidden
+
+    def _recorded(
+        self,
+        index: int,
+        block: nn.Module,
+        hidden: HiddenStates,
+        inputs: Collection[str],
+        outputs: bool,
+    ) -> dict[str, HiddenStates]:
+        """Return what enters some groups of a block's matrices, and what leaves all of them."""
+        recorder = Recorder(block, self.states, self.scratch, inputs, outputs)
+        with recorder.watching():
+            self.states.blocks.through_(index, block, hidden, None)
+        return recorder.files
+
+    @torch.no_grad()
+    def _local_targets(self, index: int, name: str, inputs: HiddenStates) -> HiddenStates:
+        """Return what a matrix of the dense model makes of its sparse inputs."""
+        linear: nn.Linear = self.model.load_block(index).get_submodule(name)  # type: ignore[assignment]
+        shape = (inputs.shape[0], inputs.shape[1], linear.out_features)
+        targets = create_hidden(self.scratch / "targets", shape, inputs.dtype)
+        for rows in self.states.blocks.batches:
+            targets[rows] = linear(inputs[rows].to(self.model.device))
+        return targets
+
+    def _groups(self, index: int, block: nn.Module) -> dict[str, list[str]]:
+        """Return the matrices of a block that share an input, in the order they are called in."""
+        watcher = LinearWatcher(block)
+        one = self._inputs(index)[:1].to(self.model.device)
+        with torch.no_grad(), watcher.watching():
+            self.states.blocks.calls(1)[index](block, one)
+        groups: dict[str, list[str]] = {}
+        for name, group in watcher.groups.items():
+            groups.setdefault(group, []).append(name)
+        return groups

@@ -1,0 +1,116 @@
+"""Train a window by gradients, so that its outputs match targets."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
+from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.training.optimisers import divergence, precision_of, stepping_in_backward
+from freelunch.adaptation.training.schedule import schedule
+from freelunch.model.hidden_file import HiddenStates
+from freelunch.study.batching import CHECK_SEQUENCES
+from freelunch.study.methods import trained_by
+
+
+def train_window_(
+    window: Window,
+    inputs: HiddenStates,
+    targets: HiddenStates,
+    settings: Mapping[str, Any],
+    seed: int,
+    stop_at_divergence: bool = True,
+) -> dict[str, Any]:
+    """Train a window in place.
+
+    Args:
+        window: Modules that are called one after another, their weights float32.
+        inputs: (sequences, length, features).
+        targets: (sequences, length, features).
+        settings: An entry of `adaptations`, method `reconstruction`.
+        seed: Of the order of the sequences.
+        stop_at_divergence: Whether a loss that is not finite is an error.
+
+    Returns:
+        `loss_before` and `loss_after` on the first sequences, `steps`, `trained_parameters`, and
+        `kept_pruned`: whether training made the window worse, so that it was left as it was pruned;
+        `diverged_at_step` where it did.
+
+    Raises:
+        UserError: A loss is not finite. The window is then as it was pruned.
+    """
+    precision = precision_of(settings, window.dtype)
+    loss = LOSSES[settings["loss"]]
+    before = window_loss(window, inputs, targets, loss, precision)
+    trained = window.train_(trained_by(settings), seed)
+    losses: list[Tensor] = []
+    diverged: int | None = None
+    with stepping_in_backward(trained, settings["optimiser"]) as set_rate:
+        for rate, rows, ends_epoch in schedule(settings, len(inputs), seed):
+            set_rate(rate)
+            outputs = window(inputs[rows].to(window.device), precision)
+            value = loss(outputs, targets[rows].to(window.device))
+            value.backward()  # type: ignore[no-untyped-call]
+            losses.append(value.detach())
+            # Once an epoch, not once a step: on a GPU each look at a loss waits for the device.
+            if ends_epoch and (diverged := _first_not_finite(losses)) is not None:
+                break
+    trained.merge_()
+    facts: dict[str, Any] = {
+        "loss_before": before,
+        "steps": len(losses),
+        "trained_parameters": trained.count,
+    }
+    after = before
+    if diverged is None:
+        window.round_()
+        after = window_loss(window, inputs, targets, loss, precision)
+        if not math.isfinite(after):
+            # The last step's doing: no step after it saw it.
+            losses.append(torch.tensor(after))
+            diverged = len(losses) - 1
+    if diverged is not None:
+        window.restore_()
+        step = min(diverged + 1, facts["steps"])
+        if stop_at_divergence:
+            raise divergence(
+                f"reconstruction diverged in the window {window.name}",
+                f"step {step}",
+                [float(loss) for loss in losses],
+                settings,
+                "windows finished before are kept",
+            )
+        return facts | {"loss_after": before, "kept_pruned": True, "diverged_at_step": step}
+    kept_pruned = not after <= before
+    if kept_pruned:
+        window.restore_()
+    return facts | {"loss_after": before if kept_pruned else after, "kept_pruned": kept_pruned}
+
+
+@torch.no_grad()
+def window_loss(
+    window: Window,
+    inputs: HiddenStates,
+    targets: HiddenStates,
+    loss: Loss,
+    precision: torch.dtype,
+    sequences: int = CHECK_SEQUENCES,
+) -> float:
+    """Return the loss of a window on the first sequences."""
+    losses = [
+        loss(
+            window(inputs[row : row + 1].to(window.device), precision),
+            targets[row : row + 1].to(window.device),
+        )
+        for row in range(min(sequences, len(inputs)))
+    ]
+    return float(torch.stack(losses).mean())
+
+
+def _first_not_finite(losses: list[Tensor]) -> int | None:
+    """Return the first step, from 0, whose loss is not finite; None if all are."""
+    bad = torch.nonzero(~torch.isfinite(torch.stack(losses)))
+    return int(bad[0]) if len(bad) else None

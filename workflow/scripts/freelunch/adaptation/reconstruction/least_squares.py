@@ -1,0 +1,124 @@
+"""The best a matrix can do on its mask: masked least squares, solved and not trained.
+
+Row i of a matrix keeps the weights at S. With G the Gram matrix of the inputs, C the cross-Gram of
+targets and inputs, they are the solution of G_SS w = C_iS (the objective of ALPS, arXiv 2406.07831,
+on a fixed mask). A little of the mean diagonal holds w to the pruned weights, so that a direction
+which no token excites stays as it was.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.adaptation.reconstruction.gradients import window_loss
+from freelunch.adaptation.reconstruction.losses import mean_squared_error
+from freelunch.adaptation.reconstruction.window import Window
+from freelunch.core.errors import UserError
+from freelunch.model.hidden_file import HiddenStates
+
+
+@torch.no_grad()
+def solve_window_(
+    window: Window, inputs: HiddenStates, targets: HiddenStates, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give a linear layer the kept weights with the least squared error on the calibration sample.
+
+    Args:
+        window: One linear layer, float32.
+        inputs: (sequences, length, in).
+        targets: (sequences, length, out).
+        settings: An entry of `adaptations`, method `least_squares`.
+
+    Returns:
+        As `train_window_`, with losses on all sequences; there are no steps.
+    """
+    ((_, linear, keep),) = window.masked()
+    # The optimum is one of the whole sample, so it is judged by all of it.
+    judged = mean_squared_error, torch.float32, len(inputs)
+    before = window_loss(window, inputs, targets, *judged)
+    train_bias = isinstance(linear.bias, Tensor) and settings["train_biases"]
+    gram, cross = _sums(linear, inputs, targets, train_bias)
+    start = linear.weight.double()
+    if train_bias:
+        # A bias is the weight of an input that is always 1.
+        start = torch.cat([start, linear.bias.double()[:, None]], dim=1)
+        keep = torch.cat([keep, keep.new_ones(len(keep), 1)], dim=1)
+    solved = solve_rows(gram, cross, keep, start, settings["damping"])
+    if train_bias:
+        linear.bias.copy_(solved[:, -1])
+        solved = solved[:, :-1]
+    linear.weight.copy_(solved)
+    window.round_()
+    after = window_loss(window, inputs, targets, *judged)
+    kept_pruned = not after <= before
+    if kept_pruned:
+        window.restore_()
+    return {
+        "loss_before": before,
+        "loss_after": before if kept_pruned else after,
+        "steps": 0,
+        "trained_parameters": int(keep.sum()),
+        "kept_pruned": kept_pruned,
+    }
+
+
+def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping: float) -> Tensor:
+    """Return the weights of each row that solve its kept part of G w = c; all others are 0.
+
+    Row by row: batches of systems are factorised no faster, and have to be padded.
+
+    Args:
+        gram: Sum over tokens of x x^T, (in, in), float64.
+        cross: Sum over tokens of y x^T, (out, in), float64.
+        keep: (out, in), bool.
+        start: What the solution is held to, (out, in), float64; 0 where `keep` is False.
+        damping: By this share of the Gram matrix's mean diagonal.
+
+    Returns:
+        (out, in), float64.
+
+    Raises:
+        UserError: Without damping there are many solutions.
+    """
+    # Where no token excites anything, anything holds all weights to the start.
+    pull = damping * float(gram.diagonal().mean()) if gram.any() else 1.0
+    right = cross + pull * start
+    solved = torch.zeros_like(start)
+    for row, kept in enumerate(keep):
+        at = kept.nonzero()[:, 0]
+        system = gram[at][:, at]
+        system.diagonal().add_(pull)
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if failed:
+            raise UserError(
+                "a Gram matrix cannot be factorised",
+                where="least_squares",
+                found=f"damping {damping:g}",
+                expected="more of it where tokens do not excite all inputs",
+                todo="raise `damping`, or take more calibration sequences",
+            )
+        solved[row, at] = torch.cholesky_solve(right[row, at, None], factor)[:, 0]
+    return solved
+
+
+def _sums(
+    linear: nn.Linear, inputs: HiddenStates, targets: HiddenStates, train_bias: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the Gram matrix of the inputs and the cross-Gram of targets and inputs, float64.
+
+    A bias that is not trained is taken off the targets; one that is, has an input of 1.
+    """
+    device, rows = linear.weight.device, linear.in_features + train_bias
+    gram = torch.zeros(rows, rows, dtype=torch.float64, device=device)
+    cross = torch.zeros(linear.out_features, rows, dtype=torch.float64, device=device)
+    for x, y in zip(inputs, targets, strict=True):
+        x, y = x.to(device).double(), y.to(device).double()
+        if train_bias:
+            x = nn.functional.pad(x, (0, 1), value=1.0)
+        elif isinstance(linear.bias, Tensor):
+            y = y - linear.bias.double()
+        gram.addmm_(x.T, x)
+        cross.addmm_(y.T, x)
+    return gram, cross

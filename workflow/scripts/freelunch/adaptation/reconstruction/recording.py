@@ -1,0 +1,71 @@
+"""Inputs and outputs of a block's linear layers, for windows of single matrices."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from freelunch.model.hidden_file import HiddenStates, create_hidden
+from freelunch.model.hidden_states import DenseStates
+from freelunch.model.linear_hooks import LinearWatcher
+
+
+def inputs_of(group: str) -> str:
+    """Return what the inputs of a group are called."""
+    return f"{group}.inputs"
+
+
+def outputs_of(name: str) -> str:
+    """Return what the outputs of a layer are called."""
+    return f"{name}.outputs"
+
+
+class Recorder(LinearWatcher):
+    """Write what enters and leaves the linear layers of a block to files, while all tokens pass.
+
+    Args:
+        block: The block.
+        states: How many tokens will pass.
+        folder: Where the files go.
+        inputs: Names of the groups whose inputs are written.
+        outputs: Whether outputs are written, of all layers.
+
+    Attributes:
+        files: What was written, each (sequences, length, features).
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        states: DenseStates,
+        folder: Path,
+        inputs: Collection[str],
+        outputs: bool,
+    ) -> None:
+        super().__init__(block)
+        self._states, self._folder = states, folder
+        self._wanted, self._outputs = inputs, outputs
+        self.files: dict[str, HiddenStates] = {}
+        self._rows: dict[str, int] = {}
+
+    def see_input(self, group: str, inputs: Tensor) -> None:
+        """Write the input of a group."""
+        if group in self._wanted:
+            self._write(inputs_of(group), inputs)
+
+    def see_output(self, name: str, outputs: Tensor) -> None:
+        """Write the output of a layer."""
+        if self._outputs:
+            self._write(outputs_of(name), outputs)
+
+    def _write(self, name: str, tensor: Tensor) -> None:
+        # Some families flatten tokens before a linear layer.
+        rows = tensor.reshape(-1, self._states.length, tensor.shape[-1])
+        if name not in self.files:
+            shape = (self._states.sequences, self._states.length, tensor.shape[-1])
+            path = self._folder / f"{name}.safetensors"
+            self.files[name] = create_hidden(path, shape, tensor.dtype)
+            self._rows[name] = 0
+        start = self._rows[name]
+        self.files[name][start : start + len(rows)] = rows
+        self._rows[name] = start + len(rows)

@@ -1,0 +1,137 @@
+"""Take the best of several adaptations of one pruned model: learning rates, numbers of epochs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.adaptation.reconstruction import KIND
+from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.errors import UserError
+from freelunch.model.checkpoint import link_shard
+from freelunch.study.methods import adapting_rule
+from freelunch.study.search import SEARCHED
+from freelunch.study.windows import adapted_windows
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of them.
+
+    Attributes:
+        name: As in `freelunch.study.search`.
+        settings: It should have been adapted with.
+        parts: What its jobs adapted.
+        metrics: What `evaluate_perplexity` measured on its checkpoint.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    parts: Sequence[Artifact]
+    metrics: Mapping[str, Any]
+
+    @property
+    def adapted_with(self) -> dict[str, Any]:
+        """Return the settings it was adapted with."""
+        return dict(self.parts[0].facts["settings"]["adaptation"])
+
+    @property
+    def loss(self) -> float:
+        """Return its mean loss; infinity if that is not finite, or training a window diverged."""
+        loss = self.metrics["loss"]
+        return math.inf if loss is None or self.diverged else float(loss)
+
+    @property
+    def windows(self) -> dict[str, dict[str, Any]]:
+        """Return what is noted of each window."""
+        return adapted_windows(self.parts)
+
+    @property
+    def kept_pruned(self) -> int:
+        """Return how many windows training made no better."""
+        return sum(facts["kept_pruned"] for facts in self.windows.values())
+
+    @property
+    def diverged(self) -> int:
+        """Return how many windows came to a loss that is not finite, and stayed as pruned."""
+        return sum("diverged_at_step" in facts for facts in self.windows.values())
+
+
+def choose_candidate(
+    candidates: Sequence[Candidate],
+    settings: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+    fingerprint: str,
+) -> Artifact:
+    """Link the blocks of the candidate with the lowest perplexity, of equals the first.
+
+    One that diverged in a window is not taken, however good what it left as it was pruned.
+
+    Args:
+        candidates: All measured on the same text.
+        settings: The entry of `adaptations` that lists them.
+        seed: The cell's.
+        folder: Where the blocks go.
+        fingerprint: Digest of everything the result depends on.
+
+    Raises:
+        UserError: None is left (divergence, perplexity not finite), or one was adapted with other
+            settings.
+    """
+    for candidate in candidates:
+        if candidate.adapted_with != candidate.settings:
+            raise UserError(
+                "a candidate was adapted with other settings",
+                where=candidate.parts[0].folder,
+                found=candidate.adapted_with,
+                expected=candidate.settings,
+                todo=f"the same command with `--forcerun {adapting_rule(settings)}` makes it again",
+            )
+    best = min(candidates, key=lambda candidate: candidate.loss)
+    if math.isinf(best.loss):
+        raise UserError(
+            "no candidate to choose",
+            where=folder,
+            found=", ".join(
+                f"{candidate.name}: {candidate.diverged} windows diverged"
+                if candidate.diverged
+                else f"{candidate.name}: loss {candidate.metrics['loss']}"
+                for candidate in candidates
+            ),
+            expected="one that diverges nowhere and has a finite loss",
+            todo="list lower learning rates",
+        )
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    for part in best.parts:
+        for shard, entry in part.files.items():
+            notes = {"windows": entry["windows"]} if "windows" in entry else {}
+            link_shard(writer, shard, part, **notes)
+    facts = best.parts[0].facts
+    return writer.finish(
+        settings={"adaptation": dict(settings), "seed": seed},
+        window=facts["window"],
+        model=facts["model"],
+        masks=facts["masks"],
+        sample=facts["sample"],
+        **({"losses": facts["losses"]} if "losses" in facts else {}),
+        choice={
+            "selected_on": settings["select_on"],
+            "chosen": best.name,
+            "candidates": {
+                candidate.name: {
+                    **{
+                        key: candidate.settings[key]
+                        for key in (*SEARCHED, "samples")
+                        if key in candidate.settings
+                    },
+                    "perplexity": candidate.metrics["perplexity"],
+                    "perplexity_standard_error": candidate.metrics["perplexity_standard_error"],
+                    "windows_kept_pruned": candidate.kept_pruned,
+                    "windows_diverged": candidate.diverged,
+                }
+                for candidate in candidates
+            },
+        },
+    )

@@ -1,0 +1,96 @@
+"""Steps of an optimiser: of each parameter as its gradient comes, or of all together; and their
+precision.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freelunch.adaptation.training.matrices import TrainedParameters
+from freelunch.core.errors import UserError
+
+MOMENTUM = 0.9
+
+
+@contextmanager
+def stepping_in_backward(
+    trained: TrainedParameters, optimiser: str
+) -> Iterator[Callable[[float], None]]:
+    """Step each parameter as soon as its gradient is there, within the backward pass.
+
+    So the gradients of a window are never in memory together.
+
+    Yields:
+        What sets the learning rate.
+    """
+    optimisers = {
+        parameter: make_optimiser(optimiser, [parameter]) for parameter in trained.parameters
+    }
+
+    def step(parameters: Sequence[Tensor]) -> bool:
+        for parameter in parameters:
+            optimisers[parameter].step()
+            parameter.grad = None
+        return True
+
+    def set_rate(rate: float) -> None:
+        for each in optimisers.values():
+            each.param_groups[0]["lr"] = rate
+
+    handles = trained.watch(step)
+    try:
+        yield set_rate
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def gathering(trained: TrainedParameters) -> Iterator[None]:
+    """Gather the gradients of what is trained, of one backward pass or several."""
+    handles = trained.watch(lambda _: False)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def make_optimiser(name: str, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Return AdamW with PyTorch's betas and no weight decay, or SGD with momentum 0.9."""
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, fused=True)
+    return torch.optim.SGD(parameters, lr=0.0, momentum=MOMENTUM, fused=True)
+
+
+def precision_of(settings: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """Return the precision of training passes; `model` is that of the checkpoint."""
+    name = settings["precision"]
+    return dtype if name == "model" else getattr(torch, name)
+
+
+def divergence(
+    summary: str, where: str, losses: Sequence[float], settings: Mapping[str, Any], kept: str = ""
+) -> UserError:
+    """Return the error of a training whose loss was not finite.
+
+    Args:
+        summary: What diverged.
+        where: The step.
+        losses: Of each step; at least one is not finite.
+        settings: An entry of `adaptations`.
+        kept: What is not lost.
+    """
+    first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
+    return UserError(
+        summary,
+        where=where,
+        found=f"loss {losses[first]}; last finite loss {losses[first - 1] if first else 'none'}",
+        expected="a finite loss",
+        todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "
+        "that diverges is then not chosen" + (f"; {kept}" if kept else ""),
+    )

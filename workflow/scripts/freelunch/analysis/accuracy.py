@@ -1,0 +1,124 @@
+"""How many answers to the zero-shot tasks are right, and what pruning and adapting change of it.
+
+All cells are asked the same documents, so two cells are compared document by document: the error
+of such a difference is far smaller than the errors of the two accuracies.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from freelunch.analysis.pairing import Records, Row, seed_groups, standard_error, window_means
+from freelunch.core.errors import UserError
+from freelunch.records.read import load_answers
+from freelunch.study.cell import NONE, Cell
+
+# In place of a task: the plain mean over all of them.
+MEAN = "mean"
+TASK_COLUMNS = (
+    *("model", "criterion", "pattern", "adaptation", "seeds"),
+    *("task", "documents", "documents_in_all", "version"),
+    *("accuracy", "accuracy_standard_error"),
+    *("accuracy_minus_dense", "accuracy_minus_dense_standard_error"),
+    *("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"),
+    *("truncated_requests", "truncated_tokens", "records"),
+)
+# Of a cell, by task: for each document whether its answer is right.
+Right = dict[str, list[bool]]
+
+
+def task_rows(records: Records, folder: Path) -> list[Row]:
+    """Return a row, with TASK_COLUMNS, for each task of each cell that was evaluated on tasks, and
+    one for their plain mean; seeds are averaged, document by document.
+
+    Args:
+        records: Of the study.
+        folder: Where the records are, and the answers beside them.
+
+    Raises:
+        UserError: Answers are missing, or two cells were asked other documents.
+    """
+    asked = {cell: record for cell, record in records.items() if "tasks" in record["metrics"]}
+    right = {cell: _right(cell, asked, folder) for cell in asked}
+    rows: list[Row] = []
+    for cells in seed_groups(asked):
+        one, mine = cells[0], _over_seeds([right[cell] for cell in cells])
+        dense = None if one.is_dense else _over_seeds([right[Cell.dense(one.model)]])
+        before = [right[it] for cell in cells if (it := replace(cell, adaptation=NONE)) in right]
+        unadapted = None
+        if one.adaptation != NONE and len(before) == len(cells):
+            unadapted = _over_seeds(before)
+        metrics = asked[one]["metrics"]["tasks"]["tasks"]
+        # Of all tasks together: the harness asks them at once.
+        truncated = asked[one]["metrics"]["tasks"]["truncated"]
+        for task in (*mine, MEAN):
+            facts = [metrics[task]] if task != MEAN else list(metrics.values())
+            rows.append(
+                {
+                    **{key: getattr(one, key) for key in TASK_COLUMNS[:4]},
+                    "seeds": len(cells),
+                    "task": task,
+                    "documents": sum(each["documents"] for each in facts),
+                    "documents_in_all": sum(each["documents_in_all"] for each in facts),
+                    "version": None if task == MEAN else facts[0]["version"],
+                    "records": " ".join(cell.record_name for cell in cells),
+                    **_named("accuracy", _mean(mine, task)),
+                    **_named("accuracy_minus_dense", _difference(mine, dense, task)),
+                    **_named("accuracy_minus_unadapted", _difference(mine, unadapted, task)),
+                    **{
+                        f"truncated_{what}": count if task == MEAN else None
+                        for what, count in truncated.items()
+                    },
+                }
+            )
+    return rows
+
+
+def _right(cell: Cell, records: Records, folder: Path) -> Right:
+    """Return which answers of a cell are right.
+
+    Raises:
+        UserError: It was asked other documents than its dense model.
+    """
+    dense = Cell.dense(cell.model)
+    mine, theirs = (records[it]["metrics"]["tasks"]["tasks"] for it in (cell, dense))
+    for task, facts in mine.items():
+        for key in ("sample_sha256", "prompts_sha256"):
+            if facts[key] != theirs[task][key]:
+                raise UserError(
+                    "this cell was asked other documents than its dense model, so the two cannot "
+                    "be compared",
+                    where=cell.record_name,
+                    found=f"{task}: {key} = {facts[key]}",
+                    expected=f"{theirs[task][key]}, as in {dense.record_name}",
+                    todo="the same command with `--forcerun evaluate_tasks` asks both again",
+                )
+    answers = load_answers(folder / cell.record_name)
+    return {task: [bool(answer["right"]) for answer in answers[task]] for task in mine}
+
+
+def _over_seeds(seeds: Sequence[Right]) -> dict[str, list[float]]:
+    return {task: window_means([right[task] for right in seeds]) for task in seeds[0]}
+
+
+def _mean(right: Mapping[str, Sequence[float]], task: str) -> tuple[float, float]:
+    """Return the mean of a task, or of all tasks' means, and its standard error over documents."""
+    tasks = list(right) if task == MEAN else [task]
+    errors = [standard_error(right[each]) for each in tasks]
+    return fmean(fmean(right[each]) for each in tasks), math.hypot(*errors) / len(tasks)
+
+
+def _difference(
+    right: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]] | None, task: str
+) -> tuple[float | None, float | None]:
+    if other is None:
+        return None, None
+    pairs = {each: [a - b for a, b in zip(right[each], other[each], strict=True)] for each in right}
+    return _mean(pairs, task)
+
+
+def _named(name: str, found: tuple[Any, Any]) -> Row:
+    return {name: found[0], f"{name}_standard_error": found[1]}

@@ -1,0 +1,82 @@
+"""How far activations drift from the dense model's with depth, and how that differs by window."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from freelunch.analysis.pairing import Records, Row, seed_groups
+from freelunch.study.cell import NONE
+
+DRIFT_COLUMNS = (
+    *("model", "criterion", "pattern", "adaptation", "seeds", "compared"),
+    *("block", "kind", "output", "mean", "median", "max"),
+)
+# Outputs: a block's own, and all its matrices together.
+BLOCK, MATRICES = "block", "matrices"
+STATISTICS = ("mean", "median", "max")
+
+
+def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return a row, with DRIFT_COLUMNS, for each block of each pruned cell, for each kind of drift,
+    and for the block's output and its matrices; seeds are averaged.
+
+    Of the matrices mean and median are the mean over them, max is the largest. A number that is not
+    finite is NaN.
+
+    Args:
+        records: Of the study.
+        windows: What `analysis.window_effect.window_rows` returns. `compared` are its adaptations
+            with dense inputs and targets, and the models that are not adapted.
+    """
+    by_window = {
+        tuple(row[key] for key in ("model", "criterion", "pattern", "adaptation"))
+        for row in windows
+        if (row["inputs"], row["targets"]) == ("dense", "dense")
+    }
+    measured = {cell: record for cell, record in records.items() if "drift" in record["metrics"]}
+    rows: list[Row] = []
+    for cells in seed_groups(measured):
+        one = cells[0]
+        names = {key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")}
+        compared = one.adaptation == NONE or tuple(names.values()) in by_window
+        found = [measured[cell]["metrics"]["drift"]["drift"] for cell in cells]
+        for kind in found[0]:
+            for block in range(len(found[0][kind])):
+                of_seeds = [drift[kind][block] for drift in found]
+                for output in (BLOCK, MATRICES):
+                    seeds = [_facts(outputs, output) for outputs in of_seeds]
+                    rows.append(
+                        {
+                            **names,
+                            "seeds": len(cells),
+                            "compared": int(compared),
+                            "block": block,
+                            "kind": kind,
+                            "output": output,
+                            **{key: fmean(facts[key] for facts in seeds) for key in STATISTICS},
+                        }
+                    )
+    return rows
+
+
+def last_drift(record: Mapping[str, Any]) -> float | None:
+    """Return the mean relative error of the last block's output, accumulated; None if it was not
+    measured or is not finite.
+    """
+    found = record["metrics"].get("drift")
+    return found["drift"]["accumulated"][-1][BLOCK]["mean"] if found else None
+
+
+def _facts(outputs: Mapping[str, Mapping[str, float | None]], output: str) -> dict[str, float]:
+    """Return the statistics of a block's own output, or of all its matrices."""
+    shown = [BLOCK] if output == BLOCK else [name for name in outputs if name != BLOCK]
+    values = {
+        key: [float("nan") if (value := outputs[name][key]) is None else value for name in shown]
+        for key in STATISTICS
+    }
+    # The largest of numbers one of which is NaN would be whichever came first.
+    return {
+        key: max(of) if key == "max" and not any(map(math.isnan, of)) else fmean(of)
+        for key, of in values.items()
+    }

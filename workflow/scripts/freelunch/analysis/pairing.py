@@ -1,0 +1,155 @@
+"""Compare cells by their records: window by window, and over seeds.
+
+Cells of a model are measured on the same windows, so their losses are compared window by window.
+The error of such a difference is far smaller than the errors of the two losses.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.study.cell import Cell
+
+Records = Mapping[Cell, Mapping[str, Any]]
+# None where there is nothing to say (an empty field), NaN where a number is not finite.
+Row = dict[str, str | int | float | None]
+
+
+def seed_groups(records: Records) -> list[list[Cell]]:
+    """Return the cells that differ in their seed alone, model by model, the dense cell first."""
+    groups: dict[str, dict[Cell, list[Cell]]] = {}
+    for cell in sorted(records, key=lambda cell: not cell.is_dense):
+        groups.setdefault(cell.model, {}).setdefault(replace(cell, seed=0), []).append(cell)
+    return [cells for of_model in groups.values() for cells in of_model.values()]
+
+
+def pruned_models(records: Records) -> list[list[Cell]]:
+    """Return the cells of each pruned model, whatever its adaptation and seed."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in records:
+        if not cell.is_dense:
+            groups.setdefault((cell.model, cell.criterion, cell.pattern), []).append(cell)
+    return list(groups.values())
+
+
+def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
+    """Return the cells of a pruned model by adaptation, then by seed."""
+    found: dict[str, dict[int, Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.adaptation, {})[cell.seed] = cell
+    return found
+
+
+def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
+    """Return the seed, of equals the lowest, that most of some runs have; None if there is none.
+
+    What was run by other seeds only then takes nothing from the comparison of the rest.
+    """
+    return max(sorted(seeds), key=lambda seed: sum(seed in run for run in runs), default=None)
+
+
+def window_means(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """Return, for each window, the mean over seeds of what was measured on it."""
+    return [fmean(window) for window in zip(*seeds, strict=True)]
+
+
+def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float]]:
+    """Return the losses of a cell and of its dense model on each window, nats a token.
+
+    A loss that is not finite is NaN.
+
+    Raises:
+        UserError: The two were measured on different tokens.
+    """
+    dense = Cell.dense(cell.model)
+    metrics, dense_metrics = (records[one]["metrics"]["perplexity"] for one in (cell, dense))
+    for key in ("token_ids_sha256", "length", "stride"):
+        if metrics[key] != dense_metrics[key]:
+            raise UserError(
+                "this cell was measured on other tokens than its dense model, so the two cannot "
+                "be compared",
+                where=cell.record_name,
+                found=f"{key} = {metrics[key]}",
+                expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
+                todo="`snakemake --cores all --forcerun evaluate_perplexity` measures both again",
+            )
+    return window_losses(metrics), window_losses(dense_metrics)
+
+
+def measured_perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[float]]:
+    """Return a perplexity, its standard error over windows, and the loss of each window."""
+    metrics = record["metrics"]["perplexity"]
+    value, error = metrics["perplexity"], metrics["perplexity_standard_error"]
+    return number(value), number(error), window_losses(metrics)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of at least two values; NaN if one is not finite."""
+    return _deviation(values) / math.sqrt(len(values))
+
+
+def paired_difference(
+    losses: Sequence[float], other_losses: Sequence[float]
+) -> tuple[float, float]:
+    """Return the mean over windows of loss minus other loss, and its standard error.
+
+    Args:
+        losses: Mean loss of each window, nats a token.
+        other_losses: Another cell's, of the same windows.
+    """
+    differences = [loss - other for loss, other in zip(losses, other_losses, strict=True)]
+    return fmean(differences), standard_error(differences)
+
+
+def mean_over_seeds(
+    seeds: Sequence[tuple[float, float, Sequence[float]]],
+) -> tuple[float, float, float | None]:
+    """Average a quantity exp(mean over windows of x) over seeds.
+
+    Seeds share the text's windows, so their errors over windows do not average out: to first order
+    the mean over seeds moves with window w as mean over seeds s of exp(mean x_s) * x_sw.
+
+    Args:
+        seeds: For each the quantity, its standard error over windows, and x of each window.
+
+    Returns:
+        The mean, its standard error over windows, and the standard deviation over seeds (None for
+        one seed); NaN if one of the seeds is not finite.
+    """
+    if len(seeds) == 1:
+        return seeds[0][0], seeds[0][1], None
+    levels = [level for level, _, _ in seeds]
+    windows = zip(*(xs for _, _, xs in seeds), strict=True)
+    moves = [fmean(level * x for level, x in zip(levels, xs, strict=True)) for xs in windows]
+    return fmean(levels), standard_error(moves), spread_over_seeds(levels)
+
+
+def spread_over_seeds(values: Sequence[float]) -> float | None:
+    """Return the standard deviation; None for one seed, NaN if one is not finite."""
+    return _deviation(values) if len(values) > 1 else None
+
+
+def number(value: float | None) -> float:
+    """Return a number of a record; JSON has no NaN, and says null."""
+    return math.nan if value is None else value
+
+
+def exp(value: float) -> float:
+    """Return e to a power; NaN where that is too large to say."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.nan
+
+
+def window_losses(metrics: Mapping[str, Any]) -> list[float]:
+    """Return the loss of each window, NaN where it is not finite."""
+    return [number(loss) for loss in metrics["window_losses"]]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    # `stdev` fails on NaN with an error about fractions.
+    return stdev(values) if all(math.isfinite(value) for value in values) else math.nan

@@ -1,0 +1,206 @@
+"""What the window is worth: the adaptations of one pruned model that differ in their window.
+
+The gain of an adaptation is the mean loss without it minus that with it, nats a token. Whether the
+window matters is how much less than the best window another one gains, as a share of the best's
+gain; both are measured on the same windows of text, so the error is that of the paired differences.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from freelunch.analysis.pairing import (
+    Records,
+    Row,
+    mean_over_seeds,
+    measured_perplexity,
+    most_shared,
+    paired_losses,
+    pruned_models,
+    spread_over_seeds,
+    standard_error,
+    window_means,
+)
+from freelunch.study.cell import NONE, Cell
+from freelunch.study.windows import LEAST_SQUARES, MATRIX, compares_windows
+
+WINDOW_COLUMNS = (
+    *("model", "criterion", "pattern", "adaptation", "seeds"),
+    *("window", "exact", "inputs", "targets", "selected_on"),
+    *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
+    *("gain", "gain_standard_error", "gain_standard_deviation_over_seeds"),
+    *("best", "gain_missed", "gain_missed_standard_error"),
+    *("adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
+    *("perplexity_unadapted", "perplexity_dense"),
+)
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """The cells of one adaptation of a pruned model.
+
+    Attributes:
+        name: The adaptation.
+        cells: By seed.
+        settings: Its entry in the config.
+        window: What was adapted together.
+        selected_on: What chose its learning rate, where several were listed.
+    """
+
+    name: str
+    cells: Mapping[int, Cell]
+    settings: Mapping[str, Any]
+    window: int | str
+    selected_on: str | None
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Return what windows may differ in."""
+        settings = self.settings
+        return settings["method"], self.window, settings["inputs"], settings["targets"]
+
+
+def window_rows(records: Records) -> list[Row]:
+    """Return a row for each adaptation of a model that was also adapted by another window, or with
+    other inputs or targets, with WINDOW_COLUMNS. Of several with the same window, inputs and
+    targets (another loss, say), the first of the config.
+
+    Over the seeds that they share with the model that is not adapted.
+    """
+    return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
+
+
+def compared(
+    rows: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """Yield the rows of each pruned model, with what it is called."""
+    names = [f"{row['model']}, {row['criterion']}, {row['pattern']}" for row in rows]
+    for name in dict.fromkeys(names):
+        yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
+
+
+def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
+    unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
+    adapted = [
+        _adapted(name, [cell for cell in cells if cell.adaptation == name], records)
+        for name in dict.fromkeys(cell.adaptation for cell in cells if _reconstructs(cell, records))
+    ]
+    shared = most_shared(unadapted, [each.cells for each in adapted])
+    adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
+    if len(adapted) < 2:
+        return []
+    seeds = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
+    gains = {
+        each.name: [_differences(unadapted[seed], each.cells[seed], records) for seed in seeds]
+        for each in adapted
+    }
+    whole = {name: _mean(of_seeds) for name, of_seeds in gains.items()}
+    best = max(whole, key=lambda name: (not math.isnan(whole[name]), whole[name]))
+    return [
+        _row(each, seeds, gains[each.name], (best, gains[best]), unadapted, records)
+        for each in sorted(adapted, key=_size)
+    ]
+
+
+def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
+    """Return the first of each kind: what is compared are windows, not losses or precisions.
+
+    A choice on the evaluation text is another kind: it is shown beside the usual one.
+    """
+    found: dict[tuple[object, ...], Windowed] = {}
+    for each in adapted:
+        found.setdefault((each.kind, each.selected_on == "evaluation"), each)
+    return list(found.values())
+
+
+def _reconstructs(cell: Cell, records: Records) -> bool:
+    settings = records[cell]["spec"]["adaptation"]
+    return settings is not None and compares_windows(settings)
+
+
+def _row(
+    adapted: Windowed,
+    seeds: Sequence[int],
+    gains: Sequence[Sequence[float]],
+    best: tuple[str, Sequence[Sequence[float]]],
+    unadapted: Mapping[int, Cell],
+    records: Records,
+) -> Row:
+    cells = [adapted.cells[seed] for seed in seeds]
+    one = cells[0]
+    perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
+    before = mean_over_seeds([measured_perplexity(records[unadapted[seed]]) for seed in seeds])
+    costs = [records[cell]["cost"]["reconstruct_window"] for cell in cells]
+    missed, missed_error = _missed(gains, best[1])
+    return {
+        **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
+        "seeds": len(seeds),
+        "window": adapted.window,
+        "exact": int(adapted.settings["method"] == LEAST_SQUARES),
+        "inputs": adapted.settings["inputs"],
+        "targets": adapted.settings["targets"],
+        "selected_on": adapted.selected_on,
+        "perplexity": perplexity[0],
+        "perplexity_standard_error": perplexity[1],
+        "perplexity_standard_deviation_over_seeds": perplexity[2],
+        "gain": _mean(gains),
+        "gain_standard_error": standard_error(window_means(gains)),
+        "gain_standard_deviation_over_seeds": spread_over_seeds([fmean(of) for of in gains]),
+        "best": best[0],
+        "gain_missed": missed,
+        "gain_missed_standard_error": missed_error,
+        "adaptation_flops": fmean(cost["flops"] for cost in costs),
+        "adaptation_wall_s": fmean(cost["wall_s"] for cost in costs),
+        "adaptation_peak_bytes": max(cost["peak_bytes"] for cost in costs),
+        "perplexity_unadapted": before[0],
+        "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
+    }
+
+
+def _missed(
+    gains: Sequence[Sequence[float]], best: Sequence[Sequence[float]]
+) -> tuple[float, float]:
+    """Return 1 - gain / best gain and its standard error.
+
+    To first order it moves with window w as ((1 - missed) best_w - gain_w) / best. The error over
+    seeds, where there are several, adds up with that over windows as independent ones do.
+    """
+    whole = _mean(best)
+    if not whole > 0:
+        return math.nan, math.nan
+    kept = _mean(gains) / whole
+
+    def moves(of_gain: Sequence[float], of_best: Sequence[float]) -> list[float]:
+        return [(kept * top - gain) / whole for gain, top in zip(of_gain, of_best, strict=True)]
+
+    error = standard_error(moves(window_means(gains), window_means(best)))
+    spread = spread_over_seeds(moves([fmean(of) for of in gains], [fmean(of) for of in best]))
+    return 1 - kept, math.hypot(error, (spread or 0.0) / math.sqrt(len(gains)))
+
+
+def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
+    record = records[cells[0]]
+    settings, window = record["spec"]["adaptation"], record["adaptation"]["window"]
+    choice = record["adaptation"]["choice"] or {}
+    by_seed = {cell.seed: cell for cell in cells}
+    return Windowed(name, by_seed, settings, window, choice.get("selected_on"))
+
+
+def _size(adapted: Windowed) -> tuple[object, ...]:
+    """Return what sorts windows from small to large, and those with dense inputs first."""
+    names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
+    size = names.get(str(adapted.window), adapted.window)
+    sparse = adapted.settings["inputs"] == "sparse"
+    return sparse, size, adapted.settings["method"] == LEAST_SQUARES, adapted.name
+
+
+def _differences(one: Cell, other: Cell, records: Records) -> list[float]:
+    """Return the loss of a cell minus that of another, window by window."""
+    pair = [paired_losses(cell, records)[0] for cell in (one, other)]
+    return [loss - other_loss for loss, other_loss in zip(*pair, strict=True)]
+
+
+def _mean(losses: Sequence[Sequence[float]]) -> float:
+    return fmean(window_means(losses))

@@ -1,0 +1,87 @@
+"""Look at studies, run nothing.
+
+    python -m freelunch plan | summary | check | name [config]
+    python -m freelunch compare A B
+
+`compare` takes two configs, results or folders of records.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+from freelunch.cli import terminal
+from freelunch.core.errors import UserError
+from freelunch.costs.plan import Plan
+from freelunch.study.study import Study
+
+
+def main() -> int:
+    """Run one command; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="freelunch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in _COMMANDS:
+        command = commands.add_parser(name)
+        if name == "compare":
+            command.add_argument("runs", nargs=2, metavar="RUN")
+            continue
+        command.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
+        if name == "plan":
+            command.add_argument(
+                "--tflops",
+                type=rate,
+                metavar="N",
+                help="10^12 operations a second of the machine that runs it (default: of this one)",
+            )
+    arguments = parser.parse_args()
+    try:
+        _COMMANDS[arguments.command](arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def rate(text: str) -> float:
+    """Return a rate that an argument gives; argparse makes an error of the ValueError."""
+    number = float(text)
+    if not 0 < number < inf:
+        raise ValueError
+    return number
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    Plan.of(Study.load(arguments.config))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    plan = Plan.of(Study.load(arguments.config))
+    terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    terminal.say(terminal.summary(Study.load(arguments.config)))
+
+
+def _name(arguments: argparse.Namespace) -> None:
+    print(Study.load(arguments.config).name)  # noqa: T201
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    # Planning alone starts in a fraction of a second.
+    from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
+
+    print(comparison_text(*compare_runs(*map(read_run, arguments.runs))))  # noqa: T201
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "check": _check,
+    "plan": _plan,
+    "summary": _summary,
+    "name": _name,
+    "compare": _compare,
+}

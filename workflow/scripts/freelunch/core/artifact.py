@@ -1,0 +1,310 @@
+"""A step's output: a folder of files and a manifest with the digest of each.
+
+Every long step of the study writes many files, one a block or window. `ArtifactWriter` gives each
+its final name only when it is complete, and notes it in a journal, so that an interrupted step goes
+on where it stopped. `manifest.json` appears last, by a rename: where it is, the folder is whole.
+The manifest holds nothing that two equal computations could differ in (no times, no paths), and
+Snakemake compares small files by content, so a step made again with an equal result leaves what
+was made from it valid.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.errors import UserError
+from freelunch.core.lock import wait_for_lock
+
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+LOCK = ".lock"
+# safetensors reports a full disk (28) or quota (122) as text only.
+_FULL = re.compile(r"(os error|code:) (28|122)\b")
+
+
+class Artifact:
+    """A finished folder, as its manifest describes it.
+
+    Attributes:
+        folder: Where the files are.
+        kind: What the folder holds, e.g. "model".
+        facts: What the step had to say about the whole.
+        files: For each file name: `sha256`, `bytes`, and what the step had to say about it.
+        digest: Digest of the manifest, and so of everything in the folder.
+        spent: What interrupted attempts spent on files that were kept: `wall_s` and `cpu_s`, in
+            seconds, and `attempts`. Known only to the process that finished the folder.
+
+    Raises:
+        UserError: The manifest is missing, damaged or of another kind, or a file is missing or of
+            another size than the manifest says.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UserError("there is no manifest here", where=path, todo=_rerun(path))
+        try:
+            manifest = json.loads(path.read_text())
+            self.kind: str = manifest["kind"]
+            self.facts: dict[str, Any] = manifest["facts"]
+            self.files: dict[str, dict[str, Any]] = manifest["files"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                "the manifest is damaged", where=path, found=error, todo=_rerun(path)
+            ) from error
+        if self.kind != kind:
+            raise UserError("wrong kind of folder", where=path, found=self.kind, expected=kind)
+        self.folder = folder
+        self.digest = file_digest(path)
+        self.spent: dict[str, float] = {}
+        for name, entry in self.files.items():
+            file = folder / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != entry["bytes"]:
+                raise UserError(
+                    "a file is not as the manifest says",
+                    where=file,
+                    found="no file" if size is None else f"{size} bytes",
+                    expected=f"{entry['bytes']} bytes",
+                    todo=_rerun(path),
+                )
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file that the manifest names; KeyError if it does not."""
+        self.files[name]
+        return self.folder / name
+
+    def verify(self) -> None:
+        """Read every file and compare its digest; UserError on the first that differs."""
+        for name, entry in self.files.items():
+            found = file_digest(self.folder / name)
+            if found != entry["sha256"]:
+                raise UserError(
+                    "a file's content is not as the manifest says",
+                    where=self.folder / name,
+                    found=f"sha256 {found}",
+                    expected=f"sha256 {entry['sha256']}",
+                    todo=_rerun(self.folder / MANIFEST),
+                )
+
+
+class ArtifactWriter:
+    """Fill a folder file by file, so that an interrupt at any moment loses no finished file.
+
+    Args:
+        folder: Made if missing. Files of an interrupted attempt are kept if it had the same
+            fingerprint and each still has its digest; everything else in the folder is removed.
+        kind: As in `Artifact`.
+        fingerprint: Digest of everything the content depends on.
+    """
+
+    def __init__(self, folder: Path, kind: str, fingerprint: str) -> None:
+        self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
+        # A job whose Snakemake was killed may still be at work here.
+        self._lock = wait_for_lock(folder / LOCK)
+        self._started = time.perf_counter(), time.process_time()
+        self._spent: dict[str, float] = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0}
+        self._files = self._resume()
+        for path in sorted(folder.iterdir()):
+            if path.name not in {*self._files, JOURNAL, LOCK}:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not self._files:
+            self._write_text(JOURNAL, json.dumps({"fingerprint": fingerprint}) + "\n")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Return what the manifest will say about a file; KeyError if it is not there yet."""
+        return dict(self._files[name])
+
+    def add(self, name: str, write: Callable[[Path], object], **facts: Any) -> None:
+        """Call `write` with a temporary path, then give the file its name and note its digest."""
+        temporary = self.folder / f".{name}.part"
+        with no_half_file(temporary):
+            write(temporary)
+            self._adopt(temporary, name, facts)
+
+    def add_text(self, name: str, text: str, **facts: Any) -> None:
+        """Add a small text file."""
+        self.add(name, lambda path: path.write_text(text, encoding="utf-8"), **facts)
+
+    def link(self, name: str, source: Artifact, source_name: str, **facts: Any) -> None:
+        """Add a file of another artifact by a hard link, or by a copy across file systems."""
+        temporary = self.folder / f".{name}.part"
+        with no_half_file(temporary):
+            try:
+                os.link(source.path(source_name), temporary)
+            except OSError as error:
+                # A file system without hard links, or a link across two of them.
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                shutil.copyfile(source.path(source_name), temporary)
+            self._adopt(temporary, name, facts, sha256=source.files[source_name]["sha256"])
+
+    def finish(self, **facts: Any) -> Artifact:
+        """Write the manifest; the folder is whole from now on."""
+        manifest = {
+            "kind": self.kind,
+            "facts": facts,
+            "files": dict(sorted(self._files.items())),
+        }
+        self._write_text(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+        (self.folder / JOURNAL).unlink()
+        (self.folder / LOCK).unlink()
+        self._lock.close()
+        artifact = Artifact(self.folder, self.kind)
+        artifact.spent = self._spent
+        return artifact
+
+    def _adopt(
+        self, temporary: Path, name: str, facts: dict[str, Any], sha256: str | None = None
+    ) -> None:
+        entry = {
+            "sha256": sha256 or file_digest(temporary),
+            "bytes": temporary.stat().st_size,
+            **facts,
+        }
+        temporary.replace(self.folder / name)
+        line = {"name": name, "entry": entry, "wall_s": self._since(0), "cpu_s": self._since(1)}
+        with (self.folder / JOURNAL).open("a") as journal:
+            journal.write(json.dumps(line, allow_nan=False) + "\n")
+        self._files[name] = entry
+
+    def _resume(self) -> dict[str, dict[str, Any]]:
+        """Return the files of an interrupted attempt with the same fingerprint that are intact."""
+        journal = self.folder / JOURNAL
+        if (self.folder / MANIFEST).exists() or not journal.is_file():
+            return {}
+        lines = journal.read_text().split("\n")
+        try:
+            # An interrupt may have cut the last line short; what it named is then made again.
+            first, *complete = [json.loads(line) for line in lines[:-1]]
+            written = first["fingerprint"]
+            files = {item["name"]: item["entry"] for item in complete}
+        except (ValueError, KeyError, TypeError):
+            # Nothing is written yet, or a power cut spoilt what was.
+            return {}
+        if written != self.fingerprint:
+            return {}
+        intact = {
+            name: entry
+            for name, entry in files.items()
+            if (self.folder / name).is_file() and file_digest(self.folder / name) == entry["sha256"]
+        }
+        if intact:
+            before = first.get("spent", self._spent)
+            last = complete[-1]
+            self._spent = {
+                "wall_s": before["wall_s"] + last.get("wall_s", 0.0),
+                "cpu_s": before["cpu_s"] + last.get("cpu_s", 0.0),
+                "attempts": before["attempts"] + 1,
+            }
+        first = {"fingerprint": written, "spent": self._spent}
+        kept = [{"name": name, "entry": entry} for name, entry in intact.items()]
+        text = "".join(json.dumps(item) + "\n" for item in [first, *kept])
+        self._write_text(JOURNAL, text)
+        return intact
+
+    def _since(self, clock: int) -> float:
+        """Return the wall (0) or processor (1) seconds since this attempt began."""
+        now = time.perf_counter(), time.process_time()
+        return round(now[clock] - self._started[clock], 3)
+
+    def _write_text(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, text)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that is gone afterwards, as is one that a killed process left before.
+
+    A job whose Snakemake was killed may still be at work in it: that one is waited for.
+    """
+    lock_path = path.with_name(f"{path.name}.lock")
+    lock = wait_for_lock(lock_path)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        lock_path.unlink(missing_ok=True)
+        lock.close()
+
+
+def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:
+    """Check that an artifact was made from another; UserError if it was made from something else.
+
+    Args:
+        artifact: The artifact; its fact `what` is the digest of what it was made from.
+        what: Name of the fact.
+        other: What it should have been made from; None for nothing of the kind.
+    """
+    expected = None if other is None else other.digest
+    if artifact.facts[what] != expected:
+        raise UserError(
+            f"this was made from other {what}",
+            where=artifact.folder,
+            found=f"{what} {artifact.facts[what]}",
+            expected="none" if other is None else f"{other.digest}, which is {other.folder}",
+            todo=_rerun(artifact.folder / MANIFEST),
+        )
+
+
+def fingerprint(code: str, settings: Any, *inputs: Artifact) -> str:
+    """Return the digest of everything a step's result depends on: code, settings and inputs."""
+    return json_digest(
+        {"code": code, "settings": settings, "inputs": [artifact.digest for artifact in inputs]}
+    )
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name in the same folder, then rename it; text is UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with no_half_file(temporary):
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, indented, refusing NaN and infinity."""
+    write_atomically(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return JSON as files of this project have it, refusing NaN and infinity."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+@contextmanager
+def no_half_file(temporary: Path) -> Iterator[None]:
+    """Remove `temporary` if the block fails, and turn a full disk into an error one can act on."""
+    try:
+        yield
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or _FULL.search(str(error)):
+            folder = temporary.parent
+            raise UserError(
+                "no space left on the device",
+                where=folder,
+                found=f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free",
+                expected="room for the next file (`make plan` shows what the study needs)",
+                todo="free space and run the same command again: finished files are kept",
+            ) from error
+        raise
+
+
+def _rerun(manifest: Path) -> str:
+    return f"remove {manifest} and run the study again"

@@ -1,0 +1,222 @@
+"""What every script of the workflow does around its one library call.
+
+A job writes a log, says on the terminal how far it is, turns an error into one message, and leaves
+`run.json`: what it cost and on what machine. The message of a `UserError` goes to the terminal
+alone; tracebacks go to the log.
+"""
+
+import logging
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import Artifact, write_json
+from freelunch.core.errors import UserError
+
+PACKAGES = (
+    *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
+    *("lm-eval", "datasets"),
+)
+# Seconds between two progress lines of a job.
+QUIET_S = 5.0
+
+log = logging.getLogger("freelunch")
+
+
+class Job:
+    """A running job.
+
+    Attributes:
+        name: What progress lines begin with.
+        threads: How many it may use.
+        device: "cpu", or "cuda" where the profile gives the rule a GPU.
+        cost: Facts the script adds: `tokens`, `flops`.
+        shared: Run facts of jobs of earlier steps that this one's folder carries along, by step:
+            of those whose own folders need not be kept.
+    """
+
+    def __init__(self, name: str, threads: int, device: str) -> None:
+        self.name, self.threads, self.device = name, threads, device
+        self.cost: dict[str, Any] = {}
+        self.shared: dict[str, Any] = {}
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
+        self._earlier = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
+        self._said = self._started
+        self._first: tuple[int, float] | None = None
+
+    def report(self, done: int, total: int, note: str) -> None:
+        """Say how far the job is and how long it will still take, at most every few seconds."""
+        now = time.perf_counter()
+        # Before the first unit lies what is done once, so the rate is that of the others.
+        if self._first is None:
+            self._first = (done, now)
+        if now - self._said < QUIET_S and done < total:
+            return
+        self._said = now
+        begun, since = self._first
+        left = "done"
+        if done < total:
+            rate = (now - since) / (done - begun) if done > begun else now - self._started
+            left = f"{rate * (total - done):.0f} s left"
+        self.say(f"{done}/{total} {note}, {now - self._started:.0f} s gone, {left}")
+
+    def made(self, artifact: Artifact) -> None:
+        """Add what earlier, interrupted attempts at an artifact spent on what was kept of them."""
+        for key, value in artifact.spent.items():
+            self._earlier[key] += value
+
+    def say(self, text: str) -> None:
+        """Say something to the person at the terminal, and to the log."""
+        log.info(text)
+        print(f"[{self.name}] {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def run_facts(self) -> dict[str, Any]:
+        """Return what the job cost so far, where it runs, and what time it is."""
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        facts: dict[str, Any] = {
+            "cost": {
+                # From the end of the imports on; a process needs a few seconds before that.
+                "wall_s": round(time.perf_counter() - self._started + self._earlier["wall_s"], 3),
+                "cpu_s": round(time.process_time() - self._cpu_started + self._earlier["cpu_s"], 3),
+                "attempts": 1 + int(self._earlier["attempts"]),
+                "peak_bytes": peak_kib * 1024,
+                **self.cost,
+            },
+            "environment": environment(self.device, self.threads),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "shared": self.shared,
+        }
+        if self.device == "cuda":
+            import torch
+
+            facts["cost"]["peak_host_bytes"] = facts["cost"]["peak_bytes"]
+            facts["cost"]["peak_bytes"] = torch.cuda.max_memory_allocated()
+        return facts
+
+
+@contextmanager
+def running(snakemake: Any) -> Iterator[Job]:
+    """Run a script's one call as a job of the workflow.
+
+    Args:
+        snakemake: The object that Snakemake hands to a script. Its log is written, its threads are
+            obeyed, and its output named `run`, if it has one, receives the run facts.
+    """
+    logging.basicConfig(
+        filename=snakemake.log[0],
+        filemode="w",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    logging.getLogger("freelunch.core.lock").addHandler(terminal)
+    wildcards = "/".join(str(value) for value in snakemake.wildcards)
+    gpus = int(snakemake.resources.get("gpu", 0) or 0)
+    job = Job(f"{snakemake.rule} {wildcards}".strip(), snakemake.threads, "cuda" if gpus else "cpu")
+    # What a cluster stops a job with; temporary files are then removed as after an interrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _configure_libraries(job)
+        yield job
+    except UserError as error:
+        log.exception("stopped")
+        _stop(job, f"error: {error}")
+    except KeyboardInterrupt:
+        log.exception("interrupted")
+        _stop(job, "interrupted; what is finished is kept, the same command goes on from here")
+    except Exception as error:  # The end of the process: the traceback belongs in the log.
+        log.exception("failed")
+        _stop(job, f"error: {type(error).__name__}: {error} (traceback in {snakemake.log[0]})")
+    if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
+        write_json(Path(snakemake.output.run), job.run_facts())
+    logging.shutdown()
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Return the code and machine that a number was computed with."""
+    facts: dict[str, Any] = {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": _has_changes(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+    }
+    if device == "cuda":
+        import torch
+
+        facts["device_name"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _configure_libraries(job: Job) -> None:
+    """Give torch the job's threads, and keep transformers' own progress bars out of the way."""
+    if "torch" not in sys.modules:
+        return
+    import torch
+
+    torch.set_num_threads(job.threads)
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "the profile gives this job a GPU, but torch sees none",
+            where=job.name,
+            found=f"torch {torch.__version__}",
+            todo="take `gpu` out of the profile, or install a CUDA build of torch",
+        )
+    if "transformers" in sys.modules:
+        import transformers
+
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _stop(job: Job, message: str) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    print(f"[{job.name}] {message}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(1)
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says about the repository of this file; None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _has_changes() -> bool | None:
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return None if status is None else bool(status)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

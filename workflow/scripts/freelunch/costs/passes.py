@@ -1,0 +1,220 @@
+"""What a step costs, from shapes alone: floating-point operations, memory, disk.
+
+Memory is that of a job on a CPU; weights that are only mapped and hardly touched do not count.
+
+One formula each, for the plan before a run and for the record after it. Operations count a
+multiplication and an addition as two. With T tokens, P weights of a block's linear layers, d hidden
+size and S sequence length, a block's forward is 2 T P + 2 T S d (attention is causal, so half of
+each of its two products counts), and its backward twice that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from freelunch.costs.shapes import Shapes
+from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
+from freelunch.study.boundaries import kept_boundaries
+
+# Resident before any weight is: Python, torch, transformers, the module tree (measured, CPU build).
+PROCESS_BYTES = 385_000_000
+# What lm-eval and datasets bring along, resident (measured).
+HARNESS_BYTES = 250_000_000
+# A document of a zero-shot task: tokens that pass, the shared ones once and padding included, and
+# tokens that are predicted (measured on 200 of each with the tokenizer of SmolLM2).
+DOCUMENT_TOKENS = {
+    "arc_challenge": (60, 23),
+    "arc_easy": (46, 17),
+    "boolq": (157, 2),
+    "hellaswag": (171, 118),
+    "openbookqa": (30, 14),
+    "rte": (88, 2),
+    "winogrande": (31, 11),
+}
+# Of another task: their average.
+OTHER_TOKENS = (83, 27)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted cost of one job.
+
+    Attributes:
+        flops: Floating-point operations.
+        memory_bytes: Peak resident memory.
+        disk_bytes: What it leaves on disk.
+    """
+
+    flops: int = 0
+    memory_bytes: int = PROCESS_BYTES
+    disk_bytes: int = 0
+
+
+def fetch_model(shapes: Shapes, source: str) -> Cost:
+    """A GGUF file is dequantised in memory, twice over at its peak; anything else is streamed."""
+    held = (
+        2.5 * 4 / shapes.bytes_each * shapes.model_bytes
+        if source == "wheel"
+        else (2 * max(shapes.outer_bytes, shapes.block_bytes))
+    )
+    return Cost(0, PROCESS_BYTES + int(held), shapes.model_bytes)
+
+
+def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:
+    tokens = samples * length
+    gram_bytes = shapes.gram_bytes if gram else 0
+    kept = len(kept_boundaries(keep, shapes.blocks))
+    return Cost(
+        capture_flops(shapes, samples, length, gram),
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + shapes.block_bytes
+        + max(
+            gram_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length)),
+            shapes.head_bytes(length),
+        ),
+        kept * shapes.hidden_bytes(tokens) + shapes.blocks * gram_bytes,
+    )
+
+
+def capture_flops(shapes: Shapes, samples: int, length: int, gram: bool) -> int:
+    """Return the operations of the dense pass; of a Gram matrix only the upper half is summed."""
+    tokens = samples * length
+    grams = shapes.blocks * tokens * sum(width**2 for width in shapes.inputs)
+    return shapes.forward_flops(tokens, length) + (grams if gram else 0)
+
+
+def prune_model(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    criterion: Mapping[str, Any],
+    gram: bool,
+    changes: bool,
+) -> Cost:
+    """Cost of choosing masks.
+
+    Args:
+        shapes: Of the model.
+        samples: Calibration sequences.
+        length: Tokens in each.
+        criterion: An entry of `criteria`.
+        gram: Whether the criterion uses Gram matrices.
+        changes: Whether parameters that stay change as well, and are written.
+    """
+    sparse = criterion["statistics"] == "sparse"
+    passing = shapes.passing_bytes(max(BATCH_TOKENS, length))
+    # Of the factorisation the factors stay; a refinement comes after it.
+    factors = shapes.gram_bytes if gram and changes else 0
+    swapping = factors + (_swaps_bytes(shapes) if criterion.get("swaps") else 0)
+    return Cost(
+        prune_flops(shapes, samples, length, criterion, gram, changes),
+        PROCESS_BYTES
+        + (3 if changes else 1) * shapes.block_bytes
+        # Weight and scores in float32, and what selecting among them takes.
+        + 16 * shapes.largest_matrix
+        + (shapes.gram_bytes if gram else 0)
+        + max(4 * factors, swapping)
+        + (passing if sparse else 0),
+        shapes.blocks * (shapes.block_weights // 8 + (shapes.block_bytes if changes else 0)),
+    )
+
+
+def prune_flops(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    criterion: Mapping[str, Any],
+    gram: bool,
+    changes: bool,
+) -> int:
+    """Return the operations of choosing masks; scores, a few a weight, are left out.
+
+    An elimination factorises and inverts each Gram matrix, C^3 / 3 operations each, and updates R
+    rows of C columns, R C^2. Swaps multiply a matrix of R rows by the Gram matrix twice, and look
+    for the best swap of each row with about 120 operations a column (terms, bounds and eight tries
+    of `freelunch.pruning.swaps`; rows that stop early do less).
+    """
+    flops = 0
+    if gram and changes:
+        factors = sum(2 * width**3 // 3 for width in shapes.inputs)
+        updates = zip(shapes.inputs, shapes.weights, strict=True)
+        flops += shapes.blocks * (factors + sum(width * weights for width, weights in updates))
+    if swaps := criterion.get("swaps", 0):
+        products = zip(shapes.inputs, shapes.weights, strict=True)
+        each = sum((4 * width + 120 * swaps) * weights for width, weights in products)
+        flops += shapes.blocks * each
+    if criterion["statistics"] == "sparse":
+        # Once through each block for its statistics, and once more, pruned, for the next one.
+        flops += capture_flops(shapes, samples, length, gram)
+        flops += shapes.forward_flops(samples * length, length, shapes.blocks - 1)
+    return flops
+
+
+def _swaps_bytes(shapes: Shapes) -> int:
+    """Return what refining the largest matrix takes, in float64: its Gram matrix and seven arrays
+    of its own size.
+    """
+    outputs = (shapes.attention, shapes.hidden, shapes.intermediate, shapes.hidden)
+    return max(
+        8 * width**2 + 7 * 8 * width * rows
+        for width, rows in zip(shapes.inputs, outputs, strict=True)
+    )
+
+
+def assemble_model(shapes: Shapes, writes: bool) -> Cost:
+    return Cost(
+        0,
+        PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0),
+        shapes.blocks * shapes.block_bytes if writes else 0,
+    )
+
+
+def evaluate_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
+    tokens = windows * length
+    return Cost(
+        shapes.forward_flops(tokens, length) + shapes.head_flops(tokens),
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + shapes.block_bytes
+        + max(shapes.passing_bytes(max(BATCH_TOKENS, length)), shapes.head_bytes(length)),
+        0,
+    )
+
+
+def measure_drift(shapes: Shapes, sequences: int, length: int) -> Cost:
+    """Cost of a pass of the dense model beside two of a checkpoint, with all outputs of a block."""
+    tokens = sequences * length
+    held = max(BATCH_TOKENS, length)
+    # Of two passes each matrix's output, and float32 copies of the largest.
+    outputs = 2 * shapes.bytes_each * shapes.output_width + 4 * 3 * shapes.intermediate
+    return Cost(
+        3 * shapes.forward_flops(tokens, length) + 2 * shapes.head_flops(tokens),
+        PROCESS_BYTES
+        + 2 * (shapes.outer_bytes + shapes.block_bytes)
+        + max(shapes.passing_bytes(held) + held * outputs, shapes.head_bytes(length)),
+        0,
+    )
+
+
+def evaluate_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
+    """Cost of asking so many documents of each zero-shot task."""
+    flops = 0
+    for task, count in documents.items():
+        tokens, predicted = DOCUMENT_TOKENS.get(task, OTHER_TOKENS)
+        flops += task_flops(shapes, count * tokens, count, count * predicted)
+    return Cost(
+        flops,
+        PROCESS_BYTES
+        + HARNESS_BYTES
+        + shapes.outer_bytes
+        + shapes.block_bytes
+        + max(shapes.passing_bytes(BATCH_TOKENS), shapes.head_bytes(HEAD_PLACES)),
+        0,
+    )
+
+
+def task_flops(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> int:
+    """Return the operations of passing packed sequences, and of predicting some of their tokens."""
+    length = 2 * tokens // max(1, sequences)  # No half is left out of a mask of its own.
+    return shapes.forward_flops(tokens, length) + shapes.head_flops(predicted)

@@ -1,0 +1,419 @@
+"""The plan: what a study will run, and what that will take, from the config alone.
+
+Shapes come from the model's own config where it is on disk, else from `architecture` in the study's
+config. No tensor library is imported.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.costs import passes, reconstruction, retraining
+from freelunch.costs.adapters import trained_matrices
+from freelunch.costs.passes import Cost
+from freelunch.costs.reconstruction import decide_window
+from freelunch.costs.shapes import Shapes
+from freelunch.study import boundaries
+from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
+from freelunch.study.methods import (
+    BRANCHES,
+    LOW_RANK,
+    Trained,
+    adapting_rule,
+    trained_by,
+)
+from freelunch.study.paths import Paths
+from freelunch.study.patterns import Pattern
+from freelunch.study.schema import changes_parameters, needs_gram
+from freelunch.study.search import adaptation_of, measuring_rule
+from freelunch.study.study import Study
+from freelunch.study.windows import HALVES, MODEL, Window, blocks_in
+
+# Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
+# cores with SmolLM2-135M: forward 0.65, training 0.70).
+EFFICIENCY = 0.65
+# Seconds a job needs before it computes: a Python process, torch, transformers.
+START_S = 4.0
+# mem_mb of a job is its predicted peak and this much more.
+MEMORY_MARGIN = 1.15
+# Rules whose jobs compute, in the order of the data.
+RULES = (
+    "fetch_model",
+    "capture_dense",
+    "prune_model",
+    "reconstruct_window",
+    "retrain_model",
+    "assemble_model",
+    "evaluate_candidate",
+    "evaluate_perplexity",
+    "measure_drift",
+    "evaluate_tasks",
+)
+
+# (rule, model, criterion, adaptation, pattern)
+Job = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Predicted cost of every step of a study.
+
+    Attributes:
+        study: The study.
+        shapes: Of each model whose shapes are known.
+    """
+
+    study: Study
+    shapes: dict[str, Shapes]
+
+    @classmethod
+    def of(cls, study: Study) -> "Plan":
+        """Look up the shapes of the study's models.
+
+        Raises:
+            UserError: A model cannot be pruned as a cell asks, e.g. a pattern does not divide the
+                width of a matrix.
+        """
+        models = {cell.model for cell in study.cells}
+        found = {model: _shapes(study, model) for model in sorted(models)}
+        plan = cls(study, {model: shapes for model, shapes in found.items() if shapes})
+        plan._check_cells()
+        return plan
+
+    def step(
+        self,
+        rule: str,
+        model: str,
+        criterion: str = DENSE,
+        adaptation: str = NONE,
+        pattern: str = "u50",
+    ) -> Cost | None:
+        """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
+        shapes = self.shapes.get(model)
+        if shapes is None:
+            return None
+        length = self.study.calibration["length"]
+        sample = self.study.calibration["samples"], length
+        if rule == "fetch_model":
+            return passes.fetch_model(shapes, self.study.config["models"][model]["source"])
+        if rule == "capture_dense":
+            seeds = {cell.seed for cell in self.study.cells if cell.model == model}
+            gram = any(self.study.needs_gram(model, seed) for seed in seeds)
+            keep = self.study.block["keep_hidden_states"]
+            return passes.capture_dense(shapes, *sample, gram, keep)
+        if rule == "prune_model":
+            entry = self.study.criterion(criterion)
+            return passes.prune_model(
+                shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
+            )
+        if rule in ("reconstruct_window", "retrain_model"):
+            settings, samples = (
+                self.study.adaptation(adaptation) or {},
+                self.study.samples(adaptation),
+            )
+            # Of another sample than the dense pass's nothing is on disk.
+            kept = samples == sample[0]
+            keep = self.study.block["keep_hidden_states"] if kept else boundaries.NONE
+            if rule == "retrain_model":
+                return retraining.retrain(shapes, samples, length, settings, keep)
+            decided = {**settings, "window": self.window(model, adaptation)[0]}
+            sparsity = Pattern.parse(pattern).sparsity
+            return reconstruction.reconstruct(shapes, samples, length, decided, sparsity, keep)
+        if rule == "assemble_model":
+            return passes.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
+        if rule == "evaluate_perplexity":
+            settings = self.study.perplexity
+            # The whole text: its length is not known before it is here; take a million tokens.
+            stride = settings["stride"] or settings["length"]
+            windows = settings["windows"] or max(2, 1_000_000 // stride)
+            return passes.evaluate_perplexity(shapes, windows, settings["length"])
+        if rule == "measure_drift":
+            samples = self.study.block["evaluation"]["drift"]["samples"]
+            return passes.measure_drift(shapes, samples, length)
+        if rule == "evaluate_tasks":
+            tasks = self.study.tasks
+            counts = {name: task["documents"] for name, task in tasks["tasks"].items()}
+            limit = tasks["limit"] or max(counts.values())
+            asked = {name: min(limit, count) for name, count in counts.items()}
+            return passes.evaluate_tasks(shapes, asked)
+        if rule == "evaluate_candidate":
+            return passes.evaluate_perplexity(shapes, self.study.selection["samples"], sample[1])
+        raise ValueError(f"no cost is known for rule {rule!r}")
+
+    def window(self, model: str, adaptation: str) -> tuple[Window, str | None]:
+        """Return the window of an adaptation of a model, and why, if its entry leaves it open.
+
+        Raises:
+            UserError: No window fits into the memory budget.
+        """
+        settings = self.study.adaptation(adaptation) or {}
+        length = self.study.calibration["length"]
+        return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
+
+    def mem_mb(self, *job: str, **names: str) -> int:
+        """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known.
+
+        Args:
+            job: As for `step`.
+            names: As for `step`.
+        """
+        predicted = self.step(*job, **names)
+        return 4000 if predicted is None else int(predicted.memory_bytes * MEMORY_MARGIN / 1e6)
+
+    def jobs(self) -> list[Job]:
+        """Return every job that computes."""
+        jobs: dict[tuple[object, ...], Job] = {}
+        for cell in self.study.cells:
+            model, criterion, pattern = cell.model, cell.criterion, cell.pattern
+            jobs["fetch_model", model] = ("fetch_model", model, DENSE, NONE, NONE)
+            if not cell.is_dense:
+                dense = ("capture_dense", model, DENSE, NONE, NONE)
+                jobs["capture_dense", model, cell.seed] = dense
+                pruning = ("prune_model", model, cell.pruning, cell.seed)
+                jobs[pruning] = ("prune_model", model, criterion, NONE, pattern)
+            candidates = self.study.candidates(cell)
+            adapted = candidates or ([cell] if cell.adaptation != NONE else [])
+            settings = self.study.adaptation(cell.adaptation) or {}
+            steps = [(adapting_rule(settings), each) for each in adapted] if adapted else []
+            for candidate in candidates:
+                steps += [("assemble_model", candidate), (measuring_rule(settings), candidate)]
+            steps += [("assemble_model", cell), ("evaluate_perplexity", cell)]
+            steps += [("measure_drift", cell)] if self.study.measures_drift(cell) else []
+            steps += [("evaluate_tasks", cell)] if self.study.asks_tasks(cell) else []
+            for rule, each in steps:
+                jobs[rule, each] = (rule, model, criterion, each.adaptation, pattern)
+        return list(jobs.values())
+
+    def _check_cells(self) -> None:
+        """Refuse what a model cannot be pruned by, where its shapes are known."""
+        problems = {
+            f"  {cell.model}/{cell.pruning}: {problem}"
+            for cell in self.study.cells
+            if not cell.is_dense and cell.model in self.shapes
+            for problem in self._problems(cell)
+        }
+        if problems:
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise UserError(
+                f"{count} in the grids\n" + "\n".join(sorted(problems)), where=self.study.source
+            )
+
+    def _problems(self, cell: Cell) -> Iterator[str]:
+        shapes, pattern = self.shapes[cell.model], Pattern.parse(cell.pattern)
+        criterion = self.study.criterion(cell.criterion)
+        for width in dict.fromkeys(shapes.inputs):
+            if not pattern.divides(width):
+                yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
+        yield from filter(None, _shares_of_nothing(shapes, pattern, criterion))
+        settings = self.study.adaptation(cell.adaptation)
+        if settings is not None:
+            trained = trained_by(settings)
+            yield from _unnamed(cell.adaptation, trained, shapes)
+            matrices = trained_matrices(shapes, trained) or shapes.matrices
+            smallest = min(min(of[1:]) for of in matrices)
+            if trained.weights in LOW_RANK and trained.rank > smallest:
+                yield (
+                    f"adaptations.{cell.adaptation}.rank: found {trained.rank}; expected at most "
+                    f"{smallest}, the smaller side of a matrix of this model"
+                )
+            if trained.head and trained.weights in BRANCHES and shapes.tied:
+                yield (
+                    f"adaptations.{cell.adaptation}.train_head: the head of this model is its "
+                    f"embedding, beside which {trained.weights} cannot be merged; expected false"
+                )
+            try:
+                window = self.window(cell.model, cell.adaptation)[0]
+                if window != MODEL:
+                    blocks_in(window, shapes.blocks)
+                if window == HALVES and shapes.model_type:
+                    halves_of(shapes.model_type, shapes.norms_before)
+            except UserError as error:
+                yield f"adaptations.{cell.adaptation}: {error}"
+        if not shapes.model_type:
+            # Not announced: pruning will see.
+            return
+        try:
+            if pattern.structured:
+                family_of(shapes.model_type)
+            if criterion.get("bias_compensation"):
+                biases_of(shapes.model_type)
+        except UserError as error:
+            yield str(error)
+
+    def text(self, flops_per_s: float | None = None) -> str:
+        """Return the plan as a few lines for the terminal.
+
+        Args:
+            flops_per_s: Of the machine that it is for; None for this one, which is measured.
+        """
+        cells = self.study.cells
+        lines = [f"The study `{self.study.name}` ({self.study.source}): {len(cells)} cells"]
+        lines += [f"  {cell}" for cell in cells[:12]]
+        lines += [f"  ... and {len(cells) - 12} more"] if len(cells) > 12 else []
+        unknown = sorted({cell.model for cell in cells} - self.shapes.keys())
+        if unknown:
+            lines.append(
+                f"  Cost is not known before the model is here: {', '.join(unknown)} (give "
+                "`architecture` in its entry to see it now)"
+            )
+        jobs = [job for job in self.jobs() if job[1] in self.shapes]
+        if jobs:
+            lines += self._costs(jobs, flops_per_s)
+        return "\n".join(lines)
+
+    def _costs(self, jobs: list[Job], flops_per_s: float | None) -> list[str]:
+        rate = flops_per_s or matmul_rate()
+        rows = [["step", "jobs", "TFLOP", "memory", "disk"]]
+        total = Cost(memory_bytes=0)
+        for rule in sorted({job[0] for job in jobs}, key=RULES.index):
+            costs = [self.step(*job) or Cost() for job in jobs if job[0] == rule]
+            one = _together(costs)
+            rows.append([rule, f"{len(costs):,}", *_amounts(one), _gigabytes(one.disk_bytes)])
+            total = _together([total, one])
+        rows.append(
+            ["all that compute", f"{len(jobs):,}", *_amounts(total), _gigabytes(total.disk_bytes)]
+        )
+        seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)
+        speed = f"{rate / 1e9:,.0f} GFLOP/s" if rate < 1e12 else f"{rate / 1e12:,.0f} TFLOP/s"
+        speed += " as given" if flops_per_s else ", at which this machine multiplies matrices now"
+        share = f"{EFFICIENCY:.0%}".replace("%", " %")
+        return [
+            "",
+            *_aligned(rows, names=1),
+            *self._windows(jobs),
+            "",
+            f"  About {_duration(seconds)} if nothing is done yet, at {share} of {speed}.",
+            "  Downloads, reading and writing are not counted. Memory is that of one job, on the",
+            "  device that computes. Disk is what is left at the end.",
+        ]
+
+    def _windows(self, jobs: list[Job]) -> list[str]:
+        """Return a line for each way a model's windows are adapted."""
+        found: dict[tuple[str, str], Job] = {}
+        for job in jobs:
+            if job[0] in ("reconstruct_window", "retrain_model"):
+                found.setdefault((job[1], adaptation_of(job[3])), job)
+        if not found:
+            return []
+        rows = [["model", "adaptation", "window", "TFLOP", "memory"]]
+        reasons = [""]
+        for (model, adaptation), job in sorted(found.items()):
+            window, why = self.window(model, adaptation)
+            rows.append([model, adaptation, str(window), *_amounts(self.step(*job) or Cost())])
+            reasons.append(f"  {why}" if why else "")
+        lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]
+        return ["", *lines]
+
+
+def _together(costs: Sequence[Cost]) -> Cost:
+    """Return what jobs take together; memory is that of the largest."""
+    return Cost(
+        sum(each.flops for each in costs),
+        max(each.memory_bytes for each in costs),
+        sum(each.disk_bytes for each in costs),
+    )
+
+
+def _amounts(one: Cost) -> list[str]:
+    return [f"{one.flops / 1e12:,.1f}", _gigabytes(one.memory_bytes)]
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return rows as lines of columns: the first `names` of them to the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            f"{cell:<{width}}" if at < names else f"{cell:>{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _shares_of_nothing(
+    shapes: Shapes, pattern: Pattern, criterion: Mapping[str, Any]
+) -> Iterator[str | None]:
+    """Yield, for each set within which a criterion compares, what is wrong if none of it goes."""
+    if criterion["scope"] == "row" and pattern.group is None:
+        for width in dict.fromkeys(shapes.inputs):
+            yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
+    if criterion["scope"] == "block":
+        other = ["scope: model"] if criterion["statistics"] == "dense" else []
+        yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
+        if criterion["attention_unit"] == "head":
+            yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
+            return
+        if pattern.zeros_in_group(shapes.heads):
+            other = ["attention_unit: head", *other]
+        yield pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
+
+
+@cache
+def matmul_rate() -> float:
+    """Return the operations a second of a float32 matrix multiplication on this machine, now."""
+    import numpy as np
+
+    matrix = np.ones((1024, 1024), dtype=np.float32)
+    matrix @ matrix
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def _shapes(study: Study, model: str) -> Shapes | None:
+    entry = study.config["models"][model]
+    places = [Paths.model(model) / "config.json"]
+    if entry["source"] == "path":
+        places.insert(0, Path(entry["path"]) / "config.json")
+    for place in places:
+        if place.is_file() and (found := _read_shapes(place, entry["dtype"])):
+            return found
+    announced = entry.get("architecture")
+    return Shapes.of(announced, entry["dtype"]) if announced else None
+
+
+def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
+    """Return the shapes in a model's config; None if it is damaged or leaves them to defaults.
+
+    Fetching the model then says what is wrong, or writes a config that leaves nothing out.
+    """
+    try:
+        config = json.loads(config_json.read_text())
+        # Families with several parts (text, vision) keep the decoder's shapes in one of their own.
+        return Shapes.of(config.get("text_config", config), dtype)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _unnamed(adaptation: str, trained: Trained, shapes: Shapes) -> Iterator[str]:
+    """Yield which of an adaptation's `linears` name no linear layer of a family that is known."""
+    family = FAMILIES.get(shapes.model_type)
+    for end, expected in trained.unknown(family.linears) if family else ():
+        yield (
+            f"adaptations.{adaptation}.linears: {end!r} names no linear layer of this model; "
+            f"expected {expected}"
+        )

@@ -1,0 +1,272 @@
+"""What adapting windows costs, from shapes alone, and the largest window that a budget allows.
+
+With T tokens, P weights of a window's linear layers, d hidden size and S sequence length, one epoch
+of training is three forwards, 6 T P + 6 T S d. Nothing needs the gradient of a window's inputs: of
+one matrix an epoch is 4 T P, after one recorded pass of the dense block; and where norms are not
+trained, 2 T a weight are saved of the linear layers that a window begins with.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.costs.adapters import (
+    adapter_bytes,
+    adapter_flops,
+    branch_flops,
+    held_bytes,
+    input_branch_flops,
+)
+from freelunch.costs.passes import PROCESS_BYTES, Cost
+from freelunch.costs.shapes import Shapes
+from freelunch.study import boundaries
+from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
+from freelunch.study.boundaries import kept_boundaries
+from freelunch.study.families import has_halves
+from freelunch.study.methods import trained_by
+from freelunch.study.windows import (
+    ALL,
+    AUTO,
+    HALVES,
+    LEAST_SQUARES,
+    MATRIX,
+    Window,
+    blocks_in,
+    is_sequential,
+    split_windows,
+    window_of,
+)
+
+# What the allocator keeps beside (measured).
+BESIDE_BYTES = 80_000_000
+
+
+def decide_window(
+    shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]
+) -> tuple[Window, str | None]:
+    """Return the window of an entry of `adaptations`, and why it was taken if it was left open.
+
+    Raises:
+        UserError: Not even the smallest window fits into the budget.
+    """
+    window = window_of(settings)
+    if window != AUTO:
+        return window, None
+    budget = settings["memory_gb"] * 1e9
+    refused: tuple[Window, int] | None = None
+    for window in _largest_first(shapes, settings):
+        needs = memory_bytes(shapes, samples, length, {**settings, "window": window})
+        if needs <= budget:
+            why = f"window {window} needs {_gigabytes(needs)} of {budget / 1e9:g} GB"
+            if refused:
+                why += f", {refused[0]} would need {_gigabytes(refused[1])}"
+            return window, why
+        refused = window, needs
+    assert refused is not None
+    todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
+    if settings["train_norms"]:
+        matrix = memory_bytes(shapes, samples, length, {**settings, "window": MATRIX})
+        todo += f"; with `train_norms: false` a window `matrix` needs {_gigabytes(matrix)} GB"
+    raise UserError(
+        "no window fits into the memory budget",
+        where="memory_gb",
+        found=f"{settings['memory_gb']:g} GB",
+        expected=f"at least {_gigabytes(refused[1])} GB, which a window `{refused[0]}` needs",
+        todo=todo,
+    )
+
+
+def _gigabytes(needs: int) -> str:
+    """Return a need rounded up, so that what is advised is enough."""
+    return f"{math.ceil(needs / 1e6) / 1000:.3f}"
+
+
+def _largest_first(shapes: Shapes, settings: Mapping[str, Any]) -> Iterator[Window]:
+    yield ALL
+    yield from range(shapes.blocks - 1, 0, -1)
+    if has_halves(shapes.model_type, shapes.norms_before):
+        yield HALVES
+    if not settings["train_norms"]:
+        yield MATRIX
+
+
+def reconstruct(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Mapping[str, Any],
+    sparsity: float = 0.5,
+    keep: str = boundaries.ALL,
+) -> Cost:
+    """Cost of all windows in one job; memory is that of one window, disk what stays.
+
+    Args:
+        shapes: Of the model.
+        samples: Calibration sequences.
+        length: Tokens in each.
+        settings: An entry of `adaptations`, its window decided.
+        sparsity: Share of the weights that is pruned, for least squares.
+        keep: Which hidden states are on disk; what is not has to be made again.
+    """
+    remade = _remade_blocks(keep, shapes.blocks, settings)
+    return Cost(
+        reconstruction_flops(shapes, samples, length, settings, sparsity)
+        + shapes.forward_flops(samples * length, length, remade),
+        memory_bytes(shapes, samples, length, settings),
+        shapes.blocks * shapes.block_bytes,
+    )
+
+
+def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+    """Return the peak memory of a job that adapts windows, whose size is decided."""
+    return (
+        PROCESS_BYTES
+        + BESIDE_BYTES
+        # The library of matrix products packs both sides of one.
+        + 8 * shapes.largest_matrix
+        + _window_bytes(shapes, samples, length, settings)
+    )
+
+
+def _remade_blocks(keep: str, num_blocks: int, settings: Mapping[str, Any]) -> int:
+    """Return how many blocks of the dense model are passed for hidden states that are not kept.
+
+    As `model.hidden_states` makes them: from the nearest boundary before, the last two stay.
+    """
+    window, kept = window_of(settings), kept_boundaries(keep, num_blocks)
+    sparse, local = is_sequential(settings), settings["targets"] == "local"
+    needed = [0]
+    for indices in split_windows(num_blocks, window):
+        if not local and (not sparse or window in (MATRIX, HALVES)):
+            needed.append(indices.start)
+        if not local and window != MATRIX:
+            needed.append(indices.stop)
+    passed, made = 0, [0]
+    for boundary in needed:
+        if boundary not in kept and boundary not in made:
+            start = max((at for at in {*kept, *made} if at < boundary), default=0)
+            passed += boundary - start
+            made = [*made, boundary][-2:]
+    return passed
+
+
+def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+    """Return what one window holds at its peak: while it is trained, or while what it is trained on
+    is made.
+    """
+    window = window_of(settings)
+    sizes = [rows * columns for _, rows, columns in shapes.matrices]
+    # The pruned block with its masks; before windows smaller than a block the dense one beside it.
+    block = shapes.block_bytes + shapes.block_weights
+    making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
+    if settings["method"] == LEAST_SQUARES:
+        # Gram and cross-Gram matrix, right sides, start and solution; a system and its factor.
+        solving = max(
+            8 * (2 * features**2 + 4 * features * outputs)
+            for _, features, outputs in shapes.matrices
+        )
+        return block + max(making, 4 * shapes.largest_matrix + solving)
+    batch: int = min(settings["batch"], samples) * length
+    trained, optimiser = trained_by(settings), settings["optimiser"]
+    each = held_bytes(trained, optimiser)
+    adapters = adapter_bytes(shapes, trained, optimiser)
+    # Of what is trained, weights and masks are in the block already.
+    more = each - 1 - shapes.bytes_each
+    if window == MATRIX:
+        width = max(rows + 4 * columns for _, rows, columns in shapes.matrices)
+        # The gradient, and twice its size while it is made (measured).
+        return block + max(
+            making, (more + 12) * shapes.largest_matrix + adapters + 4 * batch * width
+        )
+    if window == HALVES:
+        mlp = sum(
+            size for (group, _, _), size in zip(shapes.matrices, sizes, strict=True) if group > 1
+        )
+        half = max(mlp, shapes.block_weights - mlp)
+        return block + max(
+            making,
+            more * half + adapters + 4 * shapes.largest_matrix + shapes.saved_bytes(batch),
+        )
+    blocks = blocks_in(window, shapes.blocks)
+    saved = blocks * shapes.saved_bytes(batch) + shapes.passing_bytes(batch)
+    weights = blocks * (each * shapes.block_weights + adapters)
+    return weights + 4 * shapes.largest_matrix + saved
+
+
+def reconstruction_flops(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Mapping[str, Any],
+    sparsity: float = 0.5,
+    blocks: int | None = None,
+) -> int:
+    """Return the operations of adapting so many blocks (all by default), the loss before and after
+    included, and what it takes to make inputs and targets from dense hidden states that are there.
+    """
+    blocks = shapes.blocks if blocks is None else blocks
+    tokens = samples * length
+    forward = shapes.forward_flops(tokens, length, blocks)
+    weights = 2 * tokens * shapes.block_weights * blocks
+    window, local = window_of(settings), settings["targets"] == "local"
+    attention = 2 * tokens * (sum(shapes.weights[:2]) + length * shapes.hidden) * blocks
+    # One sequence shows which matrices share an input.
+    passes = forward // samples if window == MATRIX else 0
+    if is_sequential(settings):
+        # On to the next window; and where a window is smaller than a block, on within it.
+        last = split_windows(blocks, window)[-1]
+        passes += shapes.forward_flops(tokens, length, last.start)
+        passes += {MATRIX: 4 * forward, HALVES: attention}.get(str(window), 0)
+    if local:
+        passes += weights if window == MATRIX else forward
+    elif window in (MATRIX, HALVES):
+        # Targets within a block.
+        passes += forward if window == MATRIX else attention
+    if settings["method"] == LEAST_SQUARES:
+        return passes + 2 * weights + blocks * _solve_flops(shapes, tokens, sparsity)
+    checked = 2 * min(CHECK_SEQUENCES, samples) / samples
+    epochs: int = settings["epochs"]
+    trained = trained_by(settings)
+    branch = blocks * branch_flops(shapes, tokens, trained)
+    steps = epochs * -(-samples // settings["batch"])
+    # No branch is there when the loss is measured: not yet, and not any more.
+    extra = adapter_flops(shapes, trained, blocks, steps, steps)
+    begun, groups = _nothing_before(shapes, blocks, settings)
+    unneeded = begun * input_branch_flops(shapes, tokens, trained, groups)
+    extra += epochs * (3 * branch - unneeded)
+    if not trained.needs_weight_gradient:
+        extra -= epochs * weights
+    if window == MATRIX:
+        return passes + extra + int(weights * (2 * epochs + checked))
+    ends = begun * sum(shapes.weights[group] for group in groups)
+    training = epochs * (3 * forward - 2 * tokens * ends)
+    return passes + extra + training + int(forward * checked)
+
+
+def _nothing_before(
+    shapes: Shapes, blocks: int, settings: Mapping[str, Any]
+) -> tuple[int, Collection[int]]:
+    """Return before which linear layers nothing is trained, so that no gradient has to pass through
+    them: in how many blocks, and those behind which of `shapes.inputs`.
+    """
+    window = window_of(settings)
+    if window == MATRIX:
+        return blocks, range(len(shapes.inputs))
+    if trained_by(settings).norms:
+        return 0, ()
+    if window == HALVES:
+        return blocks, (0, 2)
+    return -(-blocks // blocks_in(window, shapes.blocks)), (0,)
+
+
+def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
+    """Return the operations of one block's least squares: Gram and cross-Gram matrix of each
+    linear layer, and a factorisation of the kept part of the Gram matrix for each of its rows.
+    """
+    flops = 0
+    for _, features, outputs in shapes.matrices:
+        kept = int((1 - sparsity) * features)
+        flops += 2 * tokens * features * (features + outputs)
+        flops += outputs * (kept**3 // 3 + 2 * kept**2)
+    return flops

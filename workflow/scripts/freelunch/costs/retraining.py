@@ -1,0 +1,129 @@
+"""What retraining a whole model costs, from shapes alone.
+
+With T tokens, P weights of all blocks' linear layers, V of the head, d hidden size, S sequence
+length and L blocks, an epoch's forward pass is 2 T (P + V) + 2 T S d L. Backward, the gradient of
+what passes through takes 2 T (P + V) + 4 T S d L, and that of those matrices that are trained
+themselves, or through what is multiplied with them, 2 T more a weight. Of adapters beside frozen
+matrices (rank r, R outputs, C inputs) it is 6 T r (R + C) instead.
+
+What is left out is element by element: norms, activations, softmax, masks, the optimiser. Attention
+is causal, and its backward pass twice its forward pass, though kernels compute some of it again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from freelunch.costs.adapters import (
+    MOMENT_BYTES,
+    adapter_bytes,
+    adapter_flops,
+    branch_flops,
+    head_branch_flops,
+    held_bytes,
+    input_branch_flops,
+    last_branch_flops,
+    trained_weights,
+)
+from freelunch.costs.passes import PROCESS_BYTES, Cost
+from freelunch.costs.reconstruction import BESIDE_BYTES
+from freelunch.costs.shapes import Shapes
+from freelunch.study.batching import CHECK_SEQUENCES
+from freelunch.study.boundaries import ALL, NONE
+from freelunch.study.methods import DISTILLATION, FULL, trained_by
+
+
+def retrain(
+    shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any], keep: str = ALL
+) -> Cost:
+    """Cost of retraining a model on so many sequences.
+
+    Args:
+        shapes: Of the model.
+        samples: Sequences.
+        length: Tokens in each.
+        settings: An entry of `adaptations`.
+        keep: Which hidden states of the dense model are on disk; a distillation makes again what
+            it lacks.
+    """
+    # Where any are kept, those after the last block are.
+    remade = shapes.blocks if settings["loss"] == DISTILLATION and keep == NONE else 0
+    return Cost(
+        retraining_flops(shapes, samples, length, settings)
+        + shapes.forward_flops(samples * length, length, remade),
+        memory_bytes(shapes, samples, length, settings),
+        shapes.blocks * shapes.block_bytes,
+    )
+
+
+def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+    """Return the operations of a retraining, the loss before and after it included."""
+    trained, tokens = trained_by(settings), samples * length
+    blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
+    attention = 2 * tokens * length * shapes.hidden * shapes.blocks
+    weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
+    teacher = head if settings["loss"] == DISTILLATION else 0
+    branch = branch_flops(shapes, tokens, trained) * shapes.blocks
+    branch += head_branch_flops(shapes, tokens, trained)
+    forward = blocks + head + teacher
+    through = blocks + attention + head + 2 * branch
+    if not trained.norms:
+        # Before the first linear layers nothing is trained.
+        through -= 2 * tokens * shapes.weights[0] + input_branch_flops(shapes, tokens, trained, [0])
+    epoch = forward + branch + through
+    if trained.needs_weight_gradient:
+        epoch += weights + (head if trained.head else 0)
+    if settings["gradient_checkpointing"]:
+        # A block's last product is not needed by anything behind it.
+        of_block = branch_flops(shapes, tokens, trained)
+        last = last_branch_flops(shapes, tokens, trained) or 2 * tokens * shapes.weights[-1]
+        epoch += blocks + (of_block - last) * shapes.blocks
+    whole, rest = divmod(samples, settings["batch"])
+    together = _passed_together(settings, samples)
+    steps = settings["epochs"] * (whole + (rest > 0))
+    passes = settings["epochs"] * (whole * -(-settings["batch"] // together) - (-rest // together))
+    # A branch is not there yet when the loss before is measured.
+    checked = min(CHECK_SEQUENCES, samples) / samples * (2 * forward + branch)
+    return int(
+        settings["epochs"] * epoch
+        + checked
+        + adapter_flops(shapes, trained, shapes.blocks, steps, passes)
+    )
+
+
+def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+    """Return the peak memory of a retraining, all of the model in it."""
+    trained, optimiser = trained_by(settings), settings["optimiser"]
+    weights, passed = shapes.blocks * shapes.block_weights, _passed_together(settings, samples)
+    each = held_bytes(trained, optimiser)
+    if not trained.needs_weight_gradient and settings["precision"] != "float32":
+        # Frozen matrices stay as they are stored.
+        each += shapes.bytes_each - 4
+    held = weights * each + shapes.blocks * adapter_bytes(shapes, trained, optimiser)
+    if trained.weights == FULL:
+        # All gradients, until they are clipped.
+        held += 4 * weights
+    elif trained.needs_weight_gradient:
+        held += 4 * shapes.largest_matrix
+    if trained.head:
+        held += shapes.vocabulary * shapes.hidden * (4 + MOMENT_BYTES[optimiser])
+    tokens = passed * length
+    if settings["gradient_checkpointing"]:
+        saved = shapes.saved_bytes(tokens) + 4 * tokens * shapes.hidden * shapes.blocks
+    else:
+        saved = shapes.blocks * shapes.saved_bytes(tokens)
+    logits = shapes.head_bytes(tokens) * (2 if settings["loss"] == DISTILLATION else 1)
+    return (
+        PROCESS_BYTES
+        + BESIDE_BYTES
+        + 8 * shapes.largest_matrix
+        # One to be trained, one to be compared with.
+        + 2 * shapes.outer_bytes
+        + held
+        + saved
+        + logits
+    )
+
+
+def _passed_together(settings: Mapping[str, Any], samples: int) -> int:
+    """Return how many sequences are passed together."""
+    return int(min(settings.get("micro_batch", settings["batch"]), settings["batch"], samples))

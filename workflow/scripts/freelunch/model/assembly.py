@@ -1,0 +1,89 @@
+"""Assemble a checkpoint from the dense model and whatever changed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.core.errors import UserError
+from freelunch.core.progress import Report, silent
+from freelunch.model.checkpoint import (
+    CONFIG,
+    INDEX,
+    KIND,
+    OUTER,
+    StreamedModel,
+    block_shard,
+    finish_checkpoint,
+    link_shard,
+    write_shard,
+)
+from freelunch.model.mask_store import load_pruned_block
+
+
+def assemble_model(
+    model: StreamedModel,
+    masks: Artifact | None,
+    adapted: Sequence[Artifact],
+    folder: Path,
+    fingerprint: str,
+    report: Report = silent,
+) -> Artifact:
+    """Write a checkpoint; shards that exist elsewhere are linked, not copied.
+
+    Args:
+        model: The dense model.
+        masks: Which weights stay; None for the dense checkpoint.
+        adapted: The jobs of a reconstruction, which together hold every block, or a retraining;
+            empty if the model is pruned only.
+        folder: Where the checkpoint goes.
+        fingerprint: Digest of everything the result depends on.
+        report: Told of each block.
+
+    Raises:
+        UserError: A block is in none of `adapted`, or in two of them.
+    """
+    source = model.artifact
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    shards = {shard: part for part in adapted for shard in part.files}
+    blocks = [block_shard(index) for index in range(model.num_blocks)]
+    # A retraining may have trained what is outside the blocks too.
+    adapted_blocks = [shard for part in adapted for shard in part.files if shard != OUTER]
+    if adapted and sorted(adapted_blocks) != blocks:
+        raise UserError(
+            "the adapted blocks are not the model's blocks, each once",
+            where=", ".join(str(part.folder) for part in adapted),
+            found=f"{len(adapted_blocks)} blocks",
+            expected=f"{len(blocks)} blocks",
+        )
+    for part in [*([masks] if masks else []), *adapted]:
+        check_belongs(part, "model", source)
+    link_shard(writer, OUTER, shards.get(OUTER, source))
+    for index, shard in enumerate(blocks):
+        if adapted:
+            link_shard(writer, shard, shards[shard])
+        elif masks is None:
+            link_shard(writer, shard, source)
+        elif shard in masks.files:
+            link_shard(writer, shard, masks)
+        elif shard not in writer:
+            block, _ = load_pruned_block(model, masks.folder, index)
+            tensors = {
+                model.sharding.name(index, key): value for key, value in block.state_dict().items()
+            }
+            write_shard(writer, shard, tensors)
+        report(index + 1, model.num_blocks, "blocks")
+    changes = masks.facts["config"] if masks else {}
+    for name in source.files:
+        if name == CONFIG and changes:
+            config = json.loads(source.path(name).read_text())
+            writer.add_text(name, json.dumps(config | changes, indent=2) + "\n")
+        elif not name.endswith(".safetensors") and name != INDEX:
+            writer.link(name, source, name)
+    return finish_checkpoint(
+        writer,
+        [OUTER, *blocks],
+        model=source.digest,
+        masks=masks.digest if masks else None,
+        adapted=[part.digest for part in adapted],
+    )

@@ -1,0 +1,72 @@
+"""The one driver over blocks: all sequences through one block, then through the next.
+
+Weights are read once however many sequences there are, and only one block is in memory.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.model.blocks import BlockCall
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import HiddenStates
+from freelunch.study.batching import BATCH_TOKENS
+
+
+class BlockPass:
+    """Pass sequences through a model block by block.
+
+    Args:
+        model: The model.
+        sequences: How many sequences there are.
+        length: Tokens in each.
+    """
+
+    def __init__(self, model: StreamedModel, sequences: int, length: int) -> None:
+        self.model, self.sequences, self.length = model, sequences, length
+        self._calls: dict[int, list[BlockCall]] = {}
+
+    @property
+    def batches(self) -> list[slice]:
+        """The slices of sequences that run together."""
+        size = max(1, BATCH_TOKENS // self.length)
+        starts = range(0, self.sequences, size)
+        return [slice(start, min(start + size, self.sequences)) for start in starts]
+
+    def calls(self, batch: int) -> list[BlockCall]:
+        """Return how the model calls its blocks for a batch of this size."""
+        if batch not in self._calls:
+            self._calls[batch] = self.model.calls(batch, self.length)
+        return self._calls[batch]
+
+    @torch.no_grad()
+    def embed_(self, input_ids: Tensor, hidden: HiddenStates | Tensor) -> None:
+        """Write the hidden states before the first block.
+
+        Args:
+            input_ids: (sequences, length), int64.
+            hidden: (sequences, length, d), filled here.
+        """
+        for batch in self.batches:
+            hidden[batch] = self.model.embed(input_ids[batch])[0]
+
+    @torch.no_grad()
+    def through_(
+        self,
+        index: int,
+        block: nn.Module,
+        hidden: HiddenStates | Tensor,
+        outputs: HiddenStates | Tensor | None,
+    ) -> None:
+        """Write the hidden states after a block; `outputs` may be `hidden` itself.
+
+        Args:
+            index: The block's index.
+            block: The block, on the model's device.
+            hidden: (sequences, length, d) before the block.
+            outputs: (sequences, length, d), filled here; None to watch the block only.
+        """
+        for batch in self.batches:
+            inputs = hidden[batch].to(self.model.device)
+            states = self.calls(len(inputs))[index](block, inputs)
+            if outputs is not None:
+                outputs[batch] = states

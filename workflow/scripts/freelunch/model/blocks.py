@@ -1,0 +1,116 @@
+"""Decoder blocks: where they are in a model, and how the model itself calls them.
+
+Position embeddings, attention masks and caches differ between families and between releases of
+transformers. No such argument is written here by hand: the model runs once with its blocks replaced
+by stand-ins that note what they are called with, and each block is then called in the same way.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.core.errors import UserError
+
+
+def find_blocks(model: nn.Module, num_blocks: int) -> str:
+    """Return the dotted name of the model's list of decoder blocks, e.g. `model.layers`.
+
+    Args:
+        model: A causal language model; parameters may be on the meta device.
+        num_blocks: How many blocks its config announces.
+
+    Raises:
+        UserError: No list, or more than one, has that length and holds modules of one class.
+    """
+    lists = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
+    }
+    matching = [
+        name
+        for name, module in lists.items()
+        if len(module) == num_blocks and len({type(block) for block in module}) == 1
+    ]
+    if len(matching) != 1:
+        listed = ", ".join(f"{name} ({len(module)})" for name, module in lists.items())
+        raise UserError(
+            "the decoder blocks of this model cannot be found",
+            where=type(model).__name__,
+            found=f"module lists {listed or 'none'}",
+            expected=f"exactly one list of {num_blocks} modules of one class",
+            todo="use a decoder-only causal language model",
+        )
+    return str(matching[0])
+
+
+def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
+    """Return every linear layer of a block by its name in the block; these are what is pruned."""
+    linears = {name: mod for name, mod in block.named_modules() if isinstance(mod, nn.Linear)}
+    if not linears:
+        raise UserError(
+            "a decoder block has no linear layer",
+            where=type(block).__name__,
+            expected="modules of torch.nn.Linear",
+        )
+    return linears
+
+
+def has_bias(linear: nn.Linear) -> bool:
+    """Tell whether a linear layer has a bias, which its type hides."""
+    return isinstance(linear.bias, Tensor)
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """How a model calls one block, the hidden states left out.
+
+    Attributes:
+        args: Positional arguments after the hidden states.
+        kwargs: Keyword arguments.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Return the block's output hidden states, (batch, length, d)."""
+        return _hidden_of(block(hidden, *self.args, **self.kwargs))
+
+
+class StandIn(nn.Module):
+    """Take a block's place: note the call, hand on the hidden states or those in `returns`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: Tensor | None = None
+        self.call: BlockCall | None = None
+        self.returns: Tensor | None = None
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Note the arguments and return hidden states as a block would."""
+        self.hidden, self.call = hidden, BlockCall(args, kwargs)
+        return hidden if self.returns is None else self.returns
+
+
+def same_call(one: BlockCall, other: BlockCall) -> bool:
+    """Tell whether two calls have equal arguments."""
+    return _equal((one.args, one.kwargs), (other.args, other.kwargs))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _hidden_of(output: Any) -> Tensor:
+    """Return the hidden states of a block's output, which some families wrap in a tuple."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    if not isinstance(hidden, Tensor):
+        raise TypeError(f"a block returned {type(output).__name__}, expected hidden states")
+    return hidden

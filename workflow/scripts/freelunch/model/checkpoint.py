@@ -1,0 +1,299 @@
+"""A checkpoint: a folder of one shard a block, opened one block at a time.
+
+`outer.safetensors` holds everything that is not in a block (embeddings, final norm, head),
+`block-000.safetensors` and so on the blocks. `model.safetensors.index.json` names them, so
+`AutoModelForCausalLM.from_pretrained(folder)` loads the folder as it is. `StreamedModel` never
+holds more than the outer part and the blocks it is asked for.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.errors import UserError
+from freelunch.model.blocks import (
+    BlockCall,
+    StandIn,
+    block_linears,
+    find_blocks,
+    has_bias,
+    same_call,
+)
+
+OUTER = "outer.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+KIND = "checkpoint"
+
+
+def block_shard(index: int) -> str:
+    """Return the file name of a block's shard."""
+    return f"block-{index:03d}.safetensors"
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Return the model's config. Code that a checkpoint brings along is never run."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    # Families with several parts (text, vision) keep the decoder's shapes in a part of their own.
+    return config.get_text_config(decoder=True)  # type: ignore[no-any-return]
+
+
+def meta_model(config: PreTrainedConfig) -> nn.Module:
+    """Return the model's module tree without memory for its weights."""
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=False
+        )
+    return model.eval()
+
+
+def block_path(config: PreTrainedConfig) -> str:
+    """Return where the decoder blocks are in the module tree, e.g. `model.layers`."""
+    return find_blocks(meta_model(config), config.num_hidden_layers)
+
+
+class Sharding:
+    """Which shard a tensor belongs to, by its name.
+
+    Args:
+        path: The dotted name of the list of blocks.
+        num_blocks: How many there are.
+    """
+
+    def __init__(self, path: str, num_blocks: int) -> None:
+        self.path, self.num_blocks = path, num_blocks
+        self._block = re.compile(re.escape(path) + r"\.(\d+)\.")
+
+    def shard(self, name: str) -> str:
+        """Return the shard of a tensor."""
+        match = self._block.match(name)
+        return OUTER if match is None else block_shard(int(match[1]))
+
+    def name(self, block: int, name: str) -> str:
+        """Return the checkpoint's name for a tensor of a block."""
+        return f"{self.path}.{block}.{name}"
+
+    @property
+    def shards(self) -> list[str]:
+        """All shards, the outer one first."""
+        return [OUTER, *map(block_shard, range(self.num_blocks))]
+
+
+def write_shard(
+    writer: ArtifactWriter, shard: str, tensors: Mapping[str, Tensor], **facts: Any
+) -> None:
+    """Add a shard to a checkpoint. The names of its tensors go into the manifest for the index."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    writer.add(
+        shard,
+        lambda path: save_file(contiguous, path, metadata={"format": "pt"}),
+        tensors=sorted(contiguous),
+        tensor_bytes=sum(tensor.nbytes for tensor in contiguous.values()),
+        **facts,
+    )
+
+
+def link_shard(writer: ArtifactWriter, shard: str, source: Artifact, **facts: Any) -> None:
+    """Add a shard of another artifact, stored once."""
+    facts |= {key: source.files[shard][key] for key in ("tensors", "tensor_bytes")}
+    writer.link(shard, source, shard, **facts)
+
+
+def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -> Artifact:
+    """Write the index that makes a folder of shards loadable, then the manifest."""
+    entries = {shard: writer.entry(shard) for shard in shards}
+    index = {
+        "metadata": {"total_size": sum(entry["tensor_bytes"] for entry in entries.values())},
+        "weight_map": {
+            name: shard for shard, entry in sorted(entries.items()) for name in entry["tensors"]
+        },
+    }
+    writer.add_text(INDEX, json.dumps(index, indent=1) + "\n")
+    return writer.finish(**facts)
+
+
+class StreamedModel:
+    """A causal language model of which only the outer part is in memory.
+
+    Args:
+        folder: A checkpoint of this project (one shard a block).
+        device: Where passes run.
+
+    Attributes:
+        config: The model's config.
+        num_blocks: Number of decoder blocks.
+        dtype: Precision of weights and passes.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+        self.artifact = Artifact(folder, KIND)
+        self.folder = folder
+        self.device = torch.device(device)
+        self.config = load_config(folder)
+        self.dtype: torch.dtype = self.config.dtype or torch.float32  # type: ignore[assignment]
+        self.num_blocks: int = self.config.num_hidden_layers
+        self._model = meta_model(self.config)
+        self.sharding = Sharding(find_blocks(self._model, self.num_blocks), self.num_blocks)
+        self._meta_blocks: nn.ModuleList = self._model.get_submodule(self.sharding.path)  # type: ignore[assignment]
+        self._adopt_outer()
+        self._stand_ins = [StandIn() for _ in range(self.num_blocks)]
+        for stand_in, block in zip(self._stand_ins, self._meta_blocks, strict=True):
+            copy_plain_attributes(block, stand_in)
+        parent, _, name = self.sharding.path.rpartition(".")
+        setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._stand_ins))
+
+    def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
+        """Return a block in eval mode, its weights private and without gradients.
+
+        Args:
+            index: Which block.
+            folder: Where its shard is, if it was changed; linear layers may have got a bias.
+        """
+        block = copy.deepcopy(self._meta_blocks[index])
+        prefix = self.sharding.name(index, "")
+        with safe_open((folder or self.folder) / block_shard(index), framework="pt") as shard:
+            state = {
+                name.removeprefix(prefix): shard.get_tensor(name).to(self.device, self.dtype)
+                for name in shard.keys()  # noqa: SIM118 (safe_open is no mapping)
+            }
+        for name, linear in block_linears(block).items():
+            if folder is not None and not has_bias(linear) and f"{name}.bias" in state:
+                linear.bias = nn.Parameter(state[f"{name}.bias"], requires_grad=False)
+        block.load_state_dict(state, assign=True)
+        absent = [name for name, buffer in block.named_buffers() if buffer.is_meta]
+        if absent:
+            raise UserError(
+                "a block keeps buffers that its checkpoint does not hold",
+                where=self.folder / block_shard(index),
+                found=", ".join(absent),
+                todo="report this model family; it cannot be streamed yet",
+            )
+        return block.requires_grad_(False).eval()
+
+    def shapes_of_block(self) -> nn.Module:
+        """Return a block whose parameters have shapes only; all blocks have the same."""
+        return self._meta_blocks[0]
+
+    @torch.no_grad()
+    def embed(self, input_ids: Tensor, **arguments: Any) -> tuple[Tensor, list[BlockCall]]:
+        """Return what the model hands to its blocks.
+
+        Args:
+            input_ids: (batch, length), int64.
+            arguments: What else the model is called with, e.g. a mask of its own.
+
+        Returns:
+            Hidden states before the first block, (batch, length, d), and the call of each block.
+        """
+        backbone = self._model.get_submodule(self._model.base_model_prefix)  # type: ignore[arg-type]
+        backbone(input_ids=input_ids.to(self.device), use_cache=False, **arguments)
+        hidden = self._stand_ins[0].hidden
+        calls = [stand_in.call for stand_in in self._stand_ins]
+        if hidden is None or None in calls:
+            raise UserError(
+                "the model did not call every one of its blocks",
+                where=self.folder,
+                found=f"calls of {self.num_blocks - calls.count(None)} blocks",
+                expected=self.num_blocks,
+            )
+        return hidden, calls  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def calls(self, batch: int, length: int) -> list[BlockCall]:
+        """Return the calls of the blocks for any tokens of this shape.
+
+        Raises:
+            UserError: The calls depend on the tokens, so they cannot be recorded once.
+        """
+        tokens = torch.arange(batch * length).reshape(batch, length)
+        first, second = (
+            self.embed((tokens * step + 1) % self.config.vocab_size)[1] for step in (1, 7)
+        )
+        if not all(map(same_call, first, second)):
+            raise UserError(
+                "this family hands its blocks arguments that depend on the tokens",
+                where=self.folder,
+                found=self.config.model_type,
+                todo="use a family whose blocks see hidden states only",
+            )
+        return second
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
+        """Return the logits for hidden states after the last block.
+
+        Args:
+            input_ids: (batch, length); only their shape matters.
+            hidden: (batch, length, d).
+
+        Returns:
+            (batch, length, vocabulary).
+        """
+        self._stand_ins[-1].returns = hidden
+        try:
+            output = self._model(input_ids=input_ids.to(self.device), use_cache=False)
+        finally:
+            self._stand_ins[-1].returns = None
+        return output.logits  # type: ignore[no-any-return]
+
+    def with_blocks(self, blocks: Sequence[nn.Module]) -> nn.Module:
+        """Return the model with these blocks, and an outer part that is a copy of its own."""
+        stand_ins = self._model.get_submodule(self.sharding.path)
+        # What deepcopy finds in its memo it takes as copied already.
+        return copy.deepcopy(self._model, {id(stand_ins): nn.ModuleList(blocks)})
+
+    def outer_tensors(self) -> dict[str, Tensor]:
+        """Return what the checkpoint holds outside the blocks, by its names."""
+        return load_file(self.folder / OUTER)
+
+    def _adopt_outer(self) -> None:
+        """Give the module tree its outer weights and buffers.
+
+        transformers itself loads a model of no blocks, so ties, scalings and rotary frequencies are
+        as it makes them; the modules then take their place beside the (still empty) blocks.
+        """
+        config = copy.deepcopy(self.config)
+        # `layer_types` stays whole: Gemma 3 makes rotary frequencies for each type that it names.
+        config.num_hidden_layers = 0
+        # Handed its tensors, it looks at no other shard: it would map all of them.
+        outer = type(self._model).from_pretrained(  # type: ignore[attr-defined]
+            None, config=config, dtype=self.dtype, state_dict=self.outer_tensors()
+        )
+        outer.to(self.device)
+        path = self.sharding.path.split(".")
+        for depth in range(len(path)):
+            here = ".".join(path[:depth])
+            source, target = outer.get_submodule(here), self._model.get_submodule(here)
+            for name, module in source.named_children():
+                if name != path[depth]:
+                    setattr(target, name, module)
+            for name, parameter in source.named_parameters(recurse=False):
+                setattr(target, name, parameter)
+            for name, buffer in source.named_buffers(recurse=False):
+                setattr(target, name, buffer)
+        blocks = self.sharding.path + "."
+        tensors = [*self._model.named_parameters(), *self._model.named_buffers()]
+        absent = [name for name, value in tensors if value.is_meta and not name.startswith(blocks)]
+        if absent:
+            raise UserError(
+                "the checkpoint lacks weights outside the blocks",
+                where=self.folder / OUTER,
+                found=f"no {', '.join(absent)}",
+            )
+
+
+def copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:
+    """Copy what a model reads off its blocks before it calls them (e.g. `attention_type`)."""
+    for name, value in vars(block).items():
+        if isinstance(value, str | int | bool) and not hasattr(stand_in, name):
+            setattr(stand_in, name, value)

@@ -1,0 +1,65 @@
+"""The next-token loss of a window, and the limit that a sound model stays below."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.core.errors import UserError
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import HiddenStates
+
+
+@torch.no_grad()
+def window_loss(
+    model: StreamedModel, input_ids: Tensor, hidden: Tensor, scored: int | None = None
+) -> Tensor:
+    """Return the mean loss of a window's last tokens, nats, 0-d, float64.
+
+    Args:
+        model: The model, for its head.
+        input_ids: (length,), int64.
+        hidden: Hidden states after the last block, (length, d).
+        scored: How many tokens; None for all but the first, which nothing predicts.
+    """
+    first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
+    before = slice(first - 1, -1)
+    logits = model.logits(input_ids[None, before], hidden[None, before].to(model.device))[0]
+    targets = input_ids[first:].to(model.device)
+    return nn.functional.cross_entropy(logits.float(), targets).cpu().double()
+
+
+def window_losses(
+    model: StreamedModel,
+    input_ids: Tensor,
+    hidden: HiddenStates | Tensor,
+    scored: int | None = None,
+) -> Tensor:
+    """Return the mean loss of each window's last tokens, nats, (windows,), float64.
+
+    Args:
+        model: The model, for its head.
+        input_ids: (windows, length), int64.
+        hidden: Hidden states after the last block, (windows, length, d); read a window at a time.
+        scored: As in `window_loss`.
+    """
+    pairs = zip(input_ids, hidden, strict=True)
+    return torch.stack([window_loss(model, ids, states, scored) for ids, states in pairs])
+
+
+def check_dense(perplexity: float | None, limit: float, where: object) -> None:
+    """Stop the study if the dense model is not what it should be.
+
+    Raises:
+        UserError: Its perplexity is not finite, or above the limit.
+    """
+    if perplexity is None or not math.isfinite(perplexity) or perplexity > limit:
+        raise UserError(
+            "the dense model's perplexity is absurd: nothing that is compared with it would mean "
+            "anything",
+            where=where,
+            found="not finite" if perplexity is None else f"{perplexity:.4g}",
+            expected=f"at most study.dense_limit = {limit}",
+            todo="look at the model, its tokenizer, its dtype and the text; raise the limit only "
+            "for a model that is not trained",
+        )

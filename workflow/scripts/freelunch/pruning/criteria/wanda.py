@@ -1,0 +1,17 @@
+"""Pruning by weights and activations (Wanda)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from freelunch.pruning.statistics import InputStatistics
+
+
+def score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+    """Return abs(W_ij) * ||X_j||, (out, in), float32 (arXiv 2306.11695, equation 1).
+
+    ||X_j|| is the L2 norm of input feature j over all calibration tokens. Wanda's own code divides
+    the squared norm by the number of sequences; that changes no order, and so no mask.
+    """
+    return weight.float().abs() * statistics.squared_norm.sqrt()

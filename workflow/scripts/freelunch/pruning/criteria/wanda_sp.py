@@ -1,0 +1,20 @@
+"""Wanda for whole units (Wanda-sp)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from freelunch.pruning.criteria import wanda
+from freelunch.pruning.statistics import InputStatistics
+
+
+def unit_score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+    """Return the mean over outputs of Wanda's scores, (in,), float32.
+
+    Wanda-sp is introduced beside FLAP (An et al., AAAI 2024). A head is worth the mean over its
+    inputs of the attention's output projection, a channel its input of the down projection.
+    Wanda-sp sums over the head, which within a block is the same choice, as heads are equally
+    large; in `scope: model`, which is not the paper's, heads compete with channels by their means.
+    """
+    return wanda.score(weight, statistics, settings).mean(dim=0)

@@ -1,0 +1,166 @@
+"""Statistics of the inputs of linear layers, accumulated while activations pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.core.errors import UserError
+from freelunch.model.linear_hooks import LinearWatcher
+
+# Columns of a Gram matrix that are multiplied at once.
+_STRIP = 256
+
+
+@dataclass(frozen=True, eq=False)
+class InputStatistics:
+    """What calibration says about one linear input of C features.
+
+    Attributes:
+        tokens: How many tokens were seen.
+        mean: Mean of each feature, (C,), float32.
+        variance: Of each feature over tokens, divided by their number, (C,), float32.
+        squared_norm: Sum of squares of each feature over all tokens, (C,), float32.
+        gram: Sum over tokens of x x^T, (C, C), float32; None where no criterion asked for it.
+        memo: What a criterion derives from all this once, for every layer that has this input.
+    """
+
+    tokens: int
+    mean: Tensor
+    variance: Tensor
+    squared_norm: Tensor
+    gram: Tensor | None = None
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+
+class _Accumulator:
+    """Sum one input over batches; what has one value a feature in float64: tokens are millions."""
+
+    def __init__(self, features: int, device: torch.device, gram: bool) -> None:
+        self.tokens = 0
+        # Sums are of deviations from the first batch's mean: near enough to the mean of all that
+        # nothing cancels where a feature is large and hardly varies.
+        self.origin: Tensor | None = None
+        self.shifts = torch.zeros(features, dtype=torch.float64, device=device)
+        self.deviations = torch.zeros(features, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(features, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(features, features, device=device) if gram else None
+
+    def add_(self, inputs: Tensor) -> None:
+        rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        if len(rows) == 0:
+            return
+        self.tokens += len(rows)
+        self.squares += torch.linalg.vector_norm(rows, dim=0).double().square()
+        if self.origin is None:
+            self.origin = rows.mean(0)
+        around = rows - self.origin
+        self.shifts += around.sum(0)
+        self.deviations += torch.linalg.vector_norm(around, dim=0).double().square()
+        if self.gram is not None:
+            add_gram_(self.gram, rows)
+
+    def result(self, name: str) -> InputStatistics:
+        """Return what was summed so far; the Gram matrix is this one's own, mirrored."""
+        if self.origin is None:
+            raise UserError(
+                "calibration never reached this layer",
+                where=name,
+                found="0 tokens",
+                expected="at least one token",
+                todo="a layer that no token passes cannot be pruned by its activations",
+            )
+        if not torch.isfinite(self.squares).all():
+            raise UserError(
+                "an activation is not finite",
+                where=name,
+                expected="finite activations on the calibration text",
+                todo="use bfloat16 or float32 for this model",
+            )
+        shift = self.shifts / self.tokens
+        mean = self.origin.double() + shift
+        variance = (self.deviations / self.tokens - shift**2).clamp(min=0.0)
+        if self.gram is not None:
+            mirror_gram_(self.gram)
+        return InputStatistics(
+            self.tokens, mean.float(), variance.float(), self.squares.float(), self.gram
+        )
+
+
+def need_gram(statistics: InputStatistics, where: object) -> Tensor:
+    """Return the Gram matrix; UserError if none was collected."""
+    if statistics.gram is None:
+        raise UserError(
+            "this criterion needs the Gram matrix of the layer's input",
+            where=where,
+            found="statistics without Gram matrices",
+            expected="a pass that collected them",
+            todo="the same command with `--forcerun capture_dense` collects them",
+        )
+    return statistics.gram
+
+
+def add_gram_(gram: Tensor, rows: Tensor) -> None:
+    """Add the sum over rows of x x^T to the upper triangle of `gram`, in place.
+
+    Strip by strip from the diagonal on: what lies below it would cost as much again.
+
+    Args:
+        gram: (C, C), float32; below the diagonal blocks it is left as it is.
+        rows: (tokens, C), float32.
+    """
+    for start in range(0, len(gram), _STRIP):
+        strip = slice(start, start + _STRIP)
+        gram[strip, start:].addmm_(rows[:, strip].T, rows[:, start:])
+
+
+def mirror_gram_(gram: Tensor) -> None:
+    """Copy what lies above the diagonal of (C, C) below it, in place, strip by strip."""
+    for start in range(0, len(gram), _STRIP):
+        strip, after = slice(start, start + _STRIP), slice(start + _STRIP, None)
+        gram[after, strip] = gram[strip, after].T
+        square = gram[strip, strip]
+        square.copy_(square.triu() + square.triu(1).T)
+
+
+class Collector(LinearWatcher):
+    """Accumulate statistics of every distinct linear input of a block.
+
+    Layers of one group share one set of statistics.
+
+    Args:
+        block: The block.
+        prefix: What precedes the names of its layers in the model, for messages.
+        gram: Whether to accumulate Gram matrices too.
+    """
+
+    def __init__(self, block: nn.Module, prefix: str = "", gram: bool = False) -> None:
+        super().__init__(block)
+        self._prefix, self._gram = prefix, gram
+        self._sums: dict[str, _Accumulator] = {}
+
+    def see_input(self, group: str, inputs: Tensor) -> None:
+        """Add the input of a group."""
+        if group not in self._sums:
+            self._sums[group] = _Accumulator(inputs.shape[-1], inputs.device, self._gram)
+        self._sums[group].add_(inputs)
+
+    def results(self) -> Mapping[str, InputStatistics]:
+        """Return the statistics of each distinct input, by the name of its group.
+
+        Raises:
+            UserError: A layer saw no token, or a value that is not finite.
+        """
+        for name, linear in self.linears.items():
+            if name not in self.groups:
+                self.groups[name] = name
+                device = linear.weight.device
+                self._sums[name] = _Accumulator(linear.in_features, device, self._gram)
+        return {name: sums.result(self._prefix + name) for name, sums in self._sums.items()}
+
+    def by_layer(self) -> dict[str, InputStatistics]:
+        """Return the statistics of each layer's input; layers of one group share one object."""
+        results = self.results()
+        return {name: results[group] for name, group in self.groups.items()}

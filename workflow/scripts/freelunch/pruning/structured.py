@@ -1,0 +1,209 @@
+"""Structured pruning: attention heads and MLP channels go as a whole.
+
+A unit that goes is zeros in every matrix it passes: rows of what feeds it, columns of what it
+feeds. The checkpoint keeps its shapes, and computes what the smaller model would.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from freelunch.core.errors import UserError
+from freelunch.model.blocks import block_linears, has_bias
+from freelunch.model.mask_store import check_finite
+from freelunch.pruning.masks import lowest
+from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.families import Family, family_of
+from freelunch.study.patterns import Pattern
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the units of a family's blocks lie in their matrices.
+
+    Attributes:
+        family: Names of the linear layers.
+        heads: Query heads.
+        groups: Key (and value) heads; each serves heads / groups query heads.
+        unit_heads: Query heads in a unit of attention: 1, or those that share a key head.
+    """
+
+    family: Family
+    heads: int
+    groups: int
+    unit_heads: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, attention_unit: str) -> "Layout":
+        """Return the layout of a model.
+
+        Args:
+            config: The model's.
+            attention_unit: "group": a key head with all query heads that share it, so that every
+                matrix of the attention loses the same share; "head": a single query head, and a key
+                head once all that share it are gone.
+
+        Raises:
+            UserError: The family is not in the table.
+        """
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        unit = heads // groups if attention_unit == "group" else 1
+        return cls(family_of(config.model_type), heads, groups, unit)
+
+    def unit_weights(self, block: nn.Module) -> tuple[int, int]:
+        """Return how many weights go with a unit of attention, and with an MLP channel.
+
+        A single query head counts with its part of the key and value heads, though these go with
+        the last one that shares them: never more goes than is counted.
+        """
+        linears = block_linears(block)
+        output, down = linears[self.family.attention_output], linears[self.family.mlp_output]
+        head = output.in_features // self.heads * output.out_features
+        shared = -(-2 * head * self.unit_heads * self.groups // self.heads)
+        mlp = (len(self.family.mlp_inputs) + 1) * down.out_features
+        return 2 * self.unit_heads * head + shared, mlp
+
+    def keep_masks(
+        self, block: nn.Module, attention: Tensor, channels: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the mask of each linear layer.
+
+        Args:
+            block: The block.
+            attention: Which units of attention stay, (units,), bool.
+            channels: Which MLP channels stay, (channels,), bool.
+
+        Returns:
+            By name in the block, (out, in), bool, True where the weight stays.
+        """
+        family, linears = self.family, block_linears(block)
+        heads = attention.repeat_interleave(self.unit_heads)
+        groups = heads.reshape(self.groups, -1).any(dim=1)
+        size = linears[family.attention_output].in_features // self.heads
+        rows = [
+            (family.query, heads.repeat_interleave(size)),
+            (family.key, groups.repeat_interleave(size)),
+            (family.value, groups.repeat_interleave(size)),
+            *((name, channels) for name in family.mlp_inputs),
+        ]
+        columns = {
+            family.attention_output: heads.repeat_interleave(size),
+            family.mlp_output: channels,
+        }
+        masks = {}
+        for name, linear in linears.items():
+            # Parts of a fused layer follow each other.
+            parts = [keep for part, keep in rows if part == name]
+            if name in columns:
+                mask = columns[name][None, :].expand(linear.weight.shape)
+            elif parts:
+                mask = torch.cat(parts)[:, None].expand(linear.weight.shape)
+            else:
+                mask = torch.ones_like(linear.weight, dtype=torch.bool)
+            masks[name] = mask.contiguous()
+        return masks
+
+    def scores(
+        self,
+        block: nn.Module,
+        statistics: Mapping[str, InputStatistics],
+        criterion: ModuleType,
+        settings: Mapping[str, Any],
+        where: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the scores of a block's units: the mean over the inputs that a unit feeds.
+
+        With `scope: model` the scores of a matrix's inputs are standardised first (FLAP): units of
+        different blocks, and heads and channels, are then compared with each other.
+
+        Returns:
+            Of attention, (units,), and of the MLP's channels, (channels,), float64.
+        """
+        found = []
+        for name in (self.family.attention_output, self.family.mlp_output):
+            linear: nn.Linear = block.get_submodule(name)  # type: ignore[assignment]
+            scores = criterion.unit_score(linear.weight, statistics[name], settings).double()
+            check_finite(scores, "a pruning score is not finite", f"{where}{name}")
+            if settings["scope"] == "model":
+                mean = scores.mean()
+                # Where all scores are equal, what is left is rounding: each is the mean.
+                least = 1e-12 * mean.abs() + torch.finfo(torch.float64).tiny
+                scores = (scores - mean) / scores.std().clamp(min=least) * (scores.std() > least)
+            found.append(scores)
+        attention, mlp = found
+        return attention.reshape(self.heads // self.unit_heads, -1).mean(dim=1), mlp
+
+
+def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> Tensor:
+    """Return which units stay, (units,), bool: the lowest share of a block's go.
+
+    Raises:
+        UserError: The share is less than one unit, so that none would go.
+    """
+    if problem := pattern.nothing_of(len(scores), "units"):
+        raise UserError(problem, where=where)
+    return ~lowest(scores[None, :], pattern.zeros_in_group(len(scores)))[0]
+
+
+def choose_in_model(
+    scores: Sequence[Tensor], weights: Sequence[int], pattern: Pattern
+) -> list[Tensor]:
+    """Return which units stay if all units of a model are compared with each other.
+
+    Args:
+        scores: Of each set of units (the heads or channels of a block), (units,), any float dtype.
+        weights: For each set, how many weights go with one unit.
+        pattern: The units with the lowest scores go, as long as they hold no more than this share
+            of all weights; of equal scores the first.
+
+    Returns:
+        For each set (units,), bool.
+
+    Raises:
+        UserError: No unit goes.
+    """
+    sizes = [len(part) for part in scores]
+    order = torch.cat([part.cpu() for part in scores]).argsort(stable=True)
+    each = torch.tensor(weights).repeat_interleave(torch.tensor(sizes))
+    allowed = pattern.zeros_in_group(int(each.sum()))
+    keep = torch.ones(len(each), dtype=torch.bool)
+    keep[order[each[order].cumsum(0) <= allowed]] = False
+    if keep.all():
+        raise UserError(
+            f"{pattern.name} of the weights of all units is less than one unit",
+            expected="a larger share, or scope: block",
+        )
+    return [part.to(here.device) for part, here in zip(keep.split(sizes), scores, strict=True)]  # type: ignore[no-untyped-call]
+
+
+def compensating_biases(
+    block: nn.Module,
+    masks: Mapping[str, Tensor],
+    statistics: Mapping[str, InputStatistics],
+    layout: Layout,
+) -> dict[str, Tensor]:
+    """Return biases that stand in for the mean of what was pruned (FLAP's bias compensation).
+
+    An output projection loses W_:j X_j for each input j that went; its mean over tokens, W_:j times
+    the mean of X_j, becomes part of the bias. Layers that had no bias get one of 0, as the
+    model's config then gives one to all of them.
+
+    Returns:
+        By parameter name in the block, (out,), in the weight's dtype.
+    """
+    biases = {}
+    for name, linear in block_linears(block).items():
+        bias = torch.zeros(linear.out_features, device=linear.weight.device)
+        if has_bias(linear):
+            bias += linear.bias.float()
+        if name in (layout.family.attention_output, layout.family.mlp_output):
+            gone = ~masks[name][0]
+            bias += linear.weight[:, gone].float() @ statistics[name].mean[gone]
+        biases[f"{name}.bias"] = bias.to(linear.weight.dtype)
+    return biases

@@ -1,0 +1,372 @@
+"""Collect a cell's record from what its steps left on disk.
+
+Never from the config: each step's manifest says which settings it was made with and from which
+inputs, and these links are followed.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import Artifact, check_belongs, write_atomically, write_json
+from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.errors import UserError
+from freelunch.records.read import (
+    ANSWERS,
+    DRIFT,
+    METRICS,
+    TASKS,
+    answers_beside,
+    check_spec,
+    content_digest,
+    validate,
+)
+from freelunch.study.cell import Cell
+from freelunch.study.methods import LORA, adapting_rule
+from freelunch.study.paths import Paths, read_run
+from freelunch.study.patterns import Pattern
+from freelunch.study.search import chosen_of
+from freelunch.study.windows import adapted_windows, window_order
+
+
+def collect_record(
+    paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
+) -> dict[str, Any]:
+    """Return the record of a cell from the folders of its steps, and write it.
+
+    Args:
+        paths: Where the study is.
+        cell: The cell.
+        spec: What today's config asks for.
+        adapted: Folders with the cell's adapted blocks; empty where there are none.
+
+    Raises:
+        UserError: A step was made from other inputs or with other settings than today's config
+            asks for, or a matrix has another number of zeros than its pattern asks for.
+    """
+    steps = _Steps(paths, cell, spec, adapted)
+    found = steps.spec()
+    check_spec(found, spec, cell, paths.checkpoint(cell))
+    metrics = dict(steps.metrics)
+    identity = steps.identity(metrics.pop("identity"))
+    record = {
+        "cell": str(cell),
+        "spec": found,
+        "fingerprint": json_digest(found),
+        "metrics": {
+            "perplexity": metrics,
+            **({"drift": steps.drift} if steps.drift else {}),
+            **({"tasks": steps.asked()} if steps.task_metrics else {}),
+        },
+        "identity": identity,
+        "pruning": steps.pruning(),
+        "adaptation": steps.adaptation(),
+        "cost": steps.cost(),
+        "provenance": steps.provenance(),
+    }
+    record["sha256"] = content_digest(record)
+    validate(record, str(paths.record(cell)))
+    if steps.task_metrics:
+        # Beside the record, so that cells can be compared answer by answer wherever records go.
+        write_atomically(answers_beside(paths.record(cell)), steps.answers.read_bytes())
+    write_json(paths.record(cell), record)
+    return record
+
+
+class _Steps:
+    """The folders a cell came through, each checked to be made from the one before."""
+
+    def __init__(
+        self, paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
+    ) -> None:
+        self.cell = cell
+        self.model = Artifact(paths.model(cell.model), "checkpoint")
+        self.checkpoint = Artifact(paths.checkpoint(cell), "checkpoint")
+        self.text_names = {"evaluation": spec["evaluation"]["perplexity"]["text"]["name"]}
+        self.texts = {"evaluation": Artifact(paths.text(self.text_names["evaluation"]), "text")}
+        self.folders: dict[str, list[Path]] = {"assemble_model": [self.checkpoint.folder]}
+        self.masks: Artifact | None = None
+        self.windows: list[Artifact] = []
+        self.choice: dict[str, Any] | None = None
+        self.held_out: Artifact | None = None
+        if not cell.is_dense:
+            self._open_pruning(paths, spec["calibration"]["text"])
+        if "selection" in spec:
+            folder = paths.held_out(cell.model, cell.seed)
+            self.held_out = Artifact(folder, "calibration")
+            check_belongs(self.held_out, "calibration", self.calibration)
+            self.folders["sample_held_out"] = [folder]
+        if adapted:
+            self._open_adaptation(paths, spec, adapted)
+        check_belongs(self.checkpoint, "model", self.model)
+        check_belongs(self.checkpoint, "masks", self.masks)
+        self.metrics_folder = paths.metrics(cell)
+        self.folders["evaluate_perplexity"] = [self.metrics_folder]
+        self.metrics = json.loads((self.metrics_folder / METRICS).read_text())
+        measured_on = {"text": (self.metrics["text"], self.texts["evaluation"])}
+        self._check_metrics(
+            self.metrics_folder / METRICS, self.metrics, measured_on, "evaluate_perplexity"
+        )
+        self.drift: dict[str, Any] = {}
+        if "drift" in spec["evaluation"]:
+            self._open_drift(paths)
+        self.tasks: dict[str, Artifact] = {}
+        self.task_metrics: dict[str, Any] = {}
+        if "tasks" in spec["evaluation"]:
+            self._open_answers(paths, spec["evaluation"]["tasks"]["tasks"])
+
+    def _open_drift(self, paths: Paths) -> None:
+        folder = paths.drift(self.cell)
+        self.folders["measure_drift"] = [folder]
+        self.drift = json.loads((folder / DRIFT).read_text())
+        assert self.held_out is not None  # Of every cell whose drift is measured.
+        others = {
+            "model": (self.drift["model"], self.model),
+            "held-out text": (self.drift["held_out"], self.held_out),
+        }
+        self._check_metrics(folder / DRIFT, self.drift, others, "measure_drift")
+
+    def _open_answers(self, paths: Paths, tasks: Iterable[str]) -> None:
+        folder = paths.answers(self.cell)
+        self.folders["evaluate_tasks"] = [folder]
+        self.answers = folder / ANSWERS
+        self.tasks = {name: Artifact(paths.task(name), "task") for name in tasks}
+        self.task_metrics = json.loads((folder / TASKS).read_text())
+        measured = self.task_metrics["tasks"]
+        asked = {
+            f"task ({name})": (measured.get(name, {}).get("task"), task)
+            for name, task in self.tasks.items()
+        }
+        self._check_metrics(folder / TASKS, self.task_metrics, asked, "evaluate_tasks")
+
+    def _open_pruning(self, paths: Paths, text: Mapping[str, Any]) -> None:
+        cell, name = self.cell, text["name"]
+        kind = "tokens" if text["source"] == "tokens" else "text"
+        self.text_names["calibration"] = name
+        self.texts["calibration"] = Artifact(paths.text(name), kind)
+        self.calibration = Artifact(paths.calibration(cell.model, cell.seed), "calibration")
+        self.masks = Artifact(paths.pruned(cell.model, cell.pruning, cell.seed), "masks")
+        check_belongs(self.calibration, "text", self.texts["calibration"])
+        check_belongs(self.calibration, "model", self.model)
+        check_belongs(self.masks, "calibration", self.calibration)
+        self.folders["sample_calibration"] = [self.calibration.folder]
+        self.folders["prune_model"] = [self.masks.folder]
+
+    def _open_adaptation(
+        self, paths: Paths, spec: Mapping[str, Any], folders: Sequence[Path]
+    ) -> None:
+        cell, settings = self.cell, spec["adaptation"]
+        self.windows = [Artifact(folder, "adapted blocks") for folder in folders]
+        for part in self.windows:
+            check_belongs(part, "masks", self.masks)
+        self.choice = self.windows[0].facts.get("choice")
+        step = "choose_candidate" if self.choice else adapting_rule(settings)
+        self.folders[step] = list(folders)
+        self.sample = self.calibration
+        if self.windows[0].facts["sample"] != self.calibration.digest:
+            folder = paths.extended(cell.model, cell.seed, self._samples())
+            self.sample = Artifact(folder, "calibration")
+            check_belongs(self.sample, "calibration", self.calibration)
+            self.folders["extend_calibration"] = [self.sample.folder]
+        for part in self.windows:
+            check_belongs(part, "sample", self.sample)
+
+    def _samples(self) -> int:
+        """Return how many sequences a cell was trained on, by its candidate where there was one."""
+        settings = self.windows[0].facts["settings"]["adaptation"]
+        return int(chosen_of(self.choice, settings)["samples"])
+
+    def _check_metrics(
+        self,
+        where: Path,
+        metrics: Mapping[str, Any],
+        others: Mapping[str, tuple[str | None, Artifact]],
+        rule: str,
+    ) -> None:
+        """Refuse what was measured on another checkpoint, text or task than is there.
+
+        Args:
+            where: The file of the metrics.
+            metrics: They.
+            others: By what it is, the digest of what was measured with, and what is there.
+            rule: What measures.
+        """
+        checkpoint = {"checkpoint": (metrics["checkpoint"], self.checkpoint)}
+        for what, (found, artifact) in {**checkpoint, **others}.items():
+            if found != artifact.digest:
+                raise UserError(
+                    f"this was measured on another {what}",
+                    where=where,
+                    found=found,
+                    expected=f"{artifact.digest}, which is {artifact.folder}",
+                    todo=f"the same command with `--forcerun {rule}` measures again",
+                )
+
+    def spec(self) -> dict[str, Any]:
+        """Return the settings that the steps say they were made with."""
+        spec: dict[str, Any] = {
+            "cell": str(self.cell),
+            "model": self.model.facts["settings"],
+            "evaluation": {
+                "perplexity": {**self.metrics["settings"], "text": self._text("evaluation")}
+            },
+        }
+        if self.drift:
+            spec["evaluation"]["drift"] = self.drift["settings"]
+        if self.task_metrics:
+            entries = {name: task.facts["settings"] for name, task in self.tasks.items()}
+            spec["evaluation"]["tasks"] = {**self.task_metrics["settings"], "tasks": entries}
+        if self.masks is not None:
+            sample = dict(self.calibration.facts["settings"])
+            spec["seed"] = sample.pop("seed")
+            spec["calibration"] = {**sample, "text": self._text("calibration")}
+            spec |= self.masks.facts["settings"]
+            spec["adaptation"] = None
+            for part in self.windows:
+                spec["adaptation"] = part.facts["settings"]["adaptation"]
+            if self.held_out is not None:
+                spec["selection"] = {"samples": self.held_out.facts["settings"]["samples"]}
+        return spec
+
+    def _text(self, use: str) -> dict[str, Any]:
+        return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
+
+    def asked(self) -> dict[str, Any]:
+        """Return what was measured on tasks, with the digest of the answers."""
+        return {**self.task_metrics, "answers_sha256": file_digest(self.answers)}
+
+    def identity(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the sparsity of each matrix and overall, as it was counted in the checkpoint.
+
+        Raises:
+            UserError: A matrix has not the zeros that its mask and its pattern ask for.
+        """
+        matrices = found["matrices"]
+        for name, counts in matrices.items():
+            for what, expected in self._expected_zeros(name, counts):
+                if counts["zeros"] != expected:
+                    raise UserError(
+                        f"a matrix has not the zeros that its {what} asks for",
+                        where=f"{self.checkpoint.folder}: {name}",
+                        found=f"{counts['zeros']} zeros",
+                        expected=f"{expected} zeros of {counts['rows']} x {counts['columns']}",
+                        todo="this is a defect of this program: report it",
+                    )
+        zeros = sum(counts["zeros"] for counts in matrices.values())
+        weights = sum(counts["rows"] * counts["columns"] for counts in matrices.values())
+        return {
+            "sparsity": zeros / weights,
+            "zeros": zeros,
+            "weights": weights,
+            "parameters": found["parameters"],
+            "stored_bytes": found["stored_bytes"],
+            "matrices": matrices,
+            "checkpoint_sha256": found["checkpoint_digest"],
+        }
+
+    def _expected_zeros(self, name: str, counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+        """Yield how many zeros a matrix has to have; a dense one may hold zeros of its own."""
+        if self.masks is None:
+            return
+        adaptation = self.windows[0].facts["settings"]["adaptation"] if self.windows else {}
+        if LORA in (adaptation.get("method"), adaptation.get("trains")):
+            # Its adapter fills the zeros: that is what the other methods are for.
+            return
+        yield "mask", self._of_matrices("pruned")[name]
+        pattern = Pattern.parse(self.masks.facts["settings"]["pattern"])
+        if not pattern.structured:
+            scope = self.masks.facts["settings"]["criterion"]["scope"]
+            yield "pattern", pattern.zeros(counts["rows"], counts["columns"], scope)
+
+    def pruning(self) -> dict[str, Any] | None:
+        """Return what the criterion noted of each matrix; None for a dense model."""
+        return None if self.masks is None else {"notes": self._of_matrices("notes")}
+
+    def _of_matrices(self, what: str) -> dict[str, Any]:
+        """Return a fact of all matrices that have it, by the matrix's name in the checkpoint."""
+        entries = self.masks.files.values() if self.masks else []
+        return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
+
+    def adaptation(self) -> dict[str, Any] | None:
+        """Return what an adaptation saw, trained and came to; None where there was none."""
+        found = adapted_windows(self.windows)
+        if not found:
+            return None
+        sample, facts = self.sample.facts, self.windows[0].facts
+        return {
+            "window": facts["window"],
+            "windows": len(found),
+            "windows_kept_pruned": sum(facts["kept_pruned"] for facts in found.values()),
+            "samples": sample["settings"]["samples"],
+            "distinct_tokens": sample["distinct_tokens"],
+            # Of each trained parameter.
+            "steps": max(facts["steps"] for facts in found.values()),
+            "trained_parameters": sum(facts["trained_parameters"] for facts in found.values()),
+            "losses": {
+                name: {"before": found[name]["loss_before"], "after": found[name]["loss_after"]}
+                for name in sorted(found, key=window_order)
+            },
+            "training_losses": facts.get("losses"),
+            "choice": self.choice,
+        }
+
+    def cost(self) -> dict[str, Any]:
+        """Return what each step cost; jobs of one step are summed, their peaks are not."""
+        costs = {}
+        for step, runs in self._runs().items():
+            parts = [run["cost"] for run in runs]
+            total: dict[str, Any] = {"jobs": len(parts)}
+            for key in sorted({key for part in parts for key in part}):
+                values = [part[key] for part in parts if key in part]
+                # Jobs of one step see the same tokens, each through its own windows; those of a
+                # search do not.
+                shared = key == "tokens" and step != "search"
+                whole = max if key.startswith("peak") or shared else sum
+                total[key] = whole(values)
+            costs[step] = total
+        return costs
+
+    def _runs(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the run facts of each step's jobs, those that a folder carries along included."""
+        found = {step: [read_run(folder) for folder in each] for step, each in self.folders.items()}
+        shared = [run["shared"] for runs in found.values() for run in runs]
+        return found | {step: runs for steps in shared for step, runs in steps.items()}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where the numbers come from."""
+        environments = {step: runs[0]["environment"] for step, runs in self._runs().items()}
+        # Steps that were run before there was such a fact have none.
+        finished = {
+            step: max(times)
+            for step, runs in self._runs().items()
+            if (times := [run["finished"] for run in runs if "finished" in run])
+        }
+        digests = {
+            "model": self.model.digest,
+            "checkpoint": self.checkpoint.digest,
+            **{f"{use}_text": text.digest for use, text in self.texts.items()},
+            "evaluation_token_ids": self.metrics["token_ids_sha256"],
+            **{f"task_{name}": task.digest for name, task in self.tasks.items()},
+        }
+        if self.masks is not None:
+            digests["calibration_token_ids"] = self.calibration.facts["tokens_sha256"]
+            digests["masks"] = self.masks.digest
+        if self.held_out is not None:
+            digests["held_out_token_ids"] = self.held_out.facts["tokens_sha256"]
+        if self.windows:
+            # Those of the calibration, or more like them.
+            digests["adaptation_token_ids"] = self.sample.facts["tokens_sha256"]
+        return {
+            "environments": environments,
+            "finished": finished,
+            "digests": digests,
+            "model_origin": self.model.facts["origin"],
+            "text_origins": {use: text.facts["origin"] for use, text in self.texts.items()},
+            **(
+                {"task_origins": {name: task.facts["origin"] for name, task in self.tasks.items()}}
+                if self.tasks
+                else {}
+            ),
+            "seed": self.cell.seed,
+        }

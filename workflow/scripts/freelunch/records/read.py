@@ -1,0 +1,181 @@
+"""Records: one small file a cell, with everything that decides its number and everything it cost.
+
+`freelunch.records.collect` makes them. A record whose settings are not today's is refused, by the
+collector and by every reader.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from freelunch.core.digest import json_digest
+from freelunch.core.errors import UserError
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+
+SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
+METRICS = "perplexity.json"
+DRIFT = "drift.json"
+TASKS = "tasks.json"
+ANSWERS = "answers.json.gz"
+
+
+def content_digest(record: Mapping[str, Any]) -> str:
+    """Return the digest of all that a record says but for this digest."""
+    return json_digest({key: value for key, value in record.items() if key != "sha256"})
+
+
+def answers_beside(record: Path) -> Path:
+    """Return where the answers of a record's cell are."""
+    return record.with_name(f"{record.stem}.{ANSWERS}")
+
+
+def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return what a cell answered: for each task and document the log-likelihoods of the choices
+    and whether the answer is right.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = answers_beside(record)
+    try:
+        return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(
+            "the answers of a record cannot be read",
+            where=path,
+            found=error,
+            todo=f"remove {record} and run the study again",
+        ) from error
+
+
+def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[str, Any]]:
+    """Return the record of every cell of a study.
+
+    Args:
+        study: The study.
+        folder: Where the records are, if not in its results.
+
+    Raises:
+        UserError: A record is missing, damaged, or was made with other settings than today's.
+    """
+    records = {}
+    for cell in study.cells:
+        path = (folder or study.paths.records) / cell.record_name
+        if not path.is_file():
+            raise UserError(
+                "a record is missing",
+                where=path,
+                todo=f"run the study (`make study STUDY={study.source}`)",
+            )
+        record = read_record(path)
+        if record["spec"].get("cell") != str(cell):
+            raise UserError(
+                "this is the record of another cell",
+                where=path,
+                found=record["spec"].get("cell"),
+                expected=cell,
+                todo=f"remove {path} and run the study again",
+            )
+        check_spec(record["spec"], study.spec(cell), cell, path)
+        records[cell] = record
+    return records
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a record, whatever study it is of.
+
+    Raises:
+        UserError: It is damaged, or not as the schema says.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            "a record is damaged", where=path, found=error, todo=f"remove {path} and run again"
+        ) from error
+    validate(record, str(path))
+    return record
+
+
+def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs between two trees of mappings: the key, with dots, and both values."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in sorted(one.keys() | other.keys()):
+            deeper = f"{key}.{name}" if key else name
+            yield from differences(one.get(name), other.get(name), deeper)
+    elif one != other:
+        yield key, one, other
+
+
+def check_spec(
+    found_spec: Mapping[str, Any], spec: Mapping[str, Any], cell: Cell, where: object
+) -> None:
+    """Refuse numbers that were made with other settings than today's config asks for.
+
+    Raises:
+        UserError: Naming the first settings that differ and what makes the number again.
+    """
+    unlike = list(differences(found_spec, spec))
+    if unlike:
+        key, found, expected = unlike[0]
+        more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
+        raise UserError(
+            f"{cell} was computed with other settings than the config asks for{more}",
+            where=where,
+            found=f"{key} = {json.dumps(found)}",
+            expected=f"{key} = {json.dumps(expected)}",
+            todo=f"the same command with `--forcerun {_rule_of(key)}` computes it again",
+        )
+
+
+def _rule_of(key: str) -> str:
+    """Return the first rule that a setting of the spec concerns."""
+    if key.startswith("model"):
+        return "fetch_model"
+    if ".text." in key:
+        return "fetch_text"
+    rules = {
+        "calibration": "sample_calibration",
+        "seed": "sample_calibration",
+        "criterion": "prune_model",
+        "pattern": "prune_model",
+        "adaptation": "reconstruct_window retrain_model",
+        "selection": "sample_held_out",
+        "evaluation": "evaluate_perplexity",
+    }
+    if key.startswith("evaluation.drift"):
+        return "measure_drift"
+    if key.startswith("evaluation.tasks"):
+        return "fetch_tasks" if key.startswith("evaluation.tasks.tasks.") else "evaluate_tasks"
+    return rules[key.partition(".")[0]]
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return schema
+
+
+def validate(record: object, where: str) -> None:
+    """Refuse what is no record.
+
+    Raises:
+        UserError: It is not as the schema says.
+    """
+    errors = list(jsonschema.Draft202012Validator(_schema()).iter_errors(record))
+    if errors:
+        error = errors[0]
+        raise UserError(
+            "a record is not as workflow/schemas/record.schema.json says",
+            where=where,
+            found=error.message[:300],
+            expected=".".join(str(part) for part in error.absolute_path) or "a record",
+            todo=f"remove {where} and run the study again",
+        )

@@ -1,0 +1,43 @@
+"""The audit of a study: verdicts, evidence, protocol, published numbers, provenance, costs."""
+
+from pathlib import Path
+from typing import Any
+
+from freelunch.analysis.pairing import Records
+from freelunch.records.read import load_records
+from freelunch.reporting.audit.claims import audit_claims, load_claims
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.integrity import check_records
+from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
+from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
+from freelunch.reporting.audit.published import audit_published, load_published
+from freelunch.study.study import Study
+
+
+def audit_study(study: Study, folder: Path | None = None) -> dict[str, Any]:
+    """Return the audit of a finished study.
+
+    Args:
+        study: The study.
+        folder: Where its records are, if not in its results.
+
+    Raises:
+        UserError: A record is missing, was altered or was made with other settings than today's; a
+            file of `workflow/data/` is malformed.
+    """
+    return audit_records(study, load_records(study, folder), folder or study.paths.records)
+
+
+def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any]:
+    """Return the audit of a study whose records were read already: `audit_study` says the rest."""
+    evidence = Evidence(study, records, folder)
+    check_records(study, records, folder)
+    return {
+        "study": study.name,
+        "config_file": study.source,
+        "claims": audit_claims(evidence, load_claims()),
+        "protocol": audit_protocol(study, load_protocol()),
+        "published": audit_published(evidence, load_published()),
+        "provenance": gather_provenance(study, records),
+        "costs": gather_costs(records),
+    }

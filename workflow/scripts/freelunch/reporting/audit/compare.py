@@ -1,0 +1,202 @@
+"""Two runs beside each other: which cells differ, by how much, and what may explain it."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freelunch.analysis.pairing import measured_perplexity, paired_difference
+from freelunch.core.errors import UserError
+from freelunch.records.read import content_digest, differences
+from freelunch.reporting.formatting import with_error
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+
+Record = Mapping[str, Any]
+# Of environments, what can change a number.
+_ENVIRONMENT = (
+    *("commit", "uncommitted_changes", "python", "packages", "platform", "processor"),
+    *("device", "device_name", "threads"),
+)
+# What else is compared: where it is in a record.
+_OTHERS = {
+    "accuracy": ("metrics", "tasks", "accuracy"),
+    "held-out perplexity": ("metrics", "drift", "perplexity"),
+    "sparsity": ("identity", "sparsity"),
+}
+# Losses that differ by less are equal but for rounding.
+ROUNDING = 1e-5
+
+
+def read_run(name: str) -> dict[Cell, dict[str, Any]]:
+    """Return the records of a run.
+
+    Args:
+        name: A study's config, its results, or a folder of records.
+
+    Raises:
+        UserError: There is none, or a record is damaged.
+    """
+    if not name:
+        raise UserError(
+            "two runs are compared, and one is not named",
+            expected="make compare A=... B=...: a config that was run, its results, or a folder of "
+            "records each",
+        )
+    path = Path(name)
+    if path.is_file():
+        path = Study.load(path).paths.records
+    elif (path / "records").is_dir():
+        path = path / "records"
+    files = [each for each in sorted(path.glob("*.json")) if "__" in each.name]
+    if not files:
+        raise UserError(
+            "there are no records to compare",
+            where=path,
+            expected="a study's config that was run, its results, or a folder of records",
+        )
+    records = [_read(file) for file in files]
+    for file, record in zip(files, records, strict=True):
+        # Records of earlier versions hold none.
+        if "sha256" in record and record["sha256"] != content_digest(record):
+            raise UserError(
+                "this record was altered after it was collected",
+                where=file,
+                found=f"content of digest {content_digest(record)}",
+                expected=record["sha256"],
+                todo="take the record as it was collected",
+            )
+    return {Cell.parse(record["cell"]): record for record in records}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a record, perhaps of an earlier version that today's schema would refuse."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Cell.parse(record["cell"])
+        float(record["metrics"]["perplexity"]["windows"])
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError("this is no record of a cell", where=path, found=problem) from error
+    return record
+
+
+def compare_runs(
+    one: Mapping[Cell, Record], other: Mapping[Cell, Record]
+) -> tuple[list[dict[str, Any]], dict[str, list[str]], int]:
+    """Return what differs between two runs.
+
+    Returns:
+        Of each cell that both have and whose numbers differ: `cell`, both perplexities with their
+        errors, `difference` and its error (None where they were measured on different tokens),
+        `others`, `spec` and `environment`: keys and both values. The cells that only one of them
+        has, and how many both have.
+    """
+    rows = [
+        row
+        for cell in sorted(one.keys() & other.keys())
+        if (row := _compared(cell, one[cell], other[cell])) is not None
+    ]
+    alone = {
+        "only in A": [str(cell) for cell in sorted(one.keys() - other.keys())],
+        "only in B": [str(cell) for cell in sorted(other.keys() - one.keys())],
+    }
+    return rows, alone, len(one.keys() & other.keys())
+
+
+def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
+    a, b = measured_perplexity(one), measured_perplexity(other)
+    same_tokens = _tokens(one) == _tokens(other)
+    difference: tuple[float | None, float | None] = (None, None)
+    others = list(_other_differences(one, other))
+    if same_tokens and a[2] == b[2] and not others:
+        return None
+    if same_tokens and len(a[2]) == len(b[2]):
+        difference = paired_difference(b[2], a[2])
+        if difference[0] is not None and abs(difference[0]) <= ROUNDING and not others:
+            return None
+    return {
+        "cell": str(cell),
+        "a": a[:2],
+        "b": b[:2],
+        "difference": difference[0],
+        "difference_standard_error": difference[1],
+        "others": others,
+        "spec": list(differences(one["spec"], other["spec"])),
+        "environment": list(_environment_differences(one, other)),
+    }
+
+
+def _other_differences(one: Record, other: Record) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what else was measured on both and differs by more than rounding."""
+    for key, path in _OTHERS.items():
+        values: list[Any] = [one, other]
+        for name in path:
+            values = [value.get(name) if isinstance(value, Mapping) else None for value in values]
+        a, b = values
+        both = isinstance(a, float) and isinstance(b, float)
+        if None not in values and a != b and not (both and math.isclose(a, b, rel_tol=ROUNDING)):
+            yield key, a, b
+
+
+def _tokens(record: Record) -> str:
+    return str(record["metrics"]["perplexity"]["token_ids_sha256"])
+
+
+def _environment_differences(one: Record, other: Record) -> list[tuple[str, Any, Any]]:
+    """Return what differs between the environments of steps that both came through, each once, with
+    the steps that it differs in. A package that a step did not use explains nothing.
+    """
+    found: dict[str, tuple[str, Any, Any]] = {}
+    steps: dict[str, list[str]] = {}
+    environments = [each.get("provenance", {}).get("environments", {}) for each in (one, other)]
+    for step in sorted(environments[0].keys() & environments[1].keys()):
+        a, b = ({key: of[step].get(key) for key in _ENVIRONMENT} for of in environments)
+        for key, mine, theirs in differences(a, b):
+            if key.startswith("packages.") and None in (mine, theirs):
+                continue
+            what = json.dumps([key, mine, theirs])
+            found[what] = key, mine, theirs
+            steps.setdefault(what, []).append(step)
+    return [
+        (f"{key} of {', '.join(steps[what])}", mine, theirs)
+        for what, (key, mine, theirs) in found.items()
+    ]
+
+
+def comparison_text(
+    rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[str]], common: int
+) -> str:
+    """Return a comparison for people.
+
+    Args:
+        rows: As `compare_runs` returns them, like the others.
+        alone: Cells that one of them has.
+        common: How many both have.
+    """
+    lines = [f"{what}: {', '.join(cells)}" for what, cells in alone.items() if cells]
+    if not common:
+        lines.append("The two have no cell in common.")
+    elif not rows:
+        lines.append(f"The {common} cells that both have are equal, but for rounding.")
+    for row in rows:
+        lines.append(f"{row['cell']}: {with_error(*row['a'])} in A, {with_error(*row['b'])} in B")
+        if row["difference"] is None:
+            lines.append("  measured on different tokens: the two do not compare")
+        else:
+            error = row["difference_standard_error"]
+            lines.append(f"  loss B - A: {with_error(row['difference'], error)} nats a token")
+        lines += [f"  {key}: {a:g} in A, {b:g} in B" for key, a, b in row["others"]]
+        lines += _explained("setting", row["spec"])
+        lines += _explained("environment", row["environment"])
+        if not row["spec"] and not row["environment"]:
+            lines.append("  nothing that is recorded explains it")
+    return "\n".join(lines)
+
+
+def _explained(what: str, unlike: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    return [
+        f"  {what} {key}: {json.dumps(a)[:60]} in A, {json.dumps(b)[:60]} in B"
+        for key, a, b in unlike
+    ]

@@ -1,0 +1,308 @@
+"""A finished study as a Workflow Run RO-Crate: its folder says what is in it and what made it.
+
+`ro-crate-metadata.json` makes results/<study>/ a crate by the profile Workflow Run Crate 0.5
+(https://w3id.org/ro/wfrun/workflow/0.5), which builds on Process Run Crate 0.5, Workflow RO-Crate
+1.0 and RO-Crate 1.1. It describes one run: the workflow, what went in, what came out, and the
+software. What is not known is not said: records name no person or organisation, so the run has no
+agent; of times they hold when each step was done, so it has an end and no start.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from rocrate.model import ContextEntity
+from rocrate.rocrate import ROCrate
+
+from freelunch.analysis.pairing import Records
+from freelunch.core.artifact import write_atomically, write_json
+from freelunch.core.digest import SCRIPTS, file_digest, json_digest
+from freelunch.core.errors import UserError
+from freelunch.reporting.audit.provenance import gather_provenance
+from freelunch.study.study import Study
+
+METADATA = "ro-crate-metadata.json"
+# Copies of what was run, within the crate.
+SNAKEFILE = "audit/run/Snakefile"
+CONFIG = "audit/run/config.yaml"
+# Folders of results, each an output of the workflow.
+RESULTS = {
+    "records": "Of each cell: settings, metrics, sparsity, cost, provenance; answers to tasks",
+    "tables": "Tables, computed from the records",
+    "figures": "Figures, and the data that they draw",
+    "audit": "What the records say of the paper's claims",
+}
+PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+# RO-Crate 1.1 has no word for a sha256; this has.
+CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
+# By suffix. Python's own table is not the same on all machines.
+FORMATS = {
+    "": "text/plain",
+    ".csv": "text/csv",
+    ".gz": "application/gzip",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".tex": "application/x-tex",
+    ".yaml": "application/yaml",
+}
+REPOSITORY = SCRIPTS.parents[1]
+
+
+def write_crate(study: Study, records: Records, root: Path) -> Path:
+    """Describe a finished study in `ro-crate-metadata.json`, and return that file.
+
+    Snakefile and config are copied to `audit/run/` before. Nothing is fetched, and no date is
+    today's: the same files and records give the same bytes.
+
+    Args:
+        study: The study.
+        records: The record of each of its cells.
+        root: The folder of its results, which becomes the crate. Every file in its records, tables,
+            figures and audit is a result of the run, except hidden ones.
+
+    Raises:
+        UserError: A record is not in `root`.
+    """
+    provenance = gather_provenance(study, records)
+    ended = _ended(study, records, provenance, root)
+    write_atomically(root / SNAKEFILE, (REPOSITORY / "Snakefile").read_bytes())
+    write_atomically(root / CONFIG, _config(study))
+    write_json(root / METADATA, _Description(study, records, provenance, root).of_run(ended))
+    return root / METADATA
+
+
+def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: Path) -> str:
+    """Return when the last step was done, in ISO 8601, UTC; when the newest record was written,
+    where records do not say.
+    """
+    paths = [root / study.paths.records.name / cell.record_name for cell in records]
+    for path in paths:
+        if not path.is_file():
+            todo = f"run the study (`make study STUDY={study.source}`)"
+            raise UserError("a record is missing", where=path, todo=todo)
+    last: str | None = provenance["finished"]["last"]
+    if last:
+        return last
+    newest = max(path.stat().st_mtime for path in paths)
+    return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
+
+
+def _config(study: Study) -> str | bytes:
+    """Return the study's file, with its comments; the settings that were run where several files
+    gave them, or it says others by now.
+    """
+    path = Path(study.source)
+    if path.is_file() and Study.load(path).config == study.config:
+        return path.read_bytes()
+    return yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True)
+
+
+class _Description:
+    """What is in a crate, and how it came to be."""
+
+    def __init__(
+        self, study: Study, records: Records, provenance: Mapping[str, Any], root: Path
+    ) -> None:
+        self.study, self.records, self.root = study, records, root
+        self.provenance = provenance
+        self.project = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+        self.crate = ROCrate(version="1.1")
+        self.crate.metadata.extra_contexts.append(CONTEXT)
+
+    def of_run(self, ended: str) -> dict[str, Any]:
+        """Return the crate's JSON-LD: one run, which ended at a time in ISO 8601."""
+        spdx, paper = self.project["license"], self.project["preferred-citation"]
+        licence = self.add(f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx)
+        properties = {
+            "name": f"{self.project['title']}: study {self.study.name}",
+            "description": f"{len(self.records)} cells: a language model as it came, or pruned and "
+            "adapted. Models and texts are not in here; they keep licences of their own.",
+            "datePublished": ended,
+            "license": licence,
+            "citation": self.add(paper["url"], "ScholarlyArticle", name=paper["title"]),
+            "conformsTo": [
+                self.add(uri, "CreativeWork", name=name, version=uri.rpartition("/")[2])
+                for uri, name in PROFILES.items()
+            ],
+            "mentions": self.run(self.workflow(licence), ended),
+        }
+        for key, value in properties.items():
+            self.crate.root_dataset[key] = value
+        return dict(self.crate.metadata.generate())
+
+    def workflow(self, licence: Any) -> Any:
+        """Add the main workflow, and what it needs."""
+        path = self.root / SNAKEFILE
+        known = _known(
+            description="The workflow's contents page; rules and scripts are in the repository. "
+            "`version`: the commits that steps were run at, -dirty where there were changes that "
+            "were not committed.",
+            license=licence,
+            version=sorted(
+                each["commit"] + ("-dirty" if each["uncommitted_changes"] else "")
+                for each in self.provenance["commits"]
+                if each["commit"]
+            ),
+            runtimePlatform=sorted(
+                {f"Python {each['python']}" for each in self.provenance["machines"]}
+            ),
+            softwareRequirements=[
+                self.add(
+                    _package_url(name, version),
+                    "SoftwareApplication",
+                    name=name,
+                    softwareVersion=version,
+                    url=f"https://pypi.org/project/{name}/",
+                )
+                for name, version in self.packages()
+            ],
+        )
+        facts = _facts(path) | {"name": self.project["title"]}
+        return self.crate.add_workflow(
+            path, SNAKEFILE, main=True, lang="snakemake", properties=facts | known
+        )
+
+    def packages(self) -> list[tuple[str, str]]:
+        """Return name and version of the Python packages, in every version that a step had."""
+        found = {item for each in self.provenance["packages"] for item in each.items()}
+        return sorted((name, version) for name, version in found if version)
+
+    def machines(self) -> str:
+        """Return the machines that steps ran on, in words."""
+        facts = ("device_name", "device", "processor", "platform")
+        found = {
+            ", ".join(each[fact] for fact in facts if each.get(fact))
+            for each in self.provenance["machines"]
+        }
+        return "; ".join(sorted(found)) or "a machine that is not known"
+
+    def run(self, workflow: Any, ended: str) -> Any:
+        """Add the run of a workflow, what went in and what came out."""
+        records = {str(cell): record for cell, record in self.records.items()}
+        config = self.file(CONFIG, alternateName=self.study.source)
+        self.parameter(workflow, "input", "configfile", "The study", [config])
+        return self.crate.add_action(
+            workflow,
+            f"#run-{json_digest(records)[:16]}",
+            properties=_known(
+                name=f"Run of the study {self.study.name}",
+                description=f"On {self.machines()}. Its end is when the last "
+                "step was done. Each step's cost, code and machine are in the records.",
+                endTime=ended,
+                object=[
+                    config,
+                    *(
+                        self.input(registry, name)
+                        for registry in ("models", "tasks", "texts")
+                        for name in sorted(self.provenance[registry])
+                    ),
+                ],
+                result=self.results(workflow),
+            ),
+        )
+
+    def input(self, registry: str, name: str) -> Any:
+        """Add a model, text or task: source, licence, and the digests of the files taken."""
+        entry = self.study.config[registry][name]
+        origins = self.provenance[registry][name]
+        files = {item for origin in origins for item in origin.get("files", {}).items()}
+        return self.add(
+            f"#{registry}/{name}",
+            "CreativeWork",
+            name=name,
+            license=entry.get("licence", "not stated"),
+            hasPart=[
+                self.add(f"#{sha256}/{quote(file)}", "CreativeWork", name=file, sha256=sha256)
+                for file, sha256 in sorted(files)
+            ],
+            **_source(registry, entry),
+        )
+
+    def results(self, workflow: Any) -> list[Any]:
+        """Add every file in the folders of results, as outputs of the workflow."""
+        results = []
+        for folder, description in RESULTS.items():
+            paths = sorted(path for path in (self.root / folder).rglob("*") if path.is_file())
+            names = [path.relative_to(self.root).as_posix() for path in paths]
+            shown = [name for name in names if name not in (SNAKEFILE, CONFIG) and "/." not in name]
+            if files := [self.file(name) for name in shown]:
+                self.parameter(workflow, "output", folder, description, files)
+                results += files
+        return results
+
+    def parameter(
+        self, workflow: Any, role: str, name: str, description: str, files: list[Any]
+    ) -> None:
+        """Add an input or output of the workflow, and the files that it was in this run."""
+        parameter = self.crate.add_formal_parameter(
+            name,
+            "File",
+            f"#{name}",
+            description,
+            valueRequired=role == "input",
+            properties={"multipleValues": role == "output"},
+        )
+        workflow.append_to(role, parameter, compact=True)
+        for file in files:
+            file["exampleOfWork"] = parameter
+
+    def file(self, name: str, **properties: Any) -> Any:
+        """Add a file, by its path in the crate."""
+        path = self.root / name
+        return self.crate.add_file(path, name, properties=_facts(path) | properties)
+
+    def add(self, uri: str, kind: str, **properties: Any) -> Any:
+        """Add something that is not a file of the crate."""
+        known = {"@type": kind, **_known(**properties)}
+        return self.crate.add(ContextEntity(self.crate, uri, known))
+
+
+def _source(registry: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return what identifies a model, text or task where it comes from, by words of schema.org."""
+    if entry["source"] == "wheel":
+        package, version = entry["package"], entry["version"]
+        return {
+            "identifier": f"{_package_url(package, version)}?checksum=sha256:{entry['sha256']}",
+            "url": f"https://pypi.org/project/{package}/{version}/",
+            "version": version,
+        }
+    if entry["source"] == "hub":
+        kind = "" if registry == "models" else "datasets/"
+        place = f"https://huggingface.co/{kind}{entry['repository']}"
+        return {"url": f"{place}/tree/{entry['revision']}", "version": entry["revision"]}
+    return {"alternateName": entry["path"]}
+
+
+def _package_url(package: str, version: str) -> str:
+    """Return the package URL (github.com/package-url) of a Python package: that of its build."""
+    return f"pkg:pypi/{package}@{quote(version)}"
+
+
+def _known(**properties: Any) -> dict[str, Any]:
+    """Return the properties that are known; a single value without its list, as RO-Crate asks."""
+    return {
+        key: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for key, value in properties.items()
+        if value
+    }
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """Return what can be seen of a file."""
+    return {
+        "name": path.name,
+        "contentSize": str(path.stat().st_size),
+        "sha256": file_digest(path),
+        "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
+    }

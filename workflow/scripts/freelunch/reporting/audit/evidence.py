@@ -1,0 +1,129 @@
+"""What claims are tested on: the records of a study, and losses in the metric that one names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freelunch.analysis.bootstrap import Sample
+from freelunch.analysis.budget_effect import Comparison, comparisons
+from freelunch.analysis.pairing import (
+    Records,
+    by_adaptation,
+    paired_losses,
+    pruned_models,
+    window_losses,
+)
+from freelunch.analysis.window_effect import window_rows
+from freelunch.records.read import load_answers
+from freelunch.study.cell import DENSE, Cell
+from freelunch.study.study import Study
+
+PERPLEXITY, HELD_OUT, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finished study.
+
+    Attributes:
+        study: Its config.
+        records: Of all its cells.
+        folder: Where they are, and the answers to tasks beside them.
+    """
+
+    study: Study
+    records: Records
+    folder: Path
+
+    def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
+        """Return what was measured on a cell, less is better: a list for each stratum; None if that
+        was not measured.
+
+        Of perplexities the loss of each window, nats a token; of accuracy whether each answer is
+        wrong, task by task.
+        """
+        return _LOSSES[metric](self, cell)
+
+    def measures(self, cell: Cell, metric: str) -> bool:
+        """Tell whether a metric was measured on a cell."""
+        return self.losses(cell, metric) is not None
+
+    def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
+        """Return what was measured on cells of one model; None if something was not measured.
+
+        Args:
+            cells: By what they are called, of each seed one; all of the same seeds.
+            metric: A key of METRICS.
+        """
+        found = {name: [self.losses(cell, metric) for cell in its] for name, its in cells.items()}
+        if metric == HELD_OUT and DENSE in found:
+            # Measured beside each pruned cell, on the text that its seed holds out.
+            beside = next(its for name, its in cells.items() if name != DENSE)
+            found[DENSE] = [self._dense_beside(cell) for cell in beside]
+        if any(losses is None for of_seeds in found.values() for losses in of_seeds):
+            return None
+        strata = range(len(next(iter(found.values()))[0] or ()))
+        return Sample(
+            list(found),
+            [
+                np.array(
+                    [[losses[at] for losses in of if losses is not None] for of in found.values()]
+                )
+                for at in strata
+            ],
+        )
+
+    def _dense_beside(self, cell: Cell) -> list[list[float]] | None:
+        drift = self.records[cell]["metrics"].get("drift")
+        return [window_losses(drift["dense"])] if drift else None
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Return what was both reconstructed and retrained."""
+        return comparisons(self.records, self.study)
+
+    @cached_property
+    def windows(self) -> list[Mapping[str, Any]]:
+        """Return the rows of the comparison of windows."""
+        return list(window_rows(self.records))
+
+    @cached_property
+    def pruned(self) -> list[dict[str, dict[int, Cell]]]:
+        """Return, of each pruned model, the cells of each adaptation by seed."""
+        return [by_adaptation(cells) for cells in pruned_models(self.records)]
+
+
+def _perplexity(evidence: Evidence, cell: Cell) -> list[list[float]]:
+    return [paired_losses(cell, evidence.records)[0]]
+
+
+def _held_out(evidence: Evidence, cell: Cell) -> list[list[float]] | None:
+    """The dense model has none of its own: it is beside each of the others."""
+    drift = evidence.records[cell]["metrics"].get("drift")
+    return [window_losses(drift)] if drift else None
+
+
+def _accuracy(evidence: Evidence, cell: Cell) -> list[list[float]] | None:
+    tasks = evidence.records[cell]["metrics"].get("tasks")
+    if tasks is None:
+        return None
+    answers = load_answers(evidence.folder / cell.record_name)
+    return [[float(not answer["right"]) for answer in answers[task]] for task in tasks["tasks"]]
+
+
+_LOSSES: dict[str, Callable[[Evidence, Cell], list[list[float]] | None]] = {
+    PERPLEXITY: _perplexity,
+    HELD_OUT: _held_out,
+    ACCURACY: _accuracy,
+}
+METRICS = tuple(_LOSSES)
+# The rule that measures each.
+MEASURED_BY = {
+    PERPLEXITY: "evaluate_perplexity",
+    HELD_OUT: "measure_drift",
+    ACCURACY: "evaluate_tasks",
+}

@@ -1,0 +1,91 @@
+"""Whether records agree with themselves, and with what was measured where that is still there."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from freelunch.analysis.pairing import Records
+from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.errors import UserError
+from freelunch.records.read import METRICS, answers_beside, content_digest, load_answers
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+
+# Of sums that were rounded once.
+CLOSE = 1e-9
+
+
+def check_records(study: Study, records: Records, folder: Path) -> None:
+    """Refuse records that somebody altered: their numbers have to follow from each other.
+
+    Args:
+        study: The study.
+        records: Of all its cells.
+        folder: Where they are, and the answers beside them.
+
+    Raises:
+        UserError: A record's numbers contradict each other, its answers, or the file that its step
+            wrote.
+    """
+    for cell, record in records.items():
+        for key, found, expected in _contradictions(study, cell, record, folder):
+            raise UserError(
+                "a record contradicts itself: it was altered after it was collected",
+                where=f"{folder / cell.record_name}: {key}",
+                found=found,
+                expected=expected,
+                todo=f"remove {folder / cell.record_name} and run the study again",
+            )
+
+
+def _contradictions(
+    study: Study, cell: Cell, record: Mapping[str, Any], folder: Path
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what does not follow from the rest of a record: its key, what it says, what follows."""
+    metrics, identity = record["metrics"], record["identity"]
+    yield from _unequal("cell", record["cell"], str(cell))
+    yield from _unequal("sha256", record["sha256"], content_digest(record))
+    yield from _unequal("fingerprint", record["fingerprint"], json_digest(record["spec"]))
+    for name in ("perplexity", "drift"):
+        if found := metrics.get(name):
+            yield from _of_losses(f"metrics.{name}", found)
+    zeros = sum(counts["zeros"] for counts in identity["matrices"].values())
+    weights = sum(counts["rows"] * counts["columns"] for counts in identity["matrices"].values())
+    yield from _unequal("identity.zeros", identity["zeros"], zeros)
+    yield from _unequal("identity.weights", identity["weights"], weights)
+    yield from _unequal("identity.sparsity", identity["sparsity"], zeros / weights)
+    if tasks := metrics.get("tasks"):
+        answers = load_answers(folder / cell.record_name)
+        digest = file_digest(answers_beside(folder / cell.record_name))
+        yield from _unequal("metrics.tasks.answers_sha256", digest, tasks["answers_sha256"])
+        yield from _unequal("answers", sorted(answers), sorted(tasks["tasks"]))
+        for task, facts in tasks["tasks"].items():
+            right = fmean(answer["right"] for answer in answers[task])
+            yield from _unequal(f"metrics.tasks.tasks.{task}", facts["accuracy"], right)
+        mean = fmean(facts["accuracy"] for facts in tasks["tasks"].values())
+        yield from _unequal("metrics.tasks.accuracy", tasks["accuracy"], mean)
+    measured = study.paths.metrics(cell) / METRICS
+    if folder == study.paths.records and measured.is_file():
+        as_measured = json.loads(measured.read_text())
+        for key, value in metrics["perplexity"].items():
+            yield from _unequal(f"metrics.perplexity.{key}", value, as_measured[key])
+
+
+def _of_losses(key: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    losses = metrics["window_losses"]
+    if None not in losses and metrics["loss"] is not None:
+        yield from _unequal(f"{key}.loss", metrics["loss"], fmean(losses))
+        if metrics["perplexity"] is not None:
+            expected = math.exp(metrics["loss"])
+            yield from _unequal(f"{key}.perplexity", metrics["perplexity"], expected)
+
+
+def _unequal(key: str, found: Any, expected: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(found, float) and isinstance(expected, int | float):
+        if not math.isclose(found, expected, rel_tol=CLOSE):
+            yield key, found, expected
+    elif found != expected:
+        yield key, found, expected

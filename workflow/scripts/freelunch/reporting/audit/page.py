@@ -1,0 +1,275 @@
+"""The audit as a page: one HTML file that an auditor reads from top to bottom.
+
+What each section says is prepared here; `workflow/report/audit/` lays it out. Style, script and
+figures are within the file, and its links lead to the files beside it, so it needs no network.
+"""
+
+import base64
+import hashlib
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+
+from freelunch.core.artifact import write_atomically
+from freelunch.reporting.audit.page_cells import (
+    duration,
+    shown_cells,
+    shown_tasks,
+    significant,
+    sorting,
+)
+from freelunch.reporting.audit.page_claims import shown_claims, tally
+from freelunch.reporting.audit.protocol import (
+    ABSENT,
+    DIFFERENT,
+    PARTLY,
+    SAME,
+    UNKNOWN,
+    text_identity,
+)
+from freelunch.reporting.audit.published import AGREES, DIFFERS, NOT_RUN
+from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.reporting.formatting import NOTHING, with_error
+from freelunch.study.cell import NONE, Cell
+from freelunch.study.patterns import Pattern
+from freelunch.study.study import Study
+
+REPORT = Path(__file__).resolve().parents[4] / "report"
+# The shape beside each word, so that colour is never all that tells verdicts apart.
+MARKS = {
+    **dict.fromkeys((HOLDS, SAME, AGREES), "full"),
+    **dict.fromkeys((IN_PART, PARTLY), "half"),
+    **dict.fromkeys((FAILS, DIFFERENT, DIFFERS), "cross"),
+    **dict.fromkeys((UNTESTED, UNKNOWN, ABSENT, NOT_RUN), "open"),
+}
+# Of each figure: the claims it belongs to, and what is seen on it.
+FIGURES: Mapping[str, tuple[Sequence[str], str]] = {
+    "budgets": (
+        ("C1",),
+        "Two charts of perplexity, against the tokens seen and against the operations, both "
+        "logarithmic: a line for the reconstruction and one for each way of retraining, between "
+        "a line for the pruned model that is not adapted and one for the dense model.",
+    ),
+    "windows": (
+        ("C2", "C2b", "C2v1"),
+        "Two charts over the size of the window, from single matrices to the whole model: "
+        "perplexity with its error, between the pruned and the dense model's, and the peak memory "
+        "of a job.",
+    ),
+    "drift": (
+        ("C2", "C2b", "C2v1"),
+        "Charts of the relative error of each block's output against its depth in the model, "
+        "accumulated and local: a line for each window.",
+    ),
+    "sizes": (
+        ("C3",),
+        "A chart for each pattern: the gap between the worst and the best criterion against the "
+        "parameters of the model, a line for each adaptation.",
+    ),
+    "criteria": (
+        ("C3", "C3b"),
+        "A chart for each model and pattern: the perplexity of each pruning criterion without and "
+        "with the reconstruction, above a line for the dense model.",
+    ),
+}
+PAPER = "2510.14444"
+SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
+_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+# What of an adaptation is told beside its name.
+_TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
+# What of an origin says where something comes from.
+_PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
+
+
+def write_page(
+    study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str] = ()
+) -> Path:
+    """Write the page of an audit, and return its path: `audit/index.html`.
+
+    Args:
+        study: The study.
+        audit: As `freelunch.reporting.audit.audit.audit_study` returns it.
+        root: Folder of the study's results, with its `records`. Tables, figures and other files
+            that are there by now are shown or linked; those that are not are left out.
+        later: Files that will be there when the page is read, as paths from `root`.
+    """
+    path = root / "audit" / "index.html"
+    write_atomically(path, _page(study, audit, root, later))
+    return path
+
+
+def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str]) -> str:
+    environment = _environment()
+    # The page's policy lets this script run and no other, whatever a record may contain.
+    script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    statuses = Counter(row["status"] for row in audit["protocol"])
+    not_run = [row for row in audit["published"] if row["verdict"] == NOT_RUN]
+    return environment.get_template("audit/page.html").render(
+        study=study,
+        facts=_facts(study, audit),
+        tally=tally([claim["verdict"] for claim in audit["claims"]], "claims"),
+        claims=shown_claims(audit["claims"], list(_figures(study, root, environment))),
+        cells=shown_cells(root / "tables"),
+        tasks=shown_tasks(root / "tables"),
+        protocol=_by_group(audit["protocol"]),
+        statuses={status: statuses[status] for status in MARKS if status in statuses},
+        joined=[row for row in audit["published"] if row["verdict"] != NOT_RUN],
+        not_run=not_run,
+        of_paper=any(PAPER in row["reference"] for row in audit["published"]),
+        meanings=dict(_meanings(study)),
+        why_not_run=Counter((row["source"], row["reference"], row["reason"]) for row in not_run),
+        provenance=audit["provenance"],
+        origins=list(_origins(audit["provenance"])),
+        tokens=_tokens(audit["provenance"]),
+        costs=audit["costs"],
+        files=_files(root, later),
+        script=Markup(script),
+        script_digest=digest,
+    )
+
+
+def _environment() -> Environment:
+    """Return what renders the page, and the captions of Snakemake's report."""
+    environment = Environment(
+        loader=FileSystemLoader(REPORT),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"marks": MARKS, "nothing": NOTHING}
+    environment.filters |= {
+        "duration": duration,
+        "prose": _prose,
+        "quoted": shlex.quote,
+        "record": lambda cell: f"../records/{Cell.parse(cell).record_name}",
+        "significant": significant,
+        "sorting": sorting,
+        "with_error": with_error,
+        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
+    }
+    return environment
+
+
+def _prose(text: str) -> Markup:
+    """Return text as HTML, with what is in backticks as code."""
+    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
+
+
+def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
+    """Return what to know before any number: what it was measured on, and with what."""
+    perplexity, calibration = study.perplexity, study.calibration
+    windows = f"{perplexity['windows']:,}" if perplexity["windows"] else "all"
+    models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
+    seeds = ", ".join(map(str, sorted({cell.seed for cell in study.cells})))
+    commits = ", ".join(
+        f"`{each['commit'][:10]}` "
+        f"({'with uncommitted changes' if each['uncommitted_changes'] else 'clean'})"
+        for each in audit["provenance"]["commits"]
+        # None where the code was in no repository.
+        if each["commit"]
+    )
+    last = audit["provenance"]["finished"]["last"]
+    return {
+        "Study": f"`{study.name}`, configured by `{audit['config_file']}`",
+        "Cells": f"{len(study.cells)}, of {models}; seeds {seeds}",
+        "Perplexity": f"on `{perplexity['text']['name']}` ({text_identity(perplexity['text'])}), "
+        f"{windows} windows of {perplexity['length']:,} tokens",
+        "Calibration": f"{calibration['samples']:,} sequences of {calibration['length']:,} tokens "
+        f"of `{calibration['text']['name']}` ({text_identity(calibration['text'])})",
+        "Computed": f"until {last or 'a time that is not known'}, by commit {commits or 'unknown'}",
+    }
+
+
+def _meanings(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield what the names of the study's cells stand for: patterns, criteria and adaptations."""
+    pruned = [cell for cell in study.cells if not cell.is_dense]
+    for pattern in dict.fromkeys(cell.pattern for cell in pruned):
+        yield pattern, f"pattern: {Pattern.parse(pattern).in_words}"
+    for name in dict.fromkeys(cell.criterion for cell in pruned):
+        keys = ("score", "scope", "statistics", "swaps")
+        yield name, f"criterion: {_listed(study.criterion(name), keys)}"
+    for name in dict.fromkeys(cell.adaptation for cell in pruned):
+        if name == NONE:
+            yield name, "pruned, and not adapted"
+        else:
+            entry = study.config["adaptations"][name]
+            yield name, f"adaptation: {_listed(entry, _TOLD)}; {study.samples(name):,} sequences"
+    yield "held out", "perplexity on calibration text that no sample touches"
+    yield "drift", "relative error of the last block's output there, the mean over tokens"
+
+
+def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} `{entry[key]}`" for key in keys if key in entry)
+
+
+def _figures(study: Study, root: Path, environment: Environment) -> Iterator[dict[str, Any]]:
+    """Yield the figures that are there, numbered, with their captions in Snakemake's report."""
+    found = 0
+    for name, (claims, alternative) in FIGURES.items():
+        drawn = [root / "figures" / f"{name}{suffix}" for suffix in _TYPES]
+        path = next((path for path in drawn if path.is_file()), None)
+        if path is None:
+            continue
+        found += 1
+        content = base64.b64encode(path.read_bytes()).decode()
+        caption = environment.get_template(f"{name}.rst").render(snakemake={"config": study.config})
+        yield {
+            "number": found,
+            "claims": claims,
+            "image": f"data:{_TYPES[path.suffix]};base64,{content}",
+            "alternative": alternative,
+            "caption": re.split(r"\n\s*\n", caption.strip()),
+            "data": f"figures/{name}.csv" if path.with_suffix(".csv").is_file() else None,
+        }
+
+
+def _by_group(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the settings of each group."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for setting in settings:
+        groups.setdefault(setting["group"], []).append(setting)
+    return groups
+
+
+def _origins(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield where each model, text and task comes from, and the digests of what was read."""
+    for kind in ("models", "texts", "tasks"):
+        for name, origins in provenance[kind].items():
+            for origin in filter(None, origins):
+                digests = {"wheel": origin.get("sha256"), **origin.get("files", {})}
+                digests["manifest"] = origin.get("manifest_sha256")
+                yield {
+                    "kind": kind.removesuffix("s"),
+                    "name": name,
+                    "place": ", ".join(str(origin[key]) for key in _PLACES if key in origin),
+                    "licence": origin.get("licence", NOTHING),
+                    "digests": {name: digest for name, digest in digests.items() if digest},
+                }
+
+
+def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """Return how many cells read the tokens of each digest."""
+    return Counter(
+        (name.replace("_", " "), digest)
+        for digests in provenance["token_ids"].values()
+        for name, digest in digests.items()
+    )
+
+
+def _files(root: Path, later: Sequence[str]) -> dict[str, list[str]]:
+    """Return what else there is of the study, as paths from its folder."""
+    single = [name for name in SINGLE_FILES if name in later or (root / name).is_file()]
+    groups = {"For programs": single}
+    for title, folder in (("Tables", "tables"), ("Figures, and the data they draw", "figures")):
+        # Hidden files are half-written ones.
+        groups[title] = [f"{folder}/{path.name}" for path in sorted((root / folder).glob("[!.]*"))]
+    return {title: paths for title, paths in groups.items() if paths}

@@ -1,0 +1,201 @@
+"""The tables of all cells and of their tasks on an audit's page, and how numbers are written."""
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.analysis.accuracy import MEAN
+from freelunch.reporting.formatting import NOTHING, marked, percent, rounded, with_error
+from freelunch.study.cell import DENSE, NONE
+
+WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        title: What stands above it.
+        key: Column of `summary.csv` that it is sorted by.
+        shown: Its text, of a row.
+    """
+
+    title: str
+    key: str
+    shown: Callable[[Row], str]
+
+
+def significant(value: float | None) -> str:
+    """Return a number with three digits, or all of those before the point."""
+    return rounded(value, value / 10) if value else NOTHING
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in seconds, minutes or hours."""
+    if seconds is None:
+        return NOTHING
+    for unit, size, below in (("s", 1, 120), ("min", 60, 7200)):
+        if seconds < below:
+            return f"{significant(seconds / size)} {unit}"
+    return f"{significant(seconds / 3600)} h"
+
+
+def sorting(value: object) -> str:
+    """Return what a number is sorted by: nothing where there is none, infinity where it is not
+    finite.
+    """
+    if value is None:
+        return ""
+    number = float(str(value))
+    return repr(number) if math.isfinite(number) else "Infinity"
+
+
+def _word(key: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row["criterion"] == DENSE and row[key] == NONE else row[key]
+
+
+def _adaptation(row: Row) -> str:
+    return marked(_word("adaptation")(row), row["selected_on"])
+
+
+def _with_error(key: str) -> Callable[[Row], str]:
+    return lambda row: with_error(row[key], row[f"{key}_standard_error"])
+
+
+def _amount(key: str, unit: float) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[key] is None else significant(row[key] / unit)
+
+
+def _count(key: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[key] is None else f"{row[key]:,.0f}"
+
+
+def _percent(key: str) -> Callable[[Row], str]:
+    return lambda row: NOTHING if row[key] is None else f"{100 * row[key]:.1f} %"
+
+
+def _ratio(row: Row) -> str:
+    ratio, error = row["perplexity_over_dense"], row["loss_minus_dense_standard_error"]
+    return NOTHING if ratio is None or error is None else rounded(ratio, ratio * error)
+
+
+def _accuracy(row: Row) -> str:
+    return percent(row["accuracy"], row["accuracy_standard_error"])
+
+
+COLUMNS = (
+    Column("Model", "model", _word("model")),
+    Column("Criterion", "criterion", _word("criterion")),
+    Column("Pattern", "pattern", _word("pattern")),
+    Column("Adaptation", "adaptation", _adaptation),
+    Column("Seed", "seed", _count("seed")),
+    Column("Perplexity", "perplexity", _with_error("perplexity")),
+    Column("Loss \N{MINUS SIGN} dense", "loss_minus_dense", _with_error("loss_minus_dense")),
+    Column("\N{MULTIPLICATION SIGN} dense", "perplexity_over_dense", _ratio),
+    Column("Held out", "held_out_perplexity", _with_error("held_out_perplexity")),
+    Column("Drift", "drift_mean", _amount("drift_mean", 1)),
+    Column("Accuracy", "accuracy", _accuracy),
+    Column("Sparsity", "sparsity", _percent("sparsity")),
+    Column("Tokens", "adaptation_tokens", _count("adaptation_tokens")),
+    Column("TFLOP", "adaptation_flops", _amount("adaptation_flops", 1e12)),
+    Column("Time", "adaptation_wall_s", lambda row: duration(row["adaptation_wall_s"])),
+    Column("GB", "adaptation_peak_bytes", _amount("adaptation_peak_bytes", 1e9)),
+)
+
+
+_NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_error")} - {*WORDS}
+
+
+def shown_cells(tables: Path) -> dict[str, Any] | None:
+    """Return columns and rows of the table of all cells; None if there is no summary of them.
+
+    A column that is empty for all cells is left out; those of models and seeds where there is but
+    one, too, which the head of the page names.
+
+    Args:
+        tables: Folder with `summary.csv`.
+    """
+    if not (tables / "summary.csv").is_file():
+        return None
+    rows = [_parsed(row) for row in _read(tables / "summary.csv")]
+    columns = [each for each in COLUMNS if any(row.get(each.key) is not None for row in rows)]
+    for key in ("model", "seed"):
+        if len({row[key] for row in rows}) == 1:
+            columns = [each for each in columns if each.key != key]
+    return {
+        "columns": [{"title": each.title, "number": each.key not in WORDS} for each in columns],
+        "rows": [
+            {"record": row["record"], "fields": [_field(each, row) for each in columns]}
+            for row in rows
+        ],
+    }
+
+
+def shown_tasks(tables: Path) -> dict[str, Any] | None:
+    """Return columns and rows of the table of zero-shot accuracies; None if no tasks were asked.
+
+    Args:
+        tables: Folder with `tasks.csv`.
+    """
+    path = tables / "tasks.csv"
+    asked = _read(path) if path.is_file() else []
+    if not asked:
+        return None
+    words = [each for each in COLUMNS if each.key in ("criterion", "pattern", "adaptation")]
+    if len({one["model"] for one in asked}) > 1:
+        words.insert(0, COLUMNS[0])
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for one in asked:
+        cell = tuple(one[key] for key in ("model", "criterion", "pattern", "adaptation"))
+        names = [_word(each.key)(one) for each in words]
+        row = rows.setdefault(
+            cell, {"names": names, "records": one["records"].split(), "fields": {}}
+        )
+        row["fields"][one["task"]] = _accuracy_field(one, "accuracy")
+        if one["task"] == MEAN:
+            for key, title in _DIFFERENCES.items():
+                row["fields"][title] = _accuracy_field(one, key)
+    documents = {
+        each["task"]: (int(each["documents"]), int(each["documents_in_all"])) for each in asked
+    }
+    del documents[MEAN]
+    return {
+        "names": [each.title for each in words],
+        "columns": [MEAN, *_DIFFERENCES.values(), *documents],
+        "documents": documents,
+        "rows": list(rows.values()),
+    }
+
+
+# Of the mean over tasks, and what stands above it.
+_DIFFERENCES = {
+    "accuracy_minus_dense": f"{MEAN} \N{MINUS SIGN} dense",
+    "accuracy_minus_unadapted": f"{MEAN} \N{MINUS SIGN} not adapted",
+}
+
+
+def _accuracy_field(row: Mapping[str, str], key: str) -> dict[str, str | None]:
+    """Return an accuracy of a row of `tasks.csv`, or a difference of two."""
+    numbers = [float(row[it]) if row[it] else None for it in (key, f"{key}_standard_error")]
+    return {"text": percent(*numbers), "value": sorting(numbers[0])}
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that are shown, numbers as numbers, and None for what is empty."""
+    numbers = {key: float(row[key]) if row[key] else None for key in _NUMBERS & row.keys()}
+    return numbers | {key: row[key] or None for key in WORDS}
+
+
+def _field(column: Column, row: Row) -> dict[str, str | None]:
+    value = None if column.key in WORDS else sorting(row[column.key])
+    return {"text": column.shown(row), "value": value}

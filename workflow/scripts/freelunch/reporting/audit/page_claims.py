@@ -1,0 +1,81 @@
+"""The claims of an audit's page: their verdicts in sentences, their numbers, their figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freelunch.analysis.bootstrap import Estimate
+from freelunch.reporting.audit.claims import estimate_text
+from freelunch.reporting.audit.measures import unit_of
+from freelunch.reporting.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+from freelunch.reporting.formatting import NOT_FINITE
+
+# What one, and what several, are said to do.
+_PREDICATES = {
+    HOLDS: ("holds", "hold"),
+    IN_PART: ("holds in part", "hold in part"),
+    FAILS: ("does not hold", "do not hold"),
+    UNTESTED: ("cannot be tested here",) * 2,
+}
+
+
+def tally(verdicts: Sequence[str], what: str) -> str:
+    """Return how many have which verdict, in a sentence."""
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
+    told = ", ".join(f"{count} {_PREDICATES[it][count > 1]}" for it, count in counts.items())
+    return f"Of {len(verdicts)} {what}, {told}."
+
+
+def shown_claims(
+    claims: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return claims with their reasons and figures.
+
+    Args:
+        claims: Of the audit.
+        figures: Those that are there: `number`, and the `claims` each belongs to. One that belongs
+            to several is among the `figures` of the first, and the `figures_above` of the others.
+    """
+    shown: set[int] = set()
+    found = []
+    for claim in claims:
+        its = [figure for figure in figures if claim["id"] in figure["claims"]]
+        found.append(
+            {
+                **claim,
+                "reason": _reason(claim),
+                "figures": [figure for figure in its if figure["number"] not in shown],
+                "figures_above": [it["number"] for it in its if it["number"] in shown],
+                "parts": [_part(part) for part in claim["parts"]],
+            }
+        )
+        shown |= {figure["number"] for figure in its}
+    return found
+
+
+def _reason(claim: Mapping[str, Any]) -> str:
+    """Return why a claim has its verdict, in a sentence: which part decides, or how many hold."""
+    parts, verdict = claim["parts"], claim["verdict"]
+    if len(parts) == 1:
+        return str(parts[0]["reason"])
+    for part in parts:
+        if part["role"] == DECIDES and part["verdict"] == verdict and verdict in (FAILS, UNTESTED):
+            reason = part["reason"][0].lower() + part["reason"][1:]
+            return f"“{part['says']}” {_PREDICATES[verdict][0]}: {reason}"
+    return tally([part["verdict"] for part in parts], "parts")
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a part whose findings have in `seeds` what their numbers are of each seed."""
+    unit = unit_of(part["measure"], part.get("metric"))
+
+    def written(value: float | str | None) -> str:
+        if not isinstance(value, float):
+            return NOT_FINITE if value is None else "never reached"
+        return estimate_text(Estimate(value, value, value, ()), unit)
+
+    findings = [
+        {**finding, "seeds": ", ".join(map(written, finding["of_seeds"]))}
+        for finding in part["findings"]
+    ]
+    several = any(finding["seeds"] for finding in findings)
+    return {**part, "findings": findings, "several_seeds": several}

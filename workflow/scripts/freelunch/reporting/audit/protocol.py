@@ -1,0 +1,139 @@
+"""The paper's protocol beside this run's, setting by setting."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.reporting.audit.data import DATA, checked
+from freelunch.study.cell import NONE
+from freelunch.study.methods import is_retraining
+from freelunch.study.search import is_searched
+from freelunch.study.study import Study
+
+PROTOCOL = DATA / "protocol.yaml"
+SAME, PARTLY, DIFFERENT = "same", "partly the same", "different"
+UNKNOWN, ABSENT = "unknown", "not in this run"
+
+
+def load_protocol(path: Path = PROTOCOL) -> list[dict[str, Any]]:
+    """Return the settings of a file.
+
+    Raises:
+        UserError: It is not as `workflow/schemas/protocol.schema.json` says, or a setting whose
+            value is known does not say what is the same.
+    """
+    settings: list[dict[str, Any]] = checked(path, "protocol")["settings"]
+    for setting in settings:
+        says = "same" in setting if "text" in setting["ours"] else "same_as" in setting
+        if setting["paper"] is not None and not says:
+            raise UserError(
+                "a setting does not say which of ours would be the paper's",
+                where=f"{path}: {setting['id']}",
+                expected="`same` beside a text, otherwise `same_as`",
+            )
+    return settings
+
+
+def audit_protocol(study: Study, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, of each setting, the paper's value, this run's, and whether they are the same."""
+    return [_row(setting, study) for setting in settings]
+
+
+def _row(setting: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    ours = values(setting["ours"], study)
+    facts = ("id", "group", "setting", "paper", "matters", "why")
+    return {
+        **{key: setting[key] for key in facts},
+        "ours": [_shown(value, setting.get("null_reads", "none")) for value in ours],
+        "status": _status(setting, ours),
+    }
+
+
+def _status(setting: Mapping[str, Any], ours: list[Any]) -> str:
+    if setting["paper"] is None:
+        return UNKNOWN
+    if not ours:
+        return ABSENT
+    if "same" in setting:
+        return SAME if setting["same"] else DIFFERENT
+    among = [value in setting["same_as"] for value in ours]
+    return SAME if all(among) else PARTLY if any(among) else DIFFERENT
+
+
+def values(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    """Return this run's values of a setting, each once; none if the run has nothing of the kind."""
+    kind = next(key for key in ours if key not in ("key", "scores"))
+    found = _VALUES[kind](ours, study)
+    return [value for at, value in enumerate(found) if value not in found[:at]]
+
+
+def _fixed(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    return [ours["text"]]
+
+
+def _of_study(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    value: Any = study.block
+    for key in ours["study"].split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return []
+        value = value[key]
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _of_grids(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    return [value for grid in study.block["grids"] for value in grid[ours["grids"]]]
+
+
+def _of_criteria(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    names = dict.fromkeys(cell.criterion for cell in study.cells if not cell.is_dense)
+    entries = [study.criterion(name) for name in names]
+    scores = ours.get("scores", [entry["score"] for entry in entries])
+    key = ours["criteria"]
+    return [entry[key] for entry in entries if key in entry and entry["score"] in scores]
+
+
+def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    names = dict.fromkeys(cell.adaptation for cell in study.cells if cell.adaptation != NONE)
+    found: list[Any] = []
+    for name in names:
+        entry = study.config["adaptations"][name]
+        if is_retraining(entry) == (ours["adaptations"] == "retraining"):
+            if ours["key"] == "samples":
+                found.append(study.samples(name))
+            elif ours["key"] == "select_on" and not is_searched(entry):
+                # Nothing is selected.
+                continue
+            elif ours["key"] in entry:
+                value = entry[ours["key"]]
+                found += value if isinstance(value, list) else [value]
+    return found
+
+
+def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:
+    settings = study.calibration if ours["text_source"] == "calibration" else study.perplexity
+    return [text_identity(settings["text"])]
+
+
+def text_identity(text: Mapping[str, Any]) -> str:
+    """Return what tells a text from others, by its entry in the config: where it comes from."""
+    where = text.get("repository") or text.get("package") or text["path"]
+    return f"{where}: {text['member']}" if "member" in text else str(where)
+
+
+_VALUES: dict[str, Callable[[Mapping[str, Any], Study], list[Any]]] = {
+    "text": _fixed,
+    "study": _of_study,
+    "grids": _of_grids,
+    "criteria": _of_criteria,
+    "adaptations": _of_adaptations,
+    "text_source": _of_text,
+}
+
+
+def _shown(value: Any, null: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return null
+    return f"{value:g}" if isinstance(value, float) else str(value)

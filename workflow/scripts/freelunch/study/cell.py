@@ -1,0 +1,71 @@
+"""A cell of the study: one model, pruned and adapted one way, from one seed."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+DENSE = "dense"
+NONE = "none"
+
+NAME = r"[a-z0-9]+(?:[._-][a-z0-9]+)*"
+WORD = r"[a-z0-9]+(?:_[a-z0-9]+)*"
+# Also a candidate of one: `freelunch.study.search`.
+ADAPTATION = rf"{WORD}(?:\.lr[0-9.e+-]+\.epochs\d+)?"
+_CELL = re.compile(
+    rf"(?P<model>{NAME})/(?:{DENSE}|(?P<criterion>{WORD})-(?P<pattern>{WORD}))"
+    rf"/(?P<adaptation>{ADAPTATION})/seed(?P<seed>\d+)"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Name one result of the study; the names are keys of the config's registries."""
+
+    model: str
+    criterion: str
+    pattern: str
+    adaptation: str
+    seed: int
+
+    @classmethod
+    def dense(cls, model: str) -> "Cell":
+        """Return the cell of a model as it came."""
+        return cls(model, DENSE, NONE, NONE, 0)
+
+    @classmethod
+    def parse(cls, identity: str) -> "Cell":
+        """Return the cell that `str(cell)` names; ValueError if none does."""
+        match = _CELL.fullmatch(identity)
+        if match is None:
+            raise ValueError(f"not a cell: {identity!r}")
+        return cls(
+            match["model"],
+            match["criterion"] or DENSE,
+            match["pattern"] or NONE,
+            match["adaptation"],
+            int(match["seed"]),
+        )
+
+    @property
+    def is_dense(self) -> bool:
+        """Tell whether nothing was pruned."""
+        return self.criterion == DENSE
+
+    @property
+    def pruning(self) -> str:
+        """Return `{criterion}-{pattern}`, or `dense`."""
+        return DENSE if self.is_dense else f"{self.criterion}-{self.pattern}"
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.pruning}/{self.adaptation}/seed{self.seed}"
+
+    @property
+    def record_name(self) -> str:
+        """Return the name of the cell's record file."""
+        return str(self).replace("/", "__") + ".json"
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """Return a 63-bit seed for one purpose, so that no two uses of a cell's seed share a stream."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,129 @@
+"""Where everything is. No other module builds a path of the study."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import MANIFEST
+from freelunch.study.cell import Cell
+
+RESOURCES = Path("resources")
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders and files of one study, relative to the root of the repository.
+
+    Arguments may also be Snakemake wildcards such as `"{model}"`, so that the rules and the
+    library speak of the same places. A folder that a step fills holds `manifest.json` (what is in
+    it) and `run.json` (what it cost, and on what machine).
+    """
+
+    study: str
+
+    @property
+    def root(self) -> Path:
+        return Path("results") / self.study
+
+    @staticmethod
+    def model(model: str) -> Path:
+        """The dense model, one shard a block; shared by all studies."""
+        return RESOURCES / "models" / model
+
+    @staticmethod
+    def text(text: str) -> Path:
+        """A text, one document a line; shared by all studies."""
+        return RESOURCES / "texts" / text
+
+    @staticmethod
+    def task(task: str) -> Path:
+        """The documents of a task, one a line; shared by all studies."""
+        return RESOURCES / "tasks" / task
+
+    def calibration(self, model: str, seed: object) -> Path:
+        """Token ids of the calibration sample."""
+        return self.root / "calibration" / model / f"seed{seed}"
+
+    def held_out(self, model: str, seed: object) -> Path:
+        """Token ids that are not in the calibration sample, for choosing among candidates."""
+        return self.root / "held_out" / model / f"seed{seed}"
+
+    def extended(self, model: str, seed: object, samples: object) -> Path:
+        """Token ids of the calibration sample and more, or of its first ones."""
+        return self.root / "extended" / model / f"seed{seed}" / str(samples)
+
+    def dense(self, model: str, seed: object) -> Path:
+        """Statistics of each linear input of the dense model."""
+        return self.root / "dense" / model / f"seed{seed}"
+
+    def hidden(self, model: str, seed: object) -> Path:
+        """Dense hidden states at block boundaries: a cache, which may be removed at any time."""
+        return self.root / "hidden" / model / f"seed{seed}"
+
+    def pruned(self, model: str, pruning: str, seed: object) -> Path:
+        """Masks."""
+        return self.root / "pruned" / model / pruning / f"seed{seed}"
+
+    def windows(self, cell: object, group: str) -> Path:
+        """Blocks adapted by one job of a reconstruction, or by a retraining: group `model`."""
+        return self.root / "windows" / str(cell) / group
+
+    def checkpoint(self, cell: object) -> Path:
+        """What `from_pretrained` loads."""
+        return self.root / "checkpoints" / str(cell)
+
+    def metrics(self, cell: object) -> Path:
+        """What was measured on a checkpoint."""
+        return self.root / "metrics" / str(cell)
+
+    def drift(self, cell: object) -> Path:
+        """How far a checkpoint's activations are from the dense model's."""
+        return self.metrics(cell) / "drift"
+
+    def answers(self, cell: object) -> Path:
+        """What a checkpoint answered to the documents of the tasks, and how much of it is right."""
+        return self.metrics(cell) / "tasks"
+
+    def candidates(self, cell: object) -> Path:
+        """What was measured on the checkpoint of a candidate, to choose among them."""
+        return self.root / "candidates" / str(cell)
+
+    def record(self, cell: Cell) -> Path:
+        return self.records / cell.record_name
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
+    def log(self, rule: str, *parts: str) -> Path:
+        return self.root / "logs" / rule / f"{'_'.join(parts) or rule}.log"
+
+
+def manifest(folder: Path) -> str:
+    """Return the path of a folder's manifest, as rules name it."""
+    return str(folder / MANIFEST)
+
+
+def run(folder: Path) -> str:
+    """Return the path of a folder's run facts, as rules name it."""
+    return str(folder / RUN)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the run facts of the step that filled a folder."""
+    facts: dict[str, Any] = json.loads((folder / RUN).read_text())
+    return facts
