@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.digest import file_digest, json_digest
-from freelunch.core.errors import UserError
-from freelunch.core.lock import wait_for_lock
+from freelunch.core.errors import UserError, remake
+from freelunch.core.lock import remove_lock, wait_for_lock
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -50,7 +50,7 @@ class Artifact:
     def __init__(self, folder: Path, kind: str) -> None:
         path = folder / MANIFEST
         if not path.is_file():
-            raise UserError("there is no manifest here", where=path, todo=_rerun(path))
+            raise UserError("there is no manifest here", where=path, todo=remake(path))
         try:
             manifest = json.loads(path.read_text())
             self.kind: str = manifest["kind"]
@@ -58,7 +58,7 @@ class Artifact:
             self.files: dict[str, dict[str, Any]] = manifest["files"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                "the manifest is damaged", where=path, found=error, todo=_rerun(path)
+                "the manifest is damaged", where=path, found=error, todo=remake(path)
             ) from error
         if self.kind != kind:
             raise UserError("wrong kind of folder", where=path, found=self.kind, expected=kind)
@@ -74,7 +74,7 @@ class Artifact:
                     where=file,
                     found="no file" if size is None else f"{size} bytes",
                     expected=f"{entry['bytes']} bytes",
-                    todo=_rerun(path),
+                    todo=remake(path),
                 )
 
     def path(self, name: str) -> Path:
@@ -92,7 +92,7 @@ class Artifact:
                     where=self.folder / name,
                     found=f"sha256 {found}",
                     expected=f"sha256 {entry['sha256']}",
-                    todo=_rerun(self.folder / MANIFEST),
+                    todo=remake(self.folder / MANIFEST),
                 )
 
 
@@ -159,8 +159,7 @@ class ArtifactWriter:
         }
         self._write_text(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         (self.folder / JOURNAL).unlink()
-        (self.folder / LOCK).unlink()
-        self._lock.close()
+        remove_lock(self._lock)
         artifact = Artifact(self.folder, self.kind)
         artifact.spent = self._spent
         return artifact
@@ -229,16 +228,14 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
     A job whose Snakemake was killed may still be at work in it: that one is waited for.
     """
-    lock_path = path.with_name(f"{path.name}.lock")
-    lock = wait_for_lock(lock_path)
+    lock = wait_for_lock(path.with_name(f"{path.name}.lock"))
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        lock_path.unlink(missing_ok=True)
-        lock.close()
+        remove_lock(lock)
 
 
 def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:
@@ -256,7 +253,7 @@ def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None
             where=artifact.folder,
             found=f"{what} {artifact.facts[what]}",
             expected="none" if other is None else f"{other.digest}, which is {other.folder}",
-            todo=_rerun(artifact.folder / MANIFEST),
+            todo=remake(artifact.folder / MANIFEST),
         )
 
 
@@ -304,7 +301,3 @@ def no_half_file(temporary: Path) -> Iterator[None]:
                 todo="free space and run the same command again: finished files are kept",
             ) from error
         raise
-
-
-def _rerun(manifest: Path) -> str:
-    return f"remove {manifest} and run the study again"

@@ -1,7 +1,8 @@
-"""The one exception for everything a user can mend."""
+"""The one exception for everything that a user can fix, and phrases that its messages share."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -38,3 +39,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1)
     listed = ", ".join(names) if names else "none is defined"
     return f"{close[0]} (nearest) out of: {listed}" if close else f"one of: {listed}"
+
+
+def remake(manifest: Path) -> str:
+    """Return what to do about an artifact that is damaged or out of date."""
+    return f"remove {manifest} and run the study again"
