@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.data.tasks import DOCUMENTS, fetch_task
+from freelunch.data.documents import DOCUMENTS
+from freelunch.data.tasks import fetch_task
 from freelunch.evaluation.perplexity import checkpoint_digest
 from freelunch.evaluation.tasks import (
     PackedLM,

@@ -1,8 +1,8 @@
 """Digests of the code that a script runs: what decides whether a job runs again after an edit.
 
 Snakemake notices an edited script, but not an edited module that the script imports. Each rule
-therefore carries `code_digest(script)` in its `params`. The digest covers the script, every module of
-this library that its import statements reach, and the versions of the packages that compute.
+therefore carries `code_digest(script)` in its `params`. The digest covers the script, every module
+of this library that its import statements reach, and the versions of the packages that compute.
 
 Only code that can change a result counts. Layout, comments, docstrings and messages do not (see
 `freelunch.core.words`), nor do the modules in `SURROUNDINGS`.
@@ -23,9 +23,8 @@ SCRIPTS = LIBRARY.parent
 # Packages whose version can change a number.
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
-# job logs and measures of itself, how a folder is locked. Unlike the messages in other modules, these
-# are code, so that the rule about words does not cover them; and a clearer progress line must not
-# make a study of a 72B model run again.
+# job logs and measures of itself, how a folder is locked. They are code, which the rule about words
+# does not cover; and a clearer progress line must not make a study of a 72B model run again.
 SURROUNDINGS = ("core/errors.py", "core/job.py", "core/lock.py")
 
 

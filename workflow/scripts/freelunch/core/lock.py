@@ -1,10 +1,10 @@
 """Locks that end with the process that holds them, so that a killed run leaves nothing to clean up.
 
-They are `filelock`'s: the operating system releases them, whichever way a process ends. Two
-processes on one machine always see each other's locks; processes on two machines do so if the shared
-file system supports `flock` across machines (NFS and Lustre can be mounted without it). On a file
-system that has no `flock` at all, taking a lock raises OSError: the alternative, a lock that is
-merely a file, would outlive a killed process.
+They are `filelock`'s: the operating system releases them, whichever way a process ends. Processes
+on one machine see each other's locks. Processes on two machines do so if the file system that they
+share supports `flock` across machines (NFS and Lustre can be mounted without it). On a file system
+that has no `flock` at all, taking a lock raises OSError: the alternative, a lock that is merely a
+file, would outlive a killed process.
 """
 
 import logging

@@ -3,15 +3,15 @@
 Better words must not make a study run again. Words are
 
 - docstrings;
-- the arguments of `UserError(...)`: such an error ends the job, so that no result can depend on what
-  it says;
+- the arguments of `UserError(...)`: such an error ends the job, so that no result can depend on
+  what it says;
 - the arguments of a logging call such as `log.info(...)`;
 - the note, the last argument, of a progress report `report(done, total, note)`.
 
 An argument counts as code all the same if evaluating it may do more than make words: if it assigns
 (`:=`), awaits or yields, or calls anything but the functions and methods listed below, without
-keywords, and those of `freelunch.core.errors`. After a log line or a report the job goes on, and what
-they mention may be an iterator that they would use up, so that their arguments may neither call nor
+keywords, and those of `freelunch.core.errors`. After a log line or a report the job goes on, and
+what they mention may be an iterator that they would use up, so their arguments may neither call nor
 loop. Looking up a name, an attribute or an item is taken to change nothing.
 
 Words that first go into a variable, or through another function, count as code.
@@ -23,12 +23,41 @@ from collections.abc import Collection
 ERRORS = "freelunch.core.errors"
 ERROR = "UserError"
 FUNCTIONS = frozenset(
-    ("abs", "float", "int", "len", "list", "max", "min", "repr", "round", "set", "sorted")
-    + ("str", "sum", "tuple", "type")
+    [
+        "abs",
+        "float",
+        "int",
+        "len",
+        "list",
+        "max",
+        "min",
+        "repr",
+        "round",
+        "set",
+        "sorted",
+        "str",
+        "sum",
+        "tuple",
+        "type",
+    ]
 )
 METHODS = frozenset(
-    ("dumps", "isfinite", "items", "join", "keys", "max", "min", "numel", "removeprefix")
-    + ("removesuffix", "split", "strip", "sum", "values")
+    [
+        "dumps",
+        "isfinite",
+        "items",
+        "join",
+        "keys",
+        "max",
+        "min",
+        "numel",
+        "removeprefix",
+        "removesuffix",
+        "split",
+        "strip",
+        "sum",
+        "values",
+    ]
 )
 LEVELS = ("debug", "info", "warning", "error", "critical", "exception")
 
@@ -56,7 +85,9 @@ def drop_words_(tree: ast.Module) -> None:
             if isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS:
                 if _is_name(call.func.value, loggers):
                     call.args = [each for each in call.args if not _is_still(each)]
-            elif _is_name(call.func, ["report"]) and len(call.args) == 3 and _is_still(call.args[2]):
+            elif (
+                _is_name(call.func, ["report"]) and len(call.args) == 3 and _is_still(call.args[2])
+            ):
                 call.args = call.args[:2]
 
 
