@@ -148,10 +148,10 @@ def test_a_sample_of_another_text(tmp_path: Path) -> None:
         sample_calibration(model, text, 5, LENGTH, 0, tmp_path / f"sample{number}", "test")
         for number, text in enumerate(texts)
     )
-    with pytest.raises(UserError, match="made from other text"):
+    with pytest.raises(UserError, match="made from a different artifact: text"):
         sample_held_out(model, texts[1], sample, 4, tmp_path / "held_out", "test")
     held_out = sample_held_out(model, texts[1], other, 4, tmp_path / "held_out", "test")
-    with pytest.raises(UserError, match="made from other calibration"):
+    with pytest.raises(UserError, match="made from a different artifact: calibration"):
         extend_calibration(model, texts[0], sample, held_out, 9, tmp_path / "more", "test")
 
 

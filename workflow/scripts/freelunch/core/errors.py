@@ -10,7 +10,7 @@ class UserError(Exception):
 
     Args:
         problem: What is wrong, as one sentence.
-        where: The file, and the key or member in it, that the problem lies in.
+        where: The file, and the key or member in it, where the problem is.
         found: What was found there.
         expected: What was expected instead.
         todo: What the user can do.
@@ -34,7 +34,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a phrase that lists the valid names, the one nearest to `name` first."""
+    """Return a phrase that lists the valid names, the nearest to `name` first."""
     names = sorted(valid)
     close = get_close_matches(name, names, n=1)
     listed = ", ".join(names) if names else "none is defined"
