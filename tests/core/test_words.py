@@ -63,6 +63,12 @@ def test_an_argument_that_is_code_leaves_the_others_words() -> None:
     assert code(one) == code("raise UserError('two', found=remove(1), todo='b')")
 
 
+def test_phrases_imported_for_errors_are_words() -> None:
+    other = HEAD.replace("UserError, nearest", "UserError, nearest, remake")
+    assert code("raise UserError('it')") == code("raise UserError(remake(model))", other)
+    assert code("raise UserError('it')") != code("raise UserError(remake(model))")
+
+
 def test_a_class_of_the_same_name_from_elsewhere_is_code() -> None:
     head = HEAD.replace("freelunch.core.errors", "elsewhere")
     assert code("raise UserError('one')", head) != code("raise UserError('two')", head)

@@ -166,7 +166,7 @@ def test_a_checkpoint_that_was_changed_is_refused(
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="not as the manifest says"):
+    with pytest.raises(UserError, match="differs from what the manifest says"):
         evaluate_tasks(StreamedModel(folder), {"rte": tasks["rte"]}, 5, 0, tmp_path)
 
 

@@ -4,7 +4,7 @@ Better words must not make a study run again. Words are
 
 - docstrings;
 - the arguments of `UserError(...)`: such an error ends the job, so that no result can depend on
-  what it says;
+  what it says; also which phrases a module imports from `freelunch.core.errors` for it;
 - the arguments of a logging call such as `log.info(...)`;
 - the note, the last argument, of a progress report `report(done, total, note)`.
 
@@ -22,42 +22,13 @@ from collections.abc import Collection
 
 ERRORS = "freelunch.core.errors"
 ERROR = "UserError"
-FUNCTIONS = frozenset(
-    [
-        "abs",
-        "float",
-        "int",
-        "len",
-        "list",
-        "max",
-        "min",
-        "repr",
-        "round",
-        "set",
-        "sorted",
-        "str",
-        "sum",
-        "tuple",
-        "type",
-    ]
+FUNCTIONS = (
+    *("abs", "float", "int", "len", "list", "max", "min", "repr", "round", "set", "sorted", "str"),
+    *("sum", "tuple", "type"),
 )
-METHODS = frozenset(
-    [
-        "dumps",
-        "isfinite",
-        "items",
-        "join",
-        "keys",
-        "max",
-        "min",
-        "numel",
-        "removeprefix",
-        "removesuffix",
-        "split",
-        "strip",
-        "sum",
-        "values",
-    ]
+METHODS = (
+    *("dumps", "isfinite", "items", "join", "keys", "max", "min", "numel", "removeprefix"),
+    *("removesuffix", "split", "strip", "sum", "values"),
 )
 LEVELS = ("debug", "info", "warning", "error", "critical", "exception")
 
@@ -75,6 +46,8 @@ def drop_words_(tree: ast.Module) -> None:
             and ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:]
+        elif isinstance(node, ast.ImportFrom) and _is_of(node, ERRORS):
+            node.names = []
         elif isinstance(node, ast.Call) and ERROR in of_errors and _is_name(node.func, [ERROR]):
             node.args = [each for each in node.args if not _makes_words(each, of_errors)]
             node.keywords = [
@@ -96,10 +69,14 @@ def _imported_from(tree: ast.Module, module: str) -> set[str]:
     return {
         alias.name
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module == module and node.level == 0
+        if isinstance(node, ast.ImportFrom) and _is_of(node, module)
         for alias in node.names
         if alias.asname is None
     }
+
+
+def _is_of(node: ast.ImportFrom, module: str) -> bool:
+    return node.module == module and node.level == 0
 
 
 def _loggers(tree: ast.Module) -> set[str]:
