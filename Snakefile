@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from freelunch.cli import terminal
 from freelunch.core import lock
-from freelunch.core.digest import code_digest
+from freelunch.core.code_digest import code_digest
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.study import methods, paths, search, windows
