@@ -490,9 +490,9 @@ def test_other_settings_start_anew(llama: Prepared, tmp_path: Path) -> None:
 
 def test_inputs_that_do_not_belong_together(llama: Prepared, tmp_path: Path) -> None:
     other = prepare(tmp_path / "other", sequences=SEQUENCES, seed=1)
-    with pytest.raises(UserError, match="made from other model"):
+    with pytest.raises(UserError, match="made from a different artifact: model"):
         reconstruct(Prepared(other.model, llama.dense, llama.masks), tmp_path / "adapted")
-    with pytest.raises(UserError, match="made from other model"):
+    with pytest.raises(UserError, match="made from a different artifact: model"):
         reconstruct(Prepared(llama.model, llama.dense, other.masks), tmp_path / "adapted")
     sample = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(2))
     dense = capture(llama.model, sample, tmp_path / "dense")

@@ -496,11 +496,11 @@ def test_norms_on_the_residual_stream_have_no_halves(tmp_path: Path) -> None:
 def test_hidden_states_of_another_sample(llama: Prepared, tmp_path: Path) -> None:
     other = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(2, seed=3))
     kept = hidden_folder(llama.dense.folder)
-    with pytest.raises(UserError, match="made from other calibration") as error:
+    with pytest.raises(UserError, match="made from a different artifact: calibration") as error:
         kept_states(kept, llama.model.artifact, other)
     assert str(kept) in str(error.value)
     model = StreamedModel(tiny_checkpoint(tmp_path / "other", seed=SEED).folder)
-    with pytest.raises(UserError, match="made from other model"):
+    with pytest.raises(UserError, match="made from a different artifact: model"):
         kept_states(kept, model.artifact, other)
     assert kept_states(tmp_path / "nowhere", llama.model.artifact, other) is None
     assert (kept / MANIFEST).is_file()

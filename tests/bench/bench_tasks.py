@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.core.artifact import Artifact
-from freelunch.data.tasks import KIND
+from freelunch.data.documents import TASK
 from freelunch.evaluation.tasks import PackedLM, load_tasks, sample
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.paths import Paths
@@ -61,7 +61,7 @@ def main() -> None:
 
 def requests_of(task: str, scratch: Path) -> Sequence[Instance]:
     """Return what lm-eval asks of a sample of a task's documents."""
-    artifact = Artifact(Paths.task(task), KIND)
+    artifact = Artifact(Paths.task(task), TASK)
     documents = sample(artifact.facts["documents"], DOCUMENTS, 0)
     loaded = load_tasks({task: artifact}, {task: documents}, scratch)["tasks"][task]
     loaded.build_all_requests()

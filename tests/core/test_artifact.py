@@ -97,7 +97,7 @@ def test_equal_content_makes_equal_manifests(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no manifest here"):
+    with pytest.raises(UserError, match="there is no manifest"):
         Artifact(tmp_path, "test")
 
 
@@ -119,7 +119,7 @@ def test_another_kind(tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     finished(tmp_path).path("two").unlink()
-    with pytest.raises(UserError, match="a file is not as the manifest says") as error:
+    with pytest.raises(UserError, match="a file differs from what the manifest says") as error:
         Artifact(tmp_path, "test")
     assert str(tmp_path / "two") in str(error.value) and "no file" in str(error.value)
 
@@ -127,7 +127,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "secon", "second and more"])
 def test_a_file_of_another_size(tmp_path: Path, text: str) -> None:
     finished(tmp_path).path("two").write_text(text)
-    with pytest.raises(UserError, match="a file is not as the manifest says") as error:
+    with pytest.raises(UserError, match="a file differs from what the manifest says") as error:
         Artifact(tmp_path, "test")
     assert f"{len(text)} bytes" in str(error.value) and "expected: 6 bytes" in str(error.value)
 
@@ -135,7 +135,7 @@ def test_a_file_of_another_size(tmp_path: Path, text: str) -> None:
 def test_a_file_of_equal_size_and_other_content(tmp_path: Path) -> None:
     finished(tmp_path).path("two").write_text("Second")
     read = Artifact(tmp_path, "test")
-    with pytest.raises(UserError, match="content is not as the manifest says") as error:
+    with pytest.raises(UserError, match="content differs from what the manifest says") as error:
         read.verify()
     assert str(tmp_path / "two") in str(error.value)
 
@@ -503,15 +503,15 @@ def test_check_belongs(tmp_path: Path) -> None:
     masks = finished(tmp_path / "masks", model=model.digest, dense=None)
     check_belongs(masks, "model", model)
     check_belongs(masks, "dense", None)
-    with pytest.raises(UserError, match="this was made from other model") as error:
+    with pytest.raises(UserError, match="this was made from a different artifact: model") as error:
         check_belongs(masks, "model", other)
     message = str(error.value)
     assert model.digest in message and other.digest in message
     assert str(masks.folder) in message and str(other.folder) in message
-    with pytest.raises(UserError, match="made from other model") as error:
+    with pytest.raises(UserError, match="made from a different artifact: model") as error:
         check_belongs(masks, "model", None)
     assert "expected: none" in str(error.value)
-    with pytest.raises(UserError, match="made from other dense"):
+    with pytest.raises(UserError, match="made from a different artifact: dense"):
         check_belongs(masks, "dense", model)
 
 

@@ -13,8 +13,9 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 
 from freelunch.core.errors import UserError
+from freelunch.data.documents import read_documents
 from freelunch.data.sources import obtain_model, obtain_text
-from freelunch.data.texts import fetch_text, read_documents
+from freelunch.data.texts import fetch_text
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
-from freelunch.data.texts import fetch_text, open_text, read_documents
+from freelunch.data.documents import open_text, read_documents
+from freelunch.data.texts import fetch_text
 
 # Characters at which `str.splitlines` would cut a line, and some outside of ASCII.
 ODD = "a\u2028b\x85c\x0bd\x1ce é 漢 𝄞"
@@ -131,8 +132,8 @@ def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "format", "said"),
     [
-        (b"one\ntwo \xff\n", "lines", ["words.txt, line 2", "not UTF-8", "0xff at column 5"]),
-        ("é".encode("latin-1"), "plain", ["line 1", "not UTF-8", "0xe9"]),
+        (b"one\ntwo \xff\n", "lines", ["words.txt, line 2", "not valid UTF-8", "0xff at column 5"]),
+        ("é".encode("latin-1"), "plain", ["line 1", "not valid UTF-8", "0xe9"]),
         (b"", "lines", ["no documents", "an empty file"]),
         (b"\n \n", "plain", ["no documents", "blank lines only"]),
         (b"<doc>\n\n</doc>\n", "doc_tags", ["no documents"]),
@@ -145,14 +146,14 @@ def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
         (b"one\n", "doc_tags", ["line 1", "text outside"]),
         (b'{"text": "a"}\n{"txt": "b"}\n', "jsonl", ["line 2", "no field 'text'", "txt (nearest)"]),
         (b"{}\n", "jsonl", ["line 1", "no field 'text'", "(none)"]),
-        (b'{"text": 7}\n', "jsonl", ["line 1", "'text' is no text", "7"]),
-        (b'{"text": null}\n', "jsonl", ["line 1", "'text' is no text", "null"]),
-        (b'\n{"text": \n', "jsonl", ["line 2", "not JSON"]),
-        (b'["text"]\n', "jsonl", ["line 1", "no JSON object"]),
+        (b'{"text": 7}\n', "jsonl", ["line 1", "'text' is not a string", "7"]),
+        (b'{"text": null}\n', "jsonl", ["line 1", "'text' is not a string", "null"]),
+        (b'\n{"text": \n', "jsonl", ["line 2", "not valid JSON"]),
+        (b'["text"]\n', "jsonl", ["line 1", "not a JSON object"]),
         (table("a", column="txt"), "parquet", ["no field 'text'", "txt (nearest)"]),
-        (table("a", None), "parquet", ["line 2", "'text' is no text", "None"]),
+        (table("a", None), "parquet", ["line 2", "'text' is not a string", "None"]),
         (table(), "parquet", ["no documents"]),
-        (b"PAR1 and no more", "parquet", ["no Parquet file"]),
+        (b"PAR1 and no more", "parquet", ["not a valid Parquet file"]),
         (b'{"text": "\\ud834"}\n', "jsonl", ["line 1", "half a character", "\\ud834"]),
     ],
 )
@@ -170,7 +171,7 @@ def test_says_what_is_wrong_and_where(
     ids=["plain", "truncated", "wrong checksum"],
 )
 def test_refuses_what_is_no_gzip_file(content: bytes, tmp_path: Path) -> None:
-    assert "no complete gzip" in refused(tmp_path, content, "lines", name="words.txt.gz")
+    assert "not a complete gzip" in refused(tmp_path, content, "lines", name="words.txt.gz")
 
 
 def test_a_failure_leaves_no_finished_text(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_refuses_what_is_no_matrix_of_token_ids(
 def test_refuses_token_ids_that_are_not_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "ids.bin"
     path.write_bytes(b"\x80\x04pickle, perhaps")
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(UserError, match="not a valid safetensors file"):
         fetch_text("ids", {"source": "tokens", "path": str(path)}, tmp_path / "ids", "fingerprint")
 
 

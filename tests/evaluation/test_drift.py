@@ -184,7 +184,7 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(bytes(content))
     from freelunch.core.errors import UserError
 
-    with pytest.raises(UserError, match="not as the manifest says"):
+    with pytest.raises(UserError, match="differs from what the manifest says"):
         measured(
             dense.folder,
             Artifact(other.folder, "checkpoint").folder,

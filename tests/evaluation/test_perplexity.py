@@ -186,7 +186,7 @@ def test_a_flipped_byte_stops_the_evaluation(
     content[-1] ^= 1
     (folder / shard).write_bytes(content)
     model = StreamedModel(folder)
-    with pytest.raises(UserError, match="content is not as the manifest says") as error:
+    with pytest.raises(UserError, match="content differs from what the manifest says") as error:
         evaluate_perplexity(model, random_tokens(2), tmp_path)
     assert shard in str(error.value)
 

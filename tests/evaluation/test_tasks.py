@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.data.tasks import DOCUMENTS, fetch_task
+from freelunch.data.documents import DOCUMENTS
+from freelunch.data.tasks import fetch_task
 from freelunch.evaluation.perplexity import checkpoint_digest
 from freelunch.evaluation.tasks import (
     PackedLM,
@@ -165,7 +166,7 @@ def test_a_checkpoint_that_was_changed_is_refused(
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="not as the manifest says"):
+    with pytest.raises(UserError, match="differs from what the manifest says"):
         evaluate_tasks(StreamedModel(folder), {"rte": tasks["rte"]}, 5, 0, tmp_path)
 
 

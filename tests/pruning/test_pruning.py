@@ -244,7 +244,7 @@ def test_a_weight_that_is_not_finite_names_the_matrix(
 
 def test_activations_of_another_model_are_refused(prepared: Prepared, tmp_path: Path) -> None:
     other = prepare(tmp_path, seed=1)
-    with pytest.raises(UserError, match="made from other model"):
+    with pytest.raises(UserError, match="made from a different artifact: model"):
         prune(prepared.model, other.dense, tmp_path / "refused", "wanda")
 
 

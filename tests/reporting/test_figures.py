@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from freelunch.core.digest import SCRIPTS
+from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting.figures import criteria, panels, style
 from freelunch.reporting.tables import CRITERIA_COLUMNS, csv_text, means_over_seeds
 from freelunch.study.methods import METHODS

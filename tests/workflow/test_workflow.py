@@ -205,23 +205,42 @@ def test_step_made_again_with_an_equal_result_leaves_the_rest_valid(study):
 
 def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
     library = "workflow/scripts/freelunch/"
-    study.edit(library + "masks.py", '"""Masks from scores:', '"""Masks out of scores:')
+    study.edit(library + "pruning/masks.py", '"""Masks from scores:', '"""Masks out of scores:')
     study.edit(
-        library + "masks.py",
+        library + "pruning/masks.py",
         "    flat = np.unpackbits",
         "    # A comment.\n    flat = np.unpackbits",
     )
     assert study.planned() == {}
     study.edit(
-        library + "criteria/wanda.py", "weight.float().abs() *", "weight.float().abs() * 1 *"
+        library + "pruning/criteria/wanda.py",
+        "weight.float().abs() *",
+        "weight.float().abs() * 1 *",
     )
     planned = study.planned()
     assert planned["prune_model"] == 1, "the other criterion has nothing to do with it"
     assert "capture_dense" not in planned
-    study.edit(library + "masks.py", "    flat = np.unpackbits", "    flat = 1 * np.unpackbits")
+    study.edit(
+        library + "pruning/masks.py", "    flat = np.unpackbits", "    flat = 1 * np.unpackbits"
+    )
     planned = study.planned()
     assert planned["prune_model"] == 2
     assert "capture_dense" not in planned
+
+
+def test_better_words_and_predictions_compute_nothing_again(study):
+    """An error of a source, one of a computation, a memory formula, a sentence of the summary."""
+    library = "workflow/scripts/freelunch/"
+    study.edit(library + "data/sources/hub.py", "was damaged on its way here", "arrived damaged")
+    study.edit(library + "evaluation/perplexity.py", "text is too short", "text is not long enough")
+    study.edit(
+        library + "costs/passes.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
+    )
+    study.edit(library + "reporting/summary.py", '"All cells"', '"Every cell"')
+    planned = study.planned()
+    shown = {"all", "collect_records", "build_tables", "audit_study", "total"}
+    assert {rule for rule in planned if not rule.startswith("draw_")} <= shown
+    assert "build_tables" in planned, "the summary is written anew"
 
 
 def test_changed_user_file_is_fetched_again(study):
@@ -270,7 +289,7 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
 def test_killed_retraining_goes_on_from_its_saved_state(study, tmp_path):
     # Every step, not every five minutes.
     library = "workflow/scripts/freelunch/"
-    study.edit(library + "retraining/driver.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
+    study.edit(library + "adaptation/retraining/driver.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
     config = yaml.safe_load((study.path / "config.yaml").read_text())
     config["adaptations"]["full"] = {"method": "full", "epochs": 100}
     grid = config["study"]["grids"][0]

@@ -7,7 +7,7 @@ from freelunch.core.artifact import scratch_folder, write_json
 from freelunch.core.job import running
 from freelunch.costs.passes import evaluate_perplexity as cost_of
 from freelunch.costs.shapes import Shapes
-from freelunch.data.texts import open_text
+from freelunch.data.documents import open_text
 from freelunch.evaluation.perplexity import evaluate_perplexity, per_text, text_windows
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.token_loss import check_dense

@@ -7,7 +7,7 @@ from freelunch.core.artifact import Artifact, scratch_folder, write_json
 from freelunch.core.job import running
 from freelunch.costs.passes import task_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.data.tasks import KIND
+from freelunch.data.documents import TASK
 from freelunch.evaluation.tasks import evaluate_tasks, write_answers
 from freelunch.model.checkpoint import StreamedModel
 
@@ -19,7 +19,7 @@ if __name__ == "__main__":
         settings = snakemake.params.settings
         model = StreamedModel(Path(snakemake.input.checkpoint).parent, job.device)
         folders = [Path(path).parent for path in snakemake.input.tasks]
-        tasks = {folder.name: Artifact(folder, KIND) for folder in folders}
+        tasks = {folder.name: Artifact(folder, TASK) for folder in folders}
         output = Path(snakemake.output.metrics)
         with scratch_folder(output.parent / ".scratch") as scratch:
             metrics, answers = evaluate_tasks(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.data.calibration import sample_held_out
-from freelunch.data.texts import open_text
+from freelunch.data.documents import open_text
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import KIND
 

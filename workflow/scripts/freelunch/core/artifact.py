@@ -1,11 +1,12 @@
-"""A step's output: a folder of files and a manifest with the digest of each.
+"""Artifacts: the output of a step, a folder of files and a manifest with the digest of each.
 
-Every long step of the study writes many files, one a block or window. `ArtifactWriter` gives each
-its final name only when it is complete, and notes it in a journal, so that an interrupted step goes
-on where it stopped. `manifest.json` appears last, by a rename: where it is, the folder is whole.
-The manifest holds nothing that two equal computations could differ in (no times, no paths), and
-Snakemake compares small files by content, so a step made again with an equal result leaves what
-was made from it valid.
+A long step writes many files, one per block or window. `ArtifactWriter` gives a file its final name
+only when it is complete, and notes it in a journal, so that an interrupted step resumes where it
+stopped. `manifest.json` is renamed into place last: a folder that has one is complete.
+
+The manifest holds nothing that could differ between two equal computations (no times, no paths).
+Snakemake compares small files by content, so a step that runs again with an equal result leaves
+everything made from it valid.
 """
 
 import errno
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.digest import file_digest, json_digest
-from freelunch.core.errors import UserError
-from freelunch.core.lock import wait_for_lock
+from freelunch.core.errors import UserError, remake
+from freelunch.core.lock import remove_lock, wait_for_lock
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -36,21 +37,21 @@ class Artifact:
     Attributes:
         folder: Where the files are.
         kind: What the folder holds, e.g. "model".
-        facts: What the step had to say about the whole.
-        files: For each file name: `sha256`, `bytes`, and what the step had to say about it.
+        facts: What the step noted about the whole.
+        files: For each file name: `sha256`, `bytes`, and what the step noted about the file.
         digest: Digest of the manifest, and so of everything in the folder.
         spent: What interrupted attempts spent on files that were kept: `wall_s` and `cpu_s`, in
             seconds, and `attempts`. Known only to the process that finished the folder.
 
     Raises:
-        UserError: The manifest is missing, damaged or of another kind, or a file is missing or of
-            another size than the manifest says.
+        UserError: The manifest is missing or damaged or names another kind, or a file is missing or
+            has another size than the manifest says.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
         path = folder / MANIFEST
         if not path.is_file():
-            raise UserError("there is no manifest here", where=path, todo=_rerun(path))
+            raise UserError("there is no manifest", where=path, todo=remake(path))
         try:
             manifest = json.loads(path.read_text())
             self.kind: str = manifest["kind"]
@@ -58,7 +59,7 @@ class Artifact:
             self.files: dict[str, dict[str, Any]] = manifest["files"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                "the manifest is damaged", where=path, found=error, todo=_rerun(path)
+                "the manifest is damaged", where=path, found=error, todo=remake(path)
             ) from error
         if self.kind != kind:
             raise UserError("wrong kind of folder", where=path, found=self.kind, expected=kind)
@@ -70,11 +71,11 @@ class Artifact:
             size = file.stat().st_size if file.is_file() else None
             if size != entry["bytes"]:
                 raise UserError(
-                    "a file is not as the manifest says",
+                    "a file differs from what the manifest says",
                     where=file,
                     found="no file" if size is None else f"{size} bytes",
                     expected=f"{entry['bytes']} bytes",
-                    todo=_rerun(path),
+                    todo=remake(path),
                 )
 
     def path(self, name: str) -> Path:
@@ -83,16 +84,16 @@ class Artifact:
         return self.folder / name
 
     def verify(self) -> None:
-        """Read every file and compare its digest; UserError on the first that differs."""
+        """Read every file and compare its digest; UserError at the first that differs."""
         for name, entry in self.files.items():
             found = file_digest(self.folder / name)
             if found != entry["sha256"]:
                 raise UserError(
-                    "a file's content is not as the manifest says",
+                    "a file's content differs from what the manifest says",
                     where=self.folder / name,
                     found=f"sha256 {found}",
                     expected=f"sha256 {entry['sha256']}",
-                    todo=_rerun(self.folder / MANIFEST),
+                    todo=remake(self.folder / MANIFEST),
                 )
 
 
@@ -100,15 +101,15 @@ class ArtifactWriter:
     """Fill a folder file by file, so that an interrupt at any moment loses no finished file.
 
     Args:
-        folder: Made if missing. Files of an interrupted attempt are kept if it had the same
-            fingerprint and each still has its digest; everything else in the folder is removed.
+        folder: Made if missing. If an interrupted attempt with the same fingerprint left files here
+            whose digests are still right, they are kept; everything else in the folder is removed.
         kind: As in `Artifact`.
         fingerprint: Digest of everything the content depends on.
     """
 
     def __init__(self, folder: Path, kind: str, fingerprint: str) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
-        # A job whose Snakemake was killed may still be at work here.
+        # A job may outlive its killed Snakemake and still be at work here.
         self._lock = wait_for_lock(folder / LOCK)
         self._started = time.perf_counter(), time.process_time()
         self._spent: dict[str, float] = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0}
@@ -123,11 +124,11 @@ class ArtifactWriter:
         return name in self._files
 
     def entry(self, name: str) -> dict[str, Any]:
-        """Return what the manifest will say about a file; KeyError if it is not there yet."""
+        """Return what the manifest will say about a file; KeyError if it is not written yet."""
         return dict(self._files[name])
 
     def add(self, name: str, write: Callable[[Path], object], **facts: Any) -> None:
-        """Call `write` with a temporary path, then give the file its name and note its digest."""
+        """Have `write` fill a temporary path, then give the file its name and note its digest."""
         temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
             write(temporary)
@@ -151,7 +152,7 @@ class ArtifactWriter:
             self._adopt(temporary, name, facts, sha256=source.files[source_name]["sha256"])
 
     def finish(self, **facts: Any) -> Artifact:
-        """Write the manifest; the folder is whole from now on."""
+        """Write the manifest, which makes the folder complete, and return the artifact."""
         manifest = {
             "kind": self.kind,
             "facts": facts,
@@ -159,8 +160,7 @@ class ArtifactWriter:
         }
         self._write_text(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         (self.folder / JOURNAL).unlink()
-        (self.folder / LOCK).unlink()
-        self._lock.close()
+        remove_lock(self._lock)
         artifact = Artifact(self.folder, self.kind)
         artifact.spent = self._spent
         return artifact
@@ -180,18 +180,18 @@ class ArtifactWriter:
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
-        """Return the files of an interrupted attempt with the same fingerprint that are intact."""
+        """Return the intact files of an interrupted attempt that had the same fingerprint."""
         journal = self.folder / JOURNAL
         if (self.folder / MANIFEST).exists() or not journal.is_file():
             return {}
         lines = journal.read_text().split("\n")
         try:
-            # An interrupt may have cut the last line short; what it named is then made again.
+            # An interrupt may have cut the last line short; its file is then written again.
             first, *complete = [json.loads(line) for line in lines[:-1]]
             written = first["fingerprint"]
             files = {item["name"]: item["entry"] for item in complete}
         except (ValueError, KeyError, TypeError):
-            # Nothing is written yet, or a power cut spoilt what was.
+            # Nothing is written yet, or a power cut damaged the journal.
             return {}
         if written != self.fingerprint:
             return {}
@@ -225,38 +225,40 @@ class ArtifactWriter:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that is gone afterwards, as is one that a killed process left before.
+    """Give an empty folder and remove it afterwards.
 
-    A job whose Snakemake was killed may still be at work in it: that one is waited for.
+    What a killed process left in it is removed. A job that outlived its killed Snakemake may still
+    be at work in it; this waits until that job ends.
     """
-    lock_path = path.with_name(f"{path.name}.lock")
-    lock = wait_for_lock(lock_path)
+    lock = wait_for_lock(path.with_name(f"{path.name}.lock"))
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        lock_path.unlink(missing_ok=True)
-        lock.close()
+        remove_lock(lock)
 
 
 def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:
-    """Check that an artifact was made from another; UserError if it was made from something else.
+    """Check that an artifact was made from another one.
 
     Args:
         artifact: The artifact; its fact `what` is the digest of what it was made from.
         what: Name of the fact.
-        other: What it should have been made from; None for nothing of the kind.
+        other: The artifact that it should have been made from; None if from nothing of the kind.
+
+    Raises:
+        UserError: It was made from something else.
     """
     expected = None if other is None else other.digest
     if artifact.facts[what] != expected:
         raise UserError(
-            f"this was made from other {what}",
+            f"this was made from a different artifact: {what}",
             where=artifact.folder,
             found=f"{what} {artifact.facts[what]}",
             expected="none" if other is None else f"{other.digest}, which is {other.folder}",
-            todo=_rerun(artifact.folder / MANIFEST),
+            todo=remake(artifact.folder / MANIFEST),
         )
 
 
@@ -282,13 +284,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Return JSON as files of this project have it, refusing NaN and infinity."""
+    """Return a value as JSON, indented as in all files of this project; ValueError on NaN."""
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 @contextmanager
 def no_half_file(temporary: Path) -> Iterator[None]:
-    """Remove `temporary` if the block fails, and turn a full disk into an error one can act on."""
+    """Remove `temporary` if the body fails; report a full disk as a UserError."""
     try:
         yield
     except BaseException as error:
@@ -304,7 +306,3 @@ def no_half_file(temporary: Path) -> Iterator[None]:
                 todo="free space and run the same command again: finished files are kept",
             ) from error
         raise
-
-
-def _rerun(manifest: Path) -> str:
-    return f"remove {manifest} and run the study again"

@@ -1,7 +1,8 @@
-"""The one exception for everything a user can mend."""
+"""The one exception for everything that a user can fix, and phrases that its messages share."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -9,7 +10,7 @@ class UserError(Exception):
 
     Args:
         problem: What is wrong, as one sentence.
-        where: The file, and the key or member in it, that the problem lies in.
+        where: The file, and the key or member in it, where the problem is.
         found: What was found there.
         expected: What was expected instead.
         todo: What the user can do.
@@ -33,8 +34,13 @@ class UserError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a phrase that lists the valid names, the one nearest to `name` first."""
+    """Return a phrase that lists the valid names, the nearest to `name` first."""
     names = sorted(valid)
     close = get_close_matches(name, names, n=1)
     listed = ", ".join(names) if names else "none is defined"
     return f"{close[0]} (nearest) out of: {listed}" if close else f"one of: {listed}"
+
+
+def remake(manifest: Path) -> str:
+    """Return what to do about an artifact that is damaged or out of date."""
+    return f"remove {manifest} and run the study again"

@@ -1,8 +1,8 @@
 """What every script of the workflow does around its one library call.
 
-A job writes a log, says on the terminal how far it is, turns an error into one message, and leaves
-`run.json`: what it cost and on what machine. The message of a `UserError` goes to the terminal
-alone; tracebacks go to the log.
+A job writes a log, shows its progress on the terminal, turns an error into one message, and leaves
+`run.json`: what it cost and on what machine. The terminal shows an error's message only; its
+traceback goes to the log.
 """
 
 import logging
@@ -37,12 +37,12 @@ class Job:
     """A running job.
 
     Attributes:
-        name: What progress lines begin with.
-        threads: How many it may use.
-        device: "cpu", or "cuda" where the profile gives the rule a GPU.
-        cost: Facts the script adds: `tokens`, `flops`.
-        shared: Run facts of jobs of earlier steps that this one's folder carries along, by step:
-            of those whose own folders need not be kept.
+        name: What its progress lines begin with.
+        threads: How many threads it may use.
+        device: "cuda" if the profile gives the rule a GPU, else "cpu".
+        cost: Facts that the script adds: `tokens`, `flops`.
+        shared: Run facts of jobs of earlier steps whose own folders need not be kept, by step;
+            this job's folder keeps them.
     """
 
     def __init__(self, name: str, threads: int, device: str) -> None:
@@ -55,9 +55,9 @@ class Job:
         self._first: tuple[int, float] | None = None
 
     def report(self, done: int, total: int, note: str) -> None:
-        """Say how far the job is and how long it will still take, at most every few seconds."""
+        """Show how far the job is and how long it will still take, at most every few seconds."""
         now = time.perf_counter()
-        # Before the first unit lies what is done once, so the rate is that of the others.
+        # The first unit comes after work that is done once, so the rate is that of the later units.
         if self._first is None:
             self._first = (done, now)
         if now - self._said < QUIET_S and done < total:
@@ -71,21 +71,21 @@ class Job:
         self.say(f"{done}/{total} {note}, {now - self._started:.0f} s gone, {left}")
 
     def made(self, artifact: Artifact) -> None:
-        """Add what earlier, interrupted attempts at an artifact spent on what was kept of them."""
+        """Add what interrupted attempts at an artifact spent on the files that were kept."""
         for key, value in artifact.spent.items():
             self._earlier[key] += value
 
     def say(self, text: str) -> None:
-        """Say something to the person at the terminal, and to the log."""
+        """Write a line to the terminal and to the log."""
         log.info(text)
         print(f"[{self.name}] {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def run_facts(self) -> dict[str, Any]:
-        """Return what the job cost so far, where it runs, and what time it is."""
+        """Return what the job has cost so far, where it runs, and the time."""
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         facts: dict[str, Any] = {
             "cost": {
-                # From the end of the imports on; a process needs a few seconds before that.
+                # Counted from the end of the imports, which take a process a few seconds.
                 "wall_s": round(time.perf_counter() - self._started + self._earlier["wall_s"], 3),
                 "cpu_s": round(time.process_time() - self._cpu_started + self._earlier["cpu_s"], 3),
                 "attempts": 1 + int(self._earlier["attempts"]),
@@ -106,11 +106,11 @@ class Job:
 
 @contextmanager
 def running(snakemake: Any) -> Iterator[Job]:
-    """Run a script's one call as a job of the workflow.
+    """Run a script's one library call as a job of the workflow.
 
     Args:
-        snakemake: The object that Snakemake hands to a script. Its log is written, its threads are
-            obeyed, and its output named `run`, if it has one, receives the run facts.
+        snakemake: The object that Snakemake gives to a script. The job writes its log, obeys its
+            number of threads, and writes the run facts to its output named `run`, if it has one.
     """
     logging.basicConfig(
         filename=snakemake.log[0],
@@ -125,7 +125,7 @@ def running(snakemake: Any) -> Iterator[Job]:
     wildcards = "/".join(str(value) for value in snakemake.wildcards)
     gpus = int(snakemake.resources.get("gpu", 0) or 0)
     job = Job(f"{snakemake.rule} {wildcards}".strip(), snakemake.threads, "cuda" if gpus else "cpu")
-    # What a cluster stops a job with; temporary files are then removed as after an interrupt.
+    # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _configure_libraries(job)
@@ -135,8 +135,8 @@ def running(snakemake: Any) -> Iterator[Job]:
         _stop(job, f"error: {error}")
     except KeyboardInterrupt:
         log.exception("interrupted")
-        _stop(job, "interrupted; what is finished is kept, the same command goes on from here")
-    except Exception as error:  # The end of the process: the traceback belongs in the log.
+        _stop(job, "interrupted; finished files are kept: run the same command to resume")
+    except Exception as error:  # The process ends here: the traceback belongs in the log.
         log.exception("failed")
         _stop(job, f"error: {type(error).__name__}: {error} (traceback in {snakemake.log[0]})")
     if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
@@ -165,7 +165,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 
 
 def _configure_libraries(job: Job) -> None:
-    """Give torch the job's threads, and keep transformers' own progress bars out of the way."""
+    """Give torch the job's number of threads, and turn off transformers' progress bars."""
     if "torch" not in sys.modules:
         return
     import torch
@@ -176,7 +176,7 @@ def _configure_libraries(job: Job) -> None:
             "the profile gives this job a GPU, but torch sees none",
             where=job.name,
             found=f"torch {torch.__version__}",
-            todo="take `gpu` out of the profile, or install a CUDA build of torch",
+            todo="remove `gpu` from the profile, or install a CUDA build of torch",
         )
     if "transformers" in sys.modules:
         import transformers
@@ -193,7 +193,7 @@ def _stop(job: Job, message: str) -> None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says about the repository of this file; None outside of one."""
+    """Return git's output for the repository of this file; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,66 +1,76 @@
-"""Locks that die with the process that holds them, so that none is ever left behind."""
+"""Locks that end with the process that holds them, so that a killed run leaves nothing to clean up.
 
-import fcntl
+They are `filelock`'s: the operating system releases them, whichever way a process ends. Processes
+on one machine see each other's locks. Processes on two machines do so if the file system that they
+share supports `flock` across machines (NFS and Lustre can be mounted without it). On a file system
+that has no `flock` at all, taking a lock raises OSError: the alternative, a lock that is merely a
+file, would outlive a killed process.
+"""
+
 import logging
 import os
 import shutil
-import sys
-import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import BaseFileLock, FileLock, ReadWriteLock, Timeout
 
 log = logging.getLogger(__name__)
-_held: list[IO[str]] = []
+# Locks that this process holds until it ends.
+_held: list[ReadWriteLock] = []
 
 
-def try_lock(path: Path) -> IO[str] | None:
-    """Lock a file for this process, which writes its number into it; None if another has it.
-
-    The lock ends when the file is closed, or the process ends in whatever way.
-    """
+def wait_for_lock(path: Path) -> BaseFileLock:
+    """Lock a file for this process as soon as no other holds it; log a warning before waiting."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        # Its last holder may have removed the file between our opening and our locking it.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            return file
-        file.close()
-
-
-def wait_for_lock(path: Path) -> IO[str]:
-    """Lock a file for this process, as soon as no other has it."""
-    lock = try_lock(path)
-    if lock is None:
-        try:
-            holder = path.read_text()
-        except FileNotFoundError:
-            holder = "(just ended)"
-        log.warning("%s: waiting for process %s, which works here", path.parent, holder)
-    while lock is None:
-        time.sleep(0.5)
-        lock = try_lock(path)
+    lock = FileLock(
+        path,
+        thread_local=False,
+        fallback_to_soft=False,
+        poll_interval=0.5,
+        on_acquired=_write_process_id,
+    )
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.warning("%s: waiting for process %s, which works here", path.parent, _holder(path))
+        lock.acquire()
     return lock
 
 
-def clear_stale_locks(snakemake_folder: Path) -> None:
-    """Remove what a killed Snakemake left locked, unless one is alive.
+def remove_lock(lock: BaseFileLock) -> None:
+    """Release a lock and remove its file.
 
-    Snakemake's own locks are plain files that outlive a `kill -9` or a power cut; one would then
-    have to know of `snakemake --unlock`. Here a run also holds a lock that the system releases. A
-    run that gets it knows that no other is alive, so Snakemake's locks are stale. One that does
-    not get it leaves everything as it is, and Snakemake refuses to start.
+    The file is removed first. A process that waits on the removed file notices that it has lost its
+    name, and locks a new one.
     """
-    if {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
-        return
-    lock = try_lock(snakemake_folder / "running")
-    if lock is not None:
-        _held.append(lock)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def clear_stale_locks(snakemake_folder: Path) -> None:
+    """Remove the locks that a killed Snakemake left behind, unless a Snakemake is alive here.
+
+    Snakemake locks by plain files, which outlive a `kill -9` or a power cut and then ask for
+    `snakemake --unlock`. Here every run also shares a lock that the system releases. A run that can
+    have this lock for itself is the only one alive, so that all of Snakemake's locks are stale.
+    """
+    snakemake_folder.mkdir(parents=True, exist_ok=True)
+    running = ReadWriteLock(snakemake_folder / "runs.lock")
+    with suppress(Timeout), running.write_lock(blocking=False):
         shutil.rmtree(snakemake_folder / "locks", ignore_errors=True)
+    running.acquire_read()
+    _held.append(running)
+
+
+def _write_process_id(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+
+
+def _holder(path: Path) -> str:
+    """Return the process that holds a lock."""
+    try:
+        return path.read_text() or "(just started)"
+    except FileNotFoundError:
+        return "(just ended)"

@@ -1,10 +1,10 @@
-"""How long-running functions say how far they are."""
+"""How long-running functions report their progress."""
 
 from collections.abc import Callable
 
-# done, total, what is counted (and anything worth saying about the last one)
+# Arguments: done, total, and a note of what is counted, perhaps with a remark on the last one.
 Report = Callable[[int, int, str], None]
 
 
 def silent(done: int, total: int, note: str) -> None:
-    """Say nothing."""
+    """Report nothing."""

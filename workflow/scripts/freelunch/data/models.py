@@ -1,4 +1,4 @@
-"""Bring a model from its source into one shard a block."""
+"""Fetch a model and write it as a checkpoint of one shard a block."""
 
 import json
 import shutil
@@ -42,8 +42,8 @@ def fetch_model(
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: The model cannot be obtained, its blocks cannot be found, it lacks tensors, or it
-            has other shapes than `architecture` announces.
+        UserError: The model cannot be obtained, its blocks cannot be found, it lacks tensors, a
+            weight is not finite, or its shapes differ from what `architecture` announces.
     """
     writer = ArtifactWriter(folder, KIND, fingerprint)
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
@@ -74,18 +74,18 @@ def fetch_model(
 
 
 def dequantise(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model, as float32 safetensors, and its tokenizer to a folder.
+    """Write the model of a GGUF file, as float32 safetensors, and its tokenizer to a folder.
 
-    Needs memory for the whole model: GGUF files are for small ones.
+    The whole model is in memory: GGUF files are for small models.
     """
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    # While these are attached save_pretrained refuses: it takes the model for a quantised one.
+    # With these attached, save_pretrained takes the model for a quantised one and refuses.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    # A name from the file's header, of no use and in the way of comparing configs.
+    # A name from the file's header; it would make equal configs differ.
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
@@ -96,7 +96,7 @@ def _tensor_files(
 ) -> dict[str, tuple[Path, str]]:
     """Return, for each tensor of the model, the file that holds it and its name there.
 
-    Some checkpoints name the tensors of the backbone alone (`layers...` for `model.layers...`).
+    Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`).
     """
     found: dict[str, tuple[Path, str]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
@@ -149,8 +149,8 @@ def _read(
                 "a weight is not finite",
                 where=f"{path}: {stored}",
                 found=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} not finite",
-                expected=f"finite numbers, also as {str(dtype).removeprefix('torch.')}",
-                todo="use a sound checkpoint, or a dtype that holds its largest weight",
+                expected=f"numbers that are finite as {str(dtype).removeprefix('torch.')}",
+                todo="use a sound checkpoint, or a dtype that can hold its largest weight",
             )
         yield name, tensor
 
@@ -160,7 +160,7 @@ def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[
     different = {key: found[key] for key in announced if found[key] != announced[key]}
     if different:
         raise UserError(
-            "the model has other shapes than the config announces",
+            "the model's shapes differ from what the config announces",
             where=f"models.{name}.architecture",
             found=json.dumps(different),
             expected=json.dumps({key: announced[key] for key in different}),

@@ -1,7 +1,7 @@
-"""Bring the documents of an evaluation task from their source into the form its stock task reads.
+"""Fetch the documents of an evaluation task and write them in the form that lm-eval reads.
 
-A task becomes `documents.jsonl`: one document a line, with the fields that lm-eval's own task of
-that name expects, in the order of the source. Prompts, choices and metrics stay lm-eval's.
+A task becomes `documents.jsonl`: one document a line, in the order of the source, with the fields
+that lm-eval's own task of that name expects. Prompts, choices and metrics remain lm-eval's.
 """
 
 import gzip
@@ -12,13 +12,11 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
+from freelunch.data.documents import DOCUMENTS, TASK
 from freelunch.data.sources import obtain_task
 from freelunch.study.entry import deciding
 
-KIND = "task"
-DOCUMENTS = "documents.jsonl"
-
-# OLMo's request files hold each document once more for every way of asking it.
+# OLMo's request files repeat every document, under higher numbers, for each other way to ask it.
 _REPEATED = 1_000_000
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 
@@ -37,17 +35,17 @@ def fetch_task(
     Args:
         name: Key in `tasks`, the name of a task of lm-eval.
         entry: The task's entry in the config, its defaults filled in.
-        stock: What `freelunch.evaluation.tasks.stock_task` found of it.
+        stock: What `freelunch.evaluation.tasks.stock_task` found out about it.
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
 
     Returns:
-        Of kind "task", with the facts `settings` (the entry), `origin`, `documents`, their number,
-        and `stock`, where lm-eval keeps the task.
+        An artifact of kind "task", with the facts `settings` (the entry), `origin`, `documents`
+        (how many), and `stock`, where lm-eval keeps the task.
 
     Raises:
-        UserError: The documents cannot be obtained, are not of the format that the entry says, or
-            are not as many.
+        UserError: The documents cannot be obtained, are not in the format that the entry names, or
+            are more or fewer than it says.
     """
     where = f"tasks.{name}"
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
@@ -63,14 +61,14 @@ def fetch_task(
             ) from error
         if len(documents) != entry["documents"]:
             raise UserError(
-                "the task has another number of documents",
+                "the task has another number of documents than the config says",
                 where=f"{where}.documents",
                 found=len(documents),
                 expected=entry["documents"],
-                todo="correct `member` or `documents`: a part of a task is not the task",
+                todo="correct `member` or `documents`; a part of a task does not measure the task",
             )
         lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
-        writer = ArtifactWriter(folder, KIND, fingerprint)
+        writer = ArtifactWriter(folder, TASK, fingerprint)
         writer.add_text(DOCUMENTS, "".join(lines))
     return writer.finish(
         settings=deciding(entry),
@@ -81,7 +79,7 @@ def fetch_task(
 
 
 def _arrow(path: Path) -> Iterator[Document]:
-    """Yield the rows of an Arrow stream, as the datasets library stores them."""
+    """Yield the rows of an Arrow stream, the format in which the datasets library stores them."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as source:
@@ -102,9 +100,9 @@ def _jsonl(path: Path) -> Iterator[Document]:
 
 
 def _requests(path: Path) -> Iterator[Document]:
-    """Yield the documents of a file of OLMo's requests, each once.
+    """Yield each document of a file of OLMo's requests once.
 
-    It has a line for each choice, and may have all of them again for other ways of asking.
+    The file has a line for each choice, and may repeat all of them for other ways to ask.
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
@@ -114,7 +112,7 @@ def _requests(path: Path) -> Iterator[Document]:
 
 
 def _parts(query: str, marker: str) -> tuple[str, str]:
-    """Return what stands before the last marker, and what between it and the query's end."""
+    """Return the text before the last marker, and the text between it and the query's end."""
     before, found, rest = query.removesuffix(_ANSWER).rpartition(marker)
     if not found or not query.endswith(_ANSWER):
         raise ValueError(f"{query[-80:]!r} does not end in {marker!r} ... {_ANSWER!r}")
@@ -122,7 +120,7 @@ def _parts(query: str, marker: str) -> tuple[str, str]:
 
 
 def _boolq_requests(path: Path) -> Iterator[Document]:
-    """Yield SuperGLUE's form: the passage begins with its title, the label is 1 for yes."""
+    """Yield documents in SuperGLUE's form: the passage begins with its title, label 1 is yes."""
     for document in _requests(path):
         passage, question = _parts(document["query"], f"\n{_QUESTION}")
         answer = document["choices"][document["gold"]]
@@ -134,7 +132,7 @@ def _boolq_requests(path: Path) -> Iterator[Document]:
 
 
 def _choice_requests(field: str) -> Callable[[Path], Iterator[Document]]:
-    """Return how to read questions whose choices have letters; the question is in `field`."""
+    """Return a reader of questions whose choices have letters; it puts the question in `field`."""
 
     def read(path: Path) -> Iterator[Document]:
         for document in _requests(path):

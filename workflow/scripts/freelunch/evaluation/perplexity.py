@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
-from freelunch.data.texts import read_documents
+from freelunch.data.documents import read_documents
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel

@@ -33,7 +33,7 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError, nearest
 from freelunch.core.progress import Report, silent
-from freelunch.data.tasks import DOCUMENTS
+from freelunch.data.documents import DOCUMENTS
 from freelunch.evaluation.likelihood import log_likelihoods
 from freelunch.evaluation.packing import Request
 from freelunch.model.checkpoint import StreamedModel

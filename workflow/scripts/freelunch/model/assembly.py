@@ -1,4 +1,4 @@
-"""Assemble a checkpoint from the dense model and whatever changed."""
+"""Assemble a checkpoint from the dense model and the blocks that changed."""
 
 import json
 from collections.abc import Sequence
@@ -29,29 +29,30 @@ def assemble_model(
     fingerprint: str,
     report: Report = silent,
 ) -> Artifact:
-    """Write a checkpoint; shards that exist elsewhere are linked, not copied.
+    """Write a checkpoint; link shards that exist elsewhere instead of copying them.
 
     Args:
         model: The dense model.
         masks: Which weights stay; None for the dense checkpoint.
-        adapted: The jobs of a reconstruction, which together hold every block, or a retraining;
-            empty if the model is pruned only.
+        adapted: The artifacts of a reconstruction's jobs, which together hold every block, or of a
+            retraining; empty if the model is only pruned.
         folder: Where the checkpoint goes.
         fingerprint: Digest of everything the result depends on.
         report: Told of each block.
 
     Raises:
-        UserError: A block is in none of `adapted`, or in two of them.
+        UserError: A block is in none of `adapted` or in two of them, or something was made from
+            another model.
     """
     source = model.artifact
     writer = ArtifactWriter(folder, KIND, fingerprint)
     shards = {shard: part for part in adapted for shard in part.files}
     blocks = [block_shard(index) for index in range(model.num_blocks)]
-    # A retraining may have trained what is outside the blocks too.
+    # A retraining may also have trained tensors outside the blocks.
     adapted_blocks = [shard for part in adapted for shard in part.files if shard != OUTER]
     if adapted and sorted(adapted_blocks) != blocks:
         raise UserError(
-            "the adapted blocks are not the model's blocks, each once",
+            "the adapted blocks are not exactly the model's blocks",
             where=", ".join(str(part.folder) for part in adapted),
             found=f"{len(adapted_blocks)} blocks",
             expected=f"{len(blocks)} blocks",

@@ -1,6 +1,6 @@
-"""The one driver over blocks: all sequences through one block, then through the next.
+"""The driver of every pass over blocks: all sequences go through one block, then through the next.
 
-Weights are read once however many sequences there are, and only one block is in memory.
+Each weight is read once, however many sequences there are, and one block is in memory at a time.
 """
 
 import torch
@@ -17,8 +17,8 @@ class BlockPass:
 
     Args:
         model: The model.
-        sequences: How many sequences there are.
-        length: Tokens in each.
+        sequences: How many sequences.
+        length: Tokens in each sequence.
     """
 
     def __init__(self, model: StreamedModel, sequences: int, length: int) -> None:
@@ -33,7 +33,7 @@ class BlockPass:
         return [slice(start, min(start + size, self.sequences)) for start in starts]
 
     def calls(self, batch: int) -> list[BlockCall]:
-        """Return how the model calls its blocks for a batch of this size."""
+        """Return the model's calls of its blocks for a batch of this size."""
         if batch not in self._calls:
             self._calls[batch] = self.model.calls(batch, self.length)
         return self._calls[batch]

@@ -1,8 +1,8 @@
 """Decoder blocks: where they are in a model, and how the model itself calls them.
 
 Position embeddings, attention masks and caches differ between families and between releases of
-transformers. No such argument is written here by hand: the model runs once with its blocks replaced
-by stand-ins that note what they are called with, and each block is then called in the same way.
+transformers. No such argument is written by hand: the model runs once with stand-ins in place of
+its blocks, which record the arguments they get, and each block is then called with these.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def find_blocks(model: nn.Module, num_blocks: int) -> str:
         num_blocks: How many blocks its config announces.
 
     Raises:
-        UserError: No list, or more than one, has that length and holds modules of one class.
+        UserError: Not exactly one list has this length and holds modules of one class.
     """
     lists = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
@@ -45,7 +45,7 @@ def find_blocks(model: nn.Module, num_blocks: int) -> str:
 
 
 def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
-    """Return every linear layer of a block by its name in the block; these are what is pruned."""
+    """Return every linear layer of a block by its name in the block: the layers that are pruned."""
     linears = {name: mod for name, mod in block.named_modules() if isinstance(mod, nn.Linear)}
     if not linears:
         raise UserError(
@@ -57,13 +57,13 @@ def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
 
 
 def has_bias(linear: nn.Linear) -> bool:
-    """Tell whether a linear layer has a bias, which its type hides."""
+    """Return whether a linear layer has a bias; torch's annotation says that it always has."""
     return isinstance(linear.bias, Tensor)
 
 
 @dataclass(frozen=True)
 class BlockCall:
-    """How a model calls one block, the hidden states left out.
+    """The arguments a model calls one block with, except for the hidden states.
 
     Attributes:
         args: Positional arguments after the hidden states.
@@ -79,7 +79,7 @@ class BlockCall:
 
 
 class StandIn(nn.Module):
-    """Take a block's place: note the call, hand on the hidden states or those in `returns`."""
+    """Take a block's place: record the call and return its hidden states, or those in `returns`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,13 +88,13 @@ class StandIn(nn.Module):
         self.returns: Tensor | None = None
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Note the arguments and return hidden states as a block would."""
+        """Record the arguments and return hidden states, as a block would."""
         self.hidden, self.call = hidden, BlockCall(args, kwargs)
         return hidden if self.returns is None else self.returns
 
 
 def same_call(one: BlockCall, other: BlockCall) -> bool:
-    """Tell whether two calls have equal arguments."""
+    """Return whether two calls have equal arguments."""
     return _equal((one.args, one.kwargs), (other.args, other.kwargs))
 
 
@@ -109,7 +109,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _hidden_of(output: Any) -> Tensor:
-    """Return the hidden states of a block's output, which some families wrap in a tuple."""
+    """Return the hidden states in a block's output; some families wrap them in a tuple."""
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, Tensor):
         raise TypeError(f"a block returned {type(output).__name__}, expected hidden states")

@@ -1,9 +1,9 @@
 """A checkpoint: a folder of one shard a block, opened one block at a time.
 
-`outer.safetensors` holds everything that is not in a block (embeddings, final norm, head),
-`block-000.safetensors` and so on the blocks. `model.safetensors.index.json` names them, so
-`AutoModelForCausalLM.from_pretrained(folder)` loads the folder as it is. `StreamedModel` never
-holds more than the outer part and the blocks it is asked for.
+`outer.safetensors` holds everything outside the blocks (embeddings, final norm, head), and
+`block-000.safetensors` and so on hold one block each. `model.safetensors.index.json` names them, so
+that `AutoModelForCausalLM.from_pretrained(folder)` loads the folder as it is. `StreamedModel` keeps
+only the outer part in memory, and loads blocks on request.
 """
 
 import copy
@@ -42,9 +42,9 @@ def block_shard(index: int) -> str:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Return the model's config. Code that a checkpoint brings along is never run."""
+    """Return the model's config; code in a checkpoint is never run."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    # Families with several parts (text, vision) keep the decoder's shapes in a part of their own.
+    # Models with several parts (text, vision) keep the decoder's shapes in a config of its own.
     return config.get_text_config(decoder=True)  # type: ignore[no-any-return]
 
 
@@ -63,11 +63,11 @@ def block_path(config: PreTrainedConfig) -> str:
 
 
 class Sharding:
-    """Which shard a tensor belongs to, by its name.
+    """Which shard holds a tensor, by the tensor's name.
 
     Args:
         path: The dotted name of the list of blocks.
-        num_blocks: How many there are.
+        num_blocks: How many blocks there are.
     """
 
     def __init__(self, path: str, num_blocks: int) -> None:
@@ -75,7 +75,7 @@ class Sharding:
         self._block = re.compile(re.escape(path) + r"\.(\d+)\.")
 
     def shard(self, name: str) -> str:
-        """Return the shard of a tensor."""
+        """Return the shard that holds a tensor."""
         match = self._block.match(name)
         return OUTER if match is None else block_shard(int(match[1]))
 
@@ -92,7 +92,7 @@ class Sharding:
 def write_shard(
     writer: ArtifactWriter, shard: str, tensors: Mapping[str, Tensor], **facts: Any
 ) -> None:
-    """Add a shard to a checkpoint. The names of its tensors go into the manifest for the index."""
+    """Add a shard to a checkpoint; the manifest keeps its tensors' names, for the index."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     writer.add(
         shard,
@@ -104,13 +104,13 @@ def write_shard(
 
 
 def link_shard(writer: ArtifactWriter, shard: str, source: Artifact, **facts: Any) -> None:
-    """Add a shard of another artifact, stored once."""
+    """Add a shard of another artifact; it is stored once."""
     facts |= {key: source.files[shard][key] for key in ("tensors", "tensor_bytes")}
     writer.link(shard, source, shard, **facts)
 
 
 def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -> Artifact:
-    """Write the index that makes a folder of shards loadable, then the manifest."""
+    """Write the index, which makes the folder loadable, then the manifest."""
     entries = {shard: writer.entry(shard) for shard in shards}
     index = {
         "metadata": {"total_size": sum(entry["tensor_bytes"] for entry in entries.values())},
@@ -123,7 +123,7 @@ def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -
 
 
 class StreamedModel:
-    """A causal language model of which only the outer part is in memory.
+    """A causal language model with only its outer part in memory.
 
     Args:
         folder: A checkpoint of this project (one shard a block).
@@ -153,11 +153,12 @@ class StreamedModel:
         setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._stand_ins))
 
     def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
-        """Return a block in eval mode, its weights private and without gradients.
+        """Return a new copy of a block, in eval mode and without gradients.
 
         Args:
             index: Which block.
-            folder: Where its shard is, if it was changed; linear layers may have got a bias.
+            folder: Where its shard is, if the block was changed; its linear layers may have a bias
+                that the model's own have not.
         """
         block = copy.deepcopy(self._meta_blocks[index])
         prefix = self.sharding.name(index, "")
@@ -181,16 +182,16 @@ class StreamedModel:
         return block.requires_grad_(False).eval()
 
     def shapes_of_block(self) -> nn.Module:
-        """Return a block whose parameters have shapes only; all blocks have the same."""
+        """Return a block whose parameters have shapes but no values; all blocks are alike."""
         return self._meta_blocks[0]
 
     @torch.no_grad()
     def embed(self, input_ids: Tensor, **arguments: Any) -> tuple[Tensor, list[BlockCall]]:
-        """Return what the model hands to its blocks.
+        """Return what the model passes to its blocks.
 
         Args:
             input_ids: (batch, length), int64.
-            arguments: What else the model is called with, e.g. a mask of its own.
+            arguments: Further arguments of the model, e.g. an attention mask.
 
         Returns:
             Hidden states before the first block, (batch, length, d), and the call of each block.
@@ -221,10 +222,10 @@ class StreamedModel:
         )
         if not all(map(same_call, first, second)):
             raise UserError(
-                "this family hands its blocks arguments that depend on the tokens",
+                "this family passes its blocks arguments that depend on the tokens",
                 where=self.folder,
                 found=self.config.model_type,
-                todo="use a family whose blocks see hidden states only",
+                todo="use a family whose blocks depend on the tokens through hidden states only",
             )
         return second
 
@@ -247,25 +248,25 @@ class StreamedModel:
         return output.logits  # type: ignore[no-any-return]
 
     def with_blocks(self, blocks: Sequence[nn.Module]) -> nn.Module:
-        """Return the model with these blocks, and an outer part that is a copy of its own."""
+        """Return a model of these blocks and a copy of the outer part."""
         stand_ins = self._model.get_submodule(self.sharding.path)
-        # What deepcopy finds in its memo it takes as copied already.
+        # deepcopy takes an object in its memo as copied already.
         return copy.deepcopy(self._model, {id(stand_ins): nn.ModuleList(blocks)})
 
     def outer_tensors(self) -> dict[str, Tensor]:
-        """Return what the checkpoint holds outside the blocks, by its names."""
+        """Return the tensors outside the blocks, by their names in the checkpoint."""
         return load_file(self.folder / OUTER)
 
     def _adopt_outer(self) -> None:
         """Give the module tree its outer weights and buffers.
 
-        transformers itself loads a model of no blocks, so ties, scalings and rotary frequencies are
-        as it makes them; the modules then take their place beside the (still empty) blocks.
+        transformers itself loads a model without blocks, so that ties, scalings and rotary
+        frequencies are its own; the modules then take their places beside the (still empty) blocks.
         """
         config = copy.deepcopy(self.config)
-        # `layer_types` stays whole: Gemma 3 makes rotary frequencies for each type that it names.
+        # Keep all of `layer_types`: Gemma 3 makes rotary frequencies for each type in it.
         config.num_hidden_layers = 0
-        # Handed its tensors, it looks at no other shard: it would map all of them.
+        # Given a state dict, transformers opens no shard; it would otherwise map all of them.
         outer = type(self._model).from_pretrained(  # type: ignore[attr-defined]
             None, config=config, dtype=self.dtype, state_dict=self.outer_tensors()
         )
@@ -293,7 +294,7 @@ class StreamedModel:
 
 
 def copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:
-    """Copy what a model reads off its blocks before it calls them (e.g. `attention_type`)."""
+    """Copy the attributes that a model reads before it calls a block (e.g. `attention_type`)."""
     for name, value in vars(block).items():
         if isinstance(value, str | int | bool) and not hasattr(stand_in, name):
             setattr(stand_in, name, value)

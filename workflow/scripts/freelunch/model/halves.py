@@ -1,7 +1,8 @@
 """Halves of a block: its attention or its MLP, each with its norms and the residual stream.
 
-A half is the block itself, called as the model calls it, with every module of the other half put
-out: what returns zeros adds nothing to the residual stream. No forward pass is written by hand.
+A half is the block itself, called as the model calls it, with every module of the other half
+replaced by one that returns zeros, which add nothing to the residual stream. No forward pass is
+written by hand.
 """
 
 import copy
@@ -21,7 +22,7 @@ class _Out(nn.Module):
         self.is_attention = is_attention
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return zeros like the input, as an attention does beside its (absent) weights."""
+        """Return zeros of the input's shape; an attention also returns (no) attention weights."""
         zeros = torch.zeros_like(hidden_states)
         return (zeros, None) if self.is_attention else zeros
 

@@ -1,8 +1,8 @@
 """Hidden states of all sequences at one place of the model, in a safetensors file.
 
-They are read and written a few sequences at a time. A mapping would do the same, but its pages
-count as the process's own memory for as long as the system has room for them: what a job needs
-could then be neither measured nor limited.
+They are read and written a few sequences at a time. A memory mapping would do the same, but its
+pages count as the process's own memory while the system has room for them, so that the memory a job
+needs could be neither measured nor limited.
 """
 
 import json
@@ -89,12 +89,12 @@ def create_hidden(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -
     """Create a file and return its hidden states, to be filled.
 
     Args:
-        path: The file; what it held is gone.
+        path: The file; its content is lost.
         shape: (sequences, length, features).
         dtype: float32, bfloat16 or float16.
 
     Raises:
-        OSError: The disk has no room: the space is reserved at once.
+        OSError: The disk is full; the space is reserved at once.
     """
     size = math.prod(shape) * dtype.itemsize
     header = json.dumps(
@@ -102,7 +102,7 @@ def create_hidden(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -
     ).encode()
     header += b" " * (-len(header) % 8)
     start = 8 + len(header)
-    # Not truncated: a file of the size it needs to have keeps its place in memory and on disk.
+    # Without truncation, a file of the right size keeps its place on disk and in the page cache.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, start + size)
         file.truncate(start + size)

@@ -1,8 +1,8 @@
-"""Hidden states of the calibration sample: through the dense model, and through the sparse one.
+"""Hidden states of the calibration sample between the blocks of the dense and the sparse model.
 
-The folder of dense hidden states that a dense pass keeps is a cache. Any of it may be missing, or
-all: what is asked for is then computed from the nearest boundary before it, from the calibration
-tokens if need be.
+The folder of dense hidden states that a dense pass keeps is a cache. Any or all of it may be
+missing: hidden states are then computed from the nearest boundary before them, or from the token
+ids.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifac
 def open_states(
     model: StreamedModel, calibration: Artifact, folder: Path, scratch: Path
 ) -> "DenseStates":
-    """Return the dense hidden states of a calibration sample, of which a folder may keep some.
+    """Return the dense hidden states of a calibration sample; a folder may keep some of them.
 
-    Of one that extends another sample, none are kept.
+    None are kept of a sample that extends the calibration sample.
 
     Raises:
         UserError: As `kept_states`.
@@ -49,22 +49,22 @@ def open_states(
 
 
 class DenseStates:
-    """Hidden states of the calibration sample on its way through the dense model.
+    """Hidden states of the calibration sample between the blocks of the dense model.
 
     Args:
         model: The dense model.
-        calibration: Token ids.
-        kept: Those that are on disk.
-        scratch: A folder for those that are made again, the last two boundaries of them.
+        calibration: The sample.
+        kept: The hidden states that are on disk; None if there are none.
+        scratch: A folder for hidden states that are computed again; it holds two boundaries.
 
     Attributes:
-        scratch: That folder, for whoever makes more of them.
+        scratch: That folder, also for hidden states that the caller makes.
         calibration: The sample.
         input_ids: Its token ids, (sequences, length), int64.
-        sequences: How many.
-        length: Tokens in each.
-        blocks: How the model passes them through its blocks.
-        passed: How many blocks had to be passed to make again what was not on disk.
+        sequences: How many sequences.
+        length: Tokens in each sequence.
+        blocks: The pass of the sequences through the model's blocks.
+        passed: How many blocks were passed to compute hidden states that were not on disk.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class DenseStates:
         return create_hidden(path, shape, self._model.dtype)
 
     def found(self, boundary: int, path: Path) -> None:
-        """Take note of hidden states that are on disk."""
+        """Note where hidden states are on disk."""
         self._paths[boundary] = path
 
     def make(self, boundary: int, work: Callable[[Path], None]) -> None:
-        """Have hidden states written into the scratch folder; the last two boundaries stay."""
+        """Have `work` write hidden states into the scratch folder, which keeps two boundaries."""
         path = self.scratch / hidden_file(boundary)
         work(path)
         self.found(boundary, path)
@@ -104,7 +104,7 @@ class DenseStates:
     def at(self, boundary: int) -> HiddenStates:
         """Return the hidden states before block `boundary`, (sequences, length, d).
 
-        They are made again if they are nowhere, from the nearest ones before them.
+        If they are not on disk, they are computed from the nearest ones before them.
         """
         if boundary not in self._paths:
             self.make(boundary, lambda path: self._pass_to(boundary, path))
@@ -123,13 +123,13 @@ class DenseStates:
 
 
 class SparseStates:
-    """Hidden states of the calibration sample on its way through a model that is being made.
+    """Hidden states of the calibration sample in a sparse model that is made block by block.
 
     Args:
-        dense: Those of the dense model; before the first block the two are the same.
+        dense: The dense model's hidden states; before the first block both models have the same.
 
     Attributes:
-        hidden: Those before the next block, (sequences, length, d).
+        hidden: The hidden states before the next block, (sequences, length, d).
     """
 
     def __init__(self, dense: DenseStates) -> None:
@@ -138,6 +138,6 @@ class SparseStates:
         self._outputs = dense.create(dense.scratch / "sparse.safetensors")
 
     def on(self, index: int, block: nn.Module) -> None:
-        """Pass on to the next block what this one makes of its inputs."""
+        """Replace `hidden` by a block's outputs, the inputs of the next block."""
         self.blocks.through_(index, block, self.hidden, self._outputs)
         self.hidden = self._outputs

@@ -1,4 +1,4 @@
-"""Watch the linear layers of a block while activations pass."""
+"""Watch the inputs and outputs of a block's linear layers during a pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,17 +10,17 @@ from freelunch.model.blocks import block_linears
 
 
 class LinearWatcher:
-    """See what enters and leaves each linear layer of a block.
+    """See the input and the output of each linear layer of a block.
 
-    Layers that are fed the very same tensor (q, k and v; gate and up) form a group, named after the
-    first of them; their input is seen once. Subclasses say what is done with what is seen.
+    Layers that get the same tensor as input (q, k and v; gate and up) form a group, named after the
+    first of them; their input is seen once. Subclasses decide what to do with inputs and outputs.
 
     Args:
         block: The block.
 
     Attributes:
         linears: The block's linear layers, by name.
-        groups: For each linear layer that was called, the name of its group, in the order of calls.
+        groups: The name of its group for each linear layer that was called, in the order of calls.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -29,14 +29,14 @@ class LinearWatcher:
         self._last: tuple[str, Tensor] | None = None
 
     def see_input(self, group: str, inputs: Tensor) -> None:
-        """Take notice of the input of a group, (batch, length, features)."""
+        """Handle the input of a group, (batch, length, features)."""
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Take notice of the output of a layer, (batch, length, outputs)."""
+        """Handle the output of a layer, (batch, length, outputs)."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the block's passes."""
+        """Watch all passes through the block within the `with` statement."""
         handles = []
         for name, linear in self.linears.items():
             handles.append(linear.register_forward_pre_hook(self._before(name)))
@@ -54,7 +54,7 @@ class LinearWatcher:
             same = self._last is not None and self._last[1] is tensor
             group = self._last[0] if same and self._last is not None else name
             if self.groups.setdefault(name, group) != group:
-                raise RuntimeError(f"{name} shared its input with another layer before, not now")
+                raise RuntimeError(f"{name} shares its input with other layers than before")
             if group == name:
                 self.see_input(name, tensor)
                 self._last = (name, tensor)

@@ -1,7 +1,7 @@
-"""What pruning makes of a model: masks, and new values where a criterion changes what it keeps.
+"""A pruned model on disk: masks, and new values if the criterion also changes what it keeps.
 
-One file of bit-packed masks a block; beside it the block's shard, as a checkpoint has it, if kept
-parameters changed.
+Each block has a file of bit-packed masks and, if kept parameters changed, a shard as in a
+checkpoint.
 """
 
 from collections.abc import Iterable
@@ -25,13 +25,13 @@ KIND = "masks"
 
 @dataclass
 class Pruned:
-    """What pruning makes of a block.
+    """A pruned block.
 
     Attributes:
-        masks: For each linear layer, (out, in), bool, True where the weight stays.
-        changed: New values of parameters, by name in the block; empty if kept weights stay as they
-            were.
-        notes: For each linear layer that has some, what is worth noting.
+        masks: The mask of each linear layer, (out, in), bool, True where the weight stays.
+        changed: New values of parameters, by name in the block; empty if kept weights keep their
+            values.
+        notes: What the criterion notes about a linear layer, for those that have notes.
     """
 
     masks: dict[str, Tensor]
@@ -47,7 +47,7 @@ def masks_file(block: int) -> str:
 def write_pruned_block(
     writer: ArtifactWriter, model: StreamedModel, index: int, block: nn.Module, pruned: Pruned
 ) -> None:
-    """Write a block's masks, and before them its shard if any kept parameter changed."""
+    """Write a block's masks, and before them its shard if a kept parameter changed."""
     if pruned.changed:
         state = dict(block.state_dict()) | pruned.changed
         for name, keep in pruned.masks.items():
@@ -78,16 +78,17 @@ def load_pruned_block(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return a pruned block and its keep masks.
 
-    A kept weight that happens to be 0 becomes the least number that is not: the zeros of a matrix
-    are its mask, whatever the dense model holds.
+    A kept weight that happens to be 0 becomes the smallest positive number, so that the zeros of a
+    matrix are exactly its mask.
 
     Args:
         model: The dense model.
-        folder: Where `prune_model` wrote.
+        folder: The output of `prune_model`.
         index: Which block.
 
     Returns:
-        The block in eval mode, in the model's dtype, and for each linear layer (out, in), bool.
+        The block in eval mode, in the model's dtype; the mask of each linear layer, (out, in),
+        bool, True where the weight stays.
     """
     changed = (folder / block_shard(index)).is_file()
     block = model.load_block(index, folder if changed else None)
@@ -104,21 +105,21 @@ def load_pruned_block(
 
 
 def pack(mask: Tensor) -> Tensor:
-    """Return a boolean mask as bits: (ceil(numel / 8),), uint8, row by row."""
+    """Return a boolean mask packed into bits, row by row: (ceil(numel / 8),), uint8."""
     return torch.from_numpy(np.packbits(mask.cpu().numpy()))
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the boolean mask that `pack` made bits of; ValueError if they are not of its size."""
+    """Return the boolean mask that `pack` packed; ValueError if the bits are not of its size."""
     if bits.numel() != -(-shape.numel() // 8):
-        raise ValueError(f"{bits.numel()} bytes are no mask of shape {tuple(shape)}")
+        raise ValueError(f"{bits.numel()} bytes do not hold a mask of shape {tuple(shape)}")
     flat = np.unpackbits(bits.numpy(), count=shape.numel())
     return torch.from_numpy(flat).bool().reshape(shape)
 
 
 def check_finite(values: Tensor, problem: str, where: object) -> None:
-    """Raise UserError, with how many, if some values are not finite."""
-    # A sum is finite only if all of its terms are, and thirty times as fast as looking at each.
+    """Raise UserError if some values are not finite, and say how many."""
+    # A sum is finite only if all of its terms are, and takes a thirtieth of the time.
     if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise UserError(
             problem,
@@ -129,7 +130,7 @@ def check_finite(values: Tensor, problem: str, where: object) -> None:
 
 
 def count_pruned(masks: Artifact) -> int:
-    """Return how many weights masks remove, of all blocks."""
+    """Return how many weights the masks of all blocks remove."""
     return sum(sum(entry.get("pruned", {}).values()) for entry in masks.files.values())
 
 
@@ -137,14 +138,14 @@ def count_pruned(masks: Artifact) -> int:
 def round_(
     parameters: Iterable[Tensor], masked: Iterable[tuple[nn.Linear, Tensor]], dtype: torch.dtype
 ) -> None:
-    """Round parameters to what a checkpoint holds of them, in place; they keep their precision.
+    """Round parameters to the values a checkpoint holds, in place; their dtype stays the same.
 
-    A kept weight that training or rounding brought to exactly 0 is made the least that is not.
+    A kept weight that training or rounding made exactly 0 becomes the smallest positive number.
 
     Args:
-        parameters: All of them.
-        masked: The linear layers among them, each with its mask.
-        dtype: The checkpoint's.
+        parameters: All parameters.
+        masked: The linear layers that hold some of them, each with its mask.
+        dtype: The checkpoint's dtype.
     """
     for parameter in parameters:
         if parameter.dtype != dtype:
@@ -156,7 +157,8 @@ def round_(
 
 
 def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
-    """Give kept weights that are exactly 0 the least value that is not, in place."""
-    # The least normal number; but float16's is not small beside a weight: there, the subnormal one.
+    """Replace kept weights that are exactly 0 by the smallest positive number, in place."""
+    # The smallest normal number. In float16 that is not small beside a weight, so there it is the
+    # smallest subnormal one.
     least = 2.0**-24 if weight.dtype == torch.float16 else torch.finfo(weight.dtype).tiny
     weight.masked_fill_((weight == 0) & keep, least)

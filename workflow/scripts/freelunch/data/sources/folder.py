@@ -1,4 +1,4 @@
-"""Which files of a folder make up a model."""
+"""Decide which files of a folder make up a model."""
 
 import json
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from freelunch.core.errors import UserError
 
-# Everything a causal language model and its tokenizer need, and nothing that is code or a pickle.
+# Everything that a causal language model and its tokenizer need; no code and no pickle.
 MODEL_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 MODEL_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.model"]
 MODEL_FILES += ["added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"]
 MODEL_FILES += ["chat_template.json", "*.jinja"]
-# Subfolders hold other formats, and `consolidated` is a second copy of the weights in Mistral's.
+# Subfolders hold other formats; `consolidated` is Mistral's second copy of the weights.
 OTHER_FILES = ["*/*", "consolidated*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 INDEX = "model.safetensors.index.json"
@@ -20,9 +20,15 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
-    """Return the names that make up the model in a folder, or refuse it.
+    """Return the names of the files that make up the model in a folder.
 
-    `listed` is what the source holds where that is more than the folder, for the messages.
+    Args:
+        where: The key in the config, for messages.
+        folder: The folder.
+        listed: The files that the source lists, if the folder holds only some of them.
+
+    Raises:
+        UserError: The config, the tokenizer or safetensors weights are missing.
     """
     present = sorted(listed or (path.name for path in folder.iterdir() if path.is_file()))
     names = [
@@ -40,7 +46,7 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
             where=where,
             found=", ".join(pickles[:5]) or "no weights",
             expected="*.safetensors",
-            todo="save the model with `save_pretrained(folder)` where you trust it, and use that",
+            todo="if you trust the model, save it with `save_pretrained(folder)` and use that",
         )
     if not any(name in names for name in TOKENIZERS):
         raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)
@@ -49,7 +55,7 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
 
 
 def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
-    """Return the safetensors files that transformers would load, in its own order of preference."""
+    """Return the safetensors files that transformers would load, by its order of preference."""
     if "model.safetensors" in names:
         return {"model.safetensors"}
     if INDEX not in names:

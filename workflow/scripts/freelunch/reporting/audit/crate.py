@@ -19,7 +19,8 @@ from rocrate.rocrate import ROCrate
 
 from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import write_atomically, write_json
-from freelunch.core.digest import SCRIPTS, file_digest, json_digest
+from freelunch.core.code_digest import SCRIPTS
+from freelunch.core.digest import file_digest, json_digest
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.provenance import gather_provenance
 from freelunch.study.study import Study

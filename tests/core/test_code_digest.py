@@ -1,0 +1,228 @@
+"""Digests of code: what changes them, and that they see all code that a script runs."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# The module's name is also that of its function.
+from freelunch.core import code_digest as digest
+from freelunch.core.code_digest import SCRIPTS, code_digest, reachable_files
+
+NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the scripts and the library, which is what digests are of from now on."""
+    folder = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(digest, "SCRIPTS", folder)
+    monkeypatch.setattr(digest, "LIBRARY", folder / "freelunch")
+    return folder
+
+
+def edited_digest(path: Path, text: str, script: str) -> str:
+    path.write_text(text)
+    digest._parsed.cache_clear()
+    return code_digest(script)
+
+
+@pytest.fixture(autouse=True)
+def _no_stale_digests() -> None:
+    digest._parsed.cache_clear()
+
+
+# --- What counts as a change
+
+
+def test_a_copy_has_the_same_digests(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digest does not depend on where the repository lies."""
+    found = {name: code_digest(name) for name in NAMES}
+    monkeypatch.undo()
+    digest._parsed.cache_clear()
+    assert found == {name: code_digest(name) for name in NAMES}
+    assert len(set(found.values())) == len(NAMES)
+
+
+def test_comments_docstrings_and_layout_do_not_count(copy: Path) -> None:
+    before = code_digest("prune_model")
+    path = copy / "freelunch" / "pruning" / "masks.py"
+    text = path.read_text()
+    assert '"""Return which weights stay.' in text and '"""Masks from scores' in text
+    for change in (
+        "# A comment.\n" + text,
+        text.replace('"""Return which weights stay.', '"""Say which weights stay, in other words.'),
+        text.replace('"""Masks from scores', '"""Other words'),
+        text.replace("chosen[tied_groups] &= ~(", "chosen[tied_groups] &= ~(\n        "),
+        text.replace("\n\n\n", "\n\n\n\n\n"),
+    ):
+        assert change != text
+        assert edited_digest(path, change, "prune_model") == before
+    no_docstring = ast.unparse(_without_docstrings(ast.parse(text)))
+    assert '"""' not in no_docstring
+    assert edited_digest(path, no_docstring, "prune_model") == before
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("groups <= threshold", "groups < threshold"),
+        ("dim=1", "dim=0"),
+        ('"row"', '"column"'),
+        ("def lowest_of_columns", "def lowest_of_columns2"),
+    ],
+)
+def test_an_edit_of_code_far_below_the_script_counts(copy: Path, old: str, new: str) -> None:
+    """`prune_model` imports `pruning`, and only that imports `masks`."""
+    assert "masks" not in (copy / "prune_model.py").read_text().replace("the masks", "")
+    before = code_digest("prune_model")
+    untouched = code_digest("fetch_text")
+    path = copy / "freelunch" / "pruning" / "masks.py"
+    text = path.read_text()
+    assert old in text
+    assert edited_digest(path, text.replace(old, new), "prune_model") != before
+    assert code_digest("fetch_text") == untouched
+
+
+def test_an_edit_of_the_script_itself_counts(copy: Path) -> None:
+    before = code_digest("prune_model")
+    path = copy / "prune_model.py"
+    text = path.read_text()
+    assert edited_digest(path, "# Words.\n" + text, "prune_model") == before
+    assert edited_digest(path, text + "\nprint()\n", "prune_model") != before
+
+
+def test_a_string_that_is_no_docstring_counts(copy: Path) -> None:
+    path = copy / "freelunch" / "pruning" / "masks.py"
+    text = path.read_text()
+    one = edited_digest(path, text + '\nNOTE = """one"""\n', "prune_model")
+    assert edited_digest(path, text + '\nNOTE = """two"""\n', "prune_model") != one
+
+
+def test_every_way_of_importing_is_followed(copy: Path) -> None:
+    folder = copy / "freelunch" / "inner"
+    folder.mkdir()
+    for name in ("__init__", "a", "b", "c", "d", "e", "stranger"):
+        (folder / f"{name}.py").write_text(f"{name} = 1\n")
+    (folder / "a.py").write_text("from . import b\nfrom .c import c\n")
+    (folder / "b.py").write_text("def lazy():\n    import freelunch.inner.d as d\n    return d\n")
+    (folder / "c.py").write_text("from freelunch.inner import e\nfrom ..core import errors\n")
+    script = copy / "script.py"
+    script.write_text("import os\nfrom freelunch.inner.a import b\n")
+    found = {str(path.relative_to(copy)) for path in reachable_files(script)}
+    assert found == {
+        "script.py",
+        "freelunch/__init__.py",
+        "freelunch/core/__init__.py",
+        "freelunch/core/errors.py",
+        *(f"freelunch/inner/{name}.py" for name in ("__init__", "a", "b", "c", "d", "e")),
+    }
+
+
+# --- Whether the digests are complete
+
+# Third-party packages first, so that each script pays for its own part of the library only.
+_IMPORT_EACH = """
+import importlib, json, os, sys
+import jsonschema, matplotlib.pyplot, numpy, safetensors.torch, torch, transformers, yaml
+from transformers import AutoModelForCausalLM
+for name in sys.argv[1:]:
+    assert not any(module.startswith("freelunch") for module in sys.modules)
+    sys.stdout.flush()
+    if os.fork() == 0:
+        importlib.import_module(name)
+        files = [module.__file__ for key, module in sys.modules.items()
+                 if key.partition(".")[0] == "freelunch"]
+        print(json.dumps([name, files]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, name
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[Path]]:
+    """Return the library files that are in memory when a script has been imported."""
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "MPLBACKEND": "agg"}
+    output = subprocess.run(
+        [sys.executable, "-c", _IMPORT_EACH, *NAMES],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    found = dict(json.loads(line) for line in output.splitlines())
+    return {name: {Path(file) for file in files} for name, files in found.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_digest_covers_every_module_that_is_loaded(
+    loaded: dict[str, set[Path]], name: str
+) -> None:
+    covered = set(reachable_files(SCRIPTS / f"{name}.py"))
+    assert SCRIPTS / "freelunch" / "__init__.py" in loaded[name]
+    assert loaded[name] <= covered, "an edit of these would rerun nothing"
+
+
+def test_an_incomplete_digest_is_noticed(
+    loaded: dict[str, set[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the imports of one module were not followed, the test above would fail."""
+    complete = digest._module_files
+    monkeypatch.setattr(
+        digest, "_module_files", lambda name: [] if "masks" in name else complete(name)
+    )
+    covered = set(reachable_files(SCRIPTS / "prune_model.py"))
+    assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "pruning" / "masks.py"}
+
+
+def test_nothing_but_criteria_is_imported_by_a_name_made_at_run_time() -> None:
+    """What import statements do not say, no digest could cover, unless the rule names it."""
+    for path in set(SCRIPTS.rglob("*.py")) - {
+        SCRIPTS / "freelunch" / "pruning" / "criteria" / "__init__.py"
+    }:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {getattr(node, "id", None), getattr(node, "attr", None)}
+            assert not names & {"import_module", "__import__"}, path
+
+
+def test_each_rule_carries_the_digest_of_its_script() -> None:
+    rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
+    for name in NAMES:
+        assert f'"../scripts/{name}.py"' in rules, f"no rule runs {name}"
+        carried = f'code=code_digest("{name}")' in rules or name == "prune_model"
+        assert carried, f"no rule carries the digest of {name}"
+
+
+def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
+    """An edit of one criterion reruns what uses it, and nothing else."""
+    rule = (SCRIPTS.parent / "rules" / "prune.smk").read_text()
+    assert "f\"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion)['score']}\"" in rule
+    names = [path.stem for path in (copy / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")]
+
+    def digests() -> dict[str, str]:
+        digest._parsed.cache_clear()
+        return {
+            name: code_digest("prune_model", f"freelunch.pruning.criteria.{name}") for name in names
+        }
+
+    before = digests()
+    path = copy / "freelunch" / "pruning" / "criteria" / "wanda.py"
+    path.write_text(path.read_text() + "\nNOTE = 1\n")
+    after = digests()
+    # Those of units are made of Wanda's scores.
+    assert {name for name in names if after[name] != before[name]} == {"wanda", "wanda_sp", "flap"}

@@ -1,0 +1,113 @@
+"""How far digests reach: what only predicts, downloads, words or shows runs no computation again.
+
+A digest that covers too much costs days on a large model; one that covers too little keeps a wrong
+number. `test_code_digest` guards against the second, this file against the first.
+"""
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+
+# The module's name is also that of its function.
+from freelunch.core import code_digest as digest
+from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files
+
+# Scripts that fetch, plan, record or show; all others compute.
+_OTHERS = ("fetch_", "decide_", "collect_", "build_", "draw_", "audit_")
+COMPUTING = sorted(path.stem for path in SCRIPTS.glob("*.py") if not path.stem.startswith(_OTHERS))
+# Rooms and modules of the library that no computing script may reach.
+APART = (
+    *("costs/", "records/", "analysis/", "reporting/", "cli/"),
+    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/text_formats.py"),
+)
+# Rooms that a script computes with, beside `core` and `study`.
+ROOMS = {
+    "sample_calibration": {"data", "model"},
+    "extend_calibration": {"data", "model"},
+    "capture_dense": {"model", "pruning"},
+    "prune_model": {"model", "pruning"},
+    "reconstruct_window": {"adaptation", "model"},
+    "retrain_model": {"adaptation", "model"},
+    "choose_candidate": {"adaptation", "model"},
+}
+
+
+def covered(script: str) -> list[str]:
+    """Return the modules of the library that a script's digest covers."""
+    library = SCRIPTS / "freelunch"
+    files = (path for path in covered_files(script) if path.is_relative_to(library))
+    return [str(path.relative_to(library)) for path in files]
+
+
+def test_the_lists_name_what_exists() -> None:
+    assert set(ROOMS) <= set(COMPUTING)
+    for name in APART:
+        path = SCRIPTS / "freelunch" / name
+        assert path.is_dir() if name.endswith("/") else path.is_file(), name
+
+
+@pytest.mark.parametrize("script", COMPUTING)
+def test_a_computing_script_reaches_nothing_that_stands_apart(script: str) -> None:
+    too_far = [name for name in covered(script) if name.startswith(APART)]
+    assert not too_far, f"{script} runs again after an edit of any of these"
+
+
+@pytest.mark.parametrize("script", ROOMS)
+def test_a_script_reaches_only_the_rooms_it_computes_with(script: str) -> None:
+    rooms = {name.partition("/")[0] for name in covered(script) if "/" in name}
+    assert rooms - {"core", "study"} == ROOMS[script]
+
+
+# --- Edits
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the scripts and the library, which is what digests are of from now on."""
+    folder = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(digest, "SCRIPTS", folder)
+    monkeypatch.setattr(digest, "LIBRARY", folder / "freelunch")
+    return folder
+
+
+def digests(scripts: list[str]) -> dict[str, str]:
+    digest._parsed.cache_clear()
+    return {script: code_digest(script) for script in scripts}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_an_edit_of_what_stands_apart_computes_nothing_again(copy: Path, name: str) -> None:
+    """Such as a memory formula, a sentence of the summary, a way to download."""
+    before = digests(COMPUTING)
+    path = copy / "freelunch" / name
+    for module in path.rglob("*.py") if path.is_dir() else [path]:
+        module.write_text(module.read_text() + "\nEDITED = 1\n")
+    after = digests(COMPUTING)
+    assert [script for script in COMPUTING if before[script] != after[script]] == []
+
+
+class _Reword(ast.NodeTransformer):
+    """Give every UserError another problem, and count them."""
+
+    errors = 0
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "UserError" and node.args:
+            node.args[0] = ast.Constant("the problem in other words")
+            self.errors += 1
+        return node
+
+
+def test_a_better_message_computes_nothing_again(copy: Path) -> None:
+    """All errors of the library are worded anew, and those of sources fetch nothing again."""
+    scripts = [*COMPUTING, "fetch_model", "fetch_text", "fetch_tasks"]
+    before, reword = digests(scripts), _Reword()
+    for path in (copy / "freelunch").rglob("*.py"):
+        path.write_text(ast.unparse(reword.visit(ast.parse(path.read_text()))))
+    assert reword.errors > 50
+    after = digests(scripts)
+    assert [name for name in scripts if before[name] != after[name]] == []

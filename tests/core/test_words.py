@@ -1,0 +1,133 @@
+"""What counts as words, which decide no number, and what counts as code all the same."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from freelunch.core.code_digest import SCRIPTS
+from freelunch.core.words import drop_words_
+
+HEAD = """
+import logging
+from freelunch.core.errors import UserError, nearest
+log = logging.getLogger(__name__)
+def work(report, model, names, rows):
+    "What it does."
+    {statement}
+    return 1
+"""
+
+
+def code(statement: str, head: str = HEAD) -> str:
+    tree = ast.parse(head.replace("{statement}", statement))
+    drop_words_(tree)
+    return ast.dump(tree)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "raise UserError('a message', where=model, found='few', todo='do this')",
+        "raise UserError(f'{len(names)} of {max(names)}', found=', '.join(sorted(names)))",
+        "raise UserError('it', expected=nearest(model.name, names), found=names[0] or 'none')",
+        "raise UserError('it', found=[str(name) for name in names if name != 'x'])",
+        "raise UserError('it', found=model.shape[1] * 2 if names else tuple(names))",
+    ],
+)
+def test_what_an_error_says_is_words(statement: str) -> None:
+    assert code(statement) == code("raise UserError('in other words', todo='do that')")
+
+
+@pytest.mark.parametrize(
+    ("statement", "other"),
+    [
+        ("raise UserError('it', found=names.pop())", "raise UserError('it', found=names.clear())"),
+        ("raise UserError('it', found=(kept := 1))", "raise UserError('it', found=(kept := 2))"),
+        ("raise UserError('it', found=remove(1))", "raise UserError('it', found=remove(2))"),
+        ("raise UserError(sorted(names, key=a))", "raise UserError(sorted(names, key=b))"),
+        ("raise UserError((yield 1))", "raise UserError((yield 2))"),
+        ("raise UserError('it') from first", "raise UserError('it') from second"),
+        ("if rows: raise UserError('it')", "if names: raise UserError('it')"),
+        ("raise UserError('it')", "raise ValueError('it')"),
+        ("raise ValueError('one')", "raise ValueError('two')"),
+        ("note = 'one'", "note = 'two'"),
+    ],
+)
+def test_what_does_more_than_make_words_is_code(statement: str, other: str) -> None:
+    assert code(statement) != code(other)
+
+
+def test_an_argument_that_is_code_leaves_the_others_words() -> None:
+    one = "raise UserError('one', found=remove(1), todo='a')"
+    assert code(one) == code("raise UserError('two', found=remove(1), todo='b')")
+
+
+def test_phrases_imported_for_errors_are_words() -> None:
+    other = HEAD.replace("UserError, nearest", "UserError, nearest, remake")
+    assert code("raise UserError('it')") == code("raise UserError(remake(model))", other)
+    assert code("raise UserError('it')") != code("raise UserError(remake(model))")
+
+
+def test_a_class_of_the_same_name_from_elsewhere_is_code() -> None:
+    head = HEAD.replace("freelunch.core.errors", "elsewhere")
+    assert code("raise UserError('one')", head) != code("raise UserError('two')", head)
+
+
+@pytest.mark.parametrize(
+    ("statement", "other"),
+    [
+        ("log.info('step %d', rows)", "log.info('now at step %d of %s', rows, model.name)"),
+        ("log.warning(f'{rows} rows')", "log.warning('some rows')"),
+        ("report(1, 2, 'blocks')", "report(1, 2, f'blocks ({rows:.3g})')"),
+    ],
+)
+def test_what_a_log_line_or_a_report_says_is_words(statement: str, other: str) -> None:
+    assert code(statement) == code(other)
+
+
+@pytest.mark.parametrize(
+    ("statement", "other"),
+    [
+        ("log.info('%s', next(rows))", "log.info('%s', rows)"),
+        ("log.info('%s', [row for row in rows])", "log.info('%s', rows)"),
+        ("log.info('%s', (kept := 1))", "log.info('%s', 1)"),
+        ("log.info('it')", "log.debug('it')"),
+        ("kept = log.info('one')", "kept = log.info('two')"),
+        ("model.info('one')", "model.info('two')"),
+        ("report(1, 2, 'blocks')", "report(1, 3, 'blocks')"),
+        ("report(1, 2, next(rows))", "report(1, 2, 'blocks')"),
+        ("kept = report(1, 2, 'one')", "kept = report(1, 2, 'two')"),
+        ("report('one', 'two')", "report('one', 'three')"),
+    ],
+)
+def test_what_may_change_what_follows_is_code(statement: str, other: str) -> None:
+    assert code(statement) != code(other)
+
+
+def test_a_docstring_is_words_and_another_string_is_code() -> None:
+    other = HEAD.replace('"What it does."', '"What it does, in other words."')
+    assert code("pass") == code("pass", other)
+    assert code("'one'") != code("'two'")
+
+
+def test_no_job_goes_on_after_a_user_error() -> None:
+    """That is why no result depends on what an error says."""
+    rooms = ("core", "model", "data", "pruning", "adaptation", "evaluation")
+    paths = [path for room in rooms for path in (SCRIPTS / "freelunch" / room).rglob("*.py")]
+    handling = {path.name for path in [*SCRIPTS.glob("*.py"), *paths] if handles_errors(path)}
+    # One ends the job; the other only raises, the same error or a clearer one.
+    assert handling == {"job.py", "artifact.py"}
+
+
+def handles_errors(path: Path) -> bool:
+    """Return whether a file handles a UserError, or every error."""
+    return any(
+        node.type is None or {"UserError", "Exception", "BaseException"} & names_in(node.type)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler)
+    )
+
+
+def names_in(expression: ast.expr) -> set[str]:
+    return {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}

@@ -1,0 +1,230 @@
+"""Samples of a text: the calibration sample, what is held out of it, and what goes beyond it."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.errors import UserError
+from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
+from freelunch.data.documents import TEXT, TOKEN_IDS, read_documents
+from freelunch.data.documents import TOKENS as READY
+from freelunch.data.drawing import Drawing, distinct_tokens, read_spans
+from freelunch.model.token_ids import TOKENS
+from freelunch.study.cell import derive_seed
+from tiny_models import tiny_checkpoint, tokenizer
+
+LENGTH = 6
+Rows = list[list[int]]
+
+
+def text_of(folder: Path, documents: list[str]) -> Artifact:
+    writer = ArtifactWriter(folder, TEXT, "test")
+    lines = "".join(json.dumps({"text": document}) + "\n" for document in documents)
+    writer.add_text("documents.jsonl", lines)
+    return writer.finish(settings={}, origin={})
+
+
+def documents(count: int) -> list[str]:
+    """Return documents no two of which share a word."""
+    return [" ".join(f"{number}x{word}" for word in range(8)) for number in range(count)]
+
+
+def rows_of(artifact: Artifact) -> Rows:
+    rows: Rows = load_file(artifact.path(TOKENS))["input_ids"].tolist()
+    return rows
+
+
+def draw_all(
+    texts: list[str], length: int, seed: int, counts: tuple[int, int, int]
+) -> tuple[Rows, Rows, Rows]:
+    """Draw the three samples in one go: slow, and nothing but one stream of random numbers."""
+    encoded = [tokenizer()(document)["input_ids"] for document in texts]
+    generator = random.Random(derive_seed(seed, "calibration"))
+    sets: list[Rows] = []
+    left_out: set[int] = set()
+    for count in counts:
+        rows: Rows = []
+        drawn: set[int] = set()
+        while len(rows) < count:
+            index = generator.randrange(len(encoded))
+            tokens = encoded[index]
+            if len(tokens) > length and index not in left_out:
+                start = generator.randrange(len(tokens) - length + 1)
+                rows.append(tokens[start : start + length])
+                drawn.add(index)
+        sets.append(rows)
+        left_out = drawn
+    calibration, held_out, more = sets
+    return calibration, held_out, more
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_three_artifacts_hold_one_stream_of_draws(tmp_path: Path, seed: int) -> None:
+    """Each sample goes on where the one before stopped, without drawing it again."""
+    words = random.Random(seed)
+    texts = [
+        " ".join(words.choices(["cat", "shells", "window", "7x", "zq"], k=words.randrange(1, 40)))
+        for _ in range(50)
+    ]
+    model, text = tiny_checkpoint(tmp_path), text_of(tmp_path / "text", texts)
+    sample = sample_calibration(model, text, 8, LENGTH, seed, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, 5, tmp_path / "held_out", "test")
+    extended = extend_calibration(model, text, sample, held_out, 30, tmp_path / "more", "test")
+    calibration, reserved, more = draw_all(texts, LENGTH, seed, (8, 5, 22))
+    assert rows_of(sample) == calibration
+    assert rows_of(held_out) == reserved
+    assert rows_of(extended) == calibration + more
+
+
+def test_token_ids_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """Digests of what was drawn when each sample was made by drawing those before it again."""
+    words = random.Random(0)
+    vocabulary = ["cat", "sat", "shells", "window", "dense", "7x", "8y", "z"]
+    model = tiny_checkpoint(tmp_path)
+    texts = [
+        " ".join(words.choice(vocabulary) for _ in range(words.randrange(1, 60))) for _ in range(40)
+    ]
+    text = text_of(tmp_path / "text", texts)
+    sample = sample_calibration(model, text, 6, 9, 0, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, 5, tmp_path / "held_out", "test")
+    extended = extend_calibration(model, text, sample, held_out, 40, tmp_path / "more", "test")
+    assert [each.facts["tokens_sha256"][:16] for each in (sample, held_out, extended)] == [
+        "ef226ec60cee45ab",
+        "422ffd16cd5f9460",
+        "1c5283221e0eeccb",
+    ]
+    assert [each.facts["distinct_tokens"] for each in (sample, extended)] == [54, 324]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_out_text_shares_no_document_with_the_sample(tmp_path: Path, seed: int) -> None:
+    model = tiny_checkpoint(tmp_path)
+    text = text_of(tmp_path / "text", documents(30))
+    sample = sample_calibration(model, text, 12, LENGTH, seed, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, 10, tmp_path / "held_out", "test")
+    encoded = [tokenizer()(document)["input_ids"] for document in read_documents(text.folder)]
+
+    def sources(artifact: Artifact) -> set[int]:
+        return {
+            number
+            for row in rows_of(artifact)
+            for number, tokens in enumerate(encoded)
+            if any(tokens[at : at + LENGTH] == row for at in range(len(tokens)))
+        }
+
+    assert len(rows_of(held_out)) == 10
+    assert sources(sample) == {document for document, _ in read_spans(sample)}
+    assert sources(held_out) == {document for document, _ in read_spans(held_out)}
+    assert not sources(sample) & sources(held_out)
+
+
+def test_a_sample_that_leaves_nothing(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path)
+    text = text_of(tmp_path / "text", [*documents(2), "short"])
+    sample = sample_calibration(model, text, 20, LENGTH, 0, tmp_path / "sample", "test")
+    with pytest.raises(UserError, match="no document is left to draw from") as error:
+        sample_held_out(model, text, sample, 4, tmp_path / "held_out", "test")
+    assert "2 documents that another sample has touched" in str(error.value)
+    assert "select_on: evaluation" in str(error.value)
+
+
+def test_a_text_of_short_documents(tmp_path: Path) -> None:
+    model, text = tiny_checkpoint(tmp_path), text_of(tmp_path / "text", ["a", "a b c"])
+    longest = max(len(tokenizer()(each)["input_ids"]) for each in ("a", "a b c"))
+    with pytest.raises(UserError, match="no document is longer") as error:
+        sample_calibration(model, text, 2, 100, 0, tmp_path / "sample", "test")
+    assert f"the longest document has {longest} tokens" in str(error.value)
+
+
+def test_a_sample_of_another_text(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path)
+    texts = [text_of(tmp_path / f"text{number}", documents(20 + 13 * number)) for number in (0, 1)]
+    sample, other = (
+        sample_calibration(model, text, 5, LENGTH, 0, tmp_path / f"sample{number}", "test")
+        for number, text in enumerate(texts)
+    )
+    with pytest.raises(UserError, match="made from a different artifact: text"):
+        sample_held_out(model, texts[1], sample, 4, tmp_path / "held_out", "test")
+    held_out = sample_held_out(model, texts[1], other, 4, tmp_path / "held_out", "test")
+    with pytest.raises(UserError, match="made from a different artifact: calibration"):
+        extend_calibration(model, texts[0], sample, held_out, 9, tmp_path / "more", "test")
+
+
+def test_drawing_goes_on_where_it_stopped() -> None:
+    given = documents(9)
+    whole = Drawing(given, tokenizer(), LENGTH, 3, "text").draw(8)
+    parts = Drawing(given, tokenizer(), LENGTH, 3, "text")
+    assert torch.equal(torch.cat([parts.draw(5), parts.draw(3)]), whole)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_extended_sample_goes_on_like_the_calibration_sample(tmp_path: Path, seed: int) -> None:
+    """It begins with it, draws its documents again, and none that is held out."""
+    model = tiny_checkpoint(tmp_path)
+    text = text_of(tmp_path / "text", documents(30))
+    sample = sample_calibration(model, text, 12, LENGTH, seed, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, 10, tmp_path / "held_out", "test")
+
+    def extended(samples: int) -> Artifact:
+        folder = tmp_path / f"extended-{samples}"
+        return extend_calibration(model, text, sample, held_out, samples, folder, "test")
+
+    artifacts = {"sample": sample, "held out": held_out, "fewer": extended(5), "more": extended(60)}
+    rows = {name: rows_of(artifact) for name, artifact in artifacts.items()}
+    assert rows["fewer"] == rows["sample"][:5]
+    assert rows["more"][:12] == rows["sample"]
+    assert len(rows["more"]) == 60
+    encoded = [tokenizer()(document)["input_ids"] for document in read_documents(text.folder)]
+
+    def spans(of: Rows) -> list[tuple[int, int]]:
+        return [
+            (number, at)
+            for row in of
+            for number, tokens in enumerate(encoded)
+            for at in range(len(tokens))
+            if tokens[at : at + LENGTH] == row
+        ]
+
+    drawn = {name: {document for document, _ in spans(of)} for name, of in rows.items()}
+    assert not drawn["more"] & drawn["held out"]
+    assert drawn["sample"] < drawn["more"]
+    for name in ("sample", "fewer", "more"):
+        covered = {
+            (document, at + offset)
+            for document, at in spans(rows[name])
+            for offset in range(LENGTH)
+        }
+        assert artifacts[name].facts["distinct_tokens"] == len(covered)
+    assert artifacts["more"].facts["calibration"] == sample.digest
+    assert artifacts["more"].facts["held_out"] == held_out.digest
+
+
+def test_ready_token_ids_are_taken_as_they_are(tmp_path: Path) -> None:
+    ids = torch.arange(12).reshape(3, 4)
+    ids[2] = ids[0]
+    writer = ArtifactWriter(tmp_path / "ready", READY, "test")
+    writer.add(TOKEN_IDS, lambda path: save_file({"input_ids": ids}, path))
+    ready, model = writer.finish(settings={}, origin={}), tiny_checkpoint(tmp_path)
+    sample = sample_calibration(model, ready, 3, 4, 0, tmp_path / "sample", "test")
+    assert rows_of(sample) == ids.tolist()
+    assert sample.facts["distinct_tokens"] == 8, "two of the three sequences are equal"
+    fewer = extend_calibration(model, ready, sample, None, 1, tmp_path / "fewer", "test")
+    assert rows_of(fewer) == ids[:1].tolist() and fewer.facts["distinct_tokens"] == 4
+    with pytest.raises(UserError, match="another shape") as error:
+        sample_calibration(model, ready, 3, 5, 0, tmp_path / "other", "test")
+    assert "found:    (3, 4)" in str(error.value) and "expected: (3, 5)" in str(error.value)
+    with pytest.raises(UserError, match="wrong kind of folder"):
+        sample_held_out(model, ready, sample, 2, tmp_path / "held_out", "test")
+
+
+@pytest.mark.parametrize(
+    ("spans", "tokens"),
+    [([], 0), ([(0, 3)], 4), ([(0, 3), (0, 3)], 4), ([(0, 3), (0, 5)], 6), ([(0, 3), (1, 3)], 8)],
+)
+def test_overlaps_count_once(spans: list[tuple[int, int]], tokens: int) -> None:
+    assert distinct_tokens(reversed(spans), 4) == tokens

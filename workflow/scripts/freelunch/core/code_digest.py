@@ -1,0 +1,106 @@
+"""Digests of the code that a script runs: what decides whether a job runs again after an edit.
+
+Snakemake notices an edited script, but not an edited module that the script imports. Each rule
+therefore carries `code_digest(script)` in its `params`. The digest covers the script, every module
+of this library that its import statements reach, and the versions of the packages that compute.
+
+Only code that can change a result counts. Layout, comments, docstrings and messages do not (see
+`freelunch.core.words`), nor do the modules in `SURROUNDINGS`.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from freelunch.core.digest import json_digest
+from freelunch.core.words import drop_words_
+
+LIBRARY = Path(__file__).resolve().parents[1]
+SCRIPTS = LIBRARY.parent
+
+# Packages whose version can change a number.
+PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+# Modules that every script imports and no result is computed from: how an error is laid out, what a
+# job logs and measures of itself, how a folder is locked. They are code, which the rule about words
+# does not cover; and a clearer progress line must not make a study of a 72B model run again.
+SURROUNDINGS = ("core/errors.py", "core/job.py", "core/lock.py")
+
+
+def code_digest(script: str, *modules: str) -> str:
+    """Return the digest of a script of the workflow and of what it imports, as 16 hex digits.
+
+    Args:
+        script: Name of the script in `workflow/scripts`, without `.py`.
+        modules: Full names of modules that the script imports by a name it is given, such as a
+            criterion's.
+    """
+    code = {
+        str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in covered_files(script, *modules)
+    }
+    return json_digest([code, _versions()])[:16]
+
+
+def covered_files(script: str, *modules: str) -> list[Path]:
+    """Return the files that `code_digest` of the same arguments covers, sorted."""
+    roots = [SCRIPTS / f"{script}.py", *(file for name in modules for file in _module_files(name))]
+    reached = {path for root in roots for path in reachable_files(root)}
+    return sorted(reached - {LIBRARY / name for name in SURROUNDINGS})
+
+
+def reachable_files(path: Path) -> list[Path]:
+    """Return a file and every file of the library that its import statements reach, sorted."""
+    reached: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current not in reached:
+            reached.add(current)
+            waiting.extend(_parsed(current)[1])
+    return sorted(reached)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of PACKAGES, whichever build they are (2.13.0 for 2.13.0+cpu)."""
+    return {name: version(name).partition("+")[0] for name in PACKAGES}
+
+
+@cache
+def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
+    """Return the digest of a file's code and the library files that its import statements name."""
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    imported: set[Path] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                imported.update(_module_files(alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(path, node)
+            imported.update(_module_files(base))
+            for alias in node.names:
+                imported.update(_module_files(f"{base}.{alias.name}"))
+    drop_words_(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))
+
+
+def _absolute(path: Path, node: ast.ImportFrom) -> str:
+    if node.level == 0:
+        return node.module or ""
+    package = path.resolve().relative_to(SCRIPTS).parts[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def _module_files(name: str) -> list[Path]:
+    """Return the library files that `import name` runs: the module and its packages."""
+    parts = name.split(".")
+    if parts[0] != LIBRARY.name:
+        return []
+    files = []
+    for depth in range(1, len(parts) + 1):
+        base = SCRIPTS.joinpath(*parts[:depth])
+        files += [
+            file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()
+        ]
+    return files

@@ -1,0 +1,32 @@
+"""Read what was fetched: the documents of a text or of a task, or ready token ids.
+
+This is all that computing needs of a text. Fetching it is the business of `texts`, `tasks` and
+`sources`, which nothing that computes imports: an edit there runs no computation again.
+"""
+
+import json
+from pathlib import Path
+
+from freelunch.core.artifact import Artifact
+
+# Kinds of artifact.
+TEXT = "text"
+TASK = "task"
+TOKENS = "tokens"
+# A text or a task has one JSON object a line here; a text's objects are `{"text": ...}`.
+DOCUMENTS = "documents.jsonl"
+# Ready token ids are the int64 matrix `input_ids`, (samples, length), of this file.
+TOKEN_IDS = "tokens.safetensors"
+
+
+def open_text(folder: Path) -> Artifact:
+    """Return the artifact in a folder: a text, or ready token ids."""
+    return Artifact(folder, TOKENS if (folder / TOKEN_IDS).is_file() else TEXT)
+
+
+def read_documents(folder: Path) -> list[str]:
+    """Return the documents of a text in order; UserError if the folder holds no text."""
+    path = Artifact(folder, TEXT).path(DOCUMENTS)
+    # `splitlines` would also split at U+2028 and similar characters inside of a document.
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]

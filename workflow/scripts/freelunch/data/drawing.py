@@ -1,0 +1,146 @@
+"""Draw sequences of tokens from random documents of a text."""
+
+import json
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.errors import UserError
+from freelunch.data.documents import read_documents
+from freelunch.study.cell import derive_seed
+
+# What a sample's artifact says of how it was drawn: `spans`, the document and the first token of
+# each sequence; `generator`, the state of the random generator after the last one.
+DRAWN = "drawn.json"
+
+Span = tuple[int, int]
+
+
+class Drawing:
+    """Draw documents with replacement, and from each a random sequence of tokens.
+
+    A document that is not longer than a sequence is skipped, and so is one that is left out. This
+    is the full-length mode of the paper's third version: nothing is padded. Successive draws
+    continue one stream of random numbers.
+
+    Args:
+        documents: The text.
+        tokenizer: The model's.
+        length: Tokens in a sequence.
+        seed: The cell's seed.
+        where: What messages call the text.
+
+    Attributes:
+        spans: The document and the first token of each sequence of the last draw.
+    """
+
+    def __init__(
+        self, documents: list[str], tokenizer: Any, length: int, seed: int, where: object
+    ) -> None:
+        self._documents, self._tokenizer, self._length = documents, tokenizer, length
+        self._where = where
+        self._generator = random.Random(derive_seed(seed, "calibration"))
+        self._encoded: dict[int, list[int]] = {}
+        self._left_out: frozenset[int] = frozenset()
+        self.spans: list[Span] = []
+
+    @classmethod
+    def begin(cls, model: Artifact, text: Artifact, length: int, seed: int) -> "Drawing":
+        """Return the drawing of a cell's first sample from a text, by a model's tokenizer."""
+        documents = read_documents(text.folder)
+        tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
+        return cls(documents, tokenizer, length, seed, text.folder)
+
+    @classmethod
+    def resume(cls, model: Artifact, text: Artifact, sample: Artifact) -> "Drawing":
+        """Return the drawing that goes on after a sample was drawn.
+
+        Raises:
+            UserError: The sample was not drawn from this text by this model's tokenizer.
+        """
+        check_belongs(sample, "text", text)
+        check_belongs(sample, "model", model)
+        settings = sample.facts["settings"]
+        drawing = cls.begin(model, text, settings["length"], settings["seed"])
+        version, state, gauss = json.loads(sample.path(DRAWN).read_text())["generator"]
+        drawing._generator.setstate((version, tuple(state), gauss))
+        return drawing
+
+    def draw(self, count: int) -> Tensor:
+        """Return the token ids of so many sequences, (count, length), int64.
+
+        Raises:
+            UserError: No document is long enough, or all that are long enough are left out.
+        """
+        sequences: list[list[int]] = []
+        seen: set[int] = set()
+        self.spans = []
+        while len(sequences) < count:
+            index = self._generator.randrange(len(self._documents))
+            seen.add(index)
+            tokens = [] if index in self._left_out else self._tokens(index)
+            if len(tokens) > self._length:
+                start = self._generator.randrange(len(tokens) - self._length + 1)
+                sequences.append(tokens[start : start + self._length])
+                self.spans.append((index, start))
+            elif not sequences and len(seen) == len(self._documents):
+                raise self._nothing_to_draw()
+        return torch.tensor(sequences)
+
+    def leave_out(self, spans: Iterable[Span]) -> None:
+        """Draw none of these spans' documents from now on; documents left out before return."""
+        self._left_out = frozenset(document for document, _ in spans)
+
+    def drawn(self) -> str:
+        """Return the content of the file DRAWN for the last draw."""
+        return json.dumps({"spans": self.spans, "generator": self._generator.getstate()}) + "\n"
+
+    def _tokens(self, index: int) -> list[int]:
+        if index not in self._encoded:
+            document = self._documents[index]
+            self._encoded[index] = self._tokenizer(document, verbose=False)["input_ids"]
+        return self._encoded[index]
+
+    def _nothing_to_draw(self) -> UserError:
+        if self._left_out:
+            return UserError(
+                "no document is left to draw from",
+                where=self._where,
+                found=f"{len(self._left_out)} documents that another sample has touched "
+                "(calibration and held-out text share none); no other document is long enough",
+                expected=f"a document of more than study.calibration.length = {self._length} "
+                "tokens",
+                todo="use a text with more documents or fewer samples (study.calibration, "
+                "study.selection), or set `select_on: evaluation` if this is for a search",
+            )
+        longest = max(len(tokens) for tokens in self._encoded.values())
+        return UserError(
+            "no document is longer than one calibration sequence",
+            where=self._where,
+            found=f"the longest document has {longest} tokens",
+            expected=f"more than study.calibration.length = {self._length}",
+            todo="shorten `length`, or use a text with longer documents",
+        )
+
+
+def read_spans(sample: Artifact) -> list[Span]:
+    """Return the document and the first token of each sequence of a sample, in its order."""
+    return [
+        (document, start) for document, start in json.loads(sample.path(DRAWN).read_text())["spans"]
+    ]
+
+
+def distinct_tokens(spans: Iterable[Span], length: int) -> int:
+    """Return how many tokens of the text spans of a length cover, counting overlaps once."""
+    covered, document, end = 0, -1, 0
+    for here, start in sorted(spans):
+        if here != document:
+            document, end = here, 0
+        covered += max(0, start + length - max(start, end))
+        end = max(end, start + length)
+    return covered
