@@ -6,7 +6,8 @@ Better words must not make a study run again. Words are
 - the arguments of `UserError(...)`: such an error ends the job, so that no result can depend on
   what it says; also which phrases a module imports from `freelunch.core.errors` for it;
 - the arguments of a logging call such as `log.info(...)`;
-- the note, the last argument, of a progress report `report(done, total, note)`.
+- the note, the last argument, of a progress report `report(done, total, note)`;
+- the description of a setting: `description=...` of a `Field`, the first argument of `absent`.
 
 An argument counts as code all the same if evaluating it may do more than make words: if it assigns
 (`:=`), awaits or yields, or calls anything but the functions and methods listed below, without
@@ -53,6 +54,9 @@ def drop_words_(tree: ast.Module) -> None:
             node.keywords = [
                 each for each in node.keywords if not _makes_words(each.value, of_errors)
             ]
+        elif isinstance(node, ast.Call) and _is_name(node.func, ["Field", "absent"]):
+            node.args = [] if _is_name(node.func, ["absent"]) else node.args
+            node.keywords = [each for each in node.keywords if each.arg != "description"]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
             if isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS:

@@ -1,7 +1,6 @@
 """What is done after pruning: the settings of reconstruction and of every way of retraining."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -512,9 +511,4 @@ AdaptationEntry = chosen_by(
 
 def read_adaptation(settings: Mapping[str, Any]) -> Any:
     """Return settings that are written as JSON, with defaults: one of the classes above."""
-    return _reader()(settings)
-
-
-@cache
-def _reader() -> Callable[[Mapping[str, Any]], Any]:
-    return reader(AdaptationEntry)
+    return reader(AdaptationEntry)(settings)

@@ -3,8 +3,7 @@
 Each class is one criterion; `score` names it, and its module in `freelunch.pruning.criteria`.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -182,10 +181,5 @@ CriterionEntry = chosen_by("score", "criteria", CRITERIA)
 
 def read_criterion(settings: Mapping[str, Any]) -> Criterion:
     """Return settings that are written as JSON, with defaults."""
-    found: Criterion = _reader()(settings)
+    found: Criterion = reader(CriterionEntry)(settings)
     return found
-
-
-@cache
-def _reader() -> Callable[[Mapping[str, Any]], Any]:
-    return reader(CriterionEntry)

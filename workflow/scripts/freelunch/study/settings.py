@@ -7,6 +7,7 @@ reference in the documentation (`study.reference`).
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -136,6 +137,7 @@ def _chooser(key: str, tags: Mapping[str, str]) -> Callable[[object], str | None
     return choose
 
 
+@cache
 def reader(entry: Any) -> Callable[[Mapping[str, Any]], Any]:
     """Return what makes an entry's class of its JSON; pydantic's ValidationError if it is not one.
 

@@ -1,10 +1,20 @@
 """Models, texts and tasks: where they come from, and what is in them."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from freelunch.study.settings import Absent, Commit, Repository, Settings, Sha256, absent, chosen_by
+from freelunch.study.settings import (
+    Absent,
+    Commit,
+    Repository,
+    Settings,
+    Sha256,
+    absent,
+    chosen_by,
+    reader,
+)
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 DocumentFormat = Literal["lines", "doc_tags", "plain", "jsonl", "parquet"]
@@ -178,10 +188,29 @@ class LocalTask(Local, TaskDocuments):
 
 
 Model = WheelModel | HubModel | LocalModel
-Text = WheelText | HubText | LocalText | Tokens
+DocumentText = WheelText | HubText | LocalText
+Text = DocumentText | Tokens
 Task = WheelTask | HubTask | LocalTask
 ModelEntry = chosen_by("source", "models", {WHEEL: WheelModel, HUB: HubModel, PATH: LocalModel})
 TextEntry = chosen_by(
     "source", "texts", {WHEEL: WheelText, HUB: HubText, PATH: LocalText, TOKENS: Tokens}
 )
 TaskEntry = chosen_by("source", "tasks", {WHEEL: WheelTask, HUB: HubTask, PATH: LocalTask})
+
+
+def read_model(entry: Mapping[str, Any]) -> Model:
+    """Return an entry of `models` that is written as JSON."""
+    found: Model = reader(ModelEntry)(entry)
+    return found
+
+
+def read_text(entry: Mapping[str, Any]) -> Text:
+    """Return an entry of `texts` that is written as JSON."""
+    found: Text = reader(TextEntry)(entry)
+    return found
+
+
+def read_task(entry: Mapping[str, Any]) -> Task:
+    """Return an entry of `tasks` that is written as JSON."""
+    found: Task = reader(TaskEntry)(entry)
+    return found
