@@ -54,7 +54,7 @@ def fetch_task(
             documents = list(_FORMATS[entry.format](obtained.path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
-                f"the documents are not in the format {entry['format']!r}",
+                f"the documents are not in the format {entry.format!r}",
                 where=f"{where}.format",
                 found=f"{type(error).__name__}: {error}",
                 todo="correct `format` or `member`",

@@ -244,7 +244,7 @@ class Training(Adaptation):
 
 
 class Reconstruction(Training, Local):
-    """Train one window of the pruned model at a time so that its outputs match the dense model's."""
+    """Train one window of the pruned model at a time, so that its outputs match the dense ones."""
 
     method: Literal["reconstruction"]
     window: WindowSetting = Field(

@@ -105,7 +105,7 @@ def _taken(
 
 
 def _named(study: object) -> Iterator[tuple[str, str]]:
-    """Yield the registry and the name of everything that a `study` block names, whatever its form."""
+    """Yield the registry and the name of everything that a `study` block names."""
     block = _mapping(study)
     evaluation = _mapping(block.get("evaluation"))
     for part in (block.get("calibration"), evaluation.get("perplexity")):

@@ -90,11 +90,11 @@ class Trained:
         return self.weights is not None and self.weights not in BRANCHES
 
     def chooses(self, name: str) -> bool:
-        """Return whether a linear layer, by its name in its block, is one whose matrix is trained."""
+        """Return whether the matrix of a linear layer, by its name in its block, is trained."""
         return self.linears is None or any(ends_with(name, end) for end in self.linears)
 
     def unknown(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Yield which of `linears` name none of a model's linear layers, and what was expected."""
+        """Yield which of `linears` name no linear layer of a model, and what was expected."""
         for end in self.linears or ():
             if not any(ends_with(name, end) for name in names):
                 yield end, nearest(end, {name.rpartition(".")[2] for name in names})

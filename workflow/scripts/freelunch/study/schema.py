@@ -21,7 +21,8 @@ def config_schema() -> dict[str, Any]:
     schema["properties"]["base"] = {"type": "string", "description": _BASE}
     # What is not here may be in the base.
     schema["required"] = [key for key in schema["required"] if key not in REGISTRIES]
-    return _without_titles(schema, top=True)
+    found: dict[str, Any] = _without_titles(schema, top=True)
+    return found
 
 
 def schema_text() -> str:

@@ -1,8 +1,8 @@
 """What all classes of settings share: what they accept, and how they are written down.
 
-A setting stands once, as a field of a class: its type, default, bounds and description. From it come
-the messages about a wrong value (`study.problems`), the JSON Schema that editors read, and the
-reference in the documentation (`study.reference`).
+A setting stands once, as a field of a class: its type, default, bounds and description. The messages
+about a wrong value (`study.problems`), the JSON Schema that editors read (`study.schema`) and the
+reference in the documentation (`study.reference`) come from it.
 """
 
 import json
