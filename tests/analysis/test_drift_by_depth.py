@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import pytest
+from freelunch.reporting.figures.style import styled
 from matplotlib.figure import Figure
 
 from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows, last_drift
 from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting.figures.drift import drift_figure
-from freelunch.reporting.figures.style import styled
 from freelunch.study.cell import Cell
 from records_for_tests import make_records, make_study
 

@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
+from freelunch.reporting.figures.style import marks, styled
 from matplotlib.figure import Figure
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.figures.budgets import budgets_figure, draw_budgets
-from freelunch.reporting.figures.style import marks, styled
 
 ADAPTATIONS = {
     "recon_block": {"method": "reconstruction", "window": 1},

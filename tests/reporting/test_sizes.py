@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from freelunch.reporting.figures.style import styled
 
 from freelunch.analysis.criteria_gap import SIZE_COLUMNS, gap_rows, size_rows
 from freelunch.reporting.figures.sizes import draw_sizes, sizes_figure
-from freelunch.reporting.figures.style import styled
 from freelunch.reporting.tables import csv_text
 from records_for_tests import make_records, make_study
 
