@@ -36,9 +36,7 @@ rule draw_figure:
     params:
         settings=lambda wildcards: figure_of(wildcards).settings(STUDY),
         caption=lambda wildcards: figure_of(wildcards).caption(STUDY),
-        code=lambda wildcards: code_digest(
-            "draw_figure", figures.drawing_module(wildcards.figure)
-        ),
+        code=lambda wildcards: code_digest("draw_figure", figures.drawing_module(wildcards.figure)),
     script:
         "../scripts/draw_figure.py"
 

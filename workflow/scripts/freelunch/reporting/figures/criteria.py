@@ -8,16 +8,18 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     perplexity, calibration = study.perplexity, study.calibration
     windows = f"the first {perplexity['windows']}" if perplexity["windows"] else "all"
+    length, stride = perplexity["length"], perplexity["stride"]
+    overlap = "without overlap" if stride in (None, length) else f"one every {stride} tokens"
     return f"""\
 Perplexity by pruning criterion, without and with adaptation; the dashed line is the dense model.
-Lower is better. Measured on {windows} windows of {perplexity["length"]} tokens of
-``{perplexity["text"]["name"]}``; calibrated on {calibration["samples"]} sequences of
+Lower is better. Measured on {windows} windows of {length} tokens of
+``{perplexity["text"]["name"]}``, {overlap}; calibrated on {calibration["samples"]} sequences of
 {calibration["length"]} tokens of ``{calibration["text"]["name"]}``.
 
 Bars, and the band of the dense model, are one standard error over windows; a bar shorter than its
-mark is hidden. All cells of a model are measured on the same windows, so their differences are
-more certain than the bars suggest: see ``loss_minus_dense_standard_error`` in the summary table,
-and ``gaps.csv``. Where there are several seeds, the mark is their mean and the wide pale bar their
+mark is hidden. All cells of a model are measured on the same windows, so their differences are more
+certain than the bars suggest: see ``loss_minus_dense_standard_error`` in the summary table, and
+``gaps.csv``. Where there are several seeds, the mark is their mean and the wide pale bar their
 standard deviation. The numbers are in ``criteria.csv``.
 """
 
