@@ -129,7 +129,10 @@ def figure_file(suffix):
         PATHS.figures / f"{{figure}}.{suffix}",
         caption="../report/figure.rst",
         category="Figures",
-        labels={"figure": lambda wildcards: figure_of(wildcards).title, "format": suffix.upper()},
+        labels=lambda wildcards: {
+            "figure": figure_of(wildcards).title,
+            "format": suffix.upper(),
+        },
     )
 
 
