@@ -91,7 +91,7 @@ bench: study
 readme: full
 	$(MAKE) study STUDY=config.yaml
 	$(MAKE) study STUDY=studies/retraining.yaml
-	rm -rf docs
+	rm -rf docs/laptop docs/full docs/retraining
 	for name in laptop full retraining; do \
 	  mkdir -p docs/$$name/tables docs/$$name/audit docs/$$name/figures; \
 	  cp -r results/$$name/records docs/$$name/records; \

@@ -6,14 +6,10 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from audits_for_tests import KEPT, Audited, make_kept
+from audits_for_tests import KEPT, Audited, draw, make_kept
 from freelunch.costs.plan import Plan
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.figures.budgets import draw_budgets
-from freelunch.reporting.figures.criteria import draw_criteria
-from freelunch.reporting.figures.drift import draw_drift
-from freelunch.reporting.figures.windows import draw_windows
 from freelunch.reporting.readme import main
 from freelunch.study.study import Study
 
@@ -50,16 +46,11 @@ def test_verdicts_are_those_of_the_committed_records(kept: Audited):
 
 def test_figures_are_those_of_the_committed_records(kept: Audited, tmp_path: Path):
     """But for how another machine rounds the edge of a letter."""
-    study, folder = kept.study, kept.root / "figures"
-    names, text = study.config["adaptations"], study.perplexity["text"]["name"]
-    draw_criteria(folder / "criteria.csv", names, text, [tmp_path / "criteria.png"])
-    draw_windows(folder / "windows.csv", text, [tmp_path / "windows.png"])
-    draw_budgets(folder / "budgets.csv", names, study.series, text, [tmp_path / "budgets.png"])
-    draw_drift(folder / "drift.csv", names, [tmp_path / "drift.png"])
-    shown = sorted((ROOT / "docs" / study.name / "figures").iterdir())
-    all_drawn = sorted(path.name for path in tmp_path.iterdir())
-    expected = all_drawn if study.name == "full" else ["budgets.png"]
+    shown = sorted((ROOT / "docs" / kept.study.name / "figures").iterdir())
+    kept_of_full = ["budgets.png", "criteria.png", "drift.png", "windows.png"]
+    expected = kept_of_full if kept.study.name == "full" else ["budgets.png"]
     assert [path.name for path in shown] == expected
+    draw(kept.study, kept.root / "figures", *(tmp_path / name for name in expected))
     for path in shown:
         as_shown, drawn = (imread(it) for it in (path, tmp_path / path.name))
         assert as_shown.shape == drawn.shape, path
