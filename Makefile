@@ -89,7 +89,7 @@ bench: study
 
 # Broken links and missing pages fail the build.
 docs: env
-	mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@echo "The documentation: site/index.html"
 
 # docs/ keeps the records of these studies, and the table, the verdicts and the figures that they give. Tests hold

@@ -36,7 +36,7 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
         folder: Where to write; files that are there are replaced.
 
     Raises:
-        UserError: A record is missing, was altered or was made with other settings than the study's.
+        UserError: A record is missing, was altered, or was made with other settings.
     """
     loaded = load_records(study, records)
     audit = audit_records(study, loaded, records)
