@@ -33,7 +33,7 @@ def test_a_loss_made_by_the_recipe(study):
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "[huber] PASSED" in done.stdout
+    assert "-huber] PASSED" in done.stdout
 
     # A study has it by its name.
     path = study.path / "config.yaml"
