@@ -24,6 +24,7 @@ from freelunch.core import lock
 from freelunch.core.code_digest import code_digest
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
+from freelunch.reporting import figures, tables
 from freelunch.study import methods, paths, search, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 from freelunch.study.study import Study

@@ -17,10 +17,9 @@ from freelunch.core.errors import UserError
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.figures.budgets import draw_budgets
-from freelunch.reporting.figures.criteria import draw_criteria
-from freelunch.reporting.figures.drift import draw_drift
-from freelunch.reporting.figures.windows import draw_windows
+from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.figures import figures_of
+from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
 
@@ -40,27 +39,22 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
     """
     loaded = load_records(study, records)
     audit = audit_records(study, loaded, records)
-    texts = table_texts(study, loaded, records)
-    write_atomically(folder / SUMMARY, texts["summary_md"])
+    texts = table_texts(Results(study, loaded, records))
+    write_atomically(folder / SUMMARY, texts[SUMMARY])
     write_atomically(folder / VERDICTS, verdict_table(audit["claims"]))
     with TemporaryDirectory() as data:
-        for name in ("criteria", "windows", "budgets", "drift"):
-            (Path(data) / f"{name}.csv").write_text(texts[f"{name}_csv"])
-        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        _draw(study, Path(data), folder / FIGURES)
+        for figure in figures_of(study):
+            if figure.name == "criteria" and not compares_criteria(study):
+                continue
+            csv = Path(data) / f"{figure.name}.csv"
+            csv.write_text(texts[figure.table.file], encoding="utf-8")
+            png = folder / FIGURES / f"{figure.name}.png"
+            draw_figure(figure.name, csv, figure.settings(study), [png])
 
 
-def _draw(study: Study, data: Path, folder: Path) -> None:
-    """Draw the figures that the study has."""
-    names, text = study.config["adaptations"], study.perplexity["text"]["name"]
-    if len({cell.pruning for cell in study.cells if not cell.is_dense}) > 1:
-        draw_criteria(data / "criteria.csv", names, text, [folder / "criteria.png"])
-    if study.compares_windows:
-        draw_windows(data / "windows.csv", text, [folder / "windows.png"])
-    if study.compares_budgets:
-        draw_budgets(data / "budgets.csv", names, study.series, text, [folder / "budgets.png"])
-    if "drift" in study.block["evaluation"]:
-        draw_drift(data / "drift.csv", names, [folder / "drift.png"])
+def compares_criteria(study: Study) -> bool:
+    """Return whether a study prunes in more than one way."""
+    return len({cell.pruning for cell in study.cells if not cell.is_dense}) > 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,31 +1,29 @@
-"""The panels of a figure: a panel for each model and pattern, in rows that fit a page."""
+"""Lay out the panels of the criteria: one for each model and pattern, in rows that fit a page."""
 
-import csv
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PANEL_HEIGHT_INCHES = 2.7
-# What does not fit goes below: a page shrinks a wider row until nobody can read it.
+# A wider row would be shrunk on a page until nobody can read it, so it continues below.
 PANELS_A_ROW = 3
 ROW_INCHES = 9.5
-# The legend fits.
+# Wide enough for the legend.
 LEAST_WIDTH_INCHES = 3.2
-# Of titles and names of criteria.
+# The width of a character of titles and names of criteria.
 CHARACTER_INCHES = 0.078
-# From point to point: a value of four digits fits. Between criteria it is half as much again.
+# From point to point, wide enough for a value of four digits; between criteria half as much again.
 STEP_INCHES = 0.27
 GAP_STEPS = 0.5
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row of criteria.csv; None where a number is not finite or not there."""
+    """A row of criteria.csv; None where a number is empty or not finite."""
 
     criterion: str
     pattern: str
@@ -35,9 +33,22 @@ class Point:
     error: float | None
     spread: float | None
 
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> "Point":
+        """Return the point of a row."""
+        return cls(
+            row["criterion"],
+            row["pattern"],
+            row["model"],
+            row["adaptation"],
+            _finite(row["perplexity"]),
+            _finite(row["perplexity_standard_error"]),
+            _finite(row["perplexity_standard_deviation_over_seeds"]),
+        )
+
     @property
     def bar(self) -> float:
-        """Return how far the longer of its two bars reaches."""
+        """Return the length of the longer of its two bars."""
         return max(self.error or 0.0, self.spread or 0.0)
 
 
@@ -46,10 +57,10 @@ class Panel:
     """One model and pattern, with the criteria that it has.
 
     Attributes:
-        model: Panels of a model share their scale.
-        title: What stands above it.
-        points: What it shows, all of one model and pattern.
-        adaptations: How many a criterion has room for.
+        model: Name of the model; panels of one model share their scale.
+        title: Text above the panel.
+        points: The points that it shows.
+        adaptations: How many adaptations each criterion has room for.
     """
 
     model: str
@@ -59,7 +70,7 @@ class Panel:
 
     @property
     def criteria(self) -> list[str]:
-        """Return the names along the axis."""
+        """Return the names of the criteria along the axis."""
         return _distinct(point.criterion for point in self.points)
 
     @property
@@ -71,30 +82,13 @@ class Panel:
         return max(of_criteria, CHARACTER_INCHES * len(self.title))
 
 
-def read_points(data: Path) -> list[Point]:
-    """Return the rows of criteria.csv."""
-    with data.open(encoding="utf-8", newline="") as file:
-        return [
-            Point(
-                row["criterion"],
-                row["pattern"],
-                row["model"],
-                row["adaptation"],
-                _finite(row["perplexity"]),
-                _finite(row["perplexity_standard_error"]),
-                _finite(row["perplexity_standard_deviation_over_seeds"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
 def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
     """Return the panels of a model, a panel a pattern, in rows that fit a page.
 
     Args:
-        model: Named above the first panel of each row.
-        points: Of all models.
-        adaptations: How many a criterion has room for.
+        model: Name of the model, shown above the first panel of each row.
+        points: The points of all models.
+        adaptations: How many adaptations each criterion has room for.
     """
     rows: list[list[Panel]] = []
     of_model = [point for point in points if point.model == model]
@@ -132,7 +126,7 @@ def panel_grid(figure: Figure, rows: Sequence[Sequence[Panel]]) -> list[list[Axe
     for index, row in enumerate(rows):
         widths = [panel.width_inches for panel in row]
         if widest > sum(widths):
-            # Stays empty: a criterion takes the same room in all rows.
+            # A column that stays empty, so that a criterion takes the same room in all rows.
             widths.append(widest - sum(widths))
         columns = places[index].subgridspec(1, len(widths), width_ratios=widths)
         axes_of_row = []

@@ -1,20 +1,19 @@
-"""Draw quality against what adaptations see and compute."""
+"""Draw a figure from its CSV file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
-from freelunch.reporting.figures.budgets import draw_budgets
+from freelunch.reporting.drawing.files import draw_figure
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):
-        draw_budgets(
+        draw_figure(
+            name=snakemake.wildcards.figure,
             data=Path(snakemake.input.data),
-            adaptations=snakemake.params.adaptations,
-            series=snakemake.params.series,
-            text=snakemake.params.text,
+            settings=snakemake.params.settings,
             outputs=[Path(path) for path in snakemake.output],
         )

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows, last_drift
+from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.figures.drift import drift_figure
-from freelunch.reporting.figures.style import styled
-from freelunch.study.cell import Cell
+from freelunch.reporting.drawing.drift import draw
+from freelunch.reporting.drawing.style import styled
 from records_for_tests import make_records, make_study
 
 WINDOWS = {
@@ -81,13 +80,12 @@ def test_what_is_not_finite_stays_visible() -> None:
 def test_records_without_drift_have_no_rows() -> None:
     records = make_records(make_study(), {})
     assert drift_rows(records, []) == []
-    assert last_drift(records[Cell.parse("tiny/wanda-u50/none/seed0")]) is None
 
 
 def figure_of(found: list[Any]) -> Figure:
     with styled():
         as_read = [{key: str(value) for key, value in row.items()} for row in found]
-        figure = drift_figure(as_read, {"recon_block": {"method": "full"}, **WINDOWS})
+        figure = draw(as_read, {"recon_block": {"method": "full"}, **WINDOWS})
         figure.canvas.draw()
     return figure
 
