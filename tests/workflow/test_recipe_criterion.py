@@ -1,6 +1,5 @@
-"""The README's recipe for a new criterion, followed to the letter."""
+"""docs/recipes/criterion.md, followed to the letter."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from freelunch.pruning.dense_pass import statistics_file
+from recipes import files_of, follow
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
@@ -19,28 +19,15 @@ TESTS = (
 )
 
 
-def recipe() -> str:
-    text = (ROOT / "README.md").read_text()
-    (section,) = re.findall(r"^### Adding a criterion$(.*?)^## ", text, re.M | re.S)
-    return section
-
-
-def test_recipe_is_short() -> None:
-    assert len(recipe().strip().splitlines()) < 30
+def test_the_recipe_touches_few_files() -> None:
+    assert len(files_of("criterion")) <= 3
 
 
 def test_a_criterion_made_by_the_recipe(study):
-    section = recipe()
-    (file,) = re.findall(r"`(workflow/\S+product\.py)`", section)
-    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
-    (definition,) = re.findall(r"^```json\n(.*?)^```$", section, re.M | re.S)
-    (slow,) = re.findall(r"^`(\"product\": .*)`\.$", section, re.M)
     for name in TESTS:
         (study.path / "tests" / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / name, study.path / "tests" / name)
-    (study.path / file).write_text(code)
-    study.edit("workflow/schemas/config.schema.json", '"$defs": {', '"$defs": {' + definition)
-    study.edit("tests/support/slow_scores.py", "SLOW = {", "SLOW = {" + slow)
+    follow("criterion", study.path)
 
     # The tests take it up by themselves.
     chosen = "test_criteria or described or unknown_keys or no_default"
