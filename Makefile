@@ -3,12 +3,13 @@
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
 #   make plan                  what a study would run and take; TFLOPS=400: on a machine of that rate
-#   make full                  the study that carries the README's numbers
+#   make full                  the study that the README's verdicts come from
 #   make test, make check      tests; formatting, linting, types, layers, schemas
 #   make report                the audit's page and Snakemake's report of a study
 #   make compare A=... B=...   what differs between two studies, and what may explain it
 #   make bench                 speed and memory, as ratios
-#   make readme                put the full study's tables into the README
+#   make docs                  the documentation, site/index.html
+#   make results               run the studies that docs/ keeps, and keep what they gave
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,10 +28,10 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report compare test check format bench readme lock
+.PHONY: help env study full plan summary report compare test check format bench docs results kept lock
 
 help:
-	@sed -n '3,11s/^#   //p' Makefile
+	@sed -n '3,12s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -39,7 +40,7 @@ env: $(READY)
 $(READY): pyproject.toml envs/lock.txt
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
-	$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev -r envs/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev --group docs -r envs/lock.txt
 	touch $@
 
 study: env
@@ -86,22 +87,27 @@ format: env
 bench: study
 	PYTHONPATH=$(PYTHONPATH):tests/support python tests/bench/bench.py
 
-# docs/ keeps the records of these studies: a test can tell whether the README's tables agree with them, and a
-# user, by `make compare`, whether another run does.
-readme: full
+# Broken links and missing pages fail the build.
+docs: env
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "The documentation: site/index.html"
+
+# docs/ keeps the records of these studies, and the table, the verdicts and the figures that they give. Tests hold
+# the one to the other; `make compare` says whether another machine agrees.
+results: full
 	$(MAKE) study STUDY=config.yaml
 	$(MAKE) study STUDY=studies/retraining.yaml
-	rm -rf docs
 	for name in laptop full retraining; do \
-	  mkdir -p docs/$$name/tables docs/$$name/audit docs/$$name/figures; \
+	  rm -rf docs/$$name/records; \
 	  cp -r results/$$name/records docs/$$name/records; \
-	  cp results/$$name/tables/summary.md docs/$$name/tables/; \
-	  cp results/$$name/audit/verdicts.md docs/$$name/audit/; \
-	  cp results/$$name/figures/budgets.png docs/$$name/figures/; \
 	done
-	cp results/full/figures/{criteria,windows,drift}.png docs/full/figures/
-	python -m freelunch.reporting.readme README.md docs/full/tables/summary.md
-	python -m freelunch.reporting.readme README.md docs/full/audit/verdicts.md
+	$(MAKE) kept
+
+# The same from the records that are there, after a change of words or colours.
+kept: env
+	python -m freelunch.reporting.kept config.yaml docs/laptop
+	python -m freelunch.reporting.kept studies/full.yaml docs/full
+	python -m freelunch.reporting.kept studies/retraining.yaml docs/retraining
 
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
 lock: env

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.adaptation.reconstruction import driver, training
+from freelunch.adaptation.reconstruction import driver
+from freelunch.adaptation.reconstruction.gradients import train_window_
 from freelunch.adaptation.reconstruction.losses import LOSSES
 from freelunch.adaptation.reconstruction.window import Window
-from freelunch.adaptation.training import steps
+from freelunch.adaptation.training import optimisers
 from freelunch.adaptation.training.schedule import learning_rates
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
@@ -190,7 +191,7 @@ def test_gradients_are_finite_differences(
             assert self.parameter.grad is not None
             gradients.setdefault(id(self.parameter), self.parameter.grad.clone())
 
-    monkeypatch.setattr(steps, "make_optimiser", Recorder)
+    monkeypatch.setattr(optimisers, "make_optimiser", Recorder)
     window = window_of(prepared, 1)
     inputs, targets = prepared.hidden(1), prepared.hidden(2)
     settings = {
@@ -200,7 +201,7 @@ def test_gradients_are_finite_differences(
         "epochs": 1,
         "loss": loss_name,
     }
-    training.train_window_(window, inputs, targets, settings, 0)
+    train_window_(window, inputs, targets, settings, 0)
     masks = {id(linear.weight): keep for _, linear, keep in window.masked()}
     parameters = window.train_(Trained("full", True, True), 0).parameters
     assert {id(parameter) for parameter in parameters} == gradients.keys()

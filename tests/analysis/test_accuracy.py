@@ -120,7 +120,7 @@ def test_what_was_truncated_is_said(tmp_path: Path) -> None:
     for cell in RIGHT:
         records[cell]["metrics"]["tasks"]["truncated"] = {"requests": 1234, "tokens": 99}
     said = list(task_notes(task_rows(records, tmp_path)))
-    (note,) = (note for note in said if "longer than the model takes" in note)
+    (note,) = (note for note in said if "longer than the model's context" in note)
     assert "1,234 requests" in note and "99 tokens" in note
 
 

@@ -7,14 +7,13 @@ import pytest
 
 from freelunch.analysis.budget_effect import (
     BUDGET_COLUMNS,
-    REACH_COLUMNS,
     budget_rows,
-    reach_rows,
-    reached_at,
 )
 from freelunch.analysis.pairing import paired_difference
+from freelunch.analysis.reach import REACH_COLUMNS, reach_rows, reached_at
 from freelunch.reporting.inline_numbers import numbers_tree
-from freelunch.reporting.sections.budgets import budget_line, budget_sentences
+from freelunch.reporting.results import Results
+from freelunch.reporting.sections.budgets import budget_line, reach_sentences
 from freelunch.study.cell import Cell
 from records_for_tests import make_records, make_study
 
@@ -161,14 +160,14 @@ def test_a_reconstruction_that_diverged_is_not_compared_with() -> None:
             record["metrics"]["perplexity"]["window_losses"][2] = None
     rows = reach_rows(records, STUDY)
     assert all(math.isnan(row["reached_at_over_reference"]) for row in rows)
-    assert "full cannot be compared: recon_block diverged." in next(budget_sentences(rows))
-    numbers = numbers_tree([], reaches=rows)
+    assert "full cannot be compared: recon_block diverged." in next(reach_sentences(rows))
+    numbers = numbers_tree(Results(STUDY, records, STUDY.paths.records))
     reached = numbers["tiny/wanda-u50/full"]["reached_at_tokens_over_reference"]
     assert (reached["value"], reached["text"]) == (None, "not finite")
 
 
 def test_budgets_for_running_text() -> None:
-    numbers = numbers_tree([], reaches=reach_rows(made(), STUDY))
+    numbers = numbers_tree(Results(STUDY, made(), STUDY.paths.records))
     full, norms, distilled = (
         numbers[f"tiny/wanda-u50/{series}"]["reached_at_tokens_over_reference"]
         for series in ("full", "norms", "full, distilled")
@@ -179,15 +178,18 @@ def test_budgets_for_running_text() -> None:
 
 
 def test_what_is_said_of_it() -> None:
-    said = list(budget_sentences(reach_rows(made(), STUDY)))
+    said = list(reach_sentences(reach_rows(made(), STUDY)))
     assert len(said) == 3
     full, norms, distilled = said
     assert "full reaches recon_block with 2.4 times its tokens (95 %: " in full
     assert "times its operations" in full
     assert "norms does not reach recon_block with up to 1 times its tokens." in norms
-    assert "with the least that was run already: with at most 2 times its tokens" in distilled
+    assert (
+        "already reaches recon_block at the smallest budget that was run: with at most 2 times"
+        in distilled
+    )
     assert distilled.endswith("95 %: at most 2.")
-    near = list(budget_sentences(reach_rows(made(norms_1=40.1), STUDY)))
+    near = list(reach_sentences(reach_rows(made(norms_1=40.1), STUDY)))
     assert (
         "norms does not reach recon_block with up to 1 times its tokens; 95 %: at most 1 to more"
         in near[1]

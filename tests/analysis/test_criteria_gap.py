@@ -12,8 +12,11 @@ import pytest
 
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
 from freelunch.core.errors import UserError
+from freelunch.reporting.cells import means_over_seeds
+from freelunch.reporting.results import Results
+from freelunch.reporting.sections.gaps import gaps_section
 from freelunch.reporting.summary import summary_sections, summary_text
-from freelunch.reporting.tables import csv_text, means_over_seeds
+from freelunch.reporting.table import csv_text
 from freelunch.study.cell import Cell
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -230,11 +233,11 @@ def test_a_second_row_leaves_out_the_worst_without_the_adaptation() -> None:
         assert {**rest, "left_out": None} == alone
     study = make_study()
     means = means_over_seeds(make_records(study, PERPLEXITIES))
-    text = summary_text(summary_sections(study, means, rows))
+    text = summary_text([gaps_section(study, means, rows)])
     assert "2, without c" in text
     assert "with recon the gap between criteria other than c is " in text
     assert "worst without the adaptation" in text
-    assert "left out" not in summary_text(summary_sections(study, means, rows[::2]))
+    assert "leaves out" not in summary_text([gaps_section(study, means, rows[::2])])
 
 
 def test_gap_left_is_of_criteria_that_are_there_without_and_with() -> None:
@@ -420,10 +423,8 @@ def test_of_no_gap_nothing_can_be_left() -> None:
 
 def said_of(gaps: list[dict[str, Any]]) -> str:
     study = make_study()
-    text = summary_text(
-        summary_sections(study, means_over_seeds(make_records(study, PERPLEXITIES)), gaps)
-    )
-    return text.partition("**Gap between criteria**\n\n")[2]
+    means = means_over_seeds(make_records(study, PERPLEXITIES))
+    return summary_text([gaps_section(study, means, gaps)])
 
 
 def test_summary_has_a_line_for_each_gap() -> None:
@@ -449,18 +450,18 @@ def test_summary_says_where_criteria_are_not_equally_sparse() -> None:
     study = make_study()
     records = make_records(study, PERPLEXITIES)
     means, gaps = means_over_seeds(records), whole_gaps(records)
-    assert "unequal" not in summary_text(summary_sections(study, means, gaps))
+    assert "unequal" not in summary_text([gaps_section(study, means, gaps)])
     for mean in means:
         if mean["criterion"] == "wanda":
             mean["sparsity"] = 0.125
-    said = "tiny, u50: the criteria left unequal sparsities, from 12.5 to 50.0 %"
-    assert said in summary_text(summary_sections(study, means, gaps))
+    said = "tiny, u50: the criteria produced unequal sparsities, from 12.5 to 50.0 %"
+    assert said in summary_text([gaps_section(study, means, gaps)])
 
 
 def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
     study = make_study(criteria=["wanda"])
     records = make_records(study, PERPLEXITIES)
-    text = summary_text(summary_sections(study, means_over_seeds(records), whole_gaps(records)))
+    text = summary_text(summary_sections(Results(study, records, study.paths.records)))
     assert "Gap" not in text
 
 
@@ -493,7 +494,7 @@ def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
     rows[1] |= {"gap_left_error": 0.05}
     said = said_of(rows)
     assert "is not clearly smaller or larger: 0.900 ± 0.050" in said
-    assert "over windows and, where there are several, seeds together" in said
+    assert "over windows and, where there are several, over seeds" in said
     fields = [field.strip() for field in said.splitlines()[3].strip("| ").split("|")]
     assert fields[-3:] == ["90.0 ± 3.0 %", "4", "8.0 %"]
     rows[1] |= {"gap_left_standard_deviation_over_seeds": math.nan, "gap_left_error": math.nan}

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 # The module's name is also that of its function.
 from freelunch.core import code_digest as digest
-from freelunch.core.code_digest import SCRIPTS, code_digest, reachable_files
+from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files, reachable_files
+from freelunch.reporting.figures import drawing_module, figure_modules, figures
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 
@@ -190,11 +192,11 @@ def test_an_incomplete_digest_is_noticed(
     assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "pruning" / "masks.py"}
 
 
-def test_nothing_but_criteria_is_imported_by_a_name_made_at_run_time() -> None:
+def test_only_criteria_and_figures_are_imported_by_a_name_made_at_run_time() -> None:
     """What import statements do not say, no digest could cover, unless the rule names it."""
-    for path in set(SCRIPTS.rglob("*.py")) - {
-        SCRIPTS / "freelunch" / "pruning" / "criteria" / "__init__.py"
-    }:
+    by_name = ("pruning/criteria/__init__.py", "reporting/drawing/files.py")
+    by_name += ("reporting/figures/__init__.py",)
+    for path in set(SCRIPTS.rglob("*.py")) - {SCRIPTS / "freelunch" / name for name in by_name}:
         for node in ast.walk(ast.parse(path.read_text())):
             names = {getattr(node, "id", None), getattr(node, "attr", None)}
             assert not names & {"import_module", "__import__"}, path
@@ -204,7 +206,8 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
     rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
     for name in NAMES:
         assert f'"../scripts/{name}.py"' in rules, f"no rule runs {name}"
-        carried = f'code=code_digest("{name}")' in rules or name == "prune_model"
+        # With the modules that the script imports by name, where there are any.
+        carried = re.search(rf'code=(lambda wildcards: )?code_digest\(\s*"{name}"', rules)
         assert carried, f"no rule carries the digest of {name}"
 
 
@@ -226,3 +229,29 @@ def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
     after = digests()
     # Those of units are made of Wanda's scores.
     assert {name for name in names if after[name] != before[name]} == {"wanda", "wanda_sp", "flap"}
+
+
+def test_a_figure_is_drawn_anew_by_an_edit_of_its_own_drawing_alone(copy: Path) -> None:
+    rule = (SCRIPTS.parent / "rules" / "show.smk").read_text()
+    assert "figures.drawing_module(wildcards.figure)" in rule
+
+    def digests() -> dict[str, str]:
+        digest._parsed.cache_clear()
+        return {name: code_digest("draw_figure", drawing_module(name)) for name in figures()}
+
+    before = digests()
+    path = copy / "freelunch" / "reporting" / "drawing" / "windows.py"
+    path.write_text(path.read_text() + "\nNOTE = 1\n")
+    after = digests()
+    assert {name for name in before if after[name] != before[name]} == {"windows"}
+    path = copy / "freelunch" / "reporting" / "figures" / "windows.py"
+    path.write_text(path.read_text() + "\nNOTE = 1\n")
+    assert digests() == after, "what declares a figure does not draw it"
+
+
+@pytest.mark.parametrize("script", ["build_tables", "audit_study"])
+def test_what_reads_the_declarations_of_figures_carries_them(script: str) -> None:
+    rule = (SCRIPTS.parent / "rules" / "show.smk").read_text()
+    assert f'code=code_digest("{script}", *figures.figure_modules())' in rule
+    covered = {path.stem for path in covered_files(script, *figure_modules())}
+    assert covered >= set(figures())

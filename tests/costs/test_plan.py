@@ -194,7 +194,7 @@ def test_every_job_has_a_cost() -> None:
         assert cost.memory_bytes > 0 and cost.flops >= 0 and cost.disk_bytes >= 0
         assert plan.mem_mb(*job) > cost.memory_bytes / 1e6
     with pytest.raises(ValueError, match="no cost is known"):
-        plan.step("draw_criteria", "tiny")
+        plan.step("draw_figure", "tiny")
 
 
 def test_more_work_costs_more() -> None:

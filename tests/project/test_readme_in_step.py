@@ -1,7 +1,11 @@
-"""The README shows what the full study found, and names commands and files that exist."""
+"""README and docs show what the kept records give, and name commands and files that exist."""
 
+import csv
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from matplotlib.image import imread
@@ -9,18 +13,24 @@ from matplotlib.image import imread
 from audits_for_tests import KEPT, Audited, make_kept
 from freelunch.costs.plan import Plan
 from freelunch.records.read import load_records
-from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.figures.budgets import draw_budgets
-from freelunch.reporting.figures.criteria import draw_criteria
-from freelunch.reporting.figures.drift import draw_drift
-from freelunch.reporting.figures.windows import draw_windows
-from freelunch.reporting.readme import main
+from freelunch.reporting import kept as kept_pages
 from freelunch.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-VERDICTS = ROOT / "docs" / "full" / "audit" / "verdicts.md"
-SUMMARY = ROOT / "docs" / "full" / "tables" / "summary.md"
+# What is written by hand.
+PAGES = [README, *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT)]
+PAGES = [path for path in PAGES if path.parent.name not in ("tables", "audit")]
+# What the README calls a verdict of the audit.
+CALLED = {
+    "holds": "Found",
+    "holds in part": "Found in part",
+    "does not hold": "Not found at this scale",
+    "not testable here": "Not testable here",
+}
+# The pages whose numbers are those of records that are kept.
+OF_RECORDS = [README, *(DOCS / "results" / f"{name}.md" for name in ("index", *KEPT))]
 
 
 @pytest.fixture(autouse=True)
@@ -33,65 +43,102 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_kept(request.param, tmp_path_factory.mktemp("kept") / request.param)
 
 
+# --- Tables, verdicts and figures
+
+
 def test_records_are_of_the_config(kept: Audited):
-    records = load_records(kept.study, ROOT / "docs" / kept.study.name / "records")
+    records = load_records(kept.study, DOCS / kept.study.name / "records")
     assert len(records) == len(kept.study.cells)
 
 
-def test_tables_are_those_of_the_committed_records(kept: Audited):
-    shown = ROOT / "docs" / kept.study.name / "tables" / "summary.md"
-    assert shown.read_text() == (kept.root / "tables" / "summary.md").read_text()
+def test_all_that_is_shown_follows_from_the_records(kept: Audited, tmp_path: Path):
+    """Figures but for how another machine rounds the edge of a letter."""
+    shown = DOCS / kept.study.name
+    kept_pages.make_kept(kept.study, shown / "records", tmp_path)
+    for name in (kept_pages.SUMMARY, kept_pages.VERDICTS):
+        assert (shown / name).read_text() == (tmp_path / name).read_text(), "run `make kept`"
+    figures = sorted((shown / "figures").iterdir())
+    drawn = sorted((tmp_path / "figures").iterdir())
+    assert [path.name for path in figures] == [path.name for path in drawn], "run `make kept`"
+    for one, other in zip(figures, drawn, strict=True):
+        a, b = imread(one), imread(other)
+        assert a.shape == b.shape, f"{one}: run `make kept`"
+        assert abs(a - b).mean() < 1e-3, f"{one}: run `make kept`"
 
 
-def test_verdicts_are_those_of_the_committed_records(kept: Audited):
-    shown = ROOT / "docs" / kept.study.name / "audit" / "verdicts.md"
-    assert shown.read_text() == verdict_table(kept.audit["claims"])
+def test_a_page_shows_them(kept: Audited):
+    name = kept.study.name
+    page = (DOCS / "results" / f"{name}.md").read_text()
+    for shown in (kept_pages.SUMMARY, kept_pages.VERDICTS):
+        assert f'--8<-- "{name}/{shown}"' in page
+    for figure in (DOCS / name / "figures").iterdir():
+        assert f"(../{name}/figures/{figure.name})" in page
 
 
-def test_figures_are_those_of_the_committed_records(kept: Audited, tmp_path: Path):
-    """But for how another machine rounds the edge of a letter."""
-    study, folder = kept.study, kept.root / "figures"
-    names, text = study.config["adaptations"], study.perplexity["text"]["name"]
-    draw_criteria(folder / "criteria.csv", names, text, [tmp_path / "criteria.png"])
-    draw_windows(folder / "windows.csv", text, [tmp_path / "windows.png"])
-    draw_budgets(folder / "budgets.csv", names, study.series, text, [tmp_path / "budgets.png"])
-    draw_drift(folder / "drift.csv", names, [tmp_path / "drift.png"])
-    shown = sorted((ROOT / "docs" / study.name / "figures").iterdir())
-    all_drawn = sorted(path.name for path in tmp_path.iterdir())
-    expected = all_drawn if study.name == "full" else ["budgets.png"]
-    assert [path.name for path in shown] == expected
-    for path in shown:
-        as_shown, drawn = (imread(it) for it in (path, tmp_path / path.name))
-        assert as_shown.shape == drawn.shape, path
-        assert abs(as_shown - drawn).mean() < 1e-3, path
+@pytest.mark.parametrize("kept", ["full"], indirect=True)
+def test_verdicts_of_the_readme(kept: Audited):
+    rows = dict(re.findall(r"^\| (C\w+) \| [^|]+ \| \*\*([^*|]+?)\.\*\*", README.read_text(), re.M))
+    assert rows == {claim["id"]: CALLED[claim["verdict"]] for claim in kept.audit["claims"]}
 
 
-@pytest.mark.parametrize("shown", [SUMMARY, VERDICTS])
-def test_readme_shows_them(shown: Path):
-    assert main(["--check", str(README), str(shown)]) == 0
+# --- Numbers
 
 
-def test_every_make_target_in_the_readme_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"`make ([a-z-]+)", README.read_text()))
-    named |= set(re.findall(r"^\$ make ([a-z-]+)", README.read_text(), re.M))
-    assert named
-    assert named <= targets, named - targets
+def numbers(text: str) -> set[str]:
+    """Return the numbers of a text that were measured: with a fraction, or with thousands."""
+    return set(re.findall(r"(?<![\w.,-])(?:\d+\.\d+|\d{1,3}(?:,\d{3})+)(?![\w]|\.\d)", text))
 
 
-def test_every_link_in_the_readme_leads_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
+def local_drifts(path: Path) -> Iterator[str]:
+    """Yield the mean over blocks of each cell's local drift."""
+    found = defaultdict(list)
+    for row in csv.DictReader(path.open()):
+        if (row["kind"], row["output"]) == ("local", "block"):
+            found[row["criterion"], row["pattern"], row["adaptation"]].append(row["mean"])
+    for values in found.values():
+        yield f"{fmean(map(float, values)):.3f}"
 
 
-def test_study_files_of_the_readme_exist():
-    for name in set(re.findall(r"studies/(\w+)\.yaml", README.read_text())) - {"mine"}:
-        assert (ROOT / "studies" / f"{name}.yaml").is_file(), name
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    found = set()
+    for name in KEPT:
+        for shown in (kept_pages.SUMMARY, kept_pages.VERDICTS):
+            found |= numbers((DOCS / name / shown).read_text())
+    root = tmp_path_factory.mktemp("drift")
+    return found | set(local_drifts(make_kept("full", root / "full").root / "figures/drift.csv"))
 
 
-def test_the_plan_of_72b_in_the_readme():
+@pytest.mark.parametrize("page", OF_RECORDS, ids=lambda path: path.name)
+def test_numbers_in_prose_stand_in_the_tables(page: Path, measured: set[str]):
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", page.read_text(), flags=re.S)
+    prose = re.sub(r"arXiv \d+\.\d+|Python \d\.\d+|Qwen2\.5|Apache-2\.0", "", prose)
+    assert not numbers(prose) - measured
+
+
+def test_the_plan_of_72b():
     """What `make plan STUDY=studies/qwen72b.yaml TFLOPS=400` prints, but for the list of cells."""
     text = Plan.of(Study.load(Path("studies/qwen72b.yaml"))).text(flops_per_s=400e12)
-    assert text[text.index("  step") :] in README.read_text()
+    assert text[text.index("  step") :] in (DOCS / "guide" / "windows.md").read_text()
+
+
+# --- What a reader is sent to
+
+
+def test_the_readme_is_short():
+    text = README.read_text()
+    assert len(text.splitlines()) <= 200
+    assert len(text.split()) <= 1300
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_everything_that_a_page_names_exists(page: Path):
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:`|^\$ )make ([a-z-]+)", text, re.M)) <= targets
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", text):
+        assert (page.parent / link).exists(), link
+    made_up = {"studies/mine.yaml", "workflow/scripts/freelunch/pruning/criteria/product.py"}
+    rooted = r"`((?:workflow|studies|envs|config|tests|docs)/[\w./-]*\w)/?`"
+    for path in set(re.findall(rooted, text)) - made_up:
+        assert (ROOT / path).exists(), path

@@ -16,7 +16,7 @@ from freelunch.evaluation.tasks import write_answers
 from freelunch.records.read import answers_beside
 from freelunch.reporting.audit.claims import audit_claims, estimate_text, load_claims
 from freelunch.reporting.audit.evidence import Evidence
-from freelunch.reporting.audit.measures import MEASURES, metrics_of
+from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
@@ -210,7 +210,7 @@ def audited(
                 {"rte": [{"right": bit == "1"} for bit in bits]},
             )
     part = {"says": "it is so", "measure": measure, "holds": holds, "why": "so"}
-    part |= {"metric": metric} if metrics_of(measure) else {}
+    part |= {"metric": metric} if MEASURES[measure].metrics else {}
     if settings is None and measure == "recovery":
         settings = {"criteria": grid.get("criteria", ["wanda"])}
     part |= {"settings": settings or {}}
@@ -277,7 +277,7 @@ def test_the_best_way_of_retraining_counts() -> None:
 def test_a_way_that_was_run_with_more_alone_proves_nothing() -> None:
     part = audited("budget_ratio", {"above": 10}, BASE | {"wanda full_20": 55}, TOKENS)
     assert part["verdict"] == UNTESTED
-    assert "less may do" in part["reason"]
+    assert "a smaller one may suffice" in part["reason"]
 
 
 def test_budgets_that_end_too_early_prove_nothing() -> None:

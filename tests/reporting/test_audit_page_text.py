@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from audits_for_tests import Audited, make_audited
-from freelunch.reporting.audit.page import FIGURES, MARKS, write_page
+from freelunch.reporting.audit.page import MARKS, write_page
 from freelunch.reporting.audit.page_cells import (
     duration,
     shown_cells,
@@ -22,6 +22,7 @@ from freelunch.reporting.audit.page_cells import (
 from freelunch.reporting.audit.page_claims import shown_claims, tally
 from freelunch.reporting.audit.protocol import load_protocol
 from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+from freelunch.reporting.figures import figures
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
 
@@ -193,7 +194,7 @@ def test_every_word_of_a_verdict_has_a_shape(audited: Audited) -> None:
 
 def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
     known = {claim["id"] for claim in audited.audit["claims"]}
-    assert {claim for claims, _ in FIGURES.values() for claim in claims} <= known
+    assert {claim for figure in figures().values() for claim in figure.claims} <= known
 
 
 # --- Claims in sentences
@@ -264,7 +265,7 @@ def test_a_cell_shows_what_was_measured_on_it(made: Audited, tmp_path: Path) -> 
     titles = [column["title"] for column in shown["columns"]]
     fields = dict(zip(titles, shown["rows"][0]["fields"], strict=True))
     assert fields["Held out"] == {"text": "17.25 ± 0.50", "value": "17.25"}
-    assert fields["Drift"] == {"text": "0.123", "value": "0.12345"}
+    assert fields["Drift"] == {"text": "0.1235", "value": "0.12345"}
     assert fields["Accuracy"] == {"text": "51.2 ± 2.0 %", "value": "0.5123"}
     assert fields["Perplexity"] == {"text": "not finite", "value": "Infinity"}
     assert fields["Pattern"] == {"text": "-", "value": None}

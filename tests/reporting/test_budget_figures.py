@@ -7,8 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
-from freelunch.reporting.figures.budgets import budgets_figure, draw_budgets
-from freelunch.reporting.figures.style import marks, styled
+from freelunch.reporting.drawing import budgets
+from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.style import styled
 
 ADAPTATIONS = {
     "recon_block": {"method": "reconstruction", "window": 1},
@@ -47,9 +48,7 @@ def rows(**changes: str) -> list[dict[str, str]]:
 
 def figure_of(data: list[dict[str, str]]) -> Figure:
     with styled():
-        looks = marks(ADAPTATIONS)
-        colours = {called: looks[name].colour for name, called in SERIES.items()}
-        figure = budgets_figure(data, colours, "text")
+        figure = budgets.draw(data, ADAPTATIONS, SERIES, "text")
         figure.canvas.draw()
     return figure
 
@@ -103,7 +102,8 @@ def test_drawn_again_it_is_the_same_file(tmp_path: Path) -> None:
         writer.writerows(rows())
     for name in ("one", "two"):
         outputs = [tmp_path / f"{name}.{suffix}" for suffix in ("png", "svg", "pdf")]
-        draw_budgets(data, ADAPTATIONS, SERIES, "text", outputs)
+        settings = {"adaptations": ADAPTATIONS, "series": SERIES, "text": "text"}
+        draw_figure("budgets", data, settings, outputs)
     for suffix in ("png", "svg", "pdf"):
         one, two = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
         assert one == two and len(one) > 5000

@@ -60,14 +60,14 @@ def compared(one: Path, other: Path) -> str:
 
 def test_equal_runs(tmp_path: Path) -> None:
     one, other = run(tmp_path / "a"), run(tmp_path / "b")
-    assert compared(one, other) == "The 5 cells that both have are equal, but for rounding."
+    assert compared(one, other) == "The 5 cells that both have are equal up to rounding."
     assert compared(one / "records", other) == compared(one, other)
 
 
 def test_a_number_that_nothing_explains(tmp_path: Path) -> None:
     text = compared(run(tmp_path / "a"), run(tmp_path / "b", adapted=42.0))
     assert text.startswith("tiny/wanda-u50/recon_block/seed0: 39.0 ± ")
-    assert "42.0" in text and "nothing that is recorded explains it" in text
+    assert "42.0" in text and "no recorded setting or environment explains it" in text
     assert "loss B - A: 0.07" in text
     assert "magnitude" not in text, "those are equal"
 
@@ -80,7 +80,7 @@ def test_settings_and_environment_explain(tmp_path: Path) -> None:
     text = compared(run(tmp_path / "a"), other)
     assert "setting adaptation.learning_rate: 0.001 in A, 0.003 in B" in text
     assert 'environment packages.torch of prune_model: "2.13.0" in A, "2.14.0" in B' in text
-    assert "nothing that is recorded" not in text
+    assert "no recorded setting" not in text
 
 
 def test_cells_of_one_run_only(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_run_is_equal_to_itself_whatever_it_diverged_to(tmp_path: Path) -> Non
 
 
 def test_a_run_that_is_not_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one is not named"):
+    with pytest.raises(UserError, match="is not named"):
         read_run("")
 
 
@@ -139,7 +139,7 @@ def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
         path.write_text(json.dumps(record))
     assert "are equal" in compared(one, other)
     path.write_text("{}")
-    with pytest.raises(UserError, match="no record of a cell"):
+    with pytest.raises(UserError, match="not the record of a cell"):
         read_run(str(other))
 
 

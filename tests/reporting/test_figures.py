@@ -1,5 +1,6 @@
 """The figure of the criteria: it shows its CSV, byte for byte the same each time."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from freelunch.core.code_digest import SCRIPTS
-from freelunch.reporting.figures import criteria, panels, style
-from freelunch.reporting.tables import CRITERIA_COLUMNS, csv_text, means_over_seeds
+from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
+from freelunch.reporting.drawing import criteria, marks, panels
+from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.table import csv_text
 from freelunch.study.methods import METHODS
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -21,14 +25,15 @@ ADAPTATIONS = ("none", "recon_block")
 FOUR = ["magnitude", "wanda", "ria", "sparsegpt"]
 MIXED = {"u50": FOUR, "2of4": FOUR, "s20": ["wanda_sp", "flap"]}
 NAMES = ("criteria.png", "criteria.svg", "criteria.pdf")
+SETTINGS = {"adaptations": {"recon_block": {"method": "full"}}, "text": "evaluation-text"}
 DRAW = """
 import sys
 from pathlib import Path
-from freelunch.reporting.figures.criteria import draw_criteria
+from freelunch.reporting.drawing.files import draw_figure
 folder = Path(sys.argv[2])
 names = sys.argv[3:]
-registered = {"recon_block": {"method": "full"}}
-draw_criteria(Path(sys.argv[1]), registered, "evaluation-text", [folder / n for n in names])
+settings = {"adaptations": {"recon_block": {"method": "full"}}, "text": "evaluation-text"}
+draw_figure("criteria", Path(sys.argv[1]), settings, [folder / name for name in names])
 """
 
 
@@ -38,15 +43,23 @@ def write_data(path: Path, perplexities: dict[str, float | None], **grid: list[o
     return path
 
 
-def registered(*names: str) -> Mapping[str, style.Mark]:
+def adaptations_of(names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """Return the adaptations of a config with these names."""
+    return {name: {"method": "full"} for name in names if name != "none"}
+
+
+def registered(*names: str) -> Mapping[str, marks.Mark]:
     """Return the marks of a config with these adaptations."""
-    return style.marks({name: {"method": "full"} for name in names if name != "none"})
+    return marks.marks(adaptations_of(names))
+
+
+def rows_of(data: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(data.read_text().splitlines()))
 
 
 def figure_of(data: Path, adaptations: tuple[str, ...] = ("recon_block",)) -> Figure:
-    with style.styled():
-        points = panels.read_points(data)
-        figure = criteria.criteria_figure(points, registered(*adaptations), "evaluation-text")
+    with styled():
+        figure = criteria.draw(rows_of(data), adaptations_of(adaptations), "evaluation-text")
         figure.draw_without_rendering()
         return figure
 
@@ -102,9 +115,7 @@ def test_drawn_twice_the_files_are_equal_byte_for_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_files_hold_no_date(tmp_path: Path, name: str) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
-    criteria.draw_criteria(
-        data, {"recon_block": {"method": "full"}}, "evaluation-text", [tmp_path / name]
-    )
+    draw_figure("criteria", data, SETTINGS, [tmp_path / name])
     content = (tmp_path / name).read_bytes()
     for word in (b"CreationDate", b"dc:date", b"Software"):
         assert word not in content
@@ -131,7 +142,7 @@ def test_error_bars_are_those_of_the_data(tmp_path: Path) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     expected = sorted(
         (point.perplexity - point.error, point.perplexity + point.error)
-        for point in panels.read_points(data)
+        for point in map(panels.Point.of, rows_of(data))
         if point.criterion != "dense" and point.perplexity and point.error
     )
     axes = figure_of(data).axes[0]
@@ -269,8 +280,8 @@ def test_an_adaptation_looks_the_same_whatever_else_is_shown() -> None:
 
 def test_what_an_adaptation_is_has_one_colour_in_every_study() -> None:
     block, full = {"method": "reconstruction", "window": 1}, {"method": "full"}
-    one = style.marks({"a": block, "b": full})
-    other = style.marks(
+    one = marks.marks({"a": block, "b": full})
+    other = marks.marks(
         {"c": {"method": "lora"}, "d": full, "e": {**full, "samples": 8}, "f": block}
     )
     assert one["a"].colour == other["f"].colour
@@ -279,9 +290,9 @@ def test_what_an_adaptation_is_has_one_colour_in_every_study() -> None:
 
 def test_no_two_sorts_of_windows_share_a_colour_nor_does_retraining_that_of_a_block() -> None:
     windows = ["matrix", "attention_mlp", 1, 2, 5, "all"]
-    looks = style.marks({str(it): {"method": "reconstruction", "window": it} for it in windows})
+    looks = marks.marks({str(it): {"method": "reconstruction", "window": it} for it in windows})
     assert len({look.colour for look in looks.values()}) == len(windows) + 1
-    retraining = style.marks({name: {"method": name} for name in METHODS})
+    retraining = marks.marks({name: {"method": name} for name in METHODS})
     colours = {look.colour for name, look in retraining.items() if name != "none"}
     assert looks["1"].colour not in colours and len(colours) == 5
 
@@ -316,7 +327,5 @@ def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Figure, "savefig", fail)
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     with pytest.raises(OSError, match="no space"):
-        criteria.draw_criteria(
-            data, {"recon_block": {"method": "full"}}, "text", [tmp_path / "criteria.png"]
-        )
+        draw_figure("criteria", data, SETTINGS, [tmp_path / "criteria.png"])
     assert [path.name for path in tmp_path.iterdir()] == ["criteria.csv"]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.criteria_gap import SIZE_COLUMNS, gap_rows, size_rows
-from freelunch.reporting.figures.sizes import draw_sizes, sizes_figure
-from freelunch.reporting.figures.style import styled
-from freelunch.reporting.tables import csv_text
+from freelunch.reporting.drawing import sizes
+from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.table import csv_text
 from records_for_tests import make_records, make_study
 
 MODELS = {"tiny": 1000, "tiny-2": 4000}
@@ -42,11 +43,11 @@ def test_figure_has_a_line_for_each_adaptation(tmp_path: Path) -> None:
     data = tmp_path / "sizes.csv"
     data.write_text(csv_text(SIZE_COLUMNS, rows(["tiny", "tiny-2"])))
     outputs = [tmp_path / f"sizes.{suffix}" for suffix in ("png", "svg", "pdf")]
-    draw_sizes(data, {"recon_block": {"method": "full"}}, outputs)
+    draw_figure("sizes", data, {"adaptations": {"recon_block": {"method": "full"}}}, outputs)
     assert all(path.stat().st_size > 1000 for path in outputs)
     with styled():
         text = [dict.fromkeys(SIZE_COLUMNS), *rows(["tiny", "tiny-2"])][1:]
-        figure = sizes_figure(
+        figure = sizes.draw(
             [{k: str(v) for k, v in row.items()} for row in text],
             {"recon_block": {"method": "full"}},
         )
@@ -57,5 +58,5 @@ def test_figure_has_a_line_for_each_adaptation(tmp_path: Path) -> None:
 
 def test_one_model_has_no_line() -> None:
     with styled():
-        figure = sizes_figure([{k: str(v) for k, v in row.items()} for row in rows(["tiny"])], {})
-    assert not figure.axes and "one model only" in figure.texts[0].get_text()
+        figure = sizes.draw([{k: str(v) for k, v in row.items()} for row in rows(["tiny"])], {})
+    assert not figure.axes and "only one model" in figure.texts[0].get_text()

@@ -12,9 +12,11 @@ import pytest
 
 from freelunch.analysis.pairing import mean_over_seeds, paired_difference, seed_groups
 from freelunch.core.errors import UserError
+from freelunch.reporting.cells import cell_rows, means_over_seeds
 from freelunch.reporting.latex import escaped
-from freelunch.reporting.summary import summary_sections, summary_text
-from freelunch.reporting.tables import build_tables, means_over_seeds, metrics_tree, summary_rows
+from freelunch.reporting.sections.cells import cells_section
+from freelunch.reporting.summary import summary_text
+from freelunch.reporting.tables import build_tables, metrics_tree
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
@@ -59,7 +61,7 @@ def losses_of(record: dict[str, Any]) -> list[float]:
 
 
 def row_of(records: dict[Cell, dict[str, Any]], cell: Cell) -> dict[str, Any]:
-    (row,) = [row for row in summary_rows(records) if row["record"] == cell.record_name]
+    (row,) = [row for row in cell_rows(records) if row["record"] == cell.record_name]
     return row
 
 
@@ -68,19 +70,15 @@ class Built:
 
     def __init__(self, study: Study, records: dict[Cell, dict[str, Any]]) -> None:
         write_records(study, records)
-        names = {
-            *("summary_csv", "summary_md", "summary_tex", "numbers_json", "metrics_json"),
-            *("criteria_csv", "gaps_csv", "sizes_csv", "pairs_csv", "windows_csv", "drift_csv"),
-            *("budgets_csv", "reach_csv", "tasks_csv"),
-        }
-        files = {name: Path(name.replace("_", ".")) for name in names}
-        build_tables(study, files)
-        texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-        self.summary_csv, self.summary_md = texts["summary_csv"], texts["summary_md"]
-        self.summary_tex = texts["summary_tex"]
-        self.numbers, self.metrics_json = json.loads(texts["numbers_json"]), texts["metrics_json"]
-        self.criteria_csv, self.gaps_csv = texts["criteria_csv"], texts["gaps_csv"]
-        self.pairs_csv = texts["pairs_csv"]
+        build_tables(study)
+        paths = (*study.paths.tables.iterdir(), *study.paths.figures.iterdir())
+        texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
+        self.files = set(texts)
+        self.summary_csv, self.summary_md = texts["summary.csv"], texts["summary.md"]
+        self.summary_tex = texts["summary.tex"]
+        self.numbers, self.metrics_json = json.loads(texts["numbers.json"]), texts["metrics.json"]
+        self.criteria_csv, self.gaps_csv = texts["criteria.csv"], texts["gaps.csv"]
+        self.pairs_csv = texts["criteria_pairs.csv"]
         # The table of cells and its notes, without the gaps below them.
         self.cells_md = self.summary_md.partition("\n**Gap between criteria**")[0]
 
@@ -105,6 +103,11 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_headers_and_rows_keep_the_contract() -> None:
     study = make_study()
     built = Built(study, make_records(study, PERPLEXITIES))
+    assert built.files == {
+        *("summary.csv", "summary.md", "summary.tex", "numbers.json", "metrics.json"),
+        *("criteria.csv", "gaps.csv", "sizes.csv", "criteria_pairs.csv", "windows.csv"),
+        *("drift.csv", "budgets.csv", "reach.csv", "tasks.csv"),
+    }
     assert built.summary_csv.splitlines()[0] == SUMMARY_HEADER
     assert built.criteria_csv.splitlines()[0] == CRITERIA_HEADER
     assert built.gaps_csv.splitlines()[0] == GAPS_HEADER
@@ -225,7 +228,7 @@ def test_two_seeds_have_a_mean_an_error_and_a_spread() -> None:
     (line,) = [line for line in built.cells_md.splitlines() if "wanda" in line and " none " in line]
     fields = [field.strip() for field in line.split("|")]
     assert fields[5:9] == ["48.0 ± 1.7", "2.341 ± 0.014", "2", "2.8"]
-    assert "Means over seeds (of 0, 1)" in built.summary_md
+    assert "means over seeds (0, 1)" in built.summary_md
 
 
 def test_error_of_a_mean_over_seeds_agrees_with_the_bootstrap() -> None:
@@ -280,7 +283,7 @@ def test_other_tokens_than_the_dense_model_are_refused() -> None:
     records = make_records(make_study(), PERPLEXITIES)
     records[WANDA]["metrics"]["perplexity"]["token_ids_sha256"] = "f" * 64
     with pytest.raises(UserError, match="other tokens than its dense model") as raised:
-        summary_rows(records)
+        cell_rows(records)
     assert WANDA.record_name in str(raised.value)
 
 
@@ -301,8 +304,8 @@ def test_summary_says_what_was_measured_and_on_what() -> None:
     assert "20.50 ± " in lines[2]
     assert "8,192 tokens, 5 TFLOP, 94 s, 1.00 GB" in lines[6]
     assert (
-        "tiny: 3,072 parameters, 0.0 million of them not zero, 0 MB on disk: zeros are stored like "
-        "other numbers." in text
+        "tiny has 3,072 parameters, of which 0.0 million are not zero, and takes 0 MB on disk: "
+        "zeros are stored like other numbers." in text
     )
     assert "`evaluation-text` (`wiki.utf8` of the package some-package 1.2.3)" in text
     assert "32 windows of 512 tokens (16,384 tokens)" in text
@@ -386,11 +389,12 @@ def test_summary_says_what_a_model_takes_and_how_fast_it_is() -> None:
         mean |= {"parameters": 134_515_008, "stored_bytes": 538e6}
         mean["nonzero_parameters"] = 134.5e6 - (number > 0) * 53e6
         mean["tokens_per_second_over_dense"] = 0.95 + number / 100 if number else None
-    text = summary_text(summary_sections(study, means))
+    text = summary_text([cells_section(study, means)])
     assert (
-        "tiny: 134,515,008 parameters, 81.5 to 134.5 million of them not zero, 538 MB on disk: "
-        "zeros are stored like other numbers, and multiplied like them: pruned, "
-        f"0.96 to {0.95 + (len(means) - 1) / 100:.2f} times the dense tokens a second." in text
+        "tiny has 134,515,008 parameters, of which 81.5 to 134.5 million are not zero, and takes "
+        "538 MB on disk: zeros are stored like other numbers. Zeros are also multiplied like other "
+        f"numbers: pruned, it processes 0.96 to {0.95 + (len(means) - 1) / 100:.2f} times as many "
+        "tokens a second as the dense model." in text
     )
 
 
@@ -399,8 +403,11 @@ def test_summary_says_how_windows_overlap() -> None:
     means = means_over_seeds(make_records(study, PERPLEXITIES))
     for mean in means:
         mean["window_stride"] = 128
-    text = summary_text(summary_sections(study, means))
-    assert "32 windows of 512 tokens, one every 128, of which the last 128 count." in text
+    text = summary_text([cells_section(study, means)])
+    assert (
+        "32 windows of 512 tokens, one every 128 tokens; the last 128 tokens of each are scored."
+        in text
+    )
 
 
 def test_summary_says_not_wikitext_only_where_it_knows() -> None:
@@ -414,6 +421,6 @@ def test_summary_says_not_wikitext_only_where_it_knows() -> None:
     }
     study = Study.check(config, "made-up.yaml")
     means = means_over_seeds(make_records(study, PERPLEXITIES))
-    text = summary_text(summary_sections(study, means))
+    text = summary_text([cells_section(study, means)])
     assert "WikiText" not in text
     assert "`test.txt` of some/text at aaaaaaa" in text

@@ -11,10 +11,9 @@ from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
-from freelunch.reporting.figures.budgets import draw_budgets
-from freelunch.reporting.figures.criteria import draw_criteria
-from freelunch.reporting.figures.drift import draw_drift
-from freelunch.reporting.figures.windows import draw_windows
+from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.figures import figures
+from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study, sealed
@@ -25,7 +24,8 @@ KEPT = {
     "laptop": "config.yaml",
     "retraining": "studies/retraining.yaml",
 }
-FIGURES = ("criteria", "windows", "budgets", "drift", "sizes")
+# Where there is no SVG, the PNG is shown.
+DRAWN = ("criteria.svg", "windows.svg", "budgets.png")
 # A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
@@ -107,7 +107,7 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
     write_json(root / "audit" / "audit.json", audit)
     _write_tables(study, records, root)
     if figures:
-        _draw(study, root / "figures")
+        draw(study, root / "figures", *(root / "figures" / name for name in DRAWN))
     return Audited(study, audit, root)
 
 
@@ -118,22 +118,18 @@ def make_kept(name: str, root: Path) -> Audited:
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)
     _write_tables(study, load_records(study, root / "records"), root)
-    _draw(study, root / "figures")
-    names = study.config["adaptations"]
-    draw_drift(root / "figures" / "drift.csv", names, [root / "figures" / "drift.svg"])
+    draw(study, root / "figures", *(root / "figures" / name for name in (*DRAWN, "drift.svg")))
     return Audited(study, audit, root)
 
 
 def _write_tables(study: Study, records: Records, root: Path) -> None:
-    for name, text in table_texts(study, records, root / "records").items():
-        stem, _, suffix = name.rpartition("_")
-        folder = "figures" if stem in FIGURES else "tables"
-        write_atomically(root / folder / f"{stem}.{suffix}", text)
+    results = Results(study, records, root / "records")
+    for file, text in table_texts(results).items():
+        write_atomically(root / file, text)
 
 
-def _draw(study: Study, folder: Path) -> None:
-    text, names = study.perplexity["text"]["name"], study.config["adaptations"]
-    draw_criteria(folder / "criteria.csv", names, text, [folder / "criteria.svg"])
-    draw_windows(folder / "windows.csv", text, [folder / "windows.svg"])
-    # Where there is no SVG, the PNG is shown.
-    draw_budgets(folder / "budgets.csv", names, study.series, text, [folder / "budgets.png"])
+def draw(study: Study, data: Path, *outputs: Path) -> None:
+    """Draw figures of a study, each into a file that bears its name."""
+    for output in outputs:
+        settings = figures()[output.stem].settings(study)
+        draw_figure(output.stem, data / f"{output.stem}.csv", settings, [output])

@@ -62,7 +62,7 @@ def asked(finished, tmp_path_factory):
 
 
 def test_only_what_a_grid_asks_is_asked_and_nothing_else_runs_again(asked):
-    drawn = ("draw_criteria", "audit_study", "all", "total")
+    drawn = ("draw_figure", "audit_study", "all", "total")
     assert {rule: n for rule, n in asked.planned_first.items() if rule not in drawn} == {
         "fetch_tasks": 2,
         "evaluate_tasks": 3,

@@ -208,8 +208,7 @@ def test_hidden_states_are_a_cache(wide, tmp_path):
     scattered = ("--set-scatter", "windows=2")
     assert study.planned(*scattered) == {}
     study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
-    showing = {"build_tables", "draw_criteria", "draw_windows", "draw_budgets", "draw_drift"}
-    showing.add("audit_study")
+    showing = {"build_tables", "draw_figure", "audit_study"}
     assert study.planned(*scattered).keys() <= {"all", "total", *showing}
     # What needs them makes them again, to the bit.
     manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-2" / "manifest.json"

@@ -134,7 +134,7 @@ def test_learning_rate_reruns_reconstructions_and_what_follows(study):
         "evaluate_perplexity": 2,
         "collect_records": 2,
         "build_tables": 1,
-        "draw_criteria": 1,
+        "draw_figure": 1,
         "audit_study": 1,
         "all": 1,
         "total": 12,
@@ -150,7 +150,7 @@ def test_evaluation_setting_reruns_evaluations_only(study):
         "evaluate_perplexity",
         "collect_records",
         "build_tables",
-        "draw_criteria",
+        "draw_figure",
         "audit_study",
         "all",
         "total",
@@ -176,7 +176,7 @@ def test_order_of_keys_makes_no_number_again(study):
             return value
         return {key: reverse(inner) for key, inner in reversed(value.items())}
 
-    shown = {"all", "build_tables", "draw_criteria", "audit_study", "total"}
+    shown = {"all", "build_tables", "draw_figure", "audit_study", "total"}
     path.write_text(yaml.safe_dump(config, sort_keys=True))
     assert study.planned().keys() <= shown
     for registry in ("models", "texts", "criteria", "adaptations"):

@@ -1,4 +1,4 @@
-# What rules ask about a cell, and what they draw.
+# What rules ask about a cell.
 
 
 def cell_of(wildcards):
@@ -109,16 +109,32 @@ def dense_metrics(wildcards):
     return str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")
 
 
-def drawn(figure, what):
-    """Return a figure in each format, as the report shows it."""
-    # A line that begins with `report` would be a directive to Snakemake.
-    reported = report
-    return [
-        reported(
-            PATHS.figures / f"{figure}.{suffix}",
-            caption=f"../report/{figure}.rst",
-            category="Figures",
-            labels={"figure": what, "format": suffix.upper()},
-        )
-        for suffix in ("png", "svg", "pdf")
-    ]
+# A line that begins with `report` would be a directive to Snakemake.
+reported = report
+
+
+def table_file(table):
+    """Return the file of a table, as the report shows it."""
+    return reported(
+        PATHS.root / table.file,
+        caption="../report/tables.rst",
+        category="Tables",
+        labels={"table": table.name, "content": table.content},
+    )
+
+
+def figure_file(suffix):
+    """Return the file of any figure in a format, as the report shows it."""
+    return reported(
+        PATHS.figures / f"{{figure}}.{suffix}",
+        caption="../report/figure.rst",
+        category="Figures",
+        labels=lambda wildcards: {
+            "figure": figure_of(wildcards).title,
+            "format": suffix.upper(),
+        },
+    )
+
+
+def figure_of(wildcards):
+    return figures.figures()[wildcards.figure]

@@ -1,6 +1,5 @@
 """Build the tables of the study, and the data of its figures, from the records."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
@@ -12,7 +11,4 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake):
-        build_tables(
-            study=Study.check(snakemake.params.config, snakemake.params.source),
-            files={name: Path(path) for name, path in snakemake.output.items()},
-        )
+        build_tables(Study.check(snakemake.params.config, snakemake.params.source))

@@ -13,12 +13,11 @@ from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 DRAWS = 1000
 # Of the draws, this share lies within the interval.
 WITHIN = 0.95
-
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 Means = Mapping[str, float]
 Statistic = Callable[[Means], float]
@@ -141,7 +140,5 @@ def _of_seeds(
 
 
 def students_t(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t; for more than ten degrees of freedom that of ten,
-    which is too wide by at most a seventh.
-    """
-    return _T[min(degrees, len(_T)) - 1]
+    """Return the quantile of Student's t that bounds the central WITHIN of the distribution."""
+    return float(stdtrit(degrees, (1 + WITHIN) / 2))

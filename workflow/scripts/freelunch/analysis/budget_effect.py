@@ -1,9 +1,8 @@
-"""What retraining takes to do as well as reconstruction: the first result of the paper.
+"""Compare retraining with reconstruction by how much each sees: the first result of the paper.
 
-Adaptations of one pruned model that differ in nothing but how much they see are a series. Each
-retraining series is compared with a reconstruction (`Study.references`): where its loss, on a
-straight line between its budgets over the logarithm of what they see, comes down to
-reconstruction's, that is the budget which reaches it, with an interval (`analysis.bootstrap`).
+The adaptations of one pruned model that differ only in how much they see form a series. Each
+retraining series is compared with one reconstruction, the reference (`Study.references`).
+`analysis.reach` finds the budget at which a series reaches the reference.
 """
 
 import math
@@ -12,9 +11,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from freelunch.analysis.bootstrap import Means, Sample, estimate
 from freelunch.analysis.pairing import (
     Records,
     Row,
@@ -42,13 +38,6 @@ BUDGET_COLUMNS = (
     "perplexity_error_beside_reference",
     *("perplexity_unadapted", "perplexity_dense"),
 )
-REACH_COLUMNS = (
-    *("model", "criterion", "pattern", "series", "reference", "budgets", "unit"),
-    *("smallest_over_reference", "largest_over_reference"),
-    *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
-)
-# The currencies: tokens, those of them that are distinct, which is data, and operations.
-UNITS = ("tokens", "distinct_tokens", "flops")
 
 
 @dataclass(frozen=True)
@@ -56,14 +45,14 @@ class Adapted:
     """The cells of one adaptation of a pruned model.
 
     Attributes:
-        name: The adaptation.
-        cells: By seed, those that are compared.
-        series: What those are called that differ in nothing but how much they see.
-        settings: Its entry in the config.
-        losses: Of each seed, that of each window of text.
-        tokens: Seen, repetitions counted.
-        distinct_tokens: Of the text that these were drawn from.
-        flops: Operations, those of the dense pass included that made what it learns from.
+        name: Name of the adaptation.
+        cells: The cells that are compared, one a seed.
+        series: Name of the series, whose members differ only in how much they see.
+        settings: Entry of the adaptation in the config.
+        losses: Mean loss of each window of text, nats a token: (seeds, windows).
+        tokens: Tokens seen; a token seen twice counts twice.
+        distinct_tokens: Tokens of the text that were seen at least once.
+        flops: Floating-point operations, including those of the dense pass that made the targets.
     """
 
     name: str
@@ -77,23 +66,23 @@ class Adapted:
 
     @property
     def mean_losses(self) -> list[float]:
-        """Return the loss of each window of text, the mean over seeds."""
+        """Return the loss of each window of text, averaged over seeds."""
         return window_means(self.losses)
 
     @property
     def finite(self) -> bool:
-        """Tell whether all losses are finite."""
+        """Return whether all losses are finite."""
         return all(math.isfinite(loss) for of_seed in self.losses for loss in of_seed)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A pruned model that was both reconstructed and retrained.
+class BudgetComparison:
+    """The reconstructions and retrainings of one pruned model.
 
     Attributes:
-        unadapted: Its cells that are not adapted.
+        unadapted: The cells of the pruned model without adaptation, one a seed.
         reference: The reconstruction that retraining is compared with.
-        series: All that differ from each other in how much they see, by name; each by budget.
+        series: Each series by its name, its members sorted by the tokens they see.
     """
 
     unadapted: Sequence[Cell]
@@ -101,12 +90,12 @@ class Comparison:
     series: Mapping[str, Sequence[Adapted]]
 
 
-def comparisons(records: Records, study: Study) -> list[Comparison]:
-    """Return what there is to compare: of each pruned model the retrainings, and of its
-    reconstructions those that are a series with the reference.
+def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]:
+    """Return a comparison for each pruned model that was both reconstructed and retrained.
 
-    All by the seeds that these share with each other and with the model that is not adapted. One
-    that was run by other seeds only than most is left out.
+    It holds all retrainings, and the reconstructions in the series of the reference. All of them
+    share their seeds with each other and with the unadapted model; an adaptation that lacks the
+    seed which most of them have is left out.
     """
     found = []
     series = study.series
@@ -134,33 +123,17 @@ def comparisons(records: Records, study: Study) -> list[Comparison]:
         (of_reference,) = (it for it in members[series[reference]] if it.name == reference)
         for of_series in members.values():
             of_series.sort(key=lambda each: each.tokens)
-        found.append(Comparison([unadapted[seed] for seed in seeds], of_reference, members))
+        found.append(BudgetComparison([unadapted[seed] for seed in seeds], of_reference, members))
     return found
 
 
 def budget_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with BUDGET_COLUMNS, for each retraining of a model that was also reconstructed
-    and of that reconstruction with every budget, by series and then by budget.
-    """
+    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison."""
     return [
         _row(each, comparison, records)
-        for comparison in comparisons(records, study)
+        for comparison in budget_comparisons(records, study)
         for members in comparison.series.values()
         for each in members
-    ]
-
-
-def reach_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with REACH_COLUMNS, for each series and unit: which budget reaches the
-    reconstruction, divided by its own. Infinity where none of those that were run does, NaN where
-    the reconstruction diverged.
-    """
-    return [
-        _reach(name, members, comparison.reference, unit)
-        for comparison in comparisons(records, study)
-        for name, members in comparison.series.items()
-        if name != comparison.reference.series
-        for unit in UNITS
     ]
 
 
@@ -185,7 +158,7 @@ def _cost(cell: Cell, settings: Mapping[str, Any], records: Records) -> Mapping[
     return cost
 
 
-def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
+def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
     cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
     settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
     chosen = [chosen_of(each["choice"], settings) for each in found]
@@ -218,7 +191,7 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
         "perplexity_standard_deviation_over_seeds": perplexity[2],
         "loss_minus_reference": difference,
         "loss_minus_reference_standard_error": error,
-        # To first order, of a perplexity: itself times the error of the loss.
+        # To first order the error of a perplexity is the perplexity times the error of the loss.
         "perplexity_error_beside_reference": perplexity[0] * error,
         "perplexity_unadapted": before[0],
         "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
@@ -226,56 +199,6 @@ def _row(adapted: Adapted, comparison: Comparison, records: Records) -> Row:
 
 
 def _shared(values: Iterable[Any]) -> Any:
-    """Return what all seeds have; None where they differ."""
+    """Return the value that all seeds share; None where seeds differ."""
     found = list(values)
     return found[0] if all(value == found[0] for value in found) else None
-
-
-def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str) -> Row:
-    amounts = {each.name: getattr(each, unit) / getattr(reference, unit) for each in members}
-    # What diverged reaches nothing.
-    finite = [each for each in members if each.finite]
-
-    def crossing(means: Means) -> float:
-        excess = [means[each.name] - means[reference.name] for each in finite]
-        return reached_at([amounts[each.name] for each in finite], excess)
-
-    compared = [reference, *finite]
-    sample = Sample(
-        [each.name for each in compared], [np.array([each.losses for each in compared])]
-    )
-    found = estimate(crossing, [sample])
-    one = reference.cells[0]
-    return {
-        **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
-        "series": name,
-        "reference": reference.name,
-        "budgets": len(members),
-        "unit": unit,
-        "smallest_over_reference": min(amounts.values()),
-        "largest_over_reference": max(amounts.values()),
-        "reached_at_over_reference": found.value,
-        "reached_at_low": found.low,
-        "reached_at_high": found.high,
-    }
-
-
-def reached_at(amounts: Sequence[float], excess: Sequence[float]) -> float:
-    """Return the first amount at which an excess comes down to 0, on a straight line between those
-    given over the logarithm of the amount.
-
-    Args:
-        amounts: Rising, positive.
-        excess: Loss minus that which is to be reached, of each amount; finite.
-
-    Returns:
-        The smallest amount if it is reached there already; infinity if it is never reached.
-    """
-    if excess and excess[0] <= 0:
-        return amounts[0]
-    for at in range(1, len(amounts)):
-        if excess[at] <= 0:
-            share = excess[at - 1] / (excess[at - 1] - excess[at])
-            logs = math.log(amounts[at - 1]), math.log(amounts[at])
-            return math.exp(logs[0] + share * (logs[1] - logs[0]))
-    return math.inf

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 from freelunch.analysis.pairing import (
     Records,
@@ -101,7 +102,7 @@ def gap_rows(records: Records) -> list[Row]:
     return rows
 
 
-def size_rows(gaps: Iterable[Row], records: Records) -> list[Row]:
+def size_rows(gaps: Iterable[Mapping[str, Any]], records: Records) -> list[Row]:
     """Return the gaps between all criteria beside the size of their model, with SIZE_COLUMNS.
 
     Args:

@@ -60,14 +60,6 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
     return rows
 
 
-def last_drift(record: Mapping[str, Any]) -> float | None:
-    """Return the mean relative error of the last block's output, accumulated; None if it was not
-    measured or is not finite.
-    """
-    found = record["metrics"].get("drift")
-    return found["drift"]["accumulated"][-1][BLOCK]["mean"] if found else None
-
-
 def _facts(outputs: Mapping[str, Mapping[str, float | None]], output: str) -> dict[str, float]:
     """Return the statistics of a block's own output, or of all its matrices."""
     shown = [BLOCK] if output == BLOCK else [name for name in outputs if name != BLOCK]

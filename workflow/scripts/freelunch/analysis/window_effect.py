@@ -72,7 +72,7 @@ def window_rows(records: Records) -> list[Row]:
     return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
 
 
-def compared(
+def by_pruned_model(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     """Yield the rows of each pruned model, with what it is called."""

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from freelunch.records.read import load_records
+from freelunch.reporting.figures import figures_of
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
 
@@ -29,16 +30,16 @@ def summary(study: Study) -> str:
     table = (paths.tables / "summary.md").read_text(encoding="utf-8").rstrip()
     places = {
         "table": paths.tables / "summary.csv",
-        "figure": paths.figures / "criteria.png",
-        **({"windows": paths.figures / "windows.png"} if study.compares_windows else {}),
-        **({"budgets": paths.figures / "budgets.png"} if study.compares_budgets else {}),
-        **({"drift": paths.figures / "drift.png"} if "drift" in study.block["evaluation"] else {}),
+        **{
+            f"{figure.name} figure": paths.figures / f"{figure.name}.png"
+            for figure in figures_of(study)
+        },
         "audit": paths.audit / "index.html",
         "records": paths.records,
         "checkpoints": Path(paths.root) / "checkpoints",
     }
     lines = [table, ""]
-    lines += [f"{what:<12} {where}" for what, where in places.items()]
+    lines += [f"{what:<16} {where}" for what, where in places.items()]
     lines += [
         "",
         "Next: open the audit. `make full` runs the study that carries conclusions. Or edit",

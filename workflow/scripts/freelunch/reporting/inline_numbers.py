@@ -1,4 +1,4 @@
-"""Numbers for running text: each with its error and as a reader sees it, by what it is of."""
+"""Numbers for running text: each by its subject, with its error, and as a reader sees it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,21 @@ from typing import Any
 
 from freelunch.analysis.accuracy import MEAN
 from freelunch.reporting.formatting import rounded, with_error
+from freelunch.reporting.metrics import METRICS
+from freelunch.reporting.results import Results
 from freelunch.reporting.sections.budgets import times
 from freelunch.study.cell import DENSE
 
-Rows = Sequence[Mapping[str, Any]]
 Numbers = dict[str, dict[str, dict[str, Any]]]
-# Of each table, the quantities that have a standard error, and those that have none.
+# The quantities of each table: those with a standard error and, for a cell, those without.
 _OF_CELL = (
-    ("perplexity", "perplexity_over_dense", "held_out_perplexity"),
     (
-        *("drift_mean", "sparsity", "adaptation_tokens", "adaptation_flops"),
+        *("perplexity", "perplexity_over_dense"),
+        *(metric.column for metric in METRICS if metric.in_text and metric.read_error),
+    ),
+    (
+        *(metric.column for metric in METRICS if metric.in_text and not metric.read_error),
+        *("sparsity", "adaptation_tokens", "adaptation_flops"),
         *("adaptation_wall_s", "adaptation_peak_bytes"),
     ),
 )
@@ -24,46 +29,31 @@ _OF_BUDGET = ("loss_minus_reference",)
 _OF_GAP = ("worst_over_best", "gap_left")
 
 
-def numbers_tree(
-    means: Rows,
-    tasks: Rows = (),
-    gaps: Rows = (),
-    windows: Rows = (),
-    budgets: Rows = (),
-    reaches: Rows = (),
-) -> Numbers:
-    """Return {what it is of: {quantity: {value, standard_error, text, seeds}}}.
+def numbers_tree(results: Results) -> Numbers:
+    """Return {subject: {quantity: {value, standard_error, text, seeds}}}.
 
-    What it is of is model/pruning/adaptation, of the gap between criteria model/pattern/adaptation
-    (and what is left out), and of the budget that reaches reconstruction model/pruning/series; such
-    a budget has `low` and `high`, the ends of its interval, in place of an error. A number that is
-    not finite is null, as JSON has no other.
-
-    Args:
-        means: As `freelunch.reporting.tables.means_over_seeds` returns them.
-        tasks: As `freelunch.analysis.accuracy.task_rows` returns them.
-        gaps: As `freelunch.analysis.criteria_gap.gap_rows` returns them.
-        windows: As `freelunch.analysis.window_effect.window_rows` returns them.
-        budgets: As `freelunch.analysis.budget_effect.budget_rows` returns them.
-        reaches: As `freelunch.analysis.budget_effect.reach_rows` returns them.
+    A subject is model/pruning/adaptation for a cell, model/pattern/adaptation for a gap between
+    criteria (with the criterion that is left out), and model/pruning/series for the budget that
+    reaches the reconstruction. Such a budget has `low` and `high`, the ends of its interval, in
+    place of an error. A number that is not finite is null, since JSON has no other word for it.
     """
     found: Numbers = {}
-    for mean in means:
+    for mean in results.means:
         _put(found, _name(mean), mean, *_OF_CELL)
-    for row in tasks:
+    for row in results.tasks:
         name = "accuracy" if row["task"] == MEAN else f"accuracy_{row['task']}"
         error = row["accuracy_standard_error"]
         found.setdefault(_name(row), {})[name] = _number(row["accuracy"], error, row["seeds"])
-    for row in windows:
+    for row in results.windows:
         _put(found, _name(row), row, _OF_WINDOW)
-    for row in budgets:
+    for row in results.budgets:
         _put(found, _name(row), row, _OF_BUDGET)
-    for row in gaps:
+    for row in results.gaps:
         name = f"{row['model']}/{row['pattern']}/{row['adaptation']}"
         if row["left_out"] is not None:
             name += f", without {row['left_out']}"
         _put(found, name, row, _OF_GAP)
-    for row in reaches:
+    for row in results.reaches:
         found.setdefault(_name({**row, "adaptation": row["series"]}), {})[
             f"reached_at_{row['unit']}_over_reference"
         ] = _reached(row)
@@ -77,7 +67,7 @@ def _put(
     with_errors: Sequence[str],
     bare: Sequence[str] = (),
 ) -> None:
-    """Add those quantities of a row that it has."""
+    """Add the quantities that a row has."""
     of_name = found.setdefault(name, {})
     for quantity in with_errors:
         if row[quantity] is not None:
@@ -104,7 +94,7 @@ def _number(value: float, error: float | None, seeds: int) -> dict[str, Any]:
 
 
 def _reached(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a budget that reaches reconstruction; null where none that was run does."""
+    """Return the budget that reaches the reconstruction; null where none that was run does."""
     value = row["reached_at_over_reference"]
     ends = {end: _finite(row[f"reached_at_{end}"]) for end in ("low", "high")}
     return {"value": _finite(value), **ends, "text": times(value, row)}

@@ -1,10 +1,10 @@
-"""The tables of a summary in LaTeX, from the lines and notes that the Markdown has."""
+"""The sections of a summary in LaTeX: the same tables and notes as in Markdown."""
 
 from collections.abc import Sequence
 
-from freelunch.reporting.summary import WORDS, Section
+from freelunch.reporting.sections.section import Section
 
-# What LaTeX reads as something else.
+# Characters that LaTeX reads as commands.
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -15,11 +15,11 @@ _ESCAPES = {
 
 
 def tables_text(sections: Sequence[Section], study: str) -> str:
-    """Return tables that `\\input` puts into a document, with the packages booktabs and longtable.
+    """Return tables for `\\input` in a document that loads the packages booktabs and longtable.
 
     Args:
-        sections: As `freelunch.reporting.summary.summary_sections` returns them.
-        study: Its name, for the labels: `tab:<study>-<section>`.
+        sections: As `reporting.summary.summary_sections` returns them.
+        study: Name of the study, for the labels `tab:<study>-<section>`.
     """
     head = (
         "% Needs \\usepackage{booktabs,longtable}. Written by this study's workflow: do not edit.\n"
@@ -28,9 +28,9 @@ def tables_text(sections: Sequence[Section], study: str) -> str:
 
 
 def _table(section: Section, study: str) -> str:
-    """Return a table that goes on over pages, as one of all cells has to."""
+    """Return a table that may continue over pages, as the one of all cells has to."""
     columns = list(section.lines[0])
-    alignment = "".join("l" if column in WORDS else "r" for column in columns)
+    alignment = "".join("l" if column in section.words else "r" for column in columns)
     header = [r"\toprule", _row(columns), r"\midrule"]
     caption = f"{section.title} of the study {study}."
     return "\n".join(

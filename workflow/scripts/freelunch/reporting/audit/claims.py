@@ -12,15 +12,8 @@ from freelunch.analysis.bootstrap import Estimate, estimate
 from freelunch.core.errors import UserError, nearest
 from freelunch.reporting.audit.data import DATA, checked
 from freelunch.reporting.audit.evidence import MEASURED_BY, PERPLEXITY, Evidence
-from freelunch.reporting.audit.measures import (
-    MEASURES,
-    REPEATED_BY,
-    SETTINGS,
-    Absent,
-    Measurement,
-    metrics_of,
-    unit_of,
-)
+from freelunch.reporting.audit.measures import MEASURES
+from freelunch.reporting.audit.measures.measure import Absent, Measurement
 from freelunch.reporting.audit.verdicts import (
     COUNTS,
     FAILS,
@@ -71,29 +64,29 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
 
 def _check_part(part: Mapping[str, Any], where: str) -> None:
     """Refuse a part whose measure, metric or settings do not go together."""
-    measure = part["measure"]
-    if measure not in MEASURES:
+    name = part["measure"]
+    if name not in MEASURES:
         raise UserError(
             "there is no such measure",
             where=f"{where}.measure",
-            found=measure,
-            expected=nearest(measure, MEASURES),
-            todo="correct the name, or add the measure to freelunch/reporting/audit/measures.py",
+            found=name,
+            expected=nearest(name, MEASURES),
+            todo="correct the name, or add the measure to freelunch/reporting/audit/measures",
         )
-    metric, metrics = part.get("metric"), metrics_of(measure)
+    metric, metrics = part.get("metric"), MEASURES[name].metrics
     if metric not in (metrics or (None,)):
         raise UserError(
-            f"{measure} has no such metric",
+            f"{name} has no such metric",
             where=f"{where}.metric",
             found=metric or "(none)",
             expected=nearest(metric or "", metrics) if metrics else "no such key",
             todo="correct the claim",
         )
-    properties = SETTINGS.get(measure, {})
+    properties = MEASURES[name].settings
     rules = {"properties": properties, "required": list(properties), "additionalProperties": False}
     for problem in jsonschema.Draft202012Validator(rules).iter_errors(part.get("settings", {})):
         raise UserError(
-            f"{measure} has other settings",
+            f"{name} has other settings",
             where=".".join([f"{where}.settings", *map(str, problem.absolute_path)]),
             found=problem.message,
             expected=json.dumps(properties) if properties else "(none)",
@@ -126,7 +119,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
     measure = MEASURES[part["measure"]]
-    findings = [_finding(asked, part, evidence) for asked in measure(evidence, settings)]
+    findings = [_finding(asked, part, evidence) for asked in measure.ask(evidence, settings)]
     verdict = together([finding["verdict"] for finding in findings])
     return {
         "says": part["says"],
@@ -134,10 +127,10 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
         "verdict": verdict,
         "reason": _reason(findings),
         "measure": part["measure"],
-        "measures": " ".join((measure.__doc__ or "").split()),
+        "measures": measure.description,
         "settings": part.get("settings", {}),
         "metric": metric,
-        "threshold": threshold_text(part["holds"], unit_of(part["measure"], metric)),
+        "threshold": threshold_text(part["holds"], measure.unit_for(metric)),
         "why_this_threshold": part["why"],
         "findings": findings,
     }
@@ -181,7 +174,8 @@ def _finding(
             "cells": [],
         }
     found = estimate(asked.statistic, asked.samples)
-    unit = unit_of(part["measure"], part.get("metric"))
+    measure, metric = MEASURES[part["measure"]], part.get("metric")
+    unit = measure.unit_for(metric)
     verdict, reason = judge(
         found, part["holds"], lambda value: _written(value, unit), asked.bounds, asked.undefined
     )
@@ -190,7 +184,7 @@ def _finding(
         reason += " (one seed)" if all_of_them else " (one seed of some)"
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
-    rule = REPEATED_BY.get(part["measure"]) or MEASURED_BY[part.get("metric", PERPLEXITY)]
+    rule = measure.repeated_by or MEASURED_BY[metric or PERPLEXITY]
     return {
         "subject": asked.subject,
         "verdict": verdict,

@@ -1,8 +1,8 @@
-"""Two runs beside each other: which cells differ, by how much, and what may explain it."""
+"""Compare two runs: which cells differ, by how much, and what may explain it."""
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,22 @@ from freelunch.analysis.pairing import measured_perplexity, paired_difference
 from freelunch.core.errors import UserError
 from freelunch.records.read import content_digest, differences
 from freelunch.reporting.formatting import with_error
+from freelunch.reporting.metrics import METRICS
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
 Record = Mapping[str, Any]
-# Of environments, what can change a number.
+# The facts of an environment that can change a number.
 _ENVIRONMENT = (
     *("commit", "uncommitted_changes", "python", "packages", "platform", "processor"),
     *("device", "device_name", "threads"),
 )
-# What else is compared: where it is in a record.
-_OTHERS = {
-    "accuracy": ("metrics", "tasks", "accuracy"),
-    "held-out perplexity": ("metrics", "drift", "perplexity"),
-    "sparsity": ("identity", "sparsity"),
+# What is compared beside the perplexity, by name.
+_OTHERS: Mapping[str, Callable[[Record], float | None]] = {
+    **{metric.compared_as: metric.read for metric in METRICS if metric.compared_as},
+    "sparsity": lambda record: record["identity"]["sparsity"],
 }
-# Losses that differ by less are equal but for rounding.
+# Losses that differ by no more than this are equal up to rounding.
 ROUNDING = 1e-5
 
 
@@ -40,9 +40,9 @@ def read_run(name: str) -> dict[Cell, dict[str, Any]]:
     """
     if not name:
         raise UserError(
-            "two runs are compared, and one is not named",
-            expected="make compare A=... B=...: a config that was run, its results, or a folder of "
-            "records each",
+            "one of the two runs to compare is not named",
+            expected="make compare A=... B=..., each a config that was run, its results, or a "
+            "folder of records",
         )
     path = Path(name)
     if path.is_file():
@@ -58,7 +58,7 @@ def read_run(name: str) -> dict[Cell, dict[str, Any]]:
         )
     records = [_read(file) for file in files]
     for file, record in zip(files, records, strict=True):
-        # Records of earlier versions hold none.
+        # Records of earlier versions hold no digest.
         if "sha256" in record and record["sha256"] != content_digest(record):
             raise UserError(
                 "this record was altered after it was collected",
@@ -78,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
         float(record["metrics"]["perplexity"]["windows"])
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise UserError("this is no record of a cell", where=path, found=problem) from error
+        raise UserError("this is not the record of a cell", where=path, found=problem) from error
     return record
 
 
@@ -130,13 +130,11 @@ def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
 
 def _other_differences(one: Record, other: Record) -> Iterator[tuple[str, Any, Any]]:
     """Yield what else was measured on both and differs by more than rounding."""
-    for key, path in _OTHERS.items():
-        values: list[Any] = [one, other]
-        for name in path:
-            values = [value.get(name) if isinstance(value, Mapping) else None for value in values]
-        a, b = values
-        both = isinstance(a, float) and isinstance(b, float)
-        if None not in values and a != b and not (both and math.isclose(a, b, rel_tol=ROUNDING)):
+    for key, read in _OTHERS.items():
+        a, b = read(one), read(other)
+        if a is None or b is None or (math.isnan(a) and math.isnan(b)):
+            continue
+        if not math.isclose(a, b, rel_tol=ROUNDING):
             yield key, a, b
 
 
@@ -145,8 +143,10 @@ def _tokens(record: Record) -> str:
 
 
 def _environment_differences(one: Record, other: Record) -> list[tuple[str, Any, Any]]:
-    """Return what differs between the environments of steps that both came through, each once, with
-    the steps that it differs in. A package that a step did not use explains nothing.
+    """Return what differs between the environments of the steps that both have.
+
+    Each difference is there once, with the steps that it concerns. A package that a step did not
+    use explains nothing.
     """
     found: dict[str, tuple[str, Any, Any]] = {}
     steps: dict[str, list[str]] = {}
@@ -179,7 +179,7 @@ def comparison_text(
     if not common:
         lines.append("The two have no cell in common.")
     elif not rows:
-        lines.append(f"The {common} cells that both have are equal, but for rounding.")
+        lines.append(f"The {common} cells that both have are equal up to rounding.")
     for row in rows:
         lines.append(f"{row['cell']}: {with_error(*row['a'])} in A, {with_error(*row['b'])} in B")
         if row["difference"] is None:
@@ -191,7 +191,7 @@ def comparison_text(
         lines += _explained("setting", row["spec"])
         lines += _explained("environment", row["environment"])
         if not row["spec"] and not row["environment"]:
-            lines.append("  nothing that is recorded explains it")
+            lines.append("  no recorded setting or environment explains it")
     return "\n".join(lines)
 
 

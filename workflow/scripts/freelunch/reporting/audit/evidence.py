@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from freelunch.analysis.bootstrap import Sample
-from freelunch.analysis.budget_effect import Comparison, comparisons
+from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
 from freelunch.analysis.pairing import (
     Records,
     by_adaptation,
@@ -82,9 +82,9 @@ class Evidence:
         return [window_losses(drift["dense"])] if drift else None
 
     @cached_property
-    def comparisons(self) -> list[Comparison]:
+    def comparisons(self) -> list[BudgetComparison]:
         """Return what was both reconstructed and retrained."""
-        return comparisons(self.records, self.study)
+        return budget_comparisons(self.records, self.study)
 
     @cached_property
     def windows(self) -> list[Mapping[str, Any]]:

@@ -36,6 +36,7 @@ from freelunch.reporting.audit.protocol import (
 )
 from freelunch.reporting.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.patterns import Pattern
@@ -48,36 +49,6 @@ MARKS = {
     **dict.fromkeys((IN_PART, PARTLY), "half"),
     **dict.fromkeys((FAILS, DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((UNTESTED, UNKNOWN, ABSENT, NOT_RUN), "open"),
-}
-# Of each figure: the claims it belongs to, and what is seen on it.
-FIGURES: Mapping[str, tuple[Sequence[str], str]] = {
-    "budgets": (
-        ("C1",),
-        "Two charts of perplexity, against the tokens seen and against the operations, both "
-        "logarithmic: a line for the reconstruction and one for each way of retraining, between "
-        "a line for the pruned model that is not adapted and one for the dense model.",
-    ),
-    "windows": (
-        ("C2", "C2b", "C2v1"),
-        "Two charts over the size of the window, from single matrices to the whole model: "
-        "perplexity with its error, between the pruned and the dense model's, and the peak memory "
-        "of a job.",
-    ),
-    "drift": (
-        ("C2", "C2b", "C2v1"),
-        "Charts of the relative error of each block's output against its depth in the model, "
-        "accumulated and local: a line for each window.",
-    ),
-    "sizes": (
-        ("C3",),
-        "A chart for each pattern: the gap between the worst and the best criterion against the "
-        "parameters of the model, a line for each adaptation.",
-    ),
-    "criteria": (
-        ("C3", "C3b"),
-        "A chart for each model and pattern: the perplexity of each pruning criterion without and "
-        "with the reconstruction, above a line for the dense model.",
-    ),
 }
 PAPER = "2510.14444"
 SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
@@ -116,7 +87,7 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
         study=study,
         facts=_facts(study, audit),
         tally=tally([claim["verdict"] for claim in audit["claims"]], "claims"),
-        claims=shown_claims(audit["claims"], list(_figures(study, root, environment))),
+        claims=shown_claims(audit["claims"], list(_figures(study, root, audit["claims"]))),
         cells=shown_cells(root / "tables"),
         tasks=shown_tasks(root / "tables"),
         protocol=_by_group(audit["protocol"]),
@@ -137,7 +108,7 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
 
 
 def _environment() -> Environment:
-    """Return what renders the page, and the captions of Snakemake's report."""
+    """Return what renders the page."""
     environment = Environment(
         loader=FileSystemLoader(REPORT),
         autoescape=select_autoescape(["html"]),
@@ -211,24 +182,28 @@ def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} `{entry[key]}`" for key in keys if key in entry)
 
 
-def _figures(study: Study, root: Path, environment: Environment) -> Iterator[dict[str, Any]]:
-    """Yield the figures that are there, numbered, with their captions in Snakemake's report."""
+def _figures(
+    study: Study, root: Path, claims: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures that are there, numbered in the order of the claims they belong to."""
+    places = {claim["id"]: place for place, claim in enumerate(claims)}
+    of_claims = [figure for figure in figures().values() if places.keys() & figure.claims]
+    of_claims.sort(key=lambda it: min(places[claim] for claim in it.claims if claim in places))
     found = 0
-    for name, (claims, alternative) in FIGURES.items():
-        drawn = [root / "figures" / f"{name}{suffix}" for suffix in _TYPES]
+    for figure in of_claims:
+        drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _TYPES]
         path = next((path for path in drawn if path.is_file()), None)
         if path is None:
             continue
         found += 1
         content = base64.b64encode(path.read_bytes()).decode()
-        caption = environment.get_template(f"{name}.rst").render(snakemake={"config": study.config})
         yield {
             "number": found,
-            "claims": claims,
+            "claims": figure.claims,
             "image": f"data:{_TYPES[path.suffix]};base64,{content}",
-            "alternative": alternative,
-            "caption": re.split(r"\n\s*\n", caption.strip()),
-            "data": f"figures/{name}.csv" if path.with_suffix(".csv").is_file() else None,
+            "alternative": figure.alternative,
+            "caption": re.split(r"\n\s*\n", figure.caption(study).strip()),
+            "data": f"figures/{figure.name}.csv" if path.with_suffix(".csv").is_file() else None,
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from freelunch.analysis.accuracy import MEAN
 from freelunch.reporting.formatting import NOTHING, marked, percent, rounded, with_error
+from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.study.cell import DENSE, NONE
 
 WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
@@ -20,9 +21,9 @@ class Column:
     """A column of the table.
 
     Attributes:
-        title: What stands above it.
-        key: Column of `summary.csv` that it is sorted by.
-        shown: Its text, of a row.
+        title: Its heading.
+        key: The column of `summary.csv` that it is sorted by.
+        shown: Returns its text in a row.
     """
 
     title: str
@@ -31,7 +32,7 @@ class Column:
 
 
 def significant(value: float | None) -> str:
-    """Return a number with three digits, or all of those before the point."""
+    """Return a number with three significant digits, or with all digits before the point."""
     return rounded(value, value / 10) if value else NOTHING
 
 
@@ -46,8 +47,9 @@ def duration(seconds: float | None) -> str:
 
 
 def sorting(value: object) -> str:
-    """Return what a number is sorted by: nothing where there is none, infinity where it is not
-    finite.
+    """Return the key that a number is sorted by.
+
+    It is empty where there is no number, and infinity where the number is not finite.
     """
     if value is None:
         return ""
@@ -84,8 +86,8 @@ def _ratio(row: Row) -> str:
     return NOTHING if ratio is None or error is None else rounded(ratio, ratio * error)
 
 
-def _accuracy(row: Row) -> str:
-    return percent(row["accuracy"], row["accuracy_standard_error"])
+def _metric(metric: Metric) -> Callable[[Row], str]:
+    return lambda row: metric.shown(row) or NOTHING
 
 
 COLUMNS = (
@@ -97,9 +99,11 @@ COLUMNS = (
     Column("Perplexity", "perplexity", _with_error("perplexity")),
     Column("Loss \N{MINUS SIGN} dense", "loss_minus_dense", _with_error("loss_minus_dense")),
     Column("\N{MULTIPLICATION SIGN} dense", "perplexity_over_dense", _ratio),
-    Column("Held out", "held_out_perplexity", _with_error("held_out_perplexity")),
-    Column("Drift", "drift_mean", _amount("drift_mean", 1)),
-    Column("Accuracy", "accuracy", _accuracy),
+    *(
+        Column(metric.page_heading, metric.column, _metric(metric))
+        for metric in METRICS
+        if metric.page_heading
+    ),
     Column("Sparsity", "sparsity", _percent("sparsity")),
     Column("Tokens", "adaptation_tokens", _count("adaptation_tokens")),
     Column("TFLOP", "adaptation_flops", _amount("adaptation_flops", 1e12)),
@@ -114,8 +118,8 @@ _NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_
 def shown_cells(tables: Path) -> dict[str, Any] | None:
     """Return columns and rows of the table of all cells; None if there is no summary of them.
 
-    A column that is empty for all cells is left out; those of models and seeds where there is but
-    one, too, which the head of the page names.
+    A column that is empty for all cells is left out, and so are the model and the seed where there
+    is only one, which the head of the page names.
 
     Args:
         tables: Folder with `summary.csv`.
@@ -172,7 +176,7 @@ def shown_tasks(tables: Path) -> dict[str, Any] | None:
     }
 
 
-# Of the mean over tasks, and what stands above it.
+# The differences of the mean over tasks, with their headings.
 _DIFFERENCES = {
     "accuracy_minus_dense": f"{MEAN} \N{MINUS SIGN} dense",
     "accuracy_minus_unadapted": f"{MEAN} \N{MINUS SIGN} not adapted",
@@ -191,7 +195,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that are shown, numbers as numbers, and None for what is empty."""
+    """Return the fields that are shown, numbers as numbers, empty fields as None."""
     numbers = {key: float(row[key]) if row[key] else None for key in _NUMBERS & row.keys()}
     return numbers | {key: row[key] or None for key in WORDS}
 

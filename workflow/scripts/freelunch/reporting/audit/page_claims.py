@@ -5,7 +5,7 @@ from typing import Any
 
 from freelunch.analysis.bootstrap import Estimate
 from freelunch.reporting.audit.claims import estimate_text
-from freelunch.reporting.audit.measures import unit_of
+from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
 from freelunch.reporting.formatting import NOT_FINITE
 
@@ -66,7 +66,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part whose findings have in `seeds` what their numbers are of each seed."""
-    unit = unit_of(part["measure"], part.get("metric"))
+    unit = MEASURES[part["measure"]].unit_for(part.get("metric"))
 
     def written(value: float | str | None) -> str:
         if not isinstance(value, float):

@@ -1,134 +1,48 @@
-"""Quality against what an adaptation sees and computes: reconstruction and every retraining.
+"""Quality against what an adaptation sees and computes: reconstruction beside retraining."""
 
-Draws what `freelunch.analysis.budget_effect` wrote to budgets.csv, and computes nothing.
+from freelunch.analysis.budget_effect import BUDGET_COLUMNS
+from freelunch.reporting.figures import Figure
+from freelunch.study.study import Study
+
+
+def _caption(study: Study) -> str:
+    perplexity = study.perplexity
+    return f"""\
+Quality against what an adaptation sees (left) and computes (right), for the reconstruction and
+each way of retraining the same pruned model. Perplexity on ``{perplexity["text"]["name"]}``,
+windows of {perplexity["length"]} tokens. A line joins the budgets of one way. Bars are one
+standard error over windows of text, of the difference to the reconstruction that is compared with.
+``reach.csv`` has the budget at which each retraining reaches that reconstruction.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-from freelunch.reporting.figures.style import (
-    DENSE_COLOUR,
-    INK,
-    QUIET,
-    SMALL,
-    Mark,
-    Registered,
-    apart,
-    draw,
-    draw_points,
-    empty,
-    legend_below,
-    line_handle,
-    marks,
-    name_line,
-    pruned_model,
+FIGURE = Figure(
+    name="budgets",
+    title="quality by tokens and operations",
+    caption=_caption,
+    alternative=(
+        "Two charts of perplexity, against the tokens seen and against the operations, both "
+        "logarithmic: a line for the reconstruction and one for each way of retraining, between a "
+        "line for the pruned model that is not adapted and one for the dense model."
+    ),
+    claims=("C1",),
+    wanted=lambda study: study.compares_budgets,
+    settings=lambda study: {
+        # All adaptations of the config, shown or not: each looks the same in all figures.
+        "adaptations": study.config["adaptations"],
+        "series": study.series,
+        "text": study.perplexity["text"]["name"],
+    },
+    data="retraining beside reconstruction",
+    data_caption=lambda _: (
+        """\
+Retraining and reconstruction in the same currencies: tokens seen and distinct, steps of the
+optimiser, trained parameters, floating-point operations (of the adaptation, and of the search for
+its learning rate), wall and processor seconds, peak memory. ``loss_minus_reference``: the mean
+loss minus that of the reconstruction ``reference``, nats a token, with the standard error of the
+paired differences over windows of text.
+"""
+    ),
+    columns=BUDGET_COLUMNS,
+    rows=lambda results: results.budgets,
 )
-
-PANEL_INCHES = (3.4, 2.9)
-LEGEND_INCHES = 0.2
-# Column, label and unit of each axis.
-AXES = {"tokens": ("tokens seen", 1.0), "flops": ("TFLOP", 1e-12)}
-Row = dict[str, Any]
-
-
-def draw_budgets(
-    data: Path,
-    adaptations: Registered,
-    series: Mapping[str, str],
-    text: str,
-    outputs: Iterable[Path],
-) -> None:
-    """Draw the figure: for each pruned model perplexity against tokens and against operations.
-
-    Args:
-        data: budgets.csv.
-        adaptations: All that the study's config has; decides how each looks.
-        series: What the series of each is called. It has the colour of its first adaptation.
-        text: Name of the evaluation text, for the axis.
-        outputs: Where to save it; suffixes are formats.
-    """
-    of_adaptations = marks(adaptations)
-    colours: dict[str, str] = {}
-    for name, called in series.items():
-        colours.setdefault(called, of_adaptations[name].colour)
-    draw(data, lambda rows: budgets_figure(rows, colours, text), outputs)
-
-
-def budgets_figure(rows: Sequence[Row], colours: Mapping[str, str], text: str) -> Figure:
-    """Return the figure, drawn in the current style; `colours` are by series."""
-    if not rows:
-        return empty("no model was both reconstructed and retrained")
-    models = list(dict.fromkeys(pruned_model(row) for row in rows))
-    shown = [name for name in colours if any(row["series"] == name for row in rows)]
-    # A config has more adaptations than there are markers: these tell those apart that are shown.
-    looks = apart({name: colours[name] for name in shown})
-    figure = Figure()
-    figure.set_size_inches(
-        0.6 + len(AXES) * PANEL_INCHES[0],
-        0.5 + len(models) * PANEL_INCHES[1] + LEGEND_INCHES * -(-len(shown) // 3),
-    )
-    grid = figure.subplots(len(models), len(AXES), squeeze=False, sharey="row")
-    for model, panels in zip(models, grid, strict=True):
-        here = [row for row in rows if pruned_model(row) == model]
-        for axes, (key, (label, unit)) in zip(panels, AXES.items(), strict=True):
-            _panel(axes, here, key, unit, looks)
-            axes.set_xlabel(label)
-        panels[0].set_ylabel(f"perplexity on {text}")
-        panels[0].set_title(model, loc="left")
-        last = panels[-1]
-        _line(last, here, "perplexity_unadapted", "not adapted")
-        _line(last, here, "perplexity_dense", "dense")
-    on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
-    opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
-    legend_below(
-        figure,
-        [line_handle(looks[name], name) for name in shown],
-        "bars: ± standard error over windows of text, of the difference to the "
-        "reconstruction compared with" + opened,
-    )
-    return figure
-
-
-def _panel(
-    axes: Axes, rows: Sequence[Row], key: str, unit: float, looks: Mapping[str, Mark]
-) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=SMALL)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    for row_key, colour, style in (
-        ("perplexity_unadapted", INK, ":"),
-        ("perplexity_dense", DENSE_COLOUR, "--"),
-    ):
-        value = float(rows[0][row_key])
-        if math.isfinite(value):
-            axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
-    amounts = [float(row[key]) * unit for row in rows]
-    if max(amounts) < 2 * min(amounts):
-        # Else a few percent would fill the panel.
-        axes.set_xlim(min(amounts) / 2, 2 * max(amounts))
-    for name in dict.fromkeys(row["series"] for row in rows):
-        here = [
-            row for row in rows if row["series"] == name and math.isfinite(float(row["perplexity"]))
-        ]
-        x = [float(row[key]) * unit for row in here]
-        y = [float(row["perplexity"]) for row in here]
-        errors = [float(row["perplexity_error_beside_reference"]) for row in here]
-        opened = [row["selected_on"] == "evaluation" for row in here]
-        draw_points(axes, x, y, errors, looks[name], opened)
-
-
-def _line(axes: Axes, rows: Sequence[Row], key: str, label: str) -> None:
-    value = float(rows[0][key])
-    if math.isfinite(value):
-        name_line(axes, value, f"{label}\n{value:.1f}", QUIET)

@@ -1,233 +1,55 @@
-"""Perplexity by criterion, without and with adaptation, beside the dense model.
+"""Perplexity by criterion, without and with adaptation, beside the dense model."""
 
-Draws what `freelunch.reporting.tables` wrote to criteria.csv, and computes nothing.
+from freelunch.reporting.cells import CRITERIA_COLUMNS
+from freelunch.reporting.figures import Figure
+from freelunch.study.study import Study
+
+
+def _caption(study: Study) -> str:
+    perplexity, calibration = study.perplexity, study.calibration
+    windows = f"the first {perplexity['windows']}" if perplexity["windows"] else "all"
+    length, stride = perplexity["length"], perplexity["stride"]
+    overlap = "without overlap" if stride in (None, length) else f"one every {stride} tokens"
+    return f"""\
+Perplexity by pruning criterion, without and with adaptation; the dashed line is the dense model.
+Lower is better. Measured on {windows} windows of {length} tokens of
+``{perplexity["text"]["name"]}``, {overlap}; calibrated on {calibration["samples"]} sequences of
+{calibration["length"]} tokens of ``{calibration["text"]["name"]}``.
+
+Bars, and the band of the dense model, are one standard error over windows; a bar shorter than its
+mark is hidden. All cells of a model are measured on the same windows, so their differences are more
+certain than the bars suggest: see ``loss_minus_dense_standard_error`` in the summary table, and
+``gaps.csv``. Where there are several seeds, the mark is their mean and the wide pale bar their
+standard deviation. The numbers are in ``criteria.csv``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def _data_caption(study: Study) -> str:
+    return f"""\
+For each model, criterion, pattern and adaptation, the mean perplexity on
+``{study.perplexity["text"]["name"]}`` over ``seeds`` seeds, its standard error over windows and
+its standard deviation over seeds (empty for one seed). ``nan`` is a perplexity that is not finite.
+"""
 
-from freelunch.reporting.figures.panels import (
-    GAP_STEPS,
-    Panel,
-    Point,
-    panel_grid,
-    panel_rows,
-    read_points,
+
+FIGURE = Figure(
+    name="criteria",
+    title="perplexity by criterion",
+    caption=_caption,
+    alternative=(
+        "A chart for each model and pattern: the perplexity of each pruning criterion without and "
+        "with the reconstruction, above a line for the dense model."
+    ),
+    claims=("C3", "C3b"),
+    wanted=lambda study: True,
+    settings=lambda study: {
+        # All adaptations of the config, shown or not: each looks the same in all figures.
+        "adaptations": study.config["adaptations"],
+        "text": study.perplexity["text"]["name"],
+        "selected_on_evaluation": study.selected_on_evaluation,
+    },
+    data="perplexity by criterion",
+    data_caption=_data_caption,
+    columns=CRITERIA_COLUMNS,
+    rows=lambda results: results.criteria,
 )
-from freelunch.reporting.figures.style import (
-    DENSE_COLOUR,
-    QUIET,
-    SMALL,
-    Mark,
-    Registered,
-    marks,
-    name_line,
-    save,
-    styled,
-)
-from freelunch.reporting.formatting import NOT_FINITE, marked
-from freelunch.study.cell import DENSE
-
-# The axis is logarithmic if the largest perplexity is over so many times the smallest.
-LOG_FROM = 5.0
-
-
-def draw_criteria(
-    data: Path,
-    adaptations: Registered,
-    text: str,
-    outputs: Iterable[Path],
-    selected_on_evaluation: Sequence[str] = (),
-) -> None:
-    """Draw the figure: a panel for each model and pattern, the panels of a model in rows.
-
-    Args:
-        data: criteria.csv.
-        adaptations: All that the config registers; decides how each looks.
-        text: Name of the evaluation text, for the axis.
-        outputs: Where to save it; suffixes are formats.
-        selected_on_evaluation: Those whose settings were chosen on that text; the legend says so.
-    """
-    points = read_points(data)
-    looks = {
-        name: replace(look, label=marked(look.label, "evaluation"))
-        if name in selected_on_evaluation
-        else look
-        for name, look in marks(adaptations).items()
-    }
-    with styled():
-        figure = criteria_figure(points, looks, text)
-        for path in outputs:
-            save(figure, path)
-
-
-def criteria_figure(points: Sequence[Point], looks: Mapping[str, Mark], text: str) -> Figure:
-    """Return the figure, drawn in the current style."""
-    dense = {point.model: point for point in points if point.criterion == DENSE}
-    pruned = [point for point in points if point.criterion != DENSE]
-    shown = {
-        name: look
-        for name, look in looks.items()
-        if any(point.adaptation == name for point in pruned)
-    }
-    rows = [row for model in dense for row in panel_rows(model, pruned, len(shown))]
-    figure = Figure()
-    for axes_of_row, row in zip(panel_grid(figure, rows), rows, strict=True):
-        model = row[0].model
-        axes_of_row[0].set_ylabel(f"perplexity on {text}")
-        _scale(axes_of_row[0], [point for point in points if point.model == model])
-        for axes, panel in zip(axes_of_row, row, strict=True):
-            _panel(axes, panel, shown)
-            _dense_line(axes, dense[model])
-        _dense_label(axes_of_row[-1], dense[model])
-    _legend(figure, list(shown.values()), any(point.spread for point in pruned))
-    return figure
-
-
-def _panel(axes: Axes, panel: Panel, shown: Mapping[str, Mark]) -> None:
-    """Draw the marks of one model and pattern, and the names below them."""
-    axes.set_title(panel.title, loc="left")
-    step, places = 1 / (len(shown) + GAP_STEPS), list(shown)
-    for point in panel.points:
-        place = places.index(point.adaptation) - (len(places) - 1) / 2
-        x = panel.criteria.index(point.criterion) + step * place
-        _draw_point(axes, x, point, shown[point.adaptation])
-    axes.set_xticks(range(len(panel.criteria)), panel.criteria)
-    axes.set_xlim(-0.5, len(panel.criteria) - 0.5)
-    axes.tick_params(axis="x", length=0)
-
-
-def _draw_point(axes: Axes, x: float, point: Point, look: Mark) -> None:
-    """Draw a mark, its error over windows as a bar, its spread over seeds as a wide pale one."""
-    if point.perplexity is None:
-        _mark_not_finite(axes, x, look)
-        return
-    if point.spread is not None:
-        ends = (point.perplexity - point.spread, point.perplexity + point.spread)
-        axes.plot(
-            [x, x], ends, color=look.colour, alpha=0.3, linewidth=9, solid_capstyle="butt", zorder=2
-        )
-    axes.errorbar(
-        x,
-        point.perplexity,
-        yerr=point.error,
-        fmt=look.marker,
-        color=look.colour,
-        markerfacecolor=look.face,
-        markeredgecolor=look.colour,
-        zorder=3,
-    )
-    axes.annotate(
-        _plain(point.perplexity),
-        (x, point.perplexity + point.bar),
-        xytext=(0, 3.5),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=SMALL,
-        color=QUIET,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
-        zorder=2.5,
-    )
-
-
-def _dense_line(axes: Axes, dense: Point) -> None:
-    if dense.perplexity is None:
-        return
-    if dense.error is not None:
-        ends = (dense.perplexity - dense.error, dense.perplexity + dense.error)
-        axes.axhspan(*ends, color=DENSE_COLOUR, alpha=0.15, linewidth=0, zorder=1)
-    axes.axhline(dense.perplexity, color=DENSE_COLOUR, linestyle="--", linewidth=1.0, zorder=1)
-
-
-def _dense_label(axes: Axes, dense: Point) -> None:
-    """Say to the right of a row what its dashed line is."""
-    if dense.perplexity is None:
-        return
-    text = f"dense\n{_plain(dense.perplexity)}"
-    name_line(axes, dense.perplexity, text, DENSE_COLOUR)
-
-
-def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
-    """Put the mark on the upper edge, and say why it is there."""
-    above = axes.get_xaxis_transform()
-    axes.plot(
-        x,
-        1.0,
-        look.marker,
-        color=look.colour,
-        markerfacecolor=look.face,
-        transform=above,
-        clip_on=False,
-    )
-    axes.annotate(
-        NOT_FINITE,
-        (x, 1.0),
-        xycoords=above,
-        xytext=(0, -6),
-        textcoords="offset points",
-        rotation=90,
-        ha="center",
-        va="top",
-        fontsize=SMALL,
-        color=QUIET,
-    )
-
-
-def _legend(figure: Figure, looks: Sequence[Mark], seeds: bool) -> None:
-    """Say below the panels what marks and bars mean."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.colour,
-            marker=look.marker,
-            markerfacecolor=look.face,
-            linestyle="none",
-            label=look.label,
-        )
-        for look in looks
-    ]
-    bars = ["bars and band: ± standard error over windows"]
-    bars += ["wide pale bars: ± standard deviation over seeds"] if seeds else []
-    bars += ["a bar shorter than its mark is hidden"]
-    legend = figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), 4),
-        title="\n".join(bars),
-        title_fontsize=SMALL,
-    )
-    legend.get_title().set_multialignment("center")
-
-
-def _scale(axes: Axes, points: Sequence[Point]) -> None:
-    """Choose a linear or a logarithmic axis, with room above and below, ticks in plain numbers."""
-    finite = [(point.perplexity, point.bar) for point in points if point.perplexity is not None]
-    if not finite:
-        return
-    low, high = min(value for value, _ in finite), max(value + bar for value, bar in finite)
-    logarithmic = high > LOG_FROM * low
-    # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
-    low = max(min(value - bar for value, bar in finite), low / 2)
-    if logarithmic:
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.35, high * 1.5)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
-    else:
-        room = (high - low or high) * 0.2
-        axes.set_ylim(low - room, high + room)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-
-
-def _plain(value: float) -> str:
-    """Return three digits, or all of those before the point."""
-    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:,.{decimals}f}"

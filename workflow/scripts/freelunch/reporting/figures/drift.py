@@ -1,109 +1,41 @@
-"""Drift of activations against depth, by window.
+"""Drift of activations against depth, by window."""
 
-Draws what `freelunch.analysis.drift` wrote to drift.csv, and computes nothing.
+from freelunch.analysis.drift import DRIFT_COLUMNS
+from freelunch.reporting.figures import Figure
+from freelunch.study.study import Study
+
+
+def _caption(study: Study) -> str:
+    return f"""\
+How far the output of each block is from the dense model's: ||y - y_dense|| / ||y_dense|| of a
+token, averaged over the tokens of held-out sequences of ``{study.calibration["text"]["name"]}``.
+Accumulated: each block sees the output of the checkpoint's own blocks before it. Local: each block
+sees the dense model's activations, so the error is its own. Where there are many blocks, every
+fifth is marked. The adaptations have dense inputs and targets, and the same masks.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from freelunch.reporting.figures.style import (
-    SMALL,
-    Registered,
-    draw,
-    empty,
-    legend_below,
-    line_handle,
-    marks,
-    pruned_model,
+FIGURE = Figure(
+    name="drift",
+    title="drift by depth",
+    caption=_caption,
+    alternative=(
+        "Charts of the relative error of each block's output against its depth in the model, "
+        "accumulated and local: a line for each window."
+    ),
+    claims=("C2", "C2b", "C2v1"),
+    wanted=lambda study: "drift" in study.block["evaluation"],
+    # All adaptations of the config, shown or not: each looks the same in all figures.
+    settings=lambda study: {"adaptations": study.config["adaptations"]},
+    data="activations against depth",
+    data_caption=lambda _: (
+        """\
+Relative errors of activations on tokens of held-out calibration text: a row for each block, kind
+(``accumulated``, ``local``) and output. The output is that of the ``block``, or all of its
+``matrices`` together: ``mean`` and ``median`` are then averaged over them, ``max`` is the largest.
+``compared`` is 1 for what the figure shows. The numbers of each matrix are in the records.
+"""
+    ),
+    columns=DRIFT_COLUMNS,
+    rows=lambda results: results.drift,
 )
-from freelunch.study.cell import NONE
-
-PANEL_INCHES = (3.3, 2.5)
-LEGEND_INCHES = 0.2
-# Of so many blocks one is marked, another of each line, so that marks hide no lines.
-MARKED = 5
-KINDS = {
-    "accumulated": "errors of all blocks before included",
-    "local": "each block on the dense model's activations",
-}
-Row = dict[str, Any]
-
-
-def draw_drift(data: Path, adaptations: Registered, outputs: Iterable[Path]) -> None:
-    """Draw the figure: for each pruned model the error of block outputs against depth.
-
-    Args:
-        data: drift.csv.
-        adaptations: All that the study's config has; decides how each looks.
-        outputs: Where to save it; suffixes are formats.
-    """
-    draw(data, lambda rows: drift_figure(rows, adaptations), outputs)
-
-
-def drift_figure(rows: Sequence[Row], adaptations: Registered) -> Figure:
-    """Return the figure, drawn in the current style: of the pruned models that were adapted by
-    several windows, or of all if none was.
-    """
-    shown = [row for row in rows if row["compared"] == "1" and row["output"] == "block"]
-    by_model: dict[str, list[Row]] = {}
-    for row in shown:
-        by_model.setdefault(pruned_model(row), []).append(row)
-    several = {
-        model: here
-        for model, here in by_model.items()
-        if len({row["adaptation"] for row in here} - {NONE}) > 1
-    }
-    by_model = several or by_model
-    if not by_model:
-        return empty("no drift was measured")
-    figure = Figure()
-    looks = marks(adaptations)
-    drawn = {row["adaptation"] for here in by_model.values() for row in here}
-    names = [name for name in looks if name in drawn]
-    figure.set_size_inches(
-        0.6 + len(KINDS) * PANEL_INCHES[0],
-        0.6 + len(by_model) * PANEL_INCHES[1] + LEGEND_INCHES * -(-len(names) // 3),
-    )
-    # Local errors are a fraction of accumulated ones: each panel has a scale of its own.
-    grid = figure.subplots(len(by_model), len(KINDS), squeeze=False)
-    for (model, here), panels in zip(by_model.items(), grid, strict=True):
-        for axes, (kind, meaning) in zip(panels, KINDS.items(), strict=True):
-            _panel(axes, [row for row in here if row["kind"] == kind], names, looks)
-            axes.set_xlabel(f"block\n{kind}: {meaning}")
-        panels[0].set_ylabel("relative error of a block's output")
-        panels[0].set_title(model, loc="left")
-    legend_below(
-        figure,
-        [line_handle(looks[name], looks[name].label) for name in names],
-        "mean over tokens of held-out calibration text",
-    )
-    return figure
-
-
-def _panel(axes: Axes, rows: Sequence[Row], names: Sequence[str], looks: Any) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=SMALL)
-    for at, name in enumerate(names):
-        here = [row for row in rows if row["adaptation"] == name]
-        # On a logarithmic scale there is no 0.
-        finite = [row for row in here if math.isfinite(float(row["mean"])) and float(row["mean"])]
-        x = [int(row["block"]) for row in finite]
-        y = [float(row["mean"]) for row in finite]
-        look = looks[name]
-        axes.plot(
-            x,
-            y,
-            marker=look.marker,
-            markevery=(at % MARKED, MARKED) if len(x) > 2 * MARKED else None,
-            markersize=4,
-            color=look.colour,
-            linestyle=look.line,
-            linewidth=0.9,
-        )

@@ -1,138 +1,44 @@
-"""Quality and memory against the window that was adapted together.
+"""Quality and memory against the window that is adapted together."""
 
-Draws what `freelunch.analysis.window_effect` wrote to windows.csv, and computes nothing.
+from freelunch.analysis.window_effect import WINDOW_COLUMNS
+from freelunch.reporting.figures import Figure
+from freelunch.study.study import Study
+
+
+def _caption(study: Study) -> str:
+    perplexity, calibration = study.perplexity, study.calibration
+    return f"""\
+Quality and memory against the window that is adapted together: a single matrix, attention and MLP
+apart, a number of consecutive blocks, or all blocks. The masks are the same for all windows.
+Perplexity on ``{perplexity["text"]["name"]}``, windows of {perplexity["length"]} tokens;
+calibrated on {calibration["samples"]} sequences of {calibration["length"]} tokens of
+``{calibration["text"]["name"]}``. Bars are one standard error over windows of text; all cells are
+measured on the same text, so their differences are more certain than the bars suggest: see
+``gain_missed`` in ``windows.csv``. Memory is the peak resident set of a job.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from freelunch.reporting.figures.style import (
-    COLOURS,
-    DENSE_COLOUR,
-    INK,
-    QUIET,
-    Mark,
-    apart,
-    draw,
-    draw_points,
-    empty,
-    legend_below,
-    line_handle,
-    name_line,
-    pruned_model,
+FIGURE = Figure(
+    name="windows",
+    title="quality and memory by window",
+    caption=_caption,
+    alternative=(
+        "Two charts over the size of the window, from single matrices to the whole model: "
+        "perplexity with its error, between the pruned and the dense model's, and the peak memory "
+        "of a job."
+    ),
+    claims=("C2", "C2b", "C2v1"),
+    wanted=lambda study: study.compares_windows,
+    settings=lambda study: {"text": study.perplexity["text"]["name"]},
+    data="what the window is worth",
+    data_caption=lambda _: (
+        """\
+``gain``: the mean loss without the adaptation minus that with it, nats a token. ``gain_missed``:
+how much less an adaptation gains than the best one (``best``), as a share of the best gain, with
+the standard error of the paired differences over windows of text (and over seeds, where there are
+several). ``exact``: 1 for a window that was solved by least squares and not trained.
+"""
+    ),
+    columns=WINDOW_COLUMNS,
+    rows=lambda results: results.windows,
 )
-
-PANEL_INCHES = (0.62, 2.5)
-# How a series looks: the inputs and targets, and whether least squares took the place of training.
-SERIES = {
-    ("dense", "dense", False): "dense inputs and targets",
-    ("dense", "dense", True): "dense inputs and targets, least squares",
-    ("sparse", "dense", False): "sparse inputs, dense targets",
-    ("sparse", "dense", True): "sparse inputs, dense targets, least squares",
-    ("sparse", "local", False): "sparse inputs, local targets",
-    ("sparse", "local", True): "sparse inputs, local targets, least squares",
-}
-Row = dict[str, Any]
-
-
-def draw_windows(data: Path, text: str, outputs: Iterable[Path]) -> None:
-    """Draw the figure: for each pruned model perplexity above, memory below.
-
-    Args:
-        data: windows.csv.
-        text: Name of the evaluation text, for the axis.
-        outputs: Where to save it; suffixes are formats.
-    """
-    draw(data, lambda rows: windows_figure(rows, text), outputs)
-
-
-def windows_figure(rows: Sequence[Row], text: str) -> Figure:
-    """Return the figure, drawn in the current style."""
-    if not rows:
-        return empty("no two windows to compare")
-    models = list(dict.fromkeys(pruned_model(row) for row in rows))
-    # Every series there can be has its own look, shown or not.
-    colours = dict(zip(SERIES.values(), COLOURS, strict=True))
-    looks = dict(zip(SERIES, apart(colours).values(), strict=True))
-    widest = max(
-        len(_windows([row for row in rows if pruned_model(row) == model])) for model in models
-    )
-    figure = Figure()
-    width = max(4.2, 1.6 + PANEL_INCHES[0] * widest)
-    figure.set_size_inches(width, 0.6 + 2 * PANEL_INCHES[1] * len(models))
-    grid = figure.subplots(2 * len(models), 1, squeeze=False)[:, 0]
-    for number, model in enumerate(models):
-        here = [row for row in rows if pruned_model(row) == model]
-        quality, memory = grid[2 * number], grid[2 * number + 1]
-        quality.set_title(model, loc="left")
-        quality.set_ylabel(f"perplexity on {text}")
-        memory.set_ylabel("peak memory of a job, GB")
-        memory.set_xlabel("window, in blocks or what of one")
-        _series(quality, here, looks, "perplexity", 1.0)
-        _series(memory, here, looks, "adaptation_peak_bytes", 1e-9)
-        memory.set_ylim(0, 1.08 * memory.get_ylim()[1])
-        _line(quality, here, "perplexity_unadapted", "not adapted", INK, ":")
-        _line(quality, here, "perplexity_dense", "dense", DENSE_COLOUR, "--")
-    shown = [series for series in SERIES if any(_kind(row) == series for row in rows)]
-    on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
-    opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
-    legend_below(
-        figure,
-        [line_handle(looks[series], SERIES[series]) for series in shown],
-        "bars: ± standard error over windows of text" + opened,
-        columns=2,
-    )
-    return figure
-
-
-def _series(
-    axes: Axes, rows: Sequence[Row], looks: dict[tuple[str, str, bool], Mark], key: str, unit: float
-) -> None:
-    """Draw a quantity of all series; marks that share a window stand side by side."""
-    windows = _windows(rows)
-    finite = [row for row in rows if math.isfinite(float(row[key]))]
-    for kind in dict.fromkeys(_kind(row) for row in rows):
-        here = [row for row in finite if _kind(row) == kind]
-        x = [windows.index(row["window"]) + _beside(row, finite) for row in here]
-        y = [float(row[key]) * unit for row in here]
-        error = None
-        if key == "perplexity":
-            error = [float(row["perplexity_standard_error"]) for row in here]
-        opened = [row["selected_on"] == "evaluation" for row in here]
-        draw_points(axes, x, y, error, looks[kind], opened)
-    names = [name.replace("attention_mlp", "attention\n/ MLP") for name in windows]
-    axes.set_xticks(range(len(windows)), names)
-    axes.set_xlim(-0.6, len(windows) - 0.4)
-    axes.tick_params(axis="x", length=0)
-
-
-def _beside(row: Row, rows: Sequence[Row]) -> float:
-    """Return how far to the side of its window's place a mark stands, for those that share it."""
-    sharing = [other for other in rows if other["window"] == row["window"]]
-    place = next(number for number, other in enumerate(sharing) if other is row)
-    return 0.14 * (place - (len(sharing) - 1) / 2)
-
-
-def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, style: str) -> None:
-    """Draw what all rows share as a line across, and say what it is."""
-    value = float(rows[0][key])
-    if not math.isfinite(value):
-        return
-    axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
-    name_line(axes, value, f"{label}\n{value:.1f}", QUIET)
-
-
-def _windows(rows: Sequence[Row]) -> list[str]:
-    """Return the windows from small to large."""
-    order = {"matrix": -2.0, "attention_mlp": -1.0, "all": math.inf}
-    names = dict.fromkeys(row["window"] for row in rows)
-    return sorted(names, key=lambda name: order[name] if name in order else float(name))
-
-
-def _kind(row: Row) -> tuple[str, str, bool]:
-    return row["inputs"], row["targets"], row["exact"] == "1"

@@ -1,27 +1,41 @@
-"""The part of the summary that compares retraining with reconstruction, in words and rounded
-numbers.
-"""
+"""The section of the summary that compares retraining with reconstruction, budget by budget."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.reporting.formatting import NOT_FINITE, marked, over_dense, with_error
+from freelunch.reporting.formatting import NOT_FINITE, NOTHING, marked, over_dense, with_error
+from freelunch.reporting.sections.section import Section
 
-BUDGET_NOTES = (
-    "Tokens: seen, repetitions counted; distinct: of the text that was drawn from. Steps: of the "
-    "optimiser, for each trained parameter. TFLOP: of the adaptation, with the pass through the "
-    "dense model that made what it learns from, and of the search for its learning rate where it "
-    "was one. Loss minus: mean loss minus that of the reconstruction which is compared with, nats "
-    "a token; ± is the standard error of the paired differences over windows of text.",
-    "A retraining reaches the reconstruction where its loss, on a straight line between the "
-    "budgets that were run over the logarithm of the budget, comes down to it; the interval holds "
-    "95 % of 1,000 draws of the text's windows, and is wider where there are several seeds. At "
-    "most: with the smallest budget that was run; whether less would do was not tried.",
+Row = Mapping[str, Any]
+WORDS = ("model", "criterion", "pattern", "adaptation", "what")
+NOTES = (
+    "Tokens: the tokens seen, a token seen twice counting twice; distinct: the different tokens of "
+    "the text among them. Steps: steps of the optimiser for each trained parameter. TFLOP: "
+    "operations of the adaptation, including the dense pass that made its targets, and of the "
+    "search for its learning rate where there was one. Loss minus: the mean loss minus that of the "
+    "reconstruction it is compared with, in nats a token; ± is the standard error of the paired "
+    "differences over windows of text.",
+    "A retraining reaches the reconstruction at the budget where its loss, interpolated linearly "
+    "in the logarithm of the budget, comes down to the reconstruction's. The interval holds 95 % "
+    "of 1,000 bootstrap draws of the windows of text, and is wider where there are several seeds. "
+    "At most: reached at the smallest budget that was run; smaller ones were not tried.",
 )
 
 
-def budget_line(row: Mapping[str, Any]) -> dict[str, str]:
+def budgets_section(budgets: Sequence[Row], reaches: Sequence[Row]) -> Section:
+    """Return the section.
+
+    Args:
+        budgets: As `analysis.budget_effect.budget_rows` returns them; at least one.
+        reaches: As `analysis.reach.reach_rows` returns them.
+    """
+    lines = [budget_line(row) for row in budgets]
+    notes = [*reach_sentences(reaches), *NOTES]
+    return Section("budgets", "Retraining beside reconstruction", lines, notes, WORDS)
+
+
+def budget_line(row: Row) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     search = f" + {row['search_flops'] / 1e12:,.0f}" if row["search_flops"] else ""
     return {
@@ -32,7 +46,7 @@ def budget_line(row: Mapping[str, Any]) -> dict[str, str]:
         "what": row["series"],
         "tokens": f"{row['tokens']:,.0f}",
         "distinct": f"{row['distinct_tokens']:,.0f}",
-        "steps": "-" if row["steps"] is None else f"{row['steps']:,}",
+        "steps": NOTHING if row["steps"] is None else f"{row['steps']:,}",
         "trained": _parameters(row["trained_parameters"]),
         "TFLOP": f"{row['flops'] / 1e12:,.1f}{search}",
         "peak memory": f"{row['peak_bytes'] / 1e9:.2f} GB",
@@ -44,59 +58,59 @@ def budget_line(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def budget_sentences(reaches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield, for each pruned model and way of retraining, what reaches the reconstruction."""
+def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
+    """Yield, for each retraining series of each pruned model, what reaches the reconstruction."""
     for row in reaches:
-        if row["unit"] != "tokens":
-            continue
-        (flops,) = (other for other in reaches if other["unit"] == "flops" and _same(other, row))
-        name = f"{row['model']}, {row['criterion']}, {row['pattern']}: {row['series']}"
-        value = row["reached_at_over_reference"]
-        if math.isnan(value):
-            yield f"{name} cannot be compared: {row['reference']} diverged."
-        elif math.isinf(value):
-            note = "" if math.isinf(row["reached_at_low"]) else f"; {_interval(row)}"
-            yield (
-                f"{name} does not reach {row['reference']} with up to "
-                f"{row['largest_over_reference']:.3g} times its tokens{note}."
-            )
-        elif value <= row["smallest_over_reference"]:
-            yield (
-                f"{name} reaches {row['reference']} with the least that was run already: with at "
-                f"most {row['smallest_over_reference']:.3g} times its tokens and "
-                f"{flops['smallest_over_reference']:.3g} times its operations; {_interval(row)}."
-            )
-        else:
-            yield (
-                f"{name} reaches {row['reference']} with {value:.2g} times its tokens "
-                f"({_interval(row)}) and {flops['reached_at_over_reference']:.2g} times its "
-                f"operations ({_interval(flops)})."
-            )
+        if row["unit"] == "tokens":
+            (flops,) = (it for it in reaches if it["unit"] == "flops" and _same(it, row))
+            name = f"{row['model']}, {row['criterion']}, {row['pattern']}: {row['series']}"
+            yield f"{name} {_reach(row, flops)}."
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def _reach(tokens: Row, flops: Row) -> str:
+    """Return what reaches the reconstruction, in tokens and operations, as a predicate."""
+    value, reference = tokens["reached_at_over_reference"], tokens["reference"]
+    if math.isnan(value):
+        return f"cannot be compared: {reference} diverged"
+    if math.isinf(value):
+        interval = "" if math.isinf(tokens["reached_at_low"]) else f"; {_interval(tokens)}"
+        largest = f"{tokens['largest_over_reference']:.3g}"
+        return f"does not reach {reference} with up to {largest} times its tokens{interval}"
+    if value <= tokens["smallest_over_reference"]:
+        return (
+            f"already reaches {reference} at the smallest budget that was run: with at most "
+            f"{tokens['smallest_over_reference']:.3g} times its tokens and "
+            f"{flops['smallest_over_reference']:.3g} times its operations; {_interval(tokens)}"
+        )
+    return (
+        f"reaches {reference} with {value:.2g} times its tokens ({_interval(tokens)}) and "
+        f"{flops['reached_at_over_reference']:.2g} times its operations ({_interval(flops)})"
+    )
+
+
+def _interval(row: Row) -> str:
     low, high = (times(row[key], row) for key in ("reached_at_low", "reached_at_high"))
     return f"95 %: {low}" if low == high else f"95 %: {low} to {high}"
 
 
-def times(value: float, row: Mapping[str, Any]) -> str:
-    """Return a budget, as a multiple of the reconstruction's, in words.
+def times(value: float, row: Row) -> str:
+    """Return a budget in words, as a multiple of the reconstruction's.
 
     Args:
-        value: One that reaches the reconstruction, or an end of its interval.
-        row: That of `freelunch.analysis.budget_effect.reach_rows` which it is from.
+        value: A budget that reaches the reconstruction, or an end of its interval.
+        row: The row of `analysis.reach.reach_rows` that the value comes from.
     """
     if math.isnan(value):
         return NOT_FINITE
     if math.isinf(value):
         return f"more than {row['largest_over_reference']:.2g}"
     if value <= row["smallest_over_reference"]:
-        # Whether less would do was not tried.
+        # Smaller budgets were not tried.
         return f"at most {row['smallest_over_reference']:.2g}"
     return f"{value:.2g}"
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same(one: Row, other: Row) -> bool:
     return all(one[key] == other[key] for key in ("model", "criterion", "pattern", "series"))
 
 

@@ -1,26 +1,63 @@
-"""The part of the summary that says what the window is worth, in words and rounded numbers."""
+"""The section of the summary that shows what the choice of the window is worth."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.window_effect import compared
+from freelunch.analysis.window_effect import by_pruned_model
 from freelunch.reporting.formatting import NOTHING, marked, over_dense, percent, with_error
+from freelunch.reporting.sections.section import Section
 from freelunch.study.windows import MATRIX
 
-# A difference of so many standard errors is called one.
+Row = Mapping[str, Any]
+WORDS = ("model", "criterion", "pattern", "adaptation", "window", "inputs, targets")
+# A difference is called one where it is more than this many standard errors.
 CLEAR = 2.0
-WINDOW_NOTES = (
-    "Window: so many consecutive blocks, or what of one; masks are the same for all. Gain: loss "
-    "without the adaptation minus that with it, nats a token. Gain missed: what the best of the "
-    "same pruned model's adaptations gains more, as a share of its gain; ± is the standard error "
-    "of the paired differences, over windows of text and, where there are several, over seeds.",
-    "Of adaptations with the same window, inputs and targets only the first of the config is "
-    "compared. The best is chosen by what was measured: what the others miss is a little too much.",
+NOTES = (
+    "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
+    "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "
+    "with it, in nats a token. Gain missed: how much less an adaptation gains than the best one of "
+    "the same pruned model, as a share of the best gain; ± is the standard error of the paired "
+    "differences, over windows of text and, where there are several, over seeds.",
+    "Among adaptations with the same window, inputs and targets, only the first in the config is "
+    "compared. The best is chosen by these same measurements, so what the others miss is slightly "
+    "overestimated.",
 )
 
 
-def window_line(row: Mapping[str, Any]) -> dict[str, str]:
+def windows_section(windows: Sequence[Row]) -> Section:
+    """Return the section.
+
+    Args:
+        windows: As `analysis.window_effect.window_rows` returns them; at least one.
+    """
+    lines = [_line(row) for row in windows]
+    notes = [*window_sentences(windows), *NOTES]
+    return Section("windows", "What the window is worth", lines, notes, WORDS)
+
+
+def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
+    """Yield what the windows of each pruned model show: first those that hold a non-linear module,
+    then single matrices.
+    """
+    for name, here in by_pruned_model(windows):
+        # A choice on the evaluation text is shown in the table, and not compared.
+        usual = [
+            row
+            for row in here
+            if (row["inputs"], row["targets"]) == ("dense", "dense")
+            and row["selected_on"] != "evaluation"
+        ]
+        larger = [row for row in usual if row["window"] != MATRIX]
+        finite = [row for row in larger if math.isfinite(row["gain_missed"])]
+        if len(finite) > 1:
+            yield f"{name}: {_best_and_worst(finite)}"
+        for row in usual:
+            if row["window"] == MATRIX:
+                yield f"{name}: {_of_a_matrix(row)}"
+
+
+def _line(row: Row) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     exact = ", least squares" if row["exact"] else ""
     return {
@@ -34,47 +71,41 @@ def window_line(row: Mapping[str, Any]) -> dict[str, str]:
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
         "over dense": over_dense(row),
         "gain": with_error(row["gain"], row["gain_standard_error"]),
-        "gain missed": NOTHING
-        if row["adaptation"] == row["best"]
-        else percent(row["gain_missed"], row["gain_missed_standard_error"]),
+        "gain missed": NOTHING if row["adaptation"] == row["best"] else _missed(row),
         "peak memory": f"{row['adaptation_peak_bytes'] / 1e9:.2f} GB",
         "TFLOP": f"{row['adaptation_flops'] / 1e12:.1f}",
     }
 
 
-def window_sentences(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what the windows of each pruned model say: those that hold a non-linear module, and
-    single matrices.
-    """
-    for name, here in compared(rows):
-        # A choice on the evaluation text is shown, and not counted.
-        usual = [
-            row
-            for row in here
-            if (row["inputs"], row["targets"]) == ("dense", "dense")
-            and row["selected_on"] != "evaluation"
-        ]
-        larger = [row for row in usual if row["window"] != MATRIX]
-        matrices = [row for row in usual if row["window"] == MATRIX]
-        finite = [row for row in larger if math.isfinite(row["gain_missed"])]
-        if len(finite) > 1:
-            best = min(finite, key=lambda row: row["gain_missed"])
-            worst = max(finite, key=lambda row: row["gain_missed"])
-            missed = percent(worst["gain_missed"], worst["gain_missed_standard_error"])
-            clear = _is_clear(worst)
-            yield (
-                f"{name}: of {len(finite)} windows from half a block on, {best['window']} gains "
-                f"most and {worst['window']} least; it misses {missed} of the best's gain"
-                + ("." if clear else ", which is not clear of the error.")
-            )
-        for row in matrices:
-            missed = percent(row["gain_missed"], row["gain_missed_standard_error"])
-            how = "by least squares, the best it can do" if row["exact"] else "trained"
-            verdict = "misses" if _is_clear(row) else "does not clearly miss any of the gain:"
-            if row["adaptation"] == row["best"]:
-                verdict, missed = "gains", "most"
-            yield f"{name}: the window of one matrix, {how}, {verdict} {missed}."
+def _best_and_worst(rows: Sequence[Row]) -> str:
+    """Return which of several windows gain most and least."""
+    best = min(rows, key=lambda row: row["gain_missed"])
+    worst = max(rows, key=lambda row: row["gain_missed"])
+    clear = "" if _is_clear(worst) else ", which is within the error"
+    return (
+        f"among {len(rows)} windows of half a block or more, {best['window']} gains most and "
+        f"{worst['window']} least: it misses {_missed(worst)} of the best gain{clear}."
+    )
 
 
-def _is_clear(row: Mapping[str, Any]) -> bool:
+def _of_a_matrix(row: Row) -> str:
+    """Return what a window of one matrix gains."""
+    how = "solved by least squares, which is its optimum," if row["exact"] else "trained,"
+    if row["adaptation"] == row["best"]:
+        return f"the window of one matrix, {how} gains most."
+    if not math.isfinite(row["gain_missed"]):
+        return f"the window of one matrix, {how} cannot be compared: its loss is not finite."
+    if _is_clear(row):
+        return f"the window of one matrix, {how} misses {_missed(row)} of the best gain."
+    return (
+        f"the window of one matrix, {how} misses {_missed(row)} of the best gain, which is within "
+        "the error."
+    )
+
+
+def _missed(row: Row) -> str:
+    return percent(row["gain_missed"], row["gain_missed_standard_error"])
+
+
+def _is_clear(row: Row) -> bool:
     return bool(row["gain_missed"] > CLEAR * row["gain_missed_standard_error"])

@@ -1,0 +1,114 @@
+"""Drift of activations in tables and figures, from made-up records."""
+
+import math
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
+from freelunch.analysis.window_effect import window_rows
+from freelunch.reporting.drawing.drift import draw
+from freelunch.reporting.drawing.style import styled
+from records_for_tests import make_records, make_study
+
+WINDOWS = {
+    "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "recon_all": {"method": "reconstruction", "window": "all", "train_norms": False},
+    "recon_sparse": {"method": "reconstruction", "inputs": "sparse"},
+}
+BLOCKS = 3
+
+
+def facts(value: float | None) -> dict[str, float | None]:
+    return {"mean": value, "median": value and value / 2, "max": value and 3 * value}
+
+
+def drift(scale: float, broken: bool = False) -> dict[str, Any]:
+    """Return errors that grow with depth where they accumulate."""
+    return {
+        kind: [
+            {
+                "q_proj": facts(scale),
+                "up_proj": facts(2 * scale),
+                BLOCK: facts(None if broken else scale * (1 + at * (kind == "accumulated"))),
+            }
+            for at in range(BLOCKS)
+        ]
+        for kind in ("accumulated", "local")
+    }
+
+
+def rows(**scales: float) -> list[Any]:
+    study = make_study(WINDOWS, adaptations=["none", *WINDOWS, "recon_block"])
+    records = make_records(study, {})
+    for cell, record in records.items():
+        if not cell.is_dense:
+            scale = scales.get(cell.adaptation, 0.1)
+            record["metrics"]["drift"] = {"drift": drift(scale, math.isinf(scale))}
+    return drift_rows(records, window_rows(records))
+
+
+def one(found: list[Any], **keys: object) -> Any:
+    (row,) = (row for row in found if all(row[key] == value for key, value in keys.items()))
+    return row
+
+
+def test_a_row_for_each_block_kind_and_output() -> None:
+    found = rows(recon_all=0.3)
+    assert all(row.keys() == set(DRIFT_COLUMNS) for row in found)
+    # Two criteria, five adaptations.
+    assert len(found) == 2 * 5 * BLOCKS * 2 * 2
+    at = {"criterion": "wanda", "adaptation": "recon_all", "block": 2, "kind": "accumulated"}
+    block, matrices = (one(found, **at, output=output) for output in (BLOCK, MATRICES))
+    assert block["mean"] == pytest.approx(0.9) and block["max"] == pytest.approx(2.7)
+    assert matrices["mean"] == pytest.approx(0.45) and matrices["max"] == pytest.approx(1.8)
+    assert matrices["median"] == pytest.approx(0.225)
+
+
+def test_windows_with_dense_inputs_are_compared() -> None:
+    compared = {row["adaptation"] for row in rows() if row["compared"]}
+    assert compared == {"none", "recon_matrix", "recon_all", "recon_block"}
+
+
+def test_what_is_not_finite_stays_visible() -> None:
+    found = rows(recon_all=math.inf)
+    row = one(found, criterion="wanda", adaptation="recon_all", block=0, kind="local", output=BLOCK)
+    assert math.isnan(row["mean"]) and math.isnan(row["max"])
+
+
+def test_records_without_drift_have_no_rows() -> None:
+    records = make_records(make_study(), {})
+    assert drift_rows(records, []) == []
+
+
+def figure_of(found: list[Any]) -> Figure:
+    with styled():
+        as_read = [{key: str(value) for key, value in row.items()} for row in found]
+        figure = draw(as_read, {"recon_block": {"method": "full"}, **WINDOWS})
+        figure.canvas.draw()
+    return figure
+
+
+def test_each_window_is_a_line_over_depth() -> None:
+    figure = figure_of(rows(recon_matrix=0.4, recon_all=0.2))
+    assert len(figure.axes) == 2 * 2
+    accumulated, local = figure.axes[:2]
+    for axes in (accumulated, local):
+        assert len(axes.lines) == 4
+        assert axes.get_yscale() == "log"
+    ends = sorted(round(float(line.get_ydata()[-1]), 6) for line in accumulated.lines)
+    assert ends == [0.3, 0.3, 0.6, 1.2]
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["no adaptation", "recon_block", "recon_matrix", "recon_all"]
+
+
+def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:
+    figure = figure_of(rows(recon_matrix=0.0, recon_all=math.inf))
+    drawn = [len(line.get_xdata()) for line in figure.axes[0].lines]
+    assert sorted(drawn) == [0, 0, BLOCKS, BLOCKS]
+
+
+def test_nothing_measured_says_so() -> None:
+    (text,) = figure_of([]).texts
+    assert "no drift was measured" in text.get_text()

@@ -1,0 +1,92 @@
+"""Find the budget at which a retraining reaches a reconstruction.
+
+The loss of a retraining series is interpolated linearly in the logarithm of the budget. The budget
+at which it comes down to the reconstruction's loss, divided by the reconstruction's own budget, is
+the series' reach. Its interval comes from the bootstrap (`analysis.bootstrap`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from freelunch.analysis.budget_effect import Adapted, budget_comparisons
+from freelunch.analysis.pairing import Records, Row
+from freelunch.study.study import Study
+
+REACH_COLUMNS = (
+    *("model", "criterion", "pattern", "series", "reference", "budgets", "unit"),
+    *("smallest_over_reference", "largest_over_reference"),
+    *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
+)
+# The currencies of a budget: all tokens seen, the distinct ones among them (the data), operations.
+UNITS = ("tokens", "distinct_tokens", "flops")
+
+
+def reach_rows(records: Records, study: Study) -> list[Row]:
+    """Return a row, with REACH_COLUMNS, for each retraining series and unit.
+
+    `reached_at_over_reference` is infinite where no budget that was run reaches the reconstruction,
+    and NaN where the reconstruction diverged.
+    """
+    return [
+        _reach(name, members, comparison.reference, unit)
+        for comparison in budget_comparisons(records, study)
+        for name, members in comparison.series.items()
+        if name != comparison.reference.series
+        for unit in UNITS
+    ]
+
+
+def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str) -> Row:
+    # Planning reads the columns of this module, and must not wait for numpy and scipy.
+    import numpy as np
+
+    from freelunch.analysis.bootstrap import Sample, estimate
+
+    amounts = {each.name: getattr(each, unit) / getattr(reference, unit) for each in members}
+    # An adaptation that diverged reaches nothing.
+    finite = [each for each in members if each.finite]
+
+    def crossing(means: Mapping[str, float]) -> float:
+        excess = [means[each.name] - means[reference.name] for each in finite]
+        return reached_at([amounts[each.name] for each in finite], excess)
+
+    compared = [reference, *finite]
+    sample = Sample(
+        [each.name for each in compared], [np.array([each.losses for each in compared])]
+    )
+    found = estimate(crossing, [sample])
+    one = reference.cells[0]
+    return {
+        **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
+        "series": name,
+        "reference": reference.name,
+        "budgets": len(members),
+        "unit": unit,
+        "smallest_over_reference": min(amounts.values()),
+        "largest_over_reference": max(amounts.values()),
+        "reached_at_over_reference": found.value,
+        "reached_at_low": found.low,
+        "reached_at_high": found.high,
+    }
+
+
+def reached_at(amounts: Sequence[float], excess: Sequence[float]) -> float:
+    """Return the first amount at which an excess loss comes down to 0.
+
+    Between the given amounts the excess is interpolated linearly in the logarithm of the amount.
+
+    Args:
+        amounts: Positive, in rising order.
+        excess: Loss at each amount minus the loss to be reached; finite.
+
+    Returns:
+        The smallest amount if its excess is already 0 or less; infinity if none is.
+    """
+    if excess and excess[0] <= 0:
+        return amounts[0]
+    for at in range(1, len(amounts)):
+        if excess[at] <= 0:
+            share = excess[at - 1] / (excess[at - 1] - excess[at])
+            logs = math.log(amounts[at - 1]), math.log(amounts[at])
+            return math.exp(logs[0] + share * (logs[1] - logs[0]))
+    return math.inf

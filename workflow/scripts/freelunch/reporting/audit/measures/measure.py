@@ -1,0 +1,181 @@
+"""What a measure is: a number of each pruned model, asked of the mean losses of its cells.
+
+A measure finds the cells that it compares and the statistic of their mean losses that a claim asks
+for; `analysis.bootstrap` then computes the number and its interval. Losses are in the metric that
+the claim names: nats a token, or the share of wrong answers. The docstring of a measure is shown to
+readers of the audit.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from freelunch.analysis.bootstrap import Sample, Statistic
+from freelunch.reporting.audit.evidence import ACCURACY, METRICS, Evidence
+from freelunch.reporting.audit.verdicts import UNBOUNDED, UNDEFINED
+from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.windows import ALL, HALVES, MATRIX
+
+# JSON Schemas of settings that several measures have.
+WINDOWS = {
+    "type": "array",
+    "minItems": 1,
+    "uniqueItems": True,
+    "items": {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimum": 1}]},
+}
+CRITERIA = {"type": "array", "minItems": 2, "uniqueItems": True, "items": {"type": "string"}}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number that a measure asks for, not yet computed.
+
+    Attributes:
+        subject: What the number describes.
+        statistic: Computes the number from mean losses, by the names in the samples.
+        samples: One sample for each model.
+        cells: The cells that the number comes from.
+        bounds: The range within which the number is known: one at or below the first bound is "at
+            most" that bound, an infinite one is "more than" the second.
+        undefined: Why there is no number, where there is none or some draws have none.
+        command: The command that repeats the measurement, where it does not measure cells again.
+    """
+
+    subject: str
+    statistic: Statistic
+    samples: Sequence[Sample]
+    cells: Sequence[Cell]
+    bounds: tuple[float, float] = UNBOUNDED
+    undefined: str = UNDEFINED
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A number that cannot be measured, and why."""
+
+    subject: str
+    reason: str
+
+
+Settings = Mapping[str, Any]
+Asked = Iterator[Measurement | Absent]
+# By name, one cell for each seed.
+Cells = Mapping[str, Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure that claims can name.
+
+    Attributes:
+        ask: Yields what it measures; its name is that of the measure.
+        settings: JSON Schemas of its settings in a claim, all of which are required.
+        unit: How its numbers are written: share, times, perplexity, GB or nats.
+        unit_of_accuracy: The same where the metric is accuracy, if it differs.
+        metrics: The metrics whose losses it can compare; none for a measure of memory.
+        repeated_by: The rule that measures its cells again, where that is not the metric's.
+    """
+
+    ask: Callable[[Evidence, Settings], Asked]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unit: str = "share"
+    unit_of_accuracy: str | None = None
+    metrics: Sequence[str] = METRICS
+    repeated_by: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return its name in a claim."""
+        return self.ask.__name__
+
+    @property
+    def description(self) -> str:
+        """Return what it measures, for readers of the audit."""
+        return " ".join((self.ask.__doc__ or "").split())
+
+    def unit_for(self, metric: str | None) -> str:
+        """Return how its numbers are written for a metric."""
+        return self.unit_of_accuracy or self.unit if metric == ACCURACY else self.unit
+
+
+def ask(
+    evidence: Evidence,
+    settings: Settings,
+    subject: str,
+    statistic: Statistic,
+    cells: Cells,
+    bounds: tuple[float, float] = UNBOUNDED,
+    undefined: str = UNDEFINED,
+) -> Measurement | Absent:
+    """Return what is asked of the cells of one model."""
+    sample = evidence.sample(cells, settings["metric"])
+    if sample is None:
+        return Absent(subject, f"{settings['metric']} was not measured on all of these cells")
+    used = dict.fromkeys(cell for of_seeds in cells.values() for cell in of_seeds)
+    return Measurement(subject, statistic, [sample], list(used), bounds, undefined)
+
+
+def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
+    """Yield the dense, pruned and reconstructed cells of each pruned model, and the reconstruction.
+
+    The reconstruction is the one that other budgets are multiples of, or the first. The cells are
+    those of the seeds that were measured, or of all seeds where none was.
+    """
+    for by_name in evidence.pruned:
+        name = next((it for it in evidence.study.references if it in by_name), None)
+        if name is not None and (seeds := sorted(by_name.get(NONE, {}).keys() & by_name[name])):
+            measured = [
+                seed
+                for seed in seeds
+                if all(evidence.measures(by_name[it][seed], metric) for it in (NONE, name))
+            ]
+            seeds = measured or seeds
+            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
+            # The dense model has one cell, which stands beside every seed.
+            cells[DENSE] = [Cell.dense(cells[NONE][0].model)] * len(seeds)
+            yield cells, name
+
+
+def by_criterion(evidence: Evidence, metric: str) -> dict[tuple[str, str, str], dict[str, Cells]]:
+    """Return the cells by model, pattern and reconstruction, and then by criterion."""
+    found: dict[tuple[str, str, str], dict[str, Cells]] = {}
+    for cells, name in reconstructed(evidence, metric):
+        one = cells[NONE][0]
+        found.setdefault((one.model, one.pattern, name), {})[one.criterion] = cells
+    return found
+
+
+def sizes_of(evidence: Evidence) -> dict[str, int]:
+    """Return the number of parameters of each model."""
+    return {
+        cell.model: record["identity"]["parameters"]
+        for cell, record in evidence.records.items()
+        if cell.is_dense
+    }
+
+
+def only(cells: Cells, names: Sequence[str]) -> Cells:
+    """Return some of the cells, by name."""
+    return {name: cells[name] for name in names}
+
+
+def place_of(cell: Cell) -> str:
+    """Return the name of the pruned model of a cell."""
+    return f"{cell.model}, {cell.criterion}, {cell.pattern}"
+
+
+def place_of_row(row: Mapping[str, Any]) -> str:
+    """Return the name of the pruned model of a row."""
+    return f"{row['model']}, {row['criterion']}, {row['pattern']}"
+
+
+def divided(value: float, by: float) -> float:
+    """Return a quotient; NaN where there is nothing to divide by."""
+    return value / by if by > 0 else math.nan
+
+
+def constant(value: float) -> Statistic:
+    """Return a statistic that does not depend on losses."""
+    return lambda _: value

@@ -1,0 +1,91 @@
+"""Measures of what the reconstruction gives back of the loss that pruning costs."""
+
+from freelunch.analysis.bootstrap import Means
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.measures.measure import (
+    CRITERIA,
+    Absent,
+    Asked,
+    Measure,
+    Measurement,
+    Settings,
+    ask,
+    by_criterion,
+    divided,
+    only,
+    place_of,
+    reconstructed,
+    sizes_of,
+)
+from freelunch.study.cell import DENSE, NONE
+
+
+def recovery(evidence: Evidence, settings: Settings) -> Asked:
+    """The share of the loss that pruning costs which the reconstruction recovers. All `criteria`
+    have to be in the study, and no others count.
+    """
+    for (model, pattern, name), criteria in by_criterion(evidence, settings["metric"]).items():
+        if missing := [it for it in settings["criteria"] if it not in criteria]:
+            subject = f"{model}, {pattern}, {name}"
+            yield Absent(subject, f"there are no cells of {', '.join(missing)}")
+            continue
+        for criterion in settings["criteria"]:
+            cells = criteria[criterion]
+
+            def statistic(means: Means, name: str = name) -> float:
+                return divided(means[NONE] - means[name], means[NONE] - means[DENSE])
+
+            subject = f"{place_of(cells[NONE][0])}, {name}"
+            yield ask(evidence, settings, subject, statistic, cells)
+
+
+def gain(evidence: Evidence, settings: Settings) -> Asked:
+    """By how much the reconstruction lowers the loss, in nats a token or as a share of answers.
+    Pruned models that were not measured count as untested.
+    """
+    asked = []
+    for cells, name in reconstructed(evidence, settings["metric"]):
+
+        def statistic(means: Means, name: str = name) -> float:
+            return means[NONE] - means[name]
+
+        subject = f"{place_of(cells[NONE][0])}, {name}"
+        asked.append(ask(evidence, settings, subject, statistic, only(cells, [NONE, name])))
+    measured = [each for each in asked if isinstance(each, Measurement)]
+    yield from measured
+    # Slow metrics are measured on few cells; the others share one line.
+    if absent := [each for each in asked if isinstance(each, Absent)]:
+        count = f"{len(absent)} pruned model{'s' if len(absent) > 1 else ''}"
+        yield Absent(f"{count} {'more' if measured else ''}".strip(), absent[0].reason)
+
+
+def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
+    """The share of the loss that pruning costs which the reconstruction recovers, in models with at
+    least `parameters` parameters. All `criteria` have to be in the study, and no others count.
+    """
+    sizes = sizes_of(evidence)
+    large = {
+        cell: record
+        for cell, record in evidence.records.items()
+        if sizes[cell.model] >= settings["parameters"]
+    }
+    asked = list(recovery(Evidence(evidence.study, large, evidence.folder), settings))
+    if not asked:
+        yield Absent(
+            f"models of {settings['parameters']:,} parameters or more",
+            f"the largest model of this study has {max(sizes.values()):,}",
+        )
+    yield from asked
+
+
+MEASURES = (
+    Measure(recovery, {"criteria": {**CRITERIA, "minItems": 1}}),
+    Measure(gain, unit="nats", unit_of_accuracy="points"),
+    Measure(
+        recovery_at_size,
+        {
+            "parameters": {"type": "integer", "minimum": 1},
+            "criteria": {**CRITERIA, "minItems": 1},
+        },
+    ),
+)

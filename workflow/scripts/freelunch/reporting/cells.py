@@ -1,0 +1,234 @@
+"""One row for each cell of a study, and one for all seeds of a cell.
+
+A number comes with its uncertainty: the standard error over the windows of the text and, where
+there are several seeds, the standard deviation over them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from freelunch.analysis.pairing import (
+    Records,
+    Row,
+    exp,
+    mean_over_seeds,
+    measured_perplexity,
+    number,
+    paired_difference,
+    paired_losses,
+    seed_groups,
+)
+from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS
+from freelunch.reporting.table import Rows
+from freelunch.study.cell import Cell
+from freelunch.study.search import choice_text, chosen_of
+
+SUMMARY_COLUMNS = (
+    *("model", "criterion", "pattern", "adaptation", "seed"),
+    *("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"),
+    *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
+    *METRIC_COLUMNS,
+    *("sparsity", "zeros", "weights", "windows", "window_length", "window_stride"),
+    *("parameters", "nonzero_parameters", "stored_bytes"),
+    *("tokens_per_second", "tokens_per_second_over_dense"),
+    *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
+    *("adaptation_distinct_tokens", "adaptation_steps", "trained_parameters", "adaptation_cpu_s"),
+    *("adaptation_window", "adaptation_windows", "adaptation_windows_kept_pruned"),
+    *("selected_on", "learning_rate", "epochs", "search_flops", "search_wall_s"),
+    *("calibration_wall_s", "pruning_wall_s", "evaluation_wall_s"),
+    *("checkpoint_sha256", "record"),
+)
+CRITERIA_COLUMNS = (
+    *("criterion", "pattern", "model", "adaptation", "seeds"),
+    *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
+)
+# The steps whose costs each part of the summary adds up.
+ADAPTATION = ("reconstruct_window", "retrain_model")
+SEARCH = ("search",)
+CALIBRATION = ("sample_calibration", "capture_dense")
+PRUNING = ("prune_model",)
+EVALUATION = ("evaluate_perplexity",)
+# How seeds become one row: columns that all seeds share, that are averaged, and that are added up.
+_SHARED = (
+    *("windows", "window_length", "window_stride"),
+    *("parameters", "nonzero_parameters", "stored_bytes", "selected_on"),
+)
+_AVERAGED = (
+    *("tokens_per_second_over_dense", "sparsity"),
+    *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "search_flops"),
+)
+_ADDED = (*("adaptation_windows", "adaptation_windows_kept_pruned", "adaptation_windows_worse"),)
+
+
+def cell_rows(records: Records) -> list[Row]:
+    """Return a row, with SUMMARY_COLUMNS, for each cell: model by model, the dense cell first."""
+    return [_cell_row(cell, records) for cells in seed_groups(records) for cell in cells]
+
+
+def means_over_seeds(records: Records) -> list[Row]:
+    """Return a row for all seeds of each cell: model by model, the dense cell first.
+
+    Costs are averaged over seeds, but memory is the largest. A standard error is over windows, a
+    standard deviation over seeds (None for one seed).
+    """
+    return [_mean_row(cells, records) for cells in seed_groups(records)]
+
+
+def criteria_rows(means: Rows) -> Rows:
+    """Return the rows that compare criteria.
+
+    For each model and pattern these are the rows of the adaptations that several criteria have; all
+    rows where there is only one criterion.
+    """
+
+    def place(mean: Mapping[str, Any]) -> tuple[Any, ...]:
+        return mean["model"], mean["pattern"]
+
+    criteria: dict[tuple[Any, ...], set[Any]] = {}
+    for mean in means:
+        criteria.setdefault(place(mean), set()).add(mean["criterion"])
+        criteria.setdefault((*place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+    return [
+        mean
+        for mean in means
+        if len(criteria[place(mean)]) == 1 or len(criteria[*place(mean), mean["adaptation"]]) > 1
+    ]
+
+
+def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
+    of_seeds = [_cell_row(cell, records) for cell in cells]
+    perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
+    ratio: tuple[float | None, float | None, float | None] = (None, None, None)
+    if not cells[0].is_dense:
+        ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])
+    choices = dict.fromkeys(str(row["choice"]) for row in of_seeds if row["choice"])
+    return {
+        **{key: of_seeds[0][key] for key in ("model", "criterion", "pattern", "adaptation")},
+        "seeds": len(cells),
+        "perplexity": perplexity[0],
+        "perplexity_standard_error": perplexity[1],
+        "perplexity_standard_deviation_over_seeds": perplexity[2],
+        "perplexity_over_dense": ratio[0],
+        "perplexity_over_dense_standard_error": ratio[1],
+        **{
+            column: value
+            for metric in METRICS
+            for column, value in metric.over_seeds(of_seeds).items()
+        },
+        **{column: of_seeds[0][column] for column in _SHARED},
+        **{column: _over(fmean, of_seeds, column) for column in _AVERAGED},
+        **{column: _over(sum, of_seeds, column) for column in _ADDED},
+        "adaptation_peak_bytes": _over(max, of_seeds, "adaptation_peak_bytes"),
+        "choices": ", ".join(choices),
+    }
+
+
+def _cell_row(cell: Cell, records: Records) -> Row:
+    record = records[cell]
+    perplexity, identity, cost = record["metrics"]["perplexity"], record["identity"], record["cost"]
+    return {
+        "model": cell.model,
+        "criterion": cell.criterion,
+        "pattern": cell.pattern,
+        "adaptation": cell.adaptation,
+        "seed": cell.seed,
+        "perplexity": number(perplexity["perplexity"]),
+        "perplexity_standard_error": number(perplexity["perplexity_standard_error"]),
+        "loss": number(perplexity["loss"]),
+        "loss_standard_error": number(perplexity["loss_standard_error"]),
+        **_beside_dense(cell, records),
+        **{
+            column: value for metric in METRICS for column, value in metric.measured(record).items()
+        },
+        "sparsity": identity["sparsity"],
+        "zeros": identity["zeros"],
+        "weights": identity["weights"],
+        "parameters": identity["parameters"],
+        "nonzero_parameters": identity["parameters"] - identity["zeros"],
+        "stored_bytes": identity["stored_bytes"],
+        "windows": perplexity["windows"],
+        "window_length": perplexity["length"],
+        "window_stride": perplexity["stride"],
+        **_speed(record),
+        "adaptation_tokens": _cost(cost, ADAPTATION, "tokens"),
+        "adaptation_flops": _cost(cost, ADAPTATION, "flops"),
+        "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
+        "adaptation_peak_bytes": _cost(cost, ADAPTATION, "peak_bytes"),
+        "adaptation_cpu_s": _cost(cost, ADAPTATION, "cpu_s"),
+        **_adaptation_facts(record),
+        "search_flops": _cost(cost, SEARCH, "flops"),
+        "search_wall_s": _cost(cost, SEARCH, "wall_s"),
+        "calibration_wall_s": _cost(cost, CALIBRATION, "wall_s"),
+        "pruning_wall_s": _cost(cost, PRUNING, "wall_s"),
+        "evaluation_wall_s": _cost(cost, EVALUATION, "wall_s"),
+        "checkpoint_sha256": identity["checkpoint_sha256"],
+        "record": cell.record_name,
+    }
+
+
+def _beside_dense(cell: Cell, records: Records) -> Row:
+    """Return the loss minus that of the dense model, window by window; None for a dense cell."""
+    difference, error = None, None
+    if not cell.is_dense:
+        difference, error = paired_difference(*paired_losses(cell, records))
+    return {
+        "loss_minus_dense": difference,
+        "loss_minus_dense_standard_error": error,
+        "perplexity_over_dense": None if difference is None else exp(difference),
+    }
+
+
+def _speed(record: Mapping[str, Any]) -> Row:
+    """Return how fast tokens passed through the blocks; None where drift was not measured."""
+    drift = record["metrics"].get("drift")
+    if drift is None:
+        return dict.fromkeys(("tokens_per_second", "tokens_per_second_over_dense"))
+    speed = drift["tokens_per_second"]
+    return {
+        "tokens_per_second": speed["checkpoint"],
+        "tokens_per_second_over_dense": speed["checkpoint"] / speed["dense"],
+    }
+
+
+def _adaptation_facts(record: Mapping[str, Any]) -> Row:
+    """Return what was adapted, and which of the listed settings a search chose."""
+    found, settings = record["adaptation"] or {}, record["spec"].get("adaptation") or {}
+    choice = found.get("choice") or {}
+    settings = chosen_of(choice, settings)
+    return {
+        "adaptation_distinct_tokens": found.get("distinct_tokens"),
+        "adaptation_steps": found.get("steps"),
+        "trained_parameters": found.get("trained_parameters"),
+        "adaptation_window": found.get("window"),
+        "adaptation_windows": found.get("windows"),
+        "adaptation_windows_kept_pruned": found.get("windows_kept_pruned"),
+        # Only a retraining: a window of a reconstruction that got worse was kept as pruned.
+        "adaptation_windows_worse": sum(
+            loss["after"] > loss["before"] for loss in found.get("losses", {}).values()
+        ),
+        "selected_on": choice.get("selected_on"),
+        "learning_rate": settings.get("learning_rate"),
+        "epochs": settings.get("epochs"),
+        "choice": choice_text([*choice["candidates"].values()], settings) if choice else None,
+    }
+
+
+def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
+    """Return the perplexity over the dense model's, its error, and its logarithm by window."""
+    losses, dense_losses = paired_losses(cell, records)
+    difference, error = paired_difference(losses, dense_losses)
+    logs = [loss - dense for loss, dense in zip(losses, dense_losses, strict=True)]
+    return exp(difference), exp(difference) * error, logs
+
+
+def _over(statistic: Callable[[list[Any]], Any], rows: Sequence[Row], column: str) -> Any:
+    """Return a statistic of the rows that have a value in a column; None if none has."""
+    values = [row[column] for row in rows if row[column] is not None]
+    return statistic(values) if values else None
+
+
+def _cost(cost: Mapping[str, Any], steps: Sequence[str], key: str) -> int | float | None:
+    """Return a cost summed over those of the steps that made the cell; None if none did."""
+    parts = [cost[step][key] for step in steps if key in cost.get(step, {})]
+    return sum(parts) if parts else None

@@ -1,0 +1,54 @@
+"""Draw a figure from its CSV file, and save it so that drawing it again gives the same bytes."""
+
+import csv
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from freelunch.reporting.drawing.style import styled
+
+# What would otherwise hold a date, or the version of matplotlib.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def draw_figure(
+    name: str, data: Path, settings: Mapping[str, Any], outputs: Iterable[Path]
+) -> None:
+    """Draw a figure and save it in several formats.
+
+    Args:
+        name: Name of the figure; `freelunch.reporting.drawing.<name>` draws it.
+        data: Its CSV file.
+        settings: What else its `draw` takes.
+        outputs: Where to save it; a suffix is a format.
+    """
+    drawing = importlib.import_module(f"freelunch.reporting.drawing.{name}")
+    with data.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with styled():
+        figure = drawing.draw(rows, **settings)
+        for path in outputs:
+            save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a figure so that drawing it again gives the same bytes.
+
+    Args:
+        figure: Drawn within `styled`, and saved within it.
+        path: Its suffix is the format: .png, .svg or .pdf.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Lay out the panels of the criteria: one for each model and pattern, in rows that fit a page."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PANEL_HEIGHT_INCHES = 2.7
+# A wider row would be shrunk on a page until nobody can read it, so it continues below.
+PANELS_A_ROW = 3
+ROW_INCHES = 9.5
+# Wide enough for the legend.
+LEAST_WIDTH_INCHES = 3.2
+# The width of a character of titles and names of criteria.
+CHARACTER_INCHES = 0.078
+# From point to point, wide enough for a value of four digits; between criteria half as much again.
+STEP_INCHES = 0.27
+GAP_STEPS = 0.5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of criteria.csv; None where a number is empty or not finite."""
+
+    criterion: str
+    pattern: str
+    model: str
+    adaptation: str
+    perplexity: float | None
+    error: float | None
+    spread: float | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> "Point":
+        """Return the point of a row."""
+        return cls(
+            row["criterion"],
+            row["pattern"],
+            row["model"],
+            row["adaptation"],
+            _finite(row["perplexity"]),
+            _finite(row["perplexity_standard_error"]),
+            _finite(row["perplexity_standard_deviation_over_seeds"]),
+        )
+
+    @property
+    def bar(self) -> float:
+        """Return the length of the longer of its two bars."""
+        return max(self.error or 0.0, self.spread or 0.0)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One model and pattern, with the criteria that it has.
+
+    Attributes:
+        model: Name of the model; panels of one model share their scale.
+        title: Text above the panel.
+        points: The points that it shows.
+        adaptations: How many adaptations each criterion has room for.
+    """
+
+    model: str
+    title: str
+    points: Sequence[Point]
+    adaptations: int
+
+    @property
+    def criteria(self) -> list[str]:
+        """Return the names of the criteria along the axis."""
+        return _distinct(point.criterion for point in self.points)
+
+    @property
+    def width_inches(self) -> float:
+        """Return the width at which neither marks nor words touch."""
+        marks_inches = STEP_INCHES * (self.adaptations + GAP_STEPS)
+        name_inches = CHARACTER_INCHES * max(len(name) for name in self.criteria)
+        of_criteria = max(marks_inches, name_inches) * len(self.criteria)
+        return max(of_criteria, CHARACTER_INCHES * len(self.title))
+
+
+def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
+    """Return the panels of a model, a panel a pattern, in rows that fit a page.
+
+    Args:
+        model: Name of the model, shown above the first panel of each row.
+        points: The points of all models.
+        adaptations: How many adaptations each criterion has room for.
+    """
+    rows: list[list[Panel]] = []
+    of_model = [point for point in points if point.model == model]
+    for pattern in _distinct(point.pattern for point in of_model):
+        here = [point for point in of_model if point.pattern == pattern]
+        panel = Panel(model, pattern_label(pattern), here, adaptations)
+        if rows and _fits([*rows[-1], panel]):
+            rows[-1].append(panel)
+        else:
+            rows.append([replace(panel, title=f"{model}, {panel.title}")])
+    return rows
+
+
+def pattern_label(pattern: str) -> str:
+    """Return a pattern's name and what it is in words.
+
+    `2of4` has two zeros among four weights; N:M, as the field writes it, counts what stays.
+    """
+    if match := re.fullmatch(r"([us])(\d+)", pattern):
+        kind = "structured" if match[1] == "s" else "unstructured"
+        return f"{pattern} ({match[2]} % {kind})"
+    if match := re.fullmatch(r"(\d+)of(\d+)", pattern):
+        return f"{pattern} ({int(match[2]) - int(match[1])}:{match[2]})"
+    return pattern
+
+
+def panel_grid(figure: Figure, rows: Sequence[Sequence[Panel]]) -> list[list[Axes]]:
+    """Return axes for rows of panels, and give the figure its size."""
+    widest = max(_width_inches(row) for row in rows)
+    width_inches = max(1.4 + widest, LEAST_WIDTH_INCHES)
+    figure.set_size_inches(width_inches, 0.7 + PANEL_HEIGHT_INCHES * len(rows))
+    places = figure.add_gridspec(len(rows), 1)
+    first: dict[str, Axes] = {}
+    grid = []
+    for index, row in enumerate(rows):
+        widths = [panel.width_inches for panel in row]
+        if widest > sum(widths):
+            # A column that stays empty, so that a criterion takes the same room in all rows.
+            widths.append(widest - sum(widths))
+        columns = places[index].subgridspec(1, len(widths), width_ratios=widths)
+        axes_of_row = []
+        for column, panel in enumerate(row):
+            axes = figure.add_subplot(columns[column], sharey=first.get(panel.model))
+            axes.tick_params(axis="y", left=column == 0, labelleft=column == 0)
+            first.setdefault(panel.model, axes)
+            axes_of_row.append(axes)
+        grid.append(axes_of_row)
+    return grid
+
+
+def _fits(row: Sequence[Panel]) -> bool:
+    return len(row) <= PANELS_A_ROW and _width_inches(row) <= ROW_INCHES
+
+
+def _width_inches(row: Sequence[Panel]) -> float:
+    return sum(panel.width_inches for panel in row)
+
+
+def _finite(field: str) -> float | None:
+    return float(field) if field and math.isfinite(float(field)) else None
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,79 @@
+"""Make what `docs/` shows of a study from the records that it keeps.
+
+    python -m freelunch.reporting.kept studies/full.yaml docs/full
+
+writes the table, the verdicts and the figures beside `docs/full/records`. The study need not have
+run here: a table note that is worded anew, or a figure with a new colour, needs the records only.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from freelunch.core.artifact import write_atomically
+from freelunch.core.errors import UserError
+from freelunch.records.read import load_records
+from freelunch.reporting.audit.audit import audit_records
+from freelunch.reporting.audit.verdict_table import verdict_table
+from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.figures import figures_of
+from freelunch.reporting.results import Results
+from freelunch.reporting.tables import table_texts
+from freelunch.study.study import Study
+
+RECORDS, SUMMARY, VERDICTS, FIGURES = "records", "tables/summary.md", "audit/verdicts.md", "figures"
+
+
+def make_kept(study: Study, records: Path, folder: Path) -> None:
+    """Write the summary, the verdicts and the figures of a study.
+
+    Args:
+        study: The study.
+        records: The folder of its records.
+        folder: Where to write; files that are there are replaced.
+
+    Raises:
+        UserError: A record is missing, was altered, or was made with other settings.
+    """
+    loaded = load_records(study, records)
+    audit = audit_records(study, loaded, records)
+    texts = table_texts(Results(study, loaded, records))
+    write_atomically(folder / SUMMARY, texts[SUMMARY])
+    write_atomically(folder / VERDICTS, verdict_table(audit["claims"]))
+    with TemporaryDirectory() as data:
+        for figure in figures_of(study):
+            if figure.name == "criteria" and not compares_criteria(study):
+                continue
+            csv = Path(data) / f"{figure.name}.csv"
+            csv.write_text(texts[figure.table.file], encoding="utf-8")
+            png = folder / FIGURES / f"{figure.name}.png"
+            draw_figure(figure.name, csv, figure.settings(study), [png])
+
+
+def compares_criteria(study: Study) -> bool:
+    """Return whether a study prunes in more than one way."""
+    return len({cell.pruning for cell in study.cells if not cell.is_dense}) > 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write what is kept of one study; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m freelunch.reporting.kept",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", type=Path, help="the study file")
+    parser.add_argument("folder", type=Path, help="such as docs/full, which holds records/")
+    options = parser.parse_args(arguments)
+    try:
+        make_kept(Study.load(options.study), options.folder / RECORDS, options.folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

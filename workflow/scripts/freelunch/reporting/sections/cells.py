@@ -1,0 +1,167 @@
+"""The section of the summary that shows every cell, its seeds averaged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from freelunch.reporting.formatting import NOTHING, marked, rounded, with_error
+from freelunch.reporting.metrics import METRICS, Metric
+from freelunch.reporting.sections.section import Section
+from freelunch.study.cell import DENSE, NONE
+from freelunch.study.study import Study
+
+Means = Sequence[Mapping[str, Any]]
+WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost")
+SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the evaluation text"}
+_ORIGINS = {
+    "wheel": "`{member}` of the package {package} {version}",
+    "hub": "`{member}` of {repository} at {revision:.7}",
+    "path": "`{path}`",
+    "tokens": "token ids in `{path}`",
+}
+
+
+def cells_section(study: Study, means: Means) -> Section:
+    """Return the section.
+
+    Args:
+        study: For the texts, the calibration and the seeds.
+        means: As `reporting.cells.means_over_seeds` returns them; the dense cell comes first.
+    """
+    several = any(mean["seeds"] > 1 for mean in means)
+    shown = [
+        metric
+        for metric in METRICS
+        if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
+    ]
+    lines = [_line(mean, several, shown) for mean in means]
+    return Section("cells", "All cells", lines, list(_notes(study, means, several, shown)), WORDS)
+
+
+def _line(mean: Mapping[str, Any], several: bool, shown: Sequence[Metric]) -> dict[str, str]:
+    """Return one line of the table, from column to text."""
+    line = {column: mean[column] for column in ("model", "criterion", "pattern", "adaptation")}
+    line["adaptation"] = marked(mean["adaptation"], mean["selected_on"])
+    if mean["criterion"] == DENSE:
+        line |= {"pattern": NOTHING, "adaptation": NOTHING}
+    line["perplexity"] = with_error(mean["perplexity"], mean["perplexity_standard_error"])
+    line["ratio to dense"] = with_error(
+        mean["perplexity_over_dense"], mean["perplexity_over_dense_standard_error"]
+    )
+    if several:
+        spread = mean["perplexity_standard_deviation_over_seeds"]
+        line["seeds"] = str(mean["seeds"])
+        line["spread over seeds"] = NOTHING if spread is None else rounded(spread, spread)
+    for metric in shown:
+        line[str(metric.summary_heading)] = metric.shown(mean) or NOTHING
+    line["sparsity"] = f"{100 * mean['sparsity']:.1f} %"
+    line["adaptation cost"] = NOTHING if mean["adaptation"] == NONE else ", ".join(_costs(mean))
+    return line
+
+
+def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what an adaptation took, and what went wrong with it."""
+    if (tokens := mean["adaptation_tokens"]) is not None:
+        yield f"{tokens:,.0f} tokens"
+    if (flops := mean["adaptation_flops"]) is not None:
+        yield f"{flops / 1e12:,.3g} TFLOP"
+    if (seconds := mean["adaptation_wall_s"]) is not None:
+        yield f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
+    if (peak_bytes := mean["adaptation_peak_bytes"]) is not None:
+        yield f"{peak_bytes / 1e9:.2f} GB"
+    if mean["selected_on"]:
+        yield f"{mean['choices']} chosen on {SELECTED_ON[mean['selected_on']]}"
+        yield f"{(mean['search_flops'] or 0) / 1e12:,.3g} TFLOP for the search"
+    if kept := mean["adaptation_windows_kept_pruned"]:
+        yield f"{kept} of {mean['adaptation_windows']} windows no better than pruned"
+    if worse := mean["adaptation_windows_worse"]:
+        of_seeds = f" with {worse} of {mean['seeds']} seeds" if mean["seeds"] > 1 else ""
+        yield f"its own loss rose{of_seeds}"
+
+
+def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -> Iterator[str]:
+    """Yield what a reader of the table has to know: texts, amounts, seeds, what an error is."""
+    text, calibration = study.perplexity["text"], study.calibration
+    yield (
+        f"Perplexity on {_origin(text)}: {_amounts(means)}. ± is the standard error over windows."
+    )
+    if text["source"] == "wheel":
+        yield (
+            f"These perplexities are on `{text['name']}`, not on WikiText-2: compare them with "
+            "each other, not with published ones."
+        )
+    yield from (metric.note(study) for metric in shown if metric.note)
+    yield from _sizes(means)
+    yield (
+        "Ratio to dense: the perplexity divided by that of the dense model. Its error comes from "
+        "the differences between the two, window by window."
+    )
+    yield (
+        f"Calibration on {_origin(calibration['text'])}: {calibration['samples']:,} sequences of "
+        f"{calibration['length']:,} tokens."
+    )
+    seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
+    listed = ", ".join(str(seed) for seed in seeds)
+    if several:
+        yield (
+            f"Numbers are means over seeds ({listed}); the spread is the standard deviation of the "
+            "perplexity over them."
+        )
+    else:
+        yield f"Seeds: {listed}, one for each cell."
+    yield (
+        "Sparsity: the share of zeros in the linear layers of all blocks, counted in the "
+        "checkpoint that was evaluated."
+    )
+    yield (
+        "Adaptation cost excludes calibration and pruning. It gives the tokens seen (a token seen "
+        "twice counts twice), floating-point operations, wall time, and the peak memory of the "
+        "largest job."
+    )
+
+
+def _amounts(means: Means) -> str:
+    """Return how many windows of how many tokens were evaluated, by model where models differ."""
+    models: dict[str, list[str]] = {}
+    for mean in means:
+        if mean["criterion"] == DENSE:
+            windows, length = mean["windows"], mean["window_length"]
+            amount = f"{windows:,} windows of {length:,} tokens ({windows * length:,} tokens)"
+            if (stride := mean["window_stride"]) != length:
+                amount = (
+                    f"{windows:,} windows of {length:,} tokens, one every {stride:,} tokens; the "
+                    f"last {stride:,} tokens of each are scored"
+                )
+            models.setdefault(amount, []).append(mean["model"])
+    if len(models) == 1:
+        return next(iter(models))
+    return "; ".join(f"{', '.join(names)}: {amount}" for amount, names in models.items())
+
+
+def _sizes(means: Means) -> Iterator[str]:
+    """Yield how large each model is, dense and pruned, and how fast the pruned ones are."""
+    for model in dict.fromkeys(mean["model"] for mean in means):
+        of_model = [mean for mean in means if mean["model"] == model]
+        megabytes = _range([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
+        left = _range([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
+        note = (
+            f"{model} has {of_model[0]['parameters']:,} parameters, of which {left} million are "
+            f"not zero, and takes {megabytes} MB on disk: zeros are stored like other numbers."
+        )
+        speeds = [mean["tokens_per_second_over_dense"] for mean in of_model]
+        if known := [speed for speed in speeds if speed is not None]:
+            note += (
+                f" Zeros are also multiplied like other numbers: pruned, it processes "
+                f"{_range(known, '.2f')} times as many tokens a second as the dense model."
+            )
+        yield note
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Return the smallest and the largest value, or one number where both round to it."""
+    least, most = format(min(values), form), format(max(values), form)
+    return least if least == most else f"{least} to {most}"
+
+
+def _origin(text: Mapping[str, Any]) -> str:
+    """Return the name of a text and where it comes from."""
+    return f"`{text['name']}` ({_ORIGINS[text['source']].format_map(text)})"

@@ -1,0 +1,132 @@
+"""The section of the summary that shows the gap between criteria."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from freelunch.reporting.formatting import (
+    NOT_FINITE,
+    NOTHING,
+    marked,
+    percent,
+    rounded,
+    with_error,
+)
+from freelunch.reporting.sections.section import Section
+from freelunch.study.cell import DENSE, NONE
+from freelunch.study.study import Study
+
+Rows = Sequence[Mapping[str, Any]]
+BEST, WORST = "best (perplexity)", "worst (perplexity)"
+WORDS = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
+# The criteria of one pattern are not equally sparse where their sparsities differ by more.
+UNEQUAL = 0.002
+# Two numbers are said to differ where they are more than this many standard errors apart.
+CLEAR = 2.0
+
+
+def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
+    """Return the section.
+
+    Args:
+        study: For the adaptations that were chosen on the evaluation text.
+        means: As `reporting.cells.means_over_seeds` returns them.
+        gaps: As `analysis.criteria_gap.gap_rows` returns them; at least one.
+    """
+    several = any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
+    lines = [_line(gap, several, study) for gap in gaps]
+    notes = [*gap_sentences(study, gaps), *_unequal_sparsities(means), *_notes(gaps, several)]
+    return Section("gaps", "Gap between criteria", lines, notes, WORDS)
+
+
+def gap_sentences(study: Study, gaps: Rows) -> Iterator[str]:
+    """Yield what each adaptation did to the gap."""
+    for gap in gaps:
+        if gap["adaptation"] != NONE:
+            but = f" other than {gap['left_out']}" if gap["left_out"] is not None else ""
+            yield (
+                f"{gap['model']}, {gap['pattern']}: with {_marked(gap, study)} the gap between "
+                f"criteria{but} {_effect(gap)}."
+            )
+
+
+def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]:
+    """Return one line of the table, from column to text."""
+    line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation")}
+    line["adaptation"] = _marked(gap, study)
+    line["criteria"] = f"all {gap['criteria']}"
+    if gap["left_out"] is not None:
+        line["criteria"] = f"{gap['criteria']}, without {gap['left_out']}"
+    for which, column in (("best", BEST), ("worst", WORST)):
+        error = gap[f"perplexity_{which}_standard_error"]
+        line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
+    line["worst / best"] = with_error(gap["worst_over_best"], gap["worst_over_best_standard_error"])
+    line["gap left"] = percent(gap["gap_left"], gap["gap_left_standard_error"])
+    if several:
+        line["seeds"] = str(gap["seeds"])
+        spread = gap["gap_left_standard_deviation_over_seeds"]
+        line["gap left, spread over seeds"] = NOTHING
+        if spread is not None:
+            text = rounded(100 * spread, 100 * spread)
+            line["gap left, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
+    return line
+
+
+def _marked(gap: Mapping[str, Any], study: Study) -> str:
+    """Return the name of a gap's adaptation, marked if it was chosen on the evaluation text."""
+    on_evaluation = gap["adaptation"] in study.selected_on_evaluation
+    return marked(gap["adaptation"], "evaluation" if on_evaluation else None)
+
+
+def _effect(gap: Mapping[str, Any]) -> str:
+    """Return what an adaptation did to a gap, as the predicate of a sentence."""
+    left, error = gap["gap_left"], gap["gap_left_error"]
+    if left is None or error is None:
+        return "has nothing to be compared with: the study has no unadapted cells of these criteria"
+    if not math.isfinite(left) or not math.isfinite(error):
+        return "cannot be compared: a loss is not finite, or there was no gap without it"
+    share = f"{with_error(left, error)} of what it was without"
+    if abs(left - 1) <= CLEAR * error:
+        return f"is not clearly smaller or larger: {share}"
+    return f"is smaller: {share}" if left < 1 else f"is not smaller but larger: {share}"
+
+
+def _unequal_sparsities(means: Rows) -> Iterator[str]:
+    """Yield where criteria are compared although their sparsities differ."""
+    sparsities: dict[tuple[str, str], list[float]] = {}
+    for mean in means:
+        if mean["criterion"] != DENSE:
+            of_pattern = sparsities.setdefault((mean["model"], mean["pattern"]), [])
+            of_pattern.append(mean["sparsity"])
+    for (model, pattern), found in sparsities.items():
+        if max(found) - min(found) > UNEQUAL:
+            yield (
+                f"{model}, {pattern}: the criteria produced unequal sparsities, from "
+                f"{100 * min(found):.1f} to {100 * max(found):.1f} %, so part of a gap between "
+                "them comes from sparsity."
+            )
+
+
+def _notes(gaps: Rows, several: bool) -> Iterator[str]:
+    """Yield what a reader of the table has to know."""
+    seeds = ", over the seeds that all criteria share" if several else ""
+    yield (
+        "Worst / best: the ratio of the two perplexities. The gap is its logarithm, the difference "
+        f"between the mean losses{seeds}."
+    )
+    yield (
+        "Gap left: the gap with the adaptation divided by the gap without it, for the same "
+        "criteria and seeds" + ("; the spread is its standard deviation." if several else ".")
+    )
+    if any(gap["left_out"] is not None for gap in gaps):
+        yield "A row without one criterion leaves out the one that is worst without the adaptation."
+    own = (
+        "over windows and, where there are several, over seeds; from few seeds it is rough itself"
+        if several
+        else "over windows and not over seeds"
+    )
+    yield (
+        "± in the table is the standard error over windows, from differences window by window; in "
+        f"the sentences it is {own}. All errors take the choice of best and worst as given. "
+        f"Smaller and larger mean by more than {CLEAR:g} standard errors."
+    )
