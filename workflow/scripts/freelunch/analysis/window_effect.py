@@ -23,8 +23,10 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
+from freelunch.study.adaptations import LeastSquares, Local, read_adaptation
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.windows import LEAST_SQUARES, MATRIX, compares_windows
+from freelunch.study.study import compares_windows
+from freelunch.study.windows import MATRIX
 
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -44,14 +46,14 @@ class Windowed:
     Attributes:
         name: The adaptation.
         cells: By seed.
-        settings: Its entry in the config.
+        settings: Its settings.
         window: What was adapted together.
         selected_on: What chose its learning rate, where several were listed.
     """
 
     name: str
     cells: Mapping[int, Cell]
-    settings: Mapping[str, Any]
+    settings: Local
     window: int | str
     selected_on: str | None
 
@@ -59,7 +61,7 @@ class Windowed:
     def kind(self) -> tuple[object, ...]:
         """Return what windows may differ in."""
         settings = self.settings
-        return settings["method"], self.window, settings["inputs"], settings["targets"]
+        return settings.method, self.window, settings.inputs, settings.targets
 
 
 def window_rows(records: Records) -> list[Row]:
@@ -117,7 +119,7 @@ def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
 
 def _reconstructs(cell: Cell, records: Records) -> bool:
     settings = records[cell]["spec"]["adaptation"]
-    return settings is not None and compares_windows(settings)
+    return settings is not None and compares_windows(read_adaptation(settings))
 
 
 def _row(
@@ -138,9 +140,9 @@ def _row(
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
         "seeds": len(seeds),
         "window": adapted.window,
-        "exact": int(adapted.settings["method"] == LEAST_SQUARES),
-        "inputs": adapted.settings["inputs"],
-        "targets": adapted.settings["targets"],
+        "exact": int(isinstance(adapted.settings, LeastSquares)),
+        "inputs": adapted.settings.inputs,
+        "targets": adapted.settings.targets,
         "selected_on": adapted.selected_on,
         "perplexity": perplexity[0],
         "perplexity_standard_error": perplexity[1],
@@ -182,7 +184,8 @@ def _missed(
 
 def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
     record = records[cells[0]]
-    settings, window = record["spec"]["adaptation"], record["adaptation"]["window"]
+    settings = read_adaptation(record["spec"]["adaptation"])
+    window = record["adaptation"]["window"]
     choice = record["adaptation"]["choice"] or {}
     by_seed = {cell.seed: cell for cell in cells}
     return Windowed(name, by_seed, settings, window, choice.get("selected_on"))
@@ -192,8 +195,8 @@ def _size(adapted: Windowed) -> tuple[object, ...]:
     """Return what sorts windows from small to large, and those with dense inputs first."""
     names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
     size = names.get(str(adapted.window), adapted.window)
-    sparse = adapted.settings["inputs"] == "sparse"
-    return sparse, size, adapted.settings["method"] == LEAST_SQUARES, adapted.name
+    sparse = adapted.settings.is_sequential
+    return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name
 
 
 def _differences(one: Cell, other: Cell, records: Records) -> list[float]:

@@ -96,6 +96,11 @@ class Adaptation(Settings):
         return False
 
     @property
+    def distils(self) -> bool:
+        """Whether the dense model's predictions are the targets."""
+        return False
+
+    @property
     def label(self) -> str:
         """What a series of adaptations of this kind is called."""
         return self.method
@@ -346,7 +351,6 @@ class Retraining(Training):
 
     @property
     def distils(self) -> bool:
-        """Whether the dense model's predictions are the targets."""
         return self.loss == DISTILLATION
 
     @property

@@ -13,7 +13,14 @@ from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Train
 from freelunch.study.base import read_yaml, with_base
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.checks import budget_tokens, contradictions
-from freelunch.study.config import REGISTRIES, Config, StudyBlock
+from freelunch.study.config import (
+    REGISTRIES,
+    Calibration,
+    Config,
+    Drift,
+    Perplexity,
+    StudyBlock,
+)
 from freelunch.study.criteria import Criterion
 from freelunch.study.paths import Paths
 from freelunch.study.problems import as_far_as_valid, violations
@@ -85,6 +92,21 @@ class Study:
         return self.config.study
 
     @property
+    def calibration(self) -> Calibration:
+        """Settings of the calibration sample."""
+        return self.block.calibration
+
+    @property
+    def perplexity(self) -> Perplexity:
+        """Settings of the perplexity that the study is judged by."""
+        return self.block.evaluation.perplexity
+
+    @property
+    def drift(self) -> Drift | None:
+        """Settings of the drift; None where it is not measured."""
+        return self.block.evaluation.drift
+
+    @property
     def paths(self) -> Paths:
         return Paths(self.name)
 
@@ -116,7 +138,7 @@ class Study:
 
     def measures_drift(self, cell: Cell) -> bool:
         """Return whether a cell's activations are compared with the dense model's."""
-        return self.block.evaluation.drift is not None and not cell.is_dense
+        return self.drift is not None and not cell.is_dense
 
     def asks_tasks(self, cell: Cell) -> bool:
         """Return whether a cell is evaluated on tasks: a grid with `tasks: true` has it, or the
@@ -195,9 +217,9 @@ class Study:
                 entry = entry.model_copy(update={"budget": budget})
             else:
                 # Whole sequences in whole epochs: never more than the budget.
-                samples = tokens // (self.block.calibration.length * entry.passes)
+                samples = tokens // (self.calibration.length * entry.passes)
                 entry = entry.model_copy(update={"samples": samples, "budget": None})
-        if entry.samples == self.block.calibration.samples:
+        if entry.samples == self.calibration.samples:
             entry = entry.model_copy(update={"samples": None})
         return entry
 
@@ -205,7 +227,7 @@ class Study:
         """Return how many sequences an adaptation, or a candidate of one, is trained on."""
         settings = self.adaptation(adaptation)
         samples = settings.samples if isinstance(settings, Training) else None
-        return samples or self.block.calibration.samples
+        return samples or self.calibration.samples
 
     def candidate_names(self, adaptation: str) -> list[str]:
         """Return the runs among which an adaptation is chosen; empty if it lists none."""
@@ -221,7 +243,7 @@ class Study:
         """
         names = self.candidate_names(adaptation) or [adaptation]
         found = {self.samples(name) for name in names}
-        return sorted(found - {self.block.calibration.samples})
+        return sorted(found - {self.calibration.samples})
 
     def needs_held_out(self, cell: Cell) -> bool:
         """Return whether held-out text has a part in a cell: its drift is measured on it, its
@@ -234,7 +256,7 @@ class Study:
             case Training(is_searched=True, select_on="calibration"):
                 return True
         most = max(self.sizes(cell.adaptation), default=0)
-        return most > self.block.calibration.samples
+        return most > self.calibration.samples
 
     @property
     def selected_on_evaluation(self) -> list[str]:
@@ -251,11 +273,7 @@ class Study:
         too.
         """
         kinds = [
-            {
-                json.dumps(_kind(entry))
-                for entry in entries
-                if isinstance(entry, Local) and compares_windows(entry)
-            }
+            {json.dumps(_kind(entry)) for entry in entries if compares_windows(entry)}
             for entries in self._adapted_by
         ]
         return any(len(of_model) > 1 for of_model in kinds)
@@ -309,21 +327,19 @@ class Study:
 
         A record carries it; a record whose spec differs from today's is refused.
         """
-        evaluation: dict[str, Any] = {
-            "perplexity": self._with_text(self.block.evaluation.perplexity)
-        }
+        evaluation: dict[str, Any] = {"perplexity": self._with_text(self.perplexity)}
         spec: dict[str, Any] = {
             "cell": str(cell),
             "model": self.model(cell.model).deciding(),
             "evaluation": evaluation,
         }
-        if self.measures_drift(cell) and self.block.evaluation.drift is not None:
-            evaluation["drift"] = self.block.evaluation.drift.as_json()
+        if self.drift is not None and self.measures_drift(cell):
+            evaluation["drift"] = self.drift.as_json()
         if self.asks_tasks(cell):
             evaluation["tasks"] = self.tasks
         if not cell.is_dense:
             adaptation = self.adaptation(cell.adaptation)
-            spec["calibration"] = self._with_text(self.block.calibration)
+            spec["calibration"] = self._with_text(self.calibration)
             spec["criterion"] = self.criterion(cell.criterion).as_json()
             spec["pattern"] = cell.pattern
             spec["adaptation"] = None if adaptation is None else adaptation.as_json()
@@ -339,12 +355,12 @@ class Study:
         return {**written, "text": {"name": name, **self.text(name).deciding()}}
 
 
-def compares_windows(settings: Local) -> bool:
+def compares_windows(settings: Adaptation) -> bool:
     """Return whether an adaptation has a part in a comparison of windows: those that see more or
     train less than a window usually does are compared otherwise.
     """
     if not isinstance(settings, Reconstruction):
-        return True
+        return isinstance(settings, Local)
     return settings.samples is None and settings.budget is None and settings.trains is None
 
 
@@ -353,7 +369,7 @@ def _stays_pruned(adaptation: Adaptation) -> bool:
     return isinstance(adaptation, Reconstruction) and not adaptation.becomes_dense
 
 
-def _kind(adaptation: Local) -> list[Any]:
+def _kind(adaptation: Adaptation) -> list[Any]:
     """Return what adaptations that are compared by their windows differ in."""
     written = adaptation.as_json()
     return [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]

@@ -27,7 +27,7 @@ from freelunch.reporting.audit.verdicts import (
 )
 from freelunch.reporting.formatting import NOT_FINITE, rounded
 from freelunch.study.cell import Cell
-from freelunch.study.schema import config_schema
+from freelunch.study.criteria import CRITERIA
 from freelunch.study.study import Study
 
 CLAIMS = DATA / "claims.yaml"
@@ -113,8 +113,7 @@ def _claim(claim: Claim, evidence: Evidence) -> dict[str, Any]:
 def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str, Any]:
     metric = part.get("metric")
     settings = {**part.get("settings", {}), "metric": metric}
-    scores = config_schema()["$defs"]["criterion"]["properties"]["score"]["enum"]
-    criteria = {*evidence.study.config["criteria"], *scores}
+    criteria = {*evidence.study.config.criteria, *CRITERIA}
     _check_known(settings.get("criteria", []), criteria, "a criterion that nobody knows", claim)
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
@@ -235,8 +234,7 @@ def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
 def snakemake(source: str) -> str:
     """Return the command that runs a config; targets and more options can follow."""
     return (
-        "snakemake --cores all --workflow-profile workflow/profiles/local "
-        f"--replace-workflow-config --configfile {source}"
+        f"snakemake --cores all --workflow-profile workflow/profiles/local --config study={source}"
     )
 
 

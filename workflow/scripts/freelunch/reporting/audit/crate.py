@@ -23,6 +23,7 @@ from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.digest import file_digest, json_digest
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.provenance import gather_provenance
+from freelunch.study.sources import Hub, Model, Task, Text, Wheel
 from freelunch.study.study import Study
 
 METADATA = "ro-crate-metadata.json"
@@ -99,14 +100,11 @@ def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: 
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
 
-def _config(study: Study) -> str | bytes:
-    """Return the study's file, with its comments; the settings that were run where several files
-    gave them, or it says others by now.
+def _config(study: Study) -> str:
+    """Return the study that was run as a file of its own: with what it takes from its base, and with
+    every default.
     """
-    path = Path(study.source)
-    if path.is_file() and Study.load(path).config == study.config:
-        return path.read_bytes()
-    return yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
 
 class _Description:
@@ -192,7 +190,7 @@ class _Description:
         """Add the run of a workflow, what went in and what came out."""
         records = {str(cell): record for cell, record in self.records.items()}
         config = self.file(CONFIG, alternateName=self.study.source)
-        self.parameter(workflow, "input", "configfile", "The study", [config])
+        self.parameter(workflow, "input", "study", "The study", [config])
         return self.crate.add_action(
             workflow,
             f"#run-{json_digest(records)[:16]}",
@@ -215,14 +213,14 @@ class _Description:
 
     def input(self, registry: str, name: str) -> Any:
         """Add a model, text or task: source, licence, and the digests of the files taken."""
-        entry = self.study.config[registry][name]
+        entry = getattr(self.study.config, registry)[name]
         origins = self.provenance[registry][name]
         files = {item for origin in origins for item in origin.get("files", {}).items()}
         return self.add(
             f"#{registry}/{name}",
             "CreativeWork",
             name=name,
-            license=entry.get("licence", "not stated"),
+            license=entry.licence or "not stated",
             hasPart=[
                 self.add(f"#{sha256}/{quote(file)}", "CreativeWork", name=file, sha256=sha256)
                 for file, sha256 in sorted(files)
@@ -269,20 +267,22 @@ class _Description:
         return self.crate.add(ContextEntity(self.crate, uri, known))
 
 
-def _source(registry: str, entry: Mapping[str, Any]) -> dict[str, str]:
+def _source(registry: str, entry: Model | Text | Task) -> dict[str, str]:
     """Return what identifies a model, text or task where it comes from, by words of schema.org."""
-    if entry["source"] == "wheel":
-        package, version = entry["package"], entry["version"]
-        return {
-            "identifier": f"{_package_url(package, version)}?checksum=sha256:{entry['sha256']}",
-            "url": f"https://pypi.org/project/{package}/{version}/",
-            "version": version,
-        }
-    if entry["source"] == "hub":
-        kind = "" if registry == "models" else "datasets/"
-        place = f"https://huggingface.co/{kind}{entry['repository']}"
-        return {"url": f"{place}/tree/{entry['revision']}", "version": entry["revision"]}
-    return {"alternateName": entry["path"]}
+    match entry:
+        case Wheel():
+            package = _package_url(entry.package, entry.version)
+            return {
+                "identifier": f"{package}?checksum=sha256:{entry.sha256}",
+                "url": f"https://pypi.org/project/{entry.package}/{entry.version}/",
+                "version": entry.version,
+            }
+        case Hub():
+            kind = "" if registry == "models" else "datasets/"
+            place = f"https://huggingface.co/{kind}{entry.repository}"
+            return {"url": f"{place}/tree/{entry.revision}", "version": entry.revision}
+        case _:
+            return {"alternateName": entry.path}
 
 
 def _package_url(package: str, version: str) -> str:

@@ -138,7 +138,7 @@ def _prose(text: str) -> Markup:
 def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     """Return what to know before any number: what it was measured on, and with what."""
     perplexity, calibration = study.perplexity, study.calibration
-    windows = f"{perplexity['windows']:,}" if perplexity["windows"] else "all"
+    windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
     seeds = ", ".join(map(str, sorted({cell.seed for cell in study.cells})))
     commits = ", ".join(
@@ -152,10 +152,10 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     return {
         "Study": f"`{study.name}`, configured by `{audit['config_file']}`",
         "Cells": f"{len(study.cells)}, of {models}; seeds {seeds}",
-        "Perplexity": f"on `{perplexity['text']['name']}` ({text_identity(perplexity['text'])}), "
-        f"{windows} windows of {perplexity['length']:,} tokens",
-        "Calibration": f"{calibration['samples']:,} sequences of {calibration['length']:,} tokens "
-        f"of `{calibration['text']['name']}` ({text_identity(calibration['text'])})",
+        "Perplexity": f"on `{perplexity.text}` ({text_identity(study.text(perplexity.text))}), "
+        f"{windows} windows of {perplexity.length:,} tokens",
+        "Calibration": f"{calibration.samples:,} sequences of {calibration.length:,} tokens "
+        f"of `{calibration.text}` ({text_identity(study.text(calibration.text))})",
         "Computed": f"until {last or 'a time that is not known'}, by commit {commits or 'unknown'}",
     }
 
@@ -167,12 +167,12 @@ def _meanings(study: Study) -> Iterator[tuple[str, str]]:
         yield pattern, f"pattern: {Pattern.parse(pattern).in_words}"
     for name in dict.fromkeys(cell.criterion for cell in pruned):
         keys = ("score", "scope", "statistics", "swaps")
-        yield name, f"criterion: {_listed(study.criterion(name), keys)}"
+        yield name, f"criterion: {_listed(study.criterion(name).as_json(), keys)}"
     for name in dict.fromkeys(cell.adaptation for cell in pruned):
         if name == NONE:
             yield name, "pruned, and not adapted"
         else:
-            entry = study.config["adaptations"][name]
+            entry = study.config.adaptations[name].as_json()
             yield name, f"adaptation: {_listed(entry, _TOLD)}; {study.samples(name):,} sequences"
     yield "held out", "perplexity on calibration text that no sample touches"
     yield "drift", "relative error of the last block's output there, the mean over tokens"
