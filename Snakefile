@@ -7,6 +7,7 @@
 # Each cell of the study becomes a pruned, adapted, evaluated checkpoint and one small record; tables
 # and figures are functions of the records. The rules are in workflow/rules/, a file for each phase.
 
+import json
 import os
 import sys
 from glob import glob
@@ -24,8 +25,9 @@ from freelunch.core import lock
 from freelunch.core.digest import code_digest
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
-from freelunch.study import methods, paths, search, windows
+from freelunch.study import methods, paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
+from freelunch.study.measurements import measurements
 from freelunch.study.study import Study
 
 
@@ -79,7 +81,7 @@ include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/prune.smk"
 include: "workflow/rules/reconstruct.smk"
 include: "workflow/rules/retrain.smk"
-include: "workflow/rules/assemble.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/show.smk"

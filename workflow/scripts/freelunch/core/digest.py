@@ -20,9 +20,9 @@ SCRIPTS = LIBRARY.parent
 
 # Packages whose version can change a number.
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-# Modules that say, lock and log, and hand nothing on that a result is computed from. A better
+# Modules that say, name, lock and log, and hand nothing on that a result is computed from. A better
 # message must not make a study of 72B parameters run again.
-SURROUNDINGS = ("core/errors", "core/job", "core/lock", "core/progress")
+SURROUNDINGS = ("core/errors", "core/job", "core/lock", "core/progress", "study/steps")
 
 
 def file_digest(path: Path) -> str:

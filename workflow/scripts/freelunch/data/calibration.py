@@ -15,6 +15,7 @@ from freelunch.core.errors import UserError
 from freelunch.data.texts import read_documents
 from freelunch.model.token_ids import TOKENS, check_vocabulary, read_tokens, write_tokens
 from freelunch.study.cell import derive_seed
+from freelunch.study.steps import SAMPLE_CALIBRATION, SAMPLE_HELD_OUT
 
 
 def sample_calibration(
@@ -129,7 +130,7 @@ def extend_calibration(
         if not torch.equal(
             drawing.draw(held_out.facts["settings"]["samples"]), read_tokens(held_out)
         ):
-            raise _drawn_from_another(held_out, "sample_held_out")
+            raise _drawn_from_another(held_out, SAMPLE_HELD_OUT)
         drawing.leave_out(drawing.drawn)
         more = drawing.draw(samples - len(input_ids))
         input_ids = torch.cat([input_ids, more])
@@ -173,7 +174,7 @@ def _drawn_again(
     drawing = Drawing.of(model, text, settings["length"], settings["seed"])
     input_ids = drawing.draw(settings["samples"])
     if not torch.equal(input_ids, read_tokens(calibration)):
-        raise _drawn_from_another(calibration, "sample_calibration")
+        raise _drawn_from_another(calibration, SAMPLE_CALIBRATION)
     return drawing, input_ids
 
 

@@ -14,9 +14,7 @@ from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
 from freelunch.data.sources import obtain_task
 from freelunch.study.entry import deciding
-
-KIND = "task"
-DOCUMENTS = "documents.jsonl"
+from freelunch.study.steps import DOCUMENTS, TASK
 
 # OLMo's request files hold each document once more for every way of asking it.
 _REPEATED = 1_000_000
@@ -37,7 +35,7 @@ def fetch_task(
     Args:
         name: Key in `tasks`, the name of a task of lm-eval.
         entry: The task's entry in the config, its defaults filled in.
-        stock: What `freelunch.evaluation.tasks.stock_task` found of it.
+        stock: What `stock_task` found of it.
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
 
@@ -70,7 +68,7 @@ def fetch_task(
                 todo="correct `member` or `documents`: a part of a task is not the task",
             )
         lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
-        writer = ArtifactWriter(folder, KIND, fingerprint)
+        writer = ArtifactWriter(folder, TASK, fingerprint)
         writer.add_text(DOCUMENTS, "".join(lines))
     return writer.finish(
         settings=deciding(entry),

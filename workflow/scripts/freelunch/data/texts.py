@@ -18,13 +18,14 @@ from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.sources import Obtained, obtain_text
 from freelunch.study.entry import deciding
+from freelunch.study.steps import READY_TOKENS, TEXT
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-KIND = "text"
-TOKENS_KIND = "tokens"
+KIND = TEXT
+TOKENS_KIND = READY_TOKENS
 DOCUMENTS = "documents.jsonl"
 TOKENS = "tokens.safetensors"
 

@@ -10,14 +10,17 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import load_config
+from freelunch.study.steps import CALIBRATION
 
-KIND = "calibration"
+KIND = CALIBRATION
 TOKENS = "tokens.safetensors"
 
 
-def write_tokens(folder: Path, fingerprint: str, input_ids: Tensor, **facts: Any) -> Artifact:
+def write_tokens(
+    folder: Path, fingerprint: str, input_ids: Tensor, kind: str = KIND, **facts: Any
+) -> Artifact:
     """Write token ids, (samples, length), int64, with their digest among the facts."""
-    writer = ArtifactWriter(folder, KIND, fingerprint)
+    writer = ArtifactWriter(folder, kind, fingerprint)
     tokens = input_ids.contiguous()
     writer.add(TOKENS, lambda path: save_file({"input_ids": tokens}, path))
     return writer.finish(
@@ -25,9 +28,9 @@ def write_tokens(folder: Path, fingerprint: str, input_ids: Tensor, **facts: Any
     )
 
 
-def read_tokens(calibration: Artifact) -> Tensor:
-    """Return the token ids of a calibration sample, (samples, length), int64."""
-    return load_file(calibration.path(TOKENS))["input_ids"]
+def read_tokens(sample: Artifact) -> Tensor:
+    """Return the token ids of a sample, or of the windows of a text, (samples, length), int64."""
+    return load_file(sample.path(TOKENS))["input_ids"]
 
 
 def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:

@@ -43,6 +43,7 @@ from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.latex import tables_text
 from freelunch.reporting.summary import summary_sections, summary_text
+from freelunch.study import steps
 from freelunch.study.cell import Cell
 from freelunch.study.search import choice_text, chosen_of
 from freelunch.study.study import Study
@@ -70,11 +71,12 @@ CRITERIA_COLUMNS = (
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
 # The steps that a cost in the summary covers.
-ADAPTATION = ("reconstruct_window", "retrain_model")
-SEARCH = ("search",)
-CALIBRATION = ("sample_calibration", "capture_dense")
-PRUNING = ("prune_model",)
-EVALUATION = ("evaluate_perplexity",)
+ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
+SEARCH = (steps.SEARCH,)
+CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
+PRUNING = (steps.PRUNE_MODEL,)
+# Kept records that are older than one evaluation a cell name the step that measured perplexity.
+EVALUATION = (steps.EVALUATE_CELL, "evaluate_perplexity")
 
 
 def build_tables(study: Study, files: Mapping[str, Path]) -> None:

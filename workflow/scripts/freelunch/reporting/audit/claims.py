@@ -11,7 +11,7 @@ import jsonschema
 from freelunch.analysis.bootstrap import Estimate, estimate
 from freelunch.core.errors import UserError, nearest
 from freelunch.reporting.audit.data import DATA, checked
-from freelunch.reporting.audit.evidence import MEASURED_BY, PERPLEXITY, Evidence
+from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import (
     MEASURES,
     REPEATED_BY,
@@ -35,6 +35,7 @@ from freelunch.reporting.audit.verdicts import (
 from freelunch.reporting.formatting import NOT_FINITE, rounded
 from freelunch.study.cell import Cell
 from freelunch.study.schema import config_schema
+from freelunch.study.steps import EVALUATE_CELL
 from freelunch.study.study import Study
 
 CLAIMS = DATA / "claims.yaml"
@@ -190,7 +191,7 @@ def _finding(
         reason += " (one seed)" if all_of_them else " (one seed of some)"
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
-    rule = REPEATED_BY.get(part["measure"]) or MEASURED_BY[part.get("metric", PERPLEXITY)]
+    rule = REPEATED_BY.get(part["measure"], EVALUATE_CELL)
     return {
         "subject": asked.subject,
         "verdict": verdict,

@@ -22,6 +22,7 @@ from freelunch.reporting.audit.evidence import ACCURACY, METRICS, PERPLEXITY, Ev
 from freelunch.reporting.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.methods import METHODS, NEXT_TOKEN
+from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 from freelunch.study.windows import ALL, HALVES, MATRIX
 
@@ -354,7 +355,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
         cost = None
         if cell.adaptation == name:
             job = (cell.model, cell.criterion, name, cell.pattern)
-            cost = plan.step("reconstruct_window", *job)
+            cost = plan.step(RECONSTRUCT_WINDOW, *job)
         if cost is not None:
             gigabytes = cost.memory_bytes / 1e9
             yield Measurement(
@@ -418,8 +419,8 @@ _UNITS = {
     "perplexity_apart": "perplexity",
     "planned_memory": "GB",
 }
-# The rule that measures the cells of a measure, where that is not the one of its metric.
-REPEATED_BY = {"halves_memory": "reconstruct_window"}
+# The rule that a measure's numbers come from, where that is not the evaluation of its cells.
+REPEATED_BY = {"halves_memory": RECONSTRUCT_WINDOW}
 
 
 def metrics_of(measure: str) -> tuple[str, ...]:
