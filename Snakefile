@@ -7,6 +7,7 @@
 # Each cell of the study becomes a pruned, adapted, evaluated checkpoint and one small record; tables
 # and figures are functions of the records. The rules are in workflow/rules/, a file for each phase.
 
+import json
 import os
 import sys
 from glob import glob
@@ -25,8 +26,9 @@ from freelunch.core.code_digest import code_digest
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.reporting import figures, tables
-from freelunch.study import methods, paths, search, windows
+from freelunch.study import methods, paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
+from freelunch.study.measurements import measurements
 from freelunch.study.study import Study
 
 
@@ -80,7 +82,7 @@ include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/prune.smk"
 include: "workflow/rules/reconstruct.smk"
 include: "workflow/rules/retrain.smk"
-include: "workflow/rules/assemble.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/show.smk"

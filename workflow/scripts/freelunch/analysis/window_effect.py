@@ -24,6 +24,7 @@ from freelunch.analysis.pairing import (
     window_means,
 )
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import LEAST_SQUARES, MATRIX, compares_windows
 
 WINDOW_COLUMNS = (
@@ -132,7 +133,7 @@ def _row(
     one = cells[0]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[unadapted[seed]]) for seed in seeds])
-    costs = [records[cell]["cost"]["reconstruct_window"] for cell in cells]
+    costs = [records[cell]["cost"][RECONSTRUCT_WINDOW] for cell in cells]
     missed, missed_error = _missed(gains, best[1])
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freelunch.core.errors import nearest
+from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
 FULL = "full"
 LORA, LORA_PRUNE = "lora", "lora_prune"
@@ -101,7 +102,7 @@ def becomes_dense(settings: Mapping[str, Any]) -> bool:
 
 def adapting_rule(settings: Mapping[str, Any]) -> str:
     """Return the rule that carries out an entry of `adaptations`."""
-    return "retrain_model" if is_retraining(settings) else "reconstruct_window"
+    return RETRAIN_MODEL if is_retraining(settings) else RECONSTRUCT_WINDOW
 
 
 def trained_by(settings: Mapping[str, Any]) -> Trained:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from freelunch.study.steps import HELD_OUT, PERPLEXITY
+
 SEARCHED = ("learning_rate", "epochs")
 
 
@@ -64,7 +66,6 @@ def adaptation_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def measuring_rule(settings: Mapping[str, Any]) -> str:
-    """Return the rule that measures the candidates of an adaptation."""
-    on_held_out = settings["select_on"] == "calibration"
-    return "evaluate_candidate" if on_held_out else "evaluate_perplexity"
+def compared_by(settings: Mapping[str, Any]) -> str:
+    """Return what is measured on the candidates of an adaptation to choose among them."""
+    return HELD_OUT if settings["select_on"] == "calibration" else PERPLEXITY

@@ -15,12 +15,13 @@ from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, see
 from freelunch.core.errors import nearest
 from freelunch.reporting.audit.claims import command, snakemake
 from freelunch.reporting.audit.data import DATA
-from freelunch.reporting.audit.evidence import ACCURACY, MEASURED_BY, PERPLEXITY, Evidence
+from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.protocol import text_identity
 from freelunch.reporting.audit.published_file import TEXTS, TOLERANCES, Published
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
 from freelunch.study.schema import read_yaml
+from freelunch.study.steps import EVALUATE_CELL
 from freelunch.study.study import Study
 
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
@@ -90,9 +91,7 @@ def _row(
         "verdict": AGREES if agrees else DIFFERS,
         "reason": reason if math.isfinite(difference) else "ours is not finite",
         "cells": [str(cell) for cell in found],
-        "command": command(
-            evidence.study, found, MEASURED_BY[ACCURACY if published.tasks else PERPLEXITY]
-        ),
+        "command": command(evidence.study, found, EVALUATE_CELL),
     }
 
 
