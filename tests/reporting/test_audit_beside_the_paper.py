@@ -32,13 +32,11 @@ from freelunch.reporting.audit.protocol import (
 )
 from freelunch.reporting.audit.published import (
     AGREES,
-    COLUMNS,
     DIFFERS,
     NOT_RUN,
-    TASKS,
     audit_published,
-    load_published,
 )
+from freelunch.reporting.audit.published_file import COLUMNS, TASKS, load_published
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import (
@@ -337,7 +335,7 @@ def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
     config = copy.deepcopy(study.config)
     config["criteria"]["wanda"] = {"score": "magnitude"}
     row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
-    assert row["verdict"] == NOT_RUN and "wanda is another here" in row["reason"]
+    assert row["verdict"] == NOT_RUN and "wanda means something else here" in row["reason"]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +348,7 @@ def test_another_adaptation_of_that_name_is_not_joined(
     config["adaptations"]["recon_block"] = settings
     path = published(tmp_path, adaptation="recon_block", value="39")
     row = joined(Study.check(config, "made-up.yaml"), path)
-    assert row["verdict"] == NOT_RUN and "recon_block is another here" in row["reason"]
+    assert row["verdict"] == NOT_RUN and "recon_block means something else here" in row["reason"]
 
 
 def test_what_a_cell_was_calibrated_on_is_said_beside_the_number(tmp_path: Path) -> None:
@@ -414,7 +412,7 @@ def test_a_malformed_row_is_named(tmp_path: Path, changes: dict[str, str], colum
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "published_results.csv"
     write_atomically(path, "source,model\na,b\n")
-    with pytest.raises(UserError, match="other columns"):
+    with pytest.raises(UserError, match="columns of the published numbers"):
         load_published(path)
 
 

@@ -403,7 +403,7 @@ def test_what_records_do_not_say_is_left_out() -> None:
     write_crate(study, records, root)
     crate = Crate(root)
     assert not {"version", "runtimePlatform", "softwareRequirements"} & crate.workflow.keys()
-    assert "a machine that is not known" in crate.run["description"]
+    assert "an unknown machine" in crate.run["description"]
     assert len(crate.all(crate.run, "object")) == 4
 
 

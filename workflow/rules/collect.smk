@@ -5,9 +5,6 @@ rule collect_records:
     input:
         steps=steps_of,
         adapted=adapted_of,
-        metrics=PATHS.metrics("{model}/{pruning}/{adaptation}/seed{seed}") / "perplexity.json",
-        drift=drift_of,
-        answers=answers_of,
     output:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:

@@ -1,6 +1,9 @@
 # What rules ask about a cell.
 
 
+CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
+
+
 def cell_of(wildcards):
     """Return the cell's identity as a path."""
     return f"{wildcards.model}/{wildcards.pruning}/{wildcards.adaptation}/seed{wildcards.seed}"
@@ -54,17 +57,57 @@ def candidates_adapted_of(wildcards):
 
 def candidate_metrics_of(wildcards):
     """Return what was measured on each of a cell's candidates."""
-    cell = Cell.parse(cell_of(wildcards))
-    measured_by = search.measuring_rule(STUDY.adaptation(cell.adaptation))
-    place = PATHS.candidates if measured_by == "evaluate_candidate" else PATHS.metrics
-    return [str(place(candidate) / "perplexity.json") for candidate in STUDY.candidates(cell)]
+    cells = STUDY.candidates(Cell.parse(cell_of(wildcards)))
+    return [paths.manifest(PATHS.metrics(candidate)) for candidate in cells]
+
+
+def decision_of(wildcards):
+    """Return the window that was decided on; nothing for an adaptation that names its own."""
+    if windows.window_of(STUDY.adaptation(wildcards.adaptation)) != windows.AUTO:
+        return []
+    return [str(PATHS.window(wildcards.model, wildcards.adaptation))]
+
+
+def window_of(wildcards):
+    """Return the window of an adaptation; None while it is not decided."""
+    for path in map(Path, decision_of(wildcards)):
+        return json.loads(path.read_text())["window"] if path.is_file() else None
+    return windows.window_of(STUDY.adaptation(wildcards.adaptation))
+
+
+def measured_with(wildcards):
+    """Return what each measurement of a cell needs besides its checkpoint, by its name."""
+    model, seed = wildcards.model, wildcards.seed
+    held_out = PATHS.held_out(model, seed)
+    needed = {
+        steps.PERPLEXITY: [PATHS.text_windows(model)],
+        steps.HELD_OUT: [held_out],
+        steps.DRIFT: [PATHS.model(model), held_out, PATHS.reference(model, seed)],
+        steps.TASKS: [PATHS.task(name) for name in STUDY.tasks.get("tasks", {})],
+    }
+    return {
+        name: [paths.manifest(folder) for folder in needed.get(name, [])]
+        for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
+    }
+
+
+def dense_metrics_of(wildcards):
+    """Return what was measured on the dense model, the gate that all else waits at; nothing for the
+    dense cell itself and for candidates, which are compared among themselves.
+    """
+    if (
+        wildcards.pruning == DENSE
+        or search.adaptation_of(wildcards.adaptation) != wildcards.adaptation
+    ):
+        return []
+    return [paths.manifest(PATHS.metrics(Cell.dense(wildcards.model)))]
 
 
 def steps_of(wildcards):
     """Return what a record is collected from: the manifest and the cost of each step."""
     cell = Cell.parse(cell_of(wildcards))
     texts = {STUDY.perplexity["text"]["name"]}
-    folders = [PATHS.model(cell.model), PATHS.checkpoint(cell)]
+    folders = [PATHS.model(cell.model), PATHS.checkpoint(cell), PATHS.metrics(cell)]
     if not cell.is_dense:
         texts.add(STUDY.calibration["text"]["name"])
         folders += [
@@ -77,36 +120,12 @@ def steps_of(wildcards):
             PATHS.extended(cell.model, cell.seed, samples)
             for samples in STUDY.sizes(cell.adaptation)
         ]
+    if STUDY.measures_drift(cell):
+        folders.append(PATHS.reference(cell.model, cell.seed))
     folders += [PATHS.text(text) for text in sorted(texts)]
     if STUDY.asks_tasks(cell):
         folders += [PATHS.task(task) for task in STUDY.tasks["tasks"]]
     return [paths.manifest(folder) for folder in folders]
-
-
-def drift_of(wildcards):
-    """Return how far a cell's activations drifted; nothing if that is not measured."""
-    cell = Cell.parse(cell_of(wildcards))
-    return [str(PATHS.drift(cell) / "drift.json")] if STUDY.measures_drift(cell) else []
-
-
-def answers_of(wildcards):
-    """Return what a cell answered to the tasks; none if it is not asked."""
-    cell = Cell.parse(cell_of(wildcards))
-    if not STUDY.asks_tasks(cell):
-        return []
-    return [str(PATHS.answers(cell) / name) for name in ("tasks.json", "answers.json.gz")]
-
-
-def dense_metrics_of(wildcards):
-    """Return the dense cell's metrics; none for the dense cell itself."""
-    if wildcards.pruning == DENSE:
-        return []
-    return [dense_metrics(wildcards)]
-
-
-def dense_metrics(wildcards):
-    """Return the perplexity of a model's dense cell: the gate that all else waits at."""
-    return str(PATHS.metrics(Cell.dense(wildcards.model)) / "perplexity.json")
 
 
 # A line that begins with `report` would be a directive to Snakemake.

@@ -37,18 +37,21 @@ rule fetch_text:
         "../scripts/fetch_text.py"
 
 
-rule fetch_tasks:
-    input:
-        lambda wildcards: STUDY.source_files("tasks", wildcards.task),
-    output:
-        manifest=paths.manifest(PATHS.task("{task}")),
-        run=paths.run(PATHS.task("{task}")),
-    log:
-        PATHS.log("fetch_tasks", "{task}"),
-    conda:
-        "../../envs/freelunch.yaml"
-    params:
-        entry=lambda wildcards: STUDY.config["tasks"][wildcards.task],
-        code=code_digest("fetch_tasks"),
-    script:
-        "../scripts/fetch_tasks.py"
+if STUDY.tasks:
+
+    # All at once: lm-eval's own tasks, which they are read like, are looked up among thousands.
+    rule fetch_tasks:
+        input:
+            [path for name in STUDY.tasks["tasks"] for path in STUDY.source_files("tasks", name)],
+        output:
+            manifests=[paths.manifest(PATHS.task(name)) for name in STUDY.tasks["tasks"]],
+            run=paths.run(PATHS.tasks),
+        log:
+            PATHS.log("fetch_tasks"),
+        conda:
+            "../../envs/freelunch.yaml"
+        params:
+            entries={name: STUDY.config["tasks"][name] for name in STUDY.tasks["tasks"]},
+            code=code_digest("fetch_tasks"),
+        script:
+            "../scripts/fetch_tasks.py"

@@ -1,16 +1,36 @@
 # Adapt windows, in as many jobs as the profile asks for.
 
 
+rule decide_window:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+    output:
+        window=PATHS.window("{model}", "{adaptation}"),
+    log:
+        PATHS.log("decide_window", "{model}", "{adaptation}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        samples=lambda wildcards: STUDY.samples(wildcards.adaptation),
+        length=STUDY.calibration["length"],
+        dtype=lambda wildcards: STUDY.config["models"][wildcards.model]["dtype"],
+        code=code_digest("decide_window"),
+    script:
+        "../scripts/decide_window.py"
+
+
 rule reconstruct_window:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
         masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+        # Its content counts, as `params.window`, and not when it was written: a mended formula that
+        # decides the same trains nothing again.
+        window=lambda wildcards: ancient(decision_of(wildcards)),
     output:
-        manifest=paths.manifest(
-            PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "{scatteritem}")
-        ),
-        run=paths.run(PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", "{scatteritem}")),
+        manifest=paths.manifest(PATHS.windows(CELL, "{scatteritem}")),
+        run=paths.run(PATHS.windows(CELL, "{scatteritem}")),
     log:
         PATHS.log(
             "reconstruct_window",
@@ -33,6 +53,7 @@ rule reconstruct_window:
         # One candidate of several that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        window=window_of,
         code=code_digest("reconstruct_window"),
     script:
         "../scripts/reconstruct_window.py"

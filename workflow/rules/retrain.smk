@@ -7,10 +7,8 @@ rule retrain_model:
         sample=sample_of,
         masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
     output:
-        manifest=paths.manifest(
-            PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", windows.MODEL)
-        ),
-        run=paths.run(PATHS.windows("{model}/{pruning}/{adaptation}/seed{seed}", windows.MODEL)),
+        manifest=paths.manifest(PATHS.windows(CELL, windows.MODEL)),
+        run=paths.run(PATHS.windows(CELL, windows.MODEL)),
     log:
         PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     conda:

@@ -10,25 +10,29 @@ from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.study.methods import adapting_rule
 from freelunch.study.paths import read_run
+from freelunch.study.search import compared_by
+from freelunch.study.steps import SEARCH, metrics_file
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:
+        settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
         # In the order of params.candidates; each was adapted by as many jobs.
-        parts = [
-            Artifact(Path(path).parent, reconstruction.KIND) for path in snakemake.input.adapted
-        ]
+        parts = [Artifact.at(path, reconstruction.KIND) for path in snakemake.input.adapted]
         each = len(parts) // len(snakemake.params.candidates)
-        measured = [json.loads(Path(path).read_text()) for path in snakemake.input.metrics]
+        folders = [Path(path).parent for path in snakemake.input.metrics]
+        measured = [
+            json.loads((folder / metrics_file(compared_by(settings))).read_text())
+            for folder in folders
+        ]
         candidates = [
             Candidate(name, expected, parts[number * each : (number + 1) * each], metrics)
             for number, ((name, expected), metrics) in enumerate(
                 zip(snakemake.params.candidates.items(), measured, strict=True)
             )
         ]
-        settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
         made = choose_candidate(
             candidates=candidates,
             settings=settings,
@@ -41,7 +45,4 @@ if __name__ == "__main__":
         job.shared[adapting_rule(settings)] = [read_run(part.folder) for part in chosen.parts]
         # What it took to know which: the others, and measuring all.
         others = [part.folder for part in parts if part not in chosen.parts]
-        job.shared["search"] = [
-            read_run(folder)
-            for folder in [*others, *(Path(path).parent for path in snakemake.input.metrics)]
-        ]
+        job.shared[SEARCH] = [read_run(folder) for folder in [*others, *folders]]

@@ -7,20 +7,17 @@ from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.data.calibration import extend_calibration
 from freelunch.data.documents import open_text
-from freelunch.model import token_ids
-from freelunch.model.checkpoint import KIND
+from freelunch.model import checkpoint, token_ids
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:
-        model = Artifact(Path(snakemake.input.model).parent, KIND)
+        model = Artifact.at(snakemake.input.model, checkpoint.KIND)
         text = open_text(Path(snakemake.input.text).parent)
-        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
-        left_out = [
-            Artifact(Path(path).parent, token_ids.KIND) for path in snakemake.input.held_out
-        ]
+        sample = Artifact.at(snakemake.input.calibration, token_ids.KIND)
+        left_out = [Artifact.at(path, token_ids.KIND) for path in snakemake.input.held_out]
         samples = int(snakemake.wildcards.samples)
         made = extend_calibration(
             model=model,

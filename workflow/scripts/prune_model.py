@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
 from freelunch.core.job import running
-from freelunch.costs.passes import prune_flops
-from freelunch.costs.shapes import Shapes
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
-from freelunch.pruning import criteria, dense_pass
+from freelunch.pruning import dense_pass
 from freelunch.pruning.prune import prune_model
 from freelunch.study.paths import read_run
 from freelunch.study.patterns import Pattern
+from freelunch.study.steps import CAPTURE_DENSE
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        dense = Artifact(Path(snakemake.input.dense).parent, dense_pass.KIND)
-        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
+        dense = Artifact.at(snakemake.input.dense, dense_pass.KIND)
+        sample = Artifact.at(snakemake.input.calibration, token_ids.KIND)
         folder = Path(snakemake.output.manifest).parent
         pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
         settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}
@@ -39,15 +38,8 @@ if __name__ == "__main__":
                 report=job.report,
             )
         job.made(made)
-        criterion, shapes = settings["criterion"], Shapes.of(model.config.to_dict(), "float32")
-        tokens = dense.facts["sequences"], dense.facts["length"]
-        if criterion["statistics"] == "sparse":
-            job.cost["tokens"] = 2 * tokens[0] * tokens[1]
-        job.cost["flops"] = prune_flops(
-            shapes,
-            *tokens,
-            criterion,
-            criteria.needs_gram(criterion),
-            criteria.changes_parameters(criterion),
-        )
-        job.shared["capture_dense"] = [read_run(dense.folder)]
+        job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
+        if settings["criterion"]["statistics"] == "sparse":
+            job.counts["tokens"] = 2 * dense.facts["sequences"] * dense.facts["length"]
+        job.counts["criterion"] = dict(settings["criterion"])
+        job.shared[CAPTURE_DENSE] = [read_run(dense.folder)]

@@ -19,7 +19,7 @@ if __name__ == "__main__":
             "length": snakemake.params.length,
             "seed": int(snakemake.wildcards.seed),
         }
-        model = Artifact(Path(snakemake.input.model).parent, checkpoint.KIND)
+        model = Artifact.at(snakemake.input.model, checkpoint.KIND)
         text = open_text(Path(snakemake.input.text).parent)
         sample_calibration(
             model=model,
@@ -28,4 +28,4 @@ if __name__ == "__main__":
             fingerprint=fingerprint(snakemake.params.code, settings, model, text),
             **settings,
         )
-        job.cost["tokens"] = settings["samples"] * settings["length"]
+        job.counts["tokens"] = settings["samples"] * settings["length"]

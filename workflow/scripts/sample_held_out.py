@@ -7,17 +7,16 @@ from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.data.calibration import sample_held_out
 from freelunch.data.documents import open_text
-from freelunch.model import token_ids
-from freelunch.model.checkpoint import KIND
+from freelunch.model import checkpoint, token_ids
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:
-        model = Artifact(Path(snakemake.input.model).parent, KIND)
+        model = Artifact.at(snakemake.input.model, checkpoint.KIND)
         text = open_text(Path(snakemake.input.text).parent)
-        sample = Artifact(Path(snakemake.input.calibration).parent, token_ids.KIND)
+        sample = Artifact.at(snakemake.input.calibration, token_ids.KIND)
         samples = snakemake.params.samples
         made = sample_held_out(
             model=model,

@@ -9,7 +9,7 @@ from typing import Any
 from freelunch.adaptation.reconstruction import KIND
 from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
-from freelunch.model.checkpoint import link_shard
+from freelunch.model.links import link_shard
 from freelunch.study.adaptations import Training
 from freelunch.study.search import SEARCHED
 from freelunch.study.windows import adapted_windows
@@ -23,7 +23,7 @@ class Candidate:
         name: As in `freelunch.study.search`.
         settings: It should have been adapted with.
         parts: What its jobs adapted.
-        metrics: What `evaluate_perplexity` measured on its checkpoint.
+        metrics: What was measured on its checkpoint, its perplexity among it.
     """
 
     name: str

@@ -15,6 +15,7 @@ from freelunch.analysis.pairing import Records, Row, seed_groups, standard_error
 from freelunch.core.errors import UserError
 from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.steps import EVALUATE_CELL
 
 # In place of a task: the plain mean over all of them.
 MEAN = "mean"
@@ -94,7 +95,7 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
                     where=cell.record_name,
                     found=f"{task}: {key} = {facts[key]}",
                     expected=f"{theirs[task][key]}, as in {dense.record_name}",
-                    todo="the same command with `--forcerun evaluate_tasks` asks both again",
+                    todo=f"the same command with `--forcerun {EVALUATE_CELL}` asks both again",
                 )
     answers = load_answers(folder / cell.record_name)
     return {task: [bool(answer["right"]) for answer in answers[task]] for task in mine}

@@ -12,6 +12,7 @@ from typing import Any
 
 from freelunch.core.errors import UserError
 from freelunch.study.cell import Cell
+from freelunch.study.steps import EVALUATE_CELL
 
 Records = Mapping[Cell, Mapping[str, Any]]
 # None where there is nothing to say (an empty field), NaN where a number is not finite.
@@ -74,7 +75,7 @@ def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float
                 where=cell.record_name,
                 found=f"{key} = {metrics[key]}",
                 expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
-                todo="`snakemake --cores all --forcerun evaluate_perplexity` measures both again",
+                todo=f"`snakemake --cores all --forcerun {EVALUATE_CELL}` measures both again",
             )
     return window_losses(metrics), window_losses(dense_metrics)
 

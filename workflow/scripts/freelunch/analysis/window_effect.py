@@ -25,6 +25,7 @@ from freelunch.analysis.pairing import (
 )
 from freelunch.study.adaptations import LeastSquares, Local, read_adaptation
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import compares_windows
 from freelunch.study.windows import MATRIX
 
@@ -134,7 +135,7 @@ def _row(
     one = cells[0]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[unadapted[seed]]) for seed in seeds])
-    costs = [records[cell]["cost"]["reconstruct_window"] for cell in cells]
+    costs = [records[cell]["cost"][RECONSTRUCT_WINDOW] for cell in cells]
     missed, missed_error = _missed(gains, best[1])
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},

@@ -78,6 +78,11 @@ class Artifact:
                     todo=remake(path),
                 )
 
+    @classmethod
+    def at(cls, manifest: str, kind: str) -> "Artifact":
+        """Return the folder that a manifest stands for, as rules name it."""
+        return cls(Path(manifest).parent, kind)
+
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest names; KeyError if it does not."""
         self.files[name]

@@ -37,17 +37,19 @@ class Job:
     """A running job.
 
     Attributes:
+        rule: Its rule.
         name: What its progress lines begin with.
         threads: How many threads it may use.
         device: "cuda" if the profile gives the rule a GPU, else "cpu".
-        cost: Facts that the script adds: `tokens`, `flops`.
+        counts: What the script counted: `tokens` that passed, and whatever else `freelunch.costs`
+            counts operations from when the record is collected.
         shared: Run facts of jobs of earlier steps whose own folders need not be kept, by step;
             this job's folder keeps them.
     """
 
-    def __init__(self, name: str, threads: int, device: str) -> None:
-        self.name, self.threads, self.device = name, threads, device
-        self.cost: dict[str, Any] = {}
+    def __init__(self, rule: str, name: str, threads: int, device: str) -> None:
+        self.rule, self.name, self.threads, self.device = rule, name, threads, device
+        self.counts: dict[str, Any] = {}
         self.shared: dict[str, Any] = {}
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._earlier = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
@@ -84,14 +86,15 @@ class Job:
         """Return what the job has cost so far, where it runs, and the time."""
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         facts: dict[str, Any] = {
+            "rule": self.rule,
             "cost": {
                 # Counted from the end of the imports, which take a process a few seconds.
                 "wall_s": round(time.perf_counter() - self._started + self._earlier["wall_s"], 3),
                 "cpu_s": round(time.process_time() - self._cpu_started + self._earlier["cpu_s"], 3),
                 "attempts": 1 + int(self._earlier["attempts"]),
                 "peak_bytes": peak_kib * 1024,
-                **self.cost,
             },
+            "counts": self.counts,
             "environment": environment(self.device, self.threads),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "shared": self.shared,
@@ -124,7 +127,8 @@ def running(snakemake: Any) -> Iterator[Job]:
     logging.getLogger("freelunch.core.lock").addHandler(terminal)
     wildcards = "/".join(str(value) for value in snakemake.wildcards)
     gpus = int(snakemake.resources.get("gpu", 0) or 0)
-    job = Job(f"{snakemake.rule} {wildcards}".strip(), snakemake.threads, "cuda" if gpus else "cpu")
+    name, device = f"{snakemake.rule} {wildcards}".strip(), "cuda" if gpus else "cpu"
+    job = Job(snakemake.rule, name, snakemake.threads, device)
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from freelunch.costs.shapes import Shapes
+from freelunch.costs.shapes import Matrix, Shapes
 from freelunch.study.families import FAMILIES
 from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 
@@ -10,7 +10,7 @@ from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_pa
 MOMENT_BYTES = {"adamw": 8, "sgd": 4}
 
 
-def trained_matrices(shapes: Shapes, trained: Trained) -> tuple[tuple[int, int, int], ...]:
+def trained_matrices(shapes: Shapes, trained: Trained) -> tuple[Matrix, ...]:
     """Return those of `shapes.matrices` that are trained.
 
     All of them in a family whose linear layers' names are not known.
@@ -24,7 +24,7 @@ def trained_matrices(shapes: Shapes, trained: Trained) -> tuple[tuple[int, int, 
 
 def trained_weights(shapes: Shapes, trained: Trained) -> int:
     """Return how many weights the matrices of a block hold that are trained."""
-    return sum(rows * columns for _, columns, rows in trained_matrices(shapes, trained))
+    return sum(matrix.weights for matrix in trained_matrices(shapes, trained))
 
 
 def held_bytes(trained: Trained, optimiser: str) -> int:
@@ -63,7 +63,7 @@ def input_branch_flops(
     if trained.weights not in BRANCHES:
         return 0
     matrices = trained_matrices(shapes, trained)
-    return 2 * tokens * trained.rank * sum(it[1] for it in matrices if it[0] in groups)
+    return 2 * tokens * trained.rank * sum(it.inputs for it in matrices if it.group in groups)
 
 
 def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
@@ -71,7 +71,7 @@ def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
     matrices = trained_matrices(shapes, trained)
     if trained.weights not in BRANCHES or not matrices or matrices[-1] != shapes.matrices[-1]:
         return 0
-    return 2 * tokens * trained.rank * matrices[-1][2]
+    return 2 * tokens * trained.rank * matrices[-1].outputs
 
 
 def head_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
@@ -102,6 +102,6 @@ def adapter_flops(shapes: Shapes, trained: Trained, blocks: int, steps: int, pas
 
 def _adapter_parameters(shapes: Shapes, trained: Trained) -> int:
     return sum(
-        matrix_parameters(trained, rows, columns, rows * columns)
-        for _, columns, rows in trained_matrices(shapes, trained)
+        matrix_parameters(trained, matrix.outputs, matrix.inputs, matrix.weights)
+        for matrix in trained_matrices(shapes, trained)
     )

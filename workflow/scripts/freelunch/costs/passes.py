@@ -8,13 +8,13 @@ size and S sequence length, a block's forward is 2 T P + 2 T S d (attention is c
 each of its two products counts), and its backward twice that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from freelunch.costs.shapes import Shapes
 from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
-from freelunch.study.boundaries import kept_boundaries
+from freelunch.study.boundaries import ALL, kept_boundaries
 
 # Resident before any weight is: Python, torch, transformers, the module tree (measured, CPU build).
 PROCESS_BYTES = 385_000_000
@@ -162,18 +162,25 @@ def _swaps_bytes(shapes: Shapes) -> int:
     )
 
 
-def assemble_model(shapes: Shapes, writes: bool) -> Cost:
+def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
+    """Cost of assembling a checkpoint and of measuring parts of it, one after another.
+
+    Args:
+        shapes: Of the model.
+        parts: What each measurement takes by itself.
+        writes: Whether the checkpoint's blocks are written, and not linked.
+    """
+    assembling = PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0)
     return Cost(
-        0,
-        PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0),
+        sum(part.flops for part in parts),
+        max(assembling, *(part.memory_bytes for part in parts)),
         shapes.blocks * shapes.block_bytes if writes else 0,
     )
 
 
-def evaluate_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
-    tokens = windows * length
+def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
     return Cost(
-        shapes.forward_flops(tokens, length) + shapes.head_flops(tokens),
+        reference_flops(shapes, windows, length),
         PROCESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
@@ -182,22 +189,53 @@ def evaluate_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
     )
 
 
-def measure_drift(shapes: Shapes, sequences: int, length: int) -> Cost:
-    """Cost of a pass of the dense model beside two of a checkpoint, with all outputs of a block."""
+def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
+    """Cost of a pass of the dense model whose outputs are all kept, or none."""
+    tokens, held = sequences * length, max(BATCH_TOKENS, length)
+    # Of each matrix and the block, and once more side by side.
+    widths = shapes.output_width + shapes.hidden
+    outputs = 2 * held * shapes.bytes_each * widths
+    kept = tokens * shapes.bytes_each * (shapes.hidden + shapes.blocks * widths)
+    return Cost(
+        reference_flops(shapes, sequences, length),
+        PROCESS_BYTES
+        + shapes.outer_bytes
+        + shapes.block_bytes
+        + max(shapes.passing_bytes(held) + outputs, shapes.head_bytes(length)),
+        kept if keep == ALL else 0,
+    )
+
+
+def reference_flops(shapes: Shapes, sequences: int, length: int) -> int:
+    """Return the operations of passing sequences through a model, and of their loss."""
     tokens = sequences * length
-    held = max(BATCH_TOKENS, length)
+    return shapes.forward_flops(tokens, length) + shapes.head_flops(tokens)
+
+
+def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
+    """Cost of two passes of a checkpoint, with all outputs of a block, beside what the dense model
+    made of the same tokens, which is passed again if it is not kept.
+    """
+    held, passes = max(BATCH_TOKENS, length), keep != ALL
     # Of two passes each matrix's output, and float32 copies of the largest.
     outputs = 2 * shapes.bytes_each * shapes.output_width + 4 * 3 * shapes.intermediate
     return Cost(
-        3 * shapes.forward_flops(tokens, length) + 2 * shapes.head_flops(tokens),
+        drift_flops(shapes, sequences, length, shapes.blocks if passes else 0),
         PROCESS_BYTES
-        + 2 * (shapes.outer_bytes + shapes.block_bytes)
+        + (1 + passes) * (shapes.outer_bytes + shapes.block_bytes)
         + max(shapes.passing_bytes(held) + held * outputs, shapes.head_bytes(length)),
         0,
     )
 
 
-def evaluate_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
+def drift_flops(shapes: Shapes, sequences: int, length: int, dense_blocks: int) -> int:
+    """Return the operations of measuring drift, so many blocks of the dense model passed for it."""
+    tokens = sequences * length
+    checkpoint = 2 * shapes.forward_flops(tokens, length) + shapes.head_flops(tokens)
+    return checkpoint + shapes.forward_flops(tokens, length, dense_blocks)
+
+
+def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
     """Cost of asking so many documents of each zero-shot task."""
     flops = 0
     for task, count in documents.items():

@@ -4,13 +4,12 @@ Shapes come from the model's own config where it is on disk, else from `architec
 config. No tensor library is imported.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from freelunch.core.errors import UserError
 from freelunch.costs import passes, reconstruction, retraining
@@ -21,6 +20,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.study import boundaries
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
+from freelunch.study.measurements import measurements
 from freelunch.study.methods import (
     BRANCHES,
     LOW_RANK,
@@ -31,7 +31,20 @@ from freelunch.study.methods import (
 from freelunch.study.paths import Paths
 from freelunch.study.patterns import Pattern
 from freelunch.study.schema import changes_parameters, needs_gram
-from freelunch.study.search import adaptation_of, measuring_rule
+from freelunch.study.search import adaptation_of
+from freelunch.study.steps import (
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    DRIFT,
+    EVALUATE_CELL,
+    FETCH_MODEL,
+    HELD_OUT,
+    PERPLEXITY,
+    PRUNE_MODEL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+    TASKS,
+)
 from freelunch.study.study import Study
 from freelunch.study.windows import HALVES, MODEL, Window, blocks_in
 
@@ -44,20 +57,25 @@ START_S = 4.0
 MEMORY_MARGIN = 1.15
 # Rules whose jobs compute, in the order of the data.
 RULES = (
-    "fetch_model",
-    "capture_dense",
-    "prune_model",
-    "reconstruct_window",
-    "retrain_model",
-    "assemble_model",
-    "evaluate_candidate",
-    "evaluate_perplexity",
-    "measure_drift",
-    "evaluate_tasks",
+    FETCH_MODEL,
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    PRUNE_MODEL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+    EVALUATE_CELL,
 )
 
-# (rule, model, criterion, adaptation, pattern)
-Job = tuple[str, str, str, str, str]
+
+class Job(NamedTuple):
+    """A job that computes, by what decides its cost: a rule and what is known of its cell."""
+
+    rule: str
+    model: str
+    criterion: str = DENSE
+    adaptation: str = NONE
+    pattern: str = "u50"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Plan:
         criterion: str = DENSE,
         adaptation: str = NONE,
         pattern: str = "u50",
+        seed: int = 0,
     ) -> Cost | None:
         """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
         shapes = self.shapes.get(model)
@@ -100,51 +119,64 @@ class Plan:
             return None
         length = self.study.calibration["length"]
         sample = self.study.calibration["samples"], length
-        if rule == "fetch_model":
+        keep = self.study.block["keep_hidden_states"]
+        if rule == FETCH_MODEL:
             return passes.fetch_model(shapes, self.study.config["models"][model]["source"])
-        if rule == "capture_dense":
+        if rule == CAPTURE_DENSE:
             seeds = {cell.seed for cell in self.study.cells if cell.model == model}
             gram = any(self.study.needs_gram(model, seed) for seed in seeds)
-            keep = self.study.block["keep_hidden_states"]
             return passes.capture_dense(shapes, *sample, gram, keep)
-        if rule == "prune_model":
+        if rule == CAPTURE_REFERENCE:
+            samples = self.study.block["evaluation"]["drift"]["samples"]
+            return passes.capture_reference(shapes, samples, length, keep)
+        if rule == PRUNE_MODEL:
             entry = self.study.criterion(criterion)
             return passes.prune_model(
                 shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
             )
-        if rule in ("reconstruct_window", "retrain_model"):
+        if rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
             settings, samples = (
                 self.study.adaptation(adaptation) or {},
                 self.study.samples(adaptation),
             )
             # Of another sample than the dense pass's nothing is on disk.
-            kept = samples == sample[0]
-            keep = self.study.block["keep_hidden_states"] if kept else boundaries.NONE
-            if rule == "retrain_model":
+            keep = keep if samples == sample[0] else boundaries.NONE
+            if rule == RETRAIN_MODEL:
                 return retraining.retrain(shapes, samples, length, settings, keep)
             decided = {**settings, "window": self.window(model, adaptation)[0]}
             sparsity = Pattern.parse(pattern).sparsity
             return reconstruction.reconstruct(shapes, samples, length, decided, sparsity, keep)
-        if rule == "assemble_model":
-            return passes.assemble_model(shapes, writes=adaptation == NONE and criterion != DENSE)
-        if rule == "evaluate_perplexity":
-            settings = self.study.perplexity
-            # The whole text: its length is not known before it is here; take a million tokens.
-            stride = settings["stride"] or settings["length"]
-            windows = settings["windows"] or max(2, 1_000_000 // stride)
-            return passes.evaluate_perplexity(shapes, windows, settings["length"])
-        if rule == "measure_drift":
-            samples = self.study.block["evaluation"]["drift"]["samples"]
-            return passes.measure_drift(shapes, samples, length)
-        if rule == "evaluate_tasks":
-            tasks = self.study.tasks
-            counts = {name: task["documents"] for name, task in tasks["tasks"].items()}
-            limit = tasks["limit"] or max(counts.values())
-            asked = {name: min(limit, count) for name, count in counts.items()}
-            return passes.evaluate_tasks(shapes, asked)
-        if rule == "evaluate_candidate":
-            return passes.evaluate_perplexity(shapes, self.study.selection["samples"], sample[1])
+        if rule == EVALUATE_CELL:
+            cell = Cell(model, criterion, pattern, adaptation, seed)
+            if criterion == DENSE:
+                cell = Cell.dense(model)
+            writes = adaptation == NONE and not cell.is_dense
+            return passes.evaluate_cell(shapes, self._measurements(shapes, cell), writes)
         raise ValueError(f"no cost is known for rule {rule!r}")
+
+    def _measurements(self, shapes: Shapes, cell: Cell) -> list[Cost]:
+        """Return what each measurement of a cell costs by itself."""
+        length = self.study.calibration["length"]
+        found = []
+        for name, settings in measurements(self.study, cell).items():
+            if name == PERPLEXITY:
+                # The whole text: its length is not known before it is here; take a million tokens.
+                stride = settings["stride"] or settings["length"]
+                windows = settings["windows"] or max(2, 1_000_000 // stride)
+                found.append(passes.measure_perplexity(shapes, windows, settings["length"]))
+            elif name == HELD_OUT:
+                samples = self.study.selection["samples"]
+                found.append(passes.measure_perplexity(shapes, samples, length))
+            elif name == DRIFT:
+                keep = self.study.block["keep_hidden_states"]
+                found.append(passes.measure_drift(shapes, settings["samples"], length, keep))
+            elif name == TASKS:
+                entries = self.study.tasks["tasks"]
+                counts = {task: entry["documents"] for task, entry in entries.items()}
+                limit = settings["limit"] or max(counts.values())
+                asked = {task: min(limit, count) for task, count in counts.items()}
+                found.append(passes.ask_tasks(shapes, asked))
+        return found
 
     def window(self, model: str, adaptation: str) -> tuple[Window, str | None]:
         """Return the window of an adaptation of a model, and why, if its entry leaves it open.
@@ -156,7 +188,7 @@ class Plan:
         length = self.study.calibration["length"]
         return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
 
-    def mem_mb(self, *job: str, **names: str) -> int:
+    def mem_mb(self, *job: Any, **names: Any) -> int:
         """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known.
 
         Args:
@@ -166,28 +198,33 @@ class Plan:
         predicted = self.step(*job, **names)
         return 4000 if predicted is None else int(predicted.memory_bytes * MEMORY_MARGIN / 1e6)
 
+    @staticmethod
+    def evaluation(cell: Cell) -> Job:
+        """Return the job that evaluates a cell or a candidate."""
+        return Job(
+            EVALUATE_CELL, cell.model, cell.criterion, cell.adaptation, cell.pattern, cell.seed
+        )
+
     def jobs(self) -> list[Job]:
         """Return every job that computes."""
         jobs: dict[tuple[object, ...], Job] = {}
         for cell in self.study.cells:
-            model, criterion, pattern = cell.model, cell.criterion, cell.pattern
-            jobs["fetch_model", model] = ("fetch_model", model, DENSE, NONE, NONE)
+            model, criterion, pattern, seed = cell.model, cell.criterion, cell.pattern, cell.seed
+            jobs[FETCH_MODEL, model] = Job(FETCH_MODEL, model)
             if not cell.is_dense:
-                dense = ("capture_dense", model, DENSE, NONE, NONE)
-                jobs["capture_dense", model, cell.seed] = dense
-                pruning = ("prune_model", model, cell.pruning, cell.seed)
-                jobs[pruning] = ("prune_model", model, criterion, NONE, pattern)
+                jobs[CAPTURE_DENSE, model, seed] = Job(CAPTURE_DENSE, model)
+                pruning = PRUNE_MODEL, model, cell.pruning, seed
+                jobs[pruning] = Job(PRUNE_MODEL, model, criterion, NONE, pattern)
+            if self.study.measures_drift(cell):
+                jobs[CAPTURE_REFERENCE, model, seed] = Job(CAPTURE_REFERENCE, model)
             candidates = self.study.candidates(cell)
-            adapted = candidates or ([cell] if cell.adaptation != NONE else [])
-            settings = self.study.adaptation(cell.adaptation) or {}
-            steps = [(adapting_rule(settings), each) for each in adapted] if adapted else []
-            for candidate in candidates:
-                steps += [("assemble_model", candidate), (measuring_rule(settings), candidate)]
-            steps += [("assemble_model", cell), ("evaluate_perplexity", cell)]
-            steps += [("measure_drift", cell)] if self.study.measures_drift(cell) else []
-            steps += [("evaluate_tasks", cell)] if self.study.asks_tasks(cell) else []
-            for rule, each in steps:
-                jobs[rule, each] = (rule, model, criterion, each.adaptation, pattern)
+            settings = self.study.adaptation(cell.adaptation)
+            if settings is not None:
+                rule = adapting_rule(settings)
+                for each in candidates or [cell]:
+                    jobs[rule, each] = Job(rule, model, criterion, each.adaptation, pattern)
+            for each in [*candidates, cell]:
+                jobs[EVALUATE_CELL, each] = self.evaluation(each)
         return list(jobs.values())
 
     def _check_cells(self) -> None:
@@ -216,7 +253,7 @@ class Plan:
             trained = trained_by(settings)
             yield from _unnamed(cell.adaptation, trained, shapes)
             matrices = trained_matrices(shapes, trained) or shapes.matrices
-            smallest = min(min(of[1:]) for of in matrices)
+            smallest = min(min(of.inputs, of.outputs) for of in matrices)
             if trained.weights in LOW_RANK and trained.rank > smallest:
                 yield (
                     f"adaptations.{cell.adaptation}.rank: found {trained.rank}; expected at most "
@@ -262,7 +299,7 @@ class Plan:
                 f"  Cost is not known before the model is here: {', '.join(unknown)} (give "
                 "`architecture` in its entry to see it now)"
             )
-        jobs = [job for job in self.jobs() if job[1] in self.shapes]
+        jobs = [job for job in self.jobs() if job.model in self.shapes]
         if jobs:
             lines += self._costs(jobs, flops_per_s)
         return "\n".join(lines)
@@ -271,8 +308,8 @@ class Plan:
         rate = flops_per_s or matmul_rate()
         rows = [["step", "jobs", "TFLOP", "memory", "disk"]]
         total = Cost(memory_bytes=0)
-        for rule in sorted({job[0] for job in jobs}, key=RULES.index):
-            costs = [self.step(*job) or Cost() for job in jobs if job[0] == rule]
+        for rule in sorted({job.rule for job in jobs}, key=RULES.index):
+            costs = [self.step(*job) or Cost() for job in jobs if job.rule == rule]
             one = _together(costs)
             rows.append([rule, f"{len(costs):,}", *_amounts(one), _gigabytes(one.disk_bytes)])
             total = _together([total, one])
@@ -297,8 +334,8 @@ class Plan:
         """Return a line for each way a model's windows are adapted."""
         found: dict[tuple[str, str], Job] = {}
         for job in jobs:
-            if job[0] in ("reconstruct_window", "retrain_model"):
-                found.setdefault((job[1], adaptation_of(job[3])), job)
+            if job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
+                found.setdefault((job.model, adaptation_of(job.adaptation)), job)
         if not found:
             return []
         rows = [["model", "adaptation", "window", "TFLOP", "memory"]]
@@ -402,9 +439,7 @@ def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
     Fetching the model then says what is wrong, or writes a config that leaves nothing out.
     """
     try:
-        config = json.loads(config_json.read_text())
-        # Families with several parts (text, vision) keep the decoder's shapes in one of their own.
-        return Shapes.of(config.get("text_config", config), dtype)
+        return Shapes.read(config_json, dtype)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -156,16 +156,12 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[s
     is made.
     """
     window = window_of(settings)
-    sizes = [rows * columns for _, rows, columns in shapes.matrices]
     # The pruned block with its masks; before windows smaller than a block the dense one beside it.
     block = shapes.block_bytes + shapes.block_weights
     making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
     if settings["method"] == LEAST_SQUARES:
         # Gram and cross-Gram matrix, right sides, start and solution; a system and its factor.
-        solving = max(
-            8 * (2 * features**2 + 4 * features * outputs)
-            for _, features, outputs in shapes.matrices
-        )
+        solving = max(8 * (2 * matrix.inputs**2 + 4 * matrix.weights) for matrix in shapes.matrices)
         return block + max(making, 4 * shapes.largest_matrix + solving)
     batch: int = min(settings["batch"], samples) * length
     trained, optimiser = trained_by(settings), settings["optimiser"]
@@ -174,15 +170,13 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[s
     # Of what is trained, weights and masks are in the block already.
     more = each - 1 - shapes.bytes_each
     if window == MATRIX:
-        width = max(rows + 4 * columns for _, rows, columns in shapes.matrices)
+        width = max(matrix.inputs + 4 * matrix.outputs for matrix in shapes.matrices)
         # The gradient, and twice its size while it is made (measured).
         return block + max(
             making, (more + 12) * shapes.largest_matrix + adapters + 4 * batch * width
         )
     if window == HALVES:
-        mlp = sum(
-            size for (group, _, _), size in zip(shapes.matrices, sizes, strict=True) if group > 1
-        )
+        mlp = sum(shapes.weights[2:])
         half = max(mlp, shapes.block_weights - mlp)
         return block + max(
             making,
@@ -265,8 +259,8 @@ def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
     linear layer, and a factorisation of the kept part of the Gram matrix for each of its rows.
     """
     flops = 0
-    for _, features, outputs in shapes.matrices:
-        kept = int((1 - sparsity) * features)
-        flops += 2 * tokens * features * (features + outputs)
-        flops += outputs * (kept**3 // 3 + 2 * kept**2)
+    for matrix in shapes.matrices:
+        kept = int((1 - sparsity) * matrix.inputs)
+        flops += 2 * tokens * matrix.inputs * (matrix.inputs + matrix.outputs)
+        flops += matrix.outputs * (kept**3 // 3 + 2 * kept**2)
     return flops

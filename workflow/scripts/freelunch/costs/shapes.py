@@ -1,14 +1,36 @@
 """The sizes of a model, and what follows from them alone."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from freelunch.study.families import is_fused
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Families whose head is the embedding where their config.json says nothing of it.
 _TIED = ("gemma", "gemma2", "gemma3_text", "opt")
+
+
+class Matrix(NamedTuple):
+    """The weight of a linear layer of a block.
+
+    Attributes:
+        group: Which of `Shapes.inputs` it multiplies: 0 for queries, keys and values, 1 for the
+            attention's output projection, 2 for what leads into the MLP, 3 for what leads out.
+        inputs: Its columns.
+        outputs: Its rows.
+    """
+
+    group: int
+    inputs: int
+    outputs: int
+
+    @property
+    def weights(self) -> int:
+        """Return how many numbers it is."""
+        return self.inputs * self.outputs
 
 
 @dataclass(frozen=True)
@@ -71,36 +93,48 @@ class Shapes:
             bytes_each=DTYPE_BYTES[dtype],
         )
 
+    @classmethod
+    def read(cls, config_json: Path, dtype: str) -> "Shapes":
+        """Read the sizes from a model's config.json.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: It is damaged, or leaves them to
+                defaults.
+        """
+        config = json.loads(config_json.read_text())
+        # Families with several parts (text, vision) keep the decoder's shapes in one of their own.
+        return cls.of(config.get("text_config", config), dtype)
+
     @property
     def tied(self) -> bool:
         """Tell whether the head is the embedding."""
         return self.outer_weights == self.vocabulary * self.hidden
 
     @property
-    def matrices(self) -> tuple[tuple[int, int, int], ...]:
-        """Return (which of `inputs`, in, out) of each linear layer of a block."""
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Return the linear layers of a block, in the order of `Family.linears`."""
         keys = self.key_heads * self.head
         heads = [self.attention, keys, keys]
         channels = [self.intermediate] * (2 if self.gated else 1)
         if is_fused(self.model_type):
             heads, channels = [sum(heads)], [sum(channels)]
         return (
-            *((0, self.hidden, width) for width in heads),
-            (1, self.attention, self.hidden),
-            *((2, self.hidden, width) for width in channels),
-            (3, self.intermediate, self.hidden),
+            *(Matrix(0, self.hidden, width) for width in heads),
+            Matrix(1, self.attention, self.hidden),
+            *(Matrix(2, self.hidden, width) for width in channels),
+            Matrix(3, self.intermediate, self.hidden),
         )
 
     @property
     def largest_matrix(self) -> int:
         """Return the weights of the largest linear layer."""
-        return max(rows * columns for _, rows, columns in self.matrices)
+        return max(matrix.weights for matrix in self.matrices)
 
     @property
     def weights(self) -> tuple[int, ...]:
         """Return the weights of a block's linear layers, those behind each of `inputs`."""
         return tuple(
-            sum(rows * columns for group, rows, columns in self.matrices if group == number)
+            sum(matrix.weights for matrix in self.matrices if matrix.group == number)
             for number in range(len(self.inputs))
         )
 
@@ -117,7 +151,7 @@ class Shapes:
     @property
     def output_width(self) -> int:
         """Return how many numbers a token has in the outputs of all matrices of a block."""
-        return sum(rows for _, rows, _ in self.matrices)
+        return sum(matrix.outputs for matrix in self.matrices)
 
     @property
     def gram_bytes(self) -> int:

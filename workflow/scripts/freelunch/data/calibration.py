@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError
-from freelunch.data.documents import TOKEN_IDS, TOKENS
+from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.drawing import DRAWN, Drawing, distinct_tokens, read_spans
 from freelunch.model.token_ids import check_vocabulary, read_tokens, write_tokens
+from freelunch.study.steps import READY_TOKENS
 
 
 def sample_calibration(
@@ -46,7 +47,7 @@ def sample_calibration(
             another shape or do not belong to the model's vocabulary.
     """
     files: dict[str, str] = {}
-    if text.kind == TOKENS:
+    if text.kind == READY_TOKENS:
         input_ids = load_file(text.path(TOKEN_IDS))["input_ids"]
         if input_ids.shape != (samples, length):
             raise UserError(
@@ -153,7 +154,7 @@ def extend_calibration(
     else:
         input_ids = input_ids[:samples]
         distinct = calibration.facts["distinct_tokens"]
-        if text.kind != TOKENS:
+        if text.kind != READY_TOKENS:
             distinct = distinct_tokens(read_spans(calibration)[:samples], length)
     return write_tokens(
         folder,

@@ -8,20 +8,15 @@ import json
 from pathlib import Path
 
 from freelunch.core.artifact import Artifact
+from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 
-# Kinds of artifact.
-TEXT = "text"
-TASK = "task"
-TOKENS = "tokens"
-# A text or a task has one JSON object a line here; a text's objects are `{"text": ...}`.
-DOCUMENTS = "documents.jsonl"
 # Ready token ids are the int64 matrix `input_ids`, (samples, length), of this file.
 TOKEN_IDS = "tokens.safetensors"
 
 
 def open_text(folder: Path) -> Artifact:
     """Return the artifact in a folder: a text, or ready token ids."""
-    return Artifact(folder, TOKENS if (folder / TOKEN_IDS).is_file() else TEXT)
+    return Artifact(folder, READY_TOKENS if (folder / TOKEN_IDS).is_file() else TEXT)
 
 
 def read_documents(folder: Path) -> list[str]:

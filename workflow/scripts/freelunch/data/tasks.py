@@ -12,9 +12,9 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
-from freelunch.data.documents import DOCUMENTS, TASK
 from freelunch.data.sources import obtain_task
 from freelunch.study.sources import Task
+from freelunch.study.steps import DOCUMENTS, TASK
 
 # OLMo's request files repeat every document, under higher numbers, for each other way to ask it.
 _REPEATED = 1_000_000
@@ -35,7 +35,7 @@ def fetch_task(
     Args:
         name: Key in `tasks`, the name of a task of lm-eval.
         entry: The task's entry in the config.
-        stock: What `freelunch.evaluation.tasks.stock_task` found out about it.
+        stock: What `freelunch.data.stock_tasks` found out about it.
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, cast
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
-from freelunch.data.documents import DOCUMENTS, TEXT, TOKEN_IDS, TOKENS
+from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.sources import Obtained, obtain_text
 from freelunch.data.text_formats import FORMATS, SourceFile
 from freelunch.study.sources import DocumentText, Text, Tokens
+from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 
 if TYPE_CHECKING:
     import numpy
@@ -46,7 +47,9 @@ def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifa
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
         obtained = obtain_text(name, entry, scratch)
         if isinstance(entry, Tokens):
-            return _write_tokens(name, entry, obtained, ArtifactWriter(folder, TOKENS, fingerprint))
+            return _write_tokens(
+                name, entry, obtained, ArtifactWriter(folder, READY_TOKENS, fingerprint)
+            )
         return _write_text(name, entry, obtained, ArtifactWriter(folder, TEXT, fingerprint))
 
 

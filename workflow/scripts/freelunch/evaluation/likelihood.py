@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from freelunch.core.progress import Report, silent
 from freelunch.evaluation.packing import Batch, Request, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
@@ -37,45 +36,53 @@ class Likelihoods:
     predicted_tokens: int
 
 
-@torch.no_grad()
-def log_likelihoods(
-    model: StreamedModel, requests: Sequence[Request], scratch: Path, report: Report = silent
-) -> Likelihoods:
-    """Return the log-likelihoods of requests.
+class LogLikelihood:
+    """Measure the log-likelihoods of requests while the blocks of a model pass by.
 
     Args:
         model: The model.
         requests: None longer than the model can take.
         scratch: A folder for the hidden states of all requests, on disk and not in memory.
-        report: Told of each block.
     """
-    parts = batches(pack(requests), BATCH_TOKENS)
-    ends = torch.tensor([batch.tokens.numel() for batch in parts]).cumsum(0).tolist()
-    slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    width = model.config.hidden_size
-    # One token a row: batches differ in their lengths.
-    hidden = create_hidden(scratch / hidden_file(0), (ends[-1], 1, width), model.dtype)
-    steps = model.num_blocks + 1
-    for batch, rows in zip(parts, slices, strict=True):
-        states, _ = model.embed(batch.tokens, **arguments(batch, model))
-        hidden[rows] = states.reshape(-1, 1, width)
-    for index in range(model.num_blocks):
-        block = model.load_block(index)
-        for batch, rows in zip(parts, slices, strict=True):
+
+    @torch.no_grad()
+    def __init__(self, model: StreamedModel, requests: Sequence[Request], scratch: Path) -> None:
+        self._model, self._requests = model, requests
+        self._parts = batches(pack(requests), BATCH_TOKENS)
+        ends = torch.tensor([batch.tokens.numel() for batch in self._parts]).cumsum(0).tolist()
+        self._slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self._tokens, width = ends[-1], model.config.hidden_size
+        # One token a row: batches differ in their lengths.
+        shape = (self._tokens, 1, width)
+        self._hidden = create_hidden(scratch / hidden_file(0), shape, model.dtype)
+        for batch, rows in zip(self._parts, self._slices, strict=True):
+            states, _ = model.embed(batch.tokens, **arguments(batch, model))
+            self._hidden[rows] = states.reshape(-1, 1, width)
+
+    @torch.no_grad()
+    def through_(self, index: int, block: nn.Module) -> None:
+        """Pass all requests through a block."""
+        width = self._model.config.hidden_size
+        for batch, rows in zip(self._parts, self._slices, strict=True):
             # Made again for each block: the masks of all batches may be larger than the model.
-            _, calls = model.embed(batch.tokens, **arguments(batch, model))
-            states = hidden[rows].reshape(*batch.tokens.shape, width).to(model.device)
-            hidden[rows] = calls[index](block, states).reshape(-1, 1, width)
-        report(index + 1, steps, "blocks and the head")
-    found: dict[int, tuple[float, bool]] = {}
-    predicted = 0
-    for batch, rows in zip(parts, slices, strict=True):
-        places, of_batch = _of_batch(model, batch, hidden[rows][:, 0], requests)
-        predicted += places
-        found |= of_batch
-    report(steps, steps, "blocks and the head")
-    values = [found[index] for index in range(len(requests))]
-    return Likelihoods(values, ends[-1], sum(len(batch.rows) for batch in parts), predicted)
+            _, calls = self._model.embed(batch.tokens, **arguments(batch, self._model))
+            states = self._hidden[rows].reshape(*batch.tokens.shape, width).to(self._model.device)
+            self._hidden[rows] = calls[index](block, states).reshape(-1, 1, width)
+
+    @torch.no_grad()
+    def values(self) -> Likelihoods:
+        """Return the log-likelihoods, after the last block."""
+        found: dict[int, tuple[float, bool]] = {}
+        predicted = 0
+        for batch, rows in zip(self._parts, self._slices, strict=True):
+            places, of_batch = _of_batch(
+                self._model, batch, self._hidden[rows][:, 0], self._requests
+            )
+            predicted += places
+            found |= of_batch
+        values = [found[index] for index in range(len(self._requests))]
+        sequences = sum(len(batch.rows) for batch in self._parts)
+        return Likelihoods(values, self._tokens, sequences, predicted)
 
 
 def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str, Tensor]]:

@@ -11,7 +11,7 @@ import math
 import os
 import random
 from collections.abc import Mapping, Sequence
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,46 +27,51 @@ import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import evaluate
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError, nearest
-from freelunch.core.progress import Report, silent
-from freelunch.data.documents import DOCUMENTS
-from freelunch.evaluation.likelihood import log_likelihoods
+from freelunch.core.errors import UserError
+from freelunch.evaluation.cell import Found, Part
+from freelunch.evaluation.likelihood import LogLikelihood
 from freelunch.evaluation.packing import Request
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
 
 METRIC = "acc"
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 STOCK = Path(lm_eval.tasks.__file__).parent
 
 
+class _Asked(Exception):
+    """The harness has said what it wants to know."""
+
+
 class PackedLM(TemplateLM):  # type: ignore[misc]
-    """A model that the harness asks for log-likelihoods, which passes shared contexts once.
+    """A model that the harness asks for log-likelihoods: first for what it asks, then for answers.
 
     It tokenises as lm-eval's own class for Hugging Face models does: both see the same tokens.
 
     Args:
         model: The model.
-        scratch: A folder for hidden states.
-        report: Told of each block.
 
     Attributes:
+        requests: What the harness asked for, none longer than the model takes.
         truncated: Of requests that are longer than the model takes: how many `requests`, and how
             many `tokens` of their contexts were left out.
-        passed: As in `Likelihoods`.
+        values: Of each request the answer, as in `Likelihoods`; None before they are known.
     """
 
-    def __init__(self, model: StreamedModel, scratch: Path, report: Report = silent) -> None:
+    def __init__(self, model: StreamedModel) -> None:
         super().__init__()
-        self._streamed, self._scratch, self._report = model, scratch, report
+        self._streamed = model
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model.folder, trust_remote_code=False
         )
+        self.requests: list[Request] = []
         self.truncated = {"requests": 0, "tokens": 0}
-        self.passed: dict[str, int] = {}
+        self.values: Sequence[tuple[float, bool]] | None = None
 
     @property
     def eot_token_id(self) -> int:
@@ -105,9 +110,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
+        if self.values is not None:
+            return list(self.values)
         asked = [Request(context, continuation) for _, context, continuation in requests]
-        fitting = [request.truncated(self.max_length) for request in asked]
-        for request, other in zip(asked, fitting, strict=True):
+        self.requests = [request.truncated(self.max_length) for request in asked]
+        for request, other in zip(asked, self.requests, strict=True):
             lost = len(request.context) - len(other.context)
             self.truncated["requests"] += lost > 0
             self.truncated["tokens"] += lost
@@ -119,13 +126,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                     expected=f"fewer than max_position_embeddings = {self.max_length}",
                     todo="leave this task out, or use a model with more positions",
                 )
-        found = log_likelihoods(self._streamed, fitting, self._scratch, self._report)
-        self.passed = {
-            "passed_tokens": found.passed_tokens,
-            "sequences": found.sequences,
-            "predicted_tokens": found.predicted_tokens,
-        }
-        return list(found.values)
+        raise _Asked
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -138,65 +139,96 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 
 
-def evaluate_tasks(
-    model: StreamedModel,
-    tasks: Mapping[str, Artifact],
-    limit: int | None,
-    seed: int,
-    scratch: Path,
-    report: Report = silent,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a model's answers are worth, and the answers.
+class TaskAccuracy:
+    """Measure what a checkpoint answers to the documents of zero-shot tasks.
+
+    The harness asks for all log-likelihoods at once. It runs twice: until it asks, and, when all
+    requests have passed the blocks, with the answers.
 
     Args:
-        model: The checkpoint. What is evaluated is what lies on disk: the digest of every shard is
-            compared with the manifest.
+        model: The checkpoint.
         tasks: Of kind "task", by the names of lm-eval's tasks.
         limit: How many documents of each; None for all of them.
         seed: Of the sample, if there is a limit.
         scratch: A folder for hidden states and what lm-eval writes.
-        report: Told of each block.
-
-    Returns:
-        The metrics: for each task `accuracy`, its standard error, and what was asked; `accuracy`
-        and its standard error of the plain mean over tasks. The answers: for each task and document
-        the log-likelihoods of the choices, and whether the answer is right.
 
     Raises:
-        UserError: A task has a name that lm-eval does not know, or is not one of choices.
+        UserError: A task is not one of choices, or a request is longer than the model takes.
     """
-    model.artifact.verify()
-    lm = PackedLM(model, scratch, report)
-    documents = {name: artifact.facts["documents"] for name, artifact in tasks.items()}
-    samples = {name: sample(count, limit, seed) for name, count in documents.items()}
-    results = evaluate(lm, load_tasks(tasks, samples, scratch), bootstrap_iters=0, log_samples=True)
-    answers = {name: _answers(results["samples"][name], samples[name]) for name in tasks}
-    metrics: dict[str, Any] = {
-        "tasks": {
-            name: {
-                **_accuracy([answer["right"] for answer in answers[name]]),
-                "documents": len(answers[name]),
-                "documents_in_all": documents[name],
-                "version": results["versions"][name],
-                "prompts_sha256": json_digest(
-                    [
-                        [each["prompt_hash"], each["target_hash"]]
-                        for each in results["samples"][name]
-                    ]
-                ),
-                "sample_sha256": json_digest(samples[name]),
-                "task": artifact.digest,
-            }
-            for name, artifact in tasks.items()
-        },
-        "truncated": lm.truncated,
-        **lm.passed,
-    }
-    each = metrics["tasks"].values()
-    metrics["accuracy"] = fmean(task["accuracy"] for task in each)
-    errors = [task["accuracy_standard_error"] for task in each]
-    metrics["accuracy_standard_error"] = math.hypot(*errors) / len(errors)
-    return metrics, answers
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        tasks: Mapping[str, Artifact],
+        limit: int | None,
+        seed: int,
+        scratch: Path,
+    ) -> None:
+        self._tasks = tasks
+        self._documents = {name: task.facts["documents"] for name, task in tasks.items()}
+        self._samples = {
+            name: sample(count, limit, seed) for name, count in self._documents.items()
+        }
+        self._lm = PackedLM(model)
+        self._loaded = load_tasks(tasks, self._samples, scratch)
+        with suppress(_Asked):
+            self._harness()
+        self._likelihood = LogLikelihood(model, self._lm.requests, scratch)
+
+    def through_(self, index: int, block: nn.Module) -> None:
+        """Pass all requests through a block."""
+        self._likelihood.through_(index, block)
+
+    def found(self) -> Found:
+        """Return for each task `accuracy`, its standard error, and what was asked; `accuracy` and
+        its standard error of the plain mean over tasks. Beside them the answers: for each task and
+        document the log-likelihoods of the choices, and whether the answer is right.
+        """
+        passed = self._likelihood.values()
+        self._lm.values = passed.values
+        results = self._harness()
+        answers = {
+            name: _answers(results["samples"][name], self._samples[name]) for name in self._tasks
+        }
+        each = {name: self._of_task(name, answers[name], results) for name in self._tasks}
+        errors = [task["accuracy_standard_error"] for task in each.values()]
+        counts = {
+            "passed_tokens": passed.passed_tokens,
+            "sequences": passed.sequences,
+            "predicted_tokens": passed.predicted_tokens,
+        }
+        metrics = {
+            "tasks": each,
+            "truncated": self._lm.truncated,
+            **counts,
+            "accuracy": fmean(task["accuracy"] for task in each.values()),
+            "accuracy_standard_error": math.hypot(*errors) / len(errors),
+        }
+        counts = {"tokens": passed.passed_tokens, **counts}
+        return Found(metrics, counts, {ANSWERS: answers_bytes(answers)})
+
+    def _harness(self) -> Mapping[str, Any]:
+        return evaluate(self._lm, self._loaded, bootstrap_iters=0, log_samples=True)  # type: ignore[no-any-return]
+
+    def _of_task(
+        self, name: str, answers: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        prompts = [[each["prompt_hash"], each["target_hash"]] for each in results["samples"][name]]
+        return {
+            **_accuracy([answer["right"] for answer in answers]),
+            "documents": len(answers),
+            "documents_in_all": self._documents[name],
+            "version": results["versions"][name],
+            "prompts_sha256": json_digest(prompts),
+            "sample_sha256": json_digest(self._samples[name]),
+            "task": self._tasks[name].digest,
+        }
+
+
+def begin(model: StreamedModel, part: Part, scratch: Path) -> TaskAccuracy:
+    """Return the measurement; the part's inputs are folders named after their tasks."""
+    tasks = {folder.name: Artifact(folder, TASK) for folder in part.inputs}
+    return TaskAccuracy(model, tasks, part.settings["limit"], part.settings["seed"], scratch)
 
 
 def sample(documents: int, limit: int | None, seed: int) -> list[int]:
@@ -207,10 +239,9 @@ def sample(documents: int, limit: int | None, seed: int) -> list[int]:
     return sorted(order[:limit])
 
 
-def write_answers(path: Path, answers: Mapping[str, Any]) -> None:
-    """Write answers as compressed JSON; equal answers give equal files."""
-    content = json.dumps(answers, sort_keys=True).encode()
-    path.write_bytes(gzip.compress(content, mtime=0))
+def answers_bytes(answers: Mapping[str, Any]) -> bytes:
+    """Return answers as compressed JSON; equal answers give equal bytes."""
+    return gzip.compress(json.dumps(answers, sort_keys=True).encode(), mtime=0)
 
 
 def load_tasks(
@@ -262,41 +293,6 @@ def load_tasks(
                 todo="leave it out",
             )
     return loaded
-
-
-@cache
-def _stock_index() -> Mapping[str, Any]:
-    """Return all that lm-eval has, by name; looking for it takes many seconds."""
-    return lm_eval.tasks.TaskManager().task_index  # type: ignore[no-any-return]
-
-
-def stock_task(name: str) -> dict[str, str]:
-    """Return where lm-eval keeps a task, `file` below its tasks, and which `split` it asks.
-
-    Raises:
-        UserError: It knows no such task, or it is a group or of another kind.
-    """
-    index, where = _stock_index(), f"tasks.{name}"
-    if name not in index:
-        raise UserError(
-            f"lm-eval {lm_eval.__version__} has no such task",
-            where=where,
-            expected=nearest(name, index)[:300],
-            todo="name a task as lm-eval does",
-        )
-    path = index[name].yaml_path
-    config = lm_eval.tasks.manager.load_yaml(path, resolve_func=False) if path else {}
-    kind = config.get("output_type")
-    if kind not in ("multiple_choice", "loglikelihood"):
-        raise UserError(
-            "this is no task of log-likelihoods of choices",
-            where=where,
-            found=kind or "a group or a program",
-            expected="multiple_choice or loglikelihood",
-            todo="name single tasks of that kind",
-        )
-    split = config.get("test_split") or config["validation_split"]
-    return {"file": str(path.relative_to(STOCK)), "split": split}
 
 
 def _answers(found: Sequence[Mapping[str, Any]], documents: Sequence[int]) -> list[dict[str, Any]]:

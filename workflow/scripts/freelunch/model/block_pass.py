@@ -12,6 +12,13 @@ from freelunch.model.hidden_file import HiddenStates
 from freelunch.study.batching import BATCH_TOKENS
 
 
+def sequence_batches(sequences: int, length: int) -> list[slice]:
+    """Return the slices of sequences of so many tokens that run together."""
+    size = max(1, BATCH_TOKENS // length)
+    starts = range(0, sequences, size)
+    return [slice(start, min(start + size, sequences)) for start in starts]
+
+
 class BlockPass:
     """Pass sequences through a model block by block.
 
@@ -28,9 +35,7 @@ class BlockPass:
     @property
     def batches(self) -> list[slice]:
         """The slices of sequences that run together."""
-        size = max(1, BATCH_TOKENS // self.length)
-        starts = range(0, self.sequences, size)
-        return [slice(start, min(start + size, self.sequences)) for start in starts]
+        return sequence_batches(self.sequences, self.length)
 
     def calls(self, batch: int) -> list[BlockCall]:
         """Return the model's calls of its blocks for a batch of this size."""

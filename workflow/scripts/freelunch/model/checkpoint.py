@@ -29,11 +29,12 @@ from freelunch.model.blocks import (
     has_bias,
     same_call,
 )
+from freelunch.study.steps import CHECKPOINT
 
 OUTER = "outer.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
-KIND = "checkpoint"
+KIND = CHECKPOINT
 
 
 def block_shard(index: int) -> str:
@@ -101,12 +102,6 @@ def write_shard(
         tensor_bytes=sum(tensor.nbytes for tensor in contiguous.values()),
         **facts,
     )
-
-
-def link_shard(writer: ArtifactWriter, shard: str, source: Artifact, **facts: Any) -> None:
-    """Add a shard of another artifact; it is stored once."""
-    facts |= {key: source.files[shard][key] for key in ("tensors", "tensor_bytes")}
-    writer.link(shard, source, shard, **facts)
 
 
 def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -> Artifact:

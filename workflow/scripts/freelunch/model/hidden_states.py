@@ -15,8 +15,9 @@ from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates, create_hidden, hidden_file, open_hidden
 from freelunch.model.token_ids import read_tokens
+from freelunch.study.steps import HIDDEN_STATES
 
-KIND = "hidden states"
+KIND = HIDDEN_STATES
 
 
 def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifact | None:

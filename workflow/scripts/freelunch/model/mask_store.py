@@ -19,8 +19,9 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.study.steps import MASKS
 
-KIND = "masks"
+KIND = MASKS
 
 
 @dataclass

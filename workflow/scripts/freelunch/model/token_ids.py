@@ -11,8 +11,9 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import load_config
+from freelunch.study.steps import CALIBRATION
 
-KIND = "calibration"
+KIND = CALIBRATION
 TOKENS = "tokens.safetensors"
 
 
@@ -21,19 +22,21 @@ def write_tokens(
     fingerprint: str,
     input_ids: Tensor,
     *,
+    kind: str = KIND,
     files: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Artifact:
-    """Write the token ids of a sample.
+    """Write the token ids of a sample, or of the windows of a text.
 
     Args:
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
         input_ids: (samples, length), int64.
+        kind: Of the artifact.
         files: The content of small text files to add, by name.
         facts: For the manifest, which also gets `tokens_sha256`, the digest of the token ids.
     """
-    writer = ArtifactWriter(folder, KIND, fingerprint)
+    writer = ArtifactWriter(folder, kind, fingerprint)
     tokens = input_ids.contiguous()
     writer.add(TOKENS, lambda path: save_file({"input_ids": tokens}, path))
     for name, content in (files or {}).items():
@@ -44,7 +47,7 @@ def write_tokens(
 
 
 def read_tokens(sample: Artifact) -> Tensor:
-    """Return the token ids of a sample, (samples, length), int64."""
+    """Return the token ids of a sample, or of the windows of a text, (samples, length), int64."""
     return load_file(sample.path(TOKENS))["input_ids"]
 
 

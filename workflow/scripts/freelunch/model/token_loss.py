@@ -10,6 +10,11 @@ from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates
 
 
+def scored_tokens(length: int, stride: int) -> int:
+    """Return how many tokens of a window are scored; nothing predicts the first one."""
+    return min(stride, length - 1)
+
+
 @torch.no_grad()
 def window_loss(
     model: StreamedModel, input_ids: Tensor, hidden: Tensor, scored: int | None = None

@@ -22,8 +22,9 @@ from freelunch.model.token_loss import check_dense, window_losses
 from freelunch.pruning.statistics import Collector, InputStatistics
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.boundaries import kept_boundaries
+from freelunch.study.steps import DENSE_ACTIVATIONS
 
-KIND = "dense activations"
+KIND = DENSE_ACTIVATIONS
 # Fields of InputStatistics with one value a feature.
 _VECTORS = ("mean", "variance", "squared_norm")
 

@@ -5,23 +5,17 @@ inputs, and these links are followed.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import Artifact, check_belongs, write_atomically, write_json
 from freelunch.core.digest import file_digest, json_digest
 from freelunch.core.errors import UserError
-from freelunch.records.read import (
-    ANSWERS,
-    DRIFT,
-    METRICS,
-    TASKS,
-    answers_beside,
-    check_spec,
-    content_digest,
-    validate,
-)
+from freelunch.costs.counted import operations
+from freelunch.costs.shapes import Shapes
+from freelunch.records.read import answers_beside, check_spec, content_digest, validate
+from freelunch.study import steps
 from freelunch.study.cell import Cell
 from freelunch.study.methods import LORA, adapting_rule
 from freelunch.study.paths import Paths, read_run
@@ -45,31 +39,25 @@ def collect_record(
         UserError: A step was made from other inputs or with other settings than today's config
             asks for, or a matrix has another number of zeros than its pattern asks for.
     """
-    steps = _Steps(paths, cell, spec, adapted)
-    found = steps.spec()
-    check_spec(found, spec, cell, paths.checkpoint(cell))
-    metrics = dict(steps.metrics)
-    identity = steps.identity(metrics.pop("identity"))
+    found = _Steps(paths, cell, spec, adapted)
+    made_with = found.spec()
+    check_spec(made_with, spec, cell, paths.checkpoint(cell))
     record = {
         "cell": str(cell),
-        "spec": found,
-        "fingerprint": json_digest(found),
-        "metrics": {
-            "perplexity": metrics,
-            **({"drift": steps.drift} if steps.drift else {}),
-            **({"tasks": steps.asked()} if steps.task_metrics else {}),
-        },
-        "identity": identity,
-        "pruning": steps.pruning(),
-        "adaptation": steps.adaptation(),
-        "cost": steps.cost(),
-        "provenance": steps.provenance(),
+        "spec": made_with,
+        "fingerprint": json_digest(made_with),
+        "metrics": found.metrics(),
+        "identity": found.identity(),
+        "pruning": found.pruning(),
+        "adaptation": found.adaptation(),
+        "cost": found.cost(),
+        "provenance": found.provenance(),
     }
     record["sha256"] = content_digest(record)
     validate(record, str(paths.record(cell)))
-    if steps.task_metrics:
+    if steps.TASKS in found.measured:
         # Beside the record, so that cells can be compared answer by answer wherever records go.
-        write_atomically(answers_beside(paths.record(cell)), steps.answers.read_bytes())
+        write_atomically(answers_beside(paths.record(cell)), found.answers.read_bytes())
     write_json(paths.record(cell), record)
     return record
 
@@ -81,11 +69,12 @@ class _Steps:
         self, paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
     ) -> None:
         self.cell = cell
-        self.model = Artifact(paths.model(cell.model), "checkpoint")
-        self.checkpoint = Artifact(paths.checkpoint(cell), "checkpoint")
+        self.model = Artifact(paths.model(cell.model), steps.CHECKPOINT)
+        self.checkpoint = Artifact(paths.checkpoint(cell), steps.CHECKPOINT)
         self.text_names = {"evaluation": spec["evaluation"]["perplexity"]["text"]["name"]}
-        self.texts = {"evaluation": Artifact(paths.text(self.text_names["evaluation"]), "text")}
-        self.folders: dict[str, list[Path]] = {"assemble_model": [self.checkpoint.folder]}
+        text = Artifact(paths.text(self.text_names["evaluation"]), steps.TEXT)
+        self.texts = {"evaluation": text}
+        self.folders: dict[str, list[Path]] = {}
         self.masks: Artifact | None = None
         self.windows: list[Artifact] = []
         self.choice: dict[str, Any] | None = None
@@ -94,81 +83,83 @@ class _Steps:
             self._open_pruning(paths, spec["calibration"]["text"])
         if "selection" in spec:
             folder = paths.held_out(cell.model, cell.seed)
-            self.held_out = Artifact(folder, "calibration")
+            self.held_out = Artifact(folder, steps.CALIBRATION)
             check_belongs(self.held_out, "calibration", self.calibration)
-            self.folders["sample_held_out"] = [folder]
+            self.folders[steps.SAMPLE_HELD_OUT] = [folder]
         if adapted:
             self._open_adaptation(paths, spec, adapted)
         check_belongs(self.checkpoint, "model", self.model)
         check_belongs(self.checkpoint, "masks", self.masks)
-        self.metrics_folder = paths.metrics(cell)
-        self.folders["evaluate_perplexity"] = [self.metrics_folder]
-        self.metrics = json.loads((self.metrics_folder / METRICS).read_text())
-        measured_on = {"text": (self.metrics["text"], self.texts["evaluation"])}
-        self._check_metrics(
-            self.metrics_folder / METRICS, self.metrics, measured_on, "evaluate_perplexity"
-        )
-        self.drift: dict[str, Any] = {}
-        if "drift" in spec["evaluation"]:
-            self._open_drift(paths)
-        self.tasks: dict[str, Artifact] = {}
-        self.task_metrics: dict[str, Any] = {}
-        if "tasks" in spec["evaluation"]:
-            self._open_answers(paths, spec["evaluation"]["tasks"]["tasks"])
+        self._open_evaluation(paths, spec["evaluation"])
 
-    def _open_drift(self, paths: Paths) -> None:
-        folder = paths.drift(self.cell)
-        self.folders["measure_drift"] = [folder]
-        self.drift = json.loads((folder / DRIFT).read_text())
-        assert self.held_out is not None  # Of every cell whose drift is measured.
-        others = {
-            "model": (self.drift["model"], self.model),
-            "held-out text": (self.drift["held_out"], self.held_out),
+    def _open_evaluation(self, paths: Paths, asked: Mapping[str, Any]) -> None:
+        """Read what was measured, and check what it was measured on and with."""
+        artifact = Artifact(paths.metrics(self.cell), steps.METRICS)
+        self.folders[steps.EVALUATE_CELL] = [artifact.folder]
+        if steps.DRIFT in asked:
+            self.folders[steps.CAPTURE_REFERENCE] = [
+                paths.reference(self.cell.model, self.cell.seed)
+            ]
+        self.answers = artifact.folder / steps.ANSWERS
+        self.tasks = {
+            name: Artifact(paths.task(name), steps.TASK)
+            for name in asked.get("tasks", {}).get("tasks", {})
         }
-        self._check_metrics(folder / DRIFT, self.drift, others, "measure_drift")
+        self.measured: dict[str, dict[str, Any]] = {}
+        for name in (steps.IDENTITY, *asked):
+            path = artifact.path(steps.metrics_file(name))
+            found = json.loads(path.read_text())
+            self._check_measured(path, found, self._measured_with(name, found))
+            self.measured[name] = found
 
-    def _open_answers(self, paths: Paths, tasks: Iterable[str]) -> None:
-        folder = paths.answers(self.cell)
-        self.folders["evaluate_tasks"] = [folder]
-        self.answers = folder / ANSWERS
-        self.tasks = {name: Artifact(paths.task(name), "task") for name in tasks}
-        self.task_metrics = json.loads((folder / TASKS).read_text())
-        measured = self.task_metrics["tasks"]
-        asked = {
-            f"task ({name})": (measured.get(name, {}).get("task"), task)
-            for name, task in self.tasks.items()
-        }
-        self._check_metrics(folder / TASKS, self.task_metrics, asked, "evaluate_tasks")
+    def _measured_with(
+        self, name: str, found: Mapping[str, Any]
+    ) -> dict[str, tuple[str | None, Artifact]]:
+        """Return the digest of what something was measured with, and what is there, by its name."""
+        if name == steps.PERPLEXITY:
+            return {"text": (found["text"], self.texts["evaluation"])}
+        if name == steps.DRIFT:
+            assert self.held_out is not None  # Of every cell whose drift is measured.
+            return {
+                "model": (found["model"], self.model),
+                "held-out text": (found["held_out"], self.held_out),
+            }
+        if name == steps.TASKS:
+            return {
+                f"task ({task})": (found["tasks"].get(task, {}).get("task"), artifact)
+                for task, artifact in self.tasks.items()
+            }
+        return {}
 
     def _open_pruning(self, paths: Paths, text: Mapping[str, Any]) -> None:
         cell, name = self.cell, text["name"]
-        kind = "tokens" if text["source"] == "tokens" else "text"
+        kind = steps.READY_TOKENS if text["source"] == "tokens" else steps.TEXT
         self.text_names["calibration"] = name
         self.texts["calibration"] = Artifact(paths.text(name), kind)
-        self.calibration = Artifact(paths.calibration(cell.model, cell.seed), "calibration")
-        self.masks = Artifact(paths.pruned(cell.model, cell.pruning, cell.seed), "masks")
+        self.calibration = Artifact(paths.calibration(cell.model, cell.seed), steps.CALIBRATION)
+        self.masks = Artifact(paths.pruned(cell.model, cell.pruning, cell.seed), steps.MASKS)
         check_belongs(self.calibration, "text", self.texts["calibration"])
         check_belongs(self.calibration, "model", self.model)
         check_belongs(self.masks, "calibration", self.calibration)
-        self.folders["sample_calibration"] = [self.calibration.folder]
-        self.folders["prune_model"] = [self.masks.folder]
+        self.folders[steps.SAMPLE_CALIBRATION] = [self.calibration.folder]
+        self.folders[steps.PRUNE_MODEL] = [self.masks.folder]
 
     def _open_adaptation(
         self, paths: Paths, spec: Mapping[str, Any], folders: Sequence[Path]
     ) -> None:
         cell, settings = self.cell, spec["adaptation"]
-        self.windows = [Artifact(folder, "adapted blocks") for folder in folders]
+        self.windows = [Artifact(folder, steps.ADAPTED_BLOCKS) for folder in folders]
         for part in self.windows:
             check_belongs(part, "masks", self.masks)
         self.choice = self.windows[0].facts.get("choice")
-        step = "choose_candidate" if self.choice else adapting_rule(settings)
+        step = steps.CHOOSE_CANDIDATE if self.choice else adapting_rule(settings)
         self.folders[step] = list(folders)
         self.sample = self.calibration
         if self.windows[0].facts["sample"] != self.calibration.digest:
             folder = paths.extended(cell.model, cell.seed, self._samples())
-            self.sample = Artifact(folder, "calibration")
+            self.sample = Artifact(folder, steps.CALIBRATION)
             check_belongs(self.sample, "calibration", self.calibration)
-            self.folders["extend_calibration"] = [self.sample.folder]
+            self.folders[steps.EXTEND_CALIBRATION] = [self.sample.folder]
         for part in self.windows:
             check_belongs(part, "sample", self.sample)
 
@@ -177,30 +168,28 @@ class _Steps:
         settings = self.windows[0].facts["settings"]["adaptation"]
         return int(chosen_of(self.choice, settings)["samples"])
 
-    def _check_metrics(
+    def _check_measured(
         self,
         where: Path,
-        metrics: Mapping[str, Any],
+        found: Mapping[str, Any],
         others: Mapping[str, tuple[str | None, Artifact]],
-        rule: str,
     ) -> None:
         """Refuse what was measured on another checkpoint, text or task than is there.
 
         Args:
-            where: The file of the metrics.
-            metrics: They.
+            where: The file with what was measured.
+            found: Its content.
             others: By what it is, the digest of what was measured with, and what is there.
-            rule: What measures.
         """
-        checkpoint = {"checkpoint": (metrics["checkpoint"], self.checkpoint)}
-        for what, (found, artifact) in {**checkpoint, **others}.items():
-            if found != artifact.digest:
+        checkpoint = {"checkpoint": (found["checkpoint"], self.checkpoint)}
+        for what, (digest, artifact) in {**checkpoint, **others}.items():
+            if digest != artifact.digest:
                 raise UserError(
                     f"this was measured on another {what}",
                     where=where,
-                    found=found,
+                    found=digest,
                     expected=f"{artifact.digest}, which is {artifact.folder}",
-                    todo=f"the same command with `--forcerun {rule}` measures again",
+                    todo=f"the same command with `--forcerun {steps.EVALUATE_CELL}` measures again",
                 )
 
     def spec(self) -> dict[str, Any]:
@@ -209,14 +198,18 @@ class _Steps:
             "cell": str(self.cell),
             "model": self.model.facts["settings"],
             "evaluation": {
-                "perplexity": {**self.metrics["settings"], "text": self._text("evaluation")}
+                "perplexity": {
+                    **self.measured[steps.PERPLEXITY]["settings"],
+                    "text": self._text("evaluation"),
+                }
             },
         }
-        if self.drift:
-            spec["evaluation"]["drift"] = self.drift["settings"]
-        if self.task_metrics:
+        if steps.DRIFT in self.measured:
+            spec["evaluation"]["drift"] = self.measured[steps.DRIFT]["settings"]
+        if steps.TASKS in self.measured:
             entries = {name: task.facts["settings"] for name, task in self.tasks.items()}
-            spec["evaluation"]["tasks"] = {**self.task_metrics["settings"], "tasks": entries}
+            settings = self.measured[steps.TASKS]["settings"]
+            spec["evaluation"]["tasks"] = {**settings, "tasks": entries}
         if self.masks is not None:
             sample = dict(self.calibration.facts["settings"])
             spec["seed"] = sample.pop("seed")
@@ -232,16 +225,20 @@ class _Steps:
     def _text(self, use: str) -> dict[str, Any]:
         return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
 
-    def asked(self) -> dict[str, Any]:
-        """Return what was measured on tasks, with the digest of the answers."""
-        return {**self.task_metrics, "answers_sha256": file_digest(self.answers)}
+    def metrics(self) -> dict[str, Any]:
+        """Return what was measured, by its name; of the tasks also the digest of the answers."""
+        found = {name: dict(each) for name, each in self.measured.items() if name != steps.IDENTITY}
+        if steps.TASKS in found:
+            found[steps.TASKS]["answers_sha256"] = file_digest(self.answers)
+        return found
 
-    def identity(self, found: Mapping[str, Any]) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return the sparsity of each matrix and overall, as it was counted in the checkpoint.
 
         Raises:
             UserError: A matrix has not the zeros that its mask and its pattern ask for.
         """
+        found = self.measured[steps.IDENTITY]
         matrices = found["matrices"]
         for name, counts in matrices.items():
             for what, expected in self._expected_zeros(name, counts):
@@ -315,23 +312,31 @@ class _Steps:
         """Return what each step cost; jobs of one step are summed, their peaks are not."""
         costs = {}
         for step, runs in self._runs().items():
-            parts = [run["cost"] for run in runs]
+            parts = [self._cost_of(run) for run in runs]
             total: dict[str, Any] = {"jobs": len(parts)}
             for key in sorted({key for part in parts for key in part}):
                 values = [part[key] for part in parts if key in part]
                 # Jobs of one step see the same tokens, each through its own windows; those of a
                 # search do not.
-                shared = key == "tokens" and step != "search"
+                shared = key == "tokens" and step != steps.SEARCH
                 whole = max if key.startswith("peak") or shared else sum
                 total[key] = whole(values)
             costs[step] = total
         return costs
 
+    def _cost_of(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a job cost, its operations counted from what it noted."""
+        counts = run["counts"]
+        tokens = {"tokens": counts["tokens"]} if "tokens" in counts else {}
+        # Operations do not depend on the precision of what is stored.
+        shapes = Shapes.read(self.model.folder / "config.json", "float32")
+        return {**run["cost"], **tokens, **operations(run["rule"], shapes, counts)}
+
     def _runs(self) -> dict[str, list[dict[str, Any]]]:
         """Return the run facts of each step's jobs, those that a folder carries along included."""
         found = {step: [read_run(folder) for folder in each] for step, each in self.folders.items()}
         shared = [run["shared"] for runs in found.values() for run in runs]
-        return found | {step: runs for steps in shared for step, runs in steps.items()}
+        return found | {step: runs for carried in shared for step, runs in carried.items()}
 
     def provenance(self) -> dict[str, Any]:
         """Return where the numbers come from."""
@@ -346,7 +351,7 @@ class _Steps:
             "model": self.model.digest,
             "checkpoint": self.checkpoint.digest,
             **{f"{use}_text": text.digest for use, text in self.texts.items()},
-            "evaluation_token_ids": self.metrics["token_ids_sha256"],
+            "evaluation_token_ids": self.measured[steps.PERPLEXITY]["token_ids_sha256"],
             **{f"task_{name}": task.digest for name, task in self.tasks.items()},
         }
         if self.masks is not None:

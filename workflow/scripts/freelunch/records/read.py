@@ -17,13 +17,22 @@ import jsonschema
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
 from freelunch.study.cell import Cell
+from freelunch.study.steps import (
+    ANSWERS,
+    CUT_WINDOWS,
+    EVALUATE_CELL,
+    FETCH_MODEL,
+    FETCH_TASKS,
+    FETCH_TEXT,
+    PRUNE_MODEL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+    SAMPLE_CALIBRATION,
+    SAMPLE_HELD_OUT,
+)
 from freelunch.study.study import Study
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
-METRICS = "perplexity.json"
-DRIFT = "drift.json"
-TASKS = "tasks.json"
-ANSWERS = "answers.json.gz"
 
 
 def content_digest(record: Mapping[str, Any]) -> str:
@@ -138,22 +147,20 @@ def check_spec(
 def _rule_of(key: str) -> str:
     """Return the first rule that a setting of the spec concerns."""
     if key.startswith("model"):
-        return "fetch_model"
+        return FETCH_MODEL
     if ".text." in key:
-        return "fetch_text"
+        return FETCH_TEXT
+    if key.startswith("evaluation.tasks.tasks."):
+        return FETCH_TASKS
     rules = {
-        "calibration": "sample_calibration",
-        "seed": "sample_calibration",
-        "criterion": "prune_model",
-        "pattern": "prune_model",
-        "adaptation": "reconstruct_window retrain_model",
-        "selection": "sample_held_out",
-        "evaluation": "evaluate_perplexity",
+        "calibration": SAMPLE_CALIBRATION,
+        "seed": SAMPLE_CALIBRATION,
+        "criterion": PRUNE_MODEL,
+        "pattern": PRUNE_MODEL,
+        "adaptation": f"{RECONSTRUCT_WINDOW} {RETRAIN_MODEL}",
+        "selection": SAMPLE_HELD_OUT,
+        "evaluation": f"{CUT_WINDOWS} {EVALUATE_CELL}",
     }
-    if key.startswith("evaluation.drift"):
-        return "measure_drift"
-    if key.startswith("evaluation.tasks"):
-        return "fetch_tasks" if key.startswith("evaluation.tasks.tasks.") else "evaluate_tasks"
     return rules[key.partition(".")[0]]
 
 

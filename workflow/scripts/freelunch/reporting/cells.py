@@ -21,6 +21,7 @@ from freelunch.analysis.pairing import (
 )
 from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS
 from freelunch.reporting.table import Rows
+from freelunch.study import steps
 from freelunch.study.cell import Cell
 from freelunch.study.search import choice_text, chosen_of
 
@@ -44,11 +45,12 @@ CRITERIA_COLUMNS = (
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
 # The steps whose costs each part of the summary adds up.
-ADAPTATION = ("reconstruct_window", "retrain_model")
-SEARCH = ("search",)
-CALIBRATION = ("sample_calibration", "capture_dense")
-PRUNING = ("prune_model",)
-EVALUATION = ("evaluate_perplexity",)
+ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
+SEARCH = (steps.SEARCH,)
+CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
+PRUNING = (steps.PRUNE_MODEL,)
+# Kept records that are older than one evaluation a cell name the step that measured perplexity.
+EVALUATION = (steps.EVALUATE_CELL, "evaluate_perplexity")
 # How seeds become one row: columns that all seeds share, that are averaged, and that are added up.
 _SHARED = (
     *("windows", "window_length", "window_stride"),

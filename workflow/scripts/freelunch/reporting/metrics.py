@@ -91,16 +91,19 @@ class Metric:
 def at(*path: str | int, null: float | None = None) -> Callable[[Record], float | None]:
     """Return a function that reads one number of `metrics` in a record.
 
+    It returns None where a record has no such number: the evaluation was not asked for, or the
+    record is older than the metric.
+
     Args:
         path: Keys and places that lead to the number.
         null: What null means there: NaN for a metric that may not be finite, since JSON has no NaN.
     """
 
     def read(record: Record) -> float | None:
-        if path[0] not in record["metrics"]:
-            return None
         found: Any = record["metrics"]
         for key in path:
+            if isinstance(found, Mapping) and key not in found:
+                return None
             found = found[key]
         return null if found is None else found
 

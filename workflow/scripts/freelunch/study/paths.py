@@ -42,6 +42,11 @@ class Paths:
         """The documents of a task, one a line; shared by all studies."""
         return RESOURCES / "tasks" / task
 
+    @property
+    def tasks(self) -> Path:
+        """What it cost to fetch the tasks of the study."""
+        return self.root / "tasks"
+
     def calibration(self, model: str, seed: object) -> Path:
         """Token ids of the calibration sample."""
         return self.root / "calibration" / model / f"seed{seed}"
@@ -62,6 +67,18 @@ class Paths:
         """Dense hidden states at block boundaries: a cache, which may be removed at any time."""
         return self.root / "hidden" / model / f"seed{seed}"
 
+    def text_windows(self, model: str) -> Path:
+        """Token ids of the windows of the evaluation text."""
+        return self.root / "text_windows" / model
+
+    def reference(self, model: str, seed: object) -> Path:
+        """The dense model's losses on held-out text, which drift is measured against."""
+        return self.root / "reference" / model / f"seed{seed}"
+
+    def reference_hidden(self, model: str, seed: object) -> Path:
+        """Its activations on that text: a cache, which may be removed at any time."""
+        return self.root / "hidden" / model / f"seed{seed}_held_out"
+
     def pruned(self, model: str, pruning: str, seed: object) -> Path:
         """Masks."""
         return self.root / "pruned" / model / pruning / f"seed{seed}"
@@ -70,25 +87,17 @@ class Paths:
         """Blocks adapted by one job of a reconstruction, or by a retraining: group `model`."""
         return self.root / "windows" / str(cell) / group
 
+    def window(self, model: str, adaptation: str) -> Path:
+        """The window that fits into the memory budget of an adaptation."""
+        return self.root / "decided" / model / f"{adaptation}.json"
+
     def checkpoint(self, cell: object) -> Path:
         """What `from_pretrained` loads."""
         return self.root / "checkpoints" / str(cell)
 
     def metrics(self, cell: object) -> Path:
-        """What was measured on a checkpoint."""
+        """What was measured on a checkpoint, a file for each measurement."""
         return self.root / "metrics" / str(cell)
-
-    def drift(self, cell: object) -> Path:
-        """How far a checkpoint's activations are from the dense model's."""
-        return self.metrics(cell) / "drift"
-
-    def answers(self, cell: object) -> Path:
-        """What a checkpoint answered to the documents of the tasks, and how much of it is right."""
-        return self.metrics(cell) / "tasks"
-
-    def candidates(self, cell: object) -> Path:
-        """What was measured on the checkpoint of a candidate, to choose among them."""
-        return self.root / "candidates" / str(cell)
 
     def record(self, cell: Cell) -> Path:
         return self.records / cell.record_name

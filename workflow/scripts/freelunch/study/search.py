@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.steps import HELD_OUT, PERPLEXITY
 
 SEARCHED = ("learning_rate", "epochs")
 
@@ -59,3 +60,8 @@ def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, An
 def adaptation_of(name: str) -> str:
     """Return the adaptation that a candidate, or an adaptation itself, belongs to."""
     return name.partition(".")[0]
+
+
+def compared_by(settings: Training) -> str:
+    """Return what is measured on the candidates of an adaptation to choose among them."""
+    return HELD_OUT if settings.select_on == "calibration" else PERPLEXITY

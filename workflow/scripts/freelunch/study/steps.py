@@ -1,4 +1,51 @@
 """Names that the rules share with what plans, computes and records: rules, kinds, files."""
 
+# Rules, in the order of the data.
+FETCH_MODEL = "fetch_model"
+FETCH_TEXT = "fetch_text"
+FETCH_TASKS = "fetch_tasks"
+SAMPLE_CALIBRATION = "sample_calibration"
+SAMPLE_HELD_OUT = "sample_held_out"
+EXTEND_CALIBRATION = "extend_calibration"
+CUT_WINDOWS = "cut_windows"
+CAPTURE_DENSE = "capture_dense"
+CAPTURE_REFERENCE = "capture_reference"
+PRUNE_MODEL = "prune_model"
+DECIDE_WINDOW = "decide_window"
 RECONSTRUCT_WINDOW = "reconstruct_window"
 RETRAIN_MODEL = "retrain_model"
+CHOOSE_CANDIDATE = "choose_candidate"
+EVALUATE_CELL = "evaluate_cell"
+COLLECT_RECORDS = "collect_records"
+# Not a rule: what it took to choose among candidates, as a record counts it.
+SEARCH = "search"
+
+# Kinds of artifacts, as their manifests say.
+CHECKPOINT = "checkpoint"
+TEXT = "text"
+READY_TOKENS = "tokens"
+TASK = "task"
+CALIBRATION = "calibration"
+TEXT_WINDOWS = "text windows"
+DENSE_ACTIVATIONS = "dense activations"
+HIDDEN_STATES = "hidden states"
+REFERENCE = "dense reference"
+MASKS = "masks"
+ADAPTED_BLOCKS = "adapted blocks"
+METRICS = "metrics"
+
+# What is measured on a cell; `freelunch.evaluation` has a module for each.
+IDENTITY = "identity"
+PERPLEXITY = "perplexity"
+HELD_OUT = "held_out"
+DRIFT = "drift"
+TASKS = "tasks"
+
+# Files.
+DOCUMENTS = "documents.jsonl"
+ANSWERS = "answers.json.gz"
+
+
+def metrics_file(measured: str) -> str:
+    """Return the name of the file with what was measured, e.g. `perplexity.json`."""
+    return f"{measured}.json"

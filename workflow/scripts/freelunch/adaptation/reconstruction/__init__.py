@@ -1,4 +1,6 @@
 """Local reconstruction: a window of the pruned model learns the dense model's output."""
 
+from freelunch.study.steps import ADAPTED_BLOCKS
+
 # Of the folders with its results, one shard a block.
-KIND = "adapted blocks"
+KIND = ADAPTED_BLOCKS

@@ -10,7 +10,8 @@ from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.integrity import check_records
 from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
 from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
-from freelunch.reporting.audit.published import audit_published, load_published
+from freelunch.reporting.audit.published import audit_published
+from freelunch.reporting.audit.published_file import load_published
 from freelunch.study.study import Study
 
 

@@ -11,7 +11,7 @@ import jsonschema
 from freelunch.analysis.bootstrap import Estimate, estimate
 from freelunch.core.errors import UserError, nearest
 from freelunch.reporting.audit.data import DATA, checked
-from freelunch.reporting.audit.evidence import MEASURED_BY, PERPLEXITY, Evidence
+from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Absent, Measurement
 from freelunch.reporting.audit.verdicts import (
@@ -28,6 +28,7 @@ from freelunch.reporting.audit.verdicts import (
 from freelunch.reporting.formatting import NOT_FINITE, rounded
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import CRITERIA
+from freelunch.study.steps import EVALUATE_CELL
 from freelunch.study.study import Study
 
 CLAIMS = DATA / "claims.yaml"
@@ -183,7 +184,7 @@ def _finding(
         reason += " (one seed)" if all_of_them else " (one seed of some)"
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
-    rule = measure.repeated_by or MEASURED_BY[metric or PERPLEXITY]
+    rule = measure.repeated_by or EVALUATE_CELL
     return {
         "subject": asked.subject,
         "verdict": verdict,

@@ -2,9 +2,9 @@
 
 `ro-crate-metadata.json` makes results/<study>/ a crate by the profile Workflow Run Crate 0.5
 (https://w3id.org/ro/wfrun/workflow/0.5), which builds on Process Run Crate 0.5, Workflow RO-Crate
-1.0 and RO-Crate 1.1. It describes one run: the workflow, what went in, what came out, and the
-software. What is not known is not said: records name no person or organisation, so the run has no
-agent; of times they hold when each step was done, so it has an end and no start.
+1.0 and RO-Crate 1.1. It describes one run: the workflow, its inputs, its outputs and the software.
+Records name no person or organisation, so the run has no agent; they hold when each step ended, so
+the run has an end and no start.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from rocrate.rocrate import ROCrate
 from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import write_atomically, write_json
 from freelunch.core.code_digest import SCRIPTS
-from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
+from freelunch.reporting.audit.crate_facts import facts_of, known, package_url, source_of
 from freelunch.reporting.audit.provenance import gather_provenance
-from freelunch.study.sources import Hub, Model, Task, Text, Wheel
 from freelunch.study.study import Study
 
 METADATA = "ro-crate-metadata.json"
@@ -44,28 +44,14 @@ PROFILES = {
 }
 # RO-Crate 1.1 has no word for a sha256; this has.
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
-# By suffix. Python's own table is not the same on all machines.
-FORMATS = {
-    "": "text/plain",
-    ".csv": "text/csv",
-    ".gz": "application/gzip",
-    ".html": "text/html",
-    ".json": "application/json",
-    ".md": "text/markdown",
-    ".pdf": "application/pdf",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".tex": "application/x-tex",
-    ".yaml": "application/yaml",
-}
 REPOSITORY = SCRIPTS.parents[1]
 
 
 def write_crate(study: Study, records: Records, root: Path) -> Path:
     """Describe a finished study in `ro-crate-metadata.json`, and return that file.
 
-    Snakefile and config are copied to `audit/run/` before. Nothing is fetched, and no date is
-    today's: the same files and records give the same bytes.
+    The Snakefile and the config are first copied to `audit/run/`. Nothing is fetched, and no date
+    is today's: the same files and records give the same bytes.
 
     Args:
         study: The study.
@@ -85,8 +71,9 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
 
 
 def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: Path) -> str:
-    """Return when the last step was done, in ISO 8601, UTC; when the newest record was written,
-    where records do not say.
+    """Return when the last step ended, in ISO 8601, UTC.
+
+    Where records do not say, it is when the newest of them was written.
     """
     paths = [root / study.paths.records.name / cell.record_name for cell in records]
     for path in paths:
@@ -108,7 +95,7 @@ def _config(study: Study) -> str:
 
 
 class _Description:
-    """What is in a crate, and how it came to be."""
+    """The content of a crate, and how it was made."""
 
     def __init__(
         self, study: Study, records: Records, provenance: Mapping[str, Any], root: Path
@@ -143,7 +130,7 @@ class _Description:
     def workflow(self, licence: Any) -> Any:
         """Add the main workflow, and what it needs."""
         path = self.root / SNAKEFILE
-        known = _known(
+        properties = known(
             description="The workflow's contents page; rules and scripts are in the repository. "
             "`version`: the commits that steps were run at, -dirty where there were changes that "
             "were not committed.",
@@ -158,7 +145,7 @@ class _Description:
             ),
             softwareRequirements=[
                 self.add(
-                    _package_url(name, version),
+                    package_url(name, version),
                     "SoftwareApplication",
                     name=name,
                     softwareVersion=version,
@@ -167,9 +154,9 @@ class _Description:
                 for name, version in self.packages()
             ],
         )
-        facts = _facts(path) | {"name": self.project["title"]}
+        facts = facts_of(path) | {"name": self.project["title"]}
         return self.crate.add_workflow(
-            path, SNAKEFILE, main=True, lang="snakemake", properties=facts | known
+            path, SNAKEFILE, main=True, lang="snakemake", properties=facts | properties
         )
 
     def packages(self) -> list[tuple[str, str]]:
@@ -184,20 +171,20 @@ class _Description:
             ", ".join(each[fact] for fact in facts if each.get(fact))
             for each in self.provenance["machines"]
         }
-        return "; ".join(sorted(found)) or "a machine that is not known"
+        return "; ".join(sorted(found)) or "an unknown machine"
 
     def run(self, workflow: Any, ended: str) -> Any:
-        """Add the run of a workflow, what went in and what came out."""
+        """Add the run of a workflow, its inputs and its outputs."""
         records = {str(cell): record for cell, record in self.records.items()}
         config = self.file(CONFIG, alternateName=self.study.source)
         self.parameter(workflow, "input", "study", "The study", [config])
         return self.crate.add_action(
             workflow,
             f"#run-{json_digest(records)[:16]}",
-            properties=_known(
+            properties=known(
                 name=f"Run of the study {self.study.name}",
-                description=f"On {self.machines()}. Its end is when the last "
-                "step was done. Each step's cost, code and machine are in the records.",
+                description=f"On {self.machines()}. It ended when its last step did. "
+                "The cost, code and machine of each step are in the records.",
                 endTime=ended,
                 object=[
                     config,
@@ -225,7 +212,7 @@ class _Description:
                 self.add(f"#{sha256}/{quote(file)}", "CreativeWork", name=file, sha256=sha256)
                 for file, sha256 in sorted(files)
             ],
-            **_source(registry, entry),
+            **source_of(registry, entry),
         )
 
     def results(self, workflow: Any) -> list[Any]:
@@ -243,7 +230,7 @@ class _Description:
     def parameter(
         self, workflow: Any, role: str, name: str, description: str, files: list[Any]
     ) -> None:
-        """Add an input or output of the workflow, and the files that it was in this run."""
+        """Add an input or output of the workflow, and its files in this run."""
         parameter = self.crate.add_formal_parameter(
             name,
             "File",
@@ -259,51 +246,10 @@ class _Description:
     def file(self, name: str, **properties: Any) -> Any:
         """Add a file, by its path in the crate."""
         path = self.root / name
-        return self.crate.add_file(path, name, properties=_facts(path) | properties)
+        return self.crate.add_file(path, name, properties=facts_of(path) | properties)
 
     def add(self, uri: str, kind: str, **properties: Any) -> Any:
         """Add something that is not a file of the crate."""
-        known = {"@type": kind, **_known(**properties)}
-        return self.crate.add(ContextEntity(self.crate, uri, known))
-
-
-def _source(registry: str, entry: Model | Text | Task) -> dict[str, str]:
-    """Return what identifies a model, text or task where it comes from, by words of schema.org."""
-    match entry:
-        case Wheel():
-            package = _package_url(entry.package, entry.version)
-            return {
-                "identifier": f"{package}?checksum=sha256:{entry.sha256}",
-                "url": f"https://pypi.org/project/{entry.package}/{entry.version}/",
-                "version": entry.version,
-            }
-        case Hub():
-            kind = "" if registry == "models" else "datasets/"
-            place = f"https://huggingface.co/{kind}{entry.repository}"
-            return {"url": f"{place}/tree/{entry.revision}", "version": entry.revision}
-        case _:
-            return {"alternateName": entry.path}
-
-
-def _package_url(package: str, version: str) -> str:
-    """Return the package URL (github.com/package-url) of a Python package: that of its build."""
-    return f"pkg:pypi/{package}@{quote(version)}"
-
-
-def _known(**properties: Any) -> dict[str, Any]:
-    """Return the properties that are known; a single value without its list, as RO-Crate asks."""
-    return {
-        key: value[0] if isinstance(value, list) and len(value) == 1 else value
-        for key, value in properties.items()
-        if value
-    }
-
-
-def _facts(path: Path) -> dict[str, str]:
-    """Return what can be seen of a file."""
-    return {
-        "name": path.name,
-        "contentSize": str(path.stat().st_size),
-        "sha256": file_digest(path),
-        "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
-    }
+        return self.crate.add(
+            ContextEntity(self.crate, uri, {"@type": kind, **known(**properties)})
+        )

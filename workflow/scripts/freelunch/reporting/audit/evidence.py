@@ -121,9 +121,3 @@ _LOSSES: dict[str, Callable[[Evidence, Cell], list[list[float]] | None]] = {
     ACCURACY: _accuracy,
 }
 METRICS = tuple(_LOSSES)
-# The rule that measures each.
-MEASURED_BY = {
-    PERPLEXITY: "evaluate_perplexity",
-    HELD_OUT: "measure_drift",
-    ACCURACY: "evaluate_tasks",
-}

@@ -10,8 +10,9 @@ from typing import Any
 from freelunch.analysis.pairing import Records
 from freelunch.core.digest import file_digest, json_digest
 from freelunch.core.errors import UserError
-from freelunch.records.read import METRICS, answers_beside, content_digest, load_answers
+from freelunch.records.read import answers_beside, content_digest, load_answers
 from freelunch.study.cell import Cell
+from freelunch.study.steps import PERPLEXITY, metrics_file
 from freelunch.study.study import Study
 
 # Of sums that were rounded once.
@@ -67,7 +68,7 @@ def _contradictions(
             yield from _unequal(f"metrics.tasks.tasks.{task}", facts["accuracy"], right)
         mean = fmean(facts["accuracy"] for facts in tasks["tasks"].values())
         yield from _unequal("metrics.tasks.accuracy", tasks["accuracy"], mean)
-    measured = study.paths.metrics(cell) / METRICS
+    measured = study.paths.metrics(cell) / metrics_file(PERPLEXITY)
     if folder == study.paths.records and measured.is_file():
         as_measured = json.loads(measured.read_text())
         for key, value in metrics["perplexity"].items():

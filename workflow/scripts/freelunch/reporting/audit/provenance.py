@@ -5,14 +5,23 @@ from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.study.cell import Cell
+from freelunch.study.steps import (
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    EXTEND_CALIBRATION,
+    PRUNE_MODEL,
+    SAMPLE_CALIBRATION,
+    SAMPLE_HELD_OUT,
+)
 from freelunch.study.study import Study
 
 # Steps that cells share, and what of a cell tells their jobs apart.
 SHARED = {
-    "sample_calibration": ("model", "seed"),
-    "sample_held_out": ("model", "seed"),
-    "capture_dense": ("model", "seed"),
-    "prune_model": ("model", "criterion", "pattern", "seed"),
+    SAMPLE_CALIBRATION: ("model", "seed"),
+    SAMPLE_HELD_OUT: ("model", "seed"),
+    CAPTURE_DENSE: ("model", "seed"),
+    CAPTURE_REFERENCE: ("model", "seed"),
+    PRUNE_MODEL: ("model", "criterion", "pattern", "seed"),
 }
 COSTS = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 
@@ -81,7 +90,7 @@ def gather_costs(records: Records) -> list[dict[str, Any]]:
 
 def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what tells the jobs of a step apart."""
-    if step == "extend_calibration":
+    if step == EXTEND_CALIBRATION:
         return cell.model, cell.seed, record["adaptation"]["samples"]
     if step in SHARED:
         return tuple(getattr(cell, key) for key in SHARED[step])

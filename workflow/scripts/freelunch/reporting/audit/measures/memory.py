@@ -11,6 +11,7 @@ from freelunch.reporting.audit.measures.measure import (
     Settings,
     constant,
 )
+from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 
 ROOT = DATA.parents[1]
@@ -34,7 +35,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
         cost = None
         if cell.adaptation == name:
             job = (cell.model, cell.criterion, name, cell.pattern)
-            cost = plan.step("reconstruct_window", *job)
+            cost = plan.step(RECONSTRUCT_WINDOW, *job)
         if cost is not None:
             gigabytes = cost.memory_bytes / 1e9
             yield Measurement(

@@ -21,6 +21,7 @@ from freelunch.reporting.audit.measures.measure import (
     place_of_row,
 )
 from freelunch.study.cell import NONE
+from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import HALVES, MATRIX
 
 
@@ -146,6 +147,6 @@ MEASURES = (
         {"windows": WINDOWS},
         unit="times",
         metrics=(),
-        repeated_by="reconstruct_window",
+        repeated_by=RECONSTRUCT_WINDOW,
     ),
 )

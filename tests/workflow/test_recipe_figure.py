@@ -1,6 +1,5 @@
-"""The recipe for a new figure, followed to the letter."""
+"""docs/recipes/figure.md, followed to the letter."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -8,30 +7,20 @@ from pathlib import Path
 
 import yaml
 
+from recipes import files_of, follow
+
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "docs" / "recipes" / "figure.md"
-MOST_FILES = 3
 
 
-def files_of_the_recipe() -> dict[str, str]:
-    """Return the code of each section, by the file that its first words name."""
-    sections = re.split(r"^## \d\. .*$", RECIPE.read_text(), flags=re.M)[1:]
-    files = {}
-    for section in sections:
-        (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
-        files[re.search(r"`((?:workflow|tests)/\S+\.py)`", section)[1]] = code
-    return files
+def test_the_recipe_touches_few_files() -> None:
+    assert len(files_of("figure")) <= 3
 
 
 def test_a_figure_made_by_the_recipe(study):
-    files = files_of_the_recipe()
-    assert 0 < len(files) <= MOST_FILES
     shutil.copytree(ROOT / "tests" / "support", study.path / "tests" / "support")
-    for name, code in files.items():
-        path = study.path / name
-        assert not path.exists(), "the recipe edits no file"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(code)
+    (study.path / "tests" / "reporting").mkdir()
+    follow("figure", study.path)
+    files = files_of("figure")
 
     (test,) = (name for name in files if name.startswith("tests/"))
     for command in (["pytest", "-q", test], ["ruff", "check", *files], ["mypy"]):

@@ -1,0 +1,24 @@
+# Choose among candidates.
+
+
+rule choose_candidate:
+    input:
+        metrics=candidate_metrics_of,
+        adapted=candidates_adapted_of,
+    output:
+        manifest=paths.manifest(PATHS.windows(CELL, "chosen")),
+        run=paths.run(PATHS.windows(CELL, "chosen")),
+    log:
+        PATHS.log("choose_candidate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    wildcard_constraints:
+        adaptation=WORD,
+    conda:
+        "../../envs/freelunch.yaml"
+    params:
+        candidates=lambda wildcards: {
+            name: STUDY.adaptation(name) for name in STUDY.candidate_names(wildcards.adaptation)
+        },
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        code=code_digest("choose_candidate"),
+    script:
+        "../scripts/choose_candidate.py"

@@ -1,0 +1,22 @@
+"""Decide which window of an adaptation fits into its memory budget."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.core.artifact import write_json
+from freelunch.core.job import running
+from freelunch.costs.reconstruction import decide_window
+from freelunch.costs.shapes import Shapes
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+if __name__ == "__main__":
+    with running(snakemake) as job:
+        given = snakemake.params
+        config = Path(snakemake.input.model).with_name("config.json")
+        # In the model's own precision: the budget is for what is trained.
+        shapes = Shapes.read(config, given.dtype)
+        window, why = decide_window(shapes, given.samples, given.length, given.settings)
+        write_json(Path(snakemake.output.window), {"window": window, "why": why})
+        job.say(str(why))

@@ -1,0 +1,114 @@
+"""The operations of a job that ran, from the counts that it left.
+
+The formulas are the plan's. They are applied where records are collected, so that a mended formula
+runs no job again.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from freelunch.costs.passes import (
+    capture_flops,
+    drift_flops,
+    prune_flops,
+    reference_flops,
+    task_flops,
+)
+from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.retraining import retraining_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.study.methods import DISTILLATION
+from freelunch.study.schema import changes_parameters, needs_gram
+from freelunch.study.steps import (
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    DRIFT,
+    EVALUATE_CELL,
+    HELD_OUT,
+    PERPLEXITY,
+    PRUNE_MODEL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+    TASKS,
+)
+
+Counts = Mapping[str, Any]
+
+
+def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
+    """Return the floating-point operations of a job; empty for a rule that counts none.
+
+    Args:
+        rule: The job's rule.
+        shapes: Of the model.
+        counts: What the job left in its run facts.
+
+    Returns:
+        `flops`; of an adaptation that learns from the dense model also `dense_flops`: its share of
+        the pass that made what it learns from, for this cell or for all cells together.
+    """
+    return _COUNTED[rule](shapes, counts) if rule in _COUNTED else {}
+
+
+def _capture_dense(shapes: Shapes, counts: Counts) -> dict[str, int]:
+    return {"flops": capture_flops(shapes, *_sample(counts), counts["gram"])}
+
+
+def _capture_reference(shapes: Shapes, counts: Counts) -> dict[str, int]:
+    return {"flops": reference_flops(shapes, *_sample(counts))}
+
+
+def _prune_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
+    criterion = counts["criterion"]
+    gram, changes = needs_gram(criterion), changes_parameters(criterion)
+    return {"flops": prune_flops(shapes, *_sample(counts), criterion, gram, changes)}
+
+
+def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
+    sequences, length = _sample(counts)
+    return {
+        "flops": reconstruction_flops(
+            shapes,
+            sequences,
+            length,
+            {**counts["adaptation"], "window": counts["window"]},
+            sparsity=counts["pruned_weights"] / (shapes.blocks * shapes.block_weights),
+            blocks=counts["blocks"],
+        ),
+        "dense_flops": shapes.forward_flops(sequences * length, length, counts["blocks"]),
+    }
+
+
+def _retrain_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
+    sequences, length = _sample(counts)
+    found = {"flops": retraining_flops(shapes, sequences, length, counts["adaptation"])}
+    if counts["adaptation"]["loss"] == DISTILLATION:
+        found["dense_flops"] = shapes.forward_flops(sequences * length, length)
+    return found
+
+
+def _evaluate_cell(shapes: Shapes, counts: Counts) -> dict[str, int]:
+    flops = 0
+    for part in (PERPLEXITY, HELD_OUT):
+        if part in counts:
+            flops += reference_flops(shapes, *_sample(counts[part]))
+    if DRIFT in counts:
+        flops += drift_flops(shapes, *_sample(counts[DRIFT]), counts[DRIFT]["dense_blocks"])
+    if TASKS in counts:
+        passed = [counts[TASKS][key] for key in ("passed_tokens", "sequences", "predicted_tokens")]
+        flops += task_flops(shapes, *passed)
+    return {"flops": flops}
+
+
+def _sample(counts: Counts) -> tuple[int, int]:
+    return counts["sequences"], counts["length"]
+
+
+_COUNTED: dict[str, Callable[[Shapes, Counts], dict[str, int]]] = {
+    CAPTURE_DENSE: _capture_dense,
+    CAPTURE_REFERENCE: _capture_reference,
+    PRUNE_MODEL: _prune_model,
+    RECONSTRUCT_WINDOW: _reconstruct_window,
+    RETRAIN_MODEL: _retrain_model,
+    EVALUATE_CELL: _evaluate_cell,
+}

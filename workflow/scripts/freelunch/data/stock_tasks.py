@@ -1,0 +1,78 @@
+"""Where lm-eval keeps its tasks, looked up without importing it: that takes many seconds."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from freelunch.core.errors import UserError, nearest
+
+# A task's name stands in its file, at the beginning of a line.
+_NAME = re.compile(rb"^task: *[\"']?([^\s\"'#]+)", re.MULTILINE)
+
+
+class _Loader(yaml.SafeLoader):
+    """Read what lm-eval's files say, but for the functions that they name."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def stock_task(name: str) -> dict[str, str]:
+    """Return where lm-eval keeps a task, `file` below its tasks, and which `split` it asks.
+
+    Raises:
+        UserError: It knows no such task, or the task is of another kind.
+    """
+    files, where = _stock_files(), f"tasks.{name}"
+    if name not in files:
+        raise UserError(
+            f"lm-eval {version('lm-eval')} has no such task",
+            where=where,
+            expected=nearest(name, files)[:300],
+            todo="name a task as lm-eval does",
+        )
+    path = files[name]
+    config = _read(path)
+    kind = config.get("output_type")
+    if kind not in ("multiple_choice", "loglikelihood"):
+        raise UserError(
+            "this is no task of log-likelihoods of choices",
+            where=where,
+            found=kind or "a program",
+            expected="multiple_choice or loglikelihood",
+            todo="name single tasks of that kind",
+        )
+    split = config.get("test_split") or config["validation_split"]
+    return {"file": str(path.relative_to(_folder())), "split": split}
+
+
+def _folder() -> Path:
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations  # A pinned dependency.
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+@cache
+def _stock_files() -> Mapping[str, Path]:
+    """Return the file of each of lm-eval's tasks, by its name."""
+    found = {}
+    for path in sorted(_folder().rglob("*.yaml")):
+        if match := _NAME.search(path.read_bytes()):
+            found[match[1].decode()] = path
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a task's file says, over what the files say that it includes."""
+    config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    included: dict[str, Any] = {}
+    names = config.pop("include", [])
+    for name in [names] if isinstance(names, str) else names:
+        included |= _read(path.parent / name)
+    return included | config

@@ -1,0 +1,267 @@
+"""Measure everything that a study asks of a checkpoint, in one pass through its blocks.
+
+Each block is loaded once, and each measurement passes its own batches through it. What is measured
+is a part of its own, with a fingerprint of its own: of an evaluation that was interrupted, or that
+is asked for something else now, the parts that still hold are kept.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from freelunch.core.artifact import MANIFEST, Artifact, json_text, write_atomically, write_json
+from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.progress import Report, silent
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.token_loss import check_dense
+from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file
+
+KEPT = "kept.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to measure.
+
+    Attributes:
+        name: The module of `freelunch.evaluation` that measures it; its function `begin` takes the
+            checkpoint, this part and a scratch folder, and returns a `Measurement`.
+        settings: What the study says of it.
+        inputs: Folders of the artifacts it needs besides the checkpoint, as `begin` knows them.
+        code: Digest of the code that measures it.
+        cache: A folder that may hold what else is computed; no result depends on it.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    inputs: Sequence[Path]
+    code: str
+    cache: Path | None = None
+
+    def fingerprint(self, checkpoint: Artifact) -> str:
+        """Return the digest of everything that the result depends on."""
+        inputs = [file_digest(folder / MANIFEST) for folder in self.inputs]
+        return json_digest([self.code, self.settings, checkpoint.digest, inputs])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a measurement found.
+
+    Attributes:
+        metrics: What goes into the part's JSON file.
+        counts: What passed through the model, from which `freelunch.costs` counts operations.
+        files: Content of further files, by name.
+    """
+
+    metrics: dict[str, Any]
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Measurement(Protocol):
+    """What is measured while the blocks of a checkpoint pass by."""
+
+    def through_(self, index: int, block: nn.Module) -> None:
+        """Pass what is measured through a block, or look at the block itself.
+
+        Args:
+            index: The block's index; each comes once, in order.
+            block: The checkpoint's block, on its device.
+        """
+
+    def found(self) -> Found:
+        """Return what was found, after the last block."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation that is done.
+
+    Attributes:
+        artifact: Its folder, of kind "metrics": one JSON file a part.
+        counts: All tokens that passed, and of each part, by its name, what passed for it.
+    """
+
+    artifact: Artifact
+    counts: dict[str, Any]
+
+
+def evaluate_cell(
+    model: StreamedModel,
+    parts: Sequence[Part],
+    folder: Path,
+    scratch: Path,
+    report: Report = silent,
+    dense_limit: float | None = None,
+    anew: bool = False,
+) -> Evaluation:
+    """Measure what is not measured yet, and write one JSON file a part.
+
+    Args:
+        model: The checkpoint. What is measured is what lies on disk: the digest of every shard is
+            compared with the manifest.
+        parts: What to measure.
+        folder: Where the files go, and where those of an earlier evaluation are.
+        scratch: A folder for hidden states.
+        report: Told of each block.
+        dense_limit: Of a dense model: the largest perplexity that a sound one can have.
+        anew: Whether to measure again what is measured.
+
+    Raises:
+        UserError: A shard is damaged, the dense model is not sound, or a part cannot be measured.
+    """
+    kept = _Kept(folder)
+    fingerprints = {part.name: part.fingerprint(model.artifact) for part in parts}
+    missing = [part for part in parts if anew or not kept.holds(part.name, fingerprints[part.name])]
+    spent = kept.spent(part.name for part in parts if part not in missing)
+    if missing:
+        model.artifact.verify()
+        begun = {part.name: _Clocked(model, part, scratch) for part in missing}
+        pass_through(model, list(begun.values()), report)
+        for part in missing:
+            found = begun[part.name].found()
+            measured = {"settings": dict(part.settings), "checkpoint": model.artifact.digest}
+            files = {
+                metrics_file(part.name): json_text(found.metrics | measured).encode(),
+                **found.files,
+            }
+            kept.add(part.name, fingerprints[part.name], files, found.counts, begun[part.name])
+    if dense_limit is not None:
+        path = folder / metrics_file(PERPLEXITY)
+        check_dense(json.loads(path.read_text())["perplexity"], dense_limit, path)
+    names = [part.name for part in parts]
+    artifact = kept.finish(names, checkpoint=model.artifact.digest)
+    artifact.spent = spent
+    counts = {name: kept.counts(name) for name in names}
+    tokens = sum(each.get("tokens", 0) for each in counts.values())
+    return Evaluation(artifact, {"tokens": tokens, **counts})
+
+
+@torch.no_grad()
+def pass_through(
+    model: StreamedModel, measurements: Sequence[Measurement], report: Report = silent
+) -> None:
+    """Load each block of a checkpoint once, and hand it to every measurement.
+
+    Args:
+        model: The checkpoint.
+        measurements: In the order in which each block is handed to them.
+        report: Told of each block.
+    """
+    for index in range(model.num_blocks):
+        block = model.load_block(index)
+        for measurement in measurements:
+            measurement.through_(index, block)
+        report(index + 1, model.num_blocks, "blocks")
+
+
+class _Clocked:
+    """A measurement, and what it takes.
+
+    Attributes:
+        wall_s: Seconds so far.
+        cpu_s: Processor seconds so far.
+    """
+
+    def __init__(self, model: StreamedModel, part: Part, scratch: Path) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        own = scratch / part.name
+        own.mkdir()
+        module = import_module(f"freelunch.evaluation.{part.name}")
+        with self._clock():
+            self._measurement: Measurement = module.begin(model, part, own)
+
+    def through_(self, index: int, block: nn.Module) -> None:
+        with self._clock():
+            self._measurement.through_(index, block)
+
+    def found(self) -> Found:
+        with self._clock():
+            return self._measurement.found()
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        yield
+        self.wall_s += time.perf_counter() - wall_s
+        self.cpu_s += time.process_time() - cpu_s
+
+
+class _Kept:
+    """The parts in a folder, each with the fingerprint of what it was measured with.
+
+    Snakemake removes a rule's outputs before it runs the rule again. Of these only the manifest is
+    one, so that the parts stay.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        path = folder / KEPT
+        self._parts: dict[str, dict[str, Any]] = (
+            json.loads(path.read_text()) if path.is_file() else {}
+        )
+
+    def holds(self, name: str, fingerprint: str) -> bool:
+        """Return whether a part is there, whole, and was measured with the same."""
+        part = self._parts.get(name)
+        return (
+            part is not None
+            and part["fingerprint"] == fingerprint
+            and all(
+                (self._folder / file).is_file()
+                and file_digest(self._folder / file) == entry["sha256"]
+                for file, entry in part["files"].items()
+            )
+        )
+
+    def counts(self, name: str) -> dict[str, Any]:
+        """Return what passed through the model for a part."""
+        return dict(self._parts[name]["counts"])
+
+    def spent(self, names: Iterable[str]) -> dict[str, float]:
+        """Return what it took to measure some parts, as `Artifact.spent` has it."""
+        each = [self._parts[name]["spent"] for name in names]
+        total = {key: math.fsum(spent[key] for spent in each) for key in ("wall_s", "cpu_s")}
+        return {**total, "attempts": 1 if each else 0}
+
+    def add(
+        self,
+        name: str,
+        fingerprint: str,
+        files: Mapping[str, bytes],
+        counts: Mapping[str, Any],
+        clock: _Clocked,
+    ) -> None:
+        """Write a part."""
+        for file, content in files.items():
+            write_atomically(self._folder / file, content)
+        self._parts[name] = {
+            "fingerprint": fingerprint,
+            "files": {
+                file: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+                for file, content in files.items()
+            },
+            "counts": dict(counts),
+            "spent": {"wall_s": round(clock.wall_s, 3), "cpu_s": round(clock.cpu_s, 3)},
+        }
+        write_json(self._folder / KEPT, self._parts)
+
+    def finish(self, names: Sequence[str], **facts: Any) -> Artifact:
+        """Write the manifest of these parts."""
+        files: dict[str, Any] = {}
+        for name in names:
+            files |= self._parts[name]["files"]
+        manifest = {"kind": METRICS, "facts": facts, "files": dict(sorted(files.items()))}
+        write_json(self._folder / MANIFEST, manifest)
+        return Artifact(self._folder, METRICS)

@@ -1,0 +1,36 @@
+"""Perplexity on held-out calibration text, by which candidates are compared."""
+
+from pathlib import Path
+
+from freelunch.core.artifact import Artifact
+from freelunch.evaluation.cell import Found, Part
+from freelunch.evaluation.perplexity import Perplexity
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.token_ids import read_tokens
+
+
+class HeldOutPerplexity(Perplexity):
+    """Measure perplexity on held-out token ids.
+
+    Args:
+        model: The checkpoint.
+        held_out: The token ids.
+        scratch: As of `Perplexity`.
+    """
+
+    def __init__(self, model: StreamedModel, held_out: Artifact, scratch: Path) -> None:
+        super().__init__(model, read_tokens(held_out), scratch)
+        self._held_out = held_out
+
+    def found(self) -> Found:
+        """Return what `Perplexity` returns, and what it was measured on."""
+        found = super().found()
+        found.metrics["held_out"] = self._held_out.digest
+        return found
+
+
+def begin(model: StreamedModel, part: Part, scratch: Path) -> HeldOutPerplexity:
+    """Return the measurement on the token ids that are the part's one input."""
+    (folder,) = part.inputs
+    return HeldOutPerplexity(model, Artifact(folder, token_ids.KIND), scratch)

@@ -1,0 +1,75 @@
+"""What a checkpoint is: the zeros of its matrices, counted as blocks pass by, and its digest."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import nn
+
+from freelunch.core.artifact import Artifact
+from freelunch.evaluation.cell import Found, Part
+from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import StreamedModel
+
+
+class Identity:
+    """Count zeros, in whatever is loaded to be measured."""
+
+    def __init__(self, model: StreamedModel) -> None:
+        self._model = model
+        self._matrices: dict[str, dict[str, int]] = {}
+
+    def through_(self, index: int, block: nn.Module) -> None:
+        """Count the zeros of a block's matrices."""
+        for name, linear in block_linears(block).items():
+            self._matrices[self._model.sharding.name(index, name)] = _count_zeros(linear)
+
+    def found(self) -> Found:
+        """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest`, and what is
+        stored.
+        """
+        checkpoint = self._model.artifact
+        return Found(
+            {
+                "matrices": self._matrices,
+                "checkpoint_digest": checkpoint_digest(checkpoint),
+                **stored(checkpoint),
+            }
+        )
+
+
+def begin(model: StreamedModel, part: Part, scratch: Path) -> Identity:
+    """Return the measurement."""
+    return Identity(model)
+
+
+def stored(checkpoint: Artifact) -> dict[str, int]:
+    """Return the bytes of a checkpoint's weights on disk, shards that others share included, and
+    how many numbers they are.
+    """
+    shards = [path for path in checkpoint.files if path.endswith(".safetensors")]
+    parameters = 0
+    for shard in shards:
+        with safe_open(checkpoint.path(shard), framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                parameters += math.prod(tensors.get_slice(name).get_shape())
+    sizes = (checkpoint.files[shard]["bytes"] for shard in shards)
+    return {"stored_bytes": sum(sizes), "parameters": parameters}
+
+
+def checkpoint_digest(checkpoint: Artifact) -> str:
+    """Return one digest of all weights of a checkpoint."""
+    shards = sorted(name for name in checkpoint.files if name.endswith(".safetensors"))
+    digests = {name: checkpoint.files[name]["sha256"] for name in shards}
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _count_zeros(linear: nn.Linear) -> dict[str, int]:
+    weight = linear.weight
+    return {
+        "rows": weight.shape[0],
+        "columns": weight.shape[1],
+        "zeros": int((weight == 0).sum()),
+    }

@@ -1,0 +1,28 @@
+"""What is measured on the checkpoint of a cell, or of a candidate for one."""
+
+from typing import Any
+
+from freelunch.study.cell import Cell
+from freelunch.study.search import adaptation_of, compared_by
+from freelunch.study.steps import DRIFT, HELD_OUT, IDENTITY, PERPLEXITY, TASKS
+from freelunch.study.study import Study
+
+
+def measurements(study: Study, cell: Cell) -> dict[str, dict[str, Any]]:
+    """Return the settings of each measurement, by its name.
+
+    Args:
+        study: The study.
+        cell: A cell, or a candidate that is compared with others to become one.
+    """
+    perplexity = {key: study.perplexity[key] for key in ("length", "windows", "stride")}
+    adaptation = adaptation_of(cell.adaptation)
+    if adaptation != cell.adaptation:
+        by = compared_by(study.config["adaptations"][adaptation])
+        return {by: {} if by == HELD_OUT else perplexity}
+    asked: dict[str, dict[str, Any]] = {IDENTITY: {}, PERPLEXITY: perplexity}
+    if study.measures_drift(cell):
+        asked[DRIFT] = {"samples": study.block["evaluation"]["drift"]["samples"]}
+    if study.asks_tasks(cell):
+        asked[TASKS] = {key: study.tasks[key] for key in ("limit", "seed")}
+    return asked
