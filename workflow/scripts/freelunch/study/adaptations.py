@@ -323,6 +323,16 @@ class Reconstruction(Training, Local):
                     yield key, f"`trains: {trains}` trains them; expected true"
 
 
+Windowed = Reconstruction | LeastSquares
+
+
+def with_window(settings: Windowed, window: Window) -> Windowed:
+    """Return settings whose window is decided, where they leave it open."""
+    if isinstance(settings, LeastSquares):
+        return settings
+    return settings.model_copy(update={"window": window})
+
+
 class Retraining(Training):
     """Train the whole pruned model at once, on text."""
 

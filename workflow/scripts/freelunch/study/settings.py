@@ -1,6 +1,6 @@
 """What all classes of settings share: what they accept, and how they are written down.
 
-A setting stands once, as a field of a class: its type, default, bounds and description. The messages
+A setting stands once, as a field of a class: type, default, bounds and description. The messages
 about a wrong value (`study.problems`), the JSON Schema that editors read (`study.schema`) and the
 reference in the documentation (`study.reference`) come from it.
 """

@@ -64,7 +64,7 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     """
     provenance = gather_provenance(study, records)
     ended = _ended(study, records, provenance, root)
-    write_atomically(root / SNAKEFILE, (REPOSITORY / "Snakefile").read_bytes())
+    write_atomically(root / SNAKEFILE, (REPOSITORY / "workflow" / "Snakefile").read_bytes())
     write_atomically(root / CONFIG, _config(study))
     write_json(root / METADATA, _Description(study, records, provenance, root).of_run(ended))
     return root / METADATA
@@ -88,9 +88,7 @@ def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: 
 
 
 def _config(study: Study) -> str:
-    """Return the study that was run as a file of its own: with what it takes from its base, and with
-    every default.
-    """
+    """Return the study that was run, complete: with what it takes from its base, and all defaults."""
     return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
 

@@ -84,7 +84,8 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     name, calibration = study.perplexity.text, study.calibration
     text = study.text(name)
     yield (
-        f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over windows."
+        f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over "
+        "windows."
     )
     if isinstance(text, Wheel):
         yield (
@@ -99,8 +100,8 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     )
     sampled = study.text(calibration.text)
     yield (
-        f"Calibration on {_origin(calibration.text, sampled)}: {calibration.samples:,} sequences of "
-        f"{calibration.length:,} tokens."
+        f"Calibration on {_origin(calibration.text, sampled)}: {calibration.samples:,} sequences "
+        f"of {calibration.length:,} tokens."
     )
     seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
     listed = ", ".join(str(seed) for seed in seeds)
