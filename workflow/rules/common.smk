@@ -103,6 +103,12 @@ def dense_metrics_of(wildcards):
     return [paths.manifest(PATHS.metrics(Cell.dense(wildcards.model)))]
 
 
+def is_forced(rule):
+    """Return, as a resource, whether the command line asks for a rule to run whatever is there."""
+    asked = workflow.dag_settings
+    return int(asked.forceall or asked.forcetargets or rule in asked.forcerun)
+
+
 def steps_of(wildcards):
     """Return what a record is collected from: the manifest and the cost of each step."""
     cell = Cell.parse(cell_of(wildcards))

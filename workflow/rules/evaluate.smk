@@ -42,7 +42,7 @@ rule evaluate_cell:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb(*PLAN.evaluation(Cell.parse(cell_of(wildcards)))),
         # Whoever forces it wants all measured again. As a resource it makes nothing run by itself.
-        anew=int("evaluate_cell" in workflow.dag_settings.forcerun),
+        anew=lambda wildcards: is_forced("evaluate_cell"),
     params:
         measurements=lambda wildcards: measurements(STUDY, Cell.parse(cell_of(wildcards))),
         # Of each measurement its own: a change of one repeats no other.
