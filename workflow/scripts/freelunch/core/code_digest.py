@@ -26,7 +26,7 @@ PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers
 # job logs and measures of itself, how a folder is locked. They are code, which the rule about words
 # does not cover; and a clearer progress line must not make a study of a 72B model run again.
 #
-# Modules that only declare: settings, whose values a job gets in its `params`, defaults included, so
+# Modules that only declare: settings, whose values a job gets in `params`, defaults included, so
 # that another criterion, model or description changes nothing for it; names of rules and files.
 SURROUNDINGS = (
     *("core/errors.py", "core/job.py", "core/lock.py"),

@@ -88,7 +88,7 @@ def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: 
 
 
 def _config(study: Study) -> str:
-    """Return the study that was run, complete: with what it takes from its base, and all defaults."""
+    """Return the study that was run, with what it takes from its base and with all defaults."""
     return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
 
