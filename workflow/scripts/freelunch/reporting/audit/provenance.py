@@ -34,7 +34,7 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
     keys = ("python", "platform", "processor", "cores", "device", "device_name")
     return {
         "study": study.name,
-        "config": study.config,
+        "config": study.as_json(),
         "config_file": study.source,
         # Of the steps that say when they were done.
         "finished": {"first": min(times, default=None), "last": max(times, default=None)},
