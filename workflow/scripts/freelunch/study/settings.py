@@ -1,7 +1,7 @@
 """What all classes of settings share: what they accept, and how they are written down.
 
-A setting stands once, as a field of a class: its type, default, bounds and description. From it come
-the messages about a wrong value (`study.problems`), the JSON Schema that editors read, and the
+A setting stands once, as a field of a class: its type, default, bounds and description. From it
+come the messages about a wrong value (`study.problems`), the JSON Schema that editors read, and the
 reference in the documentation (`study.reference`).
 """
 
@@ -107,8 +107,10 @@ Searched = Annotated[
     Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")], Discriminator(_one_or_list)
 ]
 
-# The classes among which a key of an entry decides, by the tags that pydantic has for them.
+# The classes among which a key of an entry decides, by the tags that pydantic has for them; and
+# that key, by registry.
 TAGGED: dict[str, type[Settings]] = {}
+KEYS: dict[str, str] = {}
 
 
 def chosen_by(key: str, registry: str, classes: Mapping[str, type[Settings]]) -> Any:
@@ -119,6 +121,7 @@ def chosen_by(key: str, registry: str, classes: Mapping[str, type[Settings]]) ->
         registry: Where such entries stand, such as `models`; no two types have the same.
         classes: The class for each value of the key.
     """
+    KEYS[registry] = key
     tags = {value: f"({registry}.{value})" for value in classes}
     TAGGED.update({tags[value]: kind for value, kind in classes.items()})
     tagged = [Annotated[kind, Tag(tags[value])] for value, kind in classes.items()]
