@@ -90,7 +90,7 @@ class Trained:
         return self.weights is not None and self.weights not in BRANCHES
 
     def chooses(self, name: str) -> bool:
-        """Return whether a linear layer, by its name in its block, is one whose matrix is trained."""
+        """Return whether the matrix of a linear layer, by its name in its block, is trained."""
         return self.linears is None or any(ends_with(name, end) for end in self.linears)
 
     def unknown(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
