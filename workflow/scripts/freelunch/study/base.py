@@ -49,9 +49,9 @@ def with_base(config: object, source: str) -> tuple[object, Names]:
         return config, {}
     own = {registry: _mapping(config.get(registry)) for registry in REGISTRIES}
     if BASE not in config:
-        return config, {registry: _texts([*own[registry]]) for registry in REGISTRIES}
+        return config, {registry: _strings([*own[registry]]) for registry in REGISTRIES}
     base = _read_base(config[BASE], source)
-    names = {registry: _texts([*{**base[registry], **own[registry]}]) for registry in REGISTRIES}
+    names = {registry: _strings([*{**base[registry], **own[registry]}]) for registry in REGISTRIES}
     complete = {key: value for key, value in config.items() if key != BASE}
     for registry, taken in _taken(config, own, base).items():
         if not isinstance(config.get(registry, {}), Mapping):
@@ -69,7 +69,7 @@ def _read_base(named: object, source: str) -> dict[str, Mapping[str, Any]]:
         raise UserError(
             "there is no such file",
             where=where,
-            found=json.dumps(named, default=str),
+            found=json.dumps(named, default=str)[:60],
             expected="a file of registries, absolute or relative to the repository",
         )
     base = read_yaml(Path(named))
@@ -106,9 +106,9 @@ def _taken(
         taken[registry].setdefault(name)
     entries = {**base["adaptations"], **own["adaptations"]}
     waiting = [*taken["adaptations"], *own["adaptations"]]
-    while waiting:
+    for name in waiting:
         # What a budget is a multiple of has a part in the study, too.
-        budget = _mapping(_mapping(entries.get(waiting.pop())).get("budget"))
+        budget = _mapping(_mapping(entries.get(name)).get("budget"))
         other = budget.get("of")
         if isinstance(other, str) and other not in taken["adaptations"]:
             taken["adaptations"].setdefault(other)
@@ -121,12 +121,12 @@ def _named(study: object) -> Iterator[tuple[str, str]]:
     block = _mapping(study)
     evaluation = _mapping(block.get("evaluation"))
     for part in (block.get("calibration"), evaluation.get("perplexity")):
-        yield from (("texts", name) for name in _texts([_mapping(part).get("text")]))
+        yield from (("texts", name) for name in _strings([_mapping(part).get("text")]))
     tasks = _mapping(evaluation.get("tasks")).get("names")
-    yield from (("tasks", name) for name in _texts(tasks))
+    yield from (("tasks", name) for name in _strings(tasks))
     for grid in _list(block.get("grids")):
         for registry in ("models", "criteria", "adaptations"):
-            yield from ((registry, name) for name in _texts(_mapping(grid).get(registry)))
+            yield from ((registry, name) for name in _strings(_mapping(grid).get(registry)))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -137,5 +137,5 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _texts(value: object) -> list[str]:
+def _strings(value: object) -> list[str]:
     return [each for each in _list(value) if isinstance(each, str)]

@@ -227,7 +227,6 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
     """Yield what is wrong with how much an adaptation is trained on."""
     where, calibration = f"  adaptations.{name}", config.study.calibration
     samples = entry.samples or calibration.samples
-    step = entry.batch * calibration.length
     if entry.budget is not None:
         if entry.samples is not None:
             yield f"{where}: `samples` and `budget` say the same; expected one of them"
@@ -236,6 +235,7 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
             yield f"{where}.budget{problem}"
             return
         tokens, counts = budget_tokens(entry.budget, config), entry.epoch_counts
+        step = entry.batch * calibration.length
         if tokens < step * max(counts):
             yield (
                 f"{where}.budget: found {tokens} tokens; expected at least {step * max(counts)}, "
