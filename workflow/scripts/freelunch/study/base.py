@@ -1,6 +1,5 @@
 """The base of a study: registries that stand once, of which a study takes what it names."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +24,8 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError("there is no such file", where=path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # A ValueError: bytes that are no text, or a date that there is not, such as 2026-13-01.
         raise UserError("this is not YAML", where=path, found=error) from error
 
 
@@ -69,7 +69,7 @@ def _read_base(named: object, source: str) -> dict[str, Mapping[str, Any]]:
         raise UserError(
             "there is no such file",
             where=where,
-            found=json.dumps(named, default=str)[:60],
+            found=str(named)[:60],
             expected="a file of registries, absolute or relative to the repository",
         )
     base = read_yaml(Path(named))
@@ -89,7 +89,7 @@ def _read_base(named: object, source: str) -> dict[str, Mapping[str, Any]]:
             raise UserError(
                 "a registry is a mapping",
                 where=f"{named}: {registry}",
-                found=json.dumps(entries, default=str)[:60],
+                found=str(entries)[:60],
                 expected="entries by name",
             )
     return {registry: base.get(registry, {}) for registry in REGISTRIES}

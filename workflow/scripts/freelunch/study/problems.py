@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import date
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -69,7 +70,9 @@ def _valid_part(kind: Any, value: object) -> Any:
     if get_origin(bare) is dict and isinstance(value, Mapping):
         return dict(_parts(get_args(bare)[1], value.items()))
     if get_origin(bare) is list and isinstance(value, list):
-        return [part for _, part in _parts(get_args(bare)[0], enumerate(value))]
+        if parts := [part for _, part in _parts(get_args(bare)[0], enumerate(value))]:
+            return parts
+        raise _Invalid
     settings = TAGGED.get(str(loc[0])) if loc else None
     if settings is None and get_origin(bare) not in (dict, list):
         settings = _settings_in(bare)
@@ -153,6 +156,8 @@ def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[S
     hint = ""
     if error["type"] in ("int_type", "float_type") and _EXPONENT.fullmatch(str(error["input"])):
         hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
+    if error["type"] == "string_type" and type(error["input"]) in (int, float, date):
+        hint = " (put it in quotes)"
     return f"  {where}: found {_shown(error['input'])}; {_expected(error)}{hint}{description}"
 
 
@@ -192,5 +197,9 @@ def _nearest(found: object, names: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    shown = json.dumps(value, default=str)
+    try:
+        shown = json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        # A key that JSON has not, such as a date; a number of thousands of digits; a loop.
+        shown = "what JSON cannot say"
     return shown if len(shown) < 60 else shown[:57] + "..."

@@ -19,6 +19,9 @@ def config_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
     schema["properties"][BASE] = {"type": "string", "description": _BASE_DESCRIPTION}
+    for registry in REGISTRIES:
+        # Names of another form are refused.
+        schema["properties"][registry]["additionalProperties"] = False
     # A registry that is not here may be in the base.
     registries = [key for key in schema["required"] if key in REGISTRIES]
     schema["required"] = [key for key in schema["required"] if key not in REGISTRIES]

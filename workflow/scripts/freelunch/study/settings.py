@@ -101,7 +101,11 @@ Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]
 Repository = Annotated[str, StringConstraints(pattern=_REPOSITORY)]
 KeptStates = Annotated[str, StringConstraints(pattern=_KEPT)]
-Distinct = Annotated[list[T], Field(min_length=1), AfterValidator(_unique)]
+Distinct = Annotated[
+    list[T],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unique),
+]
 # One value, or several that are searched.
 Searched = Annotated[
     Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")], Discriminator(_one_or_list)
