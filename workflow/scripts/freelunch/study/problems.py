@@ -63,7 +63,7 @@ def _valid_part(kind: Any, value: object) -> Any:
     its positions.
     """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         loc = error.errors()[0]["loc"]
     bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
@@ -101,7 +101,7 @@ def _valid_settings(kind: Any, settings: type[Settings], value: object) -> Setti
 def _is_refused(kind: Any, value: Mapping[str, Any]) -> bool:
     """Return whether a mapping is refused as a whole, whatever is wrong with its values."""
     try:
-        TypeAdapter(kind).validate_python(value)
+        TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         return any(not each["loc"] for each in error.errors())
     return False
