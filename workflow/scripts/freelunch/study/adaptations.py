@@ -49,6 +49,7 @@ WindowSetting = Annotated[
     | Annotated[Literal["matrix", "attention_mlp", "all", "auto"], Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),
 ]
+_METHOD = "What is done; freelunch.study.methods has the formulas of retraining."
 _BIASES = "Adapt the biases of linear layers too."
 _NORMS = "Train the norms too, the final one included."
 
@@ -83,7 +84,7 @@ class Adaptation(Settings):
     is_retraining: ClassVar[bool] = False
     rule: ClassVar[str]
 
-    method: str
+    method: str = Field(description=_METHOD)
 
     @property
     def is_sequential(self) -> bool:
@@ -151,7 +152,7 @@ class LeastSquares(Local):
 
     window: ClassVar[Window] = MATRIX
 
-    method: Literal["least_squares"]
+    method: Literal["least_squares"] = Field(description=_METHOD)
     damping: float = Field(
         default=1e-8,
         ge=0,
@@ -249,9 +250,9 @@ class Training(Adaptation):
 
 
 class Reconstruction(Training, Local):
-    """Train one window of the pruned model at a time, so that its outputs match the dense ones."""
+    """Train one window of the pruned model at a time, to match the outputs of the dense model."""
 
-    method: Literal["reconstruction"]
+    method: Literal["reconstruction"] = Field(description=_METHOD)
     window: WindowSetting = Field(
         default=1,
         description="What is trained together. A number: so many consecutive decoder blocks, of "
@@ -454,55 +455,55 @@ class Branching(Scaled):
 class Full(OfMatrices):
     """All weights that the masks keep."""
 
-    method: Literal["full"]
+    method: Literal["full"] = Field(description=_METHOD)
 
 
 class Biases(Retraining):
     """The biases of linear layers alone (PERP)."""
 
-    method: Literal["biases"]
+    method: Literal["biases"] = Field(description=_METHOD)
 
 
 class Norms(Retraining):
     """The norms alone (PERP)."""
 
-    method: Literal["norms"]
+    method: Literal["norms"] = Field(description=_METHOD)
 
 
 class BiasesNorms(Retraining):
     """Biases and norms (PERP)."""
 
-    method: Literal["biases_norms"]
+    method: Literal["biases_norms"] = Field(description=_METHOD)
 
 
 class Lora(Branching):
     """LoRA: merged, the model is dense."""
 
-    method: Literal["lora"]
+    method: Literal["lora"] = Field(description=_METHOD)
 
 
 class LoraPrune(Branching):
     """LoRA whose change is pruned when it is merged."""
 
-    method: Literal["lora_prune"]
+    method: Literal["lora_prune"] = Field(description=_METHOD)
 
 
 class MaskLora(Scaled):
     """LoRA whose change is masked while it trains (PERP)."""
 
-    method: Literal["masklora"]
+    method: Literal["masklora"] = Field(description=_METHOD)
 
 
 class ScaleLora(LowRank):
     """Weights that are multiplied by a low-rank matrix (PERP)."""
 
-    method: Literal["scalelora"]
+    method: Literal["scalelora"] = Field(description=_METHOD)
 
 
 class Spp(Scaled):
     """Weights that are multiplied by a structured low-rank matrix (arXiv 2405.16057)."""
 
-    method: Literal["spp"]
+    method: Literal["spp"] = Field(description=_METHOD)
 
 
 RETRAINING: dict[str, type[Settings]] = {

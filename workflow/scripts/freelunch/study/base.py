@@ -1,5 +1,6 @@
 """The base of a study: registries that stand once, of which a study takes what it names."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,8 @@ from typing import Any
 import yaml
 
 from freelunch.core.errors import UserError
-from freelunch.study.config import REGISTRIES
+from freelunch.study.config import BASE, REGISTRIES
 
-BASE = "base"
 # The names that are defined, by registry: also those that a study does not take.
 Names = dict[str, list[str]]
 
@@ -22,9 +22,10 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError("there is no such file", where=path) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # A ValueError: bytes that are no text, or a date that there is not, such as 2026-13-01.
         raise UserError("this is not YAML", where=path, found=error) from error
 
 
@@ -34,7 +35,8 @@ def with_base(config: object, source: str) -> tuple[object, Names]:
     An entry of the config's own takes the place of one that has the same name in the base, as a
     whole. A base has no base itself.
 
-    A registry of another form than a mapping is left for the classes of settings to refuse.
+    A registry of the config's own that is not a mapping is left for the classes of settings to
+    refuse.
 
     Args:
         config: As a study's file says it.
@@ -45,42 +47,52 @@ def with_base(config: object, source: str) -> tuple[object, Names]:
     """
     if not isinstance(config, Mapping):
         return config, {}
-    own = {registry: _entries(config, registry) for registry in REGISTRIES}
+    own = {registry: _mapping(config.get(registry)) for registry in REGISTRIES}
     if BASE not in config:
-        return config, {registry: list(own[registry]) for registry in REGISTRIES}
+        return config, {registry: _strings([*own[registry]]) for registry in REGISTRIES}
     base = _read_base(config[BASE], source)
-    names = {registry: list({**base[registry], **own[registry]}) for registry in REGISTRIES}
+    names = {registry: _strings([*{**base[registry], **own[registry]}]) for registry in REGISTRIES}
     complete = {key: value for key, value in config.items() if key != BASE}
     for registry, taken in _taken(config, own, base).items():
+        if not isinstance(config.get(registry, {}), Mapping):
+            continue
         entries = {**base[registry], **own[registry]}
         # In the order in which the study names them, which is that of tables and figures.
-        found = {name: entries[name] for name in (*taken, *own[registry]) if name in entries}
-        if found:
-            complete[registry] = found
+        ordered = dict.fromkeys([*taken, *own[registry]])
+        complete[registry] = {name: entries[name] for name in ordered if name in entries}
     return complete, names
 
 
 def _read_base(named: object, source: str) -> dict[str, Mapping[str, Any]]:
-    if not isinstance(named, str):
+    where = f"{source}: {BASE}"
+    if not isinstance(named, str) or not os.path.isfile(named):
         raise UserError(
-            "the base is not named", where=f"{source}: base", found=named, expected="a file"
+            "there is no such file",
+            where=where,
+            found=str(named)[:60],
+            expected="a file of registries, absolute or relative to the repository",
         )
-    path = Path(named)
-    base = read_yaml(path)
-    if not isinstance(base, Mapping) or set(base) - set(REGISTRIES):
+    base = read_yaml(Path(named))
+    if not isinstance(base, Mapping):
+        raise UserError("a base is a mapping", where=named, expected=", ".join(REGISTRIES))
+    others = [str(key) for key in base if key not in REGISTRIES]
+    if others:
         raise UserError(
             "a base holds registries and nothing else",
-            where=path,
-            found=", ".join(map(str, base)) if isinstance(base, Mapping) else base,
+            where=named,
+            found=", ".join(others),
             expected=", ".join(REGISTRIES),
             todo="move the other keys to the study, which names its base by `base:`",
         )
-    return {registry: _entries(base, registry) for registry in REGISTRIES}
-
-
-def _entries(config: Mapping[str, Any], registry: str) -> Mapping[str, Any]:
-    entries = config.get(registry)
-    return entries if isinstance(entries, Mapping) else {}
+    for registry, entries in base.items():
+        if not isinstance(entries, Mapping):
+            raise UserError(
+                "a registry is a mapping",
+                where=f"{named}: {registry}",
+                found=str(entries)[:60],
+                expected="entries by name",
+            )
+    return {registry: base.get(registry, {}) for registry in REGISTRIES}
 
 
 def _taken(
@@ -94,9 +106,9 @@ def _taken(
         taken[registry].setdefault(name)
     entries = {**base["adaptations"], **own["adaptations"]}
     waiting = [*taken["adaptations"], *own["adaptations"]]
-    while waiting:
+    for name in waiting:
         # What a budget is a multiple of has a part in the study, too.
-        budget = _mapping(_mapping(entries.get(waiting.pop())).get("budget"))
+        budget = _mapping(_mapping(entries.get(name)).get("budget"))
         other = budget.get("of")
         if isinstance(other, str) and other not in taken["adaptations"]:
             taken["adaptations"].setdefault(other)
@@ -105,16 +117,16 @@ def _taken(
 
 
 def _named(study: object) -> Iterator[tuple[str, str]]:
-    """Yield the registry and the name of everything that a `study` block names."""
+    """Yield the registry and name of all that a `study` block names, whatever its form."""
     block = _mapping(study)
     evaluation = _mapping(block.get("evaluation"))
     for part in (block.get("calibration"), evaluation.get("perplexity")):
-        yield from (("texts", name) for name in _texts([_mapping(part).get("text")]))
+        yield from (("texts", name) for name in _strings([_mapping(part).get("text")]))
     tasks = _mapping(evaluation.get("tasks")).get("names")
-    yield from (("tasks", name) for name in _texts(tasks))
+    yield from (("tasks", name) for name in _strings(tasks))
     for grid in _list(block.get("grids")):
         for registry in ("models", "criteria", "adaptations"):
-            yield from ((registry, name) for name in _texts(_mapping(grid).get(registry)))
+            yield from ((registry, name) for name in _strings(_mapping(grid).get(registry)))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -125,5 +137,5 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _texts(value: object) -> list[str]:
+def _strings(value: object) -> list[str]:
     return [each for each in _list(value) if isinstance(each, str)]

@@ -1,17 +1,17 @@
 """What a config may not say although each of its values is valid: what does not go together."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 
 from freelunch.core.errors import nearest
 from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.config import Config, Grid
+from freelunch.study.config import REGISTRIES, Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
-from freelunch.study.settings import Settings
-from freelunch.study.sources import Tokens
+from freelunch.study.sources import Source, Tokens
 
 Names = Mapping[str, list[str]]
 
@@ -25,24 +25,38 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
         complete: Whether all of it is valid. Where it is not, a check that asks for what was left
             out is left out too: the config is refused in any case.
     """
-    checks: tuple[Callable[[Config, Names], Iterator[str]], ...] = (
-        _texts,
-        _perplexity,
-        _drift,
-        _tasks,
-        _grids,
-        _dtypes,
-        _criteria,
-        _adaptations,
-        _reserved,
-        _paths,
-    )
-    for check in checks:
+    # Of a registry that is not valid itself nobody knows the names.
+    known = {name: names[name] for name in REGISTRIES if hasattr(config, name)}
+    for check in _checks(config, known):
         try:
-            yield from check(config, names)
-        except AttributeError:
+            yield from check()
+        except (AttributeError, KeyError):
             if complete:
                 raise
+
+
+def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
+    """Yield checks, each of as little as goes together: one that fails holds up no other."""
+    for check in (_calibration, _perplexity, _stride, _drift, _tasks):
+        yield partial(check, config, names)
+    for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
+        where = f"study.grids.{index}"
+        for registry in ("models", "criteria", "adaptations"):
+            yield partial(_named, grid, registry, where, names)
+        yield partial(_patterns, config, grid, where)
+        yield partial(_dtypes, config, grid)
+    for name, criterion in getattr(config, "criteria", {}).items():
+        yield partial(_criterion, name, criterion)
+    for name, adaptation in getattr(config, "adaptations", {}).items():
+        yield partial(_adaptation, name, adaptation)
+        if isinstance(adaptation, Training):
+            yield partial(_held_out, name, adaptation, config)
+            yield partial(_sample, name, adaptation, config, names)
+    for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
+        yield partial(_reserved, registry, reserved, names)
+    for registry in ("models", "texts", "tasks"):
+        for name, source in getattr(config, registry, {}).items():
+            yield partial(_path, f"{registry}.{name}", source, registry == "models")
 
 
 def budget_tokens(budget: Budget, config: Config) -> int:
@@ -65,19 +79,24 @@ def budget_tokens(budget: Budget, config: Config) -> int:
     return round(budget.times * seen)
 
 
-def _texts(config: Config, names: Names) -> Iterator[str]:
-    study = config.study
-    for where, text, ids_allowed in (
-        ("study.calibration.text", study.calibration.text, True),
-        ("study.evaluation.perplexity.text", study.evaluation.perplexity.text, False),
-    ):
-        if text not in names["texts"]:
-            yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, names['texts'])}"
-        elif isinstance(config.texts.get(text), Tokens) and not ids_allowed:
-            yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+def _calibration(config: Config, names: Names) -> Iterator[str]:
+    where, text = "study.calibration.text", config.study.calibration.text
+    yield from _text(where, text, names)
 
 
 def _perplexity(config: Config, names: Names) -> Iterator[str]:
+    where, text = "study.evaluation.perplexity.text", config.study.evaluation.perplexity.text
+    yield from _text(where, text, names)
+    if isinstance(config.texts.get(text), Tokens):
+        yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+
+
+def _text(where: str, text: str, names: Names) -> Iterator[str]:
+    if text not in names["texts"]:
+        yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, names['texts'])}"
+
+
+def _stride(config: Config, names: Names) -> Iterator[str]:
     perplexity = config.study.evaluation.perplexity
     if (perplexity.stride or 0) > perplexity.length:
         yield (
@@ -118,34 +137,32 @@ def _tasks(config: Config, names: Names) -> Iterator[str]:
         yield "  study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
 
 
-def _grids(config: Config, names: Names) -> Iterator[str]:
-    valid = {**names, "adaptations": [NONE, *names["adaptations"]]}
-    for index, grid in enumerate(config.study.grids):
-        where = f"study.grids.{index}"
-        for registry in ("models", "criteria", "adaptations"):
-            for name in getattr(grid, registry):
-                if (registry, name) == ("criteria", DENSE):
-                    yield (
-                        f"  {where}.{registry}: the dense model is always evaluated, and never "
-                        "adapted: nothing of it was pruned; expected criteria to prune by"
-                    )
-                elif name not in valid[registry]:
-                    yield (
-                        f"  {where}.{registry}: {name!r} is not in `{registry}`; expected "
-                        + nearest(name, valid[registry])
-                    )
-        yield from _patterns(config, grid, where)
+def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]:
+    """Yield what a grid names that is not defined."""
+    valid = [NONE, *names[registry]] if registry == "adaptations" else names[registry]
+    for name in getattr(grid, registry):
+        if (registry, name) == ("criteria", DENSE):
+            yield (
+                f"  {where}.{registry}: the dense model is always evaluated, and never adapted: "
+                "nothing of it was pruned; expected criteria to prune by"
+            )
+        elif name not in valid:
+            yield (
+                f"  {where}.{registry}: {name!r} is not in `{registry}`; expected "
+                + nearest(name, valid)
+            )
 
 
 def _patterns(config: Config, grid: Grid, where: str) -> Iterator[str]:
+    parsed = []
     for name in grid.patterns:
         try:
-            pattern = Pattern.parse(name)
+            parsed.append(Pattern.parse(name))
         except ValueError as error:
             yield f"  {where}.patterns: {error}"
-            continue
-        for criterion in grid.criteria:
-            if criterion in config.criteria:
+    for criterion in grid.criteria:
+        if criterion in config.criteria:
+            for pattern in parsed:
                 yield from _fits(where, criterion, config.criteria[criterion], pattern)
 
 
@@ -169,49 +186,47 @@ def _fits(where: str, name: str, criterion: Criterion, pattern: Pattern) -> Iter
         )
 
 
-def _dtypes(config: Config, names: Names) -> Iterator[str]:
-    for grid in config.study.grids:
-        adapted = [
-            config.adaptations[name] for name in grid.adaptations if name in config.adaptations
-        ]
-        if any(isinstance(entry, Training) for entry in adapted):
-            for model in grid.models:
-                if model in config.models and config.models[model].dtype == "float16":
-                    yield (
-                        f"  models.{model}.dtype: gradients vanish in float16; expected bfloat16 "
-                        "or float32"
-                    )
+def _dtypes(config: Config, grid: Grid) -> Iterator[str]:
+    adapted = [config.adaptations.get(name) for name in grid.adaptations]
+    if any(isinstance(entry, Training) for entry in adapted):
+        for model in grid.models:
+            if model in config.models and config.models[model].dtype == "float16":
+                yield (
+                    f"  models.{model}.dtype: gradients vanish in float16; expected bfloat16 "
+                    "or float32"
+                )
 
 
-def _criteria(config: Config, names: Names) -> Iterator[str]:
-    for name, criterion in config.criteria.items():
-        if criterion.scope == "model" and criterion.statistics == "sparse":
-            yield (
-                f"  criteria.{name}: scope `model` compares the units of all blocks before any is "
-                "pruned; expected statistics: dense"
-            )
-
-
-def _adaptations(config: Config, names: Names) -> Iterator[str]:
-    for name, entry in config.adaptations.items():
-        where = f"  adaptations.{name}"
-        if isinstance(entry, Training):
-            yield from _sample(where, entry, config, names)
-        for key, problem in entry.problems():
-            yield f"{where}.{key}: {problem}"
-
-
-def _sample(where: str, entry: Training, config: Config, names: Names) -> Iterator[str]:
-    """Yield what is wrong with how much an adaptation is trained on."""
-    calibration = config.study.calibration
-    has_documents = not isinstance(config.texts.get(calibration.text), Tokens)
-    samples = entry.samples or calibration.samples
-    step = entry.batch * calibration.length
-    if entry.is_searched and entry.select_on == "calibration" and not has_documents:
+def _criterion(name: str, criterion: Criterion) -> Iterator[str]:
+    if criterion.scope == "model" and criterion.statistics == "sparse":
         yield (
-            f"{where}.select_on: candidates are compared on documents that calibration left, and a "
-            "`tokens` source has none; expected evaluation, or a text"
+            f"  criteria.{name}: scope `model` compares the units of all blocks before any is "
+            "pruned; expected statistics: dense"
         )
+
+
+def _adaptation(name: str, entry: Adaptation) -> Iterator[str]:
+    for key, problem in entry.problems():
+        yield f"  adaptations.{name}.{key}: {problem}"
+
+
+def _held_out(name: str, entry: Training, config: Config) -> Iterator[str]:
+    if entry.is_searched and entry.select_on == "calibration" and not _has_documents(config):
+        yield (
+            f"  adaptations.{name}.select_on: candidates are compared on documents that "
+            "calibration left, and a `tokens` source has none; expected evaluation, or a text"
+        )
+
+
+def _has_documents(config: Config) -> bool:
+    """Return whether more can be drawn than the calibration sample."""
+    return not isinstance(config.texts.get(config.study.calibration.text), Tokens)
+
+
+def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterator[str]:
+    """Yield what is wrong with how much an adaptation is trained on."""
+    where, calibration = f"  adaptations.{name}", config.study.calibration
+    samples = entry.samples or calibration.samples
     if entry.budget is not None:
         if entry.samples is not None:
             yield f"{where}: `samples` and `budget` say the same; expected one of them"
@@ -220,6 +235,7 @@ def _sample(where: str, entry: Training, config: Config, names: Names) -> Iterat
             yield f"{where}.budget{problem}"
             return
         tokens, counts = budget_tokens(entry.budget, config), entry.epoch_counts
+        step = entry.batch * calibration.length
         if tokens < step * max(counts):
             yield (
                 f"{where}.budget: found {tokens} tokens; expected at least {step * max(counts)}, "
@@ -231,7 +247,7 @@ def _sample(where: str, entry: Training, config: Config, names: Names) -> Iterat
             f"{where}.batch: found {entry.batch} sequences of a sample of {samples}; expected no "
             "more than it has"
         )
-    if samples > calibration.samples and not has_documents:
+    if samples > calibration.samples and not _has_documents(config):
         yield (
             f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
             f"has; expected at most {calibration.samples}, or a text"
@@ -256,24 +272,16 @@ def _multiple(budget: Budget, adaptations: Mapping[str, Adaptation], names: Name
     return None
 
 
-def _reserved(config: Config, names: Names) -> Iterator[str]:
-    for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
-        if reserved in names[registry]:
-            yield f"  {registry}.{reserved}: this name is reserved; choose another"
+def _reserved(registry: str, reserved: str, names: Names) -> Iterator[str]:
+    if reserved in names[registry]:
+        yield f"  {registry}.{reserved}: this name is reserved; choose another"
 
 
-def _paths(config: Config, names: Names) -> Iterator[str]:
-    registries: dict[str, Mapping[str, Settings]] = {
-        "models": config.models,
-        "texts": config.texts,
-        "tasks": config.tasks,
-    }
-    for registry, entries in registries.items():
-        for name, entry in entries.items():
-            path = getattr(entry, "path", None)
-            if path is not None and not Path(path).exists():
-                yield (
-                    f"  {registry}.{name}.path: there is nothing at {path}; expected a "
-                    + ("folder" if registry == "models" else "file")
-                    + " (absolute, or relative to the repository)"
-                )
+def _path(where: str, source: Source, is_folder: bool) -> Iterator[str]:
+    path = getattr(source, "path", None)
+    if path is not None and not os.path.exists(path):
+        yield (
+            f"  {where}.path: there is nothing at {path}; expected a "
+            + ("folder" if is_folder else "file")
+            + " (absolute, or relative to the repository)"
+        )

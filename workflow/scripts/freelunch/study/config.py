@@ -6,10 +6,12 @@ from pydantic import Field
 
 from freelunch.study.adaptations import AdaptationEntry
 from freelunch.study.criteria import CriterionEntry
-from freelunch.study.settings import Distinct, KeptStates, Name, Settings, Word
+from freelunch.study.settings import Absent, Distinct, KeptStates, Name, Settings, Word, absent
 from freelunch.study.sources import ModelEntry, TaskEntry, TextEntry
 
 REGISTRIES = ("models", "texts", "tasks", "criteria", "adaptations")
+# The key of a study's file that names a file of registries.
+BASE = "base"
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -65,16 +67,8 @@ class Evaluation(Settings):
     """What is measured."""
 
     perplexity: Perplexity = Field(description="Perplexity of every cell.")
-    drift: Drift | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="Drift of every pruned cell; not measured where it is not there.",
-    )
-    tasks: Tasks | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="Zero-shot tasks; not asked where they are not there.",
-    )
+    drift: Absent[Drift] = absent("Drift of every pruned cell. Not given: it is not measured.")
+    tasks: Absent[Tasks] = absent("Zero-shot tasks. Not given: none is asked.")
 
 
 class Selection(Settings):

@@ -14,6 +14,7 @@ Statistics = Literal["dense", "sparse"]
 Scope = Literal["row", "matrix"]
 UnitScope = Literal["block", "model"]
 Unit = Literal["group", "head"]
+_SCORE = "What a weight or a unit is worth: a module of freelunch.pruning.criteria."
 _SCOPE = (
     "Within what scores are compared: each output row or the whole matrix. An NofM pattern "
     "compares within its groups in any case."
@@ -42,7 +43,7 @@ class CriterionSettings(Settings):
     updates_weights: ClassVar[bool] = False
     structured: ClassVar[bool] = False
 
-    score: str
+    score: str = Field(description=_SCORE)
     statistics: Statistics = Field(
         default="dense",
         description="dense: of the dense model's activations, shared by all criteria. sparse: each "
@@ -101,26 +102,26 @@ class OfUnits(CriterionSettings):
 class Random(OfWeights):
     """Standard normal noise."""
 
-    score: Literal["random"]
+    score: Literal["random"] = Field(description=_SCORE)
 
 
 class Magnitude(OfWeights):
     """abs(W)."""
 
-    score: Literal["magnitude"]
+    score: Literal["magnitude"] = Field(description=_SCORE)
 
 
 class Wanda(OfWeights):
     """abs(W_ij) * ||X_j||, arXiv 2306.11695."""
 
-    score: Literal["wanda"]
+    score: Literal["wanda"] = Field(description=_SCORE)
     scope: Scope = Field(default="row", description=_SCOPE)
 
 
 class Ria(OfWeights):
     """(abs(W_ij) / sum of column j + abs(W_ij) / sum of row i) * ||X_j||^exponent, ICLR 2024."""
 
-    score: Literal["ria"]
+    score: Literal["ria"] = Field(description=_SCORE)
     scope: Scope = Field(default="row", description=_SCOPE)
     exponent: float = Field(default=0.5, ge=0, description="Of the input's norm.")
 
@@ -131,7 +132,7 @@ class SparseGPT(OfWeights):
     reads_gram: ClassVar[bool] = True
     updates_weights: ClassVar[bool] = True
 
-    score: Literal["sparsegpt"]
+    score: Literal["sparsegpt"] = Field(description=_SCORE)
     damping: float = Field(
         default=0.01,
         gt=0,
@@ -150,13 +151,13 @@ class SparseGPT(OfWeights):
 class WandaSp(OfUnits):
     """Wanda's scores of whole heads and channels."""
 
-    score: Literal["wanda_sp"]
+    score: Literal["wanda_sp"] = Field(description=_SCORE)
 
 
 class Flap(OfUnits):
     """Fluctuation of the inputs of output projections, AAAI 2024."""
 
-    score: Literal["flap"]
+    score: Literal["flap"] = Field(description=_SCORE)
     scope: UnitScope = Field(default="model", description=_UNIT_SCOPE)
     bias_compensation: bool = Field(default=True, description=_BIAS)
     metric: Literal["WIFV", "IFV", "WIFN"] = Field(

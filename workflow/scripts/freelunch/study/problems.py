@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import date
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,8 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from freelunch.core.errors import nearest
-from freelunch.study.config import Config
-from freelunch.study.settings import PATTERNS, TAGGED, Settings
+from freelunch.study.config import BASE, Config
+from freelunch.study.settings import KEYS, PATTERNS, TAGGED, Settings
 
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
 # What a value of another type was expected to be, by pydantic's name of the error.
@@ -24,6 +26,7 @@ _TYPES = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "invalid_key": "text",
 }
 _BOUNDS = {
     "greater_than": ("more than", "gt"),
@@ -43,7 +46,7 @@ def violations(error: ValidationError) -> Iterator[str]:
 def as_far_as_valid(config: object) -> Config:
     """Return what of a config is valid, for checks of what goes together.
 
-    What is not valid is left out: reading it raises AttributeError.
+    What is not valid is left out: reading it raises AttributeError, also where it has a default.
     """
     found: Config = _valid_part(Config, config)
     return found
@@ -54,35 +57,60 @@ class _Invalid(Exception):
 
 
 def _valid_part(kind: Any, value: object) -> Any:
-    """Return the valid part of a value; raises _Invalid if it has none."""
+    """Return the valid part of a value; raises _Invalid if it has none.
+
+    A class of settings always has one, if only without any of its fields: so a list of them keeps
+    its positions.
+    """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        tag = next((part for part in error.errors()[0]["loc"][:1] if part in TAGGED), None)
-    settings = _settings_in(kind) or (TAGGED[str(tag)] if tag else None)
-    if get_origin(kind) is Annotated and settings is None:
-        return _valid_part(get_args(kind)[0], value)
-    if get_origin(kind) is dict and isinstance(value, Mapping):
-        inner = get_args(kind)[1]
-        return {str(key): part for key, part in _parts(inner, value.items())}
-    if get_origin(kind) is list and isinstance(value, list):
-        return [part for _, part in _parts(get_args(kind)[0], enumerate(value))]
-    if settings is None or not isinstance(value, Mapping):
+        loc = error.errors()[0]["loc"]
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(bare) is dict and isinstance(value, Mapping):
+        return dict(_parts(get_args(bare)[1], value.items()))
+    if get_origin(bare) is list and isinstance(value, list):
+        if parts := [part for _, part in _parts(get_args(bare)[0], enumerate(value))]:
+            return parts
         raise _Invalid
-    fields = {}
+    settings = TAGGED.get(str(loc[0])) if loc else None
+    if settings is None and get_origin(bare) not in (dict, list):
+        settings = _settings_in(bare)
+    if settings is None:
+        raise _Invalid
+    return _valid_settings(kind, settings, value)
+
+
+def _valid_settings(kind: Any, settings: type[Settings], value: object) -> Settings:
+    """Return settings of which all that is not valid is left out."""
+    given = value if isinstance(value, Mapping) else {}
+    fields: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
-        if name in value:
-            for _, part in _parts(_annotation(field), [(name, value[name])]):
-                fields[name] = part
-    return settings.model_construct(**fields)
+        if name in given:
+            fields.update(_parts(_annotation(field), [(name, given[name])]))
+    left_out = set(given) - set(fields)
+    if given is not value or _is_refused(kind, {name: given[name] for name in fields}):
+        left_out = set(settings.model_fields)
+    found = settings.model_construct(**fields)
+    for name in left_out:
+        # Else reading it would give its default.
+        found.__dict__.pop(name, None)
+    return found
 
 
-def _parts(kind: Any, values: Any) -> Iterator[tuple[Any, Any]]:
+def _is_refused(kind: Any, value: Mapping[str, Any]) -> bool:
+    """Return whether a mapping is refused as a whole, whatever is wrong with its values."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        return any(not each["loc"] for each in error.errors())
+    return False
+
+
+def _parts(kind: Any, values: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
     for key, value in values:
-        try:
+        with suppress(_Invalid):
             yield key, _valid_part(kind, value)
-        except _Invalid:
-            continue
 
 
 def _annotation(field: FieldInfo) -> Any:
@@ -117,18 +145,20 @@ def _place(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Sett
 def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[Settings]) -> str:
     parent, _, last = where.rpartition(".")
     if error["type"] == "extra_forbidden":
-        return f"  {where}: unknown key; expected {nearest(last, kind.model_fields)}"
+        # The one key of a file that is no setting: `base` is read before.
+        valid = [*kind.model_fields, BASE] if kind is Config else kind.model_fields
+        return f"  {where}: unknown key; expected {nearest(last, valid)}"
     description = f" ({field.description})" if field and field.description else ""
     if error["type"] == "missing":
         return f"  {parent or '(top)'}: {last!r} is missing{description}"
     if error["type"].startswith("union_tag"):
         return _unchosen(error, where)
-    found = json.dumps(error["input"], default=str)
-    found = found if len(found) < 60 else found[:57] + "..."
     hint = ""
-    if _EXPONENT.fullmatch(str(error["input"])) and isinstance(error["input"], str):
+    if error["type"] in ("int_type", "float_type") and _EXPONENT.fullmatch(str(error["input"])):
         hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
-    return f"  {where}: found {found}; {_expected(error)}{hint}{description}"
+    if error["type"] == "string_type" and type(error["input"]) in (int, float, date):
+        hint = " (put it in quotes)"
+    return f"  {where}: found {_shown(error['input'])}; {_expected(error)}{hint}{description}"
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -140,36 +170,36 @@ def _expected(error: ErrorDetails) -> str:
         return f"expected {words} {context[bound]}"
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
-        return f"expected {nearest(str(error['input']), names)}"
+        return f"expected {_nearest(error['input'], names)}"
     if kind == "string_pattern_mismatch":
         return f"expected {PATTERNS[context['pattern']]}"
     if kind == "too_short":
-        return f"expected at least {context['min_length']}"
+        return f"expected a list of at least {context['min_length']}"
     # Those of our own say themselves what was expected.
     return error["msg"]
 
 
 def _unchosen(error: ErrorDetails, where: str) -> str:
     """Return the line of an entry whose kind is not known."""
-    context = error.get("ctx", {})
-    if "tag" not in context:
-        key = _KEYS[where.partition(".")[0]]
-        if isinstance(error["input"], Mapping) and key not in error["input"]:
-            return f"  {where}: {key!r} is missing"
-        if isinstance(error["input"], Mapping):
-            where, found = f"{where}.{key}", error["input"][key]
-            return f"  {where}: found {json.dumps(found, default=str)}; expected a name"
-        return f"  {where}: found {json.dumps(error['input'], default=str)}; expected a mapping"
-    key, _, found = context["tag"].partition("=")
-    names = re.findall(r"\([a-z]+\.([a-z_]+)\)", context["expected_tags"])
-    return f"  {where}.{key}: found {found!r}; expected {nearest(found, names)}"
+    registry, entry = where.partition(".")[0], error["input"]
+    if not isinstance(entry, Mapping):
+        return f"  {where}: found {_shown(entry)}; expected a mapping"
+    key = KEYS[registry]
+    names = [tag[len(registry) + 2 : -1] for tag in TAGGED if tag.startswith(f"({registry}.")]
+    if key not in entry:
+        return f"  {where}: {key!r} is missing (one of: {', '.join(sorted(names))})"
+    found = entry[key]
+    return f"  {where}.{key}: found {_shown(found)}; expected {_nearest(found, names)}"
 
 
-# The key that decides what an entry of a registry is.
-_KEYS = {
-    "models": "source",
-    "texts": "source",
-    "tasks": "source",
-    "criteria": "score",
-    "adaptations": "method",
-}
+def _nearest(found: object, names: Iterable[str]) -> str:
+    return nearest(found if isinstance(found, str) else "", names)
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        # A key that JSON has not, such as a date; a number of thousands of digits; a loop.
+        shown = "what JSON cannot say"
+    return shown if len(shown) < 60 else shown[:57] + "..."

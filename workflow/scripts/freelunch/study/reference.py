@@ -10,8 +10,8 @@ from freelunch.study.settings import TAGGED
 
 _HEAD = """# Settings
 
-Every setting with its default and bounds. A key that is not here is refused. This page is made by
-`python -m freelunch settings` from the classes in `workflow/scripts/freelunch/study/`.
+Every setting with its default and bounds. A key that is not here is refused. This page is written
+by `python -m freelunch settings` from the classes in `workflow/scripts/freelunch/study/`.
 """
 
 

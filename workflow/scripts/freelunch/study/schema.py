@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from freelunch.study.config import REGISTRIES, Config
+from freelunch.study.config import BASE, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
-_BASE = (
+_BASE_DESCRIPTION = (
     "A file of registries, absolute or relative to the repository: the study takes from it what it "
     "names. An entry of the same name in the study takes the place of the base's."
 )
@@ -18,9 +18,14 @@ def config_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
-    schema["properties"]["base"] = {"type": "string", "description": _BASE}
-    # What is not here may be in the base.
+    schema["properties"][BASE] = {"type": "string", "description": _BASE_DESCRIPTION}
+    for registry in REGISTRIES:
+        # Names of another form are refused.
+        schema["properties"][registry]["additionalProperties"] = False
+    # A registry that is not here may be in the base.
+    registries = [key for key in schema["required"] if key in REGISTRIES]
     schema["required"] = [key for key in schema["required"] if key not in REGISTRIES]
+    schema["anyOf"] = [{"required": registries}, {"required": [BASE]}]
     found: dict[str, Any] = _without_titles(schema, top=True)
     return found
 

@@ -102,14 +102,20 @@ Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]
 Repository = Annotated[str, StringConstraints(pattern=_REPOSITORY)]
 KeptStates = Annotated[str, StringConstraints(pattern=_KEPT)]
-Distinct = Annotated[list[T], Field(min_length=1), AfterValidator(_unique)]
+Distinct = Annotated[
+    list[T],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unique),
+]
 # One value, or several that are searched.
 Searched = Annotated[
     Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")], Discriminator(_one_or_list)
 ]
 
-# The classes among which a key of an entry decides, by the tags that pydantic has for them.
+# The classes among which a key of an entry decides, by the tags that pydantic has for them; and
+# that key, by registry.
 TAGGED: dict[str, type[Settings]] = {}
+KEYS: dict[str, str] = {}
 
 
 def chosen_by(key: str, registry: str, classes: Mapping[str, type[Settings]]) -> Any:
@@ -120,6 +126,7 @@ def chosen_by(key: str, registry: str, classes: Mapping[str, type[Settings]]) ->
         registry: Where such entries stand, such as `models`; no two types have the same.
         classes: The class for each value of the key.
     """
+    KEYS[registry] = key
     tags = {value: f"({registry}.{value})" for value in classes}
     TAGGED.update({tags[value]: kind for value, kind in classes.items()})
     tagged = [Annotated[kind, Tag(tags[value])] for value, kind in classes.items()]

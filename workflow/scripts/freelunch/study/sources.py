@@ -28,13 +28,14 @@ TaskFormat = Literal[
     "lambada_requests",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
+_SOURCE = "Where it comes from."
 _PATH = "Absolute, or relative to the repository."
 
 
 class Source(Settings):
     """Where something comes from."""
 
-    source: str
+    source: str = Field(description=_SOURCE)
     licence: Absent[str] = absent("SPDX identifier or a phrase; it is written into the manifest.")
 
     def deciding(self) -> dict[str, Any]:
@@ -49,7 +50,7 @@ _DESCRIPTIVE = ("licence", "architecture")
 class Wheel(Source):
     """A member of a wheel on the Python package index."""
 
-    source: Literal["wheel"]
+    source: Literal["wheel"] = Field(description=_SOURCE)
     package: str = Field(description="Name on the package index.")
     version: str = Field(description="Exactly this one.")
     sha256: Sha256 = Field(description="Of the wheel.")
@@ -59,7 +60,7 @@ class Wheel(Source):
 class Hub(Source):
     """A repository on the Hugging Face hub."""
 
-    source: Literal["hub"]
+    source: Literal["hub"] = Field(description=_SOURCE)
     repository: Repository = Field(description="owner/name")
     revision: Commit = Field(description="A full commit: a branch moves.")
 
@@ -73,7 +74,7 @@ class HubFile(Hub):
 class Local(Source):
     """A file or folder of your own."""
 
-    source: Literal["path"]
+    source: Literal["path"] = Field(description=_SOURCE)
     path: str = Field(description=_PATH)
 
 
@@ -153,7 +154,7 @@ class LocalText(Local, Documents):
 class Tokens(Source):
     """Ready token ids, for exactly one tokenizer."""
 
-    source: Literal["tokens"]
+    source: Literal["tokens"] = Field(description=_SOURCE)
     path: str = Field(
         description="A safetensors file with `input_ids`, integers of shape (samples, length). "
         + _PATH
