@@ -19,6 +19,7 @@ from tiny_models import (
     reconstruction,
 )
 
+RATES = [0.001, 0.003, 0.01]
 SEARCH = reconstruction(learning_rate=RATES, epochs=[1])
 
 
