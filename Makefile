@@ -26,7 +26,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
-	--replace-workflow-config --configfile $(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
+	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
 .PHONY: help env study full plan summary report compare test check format bench docs results kept lock
 
@@ -73,7 +73,7 @@ test: env
 check: env
 	ruff format --check .
 	ruff check .
-	snakefmt --check Snakefile workflow/rules
+	snakefmt --check Snakefile workflow
 	snakemake --lint
 	mypy
 	lint-imports
@@ -82,7 +82,7 @@ check: env
 format: env
 	ruff format .
 	ruff check --fix .
-	snakefmt Snakefile workflow/rules
+	snakefmt Snakefile workflow
 
 bench: study
 	PYTHONPATH=$(PYTHONPATH):tests/support python tests/bench/bench.py

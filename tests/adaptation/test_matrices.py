@@ -1,6 +1,7 @@
 """What is trained of a matrix, against the plain formulas, finite differences and PEFT."""
 
 from collections.abc import Callable
+from typing import Any
 
 import peft
 import pytest
@@ -18,7 +19,6 @@ from freelunch.study.methods import (
     METHODS,
     Trained,
     matrix_parameters,
-    trained_by,
 )
 
 ROWS, COLUMNS, RANK, ALPHA = 7, 5, 3, 6.0
@@ -47,17 +47,8 @@ class Net(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.second(torch.tanh(self.norm(self.first(inputs))))
 
-    def train_(self, method: str, **settings: object) -> TrainedParameters:
-        trained = trained_by(
-            {
-                "method": method,
-                "train_biases": True,
-                "train_norms": True,
-                "rank": RANK,
-                "alpha": ALPHA,
-                **settings,
-            }
-        )
+    def train_(self, method: str, **settings: Any) -> TrainedParameters:
+        trained = Trained.by(method, **{"rank": RANK, "alpha": ALPHA, **settings})
         masked = [(name, getattr(self, name), keep) for name, keep in self.keep.items()]
         return TrainedParameters(masked, other_parameters([self], trained), trained, SEED)
 
@@ -206,7 +197,7 @@ def test_nothing_changes_before_the_first_step(method: str) -> None:
 def test_what_is_trained_and_how_many_numbers_that_is(method: str) -> None:
     net, untouched = Net(), Net()
     trained = net.train_(method)
-    chosen = trained_by({"method": method, "train_biases": True, "train_norms": True, "rank": RANK})
+    chosen = Trained.by(method, rank=RANK)
     matrices = sum(
         matrix_parameters(chosen, *keep.shape, int(keep.sum())) for keep in net.keep.values()
     )
@@ -234,7 +225,7 @@ def test_what_is_trained_and_how_many_numbers_that_is(method: str) -> None:
 def test_lora_is_that_of_peft() -> None:
     """Outputs while it trains, gradients, and the merged weight."""
     net, other = Net(torch.float32), Net(torch.float32)
-    trained = net.train_("lora", train_biases=False, train_norms=False)
+    trained = net.train_("lora", biases=False, norms=False)
     config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["first", "second"])
     wrapped = peft.inject_adapter_in_model(config, other)
     theirs = [p for _, p in wrapped.named_parameters() if p.requires_grad]
@@ -326,11 +317,11 @@ def test_with_the_full_rank_masklora_represents_what_full_training_reaches() -> 
 
 def test_linears_choose_matrices_by_the_ends_of_their_names() -> None:
     net = Net()
-    trained = net.train_("masklora", linears=["second"], train_norms=False, train_biases=False)
+    trained = net.train_("masklora", linears=("second",), norms=False, biases=False)
     assert len(trained.parameters) == 2
     assert not net.first.weight.requires_grad
     with pytest.raises(UserError, match="secnd") as error:
-        Net().train_("masklora", linears=["secnd"])
+        Net().train_("masklora", linears=("secnd",))
     assert "second" in str(error.value)
 
 
@@ -343,7 +334,7 @@ def test_a_rank_above_the_matrix_is_an_error(method: str) -> None:
 
 def test_a_model_with_nothing_to_train_is_an_error() -> None:
     linear = nn.Linear(4, 4, bias=False)
-    trained = trained_by({"method": "biases"})
+    trained = Trained.by("biases")
     with pytest.raises(UserError, match="nothing"):
         TrainedParameters([("x", linear, linear.weight != 0)], [], trained, 0)
 

@@ -24,6 +24,7 @@ from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import Trained
 from freelunch.study.windows import group_windows, split_windows
@@ -40,6 +41,7 @@ from tiny_models import (
     prepare,
     random_tokens,
     reconstruct,
+    reconstruction,
     save_calibration,
     weights,
 )
@@ -75,7 +77,7 @@ def shards(adapted: Artifact) -> dict[str, str]:
 
 
 def slow_reconstruction(
-    prepared: Prepared, indices: range, settings: dict[str, Any]
+    prepared: Prepared, indices: range, settings: Reconstruction
 ) -> tuple[list[dict[str, Tensor]], float, float]:
     """Train a window by the formulas of Adam (Kingma and Ba, algorithm 1), weight by weight.
 
@@ -106,20 +108,18 @@ def slow_reconstruction(
             keep.append(mask.get(name.removesuffix(".weight")))
     first = [torch.zeros_like(parameter) for parameter in parameters]
     second = [torch.zeros_like(parameter) for parameter in parameters]
-    steps = settings["epochs"] * math.ceil(SEQUENCES / settings["batch"])
-    warm = int(settings["warmup"] * steps)
+    steps = settings.passes * math.ceil(SEQUENCES / settings.batch)
+    warm = int(settings.warmup * steps)
     name = f"{indices.start}-{indices.stop - 1}"
     generator = torch.Generator().manual_seed(derive_seed(SEED, "reconstruction", name))
     step = 0
-    for _ in range(settings["epochs"]):
+    for _ in range(settings.passes):
         order = torch.randperm(SEQUENCES, generator=generator).tolist()
-        for start in range(0, SEQUENCES, settings["batch"]):
+        for start in range(0, SEQUENCES, settings.batch):
             share = (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
-            rate = settings["learning_rate"] * share
+            rate = settings.rate * share
             step += 1
-            gradients = torch.autograd.grad(
-                loss(order[start : start + settings["batch"]]), parameters
-            )
+            gradients = torch.autograd.grad(loss(order[start : start + settings.batch]), parameters)
             with torch.no_grad():
                 for number, gradient in enumerate(gradients):
                     first[number] = 0.9 * first[number] + 0.1 * gradient
@@ -194,13 +194,7 @@ def test_gradients_are_finite_differences(
     monkeypatch.setattr(optimisers, "make_optimiser", Recorder)
     window = window_of(prepared, 1)
     inputs, targets = prepared.hidden(1), prepared.hidden(2)
-    settings = {
-        **RECONSTRUCTION,
-        "shuffle": False,
-        "batch": SEQUENCES,
-        "epochs": 1,
-        "loss": loss_name,
-    }
+    settings = reconstruction(shuffle=False, batch=SEQUENCES, epochs=1, loss=loss_name)
     train_window_(window, inputs, targets, settings, 0)
     masks = {id(linear.weight): keep for _, linear, keep in window.masked()}
     parameters = window.train_(Trained("full", True, True), 0).parameters

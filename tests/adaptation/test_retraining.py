@@ -18,9 +18,9 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.study.adaptations import Retraining, read_adaptation
 from freelunch.study.cell import derive_seed
-from freelunch.study.methods import METHODS, matrix_parameters, trained_by
-from freelunch.study.schema import with_defaults
+from freelunch.study.methods import METHODS, matrix_parameters
 from interrupts import Interrupt, interrupted
 from operations import counted_operations
 from tiny_models import (
@@ -85,7 +85,7 @@ def shards(adapted: Artifact) -> dict[str, str]:
 
 
 def plain_retraining(
-    prepared: Prepared, folder: Path, settings: dict[str, Any], teacher: nn.Module | None = None
+    prepared: Prepared, folder: Path, settings: Retraining, teacher: nn.Module | None = None
 ) -> nn.Module:
     """Train what transformers loads with its own loss; mask weights anew after each step."""
     model = assembled(prepared, None, folder)
@@ -103,16 +103,16 @@ def plain_retraining(
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.0)
     input_ids = random_tokens(SEQUENCES)
-    steps = settings["epochs"] * math.ceil(SEQUENCES / settings["batch"])
-    warm = int(settings["warmup"] * steps)
+    steps = settings.passes * math.ceil(SEQUENCES / settings.batch)
+    warm = int(settings.warmup * steps)
     generator = torch.Generator().manual_seed(derive_seed(SEED, "retraining"))
     step = 0
-    for _ in range(settings["epochs"]):
+    for _ in range(settings.passes):
         order = torch.randperm(SEQUENCES, generator=generator).tolist()
-        for start in range(0, SEQUENCES, settings["batch"]):
-            rows = input_ids[order[start : start + settings["batch"]]]
+        for start in range(0, SEQUENCES, settings.batch):
+            rows = input_ids[order[start : start + settings.batch]]
             share = (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
-            optimiser.param_groups[0]["lr"] = settings["learning_rate"] * share
+            optimiser.param_groups[0]["lr"] = settings.rate * share
             step += 1
             if teacher is None:
                 loss = model(input_ids=rows, labels=rows).loss
@@ -126,7 +126,7 @@ def plain_retraining(
             # Gradients of pruned weights are no part of the norm that is clipped.
             for linear, keep in masked:
                 linear.weight.grad *= keep
-            torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimiser.step()
             with torch.no_grad():
                 for linear, keep in masked:
@@ -138,15 +138,12 @@ def plain_retraining(
 def test_full_retraining_is_that_of_a_plain_loop(
     prepared: Prepared, tmp_path: Path, loss: str
 ) -> None:
-    settings = with_defaults(
-        settings_of("full", epochs=2, warmup=0.4, learning_rate=0.01, loss=loss, clip=0.5),
-        "adaptation",
-    )
+    given = settings_of("full", epochs=2, warmup=0.4, learning_rate=0.01, loss=loss, clip=0.5)
     teacher = None
     if loss == "distillation":
         teacher = AutoModelForCausalLM.from_pretrained(prepared.model.folder).eval()
-    expected = plain_retraining(prepared, tmp_path / "plain", settings, teacher)
-    adapted = retrain(prepared, tmp_path / "adapted", **settings)
+    expected = plain_retraining(prepared, tmp_path / "plain", read_adaptation(given), teacher)
+    adapted = retrain(prepared, tmp_path / "adapted", **given)
     found = assembled(prepared, adapted, tmp_path / "checkpoint")
     input_ids = random_tokens(SEQUENCES)
     torch.testing.assert_close(
@@ -227,7 +224,7 @@ def test_trained_parameters_are_counted_by_the_formula(
             retrain(prepared, tmp_path / "adapted", **settings)
         return
     adapted = retrain(prepared, tmp_path / "adapted", **settings)
-    trained = trained_by(with_defaults(settings, "adaptation"))
+    trained = read_adaptation(settings).trained
     model = assembled(prepared, None, tmp_path / "start")
     matrices = sum(
         matrix_parameters(trained, *keep.shape, int(keep.sum()))
@@ -281,8 +278,8 @@ def test_operations_are_those_that_torch_counts(
     with counted_operations() as counter:
         retrain(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    filled = with_defaults(settings, "adaptation")
-    assert retraining_flops(shapes, SEQUENCES, 48, filled) == counter.get_total_flops()
+    predicted = retraining_flops(shapes, SEQUENCES, 48, read_adaptation(settings))
+    assert predicted == counter.get_total_flops()
 
 
 # --- Settings

@@ -1,7 +1,6 @@
 """The choice among candidates."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,17 +8,19 @@ from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import block_shard
+from freelunch.study.adaptations import Training
 from freelunch.study.search import candidates_of
 from tiny_models import (
     BLOCKS,
-    RECONSTRUCTION,
     SEED,
     Prepared,
     prepare,
     reconstruct,
+    reconstruction,
 )
 
-SEARCH: dict[str, Any] = {**RECONSTRUCTION, "learning_rate": [0.001, 0.003, 0.01], "epochs": [1]}
+RATES = [0.001, 0.003, 0.01]
+SEARCH = reconstruction(learning_rate=RATES, epochs=[1])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def adapted(llama: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     windows = [range(index, index + 1) for index in range(BLOCKS)]
     return {
         name: [
-            reconstruct(llama, base / f"{name}-{part}", share, **settings)
+            reconstruct(llama, base / f"{name}-{part}", share, **settings.as_json())
             for part, share in enumerate((windows[:1], windows[1:]))
         ]
         for name, settings in candidates_of("recon", SEARCH).items()
@@ -44,7 +45,7 @@ def adapted(llama: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def candidates(
     adapted: dict[str, list[Artifact]],
     losses: list[float | None],
-    search: dict[str, Any] = SEARCH,
+    search: Training = SEARCH,
 ) -> list[Candidate]:
     return [
         Candidate(
@@ -75,8 +76,8 @@ def test_the_best_is_linked(
     choice = made.facts["choice"]
     assert choice["chosen"] == given[best].name and choice["selected_on"] == "calibration"
     rates = [found["learning_rate"] for found in choice["candidates"].values()]
-    assert rates == SEARCH["learning_rate"]
-    assert made.facts["settings"] == {"adaptation": SEARCH, "seed": SEED}
+    assert rates == RATES
+    assert made.facts["settings"] == {"adaptation": SEARCH.as_json(), "seed": SEED}
 
 
 def test_none_that_learns(adapted: dict[str, list[Artifact]], tmp_path: Path) -> None:
@@ -90,9 +91,9 @@ def test_one_that_diverged_is_not_chosen(
     llama: Prepared, adapted: dict[str, list[Artifact]], tmp_path: Path
 ) -> None:
     """Its windows are as they were pruned, and may well be the best."""
-    search = {**SEARCH, "learning_rate": [0.001, 1e30]}
+    search = reconstruction(learning_rate=[0.001, 1e30], epochs=[1])
     (lower, moderate), (diverging, wild) = candidates_of("recon", search).items()
-    parts = [reconstruct(llama, tmp_path / "wild", stop_at_divergence=False, **wild)]
+    parts = [reconstruct(llama, tmp_path / "wild", stop_at_divergence=False, **wild.as_json())]
     metrics = {"perplexity": 2.0, "perplexity_standard_error": 1.0}
     given = [
         Candidate(lower, moderate, adapted[lower], {"loss": 3.0, **metrics}),
@@ -102,13 +103,13 @@ def test_one_that_diverged_is_not_chosen(
     assert choice["chosen"] == lower
     diverged = {name: found["windows_diverged"] for name, found in choice["candidates"].items()}
     assert diverged == {lower: 0, diverging: BLOCKS}
-    only = {**search, "learning_rate": [1e30]}
+    only = reconstruction(learning_rate=[1e30], epochs=[1])
     with pytest.raises(UserError, match=rf"1e\+30.epochs1: {BLOCKS} windows diverged"):
         choose_candidate(given[1:], only, SEED, tmp_path / "none", "test")
 
 
 def test_a_candidate_of_another_search(adapted: dict[str, list[Artifact]], tmp_path: Path) -> None:
-    other = {**SEARCH, "warmup": 0.5}
+    other = reconstruction(learning_rate=RATES, epochs=[1], warmup=0.5)
     given = candidates(adapted, [1.0, 2.0, 3.0], other)
     with pytest.raises(UserError, match="adapted with other settings"):
         choose_candidate(given, other, SEED, tmp_path / "c", "test")

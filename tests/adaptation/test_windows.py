@@ -27,10 +27,10 @@ from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import DenseStates, kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.families import halves_of
-from freelunch.study.methods import METHODS, trained_by
-from freelunch.study.schema import with_defaults
+from freelunch.study.methods import METHODS
 from freelunch.study.windows import adapted_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from operations import counted_operations
@@ -38,7 +38,6 @@ from tiny_models import (
     BLOCKS,
     FAMILIES,
     LENGTH,
-    RECONSTRUCTION,
     SEED,
     Prepared,
     hidden_folder,
@@ -46,6 +45,7 @@ from tiny_models import (
     prepare,
     random_tokens,
     reconstruct,
+    reconstruction,
     save_calibration,
     tiny_checkpoint,
     weights,
@@ -399,7 +399,7 @@ def test_the_plan_counts_what_has_to_be_made_again(
     monkeypatch.setattr(states, "DenseStates", Counted)
     given = WINDOWS[window] | dict(zip(("inputs", "targets"), MODES[mode], strict=True))
     reconstruct(llama, tmp_path / "adapted", **given)
-    settings = with_defaults({"method": "reconstruction", **given}, "adaptation")
+    settings = read_adaptation({"method": "reconstruction", **given})
     shapes = Shapes.of(llama.model.config.to_dict(), "float32")
     one = shapes.forward_flops(SEQUENCES * LENGTH, LENGTH, 1)
     flops = [
@@ -521,7 +521,7 @@ def test_a_window_trains_what_a_method_does(
     settings = {"window": window, "trains": trains, "rank": 4, "epochs": 2}
     if window == "matrix":
         settings["train_norms"] = False
-    trained = trained_by({**RECONSTRUCTION, **settings})
+    trained = reconstruction(**settings).trained
     biases = family == "opt" and trained.biases
     if (window == "matrix" and trained.norms) or not (trained.weights or trained.norms or biases):
         # The one is refused with the config, the other by the job.
@@ -542,8 +542,7 @@ def test_a_window_trains_what_a_method_does(
             if not moves:
                 assert torch.equal(found[name], value), name
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    filled = {**RECONSTRUCTION, **settings}
-    predicted = reconstruction_flops(shapes, SEQUENCES, LENGTH, filled)
+    predicted = reconstruction_flops(shapes, SEQUENCES, LENGTH, reconstruction(**settings))
     assert predicted == counter.get_total_flops()
 
 
@@ -561,5 +560,5 @@ def test_operations_of_inputs_and_targets(
     with counted_operations() as counter:
         reconstruct(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = reconstruction_flops(shapes, SEQUENCES, 32, {**RECONSTRUCTION, **settings})
+    predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
     assert predicted == counter.get_total_flops()

@@ -20,8 +20,8 @@ from freelunch.pruning.criteria import sparsegpt
 from freelunch.pruning.dense_pass import capture_dense, read_statistics
 from freelunch.pruning.masks import keep_mask
 from freelunch.pruning.prune import prune_model
+from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
 from freelunch.study.study import Study
 from timing import alternating, say, seconds
 
@@ -79,7 +79,7 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
         states = open_states(model, sample, scratch / "before" / "hidden", scratch)
         times = {}
         for score in criteria:
-            criterion = with_defaults({"score": score})
+            criterion = read_criterion({"score": score})
             for name in patterns:
                 target = scratch / f"{score}-{name}"
                 times[score, name] = seconds(
@@ -123,11 +123,11 @@ def column_loop(weight: Tensor, upper: Tensor, sparsity: float, block: int = 128
 def bench_elimination(model: StreamedModel, dense: Artifact) -> None:
     """One thread, all matrices of a block, equal masks."""
     torch.set_num_threads(1)
-    u50, criterion = Pattern.parse("u50"), with_defaults({"score": "sparsegpt"})
+    u50, criterion = Pattern.parse("u50"), read_criterion({"score": "sparsegpt"})
     block = model.load_block(model.num_blocks // 2)
     inputs = read_statistics(dense, model.num_blocks // 2, gram=True)
     work = [
-        (linear.weight, inputs[name], sparsegpt.factorise(inputs[name], criterion["damping"]))
+        (linear.weight, inputs[name], sparsegpt.factorise(inputs[name], criterion.damping))
         for name, linear in block_linears(block).items()
     ]
 

@@ -10,8 +10,8 @@ from freelunch.adaptation.retraining.driver import Training
 from freelunch.adaptation.training.optimisers import gathering, make_optimiser
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.methods import DISTILLATION
-from freelunch.study.schema import with_defaults
 from random_models import run_step
 from timing import REPEATS, matmul_rate, say, seconds
 
@@ -27,11 +27,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings_of(**settings: Any) -> dict[str, Any]:
-    """Return the settings of a retraining with the schema's defaults."""
-    return with_defaults(settings, "adaptation")
-
-
 def bench_rates() -> None:
     """Time steps of the default study's model, with the threads of a job and of the machine.
 
@@ -43,8 +38,8 @@ def bench_rates() -> None:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             for name, entry in METHODS.items():
-                settings = settings_of(**entry)
-                batch = settings["batch"]
+                settings = read_adaptation(entry)
+                batch = settings.batch
                 # Of one step; without the loss before and after.
                 epoch = retraining_flops(shapes, 10**6, SEQUENCE, settings) / (10**6 / batch)
                 training = Training(model, masks, states, settings, 0, True)
@@ -78,7 +73,7 @@ def bench_predictions() -> None:
     for name in SHAPES:
         with shaped(name, vocab_size=32000) as (folder, _, shapes):
             for method, entry in METHODS.items():
-                settings = settings_of(**entry)
+                settings = read_adaptation(entry)
                 planned = retrain(shapes, 8, SEQUENCE, settings).memory_bytes
                 measured = run_step(folder, "retrain", settings)
                 value = f"{planned / measured:.2f} ({measured / 1e9:.2f} GB)"

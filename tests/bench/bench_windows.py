@@ -19,9 +19,9 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.study.schema import with_defaults
+from freelunch.study.adaptations import LeastSquares, Local, Reconstruction, read_adaptation
 from freelunch.study.study import Study
-from freelunch.study.windows import split_windows, window_of
+from freelunch.study.windows import split_windows
 from random_models import llama, run_step, write_model
 from timing import REPEATS, matmul_rate, say, seconds
 
@@ -67,12 +67,13 @@ QWEN_72B = {
 }
 
 
-def settings_of(**settings: Any) -> dict[str, Any]:
-    """Return the settings of an adaptation with the schema's defaults; norms are not trained."""
+def settings_of(**settings: Any) -> Local:
+    """Return the settings of an adaptation, with defaults; norms are not trained."""
     entry = {"method": "reconstruction", **settings}
     if entry["method"] == "reconstruction":
         entry = {"train_norms": False, **entry}
-    return with_defaults(entry, "adaptation")
+    adaptation: Local = read_adaptation(entry)
+    return adaptation
 
 
 @contextmanager
@@ -105,23 +106,29 @@ def shaped(name: str, **sizes: int) -> Iterator[tuple[Path, StreamedModel, Shape
         yield folder, model, shapes
 
 
-def adapt(
-    model: StreamedModel, masks: Artifact, states: DenseStates, settings: dict[str, Any]
-) -> None:
+def adapt(model: StreamedModel, masks: Artifact, states: DenseStates, settings: Local) -> None:
     """Adapt the windows of the first few blocks, and forget them."""
-    window = window_of(settings)
-    windows = [each for each in split_windows(model.num_blocks, window) if each.stop <= BLOCKS]
+    whole = split_windows(model.num_blocks, settings.window)
+    windows = [each for each in whole if each.stop <= BLOCKS]
     assert windows and windows[-1].stop == BLOCKS
     with tempfile.TemporaryDirectory(dir="results") as folder:
         target = Path(folder) / "windows"
-        reconstruct_windows(model, masks, states, window, windows, settings, 0, target, "bench")
+        reconstruct_windows(
+            model, masks, states, settings.window, windows, settings, 0, target, "bench"
+        )
+
+
+def _with_norms(settings: Local) -> Local:
+    if not isinstance(settings, Reconstruction):
+        return settings
+    return settings_of(**{**settings.as_json(), "train_norms": True})
 
 
 def bench_rates() -> None:
     """Time windows of the default study's model, with the threads of a job and of the machine."""
     with studied() as (model, masks, states):
         shapes = Shapes.of(model.config.to_dict(), "float32")
-        kinds: dict[str, dict[str, Any]] = {
+        kinds = {
             "block": settings_of(window=1),
             "matrix": settings_of(window="matrix"),
             "attention_mlp": settings_of(window="attention_mlp"),
@@ -135,7 +142,7 @@ def bench_rates() -> None:
                 shapes,
                 states.sequences,
                 states.length,
-                {**settings, "train_norms": True},
+                _with_norms(settings),
                 blocks=BLOCKS,
             )
             for name, settings in kinds.items()
@@ -210,7 +217,7 @@ def bench_predictions() -> None:
         with shaped(name) as (folder, model, shapes):
             for window in WINDOWS:
                 settings = settings_of(**window)
-                if settings["method"] == "least_squares" and name != EXACT_SHAPE:
+                if isinstance(settings, LeastSquares) and name != EXACT_SHAPE:
                     continue
                 planned = reconstruct(shapes, 8, SEQUENCE, settings)
                 measured = run_step(folder, "reconstruct", settings)
@@ -218,13 +225,13 @@ def bench_predictions() -> None:
                 value = f"{planned.memory_bytes / measured:.2f} ({measured / 1e9:.2f} GB)"
                 say(f"memory predicted / measured, shape {name}, {what}", value, "0.8 to 1.2")
                 # Operations of solvers and optimisers are not counted by torch.
-                if settings["method"] == "reconstruction":
+                if isinstance(settings, Reconstruction):
                     counted = _counted(folder, model, settings)
                     ratio = planned.flops / counted
                     say("  operations predicted / counted", f"{ratio:.2f}", "0.8 to 1.2")
 
 
-def _counted(folder: Path, model: StreamedModel, settings: dict[str, Any]) -> int:
+def _counted(folder: Path, model: StreamedModel, settings: Local) -> int:
     sample = Artifact(folder / "calibration", token_ids.KIND)
     masks = Artifact(folder / "masks", mask_store.KIND)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

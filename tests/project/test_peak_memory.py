@@ -14,7 +14,7 @@ from freelunch.core.artifact import Artifact
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
-from freelunch.study.schema import with_defaults
+from freelunch.study.adaptations import read_adaptation
 from random_models import llama, run_step, status, write_model
 from tiny_models import (
     Prepared,
@@ -74,7 +74,7 @@ ADAPTATIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", ADAPTATIONS[1:], ids=str)
 def test_a_model_larger_than_memory(large: Path, settings: dict[str, Any]) -> None:
     """Every step with less memory than the model has weights; the limit is enforced."""
-    entry = with_defaults({"method": "reconstruction", **settings}, "adaptation")
+    entry = read_adaptation({"method": "reconstruction", **settings})
     run_step(large, "reconstruct", entry, limit=LIMIT)
 
 
@@ -92,13 +92,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process")
 def test_what_follows_a_reconstruction_is_as_small(large: Path) -> None:
-    entry = with_defaults({"method": "reconstruction"}, "adaptation")
-    run_step(large, "reconstruct", entry, limit=LIMIT)
+    block, whole = (
+        read_adaptation({"method": "reconstruction", "window": window}) for window in (1, "all")
+    )
+    run_step(large, "reconstruct", block, limit=LIMIT)
     run_step(large, "assemble", limit=LIMIT)
     run_step(large, "evaluate", limit=LIMIT)
     with pytest.raises(AssertionError, match=r"(?i)memory|allocate"):
         # All blocks together do not fit: the limit is one.
-        run_step(large, "reconstruct", {**entry, "window": "all"}, limit=LIMIT)
+        run_step(large, "reconstruct", whole, limit=LIMIT)
 
 
 def main(base: Path) -> None:

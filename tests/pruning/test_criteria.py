@@ -1,6 +1,8 @@
 """Criteria against plain loops written from the papers' formulas."""
 
+import dataclasses
 import pkgutil
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from freelunch.core.errors import UserError
 from freelunch.pruning import criteria
 from freelunch.pruning.prune import prune_matrix
 from freelunch.pruning.statistics import InputStatistics
-from freelunch.study import schema
+from freelunch.study.criteria import CRITERIA, read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
 from slow_scores import SCORES, slow_mask, slow_scores
 
 
@@ -29,9 +31,9 @@ def statistics_of(inputs: Tensor) -> InputStatistics:
 def mask_of(
     name: str, weight: Tensor, inputs: Tensor, pattern: str = "u50", **settings: Any
 ) -> Tensor:
-    filled = with_defaults({"score": name, **settings}) | {"seed": 0}
+    entry = read_criterion({"score": name, **settings})
     module, told = criteria.load(name), statistics_of(inputs)
-    keep, changed, notes = prune_matrix(module, weight, told, Pattern.parse(pattern), filled)
+    keep, changed, notes = prune_matrix(module, weight, told, Pattern.parse(pattern), entry, 0)
     assert changed is None and not notes, "a score changes no weight"
     return keep
 
@@ -50,14 +52,12 @@ def random_case(seed: int, rows: int = 9, columns: int = 24) -> tuple[Tensor, Te
 @pytest.mark.parametrize("pattern", ["u10", "u50", "u75", "2of4", "4of8", "1of3"])
 def test_masks_are_those_of_the_formulas(pattern: str, scope: str, seed: int) -> None:
     weight, inputs = random_case(seed)
-    cases: list[dict[str, Any]] = [{"score": name} for name in SCORES]
-    cases += [{"score": "ria", "exponent": 1.3}]
+    cases: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in SCORES]
+    cases += [("ria", {"exponent": 1.3})]
     different = set()
-    for entry in cases:
-        settings = with_defaults(entry)
-        name = settings.pop("score")
-        found = mask_of(name, weight, inputs, pattern, **{**settings, "scope": scope})
-        scores = slow_scores(name, weight, inputs, settings)
+    for name, more in cases:
+        found = mask_of(name, weight, inputs, pattern, scope=scope, **more)
+        scores = slow_scores(name, weight, inputs, read_criterion({"score": name, **more}))
         assert torch.equal(found, slow_mask(scores, pattern, scope)), name
         if name in ("magnitude", "wanda", "ria"):
             different.add(tuple(found.flatten().tolist()))
@@ -67,7 +67,8 @@ def test_masks_are_those_of_the_formulas(pattern: str, scope: str, seed: int) ->
 def test_a_row_or_column_of_zeros_is_worth_nothing_to_ria() -> None:
     weight, inputs = random_case(0, 4, 6)
     weight[1], weight[:, 2] = 0.0, 0.0
-    scores = criteria.load("ria").score(weight, statistics_of(inputs), {"exponent": 0.5})
+    ria = read_criterion({"score": "ria"})
+    scores = criteria.load("ria").score(weight, statistics_of(inputs), ria)
     assert torch.equal(scores == 0, weight == 0)
 
 
@@ -87,14 +88,14 @@ def test_default_scopes() -> None:
     for name in ("wanda", "ria"):
         assert mask_of(name, weight, inputs).tolist() == [[False, True], [False, True]]
     for name in ("random", "magnitude", "sparsegpt"):
-        assert with_defaults({"score": name})["scope"] == "matrix"
+        assert read_criterion({"score": name}).scope == "matrix"
 
 
 @pytest.mark.parametrize("name", ["random", *SCORES])
 def test_scores_are_float32_and_leave_the_weight_alone(name: str) -> None:
     weight = torch.randn(4, 6).to(torch.bfloat16)
     before, told = weight.clone(), statistics_of(torch.randn(8, 6))
-    settings = with_defaults({"score": name}) | {"seed": 0}
+    settings = read_criterion({"score": name})
     scores = criteria.load(name).score(weight, told, settings)
     assert scores.dtype == torch.float32
     assert scores.shape == weight.shape
@@ -130,32 +131,40 @@ def test_what_magnitude_prunes_stays_pruned_at_a_higher_sparsity(seed: int, scop
     assert int(half.sum()) > int(more.sum())
 
 
-# --- The modules and the schema
+# --- The modules and their classes of settings
 
 
-def test_every_criterion_is_in_the_schema_and_the_other_way_round() -> None:
-    defined = schema.config_schema()["$defs"]
-    modules = {module.name for module in pkgutil.iter_modules(criteria.__path__)}
-    enum = defined["criterion"]["properties"]["score"]["enum"]
-    assert set(enum) == modules and len(enum) == len(modules)
-    prefix = "criterion_"
-    definitions = {name.removeprefix(prefix) for name in defined if name.startswith(prefix)}
-    assert definitions == modules
-    branches = {
-        branch["if"]["properties"]["score"]["const"]: branch["then"]["$ref"]
-        for branch in defined["criterion"]["allOf"]
+def test_every_criterion_has_a_class_of_settings_and_the_other_way_round() -> None:
+    assert {module.name for module in pkgutil.iter_modules(criteria.__path__)} == set(CRITERIA)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_what_a_class_says_is_what_its_module_does(name: str) -> None:
+    module, settings = criteria.load(name), read_criterion({"score": name})
+    (function,) = (it for it in ("score", "unit_score", "prune") if hasattr(module, it))
+    assert settings.structured == (function == "unit_score")
+    assert settings.updates_weights == (function == "prune")
+    weight, inputs = random_case(0)
+    without = dataclasses.replace(statistics_of(inputs), gram=None)
+    arguments = {
+        "score": (weight, without, settings, 0),
+        "unit_score": (weight, without, settings),
+        "prune": (weight, without, Pattern.parse("u50"), settings),
     }
-    assert branches == {name: f"#/$defs/criterion_{name}" for name in modules}
-    for name in modules:
-        module, definition = criteria.load(name), defined[prefix + name]
-        assert definition["properties"]["score"] == {"const": name}
-        found = [what for what in ("score", "unit_score", "prune") if hasattr(module, what)]
-        assert len(found) == 1, f"{name} has {found}"
-        assert definition.get("x-structured", False) == (found == ["unit_score"])
-        entry = with_defaults({"score": name})
-        assert entry.keys() == definition["properties"].keys(), "a setting without a default"
-        assert schema.needs_gram(entry) is criteria.needs_gram(entry)
-        assert schema.changes_parameters(entry) is criteria.changes_parameters(entry)
-        if "swaps" in entry:
-            entry["swaps"] = 1
-            assert schema.needs_gram(entry) is criteria.needs_gram(entry) is True
+    with pytest.raises(UserError, match="Gram") if settings.reads_gram else nullcontext():
+        getattr(module, function)(*arguments[function])
+    assert settings.needs_gram == settings.reads_gram
+
+
+def test_swaps_need_gram_matrices() -> None:
+    for name in ("random", "magnitude", "wanda", "ria", "sparsegpt"):
+        assert read_criterion({"score": name, "swaps": 1}).needs_gram
+
+
+def test_what_changes_parameters_that_stay() -> None:
+    changing = {name for name in CRITERIA if read_criterion({"score": name}).changes_parameters}
+    assert changing == {"sparsegpt", "flap"}
+    for name in ("flap", "wanda_sp"):
+        for compensates in (True, False):
+            entry = read_criterion({"score": name, "bias_compensation": compensates})
+            assert entry.changes_parameters is compensates

@@ -21,8 +21,8 @@ from freelunch.pruning import criteria, dense_pass
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.prune import prune_matrix
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
 from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
 from tiny_models import BLOCKS, Prepared, capture, prepare, prune, random_tokens, save_calibration
 
@@ -69,14 +69,14 @@ def blocks_of(prepared: Prepared, masks: Artifact) -> list[tuple[dict[str, Tenso
 @pytest.mark.parametrize("name", SCORES)
 def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern: str) -> None:
     masks = prune(prepared.model, prepared.dense, tmp_path / "masks", name, pattern)
-    settings = with_defaults({"score": name})
+    settings = read_criterion({"score": name})
     for index in range(BLOCKS):
         dense, inputs = block_linears(prepared.model.load_block(index)), inputs_of(prepared, index)
         block, found = load_pruned_block(prepared.model, masks.folder, index)
         assert found.keys() == dense.keys()
         for layer, linear in dense.items():
             scores = slow_scores(name, linear.weight, inputs[layer], settings)
-            assert torch.equal(found[layer], slow_mask(scores, pattern, settings["scope"])), (
+            assert torch.equal(found[layer], slow_mask(scores, pattern, settings.scope)), (
                 f"{index}: {layer}"
             )
         counts = {
@@ -129,22 +129,21 @@ def test_what_no_weight_of_a_block_is_stays_as_it_was(prepared: Prepared, tmp_pa
 
 def test_scores_of_another_shape_are_refused() -> None:
     weight, told = torch.ones(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
-    module = SimpleNamespace(score=lambda weight, statistics, settings: statistics.mean[None])
-    settings = with_defaults({"score": "wanda"})
+    module = SimpleNamespace(score=lambda weight, statistics, *others: statistics.mean[None])
+    settings = read_criterion({"score": "wanda"})
     with pytest.raises(UserError, match="scores of another shape") as error:
-        prune_matrix(module, weight, told, Pattern.parse("u50"), settings, "layer.7.up")  # type: ignore[arg-type]
+        prune_matrix(module, weight, told, Pattern.parse("u50"), settings, 0, "layer.7.up")  # type: ignore[arg-type]
     assert "layer.7.up" in str(error.value) and "criteria/wanda.py" in str(error.value)
 
 
 def test_a_share_of_less_than_one_weight_is_refused() -> None:
     weight, told = torch.randn(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
-    settings, pattern = with_defaults({"score": "wanda"}), Pattern.parse("u10")
+    row, matrix = (read_criterion({"score": "wanda", "scope": it}) for it in ("row", "matrix"))
+    wanda, pattern = criteria.load("wanda"), Pattern.parse("u10")
     with pytest.raises(UserError, match="u10 takes no weight of this matrix") as error:
-        prune_matrix(criteria.load("wanda"), weight, told, pattern, settings, "layer.7.up")
+        prune_matrix(wanda, weight, told, pattern, row, 0, "layer.7.up")
     assert "layer.7.up" in str(error.value) and "scope: matrix" in str(error.value)
-    keep, _, _ = prune_matrix(
-        criteria.load("wanda"), weight, told, pattern, {**settings, "scope": "matrix"}
-    )
+    keep, _, _ = prune_matrix(wanda, weight, told, pattern, matrix, 0)
     assert int((~keep).sum()) == 2
 
 
@@ -253,8 +252,9 @@ def test_a_pattern_that_does_not_divide_a_width_writes_nothing(
     prepared: Prepared, tmp_path: Path, name: str
 ) -> None:
     # It divides the 24 inputs of the down projection, not the 16 of the others.
+    of_three = {"column_block": 126} if name == "sparsegpt" else {}
     with pytest.raises(UserError, match="does not divide") as error:
-        prune(prepared.model, prepared.dense, tmp_path / "masks", name, "1of3", column_block=126)
+        prune(prepared.model, prepared.dense, tmp_path / "masks", name, "1of3", **of_three)
     assert "16 inputs" in str(error.value)
     assert "self_attn.q_proj" in str(error.value)
     assert not (tmp_path / "masks").exists()

@@ -15,8 +15,8 @@ from freelunch.pruning.criteria import sparsegpt
 from freelunch.pruning.prune import prune_matrix
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.pruning.swaps import refine
+from freelunch.study.criteria import SparseGPT, read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
 
 DAMPING = 0.01
 
@@ -49,8 +49,9 @@ def with_gram(gram: Tensor | None, tokens: int = 10, mean: Tensor | None = None)
     return InputStatistics(tokens, mean, squares / tokens - mean**2, squares, gram)
 
 
-def settings_of(scope: str = "matrix", column_block: int = 128) -> dict[str, Any]:
-    return {"damping": DAMPING, "column_block": column_block, "scope": scope}
+def settings_of(**settings: Any) -> SparseGPT:
+    found: SparseGPT = read_criterion({"score": "sparsegpt", "damping": DAMPING, **settings})
+    return found
 
 
 def prune(
@@ -252,8 +253,7 @@ def test_damping_grows_tenfold_until_it_is_enough(
 @pytest.mark.parametrize("first", [0.03, 0.05, 0.5])
 def test_damping_ends_at_the_mean_diagonal_wherever_it_starts(first: float) -> None:
     gram = indefinite(24, -0.9)
-    settings = {**settings_of(), "damping": first}
-    found = sparsegpt.prune(random_weight(6, 24), with_gram(gram), Pattern.parse("u50"), settings)
+    found = prune(random_weight(6, 24), with_gram(gram), "u50", damping=first)
     assert found[2] == {"damping": 1.0}
 
 
@@ -323,9 +323,7 @@ def test_layers_of_one_input_share_its_factor_but_not_across_dampings() -> None:
     other = sparsegpt.factorise(statistics, 0.5)
     assert not torch.allclose(other.upper, factor.upper)
     assert statistics.gram is not None
-    found = sparsegpt.prune(
-        weight, statistics, Pattern.parse("u50"), {**settings_of(), "damping": 0.5}
-    )
+    found = prune(weight, statistics, "u50", damping=0.5)
     assert_same(found, slow_sparsegpt(weight, statistics.gram, "u50", damping=0.5))
 
 
@@ -356,8 +354,8 @@ def test_swaps_start_from_updated_weights_and_the_dense_ones(pattern: str) -> No
     weight, statistics = random_weight(6, 40), statistics_of(correlated_inputs(40))
     assert statistics.gram is not None
     module, parsed = criteria.load("sparsegpt"), Pattern.parse(pattern)
-    settings = with_defaults({"score": "sparsegpt", "swaps": 10})
-    keep, changed, notes = prune_matrix(module, weight, statistics, parsed, settings)
+    settings = read_criterion({"score": "sparsegpt", "swaps": 10})
+    keep, changed, notes = prune_matrix(module, weight, statistics, parsed, settings, 0)
     pruned, first, _ = prune(weight, statistics, pattern)
     expected = refine(weight, pruned, first, statistics.gram, parsed.group, 10)
     assert expected.swaps > 0
@@ -377,9 +375,9 @@ def test_outputs_change_less_than_by_other_criteria(pattern: str, scope: str, se
     weight, inputs = random_weight(16, 64, seed), correlated_inputs(64, 300, seed)
     errors = {}
     for name in ("sparsegpt", "wanda", "magnitude"):
-        settings = with_defaults({"score": name, "scope": scope})
+        settings = read_criterion({"score": name, "scope": scope})
         keep, changed, _ = prune_matrix(
-            criteria.load(name), weight, statistics_of(inputs), Pattern.parse(pattern), settings
+            criteria.load(name), weight, statistics_of(inputs), Pattern.parse(pattern), settings, 0
         )
         pruned = weight * keep if changed is None else changed
         assert torch.equal(pruned != 0, keep)

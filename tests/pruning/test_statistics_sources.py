@@ -23,8 +23,8 @@ from freelunch.pruning import statistics
 from freelunch.pruning.criteria import sparsegpt
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.statistics import Collector, InputStatistics, add_gram_, need_gram
+from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
@@ -179,7 +179,7 @@ def slow_wanda_mask(weight: Tensor, inputs: Tensor) -> Tensor:
 def sparsegpt_mask(weight: Tensor, inputs: Tensor) -> Tensor:
     gram = inputs.double().T @ inputs.double()
     told = InputStatistics(1, gram[0], gram[0], gram[0], gram.float())
-    settings = with_defaults({"score": "sparsegpt"})
+    settings = read_criterion({"score": "sparsegpt"})
     return sparsegpt.prune(weight, told, Pattern.parse("u50"), settings)[1]
 
 

@@ -15,6 +15,7 @@ from freelunch.model.blocks import block_linears
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.pruning.dense_pass import read_statistics
 from freelunch.pruning.structured import Layout, choose_in_block, choose_in_model
+from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from slow_units import (
     BIASED,
@@ -220,7 +221,8 @@ def test_equal_scores_are_all_the_mean(llama: Prepared) -> None:
     block = llama.model.load_block(0)
     constant = SimpleNamespace(unit_score=lambda weight, *_: torch.full(weight.shape[1:], 0.1))
     statistics = dict.fromkeys(block_linears(block))
-    for part in layout.scores(block, statistics, constant, {"scope": "model"}, ""):
+    settings = read_criterion({"score": "wanda_sp", "scope": "model"})
+    for part in layout.scores(block, statistics, constant, settings, ""):
         assert torch.equal(part, torch.zeros(len(part)))
 
 

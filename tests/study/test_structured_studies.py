@@ -10,7 +10,6 @@ from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.study import families
-from freelunch.study.schema import with_defaults
 from freelunch.study.study import Study
 from slow_units import SEQUENCES, prune_units
 from tiny_models import Prepared, prepare, prune
@@ -215,10 +214,3 @@ def test_the_plan_refuses_a_pattern_that_does_not_divide(
     assert "tiny/other-2of4: a linear layer has 18 inputs; expected a multiple of 4" in message
     plan({"score": "wanda"}, "u50", tmp_path, monkeypatch, **shapes)
     plan({"score": "wanda"}, "2of4", tmp_path, monkeypatch, model_type="llama")
-
-
-def test_defaults_are_the_papers() -> None:
-    """FLAP compares all units of a model and compensates; Wanda-sp each block's, and does not."""
-    flap, wanda_sp = (with_defaults({"score": score}) for score in ("flap", "wanda_sp"))
-    assert (flap["scope"], flap["metric"], flap["bias_compensation"]) == ("model", "WIFV", True)
-    assert (wanda_sp["scope"], wanda_sp["bias_compensation"]) == ("block", False)

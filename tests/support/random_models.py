@@ -41,11 +41,12 @@ from freelunch.model.hidden_states import open_states
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
+from freelunch.study.adaptations import Adaptation, read_adaptation
+from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
-from freelunch.study.windows import split_windows, window_of
+from freelunch.study.windows import split_windows
 
-WANDA = with_defaults({"score": "wanda"})
+WANDA = read_criterion({"score": "wanda"})
 STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
 
 
@@ -82,7 +83,7 @@ def write_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, toke
 
 
 def run_step(
-    folder: Path, step: str, settings: Mapping[str, Any] | None = None, limit: int | None = None
+    folder: Path, step: str, settings: Adaptation | None = None, limit: int | None = None
 ) -> int:
     """Run a step in a process of its own and return its peak resident memory, bytes.
 
@@ -92,7 +93,8 @@ def run_step(
         settings: Of the adaptation.
         limit: How many bytes the process may allocate beyond what its imports take.
     """
-    command = [sys.executable, __file__, str(folder), step, json.dumps(settings), str(limit or 0)]
+    written = json.dumps(settings and settings.as_json())
+    command = [sys.executable, __file__, str(folder), step, written, str(limit or 0)]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -106,7 +108,7 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _step(folder: Path, step: str, settings: Mapping[str, Any] | None, scratch: Path) -> None:
+def _step(folder: Path, step: str, written: Mapping[str, Any] | None, scratch: Path) -> None:
     model = StreamedModel(folder / "checkpoint")
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
@@ -131,17 +133,17 @@ def _step(folder: Path, step: str, settings: Mapping[str, Any] | None, scratch: 
         return
     masks = Artifact(folder / "masks", mask_store.KIND)
     if step == "reconstruct":
-        assert settings is not None
-        window = window_of(settings)
-        windows = split_windows(model.num_blocks, window)
-        target = folder / "adapted"
+        assert written is not None
+        settings = read_adaptation(written)
+        windows = split_windows(model.num_blocks, settings.window)
+        target, fingerprint = folder / "adapted", json.dumps(written)
         reconstruct_windows(
-            model, masks, states, window, windows, settings, 0, target, json.dumps(settings)
+            model, masks, states, settings.window, windows, settings, 0, target, fingerprint
         )
     elif step == "retrain":
-        assert settings is not None
-        target = folder / "retrained"
-        retrain_model(model, masks, states, settings, 0, target, json.dumps(settings))
+        assert written is not None
+        settings, target = read_adaptation(written), folder / "retrained"
+        retrain_model(model, masks, states, settings, 0, target, json.dumps(written))
     elif step == "assemble":
         adapted = [Artifact(folder / "adapted", reconstruction.KIND)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")

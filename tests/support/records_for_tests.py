@@ -11,11 +11,10 @@ from typing import Any
 from freelunch.core.artifact import write_json
 from freelunch.core.digest import json_digest
 from freelunch.records.read import content_digest
+from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.methods import adapting_rule, is_retraining
 from freelunch.study.search import candidates_of
 from freelunch.study.study import Study
-from freelunch.study.windows import window_of
 
 WINDOWS = 32
 LENGTH = 512
@@ -156,7 +155,7 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
     mean = math.fsum(known) / len(known)
     variance = math.fsum((loss - mean) ** 2 for loss in known) / (len(known) - 1)
     error = math.sqrt(variance / len(known))
-    settings = study.perplexity
+    settings = study.block.evaluation.perplexity
     return {
         "perplexity": math.exp(mean) if finite else None,
         "perplexity_standard_error": math.exp(mean) * error if finite else None,
@@ -174,7 +173,7 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
         "word_perplexity": math.exp(2 * mean) if finite else None,
         "bits_per_byte": mean / 4 / math.log(2) if finite else None,
         "token_ids_sha256": hashlib.sha256(b"tokens").hexdigest(),
-        "settings": {key: settings[key] for key in ("length", "windows", "stride")},
+        "settings": settings.model_dump(include={"length", "windows", "stride"}),
         "checkpoint": "1" * 64,
         "text": "2" * 64,
     }
@@ -184,34 +183,34 @@ def _adaptation(study: Study, cell: Cell) -> dict[str, Any] | None:
     settings = study.adaptation(cell.adaptation)
     if settings is None:
         return None
-    samples, calibration = study.samples(cell.adaptation), study.calibration
+    samples, calibration = study.samples(cell.adaptation), study.block.calibration
     losses = {f"{block}-{block}": {"before": 2.0, "after": 1.0} for block in range(4)}
     return {
-        "window": window_of(settings),
+        "window": settings.window,
         "windows": 4,
         "windows_kept_pruned": 0,
         "samples": samples,
-        "distinct_tokens": samples * calibration["length"] - 5,
+        "distinct_tokens": samples * calibration.length - 5,
         "steps": samples // 2,
         "trained_parameters": 1024,
-        "training_losses": [3.0, 2.0] if is_retraining(settings) else None,
+        "training_losses": [3.0, 2.0] if settings.is_retraining else None,
         "losses": losses,
         "choice": _choice(settings),
     }
 
 
-def _choice(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def _choice(settings: Adaptation) -> dict[str, Any] | None:
     """Return that the last candidate was chosen."""
     found = candidates_of("any", settings)
     if not found:
         return None
     return {
-        "selected_on": settings["select_on"],
+        "selected_on": settings.select_on,
         "chosen": list(found)[-1],
         "candidates": {
             name: {
-                "learning_rate": each["learning_rate"],
-                "epochs": each["epochs"],
+                "learning_rate": each.rate,
+                "epochs": each.passes,
                 "perplexity": 50.0,
                 "perplexity_standard_error": 2.0,
                 "windows_kept_pruned": 0,
@@ -233,8 +232,8 @@ def _cost(study: Study, cell: Cell) -> dict[str, Any]:
     if cell.adaptation != NONE:
         settings = study.adaptation(cell.adaptation)
         assert settings is not None
-        times = study.samples(cell.adaptation) / study.calibration["samples"]
-        cost[adapting_rule(settings)] = step(
+        times = study.samples(cell.adaptation) / study.block.calibration.samples
+        cost[settings.rule] = step(
             94.0 + cell.seed, tokens=int(8192 * times), flops=int(5 * 10**12 * times)
         )
     return json.loads(json.dumps(cost))

@@ -1,12 +1,13 @@
 """The criteria of single weights by plain loops, from the papers' formulas."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from freelunch.study.criteria import Criterion
 
 # What a weight w = W_ij is worth, given its row W_i, its column W_:j, the values X_j of its input
 # on all tokens, and the criterion's settings.
@@ -14,8 +15,7 @@ SLOW = {
     "magnitude": lambda w, row, column, x, settings: abs(w),
     "wanda": lambda w, row, column, x, settings: abs(w) * norm(x),
     "ria": lambda w, row, column, x, settings: (
-        (abs(w) / absolute_sum(column) + abs(w) / absolute_sum(row))
-        * norm(x) ** settings["exponent"]
+        (abs(w) / absolute_sum(column) + abs(w) / absolute_sum(row)) * norm(x) ** settings.exponent
     ),
 }
 SCORES = tuple(SLOW)
@@ -31,7 +31,7 @@ def absolute_sum(values: Sequence[float]) -> float:
 
 
 def slow_scores(
-    name: str, weight: Tensor, inputs: Tensor, settings: Mapping[str, Any]
+    name: str, weight: Tensor, inputs: Tensor, settings: Criterion
 ) -> list[list[float]]:
     """Return what each weight is worth; `inputs` are (tokens, in)."""
     rows, columns, features = weight.tolist(), weight.T.tolist(), inputs.T.tolist()

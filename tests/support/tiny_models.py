@@ -38,9 +38,10 @@ from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
+from freelunch.study.adaptations import Reconstruction, read_adaptation
+from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import with_defaults
-from freelunch.study.windows import split_windows, window_of
+from freelunch.study.windows import LEAST_SQUARES, split_windows
 
 TRAINING_TEXT = (
     "the cat sat on the mat and the dog sat on the log",
@@ -90,8 +91,8 @@ _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
 }
 FAMILIES = tuple(_FAMILIES)
 # What `reconstruct` trains by.
-RECONSTRUCTION: dict[str, Any] = with_defaults(
-    {"method": "reconstruction", "learning_rate": 0.003, "warmup": 0.3, "epochs": 2}, "adaptation"
+RECONSTRUCTION: Reconstruction = read_adaptation(
+    {"method": "reconstruction", "learning_rate": 0.003, "warmup": 0.3, "epochs": 2}
 )
 SEED = 7
 # Calibration samples by their digests, which what was made from them names.
@@ -265,12 +266,12 @@ def prune(
     report: Report = silent,
     **settings: Any,
 ) -> Artifact:
-    """Prune a model by a criterion with the schema's defaults and these settings."""
+    """Prune a model by a criterion with these settings, and defaults for all others."""
     with dense_states(model, dense) as states:
         return prune_model(
             model=model,
             dense=dense,
-            criterion=with_defaults({"score": score, **settings}),
+            criterion=read_criterion({"score": score, **settings}),
             pattern=Pattern.parse(pattern),
             seed=seed,
             folder=folder,
@@ -278,6 +279,12 @@ def prune(
             states=states,
             report=report,
         )
+
+
+def reconstruction(**changes: Any) -> Reconstruction:
+    """Return RECONSTRUCTION with some settings changed."""
+    changed: Reconstruction = read_adaptation({**RECONSTRUCTION.as_json(), **changes})
+    return changed
 
 
 def reconstruct(
@@ -291,12 +298,9 @@ def reconstruct(
     **changes: Any,
 ) -> Artifact:
     """Adapt windows of a pruned model, all of them unless told otherwise."""
-    settings = {**RECONSTRUCTION, **changes}
-    # As of a candidate: what decides among several is no setting of one.
-    settings.pop("select_on")
-    if settings["method"] == "least_squares":
-        settings = with_defaults(changes, "adaptation")
-    window = window_of(settings)
+    exact = changes.get("method") == LEAST_SQUARES
+    settings = read_adaptation(changes) if exact else reconstruction(**changes)
+    window = settings.window
     with dense_states(prepared.model, prepared.dense) as states:
         return reconstruct_windows(
             model=prepared.model,
@@ -332,8 +336,7 @@ def retrain(
     **settings: Any,
 ) -> Artifact:
     """Retrain a pruned model on its calibration sample."""
-    entry = with_defaults({"method": method, "learning_rate": 0.01, **settings}, "adaptation")
-    entry.pop("select_on")
+    entry = read_adaptation({"method": method, "learning_rate": 0.01, **settings})
     with dense_states(prepared.model, prepared.dense) as states:
         return retrain_model(
             model=prepared.model,
@@ -342,7 +345,7 @@ def retrain(
             settings=entry,
             seed=seed,
             folder=folder,
-            fingerprint=f"fingerprint of {entry} and {seed}",
+            fingerprint=f"fingerprint of {entry.as_json()} and {seed}",
             report=report,
             stop_at_divergence=stop_at_divergence,
             save_s=save_s,

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
 PARTS = (
     *("Snakefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
-    *("envs", "profiles", "studies", "workflow"),
+    *("config", "envs", "profiles", "studies", "workflow"),
 )
 
 

@@ -5,7 +5,7 @@
 rule sample_calibration:
     input:
         model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.calibration["text"]["name"])),
+        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
     output:
         manifest=paths.manifest(PATHS.calibration("{model}", "{seed}")),
         run=paths.run(PATHS.calibration("{model}", "{seed}")),
@@ -14,8 +14,8 @@ rule sample_calibration:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        samples=STUDY.calibration["samples"],
-        length=STUDY.calibration["length"],
+        samples=STUDY.calibration.samples,
+        length=STUDY.calibration.length,
         code=code_digest("sample_calibration"),
     script:
         "../scripts/sample_calibration.py"
@@ -24,7 +24,7 @@ rule sample_calibration:
 rule sample_held_out:
     input:
         model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.calibration["text"]["name"])),
+        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
         calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
     output:
         manifest=paths.manifest(PATHS.held_out("{model}", "{seed}")),
@@ -36,7 +36,7 @@ rule sample_held_out:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        samples=STUDY.selection["samples"],
+        samples=STUDY.block.selection.samples,
         code=code_digest("sample_held_out"),
     script:
         "../scripts/sample_held_out.py"
@@ -45,7 +45,7 @@ rule sample_held_out:
 rule extend_calibration:
     input:
         model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.calibration["text"]["name"])),
+        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
         calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
         held_out=held_out_of_extended,
     output:
@@ -78,11 +78,11 @@ rule capture_dense:
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
         # A matter of disk and time, not of results: as a resource it makes nothing run again.
-        keep_hidden_states=STUDY.block["keep_hidden_states"],
+        keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
         # A cache beside what the rule is for: it may be removed, and nothing runs again.
         hidden=str(PATHS.hidden("{model}", "{seed}")),
-        dense_limit=STUDY.block["dense_limit"],
+        dense_limit=STUDY.block.dense_limit,
         gram=lambda wildcards: STUDY.needs_gram(wildcards.model, int(wildcards.seed)),
         code=code_digest("capture_dense"),
     script:
@@ -103,10 +103,10 @@ rule capture_reference:
     threads: 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_reference", wildcards.model),
-        keep_hidden_states=STUDY.block["keep_hidden_states"],
+        keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
         hidden=str(PATHS.reference_hidden("{model}", "{seed}")),
-        samples=STUDY.block["evaluation"].get("drift", {}).get("samples"),
+        samples=STUDY.drift.samples if STUDY.drift else None,
         code=code_digest("capture_reference"),
     script:
         "../scripts/capture_reference.py"

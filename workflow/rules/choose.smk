@@ -16,9 +16,10 @@ rule choose_candidate:
         "../../envs/freelunch.yaml"
     params:
         candidates=lambda wildcards: {
-            name: STUDY.adaptation(name) for name in STUDY.candidate_names(wildcards.adaptation)
+            name: STUDY.adaptation(name).as_json()
+            for name in STUDY.candidate_names(wildcards.adaptation)
         },
-        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         code=code_digest("choose_candidate"),
     script:
         "../scripts/choose_candidate.py"

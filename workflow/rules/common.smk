@@ -18,15 +18,15 @@ def masks_of(wildcards):
 
 def sample_of(wildcards):
     """Return the token ids that a cell's adaptation is trained on."""
-    samples = (STUDY.adaptation(wildcards.adaptation) or {}).get("samples")
-    if samples is None:
+    samples = STUDY.samples(wildcards.adaptation)
+    if samples == STUDY.calibration.samples:
         return paths.manifest(PATHS.calibration(wildcards.model, wildcards.seed))
     return paths.manifest(PATHS.extended(wildcards.model, wildcards.seed, samples))
 
 
 def held_out_of_extended(wildcards):
     """Return the text that a sample larger than the calibration sample leaves out."""
-    if int(wildcards.samples) <= STUDY.calibration["samples"]:
+    if int(wildcards.samples) <= STUDY.calibration.samples:
         return []
     return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
 
@@ -42,9 +42,9 @@ def adapted_of_cell(cell):
     if STUDY.candidates(cell):
         return [paths.manifest(PATHS.windows(cell, "chosen"))]
     settings = STUDY.adaptation(cell.adaptation)
-    if methods.is_retraining(settings):
+    if settings.is_retraining:
         return [paths.manifest(PATHS.windows(cell, windows.MODEL))]
-    if windows.is_sequential(settings):
+    if settings.is_sequential:
         return [paths.manifest(PATHS.windows(cell, "1-of-1"))]
     return gather.windows(paths.manifest(PATHS.windows(cell, "{scatteritem}")))
 
@@ -63,7 +63,7 @@ def candidate_metrics_of(wildcards):
 
 def decision_of(wildcards):
     """Return the window that was decided on; nothing for an adaptation that names its own."""
-    if windows.window_of(STUDY.adaptation(wildcards.adaptation)) != windows.AUTO:
+    if STUDY.adaptation(wildcards.adaptation).window != windows.AUTO:
         return []
     return [str(PATHS.window(wildcards.model, wildcards.adaptation))]
 
@@ -72,7 +72,7 @@ def window_of(wildcards):
     """Return the window of an adaptation; None while it is not decided."""
     for path in map(Path, decision_of(wildcards)):
         return json.loads(path.read_text())["window"] if path.is_file() else None
-    return windows.window_of(STUDY.adaptation(wildcards.adaptation))
+    return STUDY.adaptation(wildcards.adaptation).window
 
 
 def measured_with(wildcards):
@@ -112,10 +112,10 @@ def is_forced(rule):
 def steps_of(wildcards):
     """Return what a record is collected from: the manifest and the cost of each step."""
     cell = Cell.parse(cell_of(wildcards))
-    texts = {STUDY.perplexity["text"]["name"]}
+    texts = {STUDY.perplexity.text}
     folders = [PATHS.model(cell.model), PATHS.checkpoint(cell), PATHS.metrics(cell)]
     if not cell.is_dense:
-        texts.add(STUDY.calibration["text"]["name"])
+        texts.add(STUDY.calibration.text)
         folders += [
             PATHS.calibration(cell.model, cell.seed),
             PATHS.pruned(cell.model, cell.pruning, cell.seed),

@@ -4,7 +4,7 @@
 rule cut_windows:
     input:
         model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.perplexity["text"]["name"])),
+        text=paths.manifest(PATHS.text(STUDY.perplexity.text)),
     output:
         manifest=paths.manifest(PATHS.text_windows("{model}")),
         run=paths.run(PATHS.text_windows("{model}")),
@@ -13,7 +13,7 @@ rule cut_windows:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings={key: STUDY.perplexity[key] for key in ("length", "windows", "stride")},
+        settings={key: getattr(STUDY.perplexity, key) for key in ("length", "windows", "stride")},
         code=code_digest("cut_windows"),
     script:
         "../scripts/cut_windows.py"
@@ -51,7 +51,7 @@ rule evaluate_cell:
             for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
         },
         dense_limit=lambda wildcards: (
-            STUDY.block["dense_limit"] if wildcards.pruning == DENSE else None
+            STUDY.block.dense_limit if wildcards.pruning == DENSE else None
         ),
         # A cache: it may be removed, and nothing runs again.
         reference=str(PATHS.reference_hidden("{model}", "{seed}")),

@@ -20,11 +20,11 @@ rule prune_model:
         mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model, wildcards.criterion),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
-        criterion=lambda wildcards: STUDY.criterion(wildcards.criterion),
+        criterion=lambda wildcards: STUDY.criterion(wildcards.criterion).as_json(),
         # Of this criterion only: a change of one reruns no other.
         code=lambda wildcards: code_digest(
             "prune_model",
-            f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion)['score']}",
+            f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}",
         ),
     script:
         "../scripts/prune_model.py"

@@ -11,10 +11,9 @@ rule decide_window:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         samples=lambda wildcards: STUDY.samples(wildcards.adaptation),
-        length=STUDY.calibration["length"],
-        dtype=lambda wildcards: STUDY.config["models"][wildcards.model]["dtype"],
+        length=STUDY.calibration.length,
         code=code_digest("decide_window"),
     script:
         "../scripts/decide_window.py"
@@ -52,7 +51,7 @@ rule reconstruct_window:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         # One candidate of several that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
-        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         window=window_of,
         code=code_digest("reconstruct_window"),
     script:

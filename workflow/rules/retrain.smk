@@ -22,7 +22,7 @@ rule retrain_model:
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
-        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation),
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         code=code_digest("retrain_model"),
     script:
         "../scripts/retrain_model.py"

@@ -14,7 +14,7 @@ rule build_tables:
         "../../envs/freelunch.yaml"
     params:
         # The tables show the whole study, and so depend on all of its config.
-        config=STUDY.config,
+        config=STUDY.as_json(),
         source=STUDY.source,
         captions={table.file: table.caption(STUDY) for table in tables.all_tables()},
         code=code_digest("build_tables", *figures.figure_modules()),
@@ -59,7 +59,7 @@ rule audit_study:
         protocol="workflow/data/protocol.yaml",
         published="workflow/data/published_results.csv",
         # The crate describes them.
-        snakefile="Snakefile",
+        snakefile="workflow/Snakefile",
         citation="CITATION.cff",
         page=glob("workflow/report/audit/*"),
     output:
@@ -80,7 +80,7 @@ rule audit_study:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        config=STUDY.config,
+        config=STUDY.as_json(),
         source=STUDY.source,
         code=code_digest("audit_study", *figures.figure_modules()),
     script:

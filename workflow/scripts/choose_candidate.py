@@ -8,7 +8,7 @@ from freelunch.adaptation import reconstruction
 from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
-from freelunch.study.methods import adapting_rule
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.paths import read_run
 from freelunch.study.search import compared_by
 from freelunch.study.steps import SEARCH, metrics_file
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake) as job:
-        settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
+        settings, seed = read_adaptation(snakemake.params.settings), int(snakemake.wildcards.seed)
         # In the order of params.candidates; each was adapted by as many jobs.
         parts = [Artifact.at(path, reconstruction.KIND) for path in snakemake.input.adapted]
         each = len(parts) // len(snakemake.params.candidates)
@@ -28,7 +28,9 @@ if __name__ == "__main__":
             for folder in folders
         ]
         candidates = [
-            Candidate(name, expected, parts[number * each : (number + 1) * each], metrics)
+            Candidate(
+                name, read_adaptation(expected), parts[number * each : (number + 1) * each], metrics
+            )
             for number, ((name, expected), metrics) in enumerate(
                 zip(snakemake.params.candidates.items(), measured, strict=True)
             )
@@ -38,11 +40,13 @@ if __name__ == "__main__":
             settings=settings,
             seed=seed,
             folder=Path(snakemake.output.manifest).parent,
-            fingerprint=fingerprint(snakemake.params.code, [settings, seed, measured], *parts),
+            fingerprint=fingerprint(
+                snakemake.params.code, [snakemake.params.settings, seed, measured], *parts
+            ),
         )
         job.made(made)
         chosen = next(c for c in candidates if c.name == made.facts["choice"]["chosen"])
-        job.shared[adapting_rule(settings)] = [read_run(part.folder) for part in chosen.parts]
+        job.shared[settings.rule] = [read_run(part.folder) for part in chosen.parts]
         # What it took to know which: the others, and measuring all.
         others = [part.folder for part in parts if part not in chosen.parts]
         job.shared[SEARCH] = [read_run(folder) for folder in [*others, *folders]]

@@ -7,6 +7,7 @@ from freelunch.core.artifact import write_json
 from freelunch.core.job import running
 from freelunch.costs.reconstruction import decide_window
 from freelunch.costs.shapes import Shapes
+from freelunch.study.adaptations import read_adaptation
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -16,7 +17,8 @@ if __name__ == "__main__":
         given = snakemake.params
         config = Path(snakemake.input.model).with_name("config.json")
         # In the model's own precision: the budget is for what is trained.
-        shapes = Shapes.read(config, given.dtype)
-        window, why = decide_window(shapes, given.samples, given.length, given.settings)
+        shapes = Shapes.read(config)
+        settings = read_adaptation(given.settings)
+        window, why = decide_window(shapes, given.samples, given.length, settings)
         write_json(Path(snakemake.output.window), {"window": window, "why": why})
         job.say(str(why))

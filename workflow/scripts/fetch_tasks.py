@@ -7,6 +7,7 @@ from freelunch.core.artifact import fingerprint
 from freelunch.core.job import running
 from freelunch.data.stock_tasks import stock_task
 from freelunch.data.tasks import fetch_task
+from freelunch.study.sources import read_task
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -20,7 +21,7 @@ if __name__ == "__main__":
             stock = stock_task(name)
             fetch_task(
                 name=name,
-                entry=entry,
+                entry=read_task(entry),
                 stock=stock,
                 folder=Path(manifest).parent,
                 fingerprint=fingerprint(snakemake.params.code, {"entry": entry, "stock": stock}),

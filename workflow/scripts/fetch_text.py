@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from freelunch.core.artifact import fingerprint
 from freelunch.core.job import running
 from freelunch.data.texts import fetch_text
+from freelunch.study.sources import read_text
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -14,7 +15,7 @@ if __name__ == "__main__":
     with running(snakemake):
         fetch_text(
             name=snakemake.wildcards.text,
-            entry=snakemake.params.entry,
+            entry=read_text(snakemake.params.entry),
             folder=Path(snakemake.output.manifest).parent,
             fingerprint=fingerprint(snakemake.params.code, snakemake.params.entry),
         )

@@ -10,6 +10,7 @@ from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
 from freelunch.pruning import dense_pass
 from freelunch.pruning.prune import prune_model
+from freelunch.study.criteria import read_criterion
 from freelunch.study.paths import read_run
 from freelunch.study.patterns import Pattern
 from freelunch.study.steps import CAPTURE_DENSE
@@ -25,11 +26,12 @@ if __name__ == "__main__":
         folder = Path(snakemake.output.manifest).parent
         pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
         settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}
+        criterion = read_criterion(snakemake.params.criterion)
         with scratch_folder(folder.with_name(f".{folder.name}.hidden")) as scratch:
             made = prune_model(
                 model=model,
                 dense=dense,
-                criterion=settings["criterion"],
+                criterion=criterion,
                 pattern=Pattern.parse(pattern),
                 seed=seed,
                 folder=folder,
@@ -39,7 +41,7 @@ if __name__ == "__main__":
             )
         job.made(made)
         job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
-        if settings["criterion"]["statistics"] == "sparse":
+        if criterion.statistics == "sparse":
             job.counts["tokens"] = 2 * dense.facts["sequences"] * dense.facts["length"]
-        job.counts["criterion"] = dict(settings["criterion"])
+        job.counts["criterion"] = snakemake.params.criterion
         job.shared[CAPTURE_DENSE] = [read_run(dense.folder)]

@@ -5,11 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.errors import UserError
 from freelunch.core.job import Job
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
+from freelunch.study.adaptations import Training, read_adaptation
 
 
 @contextmanager
@@ -24,15 +28,27 @@ def adaptation_inputs(snakemake: Any, job: Job) -> Iterator[dict[str, Any]]:
     model = StreamedModel(Path(snakemake.input.model).parent, job.device)
     sample = Artifact.at(snakemake.input.sample, token_ids.KIND)
     masks = Artifact.at(snakemake.input.masks, mask_store.KIND)
-    settings, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
+    written, seed = snakemake.params.settings, int(snakemake.wildcards.seed)
+    settings = read_adaptation(written)
+    passes = 1
+    if isinstance(settings, Training):
+        passes = settings.passes
+        if model.dtype == torch.float16:
+            raise UserError(
+                "gradients vanish in float16",
+                where=f"models.{snakemake.wildcards.model}.dtype",
+                found="float16, the checkpoint's own",
+                expected="bfloat16 or float32",
+                todo="set `dtype` in the model's entry",
+            )
     folder = Path(snakemake.output.manifest).parent
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
         states = open_states(model, sample, Path(snakemake.params.hidden), scratch)
         job.counts |= {
-            "tokens": states.sequences * states.length * settings.get("epochs", 1),
+            "tokens": states.sequences * states.length * passes,
             "sequences": states.sequences,
             "length": states.length,
-            "adaptation": dict(settings),
+            "adaptation": written,
         }
         yield {
             "model": model,
@@ -42,7 +58,7 @@ def adaptation_inputs(snakemake: Any, job: Job) -> Iterator[dict[str, Any]]:
             "seed": seed,
             "folder": folder,
             "fingerprint": fingerprint(
-                snakemake.params.code, [settings, seed], model.artifact, sample, masks
+                snakemake.params.code, [written, seed], model.artifact, sample, masks
             ),
             "report": job.report,
             "stop_at_divergence": snakemake.params.stop_at_divergence,

@@ -10,7 +10,7 @@ from freelunch.adaptation.reconstruction import KIND
 from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.links import link_shard
-from freelunch.study.methods import adapting_rule
+from freelunch.study.adaptations import Training
 from freelunch.study.search import SEARCHED
 from freelunch.study.windows import adapted_windows
 
@@ -27,7 +27,7 @@ class Candidate:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Training
     parts: Sequence[Artifact]
     metrics: Mapping[str, Any]
 
@@ -60,7 +60,7 @@ class Candidate:
 
 def choose_candidate(
     candidates: Sequence[Candidate],
-    settings: Mapping[str, Any],
+    settings: Training,
     seed: int,
     folder: Path,
     fingerprint: str,
@@ -81,13 +81,13 @@ def choose_candidate(
             settings.
     """
     for candidate in candidates:
-        if candidate.adapted_with != candidate.settings:
+        if candidate.adapted_with != candidate.settings.as_json():
             raise UserError(
                 "a candidate was adapted with other settings",
                 where=candidate.parts[0].folder,
                 found=candidate.adapted_with,
-                expected=candidate.settings,
-                todo=f"the same command with `--forcerun {adapting_rule(settings)}` makes it again",
+                expected=candidate.settings.as_json(),
+                todo=f"the same command with `--forcerun {settings.rule}` makes it again",
             )
     best = min(candidates, key=lambda candidate: candidate.loss)
     if math.isinf(best.loss):
@@ -110,21 +110,21 @@ def choose_candidate(
             link_shard(writer, shard, part, **notes)
     facts = best.parts[0].facts
     return writer.finish(
-        settings={"adaptation": dict(settings), "seed": seed},
+        settings={"adaptation": settings.as_json(), "seed": seed},
         window=facts["window"],
         model=facts["model"],
         masks=facts["masks"],
         sample=facts["sample"],
         **({"losses": facts["losses"]} if "losses" in facts else {}),
         choice={
-            "selected_on": settings["select_on"],
+            "selected_on": settings.select_on,
             "chosen": best.name,
             "candidates": {
                 candidate.name: {
                     **{
-                        key: candidate.settings[key]
-                        for key in (*SEARCHED, "samples")
-                        if key in candidate.settings
+                        key: value
+                        for key, value in candidate.settings.as_json().items()
+                        if key in (*SEARCHED, "samples")
                     },
                     "perplexity": candidate.metrics["perplexity"],
                     "perplexity_standard_error": candidate.metrics["perplexity_standard_error"],

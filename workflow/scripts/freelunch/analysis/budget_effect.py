@@ -23,8 +23,8 @@ from freelunch.analysis.pairing import (
     pruned_models,
     window_means,
 )
+from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.methods import adapting_rule, is_retraining
 from freelunch.study.search import chosen_of
 from freelunch.study.study import Study
 
@@ -48,7 +48,7 @@ class Adapted:
         name: Name of the adaptation.
         cells: The cells that are compared, one a seed.
         series: Name of the series, whose members differ only in how much they see.
-        settings: Entry of the adaptation in the config.
+        settings: Settings of the adaptation.
         losses: Mean loss of each window of text, nats a token: (seeds, windows).
         tokens: Tokens seen; a token seen twice counts twice.
         distinct_tokens: Tokens of the text that were seen at least once.
@@ -58,7 +58,7 @@ class Adapted:
     name: str
     cells: Sequence[Cell]
     series: str
-    settings: Mapping[str, Any]
+    settings: Adaptation
     losses: Sequence[Sequence[float]]
     tokens: float
     distinct_tokens: float
@@ -103,7 +103,7 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         by_name = by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
         local = [name for name in study.references if name in by_name]
-        retrained = [name for name in by_name if is_retraining(study.config["adaptations"][name])]
+        retrained = [name for name in by_name if study.config.adaptations[name].is_retraining]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
         reference = local[0]
@@ -115,7 +115,7 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         seeds = sorted(set(unadapted).intersection(*(by_name[name] for name in names)))
         members: dict[str, list[Adapted]] = {}
         for name in names:
-            settings = study.config["adaptations"][name]
+            settings = study.config.adaptations[name]
             compared = [by_name[name][seed] for seed in seeds]
             members.setdefault(series[name], []).append(
                 _adapted(compared, series[name], settings, records)
@@ -137,9 +137,7 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
     ]
 
 
-def _adapted(
-    cells: Sequence[Cell], series: str, settings: Mapping[str, Any], records: Records
-) -> Adapted:
+def _adapted(cells: Sequence[Cell], series: str, settings: Adaptation, records: Records) -> Adapted:
     costs = [_cost(cell, settings, records) for cell in cells]
     return Adapted(
         cells[0].adaptation,
@@ -153,15 +151,16 @@ def _adapted(
     )
 
 
-def _cost(cell: Cell, settings: Mapping[str, Any], records: Records) -> Mapping[str, Any]:
-    cost: Mapping[str, Any] = records[cell]["cost"][adapting_rule(settings)]
+def _cost(cell: Cell, settings: Adaptation, records: Records) -> Mapping[str, Any]:
+    cost: Mapping[str, Any] = records[cell]["cost"][settings.rule]
     return cost
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
     cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
     settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
-    chosen = [chosen_of(each["choice"], settings) for each in found]
+    written = settings.as_json()
+    chosen = [chosen_of(each["choice"], written) for each in found]
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
@@ -171,8 +170,8 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
         "seeds": len(cells),
         "series": adapted.series,
-        "method": settings["method"],
-        "loss": settings["loss"],
+        "method": settings.method,
+        "loss": written["loss"],
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),

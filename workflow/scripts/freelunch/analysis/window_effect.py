@@ -1,8 +1,8 @@
 """What the window is worth: the adaptations of one pruned model that differ in their window.
 
-The gain of an adaptation is the mean loss without it minus that with it, nats a token. Whether the
-window matters is how much less than the best window another one gains, as a share of the best's
-gain; both are measured on the same windows of text, so the error is that of the paired differences.
+The gain of an adaptation is the mean loss without it minus that with it, nats a token. How much
+less an adaptation gains than the best one, as a share of the best gain, shows whether the window
+matters. Both are measured on the same windows of text, so the error comes from paired differences.
 """
 
 import math
@@ -23,9 +23,11 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
+from freelunch.study.adaptations import LeastSquares, Local, read_adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import LEAST_SQUARES, MATRIX, compares_windows
+from freelunch.study.study import compares_windows
+from freelunch.study.windows import MATRIX
 
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -43,32 +45,32 @@ class Windowed:
     """The cells of one adaptation of a pruned model.
 
     Attributes:
-        name: The adaptation.
-        cells: By seed.
-        settings: Its entry in the config.
-        window: What was adapted together.
-        selected_on: What chose its learning rate, where several were listed.
+        name: Name of the adaptation.
+        cells: Its cells by seed.
+        settings: Its settings.
+        window: The window that was adapted together.
+        selected_on: The text on which its learning rate was chosen, where several were listed.
     """
 
     name: str
     cells: Mapping[int, Cell]
-    settings: Mapping[str, Any]
+    settings: Local
     window: int | str
     selected_on: str | None
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Return what windows may differ in."""
+        """Return the settings that tell compared windows apart."""
         settings = self.settings
-        return settings["method"], self.window, settings["inputs"], settings["targets"]
+        return settings.method, self.window, settings.inputs, settings.targets
 
 
 def window_rows(records: Records) -> list[Row]:
-    """Return a row for each adaptation of a model that was also adapted by another window, or with
-    other inputs or targets, with WINDOW_COLUMNS. Of several with the same window, inputs and
-    targets (another loss, say), the first of the config.
+    """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
+    reconstructed with another window, or with other inputs or targets.
 
-    Over the seeds that they share with the model that is not adapted.
+    Among reconstructions with the same window, inputs and targets, only the first in the config has
+    a row. All are compared over the seeds that they share with the unadapted model.
     """
     return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
 
@@ -76,7 +78,7 @@ def window_rows(records: Records) -> list[Row]:
 def by_pruned_model(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Yield the rows of each pruned model, with what it is called."""
+    """Yield the name of each pruned model with its rows."""
     names = [f"{row['model']}, {row['criterion']}, {row['pattern']}" for row in rows]
     for name in dict.fromkeys(names):
         yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
@@ -106,9 +108,9 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
 
 
 def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
-    """Return the first of each kind: what is compared are windows, not losses or precisions.
+    """Return the first adaptation of each kind: windows are compared, not losses or precisions.
 
-    A choice on the evaluation text is another kind: it is shown beside the usual one.
+    An adaptation chosen on the evaluation text is a kind of its own, shown beside the usual one.
     """
     found: dict[tuple[object, ...], Windowed] = {}
     for each in adapted:
@@ -118,7 +120,7 @@ def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
 
 def _reconstructs(cell: Cell, records: Records) -> bool:
     settings = records[cell]["spec"]["adaptation"]
-    return settings is not None and compares_windows(settings)
+    return settings is not None and compares_windows(read_adaptation(settings))
 
 
 def _row(
@@ -139,9 +141,9 @@ def _row(
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
         "seeds": len(seeds),
         "window": adapted.window,
-        "exact": int(adapted.settings["method"] == LEAST_SQUARES),
-        "inputs": adapted.settings["inputs"],
-        "targets": adapted.settings["targets"],
+        "exact": int(isinstance(adapted.settings, LeastSquares)),
+        "inputs": adapted.settings.inputs,
+        "targets": adapted.settings.targets,
         "selected_on": adapted.selected_on,
         "perplexity": perplexity[0],
         "perplexity_standard_error": perplexity[1],
@@ -165,8 +167,8 @@ def _missed(
 ) -> tuple[float, float]:
     """Return 1 - gain / best gain and its standard error.
 
-    To first order it moves with window w as ((1 - missed) best_w - gain_w) / best. The error over
-    seeds, where there are several, adds up with that over windows as independent ones do.
+    To first order it changes with window w by ((1 - missed) best_w - gain_w) / best. The error over
+    seeds, where there are several, adds to that over windows in quadrature.
     """
     whole = _mean(best)
     if not whole > 0:
@@ -183,18 +185,19 @@ def _missed(
 
 def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
     record = records[cells[0]]
-    settings, window = record["spec"]["adaptation"], record["adaptation"]["window"]
+    settings = read_adaptation(record["spec"]["adaptation"])
+    window = record["adaptation"]["window"]
     choice = record["adaptation"]["choice"] or {}
     by_seed = {cell.seed: cell for cell in cells}
     return Windowed(name, by_seed, settings, window, choice.get("selected_on"))
 
 
 def _size(adapted: Windowed) -> tuple[object, ...]:
-    """Return what sorts windows from small to large, and those with dense inputs first."""
+    """Return the key that sorts windows from small to large, those with dense inputs first."""
     names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
     size = names.get(str(adapted.window), adapted.window)
-    sparse = adapted.settings["inputs"] == "sparse"
-    return sparse, size, adapted.settings["method"] == LEAST_SQUARES, adapted.name
+    sparse = adapted.settings.is_sequential
+    return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name
 
 
 def _differences(one: Cell, other: Cell, records: Records) -> list[float]:

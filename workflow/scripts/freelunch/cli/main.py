@@ -2,8 +2,10 @@
 
     python -m freelunch plan | summary | check | name [config]
     python -m freelunch compare A B
+    python -m freelunch schema | settings
 
-`compare` takes two configs, results or folders of records.
+`compare` takes two configs, results or folders of records. `schema` prints the JSON Schema of a
+study's file, `settings` the reference of all settings.
 """
 
 import argparse
@@ -15,6 +17,8 @@ from pathlib import Path
 from freelunch.cli import terminal
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
+from freelunch.study.reference import reference
+from freelunch.study.schema import schema_text
 from freelunch.study.study import Study
 
 
@@ -28,6 +32,7 @@ def main() -> int:
         command = commands.add_parser(name)
         if name == "compare":
             command.add_argument("runs", nargs=2, metavar="RUN")
+        if name in ("compare", "schema", "settings"):
             continue
         command.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
         if name == "plan":
@@ -71,6 +76,14 @@ def _name(arguments: argparse.Namespace) -> None:
     print(Study.load(arguments.config).name)  # noqa: T201
 
 
+def _schema(arguments: argparse.Namespace) -> None:
+    print(schema_text(), end="")  # noqa: T201
+
+
+def _settings(arguments: argparse.Namespace) -> None:
+    print(reference(), end="")  # noqa: T201
+
+
 def _compare(arguments: argparse.Namespace) -> None:
     # Planning alone starts in a fraction of a second.
     from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
@@ -84,4 +97,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "summary": _summary,
     "name": _name,
     "compare": _compare,
+    "schema": _schema,
+    "settings": _settings,
 }

@@ -25,8 +25,13 @@ PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
 # job logs and measures of itself, how a folder is locked. They are code, which the rule about words
 # does not cover; and a clearer progress line must not make a study of a 72B model run again.
-# Names of rules, kinds and files are no code either.
-SURROUNDINGS = ("core/errors.py", "core/job.py", "core/lock.py", "study/steps.py")
+#
+# Modules that only declare: settings, whose values a job gets in `params`, defaults included, so
+# that another criterion, model or description changes nothing for it; names of rules and files.
+SURROUNDINGS = (
+    *("core/errors.py", "core/job.py", "core/lock.py"),
+    *("study/settings.py", "study/sources.py", "study/criteria.py", "study/steps.py"),
+)
 
 
 def code_digest(script: str, *modules: str) -> str:

@@ -6,7 +6,9 @@ Better words must not make a study run again. Words are
 - the arguments of `UserError(...)`: such an error ends the job, so that no result can depend on
   what it says; also which phrases a module imports from `freelunch.core.errors` for it;
 - the arguments of a logging call such as `log.info(...)`;
-- the note, the last argument, of a progress report `report(done, total, note)`.
+- the note, the last argument, of a progress report `report(done, total, note)`;
+- the description of a setting: `description=...` of a pydantic `Field`, the first argument of
+  `freelunch.study.settings.absent`; neither may have other arguments without a keyword.
 
 An argument counts as code all the same if evaluating it may do more than make words: if it assigns
 (`:=`), awaits or yields, or calls anything but the functions and methods listed below, without
@@ -40,6 +42,10 @@ def drop_words_(tree: ast.Module) -> None:
     """Remove docstrings and messages from a module's syntax tree, in place."""
     of_errors = _imported_from(tree, ERRORS)
     loggers = _loggers(tree)
+    described = (
+        *({"Field"} & _imported_from(tree, "pydantic")),
+        *({"absent"} & _imported_from(tree, "freelunch.study.settings")),
+    )
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -53,6 +59,9 @@ def drop_words_(tree: ast.Module) -> None:
             node.keywords = [
                 each for each in node.keywords if not _makes_words(each.value, of_errors)
             ]
+        elif isinstance(node, ast.Call) and _is_name(node.func, described):
+            node.args = []
+            node.keywords = [each for each in node.keywords if each.arg != "description"]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
             if isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS:

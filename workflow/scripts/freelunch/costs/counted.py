@@ -17,8 +17,8 @@ from freelunch.costs.passes import (
 from freelunch.costs.reconstruction import reconstruction_flops
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.study.methods import DISTILLATION
-from freelunch.study.schema import changes_parameters, needs_gram
+from freelunch.study.adaptations import read_adaptation, with_window
+from freelunch.study.criteria import read_criterion
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,
@@ -59,9 +59,8 @@ def _capture_reference(shapes: Shapes, counts: Counts) -> dict[str, int]:
 
 
 def _prune_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
-    criterion = counts["criterion"]
-    gram, changes = needs_gram(criterion), changes_parameters(criterion)
-    return {"flops": prune_flops(shapes, *_sample(counts), criterion, gram, changes)}
+    criterion = read_criterion(counts["criterion"])
+    return {"flops": prune_flops(shapes, *_sample(counts), criterion)}
 
 
 def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
@@ -71,7 +70,7 @@ def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
             shapes,
             sequences,
             length,
-            {**counts["adaptation"], "window": counts["window"]},
+            with_window(read_adaptation(counts["adaptation"]), counts["window"]),
             sparsity=counts["pruned_weights"] / (shapes.blocks * shapes.block_weights),
             blocks=counts["blocks"],
         ),
@@ -81,8 +80,9 @@ def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
 
 def _retrain_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
     sequences, length = _sample(counts)
-    found = {"flops": retraining_flops(shapes, sequences, length, counts["adaptation"])}
-    if counts["adaptation"]["loss"] == DISTILLATION:
+    settings = read_adaptation(counts["adaptation"])
+    found = {"flops": retraining_flops(shapes, sequences, length, settings)}
+    if settings.distils:
         found["dense_flops"] = shapes.forward_flops(sequences * length, length)
     return found
 

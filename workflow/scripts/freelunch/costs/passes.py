@@ -10,11 +10,11 @@ each of its two products counts), and its backward twice that.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from freelunch.costs.shapes import Shapes
 from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
 from freelunch.study.boundaries import ALL, kept_boundaries
+from freelunch.study.criteria import Criterion, OfWeights
 
 # Resident before any weight is: Python, torch, transformers, the module tree (measured, CPU build).
 PROCESS_BYTES = 385_000_000
@@ -88,9 +88,7 @@ def prune_model(
     shapes: Shapes,
     samples: int,
     length: int,
-    criterion: Mapping[str, Any],
-    gram: bool,
-    changes: bool,
+    criterion: Criterion,
 ) -> Cost:
     """Cost of choosing masks.
 
@@ -98,17 +96,16 @@ def prune_model(
         shapes: Of the model.
         samples: Calibration sequences.
         length: Tokens in each.
-        criterion: An entry of `criteria`.
-        gram: Whether the criterion uses Gram matrices.
-        changes: Whether parameters that stay change as well, and are written.
+        criterion: Which one.
     """
-    sparse = criterion["statistics"] == "sparse"
+    sparse = criterion.statistics == "sparse"
+    gram, changes = criterion.needs_gram, criterion.changes_parameters
     passing = shapes.passing_bytes(max(BATCH_TOKENS, length))
     # Of the factorisation the factors stay; a refinement comes after it.
     factors = shapes.gram_bytes if gram and changes else 0
-    swapping = factors + (_swaps_bytes(shapes) if criterion.get("swaps") else 0)
+    swapping = factors + (_swaps_bytes(shapes) if _swaps(criterion) else 0)
     return Cost(
-        prune_flops(shapes, samples, length, criterion, gram, changes),
+        prune_flops(shapes, samples, length, criterion),
         PROCESS_BYTES
         + (3 if changes else 1) * shapes.block_bytes
         # Weight and scores in float32, and what selecting among them takes.
@@ -124,9 +121,7 @@ def prune_flops(
     shapes: Shapes,
     samples: int,
     length: int,
-    criterion: Mapping[str, Any],
-    gram: bool,
-    changes: bool,
+    criterion: Criterion,
 ) -> int:
     """Return the operations of choosing masks; scores, a few a weight, are left out.
 
@@ -136,19 +131,23 @@ def prune_flops(
     of `freelunch.pruning.swaps`; rows that stop early do less).
     """
     flops = 0
-    if gram and changes:
+    if criterion.needs_gram and criterion.changes_parameters:
         factors = sum(2 * width**3 // 3 for width in shapes.inputs)
         updates = zip(shapes.inputs, shapes.weights, strict=True)
         flops += shapes.blocks * (factors + sum(width * weights for width, weights in updates))
-    if swaps := criterion.get("swaps", 0):
+    if swaps := _swaps(criterion):
         products = zip(shapes.inputs, shapes.weights, strict=True)
         each = sum((4 * width + 120 * swaps) * weights for width, weights in products)
         flops += shapes.blocks * each
-    if criterion["statistics"] == "sparse":
+    if criterion.statistics == "sparse":
         # Once through each block for its statistics, and once more, pruned, for the next one.
-        flops += capture_flops(shapes, samples, length, gram)
+        flops += capture_flops(shapes, samples, length, criterion.needs_gram)
         flops += shapes.forward_flops(samples * length, length, shapes.blocks - 1)
     return flops
+
+
+def _swaps(criterion: Criterion) -> int:
+    return criterion.swaps if isinstance(criterion, OfWeights) else 0
 
 
 def _swaps_bytes(shapes: Shapes) -> int:

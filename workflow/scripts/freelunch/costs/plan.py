@@ -4,8 +4,10 @@ Shapes come from the model's own config where it is on disk, else from `architec
 config. No tensor library is imported.
 """
 
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,20 +20,16 @@ from freelunch.costs.passes import Cost
 from freelunch.costs.reconstruction import decide_window
 from freelunch.costs.shapes import Shapes
 from freelunch.study import boundaries
+from freelunch.study.adaptations import Retraining, Training, Windowed, with_window
 from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.criteria import Criterion, OfUnits
 from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
 from freelunch.study.measurements import measurements
-from freelunch.study.methods import (
-    BRANCHES,
-    LOW_RANK,
-    Trained,
-    adapting_rule,
-    trained_by,
-)
+from freelunch.study.methods import BRANCHES, LOW_RANK, Trained
 from freelunch.study.paths import Paths
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import changes_parameters, needs_gram
 from freelunch.study.search import adaptation_of
+from freelunch.study.sources import LocalModel, WheelModel
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,
@@ -117,33 +115,28 @@ class Plan:
         shapes = self.shapes.get(model)
         if shapes is None:
             return None
-        length = self.study.calibration["length"]
-        sample = self.study.calibration["samples"], length
-        keep = self.study.block["keep_hidden_states"]
+        length = self.study.calibration.length
+        sample = self.study.calibration.samples, length
+        keep = self.study.block.keep_hidden_states
         if rule == FETCH_MODEL:
-            return passes.fetch_model(shapes, self.study.config["models"][model]["source"])
+            return passes.fetch_model(shapes, self.study.model(model).source)
         if rule == CAPTURE_DENSE:
             seeds = {cell.seed for cell in self.study.cells if cell.model == model}
             gram = any(self.study.needs_gram(model, seed) for seed in seeds)
             return passes.capture_dense(shapes, *sample, gram, keep)
         if rule == CAPTURE_REFERENCE:
-            samples = self.study.block["evaluation"]["drift"]["samples"]
-            return passes.capture_reference(shapes, samples, length, keep)
+            assert self.study.drift is not None  # It is a reference for drift.
+            return passes.capture_reference(shapes, self.study.drift.samples, length, keep)
         if rule == PRUNE_MODEL:
-            entry = self.study.criterion(criterion)
-            return passes.prune_model(
-                shapes, *sample, entry, needs_gram(entry), changes_parameters(entry)
-            )
+            return passes.prune_model(shapes, *sample, self.study.criterion(criterion))
         if rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
-            settings, samples = (
-                self.study.adaptation(adaptation) or {},
-                self.study.samples(adaptation),
-            )
+            settings, samples = self.study.adaptation(adaptation), self.study.samples(adaptation)
             # Of another sample than the dense pass's nothing is on disk.
             keep = keep if samples == sample[0] else boundaries.NONE
-            if rule == RETRAIN_MODEL:
+            if isinstance(settings, Retraining):
                 return retraining.retrain(shapes, samples, length, settings, keep)
-            decided = {**settings, "window": self.window(model, adaptation)[0]}
+            assert isinstance(settings, Windowed)
+            decided = with_window(settings, self.window(model, adaptation)[0])
             sparsity = Pattern.parse(pattern).sparsity
             return reconstruction.reconstruct(shapes, samples, length, decided, sparsity, keep)
         if rule == EVALUATE_CELL:
@@ -156,7 +149,7 @@ class Plan:
 
     def _measurements(self, shapes: Shapes, cell: Cell) -> list[Cost]:
         """Return what each measurement of a cell costs by itself."""
-        length = self.study.calibration["length"]
+        length = self.study.calibration.length
         found = []
         for name, settings in measurements(self.study, cell).items():
             if name == PERPLEXITY:
@@ -165,10 +158,10 @@ class Plan:
                 windows = settings["windows"] or max(2, 1_000_000 // stride)
                 found.append(passes.measure_perplexity(shapes, windows, settings["length"]))
             elif name == HELD_OUT:
-                samples = self.study.selection["samples"]
+                samples = self.study.block.selection.samples
                 found.append(passes.measure_perplexity(shapes, samples, length))
             elif name == DRIFT:
-                keep = self.study.block["keep_hidden_states"]
+                keep = self.study.block.keep_hidden_states
                 found.append(passes.measure_drift(shapes, settings["samples"], length, keep))
             elif name == TASKS:
                 entries = self.study.tasks["tasks"]
@@ -184,8 +177,9 @@ class Plan:
         Raises:
             UserError: No window fits into the memory budget.
         """
-        settings = self.study.adaptation(adaptation) or {}
-        length = self.study.calibration["length"]
+        settings = self.study.adaptation(adaptation)
+        assert isinstance(settings, Windowed | Retraining)
+        length = self.study.calibration.length
         return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
 
     def mem_mb(self, *job: Any, **names: Any) -> int:
@@ -220,7 +214,7 @@ class Plan:
             candidates = self.study.candidates(cell)
             settings = self.study.adaptation(cell.adaptation)
             if settings is not None:
-                rule = adapting_rule(settings)
+                rule = settings.rule
                 for each in candidates or [cell]:
                     jobs[rule, each] = Job(rule, model, criterion, each.adaptation, pattern)
             for each in [*candidates, cell]:
@@ -250,7 +244,14 @@ class Plan:
         yield from filter(None, _shares_of_nothing(shapes, pattern, criterion))
         settings = self.study.adaptation(cell.adaptation)
         if settings is not None:
-            trained = trained_by(settings)
+            yield from self._window_problems(cell, shapes)
+        if isinstance(settings, Training):
+            trained = settings.trained
+            if _dtype(self.study, cell.model) == "float16":
+                yield (
+                    f"models.{cell.model}.dtype: the checkpoint's own is float16, in which "
+                    "gradients vanish; expected bfloat16 or float32"
+                )
             yield from _unnamed(cell.adaptation, trained, shapes)
             matrices = trained_matrices(shapes, trained) or shapes.matrices
             smallest = min(min(of.inputs, of.outputs) for of in matrices)
@@ -264,24 +265,27 @@ class Plan:
                     f"adaptations.{cell.adaptation}.train_head: the head of this model is its "
                     f"embedding, beside which {trained.weights} cannot be merged; expected false"
                 )
-            try:
-                window = self.window(cell.model, cell.adaptation)[0]
-                if window != MODEL:
-                    blocks_in(window, shapes.blocks)
-                if window == HALVES and shapes.model_type:
-                    halves_of(shapes.model_type, shapes.norms_before)
-            except UserError as error:
-                yield f"adaptations.{cell.adaptation}: {error}"
         if not shapes.model_type:
             # Not announced: pruning will see.
             return
         try:
             if pattern.structured:
                 family_of(shapes.model_type)
-            if criterion.get("bias_compensation"):
+            if isinstance(criterion, OfUnits) and criterion.bias_compensation:
                 biases_of(shapes.model_type)
         except UserError as error:
             yield str(error)
+
+    def _window_problems(self, cell: Cell, shapes: Shapes) -> Iterator[str]:
+        """Yield why a model has no such window as an adaptation asks for."""
+        try:
+            window = self.window(cell.model, cell.adaptation)[0]
+            if window != MODEL:
+                blocks_in(window, shapes.blocks)
+            if window == HALVES and shapes.model_type:
+                halves_of(shapes.model_type, shapes.norms_before)
+        except UserError as error:
+            yield f"adaptations.{cell.adaptation}: {error}"
 
     def text(self, flops_per_s: float | None = None) -> str:
         """Return the plan as a few lines for the terminal.
@@ -379,16 +383,16 @@ def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
 
 
 def _shares_of_nothing(
-    shapes: Shapes, pattern: Pattern, criterion: Mapping[str, Any]
+    shapes: Shapes, pattern: Pattern, criterion: Criterion
 ) -> Iterator[str | None]:
     """Yield, for each set within which a criterion compares, what is wrong if none of it goes."""
-    if criterion["scope"] == "row" and pattern.group is None:
+    if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
             yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
-    if criterion["scope"] == "block":
-        other = ["scope: model"] if criterion["statistics"] == "dense" else []
+    if isinstance(criterion, OfUnits) and criterion.scope == "block":
+        other = ["scope: model"] if criterion.statistics == "dense" else []
         yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
-        if criterion["attention_unit"] == "head":
+        if criterion.attention_unit == "head":
             yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
             return
         if pattern.zeros_in_group(shapes.heads):
@@ -422,15 +426,41 @@ def _duration(seconds: float) -> str:
 
 
 def _shapes(study: Study, model: str) -> Shapes | None:
-    entry = study.config["models"][model]
-    places = [Paths.model(model) / "config.json"]
-    if entry["source"] == "path":
-        places.insert(0, Path(entry["path"]) / "config.json")
-    for place in places:
-        if place.is_file() and (found := _read_shapes(place, entry["dtype"])):
+    entry, dtype = study.model(model), _dtype(study, model)
+    for place in _configs(study, model):
+        if found := _read_shapes(place, dtype):
             return found
-    announced = entry.get("architecture")
-    return Shapes.of(announced, entry["dtype"]) if announced else None
+    if entry.architecture is None:
+        return None
+    return Shapes.of(entry.architecture.as_json(), dtype)
+
+
+def _configs(study: Study, model: str) -> list[Path]:
+    """Return where a model's own config.json is on disk."""
+    entry, places = study.model(model), [Paths.model(model) / "config.json"]
+    if isinstance(entry, LocalModel):
+        places.insert(0, Path(entry.path) / "config.json")
+    return [place for place in places if place.is_file()]
+
+
+def _dtype(study: Study, model: str) -> str:
+    """Return the precision in which a model is stored: the entry's, or the checkpoint's own.
+
+    A GGUF file is dequantised to float32. Other models that are not on disk yet are taken to be
+    bfloat16, as today's checkpoints are.
+    """
+    entry = study.model(model)
+    if entry.dtype is not None:
+        return entry.dtype
+    if isinstance(entry, WheelModel):
+        return "float32"
+    for place in _configs(study, model):
+        with suppress(ValueError, AttributeError):
+            config = json.loads(place.read_text())
+            # transformers wrote `torch_dtype` before its fifth version.
+            if found := config.get("dtype") or config.get("torch_dtype"):
+                return str(found)
+    return "bfloat16"
 
 
 def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:

@@ -7,8 +7,7 @@ trained, 2 T a weight are saved of the linear layers that a window begins with.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from freelunch.core.errors import UserError
 from freelunch.costs.adapters import (
@@ -21,21 +20,24 @@ from freelunch.costs.adapters import (
 from freelunch.costs.passes import PROCESS_BYTES, Cost
 from freelunch.costs.shapes import Shapes
 from freelunch.study import boundaries
+from freelunch.study.adaptations import (
+    LeastSquares,
+    Reconstruction,
+    Retraining,
+    Windowed,
+    with_window,
+)
 from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.families import has_halves
-from freelunch.study.methods import trained_by
 from freelunch.study.windows import (
     ALL,
     AUTO,
     HALVES,
-    LEAST_SQUARES,
     MATRIX,
     Window,
     blocks_in,
-    is_sequential,
     split_windows,
-    window_of,
 )
 
 # What the allocator keeps beside (measured).
@@ -43,20 +45,21 @@ BESIDE_BYTES = 80_000_000
 
 
 def decide_window(
-    shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]
+    shapes: Shapes, samples: int, length: int, settings: Windowed | Retraining
 ) -> tuple[Window, str | None]:
-    """Return the window of an entry of `adaptations`, and why it was taken if it was left open.
+    """Return the window of an adaptation, and why it was taken if it was left open.
 
     Raises:
         UserError: Not even the smallest window fits into the budget.
     """
-    window = window_of(settings)
+    window = settings.window
     if window != AUTO:
         return window, None
-    budget = settings["memory_gb"] * 1e9
+    assert isinstance(settings, Reconstruction) and settings.memory_gb is not None  # Checked.
+    budget = settings.memory_gb * 1e9
     refused: tuple[Window, int] | None = None
     for window in _largest_first(shapes, settings):
-        needs = memory_bytes(shapes, samples, length, {**settings, "window": window})
+        needs = memory_bytes(shapes, samples, length, with_window(settings, window))
         if needs <= budget:
             why = f"window {window} needs {_gigabytes(needs)} of {budget / 1e9:g} GB"
             if refused:
@@ -65,13 +68,13 @@ def decide_window(
         refused = window, needs
     assert refused is not None
     todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
-    if settings["train_norms"]:
-        matrix = memory_bytes(shapes, samples, length, {**settings, "window": MATRIX})
+    if settings.train_norms:
+        matrix = memory_bytes(shapes, samples, length, with_window(settings, MATRIX))
         todo += f"; with `train_norms: false` a window `matrix` needs {_gigabytes(matrix)} GB"
     raise UserError(
         "no window fits into the memory budget",
         where="memory_gb",
-        found=f"{settings['memory_gb']:g} GB",
+        found=f"{settings.memory_gb:g} GB",
         expected=f"at least {_gigabytes(refused[1])} GB, which a window `{refused[0]}` needs",
         todo=todo,
     )
@@ -82,12 +85,12 @@ def _gigabytes(needs: int) -> str:
     return f"{math.ceil(needs / 1e6) / 1000:.3f}"
 
 
-def _largest_first(shapes: Shapes, settings: Mapping[str, Any]) -> Iterator[Window]:
+def _largest_first(shapes: Shapes, settings: Reconstruction) -> Iterator[Window]:
     yield ALL
     yield from range(shapes.blocks - 1, 0, -1)
     if has_halves(shapes.model_type, shapes.norms_before):
         yield HALVES
-    if not settings["train_norms"]:
+    if not settings.train_norms:
         yield MATRIX
 
 
@@ -95,7 +98,7 @@ def reconstruct(
     shapes: Shapes,
     samples: int,
     length: int,
-    settings: Mapping[str, Any],
+    settings: Windowed,
     sparsity: float = 0.5,
     keep: str = boundaries.ALL,
 ) -> Cost:
@@ -105,7 +108,7 @@ def reconstruct(
         shapes: Of the model.
         samples: Calibration sequences.
         length: Tokens in each.
-        settings: An entry of `adaptations`, its window decided.
+        settings: Of the adaptation, its window decided.
         sparsity: Share of the weights that is pruned, for least squares.
         keep: Which hidden states are on disk; what is not has to be made again.
     """
@@ -118,7 +121,7 @@ def reconstruct(
     )
 
 
-def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
     """Return the peak memory of a job that adapts windows, whose size is decided."""
     return (
         PROCESS_BYTES
@@ -129,13 +132,13 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[st
     )
 
 
-def _remade_blocks(keep: str, num_blocks: int, settings: Mapping[str, Any]) -> int:
+def _remade_blocks(keep: str, num_blocks: int, settings: Windowed) -> int:
     """Return how many blocks of the dense model are passed for hidden states that are not kept.
 
     As `model.hidden_states` makes them: from the nearest boundary before, the last two stay.
     """
-    window, kept = window_of(settings), kept_boundaries(keep, num_blocks)
-    sparse, local = is_sequential(settings), settings["targets"] == "local"
+    window, kept = settings.window, kept_boundaries(keep, num_blocks)
+    sparse, local = settings.is_sequential, settings.local_targets
     needed = [0]
     for indices in split_windows(num_blocks, window):
         if not local and (not sparse or window in (MATRIX, HALVES)):
@@ -151,20 +154,20 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Mapping[str, Any]) -> i
     return passed
 
 
-def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
     """Return what one window holds at its peak: while it is trained, or while what it is trained on
     is made.
     """
-    window = window_of(settings)
+    window = settings.window
     # The pruned block with its masks; before windows smaller than a block the dense one beside it.
     block = shapes.block_bytes + shapes.block_weights
     making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
-    if settings["method"] == LEAST_SQUARES:
+    if isinstance(settings, LeastSquares):
         # Gram and cross-Gram matrix, right sides, start and solution; a system and its factor.
         solving = max(8 * (2 * matrix.inputs**2 + 4 * matrix.weights) for matrix in shapes.matrices)
         return block + max(making, 4 * shapes.largest_matrix + solving)
-    batch: int = min(settings["batch"], samples) * length
-    trained, optimiser = trained_by(settings), settings["optimiser"]
+    batch: int = min(settings.batch, samples) * length
+    trained, optimiser = settings.trained, settings.optimiser
     each = held_bytes(trained, optimiser)
     adapters = adapter_bytes(shapes, trained, optimiser)
     # Of what is trained, weights and masks are in the block already.
@@ -192,7 +195,7 @@ def reconstruction_flops(
     shapes: Shapes,
     samples: int,
     length: int,
-    settings: Mapping[str, Any],
+    settings: Windowed,
     sparsity: float = 0.5,
     blocks: int | None = None,
 ) -> int:
@@ -203,11 +206,11 @@ def reconstruction_flops(
     tokens = samples * length
     forward = shapes.forward_flops(tokens, length, blocks)
     weights = 2 * tokens * shapes.block_weights * blocks
-    window, local = window_of(settings), settings["targets"] == "local"
+    window, local = settings.window, settings.local_targets
     attention = 2 * tokens * (sum(shapes.weights[:2]) + length * shapes.hidden) * blocks
     # One sequence shows which matrices share an input.
     passes = forward // samples if window == MATRIX else 0
-    if is_sequential(settings):
+    if settings.is_sequential:
         # On to the next window; and where a window is smaller than a block, on within it.
         last = split_windows(blocks, window)[-1]
         passes += shapes.forward_flops(tokens, length, last.start)
@@ -217,13 +220,13 @@ def reconstruction_flops(
     elif window in (MATRIX, HALVES):
         # Targets within a block.
         passes += forward if window == MATRIX else attention
-    if settings["method"] == LEAST_SQUARES:
+    if isinstance(settings, LeastSquares):
         return passes + 2 * weights + blocks * _solve_flops(shapes, tokens, sparsity)
     checked = 2 * min(CHECK_SEQUENCES, samples) / samples
-    epochs: int = settings["epochs"]
-    trained = trained_by(settings)
+    epochs = settings.passes
+    trained = settings.trained
     branch = blocks * branch_flops(shapes, tokens, trained)
-    steps = epochs * -(-samples // settings["batch"])
+    steps = epochs * -(-samples // settings.batch)
     # No branch is there when the loss is measured: not yet, and not any more.
     extra = adapter_flops(shapes, trained, blocks, steps, steps)
     begun, groups = _nothing_before(shapes, blocks, settings)
@@ -239,15 +242,15 @@ def reconstruction_flops(
 
 
 def _nothing_before(
-    shapes: Shapes, blocks: int, settings: Mapping[str, Any]
+    shapes: Shapes, blocks: int, settings: Reconstruction
 ) -> tuple[int, Collection[int]]:
     """Return before which linear layers nothing is trained, so that no gradient has to pass through
     them: in how many blocks, and those behind which of `shapes.inputs`.
     """
-    window = window_of(settings)
+    window = settings.window
     if window == MATRIX:
         return blocks, range(len(shapes.inputs))
-    if trained_by(settings).norms:
+    if settings.trained.norms:
         return 0, ()
     if window == HALVES:
         return blocks, (0, 2)

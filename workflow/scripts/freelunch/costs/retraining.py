@@ -10,9 +10,6 @@ What is left out is element by element: norms, activations, softmax, masks, the 
 is causal, and its backward pass twice its forward pass, though kernels compute some of it again.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from freelunch.costs.adapters import (
     MOMENT_BYTES,
     adapter_bytes,
@@ -27,13 +24,14 @@ from freelunch.costs.adapters import (
 from freelunch.costs.passes import PROCESS_BYTES, Cost
 from freelunch.costs.reconstruction import BESIDE_BYTES
 from freelunch.costs.shapes import Shapes
+from freelunch.study.adaptations import Retraining
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.boundaries import ALL, NONE
-from freelunch.study.methods import DISTILLATION, FULL, trained_by
+from freelunch.study.methods import FULL
 
 
 def retrain(
-    shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any], keep: str = ALL
+    shapes: Shapes, samples: int, length: int, settings: Retraining, keep: str = ALL
 ) -> Cost:
     """Cost of retraining a model on so many sequences.
 
@@ -41,12 +39,12 @@ def retrain(
         shapes: Of the model.
         samples: Sequences.
         length: Tokens in each.
-        settings: An entry of `adaptations`.
+        settings: Of the retraining.
         keep: Which hidden states of the dense model are on disk; a distillation makes again what
             it lacks.
     """
     # Where any are kept, those after the last block are.
-    remade = shapes.blocks if settings["loss"] == DISTILLATION and keep == NONE else 0
+    remade = shapes.blocks if settings.distils and keep == NONE else 0
     return Cost(
         retraining_flops(shapes, samples, length, settings)
         + shapes.forward_flops(samples * length, length, remade),
@@ -55,13 +53,13 @@ def retrain(
     )
 
 
-def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Retraining) -> int:
     """Return the operations of a retraining, the loss before and after it included."""
-    trained, tokens = trained_by(settings), samples * length
+    trained, tokens = settings.trained, samples * length
     blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
     attention = 2 * tokens * length * shapes.hidden * shapes.blocks
     weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
-    teacher = head if settings["loss"] == DISTILLATION else 0
+    teacher = head if settings.distils else 0
     branch = branch_flops(shapes, tokens, trained) * shapes.blocks
     branch += head_branch_flops(shapes, tokens, trained)
     forward = blocks + head + teacher
@@ -72,30 +70,30 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Mappin
     epoch = forward + branch + through
     if trained.needs_weight_gradient:
         epoch += weights + (head if trained.head else 0)
-    if settings["gradient_checkpointing"]:
+    if settings.gradient_checkpointing:
         # A block's last product is not needed by anything behind it.
         of_block = branch_flops(shapes, tokens, trained)
         last = last_branch_flops(shapes, tokens, trained) or 2 * tokens * shapes.weights[-1]
         epoch += blocks + (of_block - last) * shapes.blocks
-    whole, rest = divmod(samples, settings["batch"])
+    whole, rest = divmod(samples, settings.batch)
     together = _passed_together(settings, samples)
-    steps = settings["epochs"] * (whole + (rest > 0))
-    passes = settings["epochs"] * (whole * -(-settings["batch"] // together) - (-rest // together))
+    steps = settings.passes * (whole + (rest > 0))
+    passes = settings.passes * (whole * -(-settings.batch // together) - (-rest // together))
     # A branch is not there yet when the loss before is measured.
     checked = min(CHECK_SEQUENCES, samples) / samples * (2 * forward + branch)
     return int(
-        settings["epochs"] * epoch
+        settings.passes * epoch
         + checked
         + adapter_flops(shapes, trained, shapes.blocks, steps, passes)
     )
 
 
-def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[str, Any]) -> int:
+def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Retraining) -> int:
     """Return the peak memory of a retraining, all of the model in it."""
-    trained, optimiser = trained_by(settings), settings["optimiser"]
+    trained, optimiser = settings.trained, settings.optimiser
     weights, passed = shapes.blocks * shapes.block_weights, _passed_together(settings, samples)
     each = held_bytes(trained, optimiser)
-    if not trained.needs_weight_gradient and settings["precision"] != "float32":
+    if not trained.needs_weight_gradient and settings.precision != "float32":
         # Frozen matrices stay as they are stored.
         each += shapes.bytes_each - 4
     held = weights * each + shapes.blocks * adapter_bytes(shapes, trained, optimiser)
@@ -107,11 +105,11 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[st
     if trained.head:
         held += shapes.vocabulary * shapes.hidden * (4 + MOMENT_BYTES[optimiser])
     tokens = passed * length
-    if settings["gradient_checkpointing"]:
+    if settings.gradient_checkpointing:
         saved = shapes.saved_bytes(tokens) + 4 * tokens * shapes.hidden * shapes.blocks
     else:
         saved = shapes.blocks * shapes.saved_bytes(tokens)
-    logits = shapes.head_bytes(tokens) * (2 if settings["loss"] == DISTILLATION else 1)
+    logits = shapes.head_bytes(tokens) * (2 if settings.distils else 1)
     return (
         PROCESS_BYTES
         + BESIDE_BYTES
@@ -124,6 +122,6 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Mapping[st
     )
 
 
-def _passed_together(settings: Mapping[str, Any], samples: int) -> int:
+def _passed_together(settings: Retraining, samples: int) -> int:
     """Return how many sequences are passed together."""
-    return int(min(settings.get("micro_batch", settings["batch"]), settings["batch"], samples))
+    return min(settings.micro_batch or settings.batch, settings.batch, samples)

@@ -94,8 +94,8 @@ class Shapes:
         )
 
     @classmethod
-    def read(cls, config_json: Path, dtype: str) -> "Shapes":
-        """Read the sizes from a model's config.json.
+    def read(cls, config_json: Path, dtype: str | None = None) -> "Shapes":
+        """Read the sizes from a model's config.json, and the dtype too if none is given.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError: It is damaged, or leaves them to
@@ -103,7 +103,7 @@ class Shapes:
         """
         config = json.loads(config_json.read_text())
         # Families with several parts (text, vision) keep the decoder's shapes in one of their own.
-        return cls.of(config.get("text_config", config), dtype)
+        return cls.of(config.get("text_config", config), dtype or config["dtype"])
 
     @property
     def tied(self) -> bool:

@@ -24,12 +24,14 @@ from freelunch.model.checkpoint import (
     meta_model,
     write_shard,
 )
-from freelunch.study.entry import deciding
+from freelunch.study.sources import Model
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def fetch_model(
     name: str,
-    entry: Mapping[str, Any],
+    entry: Model,
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
@@ -48,14 +50,15 @@ def fetch_model(
     writer = ArtifactWriter(folder, KIND, fingerprint)
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
         obtained = obtain_model(name, entry, scratch)
-        dtype = getattr(torch, entry["dtype"])
         raw, files = obtained.path, sorted(obtained.origin["files"])
         if obtained.path.suffix == ".gguf":
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
         config = load_config(raw)
-        _check_architecture(name, config, entry.get("architecture", {}))
+        if entry.architecture is not None:
+            _check_architecture(name, config, entry.architecture.as_json())
+        dtype = _dtype(name, entry, config)
         config.dtype = dtype
         meta = meta_model(config)
         sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
@@ -67,10 +70,26 @@ def fetch_model(
         return finish_checkpoint(
             writer,
             sharding.shards,
-            settings=deciding(entry),
+            settings=entry.deciding(),
             origin=obtained.origin,
             block_path=sharding.path,
         )
+
+
+def _dtype(name: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
+    """Return the precision in which a model is stored: the entry's, or the checkpoint's own."""
+    if entry.dtype is not None:
+        found: torch.dtype = getattr(torch, entry.dtype)
+        return found
+    if config.dtype not in DTYPES:
+        raise UserError(
+            "the model's config.json states no dtype that can be used here",
+            where=f"models.{name}.dtype",
+            found=config.dtype,
+            expected="float32, bfloat16 or float16",
+            todo="set `dtype` in the model's entry",
+        )
+    return config.dtype
 
 
 def dequantise(gguf: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
 from freelunch.data.sources import obtain_task
-from freelunch.study.entry import deciding
+from freelunch.study.sources import Task
 from freelunch.study.steps import DOCUMENTS, TASK
 
 # OLMo's request files repeat every document, under higher numbers, for each other way to ask it.
@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 def fetch_task(
     name: str,
-    entry: Mapping[str, Any],
+    entry: Task,
     stock: Mapping[str, str],
     folder: Path,
     fingerprint: str,
@@ -34,7 +34,7 @@ def fetch_task(
 
     Args:
         name: Key in `tasks`, the name of a task of lm-eval.
-        entry: The task's entry in the config, its defaults filled in.
+        entry: The task's entry in the config.
         stock: What `freelunch.data.stock_tasks` found out about it.
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
@@ -51,27 +51,27 @@ def fetch_task(
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
         obtained = obtain_task(name, entry, scratch)
         try:
-            documents = list(_FORMATS[entry["format"]](obtained.path))
+            documents = list(_FORMATS[entry.format](obtained.path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
-                f"the documents are not in the format {entry['format']!r}",
+                f"the documents are not in the format {entry.format!r}",
                 where=f"{where}.format",
                 found=f"{type(error).__name__}: {error}",
                 todo="correct `format` or `member`",
             ) from error
-        if len(documents) != entry["documents"]:
+        if len(documents) != entry.documents:
             raise UserError(
                 "the task has another number of documents than the config says",
                 where=f"{where}.documents",
                 found=len(documents),
-                expected=entry["documents"],
+                expected=entry.documents,
                 todo="correct `member` or `documents`; a part of a task does not measure the task",
             )
         lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
         writer = ArtifactWriter(folder, TASK, fingerprint)
         writer.add_text(DOCUMENTS, "".join(lines))
     return writer.finish(
-        settings=deciding(entry),
+        settings=entry.deciding(),
         origin=obtained.origin,
         documents=len(documents),
         stock=dict(stock),

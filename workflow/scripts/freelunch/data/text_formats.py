@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, cast
 
 from freelunch.core.errors import UserError, nearest
@@ -92,19 +92,15 @@ class SourceFile:
         return self._path.open("rb")
 
 
-def _each_line(source: SourceFile, lines: Iterable[str], entry: Mapping[str, Any]) -> Iterator[str]:
+def _each_line(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     yield from lines
 
 
-def _whole_file(
-    source: SourceFile, lines: Iterable[str], entry: Mapping[str, Any]
-) -> Iterator[str]:
+def _whole_file(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def _between_tags(
-    source: SourceFile, lines: Iterable[str], entry: Mapping[str, Any]
-) -> Iterator[str]:
+def _between_tags(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     """Yield what stands between `<doc ...>` and `</doc>`, each tag on a line of its own."""
     todo = "put each tag on a line of its own, and each document between two tags"
     body: list[str] | None = None
@@ -128,11 +124,8 @@ def _between_tags(
         raise source.error("the last <doc> has no </doc>", expected=_CLOSING, todo=todo)
 
 
-def _json_field(
-    source: SourceFile, lines: Iterable[str], entry: Mapping[str, Any]
-) -> Iterator[str]:
+def _json_field(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     """Yield one field of one JSON object a line; blank lines are skipped."""
-    field = entry["field"]
     for line in lines:
         if not line.strip():
             continue
@@ -161,11 +154,8 @@ def _json_field(
         yield document
 
 
-def _table_rows(
-    source: SourceFile, lines: Iterable[str], entry: Mapping[str, Any]
-) -> Iterator[str]:
+def _table_rows(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     """Yield one field of each row of a Parquet file."""
-    field = entry["field"]
     for number, document in enumerate(source.rows(field), 1):
         source.number = number
         if not isinstance(document, str):
@@ -179,7 +169,7 @@ def _not_a_string(source: SourceFile, field: str, found: str) -> UserError:
     )
 
 
-_Reader = Callable[[SourceFile, Iterable[str], Mapping[str, Any]], Iterator[str]]
+_Reader = Callable[[SourceFile, Iterable[str], str], Iterator[str]]
 FORMATS: dict[str, _Reader] = {
     "lines": _each_line,
     "plain": _whole_file,

@@ -7,16 +7,15 @@ from line ends: CRLF becomes LF, and the line end that separates two documents b
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
 from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.sources import Obtained, obtain_text
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.study.entry import deciding
+from freelunch.study.sources import DocumentText, Text, Tokens
 from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 
 if TYPE_CHECKING:
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 _INTEGERS = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 
 
-def fetch_text(name: str, entry: Mapping[str, Any], folder: Path, fingerprint: str) -> Artifact:
+def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifact:
     """Obtain a text and write it as documents, or ready token ids as int64.
 
     Args:
         name: Key in `texts`, for messages.
-        entry: The text's entry in the config, its defaults filled in.
+        entry: The text's entry in the config.
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
 
@@ -47,7 +46,7 @@ def fetch_text(name: str, entry: Mapping[str, Any], folder: Path, fingerprint: s
     """
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
         obtained = obtain_text(name, entry, scratch)
-        if entry["source"] == "tokens":
+        if isinstance(entry, Tokens):
             return _write_tokens(
                 name, entry, obtained, ArtifactWriter(folder, READY_TOKENS, fingerprint)
             )
@@ -55,18 +54,18 @@ def fetch_text(name: str, entry: Mapping[str, Any], folder: Path, fingerprint: s
 
 
 def _write_text(
-    name: str, entry: Mapping[str, Any], obtained: Obtained, writer: ArtifactWriter
+    name: str, entry: DocumentText, obtained: Obtained, writer: ArtifactWriter
 ) -> Artifact:
     counts = {"documents": 0, "characters": 0}
     source = SourceFile(f"texts.{name}", obtained)
 
     def write(target: Path) -> None:
-        read = FORMATS[entry["format"]]
+        read = FORMATS[entry.format]
         with target.open("w", encoding="utf-8", newline="\n") as file:
-            for document in read(source, source.lines(), entry):
+            for document in read(source, source.lines(), entry.field):
                 # A blank row of a table is a document: the customary perplexity on WikiText-2 is of
                 # all of its rows joined, the blank ones included.
-                if document.strip() or entry["format"] == "parquet":
+                if document.strip() or entry.format == "parquet":
                     file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
                     counts["documents"] += 1
                     counts["characters"] += len(document)
@@ -78,19 +77,17 @@ def _write_text(
             )
 
     writer.add(DOCUMENTS, write)
-    return writer.finish(settings=deciding(entry), origin=obtained.origin, **counts)
+    return writer.finish(settings=entry.deciding(), origin=obtained.origin, **counts)
 
 
-def _write_tokens(
-    name: str, entry: Mapping[str, Any], obtained: Obtained, writer: ArtifactWriter
-) -> Artifact:
+def _write_tokens(name: str, entry: Tokens, obtained: Obtained, writer: ArtifactWriter) -> Artifact:
     from safetensors.numpy import save_file
 
     ids = _read_ids(f"texts.{name}.path", obtained.path)
     writer.add(TOKEN_IDS, lambda target: save_file({"input_ids": ids}, target))
     samples, length = ids.shape
     return writer.finish(
-        settings=deciding(entry),
+        settings=entry.deciding(),
         origin=obtained.origin,
         samples=samples,
         length=length,

@@ -37,6 +37,7 @@ from freelunch.pruning.structured import (
 )
 from freelunch.pruning.swaps import refine
 from freelunch.study.cell import derive_seed
+from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.families import biases_of
 from freelunch.study.patterns import Pattern
 
@@ -51,7 +52,7 @@ Pruner = Callable[[nn.Module, int, Statistics], Pruned]
 def prune_model(
     model: StreamedModel,
     dense: Artifact,
-    criterion: Mapping[str, Any],
+    criterion: Criterion,
     pattern: Pattern,
     seed: int,
     folder: Path,
@@ -78,10 +79,10 @@ def prune_model(
     """
     check_belongs(dense, "model", model.artifact)
     check_belongs(dense, "calibration", states.calibration)
-    sparse = criterion["statistics"] == "sparse"
-    gram = criteria.needs_gram(criterion)
+    sparse = criterion.statistics == "sparse"
+    gram = criterion.needs_gram
     _check_before(model, dense, pattern, gram and not sparse)
-    if pattern.structured:
+    if isinstance(criterion, OfUnits):
         pruner, config = _unit_pruner(model, dense, criterion, pattern)
     else:
         pruner, config = _weight_pruner(model, criterion, pattern, seed), {}
@@ -103,7 +104,7 @@ def prune_model(
             passing.on(index, load_pruned_block(model, folder, index)[0])
         report(index + 1, model.num_blocks, "blocks")
     return writer.finish(
-        settings={"criterion": dict(criterion), "pattern": pattern.name, "seed": seed},
+        settings={"criterion": criterion.as_json(), "pattern": pattern.name, "seed": seed},
         config=config,
         model=model.artifact.digest,
         dense=dense.digest,
@@ -126,19 +127,19 @@ def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram:
 
 
 def _weight_pruner(
-    model: StreamedModel, criterion: Mapping[str, Any], pattern: Pattern, seed: int
+    model: StreamedModel, criterion: OfWeights, pattern: Pattern, seed: int
 ) -> Pruner:
     """Return how each weight is chosen on its own."""
-    module = criteria.load(criterion["score"])
+    module = criteria.load(criterion.score)
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
         pruned = Pruned({})
         for name, linear in block_linears(block).items():
             where = model.sharding.name(index, name)
             check_finite(linear.weight, NOT_FINITE, where)
-            settings = {**criterion, "seed": derive_seed(seed, "criterion", where)}
+            own = derive_seed(seed, "criterion", where)
             keep, changed, notes = prune_matrix(
-                module, linear.weight, statistics[name], pattern, settings, where
+                module, linear.weight, statistics[name], pattern, criterion, own, where
             )
             pruned.masks[name] = keep
             if changed is not None:
@@ -155,7 +156,8 @@ def prune_matrix(
     weight: Tensor,
     statistics: InputStatistics,
     pattern: Pattern,
-    settings: Mapping[str, Any],
+    settings: OfWeights,
+    seed: int,
     where: object = None,
 ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
     """Return which weights of a matrix stay, the new weight if kept ones change, and notes.
@@ -165,7 +167,8 @@ def prune_matrix(
         weight: (out, in).
         statistics: Of the input.
         pattern: Unstructured or NofM.
-        settings: The criterion's, with `seed` and `swaps`.
+        settings: The criterion's.
+        seed: Of what is drawn for this matrix.
         where: What the weight is called, for messages.
 
     Returns:
@@ -176,29 +179,29 @@ def prune_matrix(
     if hasattr(module, "prune"):
         changed, keep, notes = module.prune(weight, statistics, pattern, settings, where)
     else:
-        scores = module.score(weight, statistics, settings)
+        scores = module.score(weight, statistics, settings, seed)
         if scores.shape != weight.shape:
             raise UserError(
-                f"the criterion {settings['score']} returned scores of another shape than its "
+                f"the criterion {settings.score} returned scores of another shape than its "
                 "weight's",
                 where=where,
                 found=tuple(scores.shape),
                 expected=tuple(weight.shape),
-                todo=f"correct workflow/scripts/freelunch/pruning/criteria/{settings['score']}.py",
+                todo=f"correct workflow/scripts/freelunch/pruning/criteria/{settings.score}.py",
             )
-        keep = keep_mask(scores, pattern, settings["scope"], where)
+        keep = keep_mask(scores, pattern, settings.scope, where)
     if keep.all():
         raise UserError(
             f"{pattern.name} takes no weight of this matrix",
             where=where,
-            found=f"{weight.shape[0]} x {weight.shape[1]} weights, scope: {settings['scope']}",
+            found=f"{weight.shape[0]} x {weight.shape[1]} weights, scope: {settings.scope}",
             expected="a share of at least one weight",
             todo="take a larger share, or scope: matrix",
         )
-    if settings["swaps"]:
+    if settings.swaps:
         dense, gram = weight.float(), need_gram(statistics, where)
         pruned = dense * keep if changed is None else changed
-        refined = refine(dense, pruned, keep, gram, pattern.group, settings["swaps"])
+        refined = refine(dense, pruned, keep, gram, pattern.group, settings.swaps)
         keep, changed = refined.keep, None if changed is None else refined.weight
         notes |= {
             "swaps": refined.swaps,
@@ -209,12 +212,12 @@ def prune_matrix(
 
 
 def _unit_pruner(
-    model: StreamedModel, dense: Artifact, criterion: Mapping[str, Any], pattern: Pattern
+    model: StreamedModel, dense: Artifact, criterion: OfUnits, pattern: Pattern
 ) -> tuple[Pruner, dict[str, Any]]:
     """Return how whole units are chosen, and what the model's config has to say afterwards."""
-    module = criteria.load(criterion["score"])
-    layout = Layout.of(model.config, criterion["attention_unit"])
-    compensate = criterion["bias_compensation"]
+    module = criteria.load(criterion.score)
+    layout = Layout.of(model.config, criterion.attention_unit)
+    compensate = criterion.bias_compensation
     shapes = model.shapes_of_block()
     config = biases_of(model.config.model_type) if compensate else {}
 
@@ -223,7 +226,7 @@ def _unit_pruner(
         return layout.scores(block, statistics, module, criterion, where)
 
     chosen: list[Tensor] = []
-    if criterion["scope"] == "model":
+    if criterion.scope == "model":
         found: list[Tensor] = []
         for index in range(model.num_blocks):
             statistics = read_statistics(dense, index, model.device)

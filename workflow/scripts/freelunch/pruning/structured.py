@@ -7,7 +7,6 @@ feeds. The checkpoint keeps its shapes, and computes what the smaller model woul
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from freelunch.model.blocks import block_linears, has_bias
 from freelunch.model.mask_store import check_finite
 from freelunch.pruning.masks import lowest
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import OfUnits
 from freelunch.study.families import Family, family_of
 from freelunch.study.patterns import Pattern
 
@@ -114,7 +114,7 @@ class Layout:
         block: nn.Module,
         statistics: Mapping[str, InputStatistics],
         criterion: ModuleType,
-        settings: Mapping[str, Any],
+        settings: OfUnits,
         where: object,
     ) -> tuple[Tensor, Tensor]:
         """Return the scores of a block's units: the mean over the inputs that a unit feeds.
@@ -130,7 +130,7 @@ class Layout:
             linear: nn.Linear = block.get_submodule(name)  # type: ignore[assignment]
             scores = criterion.unit_score(linear.weight, statistics[name], settings).double()
             check_finite(scores, "a pruning score is not finite", f"{where}{name}")
-            if settings["scope"] == "model":
+            if settings.scope == "model":
                 mean = scores.mean()
                 # Where all scores are equal, what is left is rounding: each is the mean.
                 least = 1e-12 * mean.abs() + torch.finfo(torch.float64).tiny

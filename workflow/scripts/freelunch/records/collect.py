@@ -16,8 +16,8 @@ from freelunch.costs.counted import operations
 from freelunch.costs.shapes import Shapes
 from freelunch.records.read import answers_beside, check_spec, content_digest, validate
 from freelunch.study import steps
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.cell import Cell
-from freelunch.study.methods import LORA, adapting_rule
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import chosen_of
@@ -152,7 +152,7 @@ class _Steps:
         for part in self.windows:
             check_belongs(part, "masks", self.masks)
         self.choice = self.windows[0].facts.get("choice")
-        step = steps.CHOOSE_CANDIDATE if self.choice else adapting_rule(settings)
+        step = steps.CHOOSE_CANDIDATE if self.choice else read_adaptation(settings).rule
         self.folders[step] = list(folders)
         self.sample = self.calibration
         if self.windows[0].facts["sample"] != self.calibration.digest:
@@ -266,8 +266,8 @@ class _Steps:
         """Yield how many zeros a matrix has to have; a dense one may hold zeros of its own."""
         if self.masks is None:
             return
-        adaptation = self.windows[0].facts["settings"]["adaptation"] if self.windows else {}
-        if LORA in (adaptation.get("method"), adaptation.get("trains")):
+        adapted = self.windows[0].facts["settings"]["adaptation"] if self.windows else None
+        if adapted is not None and read_adaptation(adapted).becomes_dense:
             # Its adapter fills the zeros: that is what the other methods are for.
             return
         yield "mask", self._of_matrices("pruned")[name]

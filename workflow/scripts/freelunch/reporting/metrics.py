@@ -119,9 +119,9 @@ def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
 
 
 def _held_out_note(study: Study) -> str:
-    samples = study.block["evaluation"]["drift"]["samples"]
+    samples = study.drift.samples if study.drift else 0
     return (
-        f"Held out: perplexity on {samples} sequences of `{study.calibration['text']['name']}` "
+        f"Held out: perplexity on {samples} sequences of `{study.calibration.text}` "
         "from documents that calibration does not use."
     )
 

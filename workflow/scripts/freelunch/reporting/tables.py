@@ -29,8 +29,8 @@ def _summary_caption(study: Study) -> str:
 One row a cell of the study ``{study.name}``, one column a fact, units in the names; ``record`` is
 the file in ``results/{study.name}/records/`` that a row comes from.
 
-``perplexity`` is measured on ``{study.perplexity["text"]["name"]}`` in windows of
-{study.perplexity["length"]} tokens; standard errors are over windows. ``loss_minus_dense`` is in
+``perplexity`` is measured on ``{study.perplexity.text}`` in windows of
+{study.perplexity.length} tokens; standard errors are over windows. ``loss_minus_dense`` is in
 nats a token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
 were not adapted. ``nan`` is a number that is not finite.
@@ -42,7 +42,7 @@ def _gaps_caption(study: Study) -> str:
 What the choice of the criterion is worth, and how much of that an adaptation leaves: for each
 model, pattern and adaptation, the gap between the best and the worst criterion. ``loss_gap`` is
 the mean loss of the worst minus that of the best in nats a token, the logarithm of the ratio of
-their perplexities on ``{study.perplexity["text"]["name"]}``, averaged over the ``seeds`` seeds
+their perplexities on ``{study.perplexity.text}``, averaged over the ``seeds`` seeds
 that all ``criteria`` share. ``gap_left`` is the gap with the adaptation divided by that without
 it, over the criteria and seeds that are there both with and without. ``left_out`` names the
 criterion that is worst without the adaptation, where a row leaves it out: one bad criterion makes
@@ -58,7 +58,7 @@ between every two criteria are in ``criteria_pairs.csv``.
 def _pairs_caption(study: Study) -> str:
     return f"""\
 How every two criteria differ, for each model, pattern and adaptation: ``loss_difference`` is the
-mean loss of ``criterion`` minus that of ``other`` on ``{study.perplexity["text"]["name"]}``, in
+mean loss of ``criterion`` minus that of ``other`` on ``{study.perplexity.text}``, in
 nats a token, averaged over the ``seeds`` seeds that both have. Below zero, ``criterion`` is the
 better one. The standard error is over windows, from the differences window by window; the standard
 deviation over seeds is empty for one seed. ``nan`` is a number that is not finite.

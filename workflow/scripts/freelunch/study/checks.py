@@ -1,47 +1,133 @@
-"""What a config may not say although its schema allows it: what does not go together."""
+"""What a config may not say although each of its values is valid: what does not go together."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from freelunch.core.errors import nearest
+from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.entry import budget_tokens
-from freelunch.study.methods import FULL, LOW_RANK, SCALED, is_retraining, trained_by
+from freelunch.study.config import REGISTRIES, Config, Grid
+from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.patterns import Pattern
-from freelunch.study.schema import config_schema, is_structured, with_defaults
 from freelunch.study.search import is_searched
-from freelunch.study.windows import AUTO, LEAST_SQUARES, MATRIX
+from freelunch.study.sources import Source, Tokens
+
+Names = Mapping[str, list[str]]
 
 
-def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a schema cannot say: names that are defined nowhere, texts of the wrong kind."""
-    study = config["study"]
-    texts = config["texts"]
-    for where, text, ids_allowed in (
-        ("study.calibration.text", study["calibration"]["text"], True),
-        ("study.evaluation.perplexity.text", study["evaluation"]["perplexity"]["text"], False),
-    ):
-        if text not in texts:
-            yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, texts)}"
-        elif texts[text]["source"] == "tokens" and not ids_allowed:
-            yield f"  {where}: {text!r} is a `tokens` source; expected a text"
-    perplexity = study["evaluation"]["perplexity"]
-    if (perplexity.get("stride") or 0) > perplexity["length"]:
+def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str]:
+    """Yield what is wrong with a config beyond its single values.
+
+    Args:
+        config: What of it is valid.
+        names: All names that are defined, by registry.
+        complete: Whether all of it is valid. Where it is not, a check that asks for what was left
+            out is left out too: the config is refused in any case.
+    """
+    # Of a registry that is not valid itself nobody knows the names.
+    known = {name: names[name] for name in REGISTRIES if hasattr(config, name)}
+    for check in _checks(config, known):
+        try:
+            yield from check()
+        except (AttributeError, KeyError):
+            if complete:
+                raise
+
+
+def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
+    """Yield checks, each of as little as goes together: one that fails holds up no other."""
+    for check in (_calibration, _perplexity, _stride, _drift, _tasks):
+        yield partial(check, config, names)
+    for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
+        where = f"study.grids.{index}"
+        for registry in ("models", "criteria", "adaptations"):
+            yield partial(_named, grid, registry, where, names)
+        yield partial(_patterns, config, grid, where)
+        yield partial(_dtypes, config, grid)
+    for name, criterion in getattr(config, "criteria", {}).items():
+        yield partial(_criterion, name, criterion)
+    for name, adaptation in getattr(config, "adaptations", {}).items():
+        yield partial(_adaptation, name, adaptation)
+        if isinstance(adaptation, Training):
+            yield partial(_held_out, name, adaptation, config)
+            yield partial(_sample, name, adaptation, config, names)
+    for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
+        yield partial(_reserved, registry, reserved, names)
+    for registry in ("models", "texts", "tasks"):
+        for name, source in getattr(config, registry, {}).items():
+            yield partial(_path, f"{registry}.{name}", source, registry == "models")
+
+
+def budget_tokens(budget: Budget, config: Config) -> int:
+    """Return how many tokens a budget is, to the nearest.
+
+    Args:
+        budget: Checked: what it is a multiple of has no alternatives and no multiple itself.
+        config: A study's.
+    """
+    if budget.tokens is not None:
+        return budget.tokens
+    assert budget.of is not None and budget.times is not None
+    other = config.adaptations[budget.of]
+    assert isinstance(other, Training)
+    if other.budget is not None and other.budget.tokens is not None:
+        seen = other.budget.tokens
+    else:
+        calibration = config.study.calibration
+        seen = (other.samples or calibration.samples) * calibration.length * other.passes
+    return round(budget.times * seen)
+
+
+def _calibration(config: Config, names: Names) -> Iterator[str]:
+    where, text = "study.calibration.text", config.study.calibration.text
+    yield from _text(where, text, names)
+
+
+def _perplexity(config: Config, names: Names) -> Iterator[str]:
+    where, text = "study.evaluation.perplexity.text", config.study.evaluation.perplexity.text
+    yield from _text(where, text, names)
+    if isinstance(config.texts.get(text), Tokens):
+        yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+
+
+def _text(where: str, text: str, names: Names) -> Iterator[str]:
+    if text not in names["texts"]:
+        yield f"  {where}: {text!r} is not in `texts`; expected {nearest(text, names['texts'])}"
+
+
+def _stride(config: Config, names: Names) -> Iterator[str]:
+    perplexity = config.study.evaluation.perplexity
+    if (perplexity.stride or 0) > perplexity.length:
         yield (
-            f"  study.evaluation.perplexity.stride: found {perplexity['stride']}; expected at most "
-            f"the length, {perplexity['length']}: what lies between windows would be left out"
+            f"  study.evaluation.perplexity.stride: found {perplexity.stride}; expected at most "
+            f"the length, {perplexity.length}: what lies between windows would be left out"
         )
-    if "drift" in study["evaluation"]:
-        yield from _drift_problems(config)
-    asked = study["evaluation"].get("tasks", {}).get("names", [])
+
+
+def _drift(config: Config, names: Names) -> Iterator[str]:
+    study, where = config.study, "  study.evaluation.drift"
+    if study.evaluation.drift is None:
+        return
+    if study.evaluation.drift.samples > study.selection.samples:
+        yield (
+            f"{where}.samples: found {study.evaluation.drift.samples}; expected at most "
+            f"selection.samples, {study.selection.samples}, the sequences that are held out"
+        )
+    if isinstance(config.texts.get(study.calibration.text), Tokens):
+        yield f"{where}: a `tokens` source has no documents to hold out; expected no such key"
+
+
+def _tasks(config: Config, names: Names) -> Iterator[str]:
+    study = config.study
+    asked = study.evaluation.tasks.names if study.evaluation.tasks else []
     for name in asked:
-        if name not in config.get("tasks", {}):
+        if name not in names["tasks"]:
             yield (
                 f"  study.evaluation.tasks.names: {name!r} is not in `tasks`; expected "
-                + nearest(name, config.get("tasks", {}))
+                + nearest(name, names["tasks"])
             )
-    asking = [index for index, grid in enumerate(study["grids"]) if grid.get("tasks", False)]
+    asking = [index for index, grid in enumerate(study.grids) if grid.tasks]
     if asking and not asked:
         yield (
             f"  study.grids.{asking[0]}.tasks: there is no `evaluation.tasks` to evaluate these "
@@ -49,185 +135,49 @@ def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
         )
     if asked and not asking:
         yield "  study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
-    registries = {
-        "models": list(config["models"]),
-        "criteria": list(config["criteria"]),
-        "adaptations": [NONE, *config["adaptations"]],
-    }
-    for index, grid in enumerate(study["grids"]):
-        for registry, valid in registries.items():
-            for name in grid[registry]:
-                where = f"study.grids.{index}.{registry}"
-                if (registry, name) == ("criteria", DENSE):
-                    yield (
-                        f"  {where}: the dense model is always evaluated, and never adapted: "
-                        "nothing of it was pruned; expected criteria to prune by"
-                    )
-                elif name not in valid:
-                    yield f"  {where}: {name!r} is not in `{registry}`; expected " + nearest(
-                        name, valid
-                    )
-        trained = [config["adaptations"].get(name, {}) for name in grid["adaptations"]]
-        if any(entry.get("method", LEAST_SQUARES) != LEAST_SQUARES for entry in trained):
-            for model in grid["models"]:
-                if config["models"].get(model, {}).get("dtype") == "float16":
-                    yield (
-                        f"  models.{model}.dtype: gradients vanish in float16; "
-                        "expected bfloat16 or float32"
-                    )
-        for name in grid["patterns"]:
-            try:
-                pattern = Pattern.parse(name)
-            except ValueError as error:
-                yield f"  study.grids.{index}.patterns: {error}"
-                continue
-            for criterion in grid["criteria"]:
-                if entry := config["criteria"].get(criterion):
-                    where = f"study.grids.{index}"
-                    yield from _fits(where, criterion, with_defaults(entry), pattern)
-    for name, entry in config["criteria"].items():
-        criterion = with_defaults(entry)
-        if criterion.get("scope") == "model" and criterion["statistics"] == "sparse":
+
+
+def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]:
+    """Yield what a grid names that is not defined."""
+    valid = [NONE, *names[registry]] if registry == "adaptations" else names[registry]
+    for name in getattr(grid, registry):
+        if (registry, name) == ("criteria", DENSE):
             yield (
-                f"  criteria.{name}: scope `model` compares the units of all blocks before any is "
-                "pruned; expected statistics: dense"
+                f"  {where}.{registry}: the dense model is always evaluated, and never adapted: "
+                "nothing of it was pruned; expected criteria to prune by"
             )
-    for name, entry in config["adaptations"].items():
-        yield from _adaptation_problems(name, entry, config)
-    for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
-        if reserved in config[registry]:
-            yield f"  {registry}.{reserved}: this name is reserved; choose another"
-    for registry in ("models", "texts", "tasks"):
-        for name, entry in config.get(registry, {}).items():
-            if "path" in entry and not Path(entry["path"]).exists():
-                yield (
-                    f"  {registry}.{name}.path: there is nothing at {entry['path']}; expected a "
-                    + ("folder" if registry == "models" else "file")
-                    + " (absolute, or relative to the repository)"
-                )
-
-
-def _adaptation_problems(
-    name: str, entry: Mapping[str, Any], config: Mapping[str, Any]
-) -> Iterator[str]:
-    """Yield what does not go together in an entry of `adaptations`.
-
-    Args:
-        name: Its key.
-        entry: The entry.
-        config: The whole of it.
-    """
-    settings, where = with_defaults(entry, "adaptation"), f"  adaptations.{name}"
-    text = config["texts"].get(config["study"]["calibration"]["text"])
-    has_documents = isinstance(text, Mapping) and text.get("source") != "tokens"
-    if settings["method"] != LEAST_SQUARES:
-        yield from _sample_problems(where, settings, config, has_documents)
-        if is_searched(settings) and settings["select_on"] == "calibration" and not has_documents:
+        elif name not in valid:
             yield (
-                f"{where}.select_on: candidates are compared on documents that calibration left, "
-                "and a `tokens` source has none; expected evaluation, or a text"
+                f"  {where}.{registry}: {name!r} is not in `{registry}`; expected "
+                + nearest(name, valid)
             )
-    if not is_retraining(settings):
-        yield from _reconstruction_problems(where, settings)
 
 
-def _sample_problems(
-    where: str, settings: Mapping[str, Any], config: Mapping[str, Any], has_documents: bool
-) -> Iterator[str]:
-    """Yield what is wrong with how much an adaptation is trained on."""
-    calibration = config["study"]["calibration"]
-    length, samples = calibration["length"], settings.get("samples", calibration["samples"])
-    step = settings["batch"] * length
-    if "budget" in settings:
-        if "samples" in settings:
-            yield f"{where}: `samples` and `budget` say the same; expected one of them"
-        problem = _budget_problem(settings["budget"], config["adaptations"])
-        if problem:
-            yield f"{where}.budget{problem}"
-            return
-        tokens = budget_tokens(settings["budget"], config)
-        counts = (
-            settings["epochs"] if isinstance(settings["epochs"], list) else [settings["epochs"]]
-        )
-        if tokens < step * max(counts):
-            yield (
-                f"{where}.budget: found {tokens} tokens; expected at least {step * max(counts)}, "
-                f"one step of {settings['batch']} sequences of {length} tokens in each epoch"
-            )
-        samples = tokens // (length * min(counts))
-    elif samples < settings["batch"]:
-        yield (
-            f"{where}.batch: found {settings['batch']} sequences of a sample of {samples}; "
-            "expected no more than it has"
-        )
-    if settings.get("micro_batch", 0) > settings["batch"]:
-        yield (
-            f"{where}.micro_batch: found {settings['micro_batch']}; expected at most the batch, "
-            f"{settings['batch']}"
-        )
-    if samples > calibration["samples"] and not has_documents:
-        yield (
-            f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
-            f"has; expected at most {calibration['samples']}, or a text"
-        )
+def _patterns(config: Config, grid: Grid, where: str) -> Iterator[str]:
+    parsed = []
+    for name in grid.patterns:
+        try:
+            parsed.append(Pattern.parse(name))
+        except ValueError as error:
+            yield f"  {where}.patterns: {error}"
+    for criterion in grid.criteria:
+        if criterion in config.criteria:
+            for pattern in parsed:
+                yield from _fits(where, criterion, config.criteria[criterion], pattern)
 
 
-def _budget_problem(budget: Mapping[str, Any], adaptations: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with what a budget is a multiple of."""
-    if "of" not in budget:
-        return None
-    if budget["of"] not in adaptations:
-        return f".of: {budget['of']!r} is not in `adaptations`; expected " + nearest(
-            budget["of"], adaptations
-        )
-    other = adaptations[budget["of"]]
-    if other["method"] == LEAST_SQUARES or is_searched(other) or "of" in other.get("budget", {}):
-        return (
-            f".of: how much {budget['of']!r} sees is not settled; expected an adaptation that "
-            "trains, lists no epochs or learning rates and is no multiple itself"
-        )
-    return None
-
-
-def _reconstruction_problems(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what does not go together in the settings of a reconstruction."""
-    if (settings["inputs"], settings["targets"]) == ("dense", "local"):
-        yield (
-            f"{where}.targets: with dense inputs the dense window's own outputs are the dense "
-            "activations; expected dense, or inputs: sparse"
-        )
-    if settings["method"] == LEAST_SQUARES:
-        return
-    trained = trained_by(settings)
-    if settings["window"] == MATRIX and trained.norms:
-        key, wanted = ("trains", "other") if trained.weights is None else ("train_norms", "false")
-        yield (
-            f"{where}.{key}: a window of one matrix holds no norm; expected {wanted}, and the same "
-            "for the windows it is compared with"
-        )
-    if settings["window"] == AUTO and "memory_gb" not in settings:
-        yield f"{where}.memory_gb: `window: auto` fills a memory budget; expected one, in GB"
-    if settings["window"] != AUTO and "memory_gb" in settings:
-        yield f"{where}.memory_gb: only `window: auto` has a memory budget; expected no such key"
-    trains = settings.get("trains", FULL)
-    for name, having in (("rank", LOW_RANK), ("alpha", SCALED)):
-        if name in settings and trains not in having:
-            yield f"{where}.{name}: `trains: {trains}` has none; expected no such key"
-    if trained.weights is None and settings["window"] != MATRIX:
-        for name, needed in (("train_norms", trained.norms), ("train_biases", trained.biases)):
-            if needed and not settings[name]:
-                yield f"{where}.{name}: `trains: {trains}` trains them; expected true"
-
-
-def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern) -> Iterator[str]:
+def _fits(where: str, name: str, criterion: Criterion, pattern: Pattern) -> Iterator[str]:
     """Yield what keeps a criterion from pruning in a pattern."""
-    structured = is_structured(criterion)
-    if structured != pattern.structured:
-        kind = "whole units: it takes sNN" if structured else "single weights: it takes uNN or NofM"
-        yield (
-            f"  {where}: {name!r} prunes {kind}, not {pattern.name}; put it in a grid of its own"
+    if criterion.structured != pattern.structured:
+        takes = (
+            "whole units: it takes sNN"
+            if criterion.structured
+            else "single weights: it takes uNN or NofM"
         )
-    block = criterion.get("column_block", 0)
+        yield (
+            f"  {where}: {name!r} prunes {takes}, not {pattern.name}; put it in a grid of its own"
+        )
+    block = criterion.column_block if isinstance(criterion, SparseGPT) else 0
     if pattern.group and block % pattern.group:
         fitting = max(block // pattern.group, 1) * pattern.group
         yield (
@@ -236,19 +186,102 @@ def _fits(where: str, name: str, criterion: Mapping[str, Any], pattern: Pattern)
         )
 
 
-def _drift_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the text that drift is measured on."""
-    study, where = config["study"], "  study.evaluation.drift"
-    schema = config_schema()["properties"]["study"]["properties"]
-    drift = schema["evaluation"]["properties"]["drift"]["properties"]["samples"]["default"]
-    held_out = schema["selection"]["properties"]["samples"]["default"]
-    samples = study["evaluation"]["drift"].get("samples", drift)
-    there = study.get("selection", {}).get("samples", held_out)
-    if samples > there:
+def _dtypes(config: Config, grid: Grid) -> Iterator[str]:
+    adapted = [config.adaptations.get(name) for name in grid.adaptations]
+    if any(isinstance(entry, Training) for entry in adapted):
+        for model in grid.models:
+            if model in config.models and config.models[model].dtype == "float16":
+                yield (
+                    f"  models.{model}.dtype: gradients vanish in float16; expected bfloat16 "
+                    "or float32"
+                )
+
+
+def _criterion(name: str, criterion: Criterion) -> Iterator[str]:
+    if criterion.scope == "model" and criterion.statistics == "sparse":
         yield (
-            f"{where}.samples: found {samples}; expected at most selection.samples, {there}, the "
-            "sequences that are held out"
+            f"  criteria.{name}: scope `model` compares the units of all blocks before any is "
+            "pruned; expected statistics: dense"
         )
-    text = config["texts"].get(study["calibration"]["text"], {})
-    if text.get("source") == "tokens":
-        yield f"{where}: a `tokens` source has no documents to hold out; expected no such key"
+
+
+def _adaptation(name: str, entry: Adaptation) -> Iterator[str]:
+    for key, problem in entry.problems():
+        yield f"  adaptations.{name}.{key}: {problem}"
+
+
+def _held_out(name: str, entry: Training, config: Config) -> Iterator[str]:
+    if entry.is_searched and entry.select_on == "calibration" and not _has_documents(config):
+        yield (
+            f"  adaptations.{name}.select_on: candidates are compared on documents that "
+            "calibration left, and a `tokens` source has none; expected evaluation, or a text"
+        )
+
+
+def _has_documents(config: Config) -> bool:
+    """Return whether more can be drawn than the calibration sample."""
+    return not isinstance(config.texts.get(config.study.calibration.text), Tokens)
+
+
+def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterator[str]:
+    """Yield what is wrong with how much an adaptation is trained on."""
+    where, calibration = f"  adaptations.{name}", config.study.calibration
+    samples = entry.samples or calibration.samples
+    if entry.budget is not None:
+        if entry.samples is not None:
+            yield f"{where}: `samples` and `budget` say the same; expected one of them"
+        problem = _multiple(entry.budget, config.adaptations, names)
+        if problem:
+            yield f"{where}.budget{problem}"
+            return
+        tokens, counts = budget_tokens(entry.budget, config), entry.epoch_counts
+        step = entry.batch * calibration.length
+        if tokens < step * max(counts):
+            yield (
+                f"{where}.budget: found {tokens} tokens; expected at least {step * max(counts)}, "
+                f"one step of {entry.batch} sequences of {calibration.length} tokens in each epoch"
+            )
+        samples = tokens // (calibration.length * min(counts))
+    elif samples < entry.batch:
+        yield (
+            f"{where}.batch: found {entry.batch} sequences of a sample of {samples}; expected no "
+            "more than it has"
+        )
+    if samples > calibration.samples and not _has_documents(config):
+        yield (
+            f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
+            f"has; expected at most {calibration.samples}, or a text"
+        )
+
+
+def _multiple(budget: Budget, adaptations: Mapping[str, Adaptation], names: Names) -> str | None:
+    """Return what is wrong with what a budget is a multiple of."""
+    if budget.of is None:
+        return None
+    if budget.of not in names["adaptations"]:
+        return f".of: {budget.of!r} is not in `adaptations`; expected " + nearest(
+            budget.of, names["adaptations"]
+        )
+    other = adaptations.get(budget.of)
+    multiple = isinstance(other, Training) and other.budget is not None and other.budget.of
+    if isinstance(other, LeastSquares) or is_searched(other) or multiple:
+        return (
+            f".of: how much {budget.of!r} sees is not settled; expected an adaptation that trains, "
+            "lists no epochs or learning rates and is no multiple itself"
+        )
+    return None
+
+
+def _reserved(registry: str, reserved: str, names: Names) -> Iterator[str]:
+    if reserved in names[registry]:
+        yield f"  {registry}.{reserved}: this name is reserved; choose another"
+
+
+def _path(where: str, source: Source, is_folder: bool) -> Iterator[str]:
+    path = getattr(source, "path", None)
+    if path is not None and not os.path.exists(path):
+        yield (
+            f"  {where}.path: there is nothing at {path}; expected a "
+            + ("folder" if is_folder else "file")
+            + " (absolute, or relative to the repository)"
+        )

@@ -15,14 +15,15 @@ def measurements(study: Study, cell: Cell) -> dict[str, dict[str, Any]]:
         study: The study.
         cell: A cell, or a candidate that is compared with others to become one.
     """
-    perplexity = {key: study.perplexity[key] for key in ("length", "windows", "stride")}
+    written = study.perplexity.as_json()
+    perplexity = {key: written[key] for key in ("length", "windows", "stride")}
     adaptation = adaptation_of(cell.adaptation)
     if adaptation != cell.adaptation:
-        by = compared_by(study.config["adaptations"][adaptation])
+        by = compared_by(study.config.adaptations[adaptation])
         return {by: {} if by == HELD_OUT else perplexity}
     asked: dict[str, dict[str, Any]] = {IDENTITY: {}, PERPLEXITY: perplexity}
-    if study.measures_drift(cell):
-        asked[DRIFT] = {"samples": study.block["evaluation"]["drift"]["samples"]}
+    if study.drift is not None and study.measures_drift(cell):
+        asked[DRIFT] = study.drift.as_json()
     if study.asks_tasks(cell):
         asked[TASKS] = {key: study.tasks[key] for key in ("limit", "seed")}
     return asked

@@ -17,13 +17,11 @@ s = alpha / rank, B (out, rank) and A (rank, in):
                   equal groups of rows (arXiv 2405.16057, as its own code has it)
 """
 
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from freelunch.core.errors import nearest
-from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
 FULL = "full"
 LORA, LORA_PRUNE = "lora", "lora_prune"
@@ -35,13 +33,9 @@ LOW_RANK = (LORA, LORA_PRUNE, MASKLORA, SCALELORA, SPP)
 BRANCHES = (LORA, LORA_PRUNE)
 SCALED = (LORA, LORA_PRUNE, MASKLORA, SPP)
 METHODS = (FULL, BIASES, NORMS, BIASES_NORMS, *LOW_RANK)
-RANK, ALPHA = 16, 32
+RANK, ALPHA = 16, 32.0
 # What the head is called among linear layers.
 HEAD = "head"
-# Settings of how much an adaptation sees and of what is chosen for that; and those that change the
-# memory it takes, but for rounding nothing else.
-AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
-MEMORY = ("micro_batch", "gradient_checkpointing")
 NEXT_TOKEN, DISTILLATION = "next_token", "distillation"
 
 
@@ -69,86 +63,46 @@ class Trained:
     dropout: float = 0.0
     linears: tuple[str, ...] | None = None
 
+    @classmethod
+    def by(
+        cls, method: str, *, biases: bool = True, norms: bool = True, **others: Any
+    ) -> "Trained":
+        """Return what a method trains.
+
+        Args:
+            method: One of METHODS.
+            biases: Whether biases are trained besides matrices.
+            norms: Whether norms are trained besides matrices.
+            others: Fields of this class, for a method that trains matrices.
+        """
+        if method in (BIASES, NORMS, BIASES_NORMS):
+            return cls(None, method != NORMS, method != BIASES)
+        return cls(method, biases, norms, **others)
+
+    @property
+    def becomes_dense(self) -> bool:
+        """Whether what it is merged into is not pruned any more."""
+        return self.weights == LORA
+
     @property
     def needs_weight_gradient(self) -> bool:
-        """Tell whether the gradient of matrices is computed."""
+        """Return whether the gradient of matrices is computed."""
         return self.weights is not None and self.weights not in BRANCHES
 
     def chooses(self, name: str) -> bool:
-        """Tell whether a linear layer, by its name in its block, is one whose matrix is trained."""
+        """Return whether the matrix of a linear layer, by its name in its block, is trained."""
         return self.linears is None or any(ends_with(name, end) for end in self.linears)
 
     def unknown(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Yield which of `linears` name none of a model's linear layers, and what was expected."""
+        """Yield which of `linears` name no linear layer of a model, and what was expected."""
         for end in self.linears or ():
             if not any(ends_with(name, end) for name in names):
                 yield end, nearest(end, {name.rpartition(".")[2] for name in names})
 
 
 def ends_with(name: str, end: str) -> bool:
-    """Tell whether the last parts of a dotted name are these."""
+    """Return whether the last parts of a dotted name are these."""
     return name == end or name.endswith(f".{end}")
-
-
-def is_retraining(settings: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of `adaptations` trains the whole model on text."""
-    return settings["method"] in METHODS
-
-
-def becomes_dense(settings: Mapping[str, Any]) -> bool:
-    """Tell whether what an entry of `adaptations` merges into is not pruned any more."""
-    return bool(settings.get("trains", settings["method"]) == LORA)
-
-
-def adapting_rule(settings: Mapping[str, Any]) -> str:
-    """Return the rule that carries out an entry of `adaptations`."""
-    return RETRAIN_MODEL if is_retraining(settings) else RECONSTRUCT_WINDOW
-
-
-def trained_by(settings: Mapping[str, Any]) -> Trained:
-    """Return what an entry of `adaptations` trains: by its method, or a window's `trains`."""
-    method: str = settings["method"] if is_retraining(settings) else settings.get("trains", FULL)
-    if method in (BIASES, NORMS, BIASES_NORMS):
-        return Trained(None, method != NORMS, method != BIASES)
-    linears = settings.get("linears")
-    return Trained(
-        method,
-        settings["train_biases"],
-        settings.get("train_norms", False),
-        settings.get("train_head", False),
-        settings.get("rank", RANK),
-        settings.get("alpha", ALPHA),
-        settings.get("dropout", 0.0),
-        None if linears is None else tuple(linears),
-    )
-
-
-def series_of(adaptations: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return what the series of each adaptation is called, by its name.
-
-    Adaptations that differ in nothing but how much they see, and what goes with that, are a
-    series. It is called after its method; a second one of a method after its first adaptation too.
-    """
-    kinds: dict[str, str] = {}
-    found = {}
-    for name, settings in adaptations.items():
-        rest = {key: value for key, value in settings.items() if key not in (*AMOUNTS, *MEMORY)}
-        kind = json.dumps(rest, sort_keys=True)
-        if kind not in kinds:
-            called = _called(settings)
-            kinds[kind] = f"{called} ({name})" if called in kinds.values() else called
-        found[name] = kinds[kind]
-    return found
-
-
-def _called(settings: Mapping[str, Any]) -> str:
-    method: str = settings["method"]
-    dense = ", dense" if becomes_dense(settings) else ""
-    if is_retraining(settings):
-        return method + dense + (", distilled" if settings["loss"] == DISTILLATION else "")
-    name = f"{method}, window {settings['window']}" if "window" in settings else method
-    trains = settings.get("trains", FULL)
-    return name if trains == FULL else f"{name}, {trains}{dense}"
 
 
 def matrix_parameters(trained: Trained, rows: int, columns: int, kept: int) -> int:

@@ -1,41 +1,37 @@
-"""Candidates: the learning rates and numbers of epochs that an adaptation chooses among.
+"""Searches: the learning rates and numbers of epochs that an adaptation chooses among.
 
-An entry of `adaptations` may list several of either. Each pair is then a run of its own, named
-after the adaptation and the pair, and the best one becomes the adaptation's result.
+An entry of `adaptations` may list several of either. Each pair is then a run of its own, a
+candidate, named after the adaptation and the pair; the best one becomes the adaptation's result.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.steps import HELD_OUT, PERPLEXITY
 
 SEARCHED = ("learning_rate", "epochs")
 
 
-def is_searched(settings: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of `adaptations` lists alternatives."""
-    return any(isinstance(settings.get(key), list) for key in SEARCHED)
+def is_searched(settings: Adaptation | None) -> bool:
+    """Return whether an adaptation lists alternatives."""
+    return isinstance(settings, Training) and settings.is_searched
 
 
-def candidates_of(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]:
     """Return each candidate's settings by its name, e.g. `recon_block.lr0.001.epochs1`.
 
-    What decides among them (`select_on`) is not theirs. Empty if the entry lists no alternatives.
+    Empty if the adaptation lists no alternatives.
     """
-    if not is_searched(settings):
+    if not (isinstance(settings, Training) and settings.is_searched):
         return {}
-    shared = {key: value for key, value in settings.items() if key != "select_on"}
-    rates, epochs = (
-        value if isinstance(value, list) else [value] for value in (settings[k] for k in SEARCHED)
-    )
     return {
-        f"{name}.lr{rate!r}.epochs{count}": {
-            **shared,
-            "learning_rate": rate,
-            "epochs": count,
-        }
-        for rate, count in product(rates, epochs)
+        f"{name}.lr{rate!r}.epochs{count}": settings.model_copy(
+            # What decides among them is not theirs.
+            update={"learning_rate": rate, "epochs": count, "select_on": "calibration"}
+        )
+        for rate, count in product(settings.rates, settings.epoch_counts)
     }
 
 
@@ -66,6 +62,6 @@ def adaptation_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def compared_by(settings: Mapping[str, Any]) -> str:
+def compared_by(settings: Training) -> str:
     """Return what is measured on the candidates of an adaptation to choose among them."""
-    return HELD_OUT if settings["select_on"] == "calibration" else PERPLEXITY
+    return HELD_OUT if settings.select_on == "calibration" else PERPLEXITY

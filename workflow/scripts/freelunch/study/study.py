@@ -1,33 +1,46 @@
 """From a config to a study: its cells, and the spec of each, which is what decides its numbers."""
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
+from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
+from freelunch.study.base import read_yaml, with_base
 from freelunch.study.cell import DENSE, NONE, Cell
-from freelunch.study.checks import contradictions
-from freelunch.study.entry import budget_tokens, deciding
-from freelunch.study.methods import becomes_dense, is_retraining, series_of
+from freelunch.study.checks import budget_tokens, contradictions
+from freelunch.study.config import (
+    REGISTRIES,
+    Calibration,
+    Config,
+    Drift,
+    Perplexity,
+    StudyBlock,
+)
+from freelunch.study.criteria import Criterion
 from freelunch.study.paths import Paths
-from freelunch.study.schema import fill, needs_gram, read_yaml, violations
+from freelunch.study.problems import as_far_as_valid, violations
 from freelunch.study.search import adaptation_of, candidates_of, is_searched
-from freelunch.study.windows import MATRIX, compares_windows
+from freelunch.study.series import series_of
+from freelunch.study.settings import Settings
+from freelunch.study.sources import Model, Text
+from freelunch.study.windows import MATRIX
 
 
 @dataclass(frozen=True)
 class Study:
-    """A validated config with every default filled in.
+    """A valid config.
 
     Attributes:
-        config: The registries and the `study` block.
+        config: The registries and the `study` block; of a base only what the study takes from it.
         source: The file the config came from, for messages.
     """
 
-    config: dict[str, Any]
+    config: Config
     source: str
 
     @classmethod
@@ -37,40 +50,61 @@ class Study:
 
     @classmethod
     def check(cls, config: object, source: str) -> "Study":
-        """Check a config and fill in defaults.
+        """Check a config.
 
         Raises:
             UserError: With every problem at once, each with its key and the nearest valid name.
         """
-        problems = set(violations(config))
+        complete, names = with_base(config, source)
+        problems: set[str] = set()
         try:
-            for problem in contradictions(cast(Mapping[str, Any], config)):
-                problems.add(problem)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            # The structure is wrong, as the schema says; what was seen before that counts all the
-            # same, so that one run names every problem it can. Text in place of a mapping is a
-            # ValueError.
-            if not problems:
-                raise
+            found = Config.model_validate(complete)
+        except ValidationError as error:
+            problems.update(violations(error))
+            found = as_far_as_valid(complete)
+        problems.update(contradictions(found, names, complete=not problems))
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
-        filled = copy.deepcopy(dict(cast(Mapping[str, Any], config)))
-        fill(filled)
-        for registry in ("models", "texts", "tasks", "criteria", "adaptations"):
-            # Snakemake compares settings as they are printed: keys written in another order would
-            # make everything run again.
-            filled[registry] = {name: _in_order(entry) for name, entry in filled[registry].items()}
-        return cls(filled, source)
+        return cls(found, source)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the config as JSON has it, complete: with defaults, and without a base.
+
+        Snakemake compares settings as they are printed, so entries have their keys in one order;
+        the entries themselves stay in theirs, which is that of tables and figures.
+        """
+        written = {
+            registry: {
+                name: entry.as_json() for name, entry in getattr(self.config, registry).items()
+            }
+            for registry in REGISTRIES
+        }
+        return {**written, "study": self.block.as_json()}
 
     @property
     def name(self) -> str:
-        return str(self.block["name"])
+        return self.block.name
 
     @property
-    def block(self) -> dict[str, Any]:
+    def block(self) -> StudyBlock:
         """The `study` block."""
-        return dict(self.config["study"])
+        return self.config.study
+
+    @property
+    def calibration(self) -> Calibration:
+        """Settings of the calibration sample."""
+        return self.block.calibration
+
+    @property
+    def perplexity(self) -> Perplexity:
+        """Settings of the perplexity that the study is judged by."""
+        return self.block.evaluation.perplexity
+
+    @property
+    def drift(self) -> Drift | None:
+        """Settings of the drift; None where it is not measured."""
+        return self.block.evaluation.drift
 
     @property
     def paths(self) -> Paths:
@@ -79,81 +113,88 @@ class Study:
     @property
     def cells(self) -> list[Cell]:
         """Every cell, each model's dense cell first, in the order of the grids."""
-        grids = self.block["grids"]
-        found = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid["models"])
-        for grid in grids:
-            for model in grid["models"]:
-                for criterion in grid["criteria"]:
-                    for pattern in grid["patterns"]:
-                        for adaptation in grid["adaptations"]:
-                            for seed in grid["seeds"]:
+        found = dict.fromkeys(
+            Cell.dense(model) for grid in self.block.grids for model in grid.models
+        )
+        for grid in self.block.grids:
+            for model in grid.models:
+                for criterion in grid.criteria:
+                    for pattern in grid.patterns:
+                        for adaptation in grid.adaptations:
+                            for seed in grid.seeds:
                                 cell = Cell(model, criterion, pattern, adaptation, seed)
                                 found.setdefault(cell)
         return list(found)
 
-    def model(self, name: str) -> dict[str, Any]:
-        """Return what decides a model's numbers."""
-        return deciding(self.config["models"][name])
+    def model(self, name: str) -> Model:
+        """Return an entry of `models`."""
+        entry: Model = self.config.models[name]
+        return entry
 
-    def text(self, name: str) -> dict[str, Any]:
-        """Return what decides a text's content."""
-        return deciding(self.config["texts"][name])
+    def text(self, name: str) -> Text:
+        """Return an entry of `texts`."""
+        entry: Text = self.config.texts[name]
+        return entry
 
     def measures_drift(self, cell: Cell) -> bool:
-        """Tell whether a cell's activations are compared with the dense model's."""
-        return "drift" in self.block["evaluation"] and not cell.is_dense
+        """Return whether a cell's activations are compared with the dense model's."""
+        return self.drift is not None and not cell.is_dense
 
     def asks_tasks(self, cell: Cell) -> bool:
-        """Tell whether a cell is evaluated on tasks: a grid with `tasks: true` has it, or the dense
-        model of such a grid.
+        """Return whether a cell is evaluated on tasks: a grid with `tasks: true` has it, or the
+        dense model of such a grid.
         """
         return any(
-            cell.model in grid["models"]
+            cell.model in grid.models
             and (
                 cell.is_dense
                 or (
-                    cell.criterion in grid["criteria"]
-                    and cell.pattern in grid["patterns"]
-                    and cell.adaptation in grid["adaptations"]
-                    and cell.seed in grid["seeds"]
+                    cell.criterion in grid.criteria
+                    and cell.pattern in grid.patterns
+                    and cell.adaptation in grid.adaptations
+                    and cell.seed in grid.seeds
                 )
             )
-            for grid in self.block["grids"]
-            if grid["tasks"]
+            for grid in self.block.grids
+            if grid.tasks
         )
 
     @property
     def tasks(self) -> dict[str, Any]:
-        """Settings of the zero-shot tasks, their entries included; empty if there are none."""
-        settings = self.block["evaluation"].get("tasks")
+        """Settings of the zero-shot tasks with their entries, as a spec has them; empty without
+        tasks.
+        """
+        settings = self.block.evaluation.tasks
         if settings is None:
             return {}
-        entries = {name: deciding(self.config["tasks"][name]) for name in settings["names"]}
-        return {"limit": settings["limit"], "seed": settings["seed"], "tasks": entries}
+        entries = {name: self.config.tasks[name].deciding() for name in settings.names}
+        return {"limit": settings.limit, "seed": settings.seed, "tasks": entries}
 
     def source_files(self, registry: str, name: str) -> list[str]:
         """Return the user's own files that an entry of `models`, `texts` or `tasks` points at.
 
         They are inputs of the workflow: when one changes, what depends on it runs again.
         """
-        entry = self.config[registry][name]
-        if "path" not in entry:
+        entry = getattr(self.config, registry)[name]
+        if not hasattr(entry, "path"):
             return []
-        path = Path(entry["path"])
+        path = Path(entry.path)
         if not path.is_dir():
             return [str(path)]
         return sorted(str(file) for file in path.iterdir() if file.is_file())
 
-    def criterion(self, name: str) -> dict[str, Any]:
-        return dict(self.config["criteria"][name])
+    def criterion(self, name: str) -> Criterion:
+        """Return an entry of `criteria`."""
+        entry: Criterion = self.config.criteria[name]
+        return entry
 
     def needs_gram(self, model: str, seed: int) -> bool:
-        """Tell whether a cell of a model and seed needs Gram matrices of the dense activations."""
+        """Return whether a cell of a model and seed needs Gram matrices of dense activations."""
         used = {cell.criterion for cell in self.cells if (cell.model, cell.seed) == (model, seed)}
         entries = [self.criterion(name) for name in used - {DENSE}]
-        return any(needs_gram(entry) for entry in entries if entry["statistics"] == "dense")
+        return any(entry.needs_gram for entry in entries if entry.statistics == "dense")
 
-    def adaptation(self, name: str) -> dict[str, Any] | None:
+    def adaptation(self, name: str) -> Adaptation | None:
         """Return the settings of an adaptation or of a candidate of one; None for `none`.
 
         In place of a budget they have `samples`, and those only where they are not the calibration
@@ -161,29 +202,36 @@ class Study:
         """
         if name == NONE:
             return None
-        entry = dict(self.config["adaptations"][adaptation_of(name)])
-        if name not in self.config["adaptations"]:
+        entry: Adaptation = self.config.adaptations[adaptation_of(name)]
+        if name not in self.config.adaptations:
             entry = candidates_of(adaptation_of(name), entry)[name]
-        if "budget" in entry:
-            tokens = budget_tokens(entry.pop("budget"), self.config)
-            if isinstance(entry["epochs"], list):
+        if not isinstance(entry, Training):
+            return entry
+        if entry.budget is not None:
+            tokens = budget_tokens(entry.budget, self.config)
+            if isinstance(entry.epochs, list):
                 # Each candidate has samples of its own; what they share is this.
-                entry["budget"] = {"tokens": tokens}
+                budget = entry.budget.model_copy(
+                    update={"tokens": tokens, "times": None, "of": None}
+                )
+                entry = entry.model_copy(update={"budget": budget})
             else:
                 # Whole sequences in whole epochs: never more than the budget.
-                entry["samples"] = tokens // (self.block["calibration"]["length"] * entry["epochs"])
-        if entry.get("samples") == self.block["calibration"]["samples"]:
-            del entry["samples"]
+                samples = tokens // (self.calibration.length * entry.passes)
+                entry = entry.model_copy(update={"samples": samples, "budget": None})
+        if entry.samples == self.calibration.samples:
+            entry = entry.model_copy(update={"samples": None})
         return entry
 
     def samples(self, adaptation: str) -> int:
         """Return how many sequences an adaptation, or a candidate of one, is trained on."""
-        settings = self.adaptation(adaptation) or {}
-        return int(settings.get("samples", self.block["calibration"]["samples"]))
+        settings = self.adaptation(adaptation)
+        samples = settings.samples if isinstance(settings, Training) else None
+        return samples or self.calibration.samples
 
     def candidate_names(self, adaptation: str) -> list[str]:
         """Return the runs among which an adaptation is chosen; empty if it lists none."""
-        return list(candidates_of(adaptation, self.adaptation(adaptation) or {}))
+        return list(candidates_of(adaptation, self.adaptation(adaptation)))
 
     def candidates(self, cell: Cell) -> list[Cell]:
         """Return a cell's candidates, as cells."""
@@ -195,33 +243,34 @@ class Study:
         """
         names = self.candidate_names(adaptation) or [adaptation]
         found = {self.samples(name) for name in names}
-        return sorted(found - {self.block["calibration"]["samples"]})
+        return sorted(found - {self.calibration.samples})
 
     def needs_held_out(self, cell: Cell) -> bool:
-        """Tell whether held-out text has a part in a cell: its drift is measured on it, candidates
-        are compared on it, or a sample that is extended leaves it out.
+        """Return whether held-out text has a part in a cell: its drift is measured on it, its
+        candidates are compared on it, or a sample that is extended leaves it out.
         """
         if self.measures_drift(cell):
             return True
-        settings = self.adaptation(cell.adaptation) or {}
-        if self.candidates(cell) and settings["select_on"] == "calibration":
-            return True
+        settings = self.adaptation(cell.adaptation)
+        match settings:
+            case Training(is_searched=True, select_on="calibration"):
+                return True
         most = max(self.sizes(cell.adaptation), default=0)
-        return most > int(self.block["calibration"]["samples"])
+        return most > self.calibration.samples
 
     @property
     def selected_on_evaluation(self) -> list[str]:
-        """Return the adaptations whose settings are chosen on the text that they are judged by."""
+        """The adaptations whose settings are chosen on the text that they are judged by."""
         return [
             name
-            for name, entry in self.config["adaptations"].items()
-            if is_searched(entry) and entry["select_on"] == "evaluation"
+            for name, entry in self.config.adaptations.items()
+            if is_searched(entry) and entry.select_on == "evaluation"
         ]
 
     @property
     def compares_windows(self) -> bool:
-        """Tell whether a pruned model is reconstructed in several ways, by a seed that is not
-        adapted too.
+        """Whether a pruned model is reconstructed in several ways, by a seed that is not adapted
+        too.
         """
         kinds = [
             {json.dumps(_kind(entry)) for entry in entries if compares_windows(entry)}
@@ -231,99 +280,99 @@ class Study:
 
     @property
     def compares_sizes(self) -> bool:
-        """Tell whether several models are pruned."""
+        """Whether several models are pruned."""
         return len({cell.model for cell in self.cells if not cell.is_dense}) > 1
 
     @property
     def compares_budgets(self) -> bool:
-        """Tell whether a pruned model is both reconstructed and retrained."""
+        """Whether a pruned model is both reconstructed and retrained."""
         return any(
-            any(map(is_retraining, entries)) and any(map(_stays_pruned, entries))
+            any(entry.is_retraining for entry in entries) and any(map(_stays_pruned, entries))
             for entries in self._adapted_by
         )
 
     @property
     def series(self) -> dict[str, str]:
-        """Return what the series of each adaptation is called, by its name."""
-        return series_of(self.config["adaptations"])
+        """What the series of each adaptation is called, by its name."""
+        return series_of(self.config.adaptations)
 
     @property
     def references(self) -> list[str]:
-        """Return the reconstructions that stay pruned, first those that retraining is best compared
-        with: what other budgets are multiples of, then any window but a single matrix.
+        """The reconstructions that stay pruned, first those that retraining is best compared with:
+        what other budgets are multiples of, then any window but a single matrix.
         """
-        entries = self.config["adaptations"]
+        entries = self.config.adaptations
         named = {
-            entry["budget"]["of"] for entry in entries.values() if "of" in entry.get("budget", {})
+            entry.budget.of
+            for entry in entries.values()
+            if isinstance(entry, Training) and entry.budget is not None
         }
         local = [name for name, entry in entries.items() if _stays_pruned(entry)]
-        return sorted(
-            local, key=lambda name: (name not in named, entries[name]["window"] == MATRIX)
-        )
+        return sorted(local, key=lambda name: (name not in named, entries[name].window == MATRIX))
 
     @property
-    def _adapted_by(self) -> list[list[dict[str, Any]]]:
-        """Return the entries by which each pruned model is adapted, of those that are also not."""
+    def _adapted_by(self) -> list[list[Adaptation]]:
+        """The entries by which each pruned model is adapted, of those that are also not."""
         ways: dict[Cell, set[str]] = {}
         for cell in self.cells:
             ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
         return [
-            [self.config["adaptations"][name] for name in sorted(names - {NONE})]
+            [self.config.adaptations[name] for name in sorted(names - {NONE})]
             for names in ways.values()
             if NONE in names
         ]
-
-    @property
-    def selection(self) -> dict[str, Any]:
-        """Settings of the held-out text on which candidates are compared."""
-        return dict(self.block["selection"])
-
-    @property
-    def calibration(self) -> dict[str, Any]:
-        """Settings of the calibration sample, the text's entry included."""
-        settings = dict(self.block["calibration"])
-        return {**settings, "text": {"name": settings["text"], **self.text(settings["text"])}}
-
-    @property
-    def perplexity(self) -> dict[str, Any]:
-        """Settings of the perplexity, the text's entry included."""
-        settings = dict(self.block["evaluation"]["perplexity"])
-        return {**settings, "text": {"name": settings["text"], **self.text(settings["text"])}}
 
     def spec(self, cell: Cell) -> dict[str, Any]:
         """Return everything in the config that decides a cell's numbers.
 
         A record carries it; a record whose spec differs from today's is refused.
         """
+        evaluation: dict[str, Any] = {"perplexity": self._with_text(self.perplexity)}
         spec: dict[str, Any] = {
             "cell": str(cell),
-            "model": self.model(cell.model),
-            "evaluation": {"perplexity": self.perplexity},
+            "model": self.model(cell.model).deciding(),
+            "evaluation": evaluation,
         }
-        if self.measures_drift(cell):
-            spec["evaluation"]["drift"] = dict(self.block["evaluation"]["drift"])
+        if self.drift is not None and self.measures_drift(cell):
+            evaluation["drift"] = self.drift.as_json()
         if self.asks_tasks(cell):
-            spec["evaluation"]["tasks"] = self.tasks
+            evaluation["tasks"] = self.tasks
         if not cell.is_dense:
-            spec["calibration"] = self.calibration
-            spec["criterion"] = self.criterion(cell.criterion)
+            adaptation = self.adaptation(cell.adaptation)
+            spec["calibration"] = self._with_text(self.calibration)
+            spec["criterion"] = self.criterion(cell.criterion).as_json()
             spec["pattern"] = cell.pattern
-            spec["adaptation"] = self.adaptation(cell.adaptation)
+            spec["adaptation"] = None if adaptation is None else adaptation.as_json()
             if self.needs_held_out(cell):
-                spec["selection"] = self.selection
+                spec["selection"] = self.block.selection.as_json()
             spec["seed"] = cell.seed
         return _in_order(spec)
 
+    def _with_text(self, settings: Settings) -> dict[str, Any]:
+        """Return settings with the entry of the text that they name."""
+        written = settings.as_json()
+        name = written["text"]
+        return {**written, "text": {"name": name, **self.text(name).deciding()}}
 
-def _stays_pruned(adaptation: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of `adaptations` reconstructs what retraining is compared with."""
-    return adaptation["method"] == "reconstruction" and not becomes_dense(adaptation)
+
+def compares_windows(settings: Adaptation) -> bool:
+    """Return whether an adaptation has a part in a comparison of windows: those that see more or
+    train less than a window usually does are compared otherwise.
+    """
+    if not isinstance(settings, Reconstruction):
+        return isinstance(settings, Local)
+    return settings.samples is None and settings.budget is None and settings.trains is None
 
 
-def _kind(adaptation: Mapping[str, Any]) -> list[Any]:
+def _stays_pruned(adaptation: Adaptation) -> bool:
+    """Return whether an adaptation is a reconstruction that retraining is compared with."""
+    return isinstance(adaptation, Reconstruction) and not adaptation.becomes_dense
+
+
+def _kind(adaptation: Adaptation) -> list[Any]:
     """Return what adaptations that are compared by their windows differ in."""
-    keys = ("method", "window", "memory_gb", "inputs", "targets")
-    return [adaptation.get(key) for key in keys]
+    written = adaptation.as_json()
+    return [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
 
 
 def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:

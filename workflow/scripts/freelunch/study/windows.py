@@ -4,12 +4,11 @@
 consecutive blocks, `all` the whole stack. Masks are chosen before and are the same for all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.study.methods import is_retraining
 
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
 # The one window of a retraining: everything, on text.
@@ -18,29 +17,6 @@ MODEL = "model"
 LEAST_SQUARES = "least_squares"
 
 Window = int | str
-
-
-def window_of(settings: Mapping[str, Any]) -> Window:
-    """Return the window of an entry of `adaptations`."""
-    if settings["method"] == LEAST_SQUARES:
-        return MATRIX
-    if is_retraining(settings):
-        return MODEL
-    window: Window = settings["window"]
-    return window
-
-
-def compares_windows(settings: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of `adaptations` has a part in a comparison of windows: those that see
-    more or train less than a window usually does are compared otherwise.
-    """
-    usual = "samples" not in settings and "budget" not in settings and "trains" not in settings
-    return usual and not is_retraining(settings)
-
-
-def is_sequential(settings: Mapping[str, Any]) -> bool:
-    """Tell whether windows need what the windows before them have become."""
-    return bool(settings["inputs"] == "sparse")
 
 
 def blocks_in(window: Window, num_blocks: int) -> int:

@@ -6,7 +6,7 @@ what the windows before it have become. One window is in memory at a time.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from freelunch.model.hidden_states import DenseStates, SparseStates
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
+from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, halves_of
-from freelunch.study.windows import HALVES, LEAST_SQUARES, MATRIX, is_sequential
+from freelunch.study.windows import HALVES, MATRIX
 from freelunch.study.windows import Window as Kind
 
 # By name of a window, what came of it.
@@ -47,7 +48,7 @@ def reconstruct_windows(
     states: DenseStates,
     window: Kind,
     windows: Sequence[range],
-    settings: Mapping[str, Any],
+    settings: Local,
     seed: int,
     folder: Path,
     fingerprint: str,
@@ -91,7 +92,7 @@ def reconstruct_windows(
         )
         report(done, len(windows), f"windows (loss {before:.3g} to {after:.3g})")
     return writer.finish(
-        settings={"adaptation": dict(settings), "seed": seed},
+        settings={"adaptation": settings.as_json(), "seed": seed},
         window=window,
         model=model.artifact.digest,
         masks=masks.digest,
@@ -112,7 +113,7 @@ class _Run:
         masks: Artifact,
         states: DenseStates,
         window: Kind,
-        settings: Mapping[str, Any],
+        settings: Local,
         seed: int,
         stop_at_divergence: bool,
     ) -> None:
@@ -123,8 +124,8 @@ class _Run:
         # One set of files for all windows: each takes the place of the window before.
         self.scratch = states.scratch / "window"
         self.scratch.mkdir(exist_ok=True)
-        self.local = settings["targets"] == "local"
-        self.sparse = SparseStates(states) if is_sequential(settings) else None
+        self.local = settings.local_targets
+        self.sparse = SparseStates(states) if settings.is_sequential else None
         self.family: Family | None = None
         if self.window == HALVES:
             self.family = halves_of(
@@ -153,13 +154,16 @@ class _Run:
         self, window: Window, inputs: HiddenStates, targets: HiddenStates
     ) -> dict[str, Any]:
         window.widen_()
-        if self.settings["method"] == LEAST_SQUARES:
-            facts = solve_window_(window, inputs, targets, self.settings)
-        else:
-            order = derive_seed(self.seed, "reconstruction", window.name)
-            facts = train_window_(
-                window, inputs, targets, self.settings, order, self.stop_at_divergence
-            )
+        match self.settings:
+            case LeastSquares() as settings:
+                facts = solve_window_(window, inputs, targets, settings)
+            case Reconstruction() as settings:
+                order = derive_seed(self.seed, "reconstruction", window.name)
+                facts = train_window_(
+                    window, inputs, targets, settings, order, self.stop_at_divergence
+                )
+            case _:
+                raise TypeError(f"no window is adapted by {self.settings.method}")
         window.settle_()
         log.info("window %s: %s", window.name, facts)
         return facts

@@ -1,7 +1,6 @@
 """Train a window by gradients, so that its outputs match targets."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,15 +11,15 @@ from freelunch.adaptation.reconstruction.window import Window
 from freelunch.adaptation.training.optimisers import divergence, precision_of, stepping_in_backward
 from freelunch.adaptation.training.schedule import schedule
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.study.adaptations import Reconstruction
 from freelunch.study.batching import CHECK_SEQUENCES
-from freelunch.study.methods import trained_by
 
 
 def train_window_(
     window: Window,
     inputs: HiddenStates,
     targets: HiddenStates,
-    settings: Mapping[str, Any],
+    settings: Reconstruction,
     seed: int,
     stop_at_divergence: bool = True,
 ) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def train_window_(
         window: Modules that are called one after another, their weights float32.
         inputs: (sequences, length, features).
         targets: (sequences, length, features).
-        settings: An entry of `adaptations`, method `reconstruction`.
+        settings: How it is trained.
         seed: Of the order of the sequences.
         stop_at_divergence: Whether a loss that is not finite is an error.
 
@@ -43,12 +42,12 @@ def train_window_(
         UserError: A loss is not finite. The window is then as it was pruned.
     """
     precision = precision_of(settings, window.dtype)
-    loss = LOSSES[settings["loss"]]
+    loss = LOSSES[settings.loss]
     before = window_loss(window, inputs, targets, loss, precision)
-    trained = window.train_(trained_by(settings), seed)
+    trained = window.train_(settings.trained, seed)
     losses: list[Tensor] = []
     diverged: int | None = None
-    with stepping_in_backward(trained, settings["optimiser"]) as set_rate:
+    with stepping_in_backward(trained, settings.optimiser) as set_rate:
         for rate, rows, ends_epoch in schedule(settings, len(inputs), seed):
             set_rate(rate)
             outputs = window(inputs[rows].to(window.device), precision)

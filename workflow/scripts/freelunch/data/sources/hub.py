@@ -1,26 +1,26 @@
 """Download a model, a text or a task from the Hugging Face hub, at one commit."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.folder import MODEL_FILES, OTHER_FILES, model_files
 from freelunch.data.sources.obtained import Obtained, digests_of, inside, origin_of
+from freelunch.study.sources import Hub, HubFile
 
 logger = logging.getLogger(__name__)
 
 
-def model_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     """Download the files of MODEL_FILES at one commit."""
     from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
 
     # Offline, the library serves files from its cache, but copies them to no other folder.
     local = None if constants.is_offline_mode() else scratch / "hub"
-    repository, revision = entry["repository"], entry["revision"]
+    repository, revision = entry.repository, entry.revision
     logger.info("downloading %s at %s", repository, revision)
     with _hub_errors(where, entry):
         tree = HfApi().list_repo_tree(repository, revision=revision) if local else ()
@@ -49,28 +49,28 @@ def model_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtai
     return Obtained(folder, origin_of(entry, ("repository", "revision"), digests))
 
 
-def file_from_hub(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def file_from_hub(where: str, entry: HubFile, scratch: Path) -> Obtained:
     """Download one file of a dataset at one commit."""
     from huggingface_hub import constants, hf_hub_download
 
-    member = inside(f"{where}.member", entry["member"])
-    logger.info("downloading %s of %s", member, entry["repository"])
+    member = inside(f"{where}.member", entry.member)
+    logger.info("downloading %s of %s", member, entry.repository)
     with _hub_errors(where, entry):
         path = Path(
             hf_hub_download(
-                entry["repository"],
-                filename=entry["member"],
+                entry.repository,
+                filename=entry.member,
                 repo_type="dataset",
-                revision=entry["revision"],
+                revision=entry.revision,
                 local_dir=None if constants.is_offline_mode() else scratch / "hub",
             )
         )
     keys = ("repository", "revision", "member")
-    return Obtained(path, origin_of(entry, keys, {entry["member"]: file_digest(path)}))
+    return Obtained(path, origin_of(entry, keys, {entry.member: file_digest(path)}))
 
 
 @contextmanager
-def _hub_errors(where: str, entry: Mapping[str, Any]) -> Iterator[None]:
+def _hub_errors(where: str, entry: Hub) -> Iterator[None]:
     """Turn what huggingface_hub raises into one error that names the key to correct."""
     from httpx2 import HTTPError
     from huggingface_hub import constants, errors
@@ -87,13 +87,13 @@ def _hub_errors(where: str, entry: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         for kind, key, problem, todo in known:
-            if isinstance(error, kind) and key in entry:
-                at, found = f"{where}.{key}", f"{entry[key]}, on {constants.ENDPOINT}"
+            if isinstance(error, kind) and hasattr(entry, key):
+                at, found = f"{where}.{key}", f"{getattr(entry, key)}, on {constants.ENDPOINT}"
                 raise UserError(f"the {key} {problem}", where=at, found=found, todo=todo) from error
         # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
         reason = error.__cause__ or error
         raise UserError(
-            f"{entry['repository']} cannot be downloaded from {constants.ENDPOINT}",
+            f"{entry.repository} cannot be downloaded from {constants.ENDPOINT}",
             where=f"{where}.repository",
             found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
             todo="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and free space, then try again",

@@ -7,6 +7,7 @@ from typing import Any
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
+from freelunch.study.sources import Source
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: file_digest(folder / name) for name in names}
 
 
-def origin_of(
-    entry: Mapping[str, Any], keys: Iterable[str], files: Mapping[str, str]
-) -> dict[str, Any]:
+def origin_of(entry: Source, keys: Iterable[str], files: Mapping[str, str]) -> dict[str, Any]:
     """Return the `origin` of files: `keys` are those of the entry that identify them."""
-    identity = {key: entry[key] for key in ("source", *keys)}
-    return {**identity, "files": dict(files), "licence": entry.get("licence")}
+    identity = {key: getattr(entry, key) for key in ("source", *keys)}
+    return {**identity, "files": dict(files), "licence": entry.licence}

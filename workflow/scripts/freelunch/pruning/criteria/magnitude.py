@@ -1,13 +1,13 @@
 """Magnitude pruning."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import Magnitude
 
 
-def score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+def score(
+    weight: Tensor, statistics: InputStatistics, settings: Magnitude, seed: int = 0
+) -> Tensor:
     """Return abs(W), (out, in), float32; neither statistics nor settings are used."""
     return weight.float().abs()

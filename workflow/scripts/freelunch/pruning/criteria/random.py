@@ -1,15 +1,13 @@
 """Random pruning: what any criterion has to beat."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import Random
 
 
-def score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+def score(weight: Tensor, statistics: InputStatistics, settings: Random, seed: int = 0) -> Tensor:
     """Return standard normal noise, (out, in), float32.
 
     It is drawn on the CPU, so that one seed gives one mask on every device.
@@ -17,7 +15,8 @@ def score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, An
     Args:
         weight: (out, in); only its shape matters.
         statistics: Not used.
-        settings: `seed`.
+        settings: Not used.
+        seed: Of the noise.
     """
-    generator = torch.Generator().manual_seed(settings["seed"])
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(weight.shape, generator=generator).to(weight.device)

@@ -1,15 +1,13 @@
 """Relative importance and activations (RIA)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import Ria
 
 
-def score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+def score(weight: Tensor, statistics: InputStatistics, settings: Ria, seed: int = 0) -> Tensor:
     """Return the relative importance of each weight times its input's size, (out, in), float32.
 
     (abs(W_ij) / sum of abs(column j) + abs(W_ij) / sum of abs(row i)) * ||X_j||^a (Zhang et al.,
@@ -27,4 +25,4 @@ def score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, An
     of_column = magnitude / magnitude.sum(dim=0).clamp(min=tiny)
     of_row = magnitude / magnitude.sum(dim=1, keepdim=True).clamp(min=tiny)
     norm = statistics.squared_norm.sqrt()
-    return (of_column + of_row) * norm.pow(settings["exponent"])
+    return (of_column + of_row) * norm.pow(settings.exponent)

@@ -6,7 +6,7 @@ it changes by -(w_j / U_jj) U_jk (Frantar and Alistarh, arXiv 2301.00774, algori
 H changes neither, so the number of tokens, by which the paper divides, is left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from freelunch.core.errors import UserError
 from freelunch.model.mask_store import check_finite
 from freelunch.pruning.masks import check_divides, lowest, lowest_of_columns
 from freelunch.pruning.statistics import InputStatistics, need_gram
+from freelunch.study.criteria import SparseGPT
 from freelunch.study.patterns import Pattern
-
-NEEDS_GRAM = True
 
 # Columns whose updates of each other are applied at once; see `_eliminate`.
 _PANEL = 32
@@ -48,7 +47,7 @@ def prune(
     weight: Tensor,
     statistics: InputStatistics,
     pattern: Pattern,
-    settings: Mapping[str, Any],
+    settings: SparseGPT,
     where: object = None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Return the pruned weight, which weights stay, and what is worth noting.
@@ -77,16 +76,16 @@ def prune(
             diagonal added to it.
     """
     check_divides(pattern, weight.shape[1], where)
-    if pattern.group and settings["column_block"] % pattern.group:
+    if pattern.group and settings.column_block % pattern.group:
         raise UserError(
             "a block of columns would cut the pattern's groups",
             where=where,
-            found=f"column_block {settings['column_block']}",
+            found=f"column_block {settings.column_block}",
             expected=f"a multiple of {pattern.group}, for {pattern.name}",
         )
-    factor = factorise(statistics, settings["damping"], where)
+    factor = factorise(statistics, settings.damping, where)
     pruned, keep = _eliminate(weight.float(), factor, pattern, settings)
-    raised = factor.damping > settings["damping"]
+    raised = factor.damping > settings.damping
     return pruned, keep, {"damping": factor.damping} if raised else {}
 
 
@@ -148,7 +147,7 @@ def _inverse(lower: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _eliminate(
-    weight: Tensor, factor: Factor, pattern: Pattern, settings: Mapping[str, Any]
+    weight: Tensor, factor: Factor, pattern: Pattern, settings: SparseGPT
 ) -> tuple[Tensor, Tensor]:
     """Return the pruned weight and its mask.
 
@@ -166,12 +165,12 @@ def _eliminate(
     keep = torch.ones_like(columns, dtype=torch.bool)
     # M columns of an NofM pattern are chosen together; else each column is on its own.
     step = pattern.group or 1
-    for block in _slices(0, len(columns), settings["column_block"]):
+    for block in _slices(0, len(columns), settings.column_block):
         here, gone = columns[block], torch.zeros_like(columns[block])
         to_here = passed_on[block, block]
         if pattern.group is None:
             costs = (here / diagonal[block, None]).square_()
-            keep[block] = ~_lowest_of_block(costs, block, pattern, settings["scope"])
+            keep[block] = ~_lowest_of_block(costs, block, pattern, settings.scope)
         panel_size = max(_PANEL // step, 1) * step
         for panel in _slices(0, len(here), panel_size):
             if panel.start:

@@ -1,15 +1,13 @@
 """Wanda for whole units (Wanda-sp)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from freelunch.pruning.criteria import wanda
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.study.criteria import WandaSp
 
 
-def unit_score(weight: Tensor, statistics: InputStatistics, settings: Mapping[str, Any]) -> Tensor:
+def unit_score(weight: Tensor, statistics: InputStatistics, settings: WandaSp) -> Tensor:
     """Return the mean over outputs of Wanda's scores, (in,), float32.
 
     Wanda-sp is introduced beside FLAP (An et al., AAAI 2024). A head is worth the mean over its

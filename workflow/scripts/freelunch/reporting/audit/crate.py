@@ -64,7 +64,7 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     """
     provenance = gather_provenance(study, records)
     ended = _ended(study, records, provenance, root)
-    write_atomically(root / SNAKEFILE, (REPOSITORY / "Snakefile").read_bytes())
+    write_atomically(root / SNAKEFILE, (REPOSITORY / "workflow" / "Snakefile").read_bytes())
     write_atomically(root / CONFIG, _config(study))
     write_json(root / METADATA, _Description(study, records, provenance, root).of_run(ended))
     return root / METADATA
@@ -87,15 +87,9 @@ def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: 
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
 
-def _config(study: Study) -> str | bytes:
-    """Return the file of the study, with its comments.
-
-    Where it no longer holds the settings that were run, return those settings.
-    """
-    path = Path(study.source)
-    if path.is_file() and Study.load(path).config == study.config:
-        return path.read_bytes()
-    return yaml.safe_dump(study.config, sort_keys=False, allow_unicode=True)
+def _config(study: Study) -> str:
+    """Return the study that was run, with what it takes from its base and with all defaults."""
+    return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
 
 class _Description:
@@ -181,7 +175,7 @@ class _Description:
         """Add the run of a workflow, its inputs and its outputs."""
         records = {str(cell): record for cell, record in self.records.items()}
         config = self.file(CONFIG, alternateName=self.study.source)
-        self.parameter(workflow, "input", "configfile", "The study", [config])
+        self.parameter(workflow, "input", "study", "The study", [config])
         return self.crate.add_action(
             workflow,
             f"#run-{json_digest(records)[:16]}",
@@ -204,14 +198,14 @@ class _Description:
 
     def input(self, registry: str, name: str) -> Any:
         """Add a model, text or task: source, licence, and the digests of the files taken."""
-        entry = self.study.config[registry][name]
+        entry = getattr(self.study.config, registry)[name]
         origins = self.provenance[registry][name]
         files = {item for origin in origins for item in origin.get("files", {}).items()}
         return self.add(
             f"#{registry}/{name}",
             "CreativeWork",
             name=name,
-            license=entry.get("licence", "not stated"),
+            license=entry.licence or "not stated",
             hasPart=[
                 self.add(f"#{sha256}/{quote(file)}", "CreativeWork", name=file, sha256=sha256)
                 for file, sha256 in sorted(files)

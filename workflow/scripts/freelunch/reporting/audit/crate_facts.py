@@ -1,11 +1,11 @@
 """The properties of what is in a crate, in the words of schema.org."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from freelunch.core.digest import file_digest
+from freelunch.study.sources import Hub, Model, Task, Text, Wheel
 
 # By suffix; Python's own table differs between machines.
 FORMATS = {
@@ -23,20 +23,22 @@ FORMATS = {
 }
 
 
-def source_of(registry: str, entry: Mapping[str, Any]) -> dict[str, str]:
+def source_of(registry: str, entry: Model | Text | Task) -> dict[str, str]:
     """Return what identifies a model, text or task at its source."""
-    if entry["source"] == "wheel":
-        package, version = entry["package"], entry["version"]
-        return {
-            "identifier": f"{package_url(package, version)}?checksum=sha256:{entry['sha256']}",
-            "url": f"https://pypi.org/project/{package}/{version}/",
-            "version": version,
-        }
-    if entry["source"] == "hub":
-        kind = "" if registry == "models" else "datasets/"
-        place = f"https://huggingface.co/{kind}{entry['repository']}"
-        return {"url": f"{place}/tree/{entry['revision']}", "version": entry["revision"]}
-    return {"alternateName": entry["path"]}
+    match entry:
+        case Wheel():
+            package = package_url(entry.package, entry.version)
+            return {
+                "identifier": f"{package}?checksum=sha256:{entry.sha256}",
+                "url": f"https://pypi.org/project/{entry.package}/{entry.version}/",
+                "version": entry.version,
+            }
+        case Hub():
+            kind = "" if registry == "models" else "datasets/"
+            place = f"https://huggingface.co/{kind}{entry.repository}"
+            return {"url": f"{place}/tree/{entry.revision}", "version": entry.revision}
+        case _:
+            return {"alternateName": entry.path}
 
 
 def package_url(package: str, version: str) -> str:

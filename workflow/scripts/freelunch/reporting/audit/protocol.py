@@ -7,8 +7,8 @@ from typing import Any
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.data import DATA, checked
 from freelunch.study.cell import NONE
-from freelunch.study.methods import is_retraining
 from freelunch.study.search import is_searched
+from freelunch.study.sources import HubFile, Text, Wheel
 from freelunch.study.study import Study
 
 PROTOCOL = DATA / "protocol.yaml"
@@ -36,7 +36,7 @@ def load_protocol(path: Path = PROTOCOL) -> list[dict[str, Any]]:
 
 
 def audit_protocol(study: Study, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, of each setting, the paper's value, this run's, and whether they are the same."""
+    """Return the paper's value of each setting, this run's, and whether they are the same."""
     return [_row(setting, study) for setting in settings]
 
 
@@ -62,7 +62,7 @@ def _status(setting: Mapping[str, Any], ours: list[Any]) -> str:
 
 
 def values(ours: Mapping[str, Any], study: Study) -> list[Any]:
-    """Return this run's values of a setting, each once; none if the run has nothing of the kind."""
+    """Return this run's values of a setting, each once; none if the run has no such setting."""
     kind = next(key for key in ours if key not in ("key", "scores"))
     found = _VALUES[kind](ours, study)
     return [value for at, value in enumerate(found) if value not in found[:at]]
@@ -73,7 +73,7 @@ def _fixed(ours: Mapping[str, Any], study: Study) -> list[Any]:
 
 
 def _of_study(ours: Mapping[str, Any], study: Study) -> list[Any]:
-    value: Any = study.block
+    value: Any = study.block.as_json()
     for key in ours["study"].split("."):
         if not isinstance(value, Mapping) or key not in value:
             return []
@@ -82,12 +82,12 @@ def _of_study(ours: Mapping[str, Any], study: Study) -> list[Any]:
 
 
 def _of_grids(ours: Mapping[str, Any], study: Study) -> list[Any]:
-    return [value for grid in study.block["grids"] for value in grid[ours["grids"]]]
+    return [value for grid in study.block.grids for value in getattr(grid, ours["grids"])]
 
 
 def _of_criteria(ours: Mapping[str, Any], study: Study) -> list[Any]:
     names = dict.fromkeys(cell.criterion for cell in study.cells if not cell.is_dense)
-    entries = [study.criterion(name) for name in names]
+    entries = [study.criterion(name).as_json() for name in names]
     scores = ours.get("scores", [entry["score"] for entry in entries])
     key = ours["criteria"]
     return [entry[key] for entry in entries if key in entry and entry["score"] in scores]
@@ -97,11 +97,12 @@ def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
     names = dict.fromkeys(cell.adaptation for cell in study.cells if cell.adaptation != NONE)
     found: list[Any] = []
     for name in names:
-        entry = study.config["adaptations"][name]
-        if is_retraining(entry) == (ours["adaptations"] == "retraining"):
+        settings = study.config.adaptations[name]
+        entry = settings.as_json()
+        if settings.is_retraining == (ours["adaptations"] == "retraining"):
             if ours["key"] == "samples":
                 found.append(study.samples(name))
-            elif ours["key"] == "select_on" and not is_searched(entry):
+            elif ours["key"] == "select_on" and not is_searched(settings):
                 # Nothing is selected.
                 continue
             elif ours["key"] in entry:
@@ -112,13 +113,18 @@ def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
 
 def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:
     settings = study.calibration if ours["text_source"] == "calibration" else study.perplexity
-    return [text_identity(settings["text"])]
+    return [text_identity(study.text(settings.text))]
 
 
-def text_identity(text: Mapping[str, Any]) -> str:
-    """Return what tells a text from others, by its entry in the config: where it comes from."""
-    where = text.get("repository") or text.get("package") or text["path"]
-    return f"{where}: {text['member']}" if "member" in text else str(where)
+def text_identity(text: Text) -> str:
+    """Return where a text comes from, which tells it from others."""
+    match text:
+        case Wheel():
+            return f"{text.package}: {text.member}"
+        case HubFile():
+            return f"{text.repository}: {text.member}"
+        case _:
+            return text.path
 
 
 _VALUES: dict[str, Callable[[Mapping[str, Any], Study], list[Any]]] = {

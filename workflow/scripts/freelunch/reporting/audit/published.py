@@ -18,9 +18,9 @@ from freelunch.reporting.audit.data import DATA
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.protocol import text_identity
 from freelunch.reporting.audit.published_file import TEXTS, TOLERANCES, Published
+from freelunch.study.base import read_yaml
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
-from freelunch.study.schema import read_yaml
 from freelunch.study.steps import EVALUATE_CELL
 from freelunch.study.study import Study
 
@@ -81,8 +81,8 @@ def _row(
     if not found[0].is_dense:
         sample = evidence.study.calibration
         reason += (
-            f"; calibrated on {sample['samples']:,} sequences of {sample['length']:,} tokens of "
-            f"{text_identity(sample['text'])}"
+            f"; calibrated on {sample.samples:,} sequences of {sample.length:,} tokens of "
+            f"{text_identity(evidence.study.text(sample.text))}"
         )
     return row | {
         "ours": ours if math.isfinite(ours) else None,
@@ -132,8 +132,9 @@ def _names(published: Published) -> dict[str, str]:
 def _unnamed(published: Published, meaning: Study) -> str | None:
     """Return which name of a row has no meaning; None if all have one."""
     for registry, name in _names(published).items():
-        if name not in meaning.config[registry]:
-            known = nearest(name, meaning.config[registry])
+        known_names = getattr(meaning.config, registry)
+        if name not in known_names:
+            known = nearest(name, known_names)
             return f"{meaning.source} has no {name} among its {registry}; known: {known}"
     return None
 
@@ -141,22 +142,25 @@ def _unnamed(published: Published, meaning: Study) -> str | None:
 def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
     """Return why a cell of that name cannot be compared with a number; None if it can."""
     for registry, name in _names(published).items():
-        one, other = (of.config[registry][name] for of in (meaning, study))
+        one, other = (getattr(of.config, registry)[name].as_json() for of in (meaning, study))
         unlike = [key for key in IDENTITY[registry] if one.get(key) != other.get(key)]
         if unlike:
             return f"{name} means something else here: its {', '.join(unlike)} differ"
     if published.tasks:
         return None
-    settings, text = study.perplexity, meaning.config["texts"][TEXTS[published.metric]]
-    if settings["length"] != published.length:
-        return f"windows of {settings['length']} tokens, not of {published.length}"
-    if settings["stride"] not in (None, settings["length"]):
+    settings, text = study.perplexity, meaning.text(TEXTS[published.metric])
+    if settings.length != published.length:
+        return f"windows of {settings.length} tokens, not of {published.length}"
+    if settings.stride not in (None, settings.length):
         return "windows overlap"
-    if settings["windows"] is not None:
-        return f"{settings['windows']} windows, not the whole text"
-    ours = settings["text"]
-    if any(ours.get(key) != text[key] for key in ("repository", "member", "format")):
-        return f"measured on `{ours['name']}` ({text_identity(ours)}), not on {text_identity(text)}"
+    if settings.windows is not None:
+        return f"{settings.windows} windows, not the whole text"
+    ours = study.text(settings.text)
+    one, other = ours.as_json(), text.as_json()
+    if any(one.get(key) != other.get(key) for key in ("repository", "member", "format")):
+        return (
+            f"measured on `{settings.text}` ({text_identity(ours)}), not on {text_identity(text)}"
+        )
     return None
 
 
@@ -173,7 +177,7 @@ def _running(published: Published, meaning: Study) -> str:
             f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
             "grid; then: "
         )
-    elif published.length != (length := meaning.perplexity["length"]):
+    elif published.length != (length := meaning.perplexity.length):
         other = f"{name}_{published.length}"
         changes = f"s/length: {length}/length: {published.length}/; s/name: {name}/name: {other}/"
         source = source.replace(name, other)

@@ -19,7 +19,6 @@ from freelunch.study.methods import (
     NORMS,
     SCALELORA,
     SPP,
-    is_retraining,
 )
 from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
 
@@ -42,7 +41,7 @@ _RETRAINING = {
 _MARKERS = ("s", "^", "D", "v", "P", "X", "<")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
-# The registry `adaptations` of a config.
+# The registry `adaptations` of a config, as JSON has it.
 Registered = Mapping[str, Mapping[str, Any]]
 
 
@@ -96,7 +95,7 @@ def _mark(name: str, colour: str, index: int) -> Mark:
 
 def _colour(settings: Mapping[str, Any]) -> str:
     """Return the colour of an entry of `adaptations`."""
-    if is_retraining(settings):
+    if settings["method"] in _RETRAINING:
         return _RETRAINING[settings["method"]]
     window = settings.get("window", MATRIX)
     if isinstance(window, int):

@@ -9,8 +9,8 @@ def _caption(study: Study) -> str:
     perplexity = study.perplexity
     return f"""\
 Quality against what an adaptation sees (left) and computes (right), for the reconstruction and
-each way of retraining the same pruned model. Perplexity on ``{perplexity["text"]["name"]}``,
-windows of {perplexity["length"]} tokens. A line joins the budgets of one way. Bars are one
+each way of retraining the same pruned model. Perplexity on ``{perplexity.text}``,
+windows of {perplexity.length} tokens. A line joins the budgets of one way. Bars are one
 standard error over windows of text, of the difference to the reconstruction that is compared with.
 ``reach.csv`` has the budget at which each retraining reaches that reconstruction.
 """
@@ -29,9 +29,9 @@ FIGURE = Figure(
     wanted=lambda study: study.compares_budgets,
     settings=lambda study: {
         # All adaptations of the config, shown or not: each looks the same in all figures.
-        "adaptations": study.config["adaptations"],
+        "adaptations": study.as_json()["adaptations"],
         "series": study.series,
-        "text": study.perplexity["text"]["name"],
+        "text": study.perplexity.text,
     },
     data="retraining beside reconstruction",
     data_caption=lambda _: (

@@ -7,14 +7,14 @@ from freelunch.study.study import Study
 
 def _caption(study: Study) -> str:
     perplexity, calibration = study.perplexity, study.calibration
-    windows = f"the first {perplexity['windows']}" if perplexity["windows"] else "all"
-    length, stride = perplexity["length"], perplexity["stride"]
+    windows = f"the first {perplexity.windows}" if perplexity.windows else "all"
+    length, stride = perplexity.length, perplexity.stride
     overlap = "without overlap" if stride in (None, length) else f"one every {stride} tokens"
     return f"""\
 Perplexity by pruning criterion, without and with adaptation; the dashed line is the dense model.
 Lower is better. Measured on {windows} windows of {length} tokens of
-``{perplexity["text"]["name"]}``, {overlap}; calibrated on {calibration["samples"]} sequences of
-{calibration["length"]} tokens of ``{calibration["text"]["name"]}``.
+``{perplexity.text}``, {overlap}; calibrated on {calibration.samples} sequences of
+{calibration.length} tokens of ``{calibration.text}``.
 
 Bars, and the band of the dense model, are one standard error over windows; a bar shorter than its
 mark is hidden. All cells of a model are measured on the same windows, so their differences are more
@@ -27,7 +27,7 @@ standard deviation. The numbers are in ``criteria.csv``.
 def _data_caption(study: Study) -> str:
     return f"""\
 For each model, criterion, pattern and adaptation, the mean perplexity on
-``{study.perplexity["text"]["name"]}`` over ``seeds`` seeds, its standard error over windows and
+``{study.perplexity.text}`` over ``seeds`` seeds, its standard error over windows and
 its standard deviation over seeds (empty for one seed). ``nan`` is a perplexity that is not finite.
 """
 
@@ -44,8 +44,8 @@ FIGURE = Figure(
     wanted=lambda study: True,
     settings=lambda study: {
         # All adaptations of the config, shown or not: each looks the same in all figures.
-        "adaptations": study.config["adaptations"],
-        "text": study.perplexity["text"]["name"],
+        "adaptations": study.as_json()["adaptations"],
+        "text": study.perplexity.text,
         "selected_on_evaluation": study.selected_on_evaluation,
     },
     data="perplexity by criterion",

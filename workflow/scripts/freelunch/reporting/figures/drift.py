@@ -8,7 +8,7 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     return f"""\
 How far the output of each block is from the dense model's: ||y - y_dense|| / ||y_dense|| of a
-token, averaged over the tokens of held-out sequences of ``{study.calibration["text"]["name"]}``.
+token, averaged over the tokens of held-out sequences of ``{study.calibration.text}``.
 Accumulated: each block sees the output of the checkpoint's own blocks before it. Local: each block
 sees the dense model's activations, so the error is its own. Where there are many blocks, every
 fifth is marked. The adaptations have dense inputs and targets, and the same masks.
@@ -24,9 +24,9 @@ FIGURE = Figure(
         "accumulated and local: a line for each window."
     ),
     claims=("C2", "C2b", "C2v1"),
-    wanted=lambda study: "drift" in study.block["evaluation"],
+    wanted=lambda study: study.drift is not None,
     # All adaptations of the config, shown or not: each looks the same in all figures.
-    settings=lambda study: {"adaptations": study.config["adaptations"]},
+    settings=lambda study: {"adaptations": study.as_json()["adaptations"]},
     data="activations against depth",
     data_caption=lambda _: (
         """\

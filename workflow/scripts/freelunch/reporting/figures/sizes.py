@@ -20,7 +20,7 @@ without and with them.
     claims=("C3",),
     wanted=lambda study: study.compares_sizes,
     # All adaptations of the config, shown or not: each looks the same in all figures.
-    settings=lambda study: {"adaptations": study.config["adaptations"]},
+    settings=lambda study: {"adaptations": study.as_json()["adaptations"]},
     data="gap against the size of the model",
     data_caption=lambda _: (
         """\

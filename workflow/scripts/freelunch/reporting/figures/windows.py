@@ -10,9 +10,9 @@ def _caption(study: Study) -> str:
     return f"""\
 Quality and memory against the window that is adapted together: a single matrix, attention and MLP
 apart, a number of consecutive blocks, or all blocks. The masks are the same for all windows.
-Perplexity on ``{perplexity["text"]["name"]}``, windows of {perplexity["length"]} tokens;
-calibrated on {calibration["samples"]} sequences of {calibration["length"]} tokens of
-``{calibration["text"]["name"]}``. Bars are one standard error over windows of text; all cells are
+Perplexity on ``{perplexity.text}``, windows of {perplexity.length} tokens;
+calibrated on {calibration.samples} sequences of {calibration.length} tokens of
+``{calibration.text}``. Bars are one standard error over windows of text; all cells are
 measured on the same text, so their differences are more certain than the bars suggest: see
 ``gain_missed`` in ``windows.csv``. Memory is the peak resident set of a job.
 """
@@ -29,7 +29,7 @@ FIGURE = Figure(
     ),
     claims=("C2", "C2b", "C2v1"),
     wanted=lambda study: study.compares_windows,
-    settings=lambda study: {"text": study.perplexity["text"]["name"]},
+    settings=lambda study: {"text": study.perplexity.text},
     data="what the window is worth",
     data_caption=lambda _: (
         """\

@@ -7,6 +7,7 @@ from freelunch.reporting.formatting import NOTHING, marked, rounded, with_error
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.section import Section
 from freelunch.study.cell import DENSE, NONE
+from freelunch.study.sources import Text, Wheel
 from freelunch.study.study import Study
 
 Means = Sequence[Mapping[str, Any]]
@@ -80,13 +81,15 @@ def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
 
 def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -> Iterator[str]:
     """Yield what a reader of the table has to know: texts, amounts, seeds, what an error is."""
-    text, calibration = study.perplexity["text"], study.calibration
+    name, calibration = study.perplexity.text, study.calibration
+    text = study.text(name)
     yield (
-        f"Perplexity on {_origin(text)}: {_amounts(means)}. ± is the standard error over windows."
+        f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over "
+        "windows."
     )
-    if text["source"] == "wheel":
+    if isinstance(text, Wheel):
         yield (
-            f"These perplexities are on `{text['name']}`, not on WikiText-2: compare them with "
+            f"These perplexities are on `{name}`, not on WikiText-2: compare them with "
             "each other, not with published ones."
         )
     yield from (metric.note(study) for metric in shown if metric.note)
@@ -95,9 +98,10 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
         "Ratio to dense: the perplexity divided by that of the dense model. Its error comes from "
         "the differences between the two, window by window."
     )
+    sampled = study.text(calibration.text)
     yield (
-        f"Calibration on {_origin(calibration['text'])}: {calibration['samples']:,} sequences of "
-        f"{calibration['length']:,} tokens."
+        f"Calibration on {_origin(calibration.text, sampled)}: {calibration.samples:,} sequences "
+        f"of {calibration.length:,} tokens."
     )
     seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
     listed = ", ".join(str(seed) for seed in seeds)
@@ -162,6 +166,6 @@ def _range(values: Sequence[float], form: str) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def _origin(text: Mapping[str, Any]) -> str:
+def _origin(name: str, text: Text) -> str:
     """Return the name of a text and where it comes from."""
-    return f"`{text['name']}` ({_ORIGINS[text['source']].format_map(text)})"
+    return f"`{name}` ({_ORIGINS[text.source].format_map(text.as_json())})"

@@ -15,7 +15,7 @@ from freelunch.reporting.audit.measures.measure import (
     only,
     place_of,
 )
-from freelunch.study.methods import METHODS, NEXT_TOKEN
+from freelunch.study.methods import METHODS
 
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
@@ -34,11 +34,10 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
         ways = {
             series: members
             for series, members in comparison.series.items()
-            if members[0].settings["method"] in settings["methods"]
-            and members[0].settings["loss"] == NEXT_TOKEN
+            if members[0].settings.method in settings["methods"] and not members[0].settings.distils
         }
         subject = f"{place_of(reference.cells[0])}, {', '.join(ways)} against {reference.name}"
-        there = {members[0].settings["method"] for members in ways.values()}
+        there = {members[0].settings.method for members in ways.values()}
         if missing := [name for name in settings["methods"] if name not in there]:
             place = f"{place_of(reference.cells[0])}, retraining against {reference.name}"
             yield Absent(place, f"retraining that was not run: {', '.join(missing)}")

@@ -23,12 +23,12 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
     """
     plan = Plan.of(Study.load(ROOT / settings["study"]))
     name = settings["adaptation"]
-    if name not in plan.study.config["adaptations"]:
+    if name not in plan.study.config.adaptations:
         raise UserError(
             "a claim names an adaptation that its study does not have",
             where=settings["study"],
             found=name,
-            expected=nearest(name, plan.study.config["adaptations"]),
+            expected=nearest(name, plan.study.config.adaptations),
             todo="correct the claim",
         )
     for cell in plan.study.cells:

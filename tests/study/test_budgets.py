@@ -1,0 +1,143 @@
+"""How much an adaptation sees: samples, budgets, searches; and series of adaptations."""
+
+import math
+from typing import Any
+
+import pytest
+
+from configs import ROOT, checked, refusal, with_adaptations
+from freelunch.study.adaptations import Training
+from freelunch.study.study import Study
+
+
+@pytest.mark.parametrize(
+    ("entry", "samples"),
+    [
+        ({}, None),
+        ({"samples": 4}, None),
+        ({"samples": 7}, 7),
+        ({"budget": {"tokens": 80}}, 10),
+        ({"budget": {"tokens": 80}, "epochs": 2}, 5),
+        ({"budget": {"times": 3, "of": "recon_block"}}, 12),
+        ({"budget": {"times": 3, "of": "recon_block"}, "epochs": 3}, None),
+        ({"budget": {"times": 0.5, "of": "recon_block"}}, 2),
+        ({"budget": {"times": 2, "of": "other"}}, 10),
+        ({"budget": {"times": 2, "of": "epochs"}}, 24),
+        # Whole sequences in whole epochs, and never more than the budget.
+        ({"budget": {"tokens": 87}}, 10),
+        ({"budget": {"tokens": 80}, "epochs": 3}, 3),
+        ({"budget": {"times": 0.7, "of": "other"}}, 3),
+    ],
+)
+@pytest.mark.parametrize("method", ["full", "reconstruction"])
+def test_a_budget_decides_how_many_sequences(
+    method: str, entry: dict[str, Any], samples: int | None
+) -> None:
+    """Of 8 tokens; 4 sequences, the calibration sample, need not be said."""
+    others = {
+        "other": {"method": "full", "budget": {"tokens": 40}},
+        "epochs": {"method": "full", "epochs": 3},
+    }
+    found = Study.check(with_adaptations(x={"method": method, **entry}, **others), "config.yaml")
+    settings = found.adaptation("x")
+    assert isinstance(settings, Training)
+    assert (settings.samples, settings.budget) == (samples, None)
+    assert found.samples("x") == (samples or 4)
+
+
+def test_candidates_share_a_budget() -> None:
+    """Twice the epochs see half the sequences."""
+    entry = {"method": "full", "epochs": [1, 2], "budget": {"times": 4, "of": "recon_block"}}
+    found = Study.check(with_adaptations(x=entry), "config.yaml")
+    assert [found.samples(name) for name in found.candidate_names("x")] == [16, 8]
+    cell = next(cell for cell in found.cells if cell.adaptation == "x")
+    assert found.spec(cell)["adaptation"]["budget"] == {"tokens": 128}
+    assert "selection" in found.spec(cell)
+
+
+def test_a_sample_that_is_extended_leaves_out_the_held_out_text() -> None:
+    """So its size is part of what decides the number."""
+    entries = {"x": {"method": "full", "samples": 9}, "y": {"method": "full", "samples": 3}}
+    found = Study.check(with_adaptations(**entries), "config.yaml")
+    specs = {cell.adaptation: found.spec(cell) for cell in found.cells}
+    assert "selection" in specs["x"]
+    assert "selection" not in specs["y"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "expected"),
+    [
+        ({"method": "full", "budget": {"tokens": 15}}, "budget", "at least 16, one step"),
+        ({"method": "full", "budget": {"times": 0.1, "of": "recon_block"}}, "budget", "at least"),
+        (
+            {"method": "full", "budget": {"tokens": 40}, "epochs": [1, 3]},
+            "budget",
+            "at least 48, one step",
+        ),
+        (
+            {"method": "full", "budget": {"times": math.inf, "of": "recon_block"}},
+            "budget.times",
+            "found Infinity",
+        ),
+        ({"method": "full", "budget": {"tokens": 10**15}}, "budget.tokens", "1000000000000"),
+        (
+            {"method": "full", "budget": {"times": 2, "of": "recon_blok"}},
+            "budget.of",
+            "recon_block",
+        ),
+        ({"method": "full", "budget": {"times": 2, "of": "searched"}}, "budget.of", "settled"),
+        ({"method": "full", "budget": {"times": 2, "of": "multiple"}}, "budget.of", "settled"),
+        ({"method": "full", "budget": {"times": 2, "of": "exact"}}, "budget.of", "settled"),
+        ({"method": "full", "budget": {"times": 2}}, "budget", "`tokens`, or `times` and `of`"),
+        ({"method": "full", "budget": {"tokens": 64}, "samples": 3}, "x", "one of them"),
+        ({"method": "full", "batch": 5}, "batch", "no more than it has"),
+    ],
+)
+def test_amounts_that_are_refused(entry: dict[str, Any], key: str, expected: str) -> None:
+    others: dict[str, dict[str, Any]] = {
+        "searched": {"method": "full", "learning_rate": [0.1, 0.2]},
+        "multiple": {"method": "full", "budget": {"times": 2, "of": "recon_block"}},
+        "exact": {"method": "least_squares"},
+    }
+    message = refusal(with_adaptations(x=entry, **others))
+    assert "1 problem in the config" in message
+    assert f"adaptations.x{'' if key == 'x' else '.' + key}" in message
+    assert expected in message
+
+
+def test_a_tokens_source_cannot_be_extended() -> None:
+    given = with_adaptations(x={"method": "full", "samples": 9})
+    given["texts"]["c4"] = {"source": "tokens", "path": str(ROOT / "README.md")}
+    message = refusal(given)
+    assert "9 sequences are more than the `tokens` source" in message
+
+
+def test_series_are_what_differs_in_more_than_the_budget() -> None:
+    entries: dict[str, dict[str, Any]] = {
+        "full_1": {"method": "full"},
+        "full_3": {"method": "full", "samples": 12},
+        "distilled": {"method": "full", "loss": "distillation"},
+        "low": {"method": "reconstruction", "trains": "masklora", "rank": 2},
+        # The larger budget that takes less memory for the same steps.
+        "full_9": {
+            "method": "full",
+            "samples": 36,
+            "micro_batch": 1,
+            "gradient_checkpointing": True,
+        },
+        "branches": {"method": "reconstruction", "trains": "lora"},
+    }
+    found = Study.check(with_adaptations(**entries), "config.yaml")
+    assert found.compares_budgets
+    assert found.series == {
+        "recon_block": "reconstruction, window 1",
+        "recon_two": "reconstruction, window 2",
+        "full_1": "full",
+        "full_3": "full",
+        "distilled": "full, distilled",
+        "low": "reconstruction, window 1, masklora",
+        "full_9": "full",
+        "branches": "reconstruction, window 1, lora, dense",
+    }
+    assert "branches" not in found.references
+    assert not checked().compares_budgets

@@ -1,0 +1,102 @@
+"""The cells of a study, and their names."""
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from configs import ASKED, checked, config
+from freelunch.study import settings
+from freelunch.study.cell import NAME, WORD, Cell, derive_seed
+
+
+def test_cells_in_order_dense_first() -> None:
+    grid = config()["study"]["grids"][0]
+    other = {**grid, "models": ["two", "one"], "criteria": ["wanda"], "seeds": [3, 0]}
+    cells = checked({"study.grids": [grid, other]}).cells
+    assert list(map(str, cells)) == [
+        "one/dense/none/seed0",
+        "two/dense/none/seed0",
+        "one/magnitude-u50/none/seed0",
+        "one/magnitude-u50/recon_block/seed0",
+        "one/wanda-u50/none/seed0",
+        "one/wanda-u50/recon_block/seed0",
+        "two/wanda-u50/none/seed3",
+        "two/wanda-u50/none/seed0",
+        "two/wanda-u50/recon_block/seed3",
+        "two/wanda-u50/recon_block/seed0",
+        "one/wanda-u50/none/seed3",
+        "one/wanda-u50/recon_block/seed3",
+    ]
+    assert [cell.is_dense for cell in cells[:3]] == [True, True, False]
+
+
+NAMES = st.from_regex(NAME, fullmatch=True)
+WORDS = st.from_regex(WORD, fullmatch=True)
+CELLS = st.builds(
+    Cell, NAMES, WORDS.filter(lambda word: word != "dense"), WORDS, WORDS, st.integers(0, 10**6)
+) | st.builds(Cell.dense, NAMES)
+
+
+@given(CELLS)
+def test_a_cell_is_its_name(cell: Cell) -> None:
+    assert Cell.parse(str(cell)) == cell
+    assert cell.record_name == str(cell).replace("/", "__") + ".json"
+
+
+@given(CELLS, CELLS)
+def test_other_cells_have_other_records(one: Cell, other: Cell) -> None:
+    assume(one != other)
+    assert one.record_name != other.record_name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "m/wanda-u50/none",
+        "m/wanda/none/seed0",
+        "m/wanda-u50/none/seed",
+        "m/wanda-u50/none/seed-1",
+        "M/wanda-u50/none/seed0",
+        "m/wanda-u50/none/seed0/",
+        "../wanda-u50/none/seed0",
+        "m/wanda-u50/none/seed0\n",
+    ],
+)
+def test_what_is_no_cell(text: str) -> None:
+    with pytest.raises(ValueError, match="not a cell"):
+        Cell.parse(text)
+
+
+def test_seeds_for_each_purpose() -> None:
+    seeds = {derive_seed(seed, purpose) for seed in range(50) for purpose in ("a", "b", "c")}
+    assert len(seeds) == 150
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, "calibration") == derive_seed(0, "calibration")
+
+
+def test_tasks_are_asked_of_the_cells_of_grids_that_say_so() -> None:
+    grid = config()["study"]["grids"][0]
+    asking = {**grid, "criteria": ["wanda"], "adaptations": ["none"], "tasks": True}
+    other = {**grid, "models": ["two"]}
+    study = checked(ASKED | {"study.grids": [grid, asking, other]})
+    asked = {str(cell) for cell in study.cells if study.asks_tasks(cell)}
+    assert asked == {"one/dense/none/seed0", "one/wanda-u50/none/seed0"}
+    assert study.tasks["tasks"].keys() == {"rte"}
+    without = checked()
+    assert without.tasks == {} and not any(map(without.asks_tasks, without.cells))
+    assert not any(map(without.measures_drift, without.cells))
+
+
+@given(st.text(max_size=8) | NAMES | WORDS)
+def test_names_that_a_config_may_give_are_names_of_cells(text: str) -> None:
+    for kind, pattern in ((settings.Name, NAME), (settings.Word, WORD)):
+        try:
+            TypeAdapter(kind).validate_python(text)
+            accepted = True
+        except ValidationError:
+            accepted = False
+        assert accepted == bool(re.fullmatch(pattern, text))

@@ -1,0 +1,167 @@
+"""What is filled in, and that it is done once and in one order."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from configs import ROOT, checked, config, everything, with_adaptations
+from freelunch.study.criteria import read_criterion
+from freelunch.study.settings import Settings
+from freelunch.study.study import Study
+
+# Each of these decides a number. Whoever changes one changes what every study that leaves it out
+# computes.
+RECONSTRUCTION: dict[str, Any] = {
+    "method": "reconstruction",
+    "window": 1,
+    "inputs": "dense",
+    "targets": "dense",
+    "loss": "mean_squared_error",
+    "train_norms": True,
+    "train_biases": True,
+    "optimiser": "adamw",
+    "learning_rate": 0.001,
+    "schedule": "linear",
+    "warmup": 0.1,
+    "epochs": 1,
+    "batch": 2,
+    "shuffle": True,
+    "precision": "model",
+    "select_on": "calibration",
+}
+
+
+def test_every_default_is_filled_in() -> None:
+    filled = checked().as_json()
+    # Without a dtype a model keeps its checkpoint's own.
+    assert filled["models"]["one"] == config()["models"]["one"]
+    assert filled["texts"]["wiki"] == {**config()["texts"]["wiki"], "field": "text"}
+    assert filled["tasks"] == {}
+    assert filled["criteria"] == {
+        "magnitude": {"score": "magnitude", "scope": "matrix", "statistics": "dense", "swaps": 0},
+        "wanda": {"score": "wanda", "scope": "row", "statistics": "dense", "swaps": 0},
+    }
+    assert filled["adaptations"] == {
+        "recon_block": RECONSTRUCTION,
+        "recon_two": {**RECONSTRUCTION, "window": 2},
+    }
+    assert filled["study"] == {
+        "name": "tests",
+        "dense_limit": 1000,
+        "calibration": {"text": "c4", "samples": 4, "length": 8},
+        "evaluation": {
+            "perplexity": {"text": "wiki", "length": 8, "windows": None, "stride": None}
+        },
+        "selection": {"samples": 16},
+        "keep_hidden_states": "all",
+        "grids": [{**config()["study"]["grids"][0], "seeds": [0], "tasks": False}],
+    }
+
+
+def instances(value: object) -> Iterator[Settings]:
+    """Yield all settings in a value, and in settings."""
+    if isinstance(value, Settings):
+        yield value
+        for name in type(value).model_fields:
+            yield from instances(getattr(value, name))
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from instances(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from instances(inner)
+
+
+def test_no_setting_is_left_out_of_what_is_written() -> None:
+    """But those that are not there: what holds without one is in its description."""
+    found = Study.check(everything(), "config.yaml").config
+    kinds = set()
+    for settings in instances(found):
+        kinds.add(type(settings).__name__)
+        expected = {
+            name
+            for name, field in type(settings).model_fields.items()
+            if field.exclude_if is None or getattr(settings, name) is not None
+        }
+        assert settings.model_dump(mode="json").keys() == expected
+        for name, field in type(settings).model_fields.items():
+            if field.exclude_if is not None:
+                assert field.default is None, f"{type(settings).__name__}.{name}"
+    assert {"Architecture", "Budget", "Drift", "Tasks", "Spp", "Flap", "Tokens"} <= kinds
+
+
+def test_each_method_has_its_own_settings() -> None:
+    """A rank says nothing where there is none."""
+    low_rank = {"rank", "alpha", "train_norms", "train_biases", "train_head"}
+    shared = {"method", "loss", "optimiser", "learning_rate", "schedule", "warmup", "epochs"}
+    shared |= {"batch", "gradient_checkpointing", "clip", "shuffle", "precision", "select_on"}
+    for method, expected in (
+        ("full", {"train_norms", "train_biases", "train_head"}),
+        ("biases", set()),
+        ("norms", set()),
+        ("biases_norms", set()),
+        ("lora", {*low_rank, "dropout"}),
+        ("lora_prune", {*low_rank, "dropout"}),
+        ("masklora", low_rank),
+        ("scalelora", low_rank - {"alpha"}),
+        ("spp", low_rank),
+    ):
+        found = Study.check(with_adaptations(x={"method": method}), "config.yaml").as_json()
+        assert found["adaptations"]["x"].keys() == shared | expected
+
+
+def test_defaults_of_units_are_the_papers() -> None:
+    """FLAP compares all units of a model and compensates; Wanda-sp each block's, and does not."""
+    flap, wanda_sp = (read_criterion({"score": score}) for score in ("flap", "wanda_sp"))
+    assert (flap.scope, flap.metric, flap.bias_compensation) == ("model", "WIFV", True)
+    assert (wanda_sp.scope, wanda_sp.bias_compensation) == ("block", False)
+
+
+def test_the_order_of_keys_is_not_kept() -> None:
+    """Snakemake compares what is printed."""
+
+    def reverse(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: reverse(inner) for key, inner in reversed(value.items())}
+
+    given = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert "architecture" in given["models"]["smollm2-135m"]
+    one, two = (Study.check(it, "config.yaml").as_json() for it in (given, reverse(given)))
+    for registry in ("models", "texts", "criteria", "adaptations"):
+        for name, entry in one[registry].items():
+            assert repr(entry) == repr(two[registry][name])
+    assert repr(one["study"]) == repr(two["study"])
+
+
+def test_the_order_of_entries_is_kept() -> None:
+    """It is that of tables and figures."""
+    given = config()
+    given["criteria"] = dict(reversed(given["criteria"].items()))
+    assert [*Study.check(given, "config.yaml").as_json()["criteria"]] == ["wanda", "magnitude"]
+
+
+def test_filling_in_is_done_once() -> None:
+    once = Study.check(everything(), "config.yaml").as_json()
+    assert repr(Study.check(once, "config.yaml").as_json()) == repr(once)
+
+
+def test_the_given_config_is_left_alone() -> None:
+    given = everything()
+    Study.check(given, "config.yaml")
+    assert given == everything()
+
+
+def test_entries_do_not_share_their_defaults() -> None:
+    grid = config()["study"]["grids"][0]
+    one, two = checked({"study.grids": [grid, dict(grid)]}).block.grids
+    one.seeds.append(1)
+    assert two.seeds == [0]
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        checked().block.calibration.samples = 5

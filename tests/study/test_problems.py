@@ -1,0 +1,222 @@
+"""Messages about values that a class of settings refuses: where, what is found and expected."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs import changed, config, everything, refusal
+from freelunch.core.errors import UserError
+from freelunch.study.study import Study
+
+
+def test_all_problems_at_once() -> None:
+    message = refusal(
+        changed(
+            {
+                "models.one.dtyp": "float32",
+                "texts.c4.format": "line",
+                "criteria.wanda.score": "wnada",
+                "adaptations.recon_block.epochs": 0,
+                "study.calibration.samples": "many",
+                "study.grids.0.seeds": [],
+            }
+        )
+    )
+    assert message.startswith("config.yaml: 6 problems in the config")
+    for line in (
+        "models.one.dtyp: unknown key; expected dtype (nearest)",
+        'texts.c4.format: found "line"; expected lines (nearest)',
+        'criteria.wanda.score: found "wnada"; expected wanda (nearest) out of: ',
+        "adaptations.recon_block.epochs: found 0; expected at least 1",
+        'study.calibration.samples: found "many"; expected a whole number',
+        "study.grids.0.seeds: found []; expected a list of at least 1",
+    ):
+        assert f"  {line}" in message
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.5e3"])
+def test_yaml_reads_some_exponents_as_text(number: str) -> None:
+    new = config()
+    new["adaptations"]["recon_block"] |= yaml.safe_load(f"learning_rate: {number}")
+    message = refusal(new)
+    assert "adaptations.recon_block.learning_rate" in message
+    assert "write 1.0e-3 or 0.001" in message
+    new["adaptations"]["recon_block"] |= yaml.safe_load("learning_rate: 1.0e-3")
+    Study.check(new, "config.yaml")
+
+
+def test_the_hint_about_exponents_is_for_numbers_only() -> None:
+    assert "1.0e-3" not in refusal(changed({"study.calibration.samples": "three"}))
+    assert "1.0e-3" not in refusal(changed({"models.one.dtype": "1e-3"}))
+
+
+@pytest.mark.parametrize("version", ["1.10", "2", "2026-11-26"])
+def test_yaml_reads_some_versions_as_numbers_or_dates(version: str) -> None:
+    new = config()
+    new["models"]["one"] |= yaml.safe_load(f"version: {version}")
+    message = refusal(new)
+    assert "models.one.version: found" in message
+    assert "expected text (put it in quotes)" in message
+    assert "quotes" not in refusal(changed({"models.one.version": None}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("adaptations.recon_block.learning_rate", 0, "more than 0"),
+        ("adaptations.recon_block.learning_rate", -1e-3, "more than 0"),
+        ("adaptations.recon_block.learning_rate", float("nan"), "a finite number"),
+        ("adaptations.recon_block.learning_rate", float("inf"), "a finite number"),
+        ("adaptations.recon_block.learning_rate", [], "a list of at least 1"),
+        ("adaptations.recon_block.learning_rate", [0.1, 0.1], "each value only once"),
+        ("adaptations.recon_block.learning_rate", {}, "a number"),
+        ("adaptations.recon_block.warmup", 1, "less than 1"),
+        ("adaptations.recon_block.warmup", -0.1, "at least 0"),
+        ("adaptations.recon_block.epochs", 0, "at least 1"),
+        ("adaptations.recon_block.epochs", 1.0, "a whole number"),
+        ("adaptations.recon_block.epochs", True, "a whole number"),
+        ("adaptations.recon_block.batch", 2.0, "a whole number"),
+        ("adaptations.recon_block.shuffle", 1, "true or false"),
+        ("adaptations.recon_block.samples", None, "a value, or no such key"),
+        ("adaptations.recon_block.window", 0, "at least 1"),
+        ("adaptations.recon_block.window", "al", "all (nearest) out of: all, attention_mlp, auto"),
+        ("adaptations.recon_block.budget", 3, "a mapping"),
+        ("adaptations.recon_block.budget", {}, "`tokens`, or `times` and `of`"),
+        ("adaptations.recon_block.method", "retraining", "one of: biases, "),
+        ("adaptations.recon_block.method", None, "one of: biases, "),
+        ("study.calibration.samples", 0, "at least 1"),
+        ("study.calibration.length", 1, "at least 2"),
+        ("study.calibration", None, "a mapping"),
+        ("study.evaluation.perplexity.windows", 1, "at least 2"),
+        ("study.evaluation.drift", None, "a value, or no such key"),
+        ("study.evaluation.tasks", None, "a value, or no such key"),
+        ("study.dense_limit", 1, "more than 1"),
+        ("study.dense_limit", float("nan"), "a finite number"),
+        ("study.name", "../escape", "lower-case letters and digits, with single . _ or - between"),
+        ("study.name", "Laptop", "lower-case letters and digits"),
+        ("study.name", "laptop\n", "lower-case letters and digits"),
+        ("study.keep_hidden_states", "every_0", "all, none, or every_k with a whole number k"),
+        ("study.grids", [], "a list of at least 1"),
+        ("study.grids.0.models", [], "a list of at least 1"),
+        ("study.grids.0.models", "one", "a list"),
+        ("study.grids.0.models", ["one", "one"], "each value only once"),
+        ("study.grids.0.seeds", [0, 0], "each value only once"),
+        ("models.one.source", "ftp", "one of: hub, path, wheel"),
+        ("models.one.source", 3, "one of: hub, path, wheel"),
+        ("models.one.sha256", "0" * 63, "64 hexadecimal digits"),
+        ("models.one", "wheel", "a mapping"),
+        ("models.one.dtype", "float23", "float32 (nearest) out of: bfloat16, float16, float32"),
+        ("models.hub.revision", "main", "a full commit, 40 hexadecimal digits: a branch moves"),
+        ("models.hub.repository", "name", "owner/name"),
+        ("models", None, "a mapping"),
+        ("criteria", [], "a mapping"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_values_that_are_refused(key: str, value: object, expected: str) -> None:
+    """One problem, at the key itself; nothing that follows from it is reported beside it."""
+    message = refusal(changed({key: value}, everything()))
+    assert "1 problem in the config" in message
+    assert f"  {key}: found " in message
+    assert f"; expected {expected}" in message
+
+
+def test_a_problem_of_one_value_of_a_list() -> None:
+    new = changed({"study.grids.0.seeds": [0, -1], "adaptations.recon_block.epochs": [1, 0]})
+    message = refusal(new)
+    assert "2 problems in the config" in message
+    assert "  study.grids.0.seeds.1: found -1; expected at least 0" in message
+    assert "  adaptations.recon_block.epochs.1: found 0; expected at least 1" in message
+
+
+def test_the_description_of_a_setting_is_in_its_message() -> None:
+    message = refusal(changed({"adaptations.recon_block.batch": 0}))
+    assert message.endswith("found 0; expected at least 1 (Sequences in an optimiser step.)")
+
+
+def test_long_values_are_cut() -> None:
+    message = refusal(changed({"study.calibration.samples": "many " * 99}))
+    assert 'found "many many' in message and "...; expected a whole number" in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("models.a/b", "lower-case letters and digits, with single . _ or - between"),
+        ("criteria.a-b", "lower-case letters and digits, with single _ between"),
+        ("criteria.a__b", "lower-case letters and digits, with single _ between"),
+        ("adaptations.A", "lower-case letters and digits, with single _ between"),
+    ],
+)
+def test_names_that_are_refused(name: str, expected: str) -> None:
+    """A name is part of a cell's identity, and of paths."""
+    registry, _, last = name.partition(".")
+    entry = next(iter(config()[registry].values()))
+    message = refusal(changed({name: entry}))
+    assert "1 problem in the config" in message
+    assert f'  {name}: found "{last}"; expected {expected}' in message
+
+
+@pytest.mark.parametrize("key", ["name", "calibration.text", "evaluation", "grids.0.patterns"])
+def test_a_key_of_the_study_that_is_missing(key: str) -> None:
+    new = config()
+    parent, _, last = f"study.{key}".rpartition(".")
+    inner: Any = new
+    for part in parent.split("."):
+        inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+    del inner[last]
+    message = refusal(new)
+    assert "1 problem in the config" in message
+    assert f"  {parent}: {last!r} is missing (" in message
+
+
+@pytest.mark.parametrize(
+    ("registry", "key", "values"),
+    [
+        ("models", "source", "one of: hub, path, wheel"),
+        ("texts", "source", "one of: hub, path, tokens, wheel"),
+        ("criteria", "score", "one of: flap, magnitude, "),
+        ("adaptations", "method", "one of: biases, biases_norms, full, "),
+    ],
+)
+def test_an_entry_that_does_not_say_what_it_is(registry: str, key: str, values: str) -> None:
+    message = refusal(changed({f"{registry}.x": {}}))
+    assert "1 problem in the config" in message
+    assert f"  {registry}.x: {key!r} is missing ({values}" in message
+
+
+def test_registries_that_are_missing() -> None:
+    message = refusal({"study": config()["study"]})
+    assert "4 problems in the config" in message
+    for registry in ("models", "texts", "criteria", "adaptations"):
+        assert f"  (top): {registry!r} is missing" in message
+
+
+@pytest.mark.parametrize("value", [None, "text", [], 3])
+def test_what_is_no_mapping(value: object) -> None:
+    message = refusal(value)
+    assert "1 problem in the config" in message
+    assert "(top): found" in message and "expected a mapping" in message
+
+
+@pytest.mark.parametrize("value", [{}, {1: 2}, {"models": {1: {}}}, {"models": {1: {}, "a": {}}}])
+def test_what_is_no_config_at_all(value: object) -> None:
+    assert "(top): 'study' is missing (What this study runs.)" in refusal(value)
+
+
+def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for missing in (path, tmp_path):
+        with pytest.raises(UserError, match="there is no such file"):
+            Study.load(missing)
+    path.write_text("models: {one: [}")
+    with pytest.raises(UserError, match="this is not YAML") as error:
+        Study.load(path)
+    assert "line 1" in str(error.value)
+    for content in (b"\xff\xfe\x00", b"revision: 2026-13-01"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="this is not YAML"):
+            Study.load(path)

@@ -1,0 +1,143 @@
+"""Configs for tests of the study room: a short one, and one that has everything."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from freelunch.core.errors import UserError
+from freelunch.study.adaptations import RECONSTRUCTION, RETRAINING
+from freelunch.study.criteria import CRITERIA
+from freelunch.study.schema import SCHEMA
+from freelunch.study.study import Study
+from freelunch.study.windows import LEAST_SQUARES
+
+ROOT = SCHEMA.parents[2]
+STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
+WHEEL = {"source": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "member": "m"}
+TASK: dict[str, Any] = {**WHEEL, "format": "arrow", "documents": 9}
+# What is asked for of two tasks by the one grid, and of drift.
+ASKED: dict[str, Any] = {
+    "tasks": {"rte": dict(TASK), "boolq": dict(TASK)},
+    "study.evaluation.tasks": {"names": ["rte"]},
+    "study.grids.0.tasks": True,
+}
+DRIFT: dict[str, Any] = {"study.evaluation.drift": {}}
+ARCHITECTURE = {
+    "num_hidden_layers": 1,
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_attention_heads": 1,
+    "vocab_size": 9,
+}
+
+
+def config() -> dict[str, Any]:
+    """Return a config that says no more than it has to."""
+    return {
+        "models": {"one": dict(WHEEL), "two": dict(WHEEL)},
+        "texts": {
+            "c4": {**WHEEL, "format": "lines"},
+            "wiki": {**WHEEL, "format": "jsonl"},
+            "unused": {**WHEEL, "format": "plain"},
+        },
+        "criteria": {"magnitude": {"score": "magnitude"}, "wanda": {"score": "wanda"}},
+        "adaptations": {
+            "recon_block": {"method": "reconstruction"},
+            "recon_two": {"method": "reconstruction", "window": 2},
+        },
+        "study": {
+            "name": "tests",
+            "calibration": {"text": "c4", "samples": 4, "length": 8},
+            "evaluation": {"perplexity": {"text": "wiki", "length": 8}},
+            "grids": [
+                {
+                    "models": ["one"],
+                    "criteria": ["magnitude", "wanda"],
+                    "patterns": ["u50"],
+                    "adaptations": ["none", "recon_block"],
+                }
+            ],
+        },
+    }
+
+
+def changed(changes: Mapping[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a config with the values at dotted keys replaced."""
+    new = copy.deepcopy(config() if base is None else base)
+    for key, value in changes.items():
+        inner: Any = new
+        *parents, last = key.split(".")
+        for part in parents:
+            inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+        inner[int(last) if isinstance(inner, list) else last] = copy.deepcopy(value)
+    return new
+
+
+def everything() -> dict[str, Any]:
+    """Return a config with every class of settings in it."""
+    hub = {"source": "hub", "repository": "a/b", "revision": "0" * 40}
+    # Any file: of these entries nothing is read.
+    own = {"source": "path", "path": str(ROOT / "README.md")}
+    methods = (RECONSTRUCTION, LEAST_SQUARES, *RETRAINING)
+    return changed(
+        {
+            **ASKED,
+            **DRIFT,
+            "models.one.architecture": dict(ARCHITECTURE),
+            "models.hub": hub,
+            "models.own": own,
+            "texts.hub": {**hub, "member": "m", "format": "parquet"},
+            "texts.own": {**own, "format": "plain"},
+            "texts.ids": {**own, "source": "tokens"},
+            "tasks.hub": {**hub, "member": "m", "format": "jsonl", "documents": 2},
+            "tasks.own": {**own, "format": "jsonl", "documents": 2},
+            "criteria": {score: {"score": score} for score in CRITERIA},
+            "adaptations": {
+                **{method: {"method": method} for method in methods},
+                "recon_block": {"method": "reconstruction", "budget": {"tokens": 64}},
+                "searched": {"method": "full", "learning_rate": [0.1, 0.2], "epochs": [1, 2]},
+            },
+            "study.selection": {"samples": 9},
+        }
+    )
+
+
+def with_adaptations(**entries: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with more adaptations, all of which are run."""
+    names = ["none", "recon_block", *entries]
+    return changed(
+        {
+            "adaptations": {**config()["adaptations"], **entries},
+            "study.grids.0.adaptations": names,
+        }
+    )
+
+
+def checked(changes: Mapping[str, Any] | None = None) -> Study:
+    """Return the study of a config with the values at dotted keys replaced."""
+    return Study.check(changed(changes or {}), "config.yaml")
+
+
+def refusal(new: object) -> str:
+    """Return the message of the UserError that a config has to raise."""
+    with pytest.raises(UserError) as caught:
+        Study.check(new, "config.yaml")
+    return str(caught.value)
+
+
+def mappings(value: object, key: str = "") -> dict[str, Mapping[str, Any]]:
+    """Return every mapping of a config but the registries, by its dotted key."""
+    found = {}
+    if isinstance(value, Mapping):
+        if key not in ("models", "texts", "tasks", "criteria", "adaptations"):
+            found[key] = value
+        inside = [(str(name), inner) for name, inner in value.items()]
+    else:
+        inside = [
+            (str(at), inner) for at, inner in enumerate(value if isinstance(value, list) else [])
+        ]
+    for name, inner in inside:
+        found |= mappings(inner, f"{key}.{name}" if key else name)
+    return found

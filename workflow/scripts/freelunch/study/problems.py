@@ -1,0 +1,205 @@
+"""What is wrong with a config, in lines that say the key, what was found and what was expected."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import date
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from freelunch.core.errors import nearest
+from freelunch.study.config import BASE, Config
+from freelunch.study.settings import KEYS, PATTERNS, TAGGED, Settings
+
+_EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
+# What a value of another type was expected to be, by pydantic's name of the error.
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "invalid_key": "text",
+}
+_BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def violations(error: ValidationError) -> Iterator[str]:
+    """Yield one line for each value that a class of settings refuses."""
+    for each in error.errors(include_url=False):
+        where, field, kind = _place(each["loc"])
+        yield _line(each, where, field, kind)
+
+
+def as_far_as_valid(config: object) -> Config:
+    """Return what of a config is valid, for checks of what goes together.
+
+    What is not valid is left out: reading it raises AttributeError, also where it has a default.
+    """
+    found: Config = _valid_part(Config, config)
+    return found
+
+
+class _Invalid(Exception):
+    """A value has no valid part."""
+
+
+def _valid_part(kind: Any, value: object) -> Any:
+    """Return the valid part of a value; raises _Invalid if it has none.
+
+    A class of settings always has one, if only without any of its fields: so a list of them keeps
+    its positions.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        loc = error.errors()[0]["loc"]
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(bare) is dict and isinstance(value, Mapping):
+        return dict(_parts(get_args(bare)[1], value.items()))
+    if get_origin(bare) is list and isinstance(value, list):
+        if parts := [part for _, part in _parts(get_args(bare)[0], enumerate(value))]:
+            return parts
+        raise _Invalid
+    settings = TAGGED.get(str(loc[0])) if loc else None
+    if settings is None and get_origin(bare) not in (dict, list):
+        settings = _settings_in(bare)
+    if settings is None:
+        raise _Invalid
+    return _valid_settings(kind, settings, value)
+
+
+def _valid_settings(kind: Any, settings: type[Settings], value: object) -> Settings:
+    """Return settings of which all that is not valid is left out."""
+    given = value if isinstance(value, Mapping) else {}
+    fields: dict[str, Any] = {}
+    for name, field in settings.model_fields.items():
+        if name in given:
+            fields.update(_parts(_annotation(field), [(name, given[name])]))
+    left_out = set(given) - set(fields)
+    if given is not value or _is_refused(kind, {name: given[name] for name in fields}):
+        left_out = set(settings.model_fields)
+    found = settings.model_construct(**fields)
+    for name in left_out:
+        # Else reading it would give its default.
+        found.__dict__.pop(name, None)
+    return found
+
+
+def _is_refused(kind: Any, value: Mapping[str, Any]) -> bool:
+    """Return whether a mapping is refused as a whole, whatever is wrong with its values."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        return any(not each["loc"] for each in error.errors())
+    return False
+
+
+def _parts(kind: Any, values: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    for key, value in values:
+        with suppress(_Invalid):
+            yield key, _valid_part(kind, value)
+
+
+def _annotation(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    """Return the one class of settings that a value of a type is made of; None if it is not one."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    found = {_settings_in(part) for part in get_args(annotation)} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Settings]]:
+    """Return the dotted key of an error, its field, and the class that the field is of."""
+    keys: list[str] = []
+    kind: type[Settings] = Config
+    field: FieldInfo | None = None
+    within: type[Settings] | None = Config
+    for part in loc:
+        if part in TAGGED:
+            within = TAGGED[str(part)]
+        elif not (isinstance(part, str) and part.startswith(("(", "["))):
+            keys.append(str(part))
+            if within is not None and isinstance(part, str):
+                kind, field = within, within.model_fields.get(part)
+                within = _settings_in(field.annotation) if field else None
+    return ".".join(keys) or "(top)", field, kind
+
+
+def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[Settings]) -> str:
+    parent, _, last = where.rpartition(".")
+    if error["type"] == "extra_forbidden":
+        # The one key of a file that is no setting: `base` is read before.
+        valid = [*kind.model_fields, BASE] if kind is Config else kind.model_fields
+        return f"  {where}: unknown key; expected {nearest(last, valid)}"
+    description = f" ({field.description})" if field and field.description else ""
+    if error["type"] == "missing":
+        return f"  {parent or '(top)'}: {last!r} is missing{description}"
+    if error["type"].startswith("union_tag"):
+        return _unchosen(error, where)
+    hint = ""
+    if error["type"] in ("int_type", "float_type") and _EXPONENT.fullmatch(str(error["input"])):
+        hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
+    if error["type"] == "string_type" and type(error["input"]) in (int, float, date):
+        hint = " (put it in quotes)"
+    return f"  {where}: found {_shown(error['input'])}; {_expected(error)}{hint}{description}"
+
+
+def _expected(error: ErrorDetails) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _TYPES:
+        return f"expected {_TYPES[kind]}"
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"expected {words} {context[bound]}"
+    if kind == "literal_error":
+        names = re.findall(r"'([^']*)'", context["expected"])
+        return f"expected {_nearest(error['input'], names)}"
+    if kind == "string_pattern_mismatch":
+        return f"expected {PATTERNS[context['pattern']]}"
+    if kind == "too_short":
+        return f"expected a list of at least {context['min_length']}"
+    # Those of our own say themselves what was expected.
+    return error["msg"]
+
+
+def _unchosen(error: ErrorDetails, where: str) -> str:
+    """Return the line of an entry whose kind is not known."""
+    registry, entry = where.partition(".")[0], error["input"]
+    if not isinstance(entry, Mapping):
+        return f"  {where}: found {_shown(entry)}; expected a mapping"
+    key = KEYS[registry]
+    names = [tag[len(registry) + 2 : -1] for tag in TAGGED if tag.startswith(f"({registry}.")]
+    if key not in entry:
+        return f"  {where}: {key!r} is missing (one of: {', '.join(sorted(names))})"
+    found = entry[key]
+    return f"  {where}.{key}: found {_shown(found)}; expected {_nearest(found, names)}"
+
+
+def _nearest(found: object, names: Iterable[str]) -> str:
+    return nearest(found if isinstance(found, str) else "", names)
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        # A key that JSON has not, such as a date; a number of thousands of digits; a loop.
+        shown = "what JSON cannot say"
+    return shown if len(shown) < 60 else shown[:57] + "..."
