@@ -245,7 +245,7 @@ def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> N
     folded = table.evaluate(widths)
     evidence.locator("summary").click()
     assert table.evaluate(widths) == folded, "columns stay where they are"
-    assert "--forcerun evaluate_perplexity" in evidence.locator("pre").inner_text()
+    assert "--forcerun evaluate_cell" in evidence.locator("pre").inner_text()
     orders = set()
     for _ in ("ascending", "descending"):
         head(table, "Number").get_by_role("button").click()

@@ -139,8 +139,7 @@ def test_a_study_knows_its_candidates() -> None:
     assert "selection" not in smoke(learning_rate=[0.1], select_on="evaluation").spec(cell)
     assert "selection" not in smoke(learning_rate=0.1).spec(cell)
     rules = [rule for rule, *_ in Plan.of(study).jobs()]
-    assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_candidate") == 4
-    assert rules.count("assemble_model") == 5 + 4
+    assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_cell") == 5 + 4
 
 
 # --- What does not go together

@@ -35,7 +35,7 @@ def stock_task(name: str) -> dict[str, str]:
             f"lm-eval {version('lm-eval')} has no such task",
             where=where,
             expected=nearest(name, files)[:300],
-            todo="name a task as lm-eval does",
+            todo="name a single task, as lm-eval does",
         )
     path = files[name]
     config = _read(path)
