@@ -59,6 +59,7 @@ def cell(tmp_path: Path) -> Evaluated:
         "fingerprint",
         random_tokens(4, seed=3),
         kind=TEXT_WINDOWS,
+        settings={"length": 24},
         **{"stride": None, "bytes": 50, "words": None, "text": "digest of the text"},
     )
     held_out = save_calibration(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
@@ -189,10 +190,18 @@ def test_new_code_of_a_part_measures_that_part_again(cell: Evaluated, name: str)
     assert changed(cell, lambda part: replace(part, code="other"), name) == {name}
 
 
-def test_a_new_setting_measures_that_part_again(cell: Evaluated) -> None:
-    assert changed(cell, lambda part: replace(part, settings={"length": 9}), "perplexity") == {
-        "perplexity"
-    }
+@pytest.mark.parametrize("name", ["perplexity", "drift"])
+def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> None:
+    with pytest.raises(UserError, match="made with other settings"):
+        changed(cell, lambda part: replace(part, settings={"samples": 2}), name)
+
+
+def test_a_new_input_measures_that_part_again(cell: Evaluated) -> None:
+    other = save_calibration(
+        cell.prepared.model.artifact, cell.base / "longer", random_tokens(6, seed=4)
+    )
+    found = changed(cell, lambda part: replace(part, inputs=[other.folder]), "held_out")
+    assert found == {"held_out"}
 
 
 def test_a_removed_cache_measures_nothing_again(cell: Evaluated) -> None:

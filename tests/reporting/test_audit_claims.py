@@ -205,8 +205,8 @@ def audited(
     for cell, record in records.items():
         if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
             record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
-            answers = {"rte": [{"right": bit == "1"} for bit in bits]}
-            answers_beside(folder / cell.record_name).write_bytes(answers_bytes(answers))
+            content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
+            answers_beside(folder / cell.record_name).write_bytes(content)
     part = {"says": "it is so", "measure": measure, "holds": holds, "why": "so"}
     part |= {"metric": metric} if MEASURES[measure].metrics else {}
     if settings is None and measure == "recovery":
