@@ -16,14 +16,14 @@ from freelunch.costs.reconstruction import reconstruction_flops
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import Cell
 from freelunch.study.families import family_of
-from freelunch.study.schema import SCHEMA, with_defaults
 from freelunch.study.study import Study
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
-ROOT = SCHEMA.parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ def test_operations_of_a_forward_pass(family: str) -> None:
 
 def test_operations_of_a_reconstruction() -> None:
     shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
-    settings = with_defaults({"method": "reconstruction", "epochs": 3}, "adaptation")
+    settings = read_adaptation({"method": "reconstruction", "epochs": 3})
     samples = CHECK_SEQUENCES + 4
     found = reconstruction_flops(shapes, samples, LENGTH, settings, blocks=2)
     once = shapes.forward_flops(LENGTH, LENGTH, blocks=2)
@@ -190,7 +190,7 @@ def test_operations_of_a_reconstruction() -> None:
 
 
 def smoke(**changes: Any) -> Study:
-    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
+    config = Study.load(ROOT / "studies" / "smoke.yaml").as_json()
     for key, value in changes.items():
         config["models"]["tiny"][key] = value
     return Study.check(config, "smoke.yaml")
@@ -220,7 +220,7 @@ def test_every_job_has_a_cost() -> None:
 
 
 def test_more_work_costs_more() -> None:
-    small, large = Plan.of(smoke()), copy.deepcopy(smoke().config)
+    small, large = Plan.of(smoke()), smoke().as_json()
     large["study"]["calibration"]["samples"] *= 2
     large["adaptations"]["recon_block"]["epochs"] = 2
     large["study"]["evaluation"]["perplexity"]["windows"] *= 2
@@ -237,11 +237,11 @@ def test_more_work_costs_more() -> None:
 
 
 def test_what_a_criterion_does_is_in_its_cost() -> None:
-    config = copy.deepcopy(smoke().config)
+    config = smoke().as_json()
     config["criteria"] |= {
-        "swapped": with_defaults({"score": "wanda", "swaps": 5}),
-        "sparse": with_defaults({"score": "wanda", "statistics": "sparse"}),
-        "obs": with_defaults({"score": "sparsegpt"}),
+        "swapped": {"score": "wanda", "swaps": 5},
+        "sparse": {"score": "wanda", "statistics": "sparse"},
+        "obs": {"score": "sparsegpt"},
     }
     plan = Plan.of(Study.check(config, "smoke.yaml"))
     names = ("wanda", "swapped", "sparse", "obs")
@@ -262,7 +262,7 @@ def test_what_a_criterion_does_is_in_its_cost() -> None:
 
 def test_drift_passes_the_dense_model_once_or_with_each_cell() -> None:
     """What all cells are measured against stays on disk if hidden states do."""
-    config = copy.deepcopy(smoke().config)
+    config = smoke().as_json()
     config["study"]["evaluation"]["drift"] = {"samples": 4}
     kept = Plan.of(Study.check(copy.deepcopy(config), "smoke.yaml"))
     config["study"]["keep_hidden_states"] = "none"
@@ -299,7 +299,7 @@ def test_a_model_whose_shapes_are_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan is made without them, and says so."""
-    config = copy.deepcopy(Study.load(ROOT / "config.yaml").config)
+    config = Study.load(ROOT / "config.yaml").as_json()
     del config["models"]["smollm2-135m"]["architecture"]
     monkeypatch.chdir(tmp_path)
     plan = Plan.of(Study.check(config, "config.yaml"))
