@@ -11,7 +11,7 @@ import pytest
 from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS, task_rows
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
-from freelunch.evaluation.tasks import write_answers
+from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.sections.tasks import task_lines, task_notes
 from freelunch.study.cell import Cell
@@ -57,7 +57,7 @@ def made_up(
             "accuracy": 0.5,
             "truncated": {"requests": 0, "tokens": 0},
         }
-        write_answers(answers_beside(folder / cell.record_name), answers)
+        answers_beside(folder / cell.record_name).write_bytes(answers_bytes(answers))
     return records
 
 
@@ -130,7 +130,7 @@ def test_other_documents_than_the_dense_model_are_refused(tmp_path: Path, key: s
     records[RECON]["metrics"]["tasks"]["tasks"]["rte"][key] = "other"
     with pytest.raises(UserError, match="asked other documents") as error:
         task_rows(records, tmp_path)
-    assert "--forcerun evaluate_tasks" in str(error.value)
+    assert "--forcerun evaluate_cell" in str(error.value)
 
 
 def test_answers_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -192,10 +192,12 @@ def test_an_incomplete_digest_is_noticed(
     assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "pruning" / "masks.py"}
 
 
-def test_only_criteria_and_figures_are_imported_by_a_name_made_at_run_time() -> None:
+def test_only_some_modules_are_imported_by_a_name_made_at_run_time() -> None:
     """What import statements do not say, no digest could cover, unless the rule names it."""
-    by_name = ("pruning/criteria/__init__.py", "reporting/drawing/files.py")
-    by_name += ("reporting/figures/__init__.py",)
+    by_name = (
+        *("pruning/criteria/__init__.py", "evaluation/cell.py"),
+        *("reporting/drawing/files.py", "reporting/figures/__init__.py"),
+    )
     for path in set(SCRIPTS.rglob("*.py")) - {SCRIPTS / "freelunch" / name for name in by_name}:
         for node in ast.walk(ast.parse(path.read_text())):
             names = {getattr(node, "id", None), getattr(node, "attr", None)}
@@ -214,7 +216,7 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
 def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
     """An edit of one criterion reruns what uses it, and nothing else."""
     rule = (SCRIPTS.parent / "rules" / "prune.smk").read_text()
-    assert "f\"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion)['score']}\"" in rule
+    assert 'f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}"' in rule
     names = [path.stem for path in (copy / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")]
 
     def digests() -> dict[str, str]:
@@ -229,6 +231,24 @@ def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
     after = digests()
     # Those of units are made of Wanda's scores.
     assert {name for name in names if after[name] != before[name]} == {"wanda", "wanda_sp", "flap"}
+
+
+def test_an_edit_of_a_measurement_repeats_no_other(copy: Path) -> None:
+    rule = (SCRIPTS.parent / "rules" / "evaluate.smk").read_text()
+    assert 'code_digest("evaluate_cell", f"freelunch.evaluation.{name}")' in rule
+    names = ("identity", "perplexity", "held_out", "drift", "tasks")
+
+    def digests() -> dict[str, str]:
+        digest._parsed.cache_clear()
+        return {
+            name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}") for name in names
+        }
+
+    before = digests()
+    path = copy / "freelunch" / "evaluation" / "drift.py"
+    path.write_text(path.read_text() + "\nNOTE = 1\n")
+    after = digests()
+    assert {name for name in names if after[name] != before[name]} == {"drift"}
 
 
 def test_a_figure_is_drawn_anew_by_an_edit_of_its_own_drawing_alone(copy: Path) -> None:

@@ -25,6 +25,9 @@ APART = (
 # Rooms that a script computes with, beside `core` and `study`.
 ROOMS = {
     "sample_calibration": {"data", "model"},
+    "cut_windows": {"data", "model"},
+    "capture_reference": {"evaluation", "model"},
+    "evaluate_cell": {"evaluation", "model"},
     "extend_calibration": {"data", "model"},
     "capture_dense": {"model", "pruning"},
     "prune_model": {"model", "pruning"},
@@ -34,10 +37,20 @@ ROOMS = {
 }
 
 
+# What a script imports by name.
+BY_NAME = {
+    "evaluate_cell": [
+        f"freelunch.evaluation.{name}"
+        for name in ("identity", "perplexity", "held_out", "drift", "tasks")
+    ]
+}
+
+
 def covered(script: str) -> list[str]:
     """Return the modules of the library that a script's digest covers."""
     library = SCRIPTS / "freelunch"
-    files = (path for path in covered_files(script) if path.is_relative_to(library))
+    modules = BY_NAME.get(script, [])
+    files = (path for path in covered_files(script, *modules) if path.is_relative_to(library))
     return [str(path.relative_to(library)) for path in files]
 
 

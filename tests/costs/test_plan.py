@@ -13,16 +13,17 @@ from transformers import PreTrainedConfig
 
 from freelunch.costs.plan import Plan
 from freelunch.costs.reconstruction import reconstruction_flops
-from freelunch.costs.shapes import DTYPE_BYTES, Shapes
+from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.batching import CHECK_SEQUENCES
+from freelunch.study.cell import Cell
 from freelunch.study.families import family_of
-from freelunch.study.schema import SCHEMA, with_defaults
 from freelunch.study.study import Study
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
-ROOT = SCHEMA.parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,29 @@ def test_matrices_are_named_as_in_the_model(family: str) -> None:
     found = {name: linear.weight.shape for name, linear in block_linears(block).items()}
     names = family_of(shapes.model_type).linears
     ours = zip(names, shapes.matrices, strict=True)
-    assert {name: (rows, columns) for name, (_, columns, rows) in ours} == found
+    assert {name: (matrix.outputs, matrix.inputs) for name, matrix in ours} == found
+
+
+def test_outputs_of_a_block_are_counted_not_its_inputs() -> None:
+    """In Phi-3-mini, queries, keys and values are one matrix, and so is what leads into the MLP."""
+    phi = {
+        "model_type": "phi3",
+        "num_hidden_layers": 32,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32064,
+        "tie_word_embeddings": False,
+    }
+    shapes = Shapes.of(phi, "bfloat16")
+    assert shapes.matrices == (
+        Matrix(group=0, inputs=3072, outputs=9216),
+        Matrix(group=1, inputs=3072, outputs=3072),
+        Matrix(group=2, inputs=3072, outputs=16384),
+        Matrix(group=3, inputs=8192, outputs=3072),
+    )
+    assert shapes.output_width == 9216 + 3072 + 16384 + 3072 == 31744
 
 
 def test_full_size_models() -> None:
@@ -155,7 +178,7 @@ def test_operations_of_a_forward_pass(family: str) -> None:
 
 def test_operations_of_a_reconstruction() -> None:
     shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
-    settings = with_defaults({"method": "reconstruction", "epochs": 3}, "adaptation")
+    settings = read_adaptation({"method": "reconstruction", "epochs": 3})
     samples = CHECK_SEQUENCES + 4
     found = reconstruction_flops(shapes, samples, LENGTH, settings, blocks=2)
     once = shapes.forward_flops(LENGTH, LENGTH, blocks=2)
@@ -167,7 +190,7 @@ def test_operations_of_a_reconstruction() -> None:
 
 
 def smoke(**changes: Any) -> Study:
-    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
+    config = Study.load(ROOT / "studies" / "smoke.yaml").as_json()
     for key, value in changes.items():
         config["models"]["tiny"][key] = value
     return Study.check(config, "smoke.yaml")
@@ -177,9 +200,8 @@ def test_jobs_are_those_of_the_cells() -> None:
     jobs = [rule for rule, *_ in Plan.of(smoke()).jobs()]
     counts = {rule: jobs.count(rule) for rule in sorted(set(jobs))}
     assert counts == {
-        "assemble_model": 5,
         "capture_dense": 1,
-        "evaluate_perplexity": 5,
+        "evaluate_cell": 5,
         "fetch_model": 1,
         "prune_model": 2,
         "reconstruct_window": 2,
@@ -198,14 +220,14 @@ def test_every_job_has_a_cost() -> None:
 
 
 def test_more_work_costs_more() -> None:
-    small, large = Plan.of(smoke()), copy.deepcopy(smoke().config)
+    small, large = Plan.of(smoke()), smoke().as_json()
     large["study"]["calibration"]["samples"] *= 2
     large["adaptations"]["recon_block"]["epochs"] = 2
     large["study"]["evaluation"]["perplexity"]["windows"] *= 2
     plan = Plan.of(Study.check(large, "smoke.yaml"))
     for job, factor in (
         (("capture_dense", "tiny"), 2),
-        (("evaluate_perplexity", "tiny"), 2),
+        (("evaluate_cell", "tiny"), 2),
         # Three forwards an epoch, and eight sequences that are checked before and after.
         (("reconstruct_window", "tiny", "wanda", "recon_block"), (3 * 2 * 16 + 16) / (3 * 8 + 16)),
     ):
@@ -215,11 +237,11 @@ def test_more_work_costs_more() -> None:
 
 
 def test_what_a_criterion_does_is_in_its_cost() -> None:
-    config = copy.deepcopy(smoke().config)
+    config = smoke().as_json()
     config["criteria"] |= {
-        "swapped": with_defaults({"score": "wanda", "swaps": 5}),
-        "sparse": with_defaults({"score": "wanda", "statistics": "sparse"}),
-        "obs": with_defaults({"score": "sparsegpt"}),
+        "swapped": {"score": "wanda", "swaps": 5},
+        "sparse": {"score": "wanda", "statistics": "sparse"},
+        "obs": {"score": "sparsegpt"},
     }
     plan = Plan.of(Study.check(config, "smoke.yaml"))
     names = ("wanda", "swapped", "sparse", "obs")
@@ -238,6 +260,33 @@ def test_what_a_criterion_does_is_in_its_cost() -> None:
     assert costs["obs"].disk_bytes > costs["swapped"].disk_bytes == costs["wanda"].disk_bytes
 
 
+def test_drift_passes_the_dense_model_once_or_with_each_cell() -> None:
+    """What all cells are measured against stays on disk if hidden states do."""
+    config = smoke().as_json()
+    config["study"]["evaluation"]["drift"] = {"samples": 4}
+    kept = Plan.of(Study.check(copy.deepcopy(config), "smoke.yaml"))
+    config["study"]["keep_hidden_states"] = "none"
+    remade = Plan.of(Study.check(config, "smoke.yaml"))
+    shapes, tokens = kept.shapes["tiny"], 4 * 32
+    jobs = [job for job in kept.jobs() if job.rule == "capture_reference"]
+    assert len(jobs) == 1
+    disk = [plan.step(*jobs[0]).disk_bytes for plan in (kept, remade)]
+    widths = shapes.output_width + shapes.hidden
+    assert disk == [tokens * 4 * (shapes.hidden + shapes.blocks * widths), 0]
+    cell = Cell.parse("tiny/wanda-u50/recon_block/seed0")
+    one, other = (plan.step(*plan.evaluation(cell)) for plan in (kept, remade))
+    assert other.flops - one.flops == shapes.forward_flops(tokens, 32)
+    assert other.memory_bytes > one.memory_bytes
+
+
+def test_an_evaluation_takes_what_its_measurements_take() -> None:
+    plan = Plan.of(smoke())
+    cell, candidate = (Cell("tiny", "wanda", "u50", name, 0) for name in ("none", "recon_block"))
+    written, linked = (plan.step(*plan.evaluation(each)) for each in (cell, candidate))
+    assert written.flops == linked.flops > 0
+    assert written.disk_bytes > linked.disk_bytes == 0
+
+
 def test_the_text_of_a_plan() -> None:
     text = Plan.of(smoke()).text()
     assert "The study `smoke`" in text and "5 cells" in text
@@ -250,7 +299,7 @@ def test_a_model_whose_shapes_are_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan is made without them, and says so."""
-    config = copy.deepcopy(Study.load(ROOT / "config.yaml").config)
+    config = Study.load(ROOT / "config.yaml").as_json()
     del config["models"]["smollm2-135m"]["architecture"]
     monkeypatch.chdir(tmp_path)
     plan = Plan.of(Study.check(config, "config.yaml"))

@@ -1,6 +1,5 @@
 """Windows, candidates and kept hidden states as a plan sees them."""
 
-import copy
 import re
 from itertools import product
 from pathlib import Path
@@ -13,14 +12,14 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.reconstruction import decide_window, reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import Cell
-from freelunch.study.schema import SCHEMA, with_defaults
 from freelunch.study.search import adaptation_of, candidates_of, choice_text
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows, window_order
 
-ROOT = SCHEMA.parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 QWEN = {
     "model_type": "qwen2",
     "num_hidden_layers": 80,
@@ -38,13 +37,13 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def settings_of(**settings: Any) -> dict[str, Any]:
-    return with_defaults({"method": "reconstruction", **settings}, "adaptation")
+def settings_of(**settings: Any) -> Any:
+    return read_adaptation({"method": "reconstruction", **settings})
 
 
 def smoke(**adaptation: Any) -> Study:
     """Return the smoke study with one adaptation, `recon_block`, of these settings."""
-    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
+    config = Study.load(ROOT / "studies" / "smoke.yaml").as_json()
     config["adaptations"] = {"recon_block": {"method": "reconstruction", **adaptation}}
     return Study.check(config, "smoke.yaml")
 
@@ -118,13 +117,14 @@ def test_candidates_are_all_pairs() -> None:
         "recon.lr1e-05.epochs3",
     ]
     for name, settings in found.items():
-        expected = settings_of(**{k: settings[k] for k in ("learning_rate", "epochs")})
-        # What decides among them is no setting of theirs: another way makes none of them again.
-        del expected["select_on"]
+        expected = settings_of(learning_rate=settings.rate, epochs=settings.passes)
         assert settings == expected
         assert adaptation_of(name) == "recon"
         cell = Cell("tiny", "wanda", "u50", name, 0)
         assert Cell.parse(str(cell)) == cell
+    # What decides among them is no setting of theirs: another way makes none of them again.
+    other = settings_of(learning_rate=[0.001, 1e-5], epochs=[1, 3], select_on="evaluation")
+    assert candidates_of("recon", other) == found
     assert candidates_of("recon", settings_of(learning_rate=0.001)) == {}
     assert list(candidates_of("recon", settings_of(learning_rate=[0.1]))) == ["recon.lr0.1.epochs1"]
 
@@ -134,13 +134,12 @@ def test_a_study_knows_its_candidates() -> None:
     cell = Cell.parse("tiny/wanda-u50/recon_block/seed0")
     candidates = study.candidates(cell)
     assert [one.adaptation for one in candidates] == study.candidate_names("recon_block")
-    assert study.adaptation(candidates[1].adaptation)["learning_rate"] == 0.2
+    assert study.adaptation(candidates[1].adaptation).learning_rate == 0.2
     assert study.spec(cell)["selection"] == {"samples": 16}
     assert "selection" not in smoke(learning_rate=[0.1], select_on="evaluation").spec(cell)
     assert "selection" not in smoke(learning_rate=0.1).spec(cell)
     rules = [rule for rule, *_ in Plan.of(study).jobs()]
-    assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_candidate") == 4
-    assert rules.count("assemble_model") == 5 + 4
+    assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_cell") == 5 + 4
 
 
 # --- What does not go together
@@ -189,7 +188,7 @@ def test_linears_and_ranks_of_them_are_seen_in_the_plan(
     changes: dict[str, Any], message: str | None
 ) -> None:
     """Where the model's sizes are known: of two key heads of 8 a matrix has 16 rows."""
-    config = copy.deepcopy(smoke().config)
+    config = smoke().as_json()
     sizes = QWEN | {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     config["models"]["tiny"]["architecture"] = sizes | {"num_key_value_heads": 2}
     config["adaptations"]["recon_block"] = {"method": "masklora", **changes}
@@ -203,7 +202,7 @@ def test_linears_and_ranks_of_them_are_seen_in_the_plan(
 
 
 def test_a_search_needs_documents(tmp_path: Path) -> None:
-    config = copy.deepcopy(smoke(learning_rate=[0.1, 0.2]).config)
+    config = smoke(learning_rate=[0.1, 0.2]).as_json()
     tokens = tmp_path / "tokens.safetensors"
     tokens.touch()
     config["texts"]["ready"] = {"source": "tokens", "path": str(tokens)}
@@ -230,11 +229,11 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
         assert found == window and f"window {window} needs" in why
         if window != "all":
             assert re.search(r", \d+ would need", why)
-    budget = settings_of(window="auto", memory_gb=0.999 * needs["attention_mlp"] / 1e9)
+    least = {"window": "auto", "memory_gb": 0.999 * needs["attention_mlp"] / 1e9}
     with pytest.raises(UserError, match="no window fits") as error:
-        decide_window(shapes, 8, 256, budget)
+        decide_window(shapes, 8, 256, settings_of(**least))
     assert "attention_mlp" in str(error.value), "norms are trained, so matrices are no way out"
-    matrices = {**budget, "train_norms": False}
+    matrices = settings_of(**least, train_norms=False)
     assert decide_window(shapes, 8, 256, matrices)[0] == "matrix"
     assert decide_window(shapes, 8, 256, settings_of(window=3)) == (3, None)
 
@@ -242,20 +241,20 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
 def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
     """Of text beyond the calibration sample, or where nothing is kept."""
     shapes, length = Shapes.of(QWEN, "bfloat16"), 128
-    settings = with_defaults({"method": "norms", "loss": "distillation"}, "adaptation")
+    settings = read_adaptation({"method": "norms", "loss": "distillation"})
     kept, made = (retrain(shapes, 4, length, settings, keep).flops for keep in ("every_4", "none"))
     assert made - kept == shapes.forward_flops(4 * length, length)
-    plain = with_defaults({"method": "norms"}, "adaptation")
+    plain = read_adaptation({"method": "norms"})
     assert retrain(shapes, 4, length, plain, "none") == retrain(shapes, 4, length, plain, "all")
 
 
 @pytest.mark.parametrize("length", [256, 304, 336, 352, 384])
 def test_the_budget_that_is_advised_is_enough(length: int) -> None:
-    shapes, settings = Shapes.of(QWEN, "bfloat16"), settings_of(window="auto", memory_gb=1)
+    shapes = Shapes.of(QWEN, "bfloat16")
     with pytest.raises(UserError) as error:
-        decide_window(shapes, 8, length, settings)
+        decide_window(shapes, 8, length, settings_of(window="auto", memory_gb=1))
     (advised,) = re.findall(r"at least ([\d.]+) GB", str(error.value))
-    assert decide_window(shapes, 8, length, {**settings, "memory_gb": float(advised)})
+    assert decide_window(shapes, 8, length, settings_of(window="auto", memory_gb=float(advised)))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_a_batch_is_never_larger_than_the_sample() -> None:
 
 def test_one_matrix_at_a_time_is_solved() -> None:
     shapes = Shapes.of(QWEN, "bfloat16")
-    settings = with_defaults({"method": "least_squares"}, "adaptation")
+    settings = read_adaptation({"method": "least_squares"})
     wide = 29568
     solving = 8 * (2 * wide**2 + 4 * wide * 8192)
     found = reconstruct(shapes, 8, 256, settings).memory_bytes
@@ -299,7 +298,7 @@ def test_where_layers_are_fused_the_largest_is_the_fused_one() -> None:
 
 
 def test_solving_depends_on_how_much_is_kept() -> None:
-    config = copy.deepcopy(smoke().config)
+    config = smoke().as_json()
     config["adaptations"]["recon_block"] = {"method": "least_squares"}
     plan = Plan.of(Study.check(config, "smoke.yaml"))
     half, most = (
@@ -324,7 +323,7 @@ def test_the_plan_says_which_window_and_why() -> None:
 
 def test_disk_follows_what_is_kept() -> None:
     def disk(keep: str) -> int:
-        config = copy.deepcopy(smoke().config)
+        config = smoke().as_json()
         config["study"]["keep_hidden_states"] = keep
         step = Plan.of(Study.check(config, "smoke.yaml")).step("capture_dense", "tiny")
         assert step is not None
@@ -337,7 +336,7 @@ def test_disk_follows_what_is_kept() -> None:
 
 def test_only_ways_that_differ_are_compared() -> None:
     assert not smoke().compares_windows
-    config = copy.deepcopy(smoke().config)
+    config = smoke().as_json()
     config["adaptations"]["other"] = settings_of(window=2)
     config["study"]["grids"][0]["adaptations"].append("other")
     assert Study.check(config, "smoke.yaml").compares_windows

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from freelunch.evaluation import likelihood
-from freelunch.evaluation.likelihood import log_likelihoods
 from freelunch.evaluation.packing import PADDING, Batch, Request, batches, pack
 from freelunch.model.checkpoint import StreamedModel
+from measuring import likelihoods_of
 from tiny_models import FAMILIES, tiny_checkpoint, tokenizer
 
 # Longer than the tiny models' sliding windows; with and without choices that begin alike, of one
@@ -66,7 +66,7 @@ def test_equal_transformers_on_one_request_at_a_time(
     checkpoint = tiny_checkpoint(tmp_path, family)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, scratch).values
+    found = likelihoods_of(StreamedModel(checkpoint.folder), REQUESTS, scratch).values
     expected = slowly(checkpoint.folder, REQUESTS)
     for (value, first), (wanted, wanted_first) in zip(found, expected, strict=True):
         assert value == pytest.approx(wanted, abs=1e-4)
@@ -77,7 +77,7 @@ def test_tells_which_continuation_is_the_most_likely(tmp_path: Path) -> None:
     """Each token is the continuation once: exactly one is what the model would say."""
     checkpoint = tiny_checkpoint(tmp_path, "llama")
     requests = [Request(CONTEXT, [token]) for token in range(len(tokenizer()))]
-    found = log_likelihoods(StreamedModel(checkpoint.folder), requests, tmp_path).values
+    found = likelihoods_of(StreamedModel(checkpoint.folder), requests, tmp_path).values
     assert sum(first for _, first in found) == 1
     assert max(found)[1]
     assert sum(torch.tensor([value for value, _ in found]).exp()).item() == pytest.approx(
@@ -151,7 +151,7 @@ def test_a_request_that_is_too_long_loses_the_beginning_of_its_context() -> None
 
 def test_what_passed_is_counted(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path, "llama")
-    found = log_likelihoods(StreamedModel(checkpoint.folder), REQUESTS, tmp_path)
+    found = likelihoods_of(StreamedModel(checkpoint.folder), REQUESTS, tmp_path)
     packed = pack(REQUESTS)
     assert found.sequences == len(packed)
     assert found.passed_tokens == sum(batch.tokens.numel() for batch in batches(packed, 2048))

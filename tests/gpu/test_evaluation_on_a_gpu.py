@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.evaluation.drift import measure_drift
-from freelunch.evaluation.likelihood import log_likelihoods
 from freelunch.evaluation.packing import Request
-from freelunch.evaluation.perplexity import evaluate_perplexity
 from freelunch.model.checkpoint import StreamedModel
+from measuring import drift_of, identity_of, likelihoods_of, perplexity_of
 from tiny_models import random_tokens, tiny_checkpoint
 
 pytestmark = [
@@ -23,13 +21,16 @@ DEVICES = ("cpu", "cuda")
 def test_perplexity(tmp_path: Path, stride: int | None) -> None:
     folder = tiny_checkpoint(tmp_path / "model").folder
     cpu, cuda = (
-        evaluate_perplexity(
-            StreamedModel(folder, device), random_tokens(4), tmp_path, stride=stride
-        )
+        perplexity_of(StreamedModel(folder, device), random_tokens(4), tmp_path, stride=stride)
         for device in DEVICES
     )
     assert cuda["window_losses"] == pytest.approx(cpu["window_losses"], rel=1e-4)
-    assert cuda["identity"] == cpu["identity"]
+
+
+def test_identity(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model").folder
+    cpu, cuda = (identity_of(StreamedModel(folder, device)) for device in DEVICES)
+    assert cuda == cpu
 
 
 def test_drift(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_drift(tmp_path: Path) -> None:
     found = []
     for device in DEVICES:
         models = (StreamedModel(folder, device) for folder in (one, other))
-        found.append(measure_drift(*models, random_tokens(4), tmp_path))
+        found.append(drift_of(*models, random_tokens(4), tmp_path))
     cpu, cuda = found
     assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-4)
     # Equal models: what is left is that both devices say so.
@@ -47,11 +48,11 @@ def test_drift(tmp_path: Path) -> None:
     assert all(speed > 0 for speed in cuda["tokens_per_second"].values())
 
 
-def test_log_likelihoods(tmp_path: Path) -> None:
+def test_likelihoods_of(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model").folder
     requests = [Request([1, 2, 3, 4], [token, 7]) for token in range(5, 9)]
     cpu, cuda = (
-        log_likelihoods(StreamedModel(folder, device), requests, tmp_path) for device in DEVICES
+        likelihoods_of(StreamedModel(folder, device), requests, tmp_path) for device in DEVICES
     )
     for (mine, greedy), (theirs, also) in zip(cpu.values, cuda.values, strict=True):
         assert theirs == pytest.approx(mine, rel=1e-4)

@@ -15,7 +15,7 @@ import yaml
 from freelunch.core.artifact import write_atomically, write_json
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
-from freelunch.evaluation.tasks import write_answers
+from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.evidence import Evidence
@@ -285,7 +285,7 @@ def test_a_published_accuracy(tmp_path: Path) -> None:
     row = beside(study, asked(study, rte=0.52), path)
     assert (row["verdict"], row["seqlen"]) == (AGREES, None)
     assert (row["ours"], row["ours_standard_error"]) == (pytest.approx(52), pytest.approx(3))
-    assert "--forcerun evaluate_tasks" in row["command"] and len(row["cells"]) == 2
+    assert "--forcerun evaluate_cell" in row["command"] and len(row["cells"]) == 2
     seven = dict.fromkeys(TASKS, 0.5) | {"boolq": 0.64}
     path = published(tmp_path, metric="accuracy_mean_of_seven", seqlen="", value="60")
     row = beside(study, asked(study, **seven), path)
@@ -526,7 +526,7 @@ def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
     records = make_records(study, PERPLEXITIES)
     cell = Cell.parse("tiny/wanda-u50/none/seed0")
     answers = answers_beside(tmp_path / cell.record_name)
-    write_answers(answers, {"rte": [{"right": True}, {"right": False}]})
+    answers.write_bytes(answers_bytes({"rte": [{"right": True}, {"right": False}]}))
     of_task = {"accuracy": 0.5, "documents": 2, "documents_in_all": 2}
     records[cell]["metrics"]["tasks"] = {
         "tasks": {"rte": of_task},
@@ -536,7 +536,7 @@ def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
     records[cell] = sealed(records[cell])
     check_records(study, records, tmp_path)
     for other in ([{"right": False}, {"right": True}], [{"right": True}]):
-        write_answers(answers, {"rte": other})
+        answers.write_bytes(answers_bytes({"rte": other}))
         with pytest.raises(UserError, match="contradicts itself") as error:
             check_records(study, records, tmp_path)
         assert "answers_sha256" in str(error.value)

@@ -12,7 +12,7 @@ import yaml
 from freelunch.analysis.bootstrap import Estimate
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
-from freelunch.evaluation.tasks import write_answers
+from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.audit.claims import audit_claims, estimate_text, load_claims
 from freelunch.reporting.audit.evidence import Evidence
@@ -205,10 +205,8 @@ def audited(
     for cell, record in records.items():
         if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
             record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
-            write_answers(
-                answers_beside(folder / cell.record_name),
-                {"rte": [{"right": bit == "1"} for bit in bits]},
-            )
+            content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
+            answers_beside(folder / cell.record_name).write_bytes(content)
     part = {"says": "it is so", "measure": measure, "holds": holds, "why": "so"}
     part |= {"metric": metric} if MEASURES[measure].metrics else {}
     if settings is None and measure == "recovery":
@@ -472,7 +470,7 @@ def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
     )
     assert part["verdict"] == HOLDS
     assert part["findings"][0]["value"] == pytest.approx(0.5)
-    assert " --forcerun evaluate_tasks -- " in part["findings"][0]["command"]
+    assert " --forcerun evaluate_cell -- " in part["findings"][0]["command"]
 
 
 @pytest.mark.parametrize(

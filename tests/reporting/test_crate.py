@@ -114,7 +114,7 @@ def made_up() -> tuple[Study, dict[Any, Any]]:
     records = make_records(study, {})
     for record in records.values():
         provenance = record["provenance"]
-        provenance["environments"] = {"prune_model": ENVIRONMENT, "assemble_model": ENVIRONMENT}
+        provenance["environments"] = {"prune_model": ENVIRONMENT, "evaluate_cell": ENVIRONMENT}
         provenance["model_origin"] = {"files": FILES}
         provenance["text_origins"] = {"calibration": {"files": {"c4.utf8": "2" * 64}}}
     return study, records
@@ -463,7 +463,7 @@ def test_same_records_give_the_same_bytes() -> None:
     backwards = dict(reversed(records.items()))
     assert write_crate(study, backwards, root).read_bytes() == first
 
-    next(iter(records.values()))["cost"]["assemble_model"]["wall_s"] = 99.0
+    next(iter(records.values()))["cost"]["evaluate_cell"]["wall_s"] = 99.0
     other = write_crate(study, records, root).read_bytes()
     assert re.findall(rb"#run-\w+", other)[0] != re.findall(rb"#run-\w+", first)[0]
 

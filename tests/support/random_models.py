@@ -23,7 +23,6 @@ from freelunch.adaptation import reconstruction
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
 from freelunch.core.artifact import Artifact, ArtifactWriter
-from freelunch.evaluation.perplexity import evaluate_perplexity
 from freelunch.model import mask_store, token_ids
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import (
@@ -45,6 +44,7 @@ from freelunch.study.adaptations import Adaptation, read_adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.windows import split_windows
+from measuring import perplexity_of
 
 WANDA = read_criterion({"score": "wanda"})
 STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
@@ -149,7 +149,7 @@ def _step(folder: Path, step: str, written: Mapping[str, Any] | None, scratch: P
         assemble_model(model, masks, adapted, folder / "assembled", "random")
     elif step == "evaluate":
         assembled = StreamedModel(folder / "assembled")
-        evaluate_perplexity(assembled, token_ids.read_tokens(sample), scratch)
+        perplexity_of(assembled, token_ids.read_tokens(sample), scratch)
 
 
 def main(folder: Path, step: str, settings: str, limit: str) -> None:

@@ -14,6 +14,12 @@ from freelunch.records.read import content_digest
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import candidates_of
+from freelunch.study.steps import (
+    CAPTURE_DENSE,
+    EVALUATE_CELL,
+    PRUNE_MODEL,
+    SAMPLE_CALIBRATION,
+)
 from freelunch.study.study import Study
 
 WINDOWS = 32
@@ -113,7 +119,7 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
         "cost": _cost(study, cell),
         "provenance": {
             "environments": {},
-            "finished": {"evaluate_perplexity": f"2026-09-21T14:13:{20 - cell.seed}+00:00"},
+            "finished": {EVALUATE_CELL: f"2026-09-21T14:13:{20 - cell.seed}+00:00"},
             "digests": {},
             "model_origin": {},
             "text_origins": {},
@@ -224,11 +230,11 @@ def _cost(study: Study, cell: Cell) -> dict[str, Any]:
     def step(wall_s: float, **more: int) -> dict[str, Any]:
         return {"jobs": 1, "wall_s": wall_s, "cpu_s": wall_s, "peak_bytes": 10**9, **more}
 
-    cost = {"assemble_model": step(1.0), "evaluate_perplexity": step(20.5, tokens=16384)}
+    cost = {EVALUATE_CELL: step(20.5, tokens=16384)}
     if not cell.is_dense:
-        cost["sample_calibration"] = step(2.25)
-        cost["capture_dense"] = step(11.5, tokens=8192)
-        cost["prune_model"] = step(3.75)
+        cost[SAMPLE_CALIBRATION] = step(2.25)
+        cost[CAPTURE_DENSE] = step(11.5, tokens=8192)
+        cost[PRUNE_MODEL] = step(3.75)
     if cell.adaptation != NONE:
         settings = study.adaptation(cell.adaptation)
         assert settings is not None

@@ -114,7 +114,7 @@ def test_an_edit_of_a_criterion_reruns_what_it_prunes_and_nothing_else(wide):
         planned = wide.planned()
     finally:
         path.write_text(text)
-    assert planned["prune_model"] == planned["evaluate_perplexity"] == 1
+    assert planned["prune_model"] == planned["evaluate_cell"] == 1
     assert "capture_dense" not in planned and "reconstruct_window" not in planned
 
 

@@ -316,7 +316,7 @@ def test_clone_without_a_remote_can_run(origin, tmp_path):
     pull = clone.try_(clone.bin / "dvc", "pull")
     assert pull.returncode != 0 and "No remote provided" in pull.stdout, pull.stdout
     assert "Running stage 'study'" in clone.dvc("repro", "--dry")
-    assert "evaluate_perplexity" in clone.planned()
+    assert "evaluate_cell" in clone.planned()
 
 
 def test_metrics_and_plots_show_the_study(pulled):

@@ -64,8 +64,8 @@ def asked(finished, tmp_path_factory):
 def test_only_what_a_grid_asks_is_asked_and_nothing_else_runs_again(asked):
     drawn = ("draw_figure", "audit_study", "all", "total")
     assert {rule: n for rule, n in asked.planned_first.items() if rule not in drawn} == {
-        "fetch_tasks": 2,
-        "evaluate_tasks": 3,
+        "fetch_tasks": 1,
+        "evaluate_cell": 3,
         "collect_records": 3,
         "build_tables": 1,
     }
@@ -104,8 +104,8 @@ def test_answers_are_beside_the_record_and_add_up(asked):
         metrics = found["metrics"]["tasks"]["tasks"][task]
         assert metrics["accuracy"] == pytest.approx(accuracies[-1])
     assert found["metrics"]["tasks"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
-    assert found["cost"]["evaluate_tasks"]["flops"] > 0
-    assert found["provenance"]["environments"]["evaluate_tasks"]["packages"]["lm-eval"]
+    assert found["cost"]["evaluate_cell"]["flops"] > 0
+    assert found["provenance"]["environments"]["evaluate_cell"]["packages"]["lm-eval"]
 
 
 def test_tables_compare_document_by_document(asked):
@@ -124,8 +124,14 @@ def test_another_sample_asks_again_and_prunes_nothing(asked, tmp_path):
     study = asked.copy(tmp_path / "study")
     study.edit("config.yaml", "limit: 3", "limit: 4")
     planned = study.planned()
-    assert planned["evaluate_tasks"] == 3
+    assert planned["evaluate_cell"] == 3
     assert "prune_model" not in planned and "fetch_tasks" not in planned
+    metrics = study.path / "results" / "smoke" / "metrics" / "tiny" / "wanda-u50" / "none" / "seed0"
+    before = {path.name: path.stat().st_mtime_ns for path in metrics.iterdir()}
+    study.run()
+    after = {path.name: path.stat().st_mtime_ns for path in metrics.iterdir()}
+    again = {name for name in after if after[name] != before.get(name)}
+    assert again == {"tasks.json", "answers.json.gz", "kept.json", "manifest.json", "run.json"}
 
 
 def test_a_task_that_lm_eval_does_not_know_stops_it(asked, tmp_path):

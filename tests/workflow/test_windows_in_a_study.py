@@ -74,20 +74,22 @@ def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wi
     assert wide.planned_first["reconstruct_window"] == 2 * 5 + 1 + 2 * 2
     assert wide.planned_first["retrain_model"] == 2
     assert wide.planned_first["extend_calibration"] == 1
-    assert wide.planned_first["evaluate_candidate"] == 2
+    # The dense model, four pruned cells of before, the new ones, and four candidates.
+    assert wide.planned_first["evaluate_cell"] == 1 + 4 + len(ADAPTATIONS) + 1 + 4
     assert wide.planned_first["choose_candidate"] == 2
+    assert wide.planned_first["decide_window"] == 1
     assert wide.planned("--set-scatter", "windows=2") == {}
 
 
 def test_drift_is_measured_of_every_pruned_cell(wide):
-    assert wide.planned_first["measure_drift"] == 4 + len(ADAPTATIONS) + 1
+    assert wide.planned_first["capture_reference"] == 1
     found = record(wide, "recon_matrix")
     metrics = found["metrics"]["drift"]
     assert len(metrics["drift"]["accumulated"]) == len(metrics["drift"]["local"]) == 4
     assert metrics["drift"]["local"][0] == metrics["drift"]["accumulated"][0]
     assert found["spec"]["evaluation"]["drift"] == {"samples": 2}
     assert found["spec"]["selection"] == {"samples": 4}
-    assert found["cost"]["measure_drift"]["flops"] > 0
+    assert found["cost"]["capture_reference"]["flops"] > 0
     # Of the same tokens for all.
     tokens = {record(wide, name)["metrics"]["drift"]["token_ids_sha256"] for name in ADAPTATIONS}
     assert tokens == {metrics["token_ids_sha256"]}
@@ -121,7 +123,7 @@ def test_the_best_candidate_is_the_result(wide):
     chosen = choice["candidates"][best]
     assert f"lr{chosen['learning_rate']}.epochs{chosen['epochs']}" in best
     for name, found in choice["candidates"].items():
-        path = wide.path / CELL.format("candidates", name) / "perplexity.json"
+        path = wide.path / CELL.format("metrics", name) / "held_out.json"
         assert json.loads(path.read_text())["perplexity"] == found["perplexity"]
     for shard in ("block-000.safetensors", "block-003.safetensors"):
         ours = (wide.path / CELL.format("checkpoints", "searched") / shard).read_bytes()
@@ -227,6 +229,25 @@ def test_another_grid_runs_the_new_candidates_only(wide, tmp_path):
     planned = study.planned("--set-scatter", "windows=2")
     assert "reconstruct_window" not in planned and "extend_calibration" not in planned
     assert planned["retrain_model"] == 1
-    assert planned["evaluate_candidate"] == 1
+    # The new candidate, and the cell, if another is chosen.
+    assert planned["evaluate_cell"] == 2
     assert planned["choose_candidate"] == 1
     assert planned["collect_records"] == 1
+
+
+def test_a_mended_formula_trains_nothing_again(wide, tmp_path):
+    """What decides by it runs again; what was decided is the same."""
+    study = wide.copy(tmp_path / "study")
+    path = "workflow/scripts/freelunch/costs/reconstruction.py"
+    study.edit(path, "BESIDE_BYTES = 80_000_000", "BESIDE_BYTES = 81_000_000")
+    scattered = ("--set-scatter", "windows=2")
+    planned = study.planned(*scattered)
+    assert planned["decide_window"] == 1
+    computing = {"reconstruct_window", "retrain_model", "evaluate_cell", "prune_model"}
+    assert not computing & planned.keys()
+    study.run(*scattered)
+    assert study.planned(*scattered) == {}
+    # Another decision is another window: it is trained.
+    decided = study.path / "results/smoke/decided/tiny/recon_auto.json"
+    decided.write_text(json.dumps({"window": 2, "why": "for a test"}))
+    assert study.planned(*scattered)["reconstruct_window"] == 2

@@ -62,10 +62,10 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
         assert torch.equal((weight == 0).sum(1), torch.full((32,), 32))
     record = json.loads((results / "records" / records[4]).read_text())
     assert record["identity"]["sparsity"] == 0.5
-    assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_perplexity"}
+    assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_cell"}
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
     assert record["provenance"]["environments"]["reconstruct_window"]["threads"] == 1
-    packages = record["provenance"]["environments"]["evaluate_perplexity"]["packages"]
+    packages = record["provenance"]["environments"]["evaluate_cell"]["packages"]
     assert packages["torch"] == torch.__version__
     assert record["provenance"]["text_origins"]["evaluation"]["licence"] == "public domain"
 
@@ -130,14 +130,13 @@ def test_learning_rate_reruns_reconstructions_and_what_follows(study):
     study.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 2")
     assert study.planned() == {
         "reconstruct_window": 2,
-        "assemble_model": 2,
-        "evaluate_perplexity": 2,
+        "evaluate_cell": 2,
         "collect_records": 2,
         "build_tables": 1,
         "draw_figure": 1,
         "audit_study": 1,
         "all": 1,
-        "total": 12,
+        "total": 10,
     }
     assert "Params have changed" in study.run("--dry-run")
 
@@ -145,9 +144,10 @@ def test_learning_rate_reruns_reconstructions_and_what_follows(study):
 def test_evaluation_setting_reruns_evaluations_only(study):
     study.edit("config.yaml", "windows: 16", "windows: 8")
     planned = study.planned()
-    assert planned["evaluate_perplexity"] == 5
+    assert planned["evaluate_cell"] == 5
     assert planned.keys() == {
-        "evaluate_perplexity",
+        "cut_windows",
+        "evaluate_cell",
         "collect_records",
         "build_tables",
         "draw_figure",
@@ -161,7 +161,7 @@ def test_calibration_setting_leaves_models_and_the_dense_cell_alone(study):
     study.edit("config.yaml", "samples: 8", "samples: 6")
     planned = study.planned()
     assert planned["capture_dense"] == 1
-    assert planned["evaluate_perplexity"] == 4
+    assert planned["evaluate_cell"] == 4
     assert "fetch_model" not in planned
     assert "fetch_text" not in planned
 
@@ -190,7 +190,7 @@ def test_new_cell_adds_only_itself(study):
     study.edit("config.yaml", "patterns: [u50]", "patterns: [u50, u60]")
     planned = study.planned()
     assert planned["prune_model"] == 2
-    assert planned["evaluate_perplexity"] == 4
+    assert planned["evaluate_cell"] == 4
     assert "capture_dense" not in planned
 
 
@@ -387,7 +387,7 @@ def test_record_of_other_settings_is_refused(study):
     )
     assert done.returncode == 1
     assert "evaluation.perplexity.windows = 16" in done.stderr
-    assert "--forcerun evaluate_perplexity" in done.stderr
+    assert "--forcerun cut_windows evaluate_cell" in done.stderr
 
 
 def test_stale_steps_without_metadata_are_refused(study):
@@ -400,8 +400,8 @@ def test_stale_steps_without_metadata_are_refused(study):
     output = study.run(status=1)
     assert "was computed with other settings than the config asks for" in output
     assert "evaluation.perplexity.windows = 16" in output
-    assert "--forcerun evaluate_perplexity" in output
-    study.run("--forcerun", "evaluate_perplexity")
+    assert "--forcerun cut_windows evaluate_cell" in output
+    study.run("--forcerun", "cut_windows", "evaluate_cell", "--")
     assert study.planned() == {}
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from freelunch.core.artifact import MANIFEST, Artifact, json_text, write_atomically, write_json
 from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.token_loss import check_dense
@@ -67,6 +68,24 @@ class Found:
     metrics: dict[str, Any]
     counts: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def check_made_with(artifact: Artifact, settings: Mapping[str, Any], rule: str) -> None:
+    """Refuse to measure with what was made with other settings than a part has.
+
+    Args:
+        artifact: What is measured with; its fact `settings` says what it was made with.
+        settings: The part's.
+        rule: What makes it again.
+    """
+    if artifact.facts["settings"] != settings:
+        raise UserError(
+            "this was made with other settings than the evaluation asks for",
+            where=artifact.folder,
+            found=artifact.facts["settings"],
+            expected=dict(settings),
+            todo=f"the same command with `--forcerun {rule}` makes it again",
+        )
 
 
 class Measurement(Protocol):

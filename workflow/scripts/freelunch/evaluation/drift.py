@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Found, Part
+from freelunch.evaluation.cell import Found, Part, check_made_with
 from freelunch.evaluation.perplexity import loss_facts, tokens_digest
 from freelunch.evaluation.reference import (
     BLOCK,
@@ -28,7 +28,7 @@ from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
-from freelunch.study.steps import REFERENCE
+from freelunch.study.steps import CAPTURE_REFERENCE, REFERENCE
 
 KINDS = ("accumulated", "local")
 
@@ -122,6 +122,7 @@ def begin(model: StreamedModel, part: Part, scratch: Path) -> Drift:
     """
     dense, held_out, reference = part.inputs
     measured = Artifact(reference, REFERENCE)
+    check_made_with(measured, part.settings, CAPTURE_REFERENCE)
     sample = Artifact(held_out, token_ids.KIND)
     input_ids = read_tokens(sample)[: part.settings["samples"]]
     facts = {

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Found, Part
+from freelunch.evaluation.cell import Found, Part, check_made_with
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import scored_tokens, window_losses
-from freelunch.study.steps import TEXT_WINDOWS
+from freelunch.study.steps import CUT_WINDOWS, TEXT_WINDOWS
 
 
 class Perplexity:
@@ -85,7 +85,9 @@ class TextPerplexity(Perplexity):
 def begin(model: StreamedModel, part: Part, scratch: Path) -> TextPerplexity:
     """Return the measurement on the windows that are the part's one input."""
     (folder,) = part.inputs
-    return TextPerplexity(model, Artifact(folder, TEXT_WINDOWS), scratch)
+    windows = Artifact(folder, TEXT_WINDOWS)
+    check_made_with(windows, part.settings, CUT_WINDOWS)
+    return TextPerplexity(model, windows, scratch)
 
 
 def tokens_digest(input_ids: Tensor) -> str:

@@ -44,7 +44,7 @@ SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 STOCK = Path(lm_eval.tasks.__file__).parent
 
 
-class _Asked(Exception):
+class Asked(Exception):
     """The harness has said what it wants to know."""
 
 
@@ -126,7 +126,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                     expected=f"fewer than max_position_embeddings = {self.max_length}",
                     todo="leave this task out, or use a model with more positions",
                 )
-        raise _Asked
+        raise Asked
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -171,7 +171,7 @@ class TaskAccuracy:
         }
         self._lm = PackedLM(model)
         self._loaded = load_tasks(tasks, self._samples, scratch)
-        with suppress(_Asked):
+        with suppress(Asked):
             self._harness()
         self._likelihood = LogLikelihood(model, self._lm.requests, scratch)
 

@@ -1,0 +1,275 @@
+"""One evaluation of a cell: one pass for all that is measured, and what of it is kept."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from freelunch.core.artifact import MANIFEST, Artifact, fingerprint, scratch_folder
+from freelunch.core.errors import UserError
+from freelunch.evaluation.cell import Evaluation, Part, evaluate_cell
+from freelunch.evaluation.reference import capture_reference
+from freelunch.model.assembly import assemble_model
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.token_ids import write_tokens
+from freelunch.study.steps import METRICS, TEXT_WINDOWS
+from measuring import drift_of, identity_of, perplexity_of
+from tiny_models import BLOCKS, Prepared, prepare, random_tokens, save_calibration
+
+SAMPLES = 3
+
+
+@dataclass
+class Evaluated:
+    """A pruned model, and what its evaluation asks for."""
+
+    base: Path
+    prepared: Prepared
+    checkpoint: Artifact
+    parts: list[Part]
+
+    @property
+    def folder(self) -> Path:
+        return self.base / "metrics"
+
+    def run(self, parts: list[Part] | None = None, **arguments: object) -> Evaluation:
+        with scratch_folder(self.base / "scratch") as scratch:
+            return evaluate_cell(
+                StreamedModel(self.checkpoint.folder),
+                self.parts if parts is None else parts,
+                self.folder,
+                scratch,
+                **arguments,  # type: ignore[arg-type]
+            )
+
+    def read(self, name: str) -> dict:
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Evaluated:
+    prepared = prepare(tmp_path)
+    model = prepared.model
+    checkpoint = assemble_model(model, prepared.masks, [], tmp_path / "assembled", "fingerprint")
+    windows = write_tokens(
+        tmp_path / "windows",
+        "fingerprint",
+        random_tokens(4, seed=3),
+        kind=TEXT_WINDOWS,
+        settings={"length": 24},
+        **{"stride": None, "bytes": 50, "words": None, "text": "digest of the text"},
+    )
+    held_out = save_calibration(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
+    reference = captured(model, held_out, tmp_path / "reference", "all")
+    parts = [
+        Part("identity", {}, [], "code"),
+        Part("perplexity", {"length": 24}, [windows.folder], "code"),
+        Part("held_out", {}, [held_out.folder], "code"),
+        Part(
+            "drift",
+            {"samples": SAMPLES},
+            [model.folder, held_out.folder, reference.folder],
+            "code",
+            tmp_path / "reference-cache",
+        ),
+    ]
+    return Evaluated(tmp_path, prepared, checkpoint, parts)
+
+
+def captured(model: StreamedModel, held_out: Artifact, folder: Path, keep: str) -> Artifact:
+    with scratch_folder(folder.with_name("capturing")) as scratch:
+        return capture_reference(
+            model,
+            held_out,
+            SAMPLES,
+            keep,
+            folder,
+            folder.with_name(f"{folder.name}-cache"),
+            fingerprint("code", keep),
+            scratch,
+        )
+
+
+# --- What is measured
+
+
+def test_all_is_measured_as_each_by_itself(cell: Evaluated) -> None:
+    found = cell.run()
+    model = StreamedModel(cell.checkpoint.folder)
+    expected = {
+        "identity": identity_of(model),
+        "perplexity": perplexity_of(model, random_tokens(4, seed=3), cell.base),
+        "held_out": perplexity_of(model, random_tokens(5, seed=4), cell.base),
+        "drift": drift_of(
+            cell.prepared.model, model, random_tokens(5, seed=4)[:SAMPLES], cell.base
+        ),
+    }
+    del expected["drift"]["tokens_per_second"]
+    for name, metrics in expected.items():
+        assert cell.read(name).items() >= metrics.items(), name
+        assert cell.read(name)["checkpoint"] == cell.checkpoint.digest
+    assert cell.read("perplexity")["text"] == "digest of the text"
+    assert cell.read("perplexity")["settings"] == {"length": 24}
+    assert set(found.artifact.files) == {f"{part.name}.json" for part in cell.parts}
+    assert Artifact(cell.folder, METRICS).digest == found.artifact.digest
+
+
+def test_each_block_is_loaded_once(cell: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[Path, int]] = []
+    load = StreamedModel.load_block
+
+    def note(self: StreamedModel, index: int, folder: Path | None = None) -> object:
+        loaded.append((self.folder, index))
+        return load(self, index, folder)
+
+    monkeypatch.setattr(StreamedModel, "load_block", note)
+    cell.run()
+    assert loaded == [(cell.checkpoint.folder, index) for index in range(BLOCKS)]
+
+
+def test_counts_are_what_passed(cell: Evaluated) -> None:
+    counts = cell.run().counts
+    length = random_tokens(1).shape[1]
+    assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
+    assert counts["drift"]["tokens"] == 2 * SAMPLES * length
+    assert counts["tokens"] == (4 + 5 + 2 * SAMPLES) * length
+
+
+@pytest.mark.parametrize("shard", [OUTER, block_shard(1)])
+def test_a_flipped_byte_stops_the_evaluation(cell: Evaluated, shard: str) -> None:
+    path = cell.checkpoint.folder / shard
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    # Not in place: a linked shard is the dense model's, too.
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="content differs from what the manifest says") as error:
+        cell.run()
+    assert shard in str(error.value)
+    assert not (cell.folder / MANIFEST).exists()
+
+
+def test_an_unsound_dense_model_is_no_evaluation(cell: Evaluated) -> None:
+    with pytest.raises(UserError, match="dense model's perplexity is absurd"):
+        cell.run(dense_limit=1.0)
+    assert not (cell.folder / MANIFEST).exists()
+    cell.run(dense_limit=1e9)
+    assert (cell.folder / MANIFEST).is_file()
+
+
+# --- What is kept
+
+
+def stamps(cell: Evaluated) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in cell.folder.glob("*.json")}
+
+
+def changed(
+    cell: Evaluated, change: Callable[[Part], Part], name: str, **arguments: object
+) -> set[str]:
+    """Evaluate, change a part, evaluate again: return the parts that were measured again."""
+    cell.run()
+    before = stamps(cell)
+    # As Snakemake does before it runs a rule again.
+    (cell.folder / MANIFEST).unlink()
+    cell.run([change(part) if part.name == name else part for part in cell.parts], **arguments)
+    after = stamps(cell)
+    names = {part.name for part in cell.parts}
+    return {each for each in names if after[f"{each}.json"] != before[f"{each}.json"]}
+
+
+def test_what_still_holds_is_kept(cell: Evaluated) -> None:
+    assert changed(cell, lambda part: part, "drift") == set()
+
+
+@pytest.mark.parametrize("name", ["identity", "perplexity", "held_out", "drift"])
+def test_new_code_of_a_part_measures_that_part_again(cell: Evaluated, name: str) -> None:
+    assert changed(cell, lambda part: replace(part, code="other"), name) == {name}
+
+
+@pytest.mark.parametrize("name", ["perplexity", "drift"])
+def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> None:
+    with pytest.raises(UserError, match="made with other settings"):
+        changed(cell, lambda part: replace(part, settings={"samples": 2}), name)
+
+
+def test_a_new_input_measures_that_part_again(cell: Evaluated) -> None:
+    other = save_calibration(
+        cell.prepared.model.artifact, cell.base / "longer", random_tokens(6, seed=4)
+    )
+    found = changed(cell, lambda part: replace(part, inputs=[other.folder]), "held_out")
+    assert found == {"held_out"}
+
+
+def test_a_removed_cache_measures_nothing_again(cell: Evaluated) -> None:
+    def without_cache(part: Part) -> Part:
+        assert part.cache is not None
+        shutil.rmtree(part.cache)
+        return part
+
+    assert changed(cell, without_cache, "drift") == set()
+
+
+def test_all_is_measured_anew_if_asked(cell: Evaluated) -> None:
+    names = {part.name for part in cell.parts}
+    assert changed(cell, lambda part: part, "drift", anew=True) == names
+
+
+def test_another_checkpoint_keeps_nothing(cell: Evaluated) -> None:
+    cell.run()
+    cell.checkpoint = assemble_model(
+        cell.prepared.model, None, [], cell.base / "other", "fingerprint"
+    )
+    cell.run()
+    for part in cell.parts:
+        assert cell.read(part.name)["checkpoint"] == cell.checkpoint.digest
+
+
+def test_a_damaged_part_is_measured_again(cell: Evaluated) -> None:
+    cell.run()
+    path = cell.folder / "perplexity.json"
+    text = path.read_text()
+    path.write_text(text.replace("0", "1"))
+    cell.run()
+    assert path.read_text() == text
+
+
+def test_time_spent_on_kept_parts_counts(cell: Evaluated) -> None:
+    assert cell.run().artifact.spent == {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0}
+    spent = cell.run().artifact.spent
+    assert spent["attempts"] == 1 and spent["wall_s"] > 0
+
+
+# --- What the dense model makes of held-out text
+
+
+def test_a_drift_is_the_same_whether_its_reference_is_kept_or_not(cell: Evaluated) -> None:
+    cell.run()
+    kept = cell.read("drift")
+    shutil.rmtree(cell.base / "reference-cache")
+    counts = cell.run(anew=True).counts["drift"]
+    remade = cell.read("drift")
+    del kept["tokens_per_second"], remade["tokens_per_second"]
+    assert remade == kept
+    assert counts["dense_blocks"] == BLOCKS
+    assert counts["tokens"] == 3 * SAMPLES * random_tokens(1).shape[1]
+
+
+def test_a_reference_that_keeps_nothing_says_the_same(cell: Evaluated) -> None:
+    held_out = Artifact(cell.base / "held_out", "calibration")
+    other = captured(cell.prepared.model, held_out, cell.base / "other", "none")
+    assert other.digest == Artifact(cell.base / "reference", "dense reference").digest
+    assert not list((cell.base / "other-cache").glob("*.safetensors"))
+
+
+def test_activations_of_another_reference_are_refused(cell: Evaluated) -> None:
+    held_out = save_calibration(
+        cell.prepared.model.artifact, cell.base / "else", random_tokens(5, seed=9)
+    )
+    captured(cell.prepared.model, held_out, cell.base / "other", "all")
+    parts = [replace(part, cache=cell.base / "other-cache") for part in cell.parts]
+    with pytest.raises(UserError, match="made from a different artifact: reference"):
+        cell.run(parts)

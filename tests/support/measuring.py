@@ -1,0 +1,69 @@
+"""Measure one thing at a time, as `evaluate_cell` measures all of them together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from freelunch.core.artifact import Artifact
+from freelunch.evaluation.cell import pass_through
+from freelunch.evaluation.drift import Drift
+from freelunch.evaluation.identity import Identity
+from freelunch.evaluation.likelihood import Likelihoods, LogLikelihood
+from freelunch.evaluation.packing import Request
+from freelunch.evaluation.perplexity import Perplexity
+from freelunch.evaluation.reference import PassingReference
+from freelunch.model.checkpoint import StreamedModel
+
+
+def perplexity_of(
+    model: StreamedModel, input_ids: Tensor, scratch: Path, stride: int | None = None
+) -> dict[str, Any]:
+    """Return the perplexity of a model on windows, (windows, length), int64."""
+    measurement = Perplexity(model, input_ids, scratch, stride)
+    pass_through(model, [measurement])
+    return measurement.found().metrics
+
+
+def identity_of(model: StreamedModel) -> dict[str, Any]:
+    """Return what a checkpoint is."""
+    measurement = Identity(model)
+    pass_through(model, [measurement])
+    return measurement.found().metrics
+
+
+def drift_of(
+    dense: StreamedModel, checkpoint: StreamedModel, input_ids: Tensor, scratch: Path
+) -> dict[str, Any]:
+    """Return the drift of a checkpoint from a dense model that is passed beside it."""
+    reference = PassingReference(dense, input_ids, scratch)
+    measurement = Drift(checkpoint, reference, input_ids, {}, scratch)
+    pass_through(checkpoint, [measurement])
+    return measurement.found().metrics
+
+
+def likelihoods_of(model: StreamedModel, requests: Sequence[Request], scratch: Path) -> Likelihoods:
+    """Return the log-likelihoods of requests."""
+    measurement = LogLikelihood(model, requests, scratch)
+    pass_through(model, [measurement])  # type: ignore[list-item]
+    return measurement.values()
+
+
+def accuracy_of(
+    model: StreamedModel,
+    tasks: Mapping[str, Artifact],
+    limit: int | None,
+    seed: int,
+    scratch: Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a model's answers to tasks are worth, and the answers."""
+    import gzip
+    import json
+
+    from freelunch.evaluation.tasks import TaskAccuracy
+
+    measurement = TaskAccuracy(model, tasks, limit, seed, scratch)
+    pass_through(model, [measurement])
+    found = measurement.found()
+    return found.metrics, json.loads(gzip.decompress(found.files["answers.json.gz"]))
