@@ -1,4 +1,4 @@
-"""How many answers to the zero-shot tasks are right, and what pruning and adapting change of it.
+"""How many answers to the zero-shot tasks are right, and how pruning and adaptation change that.
 
 All cells are asked the same documents, so two cells are compared document by document: the error
 of such a difference is far smaller than the errors of the two accuracies.
@@ -17,7 +17,7 @@ from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import EVALUATE_CELL
 
-# In place of a task: the plain mean over all of them.
+# Stands in place of a task for the plain mean over all tasks.
 MEAN = "mean"
 TASK_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -27,7 +27,7 @@ TASK_COLUMNS = (
     *("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"),
     *("truncated_requests", "truncated_tokens", "records"),
 )
-# Of a cell, by task: for each document whether its answer is right.
+# For each task of a cell, whether the answer to each document is right.
 Right = dict[str, list[bool]]
 
 
@@ -36,11 +36,11 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
     one for their plain mean; seeds are averaged, document by document.
 
     Args:
-        records: Of the study.
-        folder: Where the records are, and the answers beside them.
+        records: The records of the study.
+        folder: The folder of the records, with the answers beside them.
 
     Raises:
-        UserError: Answers are missing, or two cells were asked other documents.
+        UserError: Answers are missing, or two cells were asked different documents.
     """
     asked = {cell: record for cell, record in records.items() if "tasks" in record["metrics"]}
     right = {cell: _right(cell, asked, folder) for cell in asked}
@@ -53,7 +53,7 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
         if one.adaptation != NONE and len(before) == len(cells):
             unadapted = _over_seeds(before)
         metrics = asked[one]["metrics"]["tasks"]["tasks"]
-        # Of all tasks together: the harness asks them at once.
+        # Counted over all tasks together, since the model is asked all of them at once.
         truncated = asked[one]["metrics"]["tasks"]["truncated"]
         for task in (*mine, MEAN):
             facts = [metrics[task]] if task != MEAN else list(metrics.values())
@@ -82,7 +82,7 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
     """Return which answers of a cell are right.
 
     Raises:
-        UserError: It was asked other documents than its dense model.
+        UserError: The cell was asked other documents than its dense model.
     """
     dense = Cell.dense(cell.model)
     mine, theirs = (records[it]["metrics"]["tasks"]["tasks"] for it in (cell, dense))

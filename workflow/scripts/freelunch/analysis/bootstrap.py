@@ -1,9 +1,9 @@
 """The uncertainty of a statistic of mean losses: over windows (or documents), and over seeds.
 
-Windows are drawn anew (bootstrap). All cells of a model are measured on the same windows, so all of
-them are drawn together: the interval of a difference is far narrower than those of what is
-subtracted. Seeds are too few to be drawn: where a model has several, Student's t of the statistic
-of each widens the interval, in quadrature. Of one seed an interval says nothing of others.
+Windows are resampled (bootstrap). All cells of a model are measured on the same windows, so they
+are resampled together: the interval of a difference is far narrower than those of its two terms.
+Seeds are too few to resample: where a model has several, a Student's t interval of the statistic
+over seeds widens the bootstrap's, in quadrature. With one seed the interval does not cover others.
 """
 
 import math
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 DRAWS = 1000
-# Of the draws, this share lies within the interval.
+# The share of draws within an interval.
 WITHIN = 0.95
 
 Means = Mapping[str, float]
@@ -28,9 +28,9 @@ class Sample:
     """What was measured on the cells of one model that a statistic compares.
 
     Attributes:
-        names: What the compared are called.
-        strata: Of each part of what was measured (the windows of a text; the documents of a task),
-            the losses, (names, seeds, units). The mean is the plain mean over strata.
+        names: Names of what is compared.
+        strata: The losses, (names, seeds, units), of each part of what was measured: the windows of
+            a text, or the documents of each task. The mean is the plain mean over strata.
     """
 
     names: Sequence[str]
@@ -38,19 +38,19 @@ class Sample:
 
     @property
     def seeds(self) -> int:
-        """Return how many there are."""
+        """Return the number of seeds."""
         return int(self.strata[0].shape[1])
 
     def means(self) -> dict[str, float]:
-        """Return the mean loss of each."""
+        """Return the mean loss of each name."""
         return self._named(np.mean([losses.mean((1, 2)) for losses in self.strata], axis=0))
 
     def of_seed(self, seed: int) -> dict[str, float]:
-        """Return the mean loss of each, of one seed by its place."""
+        """Return the mean loss of each name with one seed, given by its place."""
         return self._named(np.mean([part[:, seed].mean(1) for part in self.strata], axis=0))
 
     def drawn(self, generator: np.random.Generator) -> list[dict[str, float]]:
-        """Return the mean losses of each of DRAWS draws."""
+        """Return the mean loss of each name in each of DRAWS draws."""
         total = np.zeros((DRAWS, len(self.names)))
         for losses in self.strata:
             units = losses.shape[2]
@@ -67,9 +67,9 @@ class Estimate:
     """A statistic with its uncertainty.
 
     Attributes:
-        value: Of all windows and seeds.
-        low, high: The interval, of WITHIN.
-        of_seeds: Of each seed alone; empty where there is one, or more than one model.
+        value: The statistic of all windows and seeds.
+        low, high: The ends of its interval, which holds WITHIN of the draws.
+        of_seeds: The statistic of each seed; empty for a single seed and for several models.
     """
 
     value: float
@@ -84,8 +84,8 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
     A loss that is not finite makes them NaN.
 
     Args:
-        statistic: From the mean losses of all samples, by name, to a number.
-        samples: Of one model each, whose windows are drawn together; names differ.
+        statistic: Computes the number from the mean losses of all samples, by name.
+        samples: One sample for each model, with its own names; its windows are drawn together.
     """
 
     def over(parts: Sequence[Means]) -> float:
@@ -93,12 +93,12 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
         return statistic(means) if all(map(math.isfinite, means.values())) else math.nan
 
     if not samples:
-        # Nothing was measured, and nothing is uncertain.
+        # The statistic does not depend on losses, so nothing is uncertain.
         value = statistic({})
         return Estimate(value, value, value, ())
     generator = np.random.default_rng(0)
     draws = zip(*(sample.drawn(generator) for sample in samples), strict=True)
-    # Infinity is a number here: a budget that is never reached.
+    # Infinity is a number here: the budget of a series that never reaches the reconstruction.
     values = np.sort([over(draw) for draw in draws])
     cut = int((1 - WITHIN) / 2 * DRAWS)
     value = over([sample.means() for sample in samples])
@@ -109,7 +109,7 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
         return Estimate(value, math.nan, math.nan, of_seeds)
     low, high = float(values[cut]), float(values[-1 - cut])
     if not all(map(math.isfinite, (low, high, *every))):
-        # Of infinity there is no spread: the interval reaches to what each seed says.
+        # Infinity has no spread, so the interval spans the values of all seeds.
         return Estimate(value, min([low, *every]), max([high, *every]), of_seeds)
     error = math.hypot(
         *(
@@ -127,8 +127,9 @@ def estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
 def _of_seeds(
     over: Callable[[Sequence[Means]], float], samples: Sequence[Sample], at: int
 ) -> list[float]:
-    """Return the statistic of each seed of one sample, beside the means of the others; none where
-    it has but one.
+    """Return the statistic of each seed of one sample, with the means of the other samples.
+
+    It is empty where the sample has only one seed.
     """
     if samples[at].seeds == 1:
         return []

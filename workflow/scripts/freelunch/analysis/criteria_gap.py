@@ -1,8 +1,8 @@
 """The gap between criteria: what the choice is worth, and how much of it an adaptation leaves.
 
 The gap is the mean loss of the worst criterion minus that of the best, nats a token: the logarithm
-of the ratio of their perplexities. Best and worst are chosen by what was measured, and errors take
-them as given, so a gap between criteria that are as good as equal is a little too large.
+of the ratio of their perplexities. Best and worst are chosen by the same measurements, and errors
+take the choice as given, so a gap between almost equal criteria is slightly overestimated.
 """
 
 import math
@@ -27,7 +27,7 @@ from freelunch.analysis.pairing import (
 from freelunch.study.cell import NONE, Cell
 
 LEFT_COLUMNS = ("gap_left", "gap_left_standard_error", "gap_left_standard_deviation_over_seeds")
-# What is said of it in words needs these as well.
+# The sentences about it also need these.
 _LEFT_IN_WORDS = ("gap_left_seeds", "gap_left_error")
 GAP_COLUMNS = (
     *("model", "pattern", "adaptation", "criteria", "left_out", "seeds"),
@@ -44,7 +44,7 @@ PAIR_COLUMNS = (
     *("loss_difference", "loss_difference_standard_error"),
     "loss_difference_standard_deviation_over_seeds",
 )
-# Cells of one model, pattern and adaptation: by criterion, then seed.
+# Cells of one model, pattern and adaptation, by criterion and then by seed.
 Cells = Mapping[str, Mapping[int, Cell]]
 
 
@@ -53,9 +53,9 @@ class Gap:
     """The gap between some criteria, over the seeds that all of them have.
 
     Attributes:
-        best: Criterion with the smallest mean loss.
-        worst: Criterion with the largest mean loss, or with one that is not finite.
-        seeds: Which seeds.
+        best: The criterion with the smallest mean loss.
+        worst: The criterion with the largest mean loss, or with one that is not finite.
+        seeds: The seeds that all criteria share.
         losses: Loss of the worst minus that of the best, nats a token: (seeds, windows).
     """
 
@@ -66,24 +66,24 @@ class Gap:
 
     @property
     def windows(self) -> list[float]:
-        """Return the gap on each window, the mean over seeds."""
+        """Return the gap on each window, averaged over seeds."""
         return window_means(self.losses)
 
     @property
     def of_each_seed(self) -> list[float]:
-        """Return the gap of each seed, the mean over windows."""
+        """Return the gap of each seed, averaged over windows."""
         return [fmean(windows) for windows in self.losses]
 
 
 def gap_rows(records: Records) -> list[Row]:
     """Return the gaps of all models, patterns and adaptations, with GAP_COLUMNS and a few more.
 
-    There is a row where at least two criteria have cells, and all of these share a seed. One bad
-    criterion makes most of a gap, so where there are three or more there is a second row, that
-    leaves out (`left_out`) the one that is worst without the adaptation.
+    There is a row where at least two criteria have cells, all of which share a seed. One bad
+    criterion makes most of a gap, so three or more criteria get a second row that leaves out
+    (`left_out`) the one that is worst without the adaptation.
 
-    `gap_left` compares what is there both with and without the adaptation: where criteria or seeds
-    differ, it is not the quotient of two rows.
+    `gap_left` compares only the criteria and seeds that exist both with and without the adaptation,
+    so where these differ it is not the quotient of two rows.
     """
     groups, rows = _groups(records), []
     for (model, pattern, adaptation), cells in groups.items():
@@ -107,7 +107,7 @@ def size_rows(gaps: Iterable[Mapping[str, Any]], records: Records) -> list[Row]:
 
     Args:
         gaps: As `gap_rows` returns them.
-        records: Of the study.
+        records: The records of the study.
     """
     sizes = {
         cell.model: record["identity"]["parameters"]
@@ -150,14 +150,14 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
     """Return the gap with an adaptation over that without, its errors and its spread.
 
-    Both are measured on the same windows and seeds: to first order left = after / before moves with
-    window or seed x as (after_x - left * before_x) / before. The error over windows and that over
-    seeds add up as independent ones do.
+    Both are measured on the same windows and seeds. To first order, left = after / before changes
+    with window or seed x by (after_x - left * before_x) / before. The error over windows and the
+    error over seeds add in quadrature.
 
     Args:
-        adapted: With the adaptation.
-        pruned: Without it, of the same model and pattern.
-        records: Of all these cells.
+        adapted: The cells with the adaptation.
+        pruned: The cells without it, of the same model and pattern.
+        records: The records of all these cells.
 
     Returns:
         None where fewer than two criteria share a seed in both; NaN where a loss is not finite, or
@@ -188,7 +188,7 @@ def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
 
 
 def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, Cell]]]:
-    """Return the pruned cells by model, pattern and adaptation, with each pattern's together."""
+    """Return the pruned cells by model, pattern and adaptation, pattern by pattern."""
     patterns: dict[tuple[str, str], dict[str, dict[str, dict[int, Cell]]]] = {}
     for cells in seed_groups(records):
         one = cells[0]
@@ -204,7 +204,7 @@ def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, 
 
 
 def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
-    """Return what a row says of a gap; perplexities are means over its seeds."""
+    """Return the columns of a row that describe a gap; perplexities are means over its seeds."""
     facts: Row = {"seeds": len(gap.seeds), "best": gap.best, "worst": gap.worst}
     for which, criterion in (("best", gap.best), ("worst", gap.worst)):
         seeds = [measured_perplexity(records[cells[criterion][seed]]) for seed in gap.seeds]
@@ -218,7 +218,7 @@ def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
 
 
 def _mean_facts(name: str, losses: Sequence[Sequence[float]]) -> Row:
-    """Return the mean of (seeds, windows), its error over windows, its deviation over seeds."""
+    """Return the mean of (seeds, windows), its error over windows and its spread over seeds."""
     windows = window_means(losses)
     return {
         name: fmean(windows),
@@ -248,7 +248,7 @@ def _without(criterion: str | None, cells: Cells) -> Cells:
 
 
 def _also_in(others: Cells, cells: Cells) -> Cells:
-    """Return the cells whose criterion and seed the others have, too."""
+    """Return the cells whose criterion and seed the others also have."""
     kept = {
         criterion: {
             seed: cell for seed, cell in of_seed.items() if seed in others.get(criterion, {})

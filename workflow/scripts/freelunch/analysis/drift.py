@@ -1,4 +1,4 @@
-"""How far activations drift from the dense model's with depth, and how that differs by window."""
+"""How far activations drift from the dense model's with depth, for each kind of window."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ DRIFT_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds", "compared"),
     *("block", "kind", "output", "mean", "median", "max"),
 )
-# Outputs: a block's own, and all its matrices together.
+# The outputs: the block's own, and those of all its matrices together.
 BLOCK, MATRICES = "block", "matrices"
 STATISTICS = ("mean", "median", "max")
 
@@ -21,13 +21,13 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
     """Return a row, with DRIFT_COLUMNS, for each block of each pruned cell, for each kind of drift,
     and for the block's output and its matrices; seeds are averaged.
 
-    Of the matrices mean and median are the mean over them, max is the largest. A number that is not
-    finite is NaN.
+    For the matrices, mean and median are averaged over them and max is the largest. A number that
+    is not finite is NaN.
 
     Args:
-        records: Of the study.
-        windows: What `analysis.window_effect.window_rows` returns. `compared` are its adaptations
-            with dense inputs and targets, and the models that are not adapted.
+        records: The records of the study.
+        windows: What `analysis.window_effect.window_rows` returns. `compared` is 1 for its
+            adaptations with dense inputs and targets, and for models that are not adapted.
     """
     by_window = {
         tuple(row[key] for key in ("model", "criterion", "pattern", "adaptation"))
@@ -67,7 +67,7 @@ def _facts(outputs: Mapping[str, Mapping[str, float | None]], output: str) -> di
         key: [float("nan") if (value := outputs[name][key]) is None else value for name in shown]
         for key in STATISTICS
     }
-    # The largest of numbers one of which is NaN would be whichever came first.
+    # `max` of numbers with a NaN among them depends on their order.
     return {
         key: max(of) if key == "max" and not any(map(math.isnan, of)) else fmean(of)
         for key, of in values.items()

@@ -1,4 +1,4 @@
-"""Compare cells by their records: window by window, and over seeds.
+"""Pair cells by their records: window by window, and over seeds.
 
 Cells of a model are measured on the same windows, so their losses are compared window by window.
 The error of such a difference is far smaller than the errors of the two losses.
@@ -15,7 +15,7 @@ from freelunch.study.cell import Cell
 from freelunch.study.steps import EVALUATE_CELL
 
 Records = Mapping[Cell, Mapping[str, Any]]
-# None where there is nothing to say (an empty field), NaN where a number is not finite.
+# None is an empty field, NaN a number that is not finite.
 Row = dict[str, str | int | float | None]
 
 
@@ -28,7 +28,7 @@ def seed_groups(records: Records) -> list[list[Cell]]:
 
 
 def pruned_models(records: Records) -> list[list[Cell]]:
-    """Return the cells of each pruned model, whatever its adaptation and seed."""
+    """Return the cells of each pruned model, with all adaptations and seeds."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in records:
         if not cell.is_dense:
@@ -45,15 +45,15 @@ def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
 
 
 def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
-    """Return the seed, of equals the lowest, that most of some runs have; None if there is none.
+    """Return the seed that most runs have, the lowest one among ties; None if there is no seed.
 
-    What was run by other seeds only then takes nothing from the comparison of the rest.
+    A run that lacks it is left out, rather than leaving the other runs without a common seed.
     """
     return max(sorted(seeds), key=lambda seed: sum(seed in run for run in runs), default=None)
 
 
 def window_means(seeds: Sequence[Sequence[float]]) -> list[float]:
-    """Return, for each window, the mean over seeds of what was measured on it."""
+    """Return what was measured on each window, averaged over seeds."""
     return [fmean(window) for window in zip(*seeds, strict=True)]
 
 
@@ -110,11 +110,11 @@ def mean_over_seeds(
 ) -> tuple[float, float, float | None]:
     """Average a quantity exp(mean over windows of x) over seeds.
 
-    Seeds share the text's windows, so their errors over windows do not average out: to first order
-    the mean over seeds moves with window w as mean over seeds s of exp(mean x_s) * x_sw.
+    Seeds share the windows of the text, so their errors over windows do not average out. To first
+    order the mean over seeds changes with window w by the mean over seeds s of exp(mean x_s) x_sw.
 
     Args:
-        seeds: For each the quantity, its standard error over windows, and x of each window.
+        seeds: The quantity, its standard error over windows and x of each window, for each seed.
 
     Returns:
         The mean, its standard error over windows, and the standard deviation over seeds (None for
@@ -134,12 +134,12 @@ def spread_over_seeds(values: Sequence[float]) -> float | None:
 
 
 def number(value: float | None) -> float:
-    """Return a number of a record; JSON has no NaN, and says null."""
+    """Return a number of a record, NaN for null: JSON has no NaN."""
     return math.nan if value is None else value
 
 
 def exp(value: float) -> float:
-    """Return e to a power; NaN where that is too large to say."""
+    """Return e to a power; NaN where that is too large for a float."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -152,5 +152,5 @@ def window_losses(metrics: Mapping[str, Any]) -> list[float]:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    # `stdev` fails on NaN with an error about fractions.
+    # `stdev` raises on NaN.
     return stdev(values) if all(math.isfinite(value) for value in values) else math.nan

@@ -1,8 +1,8 @@
 """What the window is worth: the adaptations of one pruned model that differ in their window.
 
-The gain of an adaptation is the mean loss without it minus that with it, nats a token. Whether the
-window matters is how much less than the best window another one gains, as a share of the best's
-gain; both are measured on the same windows of text, so the error is that of the paired differences.
+The gain of an adaptation is the mean loss without it minus that with it, nats a token. How much
+less an adaptation gains than the best one, as a share of the best gain, shows whether the window
+matters. Both are measured on the same windows of text, so the error comes from paired differences.
 """
 
 import math
@@ -43,11 +43,11 @@ class Windowed:
     """The cells of one adaptation of a pruned model.
 
     Attributes:
-        name: The adaptation.
-        cells: By seed.
+        name: Name of the adaptation.
+        cells: Its cells by seed.
         settings: Its entry in the config.
-        window: What was adapted together.
-        selected_on: What chose its learning rate, where several were listed.
+        window: The window that was adapted together.
+        selected_on: The text on which its learning rate was chosen, where several were listed.
     """
 
     name: str
@@ -58,17 +58,17 @@ class Windowed:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Return what windows may differ in."""
+        """Return the settings that tell compared windows apart."""
         settings = self.settings
         return settings["method"], self.window, settings["inputs"], settings["targets"]
 
 
 def window_rows(records: Records) -> list[Row]:
-    """Return a row for each adaptation of a model that was also adapted by another window, or with
-    other inputs or targets, with WINDOW_COLUMNS. Of several with the same window, inputs and
-    targets (another loss, say), the first of the config.
+    """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
+    reconstructed with another window, or with other inputs or targets.
 
-    Over the seeds that they share with the model that is not adapted.
+    Among reconstructions with the same window, inputs and targets, only the first in the config has
+    a row. All are compared over the seeds that they share with the unadapted model.
     """
     return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
 
@@ -76,7 +76,7 @@ def window_rows(records: Records) -> list[Row]:
 def by_pruned_model(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Yield the rows of each pruned model, with what it is called."""
+    """Yield the name of each pruned model with its rows."""
     names = [f"{row['model']}, {row['criterion']}, {row['pattern']}" for row in rows]
     for name in dict.fromkeys(names):
         yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
@@ -106,9 +106,9 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
 
 
 def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
-    """Return the first of each kind: what is compared are windows, not losses or precisions.
+    """Return the first adaptation of each kind: windows are compared, not losses or precisions.
 
-    A choice on the evaluation text is another kind: it is shown beside the usual one.
+    An adaptation chosen on the evaluation text is a kind of its own, shown beside the usual one.
     """
     found: dict[tuple[object, ...], Windowed] = {}
     for each in adapted:
@@ -165,8 +165,8 @@ def _missed(
 ) -> tuple[float, float]:
     """Return 1 - gain / best gain and its standard error.
 
-    To first order it moves with window w as ((1 - missed) best_w - gain_w) / best. The error over
-    seeds, where there are several, adds up with that over windows as independent ones do.
+    To first order it changes with window w by ((1 - missed) best_w - gain_w) / best. The error over
+    seeds, where there are several, adds to that over windows in quadrature.
     """
     whole = _mean(best)
     if not whole > 0:
@@ -190,7 +190,7 @@ def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
 
 
 def _size(adapted: Windowed) -> tuple[object, ...]:
-    """Return what sorts windows from small to large, and those with dense inputs first."""
+    """Return the key that sorts windows from small to large, those with dense inputs first."""
     names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
     size = names.get(str(adapted.window), adapted.window)
     sparse = adapted.settings["inputs"] == "sparse"

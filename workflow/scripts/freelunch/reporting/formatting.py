@@ -1,4 +1,4 @@
-"""Numbers as people read them, with as many digits as their error allows; and names."""
+"""Numbers as people read them, with as many digits as their error allows, and names."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ NOTHING = "-"
 
 
 def with_error(value: float | None, error: float | None) -> str:
-    """Return `value ± error`, rounded by the error; a dash where one is not there."""
+    """Return `value ± error`, rounded by the error; a dash where either is missing."""
     if value is None or error is None:
         return NOTHING
     if not math.isfinite(value):
@@ -18,7 +18,7 @@ def with_error(value: float | None, error: float | None) -> str:
 
 
 def rounded(value: float, error: float) -> str:
-    """Return a number with as many decimals as two significant digits of its error have."""
+    """Return a number rounded to the second significant digit of its error."""
     if not math.isfinite(value):
         return NOT_FINITE
     decimals = 1 - math.floor(math.log10(error)) if error > 0 else 2
@@ -26,7 +26,7 @@ def rounded(value: float, error: float) -> str:
 
 
 def over_dense(row: Mapping[str, Any]) -> str:
-    """Return a row's perplexity over that of its dense model, in three digits or more."""
+    """Return the perplexity of a row divided by its dense model's, with at least three digits."""
     ratio = row["perplexity"] / row["perplexity_dense"]
     return rounded(ratio, ratio / 50)
 
@@ -40,8 +40,6 @@ def percent(share: float | None, error: float | None) -> str:
 
 
 def marked(adaptation: str, selected_on: object) -> str:
-    """Return an adaptation's name, marked if its settings were chosen on the very text that it is
-    judged by.
-    """
+    """Return the name of an adaptation, marked if it was chosen on the evaluation text."""
     mark = " (chosen on the evaluation text)" if selected_on == "evaluation" else ""
     return f"{adaptation}{mark}"

@@ -1,1 +1,1 @@
-"""What holds of the paper's claims, setting by setting and number by number, with the evidence."""
+"""The audit: which of the paper's claims hold, with settings, numbers and evidence."""

@@ -39,7 +39,7 @@ _PREDICATES = {
     UNTESTED: "cannot be tested",
 }
 Claim = Mapping[str, Any]
-# What follows a number of a unit.
+# The text after a number, by its unit.
 _SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points", "nats": " nats"}
 
 
@@ -47,8 +47,8 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
     """Return the claims of a file.
 
     Raises:
-        UserError: It is not as `workflow/schemas/claims.schema.json` says, names a measure or a
-            metric that there is not, or gives a measure other settings than it has.
+        UserError: The file does not match `workflow/schemas/claims.schema.json`, names a measure or
+            a metric that does not exist, or gives a measure the wrong settings.
     """
     claims: list[dict[str, Any]] = checked(path, "claims")["claims"]
     seen: set[str] = set()
@@ -58,7 +58,7 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
         seen.add(claim["id"])
         for number, part in enumerate(claim["parts"]):
             _check_part(part, f"{path}: {claim['id']}.parts.{number}")
-        # Where its errors are to be mended.
+        # For error messages.
         claim["where"] = f"{path}: {claim['id']}"
     return claims
 
@@ -87,7 +87,7 @@ def _check_part(part: Mapping[str, Any], where: str) -> None:
     rules = {"properties": properties, "required": list(properties), "additionalProperties": False}
     for problem in jsonschema.Draft202012Validator(rules).iter_errors(part.get("settings", {})):
         raise UserError(
-            f"{name} has other settings",
+            f"wrong settings for {name}",
             where=".".join([f"{where}.settings", *map(str, problem.absolute_path)]),
             found=problem.message,
             expected=json.dumps(properties) if properties else "(none)",
@@ -96,10 +96,10 @@ def _check_part(part: Mapping[str, Any], where: str) -> None:
 
 
 def audit_claims(evidence: Evidence, claims: Iterable[Claim]) -> list[dict[str, Any]]:
-    """Return, of each claim, the verdict and what it comes from.
+    """Return the verdict on each claim, with the findings it comes from.
 
     Raises:
-        UserError: A claim names a cell or a criterion that the study does not know.
+        UserError: A claim names a cell or a criterion that the study does not have.
     """
     return [_claim(claim, evidence) for claim in claims]
 
@@ -116,7 +116,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
     settings = {**part.get("settings", {}), "metric": metric}
     scores = config_schema()["$defs"]["criterion"]["properties"]["score"]["enum"]
     criteria = {*evidence.study.config["criteria"], *scores}
-    _check_known(settings.get("criteria", []), criteria, "a criterion that nobody knows", claim)
+    _check_known(settings.get("criteria", []), criteria, "an unknown criterion", claim)
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
     measure = MEASURES[part["measure"]]
@@ -138,7 +138,7 @@ def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str
 
 
 def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
-    """Return evidence of some cells alone, and of the dense models."""
+    """Return evidence of only some cells and the dense models."""
     known = {str(cell): cell for cell in evidence.study.cells}
     _check_known(names, known, "a cell that the study does not have", claim)
     kept = {
@@ -150,7 +150,7 @@ def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
 
 
 def _check_known(names: Iterable[str], known: Collection[str], what: str, claim: Claim) -> None:
-    """Refuse a name that is none of those known: a slip of the pen."""
+    """Refuse a name that is not among those known, such as a misspelled one."""
     for name in names:
         if name not in known:
             raise UserError(
@@ -201,15 +201,15 @@ def _finding(
 
 
 def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str]:
-    """Return the adaptations of cells whose settings were chosen on the text they are judged by."""
+    """Return the adaptations of cells whose settings were chosen on the evaluation text."""
     adaptations = dict.fromkeys(cell.adaptation for cell in cells)
     return [name for name in adaptations if name in evidence.study.selected_on_evaluation]
 
 
 def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a part has its verdict, in a sentence."""
+    """Return the reason for the verdict on a part, in a sentence."""
     if not findings:
-        return "This study has no cells that it could be tested on."
+        return "This study has no cells to test it on."
     counts = {
         each: sum(finding["verdict"] == each for finding in findings)
         for each in dict.fromkeys(finding["verdict"] for finding in findings)
@@ -228,13 +228,13 @@ def _sentence(finding: Mapping[str, Any]) -> str:
 
 
 def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
-    """Return the command that measures some cells again, by the rule that does."""
+    """Return the command that runs a rule again for some cells."""
     records = " ".join(str(study.paths.record(cell)) for cell in dict.fromkeys(cells))
     return f"{snakemake(study.source)} --forcerun {rule} -- {records}"
 
 
 def snakemake(source: str) -> str:
-    """Return the command that runs a config; targets and more options can follow."""
+    """Return the command that runs a config; targets and other options may follow."""
     return (
         "snakemake --cores all --workflow-profile workflow/profiles/local "
         f"--replace-workflow-config --configfile {source}"
@@ -258,7 +258,7 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
     if math.isnan(found.value):
         return NOT_FINITE
     least, most = bounds
-    # Of an interval of 95 % a quarter is the error, of which two digits are shown.
+    # A quarter of a 95 % interval is the standard error, of which two digits are shown.
     ends = [min(value, most) for value in (found.low, found.high) if not math.isnan(value)]
     error = (max(ends) - min(ends)) / 4 if ends else 0.0
 
@@ -277,14 +277,14 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
 
 
 def _written(value: float, unit: str, error: float | None = None) -> str:
-    """Return a number; without an error with as many digits as it was given with."""
+    """Return a number as text, rounded by its error; with all its digits if there is no error."""
     scale = 100 if unit in ("share", "points") else 1
     digits = f"{scale * value:g}" if error is None else rounded(scale * value, scale * error)
     return f"{digits}{_SUFFIXES.get(unit, '')}"
 
 
 def _number(value: float) -> float | str | None:
-    """Return a number as JSON has it."""
+    """Return a number as JSON can hold it."""
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else "infinity"

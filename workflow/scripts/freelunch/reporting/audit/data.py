@@ -15,21 +15,21 @@ SCHEMAS = _WORKFLOW / "schemas"
 
 
 def checked(path: Path, schema: str) -> dict[str, Any]:
-    """Return what a YAML file says.
+    """Return the content of a YAML file.
 
     Args:
         path: The file.
         schema: `workflow/schemas/<schema>.schema.json`.
 
     Raises:
-        UserError: It is not there, is not YAML, or not as the schema says.
+        UserError: The file is missing, is not YAML, or does not match the schema.
     """
     content = read_yaml(path)
     rules = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
     for problem in jsonschema.Draft202012Validator(rules).iter_errors(content):
         key = ".".join(map(str, problem.absolute_path)) or "(top)"
         raise UserError(
-            f"this is not as workflow/schemas/{schema}.schema.json says",
+            f"this does not match workflow/schemas/{schema}.schema.json",
             where=f"{path}: {key}",
             found=problem.message[:300],
         )

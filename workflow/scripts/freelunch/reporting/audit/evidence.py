@@ -1,4 +1,4 @@
-"""What claims are tested on: the records of a study, and losses in the metric that one names."""
+"""The evidence that claims are tested on: the records of a study, and losses in a given metric."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Evidence:
 
     Attributes:
         study: Its config.
-        records: Of all its cells.
-        folder: Where they are, and the answers to tasks beside them.
+        records: The record of each of its cells.
+        folder: Folder of the records, with the answers to tasks beside them.
     """
 
     study: Study
@@ -40,28 +40,27 @@ class Evidence:
     folder: Path
 
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
-        """Return what was measured on a cell, less is better: a list for each stratum; None if that
-        was not measured.
+        """Return the losses of a cell in a metric, a list for each stratum; None if not measured.
 
-        Of perplexities the loss of each window, nats a token; of accuracy whether each answer is
-        wrong, task by task.
+        For a perplexity they are the loss of each window, nats a token. For accuracy they are 1 for
+        each wrong answer and 0 for each right one, task by task.
         """
         return _LOSSES[metric](self, cell)
 
     def measures(self, cell: Cell, metric: str) -> bool:
-        """Tell whether a metric was measured on a cell."""
+        """Return whether a metric was measured on a cell."""
         return self.losses(cell, metric) is not None
 
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
         """Return what was measured on cells of one model; None if something was not measured.
 
         Args:
-            cells: By what they are called, of each seed one; all of the same seeds.
+            cells: The cells by name, one for each seed; all names have the same seeds.
             metric: A key of METRICS.
         """
         found = {name: [self.losses(cell, metric) for cell in its] for name, its in cells.items()}
         if metric == HELD_OUT and DENSE in found:
-            # Measured beside each pruned cell, on the text that its seed holds out.
+            # The dense model is measured with each pruned cell, on its seed's held-out text.
             beside = next(its for name, its in cells.items() if name != DENSE)
             found[DENSE] = [self._dense_beside(cell) for cell in beside]
         if any(losses is None for of_seeds in found.values() for losses in of_seeds):
@@ -83,17 +82,17 @@ class Evidence:
 
     @cached_property
     def comparisons(self) -> list[BudgetComparison]:
-        """Return what was both reconstructed and retrained."""
+        """Return the pruned models that were both reconstructed and retrained."""
         return budget_comparisons(self.records, self.study)
 
     @cached_property
     def windows(self) -> list[Mapping[str, Any]]:
-        """Return the rows of the comparison of windows."""
+        """Return the rows that compare windows."""
         return list(window_rows(self.records))
 
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:
-        """Return, of each pruned model, the cells of each adaptation by seed."""
+        """Return the cells of each pruned model, by adaptation and then by seed."""
         return [by_adaptation(cells) for cells in pruned_models(self.records)]
 
 
@@ -102,7 +101,7 @@ def _perplexity(evidence: Evidence, cell: Cell) -> list[list[float]]:
 
 
 def _held_out(evidence: Evidence, cell: Cell) -> list[list[float]] | None:
-    """The dense model has none of its own: it is beside each of the others."""
+    """Return none for the dense model, which is measured with each of the other cells."""
     drift = evidence.records[cell]["metrics"].get("drift")
     return [window_losses(drift)] if drift else None
 

@@ -1,4 +1,4 @@
-"""Whether records agree with themselves, and with what was measured where that is still there."""
+"""Check that records agree with themselves and, where they still exist, with the measurements."""
 
 import json
 import math
@@ -15,17 +15,17 @@ from freelunch.study.cell import Cell
 from freelunch.study.steps import PERPLEXITY, metrics_file
 from freelunch.study.study import Study
 
-# Of sums that were rounded once.
+# The relative difference that rounding a sum may cause.
 CLOSE = 1e-9
 
 
 def check_records(study: Study, records: Records, folder: Path) -> None:
-    """Refuse records that somebody altered: their numbers have to follow from each other.
+    """Refuse altered records: the numbers of a record have to follow from each other.
 
     Args:
         study: The study.
-        records: Of all its cells.
-        folder: Where they are, and the answers beside them.
+        records: The record of each of its cells.
+        folder: Folder of the records, with the answers beside them.
 
     Raises:
         UserError: A record's numbers contradict each other, its answers, or the file that its step
@@ -45,7 +45,7 @@ def check_records(study: Study, records: Records, folder: Path) -> None:
 def _contradictions(
     study: Study, cell: Cell, record: Mapping[str, Any], folder: Path
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what does not follow from the rest of a record: its key, what it says, what follows."""
+    """Yield each contradiction in a record: the key, the value found, the value that follows."""
     metrics, identity = record["metrics"], record["identity"]
     yield from _unequal("cell", record["cell"], str(cell))
     yield from _unequal("sha256", record["sha256"], content_digest(record))

@@ -1,7 +1,7 @@
 """The audit as a page: one HTML file that an auditor reads from top to bottom.
 
-What each section says is prepared here; `workflow/report/audit/` lays it out. Style, script and
-figures are within the file, and its links lead to the files beside it, so it needs no network.
+This module prepares the content of each section; `workflow/report/audit/` lays it out. Style,
+script and figures are inside the file, and links lead to files beside it, so it needs no network.
 """
 
 import base64
@@ -43,7 +43,7 @@ from freelunch.study.patterns import Pattern
 from freelunch.study.study import Study
 
 REPORT = Path(__file__).resolve().parents[4] / "report"
-# The shape beside each word, so that colour is never all that tells verdicts apart.
+# The shape beside each word, so that verdicts differ in more than colour.
 MARKS = {
     **dict.fromkeys((HOLDS, SAME, AGREES), "full"),
     **dict.fromkeys((IN_PART, PARTLY), "half"),
@@ -53,9 +53,9 @@ MARKS = {
 PAPER = "2510.14444"
 SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-# What of an adaptation is told beside its name.
+# The settings of an adaptation that explain its name.
 _TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
-# What of an origin says where something comes from.
+# The facts of an origin that say where something comes from.
 _PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
 
 
@@ -67,9 +67,9 @@ def write_page(
     Args:
         study: The study.
         audit: As `freelunch.reporting.audit.audit.audit_study` returns it.
-        root: Folder of the study's results, with its `records`. Tables, figures and other files
-            that are there by now are shown or linked; those that are not are left out.
-        later: Files that will be there when the page is read, as paths from `root`.
+        root: Folder of the study's results, with its `records`. The page shows or links the tables,
+            figures and other files that exist, and leaves out those that do not.
+        later: Files that will exist when the page is read, as paths from `root`.
     """
     path = root / "audit" / "index.html"
     write_atomically(path, _page(study, audit, root, later))
@@ -78,7 +78,7 @@ def write_page(
 
 def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str]) -> str:
     environment = _environment()
-    # The page's policy lets this script run and no other, whatever a record may contain.
+    # The page's policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     statuses = Counter(row["status"] for row in audit["protocol"])
@@ -131,12 +131,12 @@ def _environment() -> Environment:
 
 
 def _prose(text: str) -> Markup:
-    """Return text as HTML, with what is in backticks as code."""
+    """Return text as HTML, with text in backticks as code."""
     return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
 
 
 def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
-    """Return what to know before any number: what it was measured on, and with what."""
+    """Return what a reader has to know before any number: the data, and the program."""
     perplexity, calibration = study.perplexity, study.calibration
     windows = f"{perplexity['windows']:,}" if perplexity["windows"] else "all"
     models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
@@ -145,7 +145,7 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         f"`{each['commit'][:10]}` "
         f"({'with uncommitted changes' if each['uncommitted_changes'] else 'clean'})"
         for each in audit["provenance"]["commits"]
-        # None where the code was in no repository.
+        # There is no commit where the code was not in a repository.
         if each["commit"]
     )
     last = audit["provenance"]["finished"]["last"]
@@ -156,12 +156,12 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         f"{windows} windows of {perplexity['length']:,} tokens",
         "Calibration": f"{calibration['samples']:,} sequences of {calibration['length']:,} tokens "
         f"of `{calibration['text']['name']}` ({text_identity(calibration['text'])})",
-        "Computed": f"until {last or 'a time that is not known'}, by commit {commits or 'unknown'}",
+        "Computed": f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}",
     }
 
 
 def _meanings(study: Study) -> Iterator[tuple[str, str]]:
-    """Yield what the names of the study's cells stand for: patterns, criteria and adaptations."""
+    """Yield the meaning of the names in cells: patterns, criteria and adaptations."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
     for pattern in dict.fromkeys(cell.pattern for cell in pruned):
         yield pattern, f"pattern: {Pattern.parse(pattern).in_words}"
@@ -170,12 +170,12 @@ def _meanings(study: Study) -> Iterator[tuple[str, str]]:
         yield name, f"criterion: {_listed(study.criterion(name), keys)}"
     for name in dict.fromkeys(cell.adaptation for cell in pruned):
         if name == NONE:
-            yield name, "pruned, and not adapted"
+            yield name, "pruned and not adapted"
         else:
             entry = study.config["adaptations"][name]
             yield name, f"adaptation: {_listed(entry, _TOLD)}; {study.samples(name):,} sequences"
-    yield "held out", "perplexity on calibration text that no sample touches"
-    yield "drift", "relative error of the last block's output there, the mean over tokens"
+    yield "held out", "perplexity on calibration text that no sample uses"
+    yield "drift", "relative error of the last block's output there, averaged over tokens"
 
 
 def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -216,7 +216,7 @@ def _by_group(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
 
 
 def _origins(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield where each model, text and task comes from, and the digests of what was read."""
+    """Yield the source of each model, text and task, and the digests of the files read."""
     for kind in ("models", "texts", "tasks"):
         for name, origins in provenance[kind].items():
             for origin in filter(None, origins):
@@ -232,7 +232,7 @@ def _origins(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Return how many cells read the tokens of each digest."""
+    """Return the number of cells that read the tokens of each digest."""
     return Counter(
         (name.replace("_", " "), digest)
         for digests in provenance["token_ids"].values()
@@ -241,10 +241,10 @@ def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
 
 
 def _files(root: Path, later: Sequence[str]) -> dict[str, list[str]]:
-    """Return what else there is of the study, as paths from its folder."""
+    """Return the other files of the study, as paths from its folder."""
     single = [name for name in SINGLE_FILES if name in later or (root / name).is_file()]
     groups = {"For programs": single}
     for title, folder in (("Tables", "tables"), ("Figures, and the data they draw", "figures")):
-        # Hidden files are half-written ones.
+        # Hidden files are only half written.
         groups[title] = [f"{folder}/{path.name}" for path in sorted((root / folder).glob("[!.]*"))]
     return {title: paths for title, paths in groups.items() if paths}

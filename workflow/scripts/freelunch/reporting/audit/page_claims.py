@@ -9,7 +9,7 @@ from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
 from freelunch.reporting.formatting import NOT_FINITE
 
-# What one, and what several, are said to do.
+# The predicate of one part, and of several.
 _PREDICATES = {
     HOLDS: ("holds", "hold"),
     IN_PART: ("holds in part", "hold in part"),
@@ -19,7 +19,7 @@ _PREDICATES = {
 
 
 def tally(verdicts: Sequence[str], what: str) -> str:
-    """Return how many have which verdict, in a sentence."""
+    """Return the number of each verdict, in a sentence."""
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
     told = ", ".join(f"{count} {_PREDICATES[it][count > 1]}" for it, count in counts.items())
     return f"Of {len(verdicts)} {what}, {told}."
@@ -31,9 +31,9 @@ def shown_claims(
     """Return claims with their reasons and figures.
 
     Args:
-        claims: Of the audit.
-        figures: Those that are there: `number`, and the `claims` each belongs to. One that belongs
-            to several is among the `figures` of the first, and the `figures_above` of the others.
+        claims: The claims of the audit.
+        figures: The figures that exist, each with its `number` and its `claims`. A figure of
+            several claims is in `figures` of the first one and in `figures_above` of the others.
     """
     shown: set[int] = set()
     found = []
@@ -53,7 +53,7 @@ def shown_claims(
 
 
 def _reason(claim: Mapping[str, Any]) -> str:
-    """Return why a claim has its verdict, in a sentence: which part decides, or how many hold."""
+    """Return the reason for the verdict on a claim: the part that decides it, or how many hold."""
     parts, verdict = claim["parts"], claim["verdict"]
     if len(parts) == 1:
         return str(parts[0]["reason"])
@@ -65,7 +65,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part whose findings have in `seeds` what their numbers are of each seed."""
+    """Return a part whose findings have the number of each seed as text, in `seeds`."""
     unit = MEASURES[part["measure"]].unit_for(part.get("metric"))
 
     def written(value: float | str | None) -> str:

@@ -36,7 +36,7 @@ def load_protocol(path: Path = PROTOCOL) -> list[dict[str, Any]]:
 
 
 def audit_protocol(study: Study, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, of each setting, the paper's value, this run's, and whether they are the same."""
+    """Return the paper's value of each setting, this run's, and whether they are the same."""
     return [_row(setting, study) for setting in settings]
 
 
@@ -62,7 +62,7 @@ def _status(setting: Mapping[str, Any], ours: list[Any]) -> str:
 
 
 def values(ours: Mapping[str, Any], study: Study) -> list[Any]:
-    """Return this run's values of a setting, each once; none if the run has nothing of the kind."""
+    """Return this run's values of a setting, each once; none if the run has no such setting."""
     kind = next(key for key in ours if key not in ("key", "scores"))
     found = _VALUES[kind](ours, study)
     return [value for at, value in enumerate(found) if value not in found[:at]]
@@ -116,7 +116,7 @@ def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:
 
 
 def text_identity(text: Mapping[str, Any]) -> str:
-    """Return what tells a text from others, by its entry in the config: where it comes from."""
+    """Return where a text comes from, by its entry in the config, which tells it from others."""
     where = text.get("repository") or text.get("package") or text["path"]
     return f"{where}: {text['member']}" if "member" in text else str(where)
 

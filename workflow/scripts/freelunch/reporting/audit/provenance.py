@@ -1,4 +1,4 @@
-"""Where the numbers of a study come from, and what they cost, gathered from its records."""
+"""Gather from the records of a study where its numbers come from, and what they cost."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from freelunch.study.steps import (
 )
 from freelunch.study.study import Study
 
-# Steps that cells share, and what of a cell tells their jobs apart.
+# Steps that cells share, and the parts of a cell's identity that tell their jobs apart.
 SHARED = {
     SAMPLE_CALIBRATION: ("model", "seed"),
     SAMPLE_HELD_OUT: ("model", "seed"),
@@ -36,7 +36,7 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
         "study": study.name,
         "config": study.config,
         "config_file": study.source,
-        # Of the steps that say when they were done.
+        # Only some steps record when they ended.
         "finished": {"first": min(times, default=None), "last": max(times, default=None)},
         "commits": _each_once(
             {"commit": each["commit"], "uncommitted_changes": each["uncommitted_changes"]}
@@ -72,7 +72,7 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
 
 
 def gather_costs(records: Records) -> list[dict[str, Any]]:
-    """Return what each step cost, over all of its jobs; memory is the largest of one job."""
+    """Return the cost of each step, summed over its jobs; memory is that of the largest job."""
     seen: set[tuple[Any, ...]] = set()
     rows: dict[str, dict[str, Any]] = {}
     for cell, record in records.items():
@@ -89,7 +89,7 @@ def gather_costs(records: Records) -> list[dict[str, Any]]:
 
 
 def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what tells the jobs of a step apart."""
+    """Return the key that tells the jobs of a step apart."""
     if step == EXTEND_CALIBRATION:
         return cell.model, cell.seed, record["adaptation"]["samples"]
     if step in SHARED:
@@ -98,7 +98,7 @@ def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _texts(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and origin of each text of a cell; the origin is empty where none is recorded."""
+    """Yield the name and origin of each text of a cell; an origin that is not recorded is empty."""
     spec, origins = record["spec"], record["provenance"]["text_origins"]
     uses = {"evaluation": spec["evaluation"]["perplexity"], "calibration": spec.get("calibration")}
     for use, settings in uses.items():
@@ -108,7 +108,7 @@ def _texts(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _tasks(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and origin of each task of a cell, as of its texts."""
+    """Yield the name and origin of each task of a cell, as for its texts."""
     origins = record["provenance"].get("task_origins", {})
     for name in record["spec"]["evaluation"].get("tasks", {}).get("tasks", {}):
         yield name, {**origins.get(name, {}), **_digest(record, f"task_{name}")}
@@ -128,7 +128,7 @@ def _each_once(values: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _by_name(pairs: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the values of each name, each once: more than one is more than one thing."""
+    """Return the distinct values of each name; several values mean several things of one name."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name, value in pairs:
         of_name = found.setdefault(name, [])

@@ -24,7 +24,7 @@ def _lines(claim: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _found(part: Mapping[str, Any]) -> str:
-    """Return what was found for a part: every number, or why there is none."""
+    """Return the findings of a part: every number, or why there is none."""
     numbers = [each for each in part["findings"] if each["text"]]
     if not numbers:
         return str(part["reason"])

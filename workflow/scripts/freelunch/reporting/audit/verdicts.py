@@ -11,7 +11,7 @@ IN_PART = "holds in part"
 FAILS = "does not hold"
 UNTESTED = "not testable here"
 VERDICTS = (HOLDS, IN_PART, FAILS, UNTESTED)
-# What a part is to its claim.
+# The role of a part in its claim.
 DECIDES, COUNTS, ADDS = "decides", "counts", "adds"
 UNDEFINED = "a loss is not finite, or there is nothing to divide by"
 UNBOUNDED = (-math.inf, math.inf)
@@ -26,16 +26,16 @@ def judge(
 ) -> tuple[str, str]:
     """Return the verdict on a number, and why.
 
-    It holds where the whole interval lies beyond the threshold, and does not hold where none of it
-    does. An interval that has the threshold within is too wide to tell.
+    It holds where the whole interval lies beyond the threshold, and does not hold where none of the
+    interval does. An interval that contains the threshold is too wide for a verdict.
 
     Args:
-        estimate: The number.
+        estimate: The number and its interval.
         threshold: `above` or `below` a number.
-        written: How such a number is written.
-        bounds: What a number can be told between: one that is no more than the first may be any
-            less, an infinite one is known to be more than the second.
-        undefined: What it means that there is no number, or not in all draws.
+        written: Writes such a number.
+        bounds: The range within which the number is known: one at or below the first bound may be
+            any smaller number, an infinite one is known to exceed the second.
+        undefined: Why there is no number, where there is none or some draws have none.
     """
     if math.isnan(estimate.value) or math.isnan(estimate.low):
         return UNTESTED, undefined
@@ -55,10 +55,10 @@ def judge(
 
 
 def together(verdicts: Sequence[str]) -> str:
-    """Return the verdict on what was looked at several times: on several pruned models, say.
+    """Return the joint verdict of several comparisons, such as of several pruned models.
 
-    What could not be tested neither supports nor refutes; without anything that could be, nothing
-    is said, and with something, it is not said that all holds.
+    A comparison that could not be tested neither supports nor refutes. The joint verdict is that it
+    is not testable where none could be tested; it does not hold fully where some could not.
     """
     told = [verdict for verdict in verdicts if verdict != UNTESTED]
     if not told:
@@ -72,10 +72,10 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     """Return the verdict on a claim.
 
     Args:
-        parts: The verdict on each of its parts, and its role. A claim with a part that `decides`
-            and does not hold does not hold, whatever else does; if such a part cannot be tested, it
-            cannot. A part that `adds` is not the claim's own: it takes something from a claim that
-            holds where it does not, and gives nothing to one that does not hold.
+        parts: The verdict and the role of each part. If a part that `decides` does not hold or
+            cannot be tested, neither does or can the claim. A part that `adds` is not the claim's
+            own: if it fails, a claim that holds does so only in part, and if it holds, a claim that
+            does not hold stays as it is.
     """
     deciding = [verdict for verdict, role in parts if role == DECIDES]
     for verdict in (FAILS, UNTESTED):
