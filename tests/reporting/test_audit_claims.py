@@ -636,8 +636,8 @@ BUDGET = {"measure": "budget_ratio"}
         ({"holds": {}}, "claims.schema.json"),
         ({"holds": {"above": 1, "below": 2}}, "claims.schema.json"),
         ({"wy": "x"}, "claims.schema.json.*wy"),
-        ({"settings": {"unit": "tokens"}}, "other settings.*unit.*(none)"),
-        (BUDGET, "other settings.*unit"),
+        ({"settings": {"unit": "tokens"}}, "wrong settings.*unit.*(none)"),
+        (BUDGET, "wrong settings.*unit"),
     ],
 )
 def test_malformed_claims_are_named(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
