@@ -15,6 +15,7 @@ from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections.budgets import budget_line, reach_sentences
 from freelunch.study.cell import Cell
+from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -302,12 +303,15 @@ def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix() -
 
 
 def test_only_seeds_that_all_share_are_compared() -> None:
-    study = make_study(ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2])
-    grids = study.config["study"]["grids"]
+    config = make_study(
+        ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2]
+    ).as_json()
+    grids = config["study"]["grids"]
     grids.append({**grids[0], "adaptations": ["recon_block"], "seeds": [0, 1, 2, 3]})
     grids.append({**grids[0], "adaptations": ["full_1"], "seeds": [1]})
     grids.append({**grids[0], "adaptations": ["norms_1"], "seeds": [1, 2]})
     grids.append({**grids[0], "adaptations": ["distilled_2"], "seeds": [3]})
+    study = Study.check(config, "made-up.yaml")
     records = make_records(study, {})
     rows = budget_rows(records, study)
     assert [row["adaptation"] for row in rows] == ["recon_block", "full_1", "norms_1"]

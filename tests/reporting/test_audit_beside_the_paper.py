@@ -114,7 +114,7 @@ def test_only_what_is_used_is_shown() -> None:
 
 
 def test_the_protocol_of_the_paper() -> None:
-    rows = audit_protocol(Study.load(ROOT / "studies" / "full.yaml"), load_protocol())
+    rows = audit_protocol(Study.load(Path("studies/full.yaml"), ROOT), load_protocol())
     status = {row["id"]: row["status"] for row in rows}
     assert len(status) == len(rows), "an id is there twice"
     assert status["calibration_samples"] == status["models"] == DIFFERENT
@@ -168,7 +168,7 @@ def wikitext(**perplexity: Any) -> Study:
 
 def meaning() -> Study:
     """Return what the names of the made-up rows mean."""
-    config = copy.deepcopy(wikitext().config)
+    config = wikitext().as_json()
     config["texts"]["wikitext2"] = dict(config["texts"]["evaluation-text"])
     config["criteria"]["ria"] = {"score": "ria"}
     config["models"]["other"] = dict(config["models"]["tiny"])
@@ -246,7 +246,7 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
         load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
     )
     assert row["command"].endswith(
-        "--configfile studies/published.yaml -- "
+        "--config study=studies/published.yaml -- "
         "results/published/records/llama-2-7b__wanda-u50__none__seed0.json"
     )
     (row,) = audit_published(
@@ -254,11 +254,13 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
         load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
     )
     sed, _, command = row["command"].partition(" && ")
-    assert "--configfile studies/published_2048.yaml -- results/published_2048/records/" in command
+    assert (
+        "--config study=studies/published_2048.yaml -- results/published_2048/records/" in command
+    )
     sed = sed.replace("> studies/published_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
     config = yaml.safe_load(subprocess.check_output(sed, shell=True, text=True))
-    study = Study.check(config, "published_2048.yaml")
-    assert (study.name, study.perplexity["length"]) == ("published_2048", 2048)
+    study = Study.check(config, "published_2048.yaml", ROOT)
+    assert (study.name, study.perplexity.length) == ("published_2048", 2048)
 
 
 def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
@@ -317,14 +319,13 @@ def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
     for perplexity, reason in (({"windows": 40}, "not the whole"), ({"stride": 9}, "overlap")):
         row = joined(wikitext(**perplexity), published(tmp_path))
         assert row["verdict"] == NOT_RUN and reason in row["reason"]
-    study = make_study()
-    config = {**study.config, "study": copy.deepcopy(study.block)}
+    config = make_study().as_json()
     config["study"]["evaluation"]["perplexity"]["windows"] = None
     row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
     assert "measured on `evaluation-text`" in row["reason"]
     assert "not on Salesforce/wikitext" in row["reason"]
     for key, value in (("member", "wikitext-2-raw-v1/test-small.txt"), ("format", "plain")):
-        config = copy.deepcopy(wikitext().config)
+        config = wikitext().as_json()
         config["texts"]["evaluation-text"][key] = value
         row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
         assert row["verdict"] == NOT_RUN and "measured on" in row["reason"]
@@ -332,7 +333,7 @@ def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
 
 def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
     study = wikitext()
-    config = copy.deepcopy(study.config)
+    config = study.as_json()
     config["criteria"]["wanda"] = {"score": "magnitude"}
     row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
     assert row["verdict"] == NOT_RUN and "wanda means something else here" in row["reason"]
@@ -344,7 +345,7 @@ def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
 def test_another_adaptation_of_that_name_is_not_joined(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    config = copy.deepcopy(wikitext().config)
+    config = wikitext().as_json()
     config["adaptations"]["recon_block"] = settings
     path = published(tmp_path, adaptation="recon_block", value="39")
     row = joined(Study.check(config, "made-up.yaml"), path)
@@ -377,11 +378,11 @@ def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:
 def test_all_published_numbers_are_sound() -> None:
     rows = load_published()
     assert len(rows) == 82
-    study = Study.load(ROOT / "studies" / "published.yaml")
+    study = Study.load(Path("studies/published.yaml"), ROOT)
     names = {row.model for row in rows}
-    assert names <= set(study.config["models"]), names - set(study.config["models"])
+    assert names <= study.config.models.keys(), names - study.config.models.keys()
     criteria = {row.criterion for row in rows} - {"dense"}
-    assert criteria <= set(study.config["criteria"])
+    assert criteria <= study.config.criteria.keys()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,14 @@ def written(study: Study, records: dict[Any, Any]) -> Path:
     return study.paths.root
 
 
-def made_up() -> tuple[Study, dict[Any, Any]]:
-    study = make_study()
-    study.config["models"]["tiny"]["licence"] = "Apache-2.0"
-    study.config["texts"]["calibration-text"]["licence"] = "package MIT; C4 ODC-BY"
+def made_up(**registries: Mapping[str, Any]) -> tuple[Study, dict[Any, Any]]:
+    """Return a study and its records; `registries` replace or add entries of its own."""
+    config = make_study().as_json()
+    config["models"]["tiny"]["licence"] = "Apache-2.0"
+    config["texts"]["calibration-text"]["licence"] = "package MIT; C4 ODC-BY"
+    for registry, entries in registries.items():
+        config[registry] |= entries
+    study = Study.check(config, "made-up.yaml")
     records = make_records(study, {})
     for record in records.values():
         provenance = record["provenance"]
@@ -122,7 +127,7 @@ def made_up() -> tuple[Study, dict[Any, Any]]:
 
 def real(root: Path) -> tuple[Study, dict[Any, Any]]:
     """Return the full study, with those of its records that are in docs/full."""
-    study = Study.load(ROOT / "studies" / "full.yaml")
+    study = Study.load(Path("studies/full.yaml"), ROOT)
     shutil.copytree(ROOT / "docs" / "full", root)
     paths = {cell: root / "records" / cell.record_name for cell in study.cells}
     return study, {
@@ -232,7 +237,7 @@ def test_main_workflow(crate: Crate) -> None:
     assert types(language) == ["ComputerLanguage"]
     assert language["@id"] == "https://w3id.org/workflowhub/workflow-ro-crate#snakemake"
     assert identifiers(crate.workflow, "license") == identifiers(crate.dataset, "license")
-    assert crate.path(crate.workflow).read_bytes() == (ROOT / "Snakefile").read_bytes()
+    assert crate.path(crate.workflow).read_bytes() == (ROOT / "workflow" / "Snakefile").read_bytes()
 
 
 # --- Process Run Crate 0.5
@@ -276,7 +281,7 @@ def test_software(crate: Crate) -> None:
 
 def test_formal_parameters(crate: Crate) -> None:
     inputs, outputs = (crate.all(crate.workflow, role) for role in ("input", "output"))
-    assert [parameter["name"] for parameter in inputs] == ["configfile"]
+    assert [parameter["name"] for parameter in inputs] == ["study"]
     assert {parameter["name"] for parameter in outputs} >= {"records", "tables", "figures"}
     assert inputs + outputs == crate.of_type("FormalParameter")
     for parameter in inputs + outputs:
@@ -292,7 +297,7 @@ def test_formal_parameters(crate: Crate) -> None:
 def test_only_what_fills_a_parameter_refers_to_one(crate: Crate) -> None:
     config, *others = crate.all(crate.run, "object")
     assert config["@id"] == CONFIG
-    assert identifiers(config, "exampleOfWork") == ["#configfile"]
+    assert identifiers(config, "exampleOfWork") == ["#study"]
     assert not any("exampleOfWork" in entity for entity in others)
     for result in crate.all(crate.run, "result"):
         assert identifiers(result, "exampleOfWork") == ["#" + result["@id"].split("/")[0]]
@@ -339,17 +344,18 @@ def test_inputs_by_origin_digest_and_licence() -> None:
 
 
 def test_inputs_from_other_sources() -> None:
-    study, records = made_up()
     revision = "b" * 40
-    study.config["models"]["tiny"] = {"source": "hub", "repository": "a/b", "revision": revision}
-    texts = study.config["texts"]
-    texts["calibration-text"] = {
-        "source": "hub",
-        "repository": "c/d",
-        "revision": revision,
-        "member": "x.jsonl",
-    }
-    texts["evaluation-text"] = {"source": "path", "path": "my texts/it.txt"}
+    own = Path("my texts/it.txt")
+    own.parent.mkdir()
+    own.write_text("a text")
+    hub = {"source": "hub", "repository": "c/d", "revision": revision, "member": "x.jsonl"}
+    study, records = made_up(
+        models={"tiny": {"source": "hub", "repository": "a/b", "revision": revision}},
+        texts={
+            "calibration-text": {**hub, "format": "jsonl"},
+            "evaluation-text": {"source": "path", "path": str(own), "format": "plain"},
+        },
+    )
     root = written(study, records)
     write_crate(study, records, root)
     crate = Crate(root)
@@ -361,17 +367,18 @@ def test_inputs_from_other_sources() -> None:
 
 
 def test_tasks_are_inputs_where_a_cell_is_asked_them() -> None:
-    study, records = made_up()
-    study.config["tasks"]["boolq"] = study.config["texts"]["evaluation-text"]
+    source = make_study().as_json()["models"]["tiny"]
+    task = {**source, "format": "boolq_requests", "documents": 3270}
+    study, records = made_up(tasks={"boolq": task})
     record = next(iter(records.values()))
     record["spec"]["evaluation"]["tasks"] = {"tasks": {"boolq": {}}}
     record["provenance"]["task_origins"] = {"boolq": {"files": {"b.jsonl": "3" * 64}}}
     root = written(study, records)
     write_crate(study, records, root)
     crate = Crate(root)
-    task = crate.entities["#tasks/boolq"]
-    assert task in crate.all(crate.run, "object")
-    assert crate.one(task, "hasPart")["sha256"] == "3" * 64
+    described = crate.entities["#tasks/boolq"]
+    assert described in crate.all(crate.run, "object")
+    assert crate.one(described, "hasPart")["sha256"] == "3" * 64
 
 
 def test_every_version_and_commit_that_a_step_had() -> None:
@@ -429,27 +436,22 @@ def config_in(root: Path) -> bytes:
     return (root / CONFIG).read_bytes()
 
 
-def test_config_is_the_users_own_file() -> None:
-    source = Path("study.yaml")
-    source.write_text("# Why.\n" + yaml.safe_dump(make_study().config))
+def test_config_is_complete_whatever_became_of_the_studys_files() -> None:
+    """With what the study took from its base, and with all defaults."""
+    config = make_study().as_json()
+    base, source = Path("base.yaml"), Path("study.yaml")
+    base.write_text(yaml.safe_dump({key: value for key, value in config.items() if key != "study"}))
+    source.write_text(yaml.safe_dump({"base": str(base), "study": config["study"]}))
     study = Study.load(source)
     records = make_records(study, {})
     root = written(study, records)
+    for file in (base, source):
+        file.unlink()
     write_crate(study, records, root)
-    assert config_in(root) == source.read_bytes()
     assert Crate(root).entities[CONFIG]["alternateName"] == "study.yaml"
-
-    source.write_text(yaml.safe_dump(make_study(seeds=[0, 1]).config))
-    write_crate(study, records, root)
-    assert Study.check(yaml.safe_load(config_in(root)), "crate").config == study.config
-
-
-def test_config_of_several_files_is_written_out() -> None:
-    study, records = made_up()
-    study = Study(study.config, "config.yaml, more.yaml")
-    root = written(study, records)
-    write_crate(study, records, root)
-    assert Study.check(yaml.safe_load(config_in(root)), "crate").config == study.config
+    in_crate = yaml.safe_load(config_in(root))
+    assert in_crate == study.as_json()
+    assert Study.check(in_crate, "crate").config == study.config
 
 
 # --- Writing

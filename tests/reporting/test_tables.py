@@ -411,7 +411,7 @@ def test_summary_says_how_windows_overlap() -> None:
 
 
 def test_summary_says_not_wikitext_only_where_it_knows() -> None:
-    config = make_study().config
+    config = make_study().as_json()
     config["texts"]["evaluation-text"] = {
         "source": "hub",
         "repository": "some/text",

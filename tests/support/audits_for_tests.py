@@ -113,7 +113,7 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
 
 def make_kept(name: str, root: Path) -> Audited:
     """Return a study whose records are kept in `docs/`."""
-    study = Study.load(ROOT / KEPT[name])
+    study = Study.load(Path(KEPT[name]), ROOT)
     shutil.copytree(ROOT / "docs" / name / "records", root / "records")
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)

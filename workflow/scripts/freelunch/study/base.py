@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
         raise UserError("this is not YAML", where=path, found=error) from error
 
 
-def with_base(config: object, source: str) -> tuple[object, Names]:
+def with_base(config: object, source: str, root: Path = Path()) -> tuple[object, Names]:
     """Return a config with the entries that its study takes from its base, and all defined names.
 
     An entry of the config's own takes the place of one that has the same name in the base, as a
@@ -41,6 +41,7 @@ def with_base(config: object, source: str) -> tuple[object, Names]:
     Args:
         config: As a study's file says it.
         source: That file, for messages.
+        root: The repository, to which the base's path is relative.
 
     Raises:
         UserError: The base is not there, or holds anything but registries.
@@ -50,7 +51,7 @@ def with_base(config: object, source: str) -> tuple[object, Names]:
     own = {registry: _mapping(config.get(registry)) for registry in REGISTRIES}
     if BASE not in config:
         return config, {registry: _strings([*own[registry]]) for registry in REGISTRIES}
-    base = _read_base(config[BASE], source)
+    base = _read_base(config[BASE], source, root)
     names = {registry: _strings([*{**base[registry], **own[registry]}]) for registry in REGISTRIES}
     complete = {key: value for key, value in config.items() if key != BASE}
     for registry, taken in _taken(config, own, base).items():
@@ -63,16 +64,16 @@ def with_base(config: object, source: str) -> tuple[object, Names]:
     return complete, names
 
 
-def _read_base(named: object, source: str) -> dict[str, Mapping[str, Any]]:
+def _read_base(named: object, source: str, root: Path) -> dict[str, Mapping[str, Any]]:
     where = f"{source}: {BASE}"
-    if not isinstance(named, str) or not os.path.isfile(named):
+    if not isinstance(named, str) or not os.path.isfile(root / named):
         raise UserError(
             "there is no such file",
             where=where,
             found=str(named)[:60],
             expected="a file of registries, absolute or relative to the repository",
         )
-    base = read_yaml(Path(named))
+    base = read_yaml(root / named)
     if not isinstance(base, Mapping):
         raise UserError("a base is a mapping", where=named, expected=", ".join(REGISTRIES))
     others = [str(key) for key in base if key not in REGISTRIES]

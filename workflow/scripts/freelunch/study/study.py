@@ -44,18 +44,23 @@ class Study:
     source: str
 
     @classmethod
-    def load(cls, path: Path) -> "Study":
-        """Read and check a config file."""
-        return cls.check(read_yaml(path), str(path))
+    def load(cls, path: Path, root: Path = Path()) -> "Study":
+        """Read and check a config file; its path, and that of its base, are relative to `root`."""
+        return cls.check(read_yaml(root / path), str(path), root)
 
     @classmethod
-    def check(cls, config: object, source: str) -> "Study":
+    def check(cls, config: object, source: str, root: Path = Path()) -> "Study":
         """Check a config.
+
+        Args:
+            config: As a study's file says it.
+            source: That file, for messages.
+            root: The repository, to which the path of a base is relative.
 
         Raises:
             UserError: With every problem at once, each with its key and the nearest valid name.
         """
-        complete, names = with_base(config, source)
+        complete, names = with_base(config, source, root)
         problems: set[str] = set()
         try:
             found = Config.model_validate(complete)

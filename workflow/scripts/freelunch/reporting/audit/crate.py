@@ -19,10 +19,10 @@ from rocrate.rocrate import ROCrate
 
 from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import write_atomically, write_json
-from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.crate_facts import facts_of, known, package_url, source_of
+from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.provenance import gather_provenance
 from freelunch.study.study import Study
 
@@ -44,7 +44,6 @@ PROFILES = {
 }
 # RO-Crate 1.1 has no word for a sha256; this has.
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
-REPOSITORY = SCRIPTS.parents[1]
 
 
 def write_crate(study: Study, records: Records, root: Path) -> Path:

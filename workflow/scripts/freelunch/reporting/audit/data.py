@@ -10,6 +10,8 @@ from freelunch.core.errors import UserError
 from freelunch.study.base import read_yaml
 
 _WORKFLOW = Path(__file__).resolve().parents[4]
+# What the audit refers to is here, wherever the audited study is run.
+REPOSITORY = _WORKFLOW.parent
 DATA = _WORKFLOW / "data"
 SCHEMAS = _WORKFLOW / "schemas"
 

@@ -117,7 +117,7 @@ def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:
 
 
 def text_identity(text: Text) -> str:
-    """Return where a text comes from, which tells it from others."""
+    """Return where a text comes from, by its entry in the config, which tells it from others."""
     match text:
         case Wheel():
             return f"{text.package}: {text.member}"

@@ -8,24 +8,24 @@ the same tasks.
 import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, seed_groups
 from freelunch.core.errors import nearest
 from freelunch.reporting.audit.claims import command, snakemake
-from freelunch.reporting.audit.data import DATA
+from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.protocol import text_identity
 from freelunch.reporting.audit.published_file import TEXTS, TOLERANCES, Published
-from freelunch.study.base import read_yaml
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
 from freelunch.study.steps import EVALUATE_CELL
 from freelunch.study.study import Study
 
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
-STUDY = DATA.parents[1] / "studies" / "published.yaml"
+STUDY = Path("studies/published.yaml")
 # The keys of a registry entry that have to be equal for its name to mean the same.
 IDENTITY = {
     "models": ("repository",),
@@ -47,7 +47,7 @@ def audit_published(
         published: The published numbers.
         meaning: The study that says what their names mean; by default the one in STUDY.
     """
-    meaning = meaning or Study.check(read_yaml(STUDY), f"{STUDY.parent.name}/{STUDY.name}")
+    meaning = meaning or Study.load(STUDY, REPOSITORY)
     cells = {_place(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
     return [_row(each, cells.get(_place(each), []), evidence, meaning) for each in published]
 

@@ -1,8 +1,10 @@
 """The measure of the memory that a planned adaptation takes."""
 
+from pathlib import Path
+
 from freelunch.core.errors import UserError, nearest
 from freelunch.costs.plan import Plan
-from freelunch.reporting.audit.data import DATA
+from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     Asked,
@@ -14,14 +16,12 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 
-ROOT = DATA.parents[1]
-
 
 def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
     """The peak memory that the plan predicts for the job of an `adaptation` in another `study`,
     which does not have to be run.
     """
-    plan = Plan.of(Study.load(ROOT / settings["study"]))
+    plan = Plan.of(Study.load(Path(settings["study"]), REPOSITORY))
     name = settings["adaptation"]
     if name not in plan.study.config.adaptations:
         raise UserError(
