@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from configs import ROOT, STUDIES
+from freelunch.study.base import read_yaml
 from freelunch.study.study import Study
+
+REGISTRY = ROOT / "config" / "registry.yaml"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -39,14 +41,21 @@ def test_studies_have_names_of_their_own() -> None:
 
 def test_the_default_study_states_every_setting() -> None:
     """Its reader sees all there is to set: filling in defaults changes nothing."""
-    found = yaml.safe_load((ROOT / "config.yaml").read_text())
-    filled = Study.load(ROOT / "config.yaml").as_json()
+    given, filled = read_yaml(ROOT / "config.yaml"), Study.load(ROOT / "config.yaml").as_json()
+    assert filled["study"] == given["study"]
+    entries = read_yaml(REGISTRY)
+    for registry in ("models", "criteria"):
+        for name, entry in filled[registry].items():
+            assert entry == entries[registry][name], name
     # The other windows say what differs.
     for name in ("recon_block", "masklora"):
-        assert filled["adaptations"][name] == found["adaptations"][name]
-    assert filled["criteria"] == found["criteria"]
-    assert filled["study"] == found["study"]
-    assert filled["models"] == found["models"]
+        assert filled["adaptations"][name] == entries["adaptations"][name], name
+
+
+def test_every_entry_that_studies_share_is_valid() -> None:
+    """Also one that no study takes, and that no study would therefore refuse."""
+    study = read_yaml(ROOT / "config.yaml")["study"]
+    Study.check({**read_yaml(REGISTRY), "study": study}, str(REGISTRY))
 
 
 def test_planning_imports_no_tensor_library() -> None:

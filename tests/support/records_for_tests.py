@@ -161,7 +161,7 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
     mean = math.fsum(known) / len(known)
     variance = math.fsum((loss - mean) ** 2 for loss in known) / (len(known) - 1)
     error = math.sqrt(variance / len(known))
-    settings = study.block.evaluation.perplexity
+    settings = study.perplexity
     return {
         "perplexity": math.exp(mean) if finite else None,
         "perplexity_standard_error": math.exp(mean) * error if finite else None,
@@ -189,7 +189,7 @@ def _adaptation(study: Study, cell: Cell) -> dict[str, Any] | None:
     settings = study.adaptation(cell.adaptation)
     if settings is None:
         return None
-    samples, calibration = study.samples(cell.adaptation), study.block.calibration
+    samples, calibration = study.samples(cell.adaptation), study.calibration
     losses = {f"{block}-{block}": {"before": 2.0, "after": 1.0} for block in range(4)}
     return {
         "window": settings.window,
@@ -238,7 +238,7 @@ def _cost(study: Study, cell: Cell) -> dict[str, Any]:
     if cell.adaptation != NONE:
         settings = study.adaptation(cell.adaptation)
         assert settings is not None
-        times = study.samples(cell.adaptation) / study.block.calibration.samples
+        times = study.samples(cell.adaptation) / study.calibration.samples
         cost[settings.rule] = step(
             94.0 + cell.seed, tokens=int(8192 * times), flops=int(5 * 10**12 * times)
         )

@@ -41,6 +41,7 @@ from freelunch.pruning.prune import prune_model
 from freelunch.study.adaptations import Reconstruction, read_adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
+from freelunch.study.sources import read_model
 from freelunch.study.windows import LEAST_SQUARES, split_windows
 
 TRAINING_TEXT = (
@@ -144,7 +145,7 @@ def save_tiny_model(folder: Path, family: str = "llama", **changes: Any) -> Path
 def fetch_tiny_model(source: Path, folder: Path, dtype: str = "float32") -> Artifact:
     """Turn a model's folder into a checkpoint of one shard a block."""
     entry = {"source": "path", "path": str(source), "dtype": dtype}
-    return fetch_model("tiny", entry, folder, fingerprint("code", entry))
+    return fetch_model("tiny", read_model(entry), folder, fingerprint("code", entry))
 
 
 def tiny_checkpoint(
