@@ -220,7 +220,7 @@ def test_trained_parameters_are_counted_by_the_formula(
     prepared = prepare(tmp_path, family, sequences=SEQUENCES)
     settings = settings_of(method)
     if family == "llama" and method == "biases":
-        with pytest.raises(UserError, match="nothing of this model is trained"):
+        with pytest.raises(UserError, match="trains nothing in this model"):
             retrain(prepared, tmp_path / "adapted", **settings)
         return
     adapted = retrain(prepared, tmp_path / "adapted", **settings)

@@ -1,4 +1,7 @@
-"""Speed and memory, as ratios within one run (`make bench`). Needs the finished default study."""
+"""Benchmarks of speed and memory, as ratios within one run (`make bench`).
+
+They need the finished default study.
+"""
 
 import json
 import statistics
@@ -19,7 +22,7 @@ GIB = 2**30
 
 
 def bench_start() -> None:
-    """Time what a user waits for before anything runs."""
+    """Time what a user waits for before the first job starts."""
     commands = {
         "plan": [sys.executable, "-m", "freelunch", "plan"],
         "dry run": ["snakemake", "--cores", "all", "--dry-run", "--forceall"],
@@ -35,7 +38,7 @@ def bench_start() -> None:
 
 
 def show_study() -> None:
-    """Say what the last run of the default study cost, from what its jobs noted."""
+    """Print the cost of the last run of the default study, as its jobs noted it."""
     runs = {
         str(path.parent): json.loads(path.read_text())["cost"]
         for root in ("resources/models/smollm2-135m", "resources/texts", "results/laptop")

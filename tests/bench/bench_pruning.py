@@ -29,7 +29,7 @@ MODEL = "smollm2-135m"
 
 
 def capture(model: StreamedModel, sample: Artifact, gram: bool, folder: Path) -> None:
-    """Make a dense pass; everything of it goes below a folder."""
+    """Run a dense pass that writes all its files below a folder."""
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
     capture_dense(
@@ -68,12 +68,12 @@ def bench_capture(model: StreamedModel, sample: Artifact, gram: bool) -> None:
 
 
 def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
-    """Prune by every criterion and pattern of the bound from one dense pass, I/O included."""
+    """Time pruning from one dense pass, I/O included, by all criteria and patterns of the bound."""
     criteria = ("magnitude", "wanda", "ria", "sparsegpt")
     patterns = ("u50", "u60", "2of4", "4of8")
     with tempfile.TemporaryDirectory(dir="results") as folder:
         scratch = Path(folder)
-        # Before and after, since the machine's speed changes.
+        # Time the dense pass before and after, because the machine's speed changes.
         before = seconds(lambda: capture(model, sample, True, scratch / "before"))
         dense = Artifact(scratch / "before" / "dense", dense_pass.KIND)
         states = open_states(model, sample, scratch / "before" / "hidden", scratch)
@@ -101,7 +101,9 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
 
 
 def column_loop(weight: Tensor, upper: Tensor, sparsity: float, block: int = 128) -> Tensor:
-    """Eliminate as SparseGPT's own code does: every later column of a block after each column."""
+    """Eliminate as SparseGPT's own code does: after each column, update all later ones of the
+    block.
+    """
     weight, columns = weight.clone(), weight.shape[1]
     for start in range(0, columns, block):
         stop = min(start + block, columns)
@@ -121,7 +123,7 @@ def column_loop(weight: Tensor, upper: Tensor, sparsity: float, block: int = 128
 
 
 def bench_elimination(model: StreamedModel, dense: Artifact) -> None:
-    """One thread, all matrices of a block, equal masks."""
+    """Time the elimination on one thread, for all matrices of a block, with equal masks."""
     torch.set_num_threads(1)
     u50, criterion = Pattern.parse("u50"), read_criterion({"score": "sparsegpt"})
     block = model.load_block(model.num_blocks // 2)

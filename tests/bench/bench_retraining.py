@@ -28,10 +28,11 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def bench_rates() -> None:
-    """Time steps of the default study's model, with the threads of a job and of the machine.
+    """Time steps of the default study's model, with the threads of a job and with all of the
+    machine.
 
-    A step of `full` is counted as three forwards, head included; that of others by what they have
-    to compute.
+    A step of `full` counts as three forward passes, including the head; a step of another method
+    counts the operations that the method has to compute.
     """
     with studied() as (model, masks, states):
         shapes = Shapes.of(model.config.to_dict(), "float32")
@@ -40,7 +41,7 @@ def bench_rates() -> None:
             for name, entry in METHODS.items():
                 settings = read_adaptation(entry)
                 batch = settings.batch
-                # Of one step; without the loss before and after.
+                # Operations of one step, without the losses before and after the training.
                 epoch = retraining_flops(shapes, 10**6, SEQUENCE, settings) / (10**6 / batch)
                 training = Training(model, masks, states, settings, 0, True)
                 optimiser = make_optimiser("adamw", training.trained.parameters)
@@ -69,7 +70,7 @@ def bench_rates() -> None:
 
 
 def bench_predictions() -> None:
-    """Compare peak memory with what the plan says of it."""
+    """Compare the measured peak memory with the plan's prediction."""
     for name in SHAPES:
         with shaped(name, vocab_size=32000) as (folder, _, shapes):
             for method, entry in METHODS.items():

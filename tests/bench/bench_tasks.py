@@ -1,4 +1,4 @@
-"""Speed of the zero-shot tasks beside lm-eval's own model class (a part of `make bench`)."""
+"""Speed of the zero-shot tasks compared with lm-eval's own model class (a part of `make bench`)."""
 
 import statistics
 import tempfile
@@ -28,7 +28,9 @@ BOUND = "1.8"
 
 
 def main() -> None:
-    """Ask both the same documents in turns, lm-eval's class with the best of its batch sizes."""
+    """Ask both models the same documents in turns; lm-eval's class uses the best of its batch
+    sizes.
+    """
     torch.set_num_threads(2)
     packed = StreamedModel(MODEL)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
@@ -52,7 +54,7 @@ def main() -> None:
                 partial(ours_of, packed, requests, Path(scratch)),
             ]
             ratios = [seconds(works[0]) / seconds(works[1]) for _ in range(3)]
-            # In float32 its own log-softmax is off by a few 1e-4 for a long answer.
+            # In float32, lm-eval's own log-softmax is off by a few 1e-4 for a long answer.
             exact, ours = theirs(best, "float64").loglikelihood(requests), works[1]()
         pairs = zip(ours, exact, strict=True)
         difference = max(abs(a - b) for (a, _), (b, _) in pairs)
@@ -72,7 +74,7 @@ def ours_of(
 
 
 def requests_of(task: str, scratch: Path) -> Sequence[Instance]:
-    """Return what lm-eval asks of a sample of a task's documents."""
+    """Return lm-eval's requests for a sample of a task's documents."""
     artifact = Artifact(Paths.task(task), TASK)
     documents = sample(artifact.facts["documents"], DOCUMENTS, 0)
     loaded = load_tasks({task: artifact}, {task: documents}, scratch)["tasks"][task]

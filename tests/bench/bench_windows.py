@@ -58,7 +58,7 @@ WINDOWS: tuple[dict[str, Any], ...] = (
 )
 # Solving for a matrix of thousands of inputs takes two cores hours.
 EXACT_SHAPE = "SmolLM2's"
-# Of a block; no such model exists on this machine.
+# The sizes of one block; the model itself is not on this machine.
 QWEN_72B = {
     "hidden_size": 8192,
     "intermediate_size": 29568,
@@ -78,7 +78,7 @@ def settings_of(**settings: Any) -> Local:
 
 @contextmanager
 def studied() -> Iterator[tuple[StreamedModel, Artifact, DenseStates]]:
-    """Give what the default study has left: its model, Wanda's masks, hidden states."""
+    """Give artifacts of the finished default study: its model, Wanda's masks, its hidden states."""
     paths = Study.load(Path("config.yaml")).paths
     model = StreamedModel(paths.model(MODEL))
     sample = Artifact(paths.calibration(MODEL, 0), token_ids.KIND)
@@ -89,7 +89,7 @@ def studied() -> Iterator[tuple[StreamedModel, Artifact, DenseStates]]:
 
 @contextmanager
 def shaped(name: str, **sizes: int) -> Iterator[tuple[Path, StreamedModel, Shapes]]:
-    """Give the folder of a pruned random model of one of SHAPES, the model and its shapes."""
+    """Give the folder of a pruned random model of one of SHAPES, the model, and its shapes."""
     given, dtype = SHAPES[name]
     heads = given["hidden_size"] // 64
     config = llama(
@@ -107,7 +107,7 @@ def shaped(name: str, **sizes: int) -> Iterator[tuple[Path, StreamedModel, Shape
 
 
 def adapt(model: StreamedModel, masks: Artifact, states: DenseStates, settings: Local) -> None:
-    """Adapt the windows of the first few blocks, and forget them."""
+    """Adapt the windows of the first few blocks, and discard the results."""
     whole = split_windows(model.num_blocks, settings.window)
     windows = [each for each in whole if each.stop <= BLOCKS]
     assert windows and windows[-1].stop == BLOCKS
@@ -136,7 +136,7 @@ def bench_rates() -> None:
             "block, bfloat16": settings_of(window=1, precision="bfloat16"),
             "matrix, exact": settings_of(method="least_squares"),
         }
-        # By the usual formula, three forwards: as if norms were trained.
+        # Count three forward passes, the usual formula, as if norms were trained.
         flops = {
             name: reconstruction_flops(
                 shapes,
@@ -155,7 +155,7 @@ def bench_rates() -> None:
                 for name, settings in kinds.items():
                     before = matmul_rate()
                     took = seconds(lambda settings=settings: adapt(model, masks, states, settings))
-                    # The machine's speed changes: take it from both sides.
+                    # The machine's speed changes: use the mean of its speeds before and after.
                     machine = (before + matmul_rate()) / 2
                     times[name].append(took)
                     rates[name].append(flops[name] / took / machine)
@@ -177,7 +177,7 @@ def bench_rates() -> None:
 
 
 def bench_depth() -> None:
-    """Peak memory of the same width, eight times as deep."""
+    """Compare the peak memory of two models of equal width, one eight times as deep."""
     peaks: dict[str, list[int]] = {}
     for blocks in (4, 32):
         with tempfile.TemporaryDirectory(dir="results") as base:
@@ -199,7 +199,7 @@ def bench_depth() -> None:
 
 
 def bench_larger_than_memory() -> None:
-    """Every step of a model whose weights are larger than what the process may use."""
+    """Run every step of a model whose weights are larger than the memory a process may use."""
     with tempfile.TemporaryDirectory(dir="results") as base:
         folder = Path(base)
         config = llama(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24)
@@ -212,7 +212,7 @@ def bench_larger_than_memory() -> None:
 
 
 def bench_predictions() -> None:
-    """Compare peak memory and operations of jobs with what the plan says of them."""
+    """Compare the measured peak memory and operations of jobs with the plan's predictions."""
     for name in SHAPES:
         with shaped(name) as (folder, model, shapes):
             for window in WINDOWS:
@@ -224,7 +224,7 @@ def bench_predictions() -> None:
                 what = " ".join(map(str, window.values()))
                 value = f"{planned.memory_bytes / measured:.2f} ({measured / 1e9:.2f} GB)"
                 say(f"memory predicted / measured, shape {name}, {what}", value, "0.8 to 1.2")
-                # Operations of solvers and optimisers are not counted by torch.
+                # Torch does not count the operations of solvers and optimisers.
                 if isinstance(settings, Reconstruction):
                     counted = _counted(folder, model, settings)
                     ratio = planned.flops / counted
@@ -248,7 +248,7 @@ def bench_72b() -> None:
         config = Qwen2Config(
             **QWEN_72B, num_hidden_layers=1, vocab_size=512, tie_word_embeddings=False
         )
-        # One step; the passes in float32, since few processors multiply in bfloat16.
+        # One step; the passes run in float32, because few processors multiply in bfloat16.
         write_model(folder, config, torch.bfloat16, tokens=2 * SEQUENCE)
         run_step(folder, "capture")
         run_step(folder, "prune")

@@ -216,7 +216,7 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
 def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
     """An edit of one criterion reruns what uses it, and nothing else."""
     rule = (SCRIPTS.parent / "rules" / "prune.smk").read_text()
-    assert "f\"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion)['score']}\"" in rule
+    assert 'f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}"' in rule
     names = [path.stem for path in (copy / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")]
 
     def digests() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The plan: shapes against real parameters, jobs against the cells, operations against a count."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
+from configs import ROOT, smoke
 from freelunch.costs.plan import Plan
 from freelunch.costs.reconstruction import reconstruction_flops
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
+from freelunch.study.adaptations import read_adaptation
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import Cell
 from freelunch.study.families import family_of
-from freelunch.study.schema import SCHEMA, with_defaults
 from freelunch.study.study import Study
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
-
-ROOT = SCHEMA.parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +176,7 @@ def test_operations_of_a_forward_pass(family: str) -> None:
 
 def test_operations_of_a_reconstruction() -> None:
     shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
-    settings = with_defaults({"method": "reconstruction", "epochs": 3}, "adaptation")
+    settings = read_adaptation({"method": "reconstruction", "epochs": 3})
     samples = CHECK_SEQUENCES + 4
     found = reconstruction_flops(shapes, samples, LENGTH, settings, blocks=2)
     once = shapes.forward_flops(LENGTH, LENGTH, blocks=2)
@@ -187,13 +185,6 @@ def test_operations_of_a_reconstruction() -> None:
 
 
 # --- Of a study
-
-
-def smoke(**changes: Any) -> Study:
-    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
-    for key, value in changes.items():
-        config["models"]["tiny"][key] = value
-    return Study.check(config, "smoke.yaml")
 
 
 def test_jobs_are_those_of_the_cells() -> None:
@@ -220,11 +211,16 @@ def test_every_job_has_a_cost() -> None:
 
 
 def test_more_work_costs_more() -> None:
-    small, large = Plan.of(smoke()), copy.deepcopy(smoke().config)
-    large["study"]["calibration"]["samples"] *= 2
-    large["adaptations"]["recon_block"]["epochs"] = 2
-    large["study"]["evaluation"]["perplexity"]["windows"] *= 2
-    plan = Plan.of(Study.check(large, "smoke.yaml"))
+    small = Plan.of(smoke())
+    plan = Plan.of(
+        smoke(
+            {
+                "study.calibration.samples": 16,
+                "adaptations.recon_block.epochs": 2,
+                "study.evaluation.perplexity.windows": 32,
+            }
+        )
+    )
     for job, factor in (
         (("capture_dense", "tiny"), 2),
         (("evaluate_cell", "tiny"), 2),
@@ -237,13 +233,12 @@ def test_more_work_costs_more() -> None:
 
 
 def test_what_a_criterion_does_is_in_its_cost() -> None:
-    config = copy.deepcopy(smoke().config)
-    config["criteria"] |= {
-        "swapped": with_defaults({"score": "wanda", "swaps": 5}),
-        "sparse": with_defaults({"score": "wanda", "statistics": "sparse"}),
-        "obs": with_defaults({"score": "sparsegpt"}),
+    criteria = {
+        "swapped": {"score": "wanda", "swaps": 5},
+        "sparse": {"score": "wanda", "statistics": "sparse"},
+        "obs": {"score": "sparsegpt"},
     }
-    plan = Plan.of(Study.check(config, "smoke.yaml"))
+    plan = Plan.of(smoke({f"criteria.{name}": entry for name, entry in criteria.items()}))
     names = ("wanda", "swapped", "sparse", "obs")
     costs = {name: plan.step("prune_model", "tiny", name) for name in names}
     assert costs["wanda"].flops == 0
@@ -262,11 +257,9 @@ def test_what_a_criterion_does_is_in_its_cost() -> None:
 
 def test_drift_passes_the_dense_model_once_or_with_each_cell() -> None:
     """What all cells are measured against stays on disk if hidden states do."""
-    config = copy.deepcopy(smoke().config)
-    config["study"]["evaluation"]["drift"] = {"samples": 4}
-    kept = Plan.of(Study.check(copy.deepcopy(config), "smoke.yaml"))
-    config["study"]["keep_hidden_states"] = "none"
-    remade = Plan.of(Study.check(config, "smoke.yaml"))
+    drift = {"study.evaluation.drift": {"samples": 4}}
+    kept = Plan.of(smoke(drift))
+    remade = Plan.of(smoke({**drift, "study.keep_hidden_states": "none"}))
     shapes, tokens = kept.shapes["tiny"], 4 * 32
     jobs = [job for job in kept.jobs() if job.rule == "capture_reference"]
     assert len(jobs) == 1
@@ -299,7 +292,7 @@ def test_a_model_whose_shapes_are_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan is made without them, and says so."""
-    config = copy.deepcopy(Study.load(ROOT / "config.yaml").config)
+    config = Study.load(ROOT / "config.yaml").as_json()
     del config["models"]["smollm2-135m"]["architecture"]
     monkeypatch.chdir(tmp_path)
     plan = Plan.of(Study.check(config, "config.yaml"))
@@ -332,6 +325,6 @@ def test_announced_shapes_serve_before_the_model_is_here(
 def test_a_config_file_that_says_too_little(tmp_path: Path, text: str) -> None:
     """No traceback from a plan: the cost is not known before transformers has read the model."""
     (tmp_path / "config.json").write_text(text)
-    plan = Plan.of(smoke(path=str(tmp_path)))
+    plan = Plan.of(smoke({"models.tiny.path": str(tmp_path)}))
     assert isinstance(plan.text(), str)
     assert plan.mem_mb("capture_dense", "tiny") > 0

@@ -1,6 +1,5 @@
 """Windows, candidates and kept hidden states as a plan sees them."""
 
-import copy
 import re
 from itertools import product
 from pathlib import Path
@@ -8,19 +7,19 @@ from typing import Any
 
 import pytest
 
+from configs import ROOT, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.costs.reconstruction import decide_window, reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
+from freelunch.study.adaptations import Reconstruction, read_adaptation
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import Cell
-from freelunch.study.schema import SCHEMA, with_defaults
 from freelunch.study.search import adaptation_of, candidates_of, choice_text
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows, window_order
 
-ROOT = SCHEMA.parents[2]
 QWEN = {
     "model_type": "qwen2",
     "num_hidden_layers": 80,
@@ -38,15 +37,14 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def settings_of(**settings: Any) -> dict[str, Any]:
-    return with_defaults({"method": "reconstruction", **settings}, "adaptation")
+def settings_of(**settings: Any) -> Reconstruction:
+    found: Reconstruction = read_adaptation({"method": "reconstruction", **settings})
+    return found
 
 
-def smoke(**adaptation: Any) -> Study:
-    """Return the smoke study with one adaptation, `recon_block`, of these settings."""
-    config = copy.deepcopy(Study.load(ROOT / "studies" / "smoke.yaml").config)
-    config["adaptations"] = {"recon_block": {"method": "reconstruction", **adaptation}}
-    return Study.check(config, "smoke.yaml")
+def adapted(**settings: Any) -> Study:
+    """Return the smoke study with settings of its one adaptation, `recon_block`."""
+    return smoke({f"adaptations.recon_block.{key}": value for key, value in settings.items()})
 
 
 # --- Windows
@@ -118,26 +116,27 @@ def test_candidates_are_all_pairs() -> None:
         "recon.lr1e-05.epochs3",
     ]
     for name, settings in found.items():
-        expected = settings_of(**{k: settings[k] for k in ("learning_rate", "epochs")})
-        # What decides among them is no setting of theirs: another way makes none of them again.
-        del expected["select_on"]
-        assert settings == expected
+        expected = settings_of(learning_rate=settings.rate, epochs=settings.passes)
+        assert settings.as_json() == expected.as_json()
         assert adaptation_of(name) == "recon"
         cell = Cell("tiny", "wanda", "u50", name, 0)
         assert Cell.parse(str(cell)) == cell
+    # What decides among them is no setting of theirs: another way makes none of them again.
+    searched = settings_of(learning_rate=[0.001, 1e-5], epochs=[1, 3], select_on="evaluation")
+    assert candidates_of("recon", searched) == found
     assert candidates_of("recon", settings_of(learning_rate=0.001)) == {}
     assert list(candidates_of("recon", settings_of(learning_rate=[0.1]))) == ["recon.lr0.1.epochs1"]
 
 
 def test_a_study_knows_its_candidates() -> None:
-    study = smoke(learning_rate=[0.1, 0.2])
+    study = adapted(learning_rate=[0.1, 0.2])
     cell = Cell.parse("tiny/wanda-u50/recon_block/seed0")
     candidates = study.candidates(cell)
     assert [one.adaptation for one in candidates] == study.candidate_names("recon_block")
-    assert study.adaptation(candidates[1].adaptation)["learning_rate"] == 0.2
+    assert study.adaptation(candidates[1].adaptation).learning_rate == 0.2
     assert study.spec(cell)["selection"] == {"samples": 16}
-    assert "selection" not in smoke(learning_rate=[0.1], select_on="evaluation").spec(cell)
-    assert "selection" not in smoke(learning_rate=0.1).spec(cell)
+    assert "selection" not in adapted(learning_rate=[0.1], select_on="evaluation").spec(cell)
+    assert "selection" not in adapted(learning_rate=0.1).spec(cell)
     rules = [rule for rule, *_ in Plan.of(study).jobs()]
     assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_cell") == 5 + 4
 
@@ -164,13 +163,13 @@ def test_a_study_knows_its_candidates() -> None:
 )
 def test_what_is_refused(adaptation: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        smoke(**adaptation)
+        adapted(**adaptation)
     assert message in str(error.value)
 
 
 def test_a_window_larger_than_the_model_is_refused_in_the_plan() -> None:
     with pytest.raises(UserError, match="larger than the model") as error:
-        Plan.of(smoke(window=5))
+        Plan.of(adapted(window=5))
     text = str(error.value)
     assert "recon_block" in text and "5 blocks" in text and "at most 4" in text
 
@@ -188,11 +187,7 @@ def test_linears_and_ranks_of_them_are_seen_in_the_plan(
     changes: dict[str, Any], message: str | None
 ) -> None:
     """Where the model's sizes are known: of two key heads of 8 a matrix has 16 rows."""
-    config = copy.deepcopy(smoke().config)
-    sizes = QWEN | {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    config["models"]["tiny"]["architecture"] = sizes | {"num_key_value_heads": 2}
-    config["adaptations"]["recon_block"] = {"method": "masklora", **changes}
-    study = Study.check(config, "smoke.yaml")
+    study = smoke({"adaptations.recon_block": {"method": "masklora", **changes}})
     if message is None:
         Plan.of(study)
         return
@@ -202,15 +197,16 @@ def test_linears_and_ranks_of_them_are_seen_in_the_plan(
 
 
 def test_a_search_needs_documents(tmp_path: Path) -> None:
-    config = copy.deepcopy(smoke(learning_rate=[0.1, 0.2]).config)
     tokens = tmp_path / "tokens.safetensors"
     tokens.touch()
-    config["texts"]["ready"] = {"source": "tokens", "path": str(tokens)}
-    config["study"]["calibration"]["text"] = "ready"
+    ready = {
+        "adaptations.recon_block.learning_rate": [0.1, 0.2],
+        "texts.ready": {"source": "tokens", "path": str(tokens)},
+        "study.calibration.text": "ready",
+    }
     with pytest.raises(UserError, match=r"recon_block\.select_on"):
-        Study.check(config, "smoke.yaml")
-    config["adaptations"]["recon_block"]["select_on"] = "evaluation"
-    Study.check(config, "smoke.yaml")
+        smoke(ready)
+    smoke({**ready, "adaptations.recon_block.select_on": "evaluation"})
 
 
 # --- Memory
@@ -233,7 +229,7 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
     with pytest.raises(UserError, match="no window fits") as error:
         decide_window(shapes, 8, 256, budget)
     assert "attention_mlp" in str(error.value), "norms are trained, so matrices are no way out"
-    matrices = {**budget, "train_norms": False}
+    matrices = budget.model_copy(update={"train_norms": False})
     assert decide_window(shapes, 8, 256, matrices)[0] == "matrix"
     assert decide_window(shapes, 8, 256, settings_of(window=3)) == (3, None)
 
@@ -241,20 +237,20 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
 def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
     """Of text beyond the calibration sample, or where nothing is kept."""
     shapes, length = Shapes.of(QWEN, "bfloat16"), 128
-    settings = with_defaults({"method": "norms", "loss": "distillation"}, "adaptation")
+    settings = read_adaptation({"method": "norms", "loss": "distillation"})
     kept, made = (retrain(shapes, 4, length, settings, keep).flops for keep in ("every_4", "none"))
     assert made - kept == shapes.forward_flops(4 * length, length)
-    plain = with_defaults({"method": "norms"}, "adaptation")
+    plain = read_adaptation({"method": "norms"})
     assert retrain(shapes, 4, length, plain, "none") == retrain(shapes, 4, length, plain, "all")
 
 
 @pytest.mark.parametrize("length", [256, 304, 336, 352, 384])
 def test_the_budget_that_is_advised_is_enough(length: int) -> None:
-    shapes, settings = Shapes.of(QWEN, "bfloat16"), settings_of(window="auto", memory_gb=1)
+    shapes = Shapes.of(QWEN, "bfloat16")
     with pytest.raises(UserError) as error:
-        decide_window(shapes, 8, length, settings)
+        decide_window(shapes, 8, length, settings_of(window="auto", memory_gb=1))
     (advised,) = re.findall(r"at least ([\d.]+) GB", str(error.value))
-    assert decide_window(shapes, 8, length, {**settings, "memory_gb": float(advised)})
+    assert decide_window(shapes, 8, length, settings_of(window="auto", memory_gb=float(advised)))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +268,7 @@ def test_auto_takes_no_half_that_the_family_cannot_have(changes: dict[str, Any])
 
 def test_auto_with_a_search_over_epochs() -> None:
     """The budget is of memory; operations of a list are nobody's."""
-    Plan.of(smoke(window="auto", memory_gb=4, epochs=[1, 2])).text(1e12)
+    Plan.of(adapted(window="auto", memory_gb=4, epochs=[1, 2])).text(1e12)
 
 
 def test_a_batch_is_never_larger_than_the_sample() -> None:
@@ -283,7 +279,7 @@ def test_a_batch_is_never_larger_than_the_sample() -> None:
 
 def test_one_matrix_at_a_time_is_solved() -> None:
     shapes = Shapes.of(QWEN, "bfloat16")
-    settings = with_defaults({"method": "least_squares"}, "adaptation")
+    settings = read_adaptation({"method": "least_squares"})
     wide = 29568
     solving = 8 * (2 * wide**2 + 4 * wide * 8192)
     found = reconstruct(shapes, 8, 256, settings).memory_bytes
@@ -298,9 +294,7 @@ def test_where_layers_are_fused_the_largest_is_the_fused_one() -> None:
 
 
 def test_solving_depends_on_how_much_is_kept() -> None:
-    config = copy.deepcopy(smoke().config)
-    config["adaptations"]["recon_block"] = {"method": "least_squares"}
-    plan = Plan.of(Study.check(config, "smoke.yaml"))
+    plan = Plan.of(smoke({"adaptations.recon_block": {"method": "least_squares"}}))
     half, most = (
         plan.step("reconstruct_window", "tiny", "wanda", "recon_block", pattern)
         for pattern in ("u50", "u80")
@@ -310,12 +304,12 @@ def test_solving_depends_on_how_much_is_kept() -> None:
 
 def test_a_budget_nothing_fits_into_is_refused_in_the_plan() -> None:
     with pytest.raises(UserError, match="no window fits into the memory budget") as error:
-        Plan.of(smoke(window="auto", memory_gb=0.1))
+        Plan.of(adapted(window="auto", memory_gb=0.1))
     assert "raise memory_gb" in str(error.value)
 
 
 def test_the_plan_says_which_window_and_why() -> None:
-    text = Plan.of(smoke(window="auto", memory_gb=4)).text(flops_per_s=1e12)
+    text = Plan.of(adapted(window="auto", memory_gb=4)).text(flops_per_s=1e12)
     (line,) = [line for line in text.splitlines() if line.split()[1:2] == ["recon_block"]]
     assert "all" in line.split() and "of 4 GB" in line
     assert "at 65 % of 1 TFLOP/s as given" in text
@@ -323,9 +317,7 @@ def test_the_plan_says_which_window_and_why() -> None:
 
 def test_disk_follows_what_is_kept() -> None:
     def disk(keep: str) -> int:
-        config = copy.deepcopy(smoke().config)
-        config["study"]["keep_hidden_states"] = keep
-        step = Plan.of(Study.check(config, "smoke.yaml")).step("capture_dense", "tiny")
+        step = Plan.of(smoke({"study.keep_hidden_states": keep})).step("capture_dense", "tiny")
         assert step is not None
         return step.disk_bytes
 
@@ -336,9 +328,7 @@ def test_disk_follows_what_is_kept() -> None:
 
 def test_only_ways_that_differ_are_compared() -> None:
     assert not smoke().compares_windows
-    config = copy.deepcopy(smoke().config)
-    config["adaptations"]["other"] = settings_of(window=2)
-    config["study"]["grids"][0]["adaptations"].append("other")
-    assert Study.check(config, "smoke.yaml").compares_windows
-    config["adaptations"]["other"] = settings_of(learning_rate=0.5)
-    assert not Study.check(config, "smoke.yaml").compares_windows
+    both = {"study.grids.0.adaptations": ["none", "recon_block", "other"]}
+    for settings, differ in (({"window": 2}, True), ({"learning_rate": 0.5}, False)):
+        other = {"method": "reconstruction", **settings}
+        assert smoke({**both, "adaptations.other": other}).compares_windows is differ

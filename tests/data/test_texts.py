@@ -18,6 +18,7 @@ from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.documents import open_text, read_documents
 from freelunch.data.texts import fetch_text
+from freelunch.study.sources import read_text
 
 # Characters at which `str.splitlines` would cut a line, and some outside of ASCII.
 ODD = "a\u2028b\x85c\x0bd\x1ce é 漢 𝄞"
@@ -34,7 +35,7 @@ def fetch(
     path = folder / name
     path.write_bytes(content)
     entry = {"source": "path", "path": str(path), "format": format, "field": field}
-    return fetch_text("tiny", entry, folder / "resources" / "tiny", "fingerprint")
+    return fetch_text("tiny", read_text(entry), folder / "resources" / "tiny", "fingerprint")
 
 
 def table(*rows: object, column: str = "text") -> bytes:
@@ -183,7 +184,8 @@ def test_a_failure_leaves_no_finished_text(tmp_path: Path) -> None:
 
 def test_a_source_that_cannot_be_had_leaves_the_finished_text(tmp_path: Path) -> None:
     artifact = fetch(tmp_path, b"one\n", "lines")
-    entry = {"source": "path", "path": str(tmp_path / "nowhere"), "format": "lines"}
+    nowhere = {"source": "path", "path": str(tmp_path / "nowhere"), "format": "lines"}
+    entry = read_text(nowhere)
     with pytest.raises(UserError, match="does not exist"):
         fetch_text("tiny", entry, artifact.folder, "fingerprint")
     assert read_documents(artifact.folder) == ["one"]
@@ -192,7 +194,7 @@ def test_a_source_that_cannot_be_had_leaves_the_finished_text(tmp_path: Path) ->
 def fetch_ids(folder: Path, tensors: dict[str, Any]) -> Artifact:
     path = folder / "ids.safetensors"
     save_file(tensors, path)
-    entry = {"source": "tokens", "path": str(path)}
+    entry = read_text({"source": "tokens", "path": str(path)})
     return fetch_text("ids", entry, folder / "resources" / "ids", "fingerprint")
 
 
@@ -244,8 +246,9 @@ def test_refuses_what_is_no_matrix_of_token_ids(
 def test_refuses_token_ids_that_are_not_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "ids.bin"
     path.write_bytes(b"\x80\x04pickle, perhaps")
+    entry = read_text({"source": "tokens", "path": str(path)})
     with pytest.raises(UserError, match="not a valid safetensors file"):
-        fetch_text("ids", {"source": "tokens", "path": str(path)}, tmp_path / "ids", "fingerprint")
+        fetch_text("ids", entry, tmp_path / "ids", "fingerprint")
 
 
 def test_opens_a_text_or_token_ids(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_flipped_byte_stops_the_evaluation(cell: Evaluated, shard: str) -> Non
     # Not in place: a linked shard is the dense model's, too.
     path.unlink()
     path.write_bytes(content)
-    with pytest.raises(UserError, match="content is not as the manifest says") as error:
+    with pytest.raises(UserError, match="content differs from what the manifest says") as error:
         cell.run()
     assert shard in str(error.value)
     assert not (cell.folder / MANIFEST).exists()
@@ -271,5 +271,5 @@ def test_activations_of_another_reference_are_refused(cell: Evaluated) -> None:
     )
     captured(cell.prepared.model, held_out, cell.base / "other", "all")
     parts = [replace(part, cache=cell.base / "other-cache") for part in cell.parts]
-    with pytest.raises(UserError, match="made from other reference"):
+    with pytest.raises(UserError, match="made from a different artifact: reference"):
         cell.run(parts)

@@ -21,6 +21,7 @@ from freelunch.evaluation.perplexity import per_text
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.token_loss import check_dense
+from freelunch.study.sources import read_text
 from measuring import identity_of, perplexity_of
 from tiny_models import (
     BLOCKS,
@@ -230,7 +231,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     source = folder / "text.jsonl"
     source.write_text("".join(json.dumps({"text": line}) + "\n" for line in TRAINING_TEXT))
     entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
-    return fetch_text("lines", entry, folder / "text", "fingerprint")
+    return fetch_text("lines", read_text(entry), folder / "text", "fingerprint")
 
 
 def expected_tokens() -> list[int]:
@@ -296,7 +297,7 @@ def test_all_bytes_and_words_of_a_text(prepared: Prepared, tmp_path: Path) -> No
     source = tmp_path / "text.jsonl"
     source.write_text(json.dumps({"text": line}) + "\n")
     entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
-    artifact = fetch_text("lines", entry, tmp_path / "text", "fingerprint")
+    artifact = fetch_text("lines", read_text(entry), tmp_path / "text", "fingerprint")
     tokens = tokenizer()(line)["input_ids"]
     found = text_windows(prepared.model.artifact, artifact, 2, None, 1)
     assert len(found.input_ids) == len(tokens) - 1, "but for the first, all are scored"

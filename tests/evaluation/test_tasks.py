@@ -26,6 +26,7 @@ from freelunch.evaluation.tasks import (
     sample,
 )
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.study.sources import read_task
 from freelunch.study.steps import DOCUMENTS
 from measuring import accuracy_of
 from tiny_models import fetch_tiny_model
@@ -62,7 +63,9 @@ def entry_of(task: str, folder: Path) -> dict[str, Any]:
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("tasks")
     return {
-        name: fetch_task(name, entry_of(name, folder), stock_task(name), folder / name, "print")
+        name: fetch_task(
+            name, read_task(entry_of(name, folder)), stock_task(name), folder / name, "print"
+        )
         for name in (*FORMATS, "rte")
     }
 
@@ -176,7 +179,7 @@ def test_equal_answers_give_equal_files() -> None:
 def test_an_answer_longer_than_the_model_is_refused(checkpoint: Artifact) -> None:
     lm = PackedLM(StreamedModel(checkpoint.folder))
     tokens = [5] * (lm.max_length + 1)
-    with pytest.raises(UserError, match="as long as all that the model takes"):
+    with pytest.raises(UserError, match="longer than the context of this model"):
         lm._loglikelihood_tokens([(("a", "b"), [5, 6], tokens)])
 
 
@@ -222,7 +225,7 @@ def test_documents_that_are_refused(
     entry = {**entry_of(task, tmp_path), **changes}
     stock = {"file": "none", "split": "test"}
     with pytest.raises(UserError, match=problem) as error:
-        fetch_task(task, entry, stock, tmp_path / "task", "print")
+        fetch_task(task, read_task(entry), stock, tmp_path / "task", "print")
     assert f"tasks.{task}" in str(error.value)
     assert not (tmp_path / "task").exists()
 
@@ -239,7 +242,9 @@ def test_parquet_and_arrow_hold_the_same(tmp_path: Path, tasks: dict[str, Artifa
         "path": str(tmp_path / "winogrande.parquet"),
         "format": "parquet",
     }
-    found = fetch_task("winogrande", entry, stock_task("winogrande"), tmp_path / "task", "print")
+    found = fetch_task(
+        "winogrande", read_task(entry), stock_task("winogrande"), tmp_path / "task", "print"
+    )
     assert documents_of(found) == documents_of(tasks["winogrande"])
 
 
@@ -249,7 +254,7 @@ def test_lambada_is_its_text(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(line).encode()))
     entry = {"source": "path", "path": str(path), "format": "lambada_requests", "documents": 1}
     stock = stock_task("lambada_openai")
-    found = fetch_task("lambada_openai", entry, stock, tmp_path / "task", "print")
+    found = fetch_task("lambada_openai", read_task(entry), stock, tmp_path / "task", "print")
     assert documents_of(found) == [{"text": "I saw the sea"}]
 
 
@@ -261,6 +266,6 @@ def test_a_document_is_a_line_whatever_it_holds(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(document) + "\n" for document in documents))
     entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": COUNT}
-    task = fetch_task("rte", entry, stock_task("rte"), tmp_path / "task", "print")
+    task = fetch_task("rte", read_task(entry), stock_task("rte"), tmp_path / "task", "print")
     loaded = load_tasks({"rte": task}, {"rte": [0, 7]}, tmp_path)["tasks"]["rte"]
     assert [document["sentence1"][0] for document in loaded.eval_docs] == ["0", "7"]

@@ -131,7 +131,7 @@ def test_scores_of_another_shape_are_refused() -> None:
     weight, told = torch.ones(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
     module = SimpleNamespace(score=lambda weight, statistics, *others: statistics.mean[None])
     settings = read_criterion({"score": "wanda"})
-    with pytest.raises(UserError, match="scores of another shape") as error:
+    with pytest.raises(UserError, match="scores whose shape differs") as error:
         prune_matrix(module, weight, told, Pattern.parse("u50"), settings, 0, "layer.7.up")  # type: ignore[arg-type]
     assert "layer.7.up" in str(error.value) and "criteria/wanda.py" in str(error.value)
 
@@ -140,7 +140,7 @@ def test_a_share_of_less_than_one_weight_is_refused() -> None:
     weight, told = torch.randn(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
     row, matrix = (read_criterion({"score": "wanda", "scope": it}) for it in ("row", "matrix"))
     wanda, pattern = criteria.load("wanda"), Pattern.parse("u10")
-    with pytest.raises(UserError, match="u10 takes no weight of this matrix") as error:
+    with pytest.raises(UserError, match="u10 prunes no weight of this matrix") as error:
         prune_matrix(wanda, weight, told, pattern, row, 0, "layer.7.up")
     assert "layer.7.up" in str(error.value) and "scope: matrix" in str(error.value)
     keep, _, _ = prune_matrix(wanda, weight, told, pattern, matrix, 0)
@@ -155,7 +155,7 @@ def test_a_module_that_is_no_criterion(
     monkeypatch.delattr(module, "score")
     for name in functions:
         monkeypatch.setattr(module, name, print, raising=False)
-    with pytest.raises(UserError, match="is no criterion") as error:
+    with pytest.raises(UserError, match="is not a pruning criterion") as error:
         criteria.load("wanda")
     assert "exactly one of the names score, unit_score, prune" in str(error.value)
 

@@ -272,7 +272,7 @@ def test_what_no_damping_helps_is_an_error(gram: Tensor) -> None:
             torch.ones(2, 4), with_gram(gram), Pattern.parse("u50"), settings_of(), "layer.7.up"
         )
     assert "layer.7.up" in str(error.value)
-    assert "with 1 of its mean diagonal" in str(error.value)
+    assert "with 1 times its mean diagonal" in str(error.value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

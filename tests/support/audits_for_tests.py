@@ -1,4 +1,4 @@
-"""A made-up study, audited: its records, tables and figures, as a finished run leaves them."""
+"""A made-up study as a finished run leaves it: its records, tables, figures and audit."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,9 +24,10 @@ KEPT = {
     "laptop": "config.yaml",
     "retraining": "studies/retraining.yaml",
 }
-# Where there is no SVG, the PNG is shown.
+# Where there is no SVG, the page shows the PNG.
 DRAWN = ("criteria.svg", "windows.svg", "budgets.png")
-# A comparison of windows, one of budgets, and a cell whose perplexity is not finite.
+# These adaptations make a comparison of windows, a comparison of budgets, and a cell whose
+# perplexity is not finite.
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
     "halves": {"method": "reconstruction", "window": "attention_mlp", "train_norms": False},
@@ -81,7 +82,7 @@ class Audited:
 
 
 def make_audited(root: Path, figures: bool = True) -> Audited:
-    """Return a study that was run and audited, with its files below a folder."""
+    """Return a study that was run and audited, with its files below `root`."""
     study = make_study(ADAPTATIONS, adaptations=["none", "recon_block", *ADAPTATIONS], seeds=[0, 1])
     values = {
         str(cell): value
@@ -98,7 +99,7 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
         }
         write_json(root / "records" / cell.record_name, sealed(record))
     audit = audit_study(study, root / "records")
-    # A part that can be tested on the two criteria that there are.
+    # Audit a part of a claim that can be tested with the two criteria of this study.
     claim = next(claim for claim in load_claims() if claim["id"] == audit["claims"][0]["id"])
     part = {**claim["parts"][0], "settings": {"criteria": ["magnitude", "wanda"]}}
     evidence = Evidence(study, records, root / "records")
@@ -129,7 +130,7 @@ def _write_tables(study: Study, records: Records, root: Path) -> None:
 
 
 def draw(study: Study, data: Path, *outputs: Path) -> None:
-    """Draw figures of a study, each into a file that bears its name."""
+    """Draw figures of a study, each into a file with the figure's name."""
     for output in outputs:
         settings = figures()[output.stem].settings(study)
         draw_figure(output.stem, data / f"{output.stem}.csv", settings, [output])

@@ -1,4 +1,4 @@
-"""Configs for tests of the study room: a short one, and one that has everything."""
+"""Configs for tests: a short one, one that has everything, and the smoke study."""
 
 import copy
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import pytest
 
 from freelunch.core.errors import UserError
 from freelunch.study.adaptations import RECONSTRUCTION, RETRAINING
+from freelunch.study.base import read_yaml
 from freelunch.study.criteria import CRITERIA
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
@@ -118,6 +119,12 @@ def with_adaptations(**entries: dict[str, Any]) -> dict[str, Any]:
 def checked(changes: Mapping[str, Any] | None = None) -> Study:
     """Return the study of a config with the values at dotted keys replaced."""
     return Study.check(changed(changes or {}), "config.yaml")
+
+
+def smoke(changes: Mapping[str, Any] | None = None) -> Study:
+    """Return the smoke study with the values at dotted keys replaced."""
+    given = read_yaml(ROOT / "studies" / "smoke.yaml")
+    return Study.check(changed(changes or {}, given), "smoke.yaml")
 
 
 def refusal(new: object) -> str:

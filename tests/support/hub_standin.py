@@ -1,10 +1,10 @@
-"""A stand-in for the Hugging Face hub: the few endpoints that downloading at a commit needs.
+"""A stand-in for the Hugging Face hub, with the few endpoints that a download at a commit needs.
 
 It speaks HTTP on 127.0.0.1, so that tests run the real huggingface_hub on real bytes:
 
 - `GET /api/{models,datasets}/<repository>/tree/<commit>`: the list of files;
 - `HEAD`, `GET /[datasets/]<repository>/resolve/<commit>/<file>`: one file, with its ETag and its
-  commit; what the hub keeps in Git LFS (here weights) is redirected to another host.
+  commit; a file that the hub keeps in Git LFS (here weights) is redirected to another host.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Repository:
 
     Attributes:
         commits: The files of each commit, by name.
-        gated: Whether a request without the hub's token is turned away.
+        gated: Whether requests without the hub's token are refused.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -40,10 +40,10 @@ class HubStandIn:
     """Serve repositories while the `with` block lasts.
 
     Attributes:
-        endpoint: What HF_ENDPOINT has to be.
-        token: What a gated repository wants as HF_TOKEN.
+        endpoint: The value to set HF_ENDPOINT to.
+        token: The HF_TOKEN that a gated repository requires.
         requests: Method and path of every request so far.
-        spoiled: What is served instead of a file's own bytes, by its name.
+        spoiled: Bytes that are served instead of a file's own, by the file's name.
     """
 
     token = "hf_a_token"
@@ -99,7 +99,7 @@ class HubStandIn:
             return _refuse(404, "")
         repository = self._repositories.get((kind, name))
         if repository is None:
-            # To those without a token the hub does not say whether a repository exists.
+            # Without a token, the hub does not say whether a repository exists.
             return _refuse(404 if authorization else 401, "RepoNotFound")
         if repository.gated and authorization != f"Bearer {self.token}":
             return _refuse(403 if authorization else 401, "GatedRepo")
@@ -120,7 +120,8 @@ class HubStandIn:
             digest = hashlib.sha256(content).hexdigest()
             self._blobs[digest] = (name, content)
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-            # Another host: huggingface_hub follows a redirect within the hub by itself.
+            # Redirect to another host, because huggingface_hub handles redirects within the hub on
+            # its own.
             away = self.endpoint.replace("127.0.0.1", "localhost")
             headers |= {"Location": f"{away}/lfs/{digest}", "Content-Length": "0"}
             return 302, headers, b""

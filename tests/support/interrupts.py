@@ -1,4 +1,4 @@
-"""Stop a step in the middle, and see what it left."""
+"""Interrupt a step in the middle and inspect what it left."""
 
 import gc
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import pytest
 
 
 class Interrupt(Exception):
-    """What a test stops a run with."""
+    """The exception by which a test stops a run."""
 
 
 def interrupted(call: Callable[[], object]) -> None:
-    """Run until the interrupt, and let go of the lock that the process would have died with."""
+    """Run until the interrupt, then release the lock, which would have died with the process."""
     try:
         call()
     except Interrupt:

@@ -1,4 +1,4 @@
-"""Operations as torch counts them, attention included."""
+"""Operations as torch counts them, including attention."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def counted_operations() -> FlopCounterMode:
-    """Return torch's counter, which leaves out a processor's attention unless it is told."""
+    """Return torch's counter, extended by attention on a CPU, which it omits by default."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     return FlopCounterMode(
@@ -17,7 +17,7 @@ def counted_operations() -> FlopCounterMode:
 
 
 def _attention(query: Sequence[int], *_: Any, **__: Any) -> int:
-    """Return the operations of causal attention: half of those of two products."""
+    """Return the operations of causal attention: half of those of two matrix products."""
     batch, heads, length, size = query
     return 2 * batch * heads * length * length * size
 

@@ -1,7 +1,7 @@
-"""Random models of any size, written and passed through each step a block at a time.
+"""Random models of any size, written to disk and passed through each step block by block.
 
-`python tests/random_models.py <folder> <step> [settings]` runs one step in a process of its own and
-prints what it needed: for tests and benchmarks of memory.
+`python tests/support/random_models.py <folder> <step> <settings> <limit>` runs one step in its own
+process and prints the peak memory of the process, for tests and benchmarks of memory.
 """
 
 import importlib
@@ -51,14 +51,14 @@ STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
 
 
 def llama(**sizes: Any) -> LlamaConfig:
-    """Return a Llama's config; heads of 64, not tied."""
+    """Return a Llama config, with heads of size 64 and untied embeddings."""
     heads = sizes["hidden_size"] // 64
     given = {"num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": 512}
     return LlamaConfig(**{**given, "tie_word_embeddings": False, **sizes})
 
 
 def write_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, tokens: int) -> None:
-    """Write a random checkpoint below `folder`, and a calibration sample of sequences of 256."""
+    """Write a random checkpoint below `folder`, and a calibration sample of 256-token sequences."""
     config.dtype = dtype
     writer = ArtifactWriter(folder / "checkpoint", KIND, "random")
     sharding = Sharding(block_path(config), config.num_hidden_layers)
@@ -85,13 +85,13 @@ def write_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, toke
 def run_step(
     folder: Path, step: str, settings: Adaptation | None = None, limit: int | None = None
 ) -> int:
-    """Run a step in a process of its own and return its peak resident memory, bytes.
+    """Run a step in its own process and return the peak resident memory of the process, bytes.
 
     Args:
-        folder: Where `write_model` wrote, and the steps before.
+        folder: Folder of `write_model` and of the steps before.
         step: One of STEPS.
-        settings: Of the adaptation.
-        limit: How many bytes the process may allocate beyond what its imports take.
+        settings: Settings of the adaptation.
+        limit: Bytes that the process may allocate beyond what its imports take.
     """
     written = json.dumps(settings and settings.as_json())
     command = [sys.executable, __file__, str(folder), step, written, str(limit or 0)]
@@ -103,7 +103,7 @@ def run_step(
 
 
 def status(field: str) -> int:
-    """Return a size from /proc/self/status, bytes; `getrusage` counts the parent's in."""
+    """Return a size from /proc/self/status, bytes; `getrusage` would include the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
@@ -154,7 +154,7 @@ def _step(folder: Path, step: str, written: Mapping[str, Any] | None, scratch: P
 
 def main(folder: Path, step: str, settings: str, limit: str) -> None:
     torch.set_num_threads(2)
-    # What transformers imports when it makes a model, scipy among it, is no part of a step.
+    # What transformers imports when it makes a model, including scipy, is not part of a step.
     importlib.import_module("transformers.loss.loss_utils")
     if int(limit):
         allowed = status("VmData") + int(limit)

@@ -1,9 +1,9 @@
-"""Recipes of `docs/recipes/`, followed to the letter.
+"""Follow the recipes of `docs/recipes/` to the letter.
 
 A step is a sentence that ends with a colon, and the block of code below it:
 
-    Create `path`:                               the block is the file
-    In `path`, after `text`, insert:             the block goes behind the only place of this text
+    Create `path`:                               the block is the content of the file
+    In `path`, after `text`, insert:             the block follows the only occurrence of the text
 """
 
 import re
@@ -18,7 +18,7 @@ _STEP = re.compile(
 
 
 def files_of(name: str) -> list[str]:
-    """Return the files that a recipe touches, in its order."""
+    """Return the files that a recipe touches, in the recipe's order."""
     text = (RECIPES / f"{name}.md").read_text()
     return list(dict.fromkeys(step["new"] or step["old"] for step in _STEP.finditer(text)))
 
@@ -31,7 +31,7 @@ def follow(name: str, root: Path) -> None:
     for step in steps:
         if step["new"]:
             path = root / step["new"]
-            assert not path.exists(), f"{path} is there already"
+            assert not path.exists(), f"{path} already exists"
             path.write_text(step["code"])
             continue
         path = root / step["old"]

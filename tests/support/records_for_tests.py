@@ -1,4 +1,4 @@
-"""Made-up records that the schema accepts, for tests of whatever reads records."""
+"""Made-up records that the schema accepts, for tests of code that reads records."""
 
 import copy
 import hashlib
@@ -24,7 +24,7 @@ from freelunch.study.study import Study
 
 WINDOWS = 32
 LENGTH = 512
-# Of a 135M model on an encyclopedia; 50 % unstructured.
+# Typical perplexities of a 135M model on an encyclopedia, 50 % unstructured sparsity.
 PERPLEXITIES = {
     "tiny/dense/none/seed0": 20.5,
     "tiny/magnitude-u50/none/seed0": 307.0,
@@ -77,7 +77,7 @@ def make_study(
     more_criteria: Mapping[str, Mapping[str, Any]] | None = None,
     **grid: Sequence[Any],
 ) -> Study:
-    """Return a study; `grid` replaces entries of its one grid, e.g. `seeds=[0, 1]`."""
+    """Return a study; `grid` replaces entries of its only grid, e.g. `seeds=[0, 1]`."""
     config = copy.deepcopy(CONFIG)
     config["adaptations"] |= more_adaptations or {}
     config["criteria"] |= more_criteria or {}
@@ -88,7 +88,7 @@ def make_study(
 def make_losses(cell: Cell, perplexity: float, windows: int = WINDOWS) -> list[float]:
     """Return losses of windows whose mean is log(perplexity).
 
-    Some windows are harder than others for all cells; each cell adds a little of its own.
+    Some windows are harder than others for all cells; each cell adds a little noise of its own.
     """
     common, own = random.Random("windows"), random.Random(str(cell))
     losses = [common.gauss(0, 0.2) + own.gauss(0, 0.03) for _ in range(windows)]
@@ -97,7 +97,7 @@ def make_losses(cell: Cell, perplexity: float, windows: int = WINDOWS) -> list[f
 
 
 def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dict[str, Any]:
-    """Return a record; a loss of None makes its perplexity none, too."""
+    """Return a record; if a loss is None, the record's perplexity is None too."""
     spec = study.spec(cell)
     zeros = 0 if cell.is_dense else 32 * 32
     record = {
@@ -130,14 +130,14 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with the digest of what it says now."""
+    """Return a record with the digest of its present content."""
     return record | {"sha256": content_digest(record)}
 
 
 def make_records(
     study: Study, perplexities: Mapping[str, float | None]
 ) -> dict[Cell, dict[str, Any]]:
-    """Return records of a study's cells; a cell not named gets a perplexity of its own."""
+    """Return records of a study's cells; a cell without a given perplexity gets a random one."""
     records = {}
     for cell in study.cells:
         own = 30 + random.Random(str(cell)).random() * 100
@@ -206,7 +206,7 @@ def _adaptation(study: Study, cell: Cell) -> dict[str, Any] | None:
 
 
 def _choice(settings: Adaptation) -> dict[str, Any] | None:
-    """Return that the last candidate was chosen."""
+    """Return the choice of the last candidate; None if there are no candidates."""
     found = candidates_of("any", settings)
     if not found:
         return None

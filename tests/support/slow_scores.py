@@ -1,4 +1,4 @@
-"""The criteria of single weights by plain loops, from the papers' formulas."""
+"""The criteria of single weights in plain loops, from the papers' formulas."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from freelunch.study.criteria import Criterion
 
-# What a weight w = W_ij is worth, given its row W_i, its column W_:j, the values X_j of its input
-# on all tokens, and the criterion's settings.
+# The score of a weight w = W_ij, given its row W_i, its column W_:j, the values X_j of its input on
+# all tokens, and the criterion's settings.
 SLOW = {
     "magnitude": lambda w, row, column, x, settings: abs(w),
     "wanda": lambda w, row, column, x, settings: abs(w) * norm(x),
@@ -33,7 +33,7 @@ def absolute_sum(values: Sequence[float]) -> float:
 def slow_scores(
     name: str, weight: Tensor, inputs: Tensor, settings: Criterion
 ) -> list[list[float]]:
-    """Return what each weight is worth; `inputs` are (tokens, in)."""
+    """Return the score of each weight; `inputs` are (tokens, in)."""
     rows, columns, features = weight.tolist(), weight.T.tolist(), inputs.T.tolist()
     return [
         [
@@ -45,7 +45,7 @@ def slow_scores(
 
 
 def compared(rows: int, columns: int, pattern: str, scope: str) -> Iterator[list[tuple[int, int]]]:
-    """Yield the places of weights that are compared with each other."""
+    """Yield the indices of each set of weights that are compared with each other."""
     if "of" in pattern:
         size = int(pattern.partition("of")[2])
         for i in range(rows):
@@ -59,7 +59,7 @@ def compared(rows: int, columns: int, pattern: str, scope: str) -> Iterator[list
 
 
 def slow_mask(scores: list[list[float]], pattern: str, scope: str) -> Tensor:
-    """Prune the share of each set of compared weights that is worth the least."""
+    """Return the mask that prunes the lowest share of each set of weights that are compared."""
     zeros, _, group = pattern.partition("of")
     share = Fraction(int(zeros), int(group)) if group else Fraction(int(pattern[1:]), 100)
     rows, columns = len(scores), len(scores[0])

@@ -1,4 +1,4 @@
-"""Heads and channels by plain loops, and transformers' own models, for several tests."""
+"""Pruning of heads and channels in plain loops, and transformers' own models, for several tests."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ def assembled(prepared: Prepared, masks: Artifact, folder: Path, *adapted: Artif
 
 
 def transformers_model(checkpoint: Artifact) -> nn.Module:
-    """Load a checkpoint as a user does; it holds every parameter and no other."""
+    """Load a checkpoint as a user does, and check that it holds every parameter and no other."""
     model, info = AutoModelForCausalLM.from_pretrained(
         checkpoint.folder, dtype=torch.float32, output_loading_info=True
     )
@@ -68,7 +68,7 @@ def assert_equal_logits(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-# --- transformers' own model, and what its output projections are fed
+# --- transformers' own model, and the inputs of its output projections
 
 
 def blocks_of(prepared: Prepared, model: nn.Module) -> nn.ModuleList:
@@ -76,7 +76,9 @@ def blocks_of(prepared: Prepared, model: nn.Module) -> nn.ModuleList:
 
 
 def output_names(prepared: Prepared) -> tuple[str, str]:
-    """Return the names of the two layers whose inputs are heads, and channels."""
+    """Return the names of the layer whose inputs are heads and of the layer whose inputs are
+    channels.
+    """
     opt = prepared.model.config.model_type == "opt"
     return ("self_attn.out_proj", "fc2") if opt else ("self_attn.o_proj", "mlp.down_proj")
 
@@ -85,7 +87,7 @@ def output_names(prepared: Prepared) -> tuple[str, str]:
 def fed(
     prepared: Prepared, model: nn.Module, change: Callable[[int, str, Tensor], Tensor]
 ) -> Iterator[None]:
-    """Let `change(block, name, inputs)` see and replace what each output projection is fed."""
+    """Let `change(block, name, inputs)` see and replace the inputs of each output projection."""
     with ExitStack() as stack:
         for index, block in enumerate(blocks_of(prepared, model)):
             for name in output_names(prepared):
@@ -114,7 +116,7 @@ def inputs_of(prepared: Prepared, model: nn.Module) -> list[dict[str, Tensor]]:
 
 @dataclass(frozen=True)
 class Gone:
-    """Query heads and MLP channels of a block that go."""
+    """Query heads and MLP channels of a block that are pruned."""
 
     heads: frozenset[int]
     channels: frozenset[int]
@@ -136,7 +138,7 @@ def num_groups(prepared: Prepared) -> int:
 
 
 def slow_masks(prepared: Prepared, block: nn.Module, gone: Gone) -> dict[str, Tensor]:
-    """Decide for each weight of a block, by the name of its layer, whether it goes."""
+    """Decide for each weight of a block whether it is pruned; return masks by layer name."""
     heads, groups = prepared.model.config.num_attention_heads, num_groups(prepared)
     attention, mlp = (block.get_submodule(name) for name in output_names(prepared))
     size, width = attention.in_features // heads, mlp.in_features
@@ -165,7 +167,7 @@ def slow_masks(prepared: Prepared, block: nn.Module, gone: Gone) -> dict[str, Te
                 return row % width in gone.channels
             case "down_proj" | "fc2":
                 return column in gone.channels
-        raise AssertionError(f"what is {kind}?")
+        raise AssertionError(f"unknown layer {kind}")
 
     masks = {}
     for name, linear in block_linears(block).items():
@@ -178,7 +180,7 @@ def slow_masks(prepared: Prepared, block: nn.Module, gone: Gone) -> dict[str, Te
 
 
 def slow_input_scores(metric: str, weight: Tensor, inputs: Tensor) -> list[float]:
-    """Return what each input of an output projection is worth, by the formulas."""
+    """Return the score of each input of an output projection, by the formulas."""
     scores = []
     for j in range(weight.shape[1]):
         column = [float(value) for value in weight.detach()[:, j]]
@@ -243,7 +245,7 @@ def slow_gone(
     attention_unit: str,
     percent: int,
 ) -> list[Gone]:
-    """Choose what goes of each block."""
+    """Choose the heads and channels of each block to prune."""
     scores = [
         slow_unit_scores(prepared, block, seen, metric, scope, attention_unit)
         for block, seen in zip(blocks, inputs, strict=True)
@@ -253,8 +255,9 @@ def slow_gone(
             gone_of(prepared, attention_unit, *(lowest_units(part, percent) for part in parts))
             for parts in scores
         ]
-    # What goes with all units of either kind, counted in the matrices, shared out among them: key
-    # and value heads go with their last query head only, but count with each.
+    # The weights of one unit: all weights pruned with all units of a kind, counted in the masks and
+    # divided by the number of units. Key and value heads are pruned only with their last query
+    # head, but count with each.
     weights = []
     for kind, part in enumerate(scores[0]):
         every: list[set[int]] = [set(), set()]

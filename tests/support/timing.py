@@ -1,7 +1,7 @@
-"""How benchmarks take time and say what they found.
+"""How benchmarks measure time and print what they found.
 
-These machines are noisy, so nothing here is a test: each ratio is a median over alternating
-repetitions, and stands beside the bound that the project set itself.
+The machines are noisy, so nothing here is a test: each ratio is a median over alternating
+repetitions, and is printed beside the bound that the project set itself.
 """
 
 import statistics
@@ -14,20 +14,20 @@ REPEATS = 5
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long a piece of work takes."""
+    """Return how many seconds a piece of work takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def alternating(*works: Callable[[], object], repeats: int = REPEATS) -> list[float]:
-    """Return the median seconds of several pieces of work, done in turns."""
+    """Return the median seconds of several pieces of work that are done in turns."""
     times = [[seconds(work) for work in works] for _ in range(repeats)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def matmul_rate() -> float:
-    """Return the float32 operations a second of products of a SmolLM2 block's own shape."""
+    """Return the float32 operations per second of matrix products of a SmolLM2 block's shape."""
     a, b = torch.randn(2048, 576), torch.randn(1536, 576)
     linear = torch.nn.functional.linear
     times = [seconds(lambda: [linear(a, b) for _ in range(20)]) for _ in range(7)]

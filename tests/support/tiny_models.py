@@ -86,23 +86,23 @@ _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
         {**_COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.1, "pad_token_id": 1},
     ),
     "gemma2": (Gemma2Config, _GEMMA),
-    # Its own pattern has five sliding blocks before the first full one.
+    # The family's default pattern has five sliding blocks before the first full one.
     "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
     "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
 }
 FAMILIES = tuple(_FAMILIES)
-# What `reconstruct` trains by.
+# Default settings of `reconstruct`.
 RECONSTRUCTION: Reconstruction = read_adaptation(
     {"method": "reconstruction", "learning_rate": 0.003, "warmup": 0.3, "epochs": 2}
 )
 SEED = 7
-# Calibration samples by their digests, which what was made from them names.
+# Calibration samples by their digests; the artifacts made from a sample name its digest.
 _SAMPLES: dict[str, Artifact] = {}
 
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on three sentences; the same each time."""
+    """Train a byte-level BPE tokenizer on three sentences; the result is the same each time."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -180,9 +180,9 @@ def capture(
     gram: bool = True,
     keep: str = "all",
 ) -> Artifact:
-    """Pass a calibration sample through a model that knows nothing: no perplexity is too high.
+    """Run the dense pass of an untrained model, whose perplexity may by default be of any size.
 
-    Hidden states go beside the statistics, into `hidden_folder(folder)`.
+    Hidden states are written beside the statistics, into `hidden_folder(folder)`.
     """
     _SAMPLES[sample.digest] = sample
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
@@ -201,13 +201,13 @@ def capture(
 
 
 def hidden_folder(dense: Path) -> Path:
-    """Return where `capture` puts the hidden states that belong to a folder of statistics."""
+    """Return the folder of the hidden states that belong to a folder of statistics."""
     return dense.with_name(f"{dense.name}-hidden")
 
 
 @contextmanager
 def dense_states(model: StreamedModel, dense: Artifact) -> Iterator[DenseStates]:
-    """Give the hidden states of the sample that statistics come from."""
+    """Give the hidden states of the sample that the statistics come from."""
     sample = _SAMPLES[dense.facts["calibration"]]
     with tempfile.TemporaryDirectory() as scratch:
         yield open_states(model, sample, hidden_folder(dense.folder), Path(scratch))
@@ -215,7 +215,7 @@ def dense_states(model: StreamedModel, dense: Artifact) -> Iterator[DenseStates]
 
 @dataclass
 class Prepared:
-    """A model with everything a reconstruction starts from."""
+    """A model with everything that a reconstruction starts from."""
 
     model: StreamedModel
     dense: Artifact
@@ -236,8 +236,9 @@ def prepare(
     length: int = LENGTH,
     **changes: Any,
 ) -> Prepared:
-    """Make a random model, pass random tokens through it and prune it by Wanda: its weights, or of
-    a structured pattern its heads and channels.
+    """Make a random model, pass random tokens through it and prune it by Wanda.
+
+    A structured pattern prunes heads and channels; any other pattern prunes single weights.
     """
     checkpoint = tiny_checkpoint(base, family, dtype, **changes)
     model = StreamedModel(checkpoint.folder)
@@ -248,7 +249,7 @@ def prepare(
 
 
 def keep_everything(base: Path, sequences: int, **settings: Any) -> Prepared:
-    """Prepare a model of which nothing is pruned."""
+    """Prepare a model whose masks keep every weight."""
     prepared = prepare(base, sequences=sequences, **settings)
     for index in range(BLOCKS):
         masks = load_pruned_block(prepared.model, prepared.masks.folder, index)[1]
@@ -298,7 +299,7 @@ def reconstruct(
     stop_at_divergence: bool = True,
     **changes: Any,
 ) -> Artifact:
-    """Adapt windows of a pruned model, all of them unless told otherwise."""
+    """Adapt windows of a pruned model; all of them by default."""
     exact = changes.get("method") == LEAST_SQUARES
     settings = read_adaptation(changes) if exact else reconstruction(**changes)
     window = settings.window
@@ -319,7 +320,7 @@ def reconstruct(
 
 
 def prepare_on(device: str, prepared: Prepared, base: Path) -> Prepared:
-    """Capture and prune a prepared model anew on a device."""
+    """Capture and prune a prepared model again on a device."""
     model = StreamedModel(prepared.model.folder, device)
     sample = save_calibration(model.artifact, base / f"sample-{device}", random_tokens(6))
     dense = capture(model, sample, base / f"dense-{device}")

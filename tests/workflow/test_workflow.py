@@ -306,7 +306,7 @@ def test_killed_retraining_goes_on_from_its_saved_state(study, tmp_path):
     assert not (study.path / model / "manifest.json").exists(), "it was over before it was killed"
     study.run(f"{model}/manifest.json")
     logs = (study.path / "results" / "smoke" / "logs").rglob("*")
-    assert any("going on from step" in log.read_text() for log in logs if log.is_file())
+    assert any("resuming from step" in log.read_text() for log in logs if log.is_file())
     assert digests(study.path / model) == digests(whole.path / model)
     assert not (study.path / model.with_name(".model.state")).exists()
 

@@ -23,5 +23,5 @@ if __name__ == "__main__":
         write_json(Path(snakemake.output.audit), audit)
         write_atomically(Path(snakemake.output.verdicts), verdict_table(audit["claims"]))
         write_page(study, audit, study.paths.root, later=[METADATA])
-        # Last: it lists all files of the results.
+        # The crate comes last, because it lists all files of the results.
         write_crate(study, records, study.paths.root)

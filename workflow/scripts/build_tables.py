@@ -1,4 +1,4 @@
-"""Build the tables of the study, and the data of its figures, from the records."""
+"""Build the study's tables, and the data of its figures, from the records."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Pass the calibration sample through the dense model, once for everything that follows."""
+"""Pass the calibration sample through the dense model, once for all later steps."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

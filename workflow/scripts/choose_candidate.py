@@ -1,4 +1,4 @@
-"""Take the best of an adaptation's candidates."""
+"""Choose the best candidate of an adaptation."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         settings, seed = read_adaptation(snakemake.params.settings), int(snakemake.wildcards.seed)
-        # In the order of params.candidates; each was adapted by as many jobs.
+        # In the order of params.candidates; every candidate was adapted by the same number of jobs.
         parts = [Artifact.at(path, reconstruction.KIND) for path in snakemake.input.adapted]
         each = len(parts) // len(snakemake.params.candidates)
         folders = [Path(path).parent for path in snakemake.input.metrics]
@@ -47,6 +47,6 @@ if __name__ == "__main__":
         job.made(made)
         chosen = next(c for c in candidates if c.name == made.facts["choice"]["chosen"])
         job.shared[settings.rule] = [read_run(part.folder) for part in chosen.parts]
-        # What it took to know which: the others, and measuring all.
+        # The cost of the search: adapting the other candidates, and measuring all of them.
         others = [part.folder for part in parts if part not in chosen.parts]
         job.shared[SEARCH] = [read_run(folder) for folder in [*others, *folders]]

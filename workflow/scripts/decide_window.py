@@ -16,7 +16,7 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         given = snakemake.params
         config = Path(snakemake.input.model).with_name("config.json")
-        # In the model's own precision: the budget is for what is trained.
+        # In the checkpoint's own precision, because the budget is for what is trained.
         shapes = Shapes.read(config)
         settings = read_adaptation(given.settings)
         window, why = decide_window(shapes, given.samples, given.length, settings)

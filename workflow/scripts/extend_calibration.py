@@ -1,4 +1,4 @@
-"""Draw more text like the calibration sample, for adaptations that see more of it."""
+"""Draw more calibration text, for adaptations that train on more than the calibration sample."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Bring a model from its source into one shard a block."""
+"""Fetch a model from its source and write it as one shard per block."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Bring the documents of tasks from their sources into the form that stock tasks read."""
+"""Fetch the documents of tasks and write them in the form that stock tasks read."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

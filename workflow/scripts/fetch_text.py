@@ -1,4 +1,4 @@
-"""Bring a text from its source into one document a line."""
+"""Fetch a text from its source and write it as one document per line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

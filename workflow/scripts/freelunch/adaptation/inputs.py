@@ -1,4 +1,4 @@
-"""What every adaptation starts from: a model, masks, and hidden states of its sample."""
+"""Inputs of every adaptation: the model, its masks, and hidden states of the calibration sample."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from freelunch.study.adaptations import Training, read_adaptation
 
 @contextmanager
 def adaptation_inputs(snakemake: Any, job: Job) -> Iterator[dict[str, Any]]:
-    """Give the arguments that `reconstruct_windows` and `retrain_model` share, and note their
+    """Give the arguments that `reconstruct_windows` and `retrain_model` share; set the job's
     counts.
 
     Args:

@@ -1,4 +1,4 @@
-"""Take the best of several adaptations of one pruned model: learning rates, numbers of epochs."""
+"""Choose the best of several adaptations of a pruned model (learning rates, numbers of epochs)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from freelunch.study.windows import adapted_windows
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of them.
+    """One of several adaptations of the same pruned model.
 
     Attributes:
-        name: As in `freelunch.study.search`.
-        settings: It should have been adapted with.
-        parts: What its jobs adapted.
-        metrics: What was measured on its checkpoint, its perplexity among it.
+        name: Name as in `freelunch.study.search`.
+        settings: Settings that the candidate should have been adapted with.
+        parts: Artifacts that the jobs of the adaptation wrote.
+        metrics: Metrics of the candidate's checkpoint, including its perplexity.
     """
 
     name: str
@@ -33,28 +33,32 @@ class Candidate:
 
     @property
     def adapted_with(self) -> dict[str, Any]:
-        """Return the settings it was adapted with."""
+        """Return the settings that the candidate was adapted with."""
         return dict(self.parts[0].facts["settings"]["adaptation"])
 
     @property
     def loss(self) -> float:
-        """Return its mean loss; infinity if that is not finite, or training a window diverged."""
+        """Return the mean loss; infinity if it is not finite, or if the training of a window
+        diverged.
+        """
         loss = self.metrics["loss"]
         return math.inf if loss is None or self.diverged else float(loss)
 
     @property
     def windows(self) -> dict[str, dict[str, Any]]:
-        """Return what is noted of each window."""
+        """Return the results of each window."""
         return adapted_windows(self.parts)
 
     @property
     def kept_pruned(self) -> int:
-        """Return how many windows training made no better."""
+        """Return how many windows kept their pruned weights, since training worsened them or
+        diverged.
+        """
         return sum(facts["kept_pruned"] for facts in self.windows.values())
 
     @property
     def diverged(self) -> int:
-        """Return how many windows came to a loss that is not finite, and stayed as pruned."""
+        """Return how many windows kept their pruned weights because a loss was not finite."""
         return sum("diverged_at_step" in facts for facts in self.windows.values())
 
 
@@ -65,20 +69,21 @@ def choose_candidate(
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
-    """Link the blocks of the candidate with the lowest perplexity, of equals the first.
+    """Link the blocks of the candidate with the lowest perplexity; ties: the first candidate wins.
 
-    One that diverged in a window is not taken, however good what it left as it was pruned.
+    A candidate that diverged in a window is never chosen, even if its perplexity is the lowest with
+    the pruned weights in that window.
 
     Args:
-        candidates: All measured on the same text.
-        settings: The entry of `adaptations` that lists them.
-        seed: The cell's.
-        folder: Where the blocks go.
+        candidates: Candidates, all measured on the same text.
+        settings: Settings of the adaptation: the entry of `adaptations` that lists the candidates.
+        seed: Seed of the cell.
+        folder: Folder for the blocks.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: None is left (divergence, perplexity not finite), or one was adapted with other
-            settings.
+        UserError: No candidate is left (divergence, perplexity not finite), or a candidate was
+            adapted with other settings.
     """
     for candidate in candidates:
         if candidate.adapted_with != candidate.settings.as_json():
@@ -87,7 +92,7 @@ def choose_candidate(
                 where=candidate.parts[0].folder,
                 found=candidate.adapted_with,
                 expected=candidate.settings.as_json(),
-                todo=f"the same command with `--forcerun {settings.rule}` makes it again",
+                todo=f"run the same command with `--forcerun {settings.rule}` to adapt it again",
             )
     best = min(candidates, key=lambda candidate: candidate.loss)
     if math.isinf(best.loss):
@@ -100,7 +105,7 @@ def choose_candidate(
                 else f"{candidate.name}: loss {candidate.metrics['loss']}"
                 for candidate in candidates
             ),
-            expected="one that diverges nowhere and has a finite loss",
+            expected="a candidate with a finite loss and no diverged window",
             todo="list lower learning rates",
         )
     writer = ArtifactWriter(folder, KIND, fingerprint)

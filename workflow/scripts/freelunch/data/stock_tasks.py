@@ -32,8 +32,9 @@ def stock_task(name: str) -> dict[str, str]:
     files, where = _stock_files(), f"tasks.{name}"
     if name not in files:
         raise UserError(
-            f"lm-eval {version('lm-eval')} has no such task",
+            "lm-eval has no such task",
             where=where,
+            found=f"lm-eval {version('lm-eval')}",
             expected=nearest(name, files)[:300],
             todo="name a single task, as lm-eval does",
         )

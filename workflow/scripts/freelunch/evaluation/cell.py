@@ -1,8 +1,8 @@
-"""Measure everything that a study asks of a checkpoint, in one pass through its blocks.
+"""Take all measurements that a study asks of a checkpoint, in one pass through its blocks.
 
-Each block is loaded once, and each measurement passes its own batches through it. What is measured
-is a part of its own, with a fingerprint of its own: of an evaluation that was interrupted, or that
-is asked for something else now, the parts that still hold are kept.
+Each block is loaded once, and each measurement passes its own batches through it. Each measurement
+is a part with its own fingerprint. After an interrupt, or if the study asks for something else, the
+parts that are still valid are kept.
 """
 
 import hashlib
@@ -32,15 +32,16 @@ KEPT = "kept.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to measure.
+    """One measurement to take.
 
     Attributes:
-        name: The module of `freelunch.evaluation` that measures it; its function `begin` takes the
-            checkpoint, this part and a scratch folder, and returns a `Measurement`.
-        settings: What the study says of it.
-        inputs: Folders of the artifacts it needs besides the checkpoint, as `begin` knows them.
-        code: Digest of the code that measures it.
-        cache: A folder that may hold what else is computed; no result depends on it.
+        name: The module of `freelunch.evaluation` that takes the measurement; its function `begin`
+            takes the checkpoint, this part and a scratch folder, and returns a `Measurement`.
+        settings: The study's settings for it.
+        inputs: Folders of the artifacts that it needs besides the checkpoint, as `begin` expects
+            them.
+        code: Digest of the code that takes the measurement.
+        cache: Folder that may hold what would otherwise be computed; no result depends on it.
     """
 
     name: str
@@ -60,8 +61,8 @@ class Found:
     """What a measurement found.
 
     Attributes:
-        metrics: What goes into the part's JSON file.
-        counts: What passed through the model, from which `freelunch.costs` counts operations.
+        metrics: Content of the part's JSON file.
+        counts: How much passed through the model, from which `freelunch.costs` counts operations.
         files: Content of further files, by name.
     """
 
@@ -89,10 +90,10 @@ def check_made_with(artifact: Artifact, settings: Mapping[str, Any], rule: str) 
 
 
 class Measurement(Protocol):
-    """What is measured while the blocks of a checkpoint pass by."""
+    """A measurement that is taken while the blocks of a checkpoint pass by."""
 
     def through_(self, index: int, block: nn.Module) -> None:
-        """Pass what is measured through a block, or look at the block itself.
+        """Pass the measurement's batches through a block, or look at the block itself.
 
         Args:
             index: The block's index; each comes once, in order.
@@ -105,11 +106,11 @@ class Measurement(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation that is done.
+    """A finished evaluation.
 
     Attributes:
-        artifact: Its folder, of kind "metrics": one JSON file a part.
-        counts: All tokens that passed, and of each part, by its name, what passed for it.
+        artifact: Its folder, of kind "metrics", with one JSON file per part.
+        counts: The number of all tokens that passed and, for each part by its name, its counts.
     """
 
     artifact: Artifact
@@ -125,17 +126,17 @@ def evaluate_cell(
     dense_limit: float | None = None,
     anew: bool = False,
 ) -> Evaluation:
-    """Measure what is not measured yet, and write one JSON file a part.
+    """Take the measurements that are missing, and write one JSON file per part.
 
     Args:
-        model: The checkpoint. What is measured is what lies on disk: the digest of every shard is
+        model: The checkpoint. It is measured as it is on disk: the digest of every shard is
             compared with the manifest.
-        parts: What to measure.
-        folder: Where the files go, and where those of an earlier evaluation are.
-        scratch: A folder for hidden states.
-        report: Told of each block.
-        dense_limit: Of a dense model: the largest perplexity that a sound one can have.
-        anew: Whether to measure again what is measured.
+        parts: The measurements to take.
+        folder: Folder for the files, which may hold those of an earlier evaluation.
+        scratch: Folder for hidden states.
+        report: Called after each block.
+        dense_limit: For a dense model, the largest perplexity that a sound model can have.
+        anew: Whether to repeat measurements that are not missing.
 
     Raises:
         UserError: A shard is damaged, the dense model is not sound, or a part cannot be measured.
@@ -175,8 +176,8 @@ def pass_through(
 
     Args:
         model: The checkpoint.
-        measurements: In the order in which each block is handed to them.
-        report: Told of each block.
+        measurements: Measurements, in the order in which each block is handed to them.
+        report: Called after each block.
     """
     for index in range(model.num_blocks):
         block = model.load_block(index)
@@ -186,10 +187,10 @@ def pass_through(
 
 
 class _Clocked:
-    """A measurement, and what it takes.
+    """A measurement and the time that it takes.
 
     Attributes:
-        wall_s: Seconds so far.
+        wall_s: Wall-clock seconds so far.
         cpu_s: Processor seconds so far.
     """
 
@@ -218,10 +219,10 @@ class _Clocked:
 
 
 class _Kept:
-    """The parts in a folder, each with the fingerprint of what it was measured with.
+    """The parts in a folder, each with the fingerprint of its measurement.
 
-    Snakemake removes a rule's outputs before it runs the rule again. Of these only the manifest is
-    one, so that the parts stay.
+    Snakemake removes a rule's outputs before it runs the rule again. Only the manifest is such an
+    output, so that the parts are kept.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -232,7 +233,7 @@ class _Kept:
         )
 
     def holds(self, name: str, fingerprint: str) -> bool:
-        """Return whether a part is there, whole, and was measured with the same."""
+        """Return whether a part is complete and was measured with the same fingerprint."""
         part = self._parts.get(name)
         return (
             part is not None
@@ -249,7 +250,7 @@ class _Kept:
         return dict(self._parts[name]["counts"])
 
     def spent(self, names: Iterable[str]) -> dict[str, float]:
-        """Return what it took to measure some parts, as `Artifact.spent` has it."""
+        """Return the time that it took to measure some parts, in the form of `Artifact.spent`."""
         each = [self._parts[name]["spent"] for name in names]
         total = {key: math.fsum(spent[key] for spent in each) for key in ("wall_s", "cpu_s")}
         return {**total, "attempts": 1 if each else 0}
@@ -262,7 +263,7 @@ class _Kept:
         counts: Mapping[str, Any],
         clock: _Clocked,
     ) -> None:
-        """Write a part."""
+        """Write the files of a part and note what it was measured with."""
         for file, content in files.items():
             write_atomically(self._folder / file, content)
         self._parts[name] = {
@@ -277,7 +278,7 @@ class _Kept:
         write_json(self._folder / KEPT, self._parts)
 
     def finish(self, names: Sequence[str], **facts: Any) -> Artifact:
-        """Write the manifest of these parts."""
+        """Write the manifest of these parts and return their artifact."""
         files: dict[str, Any] = {}
         for name in names:
             files |= self._parts[name]["files"]

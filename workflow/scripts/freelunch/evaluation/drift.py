@@ -1,8 +1,8 @@
-"""How far a checkpoint's activations are from the dense model's, matrix by matrix, block by block.
+"""Drift: how far a checkpoint's activations are from the dense model's, by matrix and block.
 
-Accumulated: each block of the checkpoint sees what its own blocks before it put out, errors
-included. Local: it sees what the dense blocks put out, so an error is the block's own. The pass
-ends in the checkpoint's loss on the same tokens.
+Accumulated drift: each block of the checkpoint sees the outputs of the checkpoint's blocks before
+it, errors included. Local drift: each block sees the outputs of the dense blocks before it, so that
+all errors are its own. The pass ends with the checkpoint's loss on the same tokens.
 """
 
 import math
@@ -36,15 +36,15 @@ KINDS = ("accumulated", "local")
 class Drift:
     """Measure the relative errors of a checkpoint's activations, and its loss.
 
-    The error of a token is ||y - y_dense|| / ||y_dense||, of an output vector y. A token whose
-    dense output is 0 has none.
+    The error of a token with the output vector y is ||y - y_dense|| / ||y_dense||. A token whose
+    dense output is 0 is left out.
 
     Args:
         model: The checkpoint.
         reference: The dense model's activations on the same sequences.
         input_ids: (sequences, length), int64.
-        facts: What goes beside the checkpoint's own numbers: the dense model's losses, digests.
-        scratch: A folder for the checkpoint's hidden states, on disk and not in memory.
+        facts: Facts to store with the checkpoint's own numbers: the dense model's losses, digests.
+        scratch: Folder for the checkpoint's hidden states, which are on disk, not in memory.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Drift:
         self._seconds: list[float] = []
 
     def through_(self, index: int, block: nn.Module) -> None:
-        """Pass the dense block's inputs and the checkpoint's own through its block."""
+        """Pass the dense block's inputs and the checkpoint's own inputs through the checkpoint's
+        block.
+        """
         device = self._model.device
         errors: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in KINDS}
         for batch, states, wanted in self._reference.through(index):
@@ -83,10 +85,13 @@ class Drift:
             self._drift[kind].append({name: _facts(each) for name, each in of_block.items()})
 
     def found(self) -> Found:
-        """Return `drift`: for each of KINDS a list over blocks of {output: {mean, median, max} over
-        tokens}, an output being a matrix by its name in the block, or BLOCK; None where it is not
-        finite. And the perplexity as `Perplexity` has it, under `dense` the dense model's, and
-        `tokens_per_second` of both through the blocks, their matrices watched.
+        """Return the drift, the perplexity and the speed.
+
+        `drift` holds, for each of KINDS, a list over blocks of {output: {mean, median, max} over
+        tokens}. An output is a matrix, by its name in the block, or BLOCK. A value that is not
+        finite is None. The perplexity has the form of `Perplexity`; that of the dense model is
+        under `dense`. `tokens_per_second` is the speed of both models through the blocks while
+        their matrices are watched.
         """
         sequences, length = self._input_ids.shape
         tokens = len(KINDS) * self._input_ids.numel()
@@ -117,8 +122,9 @@ def begin(model: StreamedModel, part: Part, scratch: Path) -> Drift:
 
     Args:
         model: The checkpoint.
-        part: Its inputs are the dense model, held-out text, and the dense model's reference on it.
-        scratch: A folder for hidden states.
+        part: The part, whose inputs are the dense model, held-out text, and the dense model's
+            reference on this text.
+        scratch: Folder for hidden states.
     """
     dense, held_out, reference = part.inputs
     measured = Artifact(reference, REFERENCE)
@@ -139,7 +145,7 @@ def relative(output: Tensor, wanted: Tensor) -> Tensor:
 
     Args:
         output: y, (batch, length, outputs).
-        wanted: y_dense, the same.
+        wanted: y_dense, the same shape.
 
     Returns:
         (tokens,), float32.
@@ -152,7 +158,7 @@ def relative(output: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _facts(errors: Tensor) -> dict[str, float | None]:
-    """Return mean, median and maximum over tokens; None where one is not finite."""
+    """Return mean, median and maximum over tokens; None for a value that is not finite."""
     if not len(errors):
         return dict.fromkeys(("mean", "median", "max"))
     values = {

@@ -1,4 +1,4 @@
-"""Perplexity on held-out calibration text, by which candidates are compared."""
+"""Perplexity on held-out calibration text, which decides between candidates."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ class HeldOutPerplexity(Perplexity):
 
     Args:
         model: The checkpoint.
-        held_out: The token ids.
-        scratch: As of `Perplexity`.
+        held_out: The held-out token ids.
+        scratch: As in `Perplexity`.
     """
 
     def __init__(self, model: StreamedModel, held_out: Artifact, scratch: Path) -> None:
@@ -24,13 +24,13 @@ class HeldOutPerplexity(Perplexity):
         self._held_out = held_out
 
     def found(self) -> Found:
-        """Return what `Perplexity` returns, and what it was measured on."""
+        """Return the result of `Perplexity`, and the digest of the held-out token ids."""
         found = super().found()
         found.metrics["held_out"] = self._held_out.digest
         return found
 
 
 def begin(model: StreamedModel, part: Part, scratch: Path) -> HeldOutPerplexity:
-    """Return the measurement on the token ids that are the part's one input."""
+    """Return the measurement on the part's only input, the held-out token ids."""
     (folder,) = part.inputs
     return HeldOutPerplexity(model, Artifact(folder, token_ids.KIND), scratch)

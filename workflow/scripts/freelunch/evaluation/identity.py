@@ -1,4 +1,4 @@
-"""What a checkpoint is: the zeros of its matrices, counted as blocks pass by, and its digest."""
+"""The identity of a checkpoint: the zeros of its matrices, counted by block, and its digest."""
 
 import hashlib
 import json
@@ -15,7 +15,9 @@ from freelunch.model.checkpoint import StreamedModel
 
 
 class Identity:
-    """Count zeros, in whatever is loaded to be measured."""
+    """Count the zeros of each matrix, in the same blocks that are loaded for the other
+    measurements.
+    """
 
     def __init__(self, model: StreamedModel) -> None:
         self._model = model
@@ -27,8 +29,8 @@ class Identity:
             self._matrices[self._model.sharding.name(index, name)] = _count_zeros(linear)
 
     def found(self) -> Found:
-        """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest`, and what is
-        stored.
+        """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest` and the stored
+        size.
         """
         checkpoint = self._model.artifact
         return Found(
@@ -46,8 +48,11 @@ def begin(model: StreamedModel, part: Part, scratch: Path) -> Identity:
 
 
 def stored(checkpoint: Artifact) -> dict[str, int]:
-    """Return the bytes of a checkpoint's weights on disk, shards that others share included, and
-    how many numbers they are.
+    """Return the size of a checkpoint's weights.
+
+    Returns:
+        `stored_bytes`, the bytes on disk, including shards that other checkpoints share;
+        `parameters`, the number of weights.
     """
     shards = [path for path in checkpoint.files if path.endswith(".safetensors")]
     parameters = 0

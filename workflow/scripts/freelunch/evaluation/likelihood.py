@@ -1,7 +1,7 @@
-"""Log-likelihoods of continuations, the model streamed block by block.
+"""Log-likelihoods of continuations under a model that is streamed block by block.
 
-All requests pass through one block before the next is read, as in every other step: a model may be
-larger than memory, and its weights are read once however many requests there are.
+All requests pass through one block before the next is read, as in every other step. The model may
+therefore be larger than memory, and its weights are read once however many requests there are.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """What a model has to say of requests.
+    """A model's answers to requests.
 
     Attributes:
-        values: Of each request the log-likelihood of its continuation given its context, nats, the
-            sum over its tokens; and whether each of them is the most likely one.
-        passed_tokens: What passed through the blocks, padding included.
-        sequences: In so many packed sequences.
-        predicted_tokens: What passed through the head.
+        values: For each request, the log-likelihood of its continuation given its context, in nats,
+            summed over its tokens; and whether each of these tokens is the most likely one.
+        passed_tokens: Number of tokens that passed through the blocks, padding included.
+        sequences: Number of packed sequences that held them.
+        predicted_tokens: Number of tokens that passed through the head.
     """
 
     values: Sequence[tuple[float, bool]]
@@ -41,8 +41,8 @@ class LogLikelihood:
 
     Args:
         model: The model.
-        requests: None longer than the model can take.
-        scratch: A folder for the hidden states of all requests, on disk and not in memory.
+        requests: Requests, none longer than the model can take.
+        scratch: Folder for the hidden states of all requests, which are on disk, not in memory.
     """
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class LogLikelihood:
         ends = torch.tensor([batch.tokens.numel() for batch in self._parts]).cumsum(0).tolist()
         self._slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         self._tokens, width = ends[-1], model.config.hidden_size
-        # One token a row: batches differ in their lengths.
+        # One token per row: batches differ in their lengths.
         shape = (self._tokens, 1, width)
         self._hidden = create_hidden(scratch / hidden_file(0), shape, model.dtype)
         for batch, rows in zip(self._parts, self._slices, strict=True):
@@ -64,7 +64,8 @@ class LogLikelihood:
         """Pass all requests through a block."""
         width = self._model.config.hidden_size
         for batch, rows in zip(self._parts, self._slices, strict=True):
-            # Made again for each block: the masks of all batches may be larger than the model.
+            # Recomputed for each block: the masks of all batches together may be larger than the
+            # model.
             _, calls = self._model.embed(batch.tokens, **arguments(batch, self._model))
             states = self._hidden[rows].reshape(*batch.tokens.shape, width).to(self._model.device)
             self._hidden[rows] = calls[index](block, states).reshape(-1, 1, width)
@@ -86,11 +87,13 @@ class LogLikelihood:
 
 
 def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str, Tensor]]:
-    """Return what a model is called with beside the tokens, so that each sees what it should.
+    """Return the arguments that a model takes besides the tokens, so that each token sees what it
+    should.
 
     Returns:
-        `position_ids` (rows, length), and `attention_mask`: what is added to the scores, (rows, 1,
-        length, length), or one for each kind of attention that the model has.
+        `position_ids`, (rows, length), and `attention_mask`, which is added to the attention
+        scores, (rows, 1, length, length), or one mask for each kind of attention that the model
+        has.
     """
     config = model.config
     window = sliding_window(config)
@@ -112,7 +115,9 @@ def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str
 
 
 def sliding_window(config: PreTrainedConfig) -> int | None:
-    """Return how far back a token sees where attention slides; None if none does."""
+    """Return how many tokens back a token sees in sliding attention; None if attention does not
+    slide.
+    """
     if not getattr(config, "use_sliding_window", True):
         return None
     return getattr(config, "sliding_window", None)
@@ -121,14 +126,14 @@ def sliding_window(config: PreTrainedConfig) -> int | None:
 def _of_batch(
     model: StreamedModel, batch: Batch, hidden: Tensor, requests: Sequence[Request]
 ) -> tuple[int, dict[int, tuple[float, bool]]]:
-    """Return how many tokens were predicted, and the log-likelihoods of a batch's requests by their
-    indices.
+    """Return how many tokens were predicted, and the log-likelihoods of a batch's requests by
+    index.
 
     Args:
-        model: The model, for its head.
+        model: The model, whose head is used.
         batch: The batch.
-        hidden: After the last block, (tokens, d).
-        requests: All.
+        hidden: Hidden states after the last block, (tokens, d).
+        requests: All requests.
     """
     length = batch.tokens.shape[1]
     owners: list[int] = []
@@ -139,7 +144,8 @@ def _of_batch(
             owners += [index] * len(of_request)
             places += [row * length + place for place in of_request]
             targets += requests[index].continuation
-    # Choices that begin alike, and all of one token, are predicted at the same place.
+    # Choices that begin with the same tokens, and choices of a single token, are predicted at the
+    # same place.
     distinct, inverse = torch.unique(torch.tensor(places), return_inverse=True)
     wanted = torch.tensor(targets)
     values = torch.empty(len(places), dtype=torch.float64)

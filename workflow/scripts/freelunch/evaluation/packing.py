@@ -1,9 +1,10 @@
-"""Put continuations of one context into one sequence, so that the context is passed once.
+"""Pack continuations of one context into one sequence, so that the context passes only once.
 
 A request asks for the log-likelihood of a continuation given a context. Requests that begin with
 the same tokens (the choices of a question; the questions on a passage) become one packed sequence:
-what they share, then the rest of each. A token sees what it would see in a sequence of its own, the
-shared tokens and those of its own rest before it, at the position that it would have there.
+the tokens that they share, then the rest of each request. A token sees what it would see in a
+sequence of its own, at the position that it would have there: the shared tokens, and the tokens
+before it in the rest of its own request.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,12 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-# A request joins others where at least this share of it is theirs too. Less saves little, and a
-# longer sequence costs attention and memory.
+# A request joins a group if it shares at least this part of its tokens with the group. Sharing less
+# saves little, and a longer sequence costs attention and memory.
 SHARED = 0.25
-# The share of padding in a sequence beyond which it waits for a batch of shorter ones.
+# Share of padding beyond which a sequence waits for a batch of shorter ones.
 PADDED = 0.1
-# Of a place in a packed sequence that holds no token.
+# Marks a place in a packed sequence that holds no token.
 PADDING = -1
 
 
@@ -27,8 +28,8 @@ class Request:
     """A continuation whose log-likelihood is asked for.
 
     Attributes:
-        context: Token ids, at least one.
-        continuation: Token ids, at least one.
+        context: Token ids of the context, at least one.
+        continuation: Token ids of the continuation, at least one.
     """
 
     context: Sequence[int]
@@ -36,14 +37,14 @@ class Request:
 
     @property
     def inputs(self) -> list[int]:
-        """What passes through the model: all but the last token."""
+        """Return the token ids that pass through the model: all but the last one."""
         return [*self.context, *self.continuation][:-1]
 
     def truncated(self, length: int) -> "Request":
-        """Return the request with as many tokens of its context as fit, the last ones.
+        """Return the request with its context cut at the beginning, so that the request fits.
 
         Args:
-            length: The most tokens that pass through the model.
+            length: Largest number of tokens that can pass through the model.
         """
         room = length + 1 - len(self.continuation)
         return Request(self.context[max(0, len(self.context) - room) :], self.continuation)
@@ -54,11 +55,11 @@ class Packed:
     """Several requests as one sequence.
 
     Attributes:
-        requests: Their indices.
+        requests: Indices of the requests.
         tokens: Token ids.
-        positions: Of each token, in its own request.
-        parts: 0 for a token that all share, else whose it is: 1 for the first request's.
-        places: For each request where the tokens are that predict its continuation.
+        positions: Position of each token in its own request.
+        parts: Owner of each token: 0 if all requests share it, 1 for the first request, and so on.
+        places: For each request, the places of the tokens that predict its continuation.
     """
 
     requests: Sequence[int]
@@ -74,15 +75,16 @@ class Packed:
 def pack(requests: Sequence[Request]) -> list[Packed]:
     """Return packed sequences that hold each request once, the longest first.
 
-    In the order of their tokens, requests that share most stand beside each other; each joins those
-    before it if that saves tokens, and enough of its own.
+    Requests are sorted by their tokens, so that those that share the most are neighbours. Each
+    request joins the group before it if this saves tokens, and enough of the request's own.
     """
     inputs = [request.inputs for request in requests]
     groups: list[list[int]] = []
     shared = 0
     for index in sorted(range(len(requests)), key=inputs.__getitem__):
         if groups:
-            # In this order the first and the last of a group share what all share.
+            # In sorted order, all requests of a group share what its first and its last request
+            # share.
             common = _common(inputs[groups[-1][0]], inputs[index])
             lost = (shared - common) * (len(groups[-1]) - 1)
             if common - lost >= SHARED * len(inputs[index]):
@@ -95,7 +97,7 @@ def pack(requests: Sequence[Request]) -> list[Packed]:
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two sequences have in common at their beginning."""
+    """Return how many tokens two sequences have in common at their beginnings."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
@@ -121,8 +123,8 @@ class Batch:
     Attributes:
         rows: The packed sequences.
         tokens: Token ids, (rows, length), int64.
-        positions: Of each token in its request, (rows, length), int64.
-        parts: As of `Packed`, PADDING where there is no token, (rows, length), int64.
+        positions: Position of each token in its request, (rows, length), int64.
+        parts: Owners as in `Packed`, PADDING where there is no token, (rows, length), int64.
     """
 
     rows: Sequence[Packed]
@@ -146,12 +148,14 @@ class Batch:
         )
 
     def seen(self, window: int | None = None) -> Tensor:
-        """Return what each token sees, (rows, length, length): [row, i, j] if i sees j.
+        """Return what each token sees, (rows, length, length), bool: [row, i, j] is True if i sees
+        j.
 
-        A place without a token sees itself, since a softmax needs something, and is seen by none.
+        A place without a token sees itself, because a softmax needs at least one entry, and no
+        other token sees it.
 
         Args:
-            window: Of sliding attention: how many tokens back a token sees, itself included.
+            window: For sliding attention, how many tokens back a token sees, itself included.
         """
         length = self.tokens.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool).tril()
@@ -163,9 +167,10 @@ class Batch:
 
 
 def batches(packed: Sequence[Packed], tokens: int) -> list[Batch]:
-    """Return packed sequences, the longest first, in batches of about as many tokens, padded.
+    """Return batches of about `tokens` tokens, padding included, of packed sequences, longest
+    first.
 
-    A batch that is a quarter full takes none that it would have to pad by much.
+    A batch that is a quarter full takes no sequence that it would have to pad by much.
     """
     found: list[Batch] = []
     rest = list(packed)

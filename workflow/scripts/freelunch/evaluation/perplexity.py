@@ -25,9 +25,9 @@ class Perplexity:
     Args:
         model: The checkpoint.
         input_ids: (windows, length), int64.
-        scratch: A folder for the hidden states of all windows, on disk and not in memory.
-        stride: Tokens from the start of a window to the next, of which the last `stride` are
-            scored; None for windows that do not overlap.
+        scratch: Folder for the hidden states of all windows, which are on disk, not in memory.
+        stride: Number of tokens from the start of one window to the start of the next; only the
+            last `stride` tokens of a window are scored. None for windows that do not overlap.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class TextPerplexity(Perplexity):
 
     Args:
         model: The checkpoint.
-        windows: Of the text, as `freelunch.data.text_windows` cut them.
-        scratch: As of `Perplexity`.
+        windows: Windows of the text, as `freelunch.data.text_windows` cut them.
+        scratch: As in `Perplexity`.
     """
 
     def __init__(self, model: StreamedModel, windows: Artifact, scratch: Path) -> None:
@@ -76,14 +76,16 @@ class TextPerplexity(Perplexity):
         self._facts = windows.facts
 
     def found(self) -> Found:
-        """Return what `Perplexity` returns, and perplexities that tokenizers can be compared by."""
+        """Return the result of `Perplexity`, and perplexities that are comparable across
+        tokenizers.
+        """
         found = super().found()
         found.metrics.update(per_text(found.metrics, self._facts), text=self._facts["text"])
         return found
 
 
 def begin(model: StreamedModel, part: Part, scratch: Path) -> TextPerplexity:
-    """Return the measurement on the windows that are the part's one input."""
+    """Return the measurement on the part's only input, the windows of the text."""
     (folder,) = part.inputs
     windows = Artifact(folder, TEXT_WINDOWS)
     check_made_with(windows, part.settings, CUT_WINDOWS)
@@ -91,18 +93,18 @@ def begin(model: StreamedModel, part: Part, scratch: Path) -> TextPerplexity:
 
 
 def tokens_digest(input_ids: Tensor) -> str:
-    """Return the sha256 of token ids, int64."""
+    """Return the sha256 digest of int64 token ids."""
     return hashlib.sha256(input_ids.numpy().tobytes()).hexdigest()
 
 
 def per_text(metrics: Mapping[str, Any], amounts: Mapping[str, int | None]) -> dict[str, Any]:
-    """Return perplexities of the same text per byte and per word, which models with different
-    tokenizers can be compared by; null where they are not known.
+    """Return perplexities per byte and per word, which are comparable across tokenizers.
 
-    They are exp(loss of all scored tokens / bytes or words), as in lm-evaluation-harness.
+    They are exp(loss of all scored tokens / bytes or words), as in lm-evaluation-harness, and None
+    where the bytes or words are not known.
 
     Args:
-        metrics: What `Perplexity` found.
+        metrics: Result of `Perplexity` on the same text.
         amounts: `bytes` and `words` of the scored tokens' text; None where they are not known.
     """
     found: dict[str, Any] = {key: amounts[key] for key in ("bytes", "words")}
@@ -117,17 +119,17 @@ def per_text(metrics: Mapping[str, Any], amounts: Mapping[str, int | None]) -> d
 
 
 def loss_facts(losses: Tensor) -> dict[str, Any]:
-    """Return the perplexity exp(mean loss) and what it comes from.
+    """Return the perplexity exp(mean loss) and the losses that it is computed from.
 
     Args:
-        losses: Mean loss of each window, nats a token, (windows,), float64.
+        losses: Mean loss of each window, nats per token, (windows,), float64.
     """
     mean = float(losses.mean())
     error = float(losses.std()) / math.sqrt(len(losses))
     perplexity = exponential(mean)
     finite = perplexity is not None
     return {
-        # JSON has no infinity; a perplexity that is none stays visible as null.
+        # JSON has no infinity: a perplexity that is not finite is stored as null.
         "perplexity": perplexity,
         "perplexity_standard_error": perplexity * error if perplexity is not None else None,
         "loss": mean if finite else None,
@@ -137,6 +139,6 @@ def loss_facts(losses: Tensor) -> dict[str, Any]:
 
 
 def exponential(value: float) -> float | None:
-    """Return e to a power; None where that is not finite."""
+    """Return exp(value); None if it is not finite."""
     fits = math.isfinite(value) and value < math.log(torch.finfo(torch.float64).max)
     return math.exp(value) if fits else None

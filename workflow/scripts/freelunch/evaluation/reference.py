@@ -1,8 +1,8 @@
-"""What the dense model makes of held-out text: what the drift of every cell is measured against.
+"""The dense model's activations on held-out text: the reference for the drift of every cell.
 
-It serves all cells of a model and seed. Its activations are as large as the outputs of all matrices
-together, so they are a cache: where they are not kept, or were removed, a cell passes the text
-through the dense model again.
+One reference serves all cells of a model and seed. Its activations are as large as the outputs of
+all matrices together, so they are only a cache: if they are not kept, or were removed, a cell
+passes the text through the dense model again.
 """
 
 import math
@@ -28,11 +28,12 @@ from freelunch.model.token_loss import window_losses
 from freelunch.study.boundaries import ALL
 from freelunch.study.steps import HIDDEN_STATES, REFERENCE
 
-# The name of a block's own output beside those of its matrices.
+# Name of a block's own output, besides those of its matrices.
 BLOCK = "block"
 SCRATCH = "dense.safetensors"
 
-# Some sequences, what enters a dense block, and what its matrices and it put out.
+# A slice of the sequences, the inputs of a dense block, and the outputs of the block and its
+# matrices.
 Passed = tuple[slice, Tensor, dict[str, Tensor]]
 
 
@@ -53,19 +54,19 @@ def capture_reference(
     scratch: Path,
     report: Report = silent,
 ) -> Artifact:
-    """Pass held-out text through the dense model: write its losses, and keep its activations.
+    """Pass held-out text through the dense model; write its losses, and its activations if kept.
 
     Args:
         model: The dense model.
-        held_out: Token ids.
-        samples: How many of its sequences.
-        keep: `keep_hidden_states` of the study. Only `all` keeps activations: to make any of them
-            again takes a pass through all blocks before it.
-        folder: Where the losses go.
-        cache_folder: Where the activations go.
+        held_out: Held-out token ids.
+        samples: Number of its sequences to use.
+        keep: `keep_hidden_states` of the study. Only `all` keeps activations, because computing any
+            of them again takes a pass through all blocks before it.
+        folder: Folder for the losses.
+        cache_folder: Folder for the activations.
         fingerprint: Digest of everything the result depends on.
-        scratch: A folder for the hidden states before the next block.
-        report: Told of each block.
+        scratch: Folder for the hidden states before the next block.
+        report: Called after each block.
     """
     input_ids = read_tokens(held_out)[:samples]
     writer = ArtifactWriter(folder, REFERENCE, fingerprint)
@@ -89,7 +90,7 @@ def capture_reference(
         held_out=held_out.digest,
         losses=loss_facts(losses),
     )
-    # A time is no part of what the reference is, so it stands beside it.
+    # The speed is not part of the reference, so it is stored with the cache.
     cache.finish(reference=made.digest, tokens_per_second=reference.tokens_per_second)
     return made
 
@@ -105,7 +106,7 @@ def _keep(
     tokens: torch.Size,
     dtype: torch.dtype,
 ) -> None:
-    """Write all outputs of a block as they come."""
+    """Write all outputs of a block, batch by batch."""
     widths: dict[str, int] = {}
 
     def write(path: Path) -> None:
@@ -116,7 +117,7 @@ def _keep(
                 file = create_hidden(path, (*tokens, sum(widths.values())), dtype)
             file[batch] = torch.cat(list(outputs.values()), dim=-1)
 
-    # `widths` is filled by then.
+    # `write` has filled `widths` by the time it is stored.
     cache.add(outputs_file(index), write, outputs=widths)
 
 
@@ -124,14 +125,14 @@ class Reference(ABC):
     """Held-out sequences on their way through the dense model.
 
     Args:
-        batches: The slices of sequences that run together.
+        batches: Slices of the sequences that run together.
         inputs: Hidden states before the first block, (sequences, length, d).
-        device: Where activations go.
+        device: Device for activations.
 
     Attributes:
-        inputs: Hidden states before the next block.
-        tokens_per_second: Through the blocks, their matrices watched.
-        passed_blocks: How many blocks of the dense model were passed for it.
+        inputs: Hidden states before the next block, (sequences, length, d).
+        tokens_per_second: Speed through the blocks while their matrices are watched.
+        passed_blocks: How many blocks of the dense model were run for this reference.
     """
 
     tokens_per_second: float
@@ -141,7 +142,9 @@ class Reference(ABC):
         self._batches, self.inputs, self._device = batches, inputs, device
 
     def through(self, index: int) -> Iterator[Passed]:
-        """Yield what a block makes of each batch; blocks are asked for in order."""
+        """Yield each batch, its inputs to a block and the block's outputs; blocks must come in
+        order.
+        """
         outputs_of = self._block(index)
         for batch in self._batches:
             inputs = self.inputs[batch].to(self._device)
@@ -151,7 +154,7 @@ class Reference(ABC):
 
     @abstractmethod
     def _block(self, index: int) -> Callable[[slice, Tensor], dict[str, Tensor]]:
-        """Return what gives the outputs of a block for a batch of its inputs."""
+        """Return a function that returns the outputs of a block for a batch of its inputs."""
 
 
 class PassingReference(Reference):
@@ -160,7 +163,7 @@ class PassingReference(Reference):
     Args:
         model: The dense model.
         input_ids: (sequences, length), int64.
-        scratch: A folder for the hidden states before the next block.
+        scratch: Folder for the hidden states before the next block.
     """
 
     def __init__(self, model: StreamedModel, input_ids: Tensor, scratch: Path) -> None:
@@ -175,7 +178,7 @@ class PassingReference(Reference):
 
     @property
     def tokens_per_second(self) -> float:  # type: ignore[override]
-        """Return how many tokens a second passed so far."""
+        """Return how many tokens per second have passed so far."""
         return self._tokens / math.fsum(self._seconds)
 
     def _block(self, index: int) -> Callable[[slice, Tensor], dict[str, Tensor]]:
@@ -191,13 +194,13 @@ class PassingReference(Reference):
 
 
 class KeptReference(Reference):
-    """A reference whose activations are on disk.
+    """A reference whose activations are read from disk.
 
     Args:
-        kept: The cache.
-        batches: As of `Reference`.
-        scratch: A folder for the hidden states before the next block.
-        device: As of `Reference`.
+        kept: The cache of activations.
+        batches: As in `Reference`.
+        scratch: Folder for the hidden states before the next block.
+        device: As in `Reference`.
     """
 
     def __init__(
@@ -232,18 +235,18 @@ def open_reference(
     scratch: Path,
     device: torch.device,
 ) -> Reference:
-    """Return the activations that a reference stands for: those that are kept, or made again.
+    """Return the activations of a reference, read from its cache or computed again.
 
     Args:
-        reference: What `capture_reference` wrote.
-        cache_folder: Where it kept activations, if it did.
-        dense: The folder of the dense model.
-        input_ids: (sequences, length), int64: those of the reference.
-        scratch: A folder for the hidden states before the next block.
-        device: Where activations go.
+        reference: Artifact that `capture_reference` wrote.
+        cache_folder: Folder of the cached activations, if there is one.
+        dense: Folder of the dense model.
+        input_ids: Token ids of the reference, (sequences, length), int64.
+        scratch: Folder for the hidden states before the next block.
+        device: Device for activations.
 
     Raises:
-        UserError: What is kept belongs to another model or other text.
+        UserError: The cached activations belong to another model or another text.
     """
     if cache_folder is not None and (cache_folder / MANIFEST).is_file():
         kept = Artifact(cache_folder, HIDDEN_STATES)
@@ -255,7 +258,7 @@ def open_reference(
 
 @contextmanager
 def timed(device: torch.device, seconds: list[float]) -> Iterator[None]:
-    """Add how long what is done on a device takes."""
+    """Append the seconds that the work inside the `with` block takes on a device."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     start = time.perf_counter()
@@ -266,19 +269,19 @@ def timed(device: torch.device, seconds: list[float]) -> Iterator[None]:
 
 
 class _Outputs(LinearWatcher):
-    """Keep what each linear layer puts out."""
+    """Keep the outputs of each linear layer."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
         self.outputs: dict[str, Tensor] = {}
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Keep it."""
+        """Keep the output of a layer."""
         self.outputs[name] = outputs
 
 
 def block_outputs(block: nn.Module, call: BlockCall, inputs: Tensor) -> dict[str, Tensor]:
-    """Return what a block's matrices and the block itself put out, by name."""
+    """Return the outputs of a block's matrices and of the block itself, by name."""
     watcher = _Outputs(block)
     with watcher.watching():
         output = call(block, inputs)

@@ -1,8 +1,9 @@
-"""Zero-shot tasks through lm-evaluation-harness: its prompts and metrics, our data and our passes.
+"""Zero-shot tasks with lm-evaluation-harness: its prompts and metrics, our documents and passes.
 
-A stock task keeps everything but where its documents come from: a YAML file of ours includes the
-stock file and names a file on this machine. (A dict with a stock task's name would replace it.) The
-harness asks for log-likelihoods of all tasks at once: the model is streamed once for all of them.
+A stock task keeps everything except the source of its documents: a YAML file of ours includes the
+stock file and names a local file. (A dict with a stock task's name would replace the task.) The
+harness asks for the log-likelihoods of all tasks at once, so that the model is streamed once for
+all of them.
 """
 
 import gzip
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-# Read when they are imported. What a task needs is on this machine.
+# lm-eval and datasets read these when they are imported. All documents are on this machine.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
@@ -45,22 +46,24 @@ STOCK = Path(lm_eval.tasks.__file__).parent
 
 
 class Asked(Exception):
-    """The harness has said what it wants to know."""
+    """The harness has made its requests, and stops here."""
 
 
 class PackedLM(TemplateLM):  # type: ignore[misc]
-    """A model that the harness asks for log-likelihoods: first for what it asks, then for answers.
+    """The model that the harness asks for log-likelihoods: it first notes the requests, then
+    answers.
 
-    It tokenises as lm-eval's own class for Hugging Face models does: both see the same tokens.
+    It tokenises as lm-eval's own class for Hugging Face models does, so that both see the same
+    tokens.
 
     Args:
         model: The model.
 
     Attributes:
-        requests: What the harness asked for, none longer than the model takes.
-        truncated: Of requests that are longer than the model takes: how many `requests`, and how
-            many `tokens` of their contexts were left out.
-        values: Of each request the answer, as in `Likelihoods`; None before they are known.
+        requests: The harness's requests, truncated to what the model takes.
+        truncated: How many `requests` were longer than the model takes, and how many `tokens` of
+            their contexts were left out.
+        values: Answer to each request, as in `Likelihoods`; None before the answers are known.
     """
 
     def __init__(self, model: StreamedModel) -> None:
@@ -84,7 +87,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def max_length(self) -> int:
-        """The most tokens that the model takes."""
+        """Return the largest number of tokens that the model takes."""
         return int(self._streamed.config.max_position_embeddings)
 
     def tok_encode(
@@ -120,7 +123,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             self.truncated["tokens"] += lost
             if not other.context:
                 raise UserError(
-                    "an answer is as long as all that the model takes",
+                    "an answer fills the whole context of this model",
                     where=self._streamed.folder,
                     found=f"{len(request.continuation)} tokens",
                     expected=f"fewer than max_position_embeddings = {self.max_length}",
@@ -140,20 +143,20 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
 
 
 class TaskAccuracy:
-    """Measure what a checkpoint answers to the documents of zero-shot tasks.
+    """Measure how a checkpoint answers the documents of zero-shot tasks.
 
-    The harness asks for all log-likelihoods at once. It runs twice: until it asks, and, when all
-    requests have passed the blocks, with the answers.
+    The harness asks for all log-likelihoods at once. It therefore runs twice: first until it asks,
+    and again with the answers, once all requests have passed through the blocks.
 
     Args:
         model: The checkpoint.
-        tasks: Of kind "task", by the names of lm-eval's tasks.
-        limit: How many documents of each; None for all of them.
-        seed: Of the sample, if there is a limit.
-        scratch: A folder for hidden states and what lm-eval writes.
+        tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
+        limit: Number of documents of each task; None for all of them.
+        seed: Seed of the sample of documents, if there is a limit.
+        scratch: Folder for hidden states and for the files that lm-eval writes.
 
     Raises:
-        UserError: A task is not one of choices, or a request is longer than the model takes.
+        UserError: A task has no accuracy, or an answer is longer than the model takes.
     """
 
     def __init__(
@@ -180,9 +183,12 @@ class TaskAccuracy:
         self._likelihood.through_(index, block)
 
     def found(self) -> Found:
-        """Return for each task `accuracy`, its standard error, and what was asked; `accuracy` and
-        its standard error of the plain mean over tasks. Beside them the answers: for each task and
-        document the log-likelihoods of the choices, and whether the answer is right.
+        """Return the accuracy of each task, their mean, and the answers.
+
+        The metrics hold, for each task, `accuracy`, its standard error and what was asked; and
+        `accuracy` and its standard error for the plain mean over tasks. The answers are a file of
+        their own: for each task and document, the log-likelihoods of the choices, and whether the
+        answer is right.
         """
         passed = self._likelihood.values()
         self._lm.values = passed.values
@@ -232,9 +238,9 @@ def begin(model: StreamedModel, part: Part, scratch: Path) -> TaskAccuracy:
 
 
 def sample(documents: int, limit: int | None, seed: int) -> list[int]:
-    """Return which documents of a task are asked, in order: the first of a seeded shuffle."""
+    """Return the sorted indices of the documents to ask: the first ones of a seeded shuffle."""
     order = list(range(documents))
-    # The first documents of a task are not like all of them.
+    # The first documents of a task do not represent all of them.
     random.Random(seed).shuffle(order)
     return sorted(order[:limit])
 
@@ -247,19 +253,20 @@ def answers_bytes(answers: Mapping[str, Any]) -> bytes:
 def load_tasks(
     tasks: Mapping[str, Artifact], samples: Mapping[str, Sequence[int]], scratch: Path
 ) -> Any:
-    """Return what the harness evaluates: stock tasks without examples, of these documents.
+    """Return the tasks that the harness evaluates: stock tasks without examples, on these
+    documents.
 
     Args:
-        tasks: Of kind "task", by the names of lm-eval's tasks.
-        samples: Of each, which documents.
-        scratch: A folder for what lm-eval reads and writes.
+        tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
+        samples: For each task, the indices of its documents.
+        scratch: Folder for the files that lm-eval reads and writes.
     """
     datasets.disable_progress_bars()
     folder = scratch / "tasks"
     folder.mkdir(exist_ok=True)
     for name, artifact in tasks.items():
-        # The sample only: lm-eval formats every document that it is given, several times.
-        # Not with `splitlines`, which would cut documents at U+2028 and its like.
+        # Write only the sample: lm-eval formats every document that it is given, several times. Do
+        # not use `splitlines`, which would also cut documents at U+2028 and similar characters.
         with artifact.path(DOCUMENTS).open(encoding="utf-8", newline="\n") as file:
             lines = file.readlines()
         documents = folder / f"{name}.jsonl"
@@ -274,13 +281,13 @@ def load_tasks(
                 "data_files": {stock["split"]: str(documents.resolve())},
                 "cache_dir": str((scratch / "datasets").resolve()),
             },
-            # Nothing else is there.
+            # The other splits do not exist here.
             **dict.fromkeys(SPLITS),
             "test_split" if stock["split"] == "test" else "validation_split": stock["split"],
             "num_fewshot": 0,
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(changes), encoding="utf-8")
-    # These tasks only.
+    # Load these tasks only.
     manager = lm_eval.tasks.TaskManager(include_path=str(folder), include_defaults=False)
     loaded = manager.load(list(tasks))
     for name, task in loaded["tasks"].items():
@@ -290,13 +297,13 @@ def load_tasks(
                 where=f"tasks.{name}",
                 found=", ".join(task.aggregation()),
                 expected=METRIC,
-                todo="leave it out",
+                todo="leave this task out",
             )
     return loaded
 
 
 def _answers(found: Sequence[Mapping[str, Any]], documents: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the answers to each document, by its place in the whole task."""
+    """Return the answer to each document, with the document's index in the whole task."""
     return [
         {
             "document": documents[each["doc_id"]],
@@ -308,8 +315,8 @@ def _answers(found: Sequence[Mapping[str, Any]], documents: Sequence[int]) -> li
 
 
 def _accuracy(right: Sequence[bool]) -> dict[str, float]:
-    """Return the share of right answers and its standard error, as lm-eval has it."""
+    """Return the share of right answers and its standard error, as lm-eval computes it."""
     mean = fmean(right)
-    # Of n answers; of one it is not known.
+    # With a single answer, the variance is not known.
     variance = mean * (1 - mean) / (len(right) - 1) if len(right) > 1 else math.nan
     return {"accuracy": mean, "accuracy_standard_error": math.sqrt(variance)}

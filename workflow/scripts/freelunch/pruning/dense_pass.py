@@ -1,7 +1,7 @@
 """The dense pass: hidden states at every block boundary, statistics of every linear input.
 
-One pass over the calibration sample feeds every criterion and pattern (statistics), and every
-reconstruction (hidden states are its inputs and its targets).
+One pass over the calibration sample serves every criterion and pattern, which use the statistics,
+and every reconstruction, which uses the hidden states as inputs and targets.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.steps import DENSE_ACTIVATIONS
 
 KIND = DENSE_ACTIVATIONS
-# Fields of InputStatistics with one value a feature.
+# Fields of InputStatistics with one value per feature.
 _VECTORS = ("mean", "variance", "squared_norm")
 
 
@@ -50,19 +50,19 @@ def capture_dense(
 
     Args:
         model: The dense model.
-        calibration: Token ids.
-        dense_limit: The largest perplexity on the first sequences that a sound model can have.
-        gram: Whether to collect Gram matrices: those of one block only are in memory.
-        keep: Which hidden states stay on disk: `all`, `every_k` or `none`.
-        folder: Where statistics go.
-        hidden_folder: Where hidden states go.
+        calibration: Token ids of the calibration sample.
+        dense_limit: Largest perplexity on the first sequences that a sound model can have.
+        gram: Whether to collect Gram matrices; those of only one block are in memory at a time.
+        keep: Which hidden states are kept on disk: `all`, `every_k` or `none`.
+        folder: Folder for the statistics.
+        hidden_folder: Folder for the hidden states.
         fingerprint: Digest of everything the result depends on.
-        scratch: A folder for hidden states that do not stay.
-        report: Told of each block.
+        scratch: Folder for hidden states that are not kept.
+        report: Called after each block.
 
     Raises:
-        UserError: An activation is not finite, or the perplexity is above the limit: before
-            anything is pruned, a broken model or a foreign tokenizer ends the study.
+        UserError: An activation is not finite, or the perplexity is above the limit. A broken model
+            or a wrong tokenizer thus ends the study before anything is pruned.
     """
     writer = ArtifactWriter(folder, KIND, fingerprint)
     cache = ArtifactWriter(hidden_folder, hidden_states.KIND, fingerprint)
@@ -96,7 +96,7 @@ def capture_dense(
                 lambda path, tensors=tensors: save_file(tensors, path),  # type: ignore[misc]
                 groups=collector.groups,
             )
-            # Before the next block's Gram matrices are there, this one's have to be gone.
+            # Free this block's Gram matrices before the next block's are allocated.
             del collector, tensors
         report(after, model.num_blocks, "blocks")
     last = states.at(model.num_blocks)[:CHECK_SEQUENCES]
@@ -116,12 +116,13 @@ def capture_dense(
 def read_statistics(
     dense: Artifact, block: int, device: torch.device | str = "cpu", gram: bool = False
 ) -> dict[str, InputStatistics]:
-    """Return the statistics of each linear layer of a block; layers of one input share one object.
+    """Return the statistics of each linear layer of a block; layers that share an input share an
+    object.
 
     Args:
-        dense: What `capture_dense` wrote.
-        block: Which block.
-        device: Where the statistics go.
+        dense: Artifact that `capture_dense` wrote.
+        block: Index of the block.
+        device: Device for the statistics.
         gram: Whether to read Gram matrices too.
     """
     name = statistics_file(block)

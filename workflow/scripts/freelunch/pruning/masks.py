@@ -1,7 +1,7 @@
-"""Masks from scores: the one place that decides which weights go.
+"""Masks from scores: the one place that decides which weights are pruned.
 
-Masks are by rank, never by a threshold on the value: each row, matrix or group loses exactly as
-many weights as the pattern asks for, and of equal scores the one with the lower index goes first.
+Masks are made by rank, never by a threshold on the value: each row, matrix or group loses exactly
+as many weights as the pattern asks for. Ties: the lower-index weight is pruned.
 """
 
 from functools import cache
@@ -14,28 +14,28 @@ from freelunch.core.errors import UserError
 from freelunch.model.mask_store import check_finite
 from freelunch.study.patterns import SCOPES, Pattern
 
-# Up to here each score of a group is compared with every other; larger groups are selected from.
+# Groups up to this size are ranked by comparing every pair of scores; larger groups use selection.
 _COMPARED_GROUP = 8
-# So many groups at a time, so that what is compared stays in the processor's cache.
+# Groups that are ranked at once, so that their comparisons stay in the processor's cache.
 _CHUNK = 16384
 
 
 def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None) -> Tensor:
-    """Return which weights stay.
+    """Return which weights are kept.
 
     Args:
-        scores: (rows, columns), any float dtype; the lowest go.
-        pattern: How many go; not a structured one.
-        scope: Within what scores are compared: "row" or "matrix". In an NofM pattern it is each
-            group of a row, whatever the scope.
-        where: What the scores belong to, for messages.
+        scores: (rows, columns), any float dtype; the lowest are pruned.
+        pattern: How many weights are pruned; not a structured pattern.
+        scope: Where scores are compared with each other: within a "row" or the "matrix". An NofM
+            pattern compares them within each group of a row, whatever the scope.
+        where: Name of the weight, for error messages.
 
     Returns:
-        (rows, columns), bool, True where the weight stays.
+        (rows, columns), bool, True where the weight is kept.
 
     Raises:
         UserError: A score is not finite, or the pattern does not divide the columns.
-        ValueError: Another scope.
+        ValueError: The scope is unknown.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope {scope!r}; expected one of {SCOPES}")
@@ -47,11 +47,11 @@ def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None
 
 
 def lowest(groups: Tensor, count: int) -> Tensor:
-    """Return where the `count` lowest scores of each group are; of equal ones the first.
+    """Return where the `count` lowest scores of each group are; ties: the lower index is chosen.
 
     Args:
         groups: (groups, size), any float dtype, finite.
-        count: In [0, size].
+        count: Scores to choose in each group, in [0, size].
 
     Returns:
         (groups, size), bool, exactly `count` True in each row.
@@ -61,8 +61,8 @@ def lowest(groups: Tensor, count: int) -> Tensor:
     if groups.shape[1] <= _COMPARED_GROUP:
         parts = groups.split(_CHUNK)  # type: ignore[no-untyped-call]
         return torch.cat([_lowest_by_rank(part.T.contiguous(), count).T for part in parts])
-    # Selection, not sorting. Where more than asked for lie at or below the count-th lowest score,
-    # of those equal to it only the first go.
+    # Select instead of sorting. If ties leave more than `count` scores at or below the threshold,
+    # only the first of the tied scores are chosen.
     threshold = _kth_lowest(groups, count)
     chosen = groups <= threshold
     excess = chosen.sum(dim=1, dtype=torch.int32) - count
@@ -75,14 +75,14 @@ def lowest(groups: Tensor, count: int) -> Tensor:
 
 
 def lowest_of_columns(columns: Tensor, count: int) -> Tensor:
-    """Return what `lowest` does for groups that lie in columns, (size, groups)."""
+    """Return the result of `lowest` for groups stored as columns, (size, groups)."""
     if len(columns) <= _COMPARED_GROUP:
         return _lowest_by_rank(columns, count)
     return lowest(columns.T, count).T
 
 
 def check_divides(pattern: Pattern, columns: int, where: object) -> None:
-    """Raise UserError if a matrix of so many columns cannot have an NofM pattern."""
+    """Raise UserError if an NofM pattern does not divide a matrix with this many columns."""
     if not pattern.divides(columns):
         raise UserError(
             "the pattern does not divide the width of this matrix",
@@ -97,27 +97,27 @@ def _kth_lowest(groups: Tensor, count: int) -> Tensor:
     """Return the count-th lowest score of each group, (groups, 1)."""
     if groups.device.type != "cpu":
         return groups.kthvalue(count, dim=1, keepdim=True).values
-    # NumPy selects with vector instructions, ten times as fast as torch.kthvalue. It knows no
-    # bfloat16; float32 holds its values exactly.
+    # NumPy selects with vector instructions, ten times as fast as torch.kthvalue. It does not
+    # support bfloat16, whose values float32 represents exactly.
     values = groups if groups.dtype == torch.float64 else groups.float()
     selected = np.partition(values.numpy(), count - 1, axis=1)[:, count - 1 : count]
     return torch.from_numpy(selected.copy()).to(groups.dtype)
 
 
 def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
-    """Return where the `count` lowest scores of each group are; of equal ones the first.
+    """Return where the `count` lowest scores of each group are; ties: the lower index is chosen.
 
-    Fast for small groups: a score's rank is the number of scores that come before it.
+    This is fast for small groups: the rank of a score is the number of scores that come before it.
 
     Args:
-        columns: (size, groups): a group is a column here.
-        count: In [0, size].
+        columns: (size, groups); each column is a group.
+        count: Scores to choose in each group, in [0, size].
 
     Returns:
         (size, groups), bool, exactly `count` True in each column.
     """
     first, second, change, base = _pairs(len(columns), columns.device)
-    # Of equal scores the lower index comes first.
+    # Ties: the lower index comes first.
     in_order = (columns[first] <= columns[second]).to(torch.float32)
     return torch.addmm(base, change, in_order) < count
 
@@ -126,8 +126,9 @@ def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
 def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the indices of all pairs, and how each pair that is in order changes the ranks.
 
-    The rank of each index is `base`, (size, 1), as if no pair were in order, plus for each pair
-    that is, +1 for its second and -1 for its first: `change`, (size, pairs).
+    The rank of each score starts from `base`, (size, 1), as if no pair were in order. Each pair
+    that is in order adds 1 to the rank of its second score and -1 to that of its first; `change`,
+    (size, pairs), holds these terms.
     """
     first, second = torch.triu_indices(size, size, offset=1, device=device)
     pairs = torch.arange(len(first), device=device)

@@ -1,7 +1,7 @@
-"""Choose masks for every block, and new weights where a criterion changes those it keeps.
+"""Choose masks for every block, and new weights if a criterion updates the weights that it keeps.
 
-With statistics of the dense model's activations no pass through the model is needed. With those of
-the sparse one, each block sees the outputs of the pruned blocks before it.
+With statistics of the dense model's activations, pruning needs no pass through the model. With
+statistics of the sparse model, each block sees the outputs of the pruned blocks before it.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ NOT_FINITE = "a weight is not finite"
 
 Statistics = Mapping[str, InputStatistics]
 
-# A block, its index and statistics of its inputs -> what stays of it.
+# Returns the pruned block, given the block, its index and the statistics of its inputs.
 Pruner = Callable[[nn.Module, int, Statistics], Pruned]
 
 
@@ -60,18 +60,19 @@ def prune_model(
     states: DenseStates,
     report: Report = silent,
 ) -> Artifact:
-    """Write one file of bit-packed masks a block, and a shard where kept weights changed.
+    """Write one file of bit-packed masks per block, and a shard for each block with updated
+    weights.
 
     Args:
         model: The dense model.
-        dense: Statistics of its activations on the calibration sample.
-        criterion: An entry of `criteria`.
-        pattern: Which share becomes zero.
-        seed: The cell's, for criteria that draw.
-        folder: Where the masks go.
+        dense: Statistics of the dense model's activations on the calibration sample.
+        criterion: Settings of the criterion, an entry of `criteria`.
+        pattern: Which share of the weights is pruned, and where.
+        seed: Seed of the cell, for criteria that draw random numbers.
+        folder: Folder for the masks.
         fingerprint: Digest of everything the result depends on.
         states: Hidden states of the calibration sample, for statistics of the sparse model.
-        report: Told of each block.
+        report: Called after each block.
 
     Raises:
         UserError: The activations belong to another model or lack what the criterion needs, the
@@ -98,7 +99,7 @@ def prune_model(
                 prefix = model.sharding.name(index, "")
                 statistics = _statistics(passing, index, block, prefix, gram)
             write_pruned_block(writer, model, index, block, pruner(block, index, statistics))
-            # Before the next block's Gram matrices are there, this one's have to be gone.
+            # Free this block's Gram matrices before the next block's are allocated.
             del statistics
         if passing is not None and index + 1 < model.num_blocks:
             passing.on(index, load_pruned_block(model, folder, index)[0])
@@ -113,7 +114,7 @@ def prune_model(
 
 
 def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram: bool) -> None:
-    """Check before any long work what the whole model must fulfil."""
+    """Check the requirements on the whole model before any long computation."""
     for name, linear in block_linears(model.shapes_of_block()).items():
         check_divides(pattern, linear.in_features, model.sharding.name(0, name))
     if gram and not dense.facts["gram"]:
@@ -122,14 +123,14 @@ def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram:
             where=dense.folder,
             found="gram = false",
             expected="gram = true",
-            todo="the same command with `--forcerun capture_dense` collects them",
+            todo="run the same command with `--forcerun capture_dense` to collect them",
         )
 
 
 def _weight_pruner(
     model: StreamedModel, criterion: OfWeights, pattern: Pattern, seed: int
 ) -> Pruner:
-    """Return how each weight is chosen on its own."""
+    """Return the function that prunes a block by a criterion of single weights."""
     module = criteria.load(criterion.score)
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
@@ -160,19 +161,20 @@ def prune_matrix(
     seed: int,
     where: object = None,
 ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
-    """Return which weights of a matrix stay, the new weight if kept ones change, and notes.
+    """Return which weights of a matrix are kept, the new weight if kept ones change, and notes.
 
     Args:
-        module: The criterion.
-        weight: (out, in).
-        statistics: Of the input.
+        module: Module of the criterion.
+        weight: Dense weight, (out, in).
+        statistics: Statistics of the matrix's input.
         pattern: Unstructured or NofM.
-        settings: The criterion's.
-        seed: Of what is drawn for this matrix.
-        where: What the weight is called, for messages.
+        settings: Settings of the criterion.
+        seed: Seed of the random numbers for this matrix.
+        where: Name of the weight, for error messages.
 
     Returns:
-        (out, in), bool, True where the weight stays; (out, in), the weight's dtype, or None; notes.
+        The mask, (out, in), bool, True where the weight is kept; the new weight, (out, in), in the
+        dtype of the old one, or None; the notes.
     """
     notes: dict[str, Any] = {}
     changed = None
@@ -182,7 +184,7 @@ def prune_matrix(
         scores = module.score(weight, statistics, settings, seed)
         if scores.shape != weight.shape:
             raise UserError(
-                f"the criterion {settings.score} returned scores of another shape than its "
+                f"the criterion {settings.score} returned scores whose shape differs from the "
                 "weight's",
                 where=where,
                 found=tuple(scores.shape),
@@ -192,11 +194,11 @@ def prune_matrix(
         keep = keep_mask(scores, pattern, settings.scope, where)
     if keep.all():
         raise UserError(
-            f"{pattern.name} takes no weight of this matrix",
+            f"{pattern.name} prunes no weight of this matrix",
             where=where,
             found=f"{weight.shape[0]} x {weight.shape[1]} weights, scope: {settings.scope}",
             expected="a share of at least one weight",
-            todo="take a larger share, or scope: matrix",
+            todo="choose a larger share, or scope: matrix",
         )
     if settings.swaps:
         dense, gram = weight.float(), need_gram(statistics, where)
@@ -214,7 +216,10 @@ def prune_matrix(
 def _unit_pruner(
     model: StreamedModel, dense: Artifact, criterion: OfUnits, pattern: Pattern
 ) -> tuple[Pruner, dict[str, Any]]:
-    """Return how whole units are chosen, and what the model's config has to say afterwards."""
+    """Return the function that prunes whole units of a block, and the config of the pruned model.
+
+    The config holds only the entries that the pruned model needs in addition to its own.
+    """
     module = criteria.load(criterion.score)
     layout = Layout.of(model.config, criterion.attention_unit)
     compensate = criterion.bias_compensation
@@ -258,7 +263,7 @@ def _unit_pruner(
 def _statistics(
     states: SparseStates, index: int, block: nn.Module, prefix: str, gram: bool
 ) -> Statistics:
-    """Return the statistics of a block's inputs, which the pruned blocks before it have made."""
+    """Return the statistics of a block's inputs, as the pruned blocks before it produce them."""
     collector = Collector(block, prefix, gram)
     with collector.watching():
         states.blocks.through_(index, block, states.hidden, None)

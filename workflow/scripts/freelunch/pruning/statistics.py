@@ -1,4 +1,4 @@
-"""Statistics of the inputs of linear layers, accumulated while activations pass."""
+"""Statistics of the inputs of linear layers, accumulated batch by batch during a forward pass."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from freelunch.core.errors import UserError
 from freelunch.model.linear_hooks import LinearWatcher
 
-# Columns of a Gram matrix that are multiplied at once.
+# Columns of a Gram matrix that one matrix product computes.
 _STRIP = 256
 
 
 @dataclass(frozen=True, eq=False)
 class InputStatistics:
-    """What calibration says about one linear input of C features.
+    """Statistics over the calibration tokens of one linear input with C features.
 
     Attributes:
-        tokens: How many tokens were seen.
+        tokens: Number of tokens seen.
         mean: Mean of each feature, (C,), float32.
-        variance: Of each feature over tokens, divided by their number, (C,), float32.
+        variance: Population variance of each feature over the tokens, (C,), float32.
         squared_norm: Sum of squares of each feature over all tokens, (C,), float32.
-        gram: Sum over tokens of x x^T, (C, C), float32; None where no criterion asked for it.
-        memo: What a criterion derives from all this once, for every layer that has this input.
+        gram: Sum over tokens of x x^T, (C, C), float32; None if no criterion asked for it.
+        memo: What a criterion computes from these statistics once, for all layers with this input.
     """
 
     tokens: int
@@ -36,12 +36,15 @@ class InputStatistics:
 
 
 class _Accumulator:
-    """Sum one input over batches; what has one value a feature in float64: tokens are millions."""
+    """Sum the statistics of one input over batches.
+
+    Sums with one value per feature are float64, because there may be millions of tokens.
+    """
 
     def __init__(self, features: int, device: torch.device, gram: bool) -> None:
         self.tokens = 0
-        # Sums are of deviations from the first batch's mean: near enough to the mean of all that
-        # nothing cancels where a feature is large and hardly varies.
+        # Deviations are taken from the mean of the first batch. It is close enough to the overall
+        # mean that nothing cancels for a feature that is large but hardly varies.
         self.origin: Tensor | None = None
         self.shifts = torch.zeros(features, dtype=torch.float64, device=device)
         self.deviations = torch.zeros(features, dtype=torch.float64, device=device)
@@ -63,14 +66,16 @@ class _Accumulator:
             add_gram_(self.gram, rows)
 
     def result(self, name: str) -> InputStatistics:
-        """Return what was summed so far; the Gram matrix is this one's own, mirrored."""
+        """Return the statistics of all tokens so far; the Gram matrix is mirrored in place, not
+        copied.
+        """
         if self.origin is None:
             raise UserError(
                 "calibration never reached this layer",
                 where=name,
                 found="0 tokens",
                 expected="at least one token",
-                todo="a layer that no token passes cannot be pruned by its activations",
+                todo="a layer that no token reaches cannot be pruned by its activations",
             )
         if not torch.isfinite(self.squares).all():
             raise UserError(
@@ -90,14 +95,18 @@ class _Accumulator:
 
 
 def need_gram(statistics: InputStatistics, where: object) -> Tensor:
-    """Return the Gram matrix; UserError if none was collected."""
+    """Return the Gram matrix.
+
+    Raises:
+        UserError: No Gram matrix was collected.
+    """
     if statistics.gram is None:
         raise UserError(
             "this criterion needs the Gram matrix of the layer's input",
             where=where,
             found="statistics without Gram matrices",
             expected="a pass that collected them",
-            todo="the same command with `--forcerun capture_dense` collects them",
+            todo="run the same command with `--forcerun capture_dense` to collect them",
         )
     return statistics.gram
 
@@ -105,10 +114,10 @@ def need_gram(statistics: InputStatistics, where: object) -> Tensor:
 def add_gram_(gram: Tensor, rows: Tensor) -> None:
     """Add the sum over rows of x x^T to the upper triangle of `gram`, in place.
 
-    Strip by strip from the diagonal on: what lies below it would cost as much again.
+    Only the strips from the diagonal on are computed: the rest would cost as much again.
 
     Args:
-        gram: (C, C), float32; below the diagonal blocks it is left as it is.
+        gram: (C, C), float32; entries below the diagonal blocks do not change.
         rows: (tokens, C), float32.
     """
     for start in range(0, len(gram), _STRIP):
@@ -117,7 +126,7 @@ def add_gram_(gram: Tensor, rows: Tensor) -> None:
 
 
 def mirror_gram_(gram: Tensor) -> None:
-    """Copy what lies above the diagonal of (C, C) below it, in place, strip by strip."""
+    """Mirror the upper triangle of a Gram matrix, (C, C), to the lower one, in place, by strips."""
     for start in range(0, len(gram), _STRIP):
         strip, after = slice(start, start + _STRIP), slice(start + _STRIP, None)
         gram[after, strip] = gram[strip, after].T
@@ -128,11 +137,11 @@ def mirror_gram_(gram: Tensor) -> None:
 class Collector(LinearWatcher):
     """Accumulate statistics of every distinct linear input of a block.
 
-    Layers of one group share one set of statistics.
+    Layers that share an input form a group and share one set of statistics.
 
     Args:
         block: The block.
-        prefix: What precedes the names of its layers in the model, for messages.
+        prefix: Prefix of the layers' names in the model, for error messages.
         gram: Whether to accumulate Gram matrices too.
     """
 
@@ -142,7 +151,7 @@ class Collector(LinearWatcher):
         self._sums: dict[str, _Accumulator] = {}
 
     def see_input(self, group: str, inputs: Tensor) -> None:
-        """Add the input of a group."""
+        """Add a batch of a group's input to its statistics."""
         if group not in self._sums:
             self._sums[group] = _Accumulator(inputs.shape[-1], inputs.device, self._gram)
         self._sums[group].add_(inputs)
@@ -151,7 +160,7 @@ class Collector(LinearWatcher):
         """Return the statistics of each distinct input, by the name of its group.
 
         Raises:
-            UserError: A layer saw no token, or a value that is not finite.
+            UserError: A layer saw no token, or a value is not finite.
         """
         for name, linear in self.linears.items():
             if name not in self.groups:

@@ -1,7 +1,8 @@
-"""Structured pruning: attention heads and MLP channels go as a whole.
+"""Structured pruning: whole attention heads and MLP channels are pruned.
 
-A unit that goes is zeros in every matrix it passes: rows of what feeds it, columns of what it
-feeds. The checkpoint keeps its shapes, and computes what the smaller model would.
+A pruned unit is zero in every matrix that it passes through: in the rows of the matrices that feed
+it, and in the columns of the matrix that it feeds. The checkpoint keeps its shapes and computes
+what the smaller model would compute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,10 @@ class Layout:
     """How the units of a family's blocks lie in their matrices.
 
     Attributes:
-        family: Names of the linear layers.
-        heads: Query heads.
-        groups: Key (and value) heads; each serves heads / groups query heads.
-        unit_heads: Query heads in a unit of attention: 1, or those that share a key head.
+        family: Names of the family's linear layers.
+        heads: Number of query heads.
+        groups: Number of key (and value) heads; each serves heads / groups query heads.
+        unit_heads: Number of query heads in a unit of attention: 1, or all that share a key head.
     """
 
     family: Family
@@ -43,10 +44,10 @@ class Layout:
         """Return the layout of a model.
 
         Args:
-            config: The model's.
+            config: Config of the model.
             attention_unit: "group": a key head with all query heads that share it, so that every
-                matrix of the attention loses the same share; "head": a single query head, and a key
-                head once all that share it are gone.
+                matrix of the attention loses the same share; "head": a single query head, where a
+                key head is pruned once all query heads that share it are.
 
         Raises:
             UserError: The family is not in the table.
@@ -57,10 +58,11 @@ class Layout:
         return cls(family_of(config.model_type), heads, groups, unit)
 
     def unit_weights(self, block: nn.Module) -> tuple[int, int]:
-        """Return how many weights go with a unit of attention, and with an MLP channel.
+        """Return how many weights are pruned with a unit of attention, and with an MLP channel.
 
-        A single query head counts with its part of the key and value heads, though these go with
-        the last one that shares them: never more goes than is counted.
+        A single query head counts with its part of the key and value heads, although these are
+        pruned only with the last query head that shares them: the count is never below what is
+        pruned.
         """
         linears = block_linears(block)
         output, down = linears[self.family.attention_output], linears[self.family.mlp_output]
@@ -76,11 +78,11 @@ class Layout:
 
         Args:
             block: The block.
-            attention: Which units of attention stay, (units,), bool.
-            channels: Which MLP channels stay, (channels,), bool.
+            attention: Which units of attention are kept, (units,), bool.
+            channels: Which MLP channels are kept, (channels,), bool.
 
         Returns:
-            By name in the block, (out, in), bool, True where the weight stays.
+            Masks by the layer's name in the block, (out, in), bool, True where the weight is kept.
         """
         family, linears = self.family, block_linears(block)
         heads = attention.repeat_interleave(self.unit_heads)
@@ -98,7 +100,7 @@ class Layout:
         }
         masks = {}
         for name, linear in linears.items():
-            # Parts of a fused layer follow each other.
+            # A fused layer stacks the rows of its parts.
             parts = [keep for part, keep in rows if part == name]
             if name in columns:
                 mask = columns[name][None, :].expand(linear.weight.shape)
@@ -117,13 +119,15 @@ class Layout:
         settings: OfUnits,
         where: object,
     ) -> tuple[Tensor, Tensor]:
-        """Return the scores of a block's units: the mean over the inputs that a unit feeds.
+        """Return the score of each unit of a block: the mean score of the inputs that the unit
+        feeds.
 
-        With `scope: model` the scores of a matrix's inputs are standardised first (FLAP): units of
-        different blocks, and heads and channels, are then compared with each other.
+        With `scope: model`, the scores of each matrix's inputs are standardised first (FLAP), so
+        that units of different blocks, and heads and channels, can be compared with each other.
 
         Returns:
-            Of attention, (units,), and of the MLP's channels, (channels,), float64.
+            Scores of the units of attention, (units,), and of the MLP channels, (channels,),
+            float64.
         """
         found = []
         for name in (self.family.attention_output, self.family.mlp_output):
@@ -132,7 +136,8 @@ class Layout:
             check_finite(scores, "a pruning score is not finite", f"{where}{name}")
             if settings.scope == "model":
                 mean = scores.mean()
-                # Where all scores are equal, what is left is rounding: each is the mean.
+                # If all scores are equal, their deviations are only rounding: each score becomes
+                # the mean.
                 least = 1e-12 * mean.abs() + torch.finfo(torch.float64).tiny
                 scores = (scores - mean) / scores.std().clamp(min=least) * (scores.std() > least)
             found.append(scores)
@@ -141,10 +146,11 @@ class Layout:
 
 
 def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> Tensor:
-    """Return which units stay, (units,), bool: the lowest share of a block's go.
+    """Return which units of a block are kept, (units,), bool; those with the lowest scores are
+    pruned.
 
     Raises:
-        UserError: The share is less than one unit, so that none would go.
+        UserError: The pattern's share is less than one unit, so that none would be pruned.
     """
     if problem := pattern.nothing_of(len(scores), "units"):
         raise UserError(problem, where=where)
@@ -154,19 +160,20 @@ def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> T
 def choose_in_model(
     scores: Sequence[Tensor], weights: Sequence[int], pattern: Pattern
 ) -> list[Tensor]:
-    """Return which units stay if all units of a model are compared with each other.
+    """Return which units are kept if all units of a model are compared with each other.
 
     Args:
-        scores: Of each set of units (the heads or channels of a block), (units,), any float dtype.
-        weights: For each set, how many weights go with one unit.
-        pattern: The units with the lowest scores go, as long as they hold no more than this share
-            of all weights; of equal scores the first.
+        scores: Scores of each set of units (the heads or channels of a block), (units,), any float
+            dtype.
+        weights: For each set, how many weights are pruned with one unit.
+        pattern: Share of all weights to prune. The units with the lowest scores are pruned as long
+            as they hold no more than this share; ties: the first unit is pruned.
 
     Returns:
-        For each set (units,), bool.
+        For each set, which units are kept, (units,), bool.
 
     Raises:
-        UserError: No unit goes.
+        UserError: No unit would be pruned.
     """
     sizes = [len(part) for part in scores]
     order = torch.cat([part.cpu() for part in scores]).argsort(stable=True)
@@ -188,14 +195,14 @@ def compensating_biases(
     statistics: Mapping[str, InputStatistics],
     layout: Layout,
 ) -> dict[str, Tensor]:
-    """Return biases that stand in for the mean of what was pruned (FLAP's bias compensation).
+    """Return biases that make up for the mean of what was pruned (FLAP's bias compensation).
 
-    An output projection loses W_:j X_j for each input j that went; its mean over tokens, W_:j times
-    the mean of X_j, becomes part of the bias. Layers that had no bias get one of 0, as the
-    model's config then gives one to all of them.
+    An output projection loses W_:j X_j for each pruned input j. The mean of this loss over tokens,
+    W_:j times the mean of X_j, is added to the bias. A layer without a bias gets a bias of 0 to
+    start from, because the config of the pruned model gives a bias to all layers.
 
     Returns:
-        By parameter name in the block, (out,), in the weight's dtype.
+        Biases by parameter name in the block, (out,), in the weight's dtype.
     """
     biases = {}
     for name, linear in block_linears(block).items():

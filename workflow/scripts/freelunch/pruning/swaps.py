@@ -1,19 +1,19 @@
-"""Refine a mask: exchange a kept for a pruned weight while that lowers the error on calibration.
+"""Refine a mask: swap a kept and a pruned weight as long as this lowers the calibration error.
 
-SparseSwaps (arXiv 2512.10922): rows are independent, and the Gram matrix of the inputs tells what a
-swap does to a row's squared error, so that the best of all swaps can be made again and again. Where
-we deviate from the paper:
+SparseSwaps (arXiv 2512.10922): rows are independent, and the Gram matrix of the inputs gives the
+change of a row's squared error for any swap, so that the best of all swaps can be made repeatedly.
+We deviate from the paper in three ways:
 
-- The kept weights may have been updated before (SparseGPT): where the paper's formula has the dense
-  value of a kept weight, ours has the value it was left with. A restored weight gets its dense
-  value.
+- The kept weights may have been updated before (SparseGPT). Where the paper's formula has the dense
+  value of a kept weight, ours has its updated value. A restored weight gets its dense value.
 - The best swap within a row is found through lower bounds (`_RowSearch`) instead of by trying every
-  pair: with SmolLM2's layers on one CPU thread that takes a fifth of the time.
-- A gain that is no larger than what the Gram matrix's rounding may make of it is none.
+  pair: with SmolLM2's layers on one CPU thread, this takes a fifth of the time.
+- A swap is made only if its gain exceeds what rounding of the Gram matrix can account for.
 
-All arithmetic is float64, which the device must have. Products and sums are separate operations, so
-that no fused one makes a row's result depend on its place in memory: but for the first product of
-residual and Gram matrix, which is made for all rows at once, nothing depends on how rows are split.
+All arithmetic is float64, which the device must support. Products and sums are separate operations,
+so that no fused operation makes the result of a row depend on its place in memory. Except for the
+first product of residual and Gram matrix, which covers all rows at once, nothing depends on how the
+rows are split.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,19 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-# Elements of the largest temporary: on a CPU what still fits into a core's caches, else enough to
-# keep a GPU busy.
+# Elements of the largest temporary: few enough for the caches of a CPU core, enough to keep a GPU
+# busy.
 _CPU_ELEMENTS, _GPU_ELEMENTS = 2**20, 2**25
-# Rows of the Gram matrix that are looked at at once.
+# Rows of the Gram matrix that are processed at once.
 _STRIP = 256
-# How many kept weights of a row are tried at once.
+# Kept weights of a row that are tried at once.
 _TRIED = 8
 # Where the lower envelope of `_RowSearch` is evaluated, as shares of its largest argument. Most
-# arguments are small, since rows have outliers.
+# arguments are small, because rows have outliers.
 _KNOTS = (0.0, *(2.0**-power for power in reversed(range(8))))
-# The share of its terms by which a bound is lowered for what float64 rounds: 4,096 times epsilon.
+# Share of its terms by which a bound is lowered to cover float64 rounding: 4,096 times epsilon.
 _BOUND_ROUNDING = 2.0**-40
-# The share of its terms below which a gain is none: the Gram matrix is no more accurate.
+# Share of its terms below which a gain counts as none: the Gram matrix is no more accurate.
 _GAIN_ROUNDING = torch.finfo(torch.float32).eps
 
 
@@ -43,11 +43,11 @@ class Refined:
     """A refined mask and what it gained.
 
     Attributes:
-        keep: Which weights stay, (R, C), bool.
+        keep: The refined mask, (R, C), bool, True where the weight is kept.
         weight: The refined pruned weight, (R, C), float32; 0 where not kept.
-        swaps: How many swaps were made, over all rows.
+        swaps: Number of swaps made, over all rows.
         error_before: Squared error of the outputs, summed over calibration tokens and rows.
-        error_after: The same after the swaps; never above `error_before`.
+        error_after: The same error after the swaps; never above `error_before`.
     """
 
     keep: Tensor
@@ -61,31 +61,32 @@ class Refined:
 def refine(
     dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, group: int | None, swaps: int
 ) -> Refined:
-    """Make the best swap in every row, again and again, and return the refined mask and weight.
+    """Make the best swap in every row repeatedly, and return the refined mask and weight.
 
-    With the residual r = dense - pruned of a row its error is r^T G r. Pruning the kept weight i,
-    whose value is p_i, and restoring the pruned weight j to its dense value w_j changes that by
+    With the residual r = dense - pruned of a row, its error is r^T G r. Pruning the kept weight i,
+    whose value is p_i, and restoring the pruned weight j to its dense value w_j changes the error
+    by
 
         p_i^2 G_ii + 2 p_i (Gr)_i  +  w_j^2 G_jj - 2 w_j (Gr)_j  -  2 p_i w_j G_ij.
 
-    The swap with the lowest sum is made if the sum is negative beyond rounding; of equal swaps the
-    one with the lowest i, then with the lowest j. A row stops when its best swap does not help.
+    The swap with the lowest sum is made if the sum is negative beyond rounding; ties: the lowest i,
+    then the lowest j. A row is finished when its best swap does not help.
 
     Args:
-        dense: Dense weight, (R, C), float32 or less.
+        dense: Dense weight, (R, C), float32 or narrower.
         pruned: The weight after pruning, (R, C); 0 where not kept.
-        keep: Which weights were kept, (R, C), bool.
+        keep: The mask before refinement, (R, C), bool, True where the weight is kept.
         gram: X^T X, summed over calibration tokens, (C, C), symmetric.
         group: None if any kept and pruned weight of a row may be swapped; m if both must lie in the
-            same group of m consecutive columns, so that an N:M pattern stays one.
-        swaps: How many swaps a row may have at most.
+            same group of m consecutive columns, so that an N:M pattern is preserved.
+        swaps: Largest number of swaps per row.
 
     Returns:
-        The result; the arguments are left alone. Each row, and each group, keeps as many weights as
-        before.
+        The refined mask and weight. Each row, and each group, keeps as many weights as before. The
+        arguments do not change.
 
     Raises:
-        ValueError: Shapes do not fit each other, `keep` is no mask of `pruned`, the groups do not
+        ValueError: Shapes do not match, `keep` is not the mask of `pruned`, the groups do not
             divide the columns, or `swaps` is negative.
     """
     _check(dense, pruned, keep, gram, group, swaps)
@@ -99,7 +100,7 @@ def refine(
     for start in range(0, len(dense), height):
         made += _swap_(rows.part(slice(start, start + height)), gram, search, swaps)
     if made:
-        # From scratch: the product was brought up to date swap by swap.
+        # Recompute the product, which was updated swap by swap.
         after = _error(rows, (rows.dense - rows.weight) @ gram)
     return Refined(rows.cut_bar == 0.0, rows.weight.float(), made, before, after)
 
@@ -127,9 +128,10 @@ def _error(rows: "_Rows", product: Tensor) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows, brought up to date with each swap; all (R, C), float64.
+    """Some rows of a weight, updated with each swap; all tensors are (R, C), float64.
 
-    Masks are bars to be added: on a CPU they cost a tenth of filling by a mask.
+    Masks are stored as bars to be added: on a CPU, adding takes a tenth of the time of a masked
+    fill.
 
     Attributes:
         dense: Dense weight.
@@ -149,7 +151,9 @@ class _Rows:
 
     @classmethod
     def of(cls, dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor) -> "_Rows":
-        """Return the rows of a weight as it was pruned, sharing no memory with it but `dense`."""
+        """Return the rows of a pruned weight; of the arguments, only `dense` shares its memory with
+        them.
+        """
         zeros = torch.zeros_like(dense)
         return cls(
             dense,
@@ -166,12 +170,12 @@ class _Rows:
 
 
 class _Terms:
-    """What a swap's effect is a sum of: cut_i + gain_j - 2 p_i w_j G_ij, i kept and j pruned.
+    """The terms of a swap's effect, cut_i + gain_j - 2 p_i w_j G_ij, with i kept and j pruned.
 
     Args:
         rows: The rows.
-        chosen: Which of them, indices (R,).
-        diagonal: Of the Gram matrix, (C,).
+        chosen: Indices of the rows to use, (R,).
+        diagonal: Diagonal of the Gram matrix, (C,).
 
     Attributes:
         weight: p, (R, C); 0 where pruned.
@@ -189,9 +193,9 @@ class _Terms:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best swap of each row: i, j and its effect on the error, (R,).
+    """The best swap of each row: i, j and its effect on the error, each (R,).
 
-    An effect that is not negative says that no swap helps; i and j then mean nothing.
+    If an effect is not negative, no swap helps, and i and j mean nothing.
     """
 
     kept: Tensor
@@ -203,9 +207,9 @@ _Search = Callable[[_Terms], _Best]
 
 
 def _swap_(rows: _Rows, gram: Tensor, search: _Search, swaps: int) -> int:
-    """Swap in place, in each row until nothing helps, and return how many swaps were made."""
+    """Swap in place, in each row until no swap helps, and return how many swaps were made."""
     diagonal = gram.diagonal()
-    # A row that keeps all or nothing has no swap, and no bounds either.
+    # A row that keeps all or none of its weights has no swap, and no bounds.
     going = (rows.cut_bar.amin(1) + rows.gain_bar.amin(1) == 0.0).nonzero()[:, 0]
     made = 0
     for _ in range(swaps):
@@ -226,10 +230,10 @@ def _swap_(rows: _Rows, gram: Tensor, search: _Search, swaps: int) -> int:
 
 
 def _rounding(terms: _Terms, diagonal: Tensor, best: _Best) -> Tensor:
-    """Return the gain of a row's best swap that may be rounding alone, (R,).
+    """Return how much of the gain of each row's best swap may be rounding alone, (R,).
 
-    It is float32's epsilon times the magnitude of the effect's terms (the mixed one is within the
-    two squares), far above what float64 rounds: so no swap that is made increases the error.
+    This is float32's epsilon times the magnitude of the effect's terms (the two squares bound the
+    mixed term). It is far above the rounding of float64, so that no swap increases the error.
     """
     row = torch.arange(len(best.kept), device=diagonal.device)
     kept, pruned = (row, best.kept), (row, best.pruned)
@@ -239,11 +243,11 @@ def _rounding(terms: _Terms, diagonal: Tensor, best: _Best) -> Tensor:
 
 
 class _GroupSearch:
-    """Find the best swap within groups of m columns, by trying every pair.
+    """Find the best swap within groups of m columns by trying every pair.
 
     Args:
-        gram: (C, C), float64.
-        group: m.
+        gram: Gram matrix, (C, C), float64.
+        group: Size m of a group.
     """
 
     def __init__(self, gram: Tensor, group: int) -> None:
@@ -258,7 +262,8 @@ class _GroupSearch:
         effect += terms.gain.reshape(grouped)[:, :, None]
         effect += terms.cut.reshape(grouped)[..., None]
         best = effect.flatten(1).min(1)
-        # An index counts groups, then kept, then pruned weights: the first lowest has the lowest i.
+        # The index runs over groups, then kept, then pruned weights: the first minimum has the
+        # lowest i.
         kept = best.indices // self.group
         pruned = kept // self.group * self.group + best.indices % self.group
         return _Best(kept, pruned, best.values)
@@ -271,14 +276,14 @@ class _RowSearch:
 
         effect_ij >= cut_i + gain_j - 2 u_i v_j   with u_i = abs(p_i) reach_i, v_j = abs(w_j) s_j.
 
-    The least of gain_j - 2 u v_j over j is a concave function of u alone, so it lies above its
-    chords: known at a few u, it bounds all swaps of each i from below. Kept weights are tried with
-    every j, those of the lowest bounds first, until the bounds of all others are above the lowest
-    effect found. Cauchy and Schwarz would allow sqrt(G_ii) for reach_i, but features of a language
-    model are so far from parallel that ten times as many would have to be tried.
+    The minimum of gain_j - 2 u v_j over j is a concave function of u alone, so it lies above its
+    chords. Known at a few u, it bounds all swaps of each i from below. Kept weights are tried with
+    every j, in the order of their bounds, until the bounds of all others exceed the lowest effect
+    found. The Cauchy-Schwarz inequality would allow sqrt(G_ii) for reach_i, but the features of a
+    language model are so far from parallel that ten times as many weights would have to be tried.
 
     Args:
-        gram: (C, C), float64.
+        gram: Gram matrix, (C, C), float64.
     """
 
     def __init__(self, gram: Tensor) -> None:
@@ -299,7 +304,8 @@ class _RowSearch:
         going, count = row, min(_TRIED, columns)
         while len(going):
             lowest = bounds[going].topk(count, largest=False)
-            # Those equal to the best as well: they may have a lower i.
+            # Rows whose lowest bound equals the best effect stay in: an equal swap may have a lower
+            # i.
             undecided = lowest.values[:, 0] <= effect[going]
             going, tried = going[undecided], lowest.indices[undecided].sort(1).values
             effects = self._try(terms, going, tried).amin(2) + terms.cut[going[:, None], tried]
@@ -314,8 +320,10 @@ class _RowSearch:
         return _Best(kept, pruned, effect)
 
     def _try(self, terms: _Terms, rows: Tensor, tried: Tensor) -> Tensor:
-        """Return gain_j - 2 p_i w_j G_ij for some i of some rows, (rows, tried, C)."""
-        columns = self.gram.index_select(0, tried.flatten())  # as indexing does, in half the time
+        """Return gain_j - 2 p_i w_j G_ij for the kept weights `tried` of some rows, (rows, tried,
+        C).
+        """
+        columns = self.gram.index_select(0, tried.flatten())  # like indexing, in half the time
         effect = columns.view(*tried.shape, len(self.gram))
         effect *= terms.lost[rows][:, None]
         effect *= -2 * terms.weight[rows[:, None], tried][..., None]
@@ -326,13 +334,14 @@ class _RowSearch:
         """Return a lower bound of the effects of all swaps of each i, (R, C)."""
         u, v = terms.weight.abs() * self.reach, terms.lost.abs() * self.scale
         largest = u.amax(1, keepdim=True)
-        u /= torch.where(largest > 0, largest, 1.0)  # in [0, 1], as the knots
+        u /= torch.where(largest > 0, largest, 1.0)  # in [0, 1], like the knots
         v *= 2 * largest
         least = [(terms.gain - knot * v).amin(1, keepdim=True) for knot in _KNOTS]  # (R, 1) each
         bounds = torch.full_like(u, torch.inf)
         for knot in range(1, len(_KNOTS)):
             run, rise = _KNOTS[knot] - _KNOTS[knot - 1], least[knot] - least[knot - 1]
-            # A concave function's chord, prolonged, is above its other chords: the lowest counts.
+            # Extended beyond its ends, a chord of a concave function lies above the other chords:
+            # the lowest counts.
             chord = rise / run * (u - _KNOTS[knot]) + least[knot]
             bounds = torch.minimum(bounds, chord)
         bounds -= _BOUND_ROUNDING * (least[-1].abs() + v.amax(1, keepdim=True))

@@ -2,5 +2,5 @@
 
 from freelunch.study.steps import ADAPTED_BLOCKS
 
-# Of the folders with its results, one shard a block.
+# Kind of the artifacts that hold adapted blocks, one shard per block.
 KIND = ADAPTED_BLOCKS

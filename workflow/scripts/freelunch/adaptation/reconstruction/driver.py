@@ -1,8 +1,8 @@
-"""Windows one after another, from masks and dense hidden states to one shard a block.
+"""Reconstruct windows one after another, from masks and dense hidden states to one shard per block.
 
-With dense inputs and targets a window needs nothing but its own blocks, their masks and the dense
-hidden states at its two ends: windows are independent of each other. With sparse inputs each sees
-what the windows before it have become. One window is in memory at a time.
+With dense inputs and targets, a window needs only its own blocks, their masks, and the dense hidden
+states at its two ends, so that windows are independent of each other. With sparse inputs, each
+window sees the outputs of the adapted windows before it. Only one window is in memory at a time.
 """
 
 import logging
@@ -34,7 +34,7 @@ from freelunch.study.families import Family, halves_of
 from freelunch.study.windows import HALVES, MATRIX
 from freelunch.study.windows import Window as Kind
 
-# By name of a window, what came of it.
+# Results of each window, by its name.
 Facts = dict[str, dict[str, Any]]
 # A window, its inputs and its targets.
 Work = tuple[Window, HiddenStates, HiddenStates]
@@ -55,25 +55,25 @@ def reconstruct_windows(
     report: Report = silent,
     stop_at_divergence: bool = True,
 ) -> Artifact:
-    """Adapt windows one after another and write one shard a block.
+    """Adapt windows one after another and write one shard per block.
 
     Args:
         model: The dense model.
-        masks: Which weights stay.
+        masks: Masks of the pruned model.
         states: Hidden states of the calibration sample.
-        window: What is adapted together; `settings` may have left it open.
-        windows: The blocks of each window; all of the model's with sparse inputs.
-        settings: An entry of `adaptations`.
-        seed: Decides the order of the sequences, for each window on its own.
-        folder: Where the shards go.
+        window: Kind of window to adapt, which `settings` may have left open.
+        windows: Blocks of each window; with sparse inputs, all windows of the model.
+        settings: Settings of the adaptation, an entry of `adaptations`.
+        seed: Seed of the order of the sequences, which each window draws on its own.
+        folder: Folder for the shards.
         fingerprint: Digest of everything the result depends on.
-        report: Told of each window.
-        stop_at_divergence: Whether a loss that is not finite is an error; else that window stays as
-            it was pruned, and what is noted of it says so.
+        report: Called after each window.
+        stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the window
+            keeps its pruned weights, and its results say that it diverged.
 
     Raises:
-        UserError: The masks belong to another model or calibration sample, the family has no halves
-            known, or a loss is not finite.
+        UserError: The masks belong to another model or calibration sample, the halves of the
+            model's family are not known, or a loss is not finite.
     """
     check_belongs(masks, "model", model.artifact)
     check_sample(masks, states.calibration)
@@ -101,7 +101,7 @@ def reconstruct_windows(
 
 
 class _Run:
-    """What all windows of a reconstruction share.
+    """State that all windows of a reconstruction share.
 
     Attributes:
         sparse: Hidden states on their way through the adapted model; None with dense inputs.
@@ -121,7 +121,7 @@ class _Run:
         self.settings, self.seed = settings, seed
         self.stop_at_divergence = stop_at_divergence
         self.window = window
-        # One set of files for all windows: each takes the place of the window before.
+        # All windows share one set of files: each window overwrites those of the window before.
         self.scratch = states.scratch / "window"
         self.scratch.mkdir(exist_ok=True)
         self.local = settings.local_targets
@@ -133,7 +133,9 @@ class _Run:
             )
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
-        """Adapt windows, write their blocks in the precision of a checkpoint, and forget them."""
+        """Adapt the windows of these blocks, and write the blocks in the precision of the
+        checkpoint.
+        """
         loaded = [load_pruned_block(self.model, self.masks.folder, index) for index in indices]
         blocks, keep_masks = [block for block, _ in loaded], [keep for _, keep in loaded]
         if self.window == MATRIX:
@@ -168,8 +170,8 @@ class _Run:
         log.info("window %s: %s", window.name, facts)
         return facts
 
-    # Each of the following yields a window, its inputs and its targets, and goes on when the window
-    # is adapted.
+    # Each of the following generators yields a window with its inputs and targets, and goes on when
+    # the window has been adapted.
 
     def _blocks(
         self,
@@ -192,7 +194,7 @@ class _Run:
     def _halves(
         self, index: int, block: nn.Module, keep_masks: dict[str, Tensor], family: Family
     ) -> Iterator[Work]:
-        # What the other half of a block is.
+        # For each half of a block, the modules of the other half.
         halves = {"attention": family.mlp_half, "mlp": family.attention_half}
 
         def through(name: str, of: nn.Module, inputs: HiddenStates, file: str) -> HiddenStates:
@@ -202,7 +204,7 @@ class _Run:
             return outputs
 
         def of_dense(name: str, inputs: HiddenStates, file: str) -> HiddenStates:
-            # It is in memory for this alone, and not while a window is adapted.
+            # The dense block is in memory for this pass only, not while a window is adapted.
             return through(name, self.model.load_block(index), inputs, file)
 
         dense_ends = {}
@@ -230,11 +232,11 @@ class _Run:
             seen = groups if self.sparse is None else ()
             dense = self.model.load_block(index)
             ends = self._recorded(index, dense, self.states.at(index), seen, outputs=True)
-            # What it was for is on disk.
+            # The outputs of the dense block are on disk.
             del dense
         for group, names in groups.items():
             if self.sparse is not None:
-                # What the matrices before this group, adapted by now, make of the sparse inputs.
+                # The inputs of this group, as the matrices before it, adapted by now, produce them.
                 ends |= self._recorded(index, block, self.sparse.hidden, [group], outputs=False)
             for name in names:
                 inputs = ends[inputs_of(group)]
@@ -260,7 +262,7 @@ class _Run:
         keep_masks: Sequence[dict[str, Tensor]],
         matrix: str | None = None,
     ) -> Window:
-        """Return a window of modules, one of each of these blocks, or of one of their matrices."""
+        """Return a window of modules: one module of each block, or one matrix of a block."""
         prefix = "" if matrix is None else f"{matrix}."
 
         def calls(batch: int) -> list[BlockCall]:
@@ -291,7 +293,7 @@ class _Run:
         inputs: Collection[str],
         outputs: bool,
     ) -> dict[str, HiddenStates]:
-        """Return what enters some groups of a block's matrices, and what leaves all of them."""
+        """Return the inputs of some groups of a block's matrices and, if asked, all outputs."""
         recorder = Recorder(block, self.states, self.scratch, inputs, outputs)
         with recorder.watching():
             self.states.blocks.through_(index, block, hidden, None)
@@ -299,7 +301,7 @@ class _Run:
 
     @torch.no_grad()
     def _local_targets(self, index: int, name: str, inputs: HiddenStates) -> HiddenStates:
-        """Return what a matrix of the dense model makes of its sparse inputs."""
+        """Return the outputs of a matrix of the dense model for sparse inputs."""
         linear: nn.Linear = self.model.load_block(index).get_submodule(name)  # type: ignore[assignment]
         shape = (inputs.shape[0], inputs.shape[1], linear.out_features)
         targets = create_hidden(self.scratch / "targets", shape, inputs.dtype)
@@ -308,7 +310,7 @@ class _Run:
         return targets
 
     def _groups(self, index: int, block: nn.Module) -> dict[str, list[str]]:
-        """Return the matrices of a block that share an input, in the order they are called in."""
+        """Return the matrices of a block, grouped by shared input, in the order of their calls."""
         watcher = LinearWatcher(block)
         one = self._inputs(index)[:1].to(self.model.device)
         with torch.no_grad(), watcher.watching():

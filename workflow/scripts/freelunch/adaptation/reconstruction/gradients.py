@@ -1,4 +1,4 @@
-"""Train a window by gradients, so that its outputs match targets."""
+"""Train a window by gradients, so that its outputs match the targets."""
 
 import math
 from typing import Any
@@ -26,20 +26,20 @@ def train_window_(
     """Train a window in place.
 
     Args:
-        window: Modules that are called one after another, their weights float32.
-        inputs: (sequences, length, features).
-        targets: (sequences, length, features).
-        settings: How it is trained.
-        seed: Of the order of the sequences.
+        window: Modules that are called one after another, with float32 weights.
+        inputs: Inputs of the window, (sequences, length, features).
+        targets: Outputs to match, (sequences, length, features).
+        settings: Settings of the training.
+        seed: Seed of the order of the sequences.
         stop_at_divergence: Whether a loss that is not finite is an error.
 
     Returns:
-        `loss_before` and `loss_after` on the first sequences, `steps`, `trained_parameters`, and
-        `kept_pruned`: whether training made the window worse, so that it was left as it was pruned;
-        `diverged_at_step` where it did.
+        `loss_before` and `loss_after`, on the first sequences; `steps`; `trained_parameters`;
+        `kept_pruned`: whether training made the window worse, so that it keeps its pruned weights;
+        `diverged_at_step`, if the training diverged.
 
     Raises:
-        UserError: A loss is not finite. The window is then as it was pruned.
+        UserError: A loss is not finite. The window then has its pruned weights again.
     """
     precision = precision_of(settings, window.dtype)
     loss = LOSSES[settings.loss]
@@ -54,7 +54,8 @@ def train_window_(
             value = loss(outputs, targets[rows].to(window.device))
             value.backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
-            # Once an epoch, not once a step: on a GPU each look at a loss waits for the device.
+            # Check once per epoch, not once per step: on a GPU, reading a loss waits for the
+            # device.
             if ends_epoch and (diverged := _first_not_finite(losses)) is not None:
                 break
     trained.merge_()
@@ -68,7 +69,7 @@ def train_window_(
         window.round_()
         after = window_loss(window, inputs, targets, loss, precision)
         if not math.isfinite(after):
-            # The last step's doing: no step after it saw it.
+            # The last step diverged: no later step computed a loss with its weights.
             losses.append(torch.tensor(after))
             diverged = len(losses) - 1
     if diverged is not None:
@@ -98,7 +99,7 @@ def window_loss(
     precision: torch.dtype,
     sequences: int = CHECK_SEQUENCES,
 ) -> float:
-    """Return the loss of a window on the first sequences."""
+    """Return the mean loss of a window on the first sequences."""
     losses = [
         loss(
             window(inputs[row : row + 1].to(window.device), precision),

@@ -1,9 +1,9 @@
-"""The best a matrix can do on its mask: masked least squares, solved and not trained.
+"""Masked least squares: the best weights of a matrix under its mask, solved instead of trained.
 
-Row i of a matrix keeps the weights at S. With G the Gram matrix of the inputs, C the cross-Gram of
-targets and inputs, they are the solution of G_SS w = C_iS (the objective of ALPS, arXiv 2406.07831,
-on a fixed mask). A little of the mean diagonal holds w to the pruned weights, so that a direction
-which no token excites stays as it was.
+Row i of a matrix keeps the weights at S. With G the Gram matrix of the inputs and C the cross-Gram
+matrix of targets and inputs, the kept weights solve G_SS w = C_iS (the objective of ALPS, arXiv
+2406.07831, with a fixed mask). Damping by a share of G's mean diagonal pulls w to the pruned
+weights, so that a direction that no token excites stays as it was.
 """
 
 from typing import Any
@@ -23,19 +23,20 @@ from freelunch.study.adaptations import LeastSquares
 def solve_window_(
     window: Window, inputs: HiddenStates, targets: HiddenStates, settings: LeastSquares
 ) -> dict[str, Any]:
-    """Give a linear layer the kept weights with the least squared error on the calibration sample.
+    """Set the kept weights of a linear layer to the least-squares solution on the calibration
+    sample.
 
     Args:
         window: One linear layer, float32.
-        inputs: (sequences, length, in).
-        targets: (sequences, length, out).
-        settings: How it is solved.
+        inputs: Inputs of the layer, (sequences, length, in).
+        targets: Outputs to match, (sequences, length, out).
+        settings: Settings of the solver.
 
     Returns:
-        As `train_window_`, with losses on all sequences; there are no steps.
+        The same facts as `train_window_`; the losses are on all sequences, and `steps` is 0.
     """
     ((_, linear, keep),) = window.masked()
-    # The optimum is one of the whole sample, so it is judged by all of it.
+    # The solution is optimal on the whole sample, so the losses are computed on the whole sample.
     judged = mean_squared_error, torch.float32, len(inputs)
     before = window_loss(window, inputs, targets, *judged)
     train_bias = isinstance(linear.bias, Tensor) and settings.train_biases
@@ -65,24 +66,26 @@ def solve_window_(
 
 
 def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping: float) -> Tensor:
-    """Return the weights of each row that solve its kept part of G w = c; all others are 0.
+    """Return the weights of each row that solve the kept part of G w = c; pruned weights are 0.
 
-    Row by row: batches of systems are factorised no faster, and have to be padded.
+    Rows are solved one by one: batches of systems are not factorised faster, and would need
+    padding.
 
     Args:
         gram: Sum over tokens of x x^T, (in, in), float64.
         cross: Sum over tokens of y x^T, (out, in), float64.
-        keep: (out, in), bool.
-        start: What the solution is held to, (out, in), float64; 0 where `keep` is False.
-        damping: By this share of the Gram matrix's mean diagonal.
+        keep: Mask, (out, in), bool, True where the weight is kept.
+        start: Weights to which the damping pulls the solution, (out, in), float64; 0 where `keep`
+            is False.
+        damping: Strength of this pull, as a share of the Gram matrix's mean diagonal.
 
     Returns:
         (out, in), float64.
 
     Raises:
-        UserError: Without damping there are many solutions.
+        UserError: The damping is too small for a unique solution.
     """
-    # Where no token excites anything, anything holds all weights to the start.
+    # With an all-zero Gram matrix, any damping keeps the pruned weights.
     pull = damping * float(gram.diagonal().mean()) if gram.any() else 1.0
     right = cross + pull * start
     solved = torch.zeros_like(start)
@@ -96,8 +99,8 @@ def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping
                 "a Gram matrix cannot be factorised",
                 where="least_squares",
                 found=f"damping {damping:g}",
-                expected="more of it where tokens do not excite all inputs",
-                todo="raise `damping`, or take more calibration sequences",
+                expected="more damping, because the tokens do not excite all inputs",
+                todo="raise `damping`, or use more calibration sequences",
             )
         solved[row, at] = torch.cholesky_solve(right[row, at, None], factor)[:, 0]
     return solved
@@ -108,7 +111,7 @@ def _sums(
 ) -> tuple[Tensor, Tensor]:
     """Return the Gram matrix of the inputs and the cross-Gram of targets and inputs, float64.
 
-    A bias that is not trained is taken off the targets; one that is, has an input of 1.
+    A bias that is not trained is subtracted from the targets; a trained bias has an input of 1.
     """
     device, rows = linear.weight.device, linear.in_features + train_bias
     gram = torch.zeros(rows, rows, dtype=torch.float64, device=device)

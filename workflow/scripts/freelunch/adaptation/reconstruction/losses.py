@@ -1,4 +1,4 @@
-"""What a window's outputs are compared with its targets by; 0 where they are equal."""
+"""Losses that compare a window's outputs with its targets; they are 0 where the two are equal."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of (output - target)^2 over tokens and features.
 
     Args:
-        outputs: (batch, length, features), any float dtype; here and below computed in float32.
-        targets: The same.
+        outputs: (batch, length, features), any float dtype; all losses are computed in float32.
+        targets: The same shape as `outputs`.
 
     Returns:
         0-d, float32.
@@ -22,10 +22,10 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 - cos(output, target), the mean over tokens: scale is not learnt.
+    """Return the mean over tokens of 1 - cos(output, target), which does not train the scale.
 
-    As half the squared distance of the normalised vectors, which loses nothing where they are
-    close: of equal ones both the loss and its gradient are exactly 0.
+    It is computed as half the squared distance of the normalised vectors, which loses no precision
+    where they are close: for equal vectors, both the loss and its gradient are exactly 0.
     """
     normalise = nn.functional.normalize
     distances = normalise(outputs.float(), dim=-1) - normalise(targets.float(), dim=-1)
@@ -33,15 +33,17 @@ def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def relative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return ||output - target||^2 / ||target||^2, the mean over tokens: each token counts alike,
-    also where one is a hundred times as large as all others (a massive activation).
+    """Return the mean over tokens of ||output - target||^2 / ||target||^2.
+
+    All tokens have the same weight, even if one is a hundred times as large as the others (a
+    massive activation).
     """
     targets = targets.float()
     error = (outputs.float() - targets).square().sum(-1)
     return (error / targets.square().sum(-1).clamp(min=torch.finfo(torch.float32).tiny)).mean()
 
 
-# By the name in the config.
+# Losses by their names in the config.
 LOSSES: dict[str, Loss] = {
     "mean_squared_error": mean_squared_error,
     "negative_cosine": negative_cosine,

@@ -11,27 +11,27 @@ from freelunch.model.linear_hooks import LinearWatcher
 
 
 def inputs_of(group: str) -> str:
-    """Return what the inputs of a group are called."""
+    """Return the name under which the inputs of a group are recorded."""
     return f"{group}.inputs"
 
 
 def outputs_of(name: str) -> str:
-    """Return what the outputs of a layer are called."""
+    """Return the name under which the outputs of a layer are recorded."""
     return f"{name}.outputs"
 
 
 class Recorder(LinearWatcher):
-    """Write what enters and leaves the linear layers of a block to files, while all tokens pass.
+    """Write the inputs and outputs of a block's linear layers to files while all tokens pass.
 
     Args:
         block: The block.
-        states: How many tokens will pass.
-        folder: Where the files go.
+        states: Hidden states of the sample, which give the number of sequences and their length.
+        folder: Folder for the files.
         inputs: Names of the groups whose inputs are written.
-        outputs: Whether outputs are written, of all layers.
+        outputs: Whether the outputs of all layers are written.
 
     Attributes:
-        files: What was written, each (sequences, length, features).
+        files: Recorded inputs and outputs by name, each (sequences, length, features).
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Recorder(LinearWatcher):
         self._rows: dict[str, int] = {}
 
     def see_input(self, group: str, inputs: Tensor) -> None:
-        """Write the input of a group."""
+        """Write a batch of a group's input."""
         if group in self._wanted:
             self._write(inputs_of(group), inputs)
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Write the output of a layer."""
+        """Write a batch of a layer's output."""
         if self._outputs:
             self._write(outputs_of(name), outputs)
 

@@ -12,7 +12,7 @@ from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.mask_store import round_
 from freelunch.study.methods import Trained
 
-# How the modules of a window are called, for a batch of so many sequences.
+# Returns the calls of a window's modules for a batch with this number of sequences.
 Calls = Callable[[int], Sequence[BlockCall]]
 
 
@@ -21,15 +21,16 @@ class Window:
     """Pruned modules that are adapted together.
 
     Attributes:
-        name: Its blocks, and what of them: "3-4", "3.attention", "3.self_attn.q_proj".
-        modules: Blocks, one half of a block, or one linear layer; each takes what the one before it
-            returns.
-        calls: How they are called.
-        keep_masks: For each module, the mask of each of its linear layers, (out, in), bool, by name
-            in the module.
-        pruned: Yields for each module the parameters it had before, by name; to go back to.
+        name: Name of the window, by its blocks and its part of them: "3-4", "3.attention",
+            "3.self_attn.q_proj".
+        modules: Blocks, one half of a block, or one linear layer; each takes the output of the one
+            before it.
+        calls: Returns how the modules are called, given the number of sequences in a batch.
+        keep_masks: For each module, the masks of its linear layers by name in the module, (out,
+            in), bool, True where the weight is kept.
+        pruned: Yields the pruned parameters of each module, by name, for `restore_`.
         dtype: Precision of the checkpoint.
-        device: Where passes run.
+        device: Device on which the modules run.
     """
 
     name: str
@@ -41,7 +42,9 @@ class Window:
     device: torch.device
 
     def __call__(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
-        """Return the outputs for inputs of (batch, length, features); not below `precision`."""
+        """Return the outputs for inputs of (batch, length, features), computed in `precision` or
+        higher.
+        """
         half = precision != torch.float32
         if not half:
             hidden = hidden.float()
@@ -52,18 +55,18 @@ class Window:
         return hidden
 
     def masked(self) -> Iterator[Masked]:
-        """Yield each linear layer with its name, after that of its module, and its mask."""
+        """Yield the name, layer and mask of each linear layer; names start with a module index."""
         for place, (module, masks) in enumerate(zip(self.modules, self.keep_masks, strict=True)):
             for name, linear in block_linears(module).items():
                 yield f"{place}.{name}".rstrip("."), linear, masks[name]
 
     def widen_(self) -> None:
-        """Turn the weights into float32, in which they are trained."""
+        """Convert the weights to float32, in which they are trained."""
         for module in self.modules:
             module.float()
 
     def train_(self, trained: Trained, seed: int) -> TrainedParameters:
-        """Mark what is trained and return it; `seed` is that of what is drawn."""
+        """Mark the parameters to train and return them; `seed` is that of random initial values."""
         for module in self.modules:
             module.requires_grad_(False)
         others = other_parameters(self.modules, trained)
@@ -71,18 +74,18 @@ class Window:
 
     @torch.no_grad()
     def restore_(self) -> None:
-        """Go back to what pruning left."""
+        """Restore the weights that pruning left."""
         for module, before in zip(self.modules, self.pruned(), strict=True):
             for name, parameter in module.named_parameters():
                 parameter.copy_(before[name])
 
     def round_(self) -> None:
-        """Round the weights to what a checkpoint holds of them; they stay float32."""
+        """Round the weights to the checkpoint's precision; they are still stored as float32."""
         parameters = [it for module in self.modules for it in module.parameters()]
         masked = ((linear, keep) for _, linear, keep in self.masked())
         round_(parameters, masked, self.dtype)
 
     def settle_(self) -> None:
-        """Give rounded weights the precision of a checkpoint."""
+        """Convert the rounded weights to the checkpoint's precision."""
         for module in self.modules:
             module.requires_grad_(False).to(self.dtype)

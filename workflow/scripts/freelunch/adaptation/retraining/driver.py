@@ -1,4 +1,4 @@
-"""Retrain a whole pruned model, from masks and token ids to one shard a block."""
+"""Retrain a whole pruned model, from masks and token ids to one shard per block."""
 
 import logging
 import math
@@ -33,7 +33,7 @@ from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed
 from freelunch.study.windows import MODEL
 
-# Seconds between two states of a long training that are saved.
+# Seconds between two saved states of a long training.
 SAVE_S = 300.0
 
 log = logging.getLogger(__name__)
@@ -51,22 +51,21 @@ def retrain_model(
     stop_at_divergence: bool = True,
     save_s: float = SAVE_S,
 ) -> Artifact:
-    """Retrain a pruned model and write one shard a block, and the outer one if it was trained.
+    """Retrain a pruned model; write one shard per block, and the outer shard if it was trained.
 
     Args:
         model: The dense model.
-        masks: Which weights stay.
-        states: The sample that it is trained on; its hidden states after the last block are what a
-            distillation learns from.
-        settings: How it is trained.
-        seed: Decides the order of the sequences and what adapters start from.
-        folder: Where the shards go.
+        masks: Masks of the pruned model.
+        states: The training sample; a distillation learns from its dense hidden states after the
+            last block.
+        settings: Settings of the retraining.
+        seed: Seed of the order of the sequences and of the adapters' initial values.
+        folder: Folder for the shards.
         fingerprint: Digest of everything the result depends on.
-        report: Told of each step.
-        stop_at_divergence: Whether a loss that is not finite is an error; else the model stays as
-            it was pruned, and what is noted of it says so.
-        save_s: Seconds between two states that are saved, from which an interrupted training goes
-            on.
+        report: Called after each step.
+        stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the model keeps
+            its pruned weights, and the results say that it diverged.
+        save_s: Seconds between two saved states, from which an interrupted training resumes.
 
     Raises:
         UserError: The masks belong to another model or sample, the method does not fit the model,
@@ -78,8 +77,8 @@ def retrain_model(
     saved = folder.with_name(f".{folder.name}.state")
     training = Training(model, masks, states, settings, seed, stop_at_divergence)
     spent = training.run(saved, fingerprint, report, save_s)
-    # All of them anew: those of an interrupted attempt may come from another training, whose last
-    # steps were taken on another machine.
+    # Write all shards again: those of an interrupted attempt may come from another training, whose
+    # last steps ran on another machine.
     facts = {MODEL: training.facts}
     for index in range(model.num_blocks):
         tensors = training.whole.block_tensors(index)
@@ -103,11 +102,11 @@ class Training:
     """One training of a whole model.
 
     Attributes:
-        whole: The model, as it was pruned, then as it was trained.
-        trained: What of it is trained.
-        facts: What came of it, as of a window: `loss_before` and `loss_after` on the first
-            sequences, `steps`, `trained_parameters`, `kept_pruned`, and `diverged_at_step` where
-            that is so.
+        whole: The model, first as pruned, then as trained.
+        trained: The parameters that are trained.
+        facts: Results in the form of a window's: `loss_before` and `loss_after` on the first
+            sequences, `steps`, `trained_parameters`, `kept_pruned`, and `diverged_at_step` if the
+            training diverged.
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class Training:
         self.facts: dict[str, Any] = {}
 
     def run(self, saved: Path, fingerprint: str, report: Report, save_s: float) -> dict[str, float]:
-        """Train, and return what earlier, interrupted attempts spent on what was kept of them."""
+        """Train, and return what interrupted earlier attempts spent on the steps that were kept."""
         before = self._checked()
         parameters = self.trained.parameters
         optimiser = make_optimiser(self._settings.optimiser, parameters)
@@ -143,14 +142,14 @@ class Training:
             self._losses, spent = resumed["losses"], resumed["spent"]
             spent["attempts"] += 1
             self.trained.moved_()
-            log.info("going on from step %d", len(self._losses))
+            log.info("resuming from step %d", len(self._losses))
         diverged = self._steps(optimiser, saved, fingerprint, spent, report, save_s)
         self.trained.merge_()
         after = before
         if diverged is None:
             self.whole.round_()
             after = self._checked()
-            # The last step's doing: no step after it saw it.
+            # The last step diverged: no later step computed a loss with its weights.
             diverged = None if math.isfinite(after) else len(self._losses)
         self.facts = {
             "loss_before": before,
@@ -174,7 +173,9 @@ class Training:
         return spent
 
     def curve(self, points: int = 20) -> list[float]:
-        """Return the mean training loss of so many equal parts of the steps, or of each step."""
+        """Return the mean training loss of `points` equal parts of the steps, or of each step if
+        fewer.
+        """
         count = min(points, len(self._losses))
         bounds = [part * len(self._losses) // count for part in range(count + 1)] if count else []
         return [
@@ -190,7 +191,9 @@ class Training:
         report: Report,
         save_s: float,
     ) -> int | None:
-        """Take the steps that are left; the one whose loss is not finite, from 1, or None."""
+        """Take the remaining steps; return the first whose loss is not finite, counted from 1, or
+        None.
+        """
         settings, sequences = self._settings, self._states.sequences
         steps = steps_of(settings, sequences)
         started = last = time.perf_counter()
@@ -200,7 +203,8 @@ class Training:
             for step, (rate, rows, _) in enumerate(plan, 1):
                 if step <= len(self._losses):
                     continue
-                # Of a branch's dropout; by the step, so that one that goes on draws the same.
+                # Seed a branch's dropout by the step, so that a resumed training draws the same
+                # numbers.
                 torch.manual_seed(derive_seed(self._seed, "dropout", step))
                 self._losses.append(self.step(optimiser, rate, rows))
                 report(step, steps, f"steps (loss {self._losses[-1]:.3g})")
@@ -222,7 +226,7 @@ class Training:
         return None
 
     def step(self, optimiser: torch.optim.Optimizer, rate: float, rows: Tensor) -> float:
-        """Take one step on these sequences, and return the loss before it."""
+        """Take one step on the sequences `rows`, and return the loss before it."""
         micro = self._settings.micro_batch or len(rows)
         loss = 0.0
         for part in rows.split(micro):  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a model is retrained by."""
+"""Losses of retraining: next-token prediction and distillation."""
 
 from torch import Tensor, nn
 
@@ -15,13 +15,13 @@ def next_token(logits: Tensor, input_ids: Tensor) -> Tensor:
 
 
 def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over tokens of KL(dense model || this one), nats, 0-d, float32.
+    """Return the mean over tokens of KL(dense model || trained model), nats, 0-d, float32.
 
-    Knowledge distillation (arXiv 1503.02531) at temperature 1, without the next-token loss beside
-    it.
+    This is knowledge distillation (arXiv 1503.02531) at temperature 1, without an additional
+    next-token loss.
 
     Args:
-        logits: (batch, length, vocabulary).
+        logits: Logits of the trained model, (batch, length, vocabulary).
         teacher: Logits of the dense model, the same shape.
     """
     ours = logits.float().log_softmax(-1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The state of a long training, saved from time to time, so that an interrupt loses little."""
+"""Save the state of a long training from time to time, so that an interrupt loses little."""
 
 import hashlib
 import json
@@ -21,14 +21,14 @@ def save_state(
     optimiser: torch.optim.Optimizer,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write what training goes on from, under a temporary name first.
+    """Write the state from which a training resumes, under a temporary name first.
 
     Args:
         path: The file.
-        fingerprint: Of what is trained, on what, by which code.
-        parameters: What is trained.
-        optimiser: Its moments are saved.
-        facts: What else is to be known; JSON.
+        fingerprint: Digest of what is trained, on what, and by which code.
+        parameters: The trained parameters.
+        optimiser: The optimiser, whose moments are saved.
+        facts: Further facts to save with the state, as JSON.
     """
     tensors = {f"parameter.{at}": it.detach() for at, it in enumerate(parameters)}
     for at, moments in optimiser.state_dict()["state"].items():
@@ -45,9 +45,10 @@ def save_state(
 def load_state_(
     path: Path, fingerprint: str, parameters: list[Tensor], optimiser: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Take up a state in place and return its facts.
+    """Load a state in place and return its facts.
 
-    None, and nothing is changed, if there is none, or one that is damaged or of another training.
+    Returns None and changes nothing if there is no state, or if it is damaged or belongs to another
+    training.
     """
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""A whole pruned model in memory, to be trained."""
+"""A whole pruned model, held in memory for training."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,14 +18,14 @@ from freelunch.study.methods import BRANCHES, HEAD, Trained
 
 
 class WholeModel:
-    """A pruned model, all of it in memory; it runs as transformers runs it.
+    """A pruned model held in memory as a whole; it runs as transformers runs it.
 
     Args:
         model: The dense model, whose outer part (embeddings, final norm, head) is copied.
-        masks: Which weights of its blocks stay.
-        precision: Of passes; trained parameters are float32 in any case.
-        recompute: Whether blocks are passed again in the backward pass instead of keeping what it
-            needs (gradient checkpointing).
+        masks: Masks of the blocks.
+        precision: Precision of the passes; trained parameters are always float32.
+        recompute: Whether the backward pass runs blocks again instead of keeping their activations
+            (gradient checkpointing).
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class WholeModel:
         self._trained_outer: dict[str, Tensor] = {}
 
     def train_(self, trained: Trained, seed: int) -> TrainedParameters:
-        """Mark what is trained, make it float32 and return it.
+        """Mark the parameters to train, convert them to float32 and return them.
 
         Args:
-            trained: What is.
-            seed: Of what is drawn.
+            trained: Which parameters to train, and how.
+            seed: Seed of random initial values.
 
         Raises:
-            UserError: Nothing is trained, or not as this model can be.
+            UserError: Nothing is trained, or this model cannot be trained in this way.
         """
         outer = self._outer_modules()
         self.module.requires_grad_(False)
@@ -61,13 +61,14 @@ class WholeModel:
                 linear.float()
             elif name == HEAD and linear.weight is self._embedding:
                 raise UserError(
-                    "the head of this model is its embedding, beside which an adapter of its own "
+                    "the head of this model is tied to its embedding, so an adapter of the head "
                     "cannot be merged",
                     where="train_head",
                     found=trained.weights,
                     expected="train_head: false, or a method other than " + ", ".join(BRANCHES),
                 )
-        # Norms and biases: some families' norms refuse to be narrower than what they are given.
+        # Norms and biases: in some families, the weight of a norm must not be narrower than its
+        # input.
         for module in (*self.blocks, *outer.values()):
             for parameter in module.parameters():
                 if parameter.dim() == 1:
@@ -92,14 +93,16 @@ class WholeModel:
             yield HEAD, self._head, torch.ones_like(self._head.weight, dtype=torch.bool)
 
     def logits(self, input_ids: Tensor) -> Tensor:
-        """Return the logits for token ids of (batch, length), (batch, length, vocabulary)."""
+        """Return the logits, (batch, length, vocabulary), for token ids of (batch, length)."""
         half = self._precision != torch.float32
         with torch.autocast(self.device.type, self._precision) if half else nullcontext():
             output = self.module(input_ids=input_ids.to(self.device), use_cache=False)
         return output.logits  # type: ignore[no-any-return]
 
     def round_(self) -> None:
-        """Round what was trained to what a checkpoint holds of it; it keeps its precision."""
+        """Round the trained parameters to the checkpoint's precision; their own dtype does not
+        change.
+        """
         parameters = [it for block in self.blocks for it in block.parameters()]
         masked = (
             (linear, masks[name])
@@ -109,14 +112,16 @@ class WholeModel:
         round_([*parameters, *self._trained_outer.values()], masked, self._model.dtype)
 
     def block_tensors(self, index: int) -> dict[str, Tensor]:
-        """Return a block as a checkpoint has it."""
+        """Return the tensors of a block as a checkpoint stores them."""
         return {
             self._model.sharding.name(index, name): value.to(self._model.dtype)
             for name, value in self.blocks[index].state_dict().items()
         }
 
     def outer_tensors(self) -> dict[str, Tensor]:
-        """Return the rest as a checkpoint has it; empty if nothing of it was trained."""
+        """Return the tensors outside the blocks as a checkpoint stores them; empty if none was
+        trained.
+        """
         if not self._trained_outer:
             return {}
         dtype = self._model.dtype
@@ -128,7 +133,7 @@ class WholeModel:
 
     @torch.no_grad()
     def restore_(self) -> None:
-        """Go back to what pruning left."""
+        """Restore the weights that pruning left."""
         for index, block in enumerate(self.blocks):
             before, _ = load_pruned_block(self._model, self._masks.folder, index)
             block.load_state_dict(before.state_dict())
@@ -145,8 +150,9 @@ class WholeModel:
         return self.module.get_input_embeddings().weight  # type: ignore[operator,no-any-return]
 
     def _outer_modules(self) -> dict[str, nn.Module]:
-        """Return the modules outside the blocks that hold parameters, but for linear layers: of
-        those the head alone may be trained, as matrices are.
+        """Return the modules outside the blocks that hold parameters, except linear layers.
+
+        Of these linear layers, only the head may be trained; it is trained as a matrix.
         """
         inside = self._model.sharding.path + "."
         return {
@@ -158,18 +164,18 @@ class WholeModel:
         }
 
     def _stored_name(self, name: str) -> str:
-        """Return what a checkpoint calls an outer parameter."""
+        """Return the name of an outer parameter in a checkpoint."""
         if name != HEAD:
             return name
         wanted = self._head.weight
-        # A tied head is stored as the embedding that it is.
+        # A tied head is stored as the embedding.
         return next(
             stored for stored, parameter in self.module.named_parameters() if parameter is wanted
         )
 
 
 class _Recomputed(nn.Module):
-    """A block that is passed again when its gradient is needed."""
+    """A block that the backward pass runs again."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

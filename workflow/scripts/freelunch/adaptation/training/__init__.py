@@ -1,1 +1,1 @@
-"""Training by gradients, of windows and of whole models."""
+"""Training of windows and of whole models by gradients."""

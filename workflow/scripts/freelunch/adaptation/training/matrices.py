@@ -1,9 +1,10 @@
-"""The parameters of modules that are trained, and how matrices follow from them.
+"""The trained parameters of modules, and how weight matrices are computed from them.
 
-A matrix that is trained through two small ones is a leaf of the model all the same: the model runs
-with W + s M . BA in the matrix's place, at about the speed of full training. When its gradient is
-there it is pulled back to A and B and forgotten, and when these have moved the matrix is written
-anew. So the trained model and the merged one are the same tensors, and zeros stay zeros.
+A matrix that is trained through two small ones is still a leaf of the model: the model runs with W
++ s M . BA in place of the matrix, at about the speed of full training. When the gradient of the
+matrix is available, it is pulled back to A and B and freed; when A and B have moved, the matrix is
+recomputed. The trained model and the merged one are therefore the same tensors, and zeros stay
+zeros.
 """
 
 import math
@@ -26,7 +27,7 @@ from freelunch.study.methods import (
     Trained,
 )
 
-# A linear layer's name, itself, and its mask: (out, in), bool, True where a weight stays.
+# A linear layer's name, the layer, and its mask: (out, in), bool, True where a weight is kept.
 Masked = tuple[str, nn.Linear, Tensor]
 
 
@@ -34,12 +35,12 @@ class Matrix:
     """A matrix and the parameters that it is trained through.
 
     Args:
-        parameters: They.
-        leaf: What the backward pass has a gradient of in their place, if it has.
+        parameters: Parameters that the optimiser moves.
+        leaf: Tensor that receives the gradient in place of the parameters, if there is one.
 
     Attributes:
-        parameters: Moved by an optimiser.
-        leaf: As above; None where the parameters have their gradients themselves.
+        parameters: Parameters that the optimiser moves.
+        leaf: Tensor that receives the gradient; None if the parameters receive it themselves.
     """
 
     def __init__(self, parameters: Sequence[Tensor], leaf: Tensor | None = None) -> None:
@@ -47,23 +48,24 @@ class Matrix:
 
     @property
     def count(self) -> int:
-        """How many numbers are trained."""
+        """Return how many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters)
 
     def pull_back_(self, gradient: Tensor) -> None:
-        """Turn the leaf's gradient, which may be changed, into those of the parameters."""
+        """Turn the leaf's gradient, which may be overwritten, into gradients of the parameters."""
 
     def parameters_moved_(self) -> None:
-        """Take note of a step of the optimiser."""
+        """Update the matrix after a step of the optimiser."""
 
     def merge_(self) -> None:
-        """Leave the trained weight in the linear layer, and nothing else."""
+        """Leave the trained weight in the linear layer, and remove everything else."""
 
 
 class FullMatrix(Matrix):
-    """A matrix that is trained itself, where its mask keeps it.
+    """A matrix whose kept weights are trained directly.
 
-    A pruned weight is 0 and its gradient is made 0, so that optimisers leave it at exactly 0.
+    Pruned weights are 0 and their gradients are set to 0, so that optimisers leave them at exactly
+    0.
     """
 
     def __init__(self, linear: nn.Linear, keep: Tensor) -> None:
@@ -73,28 +75,28 @@ class FullMatrix(Matrix):
 
     @property
     def count(self) -> int:
-        """How many weights the mask keeps."""
+        """Return how many weights the mask keeps."""
         return int(self._keep.sum())
 
     def pull_back_(self, gradient: Tensor) -> None:
-        """Make the gradient of pruned weights 0."""
+        """Set the gradient of pruned weights to 0."""
         gradient.mul_(self._keep)
 
 
 class LowRankMatrix(Matrix):
-    """A matrix that follows from two small ones: base + s factor . (BA), see `study.methods`.
+    """A matrix computed from two small ones: base + s factor . (BA), see `study.methods`.
 
     Args:
-        linear: The layer; its weight becomes what follows from A and B.
-        keep: Its mask.
-        trained: One of LOW_RANK and its rank and alpha.
-        seed: Of A, which is drawn as LoRA's is, uniform in ± 1 / sqrt(in); B starts from 0. Of
-            ScaleLoRA both start from 1 / sqrt(rank), so that BA = 1.
+        linear: The linear layer, whose weight is overwritten with the matrix computed from A and B.
+        keep: Mask of the layer, (out, in), bool, True where the weight is kept.
+        trained: How the matrix is trained: one of LOW_RANK, with its rank and alpha.
+        seed: Seed of A, which is drawn as in LoRA, uniform in ± 1 / sqrt(in); B starts from 0. With
+            ScaleLoRA, both start from 1 / sqrt(rank), so that BA = 1.
     """
 
     def __init__(self, linear: nn.Linear, keep: Tensor, trained: Trained, seed: int) -> None:
         a, b = _small_matrices(linear, trained, seed)
-        # Of SPP, in which column of B a row has its one number.
+        # SPP: the column of B that holds the only number of each row.
         self._columns: Tensor | None = None
         if trained.weights == SPP:
             rows = torch.arange(len(b), device=b.device)
@@ -110,9 +112,7 @@ class LowRankMatrix(Matrix):
             self._base, self._scale = None, 1.0
 
     def pull_back_(self, gradient: Tensor) -> None:
-        """Add s Bᵀ (factor . G) to the gradient of A and s (factor . G) Aᵀ to that of B, and forget
-        G.
-        """
+        """Add s Bᵀ (factor . G) to the gradient of A and s (factor . G) Aᵀ to that of B; free G."""
         self._weight.grad = None
         gradient.mul_(self._factor)
         a, b = self.parameters
@@ -125,7 +125,7 @@ class LowRankMatrix(Matrix):
 
     @torch.no_grad()
     def parameters_moved_(self) -> None:
-        """Write the matrix anew."""
+        """Recompute the matrix from A and B."""
         a, b = self.parameters
         change = torch.matmul(self._spread(b), a).mul_(self._factor)
         if self._base is None:
@@ -134,20 +134,20 @@ class LowRankMatrix(Matrix):
             torch.add(self._base, change, alpha=self._scale, out=self._weight.data)
 
     def _spread(self, b: Tensor) -> Tensor:
-        """Return B, (out, rank), of which SPP keeps one number a row."""
+        """Return B, (out, rank); SPP stores only one number per row."""
         if self._columns is None:
             return b
         return b.new_zeros(len(b), len(self.parameters[0])).scatter_(1, self._columns, b)
 
 
 class Branch(Matrix):
-    """A matrix that stays as it is beside s BA, until the two are merged (LoRA, LoRA-prune).
+    """A frozen matrix with a branch s BA beside it, until the two are merged (LoRA, LoRA-prune).
 
     Args:
-        linear: The layer.
-        keep: Its mask.
-        trained: LORA or LORA_PRUNE, its rank, alpha and dropout.
-        seed: Of A, as LoRA draws it; B starts from 0.
+        linear: The linear layer.
+        keep: Mask of the layer, (out, in), bool, True where the weight is kept.
+        trained: How the branch is trained: LORA or LORA_PRUNE, with its rank, alpha and dropout.
+        seed: Seed of A, which is drawn as in LoRA; B starts from 0.
     """
 
     def __init__(self, linear: nn.Linear, keep: Tensor, trained: Trained, seed: int) -> None:
@@ -166,7 +166,7 @@ class Branch(Matrix):
 
     @torch.no_grad()
     def merge_(self) -> None:
-        """Add s BA to the weight, and be gone."""
+        """Add s BA to the weight, and remove the branch."""
         self._handle.remove()
         a, b = self.parameters
         change = (b @ a).mul_(self._scale)
@@ -176,20 +176,22 @@ class Branch(Matrix):
 
 
 class TrainedParameters:
-    """Everything that is trained of some modules.
+    """All trained parameters of some modules.
 
     Args:
-        masked: The linear layers whose matrices may be trained.
-        others: Parameters that are trained as they are: norms, biases.
-        trained: How matrices are.
-        seed: Of what is drawn.
+        masked: Linear layers whose matrices may be trained, with their names and masks.
+        others: Parameters that are trained directly: norms, biases.
+        trained: How matrices are trained.
+        seed: Seed of random initial values.
 
     Attributes:
-        parameters: What an optimiser moves.
-        count: How many numbers that is; of a matrix that is trained itself, those its mask keeps.
+        parameters: Parameters that the optimiser moves.
+        count: How many numbers are trained; in a matrix that is trained directly, those that its
+            mask keeps.
 
     Raises:
-        UserError: Nothing is trained, a rank is above a matrix, or `linears` names no layer.
+        UserError: Nothing is trained, a rank is too large for a matrix, or `linears` names no
+            layer.
     """
 
     def __init__(
@@ -211,9 +213,9 @@ class TrainedParameters:
         ]
         if not self.parameters:
             raise UserError(
-                "nothing of this model is trained by this adaptation",
+                "this adaptation trains nothing in this model",
                 where=", ".join(name for name, _, _ in layers[:3]) + ", ...",
-                found="no bias and no norm among what it trains",
+                found="neither a bias nor a norm among the parameters to train",
                 todo="train norms or weights: this family's linear layers have no biases",
             )
         self.count = sum(matrix.count for matrix in self._matrices) + sum(
@@ -221,14 +223,15 @@ class TrainedParameters:
         )
 
     def watch(self, ready: Callable[[Sequence[Tensor]], bool]) -> list[RemovableHandle]:
-        """Call `ready` with what is trained as soon as its gradient is there, within the backward
-        pass.
+        """Call `ready` within the backward pass, as soon as the gradient of a parameter is
+        available.
 
         Args:
-            ready: Given parameters that have a gradient now; tells whether it moved them.
+            ready: Called with parameters whose gradients are available; returns whether it moved
+                them.
 
         Returns:
-            What ends it.
+            Handles whose removal ends the watching.
         """
 
         def of_matrix(matrix: Matrix) -> Callable[[Tensor], None]:
@@ -257,20 +260,21 @@ class TrainedParameters:
         ]
 
     def moved_(self) -> None:
-        """Let matrices follow what they are trained through."""
+        """Recompute the matrices after the parameters that they are trained through have moved."""
         for matrix in self._matrices:
             matrix.parameters_moved_()
 
     def merge_(self) -> None:
-        """Leave trained weights in the linear layers, and nothing else."""
+        """Leave the trained weights in the linear layers, and remove everything else."""
         for matrix in self._matrices:
             matrix.merge_()
 
 
 def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Tensor]:
-    """Return the biases of linear layers and everything that is in none, as far as trained.
+    """Return the biases of linear layers and the parameters of other modules that are to be
+    trained.
 
-    Embeddings are never trained by themselves.
+    Embeddings are never among them.
     """
     chosen: list[Tensor] = []
     for root in modules:
@@ -305,7 +309,7 @@ def _matrix(linear: nn.Linear, keep: Tensor, trained: Trained, seed: int, name: 
     smaller = min(linear.weight.shape)
     if trained.rank > smaller:
         raise UserError(
-            "the rank is above a matrix's",
+            "the rank is too large for a matrix",
             where=name,
             found=f"rank: {trained.rank}",
             expected=f"at most {smaller}, the smaller side of {tuple(linear.weight.shape)}",
@@ -315,7 +319,7 @@ def _matrix(linear: nn.Linear, keep: Tensor, trained: Trained, seed: int, name: 
 
 
 def _small_matrices(linear: nn.Linear, trained: Trained, seed: int) -> tuple[Tensor, Tensor]:
-    """Return A, (rank, in), and B, (out, rank), as they start; float32 or more."""
+    """Return the initial A, (rank, in), and B, (out, rank), in float32 or wider."""
     rows, columns = linear.weight.shape
     device = linear.weight.device
     dtype = torch.promote_types(linear.weight.dtype, torch.float32)

@@ -1,6 +1,4 @@
-"""Steps of an optimiser: of each parameter as its gradient comes, or of all together; and their
-precision.
-"""
+"""Optimiser steps, one parameter at a time as gradients arrive or all together; precision."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +18,12 @@ MOMENTUM = 0.9
 def stepping_in_backward(
     trained: TrainedParameters, optimiser: str
 ) -> Iterator[Callable[[float], None]]:
-    """Step each parameter as soon as its gradient is there, within the backward pass.
+    """Step each parameter within the backward pass, as soon as its gradient is available.
 
-    So the gradients of a window are never in memory together.
+    The gradients of a window are therefore never in memory together.
 
     Yields:
-        What sets the learning rate.
+        A function that sets the learning rate.
     """
     optimisers = {
         parameter: make_optimiser(optimiser, [parameter]) for parameter in trained.parameters
@@ -51,7 +49,7 @@ def stepping_in_backward(
 
 @contextmanager
 def gathering(trained: TrainedParameters) -> Iterator[None]:
-    """Gather the gradients of what is trained, of one backward pass or several."""
+    """Accumulate the gradients of trained parameters over one or more backward passes."""
     handles = trained.watch(lambda _: False)
     try:
         yield
@@ -68,7 +66,7 @@ def make_optimiser(name: str, parameters: Sequence[Tensor]) -> torch.optim.Optim
 
 
 def precision_of(settings: Training, dtype: torch.dtype) -> torch.dtype:
-    """Return the precision of training passes; `model` is that of the checkpoint."""
+    """Return the precision of training passes; `model` stands for the checkpoint's precision."""
     precision = settings.precision
     return dtype if precision == "model" else getattr(torch, precision)
 
@@ -76,14 +74,14 @@ def precision_of(settings: Training, dtype: torch.dtype) -> torch.dtype:
 def divergence(
     summary: str, where: str, losses: Sequence[float], settings: Training, kept: str = ""
 ) -> UserError:
-    """Return the error of a training whose loss was not finite.
+    """Return the error for a training whose loss is not finite.
 
     Args:
         summary: What diverged.
-        where: The step.
-        losses: Of each step; at least one is not finite.
-        settings: How it was trained.
-        kept: What is not lost.
+        where: The step at which it diverged.
+        losses: Loss of each step; at least one is not finite.
+        settings: Settings of the training.
+        kept: Which results are not lost, for the message.
     """
     first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
     return UserError(
@@ -91,6 +89,6 @@ def divergence(
         where=where,
         found=f"loss {losses[first]}; last finite loss {losses[first - 1] if first else 'none'}",
         expected="a finite loss",
-        todo=f"lower the learning rate (now {settings.rate}), or list several: one "
-        "that diverges is then not chosen" + (f"; {kept}" if kept else ""),
+        todo=f"lower the learning rate (now {settings.rate}), or list several rates: one "
+        "that diverges is not chosen" + (f"; {kept}" if kept else ""),
     )

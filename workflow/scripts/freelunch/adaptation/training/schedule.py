@@ -1,4 +1,4 @@
-"""Learning rates and the order of sequences, step by step."""
+"""Learning rates and the order of the sequences, for each step."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from freelunch.study.adaptations import Training
 
-# Share of the peak learning rate at a point of the decay, from 0 (its start) to 1.
+# Share of the peak learning rate at a point of the decay, from 0 (its start) to 1 (its end).
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda gone: 1 - gone,
     "cosine": lambda gone: (1 + math.cos(math.pi * gone)) / 2,
@@ -19,8 +19,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def learning_rates(steps: int, peak: float, warmup: float, schedule: str = "linear") -> list[float]:
     """Return the learning rate of each step: linear warm-up, then the schedule's decay.
 
-    The first step has peak / warm-up steps, not 0 as in the study's own code (study.md, quirk 7);
-    with a decay the step after the last would have 0.
+    The first step has the rate peak / warm-up steps, not 0 as in the study's own code (study.md,
+    quirk 7). With a decay, the rate would reach 0 one step after the last.
     """
     warm = int(warmup * steps)
     decay = SCHEDULES[schedule]
@@ -35,12 +35,12 @@ def steps_of(settings: Training, sequences: int) -> int:
 
 
 def schedule(settings: Training, sequences: int, seed: int) -> Iterator[tuple[float, Tensor, bool]]:
-    """Yield for each step its learning rate, the sequences it sees, and whether it ends an epoch.
+    """Yield for each step its learning rate, its sequences, and whether it ends an epoch.
 
     Args:
-        settings: Of the training.
-        sequences: How many there are.
-        seed: Of their order.
+        settings: Settings of the training.
+        sequences: Number of sequences.
+        seed: Seed of their order.
     """
     rates = iter(
         learning_rates(

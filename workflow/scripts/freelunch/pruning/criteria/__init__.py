@@ -1,18 +1,19 @@
-"""Pruning criteria: what a weight, or a whole unit, is worth.
+"""Pruning criteria: how weights, or whole units, are scored.
 
-A criterion is one module here, and one class of settings in `freelunch.study.criteria`; the class's
-`score` is the module's name. The module has one of three functions:
+Each criterion is one module of this package and one class of settings in
+`freelunch.study.criteria`; the `score` of the class is the name of the module. The module defines
+exactly one of three functions:
 
-- `score(weight, statistics, settings, seed)` gives every weight a score, (out, in), float32;
-- `unit_score(weight, statistics, settings)` gives every input of an output projection a score,
-  (in,), float32, from which heads and channels get theirs;
-- `prune(weight, statistics, pattern, settings, where)` prunes by itself, where choosing weights and
-  changing others go together.
+- `score(weight, statistics, settings, seed)` returns a score for every weight, (out, in), float32;
+- `unit_score(weight, statistics, settings)` returns a score for every input of an output
+  projection, (in,), float32, from which the scores of heads and channels are computed;
+- `prune(weight, statistics, pattern, settings, where)` returns the pruned weight itself, for
+  criteria that choose weights and update the others in one procedure.
 
-The lowest scores are pruned. `weight` is (out, in); `statistics` are of its input; `settings` are
-the criterion's; `seed` differs from matrix to matrix. A criterion is a pure function of these. Its
-class of settings says whether it reads Gram matrices, updates weights that stay, or prunes whole
-units.
+The lowest scores are pruned. `weight` is (out, in), `statistics` are those of its input, `settings`
+are the criterion's, and `seed` differs from matrix to matrix. A criterion is a pure function of
+these arguments. Its class of settings says whether it reads Gram matrices, updates the weights that
+it keeps, or prunes whole units.
 """
 
 import importlib
@@ -27,10 +28,12 @@ FUNCTIONS = ("score", "unit_score", "prune")
 def load(score: str) -> ModuleType:
     """Return the module of a criterion.
 
-    It is imported by name, so that a rule can depend on the criterion it uses and on no other.
+    The module is imported by name, so that a rule depends on the criterion that it uses and on no
+    other.
 
     Raises:
-        UserError: There is none of this name, or it has not one of the three functions.
+        UserError: No module has this name, or it does not define exactly one of the three
+            functions.
     """
     name = f"freelunch.pruning.criteria.{score}"
     where = f"workflow/scripts/freelunch/pruning/criteria/{score}.py"
@@ -44,10 +47,10 @@ def load(score: str) -> ModuleType:
     found = [function for function in FUNCTIONS if hasattr(module, function)]
     if len(found) != 1:
         raise UserError(
-            "this module is no criterion",
+            "this module is not a pruning criterion",
             where=where,
-            found=f"functions {', '.join(found)}" if found else "none of its functions",
+            found=f"functions {', '.join(found)}" if found else "none of these functions",
             expected=f"exactly one of the names {', '.join(FUNCTIONS)}",
-            todo="define one; import another criterion's module, not its function",
+            todo="define exactly one; to reuse a criterion, import its module, not its function",
         )
     return module

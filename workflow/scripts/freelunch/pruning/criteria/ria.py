@@ -8,17 +8,18 @@ from freelunch.study.criteria import Ria
 
 
 def score(weight: Tensor, statistics: InputStatistics, settings: Ria, seed: int = 0) -> Tensor:
-    """Return the relative importance of each weight times its input's size, (out, in), float32.
+    """Return the relative importance of each weight times the norm of its input, (out, in),
+    float32.
 
-    (abs(W_ij) / sum of abs(column j) + abs(W_ij) / sum of abs(row i)) * ||X_j||^a (Zhang et al.,
-    Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models, ICLR 2024).
-    A row or column of zeros is worth 0. RIA's own code compares these scores
-    within the matrix, the study within rows: see `scope`.
+    The score is (abs(W_ij) / sum of abs(column j) + abs(W_ij) / sum of abs(row i)) * ||X_j||^a
+    (Zhang et al., Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
+    Models, ICLR 2024). The weights of an all-zero row or column score 0. RIA's own code compares
+    these scores within the whole matrix; the study compares them within rows (see `scope`).
 
     Args:
         weight: (out, in).
-        statistics: Of the input.
-        settings: `exponent` a.
+        statistics: Statistics of the layer's input.
+        settings: Settings of the criterion, of which `exponent` is a.
     """
     magnitude = weight.float().abs()
     tiny = torch.finfo(torch.float32).tiny

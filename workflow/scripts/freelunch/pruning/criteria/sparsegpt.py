@@ -1,9 +1,10 @@
-"""SparseGPT: choose weights by the optimal brain surgeon, and let the others make up for them.
+"""SparseGPT: prune weights by the optimal brain surgeon, and update the kept weights to compensate.
 
-With X the inputs of all tokens as columns and H = X X^T, damped, let U be upper triangular with
-H^-1 = U^T U. Column by column, a weight w_j that goes costs (w_j / U_jj)^2, and each column k after
-it changes by -(w_j / U_jj) U_jk (Frantar and Alistarh, arXiv 2301.00774, algorithm 1). A factor of
-H changes neither, so the number of tokens, by which the paper divides, is left out.
+Let the columns of X be the inputs of all tokens, and let H = X X^T, damped, with H^-1 = U^T U for
+an upper triangular U. The columns of the weight are handled in order. Pruning a weight w_j costs
+(w_j / U_jj)^2, and changes each later column k by -(w_j / U_jj) U_jk (Frantar and Alistarh, arXiv
+2301.00774, algorithm 1). Scaling H changes neither the order of the costs nor the updates, so we
+omit the paper's division by the number of tokens.
 """
 
 from collections.abc import Iterator
@@ -20,22 +21,23 @@ from freelunch.pruning.statistics import InputStatistics, need_gram
 from freelunch.study.criteria import SparseGPT
 from freelunch.study.patterns import Pattern
 
-# Columns whose updates of each other are applied at once; see `_eliminate`.
+# Columns per panel: updates between panels are matrix products; see `_eliminate`.
 _PANEL = 32
-# Damping is raised no further than to the mean diagonal itself: beyond, it drowns the matrix, and
-# what is chosen is by and large magnitude's mask.
+# Damping is raised at most to the mean diagonal itself: more would drown the matrix, and the mask
+# would be nearly that of magnitude pruning.
 _LARGEST_DAMPING = 1.0
 
 
 @dataclass(frozen=True)
 class Factor:
-    """What the elimination needs to know of one input of C features.
+    """The factorised, damped H of one layer input with C features.
 
     Attributes:
-        upper: U, (C, C), float32: H^-1 = U^T U.
-        dead: Features that were always 0, (C,), bool; their weights go for nothing.
+        upper: U, (C, C), float32, with H^-1 = U^T U.
+        dead: Features that were 0 for every token, (C,), bool; their weights are set to 0 and cost
+            nothing to prune.
         damping: Share of the mean diagonal that was added to H's diagonal. Dead features count as 0
-            in the mean; SparseGPT's own code counts each as 1, whatever the others are.
+            in this mean; SparseGPT's own code counts each as 1, whatever the other values are.
     """
 
     upper: Tensor
@@ -50,35 +52,37 @@ def prune(
     settings: SparseGPT,
     where: object = None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Return the pruned weight, which weights stay, and what is worth noting.
+    """Return the pruned weight, its mask, and notes.
 
-    In an unstructured pattern the weights that go are chosen at the start of each block of columns,
-    among the block's (the study's and the paper's way): in the whole block, or row by row. The
-    matrix loses exactly what the pattern asks for, and each block its share to within one weight (a
-    row); SparseGPT's own code takes one more in each block. In an NofM pattern they are chosen when
-    their group's turn comes.
+    With an unstructured pattern, the weights to prune are chosen at the start of each block of
+    columns, among the weights of that block (as in the study and the paper): in the whole block, or
+    row by row. The matrix loses exactly as many weights as the pattern asks for, and each block (or
+    each row of it) loses its share to within one weight; SparseGPT's own code prunes one more in
+    each block. With an NofM pattern, the weights of a group are chosen when the elimination reaches
+    the group.
 
     Args:
-        weight: (out, in).
-        statistics: Of the input, with its Gram matrix.
+        weight: Dense weight, (out, in).
+        statistics: Statistics of the layer's input, with its Gram matrix.
         pattern: Unstructured or NofM.
-        settings: `damping`, share of H's mean diagonal that is added to it; `column_block`, a
-            multiple of the pattern's M; `scope`.
-        where: What the weight is called, for messages.
+        settings: Settings of the criterion: `damping`, the share of H's mean diagonal that is added
+            to the diagonal; `column_block`, the columns of a block, a multiple of the pattern's M;
+            `scope`.
+        where: Name of the weight, for error messages.
 
     Returns:
-        Weight, (out, in), float32, exactly 0 where pruned; mask, (out, in), bool, True where the
-        weight stays; `damping` if it had to be raised.
+        The pruned weight, (out, in), float32, exactly 0 where pruned; the mask, (out, in), bool,
+        True where the weight is kept; notes, which hold `damping` if it had to be raised.
 
     Raises:
-        UserError: There is no Gram matrix, or one that is not finite, the pattern does not divide
-            the columns or their blocks, or H cannot be factorised even with all of its mean
-            diagonal added to it.
+        UserError: The Gram matrix is missing or not finite, the pattern does not divide the columns
+            or their blocks, or H cannot be factorised even with all of its mean diagonal added to
+            it.
     """
     check_divides(pattern, weight.shape[1], where)
     if pattern.group and settings.column_block % pattern.group:
         raise UserError(
-            "a block of columns would cut the pattern's groups",
+            "a block of columns would split the pattern's groups",
             where=where,
             found=f"column_block {settings.column_block}",
             expected=f"a multiple of {pattern.group}, for {pattern.name}",
@@ -90,10 +94,10 @@ def prune(
 
 
 def factorise(statistics: InputStatistics, damping: float, where: object = None) -> Factor:
-    """Return the factor of an input's H; layers that share the input share it.
+    """Return the factor of an input's H; layers that share the input share the factor.
 
     Raises:
-        UserError: As `prune`.
+        UserError: As in `prune`.
     """
     if damping not in statistics.memo:
         statistics.memo[damping] = _factorise(need_gram(statistics, where), damping, where)
@@ -110,8 +114,9 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
         damped = gram.clone()
         damped.diagonal().add_(share * diagonal.mean())
         damped.diagonal()[dead] = 1.0
-        # With rows and columns reversed, H = R R^T with R upper triangular, and U = R^-1: one
-        # factorisation where H^-1 and a second one would lose digits and take twice as long.
+        # With rows and columns reversed, H = R R^T with R upper triangular, and U = R^-1. This
+        # takes one factorisation; computing H^-1 and factorising it would lose digits and take
+        # twice as long.
         lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
             upper = _inverse(lower).flip(0, 1).contiguous()
@@ -123,15 +128,18 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
     raise UserError(
         "the Gram matrix of this layer's input cannot be factorised",
         where=where,
-        found=f"not positive definite with {share:g} of its mean diagonal added to it",
-        expected="a matrix that damping makes positive definite",
-        todo="calibrate on more tokens or in another dtype, or use another criterion (none steps "
-        "in silently)",
+        found=f"not positive definite, even with {share:g} times its mean diagonal added to it",
+        expected="a Gram matrix that damping makes positive definite",
+        todo="calibrate on more tokens or in another dtype, or choose another criterion (none "
+        "is used automatically)",
     )
 
 
 def _inverse(lower: Tensor) -> Tensor:
-    """Return the inverse of a lower triangular matrix, by halves: a third of solving for it."""
+    """Return the inverse of a lower triangular matrix.
+
+    Inverting by halves takes a third of the time of a triangular solve.
+    """
     size = len(lower)
     if size <= 64:
         identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
@@ -151,19 +159,19 @@ def _eliminate(
 ) -> tuple[Tensor, Tensor]:
     """Return the pruned weight and its mask.
 
-    Columns are handled left-looking: a column is brought up to date when its turn comes, from what
-    went in the columns before it, by one product, where the paper's code updates all columns after
-    it one outer product at a time. Columns lie as contiguous rows of the transposed weight. Updates
-    go from panel to panel, and from block to block, as matrix products.
+    The elimination is left-looking: when a column's turn comes, one product applies the updates
+    from all weights pruned in earlier columns. The paper's code instead updates all later columns
+    after each column, by an outer product. The weight is transposed, so that its columns are
+    contiguous in memory. Updates between panels, and between blocks, are matrix products.
     """
-    # A copy in any case: where the transposed weight lies contiguous already, `contiguous` is none.
+    # Always copy: `contiguous` would return a view if the transposed weight is contiguous already.
     columns = weight.T.clone(memory_format=torch.contiguous_format)
     columns[factor.dead] = 0.0
     diagonal = factor.upper.diagonal()
-    # Row j says what column j gets of each weight that goes in the columns before it.
+    # Row j holds the factors by which weights pruned in earlier columns change column j.
     passed_on = (factor.upper / diagonal[:, None]).T.contiguous()
     keep = torch.ones_like(columns, dtype=torch.bool)
-    # M columns of an NofM pattern are chosen together; else each column is on its own.
+    # In an NofM pattern, M columns are chosen together; otherwise each column is handled alone.
     step = pattern.group or 1
     for block in _slices(0, len(columns), settings.column_block):
         here, gone = columns[block], torch.zeros_like(columns[block])
@@ -196,14 +204,15 @@ def _eliminate_panel_(
     diagonal: Tensor,
     pattern: Pattern,
 ) -> None:
-    """Prune a few columns, in place.
+    """Prune the columns of one panel, in place.
 
     Args:
-        columns: (columns, out), up to date with everything before them.
-        gone: The same, filled here with the weights that go, 0 elsewhere.
-        keep: The same, bool; filled here for an NofM pattern.
-        passed_on: (columns, columns), what each column gets of those before it.
-        diagonal: Of U, (columns,).
+        columns: Weights of the panel, (columns, out), already updated for all earlier panels.
+        gone: Values of the pruned weights, (columns, out), 0 elsewhere; filled here.
+        keep: Mask of the panel, (columns, out), bool; filled here for an NofM pattern.
+        passed_on: Factors by which weights pruned in one column change a later one, (columns,
+            columns).
+        diagonal: Diagonal of U, (columns,).
         pattern: Unstructured or NofM.
     """
     if pattern.group is None:
@@ -222,7 +231,9 @@ def _eliminate_panel_(
 
 
 def _eliminate_columns_(columns: Tensor, gone: Tensor, goes: Tensor, passed_on: Tensor) -> None:
-    """Take out of each column, in place, what `goes` marks by 1, and update those after it."""
+    """Prune the weights that `goes` marks by 1, column by column and in place; update later
+    columns.
+    """
     for index, (column, gone_here, goes_here) in enumerate(
         zip(columns.unbind(), gone.unbind(), goes.unbind(), strict=True)
     ):
@@ -234,14 +245,15 @@ def _eliminate_columns_(columns: Tensor, gone: Tensor, goes: Tensor, passed_on: 
 
 
 def _lowest_of_block(costs: Tensor, block: slice, pattern: Pattern, scope: str) -> Tensor:
-    """Return which weights of a block go, (columns of the block, out), bool."""
-    # The share of all columns up to here less what went before: the blocks' shares sum up exactly.
+    """Return which weights of a block are pruned, (columns of the block, out), bool."""
+    # Count by difference: the zeros of all columns up to the end of the block, minus those up to
+    # its start. The counts of all blocks then sum to exactly the matrix's.
     if scope == "row":
         count = pattern.zeros_in_group(block.stop) - pattern.zeros_in_group(block.start)
         return lowest_of_columns(costs, count)
     width, rows = costs.shape
     count = pattern.zeros_in_group(block.stop * rows) - pattern.zeros_in_group(block.start * rows)
-    # Ties by the index in the matrix, row by row, as in every other mask.
+    # Break ties by the index in the matrix, row by row, as in every other mask.
     return lowest(costs.T.reshape(1, -1), count).reshape(rows, width).T
 
 

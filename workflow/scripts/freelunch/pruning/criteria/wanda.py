@@ -12,6 +12,7 @@ def score(
     """Return abs(W_ij) * ||X_j||, (out, in), float32 (arXiv 2306.11695, equation 1).
 
     ||X_j|| is the L2 norm of input feature j over all calibration tokens. Wanda's own code divides
-    the squared norm by the number of sequences; that changes no order, and so no mask.
+    the squared norm by the number of sequences, which changes neither the order of the scores nor
+    the mask.
     """
     return weight.float().abs() * statistics.squared_norm.sqrt()
