@@ -85,7 +85,9 @@ def test_records_without_drift_have_no_rows() -> None:
 def figure_of(found: list[Any]) -> Figure:
     with styled():
         as_read = [{key: str(value) for key, value in row.items()} for row in found]
-        figure = draw(as_read, {"recon_block": {"method": "full"}, **WINDOWS})
+        figure = draw(
+            as_read, {"recon_block": {"method": "reconstruction", "window": 1}, **WINDOWS}
+        )
         figure.canvas.draw()
     return figure
 
@@ -100,7 +102,7 @@ def test_each_window_is_a_line_over_depth() -> None:
     ends = sorted(round(float(line.get_ydata()[-1]), 6) for line in accumulated.lines)
     assert ends == [0.3, 0.3, 0.6, 1.2]
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert shown == ["no adaptation", "recon_block", "recon_matrix", "recon_all"]
+    assert shown == ["no adaptation", "recon_matrix", "recon_block", "recon_all"]
 
 
 def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:

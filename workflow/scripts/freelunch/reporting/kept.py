@@ -44,17 +44,10 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
     write_atomically(folder / VERDICTS, verdict_table(audit["claims"]))
     with TemporaryDirectory() as data:
         for figure in figures_of(study):
-            if figure.name == "criteria" and not compares_criteria(study):
-                continue
             csv = Path(data) / f"{figure.name}.csv"
             csv.write_text(texts[figure.table.file], encoding="utf-8")
             png = folder / FIGURES / f"{figure.name}.png"
             draw_figure(figure.name, csv, figure.settings(study), [png])
-
-
-def compares_criteria(study: Study) -> bool:
-    """Return whether a study prunes in more than one way."""
-    return len({cell.pruning for cell in study.cells if not cell.is_dense}) > 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

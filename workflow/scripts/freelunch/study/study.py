@@ -284,6 +284,11 @@ class Study:
         return any(len(of_model) > 1 for of_model in kinds)
 
     @property
+    def compares_criteria(self) -> bool:
+        """Whether models are pruned in several ways."""
+        return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
+
+    @property
     def compares_sizes(self) -> bool:
         """Whether several models are pruned."""
         return len({cell.model for cell in self.cells if not cell.is_dense}) > 1

@@ -7,9 +7,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.reporting.drawing.marks import Registered, marks
+from freelunch.reporting.drawing.marks import Registered, marks, window_size
 from freelunch.reporting.drawing.style import SMALL, empty, legend_below, line_handle, pruned_model
 from freelunch.study.cell import NONE
+from freelunch.study.windows import MATRIX
 
 PANEL_INCHES = (3.3, 2.5)
 LEGEND_INCHES = 0.2
@@ -46,7 +47,11 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     figure = Figure()
     looks = marks(adaptations)
     drawn = {row["adaptation"] for here in by_model.values() for row in here}
-    names = [name for name in looks if name in drawn]
+    # From small windows to large ones.
+    sizes = {NONE: -math.inf}
+    for name, entry in adaptations.items():
+        sizes[name] = window_size(entry.get("window", MATRIX))
+    names = sorted((name for name in looks if name in drawn), key=lambda name: sizes[name])
     figure.set_size_inches(
         0.6 + len(KINDS) * PANEL_INCHES[0],
         0.6 + len(by_model) * PANEL_INCHES[1] + LEGEND_INCHES * -(-len(names) // 3),

@@ -7,7 +7,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.reporting.drawing.marks import COLOURS, DENSE_COLOUR, INK, QUIET, Mark, apart
+from freelunch.reporting.drawing.marks import (
+    COLOURS,
+    DENSE_COLOUR,
+    INK,
+    QUIET,
+    Mark,
+    apart,
+    window_size,
+)
 from freelunch.reporting.drawing.style import (
     draw_points,
     empty,
@@ -113,9 +121,7 @@ def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, st
 
 def _windows(rows: Sequence[Row]) -> list[str]:
     """Return the windows from small to large."""
-    order = {"matrix": -2.0, "attention_mlp": -1.0, "all": math.inf}
-    names = dict.fromkeys(row["window"] for row in rows)
-    return sorted(names, key=lambda name: order[name] if name in order else float(name))
+    return sorted({row["window"] for row in rows}, key=window_size)
 
 
 def _kind(row: Row) -> tuple[str, str, bool]:

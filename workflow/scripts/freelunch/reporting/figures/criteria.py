@@ -24,6 +24,12 @@ standard deviation. The numbers are in ``criteria.csv``.
 """
 
 
+def _wanted(study: Study) -> bool:
+    """Return whether criteria are compared, or nothing is: then this figure shows the cells."""
+    others = study.compares_windows or study.compares_budgets or study.compares_sizes
+    return study.compares_criteria or not others
+
+
 def _data_caption(study: Study) -> str:
     return f"""\
 For each model, criterion, pattern and adaptation, the mean perplexity on
@@ -41,7 +47,7 @@ FIGURE = Figure(
         "with the reconstruction, above a line for the dense model."
     ),
     claims=("C3", "C3b"),
-    wanted=lambda study: True,
+    wanted=_wanted,
     settings=lambda study: {
         # All adaptations of the config, shown or not: each looks the same in all figures.
         "adaptations": study.as_json()["adaptations"],

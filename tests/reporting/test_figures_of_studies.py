@@ -1,0 +1,48 @@
+"""Which figures a study has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.reporting.figures import figures_of
+from freelunch.study.study import Study
+from records_for_tests import make_study
+
+ROOT = Path(__file__).resolve().parents[2]
+WINDOWS: dict[str, Any] = {"recon_all": {"method": "reconstruction", "window": "all"}}
+BUDGETS: dict[str, Any] = {"full": {"method": "full"}}
+
+
+def names(study: Study) -> list[str]:
+    return [figure.name for figure in figures_of(study)]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("config.yaml", ["budgets", "criteria", "drift", "windows"]),
+        ("studies/full.yaml", ["budgets", "criteria", "drift", "windows"]),
+        ("studies/retraining.yaml", ["budgets"]),
+        ("studies/criteria.yaml", ["criteria"]),
+        ("studies/published.yaml", ["criteria", "sizes"]),
+    ],
+)
+def test_studies_of_this_repository(source: str, expected: list[str]) -> None:
+    assert names(Study.load(Path(source), ROOT)) == expected
+
+
+def test_one_criterion_is_compared_with_nothing() -> None:
+    """The figure of criteria gives way to a comparison, and is there where there is none."""
+    adaptations = ["none", "recon_block", "recon_all", "full"]
+    for count, expected in ((2, ["criteria"]), (3, ["windows"]), (4, ["budgets", "windows"])):
+        study = make_study(
+            WINDOWS | BUDGETS, criteria=["wanda"], adaptations=adaptations[:count], seeds=[0]
+        )
+        assert names(study) == expected
+    more = make_study(WINDOWS, criteria=["wanda", "magnitude"], adaptations=adaptations[:3])
+    assert names(more) == ["criteria", "windows"]
+    patterns = make_study(WINDOWS, criteria=["wanda"], patterns=["u50", "u60"])
+    assert names(patterns) == ["criteria"]
+    sizes = make_study(models=["tiny", "tiny-2"], criteria=["wanda"])
+    assert names(sizes) == ["sizes"]
