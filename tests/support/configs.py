@@ -1,4 +1,4 @@
-"""Configs for tests: a short one, one that has everything, and the smoke study."""
+"""Configs for tests: a minimal one, one with every class of settings, and the smoke study."""
 
 import copy
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ ROOT = SCHEMA.parents[2]
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
 WHEEL = {"source": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "member": "m"}
 TASK: dict[str, Any] = {**WHEEL, "format": "arrow", "documents": 9}
-# What is asked for of two tasks by the one grid, and of drift.
+# Changes that define two tasks and ask for one of them, and changes that ask for drift.
 ASKED: dict[str, Any] = {
     "tasks": {"rte": dict(TASK), "boolq": dict(TASK)},
     "study.evaluation.tasks": {"names": ["rte"]},
@@ -35,7 +35,7 @@ ARCHITECTURE = {
 
 
 def config() -> dict[str, Any]:
-    """Return a config that says no more than it has to."""
+    """Return a minimal config."""
     return {
         "models": {"one": dict(WHEEL), "two": dict(WHEEL)},
         "texts": {
@@ -77,9 +77,9 @@ def changed(changes: Mapping[str, Any], base: dict[str, Any] | None = None) -> d
 
 
 def everything() -> dict[str, Any]:
-    """Return a config with every class of settings in it."""
+    """Return a config that contains every class of settings."""
     hub = {"source": "hub", "repository": "a/b", "revision": "0" * 40}
-    # Any file: of these entries nothing is read.
+    # Any file will do: these entries are never read.
     own = {"source": "path", "path": str(ROOT / "README.md")}
     methods = (RECONSTRUCTION, LEAST_SQUARES, *RETRAINING)
     return changed(
@@ -106,7 +106,7 @@ def everything() -> dict[str, Any]:
 
 
 def with_adaptations(**entries: dict[str, Any]) -> dict[str, Any]:
-    """Return a config with more adaptations, all of which are run."""
+    """Return a config with additional adaptations, all of which the grid runs."""
     names = ["none", "recon_block", *entries]
     return changed(
         {
@@ -128,14 +128,14 @@ def smoke(changes: Mapping[str, Any] | None = None) -> Study:
 
 
 def refusal(new: object) -> str:
-    """Return the message of the UserError that a config has to raise."""
+    """Return the message of the UserError that a config must raise."""
     with pytest.raises(UserError) as caught:
         Study.check(new, "config.yaml")
     return str(caught.value)
 
 
 def mappings(value: object, key: str = "") -> dict[str, Mapping[str, Any]]:
-    """Return every mapping of a config but the registries, by its dotted key."""
+    """Return every mapping of a config except the registries, by its dotted key."""
     found = {}
     if isinstance(value, Mapping):
         if key not in ("models", "texts", "tasks", "criteria", "adaptations"):

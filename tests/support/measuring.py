@@ -1,4 +1,4 @@
-"""Measure one thing at a time, as `evaluate_cell` measures all of them together."""
+"""Take one measurement at a time; `evaluate_cell` takes all of them together."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def perplexity_of(
 
 
 def identity_of(model: StreamedModel) -> dict[str, Any]:
-    """Return what a checkpoint is."""
+    """Return the identity of a checkpoint: its zeros, digest and stored size."""
     measurement = Identity(model)
     pass_through(model, [measurement])
     return measurement.found().metrics
@@ -36,7 +36,7 @@ def identity_of(model: StreamedModel) -> dict[str, Any]:
 def drift_of(
     dense: StreamedModel, checkpoint: StreamedModel, input_ids: Tensor, scratch: Path
 ) -> dict[str, Any]:
-    """Return the drift of a checkpoint from a dense model that is passed beside it."""
+    """Return the drift of a checkpoint from a dense model that runs on the same tokens."""
     reference = PassingReference(dense, input_ids, scratch)
     measurement = Drift(checkpoint, reference, input_ids, {}, scratch)
     pass_through(checkpoint, [measurement])
@@ -57,7 +57,7 @@ def accuracy_of(
     seed: int,
     scratch: Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a model's answers to tasks are worth, and the answers."""
+    """Return the accuracy of a model on tasks, and its answers."""
     import gzip
     import json
 

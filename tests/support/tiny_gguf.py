@@ -1,4 +1,4 @@
-"""A model as a GGUF file: what llama.cpp's own converter would write, for one family."""
+"""Write a model of one family as a GGUF file, as llama.cpp's own converter would."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 
 from tiny_models import tokenizer
 
-# A family whose weights GGUF keeps in their own order.
+# GGUF keeps the weights of this family in their own order.
 FAMILY = "qwen2"
 
 

@@ -72,20 +72,20 @@ class Found:
 
 
 def check_made_with(artifact: Artifact, settings: Mapping[str, Any], rule: str) -> None:
-    """Refuse to measure with what was made with other settings than a part has.
+    """Raise UserError if an artifact was made with settings other than those of a part.
 
     Args:
-        artifact: What is measured with; its fact `settings` says what it was made with.
-        settings: The part's.
-        rule: What makes it again.
+        artifact: An input of the measurement, whose fact `settings` says what it was made with.
+        settings: Settings of the part.
+        rule: The rule that makes the artifact.
     """
     if artifact.facts["settings"] != settings:
         raise UserError(
-            "this was made with other settings than the evaluation asks for",
+            "this artifact was made with other settings than the evaluation asks for",
             where=artifact.folder,
             found=artifact.facts["settings"],
             expected=dict(settings),
-            todo=f"the same command with `--forcerun {rule}` makes it again",
+            todo=f"run the same command with `--forcerun {rule}` to make it again",
         )
 
 
