@@ -179,7 +179,7 @@ def test_equal_answers_give_equal_files() -> None:
 def test_an_answer_longer_than_the_model_is_refused(checkpoint: Artifact) -> None:
     lm = PackedLM(StreamedModel(checkpoint.folder))
     tokens = [5] * (lm.max_length + 1)
-    with pytest.raises(UserError, match="longer than the context of this model"):
+    with pytest.raises(UserError, match="fills the whole context of this model"):
         lm._loglikelihood_tokens([(("a", "b"), [5, 6], tokens)])
 
 
