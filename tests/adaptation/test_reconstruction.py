@@ -559,7 +559,7 @@ def test_adapted_blocks_that_are_not_the_model(
         reconstruct(llama, tmp_path / f"{number}", [window], epochs=1)
         for number, window in enumerate(windows)
     ]
-    with pytest.raises(UserError, match="not the model's blocks, each once"):
+    with pytest.raises(UserError, match="not exactly the model's blocks"):
         assemble_model(llama.model, llama.masks, parts, tmp_path / "model", "fingerprint")
 
 

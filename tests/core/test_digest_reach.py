@@ -12,7 +12,8 @@ import pytest
 
 # The module's name is also that of its function.
 from freelunch.core import code_digest as digest
-from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files
+from freelunch.core.code_digest import SCRIPTS, SURROUNDINGS, code_digest, covered_files
+from freelunch.study.criteria import CRITERIA
 
 # Scripts that fetch, plan, record or show; all others compute.
 _OTHERS = ("fetch_", "decide_", "collect_", "build_", "draw_", "audit_")
@@ -42,7 +43,8 @@ BY_NAME = {
     "evaluate_cell": [
         f"freelunch.evaluation.{name}"
         for name in ("identity", "perplexity", "held_out", "drift", "tasks")
-    ]
+    ],
+    "prune_model": [f"freelunch.pruning.criteria.{score}" for score in CRITERIA],
 }
 
 
@@ -88,7 +90,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def digests(scripts: list[str]) -> dict[str, str]:
     digest._parsed.cache_clear()
-    return {script: code_digest(script) for script in scripts}
+    return {script: code_digest(script, *BY_NAME.get(script, [])) for script in scripts}
 
 
 @pytest.mark.parametrize("name", APART)
@@ -102,25 +104,76 @@ def test_an_edit_of_what_stands_apart_computes_nothing_again(copy: Path, name: s
     assert [script for script in COMPUTING if before[script] != after[script]] == []
 
 
-class _Reword(ast.NodeTransformer):
-    """Give every UserError another problem, and count them."""
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_an_edit_of_what_only_surrounds_or_declares_computes_nothing_again(
+    copy: Path, name: str
+) -> None:
+    before = digests(COMPUTING)
+    path = copy / "freelunch" / name
+    path.write_text(path.read_text() + "\nEDITED = 1\n")
+    assert digests(COMPUTING) == before
 
-    errors = 0
+
+def test_settings_are_declared_where_an_edit_computes_nothing_again() -> None:
+    """Their values reach a job in its `params`, so these need not be in its digest."""
+    declared = {f"study/{name}.py" for name in ("settings", "sources", "criteria", "steps")}
+    assert declared < set(SURROUNDINGS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("default=0.001,\n", "default=0.002,\n"),
+        (
+            'lt=1,\n        description="Share of the steps',
+            'lt=2,\n        description="Share of the',
+        ),
+        ('default="linear"', 'default="cosine"'),
+    ],
+)
+def test_an_edit_of_how_an_adaptation_trains_by_default_counts(
+    copy: Path, old: str, new: str
+) -> None:
+    scripts = ["reconstruct_window", "retrain_model"]
+    before = digests(scripts)
+    path = copy / "freelunch" / "study" / "adaptations.py"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    after = digests(scripts)
+    assert [name for name in scripts if before[name] == after[name]] == []
+
+
+class _Reword(ast.NodeTransformer):
+    """Give every UserError another problem and every setting another description, and count them.
+
+    A description that several settings share stands in a variable, which is code.
+    """
+
+    errors = descriptions = 0
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and node.func.id == "UserError" and node.args:
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        if name == "UserError" and node.args:
             node.args[0] = ast.Constant("the problem in other words")
             self.errors += 1
+        if name == "absent":
+            node.args[0] = ast.Constant("the setting in other words")
+            self.descriptions += 1
+        for keyword in node.keywords if name == "Field" else []:
+            if keyword.arg == "description":
+                keyword.value = ast.Constant("the setting in other words")
+                self.descriptions += 1
         return node
 
 
-def test_a_better_message_computes_nothing_again(copy: Path) -> None:
-    """All errors of the library are worded anew, and those of sources fetch nothing again."""
+def test_better_words_compute_nothing_again(copy: Path) -> None:
+    """All errors and descriptions are worded anew, and those of sources fetch nothing again."""
     scripts = [*COMPUTING, "fetch_model", "fetch_text", "fetch_tasks"]
     before, reword = digests(scripts), _Reword()
     for path in (copy / "freelunch").rglob("*.py"):
         path.write_text(ast.unparse(reword.visit(ast.parse(path.read_text()))))
-    assert reword.errors > 50
+    assert reword.errors > 50 and reword.descriptions > 50
     after = digests(scripts)
     assert [name for name in scripts if before[name] != after[name]] == []

@@ -19,6 +19,14 @@ def work(report, model, names, rows):
 """
 
 
+SETTINGS = """
+from pydantic import BaseModel, Field
+from freelunch.study.settings import absent
+class Sizes(BaseModel):
+    size: int = {statement}
+"""
+
+
 def code(statement: str, head: str = HEAD) -> str:
     tree = ast.parse(head.replace("{statement}", statement))
     drop_words_(tree)
@@ -109,6 +117,54 @@ def test_a_docstring_is_words_and_another_string_is_code() -> None:
     other = HEAD.replace('"What it does."', '"What it does, in other words."')
     assert code("pass") == code("pass", other)
     assert code("'one'") != code("'two'")
+
+
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ("Field(description='How many.')", "Field(description='In other words: ' + HOW)"),
+        ("Field(description='How many.', ge=1)", "Field(ge=1, description=f'Up to {MOST}.')"),
+        ("Field(ge=1)", "Field(ge=1, description='Described at last.')"),
+        ("absent('How many.', ge=1)", "absent(f'None: {DEFAULT}.', ge=1)"),
+        ("absent('How many.')", "absent(description='So many.')"),
+    ],
+)
+def test_the_description_of_a_setting_is_words(setting: str, other: str) -> None:
+    assert code(setting, SETTINGS) == code(other, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ("Field(default=1, description='How many.')", "Field(default=2, description='How many.')"),
+        ("Field(1, description='How many.')", "Field(2, description='How many.')"),
+        ("Field(ge=1, description='How many.')", "Field(ge=2, description='How many.')"),
+        ("Field(ge=1, description='How many.')", "Field(gt=1, description='How many.')"),
+        ("Field(description=made(1))", "Field(description=made(2))"),
+        ("Field(description=(KEPT := 'one'))", "Field(description=(KEPT := 'two'))"),
+        ("absent('How many.', ge=1)", "absent('How many.', ge=2)"),
+        ("absent('How many.')", "absent('How many.', ge=1)"),
+        ("absent('How many.')", "Field(description='How many.')"),
+        ("absent(made(1))", "absent(made(2))"),
+        ("field(description='one')", "field(description='two')"),
+    ],
+)
+def test_what_a_setting_may_be_is_code(setting: str, other: str) -> None:
+    assert code(setting, SETTINGS) != code(other, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("module", "setting"),
+    [
+        ("pydantic", "Field(description='{}')"),
+        ("freelunch.study.settings", "absent('{}')"),
+        ("freelunch.study.settings", "absent(description='{}')"),
+    ],
+)
+def test_a_field_of_the_same_name_from_elsewhere_is_code(module: str, setting: str) -> None:
+    head = SETTINGS.replace(module, "elsewhere")
+    assert head != SETTINGS
+    assert code(setting.format("one"), head) != code(setting.format("two"), head)
 
 
 def test_no_job_goes_on_after_a_user_error() -> None:

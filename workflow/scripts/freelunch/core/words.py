@@ -8,7 +8,7 @@ Better words must not make a study run again. Words are
 - the arguments of a logging call such as `log.info(...)`;
 - the note, the last argument, of a progress report `report(done, total, note)`;
 - the description of a setting: `description=...` of a pydantic `Field`, the first argument of
-  `freelunch.study.settings.absent`; neither may have other arguments without a keyword.
+  `freelunch.study.settings.absent`. Its default and its bounds are code.
 
 An argument counts as code all the same if evaluating it may do more than make words: if it assigns
 (`:=`), awaits or yields, or calls anything but the functions and methods listed below, without
@@ -42,10 +42,8 @@ def drop_words_(tree: ast.Module) -> None:
     """Remove docstrings and messages from a module's syntax tree, in place."""
     of_errors = _imported_from(tree, ERRORS)
     loggers = _loggers(tree)
-    described = (
-        *({"Field"} & _imported_from(tree, "pydantic")),
-        *({"absent"} & _imported_from(tree, "freelunch.study.settings")),
-    )
+    described = {"Field"} & _imported_from(tree, "pydantic")
+    described |= {"absent"} & _imported_from(tree, "freelunch.study.settings")
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -60,8 +58,14 @@ def drop_words_(tree: ast.Module) -> None:
                 each for each in node.keywords if not _makes_words(each.value, of_errors)
             ]
         elif isinstance(node, ast.Call) and _is_name(node.func, described):
-            node.args = []
-            node.keywords = [each for each in node.keywords if each.arg != "description"]
+            # The first argument of a `Field` without a keyword is its default.
+            if _is_name(node.func, ["absent"]):
+                node.args = [each for each in node.args if not _makes_words(each, of_errors)]
+            node.keywords = [
+                each
+                for each in node.keywords
+                if each.arg != "description" or not _makes_words(each.value, of_errors)
+            ]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
             if isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS:

@@ -18,7 +18,7 @@ from freelunch.costs import passes, reconstruction, retraining
 from freelunch.costs.adapters import trained_matrices
 from freelunch.costs.passes import Cost
 from freelunch.costs.reconstruction import decide_window
-from freelunch.costs.shapes import Shapes
+from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study import boundaries
 from freelunch.study.adaptations import Retraining, Training, Windowed, with_window
 from freelunch.study.cell import DENSE, NONE, Cell
@@ -455,10 +455,12 @@ def _dtype(study: Study, model: str) -> str:
     if isinstance(entry, WheelModel):
         return "float32"
     for place in _configs(study, model):
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, TypeError):
             config = json.loads(place.read_text())
             # transformers wrote `torch_dtype` before its fifth version.
-            if found := config.get("dtype") or config.get("torch_dtype"):
+            found = config.get("dtype") or config.get("torch_dtype")
+            # Fetching refuses any other.
+            if found in DTYPE_BYTES:
                 return str(found)
     return "bfloat16"
 

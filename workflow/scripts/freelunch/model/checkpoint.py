@@ -45,8 +45,11 @@ def block_shard(index: int) -> str:
 def load_config(folder: Path) -> PreTrainedConfig:
     """Return the model's config; code in a checkpoint is never run."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    # Models with several parts (text, vision) keep the decoder's shapes in a config of its own.
-    return config.get_text_config(decoder=True)  # type: ignore[no-any-return]
+    # Models with several parts (text, vision) keep the decoder's shapes in a config of its own, and
+    # the precision, which all parts share, outside.
+    decoder: PreTrainedConfig = config.get_text_config(decoder=True)
+    decoder.dtype = decoder.dtype or config.dtype
+    return decoder
 
 
 def meta_model(config: PreTrainedConfig) -> nn.Module:

@@ -21,12 +21,13 @@ def chosen_study(config: Mapping[str, object]) -> Study:
         UserError: The config says anything but `study: FILE`, or that study is not valid.
     """
     chosen = config.get(KEY, DEFAULT)
-    if config.keys() - {KEY} or not isinstance(chosen, str):
+    if config.keys() - {KEY} or not isinstance(chosen, str) or not chosen:
+        alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
             "a study is chosen by its file's name",
             where="Snakemake's config",
-            found=", ".join(map(str, config)),
-            expected="`study` and nothing else",
+            found=", ".join(map(str, config)) if config.keys() - {KEY} else alone,
+            expected=f"`{KEY}`, the name of a file, and nothing else",
             todo="use `--config study=FILE`, without --configfile",
         )
     # The same file by another name would be another setting.

@@ -1,0 +1,139 @@
+"""The precision that a plan takes a model to have."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import ROOT, smoke
+from freelunch.core.errors import UserError
+from freelunch.costs.plan import Plan
+from freelunch.study.study import Study
+
+MODEL = ROOT / "tests" / "fixtures" / "tiny-llama"
+HUB = {"source": "hub", "repository": "a/b", "revision": "0" * 40}
+WHEEL = {"source": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "member": "m"}
+SIZES = {
+    "num_hidden_layers": 4,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of a config are relative to it."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+def state(model: Path, **stated: Any) -> None:
+    """Let a model's config.json state its dtype by these keys alone."""
+    path = model / "config.json"
+    config = json.loads(path.read_text())
+    del config["dtype"]
+    path.write_text(json.dumps(config | stated))
+
+
+def study_of(model: Path, changes: dict[str, Any] | None = None) -> Study:
+    return smoke({"models.tiny.path": str(model), **(changes or {})})
+
+
+def bytes_each(study: Study) -> int:
+    """Return the size of a weight that a plan assumes, bytes."""
+    return Plan.of(study).shapes["tiny"].bytes_each
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_it_is_the_checkpoints_own(model: Path, dtype: str, size: int, key: str) -> None:
+    state(model, **{key: dtype})
+    assert bytes_each(study_of(model)) == size
+
+
+def test_that_of_the_entry_takes_its_place(model: Path) -> None:
+    state(model, dtype="bfloat16")
+    assert bytes_each(study_of(model, {"models.tiny.dtype": "float32"})) == 4
+
+
+def test_memory_and_disk_follow_it(model: Path) -> None:
+    whole = Plan.of(study_of(model))
+    state(model, dtype="bfloat16")
+    half = Plan.of(study_of(model))
+    for plan, size in ((whole, 4), (half, 2)):
+        shapes = plan.shapes["tiny"]
+        weights = shapes.blocks * shapes.block_weights + shapes.outer_weights
+        assert plan.step("fetch_model", "tiny").disk_bytes == size * weights
+
+
+@pytest.mark.parametrize(("source", "size"), [(WHEEL, 4), (HUB, 2)])
+def test_before_the_model_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, Any], size: int
+) -> None:
+    """A GGUF file becomes float32; today's checkpoints are bfloat16."""
+    study = smoke({"models.tiny": {**source, "architecture": SIZES}})
+    monkeypatch.chdir(tmp_path)
+    assert bytes_each(study) == size
+
+
+def test_what_was_fetched_says_it_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    study = smoke({"models.tiny": {**HUB, "architecture": SIZES}})
+    monkeypatch.chdir(tmp_path)
+    state(model, dtype="float32")
+    fetched = Path("resources/models/tiny")
+    fetched.mkdir(parents=True)
+    shutil.copyfile(model / "config.json", fetched / "config.json")
+    assert bytes_each(study) == 4
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"dtype": "float64"}, {"dtype": 16}, {"dtype": ["float32"]}]
+)
+@pytest.mark.parametrize("sizes", [{}, {"models.tiny.architecture": SIZES}])
+def test_a_config_without_a_dtype_that_can_be_used_is_left_to_the_fetch(
+    model: Path, stated: dict[str, Any], sizes: dict[str, Any]
+) -> None:
+    """It refuses such a model; the plan takes it for one of today's."""
+    state(model, **stated)
+    assert bytes_each(study_of(model, sizes)) == 2
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_a_float16_checkpoint_is_not_trained(model: Path, key: str) -> None:
+    """The config alone does not say that it is one."""
+    state(model, **{key: "float16"})
+    study = study_of(model)
+    with pytest.raises(UserError) as caught:
+        Plan.of(study)
+    message = str(caught.value)
+    assert message.startswith("smoke.yaml: 2 problems in the grids\n")
+    for pruning in ("magnitude-u50", "wanda-u50"):
+        assert (
+            f"  tiny/{pruning}: models.tiny.dtype: the checkpoint's own is float16, in which "
+            "gradients vanish; expected bfloat16 or float32"
+        ) in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models.tiny.dtype": "bfloat16"},
+        {"study.grids.0.adaptations": ["none"]},
+        {"adaptations.recon_block": {"method": "least_squares"}},
+    ],
+)
+def test_a_float16_checkpoint_may_be_pruned_or_stored_otherwise(
+    model: Path, changes: dict[str, Any]
+) -> None:
+    state(model, dtype="float16")
+    assert bytes_each(study_of(model, changes)) == 2
