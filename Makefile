@@ -28,7 +28,7 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report compare test check format bench docs results kept lock
+.PHONY: help env study full plan summary report compare test check format bench docs results kept lock settings
 
 help:
 	@sed -n '3,12s/^#   //p' Makefile
@@ -108,6 +108,11 @@ kept: env
 	python -m freelunch.reporting.kept config.yaml docs/laptop
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
 	python -m freelunch.reporting.kept studies/retraining.yaml docs/retraining
+
+# What the classes of settings say: the schema that editors read, and a page of the documentation.
+settings: env
+	python -m freelunch schema > workflow/schemas/config.schema.json
+	python -m freelunch settings > docs/guide/settings.md
 
 # The closure of pyproject's pins, torch and what only its builds bring along left out.
 lock: env

@@ -14,6 +14,7 @@ from audits_for_tests import KEPT, Audited, make_kept
 from freelunch.costs.plan import Plan
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
+from freelunch.study.reference import reference
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
 
@@ -115,6 +116,10 @@ def test_numbers_in_prose_stand_in_the_tables(page: Path, measured: set[str]):
     prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", page.read_text(), flags=re.S)
     prose = re.sub(r"arXiv \d+\.\d+|Python \d\.\d+|Qwen2\.5|Apache-2\.0", "", prose)
     assert not numbers(prose) - measured
+
+
+def test_the_page_of_settings():
+    assert (DOCS / "guide" / "settings.md").read_text() == reference(), "run `make settings`"
 
 
 def test_the_plan_of_72b():

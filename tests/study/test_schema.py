@@ -104,4 +104,9 @@ def test_a_row_of_the_reference() -> None:
     found = Reconstruction.model_fields["warmup"]
     expected = f"| `warmup` | number at least 0, less than 1 | `0.1` | {found.description} |"
     assert expected in reference()
-    assert "| `name` | text | required | Results go to results/<name>/. |" in reference()
+    assert "| `text` | text | required | A key of `texts`. |" in reference()
+    # Markdown would take a bare <name> for HTML.
+    words = "lower-case letters and digits, with single . _ or - between"
+    row = f"| `name` | {words} | required | Results go to results/&lt;name>/. |"
+    assert row in reference()
+    assert "| `study` | a mapping, below | required |" in reference()

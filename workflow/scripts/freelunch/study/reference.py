@@ -6,7 +6,7 @@ from typing import Any
 
 from freelunch.study.config import REGISTRIES, StudyBlock
 from freelunch.study.schema import config_schema
-from freelunch.study.settings import TAGGED
+from freelunch.study.settings import PATTERNS, TAGGED
 
 _HEAD = """# Settings
 
@@ -17,20 +17,21 @@ by `python -m freelunch settings` from the classes in `workflow/scripts/freelunc
 
 def reference() -> str:
     """Return the page as Markdown."""
-    definitions = config_schema()["$defs"]
+    schema = config_schema()
+    definitions = schema["$defs"]
+    sections = [(heading, definitions[kind]) for heading, kind in _sections(definitions)]
     parts = [_HEAD]
-    for heading, kind in _sections(definitions):
-        definition = definitions[kind]
-        parts.append(f"## {heading}\n\n{' '.join(definition['description'].split())}\n")
+    for heading, definition in [("The file", schema), *sections]:
+        parts.append(f"## {heading}\n\n{_words(definition)}\n")
         required = definition.get("required", [])
         rows = [
             (
                 f"`{key}`",
-                _form(schema, definitions),
-                _default(key, schema, required),
-                _words(schema),
+                _form(inner, definitions),
+                _default(key, inner, required),
+                _words(inner).replace("|", "\\|"),
             )
-            for key, schema in definition["properties"].items()
+            for key, inner in definition["properties"].items()
         ]
         parts.append(_table([("key", "value", "default", "description"), *rows]))
     return "\n".join(parts)
@@ -80,6 +81,8 @@ def _form(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "pattern" in schema:
+        return PATTERNS[schema["pattern"]]
     if schema.get("type") == "array":
         return f"a list of: {_form(schema['items'], definitions)}"
     bounds = [
@@ -101,6 +104,7 @@ _TYPES = {
     "string": "text",
     "boolean": "true or false",
     "null": "null",
+    "object": "entries by name",
 }
 
 
@@ -111,7 +115,8 @@ def _default(key: str, schema: dict[str, Any], required: list[str]) -> str:
 
 
 def _words(schema: dict[str, Any]) -> str:
-    return str(schema.get("description", "")).replace("|", "\\|")
+    """Return the description, without what Markdown would take for HTML."""
+    return " ".join(schema.get("description", "").split()).replace("<", "&lt;")
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
