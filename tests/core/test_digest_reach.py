@@ -16,7 +16,7 @@ from freelunch.core.code_digest import SCRIPTS, SURROUNDINGS, code_digest, cover
 from freelunch.study.criteria import CRITERIA
 
 # Scripts that fetch, plan, record or show; all others compute.
-_OTHERS = ("fetch_", "decide_", "collect_", "build_", "draw_", "audit_")
+_OTHERS = ("fetch_", "collect_", "build_", "draw_", "audit_")
 COMPUTING = sorted(path.stem for path in SCRIPTS.glob("*.py") if not path.stem.startswith(_OTHERS))
 # Rooms and modules of the library that no computing script may reach.
 APART = (

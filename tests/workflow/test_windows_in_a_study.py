@@ -77,7 +77,6 @@ def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wi
     # The dense model, four pruned cells of before, the new ones, and four candidates.
     assert wide.planned_first["evaluate_cell"] == 1 + 4 + len(ADAPTATIONS) + 1 + 4
     assert wide.planned_first["choose_candidate"] == 2
-    assert wide.planned_first["decide_window"] == 1
     assert wide.planned("--set-scatter", "windows=2") == {}
 
 
@@ -235,19 +234,14 @@ def test_another_grid_runs_the_new_candidates_only(wide, tmp_path):
     assert planned["collect_records"] == 1
 
 
-def test_a_mended_formula_trains_nothing_again(wide, tmp_path):
-    """What decides by it runs again; what was decided is the same."""
+def test_a_mended_formula_trains_again_only_what_it_decides_otherwise(wide, tmp_path):
     study = wide.copy(tmp_path / "study")
     path = "workflow/scripts/freelunch/costs/reconstruction.py"
     study.edit(path, "BESIDE_BYTES = 80_000_000", "BESIDE_BYTES = 81_000_000")
     scattered = ("--set-scatter", "windows=2")
     planned = study.planned(*scattered)
-    assert planned["decide_window"] == 1
     computing = {"reconstruct_window", "retrain_model", "evaluate_cell", "prune_model"}
     assert not computing & planned.keys()
-    study.run(*scattered)
-    assert study.planned(*scattered) == {}
-    # Another decision is another window: it is trained.
-    decided = study.path / "results/smoke/decided/tiny/recon_auto.json"
-    decided.write_text(json.dumps({"window": 2, "why": "for a test"}))
+    # With this much beside, no window but the least fits into the budget.
+    study.edit(path, "BESIDE_BYTES = 81_000_000", "BESIDE_BYTES = 3_600_000_000")
     assert study.planned(*scattered)["reconstruct_window"] == 2

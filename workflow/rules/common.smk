@@ -61,20 +61,6 @@ def candidate_metrics_of(wildcards):
     return [paths.manifest(PATHS.metrics(candidate)) for candidate in cells]
 
 
-def decision_of(wildcards):
-    """Return the window that was decided on; nothing for an adaptation that names its own."""
-    if STUDY.adaptation(wildcards.adaptation).window != windows.AUTO:
-        return []
-    return [str(PATHS.window(wildcards.model, wildcards.adaptation))]
-
-
-def window_of(wildcards):
-    """Return the window of an adaptation; None while it is not decided."""
-    for path in map(Path, decision_of(wildcards)):
-        return json.loads(path.read_text())["window"] if path.is_file() else None
-    return STUDY.adaptation(wildcards.adaptation).window
-
-
 def measured_with(wildcards):
     """Return what each measurement of a cell needs besides its checkpoint, by its name."""
     model, seed = wildcards.model, wildcards.seed

@@ -25,9 +25,10 @@ rule evaluate_cell:
         model=paths.manifest(PATHS.model("{model}")),
         masks=masks_of,
         adapted=adapted_of,
-        # The dense model comes first: if it is broken, no other number means anything. What else is
-        # measured on it concerns none of the others.
-        dense=lambda wildcards: ancient(dense_metrics_of(wildcards)),
+        # The dense model comes first: if it is broken, no other number means anything. (Snakemake
+        # then runs the others with it. As `ancient` it would hide from them why else they have to
+        # run; what they measured they keep.)
+        dense=dense_metrics_of,
     output:
         checkpoint=paths.manifest(PATHS.checkpoint(CELL)),
         manifest=paths.manifest(PATHS.metrics(CELL)),

@@ -1,32 +1,11 @@
 # Adapt windows, in as many jobs as the profile asks for.
 
 
-rule decide_window:
-    input:
-        model=paths.manifest(PATHS.model("{model}")),
-    output:
-        window=PATHS.window("{model}", "{adaptation}"),
-    log:
-        PATHS.log("decide_window", "{model}", "{adaptation}"),
-    conda:
-        "../../envs/freelunch.yaml"
-    params:
-        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
-        samples=lambda wildcards: STUDY.samples(wildcards.adaptation),
-        length=STUDY.calibration.length,
-        code=code_digest("decide_window"),
-    script:
-        "../scripts/decide_window.py"
-
-
 rule reconstruct_window:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
         masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
-        # Its content counts, as `params.window`, and not when it was written: a mended formula that
-        # decides the same trains nothing again.
-        window=lambda wildcards: ancient(decision_of(wildcards)),
     output:
         manifest=paths.manifest(PATHS.windows(CELL, "{scatteritem}")),
         run=paths.run(PATHS.windows(CELL, "{scatteritem}")),
@@ -52,7 +31,9 @@ rule reconstruct_window:
         # One candidate of several that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
-        window=window_of,
+        # Decided here, and a setting of the job like any other: a mended formula of memory trains
+        # again only what it decides otherwise.
+        window=lambda wildcards: PLAN.decided(wildcards.model, wildcards.adaptation),
         code=code_digest("reconstruct_window"),
     script:
         "../scripts/reconstruct_window.py"

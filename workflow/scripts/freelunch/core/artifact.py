@@ -110,10 +110,16 @@ class ArtifactWriter:
             whose digests are still right, they are kept; everything else in the folder is removed.
         kind: As in `Artifact`.
         fingerprint: Digest of everything the content depends on.
+        keep_journal: Whether the journal stays beside the manifest. Snakemake removes the manifest
+            before it runs a job again; with the journal, a job that does more than fill this
+            folder finds its files as an interrupted attempt would have left them.
     """
 
-    def __init__(self, folder: Path, kind: str, fingerprint: str) -> None:
+    def __init__(
+        self, folder: Path, kind: str, fingerprint: str, keep_journal: bool = False
+    ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
+        self._keep_journal = keep_journal
         # A job may outlive its killed Snakemake and still be at work here.
         self._lock = wait_for_lock(folder / LOCK)
         self._started = time.perf_counter(), time.process_time()
@@ -164,7 +170,8 @@ class ArtifactWriter:
             "files": dict(sorted(self._files.items())),
         }
         self._write_text(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
-        (self.folder / JOURNAL).unlink()
+        if not self._keep_journal:
+            (self.folder / JOURNAL).unlink()
         remove_lock(self._lock)
         artifact = Artifact(self.folder, self.kind)
         artifact.spent = self._spent

@@ -44,7 +44,7 @@ from freelunch.study.steps import (
     TASKS,
 )
 from freelunch.study.study import Study
-from freelunch.study.windows import HALVES, MODEL, Window, blocks_in
+from freelunch.study.windows import AUTO, HALVES, MODEL, Window, blocks_in
 
 # Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
@@ -181,6 +181,22 @@ class Plan:
         assert isinstance(settings, Windowed | Retraining)
         length = self.study.calibration.length
         return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
+
+    def decided(self, model: str, adaptation: str) -> Window | None:
+        """Return the window of an adaptation of a model; None if its entry leaves it open and the
+        model's shapes are not known yet.
+
+        A rule asks again when its job starts: by then the model is on disk.
+        """
+        settings = self.study.adaptation(adaptation)
+        assert isinstance(settings, Windowed)
+        if settings.window != AUTO:
+            return settings.window
+        shapes = _shapes(self.study, model)
+        if shapes is None:
+            return None
+        length = self.study.calibration.length
+        return decide_window(shapes, self.study.samples(adaptation), length, settings)[0]
 
     def mem_mb(self, *job: Any, **names: Any) -> int:
         """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known.

@@ -252,8 +252,7 @@ class _Kept:
     def spent(self, names: Iterable[str]) -> dict[str, float]:
         """Return the time that it took to measure some parts, in the form of `Artifact.spent`."""
         each = [self._parts[name]["spent"] for name in names]
-        total = {key: math.fsum(spent[key] for spent in each) for key in ("wall_s", "cpu_s")}
-        return {**total, "attempts": 1 if each else 0}
+        return {key: math.fsum(spent[key] for spent in each) for key in ("wall_s", "cpu_s")}
 
     def add(
         self,

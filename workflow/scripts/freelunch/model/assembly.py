@@ -45,7 +45,8 @@ def assemble_model(
             another model.
     """
     source = model.artifact
-    writer = ArtifactWriter(folder, KIND, fingerprint)
+    # What is measured on a checkpoint changes more often than the checkpoint.
+    writer = ArtifactWriter(folder, KIND, fingerprint, keep_journal=True)
     shards = {shard: part for part in adapted for shard in part.files}
     blocks = [block_shard(index) for index in range(model.num_blocks)]
     # A retraining may also have trained tensors outside the blocks.

@@ -87,10 +87,6 @@ class Paths:
         """Blocks adapted by one job of a reconstruction, or by a retraining: group `model`."""
         return self.root / "windows" / str(cell) / group
 
-    def window(self, model: str, adaptation: str) -> Path:
-        """The window that fits into the memory budget of an adaptation."""
-        return self.root / "decided" / model / f"{adaptation}.json"
-
     def checkpoint(self, cell: object) -> Path:
         """What `from_pretrained` loads."""
         return self.root / "checkpoints" / str(cell)
