@@ -24,8 +24,8 @@ rule reconstruct_window:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
         masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
-        # Its content counts, as `params.window`, and not when it was written: a mended formula that
-        # decides the same trains nothing again.
+        # Its content counts, through `params.window`, and not its time: a corrected formula that
+        # decides the same window retrains nothing.
         window=lambda wildcards: ancient(decision_of(wildcards)),
     output:
         manifest=paths.manifest(PATHS.windows(CELL, "{scatteritem}")),
@@ -41,7 +41,7 @@ rule reconstruct_window:
         ),
     conda:
         "../../envs/freelunch.yaml"
-    # Two jobs of one thread each finish before two jobs of two, one after the other.
+    # Two jobs side by side with one thread each are faster than one after the other with two.
     threads: 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb(
@@ -49,7 +49,7 @@ rule reconstruct_window:
         ),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
-        # One candidate of several that diverges is merely not chosen.
+        # A candidate that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         window=window_of,
