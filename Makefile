@@ -1,15 +1,15 @@
-# `make study` and `make test` are all a fresh machine needs; every target makes the environment first.
+# On a fresh machine, `make study` and `make test` suffice: every target makes the environment first.
 #
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
-#   make plan                  what a study would run and take; TFLOPS=400: on a machine of that rate
-#   make full                  the study that the README's verdicts come from
-#   make test, make check      tests; formatting, linting, types, layers, schemas
-#   make report                the audit's page and Snakemake's report of a study
-#   make compare A=... B=...   what differs between two studies, and what may explain it
+#   make plan                  what a study would run, and its cost; TFLOPS=400: on a machine of that rate
+#   make full                  the study behind the README's verdicts
+#   make test, make check      tests; formatting, linting, types, layers, studies
+#   make report                the audit page and Snakemake's report of a study
+#   make compare A=... B=...   differences between two studies, and what may explain them
 #   make bench                 speed and memory, as ratios
 #   make docs                  the documentation, site/index.html
-#   make results               run the studies that docs/ keeps, and keep what they gave
+#   make results               run the studies whose results docs/ keeps, and keep the new results
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -35,8 +35,8 @@ help:
 
 env: $(READY)
 
-# pip and not uv: it finds a CPU build of torch on machines that keep one, and has no opinion about
-# torch's other builds. The lock holds every package but torch.
+# We use pip rather than uv, since pip finds a CPU build of torch on machines that keep one and does not
+# insist on another build. The lock holds every package except torch.
 $(READY): pyproject.toml envs/lock.txt
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
@@ -62,11 +62,11 @@ report: env
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
 	@echo "The audit: results/$$(python -m freelunch name $(STUDY))/audit/index.html"
 
-# A config that was run, its results, or a folder of records, such as docs/full.
+# A and B: a config that was run, its results, or a folder of records, such as docs/full.
 compare: env
 	@python -m freelunch compare "$(A)" "$(B)"
 
-# Two files of tests at a time, each in a process of one thread: the tests' models are tiny.
+# Two test files at a time, each in a process with one thread, since the models in tests are tiny.
 test: env
 	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
 
@@ -92,8 +92,8 @@ docs: env
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@echo "The documentation: site/index.html"
 
-# docs/ keeps the records of these studies, and the table, the verdicts and the figures that they give. Tests hold
-# the one to the other; `make compare` says whether another machine agrees.
+# docs/ keeps the records of these studies, with the table, the verdicts and the figures made from them. Tests check
+# that the two agree. `make compare` shows whether another machine agrees.
 results: full
 	$(MAKE) study STUDY=config.yaml
 	$(MAKE) study STUDY=studies/retraining.yaml
@@ -103,7 +103,7 @@ results: full
 	done
 	$(MAKE) kept
 
-# The same from the records that are there, after a change of words or colours.
+# Make docs/ again from the kept records, after a change of wording or colours.
 kept: env
 	python -m freelunch.reporting.kept config.yaml docs/laptop
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
@@ -114,6 +114,6 @@ settings: env
 	python -m freelunch schema > workflow/schemas/config.schema.json
 	python -m freelunch settings > docs/guide/settings.md
 
-# The closure of pyproject's pins, torch and what only its builds bring along left out.
+# All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.
 lock: env
 	$(BIN)/pip freeze --exclude torch | grep -v -i -E '^(nvidia|cuda|triton)' > envs/lock.txt

@@ -1,5 +1,5 @@
-# Draw the calibration sample, what is held out of it and what goes beyond it, and pass it through the
-# dense model once for everything that follows.
+# Draw the calibration sample, the held-out text and larger samples, and pass the calibration sample
+# through the dense model once for everything that follows.
 
 
 rule sample_calibration:
@@ -31,7 +31,7 @@ rule sample_held_out:
         run=paths.run(PATHS.held_out("{model}", "{seed}")),
     log:
         PATHS.log("sample_held_out", "{model}", "seed{seed}"),
-    # Before anything is adapted: a text that is too short for it stops a search at once.
+    # This runs before any adaptation, so that a text that is too short stops a search at once.
     priority: 1
     conda:
         "../../envs/freelunch.yaml"
@@ -77,10 +77,10 @@ rule capture_dense:
     threads: 2
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
-        # A matter of disk and time, not of results: as a resource it makes nothing run again.
+        # This affects disk and time, not results. As a resource, it reruns nothing.
         keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
-        # A cache beside what the rule is for: it may be removed, and nothing runs again.
+        # A cache beside the outputs: it may be deleted, and nothing reruns.
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         dense_limit=STUDY.block.dense_limit,
         gram=lambda wildcards: STUDY.needs_gram(wildcards.model, int(wildcards.seed)),

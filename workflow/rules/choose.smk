@@ -1,4 +1,4 @@
-# Choose among candidates.
+# Choose among the candidates of a cell.
 
 
 rule choose_candidate:

@@ -1,4 +1,4 @@
-# One small record a cell.
+# Collect one small record per cell.
 
 
 rule collect_records:

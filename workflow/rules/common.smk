@@ -1,4 +1,4 @@
-# What rules ask about a cell.
+# Functions of a cell that the rules use.
 
 
 CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
@@ -10,7 +10,7 @@ def cell_of(wildcards):
 
 
 def masks_of(wildcards):
-    """Return the masks of a cell; none for the dense one."""
+    """Return the masks of a cell; nothing for the dense cell."""
     if wildcards.pruning == DENSE:
         return []
     return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
@@ -25,14 +25,14 @@ def sample_of(wildcards):
 
 
 def held_out_of_extended(wildcards):
-    """Return the text that a sample larger than the calibration sample leaves out."""
+    """Return the held-out text that a sample larger than the calibration sample leaves out."""
     if int(wildcards.samples) <= STUDY.calibration.samples:
         return []
     return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
 
 
 def adapted_of(wildcards):
-    """Return what holds a cell's adapted blocks; nothing if it is not adapted."""
+    """Return the manifests of a cell's adapted blocks; nothing if it is not adapted."""
     return adapted_of_cell(Cell.parse(cell_of(wildcards)))
 
 
@@ -50,19 +50,19 @@ def adapted_of_cell(cell):
 
 
 def candidates_adapted_of(wildcards):
-    """Return what holds the adapted blocks of each of a cell's candidates, one after another."""
+    """Return the manifests of the adapted blocks of a cell's candidates, one after another."""
     cells = STUDY.candidates(Cell.parse(cell_of(wildcards)))
     return [path for cell in cells for path in adapted_of_cell(cell)]
 
 
 def candidate_metrics_of(wildcards):
-    """Return what was measured on each of a cell's candidates."""
+    """Return the manifests of the measurements of a cell's candidates."""
     cells = STUDY.candidates(Cell.parse(cell_of(wildcards)))
     return [paths.manifest(PATHS.metrics(candidate)) for candidate in cells]
 
 
 def measured_with(wildcards):
-    """Return what each measurement of a cell needs besides its checkpoint, by its name."""
+    """Return the inputs of each measurement of a cell besides its checkpoint, by its name."""
     model, seed = wildcards.model, wildcards.seed
     held_out = PATHS.held_out(model, seed)
     needed = {
@@ -78,7 +78,7 @@ def measured_with(wildcards):
 
 
 def dense_metrics_of(wildcards):
-    """Return what was measured on the dense model, the gate that all else waits at; nothing for the
+    """Return the measurements of the dense model, for which all other cells wait; nothing for the
     dense cell itself and for candidates, which are compared among themselves.
     """
     if (
@@ -90,13 +90,13 @@ def dense_metrics_of(wildcards):
 
 
 def is_forced(rule):
-    """Return, as a resource, whether the command line asks for a rule to run whatever is there."""
+    """Return, as a resource, whether the command line forces a rule to run."""
     asked = workflow.dag_settings
     return int(asked.forceall or asked.forcetargets or rule in asked.forcerun)
 
 
 def steps_of(wildcards):
-    """Return what a record is collected from: the manifest and the cost of each step."""
+    """Return what a record is collected from: the manifest of each step."""
     cell = Cell.parse(cell_of(wildcards))
     texts = {STUDY.perplexity.text}
     folders = [PATHS.model(cell.model), PATHS.checkpoint(cell), PATHS.metrics(cell)]
@@ -120,12 +120,12 @@ def steps_of(wildcards):
     return [paths.manifest(folder) for folder in folders]
 
 
-# A line that begins with `report` would be a directive to Snakemake.
+# Snakemake would read a line that begins with `report` as a directive.
 reported = report
 
 
 def table_file(table):
-    """Return the file of a table, as the report shows it."""
+    """Return the file of a table, marked for the report."""
     return reported(
         PATHS.root / table.file,
         caption="../report/tables.rst",
@@ -135,7 +135,7 @@ def table_file(table):
 
 
 def figure_file(suffix):
-    """Return the file of any figure in a format, as the report shows it."""
+    """Return the file of any figure in a format, marked for the report."""
     return reported(
         PATHS.figures / f"{{figure}}.{suffix}",
         caption="../report/figure.rst",

@@ -25,9 +25,9 @@ rule evaluate_cell:
         model=paths.manifest(PATHS.model("{model}")),
         masks=masks_of,
         adapted=adapted_of,
-        # The dense model comes first: if it is broken, no other number means anything. (Snakemake
-        # then runs the others with it. As `ancient` it would hide from them why else they have to
-        # run; what they measured they keep.)
+        # The dense model comes first: if it is broken, no other number means anything. When it is
+        # evaluated again, the other cells are too, and keep what they have measured: `ancient` would
+        # hide from Snakemake why else they have to run.
         dense=dense_metrics_of,
     output:
         checkpoint=paths.manifest(PATHS.checkpoint(CELL)),
@@ -37,16 +37,16 @@ rule evaluate_cell:
         PATHS.log("evaluate_cell", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     conda:
         "../../envs/freelunch.yaml"
-    # The dense model is evaluated before anything else, so it has the machine to itself; the other
+    # The dense model is evaluated before anything else, so it has the machine to itself. The other
     # evaluations run side by side, which is faster than one after the other with more threads.
     threads: lambda wildcards: 2 if wildcards.pruning == DENSE else 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb(*PLAN.evaluation(Cell.parse(cell_of(wildcards)))),
-        # Whoever forces it wants all measured again. As a resource it makes nothing run by itself.
+        # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
         anew=lambda wildcards: is_forced("evaluate_cell"),
     params:
         measurements=lambda wildcards: measurements(STUDY, Cell.parse(cell_of(wildcards))),
-        # Of each measurement its own: a change of one repeats no other.
+        # Each measurement has its own digest, so changing one repeats no other.
         measuring=lambda wildcards: {
             name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}")
             for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
@@ -54,7 +54,7 @@ rule evaluate_cell:
         dense_limit=lambda wildcards: (
             STUDY.block.dense_limit if wildcards.pruning == DENSE else None
         ),
-        # A cache: it may be removed, and nothing runs again.
+        # A cache: it may be deleted, and nothing reruns.
         reference=str(PATHS.reference_hidden("{model}", "{seed}")),
         code=code_digest("evaluate_cell"),
     script:

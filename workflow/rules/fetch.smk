@@ -1,4 +1,4 @@
-# Bring models, texts and tasks here. They are shared by all studies.
+# Fetch models, texts and tasks. All studies share them.
 
 
 rule fetch_model:
@@ -39,7 +39,7 @@ rule fetch_text:
 
 if STUDY.tasks:
 
-    # All at once: lm-eval's own tasks, which they are read like, are looked up among thousands.
+    # One job fetches all tasks, since finding lm-eval's own tasks among thousands is slow.
     rule fetch_tasks:
         input:
             [path for name in STUDY.tasks["tasks"] for path in STUDY.source_files("tasks", name)],

@@ -1,4 +1,4 @@
-# Choose masks, from the dense statistics or on the way through the pruned model.
+# Choose masks from dense statistics, or block by block in the pruned model.
 
 
 rule prune_model:
@@ -21,7 +21,7 @@ rule prune_model:
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion).as_json(),
-        # Of this criterion only: a change of one reruns no other.
+        # The digest covers only this criterion, so changing one reruns no other.
         code=lambda wildcards: code_digest(
             "prune_model",
             f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}",

@@ -20,7 +20,7 @@ rule reconstruct_window:
         ),
     conda:
         "../../envs/freelunch.yaml"
-    # Two jobs of one thread each finish before two jobs of two, one after the other.
+    # Two jobs side by side with one thread each are faster than one after the other with two.
     threads: 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb(
@@ -28,7 +28,7 @@ rule reconstruct_window:
         ),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
-        # One candidate of several that diverges is merely not chosen.
+        # A candidate that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         # Decided here, and a setting of the job like any other: a mended formula of memory trains

@@ -13,7 +13,7 @@ rule retrain_model:
         PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     conda:
         "../../envs/freelunch.yaml"
-    # As of reconstruct_window.
+    # As in reconstruct_window.
     threads: 1
     resources:
         mem_mb=lambda wildcards: PLAN.mem_mb(

@@ -1,4 +1,4 @@
-# Tables and figures, from the records alone. Each is declared in freelunch.reporting: a table in
+# Make tables and figures from the records alone. Each is declared in freelunch.reporting: a table in
 # `tables`, a figure in its module of `figures`. Drawing reads a CSV file and computes nothing.
 
 
@@ -13,7 +13,7 @@ rule build_tables:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        # The tables show the whole study, and so depend on all of its config.
+        # The tables show the whole study, so they depend on all of its config.
         config=STUDY.as_json(),
         source=STUDY.source,
         captions={table.file: table.caption(STUDY) for table in tables.all_tables()},
@@ -41,7 +41,7 @@ rule draw_figure:
         "../scripts/draw_figure.py"
 
 
-# The figures that this study has.
+# The figures of this study.
 FIGURES = [
     PATHS.figures / f"{figure.name}.{suffix}"
     for figure in figures.figures_of(STUDY)
@@ -54,11 +54,11 @@ rule audit_study:
         records=[str(PATHS.record(cell)) for cell in CELLS],
         tables=rules.build_tables.output,
         figures=FIGURES,
-        # What it compares with.
+        # The audit compares the study with these.
         claims="workflow/data/claims.yaml",
         protocol="workflow/data/protocol.yaml",
         published="workflow/data/published_results.csv",
-        # The crate describes them.
+        # The crate describes these.
         snakefile="workflow/Snakefile",
         citation="CITATION.cff",
         page=glob("workflow/report/audit/*"),
@@ -69,10 +69,10 @@ rule audit_study:
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
             category="Audit",
-            labels={"page": "what holds of the paper's claims"},
+            labels={"page": "which of the paper's claims hold"},
         ),
         crate=PATHS.root / "ro-crate-metadata.json",
-        # What was run, within the crate.
+        # The Snakefile and config that were run, as part of the crate.
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
     log:

@@ -1,4 +1,4 @@
-"""Run a command: `python -m freelunch plan config.yaml`."""
+"""Run a command, such as `python -m freelunch plan config.yaml`."""
 
 import sys
 

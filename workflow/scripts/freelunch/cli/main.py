@@ -1,11 +1,11 @@
-"""Look at studies, run nothing.
+"""Inspect studies without running them.
 
     python -m freelunch plan | summary | check | name [config]
     python -m freelunch compare A B
     python -m freelunch schema | settings
 
-`compare` takes two configs, results or folders of records. `schema` prints the JSON Schema of a
-study's file, `settings` the reference of all settings.
+`compare` takes two of these: a config, a folder of results, a folder of records. `schema` prints
+the JSON Schema of a study's file. `settings` prints the reference of all settings.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> int:
                 "--tflops",
                 type=rate,
                 metavar="N",
-                help="10^12 operations a second of the machine that runs it (default: of this one)",
+                help="TFLOP/s of the machine that will run it (default: measured on this one)",
             )
     arguments = parser.parse_args()
     try:
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def rate(text: str) -> float:
-    """Return a rate that an argument gives; argparse makes an error of the ValueError."""
+    """Return the rate in an argument; argparse turns a ValueError into an error message."""
     number = float(text)
     if not 0 < number < inf:
         raise ValueError
@@ -85,7 +85,7 @@ def _settings(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    # Planning alone starts in a fraction of a second.
+    # Imported here, so that a plan starts in a fraction of a second.
     from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
 
     print(comparison_text(*compare_runs(*map(read_run, arguments.runs))))  # noqa: T201

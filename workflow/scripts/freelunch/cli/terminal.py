@@ -1,4 +1,4 @@
-"""What the person at the terminal sees before and after a run."""
+"""Messages at the terminal before and after a run."""
 
 import sys
 from pathlib import Path
@@ -9,21 +9,21 @@ from freelunch.study.paths import Paths
 from freelunch.study.study import Study
 
 FAILED = (
-    "The study stopped. What is finished is kept: mend what the message above says, and the same "
-    "command goes on from there."
+    "The study stopped. Finished steps are kept. Fix the error above, then run the same command to "
+    "resume."
 )
 
 
 def say(text: str) -> None:
-    """Write to the terminal, beside Snakemake's own messages."""
+    """Write to the terminal, among Snakemake's own messages."""
     print(f"\n{text}\n", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def summary(study: Study) -> str:
-    """Return the summary table, where everything is, and what one can do next.
+    """Return the summary table, the paths of all results, and suggestions for the next step.
 
     Raises:
-        UserError: A record is missing, or was made with other settings than today's.
+        UserError: A record is missing, or was made with other than the current settings.
     """
     load_records(study)
     paths: Paths = study.paths
@@ -42,7 +42,7 @@ def summary(study: Study) -> str:
     lines += [f"{what:<16} {where}" for what, where in places.items()]
     lines += [
         "",
-        "Next: open the audit. `make full` runs the study that carries conclusions. Or edit",
-        f"{study.source} and run the same command again: only what depends on it runs.",
+        "Next: open the audit, run the study behind the conclusions (`make full`), or edit",
+        f"{study.source} and run the same command again: only what depends on the edit runs.",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What training costs beyond the passes, by what is trained (see `freelunch.study.methods`)."""
+"""Cost of training beyond the plain passes, by method (see `freelunch.study.methods`)."""
 
 from collections.abc import Collection
 
@@ -6,14 +6,14 @@ from freelunch.costs.shapes import Matrix, Shapes
 from freelunch.study.families import FAMILIES
 from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 
-# Bytes of an optimiser's moments for each trained number.
+# Bytes of an optimiser's moments per trained parameter.
 MOMENT_BYTES = {"adamw": 8, "sgd": 4}
 
 
 def trained_matrices(shapes: Shapes, trained: Trained) -> tuple[Matrix, ...]:
     """Return those of `shapes.matrices` that are trained.
 
-    All of them in a family whose linear layers' names are not known.
+    If the names of the family's linear layers are not known, return all of them.
     """
     family = FAMILIES.get(shapes.model_type)
     if family is None:
@@ -23,32 +23,32 @@ def trained_matrices(shapes: Shapes, trained: Trained) -> tuple[Matrix, ...]:
 
 
 def trained_weights(shapes: Shapes, trained: Trained) -> int:
-    """Return how many weights the matrices of a block hold that are trained."""
+    """Return the number of weights in the trained matrices of a block."""
     return sum(matrix.weights for matrix in trained_matrices(shapes, trained))
 
 
 def held_bytes(trained: Trained, optimiser: str) -> int:
-    """Return what is held of each weight of a matrix that is adapted, float32 and its mask; not its
-    gradient.
+    """Return the bytes held per weight of an adapted matrix: the weight in float32, its mask, and
+    what the method adds, without the gradient.
     """
     held = 4 + 1
     if trained.weights == FULL:
         held += MOMENT_BYTES[optimiser]
     elif trained.weights in LOW_RANK and trained.weights not in BRANCHES:
-        # What it starts from.
+        # The weight before training.
         held += 4
     return held
 
 
 def adapter_bytes(shapes: Shapes, trained: Trained, optimiser: str) -> int:
-    """Return what A and B of all matrices of a block hold, their gradients and moments included."""
+    """Return the bytes of A and B of all matrices of a block, with gradients and moments."""
     if trained.weights not in LOW_RANK:
         return 0
     return _adapter_parameters(shapes, trained) * (4 + 4 + MOMENT_BYTES[optimiser])
 
 
 def branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
-    """Return the operations of a block's forward pass through adapters beside frozen matrices."""
+    """Return the operations of a block's branches, beside frozen matrices, in a forward pass."""
     if trained.weights not in BRANCHES:
         return 0
     return 2 * tokens * _adapter_parameters(shapes, trained)
@@ -57,8 +57,8 @@ def branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
 def input_branch_flops(
     shapes: Shapes, tokens: int, trained: Trained, groups: Collection[int]
 ) -> int:
-    """Return the part of it that multiplies the inputs of linear layers: of those behind these of
-    `shapes.inputs`.
+    """Return the part of `branch_flops` that multiplies the inputs of linear layers, for the layers
+    in these groups: indices into `shapes.inputs`.
     """
     if trained.weights not in BRANCHES:
         return 0
@@ -67,7 +67,7 @@ def input_branch_flops(
 
 
 def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
-    """Return the part of it that a block ends with; 0 if its last linear layer has no branch."""
+    """Return the part of `branch_flops` that ends a block; 0 if its last layer has no branch."""
     matrices = trained_matrices(shapes, trained)
     if trained.weights not in BRANCHES or not matrices or matrices[-1] != shapes.matrices[-1]:
         return 0
@@ -75,22 +75,22 @@ def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
 
 
 def head_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
-    """Return the operations of a forward pass through an adapter beside the frozen head."""
+    """Return the operations of a branch beside the frozen head in a forward pass."""
     if trained.weights not in BRANCHES or not trained.head:
         return 0
     return 2 * tokens * trained.rank * (shapes.vocabulary + shapes.hidden)
 
 
 def adapter_flops(shapes: Shapes, trained: Trained, blocks: int, steps: int, passes: int) -> int:
-    """Return the operations, of blocks and the head, of what is multiplied with no token: BA, made
-    anew by each step, and gradients that are pulled back to A and B; of branches the merge.
+    """Return the operations in blocks and head that do not depend on the number of tokens: BA in
+    each step, gradients pulled back to A and B, and for branches the merge.
 
     Args:
-        shapes: Of the model.
-        trained: What is trained.
-        blocks: In how many blocks.
-        steps: Of the optimiser.
-        passes: Backward, of all steps together.
+        shapes: Sizes of the model.
+        trained: The parameters that are trained, and how.
+        blocks: Number of blocks that are trained.
+        steps: Number of optimiser steps.
+        passes: Number of backward passes in all steps together.
     """
     if trained.weights not in LOW_RANK:
         return 0

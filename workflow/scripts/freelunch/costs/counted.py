@@ -1,7 +1,7 @@
-"""The operations of a job that ran, from the counts that it left.
+"""Operations of a finished job, computed from the counts that it left.
 
-The formulas are the plan's. They are applied where records are collected, so that a mended formula
-runs no job again.
+The formulas are the plan's. They are applied when records are collected, so that correcting a
+formula reruns no job.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,12 +40,12 @@ def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
 
     Args:
         rule: The job's rule.
-        shapes: Of the model.
-        counts: What the job left in its run facts.
+        shapes: Sizes of the model.
+        counts: The counts in the job's run facts.
 
     Returns:
-        `flops`; of an adaptation that learns from the dense model also `dense_flops`: its share of
-        the pass that made what it learns from, for this cell or for all cells together.
+        `flops`. An adaptation that learns from the dense model also has `dense_flops`: its share of
+        the dense pass that made its training data, whether for this cell alone or for all cells.
     """
     return _COUNTED[rule](shapes, counts) if rule in _COUNTED else {}
 

@@ -1,11 +1,12 @@
-"""What a step costs, from shapes alone: floating-point operations, memory, disk.
+"""Cost of a step, from shapes alone: floating-point operations, memory, disk.
 
-Memory is that of a job on a CPU; weights that are only mapped and hardly touched do not count.
+Memory is that of a job on a CPU. Weights that are only memory-mapped and hardly touched do not
+count.
 
-One formula each, for the plan before a run and for the record after it. Operations count a
-multiplication and an addition as two. With T tokens, P weights of a block's linear layers, d hidden
-size and S sequence length, a block's forward is 2 T P + 2 T S d (attention is causal, so half of
-each of its two products counts), and its backward twice that.
+The plan before a run and the record after it use the same formulas. A multiplication and an
+addition count as two operations. With T tokens, P weights in a block's linear layers, hidden size d
+and sequence length S, a block's forward pass takes 2 T P + 2 T S d (attention is causal, so half of
+each of its two products counts), and its backward pass takes twice that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
 from freelunch.study.boundaries import ALL, kept_boundaries
 from freelunch.study.criteria import Criterion, OfWeights
 
-# Resident before any weight is: Python, torch, transformers, the module tree (measured, CPU build).
+# Resident memory before any weight: Python, torch, transformers, modules (measured, CPU build).
 PROCESS_BYTES = 385_000_000
-# What lm-eval and datasets bring along, resident (measured).
+# Resident memory that lm-eval and datasets add (measured).
 HARNESS_BYTES = 250_000_000
-# A document of a zero-shot task: tokens that pass, the shared ones once and padding included, and
-# tokens that are predicted (measured on 200 of each with the tokenizer of SmolLM2).
+# Tokens per document of a zero-shot task: those passed (shared ones once, with padding), and those
+# predicted (measured on 200 documents of each task with the tokenizer of SmolLM2).
 DOCUMENT_TOKENS = {
     "arc_challenge": (60, 23),
     "arc_easy": (46, 17),
@@ -31,7 +32,7 @@ DOCUMENT_TOKENS = {
     "rte": (88, 2),
     "winogrande": (31, 11),
 }
-# Of another task: their average.
+# For any other task: the average.
 OTHER_TOKENS = (83, 27)
 
 
@@ -41,8 +42,8 @@ class Cost:
 
     Attributes:
         flops: Floating-point operations.
-        memory_bytes: Peak resident memory.
-        disk_bytes: What it leaves on disk.
+        memory_bytes: Peak resident memory, in bytes.
+        disk_bytes: Bytes that the job leaves on disk.
     """
 
     flops: int = 0
@@ -51,7 +52,11 @@ class Cost:
 
 
 def fetch_model(shapes: Shapes, source: str) -> Cost:
-    """A GGUF file is dequantised in memory, twice over at its peak; anything else is streamed."""
+    """Return the cost of fetching a model.
+
+    A GGUF file is dequantised in memory, which holds it twice at the peak; other sources are
+    streamed.
+    """
     held = (
         2.5 * 4 / shapes.bytes_each * shapes.model_bytes
         if source == "wheel"
@@ -78,7 +83,7 @@ def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: s
 
 
 def capture_flops(shapes: Shapes, samples: int, length: int, gram: bool) -> int:
-    """Return the operations of the dense pass; of a Gram matrix only the upper half is summed."""
+    """Return the operations of the dense pass, which sums only the upper half of a Gram matrix."""
     tokens = samples * length
     grams = shapes.blocks * tokens * sum(width**2 for width in shapes.inputs)
     return shapes.forward_flops(tokens, length) + (grams if gram else 0)
@@ -90,25 +95,25 @@ def prune_model(
     length: int,
     criterion: Criterion,
 ) -> Cost:
-    """Cost of choosing masks.
+    """Return the cost of choosing masks.
 
     Args:
-        shapes: Of the model.
-        samples: Calibration sequences.
-        length: Tokens in each.
-        criterion: Which one.
+        shapes: Sizes of the model.
+        samples: Number of calibration sequences.
+        length: Tokens in a sequence.
+        criterion: Settings of the criterion.
     """
     sparse = criterion.statistics == "sparse"
     gram, changes = criterion.needs_gram, criterion.changes_parameters
     passing = shapes.passing_bytes(max(BATCH_TOKENS, length))
-    # Of the factorisation the factors stay; a refinement comes after it.
+    # The factors stay in memory after the factorisation; swaps come afterwards.
     factors = shapes.gram_bytes if gram and changes else 0
     swapping = factors + (_swaps_bytes(shapes) if _swaps(criterion) else 0)
     return Cost(
         prune_flops(shapes, samples, length, criterion),
         PROCESS_BYTES
         + (3 if changes else 1) * shapes.block_bytes
-        # Weight and scores in float32, and what selecting among them takes.
+        # Weights and scores in float32, and the workspace for selecting among them.
         + 16 * shapes.largest_matrix
         + (shapes.gram_bytes if gram else 0)
         + max(4 * factors, swapping)
@@ -123,12 +128,12 @@ def prune_flops(
     length: int,
     criterion: Criterion,
 ) -> int:
-    """Return the operations of choosing masks; scores, a few a weight, are left out.
+    """Return the operations of choosing masks, without those of scores, which are a few per weight.
 
     An elimination factorises and inverts each Gram matrix, C^3 / 3 operations each, and updates R
-    rows of C columns, R C^2. Swaps multiply a matrix of R rows by the Gram matrix twice, and look
-    for the best swap of each row with about 120 operations a column (terms, bounds and eight tries
-    of `freelunch.pruning.swaps`; rows that stop early do less).
+    rows of C columns, R C^2. Swaps multiply a matrix of R rows by the Gram matrix twice, and search
+    for the best swap of each row with about 120 operations per column (terms, bounds and eight
+    tries of `freelunch.pruning.swaps`; rows that stop early take fewer).
     """
     flops = 0
     if criterion.needs_gram and criterion.changes_parameters:
@@ -140,7 +145,7 @@ def prune_flops(
         each = sum((4 * width + 120 * swaps) * weights for width, weights in products)
         flops += shapes.blocks * each
     if criterion.statistics == "sparse":
-        # Once through each block for its statistics, and once more, pruned, for the next one.
+        # Each block is passed once for its statistics, and again, pruned, for the next block.
         flops += capture_flops(shapes, samples, length, criterion.needs_gram)
         flops += shapes.forward_flops(samples * length, length, shapes.blocks - 1)
     return flops
@@ -151,8 +156,8 @@ def _swaps(criterion: Criterion) -> int:
 
 
 def _swaps_bytes(shapes: Shapes) -> int:
-    """Return what refining the largest matrix takes, in float64: its Gram matrix and seven arrays
-    of its own size.
+    """Return the bytes for refining the largest matrix, in float64: its Gram matrix and seven
+    arrays of its own size.
     """
     outputs = (shapes.attention, shapes.hidden, shapes.intermediate, shapes.hidden)
     return max(
@@ -162,12 +167,12 @@ def _swaps_bytes(shapes: Shapes) -> int:
 
 
 def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
-    """Cost of assembling a checkpoint and of measuring parts of it, one after another.
+    """Return the cost of assembling a checkpoint and measuring it, one measurement after another.
 
     Args:
-        shapes: Of the model.
-        parts: What each measurement takes by itself.
-        writes: Whether the checkpoint's blocks are written, and not linked.
+        shapes: Sizes of the model.
+        parts: Cost of each measurement on its own.
+        writes: Whether the checkpoint's blocks are written rather than linked.
     """
     assembling = PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0)
     return Cost(
@@ -189,9 +194,9 @@ def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
 
 
 def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
-    """Cost of a pass of the dense model whose outputs are all kept, or none."""
+    """Return the cost of a pass of the dense model that keeps all its outputs, or none."""
     tokens, held = sequences * length, max(BATCH_TOKENS, length)
-    # Of each matrix and the block, and once more side by side.
+    # Outputs of each matrix and of the block, and all of them again side by side.
     widths = shapes.output_width + shapes.hidden
     outputs = 2 * held * shapes.bytes_each * widths
     kept = tokens * shapes.bytes_each * (shapes.hidden + shapes.blocks * widths)
@@ -206,17 +211,17 @@ def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) ->
 
 
 def reference_flops(shapes: Shapes, sequences: int, length: int) -> int:
-    """Return the operations of passing sequences through a model, and of their loss."""
+    """Return the operations of passing sequences through a model and computing their loss."""
     tokens = sequences * length
     return shapes.forward_flops(tokens, length) + shapes.head_flops(tokens)
 
 
 def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
-    """Cost of two passes of a checkpoint, with all outputs of a block, beside what the dense model
-    made of the same tokens, which is passed again if it is not kept.
+    """Return the cost of measuring drift: two passes of a checkpoint that hold all outputs of a
+    block beside the dense model's outputs. If these are not kept, the dense model passes again.
     """
     held, passes = max(BATCH_TOKENS, length), keep != ALL
-    # Of two passes each matrix's output, and float32 copies of the largest.
+    # Each matrix's output in two passes, and float32 copies of the largest.
     outputs = 2 * shapes.bytes_each * shapes.output_width + 4 * 3 * shapes.intermediate
     return Cost(
         drift_flops(shapes, sequences, length, shapes.blocks if passes else 0),
@@ -228,14 +233,14 @@ def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cos
 
 
 def drift_flops(shapes: Shapes, sequences: int, length: int, dense_blocks: int) -> int:
-    """Return the operations of measuring drift, so many blocks of the dense model passed for it."""
+    """Return the operations of measuring drift, with those of `dense_blocks` dense blocks."""
     tokens = sequences * length
     checkpoint = 2 * shapes.forward_flops(tokens, length) + shapes.head_flops(tokens)
     return checkpoint + shapes.forward_flops(tokens, length, dense_blocks)
 
 
 def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
-    """Cost of asking so many documents of each zero-shot task."""
+    """Return the cost of evaluating zero-shot tasks, by the number of documents of each."""
     flops = 0
     for task, count in documents.items():
         tokens, predicted = DOCUMENT_TOKENS.get(task, OTHER_TOKENS)
@@ -252,6 +257,6 @@ def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
 
 
 def task_flops(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> int:
-    """Return the operations of passing packed sequences, and of predicting some of their tokens."""
-    length = 2 * tokens // max(1, sequences)  # No half is left out of a mask of its own.
+    """Return the operations of passing packed sequences and predicting some of their tokens."""
+    length = 2 * tokens // max(1, sequences)  # An explicit mask saves no half.
     return shapes.forward_flops(tokens, length) + shapes.head_flops(predicted)

@@ -1,7 +1,7 @@
-"""The plan: what a study will run, and what that will take, from the config alone.
+"""The plan: the jobs that a study will run and their predicted cost, from the config alone.
 
-Shapes come from the model's own config where it is on disk, else from `architecture` in the study's
-config. No tensor library is imported.
+Shapes come from the model's own config.json if it is on disk, and otherwise from `architecture` in
+the study's config. No tensor library is imported.
 """
 
 import json
@@ -46,12 +46,12 @@ from freelunch.study.steps import (
 from freelunch.study.study import Study
 from freelunch.study.windows import AUTO, HALVES, MODEL, Window, blocks_in
 
-# Share of a large matrix multiplication's rate that passes through blocks reach (measured on two
+# Rate of passes through blocks, as a share of a large matrix multiplication's rate (measured on two
 # cores with SmolLM2-135M: forward 0.65, training 0.70).
 EFFICIENCY = 0.65
-# Seconds a job needs before it computes: a Python process, torch, transformers.
+# Seconds that a job needs to start: a Python process, torch, transformers.
 START_S = 4.0
-# mem_mb of a job is its predicted peak and this much more.
+# mem_mb of a job is its predicted peak memory times this.
 MEMORY_MARGIN = 1.15
 # Rules whose jobs compute, in the order of the data.
 RULES = (
@@ -66,7 +66,7 @@ RULES = (
 
 
 class Job(NamedTuple):
-    """A job that computes, by what decides its cost: a rule and what is known of its cell."""
+    """A job that computes, identified by what decides its cost: its rule and its cell."""
 
     rule: str
     model: str
@@ -82,7 +82,7 @@ class Plan:
 
     Attributes:
         study: The study.
-        shapes: Of each model whose shapes are known.
+        shapes: Sizes of each model whose shapes are known, by its name.
     """
 
     study: Study
@@ -93,8 +93,8 @@ class Plan:
         """Look up the shapes of the study's models.
 
         Raises:
-            UserError: A model cannot be pruned as a cell asks, e.g. a pattern does not divide the
-                width of a matrix.
+            UserError: A model cannot be pruned as a cell requires, e.g. a pattern does not divide
+                the width of a matrix.
         """
         models = {cell.model for cell in study.cells}
         found = {model: _shapes(study, model) for model in sorted(models)}
@@ -125,13 +125,13 @@ class Plan:
             gram = any(self.study.needs_gram(model, seed) for seed in seeds)
             return passes.capture_dense(shapes, *sample, gram, keep)
         if rule == CAPTURE_REFERENCE:
-            assert self.study.drift is not None  # It is a reference for drift.
+            assert self.study.drift is not None  # The reference exists for drift.
             return passes.capture_reference(shapes, self.study.drift.samples, length, keep)
         if rule == PRUNE_MODEL:
             return passes.prune_model(shapes, *sample, self.study.criterion(criterion))
         if rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
             settings, samples = self.study.adaptation(adaptation), self.study.samples(adaptation)
-            # Of another sample than the dense pass's nothing is on disk.
+            # Hidden states are on disk only for the sample of the dense pass.
             keep = keep if samples == sample[0] else boundaries.NONE
             if isinstance(settings, Retraining):
                 return retraining.retrain(shapes, samples, length, settings, keep)
@@ -148,12 +148,12 @@ class Plan:
         raise ValueError(f"no cost is known for rule {rule!r}")
 
     def _measurements(self, shapes: Shapes, cell: Cell) -> list[Cost]:
-        """Return what each measurement of a cell costs by itself."""
+        """Return the cost of each measurement of a cell on its own."""
         length = self.study.calibration.length
         found = []
         for name, settings in measurements(self.study, cell).items():
             if name == PERPLEXITY:
-                # The whole text: its length is not known before it is here; take a million tokens.
+                # The length of the whole text is not known yet: assume a million tokens.
                 stride = settings["stride"] or settings["length"]
                 windows = settings["windows"] or max(2, 1_000_000 // stride)
                 found.append(passes.measure_perplexity(shapes, windows, settings["length"]))
@@ -172,7 +172,7 @@ class Plan:
         return found
 
     def window(self, model: str, adaptation: str) -> tuple[Window, str | None]:
-        """Return the window of an adaptation of a model, and why, if its entry leaves it open.
+        """Return the window of an adaptation of a model, and the reason if the entry says `auto`.
 
         Raises:
             UserError: No window fits into the memory budget.
@@ -199,11 +199,11 @@ class Plan:
         return decide_window(shapes, self.study.samples(adaptation), length, settings)[0]
 
     def mem_mb(self, *job: Any, **names: Any) -> int:
-        """Return the memory a job asks the scheduler for, MB; 4000 where shapes are not known.
+        """Return the memory that a job requests, in MB; 4000 if the shapes are not known.
 
         Args:
-            job: As for `step`.
-            names: As for `step`.
+            job: Positional arguments of `step`.
+            names: Keyword arguments of `step`.
         """
         predicted = self.step(*job, **names)
         return 4000 if predicted is None else int(predicted.memory_bytes * MEMORY_MARGIN / 1e6)
@@ -238,7 +238,7 @@ class Plan:
         return list(jobs.values())
 
     def _check_cells(self) -> None:
-        """Refuse what a model cannot be pruned by, where its shapes are known."""
+        """Refuse cells that do not fit their model, if its shapes are known."""
         problems = {
             f"  {cell.model}/{cell.pruning}: {problem}"
             for cell in self.study.cells
@@ -265,8 +265,8 @@ class Plan:
             trained = settings.trained
             if _dtype(self.study, cell.model) == "float16":
                 yield (
-                    f"models.{cell.model}.dtype: the checkpoint's own is float16, in which "
-                    "gradients vanish; expected bfloat16 or float32"
+                    f"models.{cell.model}.dtype: the checkpoint's own dtype is float16, in "
+                    "which gradients vanish; expected bfloat16 or float32"
                 )
             yield from _unnamed(cell.adaptation, trained, shapes)
             matrices = trained_matrices(shapes, trained) or shapes.matrices
@@ -274,15 +274,15 @@ class Plan:
             if trained.weights in LOW_RANK and trained.rank > smallest:
                 yield (
                     f"adaptations.{cell.adaptation}.rank: found {trained.rank}; expected at most "
-                    f"{smallest}, the smaller side of a matrix of this model"
+                    f"{smallest}, the smaller dimension of a matrix of this model"
                 )
             if trained.head and trained.weights in BRANCHES and shapes.tied:
                 yield (
-                    f"adaptations.{cell.adaptation}.train_head: the head of this model is its "
-                    f"embedding, beside which {trained.weights} cannot be merged; expected false"
+                    f"adaptations.{cell.adaptation}.train_head: the head of this model shares the "
+                    f"embedding's weights, so {trained.weights} cannot be merged; expected false"
                 )
         if not shapes.model_type:
-            # Not announced: pruning will see.
+            # The family is not known yet: pruning checks it.
             return
         try:
             if pattern.structured:
@@ -293,7 +293,7 @@ class Plan:
             yield str(error)
 
     def _window_problems(self, cell: Cell, shapes: Shapes) -> Iterator[str]:
-        """Yield why a model has no such window as an adaptation asks for."""
+        """Yield why a model does not have the window that an adaptation asks for."""
         try:
             window = self.window(cell.model, cell.adaptation)[0]
             if window != MODEL:
@@ -307,7 +307,8 @@ class Plan:
         """Return the plan as a few lines for the terminal.
 
         Args:
-            flops_per_s: Of the machine that it is for; None for this one, which is measured.
+            flops_per_s: Rate of the machine that will run the study, in operations per second; None
+                to measure the rate of this machine.
         """
         cells = self.study.cells
         lines = [f"The study `{self.study.name}` ({self.study.source}): {len(cells)} cells"]
@@ -316,8 +317,8 @@ class Plan:
         unknown = sorted({cell.model for cell in cells} - self.shapes.keys())
         if unknown:
             lines.append(
-                f"  Cost is not known before the model is here: {', '.join(unknown)} (give "
-                "`architecture` in its entry to see it now)"
+                f"  Cost is unknown until the model is fetched: {', '.join(unknown)} (give its "
+                "`architecture` to see the cost now)"
             )
         jobs = [job for job in self.jobs() if job.model in self.shapes]
         if jobs:
@@ -333,25 +334,25 @@ class Plan:
             one = _together(costs)
             rows.append([rule, f"{len(costs):,}", *_amounts(one), _gigabytes(one.disk_bytes)])
             total = _together([total, one])
-        rows.append(
-            ["all that compute", f"{len(jobs):,}", *_amounts(total), _gigabytes(total.disk_bytes)]
-        )
+        rows.append(["total", f"{len(jobs):,}", *_amounts(total), _gigabytes(total.disk_bytes)])
         seconds = total.flops / (rate * EFFICIENCY) + START_S * len(jobs)
         speed = f"{rate / 1e9:,.0f} GFLOP/s" if rate < 1e12 else f"{rate / 1e12:,.0f} TFLOP/s"
-        speed += " as given" if flops_per_s else ", at which this machine multiplies matrices now"
+        speed += (
+            " as given" if flops_per_s else ", the rate of a matrix product on this machine now"
+        )
         share = f"{EFFICIENCY:.0%}".replace("%", " %")
         return [
             "",
             *_aligned(rows, names=1),
             *self._windows(jobs),
             "",
-            f"  About {_duration(seconds)} if nothing is done yet, at {share} of {speed}.",
-            "  Downloads, reading and writing are not counted. Memory is that of one job, on the",
-            "  device that computes. Disk is what is left at the end.",
+            f"  About {_duration(seconds)} from scratch, at {share} of {speed}.",
+            "  The time does not include downloads, reading and writing. Memory is the peak of one",
+            "  job, on the device that computes. Disk is what remains at the end.",
         ]
 
     def _windows(self, jobs: list[Job]) -> list[str]:
-        """Return a line for each way a model's windows are adapted."""
+        """Return a line for each adaptation of a model."""
         found: dict[tuple[str, str], Job] = {}
         for job in jobs:
             if job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
@@ -369,7 +370,7 @@ class Plan:
 
 
 def _together(costs: Sequence[Cost]) -> Cost:
-    """Return what jobs take together; memory is that of the largest."""
+    """Return the cost of several jobs together; memory is that of the largest."""
     return Cost(
         sum(each.flops for each in costs),
         max(each.memory_bytes for each in costs),
@@ -386,7 +387,7 @@ def _gigabytes(size: float) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Return rows as lines of columns: the first `names` of them to the left, the others right."""
+    """Return rows as aligned lines: the first `names` columns left, the rest right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  "
@@ -401,7 +402,7 @@ def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
 def _shares_of_nothing(
     shapes: Shapes, pattern: Pattern, criterion: Criterion
 ) -> Iterator[str | None]:
-    """Yield, for each set within which a criterion compares, what is wrong if none of it goes."""
+    """Yield, for each set within which a criterion compares, what is wrong if none is pruned."""
     if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
             yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
@@ -418,7 +419,7 @@ def _shares_of_nothing(
 
 @cache
 def matmul_rate() -> float:
-    """Return the operations a second of a float32 matrix multiplication on this machine, now."""
+    """Measure a float32 matrix product on this machine; return operations per second."""
     import numpy as np
 
     matrix = np.ones((1024, 1024), dtype=np.float32)
@@ -452,7 +453,7 @@ def _shapes(study: Study, model: str) -> Shapes | None:
 
 
 def _configs(study: Study, model: str) -> list[Path]:
-    """Return where a model's own config.json is on disk."""
+    """Return the paths of a model's own config.json that exist."""
     entry, places = study.model(model), [Paths.model(model) / "config.json"]
     if isinstance(entry, LocalModel):
         places.insert(0, Path(entry.path) / "config.json")
@@ -460,9 +461,9 @@ def _configs(study: Study, model: str) -> list[Path]:
 
 
 def _dtype(study: Study, model: str) -> str:
-    """Return the precision in which a model is stored: the entry's, or the checkpoint's own.
+    """Return the dtype in which a model is stored: the entry's, or else the checkpoint's own.
 
-    A GGUF file is dequantised to float32. Other models that are not on disk yet are taken to be
+    A GGUF file is dequantised to float32. Other models that are not on disk yet are assumed to be
     bfloat16, as today's checkpoints are.
     """
     entry = study.model(model)
@@ -473,9 +474,9 @@ def _dtype(study: Study, model: str) -> str:
     for place in _configs(study, model):
         with suppress(ValueError, AttributeError, TypeError):
             config = json.loads(place.read_text())
-            # transformers wrote `torch_dtype` before its fifth version.
+            # transformers wrote `torch_dtype` before version 5.
             found = config.get("dtype") or config.get("torch_dtype")
-            # Fetching refuses any other.
+            # Fetching refuses any other dtype.
             if found in DTYPE_BYTES:
                 return str(found)
     return "bfloat16"
@@ -484,7 +485,7 @@ def _dtype(study: Study, model: str) -> str:
 def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
     """Return the shapes in a model's config; None if it is damaged or leaves them to defaults.
 
-    Fetching the model then says what is wrong, or writes a config that leaves nothing out.
+    Fetching the model then says what is wrong, or writes a complete config.
     """
     try:
         return Shapes.read(config_json, dtype)
@@ -493,7 +494,7 @@ def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
 
 
 def _unnamed(adaptation: str, trained: Trained, shapes: Shapes) -> Iterator[str]:
-    """Yield which of an adaptation's `linears` name no linear layer of a family that is known."""
+    """Yield each of an adaptation's `linears` that names no linear layer of a known family."""
     family = FAMILIES.get(shapes.model_type)
     for end, expected in trained.unknown(family.linears) if family else ():
         yield (

@@ -1,9 +1,9 @@
-"""What adapting windows costs, from shapes alone, and the largest window that a budget allows.
+"""Cost of adapting windows, from shapes alone, and the largest window that a budget allows.
 
-With T tokens, P weights of a window's linear layers, d hidden size and S sequence length, one epoch
-of training is three forwards, 6 T P + 6 T S d. Nothing needs the gradient of a window's inputs: of
-one matrix an epoch is 4 T P, after one recorded pass of the dense block; and where norms are not
-trained, 2 T a weight are saved of the linear layers that a window begins with.
+With T tokens, P weights in a window's linear layers, hidden size d and sequence length S, one epoch
+of training takes three forward passes, 6 T P + 6 T S d. The gradient of a window's inputs is never
+needed. An epoch on one matrix therefore takes 4 T P, after one recorded pass of the dense block. If
+norms are not trained, the linear layers at the start of a window save 2 T per weight.
 """
 
 import math
@@ -40,17 +40,17 @@ from freelunch.study.windows import (
     split_windows,
 )
 
-# What the allocator keeps beside (measured).
+# Memory that the allocator keeps in addition (measured).
 BESIDE_BYTES = 80_000_000
 
 
 def decide_window(
     shapes: Shapes, samples: int, length: int, settings: Windowed | Retraining
 ) -> tuple[Window, str | None]:
-    """Return the window of an adaptation, and why it was taken if it was left open.
+    """Return the window of an adaptation, and the reason if the settings say `auto`.
 
     Raises:
-        UserError: Not even the smallest window fits into the budget.
+        UserError: Even the smallest window does not fit into the budget.
     """
     window = settings.window
     if window != AUTO:
@@ -63,7 +63,7 @@ def decide_window(
         if needs <= budget:
             why = f"window {window} needs {_gigabytes(needs)} of {budget / 1e9:g} GB"
             if refused:
-                why += f", {refused[0]} would need {_gigabytes(refused[1])}"
+                why += f"; window {refused[0]} would need {_gigabytes(refused[1])} GB"
             return window, why
         refused = window, needs
     assert refused is not None
@@ -81,7 +81,7 @@ def decide_window(
 
 
 def _gigabytes(needs: int) -> str:
-    """Return a need rounded up, so that what is advised is enough."""
+    """Return bytes in GB, rounded up so that the advised amount is enough."""
     return f"{math.ceil(needs / 1e6) / 1000:.3f}"
 
 
@@ -102,15 +102,15 @@ def reconstruct(
     sparsity: float = 0.5,
     keep: str = boundaries.ALL,
 ) -> Cost:
-    """Cost of all windows in one job; memory is that of one window, disk what stays.
+    """Return the cost of adapting all windows in one job; memory is that of one window.
 
     Args:
-        shapes: Of the model.
-        samples: Calibration sequences.
-        length: Tokens in each.
-        settings: Of the adaptation, its window decided.
+        shapes: Sizes of the model.
+        samples: Number of calibration sequences.
+        length: Tokens in a sequence.
+        settings: Settings of the adaptation, with its window decided.
         sparsity: Share of the weights that is pruned, for least squares.
-        keep: Which hidden states are on disk; what is not has to be made again.
+        keep: Hidden states that are on disk; the others have to be recomputed.
     """
     remade = _remade_blocks(keep, shapes.blocks, settings)
     return Cost(
@@ -122,11 +122,11 @@ def reconstruct(
 
 
 def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
-    """Return the peak memory of a job that adapts windows, whose size is decided."""
+    """Return the peak memory, in bytes, of a job that adapts windows of a decided size."""
     return (
         PROCESS_BYTES
         + BESIDE_BYTES
-        # The library of matrix products packs both sides of one.
+        # The library of matrix products packs both factors of a product.
         + 8 * shapes.largest_matrix
         + _window_bytes(shapes, samples, length, settings)
     )
@@ -135,7 +135,8 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) 
 def _remade_blocks(keep: str, num_blocks: int, settings: Windowed) -> int:
     """Return how many blocks of the dense model are passed for hidden states that are not kept.
 
-    As `model.hidden_states` makes them: from the nearest boundary before, the last two stay.
+    As in `model.hidden_states`, they are made from the nearest earlier boundary, and the last two
+    stay in memory.
     """
     window, kept = settings.window, kept_boundaries(keep, num_blocks)
     sparse, local = settings.is_sequential, settings.local_targets
@@ -155,22 +156,22 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed) -> int:
 
 
 def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
-    """Return what one window holds at its peak: while it is trained, or while what it is trained on
-    is made.
+    """Return the bytes that one window holds at its peak: during training, or while its training
+    data is made.
     """
     window = settings.window
-    # The pruned block with its masks; before windows smaller than a block the dense one beside it.
+    # The pruned block with its masks. Windows within a block first need the dense block.
     block = shapes.block_bytes + shapes.block_weights
     making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
     if isinstance(settings, LeastSquares):
-        # Gram and cross-Gram matrix, right sides, start and solution; a system and its factor.
+        # Gram and cross-Gram matrix, right sides, start and solution; one system and its factor.
         solving = max(8 * (2 * matrix.inputs**2 + 4 * matrix.weights) for matrix in shapes.matrices)
         return block + max(making, 4 * shapes.largest_matrix + solving)
     batch: int = min(settings.batch, samples) * length
     trained, optimiser = settings.trained, settings.optimiser
     each = held_bytes(trained, optimiser)
     adapters = adapter_bytes(shapes, trained, optimiser)
-    # Of what is trained, weights and masks are in the block already.
+    # The block already holds the masks and the stored weights of what is trained.
     more = each - 1 - shapes.bytes_each
     if window == MATRIX:
         width = max(matrix.inputs + 4 * matrix.outputs for matrix in shapes.matrices)
@@ -199,8 +200,8 @@ def reconstruction_flops(
     sparsity: float = 0.5,
     blocks: int | None = None,
 ) -> int:
-    """Return the operations of adapting so many blocks (all by default), the loss before and after
-    included, and what it takes to make inputs and targets from dense hidden states that are there.
+    """Return the operations of adapting `blocks` blocks (all by default), including the losses
+    before and after, and making inputs and targets from dense hidden states that are on disk.
     """
     blocks = shapes.blocks if blocks is None else blocks
     tokens = samples * length
@@ -208,10 +209,10 @@ def reconstruction_flops(
     weights = 2 * tokens * shapes.block_weights * blocks
     window, local = settings.window, settings.local_targets
     attention = 2 * tokens * (sum(shapes.weights[:2]) + length * shapes.hidden) * blocks
-    # One sequence shows which matrices share an input.
+    # One sequence is passed to see which matrices share an input.
     passes = forward // samples if window == MATRIX else 0
     if settings.is_sequential:
-        # On to the next window; and where a window is smaller than a block, on within it.
+        # Passes to the next window and, for windows within a block, within the block.
         last = split_windows(blocks, window)[-1]
         passes += shapes.forward_flops(tokens, length, last.start)
         passes += {MATRIX: 4 * forward, HALVES: attention}.get(str(window), 0)
@@ -227,7 +228,7 @@ def reconstruction_flops(
     trained = settings.trained
     branch = blocks * branch_flops(shapes, tokens, trained)
     steps = epochs * -(-samples // settings.batch)
-    # No branch is there when the loss is measured: not yet, and not any more.
+    # The losses before and after are measured without branches.
     extra = adapter_flops(shapes, trained, blocks, steps, steps)
     begun, groups = _nothing_before(shapes, blocks, settings)
     unneeded = begun * input_branch_flops(shapes, tokens, trained, groups)
@@ -244,8 +245,8 @@ def reconstruction_flops(
 def _nothing_before(
     shapes: Shapes, blocks: int, settings: Reconstruction
 ) -> tuple[int, Collection[int]]:
-    """Return before which linear layers nothing is trained, so that no gradient has to pass through
-    them: in how many blocks, and those behind which of `shapes.inputs`.
+    """Return the linear layers before which nothing is trained, so that no gradient passes through
+    them: the number of blocks that have them, and their groups, as indices into `shapes.inputs`.
     """
     window = settings.window
     if window == MATRIX:
@@ -258,8 +259,8 @@ def _nothing_before(
 
 
 def _solve_flops(shapes: Shapes, tokens: int, sparsity: float) -> int:
-    """Return the operations of one block's least squares: Gram and cross-Gram matrix of each
-    linear layer, and a factorisation of the kept part of the Gram matrix for each of its rows.
+    """Return the operations of one block's least squares: the Gram and cross-Gram matrix of each
+    linear layer, and for each of its rows a factorisation of the kept part of the Gram matrix.
     """
     flops = 0
     for matrix in shapes.matrices:

@@ -1,13 +1,13 @@
-"""What retraining a whole model costs, from shapes alone.
+"""Cost of retraining a whole model, from shapes alone.
 
-With T tokens, P weights of all blocks' linear layers, V of the head, d hidden size, S sequence
-length and L blocks, an epoch's forward pass is 2 T (P + V) + 2 T S d L. Backward, the gradient of
-what passes through takes 2 T (P + V) + 4 T S d L, and that of those matrices that are trained
-themselves, or through what is multiplied with them, 2 T more a weight. Of adapters beside frozen
-matrices (rank r, R outputs, C inputs) it is 6 T r (R + C) instead.
+With T tokens, P weights in the linear layers of all blocks, V weights in the head, hidden size d,
+sequence length S and L blocks, the forward pass of an epoch takes 2 T (P + V) + 2 T S d L. In the
+backward pass, the gradients of activations take 2 T (P + V) + 4 T S d L. The gradients of matrices
+take another 2 T per weight if a matrix is trained itself or through factors that multiply it.
+Branches beside frozen matrices (rank r, R outputs, C inputs) take 6 T r (R + C) instead.
 
-What is left out is element by element: norms, activations, softmax, masks, the optimiser. Attention
-is causal, and its backward pass twice its forward pass, though kernels compute some of it again.
+Element-wise work is left out: norms, activations, softmax, masks, the optimiser. Attention is
+causal. Its backward pass counts as two forward passes, although kernels recompute some of it.
 """
 
 from freelunch.costs.adapters import (
@@ -33,17 +33,17 @@ from freelunch.study.methods import FULL
 def retrain(
     shapes: Shapes, samples: int, length: int, settings: Retraining, keep: str = ALL
 ) -> Cost:
-    """Cost of retraining a model on so many sequences.
+    """Return the cost of retraining a model.
 
     Args:
-        shapes: Of the model.
-        samples: Sequences.
-        length: Tokens in each.
-        settings: Of the retraining.
-        keep: Which hidden states of the dense model are on disk; a distillation makes again what
-            it lacks.
+        shapes: Sizes of the model.
+        samples: Number of sequences.
+        length: Tokens in a sequence.
+        settings: Settings of the retraining.
+        keep: Hidden states of the dense model that are on disk; a distillation recomputes those
+            that it lacks.
     """
-    # Where any are kept, those after the last block are.
+    # If any hidden states are kept, those after the last block are.
     remade = shapes.blocks if settings.distils and keep == NONE else 0
     return Cost(
         retraining_flops(shapes, samples, length, settings)
@@ -54,7 +54,7 @@ def retrain(
 
 
 def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Retraining) -> int:
-    """Return the operations of a retraining, the loss before and after it included."""
+    """Return the operations of a retraining, including the losses before and after it."""
     trained, tokens = settings.trained, samples * length
     blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
     attention = 2 * tokens * length * shapes.hidden * shapes.blocks
@@ -65,13 +65,13 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Retrai
     forward = blocks + head + teacher
     through = blocks + attention + head + 2 * branch
     if not trained.norms:
-        # Before the first linear layers nothing is trained.
+        # Nothing is trained before the first linear layers.
         through -= 2 * tokens * shapes.weights[0] + input_branch_flops(shapes, tokens, trained, [0])
     epoch = forward + branch + through
     if trained.needs_weight_gradient:
         epoch += weights + (head if trained.head else 0)
     if settings.gradient_checkpointing:
-        # A block's last product is not needed by anything behind it.
+        # No gradient needs a block's last product, so it is not recomputed.
         of_block = branch_flops(shapes, tokens, trained)
         last = last_branch_flops(shapes, tokens, trained) or 2 * tokens * shapes.weights[-1]
         epoch += blocks + (of_block - last) * shapes.blocks
@@ -79,7 +79,7 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Retrai
     together = _passed_together(settings, samples)
     steps = settings.passes * (whole + (rest > 0))
     passes = settings.passes * (whole * -(-settings.batch // together) - (-rest // together))
-    # A branch is not there yet when the loss before is measured.
+    # The loss before is measured without branches.
     checked = min(CHECK_SEQUENCES, samples) / samples * (2 * forward + branch)
     return int(
         settings.passes * epoch
@@ -89,12 +89,12 @@ def retraining_flops(shapes: Shapes, samples: int, length: int, settings: Retrai
 
 
 def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Retraining) -> int:
-    """Return the peak memory of a retraining, all of the model in it."""
+    """Return the peak memory, in bytes, of a retraining, which holds the whole model."""
     trained, optimiser = settings.trained, settings.optimiser
     weights, passed = shapes.blocks * shapes.block_weights, _passed_together(settings, samples)
     each = held_bytes(trained, optimiser)
     if not trained.needs_weight_gradient and settings.precision != "float32":
-        # Frozen matrices stay as they are stored.
+        # Frozen matrices keep the dtype in which they are stored.
         each += shapes.bytes_each - 4
     held = weights * each + shapes.blocks * adapter_bytes(shapes, trained, optimiser)
     if trained.weights == FULL:
@@ -114,7 +114,7 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Retraining
         PROCESS_BYTES
         + BESIDE_BYTES
         + 8 * shapes.largest_matrix
-        # One to be trained, one to be compared with.
+        # One copy to train, one to compare with.
         + 2 * shapes.outer_bytes
         + held
         + saved
@@ -123,5 +123,5 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Retraining
 
 
 def _passed_together(settings: Retraining, samples: int) -> int:
-    """Return how many sequences are passed together."""
+    """Return how many sequences pass through the model together."""
     return min(settings.micro_batch or settings.batch, settings.batch, samples)

@@ -1,4 +1,4 @@
-"""The sizes of a model, and what follows from them alone."""
+"""The sizes of a model, and the numbers that follow from them alone."""
 
 import json
 from collections.abc import Mapping
@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 from freelunch.study.families import is_fused
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Families whose head is the embedding where their config.json says nothing of it.
+# Families whose head shares the embedding's weights unless their config.json says otherwise.
 _TIED = ("gemma", "gemma2", "gemma3_text", "opt")
 
 
 class Matrix(NamedTuple):
-    """The weight of a linear layer of a block.
+    """The shape of a linear layer's weight in a block.
 
     Attributes:
-        group: Which of `Shapes.inputs` it multiplies: 0 for queries, keys and values, 1 for the
-            attention's output projection, 2 for what leads into the MLP, 3 for what leads out.
-        inputs: Its columns.
-        outputs: Its rows.
+        group: Index in `Shapes.inputs` of the input that it multiplies: 0 for queries, keys and
+            values, 1 for the attention's output projection, 2 for the matrices that lead into the
+            MLP, 3 for the one that leads out of it.
+        inputs: Number of columns.
+        outputs: Number of rows.
     """
 
     group: int
@@ -29,7 +30,7 @@ class Matrix(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Return how many numbers it is."""
+        """Return the number of weights."""
         return self.inputs * self.outputs
 
 
@@ -40,17 +41,17 @@ class Shapes:
     Attributes:
         model_type: The family, as transformers calls it.
         blocks: Number of decoder blocks.
-        hidden: d.
+        hidden: The hidden size d.
         attention: Width of the attention's output, before its projection.
         intermediate: Width of the MLP.
-        heads: Query heads.
-        key_heads: Key (and value) heads.
+        heads: Number of query heads.
+        key_heads: Number of key heads, and of value heads.
         head: Width of one head.
         gated: Whether two matrices lead into the MLP.
-        norms_before: Whether norms come before attention and MLP, and not on the residual stream.
-        outer_weights: Embeddings and head.
-        vocabulary: Rows of the embedding.
-        bytes_each: Of a stored weight.
+        norms_before: Whether norms precede attention and MLP and leave the residual stream alone.
+        outer_weights: Number of weights in embeddings and head.
+        vocabulary: Number of rows of the embedding.
+        bytes_each: Bytes of a stored weight.
     """
 
     model_type: str
@@ -95,19 +96,19 @@ class Shapes:
 
     @classmethod
     def read(cls, config_json: Path, dtype: str | None = None) -> "Shapes":
-        """Read the sizes from a model's config.json, and the dtype too if none is given.
+        """Read the sizes from a model's config.json, and also the dtype if none is given.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: It is damaged, or leaves them to
+            ValueError, KeyError, TypeError, AttributeError: The file is damaged, or leaves sizes to
                 defaults.
         """
         config = json.loads(config_json.read_text())
-        # Families with several parts (text, vision) keep the decoder's shapes in one of their own.
+        # Families with several parts (text, vision) keep the decoder's shapes in their text part.
         return cls.of(config.get("text_config", config), dtype or config["dtype"])
 
     @property
     def tied(self) -> bool:
-        """Tell whether the head is the embedding."""
+        """Return whether the head shares the embedding's weights."""
         return self.outer_weights == self.vocabulary * self.hidden
 
     @property
@@ -127,12 +128,12 @@ class Shapes:
 
     @property
     def largest_matrix(self) -> int:
-        """Return the weights of the largest linear layer."""
+        """Return the number of weights in the largest linear layer."""
         return max(matrix.weights for matrix in self.matrices)
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """Return the weights of a block's linear layers, those behind each of `inputs`."""
+        """Return the number of weights in a block that multiply each of `inputs`."""
         return tuple(
             sum(matrix.weights for matrix in self.matrices if matrix.group == number)
             for number in range(len(self.inputs))
@@ -140,22 +141,22 @@ class Shapes:
 
     @property
     def block_weights(self) -> int:
-        """Return P, the weights of a block's linear layers."""
+        """Return P, the number of weights in a block's linear layers."""
         return sum(self.weights)
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """Return the widths of a block's distinct linear inputs: q, k, v share one, gate and up."""
+        """Return the widths of a block's inputs; q, k and v share one, gate and up another."""
         return (self.hidden, self.attention, self.hidden, self.intermediate)
 
     @property
     def output_width(self) -> int:
-        """Return how many numbers a token has in the outputs of all matrices of a block."""
+        """Return the summed widths of the outputs of all matrices of a block."""
         return sum(matrix.outputs for matrix in self.matrices)
 
     @property
     def gram_bytes(self) -> int:
-        """Return the size of the Gram matrices of one block."""
+        """Return the bytes of the Gram matrices of one block, in float32."""
         return 4 * sum(width**2 for width in self.inputs)
 
     @property
@@ -171,7 +172,7 @@ class Shapes:
         return self.outer_weights * self.bytes_each
 
     def hidden_bytes(self, tokens: int) -> int:
-        """Return the size of the hidden states of so many tokens at one boundary."""
+        """Return the bytes of the hidden states of these tokens at one boundary."""
         return tokens * self.hidden * self.bytes_each
 
     def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
@@ -184,21 +185,22 @@ class Shapes:
         return 2 * tokens * self.vocabulary * self.hidden
 
     def head_bytes(self, tokens: int) -> int:
-        """Return what the loss of so many tokens holds: logits and two copies, float32."""
+        """Return the bytes that the loss of these tokens holds: logits and two copies, float32."""
         return 3 * 4 * tokens * self.vocabulary
 
     def saved_bytes(self, tokens: int) -> int:
-        """Return what one block keeps of a batch for its backward pass, float32.
+        """Return the bytes that one block keeps of a batch for its backward pass, in float32.
 
-        Its norms' inputs, normalised inputs and outputs; queries, keys and values, the attention's
-        output; four arrays of the MLP's width, or two (as autograd saves them in Llama's blocks).
+        They are the inputs, normalised inputs and outputs of its norms; queries, keys, values and
+        the output of the attention; and four arrays of the MLP's width, or two without a gate (as
+        autograd saves them in Llama's blocks).
         """
         attention = 2 * self.attention + 2 * self.key_heads * self.head
         mlp = (4 if self.gated else 2) * self.intermediate
         return 4 * tokens * (6 * self.hidden + attention + mlp)
 
     def passing_bytes(self, tokens: int) -> int:
-        """Return the most that a pass through a block holds of a batch, without gradients."""
+        """Return the peak bytes that a pass through a block holds of a batch, without gradients."""
         mlp = (4 if self.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden

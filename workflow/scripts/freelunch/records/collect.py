@@ -1,7 +1,7 @@
 """Collect a cell's record from what its steps left on disk.
 
-Never from the config: each step's manifest says which settings it was made with and from which
-inputs, and these links are followed.
+Nothing comes from the config. Each step's manifest says with which settings and from which inputs
+the step was made, and the collector follows these links.
 """
 
 import json
@@ -27,17 +27,17 @@ from freelunch.study.windows import adapted_windows, window_order
 def collect_record(
     paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
 ) -> dict[str, Any]:
-    """Return the record of a cell from the folders of its steps, and write it.
+    """Collect the record of a cell from the folders of its steps, write it, and return it.
 
     Args:
-        paths: Where the study is.
+        paths: Paths of the study.
         cell: The cell.
-        spec: What today's config asks for.
-        adapted: Folders with the cell's adapted blocks; empty where there are none.
+        spec: The cell's spec in the current config.
+        adapted: Folders with the cell's adapted blocks; empty if it is not adapted.
 
     Raises:
-        UserError: A step was made from other inputs or with other settings than today's config
-            asks for, or a matrix has another number of zeros than its pattern asks for.
+        UserError: A step was made from other inputs or with other settings than the current config
+            asks for, or a matrix has the wrong number of zeros for its pattern.
     """
     found = _Steps(paths, cell, spec, adapted)
     made_with = found.spec()
@@ -56,14 +56,14 @@ def collect_record(
     record["sha256"] = content_digest(record)
     validate(record, str(paths.record(cell)))
     if steps.TASKS in found.measured:
-        # Beside the record, so that cells can be compared answer by answer wherever records go.
+        # The answers go beside the record, so that copied records can be compared answer by answer.
         write_atomically(answers_beside(paths.record(cell)), found.answers.read_bytes())
     write_json(paths.record(cell), record)
     return record
 
 
 class _Steps:
-    """The folders a cell came through, each checked to be made from the one before."""
+    """The folders of a cell's steps, each checked to be made from the one before."""
 
     def __init__(
         self, paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
@@ -93,7 +93,7 @@ class _Steps:
         self._open_evaluation(paths, spec["evaluation"])
 
     def _open_evaluation(self, paths: Paths, asked: Mapping[str, Any]) -> None:
-        """Read what was measured, and check what it was measured on and with."""
+        """Read the measurements, and check which checkpoint, text and tasks they are of."""
         artifact = Artifact(paths.metrics(self.cell), steps.METRICS)
         self.folders[steps.EVALUATE_CELL] = [artifact.folder]
         if steps.DRIFT in asked:
@@ -115,11 +115,11 @@ class _Steps:
     def _measured_with(
         self, name: str, found: Mapping[str, Any]
     ) -> dict[str, tuple[str | None, Artifact]]:
-        """Return the digest of what something was measured with, and what is there, by its name."""
+        """Return, by name, the digest of each input of a measurement, and that input on disk."""
         if name == steps.PERPLEXITY:
             return {"text": (found["text"], self.texts["evaluation"])}
         if name == steps.DRIFT:
-            assert self.held_out is not None  # Of every cell whose drift is measured.
+            assert self.held_out is not None  # Every cell whose drift is measured has it.
             return {
                 "model": (found["model"], self.model),
                 "held-out text": (found["held_out"], self.held_out),
@@ -164,7 +164,7 @@ class _Steps:
             check_belongs(part, "sample", self.sample)
 
     def _samples(self) -> int:
-        """Return how many sequences a cell was trained on, by its candidate where there was one."""
+        """Return how many sequences a cell, or the candidate chosen for it, was trained on."""
         settings = self.windows[0].facts["settings"]["adaptation"]
         return int(chosen_of(self.choice, settings)["samples"])
 
@@ -174,26 +174,27 @@ class _Steps:
         found: Mapping[str, Any],
         others: Mapping[str, tuple[str | None, Artifact]],
     ) -> None:
-        """Refuse what was measured on another checkpoint, text or task than is there.
+        """Refuse a measurement of another checkpoint, text or task than the one on disk.
 
         Args:
-            where: The file with what was measured.
-            found: Its content.
-            others: By what it is, the digest of what was measured with, and what is there.
+            where: File of the measurement.
+            found: Content of that file.
+            others: Inputs besides the checkpoint, by name: the digest of the one that was measured
+                with, and the one on disk.
         """
         checkpoint = {"checkpoint": (found["checkpoint"], self.checkpoint)}
         for what, (digest, artifact) in {**checkpoint, **others}.items():
             if digest != artifact.digest:
                 raise UserError(
-                    f"this was measured on another {what}",
+                    f"this was measured on a different {what}",
                     where=where,
                     found=digest,
                     expected=f"{artifact.digest}, which is {artifact.folder}",
-                    todo=f"the same command with `--forcerun {steps.EVALUATE_CELL}` measures again",
+                    todo=f"run Snakemake with `--forcerun {steps.EVALUATE_CELL}` to measure again",
                 )
 
     def spec(self) -> dict[str, Any]:
-        """Return the settings that the steps say they were made with."""
+        """Return the settings with which the steps were made, as their manifests say."""
         spec: dict[str, Any] = {
             "cell": str(self.cell),
             "model": self.model.facts["settings"],
@@ -226,17 +227,17 @@ class _Steps:
         return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
 
     def metrics(self) -> dict[str, Any]:
-        """Return what was measured, by its name; of the tasks also the digest of the answers."""
+        """Return the measurements by name; those of the tasks have the digest of the answers."""
         found = {name: dict(each) for name, each in self.measured.items() if name != steps.IDENTITY}
         if steps.TASKS in found:
             found[steps.TASKS]["answers_sha256"] = file_digest(self.answers)
         return found
 
     def identity(self) -> dict[str, Any]:
-        """Return the sparsity of each matrix and overall, as it was counted in the checkpoint.
+        """Return the sparsity of each matrix and overall, as counted in the checkpoint.
 
         Raises:
-            UserError: A matrix has not the zeros that its mask and its pattern ask for.
+            UserError: A matrix has the wrong number of zeros for its mask or its pattern.
         """
         found = self.measured[steps.IDENTITY]
         matrices = found["matrices"]
@@ -244,11 +245,11 @@ class _Steps:
             for what, expected in self._expected_zeros(name, counts):
                 if counts["zeros"] != expected:
                     raise UserError(
-                        f"a matrix has not the zeros that its {what} asks for",
+                        f"wrong number of zeros in a matrix for its {what}",
                         where=f"{self.checkpoint.folder}: {name}",
                         found=f"{counts['zeros']} zeros",
-                        expected=f"{expected} zeros of {counts['rows']} x {counts['columns']}",
-                        todo="this is a defect of this program: report it",
+                        expected=f"{expected} zeros among {counts['rows']} x {counts['columns']}",
+                        todo="report this: it is a defect of this program",
                     )
         zeros = sum(counts["zeros"] for counts in matrices.values())
         weights = sum(counts["rows"] * counts["columns"] for counts in matrices.values())
@@ -263,12 +264,12 @@ class _Steps:
         }
 
     def _expected_zeros(self, name: str, counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-        """Yield how many zeros a matrix has to have; a dense one may hold zeros of its own."""
+        """Yield what decides a matrix's zeros, and their number; a dense matrix may have any."""
         if self.masks is None:
             return
         adapted = self.windows[0].facts["settings"]["adaptation"] if self.windows else None
         if adapted is not None and read_adaptation(adapted).becomes_dense:
-            # Its adapter fills the zeros: that is what the other methods are for.
+            # Merging the adapter fills the zeros; the other methods exist to avoid that.
             return
         yield "mask", self._of_matrices("pruned")[name]
         pattern = Pattern.parse(self.masks.facts["settings"]["pattern"])
@@ -277,16 +278,16 @@ class _Steps:
             yield "pattern", pattern.zeros(counts["rows"], counts["columns"], scope)
 
     def pruning(self) -> dict[str, Any] | None:
-        """Return what the criterion noted of each matrix; None for a dense model."""
+        """Return the criterion's notes on each matrix; None for a dense model."""
         return None if self.masks is None else {"notes": self._of_matrices("notes")}
 
     def _of_matrices(self, what: str) -> dict[str, Any]:
-        """Return a fact of all matrices that have it, by the matrix's name in the checkpoint."""
+        """Return a fact about each matrix that has it, by the matrix's name in the checkpoint."""
         entries = self.masks.files.values() if self.masks else []
         return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
 
     def adaptation(self) -> dict[str, Any] | None:
-        """Return what an adaptation saw, trained and came to; None where there was none."""
+        """Return what an adaptation saw, trained and reached; None if there was none."""
         found = adapted_windows(self.windows)
         if not found:
             return None
@@ -297,7 +298,7 @@ class _Steps:
             "windows_kept_pruned": sum(facts["kept_pruned"] for facts in found.values()),
             "samples": sample["settings"]["samples"],
             "distinct_tokens": sample["distinct_tokens"],
-            # Of each trained parameter.
+            # Steps for each trained parameter.
             "steps": max(facts["steps"] for facts in found.values()),
             "trained_parameters": sum(facts["trained_parameters"] for facts in found.values()),
             "losses": {
@@ -309,15 +310,15 @@ class _Steps:
         }
 
     def cost(self) -> dict[str, Any]:
-        """Return what each step cost; jobs of one step are summed, their peaks are not."""
+        """Return the cost of each step: sums over its jobs, and the largest of their peaks."""
         costs = {}
         for step, runs in self._runs().items():
             parts = [self._cost_of(run) for run in runs]
             total: dict[str, Any] = {"jobs": len(parts)}
             for key in sorted({key for part in parts for key in part}):
                 values = [part[key] for part in parts if key in part]
-                # Jobs of one step see the same tokens, each through its own windows; those of a
-                # search do not.
+                # Jobs of one step see the same tokens, each for its own windows; jobs of a search
+                # do not.
                 shared = key == "tokens" and step != steps.SEARCH
                 whole = max if key.startswith("peak") or shared else sum
                 total[key] = whole(values)
@@ -325,7 +326,7 @@ class _Steps:
         return costs
 
     def _cost_of(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a job cost, its operations counted from what it noted."""
+        """Return the cost of a job, with operations computed from its counts."""
         counts = run["counts"]
         tokens = {"tokens": counts["tokens"]} if "tokens" in counts else {}
         # Operations do not depend on the precision of what is stored.
@@ -333,7 +334,7 @@ class _Steps:
         return {**run["cost"], **tokens, **operations(run["rule"], shapes, counts)}
 
     def _runs(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the run facts of each step's jobs, those that a folder carries along included."""
+        """Return the run facts of each step's jobs, including those that a folder carries along."""
         found = {step: [read_run(folder) for folder in each] for step, each in self.folders.items()}
         shared = [run["shared"] for runs in found.values() for run in runs]
         return found | {step: runs for carried in shared for step, runs in carried.items()}
@@ -341,7 +342,7 @@ class _Steps:
     def provenance(self) -> dict[str, Any]:
         """Return where the numbers come from."""
         environments = {step: runs[0]["environment"] for step, runs in self._runs().items()}
-        # Steps that were run before there was such a fact have none.
+        # Steps that ran before this fact was recorded do not have it.
         finished = {
             step: max(times)
             for step, runs in self._runs().items()
@@ -360,7 +361,7 @@ class _Steps:
         if self.held_out is not None:
             digests["held_out_token_ids"] = self.held_out.facts["tokens_sha256"]
         if self.windows:
-            # Those of the calibration, or more like them.
+            # The calibration sample's, or an extended sample's.
             digests["adaptation_token_ids"] = self.sample.facts["tokens_sha256"]
         return {
             "environments": environments,

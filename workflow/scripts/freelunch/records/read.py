@@ -1,7 +1,7 @@
-"""Records: one small file a cell, with everything that decides its number and everything it cost.
+"""Records: one small file per cell, with everything that decides its numbers and all it cost.
 
-`freelunch.records.collect` makes them. A record whose settings are not today's is refused, by the
-collector and by every reader.
+`freelunch.records.collect` makes them. The collector and every reader refuse a record whose
+settings differ from the current ones.
 """
 
 import gzip
@@ -36,18 +36,18 @@ SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
 
 
 def content_digest(record: Mapping[str, Any]) -> str:
-    """Return the digest of all that a record says but for this digest."""
+    """Return the digest of a record's content, without this digest itself."""
     return json_digest({key: value for key, value in record.items() if key != "sha256"})
 
 
 def answers_beside(record: Path) -> Path:
-    """Return where the answers of a record's cell are."""
+    """Return the path of the file of answers beside a record."""
     return record.with_name(f"{record.stem}.{ANSWERS}")
 
 
 def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return what a cell answered: for each task and document the log-likelihoods of the choices
-    and whether the answer is right.
+    """Return a cell's answers: for each task and document, the log-likelihoods of the choices and
+    whether the answer is right.
 
     Raises:
         UserError: The file is missing or damaged.
@@ -69,10 +69,10 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
 
     Args:
         study: The study.
-        folder: Where the records are, if not in its results.
+        folder: Folder of the records; None for that in the study's results.
 
     Raises:
-        UserError: A record is missing, damaged, or was made with other settings than today's.
+        UserError: A record is missing or damaged, or was made with other than the current settings.
     """
     records = {}
     for cell in study.cells:
@@ -98,10 +98,10 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return a record, whatever study it is of.
+    """Return a record of any study.
 
     Raises:
-        UserError: It is damaged, or not as the schema says.
+        UserError: The record is damaged, or does not match the schema.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs between two trees of mappings: the key, with dots, and both values."""
+    """Yield each difference between two trees of mappings: the dotted key and both values."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for name in sorted(one.keys() | other.keys()):
             deeper = f"{key}.{name}" if key else name
@@ -126,10 +126,10 @@ def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any,
 def check_spec(
     found_spec: Mapping[str, Any], spec: Mapping[str, Any], cell: Cell, where: object
 ) -> None:
-    """Refuse numbers that were made with other settings than today's config asks for.
+    """Refuse numbers that were made with other settings than the current config asks for.
 
     Raises:
-        UserError: Naming the first settings that differ and what makes the number again.
+        UserError: Settings differ. The message names the first of them and how to compute again.
     """
     unlike = list(differences(found_spec, spec))
     if unlike:
@@ -140,12 +140,12 @@ def check_spec(
             where=where,
             found=f"{key} = {json.dumps(found)}",
             expected=f"{key} = {json.dumps(expected)}",
-            todo=f"the same command with `--forcerun {_rule_of(key)}` computes it again",
+            todo=f"run Snakemake with `--forcerun {_rule_of(key)}` to compute it again",
         )
 
 
 def _rule_of(key: str) -> str:
-    """Return the first rule that a setting of the spec concerns."""
+    """Return the first rule that uses a setting of the spec."""
     if key.startswith("model"):
         return FETCH_MODEL
     if ".text." in key:
@@ -171,16 +171,16 @@ def _schema() -> dict[str, Any]:
 
 
 def validate(record: object, where: str) -> None:
-    """Refuse what is no record.
+    """Refuse what is not a valid record.
 
     Raises:
-        UserError: It is not as the schema says.
+        UserError: The record does not match the schema.
     """
     errors = list(jsonschema.Draft202012Validator(_schema()).iter_errors(record))
     if errors:
         error = errors[0]
         raise UserError(
-            "a record is not as workflow/schemas/record.schema.json says",
+            "a record does not match workflow/schemas/record.schema.json",
             where=where,
             found=error.message[:300],
             expected=".".join(str(part) for part in error.absolute_path) or "a record",

@@ -1,4 +1,4 @@
-"""What is done after pruning: the settings of reconstruction and of every way of retraining."""
+"""Settings of what follows pruning: reconstruction, least squares and every retraining method."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -49,21 +49,23 @@ WindowSetting = Annotated[
     | Annotated[Literal["matrix", "attention_mlp", "all", "auto"], Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),
 ]
-_METHOD = "What is done; freelunch.study.methods has the formulas of retraining."
-_BIASES = "Adapt the biases of linear layers too."
-_NORMS = "Train the norms too, the final one included."
+_METHOD = "How the model is adapted; freelunch.study.methods has the formulas of retraining."
+_BIASES = "Also adapt the biases of linear layers."
+_NORMS = "Also train the norms, including the final one."
 
 
 class Budget(Settings):
-    """Tokens to be seen, in all epochs together, which decide `samples`: so many, or a multiple of
-    what another adaptation sees.
+    """Training tokens, summed over all epochs: a number, or a multiple of another adaptation's. The
+    budget sets `samples`.
     """
 
     tokens: Absent[int] = absent(
-        "So many, or as many fewer as whole sequences in whole epochs ask for.", ge=1, le=10**12
+        "Number of tokens, rounded down to whole sequences in whole epochs.", ge=1, le=10**12
     )
-    times: Absent[float] = absent("So many times what `of` sees.", gt=0, le=10**6)
-    of: Absent[str] = absent("An adaptation without alternatives and without such a budget itself.")
+    times: Absent[float] = absent("Multiple of the tokens that `of` sees.", gt=0, le=10**6)
+    of: Absent[str] = absent(
+        "An adaptation that lists no alternatives and whose own budget is not a multiple."
+    )
 
 
 def _either(budget: Budget) -> Budget:
@@ -74,11 +76,11 @@ def _either(budget: Budget) -> Budget:
 
 
 class Adaptation(Settings):
-    """What all ways of adapting a pruned model have.
+    """Settings that all adaptations share.
 
     Attributes:
-        is_retraining: Whether the whole model is trained on text.
-        rule: The rule that carries it out.
+        is_retraining: Whether the adaptation trains the whole model on text.
+        rule: Name of the Snakemake rule that carries it out.
     """
 
     is_retraining: ClassVar[bool] = False
@@ -88,44 +90,44 @@ class Adaptation(Settings):
 
     @property
     def is_sequential(self) -> bool:
-        """Whether windows need what the windows before them have become."""
+        """Whether a window's inputs depend on the adapted windows before it."""
         return False
 
     @property
     def becomes_dense(self) -> bool:
-        """Whether what it merges into is not pruned any more."""
+        """Whether the merged model is dense rather than pruned."""
         return False
 
     @property
     def distils(self) -> bool:
-        """Whether the dense model's predictions are the targets."""
+        """Whether the dense model's predictions are the training targets."""
         return False
 
     @property
     def label(self) -> str:
-        """What a series of adaptations of this kind is called."""
+        """Name of the series of adaptations of this kind."""
         return self.method
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield settings that do not go together: the key, and what is wrong with it."""
+        """Yield a key and a message for each setting that contradicts another."""
         yield from ()
 
 
 class Local(Adaptation):
-    """What adaptations of one window at a time have."""
+    """Settings of the adaptations that work on one window at a time."""
 
     rule: ClassVar[str] = RECONSTRUCT_WINDOW
 
     inputs: Literal["dense", "sparse"] = Field(
         default="dense",
-        description="What a window sees. dense: the dense model's activations, so that windows are "
-        "independent of each other. sparse: what the adapted windows before it make of the text; "
-        "one job then adapts all windows in turn.",
+        description="Inputs of a window. dense: the dense model's activations, so that windows are "
+        "independent of each other. sparse: the outputs of the adapted windows before it; one job "
+        "then adapts all windows in turn.",
     )
     targets: Literal["dense", "local"] = Field(
         default="dense",
-        description="What a window learns. dense: the dense model's activations. local: what the "
-        "window's own dense weights make of its (sparse) inputs.",
+        description="Targets of a window. dense: the dense model's activations. local: the outputs "
+        "of the window's own dense weights on its (sparse) inputs.",
     )
     train_biases: bool = Field(default=True, description=_BIASES)
 
@@ -135,20 +137,20 @@ class Local(Adaptation):
 
     @property
     def local_targets(self) -> bool:
-        """Whether a window learns what its own dense weights make of its inputs."""
+        """Whether a window's targets are the outputs of its own dense weights on its inputs."""
         return self.targets == "local"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if (self.inputs, self.targets) == ("dense", "local"):
             yield (
                 "targets",
-                "with dense inputs the outputs of a dense window are the dense activations; "
-                "expected dense, or inputs: sparse",
+                "with dense inputs, local targets equal the dense model's activations; expected "
+                "dense, or inputs: sparse",
             )
 
 
 class LeastSquares(Local):
-    """Masked least squares, row by row: the optimum of the window `matrix` on its masks."""
+    """Masked least squares, row by row: the exact optimum of window `matrix` for its masks."""
 
     window: ClassVar[Window] = MATRIX
 
@@ -156,92 +158,93 @@ class LeastSquares(Local):
     damping: float = Field(
         default=1e-8,
         ge=0,
-        description="Share of the Gram matrix's mean diagonal that holds a weight to its pruned "
-        "value, for directions that no token excites. More of it is a regularisation.",
+        description="Damping that holds each weight near its pruned value, as a share of the Gram "
+        "matrix's mean diagonal. The default only settles directions that no token excites; larger "
+        "values regularise.",
     )
 
 
 class Training(Adaptation):
-    """What adaptations that train by gradients have."""
+    """Settings of the adaptations that train by gradient descent."""
 
     samples: Absent[int] = absent(
-        "Sequences to train on: the calibration sample, and more draws like it. Not given: the "
-        "calibration sample.",
+        "Number of training sequences: the first ones of the calibration sample, or all of it and "
+        "further draws of its kind. Default: the calibration sample.",
         ge=1,
     )
     budget: Absent[Annotated[Budget, AfterValidator(_either)]] = absent(
-        "Tokens to be seen, in all epochs together: decides `samples`."
+        "Training tokens, summed over all epochs. The budget sets `samples`."
     )
     optimiser: Literal["adamw", "sgd"] = Field(
         default="adamw", description="adamw: PyTorch's betas, no weight decay. sgd: momentum 0.9."
     )
     learning_rate: Searched[Positive] = Field(
         default=0.001,
-        description="Peak; restarted in each window. A list is searched (`select_on`). The paper's "
-        "grid is 1e-7 ... 5e-4.",
+        description="Peak learning rate; the schedule restarts in each window. Of a list, the best "
+        "is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4.",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear",
-        description="Decay to 0 after the warm-up, or none. The paper's is linear.",
+        description="Decay to 0 after the warm-up; constant: no decay. The paper uses linear.",
     )
     warmup: float = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of the steps in which the learning rate rises linearly.",
+        description="Share of the steps over which the learning rate rises linearly.",
     )
     epochs: Searched[Count] = Field(
         default=1,
-        description="Passes over the sample, in each window; the paper's are 1, 5, 10. A list is "
-        "searched.",
+        description="Passes over the sample in each window. Of a list, the best is chosen. The "
+        "paper uses 1, 5 and 10.",
     )
     batch: int = Field(default=2, ge=1, description="Sequences in an optimiser step.")
     shuffle: bool = Field(
         default=True,
-        description="Draw a new order in each epoch. The study's own code keeps a fixed order.",
+        description="Draw a new order in each epoch. The paper's own code keeps a fixed order.",
     )
     precision: Literal["model", "float32", "bfloat16"] = Field(
         default="model",
-        description="Of the training passes: the model's dtype, or another one. Trained weights "
-        "and their moments are float32 in any case.",
+        description="Dtype of the training passes; model: the model's own. Trained weights and "
+        "their optimiser moments are always float32.",
     )
     select_on: Literal["calibration", "evaluation"] = Field(
         default="calibration",
-        description="Where candidates are compared, by perplexity. calibration: on documents of "
-        "the calibration text that the sample does not touch. evaluation: on the very text the "
-        "study is judged by, as the paper does; tables mark it.",
+        description="Text on which the perplexities of candidates are compared. calibration: "
+        "documents of the calibration text that the sample does not touch. evaluation: the very "
+        "text that the study is judged by, as in the paper; tables mark this.",
     )
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates among which one is chosen."""
+        """The learning rates to choose from."""
         return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
 
     @property
     def epoch_counts(self) -> list[int]:
-        """The numbers of epochs among which one is chosen."""
+        """The numbers of epochs to choose from."""
         return self.epochs if isinstance(self.epochs, list) else [self.epochs]
 
     @property
     def is_searched(self) -> bool:
-        """Whether alternatives are listed."""
+        """Whether learning rates or epochs are listed as alternatives."""
         return isinstance(self.learning_rate, list) or isinstance(self.epochs, list)
 
     @property
     def rate(self) -> float:
-        """The learning rate of a run; ValueError if several are listed."""
+        """The learning rate of a run; raises ValueError if several are listed."""
         (rate,) = self.rates
         return rate
 
     @property
     def passes(self) -> int:
-        """How often a run passes over its sample; ValueError if several numbers are listed."""
+        """Passes of a run over its sample; raises ValueError if several numbers are listed."""
         (passes,) = self.epoch_counts
         return passes
 
     @property
     def trained(self) -> Trained:
-        """What is trained."""
+        """The parameters that are trained, and how."""
         raise NotImplementedError
 
     @property
@@ -255,31 +258,31 @@ class Reconstruction(Training, Local):
     method: Literal["reconstruction"] = Field(description=_METHOD)
     window: WindowSetting = Field(
         default=1,
-        description="What is trained together. A number: so many consecutive decoder blocks, of "
-        "which the last window may have fewer. all: every block. attention_mlp: the attention and "
-        "the MLP of each block apart. matrix: each linear layer apart, to match its own output. "
-        "auto: the largest of these that fits into memory_gb.",
+        description="Part of the model that is trained together. A number: that many consecutive "
+        "decoder blocks; the last window may have fewer. all: every block. attention_mlp: the "
+        "attention and the MLP of each block separately. matrix: each linear layer separately, to "
+        "match its own output. auto: the largest of these that fits into memory_gb.",
     )
     memory_gb: Absent[float] = absent(
-        "For window: auto. Memory that a job may use, in units of 1e9 bytes, as `make plan` "
-        "predicts it.",
+        "For `window: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` predicts "
+        "it.",
         gt=0,
     )
     trains: Absent[Method] = absent(
-        "What is trained of a window, as by the retraining method of this name. Not given: full."
+        "Retraining method that decides which parameters of a window are trained. Default: full."
     )
-    rank: Absent[int] = absent(f"For a low-rank `trains`. Not given: {RANK}.", ge=1)
-    alpha: Absent[float] = absent(f"For a low-rank `trains`. Not given: {ALPHA}.", gt=0)
+    rank: Absent[int] = absent(f"Rank of a low-rank `trains`. Default: {RANK}.", ge=1)
+    alpha: Absent[float] = absent(f"Alpha of a low-rank `trains`. Default: {ALPHA}.", gt=0)
     loss: Literal["mean_squared_error", "negative_cosine", "relative_squared_error"] = Field(
         default="mean_squared_error",
-        description="Of the residual stream after the window; of its own output for a matrix. "
-        "negative_cosine: 1 - cosine, mean over tokens. relative_squared_error: divided by the "
-        "target's squared norm, token by token.",
+        description="Loss on the residual stream after the window, or on a matrix's own output. "
+        "negative_cosine: 1 - cosine, mean over tokens. relative_squared_error: the squared error "
+        "of each token divided by the squared norm of its target.",
     )
     train_norms: bool = Field(
         default=True,
         description="Train the window's norms as well as the weights that its masks keep. A window "
-        "of one matrix has none: keep this equal across windows that are compared.",
+        "of one matrix has no norms, so use the same value in all windows that are compared.",
     )
 
     @property
@@ -303,32 +306,34 @@ class Reconstruction(Training, Local):
         trained = self.trained
         if self.window == MATRIX and trained.norms:
             key, wanted = (
-                ("trains", "other") if trained.weights is None else ("train_norms", "false")
+                ("trains", "another method")
+                if trained.weights is None
+                else ("train_norms", "false")
             )
             yield (
                 key,
-                f"a window of one matrix holds no norm; expected {wanted}, and the same for the "
+                f"a window of one matrix holds no norm; expected {wanted}, and the same in the "
                 "windows it is compared with",
             )
         if self.window == AUTO and self.memory_gb is None:
-            yield "memory_gb", "`window: auto` fills a memory budget; expected one, in GB"
+            yield "memory_gb", "`window: auto` needs a memory budget; expected one, in GB"
         if self.window != AUTO and self.memory_gb is not None:
             yield "memory_gb", "only `window: auto` has a memory budget; expected no such key"
         trains = self.trains or FULL
         for key, having in (("rank", LOW_RANK), ("alpha", SCALED)):
             if getattr(self, key) is not None and trains not in having:
-                yield key, f"`trains: {trains}` has none; expected no such key"
+                yield key, f"`trains: {trains}` has no {key}; expected no such key"
         if trained.weights is None and self.window != MATRIX:
             for key, needed in (("train_norms", trained.norms), ("train_biases", trained.biases)):
                 if needed and not getattr(self, key):
-                    yield key, f"`trains: {trains}` trains them; expected true"
+                    yield key, f"`trains: {trains}` trains these parameters; expected true"
 
 
 Windowed = Reconstruction | LeastSquares
 
 
 def with_window(settings: Windowed, window: Window) -> Windowed:
-    """Return settings whose window is decided, where they leave it open."""
+    """Return settings with this window; least squares always works on single matrices."""
     if isinstance(settings, LeastSquares):
         return settings
     return settings.model_copy(update={"window": window})
@@ -343,21 +348,21 @@ class Retraining(Training):
 
     loss: Literal["next_token", "distillation"] = Field(
         default="next_token",
-        description="next_token: of the text, as in pre-training. distillation: the targets are "
-        "the dense model's predictions, KL(dense || this).",
+        description="next_token: the next-token loss on the text, as in pre-training. "
+        "distillation: KL(dense || this), with the dense model's predictions as targets.",
     )
     micro_batch: Absent[int] = absent(
-        "Sequences that are passed together; the gradients of a batch add up. Less memory, the "
-        "same steps. Not given: the batch.",
+        "Sequences that pass through the model together; the gradients of a batch add up. Fewer "
+        "take less memory and leave the steps the same. Default: the batch.",
         ge=1,
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Pass each block again in the backward pass instead of keeping what it needs: "
+        description="Recompute each block in the backward pass instead of keeping its activations: "
         "less memory, a third more operations.",
     )
     clip: float | None = Field(
-        default=1.0, gt=0, description="Largest norm of all gradients together; null: none."
+        default=1.0, gt=0, description="Largest norm of all gradients together; null: no clipping."
     )
 
     @property
@@ -383,18 +388,18 @@ class Retraining(Training):
 
 
 class OfMatrices(Retraining):
-    """What methods that train matrices have besides."""
+    """Settings of the methods that train matrices."""
 
     train_norms: bool = Field(default=True, description=_NORMS)
     train_biases: bool = Field(default=True, description=_BIASES)
     train_head: bool = Field(
         default=False,
-        description="Train the language-model head too, by the same method; where it is the "
-        "embedding, that with it.",
+        description="Also train the language-model head, by the same method. If the head shares "
+        "the embedding's weights, this trains the embedding, too.",
     )
     linears: Absent[Distinct[str]] = absent(
-        "Ends of the names of the linear layers whose matrices are trained, such as q_proj. Not "
-        "given: all of the blocks."
+        "Linear layers whose matrices are trained, by the ends of their names, such as q_proj. "
+        "Default: all linear layers of the blocks."
     )
 
     @property
@@ -409,18 +414,18 @@ class OfMatrices(Retraining):
         )
 
     def _low_rank(self) -> dict[str, Any]:
-        """Return the settings of the small matrices through which a matrix is trained."""
+        """Return the settings of the low-rank factors through which a matrix is trained."""
         return {}
 
 
 class LowRank(OfMatrices):
-    """What methods that train a matrix through two small ones have besides."""
+    """Settings of the methods that train a matrix through two low-rank factors."""
 
     rank: int = Field(
         default=RANK,
         ge=1,
-        description="Of the two small matrices through which a matrix is trained; at most its "
-        "smaller side.",
+        description="Rank of the two factors through which a matrix is trained; at most the "
+        "matrix's smaller dimension.",
     )
 
     def _low_rank(self) -> dict[str, Any]:
@@ -428,7 +433,7 @@ class LowRank(OfMatrices):
 
 
 class Scaled(LowRank):
-    """What low-rank methods that scale a matrix's change have besides."""
+    """Settings of the low-rank methods that scale a matrix's change."""
 
     alpha: float = Field(
         default=ALPHA, gt=0, description="The change of a matrix is scaled by alpha / rank."
@@ -439,13 +444,13 @@ class Scaled(LowRank):
 
 
 class Branching(Scaled):
-    """What methods that train a branch beside a matrix have besides."""
+    """Settings of the methods that train a branch beside a matrix."""
 
     dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of an adapter's inputs that is dropped in training.",
+        description="Share of a branch's inputs that is dropped in training.",
     )
 
     def _low_rank(self) -> dict[str, Any]:
@@ -453,55 +458,55 @@ class Branching(Scaled):
 
 
 class Full(OfMatrices):
-    """All weights that the masks keep."""
+    """Train all weights that the masks keep."""
 
     method: Literal["full"] = Field(description=_METHOD)
 
 
 class Biases(Retraining):
-    """The biases of linear layers alone (PERP)."""
+    """Train only the biases of linear layers (PERP)."""
 
     method: Literal["biases"] = Field(description=_METHOD)
 
 
 class Norms(Retraining):
-    """The norms alone (PERP)."""
+    """Train only the norms (PERP)."""
 
     method: Literal["norms"] = Field(description=_METHOD)
 
 
 class BiasesNorms(Retraining):
-    """Biases and norms (PERP)."""
+    """Train only the biases and the norms (PERP)."""
 
     method: Literal["biases_norms"] = Field(description=_METHOD)
 
 
 class Lora(Branching):
-    """LoRA: merged, the model is dense."""
+    """LoRA; the merged model is dense."""
 
     method: Literal["lora"] = Field(description=_METHOD)
 
 
 class LoraPrune(Branching):
-    """LoRA whose change is pruned when it is merged."""
+    """LoRA whose update is pruned when it is merged."""
 
     method: Literal["lora_prune"] = Field(description=_METHOD)
 
 
 class MaskLora(Scaled):
-    """LoRA whose change is masked while it trains (PERP)."""
+    """LoRA whose update is masked during training (PERP)."""
 
     method: Literal["masklora"] = Field(description=_METHOD)
 
 
 class ScaleLora(LowRank):
-    """Weights that are multiplied by a low-rank matrix (PERP)."""
+    """Multiply the weights by a trained low-rank matrix (PERP)."""
 
     method: Literal["scalelora"] = Field(description=_METHOD)
 
 
 class Spp(Scaled):
-    """Weights that are multiplied by a structured low-rank matrix (arXiv 2405.16057)."""
+    """Multiply the weights by a trained structured low-rank matrix (arXiv 2405.16057)."""
 
     method: Literal["spp"] = Field(description=_METHOD)
 
@@ -525,5 +530,5 @@ AdaptationEntry = chosen_by(
 
 
 def read_adaptation(settings: Mapping[str, Any]) -> Any:
-    """Return settings that are written as JSON, with defaults: one of the classes above."""
+    """Return an adaptation's settings from JSON, with defaults, as one of the classes above."""
     return reader(AdaptationEntry)(settings)

@@ -1,4 +1,4 @@
-"""The base of a study: registries that stand once, of which a study takes what it names."""
+"""The base of a study: a shared file of registries, from which a study takes what it names."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,41 +10,41 @@ import yaml
 from freelunch.core.errors import UserError
 from freelunch.study.config import BASE, REGISTRIES
 
-# The names that are defined, by registry: also those that a study does not take.
+# The defined names of each registry, including those that the study does not take.
 Names = dict[str, list[str]]
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file says.
+    """Return the content of a YAML file.
 
     Raises:
-        UserError: It is not there, or is not YAML.
+        UserError: The file does not exist or is not valid YAML.
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError("there is no such file", where=path) from error
     except (yaml.YAMLError, ValueError) as error:
-        # A ValueError: bytes that are no text, or a date that there is not, such as 2026-13-01.
-        raise UserError("this is not YAML", where=path, found=error) from error
+        # ValueError: bytes that are not text, or an impossible date such as 2026-13-01.
+        raise UserError("not a valid YAML file", where=path, found=error) from error
 
 
 def with_base(config: object, source: str, root: Path = Path()) -> tuple[object, Names]:
-    """Return a config with the entries that its study takes from its base, and all defined names.
+    """Return a config completed with the entries that its study takes from its base, and all names.
 
-    An entry of the config's own takes the place of one that has the same name in the base, as a
-    whole. A base has no base itself.
+    An entry of the config replaces the base's entry of the same name as a whole. A base cannot have
+    a base of its own.
 
-    A registry of the config's own that is not a mapping is left for the classes of settings to
-    refuse.
+    A registry of the config that is not a mapping is left unchanged: the settings classes refuse
+    it.
 
     Args:
-        config: As a study's file says it.
-        source: That file, for messages.
+        config: Content of the study's file.
+        source: Name of that file, for messages.
         root: The repository, to which the base's path is relative.
 
     Raises:
-        UserError: The base is not there, or holds anything but registries.
+        UserError: The base does not exist, or holds anything but registries.
     """
     if not isinstance(config, Mapping):
         return config, {}
@@ -58,7 +58,7 @@ def with_base(config: object, source: str, root: Path = Path()) -> tuple[object,
         if not isinstance(config.get(registry, {}), Mapping):
             continue
         entries = {**base[registry], **own[registry]}
-        # In the order in which the study names them, which is that of tables and figures.
+        # Tables and figures follow the order in which the study names its entries.
         ordered = dict.fromkeys([*taken, *own[registry]])
         complete[registry] = {name: entries[name] for name in ordered if name in entries}
     return complete, names
@@ -83,7 +83,7 @@ def _read_base(named: object, source: str, root: Path) -> dict[str, Mapping[str,
             where=named,
             found=", ".join(others),
             expected=", ".join(REGISTRIES),
-            todo="move the other keys to the study, which names its base by `base:`",
+            todo="move the other keys to the study that names this file as its `base`",
         )
     for registry, entries in base.items():
         if not isinstance(entries, Mapping):
@@ -108,7 +108,7 @@ def _taken(
     entries = {**base["adaptations"], **own["adaptations"]}
     waiting = [*taken["adaptations"], *own["adaptations"]]
     for name in waiting:
-        # What a budget is a multiple of has a part in the study, too.
+        # The adaptation that a budget is a multiple of belongs to the study, too.
         budget = _mapping(_mapping(entries.get(name)).get("budget"))
         other = budget.get("of")
         if isinstance(other, str) and other not in taken["adaptations"]:
@@ -118,7 +118,7 @@ def _taken(
 
 
 def _named(study: object) -> Iterator[tuple[str, str]]:
-    """Yield the registry and name of all that a `study` block names, whatever its form."""
+    """Yield the registry and name of each entry that a `study` block names, however malformed."""
     block = _mapping(study)
     evaluation = _mapping(block.get("evaluation"))
     for part in (block.get("calibration"), evaluation.get("perplexity")):

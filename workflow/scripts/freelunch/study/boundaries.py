@@ -7,8 +7,9 @@ def kept_boundaries(keep: str, num_blocks: int) -> frozenset[int]:
     """Return the kept block boundaries: 0 is before the first block, i + 1 after block i.
 
     Args:
-        keep: `all`, `none`, or `every_k`: each k-th, and the last, which is a target of its own.
-        num_blocks: Of the model.
+        keep: `all`, `none`, or `every_k`, which keeps every k-th boundary and also the last one,
+            the target of the last window.
+        num_blocks: Number of decoder blocks in the model.
     """
     if keep == NONE:
         return frozenset()

@@ -1,4 +1,4 @@
-"""A cell of the study: one model, pruned and adapted one way, from one seed."""
+"""A cell of the study: one model, pruned and adapted in one way, with one seed."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ NONE = "none"
 
 NAME = r"[a-z0-9]+(?:[._-][a-z0-9]+)*"
 WORD = r"[a-z0-9]+(?:_[a-z0-9]+)*"
-# Also a candidate of one: `freelunch.study.search`.
+# The name of an adaptation or of one of its candidates (`freelunch.study.search`).
 ADAPTATION = rf"{WORD}(?:\.lr[0-9.e+-]+\.epochs\d+)?"
 _CELL = re.compile(
     rf"(?P<model>{NAME})/(?:{DENSE}|(?P<criterion>{WORD})-(?P<pattern>{WORD}))"
@@ -19,7 +19,7 @@ _CELL = re.compile(
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """Name one result of the study; the names are keys of the config's registries."""
+    """Identify one result of the study by names, which are keys of the config's registries."""
 
     model: str
     criterion: str
@@ -29,12 +29,12 @@ class Cell:
 
     @classmethod
     def dense(cls, model: str) -> "Cell":
-        """Return the cell of a model as it came."""
+        """Return the cell of the unpruned model."""
         return cls(model, DENSE, NONE, NONE, 0)
 
     @classmethod
     def parse(cls, identity: str) -> "Cell":
-        """Return the cell that `str(cell)` names; ValueError if none does."""
+        """Return the cell from its `str(cell)`; raises ValueError if the text is not a cell."""
         match = _CELL.fullmatch(identity)
         if match is None:
             raise ValueError(f"not a cell: {identity!r}")
@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def is_dense(self) -> bool:
-        """Tell whether nothing was pruned."""
+        """Whether nothing was pruned."""
         return self.criterion == DENSE
 
     @property
@@ -66,6 +66,6 @@ class Cell:
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """Return a 63-bit seed for one purpose, so that no two uses of a cell's seed share a stream."""
+    """Return a 63-bit seed for one purpose, so that no two uses of a seed share a stream."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""What a config may not say although each of its values is valid: what does not go together."""
+"""Contradictions in a config: settings that are each valid but do not go together."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,15 +17,15 @@ Names = Mapping[str, list[str]]
 
 
 def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str]:
-    """Yield what is wrong with a config beyond its single values.
+    """Yield one line for each contradiction in a config.
 
     Args:
-        config: What of it is valid.
-        names: All names that are defined, by registry.
-        complete: Whether all of it is valid. Where it is not, a check that asks for what was left
-            out is left out too: the config is refused in any case.
+        config: The valid part of the config.
+        names: All defined names of each registry.
+        complete: Whether the whole config is valid. If not, a check that needs an invalid part is
+            skipped: the config is refused in any case.
     """
-    # Of a registry that is not valid itself nobody knows the names.
+    # The names in an invalid registry are unknown.
     known = {name: names[name] for name in REGISTRIES if hasattr(config, name)}
     for check in _checks(config, known):
         try:
@@ -36,7 +36,7 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
 
 
 def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
-    """Yield checks, each of as little as goes together: one that fails holds up no other."""
+    """Yield checks, each of as few settings as possible: one that fails stops no other."""
     for check in (_calibration, _perplexity, _stride, _drift, _tasks):
         yield partial(check, config, names)
     for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
@@ -60,11 +60,12 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
 
 
 def budget_tokens(budget: Budget, config: Config) -> int:
-    """Return how many tokens a budget is, to the nearest.
+    """Return a budget in tokens, rounded to the nearest whole number.
 
     Args:
-        budget: Checked: what it is a multiple of has no alternatives and no multiple itself.
-        config: A study's.
+        budget: A checked budget: the adaptation that it is a multiple of lists no alternatives and
+            is not a multiple itself.
+        config: The study's config.
     """
     if budget.tokens is not None:
         return budget.tokens
@@ -101,7 +102,7 @@ def _stride(config: Config, names: Names) -> Iterator[str]:
     if (perplexity.stride or 0) > perplexity.length:
         yield (
             f"  study.evaluation.perplexity.stride: found {perplexity.stride}; expected at most "
-            f"the length, {perplexity.length}: what lies between windows would be left out"
+            f"the length, {perplexity.length}: tokens between windows would be left out"
         )
 
 
@@ -112,7 +113,7 @@ def _drift(config: Config, names: Names) -> Iterator[str]:
     if study.evaluation.drift.samples > study.selection.samples:
         yield (
             f"{where}.samples: found {study.evaluation.drift.samples}; expected at most "
-            f"selection.samples, {study.selection.samples}, the sequences that are held out"
+            f"selection.samples, {study.selection.samples}, the number of held-out sequences"
         )
     if isinstance(config.texts.get(study.calibration.text), Tokens):
         yield f"{where}: a `tokens` source has no documents to hold out; expected no such key"
@@ -131,20 +132,20 @@ def _tasks(config: Config, names: Names) -> Iterator[str]:
     if asking and not asked:
         yield (
             f"  study.grids.{asking[0]}.tasks: there is no `evaluation.tasks` to evaluate these "
-            "cells on; expected its `names`"
+            "cells on; expected it, with `names`"
         )
     if asked and not asking:
         yield "  study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
 
 
 def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]:
-    """Yield what a grid names that is not defined."""
+    """Yield a line for each undefined name in a grid."""
     valid = [NONE, *names[registry]] if registry == "adaptations" else names[registry]
     for name in getattr(grid, registry):
         if (registry, name) == ("criteria", DENSE):
             yield (
-                f"  {where}.{registry}: the dense model is always evaluated, and never adapted: "
-                "nothing of it was pruned; expected criteria to prune by"
+                f"  {where}.{registry}: the dense model is always evaluated and is never adapted, "
+                "since nothing of it was pruned; expected pruning criteria"
             )
         elif name not in valid:
             yield (
@@ -167,7 +168,7 @@ def _patterns(config: Config, grid: Grid, where: str) -> Iterator[str]:
 
 
 def _fits(where: str, name: str, criterion: Criterion, pattern: Pattern) -> Iterator[str]:
-    """Yield what keeps a criterion from pruning in a pattern."""
+    """Yield why a criterion cannot prune in a pattern."""
     if criterion.structured != pattern.structured:
         takes = (
             "whole units: it takes sNN"
@@ -213,23 +214,24 @@ def _adaptation(name: str, entry: Adaptation) -> Iterator[str]:
 def _held_out(name: str, entry: Training, config: Config) -> Iterator[str]:
     if entry.is_searched and entry.select_on == "calibration" and not _has_documents(config):
         yield (
-            f"  adaptations.{name}.select_on: candidates are compared on documents that "
-            "calibration left, and a `tokens` source has none; expected evaluation, or a text"
+            f"  adaptations.{name}.select_on: candidates are compared on documents outside the "
+            "calibration sample, and a `tokens` source has none; expected evaluation, or a text to "
+            "calibrate on"
         )
 
 
 def _has_documents(config: Config) -> bool:
-    """Return whether more can be drawn than the calibration sample."""
+    """Return whether the calibration text has documents beyond the calibration sample."""
     return not isinstance(config.texts.get(config.study.calibration.text), Tokens)
 
 
 def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterator[str]:
-    """Yield what is wrong with how much an adaptation is trained on."""
+    """Yield what is wrong with the amount of text that an adaptation trains on."""
     where, calibration = f"  adaptations.{name}", config.study.calibration
     samples = entry.samples or calibration.samples
     if entry.budget is not None:
         if entry.samples is not None:
-            yield f"{where}: `samples` and `budget` say the same; expected one of them"
+            yield f"{where}: `samples` and `budget` both set the sample; expected one of them"
         problem = _multiple(entry.budget, config.adaptations, names)
         if problem:
             yield f"{where}.budget{problem}"
@@ -244,18 +246,18 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
         samples = tokens // (calibration.length * min(counts))
     elif samples < entry.batch:
         yield (
-            f"{where}.batch: found {entry.batch} sequences of a sample of {samples}; expected no "
-            "more than it has"
+            f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, which the "
+            "sample has"
         )
     if samples > calibration.samples and not _has_documents(config):
         yield (
             f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
-            f"has; expected at most {calibration.samples}, or a text"
+            f"sample holds; expected at most {calibration.samples}, or a text to calibrate on"
         )
 
 
 def _multiple(budget: Budget, adaptations: Mapping[str, Adaptation], names: Names) -> str | None:
-    """Return what is wrong with what a budget is a multiple of."""
+    """Return what is wrong with the adaptation that a budget is a multiple of, if anything."""
     if budget.of is None:
         return None
     if budget.of not in names["adaptations"]:
@@ -267,7 +269,7 @@ def _multiple(budget: Budget, adaptations: Mapping[str, Adaptation], names: Name
     if isinstance(other, LeastSquares) or is_searched(other) or multiple:
         return (
             f".of: how much {budget.of!r} sees is not settled; expected an adaptation that trains, "
-            "lists no epochs or learning rates and is no multiple itself"
+            "lists no epochs or learning rates, and is not a multiple itself"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Which study a run is for: `--config study=FILE`."""
+"""The choice of the study to run: `--config study=FILE`."""
 
 import os
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ KEY = "study"
 
 
 def chosen_study(config: Mapping[str, object]) -> Study:
-    """Return the study that Snakemake's config chooses; the default one if it chooses none.
+    """Return the study that Snakemake's config chooses, or the default study.
 
-    A study's own file is no file for `--configfile`: Snakemake would merge it with others, key by
+    Do not pass a study's file to `--configfile`: Snakemake would merge it with other files, key by
     key.
 
     Raises:
-        UserError: The config says anything but `study: FILE`, or that study is not valid.
+        UserError: The config holds anything but `study: FILE`, or that study is not valid.
     """
     chosen = config.get(KEY, DEFAULT)
     if config.keys() - {KEY} or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
-            "a study is chosen by its file's name",
+            "a study is chosen by the name of its file",
             where="Snakemake's config",
             found=", ".join(map(str, config)) if config.keys() - {KEY} else alone,
             expected=f"`{KEY}`, the name of a file, and nothing else",
             todo="use `--config study=FILE`, without --configfile",
         )
-    # The same file by another name would be another setting.
+    # Written in another way, the same path would count as another setting.
     return Study.load(Path(os.path.relpath(chosen)))

@@ -1,4 +1,4 @@
-"""A whole config: the registries, and the study that takes from them."""
+"""A complete config: the registries, and the study that takes entries from them."""
 
 from typing import Annotated
 
@@ -19,81 +19,82 @@ class Calibration(Settings):
     """The calibration sample, drawn once for each model and seed."""
 
     text: str = Field(description="A key of `texts`.")
-    samples: int = Field(ge=1, description="Sequences.")
+    samples: int = Field(ge=1, description="Number of sequences.")
     length: int = Field(ge=2, description="Tokens in a sequence.")
 
 
 class Perplexity(Settings):
-    """Perplexity over windows of a text's documents, joined by two newlines."""
+    """Perplexity over windows of a text, whose documents are joined by two newlines."""
 
     text: str = Field(description="A key of `texts`.")
     length: int = Field(ge=2, description="Tokens in a window.")
     windows: int | None = Field(
         default=None,
         ge=2,
-        description="The first so many windows; null is the whole text. At least two, for a "
-        "standard error.",
+        description="Number of windows, from the start of the text; null: the whole text. At least "
+        "two, for a standard error.",
     )
     stride: int | None = Field(
         default=None,
         ge=1,
-        description="Tokens from the start of a window to the next, at most `length`; null is "
-        "`length`: windows do not overlap. Of each window the last `stride` tokens are scored.",
+        description="Tokens from the start of a window to the next one's, at most `length`; null: "
+        "`length`, so that windows do not overlap. The last `stride` tokens of each window are "
+        "scored.",
     )
 
 
 class Drift(Settings):
-    """How far the activations of each pruned cell are from the dense model's, and its perplexity,
+    """Distance of each pruned cell's activations from the dense model's, and the cell's perplexity,
     on the first sequences of the held-out calibration text (`selection`).
     """
 
-    samples: int = Field(default=8, ge=2, description="Sequences.")
+    samples: int = Field(default=8, ge=2, description="Number of sequences.")
 
 
 class Tasks(Settings):
-    """Zero-shot accuracy: of each dense model, and of the cells of grids with `tasks: true`."""
+    """Zero-shot accuracy of each dense model and of the cells in grids with `tasks: true`."""
 
     names: Distinct[str] = Field(description="Keys of `tasks`.")
     limit: int | None = Field(
         default=None,
         ge=2,
-        description="So many documents of each task, a seeded sample, the same for all cells; null "
-        "is all of them.",
+        description="Number of documents of each task: a seeded sample, the same for all cells; "
+        "null: all documents.",
     )
-    seed: Seed = Field(default=0, description="Of the sample.")
+    seed: Seed = Field(default=0, description="Seed of the sample.")
 
 
 class Evaluation(Settings):
-    """What is measured."""
+    """What is measured on each cell."""
 
     perplexity: Perplexity = Field(description="Perplexity of every cell.")
-    drift: Absent[Drift] = absent("Drift of every pruned cell. Not given: it is not measured.")
-    tasks: Absent[Tasks] = absent("Zero-shot tasks. Not given: none is asked.")
+    drift: Absent[Drift] = absent("Activation drift of every pruned cell. Default: not measured.")
+    tasks: Absent[Tasks] = absent("Zero-shot tasks. Default: none.")
 
 
 class Selection(Settings):
-    """Held-out calibration text, for adaptations that list several learning rates or epochs and for
-    `evaluation.drift`: documents that the calibration sample does not touch, in sequences of its
-    length.
+    """Held-out calibration text: documents that the calibration sample does not touch, in sequences
+    of the same length. `evaluation.drift` uses it, and so do adaptations that list several learning
+    rates or epochs.
     """
 
-    samples: int = Field(default=16, ge=2, description="Sequences.")
+    samples: int = Field(default=16, ge=2, description="Number of sequences.")
 
 
 class Grid(Settings):
-    """The cells of a product."""
+    """The product of these lists, a cell for each combination."""
 
     models: Distinct[str] = Field(description="Keys of `models`.")
     criteria: Distinct[str] = Field(description="Keys of `criteria`.")
     patterns: Distinct[str] = Field(
         description="u01 ... u99: percent of the weights, unstructured. NofM: N zeros in each M "
         "consecutive inputs of a row, such as 2of4. s01 ... s99: percent of the heads and "
-        "channels, for criteria of units.",
+        "channels, for criteria that prune whole units.",
     )
     adaptations: Distinct[str] = Field(description="Keys of `adaptations`, or none.")
     seeds: Distinct[Seed] = Field(
         default=[0],
-        description="Each draws its own calibration sample and order of training.",
+        description="Each seed draws its own calibration sample and training order.",
     )
     tasks: bool = Field(
         default=False,
@@ -109,42 +110,41 @@ class StudyBlock(Settings):
         default=1000.0,
         gt=1,
         description="A dense perplexity above this, on the calibration sample or in the "
-        "evaluation, stops the study: the model, its tokenizer or the text is not what it should "
-        "be.",
+        "evaluation, stops the study: the model, its tokenizer or the text must be wrong.",
     )
     calibration: Calibration = Field(description="The calibration sample.")
     evaluation: Evaluation = Field(description="What is measured of each cell.")
     selection: Selection = Field(default=Selection(), description="The held-out calibration text.")
     keep_hidden_states: KeptStates = Field(
         default="all",
-        description="Which hidden states of the dense model stay on disk. all: at each block "
-        "boundary. every_k: at each k-th. none: each job that needs them computes them again. A "
-        "change takes effect when the dense pass runs next; it changes no result and makes nothing "
-        "run again.",
+        description="Hidden states of the dense model that stay on disk. all: those at every block "
+        "boundary. every_k: those at every k-th. none: each job that needs them recomputes them. A "
+        "change takes effect when the dense pass next runs; it changes no result and reruns "
+        "nothing.",
     )
     grids: Annotated[list[Grid], Field(min_length=1)] = Field(
-        description="The cells are the union of these products. The dense cell of each model is "
-        "always added.",
+        description="The cells are the union of these grids. Each model's dense cell is always "
+        "added.",
     )
 
 
 class Config(Settings):
-    """A study, complete: every name that it uses is defined here."""
+    """A complete config, which defines every name that its study uses."""
 
     models: dict[Name, ModelEntry] = Field(
         description="Models by name. A name is part of a cell's identity."
     )
-    texts: dict[Name, TextEntry] = Field(description="Texts, and ready token ids, by name.")
+    texts: dict[Name, TextEntry] = Field(description="Texts and ready-made token ids, by name.")
     tasks: dict[Word, TaskEntry] = Field(
         default={},
-        description="Zero-shot tasks by the names that lm-eval has for them. Prompts, choices and "
-        "metrics are its own; only the documents come from here.",
+        description="Zero-shot tasks, by their names in lm-eval. Prompts, choices and metrics are "
+        "lm-eval's; only the documents come from here.",
     )
     criteria: dict[Word, CriterionEntry] = Field(
         description="Pruning criteria by name. A name is part of a cell's identity."
     )
     adaptations: dict[Word, AdaptationEntry] = Field(
-        description="What is done after pruning, by name. A name is part of a cell's identity. "
-        "`none` is always there."
+        description="Adaptations of pruned models, by name. A name is part of a cell's identity. "
+        "`none` is always defined."
     )
     study: StudyBlock = Field(description="What this study runs.")

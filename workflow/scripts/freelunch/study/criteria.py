@@ -1,6 +1,7 @@
-"""Pruning criteria: the settings of each, and what it asks of the dense pass.
+"""Settings of the pruning criteria, and what each criterion needs from the dense pass.
 
-Each class is one criterion; `score` names it, and its module in `freelunch.pruning.criteria`.
+Each class is one criterion. Its `score` is also the name of its module in
+`freelunch.pruning.criteria`.
 """
 
 from collections.abc import Mapping
@@ -14,29 +15,29 @@ Statistics = Literal["dense", "sparse"]
 Scope = Literal["row", "matrix"]
 UnitScope = Literal["block", "model"]
 Unit = Literal["group", "head"]
-_SCORE = "What a weight or a unit is worth: a module of freelunch.pruning.criteria."
+_SCORE = "Score of a weight or unit: the name of a module in freelunch.pruning.criteria."
 _SCOPE = (
-    "Within what scores are compared: each output row or the whole matrix. An NofM pattern "
-    "compares within its groups in any case."
+    "Set within which scores are compared: each output row, or the whole matrix. An NofM pattern "
+    "always compares within its groups."
 )
 _UNIT_SCOPE = (
-    "Within what units are compared: the heads and channels of each block, or those of the whole "
-    "model (standardised; needs dense statistics)."
+    "Set within which units are compared: the heads and channels of each block, or those of the "
+    "whole model (standardised; needs dense statistics)."
 )
 _BIAS = (
-    "Put the mean of what was pruned into the bias of the output projections. Every linear layer "
-    "then has a bias, 0 at first, which only Llama and OPT allow, and a reconstruction with "
+    "Add the mean of what was pruned to the biases of the output projections. Every linear layer "
+    "then has a bias, initially 0, which only Llama and OPT allow; a reconstruction with "
     "`train_biases` trains all of them."
 )
 
 
 class CriterionSettings(Settings):
-    """What all criteria have.
+    """Settings that all criteria share.
 
     Attributes:
         reads_gram: Whether the criterion reads Gram matrices of the inputs.
-        updates_weights: Whether it changes weights that stay.
-        structured: Whether it prunes whole units.
+        updates_weights: Whether it changes the weights that it keeps.
+        structured: Whether it prunes whole units: heads and channels.
     """
 
     reads_gram: ClassVar[bool] = False
@@ -46,9 +47,9 @@ class CriterionSettings(Settings):
     score: str = Field(description=_SCORE)
     statistics: Statistics = Field(
         default="dense",
-        description="dense: of the dense model's activations, shared by all criteria. sparse: each "
-        "block sees the outputs of the pruned blocks before it, as in most reference code; costs "
-        "two more passes.",
+        description="dense: statistics of the dense model's activations, shared by all criteria. "
+        "sparse: each block sees the outputs of the pruned blocks before it, as in most reference "
+        "code; this costs two more passes.",
     )
 
     @property
@@ -58,49 +59,49 @@ class CriterionSettings(Settings):
 
     @property
     def changes_parameters(self) -> bool:
-        """Whether parameters that stay get other values."""
+        """Whether pruning changes the values of parameters that it keeps."""
         return self.updates_weights
 
 
 class OfWeights(CriterionSettings):
-    """What criteria of single weights have."""
+    """Settings of the criteria that prune single weights."""
 
     scope: Scope = Field(default="matrix", description=_SCOPE)
     swaps: int = Field(
         default=0,
         ge=0,
-        description="Refine the mask: up to so many times in each row exchange one kept and one "
-        "pruned weight, where that lowers the error of the layer's output most (SparseSwaps, arXiv "
-        "2512.10922). Needs Gram matrices.",
+        description="Largest number of swaps per row to refine the mask. A swap exchanges the kept "
+        "and the pruned weight that most lower the error of the layer's output (SparseSwaps, arXiv "
+        "2512.10922). Swaps need Gram matrices.",
     )
 
     @property
     def needs_gram(self) -> bool:
-        """Whether Gram matrices are needed, by the criterion or by swaps."""
+        """Whether the criterion or its swaps need Gram matrices."""
         return self.reads_gram or self.swaps > 0
 
 
 class OfUnits(CriterionSettings):
-    """What criteria of heads and channels have; they take patterns sNN."""
+    """Settings of the criteria that prune heads and channels, with patterns sNN."""
 
     structured: ClassVar[bool] = True
 
     scope: UnitScope = Field(default="block", description=_UNIT_SCOPE)
     attention_unit: Unit = Field(
         default="group",
-        description="What is pruned of an attention: a key head with all query heads that share "
-        "it, or a single query head. Without grouped-query attention they are the same.",
+        description="Unit of attention that is pruned. group: a key head with all query heads that "
+        "share it. head: a single query head. Without grouped-query attention both are the same.",
     )
     bias_compensation: bool = Field(default=False, description=_BIAS)
 
     @property
     def changes_parameters(self) -> bool:
-        """Whether biases are changed."""
+        """Whether pruning changes biases."""
         return self.bias_compensation
 
 
 class Random(OfWeights):
-    """Standard normal noise."""
+    """Random scores from a standard normal distribution."""
 
     score: Literal["random"] = Field(description=_SCORE)
 
@@ -123,7 +124,7 @@ class Ria(OfWeights):
 
     score: Literal["ria"] = Field(description=_SCORE)
     scope: Scope = Field(default="row", description=_SCOPE)
-    exponent: float = Field(default=0.5, ge=0, description="Of the input's norm.")
+    exponent: float = Field(default=0.5, ge=0, description="Exponent of the input's norm.")
 
 
 class SparseGPT(OfWeights):
@@ -137,33 +138,34 @@ class SparseGPT(OfWeights):
         default=0.01,
         gt=0,
         le=1,
-        description="Share of the Hessian's mean diagonal that is added to its diagonal. It grows "
-        "tenfold, to 1 at most, until the Hessian can be factorised, and the record says so.",
+        description="Share of the Hessian's mean diagonal that is added to its diagonal. If the "
+        "Hessian cannot be factorised, the damping grows tenfold, up to 1; the record then says "
+        "so.",
     )
     column_block: int = Field(
         default=128,
         ge=1,
-        description="Columns among which weights are chosen: scores are compared within each such "
-        "block, of the matrix or of each row. A multiple of an NofM pattern's M.",
+        description="Columns in a block. Scores are compared within each block of columns, across "
+        "the matrix or within each row. A multiple of M for an NofM pattern.",
     )
 
 
 class WandaSp(OfUnits):
-    """Wanda's scores of whole heads and channels."""
+    """Wanda's scores for whole heads and channels."""
 
     score: Literal["wanda_sp"] = Field(description=_SCORE)
 
 
 class Flap(OfUnits):
-    """Fluctuation of the inputs of output projections, AAAI 2024."""
+    """Fluctuation of the inputs to the output projections, AAAI 2024."""
 
     score: Literal["flap"] = Field(description=_SCORE)
     scope: UnitScope = Field(default="model", description=_UNIT_SCOPE)
     bias_compensation: bool = Field(default=True, description=_BIAS)
     metric: Literal["WIFV", "IFV", "WIFN"] = Field(
         default="WIFV",
-        description="Weighted input feature variance, input feature variance, or weighted input "
-        "feature norm.",
+        description="WIFV: weighted input feature variance. IFV: input feature variance. WIFN: "
+        "weighted input feature norm.",
     )
 
 
@@ -181,6 +183,6 @@ CriterionEntry = chosen_by("score", "criteria", CRITERIA)
 
 
 def read_criterion(settings: Mapping[str, Any]) -> Criterion:
-    """Return settings that are written as JSON, with defaults."""
+    """Return a criterion's settings from JSON, with defaults."""
     found: Criterion = reader(CriterionEntry)(settings)
     return found

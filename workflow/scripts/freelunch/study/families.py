@@ -1,7 +1,7 @@
-"""What has to be known of a model family beyond its module tree: names of the parts of a block.
+"""Model families: the names of the parts of a decoder block.
 
-Whole blocks and single matrices need none of this: they are found, and their calls are recorded.
-Whatever lies between (halves of a block, heads, channels) needs the names below.
+Whole blocks and single matrices need no names: they are found in the module tree, and their calls
+are recorded. Everything in between (halves of a block, heads, channels) needs the names below.
 """
 
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ from freelunch.core.errors import UserError
 
 @dataclass(frozen=True)
 class Family:
-    """Names in a decoder block. Where one linear layer holds several parts, their rows follow each
-    other in the order of the fields.
+    """Names of the modules in a decoder block. If one linear layer holds several parts, their rows
+    follow each other in the order of the fields.
 
     Attributes:
         query: Linear layer whose rows are the query heads.
-        key: The same of the key heads.
-        value: The same of the value heads.
+        key: Linear layer whose rows are the key heads.
+        value: Linear layer whose rows are the value heads.
         attention_output: Linear layer whose columns are the query heads.
         mlp_inputs: Linear layers whose rows are the MLP's channels.
-        mlp_output: Linear layer whose columns are the channels.
-        attention: The module that is the attention.
-        attention_half: Modules of the block whose output the attention adds to the residual
-            stream: its norms and itself.
-        mlp_half: The same of the MLP. Together the two halves are the block.
+        mlp_output: Linear layer whose columns are the MLP's channels.
+        attention: The attention module.
+        attention_half: Modules that compute what attention adds to the residual stream: its norms
+            and the attention itself.
+        mlp_half: Modules that compute what the MLP adds. Together the two halves are the block.
         biases: Settings of the model's config that give every linear layer of a block a bias; None
-            where output projections can have none.
+            if the output projections cannot have one.
     """
 
     query: str = "self_attn.q_proj"
@@ -57,7 +57,7 @@ _GEMMA = replace(
     attention_half=("input_layernorm", "self_attn", "post_attention_layernorm"),
     mlp_half=("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
 )
-# By `model_type` of the config.
+# Keyed by the `model_type` of a model's config.
 FAMILIES = {
     "llama": replace(_LLAMA, biases={"attention_bias": True, "mlp_bias": True}),
     "mistral": _LLAMA,
@@ -84,15 +84,15 @@ FAMILIES = {
 
 
 def biases_of(model_type: str) -> dict[str, Any]:
-    """Return what a model's config has to say for all its linear layers to have a bias.
+    """Return the settings of a model's config that give all its linear layers a bias.
 
     Raises:
-        UserError: The family's output projections can have none, or it is not in the table.
+        UserError: The family's output projections cannot have a bias, or it is not in the table.
     """
     biases = family_of(model_type).biases
     if biases is None:
         raise UserError(
-            "this family has no bias to put the mean of what was pruned into",
+            "the output projections of this family cannot have the bias that compensation needs",
             where=model_type,
             expected=", ".join(name for name, it in FAMILIES.items() if it.biases is not None),
             todo="set `bias_compensation: false` for this criterion",
@@ -104,18 +104,18 @@ def family_of(model_type: str) -> Family:
     """Return a family's entry; UserError if there is none."""
     if model_type not in FAMILIES:
         raise UserError(
-            "the parts of this family's blocks are not known, so it can be worked on by whole "
-            "blocks and single matrices only, not by halves of blocks, heads or channels",
+            "the parts of this family's blocks are not known, so only whole blocks and single "
+            "matrices can be adapted or pruned, not halves of blocks, heads or channels",
             where=model_type,
             expected=f"one of {', '.join(FAMILIES)}",
-            todo="add the family to workflow/scripts/freelunch/study/families.py: names of its "
-            "linear layers and of the modules of each half of a block",
+            todo="add the family to workflow/scripts/freelunch/study/families.py, with the names "
+            "of its linear layers and of the modules in each half of a block",
         )
     return FAMILIES[model_type]
 
 
 def is_fused(model_type: str) -> bool:
-    """Tell whether one linear layer holds queries, keys and values, and one both MLP inputs."""
+    """Return whether one linear layer holds queries, keys and values, and one both MLP inputs."""
     family = FAMILIES.get(model_type)
     return family is not None and family.query == family.key
 
@@ -125,15 +125,15 @@ def halves_of(model_type: str, norms_before: bool) -> Family:
 
     Args:
         model_type: The family.
-        norms_before: Whether norms come before attention and MLP, and not on the residual stream.
+        norms_before: Whether norms precede attention and MLP and leave the residual stream alone.
 
     Raises:
-        UserError: The family is not in the table, or its norms lie on the residual stream itself.
+        UserError: The family is not in the table, or its norms act on the residual stream.
     """
     family = family_of(model_type)
     if not norms_before:
         raise UserError(
-            "the norms of this model lie on the residual stream, so its blocks have no halves that "
+            "the norms of this model act on the residual stream, so its blocks have no halves that "
             "add to it",
             where=model_type,
             found="do_layer_norm_before = false",
@@ -143,5 +143,5 @@ def halves_of(model_type: str, norms_before: bool) -> Family:
 
 
 def has_halves(model_type: str, norms_before: bool) -> bool:
-    """Tell whether a window of half a block is possible."""
+    """Return whether half a block can be a window."""
     return norms_before and model_type in FAMILIES

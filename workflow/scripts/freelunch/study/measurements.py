@@ -1,4 +1,4 @@
-"""What is measured on the checkpoint of a cell, or of a candidate for one."""
+"""Measurements of the checkpoint of a cell, or of one of its candidates."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def measurements(study: Study, cell: Cell) -> dict[str, dict[str, Any]]:
 
     Args:
         study: The study.
-        cell: A cell, or a candidate that is compared with others to become one.
+        cell: A cell, or one of the candidates that are compared to choose it.
     """
     written = study.perplexity.as_json()
     perplexity = {key: written[key] for key in ("length", "windows", "stride")}

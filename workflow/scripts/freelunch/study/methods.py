@@ -1,20 +1,20 @@
-"""What an adaptation trains of a pruned model, and how many parameters that is.
+"""Retraining methods: the parameters of a pruned model that each trains, and their number.
 
-The methods of PERP (arXiv 2312.15230), whose formulas these are. W is a pruned matrix, M its mask,
+The methods and formulas are those of PERP (arXiv 2312.15230). W is a pruned matrix, M its mask,
 s = alpha / rank, B (out, rank) and A (rank, in):
 
-    full          W itself, where M keeps it; not the embeddings, which PERP's code trains, too
-    biases        those of linear layers; PERP's code trains a LayerNorm's as well, which here are
-                  part of norms
+    full          W where M keeps it. PERP's code also trains the embeddings; we do not.
+    biases        The biases of linear layers. PERP's code also trains those of a LayerNorm, which
+                  we count as norms.
     norms, biases_norms
-    lora          W + s BA: merged, it is dense
-    lora_prune    W + s BA while it trains, W + s M . BA when it is merged
+    lora          W + s BA; the merged matrix is dense.
+    lora_prune    W + s BA in training, W + s M . BA when merged.
     masklora      W + s M . BA
-    scalelora     W . BA, from BA = 1 with all entries of A and B equal, as in PERP's code: rows of
-                  A and columns of B get equal gradients and stay equal, so that BA has rank 1
-                  whatever `rank` says
-    spp           W + s W . BA, where row i of B has one number, in the column of the i-th of `rank`
-                  equal groups of rows (arXiv 2405.16057, as its own code has it)
+    scalelora     W . BA, starting from BA = 1 with all entries of A and B equal, as in PERP's code.
+                  The rows of A and the columns of B get equal gradients and stay equal, so BA has
+                  rank 1 whatever `rank` says.
+    spp           W + s W . BA. The rows form `rank` equal groups, and a row of group k has one
+                  number in B, in column k (arXiv 2405.16057 and its code).
 """
 
 from collections.abc import Collection, Iterator
@@ -27,29 +27,30 @@ FULL = "full"
 LORA, LORA_PRUNE = "lora", "lora_prune"
 MASKLORA, SCALELORA, SPP = "masklora", "scalelora", "spp"
 BIASES, NORMS, BIASES_NORMS = "biases", "norms", "biases_norms"
-# Of these a matrix is trained through two small ones.
+# Methods that train a matrix through two low-rank factors.
 LOW_RANK = (LORA, LORA_PRUNE, MASKLORA, SCALELORA, SPP)
-# Their matrices stay as they are, beside a branch of their own.
+# Methods that leave the matrix unchanged and train a branch beside it.
 BRANCHES = (LORA, LORA_PRUNE)
+# Methods whose update is scaled by alpha / rank.
 SCALED = (LORA, LORA_PRUNE, MASKLORA, SPP)
 METHODS = (FULL, BIASES, NORMS, BIASES_NORMS, *LOW_RANK)
 RANK, ALPHA = 16, 32.0
-# What the head is called among linear layers.
+# Name of the language-model head among the linear layers.
 HEAD = "head"
 NEXT_TOKEN, DISTILLATION = "next_token", "distillation"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained.
+    """The parameters that are trained, and how.
 
     Attributes:
-        weights: How matrices are: FULL, one of LOW_RANK, or None if they are not.
-        biases: Whether those of linear layers are.
-        norms: Whether all else is, which is norms.
-        head: Whether the language-model head is, as matrices are.
-        rank: Of A and B.
-        alpha: s times the rank.
+        weights: How matrices are trained: FULL, one of LOW_RANK, or None if they are not.
+        biases: Whether the biases of linear layers are trained.
+        norms: Whether all other parameters, which are norms, are trained.
+        head: Whether the language-model head is trained, in the same way as matrices.
+        rank: Rank of A and B.
+        alpha: The scale s times the rank.
         dropout: Share of a branch's inputs that is dropped.
         linears: Ends of the names of the linear layers whose matrices are trained; None for all.
     """
@@ -81,38 +82,38 @@ class Trained:
 
     @property
     def becomes_dense(self) -> bool:
-        """Whether what it is merged into is not pruned any more."""
+        """Whether the merged model is dense rather than pruned."""
         return self.weights == LORA
 
     @property
     def needs_weight_gradient(self) -> bool:
-        """Return whether the gradient of matrices is computed."""
+        """Whether gradients of the matrices are computed."""
         return self.weights is not None and self.weights not in BRANCHES
 
     def chooses(self, name: str) -> bool:
-        """Return whether the matrix of a linear layer, by its name in its block, is trained."""
+        """Return whether the linear layer of this name in its block has its matrix trained."""
         return self.linears is None or any(ends_with(name, end) for end in self.linears)
 
     def unknown(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Yield which of `linears` name no linear layer of a model, and what was expected."""
+        """Yield each of `linears` that names no linear layer of a model, and what was expected."""
         for end in self.linears or ():
             if not any(ends_with(name, end) for name in names):
                 yield end, nearest(end, {name.rpartition(".")[2] for name in names})
 
 
 def ends_with(name: str, end: str) -> bool:
-    """Return whether the last parts of a dotted name are these."""
+    """Return whether a dotted name ends with these parts."""
     return name == end or name.endswith(f".{end}")
 
 
 def matrix_parameters(trained: Trained, rows: int, columns: int, kept: int) -> int:
-    """Return how many parameters train one matrix.
+    """Return the number of parameters that train one matrix.
 
     Args:
-        trained: What is trained.
-        rows: Its outputs.
-        columns: Its inputs.
-        kept: How many of its weights the mask keeps.
+        trained: The parameters that are trained, and how.
+        rows: Number of outputs of the matrix.
+        columns: Number of inputs of the matrix.
+        kept: Number of its weights that the mask keeps.
     """
     if trained.weights is None:
         return 0

@@ -1,4 +1,4 @@
-"""Where everything is. No other module builds a path of the study."""
+"""The paths of a study. No other module builds them."""
 
 import json
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Paths:
     """The folders and files of one study, relative to the root of the repository.
 
     Arguments may also be Snakemake wildcards such as `"{model}"`, so that the rules and the
-    library speak of the same places. A folder that a step fills holds `manifest.json` (what is in
-    it) and `run.json` (what it cost, and on what machine).
+    library use the same paths. A folder that a step fills holds `manifest.json` (its content) and
+    `run.json` (its cost, and the machine it was made on).
     """
 
     study: str
@@ -29,22 +29,22 @@ class Paths:
 
     @staticmethod
     def model(model: str) -> Path:
-        """The dense model, one shard a block; shared by all studies."""
+        """The dense model, one shard per block; shared by all studies."""
         return RESOURCES / "models" / model
 
     @staticmethod
     def text(text: str) -> Path:
-        """A text, one document a line; shared by all studies."""
+        """A text, one document per line; shared by all studies."""
         return RESOURCES / "texts" / text
 
     @staticmethod
     def task(task: str) -> Path:
-        """The documents of a task, one a line; shared by all studies."""
+        """The documents of a task, one per line; shared by all studies."""
         return RESOURCES / "tasks" / task
 
     @property
     def tasks(self) -> Path:
-        """What it cost to fetch the tasks of the study."""
+        """Run facts of fetching the study's tasks."""
         return self.root / "tasks"
 
     def calibration(self, model: str, seed: object) -> Path:
@@ -52,11 +52,11 @@ class Paths:
         return self.root / "calibration" / model / f"seed{seed}"
 
     def held_out(self, model: str, seed: object) -> Path:
-        """Token ids that are not in the calibration sample, for choosing among candidates."""
+        """Token ids outside the calibration sample, for drift and for choosing among candidates."""
         return self.root / "held_out" / model / f"seed{seed}"
 
     def extended(self, model: str, seed: object, samples: object) -> Path:
-        """Token ids of the calibration sample and more, or of its first ones."""
+        """Token ids of the calibration sample's first sequences, or of all and further draws."""
         return self.root / "extended" / model / f"seed{seed}" / str(samples)
 
     def dense(self, model: str, seed: object) -> Path:
@@ -64,7 +64,7 @@ class Paths:
         return self.root / "dense" / model / f"seed{seed}"
 
     def hidden(self, model: str, seed: object) -> Path:
-        """Dense hidden states at block boundaries: a cache, which may be removed at any time."""
+        """Dense hidden states at block boundaries: a cache that may be deleted at any time."""
         return self.root / "hidden" / model / f"seed{seed}"
 
     def text_windows(self, model: str) -> Path:
@@ -72,27 +72,27 @@ class Paths:
         return self.root / "text_windows" / model
 
     def reference(self, model: str, seed: object) -> Path:
-        """The dense model's losses on held-out text, which drift is measured against."""
+        """The dense model's losses on held-out text, the reference for drift."""
         return self.root / "reference" / model / f"seed{seed}"
 
     def reference_hidden(self, model: str, seed: object) -> Path:
-        """Its activations on that text: a cache, which may be removed at any time."""
+        """The dense model's activations on that text: a cache that may be deleted at any time."""
         return self.root / "hidden" / model / f"seed{seed}_held_out"
 
     def pruned(self, model: str, pruning: str, seed: object) -> Path:
-        """Masks."""
+        """The masks of a pruned model."""
         return self.root / "pruned" / model / pruning / f"seed{seed}"
 
     def windows(self, cell: object, group: str) -> Path:
-        """Blocks adapted by one job of a reconstruction, or by a retraining: group `model`."""
+        """Blocks adapted by one job of a reconstruction, or by a retraining (group `model`)."""
         return self.root / "windows" / str(cell) / group
 
     def checkpoint(self, cell: object) -> Path:
-        """What `from_pretrained` loads."""
+        """The checkpoint, a folder that `from_pretrained` loads."""
         return self.root / "checkpoints" / str(cell)
 
     def metrics(self, cell: object) -> Path:
-        """What was measured on a checkpoint, a file for each measurement."""
+        """The measurements of a checkpoint, one file each."""
         return self.root / "metrics" / str(cell)
 
     def record(self, cell: Cell) -> Path:

@@ -1,10 +1,10 @@
-"""Patterns: how many weights go, and among which they are chosen."""
+"""Patterns: how many weights are pruned, and within which sets they are chosen."""
 
 import math
 import re
 from dataclasses import dataclass
 
-# Within what the scores of weights are compared, and those of whole units.
+# Sets within which scores of weights, and of whole units, are compared.
 SCOPES = ("row", "matrix")
 UNIT_SCOPES = ("block", "model")
 _PERCENT = re.compile(r"(?P<kind>[us])(?P<percent>[0-9]{2})")
@@ -17,14 +17,14 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Pattern:
-    """Which share of the weights becomes zero, and how they lie.
+    """The share of weights that become zero, and how the zeros are arranged.
 
     Attributes:
-        name: As in a cell. `u50` is 50 %, without structure; `2of4` is 2 zeros in each 4
+        name: Its name in a cell. `u50` is 50 %, without structure; `2of4` is 2 zeros in each 4
             consecutive inputs of a row; `s20` is 20 % of the attention heads and MLP channels.
         sparsity: Share of zeros, in (0, 1).
         group: M of an NofM pattern; None for the others.
-        structured: Whether whole units go.
+        structured: Whether whole units are pruned.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, name: str) -> "Pattern":
-        """Return the pattern a name stands for; ValueError if it stands for none."""
+        """Return the pattern of this name; raises ValueError if there is none."""
         if match := _PERCENT.fullmatch(name):
             if match["percent"] == "00":
                 raise ValueError(
@@ -50,7 +50,7 @@ class Pattern:
 
     @property
     def in_words(self) -> str:
-        """Return what becomes zero."""
+        """The weights that become zero, in words."""
         if self.group is not None:
             zeros = self.zeros_in_group(self.group)
             return f"{zeros} of each {self.group} consecutive weights of a row become zero"
@@ -60,17 +60,20 @@ class Pattern:
         return f"{share} of the weights become zero, wherever they lie"
 
     def zeros_in_group(self, size: int) -> int:
-        """Return how many of `size` weights (or units) that are compared become zero."""
+        """Return how many of `size` weights (or units) compared with each other become zero."""
         # 0.29 * 100 is 28.999999999999996: round before flooring.
         return math.floor(round(self.sparsity * size, 6))
 
     def zeros(self, rows: int, columns: int, scope: str) -> int:
-        """Return how many weights of a matrix become zero; not known beforehand for structured.
+        """Return how many weights of a matrix become zero.
 
         Args:
-            rows: Outputs.
-            columns: Inputs.
-            scope: Within what weights are compared: "row" or "matrix".
+            rows: Number of outputs.
+            columns: Number of inputs.
+            scope: Set within which weights are compared: "row" or "matrix".
+
+        Raises:
+            ValueError: The pattern is structured, so the number is not known beforehand.
         """
         if self.structured:
             raise ValueError(f"{self.name} counts units, not weights of a matrix")
@@ -79,24 +82,24 @@ class Pattern:
         return self.zeros_in_group(rows * columns)
 
     def nothing_of(self, size: int, what: str, *alternatives: str) -> str | None:
-        """Return what is wrong, and what to do, if this share of a set is less than one of it.
+        """Return what is wrong, and what to do, if this share of a set is less than one member.
 
-        Nothing would go, and what is said to be pruned would not be.
+        Nothing would be pruned although the cell's name says so.
 
         Args:
-            size: Of the set.
-            what: What it holds, for the message.
-            alternatives: What would help as well.
+            size: Number of members of the set.
+            what: Name of the members, for the message.
+            alternatives: Other settings that would help, for the message.
 
         Returns:
-            None if something goes.
+            The message; None if at least one member is pruned.
         """
         if self.zeros_in_group(size):
             return None
         least = [f"at least {self.name[0]}{math.ceil(100 / size):02d}"] if size > 1 else []
         expected = ", or ".join([*least, *alternatives]) or "more than one"
-        return f"{self.name} of {size} {what} is none; expected {expected}"
+        return f"{self.name} of {size} {what} rounds down to none; expected {expected}"
 
     def divides(self, columns: int) -> bool:
-        """Tell whether a matrix of so many inputs can have this pattern."""
+        """Return whether a matrix with this many inputs can have the pattern."""
         return self.group is None or columns % self.group == 0

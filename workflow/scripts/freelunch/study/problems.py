@@ -1,4 +1,4 @@
-"""What is wrong with a config, in lines that say the key, what was found and what was expected."""
+"""Messages about a wrong config: each line says the key, what was found and what was expected."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from freelunch.study.config import BASE, Config
 from freelunch.study.settings import KEYS, PATTERNS, TAGGED, Settings
 
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
-# What a value of another type was expected to be, by pydantic's name of the error.
+# The expected type in words, by pydantic's name of the error.
 _TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -37,16 +37,16 @@ _BOUNDS = {
 
 
 def violations(error: ValidationError) -> Iterator[str]:
-    """Yield one line for each value that a class of settings refuses."""
+    """Yield one line for each value that a settings class refuses."""
     for each in error.errors(include_url=False):
         where, field, kind = _place(each["loc"])
         yield _line(each, where, field, kind)
 
 
 def as_far_as_valid(config: object) -> Config:
-    """Return what of a config is valid, for checks of what goes together.
+    """Return the valid part of a config, for checks of settings that have to go together.
 
-    What is not valid is left out: reading it raises AttributeError, also where it has a default.
+    Invalid parts are left out: reading one raises AttributeError, even if it has a default.
     """
     found: Config = _valid_part(Config, config)
     return found
@@ -59,8 +59,8 @@ class _Invalid(Exception):
 def _valid_part(kind: Any, value: object) -> Any:
     """Return the valid part of a value; raises _Invalid if it has none.
 
-    A class of settings always has one, if only without any of its fields: so a list of them keeps
-    its positions.
+    Settings always have a valid part, which may have no fields, so a list of settings keeps its
+    positions.
     """
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
@@ -82,7 +82,7 @@ def _valid_part(kind: Any, value: object) -> Any:
 
 
 def _valid_settings(kind: Any, settings: type[Settings], value: object) -> Settings:
-    """Return settings of which all that is not valid is left out."""
+    """Return settings without their invalid fields."""
     given = value if isinstance(value, Mapping) else {}
     fields: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
@@ -93,13 +93,13 @@ def _valid_settings(kind: Any, settings: type[Settings], value: object) -> Setti
         left_out = set(settings.model_fields)
     found = settings.model_construct(**fields)
     for name in left_out:
-        # Else reading it would give its default.
+        # Otherwise, reading it would return its default.
         found.__dict__.pop(name, None)
     return found
 
 
 def _is_refused(kind: Any, value: Mapping[str, Any]) -> bool:
-    """Return whether a mapping is refused as a whole, whatever is wrong with its values."""
+    """Return whether a mapping is refused as a whole, apart from errors in its values."""
     try:
         TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
@@ -118,7 +118,7 @@ def _annotation(field: FieldInfo) -> Any:
 
 
 def _settings_in(annotation: Any) -> type[Settings] | None:
-    """Return the one class of settings that a value of a type is made of; None if it is not one."""
+    """Return the only settings class in a type; None if there is none or more than one."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     found = {_settings_in(part) for part in get_args(annotation)} - {None}
@@ -126,7 +126,7 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Settings]]:
-    """Return the dotted key of an error, its field, and the class that the field is of."""
+    """Return the dotted key of an error, its field, and the class that has the field."""
     keys: list[str] = []
     kind: type[Settings] = Config
     field: FieldInfo | None = None
@@ -145,7 +145,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Sett
 def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[Settings]) -> str:
     parent, _, last = where.rpartition(".")
     if error["type"] == "extra_forbidden":
-        # The one key of a file that is no setting: `base` is read before.
+        # `base` is the only key of a file that is not a setting: it is read earlier.
         valid = [*kind.model_fields, BASE] if kind is Config else kind.model_fields
         return f"  {where}: unknown key; expected {nearest(last, valid)}"
     description = f" ({field.description})" if field and field.description else ""
@@ -175,12 +175,12 @@ def _expected(error: ErrorDetails) -> str:
         return f"expected {PATTERNS[context['pattern']]}"
     if kind == "too_short":
         return f"expected a list of at least {context['min_length']}"
-    # Those of our own say themselves what was expected.
+    # The messages of our own validators already say what was expected.
     return error["msg"]
 
 
 def _unchosen(error: ErrorDetails, where: str) -> str:
-    """Return the line of an entry whose kind is not known."""
+    """Return the line for an entry that names no kind, or an unknown one."""
     registry, entry = where.partition(".")[0], error["input"]
     if not isinstance(entry, Mapping):
         return f"  {where}: found {_shown(entry)}; expected a mapping"
@@ -200,6 +200,6 @@ def _shown(value: object) -> str:
     try:
         shown = json.dumps(value, default=str)
     except (TypeError, ValueError):
-        # A key that JSON has not, such as a date; a number of thousands of digits; a loop.
-        shown = "what JSON cannot say"
+        # A key that JSON does not allow, such as a date; a number of thousands of digits; a cycle.
+        shown = "a value that JSON cannot express"
     return shown if len(shown) < 60 else shown[:57] + "..."

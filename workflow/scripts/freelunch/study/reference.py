@@ -1,4 +1,4 @@
-"""The reference of all settings, a page of the documentation: `python -m freelunch settings`."""
+"""The settings reference, a page of the documentation: `python -m freelunch settings`."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from freelunch.study.settings import PATTERNS, TAGGED
 
 _HEAD = """# Settings
 
-Every setting with its default and bounds. A key that is not here is refused. This page is written
-by `python -m freelunch settings` from the classes in `workflow/scripts/freelunch/study/`.
+Every setting with its default and bounds. Any other key is refused. `python -m freelunch settings`
+writes this page from the classes in `workflow/scripts/freelunch/study/`.
 """
 
 
@@ -38,7 +38,7 @@ def reference() -> str:
 
 
 def _sections(definitions: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield a heading and the name of a definition, each definition once."""
+    """Yield each definition once: its heading and its name."""
     seen: set[str] = set()
     yield from _below("study", StudyBlock.__name__, definitions, seen)
     for registry in REGISTRIES:
@@ -72,7 +72,7 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _form(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Return what a value may be, in words."""
+    """Return the allowed values, in words."""
     if options := schema.get("oneOf") or schema.get("anyOf"):
         return " or ".join(_form(option, definitions) for option in options)
     if "$ref" in schema:

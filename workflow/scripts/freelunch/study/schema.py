@@ -1,4 +1,4 @@
-"""The JSON Schema of a study's file, for editors: written from the classes of settings."""
+"""The JSON Schema of a study's file, for editors, generated from the settings classes."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from freelunch.study.config import BASE, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
 _BASE_DESCRIPTION = (
-    "A file of registries, absolute or relative to the repository: the study takes from it what it "
-    "names. An entry of the same name in the study takes the place of the base's."
+    "A file of registries, absolute or relative to the repository. The study takes the entries "
+    "that it names. An entry in the study replaces the base's entry of the same name."
 )
 
 
@@ -22,7 +22,7 @@ def config_schema() -> dict[str, Any]:
     for registry in REGISTRIES:
         # Names of another form are refused.
         schema["properties"][registry]["additionalProperties"] = False
-    # A registry that is not here may be in the base.
+    # A registry that is missing here may be in the base.
     registries = [key for key in schema["required"] if key in REGISTRIES]
     schema["required"] = [key for key in schema["required"] if key not in REGISTRIES]
     schema["anyOf"] = [{"required": registries}, {"required": [BASE]}]
@@ -31,12 +31,12 @@ def config_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the schema as its file has it."""
+    """Return the content of the schema's file."""
     return json.dumps(config_schema(), indent=1) + "\n"
 
 
 def _without_titles(value: Any, top: bool = False) -> Any:
-    """Leave out the titles that pydantic makes of names: they say nothing more."""
+    """Return a schema without the titles that pydantic derives from names: they add nothing."""
     if isinstance(value, dict):
         return {
             key: _without_titles(inner)

@@ -1,7 +1,8 @@
-"""Searches: the learning rates and numbers of epochs that an adaptation chooses among.
+"""Searches over the learning rates and numbers of epochs that an adaptation lists.
 
-An entry of `adaptations` may list several of either. Each pair is then a run of its own, a
-candidate, named after the adaptation and the pair; the best one becomes the adaptation's result.
+An entry of `adaptations` may list several of either. Each pair is then run separately, as a
+candidate named after the adaptation and the pair. The best candidate becomes the adaptation's
+result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +23,13 @@ def is_searched(settings: Adaptation | None) -> bool:
 def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]:
     """Return each candidate's settings by its name, e.g. `recon_block.lr0.001.epochs1`.
 
-    Empty if the adaptation lists no alternatives.
+    The result is empty if the adaptation lists no alternatives.
     """
     if not (isinstance(settings, Training) and settings.is_searched):
         return {}
     return {
         f"{name}.lr{rate!r}.epochs{count}": settings.model_copy(
-            # What decides among them is not theirs.
+            # How candidates are compared is not a setting of a candidate.
             update={"learning_rate": rate, "epochs": count, "select_on": "calibration"}
         )
         for rate, count in product(settings.rates, settings.epoch_counts)
@@ -36,17 +37,17 @@ def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]
 
 
 def chosen_of(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the candidate that a search chose, or an entry's settings where there was none."""
+    """Return the candidate that a search chose, or the entry's own settings without a search."""
     found: Mapping[str, Any] = choice["candidates"][choice["chosen"]] if choice else settings
     return found
 
 
 def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
-    """Return what was chosen, in words; a learning rate at an end of its list is said to be.
+    """Return what was chosen, in words; they say if the learning rate is at an end of its list.
 
     Args:
-        candidates: Of one search, each with SEARCHED.
-        chosen: That of them which was.
+        candidates: The candidates of one search, each with the keys SEARCHED.
+        chosen: The chosen candidate.
     """
     rates, epochs = ({each[key] for each in candidates} for key in SEARCHED)
     rate, count = (chosen[key] for key in SEARCHED)
@@ -63,5 +64,5 @@ def adaptation_of(name: str) -> str:
 
 
 def compared_by(settings: Training) -> str:
-    """Return what is measured on the candidates of an adaptation to choose among them."""
+    """Return the measurement by which the candidates of an adaptation are compared."""
     return HELD_OUT if settings.select_on == "calibration" else PERPLEXITY

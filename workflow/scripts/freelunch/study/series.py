@@ -1,20 +1,21 @@
-"""Series: adaptations that differ in nothing but how much they see."""
+"""Series: adaptations that differ only in how much text they see."""
 
 import json
 from collections.abc import Mapping
 
 from freelunch.study.adaptations import Adaptation
 
-# Settings of how much an adaptation sees and of what is chosen for that; and those that change the
-# memory it takes and, but for rounding, nothing else.
+# Settings of how much text an adaptation sees and of what is chosen for that amount, and settings
+# that change only the memory an adaptation takes and, through rounding, the last digits.
 AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
 MEMORY = ("micro_batch", "gradient_checkpointing")
 
 
 def series_of(adaptations: Mapping[str, Adaptation]) -> dict[str, str]:
-    """Return what the series of each adaptation is called, by its name.
+    """Return the name of each adaptation's series, by the adaptation's name.
 
-    A series is called after its method; a second one of a method after its first adaptation too.
+    A series is named after its method. A second series of a method also gets the name of its first
+    adaptation.
     """
     kinds: dict[str, str] = {}
     found = {}

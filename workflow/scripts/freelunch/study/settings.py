@@ -1,8 +1,8 @@
-"""What all classes of settings share: what they accept, and how they are written down.
+"""The base of all settings classes: the values they accept, and their form as JSON.
 
-A setting stands once, as a field of a class: type, default, bounds and description. The messages
-about a wrong value (`study.problems`), the JSON Schema that editors read (`study.schema`) and the
-reference in the documentation (`study.reference`) come from it.
+Each setting is defined once, as a field of a class, with type, default, bounds and description. The
+messages about wrong values (`study.problems`), the JSON Schema for editors (`study.schema`) and the
+reference in the documentation (`study.reference`) are generated from these fields.
 """
 
 import json
@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
-# What a pattern asks for, in words.
+# The meaning of each regular expression, in words.
 PATTERNS = {
     r"^[a-z0-9]+([._-][a-z0-9]+)*$": "lower-case letters and digits, with single . _ or - between",
     r"^[a-z0-9]+(_[a-z0-9]+)*$": "lower-case letters and digits, with single _ between",
@@ -38,27 +38,27 @@ _NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT = PATTERNS
 
 
 class Settings(BaseModel):
-    """A mapping of the config. It cannot be changed, refuses keys that it does not know, and takes
-    no value for another one: text is no number, 1.0 no integer, 1 no boolean.
+    """A mapping in the config. It is immutable, refuses unknown keys, and converts no types: text
+    is not a number, 1.0 is not an integer, and 1 is not a boolean.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON has them, defaults included, with keys in one order.
+        """Return the settings as JSON data, with defaults, and with keys in a fixed order.
 
-        Snakemake compares settings as they are printed: in another order they would be others.
+        Snakemake compares settings by their printed form, so another order would count as a change.
         """
         written = self.model_dump(mode="json")
         return dict(json.loads(json.dumps(written, sort_keys=True)))
 
 
 def absent(description: str, **bounds: Any) -> Any:
-    """Return a field that need not be given, and then is None here and not there in JSON.
+    """Return an optional field, which is None here and absent from JSON if it is not given.
 
     Args:
-        description: What it is for, and what holds without it.
-        bounds: As for `Field`.
+        description: What the setting is for, and what applies without it.
+        bounds: Bounds on the value, as for `Field`.
     """
     return Field(
         default=None,
@@ -76,7 +76,7 @@ def _not_null(value: Any) -> Any:
 
 
 def _without_null(schema: dict[str, Any]) -> None:
-    """Leave out of a field's schema that it may be null."""
+    """Remove null from the values that a field's schema allows."""
     schema.pop("default", None)
     options = [option for option in schema.pop("anyOf", []) if option != {"type": "null"}]
     if len(options) == 1:
@@ -107,24 +107,24 @@ Distinct = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_unique),
 ]
-# One value, or several that are searched.
+# One value, or a list to choose from.
 Searched = Annotated[
     Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")], Discriminator(_one_or_list)
 ]
 
-# The classes among which a key of an entry decides, by the tags that pydantic has for them; and
-# that key, by registry.
+# Settings classes of entries whose class depends on one of their keys, by pydantic's tag; and that
+# key, by registry.
 TAGGED: dict[str, type[Settings]] = {}
 KEYS: dict[str, str] = {}
 
 
 def chosen_by(key: str, registry: str, classes: Mapping[str, type[Settings]]) -> Any:
-    """Return the type of an entry whose class is decided by one of its keys.
+    """Return the type of the entries whose class depends on one of their keys.
 
     Args:
         key: The key, such as `source`.
-        registry: Where such entries stand, such as `models`; no two types have the same.
-        classes: The class for each value of the key.
+        registry: Registry of the entries, such as `models`; it has one such type.
+        classes: Class for each value of the key.
     """
     KEYS[registry] = key
     tags = {value: f"({registry}.{value})" for value in classes}
@@ -146,7 +146,7 @@ def _chooser(key: str, tags: Mapping[str, str]) -> Callable[[object], str | None
 
 @cache
 def reader(entry: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what makes an entry's class of its JSON; pydantic's ValidationError if it is not one.
+    """Return a function from an entry's JSON to its class; it may raise pydantic's ValidationError.
 
     Args:
         entry: A type that `chosen_by` returned.

@@ -1,4 +1,4 @@
-"""Models, texts and tasks: where they come from, and what is in them."""
+"""Settings of models, texts and tasks: where they come from, and how they are stored."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -28,18 +28,18 @@ TaskFormat = Literal[
     "lambada_requests",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
-_SOURCE = "Where it comes from."
-_PATH = "Absolute, or relative to the repository."
+_SOURCE = "Kind of source."
+_PATH = "The path is absolute, or relative to the repository."
 
 
 class Source(Settings):
-    """Where something comes from."""
+    """The source of a model, text or task."""
 
     source: str = Field(description=_SOURCE)
-    licence: Absent[str] = absent("SPDX identifier or a phrase; it is written into the manifest.")
+    licence: Absent[str] = absent("SPDX identifier or a phrase; it is recorded in the manifest.")
 
     def deciding(self) -> dict[str, Any]:
-        """Return what decides a number, as JSON has it: not the licence, not announced shapes."""
+        """Return the settings that decide a number, as JSON: no licence, no announced shapes."""
         written = self.as_json()
         return {key: value for key, value in written.items() if key not in _DESCRIPTIVE}
 
@@ -48,25 +48,25 @@ _DESCRIPTIVE = ("licence", "architecture")
 
 
 class Wheel(Source):
-    """A member of a wheel on the Python package index."""
+    """A file in a wheel on the Python Package Index."""
 
     source: Literal["wheel"] = Field(description=_SOURCE)
-    package: str = Field(description="Name on the package index.")
-    version: str = Field(description="Exactly this one.")
-    sha256: Sha256 = Field(description="Of the wheel.")
+    package: str = Field(description="Name on the Python Package Index.")
+    version: str = Field(description="Exact version.")
+    sha256: Sha256 = Field(description="SHA-256 of the wheel.")
     member: str = Field(description="A file in the wheel.")
 
 
 class Hub(Source):
-    """A repository on the Hugging Face hub."""
+    """A repository on the Hugging Face Hub."""
 
     source: Literal["hub"] = Field(description=_SOURCE)
     repository: Repository = Field(description="owner/name")
-    revision: Commit = Field(description="A full commit: a branch moves.")
+    revision: Commit = Field(description="A full commit hash, since a branch moves.")
 
 
 class HubFile(Hub):
-    """A file of a dataset repository on the Hugging Face hub."""
+    """A file in a dataset repository on the Hugging Face Hub."""
 
     member: str = Field(description="A file in the repository.")
 
@@ -79,27 +79,31 @@ class Local(Source):
 
 
 class Architecture(Settings):
-    """Shapes of a model, under the names of its config.json: what the plan assumes before the model
-    is on disk. The fetched model must agree.
+    """Shapes of a model, under the names of its config.json. The plan uses them before the model is
+    on disk; the fetched model must have the same.
     """
 
-    model_type: Absent[str] = absent("Family, such as llama.")
-    num_hidden_layers: int = Field(ge=1, description="Decoder blocks.")
+    model_type: Absent[str] = absent("Model family, such as llama.")
+    num_hidden_layers: int = Field(ge=1, description="Number of decoder blocks.")
     hidden_size: int = Field(ge=1, description="Width of the residual stream.")
-    intermediate_size: int = Field(ge=1, description="Channels of the MLP.")
-    num_attention_heads: int = Field(ge=1, description="Query heads.")
-    num_key_value_heads: Absent[int] = absent("Key heads. Not given: the query heads.", ge=1)
-    head_dim: Absent[int] = absent("Size of a head. Not given: hidden size by query heads.", ge=1)
-    vocab_size: int = Field(ge=1, description="Rows of the embedding.")
-    tie_word_embeddings: Absent[bool] = absent("Whether the head is the embedding.")
+    intermediate_size: int = Field(ge=1, description="Number of channels in the MLP.")
+    num_attention_heads: int = Field(ge=1, description="Number of query heads.")
+    num_key_value_heads: Absent[int] = absent(
+        "Number of key heads. Default: as many as query heads.", ge=1
+    )
+    head_dim: Absent[int] = absent(
+        "Width of a head. Default: the hidden size divided by the number of query heads.", ge=1
+    )
+    vocab_size: int = Field(ge=1, description="Number of rows of the embedding.")
+    tie_word_embeddings: Absent[bool] = absent("Whether the head shares the embedding's weights.")
 
 
 class Weights(Settings):
-    """What every model has, wherever it comes from."""
+    """Settings of every model, whatever its source."""
 
     dtype: Absent[Dtype] = absent(
         "Precision of the stored model and of all passes through it; sums and statistics are "
-        "float32 in any case. Not given: the checkpoint's own, and float32 for a GGUF file."
+        "always float32. Default: the checkpoint's own dtype; float32 for a GGUF file."
     )
     architecture: Absent[Architecture] = absent(
         "Shapes of the model, which the plan needs before the model is on disk."
@@ -107,13 +111,13 @@ class Weights(Settings):
 
 
 class WheelModel(Wheel, Weights):
-    """A GGUF file in a wheel on the Python package index, dequantised once."""
+    """A GGUF file in a wheel on the Python Package Index, dequantised once."""
 
-    member: str = Field(description="A GGUF file in the wheel; dequantised once.")
+    member: str = Field(description="A GGUF file in the wheel; it is dequantised once.")
 
 
 class HubModel(Hub, Weights):
-    """A model repository on the Hugging Face hub."""
+    """A model repository on the Hugging Face Hub."""
 
 
 class LocalModel(Local, Weights):
@@ -125,26 +129,26 @@ class LocalModel(Local, Weights):
 
 
 class Documents(Settings):
-    """How a file holds the documents of a text."""
+    """How a file stores the documents of a text."""
 
     format: DocumentFormat = Field(
-        description="How the file holds documents. lines: one a line. doc_tags: between <doc ...> "
-        "and </doc>. plain: the file is one. jsonl: one JSON object a line, the text under "
-        "`field`. parquet: one a row, under `field`, blank ones included. A file whose name ends "
-        "in .gz is decompressed, unless it is parquet."
+        description="How the file stores documents. lines: one per line. doc_tags: between "
+        "<doc ...> and </doc>. plain: the file is one document. jsonl: one JSON object per line, "
+        "with the text under `field`. parquet: one per row, in the column `field`, including blank "
+        "ones. A file whose name ends in .gz is decompressed, unless it is parquet."
     )
     field: str = Field(
         default="text",
-        description="The key or column that holds the text, for jsonl and parquet.",
+        description="Key (jsonl) or column (parquet) that holds the text.",
     )
 
 
 class WheelText(Wheel, Documents):
-    """A text file in a wheel on the Python package index."""
+    """A text file in a wheel on the Python Package Index."""
 
 
 class HubText(HubFile, Documents):
-    """A text file in a dataset repository on the Hugging Face hub."""
+    """A text file in a dataset repository on the Hugging Face Hub."""
 
 
 class LocalText(Local, Documents):
@@ -152,7 +156,7 @@ class LocalText(Local, Documents):
 
 
 class Tokens(Source):
-    """Ready token ids, for exactly one tokenizer."""
+    """Ready-made token ids, for exactly one tokenizer."""
 
     source: Literal["tokens"] = Field(description=_SOURCE)
     path: str = Field(
@@ -162,25 +166,27 @@ class Tokens(Source):
 
 
 class TaskDocuments(Settings):
-    """How a file holds the documents of a task, and how many."""
+    """How a file stores the documents of a task, and how many there are."""
 
     format: TaskFormat = Field(
-        description="How the file holds documents. arrow (a stream), parquet, jsonl: rows with the "
-        "fields of the stock task's own dataset. The others: OLMo's request files of these tasks, "
-        "put into that form."
+        description="How the file stores documents. arrow (a stream), parquet, jsonl: rows with "
+        "the fields of the dataset that lm-eval's own task uses. The others: OLMo's request files "
+        "of these tasks, which are converted to such rows."
     )
-    documents: int = Field(ge=1, description="How many the task has; another number is refused.")
+    documents: int = Field(
+        ge=1, description="Number of documents in the task; any other number is refused."
+    )
 
 
 class WheelTask(Wheel, TaskDocuments):
-    """Documents of a task in a wheel on the Python package index."""
+    """Documents of a task in a wheel on the Python Package Index."""
 
 
 class HubTask(HubFile, TaskDocuments):
-    """Documents of a task in a dataset repository on the Hugging Face hub."""
+    """Documents of a task in a dataset repository on the Hugging Face Hub."""
 
     member: str = Field(
-        description="A file in the repository, of the split that the task is evaluated on."
+        description="A file in the repository, with the split that the task is evaluated on."
     )
 
 
@@ -200,18 +206,18 @@ TaskEntry = chosen_by("source", "tasks", {WHEEL: WheelTask, HUB: HubTask, PATH: 
 
 
 def read_model(entry: Mapping[str, Any]) -> Model:
-    """Return an entry of `models` that is written as JSON."""
+    """Return an entry of `models` from JSON."""
     found: Model = reader(ModelEntry)(entry)
     return found
 
 
 def read_text(entry: Mapping[str, Any]) -> Text:
-    """Return an entry of `texts` that is written as JSON."""
+    """Return an entry of `texts` from JSON."""
     found: Text = reader(TextEntry)(entry)
     return found
 
 
 def read_task(entry: Mapping[str, Any]) -> Task:
-    """Return an entry of `tasks` that is written as JSON."""
+    """Return an entry of `tasks` from JSON."""
     found: Task = reader(TaskEntry)(entry)
     return found

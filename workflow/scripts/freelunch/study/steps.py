@@ -1,4 +1,4 @@
-"""Names that the rules share with what plans, computes and records: rules, kinds, files."""
+"""Names that the rules share with the library: rules, kinds of artifacts, measurements, files."""
 
 # Rules, in the order of the data.
 FETCH_MODEL = "fetch_model"
@@ -16,10 +16,10 @@ RETRAIN_MODEL = "retrain_model"
 CHOOSE_CANDIDATE = "choose_candidate"
 EVALUATE_CELL = "evaluate_cell"
 COLLECT_RECORDS = "collect_records"
-# Not a rule: what it took to choose among candidates, as a record counts it.
+# Not a rule: a record lists the cost of choosing among candidates under this name.
 SEARCH = "search"
 
-# Kinds of artifacts, as their manifests say.
+# Kinds of artifacts, as their manifests name them.
 CHECKPOINT = "checkpoint"
 TEXT = "text"
 READY_TOKENS = "tokens"
@@ -46,5 +46,5 @@ ANSWERS = "answers.json.gz"
 
 
 def metrics_file(measured: str) -> str:
-    """Return the name of the file with what was measured, e.g. `perplexity.json`."""
+    """Return the name of a measurement's file, e.g. `perplexity.json`."""
     return f"{measured}.json"

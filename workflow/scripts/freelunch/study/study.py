@@ -1,4 +1,4 @@
-"""From a config to a study: its cells, and the spec of each, which is what decides its numbers."""
+"""A study: a checked config, its cells, and the spec of each, which decides the cell's numbers."""
 
 import json
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ class Study:
     """A valid config.
 
     Attributes:
-        config: The registries and the `study` block; of a base only what the study takes from it.
-        source: The file the config came from, for messages.
+        config: The registries and the `study` block; of a base, only the entries that it takes.
+        source: File that the config came from, for messages.
     """
 
     config: Config
@@ -58,7 +58,7 @@ class Study:
             root: The repository, to which the path of a base is relative.
 
         Raises:
-            UserError: With every problem at once, each with its key and the nearest valid name.
+            UserError: The config is wrong; the message lists every problem with its key.
         """
         complete, names = with_base(config, source, root)
         problems: set[str] = set()
@@ -74,10 +74,10 @@ class Study:
         return cls(found, source)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the config as JSON has it, complete: with defaults, and without a base.
+        """Return the complete config as JSON data: with defaults, and without a base.
 
-        Snakemake compares settings as they are printed, so entries have their keys in one order;
-        the entries themselves stay in theirs, which is that of tables and figures.
+        Snakemake compares settings by their printed form, so the keys of each entry are in a fixed
+        order. The entries keep the study's order, which tables and figures follow.
         """
         written = {
             registry: {
@@ -103,12 +103,12 @@ class Study:
 
     @property
     def perplexity(self) -> Perplexity:
-        """Settings of the perplexity that the study is judged by."""
+        """Settings of the perplexity by which the study is judged."""
         return self.block.evaluation.perplexity
 
     @property
     def drift(self) -> Drift | None:
-        """Settings of the drift; None where it is not measured."""
+        """Settings of drift; None if it is not measured."""
         return self.block.evaluation.drift
 
     @property
@@ -117,7 +117,7 @@ class Study:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell, each model's dense cell first, in the order of the grids."""
+        """All cells: first each model's dense cell, then the others in the order of the grids."""
         found = dict.fromkeys(
             Cell.dense(model) for grid in self.block.grids for model in grid.models
         )
@@ -146,8 +146,8 @@ class Study:
         return self.drift is not None and not cell.is_dense
 
     def asks_tasks(self, cell: Cell) -> bool:
-        """Return whether a cell is evaluated on tasks: a grid with `tasks: true` has it, or the
-        dense model of such a grid.
+        """Return whether a cell is evaluated on tasks: it is in a grid with `tasks: true`, or it is
+        the dense cell of a model in such a grid.
         """
         return any(
             cell.model in grid.models
@@ -166,7 +166,7 @@ class Study:
 
     @property
     def tasks(self) -> dict[str, Any]:
-        """Settings of the zero-shot tasks with their entries, as a spec has them; empty without
+        """Settings of the zero-shot tasks, with their entries, for a cell's spec; empty without
         tasks.
         """
         settings = self.block.evaluation.tasks
@@ -176,9 +176,9 @@ class Study:
         return {"limit": settings.limit, "seed": settings.seed, "tasks": entries}
 
     def source_files(self, registry: str, name: str) -> list[str]:
-        """Return the user's own files that an entry of `models`, `texts` or `tasks` points at.
+        """Return the user's own files that an entry of `models`, `texts` or `tasks` points to.
 
-        They are inputs of the workflow: when one changes, what depends on it runs again.
+        They are inputs of the workflow: a change to one reruns everything that depends on it.
         """
         entry = getattr(self.config, registry)[name]
         if not hasattr(entry, "path"):
@@ -194,16 +194,16 @@ class Study:
         return entry
 
     def needs_gram(self, model: str, seed: int) -> bool:
-        """Return whether a cell of a model and seed needs Gram matrices of dense activations."""
+        """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
         used = {cell.criterion for cell in self.cells if (cell.model, cell.seed) == (model, seed)}
         entries = [self.criterion(name) for name in used - {DENSE}]
         return any(entry.needs_gram for entry in entries if entry.statistics == "dense")
 
     def adaptation(self, name: str) -> Adaptation | None:
-        """Return the settings of an adaptation or of a candidate of one; None for `none`.
+        """Return the settings of an adaptation, or of one of its candidates; None for `none`.
 
-        In place of a budget they have `samples`, and those only where they are not the calibration
-        sample's. Of an adaptation that lists epochs its candidates have them.
+        A budget is replaced by the `samples` that it pays for; for an adaptation that lists epochs,
+        this happens in its candidates. `samples` is left out if it equals the calibration sample's.
         """
         if name == NONE:
             return None
@@ -215,13 +215,13 @@ class Study:
         if entry.budget is not None:
             tokens = budget_tokens(entry.budget, self.config)
             if isinstance(entry.epochs, list):
-                # Each candidate has samples of its own; what they share is this.
+                # Each candidate has its own `samples`; they share the budget in tokens.
                 budget = entry.budget.model_copy(
                     update={"tokens": tokens, "times": None, "of": None}
                 )
                 entry = entry.model_copy(update={"budget": budget})
             else:
-                # Whole sequences in whole epochs: never more than the budget.
+                # Whole sequences in whole epochs, so never more than the budget.
                 samples = tokens // (self.calibration.length * entry.passes)
                 entry = entry.model_copy(update={"samples": samples, "budget": None})
         if entry.samples == self.calibration.samples:
@@ -229,13 +229,13 @@ class Study:
         return entry
 
     def samples(self, adaptation: str) -> int:
-        """Return how many sequences an adaptation, or a candidate of one, is trained on."""
+        """Return how many sequences an adaptation, or one of its candidates, trains on."""
         settings = self.adaptation(adaptation)
         samples = settings.samples if isinstance(settings, Training) else None
         return samples or self.calibration.samples
 
     def candidate_names(self, adaptation: str) -> list[str]:
-        """Return the runs among which an adaptation is chosen; empty if it lists none."""
+        """Return the names of an adaptation's candidates; empty if it lists no alternatives."""
         return list(candidates_of(adaptation, self.adaptation(adaptation)))
 
     def candidates(self, cell: Cell) -> list[Cell]:
@@ -243,16 +243,16 @@ class Study:
         return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
 
     def sizes(self, adaptation: str) -> list[int]:
-        """Return how many sequences an adaptation or its candidates are trained on, where that is
-        not the calibration sample.
+        """Return the numbers of sequences that an adaptation or its candidates train on, except the
+        calibration sample's.
         """
         names = self.candidate_names(adaptation) or [adaptation]
         found = {self.samples(name) for name in names}
         return sorted(found - {self.calibration.samples})
 
     def needs_held_out(self, cell: Cell) -> bool:
-        """Return whether held-out text has a part in a cell: its drift is measured on it, its
-        candidates are compared on it, or a sample that is extended leaves it out.
+        """Return whether a cell depends on held-out text: its drift is measured on it, its
+        candidates are compared on it, or its extended sample leaves it out.
         """
         if self.measures_drift(cell):
             return True
@@ -265,7 +265,7 @@ class Study:
 
     @property
     def selected_on_evaluation(self) -> list[str]:
-        """The adaptations whose settings are chosen on the text that they are judged by."""
+        """Names of the adaptations whose settings are chosen on the evaluation text itself."""
         return [
             name
             for name, entry in self.config.adaptations.items()
@@ -274,8 +274,8 @@ class Study:
 
     @property
     def compares_windows(self) -> bool:
-        """Whether a pruned model is reconstructed in several ways, by a seed that is not adapted
-        too.
+        """Whether a pruned model is reconstructed in several ways, and is also evaluated unadapted
+        with the same seed.
         """
         kinds = [
             {json.dumps(_kind(entry)) for entry in entries if compares_windows(entry)}
@@ -303,13 +303,15 @@ class Study:
 
     @property
     def series(self) -> dict[str, str]:
-        """What the series of each adaptation is called, by its name."""
+        """The name of each adaptation's series, by the adaptation's name."""
         return series_of(self.config.adaptations)
 
     @property
     def references(self) -> list[str]:
-        """The reconstructions that stay pruned, first those that retraining is best compared with:
-        what other budgets are multiples of, then any window but a single matrix.
+        """Names of the reconstructions that stay pruned, the best reference for retraining first.
+
+        Those that other budgets are multiples of come before the rest; in both groups, windows of
+        single matrices come last.
         """
         entries = self.config.adaptations
         named = {
@@ -322,7 +324,7 @@ class Study:
 
     @property
     def _adapted_by(self) -> list[list[Adaptation]]:
-        """The entries by which each pruned model is adapted, of those that are also not."""
+        """The entries that adapt each pruned model, for the models also evaluated unadapted."""
         ways: dict[Cell, set[str]] = {}
         for cell in self.cells:
             ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
@@ -335,7 +337,7 @@ class Study:
     def spec(self, cell: Cell) -> dict[str, Any]:
         """Return everything in the config that decides a cell's numbers.
 
-        A record carries it; a record whose spec differs from today's is refused.
+        A record carries its spec; a record whose spec differs from the current one is refused.
         """
         evaluation: dict[str, Any] = {"perplexity": self._with_text(self.perplexity)}
         spec: dict[str, Any] = {
@@ -359,15 +361,15 @@ class Study:
         return _in_order(spec)
 
     def _with_text(self, settings: Settings) -> dict[str, Any]:
-        """Return settings with the entry of the text that they name."""
+        """Return settings in which the name of a text is joined by the text's entry."""
         written = settings.as_json()
         name = written["text"]
         return {**written, "text": {"name": name, **self.text(name).deciding()}}
 
 
 def compares_windows(settings: Adaptation) -> bool:
-    """Return whether an adaptation has a part in a comparison of windows: those that see more or
-    train less than a window usually does are compared otherwise.
+    """Return whether an adaptation takes part in the comparison of windows. Those with their own
+    sample size or their own trained parameters do not.
     """
     if not isinstance(settings, Reconstruction):
         return isinstance(settings, Local)
@@ -375,16 +377,16 @@ def compares_windows(settings: Adaptation) -> bool:
 
 
 def _stays_pruned(adaptation: Adaptation) -> bool:
-    """Return whether an adaptation is a reconstruction that retraining is compared with."""
+    """Return whether an adaptation is a reconstruction after which the model is still pruned."""
     return isinstance(adaptation, Reconstruction) and not adaptation.becomes_dense
 
 
 def _kind(adaptation: Adaptation) -> list[Any]:
-    """Return what adaptations that are compared by their windows differ in."""
+    """Return the settings in which adaptations in the comparison of windows differ."""
     written = adaptation.as_json()
     return [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
 
 
 def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON has them, no tuples and no aliases, with keys in one order."""
+    """Return settings as JSON data, without tuples and aliases, with keys in a fixed order."""
     return dict(json.loads(json.dumps(settings, sort_keys=True)))

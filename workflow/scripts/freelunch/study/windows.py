@@ -1,7 +1,8 @@
-"""Windows: what of a model is adapted together.
+"""Windows: the parts of a model that are adapted together.
 
-`matrix` is each linear layer, `attention_mlp` the two halves of each block, a number so many
-consecutive blocks, `all` the whole stack. Masks are chosen before and are the same for all.
+`matrix` is each linear layer, `attention_mlp` is each half of a block, a number is that many
+consecutive blocks, and `all` is every block. Masks are chosen beforehand and are the same for all
+windows.
 """
 
 from collections.abc import Sequence
@@ -11,27 +12,27 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
-# The one window of a retraining: everything, on text.
+# The only window of a retraining: the whole model.
 MODEL = "model"
-# What `method: least_squares` solves for is a matrix.
+# The method that solves for one matrix at a time.
 LEAST_SQUARES = "least_squares"
 
 Window = int | str
 
 
 def blocks_in(window: Window, num_blocks: int) -> int:
-    """Return how many blocks a window holds or lies in.
+    """Return how many blocks a window spans, which is 1 for a window within a block.
 
     Raises:
-        UserError: It is larger than the model.
-        ValueError: It is `auto`, which a memory budget has to decide first.
+        UserError: The window is larger than the model.
+        ValueError: The window is `auto`, which a memory budget has to decide first.
     """
     if window == ALL:
         return num_blocks
     if window in (MATRIX, HALVES):
         return 1
     if not isinstance(window, int):
-        raise ValueError(f"no window yet: {window!r}")
+        raise ValueError(f"the window is not decided yet: {window!r}")
     if window > num_blocks:
         raise UserError(
             "the window is larger than the model",
@@ -43,12 +44,12 @@ def blocks_in(window: Window, num_blocks: int) -> int:
 
 
 def split_windows(num_blocks: int, window: Window) -> list[range]:
-    """Return the blocks of each window; the last may be shorter.
+    """Return the blocks of each window; the last window may have fewer.
 
-    Windows smaller than a block share theirs: a block is the least that a job adapts.
+    Windows within a block are kept together, since a job adapts at least one block.
 
     Raises:
-        UserError: A window is larger than the model.
+        UserError: The window is larger than the model.
     """
     size = blocks_in(window, num_blocks)
     return [range(first, min(first + size, num_blocks)) for first in range(0, num_blocks, size)]
@@ -61,12 +62,12 @@ def group_windows(windows: Sequence[range], group: int, groups: int) -> list[ran
 
 
 def adapted_windows(parts: Sequence[Artifact]) -> dict[str, dict[str, Any]]:
-    """Return what is noted of each window that jobs adapted, by its name."""
+    """Return the facts about each window that jobs adapted, by the window's name."""
     entries = (entry.get("windows", {}) for part in parts for entry in part.files.values())
     return {name: facts for windows in entries for name, facts in windows.items()}
 
 
 def window_order(name: str) -> tuple[int, str]:
-    """Return what sorts names of windows ("3-4", "3.mlp") by their first block."""
+    """Return a key that sorts names of windows ("3-4", "3.mlp") by their first block."""
     digits = name[: len(name) - len(name.lstrip("0123456789"))]
     return int(digits or 0), name
