@@ -284,7 +284,7 @@ def test_the_text_of_a_plan() -> None:
     text = Plan.of(smoke()).text()
     assert "The study `smoke`" in text and "5 cells" in text
     assert "tiny/wanda-u50/recon_block/seed0" in text
-    for rule in ("fetch_model", "capture_dense", "reconstruct_window", "all"):
+    for rule in ("fetch_model", "capture_dense", "reconstruct_window", "total"):
         assert any(line.split()[:1] == [rule] for line in text.splitlines()), rule
 
 
@@ -299,7 +299,7 @@ def test_a_model_whose_shapes_are_not_known(
     assert plan.shapes == {}
     assert plan.step("capture_dense", "smollm2-135m") is None
     assert plan.mem_mb("capture_dense", "smollm2-135m") == 4000
-    assert "Cost is not known before the model is here: smollm2-135m" in plan.text()
+    assert "Cost is unknown until the model is fetched: smollm2-135m" in plan.text()
 
 
 def test_announced_shapes_serve_before_the_model_is_here(

@@ -150,7 +150,7 @@ def test_a_study_knows_its_candidates() -> None:
         ({"window": 0}, "recon_block.window: found 0"),
         ({"window": "blocks"}, "recon_block.window: found"),
         ({"window": 2.5}, "recon_block.window: found 2.5"),
-        ({"window": "auto"}, "recon_block.memory_gb: `window: auto` fills a memory budget"),
+        ({"window": "auto"}, "recon_block.memory_gb: `window: auto` needs a memory budget"),
         ({"memory_gb": 4}, "recon_block.memory_gb: only `window: auto` has a memory budget"),
         ({"targets": "local"}, "recon_block.targets: with dense inputs"),
         ({"window": "matrix"}, "recon_block.train_norms: a window of one matrix holds no norm"),
@@ -224,7 +224,7 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
         found, why = decide_window(shapes, 8, 256, budget)
         assert found == window and f"window {window} needs" in why
         if window != "all":
-            assert re.search(r", \d+ would need", why)
+            assert re.search(r"; window \d+ would need", why)
     budget = settings_of(window="auto", memory_gb=0.999 * needs["attention_mlp"] / 1e9)
     with pytest.raises(UserError, match="no window fits") as error:
         decide_window(shapes, 8, 256, budget)

@@ -201,7 +201,7 @@ def test_a_base_that_is_not_there(named: object) -> None:
 
 def test_a_base_that_cannot_be_read(base: Path) -> None:
     base.write_text("models: {one: [}")
-    with pytest.raises(UserError, match="this is not YAML") as error:
+    with pytest.raises(UserError, match="not a valid YAML file") as error:
         study_of(base)
     assert str(error.value).startswith(str(base))
 

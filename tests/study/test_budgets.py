@@ -90,7 +90,7 @@ def test_a_sample_that_is_extended_leaves_out_the_held_out_text() -> None:
         ({"method": "full", "budget": {"times": 2, "of": "exact"}}, "budget.of", "settled"),
         ({"method": "full", "budget": {"times": 2}}, "budget", "`tokens`, or `times` and `of`"),
         ({"method": "full", "budget": {"tokens": 64}, "samples": 3}, "x", "one of them"),
-        ({"method": "full", "batch": 5}, "batch", "no more than it has"),
+        ({"method": "full", "batch": 5}, "batch", "at most 4, the size of the sample"),
     ],
 )
 def test_amounts_that_are_refused(entry: dict[str, Any], key: str, expected: str) -> None:

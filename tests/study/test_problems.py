@@ -213,10 +213,10 @@ def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="there is no such file"):
             Study.load(missing)
     path.write_text("models: {one: [}")
-    with pytest.raises(UserError, match="this is not YAML") as error:
+    with pytest.raises(UserError, match="not a valid YAML file") as error:
         Study.load(path)
     assert "line 1" in str(error.value)
     for content in (b"\xff\xfe\x00", b"revision: 2026-13-01"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="this is not YAML"):
+        with pytest.raises(UserError, match="not a valid YAML file"):
             Study.load(path)

@@ -168,23 +168,25 @@ def test_the_plan_refuses_a_share_that_is_less_than_one_unit(
     with pytest.raises(UserError, match="1 problem in the grids") as error:
         plan({"score": "wanda_sp"}, "s20", tmp_path, monkeypatch)
     message = str(error.value)
-    said = "tiny/other-s20: s20 of 2 key heads of a block is none; expected at least s50, or "
+    said = "tiny/other-s20: s20 of 2 key heads of a block rounds down to none; "
     # Of four heads one would be a quarter.
-    assert said + "scope: model" in message
+    assert said + "expected at least s50, or scope: model" in message
     with pytest.raises(UserError) as error:
         plan({"score": "wanda_sp"}, "s30", tmp_path, monkeypatch)
     assert "expected at least s50, or attention_unit: head, or scope: model" in str(error.value)
     with pytest.raises(UserError) as error:
         plan(entry, "s20", tmp_path, monkeypatch)
-    said = "s20 of 4 heads of a block is none; expected at least s25, or scope: model"
+    said = "s20 of 4 heads of a block rounds down to none; expected at least s25, or scope: model"
     assert str(error.value).endswith(said)
     with pytest.raises(UserError) as error:
         plan({**entry, "statistics": "sparse"}, "s20", tmp_path, monkeypatch)
-    assert str(error.value).endswith("s20 of 4 heads of a block is none; expected at least s25")
+    assert str(error.value).endswith(
+        "s20 of 4 heads of a block rounds down to none; expected at least s25"
+    )
     with pytest.raises(UserError) as error:
         plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch, num_key_value_heads=1)
-    said = "s50 of 1 key heads of a block is none; expected attention_unit: head, or scope: model"
-    assert str(error.value).endswith(said)
+    said = "s50 of 1 key heads of a block rounds down to none; "
+    assert str(error.value).endswith(said + "expected attention_unit: head, or scope: model")
     plan({"score": "wanda_sp"}, "s50", tmp_path, monkeypatch)
     plan(entry, "s25", tmp_path, monkeypatch)
     plan({"score": "wanda_sp", "scope": "model"}, "s20", tmp_path, monkeypatch)
@@ -196,7 +198,7 @@ def test_the_plan_refuses_a_share_that_is_less_than_one_weight_of_a_row(
     with pytest.raises(UserError, match="2 problems in the grids") as error:
         plan({"score": "wanda"}, "u03", tmp_path, monkeypatch)
     message = str(error.value)
-    said = "u03 of 16 weights of a row is none; expected at least u07, or scope: matrix"
+    said = "u03 of 16 weights of a row rounds down to none; expected at least u07, or scope: matrix"
     assert f"tiny/other-u03: {said}" in message
     with pytest.raises(UserError, match="1 problem in the grids"):
         plan({"score": "wanda"}, "1of32", tmp_path, monkeypatch, intermediate_size=32)

@@ -265,8 +265,8 @@ class Plan:
             trained = settings.trained
             if _dtype(self.study, cell.model) == "float16":
                 yield (
-                    f"models.{cell.model}.dtype: the checkpoint's own dtype is float16, in "
-                    "which gradients vanish; expected bfloat16 or float32"
+                    f"models.{cell.model}.dtype: the checkpoint's own is float16, in which "
+                    "gradients vanish; expected bfloat16 or float32"
                 )
             yield from _unnamed(cell.adaptation, trained, shapes)
             matrices = trained_matrices(shapes, trained) or shapes.matrices
@@ -347,7 +347,7 @@ class Plan:
             *self._windows(jobs),
             "",
             f"  About {_duration(seconds)} from scratch, at {share} of {speed}.",
-            "  The time does not include downloads, reading and writing. Memory is the peak of one",
+            "  The time does not include downloads, reading or writing. Memory is the peak of one",
             "  job, on the device that computes. Disk is what remains at the end.",
         ]
 

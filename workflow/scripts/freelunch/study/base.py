@@ -43,6 +43,9 @@ def with_base(config: object, source: str, root: Path = Path()) -> tuple[object,
         source: Name of that file, for messages.
         root: The repository, to which the base's path is relative.
 
+    Returns:
+        The completed config, and the defined names of each registry.
+
     Raises:
         UserError: The base does not exist, or holds anything but registries.
     """

@@ -246,8 +246,8 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
         samples = tokens // (calibration.length * min(counts))
     elif samples < entry.batch:
         yield (
-            f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, which the "
-            "sample has"
+            f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, the size "
+            "of the sample"
         )
     if samples > calibration.samples and not _has_documents(config):
         yield (

@@ -24,11 +24,11 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     if config.keys() - {KEY} or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
-            "a study is chosen by the name of its file",
+            "a study is chosen by its file's name",
             where="Snakemake's config",
             found=", ".join(map(str, config)) if config.keys() - {KEY} else alone,
             expected=f"`{KEY}`, the name of a file, and nothing else",
             todo="use `--config study=FILE`, without --configfile",
         )
-    # Written in another way, the same path would count as another setting.
+    # Written differently, the same path would count as another setting.
     return Study.load(Path(os.path.relpath(chosen)))

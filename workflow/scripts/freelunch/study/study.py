@@ -53,9 +53,9 @@ class Study:
         """Check a config.
 
         Args:
-            config: As a study's file says it.
-            source: That file, for messages.
-            root: The repository, to which the path of a base is relative.
+            config: Content of the study's file.
+            source: Name of that file, for messages.
+            root: The repository, to which the base's path is relative.
 
         Raises:
             UserError: The config is wrong; the message lists every problem with its key.
