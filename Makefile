@@ -109,7 +109,7 @@ kept: env
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
 	python -m freelunch.reporting.kept studies/retraining.yaml docs/retraining
 
-# What the classes of settings say: the schema that editors read, and a page of the documentation.
+# Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env
 	python -m freelunch schema > workflow/schemas/config.schema.json
 	python -m freelunch settings > docs/guide/settings.md

@@ -365,7 +365,7 @@ def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
     assert "no document is longer than one calibration sequence" in output
     assert "more than study.calibration.length = 100000" in output
     assert "Traceback" not in output
-    assert "What is finished is kept" in output
+    assert "Finished steps are kept" in output
     log = study.path / "results/smoke/logs/sample_calibration/tiny_seed0.log"
     assert "Traceback" in log.read_text()
 

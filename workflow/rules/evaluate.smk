@@ -26,8 +26,8 @@ rule evaluate_cell:
         masks=masks_of,
         adapted=adapted_of,
         # The dense model comes first: if it is broken, no other number means anything. When it is
-        # evaluated again, the other cells are too, and keep what they have measured: `ancient` would
-        # hide from Snakemake why else they have to run.
+        # evaluated again, the other cells rerun, too, but keep their measurements. `ancient` would hide
+        # other reasons to run them from Snakemake.
         dense=dense_metrics_of,
     output:
         checkpoint=paths.manifest(PATHS.checkpoint(CELL)),

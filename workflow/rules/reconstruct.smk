@@ -31,8 +31,8 @@ rule reconstruct_window:
         # A candidate that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
-        # Decided here, and a setting of the job like any other: a mended formula of memory trains
-        # again only what it decides otherwise.
+        # The decided window is a parameter of the job, so correcting a memory formula retrains only the
+        # cells whose window changes.
         window=lambda wildcards: PLAN.decided(wildcards.model, wildcards.adaptation),
         code=code_digest("reconstruct_window"),
     script:

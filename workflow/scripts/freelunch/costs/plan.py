@@ -183,10 +183,10 @@ class Plan:
         return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
 
     def decided(self, model: str, adaptation: str) -> Window | None:
-        """Return the window of an adaptation of a model; None if its entry leaves it open and the
+        """Return the window of an adaptation of a model; None if its entry says `auto` and the
         model's shapes are not known yet.
 
-        A rule asks again when its job starts: by then the model is on disk.
+        Snakemake asks again when the job starts. By then the model is on disk.
         """
         settings = self.study.adaptation(adaptation)
         assert isinstance(settings, Windowed)

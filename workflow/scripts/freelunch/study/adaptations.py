@@ -180,8 +180,8 @@ class Training(Adaptation):
     )
     learning_rate: Searched[Positive] = Field(
         default=0.001,
-        description="Peak learning rate; the schedule restarts in each window. Of a list, the best "
-        "is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4.",
+        description="Peak learning rate; the schedule restarts in each window. If a list is given, "
+        "its best entry is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4.",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear",
@@ -195,8 +195,8 @@ class Training(Adaptation):
     )
     epochs: Searched[Count] = Field(
         default=1,
-        description="Passes over the sample in each window. Of a list, the best is chosen. The "
-        "paper uses 1, 5 and 10.",
+        description="Passes over the sample in each window. If a list is given, its best entry is "
+        "chosen. The paper uses 1, 5 and 10.",
     )
     batch: int = Field(default=2, ge=1, description="Sequences in an optimiser step.")
     shuffle: bool = Field(

@@ -110,10 +110,10 @@ class StudyBlock(Settings):
         default=1000.0,
         gt=1,
         description="A dense perplexity above this, on the calibration sample or in the "
-        "evaluation, stops the study: the model, its tokenizer or the text must be wrong.",
+        "evaluation, stops the study, since the model, its tokenizer or the text must be wrong.",
     )
     calibration: Calibration = Field(description="The calibration sample.")
-    evaluation: Evaluation = Field(description="What is measured of each cell.")
+    evaluation: Evaluation = Field(description="What is measured on each cell.")
     selection: Selection = Field(default=Selection(), description="The held-out calibration text.")
     keep_hidden_states: KeptStates = Field(
         default="all",

@@ -115,7 +115,7 @@ def _default(key: str, schema: dict[str, Any], required: list[str]) -> str:
 
 
 def _words(schema: dict[str, Any]) -> str:
-    """Return the description, without what Markdown would take for HTML."""
+    """Return the description, escaped so that Markdown does not read it as HTML."""
     return " ".join(schema.get("description", "").split()).replace("<", "&lt;")
 
 
