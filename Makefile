@@ -5,6 +5,7 @@
 #   make plan                  what a study would run, and its cost; TFLOPS=400: on a machine of that rate
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
+#   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make report                the audit page and Snakemake's report of a study
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make bench                 speed and memory, as ratios
@@ -28,10 +29,10 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report compare test check format bench docs results kept lock settings
+.PHONY: help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
 
 help:
-	@sed -n '3,12s/^#   //p' Makefile
+	@sed -n '3,13s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -69,6 +70,10 @@ compare: env
 # Two test files at a time, each in a process with one thread, since the models in tests are tiny.
 test: env
 	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
+
+# What one runs while editing: it computes nothing with a model.
+test-fast: env
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile tests/study tests/costs tests/analysis
 
 check: env
 	ruff format --check .

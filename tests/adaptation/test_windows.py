@@ -482,14 +482,14 @@ def test_a_family_that_is_not_in_the_table(
     monkeypatch.delitem(families.FAMILIES, "llama")
     for window in ("block", "two", "all", "matrix", "exact"):
         reconstruct(llama, tmp_path / window, **WINDOWS[window])
-    with pytest.raises(UserError, match="not by halves of blocks") as error:
+    with pytest.raises(UserError, match="can be adapted or pruned, not halves of blocks") as error:
         reconstruct(llama, tmp_path / "halves", **WINDOWS["halves"])
     assert "families.py" in str(error.value) and "llama" in str(error.value)
 
 
 def test_norms_on_the_residual_stream_have_no_halves(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, do_layer_norm_before=False)
-    with pytest.raises(UserError, match="norms of this model lie on the residual stream"):
+    with pytest.raises(UserError, match="norms of this model act on the residual stream"):
         reconstruct(prepared, tmp_path / "adapted", window="attention_mlp")
 
 

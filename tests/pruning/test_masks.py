@@ -219,7 +219,7 @@ def test_the_lowest_of_as_many_groups_as_a_layer_has(size: int) -> None:
 def test_bits_of_another_shape_are_refused() -> None:
     """`unpackbits` would fill up with zeros, that is with weights that go."""
     bits = pack(torch.ones(3, 16, dtype=torch.bool))
-    with pytest.raises(ValueError, match="no mask of shape"):
+    with pytest.raises(ValueError, match="do not hold a mask of shape"):
         unpack(bits, torch.Size((4, 16)))
 
 

@@ -244,7 +244,7 @@ def test_sharing_that_changes_between_batches_is_a_defect() -> None:
     with Collector(layers).watching():
         layers(torch.randn(1, 4, 3))
         layers.copies = True
-        with pytest.raises(RuntimeError, match="two shared its input"):
+        with pytest.raises(RuntimeError, match="two shares its input"):
             layers(torch.randn(1, 4, 3))
 
 

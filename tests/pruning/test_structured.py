@@ -206,7 +206,7 @@ def test_choosing_in_a_model(drawn: tuple[list[list[float]], list[int]], percent
 def test_choosing_in_a_block(scores: list[float], percent: int) -> None:
     pattern = Pattern.parse(f"s{percent:02d}")
     if percent * len(scores) < 100:
-        with pytest.raises(UserError, match=f"of {len(scores)} units is none"):
+        with pytest.raises(UserError, match=f"of {len(scores)} units rounds down to none"):
             choose_in_block(torch.tensor(scores), pattern)
         return
     keep = choose_in_block(torch.tensor(scores), pattern)

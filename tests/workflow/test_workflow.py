@@ -207,7 +207,7 @@ def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
     library = "workflow/scripts/freelunch/"
     study.edit(library + "pruning/masks.py", '"""Masks from scores:', '"""Masks out of scores:')
     study.edit(
-        library + "pruning/masks.py",
+        library + "model/mask_store.py",
         "    flat = np.unpackbits",
         "    # A comment.\n    flat = np.unpackbits",
     )
@@ -221,7 +221,9 @@ def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
     assert planned["prune_model"] == 1, "the other criterion has nothing to do with it"
     assert "capture_dense" not in planned
     study.edit(
-        library + "pruning/masks.py", "    flat = np.unpackbits", "    flat = 1 * np.unpackbits"
+        library + "model/mask_store.py",
+        "    flat = np.unpackbits",
+        "    flat = 1 * np.unpackbits",
     )
     planned = study.planned()
     assert planned["prune_model"] == 2
@@ -232,11 +234,11 @@ def test_better_words_and_predictions_compute_nothing_again(study):
     """An error of a source, one of a computation, a memory formula, a sentence of the summary."""
     library = "workflow/scripts/freelunch/"
     study.edit(library + "data/sources/hub.py", "was damaged on its way here", "arrived damaged")
-    study.edit(library + "evaluation/perplexity.py", "text is too short", "text is not long enough")
+    study.edit(library + "data/text_windows.py", "text is too short", "text is not long enough")
     study.edit(
         library + "costs/passes.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
     )
-    study.edit(library + "reporting/summary.py", '"All cells"', '"Every cell"')
+    study.edit(library + "reporting/sections/cells.py", '"All cells"', '"Every cell"')
     planned = study.planned()
     shown = {"all", "collect_records", "build_tables", "audit_study", "total"}
     assert {rule for rule in planned if not rule.startswith("draw_")} <= shown
@@ -355,7 +357,7 @@ def test_bad_config_is_one_clear_error(study):
     (study.path / "config.yaml").rename(study.path / "studies" / "mine.yaml")
     study.edit("studies/mine.yaml", "name: smoke", "name: mine")
     (study.path / "config.yaml").write_text("study: {name: other}\n")
-    mine = ("--replace-workflow-config", "--configfile", "studies/mine.yaml")
+    mine = ("--config", "study=studies/mine.yaml")
     assert "studies/mine.yaml: 2 problems" in study.run("--dry-run", *mine, status=1)
 
 
