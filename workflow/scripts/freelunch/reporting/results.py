@@ -1,34 +1,19 @@
 """The numbers that tables, figures and words show, each computed once from the records."""
 
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
-from freelunch.analysis.pairing import Records
 from freelunch.analysis.reach import reach_rows
-from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting.cells import cell_rows, criteria_rows, means_over_seeds
+from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.table import Rows
-from freelunch.study.study import Study
 
 
-@dataclass(frozen=True)
-class Results:
-    """A finished study.
-
-    Attributes:
-        study: Its config.
-        records: The record of each of its cells.
-        folder: Folder of the records, with the answers to tasks beside them.
-    """
-
-    study: Study
-    records: Records
-    folder: Path
+class Results(FinishedStudy):
+    """The numbers of a finished study."""
 
     @cached_property
     def cells(self) -> Rows:
@@ -59,11 +44,6 @@ class Results:
     def pairs(self) -> Rows:
         """Return the difference between every two criteria."""
         return pair_rows(self.records)
-
-    @cached_property
-    def windows(self) -> Rows:
-        """Return what each window of a reconstruction gains."""
-        return window_rows(self.records)
 
     @cached_property
     def drift(self) -> Rows:

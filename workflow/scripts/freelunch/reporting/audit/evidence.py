@@ -1,43 +1,22 @@
 """The evidence that claims are tested on: the records of a study, and losses in a given metric."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from freelunch.analysis.bootstrap import Sample
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
-from freelunch.analysis.pairing import (
-    Records,
-    by_adaptation,
-    paired_losses,
-    pruned_models,
-    window_losses,
-)
-from freelunch.analysis.window_effect import window_rows
+from freelunch.analysis.pairing import by_adaptation, paired_losses, pruned_models, window_losses
 from freelunch.records.read import load_answers
+from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
-from freelunch.study.study import Study
 
 PERPLEXITY, HELD_OUT, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """A finished study.
-
-    Attributes:
-        study: Its config.
-        records: The record of each of its cells.
-        folder: Folder of the records, with the answers to tasks beside them.
-    """
-
-    study: Study
-    records: Records
-    folder: Path
+class Evidence(FinishedStudy):
+    """What a finished study says of claims."""
 
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
         """Return the losses of a cell in a metric, a list for each stratum; None if not measured.
@@ -84,11 +63,6 @@ class Evidence:
     def comparisons(self) -> list[BudgetComparison]:
         """Return the pruned models that were both reconstructed and retrained."""
         return budget_comparisons(self.records, self.study)
-
-    @cached_property
-    def windows(self) -> list[Mapping[str, Any]]:
-        """Return the rows that compare windows."""
-        return list(window_rows(self.records))
 
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:

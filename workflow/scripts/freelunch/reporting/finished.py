@@ -1,0 +1,30 @@
+"""A finished study: its config and its records, of which tables and claims are made."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from freelunch.analysis.pairing import Records
+from freelunch.analysis.window_effect import window_rows
+from freelunch.reporting.table import Rows
+from freelunch.study.study import Study
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A finished study.
+
+    Attributes:
+        study: Its config.
+        records: The record of each of its cells.
+        folder: Folder of the records, with the answers to tasks beside them.
+    """
+
+    study: Study
+    records: Records
+    folder: Path
+
+    @cached_property
+    def windows(self) -> Rows:
+        """Return what each window of a reconstruction gains."""
+        return window_rows(self.records)
