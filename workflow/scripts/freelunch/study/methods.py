@@ -37,7 +37,7 @@ METHODS = (FULL, BIASES, NORMS, BIASES_NORMS, *LOW_RANK)
 RANK, ALPHA = 16, 32.0
 # Name of the language-model head among the linear layers.
 HEAD = "head"
-NEXT_TOKEN, DISTILLATION = "next_token", "distillation"
+DISTILLATION = "distillation"
 
 
 @dataclass(frozen=True)

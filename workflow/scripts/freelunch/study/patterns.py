@@ -4,9 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
-# Sets within which scores of weights, and of whole units, are compared.
+# Sets within which scores of weights are compared.
 SCOPES = ("row", "matrix")
-UNIT_SCOPES = ("block", "model")
 _PERCENT = re.compile(r"(?P<kind>[us])(?P<percent>[0-9]{2})")
 _OF = re.compile(r"(?P<zeros>[0-9]{1,3})of(?P<group>[0-9]{1,3})")
 FORMS = (

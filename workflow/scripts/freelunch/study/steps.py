@@ -15,7 +15,6 @@ RECONSTRUCT_WINDOW = "reconstruct_window"
 RETRAIN_MODEL = "retrain_model"
 CHOOSE_CANDIDATE = "choose_candidate"
 EVALUATE_CELL = "evaluate_cell"
-COLLECT_RECORDS = "collect_records"
 # Not a rule: a record lists the cost of choosing among candidates under this name.
 SEARCH = "search"
 
