@@ -26,9 +26,10 @@ class TextWindows:
         input_ids: (windows, length), int64.
         stride: Tokens from the start of a window to the next. A window's last `stride` tokens are
             scored: each token of the text once, with at least length - stride tokens before it.
-        bytes: Of the scored tokens' text in UTF-8; None if the tokenizer does not tell where in the
-            text a token is.
-        words: Runs of characters other than white space that begin there; None likewise.
+        bytes: Length of the scored tokens' text in UTF-8; None if the tokenizer does not tell where
+            in the text a token is.
+        words: Number of words, runs of characters other than white space, that begin in that text;
+            None if the tokenizer does not tell.
     """
 
     input_ids: Tensor

@@ -32,7 +32,7 @@ def write_tokens(
         folder: Where the artifact goes.
         fingerprint: Digest of everything the result depends on.
         input_ids: (samples, length), int64.
-        kind: Of the artifact.
+        kind: The kind of the artifact.
         files: The content of small text files to add, by name.
         facts: For the manifest, which also gets `tokens_sha256`, the digest of the token ids.
     """
