@@ -31,10 +31,10 @@ from freelunch.study.windows import group_windows, split_windows
 from interrupts import Interrupt, contents, interrupted, stamps
 from tiny_models import (
     BLOCKS,
-    FAMILIES,
     LENGTH,
     RECONSTRUCTION,
     SEED,
+    SEQUENCES,
     Prepared,
     capture,
     keep_everything,
@@ -45,18 +45,6 @@ from tiny_models import (
     save_calibration,
     weights,
 )
-
-SEQUENCES = 5
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
 
 
 def pruned_block(prepared: Prepared, index: int) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -25,8 +25,8 @@ from interrupts import Interrupt, interrupted
 from operations import counted_operations
 from tiny_models import (
     BLOCKS,
-    FAMILIES,
     SEED,
+    SEQUENCES,
     Prepared,
     assembled,
     capture,
@@ -38,19 +38,8 @@ from tiny_models import (
     weights,
 )
 
-SEQUENCES = 5
 # Of the tiny models' smallest matrix.
 RANK = 4
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
 
 
 def settings_of(method: str, **settings: Any) -> dict[str, Any]:

@@ -36,9 +36,9 @@ from interrupts import Interrupt, contents, interrupted, stamps
 from operations import counted_operations
 from tiny_models import (
     BLOCKS,
-    FAMILIES,
     LENGTH,
     SEED,
+    SEQUENCES,
     Prepared,
     hidden_folder,
     keep_everything,
@@ -51,7 +51,6 @@ from tiny_models import (
     weights,
 )
 
-SEQUENCES = 5
 # (inputs, targets), as study.md section 2 names them.
 MODES = {"a": ("dense", "dense"), "b": ("sparse", "local"), "c": ("sparse", "dense")}
 SMALL: dict[str, dict[str, Any]] = {
@@ -60,16 +59,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "halves": {"window": "attention_mlp"},
 }
 WINDOWS = {**SMALL, "block": {"window": 1}, "two": {"window": 2}, "all": {"window": "all"}}
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
 
 
 def facts_of(adapted: Artifact) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +16,6 @@ from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files, reac
 from freelunch.reporting.figures import drawing_module, figure_modules, figures
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
-
-
-@pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the scripts and the library, which is what digests are of from now on."""
-    folder = tmp_path / "scripts"
-    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(digest, "SCRIPTS", folder)
-    monkeypatch.setattr(digest, "LIBRARY", folder / "freelunch")
-    return folder
 
 
 def edited_digest(path: Path, text: str, script: str) -> str:

@@ -5,7 +5,6 @@ number. `test_code_digest` guards against the second, this file against the firs
 """
 
 import ast
-import shutil
 from pathlib import Path
 
 import pytest
@@ -76,16 +75,6 @@ def test_a_script_reaches_only_the_rooms_it_computes_with(script: str) -> None:
 
 
 # --- Edits
-
-
-@pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the scripts and the library, which is what digests are of from now on."""
-    folder = tmp_path / "scripts"
-    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(digest, "SCRIPTS", folder)
-    monkeypatch.setattr(digest, "LIBRARY", folder / "freelunch")
-    return folder
 
 
 def digests(scripts: list[str]) -> dict[str, str]:

@@ -18,7 +18,6 @@ from freelunch.pruning.structured import Layout, choose_in_block, choose_in_mode
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from slow_units import (
-    BIASED,
     SEQUENCES,
     UNITS,
     assembled,
@@ -36,7 +35,6 @@ from slow_units import (
 )
 from tiny_models import (
     BLOCKS,
-    FAMILIES,
     LENGTH,
     Prepared,
     capture,
@@ -44,16 +42,6 @@ from tiny_models import (
     random_tokens,
     save_calibration,
 )
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
-
-
-@pytest.fixture(scope="module", params=BIASED)
-def biased(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
 
 
 @pytest.fixture(scope="module")

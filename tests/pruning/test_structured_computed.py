@@ -31,18 +31,7 @@ from slow_units import (
     streamed_logits,
     transformers_model,
 )
-from tiny_models import BLOCKS, FAMILIES, Prepared, prepare, random_tokens, reconstruct
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
-
-
-@pytest.fixture(scope="module", params=BIASED)
-def biased(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
-
+from tiny_models import BLOCKS, Prepared, prepare, random_tokens, reconstruct
 
 # --- What a pruned model computes
 

@@ -7,6 +7,9 @@ A step is a sentence that ends with a colon, and the block of code below it:
 """
 
 import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "recipes"
@@ -38,3 +41,20 @@ def follow(name: str, root: Path) -> None:
         before, after = path.read_text(), step["after"]
         assert before.count(after) == 1, f"{path} holds {after!r} {before.count(after)} times"
         path.write_text(before.replace(after, after + "\n" + step["code"].rstrip("\n")))
+
+
+def succeed(*command: str, folder: Path, environment: Mapping[str, str]) -> str:
+    """Run a module of Python with arguments in a folder; return what it printed.
+
+    Raises:
+        AssertionError: It fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout

@@ -52,6 +52,8 @@ TRAINING_TEXT = (
 BLOCKS = 3
 # Longer than the sliding windows below, so that a wrong mask shows.
 LENGTH = 12
+# Sequences of the models that many tests share: the last batch of two is short.
+SEQUENCES = 5
 _SLIDING_WINDOW = 4
 _COMMON: dict[str, Any] = {
     "hidden_size": 16,

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from freelunch.pruning.dense_pass import statistics_file
-from recipes import files_of, follow
+from recipes import files_of, follow, succeed
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
@@ -35,15 +35,9 @@ def test_a_criterion_made_by_the_recipe(study):
     (study.path / "workflow" / "schemas" / "config.schema.json").write_bytes(schema)
 
     # The tests take it up by themselves.
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", *TESTS[-2:]],
-        cwd=study.path / "tests",
-        env=study.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "test_scores_are_float32_and_leave_the_weight_alone[product] PASSED" in done.stdout
+    command = ("pytest", "-v", *TESTS[-2:])
+    printed = succeed(*command, folder=study.path / "tests", environment=study.environment)
+    assert "test_scores_are_float32_and_leave_the_weight_alone[product] PASSED" in printed
 
     # A study has it by its name.
     path = study.path / "config.yaml"

@@ -1,13 +1,11 @@
 """docs/recipes/figure.md, followed to the letter."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
-from recipes import files_of, follow
+from recipes import files_of, follow, succeed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,14 +22,7 @@ def test_a_figure_made_by_the_recipe(study):
 
     (test,) = (name for name in files if name.startswith("tests/"))
     for command in (["pytest", "-q", test], ["ruff", "check", *files], ["mypy"]):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=study.path,
-            env=study.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        succeed(*command, folder=study.path, environment=study.environment)
 
     # A finished study draws it, and computes nothing again.
     planned = study.planned()

@@ -2,16 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
-from recipes import files_of, follow
+from recipes import files_of, follow, succeed
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = "adaptation/test_reconstruction.py"
+FIXTURES = "adaptation/conftest.py"
 
 
 def test_the_recipe_touches_few_files() -> None:
@@ -21,19 +20,14 @@ def test_the_recipe_touches_few_files() -> None:
 def test_a_loss_made_by_the_recipe(study):
     shutil.copytree(ROOT / "tests" / "support", study.path / "tests" / "support")
     (study.path / "tests" / TEST).parent.mkdir()
-    shutil.copy(ROOT / "tests" / TEST, study.path / "tests" / TEST)
+    for name in (TEST, FIXTURES):
+        shutil.copy(ROOT / "tests" / name, study.path / "tests" / name)
     follow("loss", study.path)
 
     # The test of all losses takes it up by itself.
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-k", "huber", TEST],
-        cwd=study.path / "tests",
-        env=study.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "-huber] PASSED" in done.stdout
+    command = ("pytest", "-v", "-k", "huber", TEST)
+    printed = succeed(*command, folder=study.path / "tests", environment=study.environment)
+    assert "-huber] PASSED" in printed
 
     # A study has it by its name.
     path = study.path / "config.yaml"

@@ -3,11 +3,9 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-from recipes import files_of, follow
+from recipes import files_of, follow, succeed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,14 +23,7 @@ def test_a_metric_made_by_the_recipe(study):
 
     (test,) = (name for name in files if name.startswith("tests/"))
     for command in (["pytest", "-q", test], ["ruff", "check", *files]):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=study.path,
-            env=study.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        succeed(*command, folder=study.path, environment=study.environment)
 
     # A finished study evaluates its cells again, and computes nothing that comes before.
     planned = study.planned()

@@ -1,0 +1,15 @@
+"""Pruned models that tests of adaptations share."""
+
+import pytest
+
+from tiny_models import FAMILIES, SEQUENCES, Prepared, prepare
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
