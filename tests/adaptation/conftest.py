@@ -13,3 +13,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module", params=FAMILIES)
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module")
+def opt(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tmp_path_factory.mktemp("opt"), "opt", sequences=SEQUENCES)

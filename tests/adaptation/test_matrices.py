@@ -1,5 +1,7 @@
 """What is trained of a matrix, against the plain formulas, finite differences and PEFT."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from freelunch.adaptation.training.matrices import TrainedParameters, other_parameters
-from freelunch.adaptation.training.optimisers import gathering, make_optimiser, stepping_in_backward
+from freelunch.adaptation.training.optimisers import make_optimiser, stepping_in_backward
 from freelunch.core.errors import UserError
 from freelunch.study.methods import (
     BRANCHES,
@@ -118,14 +120,13 @@ def test_training_is_that_of_the_plain_formula(method: str, together: bool) -> N
     for group in optimiser.param_groups:
         group["lr"] = 0.02
     if together:
-        with gathering(trained):
-            for _ in range(10):
-                # In two parts: gradients add up.
-                (loss(net) / 4).backward()
-                (3 * loss(net) / 4).backward()
-                optimiser.step()
-                optimiser.zero_grad()
-                trained.moved_()
+        for _ in range(10):
+            # In two parts: gradients add up.
+            (loss(net) / 4).backward()
+            (3 * loss(net) / 4).backward()
+            trained.mask_gradients_()
+            optimiser.step()
+            optimiser.zero_grad()
     else:
         with stepping_in_backward(trained, "adamw") as set_rate:
             for _ in range(10):
@@ -151,35 +152,32 @@ def test_gradients_are_finite_differences(method: str) -> None:
     """Along random directions, each parameter on its own."""
     net = Net()
     trained = net.train_(method)
-    with gathering(trained):
-        generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(4)
 
-        def direction_of(parameter: Tensor) -> Tensor:
-            """Return where to: a matrix that is trained itself keeps its zeros."""
-            direction = torch.randn(parameter.shape, generator=generator).double()
-            masks = [k for n, k in net.keep.items() if parameter is getattr(net, n).weight]
-            return direction * masks[0] if masks else direction
+    def direction_of(parameter: Tensor) -> Tensor:
+        """Return where to: a matrix that is trained itself keeps its zeros."""
+        direction = torch.randn(parameter.shape, generator=generator).double()
+        masks = [k for n, k in net.keep.items() if parameter is getattr(net, n).weight]
+        return direction * masks[0] if masks else direction
 
-        # Away from the start, where half of the gradients are 0.
-        with torch.no_grad():
-            for parameter in trained.parameters:
-                parameter += 0.1 * direction_of(parameter)
-        trained.moved_()
-        loss(net).backward()
+    # Away from the start, where half of the gradients are 0.
+    with torch.no_grad():
         for parameter in trained.parameters:
-            gradient = parameter.grad.clone()
-            direction = direction_of(parameter)
-            values = []
-            for sign in (1, -1):
-                parameter.data += sign * 1e-6 * direction
-                trained.moved_()
-                with torch.no_grad():
-                    values.append(loss(net).item())
-                parameter.data -= sign * 1e-6 * direction
-                trained.moved_()
-            assert gradient.any()
-            difference = (values[0] - values[1]) / 2e-6
-            assert difference == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+            parameter += 0.1 * direction_of(parameter)
+    loss(net).backward()
+    trained.mask_gradients_()
+    for parameter in trained.parameters:
+        gradient = parameter.grad.clone()
+        direction = direction_of(parameter)
+        values = []
+        for sign in (1, -1):
+            parameter.data += sign * 1e-6 * direction
+            with torch.no_grad():
+                values.append(loss(net).item())
+            parameter.data -= sign * 1e-6 * direction
+        assert gradient.any()
+        difference = (values[0] - values[1]) / 2e-6
+        assert difference == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -187,7 +185,6 @@ def test_nothing_changes_before_the_first_step(method: str) -> None:
     net, untouched = Net(), Net()
     trained = net.train_(method)
     torch.testing.assert_close(net(INPUTS), untouched(INPUTS), rtol=0, atol=1e-15)
-    trained.moved_()
     trained.merge_()
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, untouched.state_dict()[name], rtol=1e-15, atol=0)
@@ -237,8 +234,7 @@ def test_lora_is_that_of_peft() -> None:
             their.copy_(ours)
     inputs = INPUTS.float()
     torch.testing.assert_close(net(inputs), wrapped(inputs))
-    with gathering(trained):
-        net(inputs).square().mean().backward()
+    net(inputs).square().mean().backward()
     wrapped(inputs).square().mean().backward()
     for ours, their in zip(trained.parameters, theirs, strict=True):
         torch.testing.assert_close(ours.grad, their.grad)
@@ -281,10 +277,48 @@ def test_dropout_is_of_the_branch_and_of_training_only() -> None:
     net, untouched = Net(), Net()
     trained = net.train_("lora", dropout=0.5)
     trained.parameters[1].data += 1
-    with torch.no_grad():
-        assert torch.equal(net(INPUTS), net(INPUTS))
-        assert not torch.equal(net(INPUTS), untouched(INPUTS))
+    assert torch.equal(net(INPUTS), net(INPUTS))
+    assert not torch.equal(net(INPUTS), untouched(INPUTS))
+    trained.drop_(True)
     assert not torch.equal(net(INPUTS), net(INPUTS))
+    trained.drop_(False)
+    assert torch.equal(net(INPUTS), net(INPUTS))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_weights_stay_in_the_precision_in_which_they_are_stored(method: str) -> None:
+    """Passes in float32 equal those of a net that is widened beforehand; so do gradients."""
+    narrow, wide = Net(torch.bfloat16), Net(torch.bfloat16).float()
+    for net in (narrow, wide):
+        net.norm.float()
+    inputs = INPUTS.float()
+    gradients = []
+    for net in (narrow, wide):
+        if net.second.bias.dtype != torch.float32:
+            net.second.bias.data = net.second.bias.data.float()
+        trained = net.train_(method)
+        frozen = Trained.by(method).weights != FULL
+        assert (net.first.weight.dtype == torch.float32) == (net is wide or not frozen)
+        leaf = inputs.clone().requires_grad_()
+        net(leaf).square().mean().backward()
+        gradients.append([leaf.grad, *(parameter.grad for parameter in trained.parameters)])
+    for ours, expected in zip(*gradients, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_a_block_is_freed_when_nobody_holds_it() -> None:
+    """Its layers and what is trained in them do not keep each other in memory."""
+    for method in METHODS:
+        net = Net()
+        trained = net.train_(method)
+        loss(net).backward()
+        weight = weakref.ref(net.first.weight)
+        gc.disable()
+        try:
+            del net, trained
+            assert weight() is None, method
+        finally:
+            gc.enable()
 
 
 def test_with_the_full_rank_masklora_represents_what_full_training_reaches() -> None:
@@ -311,7 +345,6 @@ def test_with_the_full_rank_masklora_represents_what_full_training_reaches() -> 
                 b.copy_(torch.eye(rows))
         net.norm.load_state_dict(full.norm.state_dict())
         net.second.bias.copy_(full.second.bias)
-    low.moved_()
     torch.testing.assert_close(net(INPUTS), full(INPUTS))
 
 
@@ -332,19 +365,11 @@ def test_a_rank_above_the_matrix_is_an_error(method: str) -> None:
     assert f"at most {COLUMNS}" in str(error.value)
 
 
-def test_a_model_with_nothing_to_train_is_an_error() -> None:
-    linear = nn.Linear(4, 4, bias=False)
-    trained = Trained.by("biases")
-    with pytest.raises(UserError, match="nothing"):
-        TrainedParameters([("x", linear, linear.weight != 0)], [], trained, 0)
-
-
 def test_branches_leave_the_gradient_of_a_matrix_alone() -> None:
     """It would be the largest part of the cost."""
     for method in BRANCHES:
         net = Net()
         trained = net.train_(method)
-        with gathering(trained):
-            loss(net).backward()
+        loss(net).backward()
         assert net.first.weight.grad is None
         assert all(parameter.grad is not None for parameter in trained.parameters)

@@ -20,7 +20,7 @@ from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.adaptations import Retraining, read_adaptation
 from freelunch.study.cell import derive_seed
-from freelunch.study.methods import METHODS, matrix_parameters
+from freelunch.study.methods import LOW_RANK, METHODS, matrix_parameters
 from interrupts import Interrupt, interrupted
 from operations import counted_operations
 from tiny_models import (
@@ -158,23 +158,18 @@ def test_every_method_keeps_the_mask_through_training_and_merge(
     prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, pattern=pattern)
     input_ids = random_tokens(SEQUENCES)
     logits: list[Tensor] = []
-    merge_ = driver.TrainedParameters.merge_
+    merge_ = driver.Trainee.merge_
 
-    def noting(trained: driver.TrainedParameters) -> None:
-        with torch.no_grad():
-            logits.append(whole[0].logits(input_ids))
-            merge_(trained)
-            logits.append(whole[0].logits(input_ids))
+    def noting(trainee: driver.Trainee) -> None:
+        def note(found: Tensor, _: Tensor) -> Tensor:
+            logits.append(found)
+            return found.sum()
 
-    whole: list[driver.WholeModel] = []
-    init = driver.WholeModel.__init__
+        trainee.losses(input_ids, [torch.arange(SEQUENCES)], note)
+        merge_(trainee)
+        trainee.losses(input_ids, [torch.arange(SEQUENCES)], note)
 
-    def noted(self: driver.WholeModel, *args: Any) -> None:
-        init(self, *args)
-        whole.append(self)
-
-    monkeypatch.setattr(driver.TrainedParameters, "merge_", noting)
-    monkeypatch.setattr(driver.WholeModel, "__init__", noted)
+    monkeypatch.setattr(driver.Trainee, "merge_", noting)
     adapted = retrain(prepared, tmp_path / "adapted", **settings_of(method, epochs=3))
     model = assembled(prepared, adapted, tmp_path / "assembled")
     for linear, keep in linears_of(model, prepared):
@@ -227,6 +222,7 @@ def test_trained_parameters_are_counted_by_the_formula(
     assert facts(adapted)["trained_parameters"] == expected
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "changes",
@@ -244,7 +240,7 @@ def test_trained_parameters_are_counted_by_the_formula(
     ],
 )
 def test_operations_are_those_that_torch_counts(
-    method: str, changes: dict[str, Any], tmp_path: Path
+    method: str, changes: dict[str, Any], streamed: bool, tmp_path: Path
 ) -> None:
     """One documented formula, to the last operation."""
     if changes.keys() & {"linears", "train_head", "train_norms"} and method in (
@@ -265,9 +261,9 @@ def test_operations_are_those_that_torch_counts(
     )
     settings = settings_of(method, **changes)
     with counted_operations() as counter:
-        retrain(prepared, tmp_path / "adapted", **settings)
+        retrain(prepared, tmp_path / "adapted", streamed=streamed, **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = retraining_flops(shapes, SEQUENCES, 48, read_adaptation(settings))
+    predicted = retraining_flops(shapes, SEQUENCES, 48, read_adaptation(settings), streamed)
     assert predicted == counter.get_total_flops()
 
 
@@ -305,8 +301,9 @@ def test_a_head_that_is_the_embedding_is_trained_as_one(tmp_path: Path) -> None:
     dense = load_file(prepared.model.folder / OUTER)["model.embed_tokens.weight"]
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert not torch.equal(model.lm_head.weight, dense)
-    with pytest.raises(UserError, match="embedding"):
-        retrain(prepared, tmp_path / "lora", "lora", rank=RANK, train_head=True)
+    for method in LOW_RANK:
+        with pytest.raises(UserError, match="embedding"):
+            retrain(prepared, tmp_path / method, method, rank=RANK, train_head=True)
 
 
 def test_micro_batches_and_checkpointing_change_memory_only(

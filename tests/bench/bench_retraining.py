@@ -1,13 +1,13 @@
 """Speed and memory of retraining a whole model (a part of `make bench`)."""
 
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
 from bench_windows import SHAPES, shaped, studied
 
 from freelunch.adaptation.retraining.driver import Training
-from freelunch.adaptation.training.optimisers import gathering, make_optimiser
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptations import read_adaptation
@@ -43,30 +43,49 @@ def bench_rates() -> None:
                 batch = settings.batch
                 # Operations of one step, without the losses before and after the training.
                 epoch = retraining_flops(shapes, 10**6, SEQUENCE, settings) / (10**6 / batch)
-                training = Training(model, masks, states, settings, 0, True)
-                optimiser = make_optimiser("adamw", training.trained.parameters)
+                training = Training(model, masks, states, settings, 0, states.scratch / name, "")
                 rows = torch.arange(batch)
-                with gathering(training.trained):
 
-                    def step(
-                        training: Training = training,
-                        optimiser: torch.optim.Optimizer = optimiser,
-                        rows: torch.Tensor = rows,
-                    ) -> None:
-                        training.step(optimiser, 1e-6, rows)
+                def step(training: Training = training, rows: torch.Tensor = rows) -> None:
+                    training.step(1, 1e-6, rows)
 
-                    step()
-                    rates, times = [], []
-                    for _ in range(REPEATS):
-                        before = matmul_rate()
-                        took = seconds(step)
-                        machine = (before + matmul_rate()) / 2
-                        times.append(took)
-                        rates.append(epoch / took / machine)
+                step()
+                rates, times = [], []
+                for _ in range(REPEATS):
+                    before = matmul_rate()
+                    took = seconds(step)
+                    machine = (before + matmul_rate()) / 2
+                    times.append(took)
+                    rates.append(epoch / took / machine)
                 what = f"{name}, {threads} threads: rate / matrix multiplication's, float32"
                 value = f"{statistics.median(rates):.2f} ({statistics.median(times):.1f} s a step)"
                 say(what, value, BOUNDS.get(name, "none"))
     torch.set_num_threads(2)
+
+
+def bench_streaming() -> None:
+    """Compare a streamed step with one in memory, with weights in the page cache."""
+    with studied() as (model, masks, states):
+        for name in ("full", "masklora", "lora"):
+            settings = read_adaptation(METHODS[name])
+            rows = torch.arange(settings.batch)
+            training = [
+                Training(
+                    *(model, masks, states, settings, 0),
+                    *(states.scratch / f"{name}-{streamed}", ""),
+                    streamed=streamed,
+                )
+                for streamed in (False, True)
+            ]
+            ratios = []
+            for number in range(REPEATS + 1):
+                times = [seconds(partial(it.step, 1, 1e-6, rows)) for it in training]
+                # The first step is a warm-up.
+                ratios += [times[1] / times[0]] if number else []
+            what = f"{name}: a streamed step / a step in memory"
+            say(what, f"{statistics.median(ratios):.2f} (recomputation: 1.33)", "1.5")
+            for each in training:
+                each.state.remove()
 
 
 def bench_predictions() -> None:
@@ -84,4 +103,5 @@ def bench_predictions() -> None:
 
 def main() -> None:
     bench_rates()
+    bench_streaming()
     bench_predictions()

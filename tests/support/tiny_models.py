@@ -337,6 +337,7 @@ def retrain(
     report: Report = silent,
     stop_at_divergence: bool = True,
     save_s: float = 1e9,
+    streamed: bool = False,
     **settings: Any,
 ) -> Artifact:
     """Retrain a pruned model on its calibration sample."""
@@ -353,6 +354,7 @@ def retrain(
             report=report,
             stop_at_divergence=stop_at_divergence,
             save_s=save_s,
+            streamed=streamed,
         )
 
 

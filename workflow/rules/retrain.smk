@@ -19,6 +19,8 @@ rule retrain_model:
         mem_mb=lambda wildcards: PLAN.mem_mb(
             "retrain_model", wildcards.model, adaptation=wildcards.adaptation
         ),
+        # A resource, since it changes no result: a larger machine need not train again.
+        streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,

@@ -11,4 +11,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake) as job, adaptation_inputs(snakemake, job) as given:
-        job.made(retrain_model(**given))
+        streamed = bool(snakemake.resources.streamed)
+        job.counts["streamed"] = streamed
+        job.made(retrain_model(**given, streamed=streamed))

@@ -27,17 +27,18 @@ def trained_weights(shapes: Shapes, trained: Trained) -> int:
     return sum(matrix.weights for matrix in trained_matrices(shapes, trained))
 
 
-def held_bytes(trained: Trained, optimiser: str) -> int:
-    """Return the bytes held per weight of an adapted matrix: the weight in float32, its mask, and
-    what the method adds, without the gradient.
+def held_bytes(trained: Trained, optimiser: str, stored: int) -> int:
+    """Return the bytes held per weight of an adapted matrix, without the gradient: a trained weight
+    in float32 with its moments, a frozen one as it is stored, and its mask.
+
+    Args:
+        trained: The parameters that are trained, and how.
+        optimiser: The optimiser.
+        stored: Bytes of a stored weight.
     """
-    held = 4 + 1
     if trained.weights == FULL:
-        held += MOMENT_BYTES[optimiser]
-    elif trained.weights in LOW_RANK and trained.weights not in BRANCHES:
-        # The weight before training.
-        held += 4
-    return held
+        return 4 + 1 + MOMENT_BYTES[optimiser]
+    return stored + 1
 
 
 def adapter_bytes(shapes: Shapes, trained: Trained, optimiser: str) -> int:
@@ -81,23 +82,48 @@ def head_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
     return 2 * tokens * trained.rank * (shapes.vocabulary + shapes.hidden)
 
 
-def adapter_flops(shapes: Shapes, trained: Trained, blocks: int, steps: int, passes: int) -> int:
-    """Return the operations in blocks and head that do not depend on the number of tokens: BA in
-    each step, gradients pulled back to A and B, and for branches the merge.
+def adapter_flops(
+    shapes: Shapes,
+    trained: Trained,
+    blocks: int,
+    *,
+    passes: int,
+    again: int = 0,
+    checks: int = 0,
+    merges: int = 1,
+    first: int = 0,
+) -> int:
+    """Return the operations in blocks and head that do not depend on the number of tokens: BA
+    whenever a matrix is used, gradients pulled back to A and B, and the merge.
 
     Args:
         shapes: Sizes of the model.
         trained: The parameters that are trained, and how.
         blocks: Number of blocks that are trained.
-        steps: Number of optimiser steps.
-        passes: Number of backward passes in all steps together.
+        passes: Number of backward passes in all steps together. In each, a matrix is used twice,
+            and its gradient takes two products.
+        again: How often blocks run forward again for their backward passes.
+        checks: Number of passes without gradients before the merge.
+        merges: How often blocks are merged.
+        first: Number of trained weights before which nothing is trained, in all blocks together;
+            backward passes do not use them.
     """
     if trained.weights not in LOW_RANK:
         return 0
     weights = blocks * trained_weights(shapes, trained)
-    weights += shapes.vocabulary * shapes.hidden if trained.head else 0
-    times = 2 if trained.weights in BRANCHES else 4 * passes + 2 * steps
-    return times * trained.rank * weights
+    head = shapes.vocabulary * shapes.hidden if trained.head else 0
+    merged = merges * weights + head
+    if trained.weights in BRANCHES:
+        return 2 * trained.rank * merged
+    used = (4 * passes + checks) * (weights + head) + again * weights - passes * first
+    return 2 * trained.rank * (merged + used)
+
+
+def first_weights(shapes: Shapes, trained: Trained, groups: Collection[int]) -> int:
+    """Return the number of trained weights of a block in these groups: indices into
+    `shapes.inputs`.
+    """
+    return sum(it.weights for it in trained_matrices(shapes, trained) if it.group in groups)
 
 
 def _adapter_parameters(shapes: Shapes, trained: Trained) -> int:

@@ -81,7 +81,8 @@ def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
 def _retrain_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
     sequences, length = _sample(counts)
     settings = read_adaptation(counts["adaptation"])
-    found = {"flops": retraining_flops(shapes, sequences, length, settings)}
+    flops = retraining_flops(shapes, sequences, length, settings, counts["streamed"])
+    found = {"flops": flops}
     if settings.distils:
         found["dense_flops"] = shapes.forward_flops(sequences * length, length)
     return found

@@ -18,6 +18,7 @@ from freelunch.costs import passes, reconstruction, retraining
 from freelunch.costs.adapters import trained_matrices
 from freelunch.costs.passes import Cost
 from freelunch.costs.reconstruction import decide_window
+from freelunch.costs.retraining import decide_residency
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study import boundaries
 from freelunch.study.adaptations import Retraining, Training, Windowed, with_window
@@ -134,7 +135,8 @@ class Plan:
             # Hidden states are on disk only for the sample of the dense pass.
             keep = keep if samples == sample[0] else boundaries.NONE
             if isinstance(settings, Retraining):
-                return retraining.retrain(shapes, samples, length, settings, keep)
+                streamed = self.streamed(model, adaptation)[0]
+                return retraining.retrain(shapes, samples, length, settings, keep, streamed)
             assert isinstance(settings, Windowed)
             decided = with_window(settings, self.window(model, adaptation)[0])
             sparsity = Pattern.parse(pattern).sparsity
@@ -181,6 +183,21 @@ class Plan:
         assert isinstance(settings, Windowed | Retraining)
         length = self.study.calibration.length
         return decide_window(self.shapes[model], self.study.samples(adaptation), length, settings)
+
+    def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
+        """Return whether a retraining of a model is streamed, and the reason if the entry says
+        `auto`.
+
+        Raises:
+            UserError: It fits into the memory budget neither way.
+        """
+        settings = self.study.adaptation(adaptation)
+        assert isinstance(settings, Retraining)
+        shapes = self.shapes.get(model) or _shapes(self.study, model)
+        if shapes is None:
+            return settings.residency == "streamed", None
+        length = self.study.calibration.length
+        return decide_residency(shapes, self.study.samples(adaptation), length, settings)
 
     def decided(self, model: str, adaptation: str) -> Window | None:
         """Return the window of an adaptation of a model; None if its entry says `auto` and the
@@ -296,7 +313,9 @@ class Plan:
         """Yield why a model does not have the window that an adaptation asks for."""
         try:
             window = self.window(cell.model, cell.adaptation)[0]
-            if window != MODEL:
+            if window == MODEL:
+                self.streamed(cell.model, cell.adaptation)
+            else:
                 blocks_in(window, shapes.blocks)
             if window == HALVES and shapes.model_type:
                 halves_of(shapes.model_type, shapes.norms_before)
@@ -363,6 +382,8 @@ class Plan:
         reasons = [""]
         for (model, adaptation), job in sorted(found.items()):
             window, why = self.window(model, adaptation)
+            if isinstance(self.study.adaptation(adaptation), Retraining):
+                why = self.streamed(model, adaptation)[1]
             rows.append([model, adaptation, str(window), *_amounts(self.step(*job) or Cost())])
             reasons.append(f"  {why}" if why else "")
         lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]

@@ -14,6 +14,7 @@ from freelunch.costs.adapters import (
     adapter_bytes,
     adapter_flops,
     branch_flops,
+    first_weights,
     held_bytes,
     input_branch_flops,
 )
@@ -169,7 +170,8 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
         return block + max(making, 4 * shapes.largest_matrix + solving)
     batch: int = min(settings.batch, samples) * length
     trained, optimiser = settings.trained, settings.optimiser
-    each = held_bytes(trained, optimiser)
+    # A window is widened to float32 as a whole.
+    each = held_bytes(trained, optimiser, stored=4)
     adapters = adapter_bytes(shapes, trained, optimiser)
     # The block already holds the masks and the stored weights of what is trained.
     more = each - 1 - shapes.bytes_each
@@ -228,9 +230,10 @@ def reconstruction_flops(
     trained = settings.trained
     branch = blocks * branch_flops(shapes, tokens, trained)
     steps = epochs * -(-samples // settings.batch)
-    # The losses before and after are measured without branches.
-    extra = adapter_flops(shapes, trained, blocks, steps, steps)
     begun, groups = _nothing_before(shapes, blocks, settings)
+    # The losses before and after are measured without adapters.
+    first = begun * first_weights(shapes, trained, groups)
+    extra = adapter_flops(shapes, trained, blocks, passes=steps, first=first)
     unneeded = begun * input_branch_flops(shapes, tokens, trained, groups)
     extra += epochs * (3 * branch - unneeded)
     if not trained.needs_weight_gradient:

@@ -9,7 +9,7 @@ only the outer part in memory, and loads blocks on request.
 import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
-from freelunch.model.blocks import (
-    BlockCall,
-    StandIn,
-    block_linears,
-    find_blocks,
-    has_bias,
-    same_call,
-)
+from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
+from freelunch.model.outer import Outer
 from freelunch.study.steps import CHECKPOINT
 
 OUTER = "outer.safetensors"
@@ -131,6 +125,7 @@ class StreamedModel:
         config: The model's config.
         num_blocks: Number of decoder blocks.
         dtype: Precision of weights and passes.
+        outer: The outer part.
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
@@ -144,11 +139,7 @@ class StreamedModel:
         self.sharding = Sharding(find_blocks(self._model, self.num_blocks), self.num_blocks)
         self._meta_blocks: nn.ModuleList = self._model.get_submodule(self.sharding.path)  # type: ignore[assignment]
         self._adopt_outer()
-        self._stand_ins = [StandIn() for _ in range(self.num_blocks)]
-        for stand_in, block in zip(self._stand_ins, self._meta_blocks, strict=True):
-            copy_plain_attributes(block, stand_in)
-        parent, _, name = self.sharding.path.rpartition(".")
-        setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._stand_ins))
+        self.outer = Outer(self._model, self.sharding.path, folder)
 
     def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
         """Return a new copy of a block, in eval mode and without gradients.
@@ -185,71 +176,17 @@ class StreamedModel:
 
     @torch.no_grad()
     def embed(self, input_ids: Tensor, **arguments: Any) -> tuple[Tensor, list[BlockCall]]:
-        """Return what the model passes to its blocks.
+        """As `Outer.embed`."""
+        return self.outer.embed(input_ids, **arguments)
 
-        Args:
-            input_ids: (batch, length), int64.
-            arguments: Further arguments of the model, e.g. an attention mask.
-
-        Returns:
-            Hidden states before the first block, (batch, length, d), and the call of each block.
-        """
-        backbone = self._model.get_submodule(self._model.base_model_prefix)  # type: ignore[arg-type]
-        backbone(input_ids=input_ids.to(self.device), use_cache=False, **arguments)
-        hidden = self._stand_ins[0].hidden
-        calls = [stand_in.call for stand_in in self._stand_ins]
-        if hidden is None or None in calls:
-            raise UserError(
-                "the model did not call every one of its blocks",
-                where=self.folder,
-                found=f"calls of {self.num_blocks - calls.count(None)} blocks",
-                expected=self.num_blocks,
-            )
-        return hidden, calls  # type: ignore[return-value]
-
-    @torch.no_grad()
     def calls(self, batch: int, length: int) -> list[BlockCall]:
-        """Return the calls of the blocks for any tokens of this shape.
-
-        Raises:
-            UserError: The calls depend on the tokens, so they cannot be recorded once.
-        """
-        tokens = torch.arange(batch * length).reshape(batch, length)
-        first, second = (
-            self.embed((tokens * step + 1) % self.config.vocab_size)[1] for step in (1, 7)
-        )
-        if not all(map(same_call, first, second)):
-            raise UserError(
-                "this family passes its blocks arguments that depend on the tokens",
-                where=self.folder,
-                found=self.config.model_type,
-                todo="use a family whose blocks depend on the tokens through hidden states only",
-            )
-        return second
+        """As `Outer.calls`."""
+        return self.outer.calls(batch, length)
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
-        """Return the logits for hidden states after the last block.
-
-        Args:
-            input_ids: (batch, length); only their shape matters.
-            hidden: (batch, length, d).
-
-        Returns:
-            (batch, length, vocabulary).
-        """
-        self._stand_ins[-1].returns = hidden
-        try:
-            output = self._model(input_ids=input_ids.to(self.device), use_cache=False)
-        finally:
-            self._stand_ins[-1].returns = None
-        return output.logits  # type: ignore[no-any-return]
-
-    def with_blocks(self, blocks: Sequence[nn.Module]) -> nn.Module:
-        """Return a model of these blocks and a copy of the outer part."""
-        stand_ins = self._model.get_submodule(self.sharding.path)
-        # deepcopy takes an object in its memo as copied already.
-        return copy.deepcopy(self._model, {id(stand_ins): nn.ModuleList(blocks)})
+        """As `Outer.logits`."""
+        return self.outer.logits(input_ids, hidden)
 
     def outer_tensors(self) -> dict[str, Tensor]:
         """Return the tensors outside the blocks, by their names in the checkpoint."""
@@ -289,10 +226,3 @@ class StreamedModel:
                 where=self.folder / OUTER,
                 found=f"no {', '.join(absent)}",
             )
-
-
-def copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:
-    """Copy the attributes that a model reads before it calls a block (e.g. `attention_type`)."""
-    for name, value in vars(block).items():
-        if isinstance(value, str | int | bool) and not hasattr(stand_in, name):
-            setattr(stand_in, name, value)

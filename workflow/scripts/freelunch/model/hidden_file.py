@@ -1,21 +1,15 @@
-"""Hidden states of all sequences at one place of the model, in a safetensors file.
+"""Hidden states of all sequences at one place of the model, in a safetensors file."""
 
-They are read and written a few sequences at a time. A memory mapping would do the same, but its
-pages count as the process's own memory while the system has room for them, so that the memory a job
-needs could be neither measured nor limited.
-"""
-
-import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from freelunch.model.tensor_file import TensorFile, create_tensor_file
+
 NAME = "hidden"
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def hidden_file(boundary: int) -> str:
@@ -29,20 +23,18 @@ class HiddenStates:
     `states[rows]` gives a tensor in memory, for an index, a slice or a 1-d tensor of indices;
     `states[slice] = tensor` writes one.
 
+    Args:
+        file: The file.
+
     Attributes:
         shape: (sequences, length, features).
         dtype: float32, bfloat16 or float16.
     """
 
-    def __init__(
-        self, path: Path, shape: tuple[int, int, int], dtype: torch.dtype, start: int, mode: str
-    ) -> None:
-        self.shape, self.dtype = shape, dtype
-        self._start, self._row_bytes = start, shape[1] * shape[2] * dtype.itemsize
-        self._file = path.open(mode, buffering=0)
-
-    def __del__(self) -> None:
-        self._file.close()
+    def __init__(self, file: TensorFile) -> None:
+        self._file = file
+        (sequences, length, features), self.dtype = file.entries[NAME]
+        self.shape = sequences, length, features
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -66,12 +58,11 @@ class HiddenStates:
             runs = [(row, row + 1) for row in rows.tolist()]
         count = sum(stop - first for first, stop in runs)
         found = torch.empty((count, *self.shape[1:]), dtype=self.dtype)
-        view = _bytes(found)
+        row = 0
         for first, stop in runs:
-            size = (stop - first) * self._row_bytes
-            self._file.seek(self._start + first * self._row_bytes)
-            _read(self._file, view[:size])
-            view = view[size:]
+            part = found[row : row + stop - first]
+            self._file.read(NAME, first * math.prod(self.shape[1:]), part)
+            row += stop - first
         return found
 
     def __setitem__(self, rows: slice, states: Tensor) -> None:
@@ -79,10 +70,7 @@ class HiddenStates:
         first, stop, _ = rows.indices(len(self))
         if states.shape != (stop - first, *self.shape[1:]):
             raise ValueError(f"{tuple(states.shape)} does not fit {stop - first} of {self.shape}")
-        view = _bytes(states.detach().to("cpu", self.dtype).contiguous())
-        self._file.seek(self._start + first * self._row_bytes)
-        while len(view):
-            view = view[self._file.write(view) :]
+        self._file.write(NAME, states, first * math.prod(self.shape[1:]))
 
 
 def create_hidden(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> HiddenStates:
@@ -96,37 +84,9 @@ def create_hidden(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -
     Raises:
         OSError: The disk is full; the space is reserved at once.
     """
-    size = math.prod(shape) * dtype.itemsize
-    header = json.dumps(
-        {NAME: {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [0, size]}}
-    ).encode()
-    header += b" " * (-len(header) % 8)
-    start = 8 + len(header)
-    # Without truncation, a file of the right size keeps its place on disk and in the page cache.
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, start + size)
-        file.truncate(start + size)
-        file.write(len(header).to_bytes(8, "little") + header)
-    return HiddenStates(path, shape, dtype, start, "r+b")
+    return HiddenStates(create_tensor_file(path, {NAME: (shape, dtype)}))
 
 
 def open_hidden(path: Path) -> HiddenStates:
     """Return the hidden states of a file, to be read."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[NAME]
-    dtype = next(dtype for dtype, name in _DTYPES.items() if name == entry["dtype"])
-    sequences, length, features = entry["shape"]
-    return HiddenStates(path, (sequences, length, features), dtype, 8 + size, "rb")
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _read(file, view: memoryview) -> None:  # type: ignore[no-untyped-def]
-    while len(view):
-        count = file.readinto(view)
-        if not count:
-            raise EOFError(f"{file.name} ends early")
-        view = view[count:]
+    return HiddenStates(TensorFile(path))

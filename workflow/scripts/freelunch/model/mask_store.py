@@ -93,16 +93,20 @@ def load_pruned_block(
     """
     changed = (folder / block_shard(index)).is_file()
     block = model.load_block(index, folder if changed else None)
-    linears = block_linears(block)
-    with safe_open(folder / masks_file(index), framework="pt") as file:
-        masks = {
-            name: unpack(file.get_tensor(name), linear.weight.shape).to(model.device)
-            for name, linear in linears.items()
-        }
-    for name, linear in linears.items():
+    masks = load_masks(folder, index, block)
+    for name, linear in block_linears(block).items():
         linear.weight.masked_fill_(~masks[name], 0.0)
         fill_kept_zeros_(linear.weight, masks[name])
     return block, masks
+
+
+def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
+    """Return the mask of each linear layer of a block, where the layer is: (out, in), bool."""
+    with safe_open(folder / masks_file(index), framework="pt") as file:
+        return {
+            name: unpack(file.get_tensor(name), linear.weight.shape).to(linear.weight.device)
+            for name, linear in block_linears(block).items()
+        }
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -361,6 +361,17 @@ class Retraining(Training):
         description="Recompute each block in the backward pass instead of keeping its activations: "
         "less memory, a third more operations.",
     )
+    residency: Literal["auto", "model", "streamed"] = Field(
+        default="auto",
+        description="What is in memory. model: the whole model. streamed: one block, while the "
+        "next is being read; each block runs once more, and the results are the same. auto: the "
+        "model if it fits into memory_gb.",
+    )
+    memory_gb: Absent[float] = absent(
+        "For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` "
+        "predicts it. Default: the memory of this machine.",
+        gt=0,
+    )
     clip: float | None = Field(
         default=1.0, gt=0, description="Largest norm of all gradients together; null: no clipping."
     )
@@ -385,6 +396,8 @@ class Retraining(Training):
                 "micro_batch",
                 f"found {self.micro_batch}; expected at most the batch, {self.batch}",
             )
+        if self.residency != "auto" and self.memory_gb is not None:
+            yield "memory_gb", "only `residency: auto` has a memory budget; expected no such key"
 
 
 class OfMatrices(Retraining):

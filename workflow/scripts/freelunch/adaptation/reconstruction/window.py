@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from freelunch.adaptation.training.matrices import Masked, TrainedParameters, other_parameters
+from freelunch.adaptation.training.matrices import (
+    Masked,
+    TrainedParameters,
+    nothing_trained,
+    other_parameters,
+)
 from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.mask_store import round_
 from freelunch.study.methods import Trained
@@ -70,7 +75,10 @@ class Window:
         for module in self.modules:
             module.requires_grad_(False)
         others = other_parameters(self.modules, trained)
-        return TrainedParameters(self.masked(), others, trained, seed)
+        found = TrainedParameters(self.masked(), others, trained, seed)
+        if not found.parameters:
+            raise nothing_trained(name for name, _, _ in self.masked())
+        return found
 
     @torch.no_grad()
     def restore_(self) -> None:

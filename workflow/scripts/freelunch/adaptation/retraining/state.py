@@ -1,76 +1,344 @@
-"""Save the state of a long training from time to time, so that an interrupt loses little."""
+"""What a retraining moves: trained parameters with their gradients and the optimiser's moments.
+
+They are grouped in parts: one for each block, and one for what is outside of the blocks. The state
+is saved from time to time, so that an interrupt loses little.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from freelunch.adaptation.training.optimisers import MOMENTS, make_optimiser
 from freelunch.core.artifact import no_half_file
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError
+from freelunch.model.tensor_file import TensorFile, create_tensor_file
+
+# Keys of the notes that a saved state carries.
+_FINGERPRINT, _SHA256, _SLOT, _FILES, _STEPS = "fingerprint", "sha256", "slot", "files", "steps"
+_PARAMETER = "parameter"
 
 
-def save_state(
-    path: Path,
-    fingerprint: str,
-    parameters: list[Tensor],
-    optimiser: torch.optim.Optimizer,
-    facts: Mapping[str, Any],
-) -> None:
-    """Write the state from which a training resumes, under a temporary name first.
+class TrainedState:
+    """Trained parameters of all parts, in memory.
 
     Args:
-        path: The file.
+        optimiser: "adamw" or "sgd".
+        saved: The file in which the state is saved.
         fingerprint: Digest of what is trained, on what, and by which code.
-        parameters: The trained parameters.
-        optimiser: The optimiser, whose moments are saved.
-        facts: Further facts to save with the state, as JSON.
+        device: Where the parameters are.
     """
-    tensors = {f"parameter.{at}": it.detach() for at, it in enumerate(parameters)}
-    for at, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"{name}.{at}": value for name, value in moments.items()}
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    noted = json.dumps({"fingerprint": fingerprint, "sha256": _digest(tensors), **facts})
-    temporary = path.with_name(f"{path.name}.part")
-    with no_half_file(temporary):
-        save_file(tensors, temporary, metadata={"state": noted})
-        temporary.replace(path)
+
+    def __init__(self, optimiser: str, saved: Path, fingerprint: str, device: torch.device) -> None:
+        self._optimiser, self._device = optimiser, device
+        self._saved, self._fingerprint = saved, fingerprint
+        self._parts: dict[int, list[Tensor]] = {}
+        self._optimisers: dict[int, torch.optim.Optimizer] = {}
+
+    def __contains__(self, part: int) -> bool:
+        return part in self._parts
+
+    def parameters(self, part: int) -> list[Tensor]:
+        """Return the trained parameters of a part, for its modules to use."""
+        return self._parts[part]
+
+    def add(self, part: int, parameters: Sequence[Tensor]) -> None:
+        """Add a part with its initial parameters."""
+        self._parts[part] = list(parameters)
+        if parameters:
+            self._optimisers[part] = make_optimiser(self._optimiser, parameters)
+
+    def gathered(self, part: int, parameters: Sequence[Tensor]) -> None:
+        """Take the gradients of a part, which are complete."""
+
+    def step_(self, rate: float, clip: float | None) -> None:
+        """Move all parameters by one step, and free their gradients.
+
+        Args:
+            rate: The learning rate.
+            clip: Largest norm of all gradients together; None for any.
+        """
+        scale = None
+        if clip is not None:
+            total = torch.linalg.vector_norm(torch.stack(self._norms()))
+            scale = torch.clamp(clip / (total + 1e-6), max=1.0)
+        self._move_(rate, scale)
+
+    def save(self, facts: Mapping[str, Any]) -> None:
+        """Save the state under a temporary name first, with facts that JSON can hold."""
+        tensors = {
+            f"{part}.{at}.{name}": value.detach().cpu().contiguous()
+            for part, parameters in self._parts.items()
+            for at, parameter in enumerate(parameters)
+            for name, value in self._values(part, parameter)
+        }
+        noted = {_FINGERPRINT: self._fingerprint, _SHA256: _digest(tensors), **facts}
+        temporary = self._saved.with_name(f"{self._saved.name}.part")
+        with no_half_file(temporary):
+            save_file(tensors, temporary, metadata={"state": json.dumps(noted)})
+            temporary.replace(self._saved)
+
+    def load(self) -> dict[str, Any] | None:
+        """Load the saved state and return its facts.
+
+        Returns None and loads nothing if there is no state, or if it is damaged or belongs to
+        another training.
+        """
+        found = self._read()
+        if found is None:
+            return None
+        noted, tensors = found
+        if _SLOT in noted:
+            # What a streamed training left in memory only.
+            return None
+        self._take(tensors)
+        return noted
+
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the parts of a saved state."""
+        values: dict[int, dict[int, dict[str, Tensor]]] = {}
+        for key, value in tensors.items():
+            part, at, name = key.split(".")
+            values.setdefault(int(part), {}).setdefault(int(at), {})[name] = value.to(self._device)
+        for number, of_part in values.items():
+            ordered = [of_part[at] for at in sorted(of_part)]
+            self.add(number, [nn.Parameter(each.pop(_PARAMETER)) for each in ordered])
+            for parameter, moments in zip(self._parts[number], ordered, strict=True):
+                self._optimisers[number].state[parameter] = moments
+
+    def remove(self) -> None:
+        """Remove what is on disk."""
+        self._saved.unlink(missing_ok=True)
+
+    def _norms(self) -> list[Tensor]:
+        """Return the norm of each gradient, part by part."""
+        return [
+            torch.linalg.vector_norm(parameter.grad)
+            for _, parameters in sorted(self._parts.items())
+            for parameter in parameters
+            if parameter.grad is not None
+        ]
+
+    def _move_(self, rate: float, scale: Tensor | None) -> None:
+        for part, optimiser in sorted(self._optimisers.items()):
+            _step_(optimiser, self._parts[part], rate, scale)
+
+    def _values(self, part: int, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+        yield _PARAMETER, parameter
+        yield from self._optimisers[part].state[parameter].items()
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        if not self._saved.is_file():
+            return None
+        try:
+            with safe_open(self._saved, framework="pt") as file:
+                noted: dict[str, Any] = json.loads((file.metadata() or {}).get("state", "{}"))
+                if noted.get(_FINGERPRINT) != self._fingerprint:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError, OSError):
+            return None
+        return None if noted[_SHA256] != _digest(tensors) else (noted, tensors)
 
 
-@torch.no_grad()
-def load_state_(
-    path: Path, fingerprint: str, parameters: list[Tensor], optimiser: torch.optim.Optimizer
-) -> dict[str, Any] | None:
-    """Load a state in place and return its facts.
+class TrainedStateOnDisk(TrainedState):
+    """Trained parameters of the blocks on disk, and those outside of the blocks in memory.
 
-    Returns None and changes nothing if there is no state, or if it is damaged or belongs to another
-    training.
+    One parameter at a time is in memory for its step. A step writes all values anew; there are two
+    slots for them, and the one that was saved last is left as it is, so that a training that is
+    killed at any moment resumes from it.
+
+    Args:
+        optimiser: "adamw" or "sgd".
+        saved: The file in which the state is saved, except what is on disk anyway.
+        fingerprint: Digest of what is trained, on what, and by which code.
+        device: Where passes run.
+        outer: Number of the part that stays in memory.
+        folder: Folder for the files of the other parts.
     """
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            noted: dict[str, Any] = json.loads((file.metadata() or {}).get("state", "{}"))
-            if noted.get("fingerprint") != fingerprint:
+
+    def __init__(
+        self,
+        optimiser: str,
+        saved: Path,
+        fingerprint: str,
+        device: torch.device,
+        outer: int,
+        folder: Path,
+    ) -> None:
+        super().__init__(optimiser, saved, fingerprint, device)
+        self._outer, self._folder = outer, folder
+        self._shapes: dict[int, list[tuple[int, ...]]] = {}
+        self._of_gradients: dict[int, list[Tensor]] = {}
+        self._steps = 0
+        # The slot that holds the values, and the one that the next step writes.
+        self._from, self._to = 0, 0
+
+    def check_room(self, parameters: int) -> None:
+        """Check that the disk can hold so many trained parameters.
+
+        Raises:
+            UserError: It cannot.
+        """
+        # Values and moments in both slots, and gradients.
+        needed = parameters * 4 * (2 * (1 + len(MOMENTS[self._optimiser])) + 1)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        there = sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*.safetensors"))
+        free = shutil.disk_usage(self._folder).free + there
+        if needed > free:
+            raise UserError(
+                "the disk cannot hold the state of this training",
+                where=self._folder,
+                found=f"{free / 1e9:,.1f} GB free",
+                expected=f"{needed / 1e9:,.1f} GB: weights and moments twice, and gradients",
+                todo="free space, or use a method that trains less, such as masklora",
+            )
+
+    def __contains__(self, part: int) -> bool:
+        return part in self._shapes or super().__contains__(part)
+
+    def parameters(self, part: int) -> list[Tensor]:
+        """Return the trained parameters of a part, for its modules to use; read from disk."""
+        if part == self._outer:
+            return super().parameters(part)
+        file = TensorFile(self._file(part, self._from))
+        return [
+            nn.Parameter(file.read(f"{at}.{_PARAMETER}").to(self._device))
+            for at in range(len(self._shapes[part]))
+        ]
+
+    def add(self, part: int, parameters: Sequence[Tensor]) -> None:
+        """Add a part with its initial parameters; their place on disk is reserved."""
+        if part == self._outer:
+            super().add(part, parameters)
+            return
+        shapes = self._shapes[part] = [tuple(parameter.shape) for parameter in parameters]
+        names = (_PARAMETER, *MOMENTS[self._optimiser])
+        values = {f"{at}.{name}": shape for at, shape in enumerate(shapes) for name in names}
+        gradients = {str(at): shape for at, shape in enumerate(shapes)}
+        for path, entries in (
+            (self._file(part, 0), values),
+            (self._file(part, 1), values),
+            (self._gradients(part), gradients),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The space of a new file reads as zeros, from which moments start.
+            path.unlink(missing_ok=True)
+            with no_half_file(path):
+                float32 = {name: (shape, torch.float32) for name, shape in entries.items()}
+                create_tensor_file(path, float32).close()
+        file = TensorFile(self._file(part, self._from), "r+b")
+        for at, parameter in enumerate(parameters):
+            file.write(f"{at}.{_PARAMETER}", parameter)
+
+    def gathered(self, part: int, parameters: Sequence[Tensor]) -> None:
+        """Write the gradients of a part, which are complete."""
+        if part == self._outer:
+            return
+        file = TensorFile(self._gradients(part), "r+b")
+        norms = self._of_gradients[part] = []
+        for at, parameter in enumerate(parameters):
+            assert parameter.grad is not None
+            norms.append(torch.linalg.vector_norm(parameter.grad))
+            file.write(str(at), parameter.grad)
+            parameter.grad = None
+
+    def save(self, facts: Mapping[str, Any]) -> None:
+        """Save the state: keep the slot that holds it, and write the rest as in memory."""
+        names = [self._file(part, self._from).name for part in sorted(self._shapes)]
+        folder = self._slot(self._from)
+        for name in names:
+            TensorFile(folder / name).sync()
+        files = {name: file_digest(folder / name) for name in names}
+        super().save({**facts, _SLOT: self._from, _FILES: files, _STEPS: self._steps})
+        self._to = 1 - self._from
+
+    def load(self) -> dict[str, Any] | None:
+        """Load the saved state and return its facts; None as in memory."""
+        found = self._read()
+        if found is None:
+            return None
+        noted, tensors = found
+        if _SLOT not in noted:
+            # A training in memory left it.
+            return None
+        folder = self._slot(noted[_SLOT])
+        for name, digest in noted[_FILES].items():
+            if not (folder / name).is_file() or file_digest(folder / name) != digest:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError):
-        return None
-    if noted["sha256"] != _digest(tensors):
-        return None
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        kind, _, at = name.rpartition(".")
-        if kind == "parameter":
-            parameters[int(at)].copy_(value)
-        else:
-            state.setdefault(int(at), {})[kind] = value
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    return noted
+        self._take(tensors)
+        for name in noted[_FILES]:
+            entries = TensorFile(folder / name).entries
+            count = sum(key.endswith(f".{_PARAMETER}") for key in entries)
+            shapes = [entries[f"{at}.{_PARAMETER}"][0] for at in range(count)]
+            self._shapes[int(Path(name).stem)] = shapes
+        self._steps, self._from = noted[_STEPS], noted[_SLOT]
+        self._to = 1 - self._from
+        return noted
+
+    def remove(self) -> None:
+        """Remove what is on disk."""
+        super().remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _norms(self) -> list[Tensor]:
+        blocks = [norm for _, norms in sorted(self._of_gradients.items()) for norm in norms]
+        return [*blocks, *super()._norms()]
+
+    def _move_(self, rate: float, scale: Tensor | None) -> None:
+        names = MOMENTS[self._optimiser]
+        for part, shapes in sorted(self._shapes.items()):
+            source = TensorFile(self._file(part, self._from))
+            target = TensorFile(self._file(part, self._to), "r+b")
+            gradients = TensorFile(self._gradients(part))
+            for at in range(len(shapes)):
+                parameter = nn.Parameter(source.read(f"{at}.{_PARAMETER}").to(self._device))
+                parameter.grad = gradients.read(str(at)).to(self._device)
+                optimiser = make_optimiser(self._optimiser, [parameter])
+                state = {name: source.read(f"{at}.{name}").to(self._device) for name in names}
+                if self._optimiser == "adamw":
+                    state["step"] = torch.tensor(float(self._steps), device=self._device)
+                optimiser.state[parameter] = state
+                _step_(optimiser, [parameter], rate, scale)
+                target.write(f"{at}.{_PARAMETER}", parameter)
+                for name in names:
+                    target.write(f"{at}.{name}", optimiser.state[parameter][name])
+        super()._move_(rate, scale)
+        self._steps += 1
+        self._from = self._to
+
+    def _slot(self, slot: int) -> Path:
+        return self._folder / str(slot)
+
+    def _file(self, part: int, slot: int) -> Path:
+        return self._slot(slot) / f"{part:03d}.safetensors"
+
+    def _gradients(self, part: int) -> Path:
+        return self._folder / "gradients" / f"{part:03d}.safetensors"
+
+
+def _step_(
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    rate: float,
+    scale: Tensor | None,
+) -> None:
+    """Scale gradients, move their parameters, and free the gradients."""
+    if scale is not None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+    optimiser.param_groups[0]["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

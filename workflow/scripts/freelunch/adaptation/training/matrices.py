@@ -1,14 +1,16 @@
 """The trained parameters of modules, and how weight matrices are computed from them.
 
-A matrix that is trained through two small ones is still a leaf of the model: the model runs with W
-+ s M . BA in place of the matrix, at about the speed of full training. When the gradient of the
-matrix is available, it is pulled back to A and B and freed; when A and B have moved, the matrix is
-recomputed. The trained model and the merged one are therefore the same tensors, and zeros stay
-zeros.
+A matrix that is trained through two small ones is never held beside its frozen weights: it is
+computed in the forward pass, and again in the backward pass, from the weights in the checkpoint's
+precision and from A and B. Its gradient is pulled back to A and B at once and freed. The mask of
+frozen weights needs no memory either, since their zeros are the mask.
 """
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,48 +31,77 @@ from freelunch.study.methods import (
 
 # A linear layer's name, the layer, and its mask: (out, in), bool, True where a weight is kept.
 Masked = tuple[str, nn.Linear, Tensor]
+# A module and the name of one of its own parameters.
+Slot = tuple[nn.Module, str]
+
+
+class _Product(torch.autograd.Function):
+    """inputs . weightᵀ + bias, with a weight that is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, bias: Tensor | None, matrix: "Frozen", *parameters: Tensor
+    ) -> Tensor:
+        ctx.matrix = matrix
+        ctx.save_for_backward(inputs, *parameters)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return nn.functional.linear(inputs, matrix.weight(inputs.dtype, *parameters), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        inputs, *parameters = ctx.saved_tensors
+        of_inputs = of_bias = None
+        of_parameters: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        with torch.autocast(inputs.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                of_inputs = gradient @ ctx.matrix.weight(inputs.dtype, *parameters)
+            flat = gradient.flatten(0, -2)
+            if ctx.needs_input_grad[1]:
+                of_bias = flat.sum(0)
+            if parameters:
+                of_weight = flat.T @ inputs.flatten(0, -2)
+                of_parameters = ctx.matrix.pull_back(of_weight, *parameters)
+        return of_inputs, of_bias, None, *of_parameters
 
 
 class Matrix:
-    """A matrix and the parameters that it is trained through.
-
-    Args:
-        parameters: Parameters that the optimiser moves.
-        leaf: Tensor that receives the gradient in place of the parameters, if there is one.
+    """A linear layer's matrix and the parameters that it is trained through.
 
     Attributes:
         parameters: Parameters that the optimiser moves.
-        leaf: Tensor that receives the gradient; None if the parameters receive it themselves.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], leaf: Tensor | None = None) -> None:
-        self.parameters, self.leaf = list(parameters), leaf
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
 
     @property
     def count(self) -> int:
         """Return how many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters)
 
-    def pull_back_(self, gradient: Tensor) -> None:
-        """Turn the leaf's gradient, which may be overwritten, into gradients of the parameters."""
+    def mask_gradient_(self) -> None:
+        """Set the gradient of pruned weights to 0, if weights are trained themselves."""
 
-    def parameters_moved_(self) -> None:
-        """Update the matrix after a step of the optimiser."""
+    def drop_(self, on: bool) -> None:
+        """Turn the dropout of a branch on or off."""
 
     def merge_(self) -> None:
         """Leave the trained weight in the linear layer, and remove everything else."""
 
 
 class FullMatrix(Matrix):
-    """A matrix whose kept weights are trained directly.
+    """A matrix whose kept weights are trained directly, in float32 or wider.
 
     Pruned weights are 0 and their gradients are set to 0, so that optimisers leave them at exactly
     0.
     """
 
-    def __init__(self, linear: nn.Linear, keep: Tensor) -> None:
-        weight = linear.weight.requires_grad_(True)
-        super().__init__([weight], weight)
+    def __init__(
+        self, linear: nn.Linear, keep: Tensor, parameters: Sequence[Tensor] | None
+    ) -> None:
+        linear.weight = _trainable(linear.weight if parameters is None else parameters[0])
+        super().__init__([linear.weight])
         self._keep = keep
 
     @property
@@ -78,69 +109,132 @@ class FullMatrix(Matrix):
         """Return how many weights the mask keeps."""
         return int(self._keep.sum())
 
-    def pull_back_(self, gradient: Tensor) -> None:
+    def mask_gradient_(self) -> None:
         """Set the gradient of pruned weights to 0."""
-        gradient.mul_(self._keep)
+        (weight,) = self.parameters
+        if weight.grad is not None:
+            weight.grad.mul_(self._keep)
 
 
-class LowRankMatrix(Matrix):
+class Frozen(Matrix):
+    """A matrix whose stored weight is not trained; it is widened to the precision of a pass.
+
+    Args:
+        linear: The linear layer; its weight stays in the precision in which it is stored.
+    """
+
+    def __init__(self, linear: nn.Linear, parameters: Sequence[Tensor] = ()) -> None:
+        super().__init__(parameters)
+        # The layer keeps this object: a reference back would keep a streamed block in memory until
+        # the garbage collector finds the cycle.
+        self._linear: nn.Linear = weakref.proxy(linear)  # type: ignore[assignment]
+        linear.weight.requires_grad_(False)
+        linear.forward = self.forward  # type: ignore[method-assign, assignment]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the layer's outputs, (..., out), for inputs of (..., in)."""
+        weight, bias = self._linear.weight, self._linear.bias
+        if torch.is_autocast_enabled(inputs.device.type) or weight.dtype == inputs.dtype:
+            return nn.functional.linear(inputs, weight, bias)
+        return self._product(inputs)
+
+    def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        """Return the weight of a pass, (out, in), for these values of what it is computed from."""
+        return self._linear.weight.to(dtype)
+
+    def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of parameters from that of the weight, which may be overwritten."""
+        return ()
+
+    def _product(self, inputs: Tensor, *parameters: Tensor) -> Tensor:
+        device, bias = inputs.device.type, self._linear.bias
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else inputs.dtype
+        cast = None if bias is None else bias.to(dtype)
+        outputs: Tensor = _Product.apply(inputs.to(dtype), cast, self, *parameters)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+class LowRankMatrix(Frozen):
     """A matrix computed from two small ones: base + s factor . (BA), see `study.methods`.
 
     Args:
-        linear: The linear layer, whose weight is overwritten with the matrix computed from A and B.
-        keep: Mask of the layer, (out, in), bool, True where the weight is kept.
+        linear: The linear layer.
+        keep: Mask of the layer, (out, in), bool, True where the weight is kept: where the weight is
+            not 0, or everywhere.
         trained: How the matrix is trained: one of LOW_RANK, with its rank and alpha.
         seed: Seed of A, which is drawn as in LoRA, uniform in ± 1 / sqrt(in); B starts from 0. With
             ScaleLoRA, both start from 1 / sqrt(rank), so that BA = 1.
+        parameters: A and B, if they exist already.
     """
 
-    def __init__(self, linear: nn.Linear, keep: Tensor, trained: Trained, seed: int) -> None:
-        a, b = _small_matrices(linear, trained, seed)
+    def __init__(
+        self,
+        linear: nn.Linear,
+        keep: Tensor,
+        trained: Trained,
+        seed: int,
+        parameters: Sequence[Tensor] | None,
+    ) -> None:
+        self._kind, self._rank = trained.weights, trained.rank
+        self._scale = 1.0 if trained.weights == SCALELORA else trained.alpha / trained.rank
+        self._masked = trained.weights == MASKLORA and not bool(keep.all())
         # SPP: the column of B that holds the only number of each row.
         self._columns: Tensor | None = None
         if trained.weights == SPP:
-            rows = torch.arange(len(b), device=b.device)
-            self._columns = (rows * trained.rank // len(b))[:, None]
-            b = b[:, :1].clone()
-        self._weight = linear.weight.requires_grad_(True)
-        super().__init__([nn.Parameter(a), nn.Parameter(b)], self._weight)
-        start = linear.weight.detach().clone()
-        self._factor = keep if trained.weights == MASKLORA else start
-        self._base: Tensor | None = start
-        self._scale = trained.alpha / trained.rank
-        if trained.weights == SCALELORA:
-            self._base, self._scale = None, 1.0
+            rows = torch.arange(linear.out_features, device=linear.weight.device)
+            self._columns = (rows * trained.rank // linear.out_features)[:, None]
+        if parameters is None:
+            a, b = _small_matrices(linear, trained, seed)
+            b = b if self._columns is None else b[:, :1].clone()
+            parameters = [nn.Parameter(a), nn.Parameter(b)]
+        super().__init__(linear, parameters)
 
-    def pull_back_(self, gradient: Tensor) -> None:
-        """Add s Bᵀ (factor . G) to the gradient of A and s (factor . G) Aᵀ to that of B; free G."""
-        self._weight.grad = None
-        gradient.mul_(self._factor)
-        a, b = self.parameters
-        of_a = (self._spread(b.detach()).T @ gradient).mul_(self._scale)
-        of_b = (gradient @ a.detach().T).mul_(self._scale)
-        if self._columns is not None:
-            of_b = of_b.gather(1, self._columns)
-        for parameter, part in ((a, of_a), (b, of_b)):
-            parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the layer's outputs, (..., out), for inputs of (..., in)."""
+        if not self.parameters:
+            return super().forward(inputs)
+        return self._product(inputs, *self.parameters)
+
+    def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        """Return base + s factor . (BA), computed in the precision of A and B."""
+        if not parameters:
+            return super().weight(dtype)
+        a, b = parameters
+        change = self._times_factor_(self._spread(b) @ a).mul_(self._scale)
+        if self._kind != SCALELORA:
+            change.add_(self._linear.weight)
+        return change.to(dtype)
+
+    def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        """Return s Bᵀ (factor . G), the gradient of A, and s (factor . G) Aᵀ, that of B."""
+        a, b = parameters
+        gradient = self._times_factor_(gradient.to(a.dtype))
+        of_a = (self._spread(b).T @ gradient).mul_(self._scale)
+        of_b = (gradient @ a.T).mul_(self._scale)
+        return of_a, of_b if self._columns is None else of_b.gather(1, self._columns)
 
     @torch.no_grad()
-    def parameters_moved_(self) -> None:
-        """Recompute the matrix from A and B."""
-        a, b = self.parameters
-        change = torch.matmul(self._spread(b), a).mul_(self._factor)
-        if self._base is None:
-            self._weight.data.copy_(change)
-        else:
-            torch.add(self._base, change, alpha=self._scale, out=self._weight.data)
+    def merge_(self) -> None:
+        """Leave the computed weight in the linear layer, in the precision in which it is stored."""
+        weight = self._linear.weight
+        weight.copy_(self.weight(weight.dtype, *self.parameters))
+        self.parameters = []
+
+    def _times_factor_(self, values: Tensor) -> Tensor:
+        if self._kind != MASKLORA:
+            return values.mul_(self._linear.weight)
+        # The zeros of the stored weight are the mask.
+        return values.mul_(self._linear.weight != 0) if self._masked else values
 
     def _spread(self, b: Tensor) -> Tensor:
         """Return B, (out, rank); SPP stores only one number per row."""
         if self._columns is None:
             return b
-        return b.new_zeros(len(b), len(self.parameters[0])).scatter_(1, self._columns, b)
+        return b.new_zeros(len(b), self._rank).scatter_(1, self._columns, b)
 
 
-class Branch(Matrix):
+class Branch(Frozen):
     """A frozen matrix with a branch s BA beside it, until the two are merged (LoRA, LoRA-prune).
 
     Args:
@@ -148,31 +242,49 @@ class Branch(Matrix):
         keep: Mask of the layer, (out, in), bool, True where the weight is kept.
         trained: How the branch is trained: LORA or LORA_PRUNE, with its rank, alpha and dropout.
         seed: Seed of A, which is drawn as in LoRA; B starts from 0.
+        parameters: A and B, if they exist already.
     """
 
-    def __init__(self, linear: nn.Linear, keep: Tensor, trained: Trained, seed: int) -> None:
-        super().__init__([nn.Parameter(part) for part in _small_matrices(linear, trained, seed)])
-        self._linear, self._keep, self._kind = linear, keep, trained.weights
+    def __init__(
+        self,
+        linear: nn.Linear,
+        keep: Tensor,
+        trained: Trained,
+        seed: int,
+        parameters: Sequence[Tensor] | None,
+    ) -> None:
+        self._masked = trained.weights != LORA and not bool(keep.all())
         self._scale, self._dropout = trained.alpha / trained.rank, trained.dropout
-        linear.weight.requires_grad_(False)
-        self._handle: RemovableHandle = linear.register_forward_hook(self._add)
+        self._drops = False
+        if parameters is None:
+            parameters = [nn.Parameter(part) for part in _small_matrices(linear, trained, seed)]
+        super().__init__(linear, parameters)
 
-    def _add(self, linear: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the layer's outputs, (..., out), for inputs of (..., in)."""
+        outputs = super().forward(inputs)
+        if not self.parameters:
+            return outputs
         a, b = self.parameters
-        inputs = args[0]
-        if self._dropout and torch.is_grad_enabled():
+        if self._drops:
             inputs = nn.functional.dropout(inputs, self._dropout)
-        return outputs + self._scale * nn.functional.linear(nn.functional.linear(inputs, a), b)
+        branch = nn.functional.linear(nn.functional.linear(inputs, a), b)
+        return outputs + self._scale * branch
+
+    def drop_(self, on: bool) -> None:
+        """Turn dropout on or off; it is off at first."""
+        self._drops = on and self._dropout > 0
 
     @torch.no_grad()
     def merge_(self) -> None:
         """Add s BA to the weight, and remove the branch."""
-        self._handle.remove()
         a, b = self.parameters
+        weight = self._linear.weight
         change = (b @ a).mul_(self._scale)
-        if self._kind != LORA:
-            change.mul_(self._keep)
-        self._linear.weight.copy_(self._linear.weight + change)
+        if self._masked:
+            change.mul_(weight != 0)
+        weight.copy_(change.add_(weight))
+        self.parameters = []
 
 
 class TrainedParameters:
@@ -183,86 +295,86 @@ class TrainedParameters:
         others: Parameters that are trained directly: norms, biases.
         trained: How matrices are trained.
         seed: Seed of random initial values.
+        parameters: The trained parameters, if they exist already; they take their places in the
+            modules. If not, they start from the modules' own.
 
     Attributes:
-        parameters: Parameters that the optimiser moves.
+        parameters: Parameters that the optimiser moves, in float32 or wider.
         count: How many numbers are trained; in a matrix that is trained directly, those that its
             mask keeps.
 
     Raises:
-        UserError: Nothing is trained, a rank is too large for a matrix, or `linears` names no
-            layer.
+        UserError: A rank is too large for a matrix, or `linears` names no layer.
     """
 
     def __init__(
-        self, masked: Iterable[Masked], others: Sequence[Tensor], trained: Trained, seed: int
+        self,
+        masked: Iterable[Masked],
+        others: Sequence[Slot],
+        trained: Trained,
+        seed: int,
+        parameters: Sequence[Tensor] | None = None,
     ) -> None:
         layers = list(masked)
+        given = None if parameters is None else iter(parameters)
         self._matrices: list[Matrix] = []
-        if trained.weights is not None:
-            self._matrices = [
-                _matrix(linear, keep, trained, derive_seed(seed, "adapter", name), name)
-                for name, linear, keep in _chosen(layers, trained)
-            ]
-        self._others = list(others)
-        for parameter in self._others:
-            parameter.requires_grad_(True)
+        chosen = set() if trained.weights is None else _chosen(layers, trained)
+        for name, linear, keep in layers:
+            if name not in chosen:
+                Frozen(linear)
+                continue
+            number = 1 if trained.weights == FULL else 2
+            those = None if given is None else list(islice(given, number))
+            drawn = derive_seed(seed, "adapter", name)
+            self._matrices.append(_matrix(linear, keep, trained, drawn, name, those))
+        self._others: list[Tensor] = []
+        for module, name in others:
+            held = getattr(module, name) if given is None else next(given)
+            setattr(module, name, _trainable(held))
+            self._others.append(getattr(module, name))
         self.parameters: list[Tensor] = [
             *(parameter for matrix in self._matrices for parameter in matrix.parameters),
             *self._others,
         ]
-        if not self.parameters:
-            raise UserError(
-                "this adaptation trains nothing in this model",
-                where=", ".join(name for name, _, _ in layers[:3]) + ", ...",
-                found="neither a bias nor a norm among the parameters to train",
-                todo="train norms or weights: this family's linear layers have no biases",
-            )
         self.count = sum(matrix.count for matrix in self._matrices) + sum(
             parameter.numel() for parameter in self._others
         )
 
-    def watch(self, ready: Callable[[Sequence[Tensor]], bool]) -> list[RemovableHandle]:
+    def watch(self, ready: Callable[[Tensor], None]) -> list[RemovableHandle]:
         """Call `ready` within the backward pass, as soon as the gradient of a parameter is
         available.
-
-        Args:
-            ready: Called with parameters whose gradients are available; returns whether it moved
-                them.
 
         Returns:
             Handles whose removal ends the watching.
         """
 
         def of_matrix(matrix: Matrix) -> Callable[[Tensor], None]:
-            def note(leaf: Tensor) -> None:
-                assert leaf.grad is not None
-                matrix.pull_back_(leaf.grad)
-                if ready(matrix.parameters):
-                    matrix.parameters_moved_()
+            def note(parameter: Tensor) -> None:
+                matrix.mask_gradient_()
+                ready(parameter)
 
             return note
 
-        def note(parameter: Tensor) -> None:
-            ready([parameter])
-
-        plain = list(self._others)
-        noted: list[tuple[Tensor, Callable[[Tensor], None]]] = []
-        for matrix in self._matrices:
-            if matrix.leaf is None:
-                plain += matrix.parameters
-            else:
-                noted.append((matrix.leaf, of_matrix(matrix)))
-        noted += [(parameter, note) for parameter in plain]
+        noted: list[tuple[Tensor, Callable[[Tensor], None]]] = [
+            (parameter, of_matrix(matrix))
+            for matrix in self._matrices
+            for parameter in matrix.parameters
+        ]
+        noted += [(parameter, ready) for parameter in self._others]
         return [
-            leaf.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-            for leaf, hook in noted
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            for parameter, hook in noted
         ]
 
-    def moved_(self) -> None:
-        """Recompute the matrices after the parameters that they are trained through have moved."""
+    def mask_gradients_(self) -> None:
+        """Set the gradients of pruned weights to 0, once all gradients are accumulated."""
         for matrix in self._matrices:
-            matrix.parameters_moved_()
+            matrix.mask_gradient_()
+
+    def drop_(self, on: bool) -> None:
+        """Turn the dropout of branches on or off; it is off at first."""
+        for matrix in self._matrices:
+            matrix.drop_(on)
 
     def merge_(self) -> None:
         """Leave the trained weights in the linear layers, and remove everything else."""
@@ -270,29 +382,48 @@ class TrainedParameters:
             matrix.merge_()
 
 
-def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Tensor]:
+def nothing_trained(names: Iterable[str]) -> UserError:
+    """Return the error for a model in which an adaptation trains nothing."""
+    return UserError(
+        "this adaptation trains nothing in this model",
+        where=", ".join(islice(names, 3)) + ", ...",
+        found="neither a bias nor a norm among the parameters to train",
+        todo="train norms or weights: this family's linear layers have no biases",
+    )
+
+
+def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Slot]:
     """Return the biases of linear layers and the parameters of other modules that are to be
     trained.
 
     Embeddings are never among them.
     """
-    chosen: list[Tensor] = []
+    chosen: list[Slot] = []
     for root in modules:
         for module in root.modules():
             if isinstance(module, nn.Embedding):
                 continue
-            for name, parameter in module.named_parameters(recurse=False):
+            for name, _ in module.named_parameters(recurse=False):
                 if isinstance(module, nn.Linear):
                     train = name != "weight" and trained.biases
                 else:
                     train = trained.norms
-                chosen += [parameter] if train else []
+                chosen += [(module, name)] if train else []
     return chosen
 
 
-def _chosen(layers: list[Masked], trained: Trained) -> list[Masked]:
-    if trained.linears is None:
-        return layers
+def _trainable(value: Tensor) -> nn.Parameter:
+    """Return a parameter that is trained, in float32 or wider; a given one stays the same object,
+    since a head may be shared with an embedding.
+    """
+    held = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+    held.data = held.data.to(torch.promote_types(held.dtype, torch.float32))
+    held.requires_grad_(True)
+    return held
+
+
+def _chosen(layers: list[Masked], trained: Trained) -> set[str]:
+    """Return the names of the layers whose matrices are trained."""
     for end, expected in trained.unknown([name for name, _, _ in layers]):
         raise UserError(
             "`linears` names no linear layer of this model",
@@ -300,12 +431,19 @@ def _chosen(layers: list[Masked], trained: Trained) -> list[Masked]:
             found=end,
             expected=expected,
         )
-    return [layer for layer in layers if layer[0] == HEAD or trained.chooses(layer[0])]
+    return {name for name, _, _ in layers if name == HEAD or trained.chooses(name)}
 
 
-def _matrix(linear: nn.Linear, keep: Tensor, trained: Trained, seed: int, name: str) -> Matrix:
+def _matrix(
+    linear: nn.Linear,
+    keep: Tensor,
+    trained: Trained,
+    seed: int,
+    name: str,
+    parameters: Sequence[Tensor] | None,
+) -> Matrix:
     if trained.weights == FULL:
-        return FullMatrix(linear, keep)
+        return FullMatrix(linear, keep, parameters)
     smaller = min(linear.weight.shape)
     if trained.rank > smaller:
         raise UserError(
@@ -315,7 +453,7 @@ def _matrix(linear: nn.Linear, keep: Tensor, trained: Trained, seed: int, name: 
             expected=f"at most {smaller}, the smaller side of {tuple(linear.weight.shape)}",
         )
     kind = Branch if trained.weights in BRANCHES else LowRankMatrix
-    return kind(linear, keep, trained, seed)
+    return kind(linear, keep, trained, seed, parameters)
 
 
 def _small_matrices(linear: nn.Linear, trained: Trained, seed: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Training
 
 MOMENTUM = 0.9
+# What each optimiser keeps of a parameter, in the parameter's shape.
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
 @contextmanager
@@ -29,11 +31,9 @@ def stepping_in_backward(
         parameter: make_optimiser(optimiser, [parameter]) for parameter in trained.parameters
     }
 
-    def step(parameters: Sequence[Tensor]) -> bool:
-        for parameter in parameters:
-            optimisers[parameter].step()
-            parameter.grad = None
-        return True
+    def step(parameter: Tensor) -> None:
+        optimisers[parameter].step()
+        parameter.grad = None
 
     def set_rate(rate: float) -> None:
         for each in optimisers.values():
@@ -42,17 +42,6 @@ def stepping_in_backward(
     handles = trained.watch(step)
     try:
         yield set_rate
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def gathering(trained: TrainedParameters) -> Iterator[None]:
-    """Accumulate the gradients of trained parameters over one or more backward passes."""
-    handles = trained.watch(lambda _: False)
-    try:
-        yield
     finally:
         for handle in handles:
             handle.remove()

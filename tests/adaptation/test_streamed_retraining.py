@@ -1,0 +1,215 @@
+"""Retraining with one block in memory at a time equals retraining in memory, bit for bit."""
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from freelunch.adaptation.retraining import state, trainee
+from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.errors import UserError
+from freelunch.study.methods import METHODS
+from interrupts import Interrupt, interrupted
+from tiny_models import SEQUENCES, Prepared, prepare, retrain
+
+RANK = 4
+
+
+def settings_of(method: str, **settings: Any) -> dict[str, Any]:
+    low_rank = {"rank": RANK} if "lora" in method or method == "spp" else {}
+    return {"method": method, **low_rank, **settings}
+
+
+def shards(adapted: Artifact) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in adapted.files.items()}
+
+
+def is_equal(prepared: Prepared, folder: Path, **settings: Any) -> None:
+    """Check that both ways leave the same files, losses included."""
+    expected = retrain(prepared, folder / "in memory", **settings)
+    found = retrain(prepared, folder / "streamed", streamed=True, **settings)
+    assert shards(found) == shards(expected)
+    manifests = [(folder / name / MANIFEST).read_bytes() for name in ("in memory", "streamed")]
+    assert manifests[0] == manifests[1]
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 2, "clip": 0.1},
+        {"batch": 4, "micro_batch": 3, "clip": None},
+        {"batch": 4, "micro_batch": 1, "optimiser": "sgd", "learning_rate": 0.1},
+        {"loss": "distillation", "batch": 3},
+        {"gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_every_method(method: str, changes: dict[str, Any], opt: Prepared, tmp_path: Path) -> None:
+    is_equal(opt, tmp_path, **settings_of(method, **changes))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3_text", "phi3", "mistral"])
+@pytest.mark.parametrize("method", ["full", "masklora", "lora_prune"])
+def test_every_family(family: str, method: str, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "model", family, sequences=SEQUENCES)
+    is_equal(prepared, tmp_path, **settings_of(method, batch=4, micro_batch=2))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout": 0.3},
+        {"dropout": 0.3, "batch": 4, "micro_batch": 2, "gradient_checkpointing": True},
+        {"dropout": 0.3, "train_head": True},
+    ],
+    ids=str,
+)
+def test_dropout(llama: Prepared, changes: dict[str, Any], tmp_path: Path) -> None:
+    is_equal(llama, tmp_path, **settings_of("lora", **changes))
+
+
+@pytest.mark.parametrize("method", ["full", "masklora"])
+def test_a_trained_head(llama: Prepared, method: str, tmp_path: Path) -> None:
+    is_equal(llama, tmp_path, **settings_of(method, train_head=True, micro_batch=1))
+
+
+def test_a_head_that_is_the_embedding(tmp_path: Path) -> None:
+    """Gradients of the two places where it is used add up in the same order."""
+    prepared = prepare(tmp_path / "m", "llama", sequences=SEQUENCES, tie_word_embeddings=True)
+    is_equal(prepared, tmp_path, method="full", train_head=True, batch=4, micro_batch=1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["full", "masklora", "lora", "norms"])
+def test_a_checkpoint_in_half_precision(method: str, precision: str, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "model", "gemma2", "bfloat16", sequences=SEQUENCES)
+    is_equal(prepared, tmp_path, **settings_of(method, precision=precision, micro_batch=1))
+
+
+@pytest.mark.parametrize("method", ["full", "masklora", "lora"])
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_resumed_in_the_middle_of_an_epoch(
+    llama: Prepared, method: str, optimiser: str, tmp_path: Path
+) -> None:
+    dropout = {"dropout": 0.2} if method == "lora" else {}
+    settings = settings_of(method, epochs=3, optimiser=optimiser, **dropout)
+    expected = retrain(llama, tmp_path / "whole", **settings)
+    seen: list[int] = []
+
+    def stop_at(step: int) -> Any:
+        def report(done: int, total: int, note: str) -> None:
+            seen.append(done)
+            if done == step:
+                raise Interrupt
+
+        return report
+
+    folder = tmp_path / "resumed"
+    for step in (4, 5, 8):
+        interrupted(
+            lambda step=step: retrain(
+                llama, folder, report=stop_at(step), save_s=0, streamed=True, **settings
+            )
+        )
+    found = retrain(llama, folder, report=stop_at(0), save_s=0, streamed=True, **settings)
+    assert seen == [1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8, 9]
+    assert shards(found) == shards(expected)
+
+
+def test_an_interrupted_step_leaves_the_last_saved_state(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of `full` writes block after block; it may be killed between two of them."""
+    expected = retrain(llama, tmp_path / "whole", "full", epochs=2)
+    folder = tmp_path / "resumed"
+    step_, moved = state._step_, []
+
+    def stop(*args: Any) -> None:
+        moved.append(args)
+        if len(moved) == 20:
+            raise Interrupt
+        step_(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "_step_", stop)
+        interrupted(lambda: retrain(llama, folder, "full", save_s=0, streamed=True, epochs=2))
+    assert shards(retrain(llama, folder, "full", streamed=True, epochs=2)) == shards(expected)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "absent"])
+def test_a_damaged_state_is_not_gone_on_from(llama: Prepared, damage: str, tmp_path: Path) -> None:
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 2:
+            raise Interrupt
+
+    expected = retrain(llama, tmp_path / "whole", "full")
+    folder = tmp_path / "resumed"
+    interrupted(lambda: retrain(llama, folder, "full", report=stop, save_s=0, streamed=True))
+    for path in (tmp_path / ".resumed.state.files").glob("[01]/000.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content if damage == "a flipped bit" else content[:-3])
+        if damage == "absent":
+            path.unlink()
+    assert shards(retrain(llama, folder, "full", streamed=True)) == shards(expected)
+
+
+@pytest.mark.parametrize("method", ["full", "norms"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_state_may_go_on_in_another_residency(
+    llama: Prepared, method: str, streamed: bool, tmp_path: Path
+) -> None:
+    """What is small goes on; what is on disk begins anew. Neither mixes the two."""
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 2:
+            raise Interrupt
+
+    expected = retrain(llama, tmp_path / "whole", method)
+    folder = tmp_path / "resumed"
+    interrupted(lambda: retrain(llama, folder, method, report=stop, save_s=0, streamed=streamed))
+    assert shards(retrain(llama, folder, method, streamed=not streamed)) == shards(expected)
+
+
+def test_a_full_disk_is_refused_before_the_first_step(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = state.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=10**5))
+    with pytest.raises(UserError, match="the disk cannot hold the state") as error:
+        retrain(llama, tmp_path / "adapted", "full", streamed=True)
+    assert "0.0 GB free" in str(error.value) and "masklora" in str(error.value)
+    # What is small needs no disk.
+    retrain(llama, tmp_path / "small", streamed=True, **settings_of("masklora"))
+
+
+def test_a_diverged_candidate_stays_as_it_was_pruned(llama: Prepared, tmp_path: Path) -> None:
+    settings = {"learning_rate": 1e30, "warmup": 0.0, "clip": None, "stop_at_divergence": False}
+    is_equal(llama, tmp_path, method="full", **settings)
+
+
+def test_two_blocks_are_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is used, and the next, which is being read."""
+    prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=8)
+    alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+    most = [0]
+    load = trainee.load_pruned_block
+
+    def counted(*args: Any) -> Any:
+        loaded = load(*args)
+        alive.add(loaded[0])
+        most[0] = max(most[0], len(alive))
+        return loaded
+
+    monkeypatch.setattr(trainee, "load_pruned_block", counted)
+    retrain(prepared, tmp_path / "adapted", streamed=True, **settings_of("masklora"))
+    # A block that was used last may still be there when the reading of the one after next ends.
+    assert most[0] <= 3
+    assert torch.is_grad_enabled()

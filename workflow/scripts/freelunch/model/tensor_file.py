@@ -1,0 +1,111 @@
+"""Tensors in a safetensors file that is read and written in place, a part at a time.
+
+A memory mapping would do the same, but its pages count as the process's own memory while the system
+has room for them, so that the memory a job needs could be neither measured nor limited.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+# Shape and dtype of a tensor.
+Entry = tuple[tuple[int, ...], torch.dtype]
+
+
+class TensorFile:
+    """An open file of tensors.
+
+    Args:
+        path: The file.
+        mode: "rb" to read it, "r+b" to write it as well.
+
+    Attributes:
+        entries: Shape and dtype of each tensor, by its name.
+    """
+
+    def __init__(self, path: Path, mode: str = "rb") -> None:
+        self._file = path.open(mode, buffering=0)
+        size = int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(size))
+        names = {name: dtype for dtype, name in _DTYPES.items()}
+        self.entries: dict[str, Entry] = {
+            name: (tuple(entry["shape"]), names[entry["dtype"]]) for name, entry in header.items()
+        }
+        self._starts = {name: 8 + size + it["data_offsets"][0] for name, it in header.items()}
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def read(self, name: str, first: int = 0, tensor: Tensor | None = None) -> Tensor:
+        """Fill a tensor from the file and return it.
+
+        Args:
+            name: Name of the tensor in the file.
+            first: Number of its elements that are skipped.
+            tensor: A contiguous tensor of as many elements as are to be read; None for a new one of
+                the shape in the file.
+        """
+        shape, dtype = self.entries[name]
+        found = torch.empty(shape, dtype=dtype) if tensor is None else tensor
+        view = _bytes(found)
+        self._seek(name, first)
+        while len(view):
+            count = self._file.readinto(view)  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError(f"{self._file.name} ends early")
+            view = view[count:]
+        return found
+
+    def write(self, name: str, tensor: Tensor, first: int = 0) -> None:
+        """Write a tensor, or a part that begins at element `first`, in the file's dtype."""
+        view = _bytes(tensor.detach().to("cpu", self.entries[name][1]).contiguous())
+        self._seek(name, first)
+        while len(view):
+            view = view[self._file.write(view) :]
+
+    def sync(self) -> None:
+        """Have the system write the file to its disk, so that a power cut cannot undo it."""
+        os.fsync(self._file.fileno())
+
+    def _seek(self, name: str, first: int) -> None:
+        self._file.seek(self._starts[name] + first * self.entries[name][1].itemsize)
+
+
+def create_tensor_file(path: Path, entries: Mapping[str, Entry]) -> TensorFile:
+    """Create a file and return it, open, with tensors that are to be written.
+
+    Args:
+        path: The file; its content is lost.
+        entries: Shape and dtype of each tensor, by its name.
+
+    Raises:
+        OSError: The disk is full; the space is reserved at once.
+    """
+    header, size = {}, 0
+    for name, (shape, dtype) in entries.items():
+        start, size = size, size + math.prod(shape) * dtype.itemsize
+        described = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, size]}
+        header[name] = described
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    # Without truncation, a file of the right size keeps its place on disk and in the page cache.
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + size)
+        file.truncate(8 + len(text) + size)
+        file.write(len(text).to_bytes(8, "little") + text)
+    return TensorFile(path, "r+b")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
