@@ -67,12 +67,14 @@ def input_branch_flops(
     return 2 * tokens * trained.rank * sum(it.inputs for it in matrices if it.group in groups)
 
 
-def last_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
-    """Return the part of `branch_flops` that ends a block; 0 if its last layer has no branch."""
-    matrices = trained_matrices(shapes, trained)
-    if trained.weights not in BRANCHES or not matrices or matrices[-1] != shapes.matrices[-1]:
-        return 0
-    return 2 * tokens * trained.rank * matrices[-1].outputs
+def last_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
+    """Return the operations of the last product of a block in a forward pass; no gradient needs
+    them again. A matrix that is computed from A and B is the exception: 0.
+    """
+    matrices, last = trained_matrices(shapes, trained), shapes.matrices[-1]
+    if trained.weights in LOW_RANK and matrices and matrices[-1] == last:
+        return 2 * tokens * trained.rank * last.outputs if trained.weights in BRANCHES else 0
+    return 2 * tokens * shapes.weights[-1]
 
 
 def head_branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:

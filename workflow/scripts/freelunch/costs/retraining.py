@@ -22,7 +22,7 @@ from freelunch.costs.adapters import (
     head_branch_flops,
     held_bytes,
     input_branch_flops,
-    last_branch_flops,
+    last_flops,
     trained_weights,
 )
 from freelunch.costs.machine import memory_bytes as memory_of_machine
@@ -87,9 +87,7 @@ def retraining_flops(
     if streamed:
         epoch += blocks + of_block * shapes.blocks
     elif settings.gradient_checkpointing:
-        # No gradient needs a block's last product, so it is not recomputed.
-        last = last_branch_flops(shapes, tokens, trained) or 2 * tokens * shapes.weights[-1]
-        epoch += blocks + (of_block - last) * shapes.blocks
+        epoch += blocks + (of_block - last_flops(shapes, tokens, trained)) * shapes.blocks
     whole, rest = divmod(samples, settings.batch)
     together = _passed_together(settings, samples)
     passes = settings.passes * (whole * -(-settings.batch // together) - (-rest // together))
