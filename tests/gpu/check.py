@@ -1,0 +1,320 @@
+"""Check what this machine's GPU computes, how fast, and in how much memory (`make gpu-check`).
+
+It prints one line per measurement: what was measured, the value, the bound, and a verdict. It exits
+with 1 if a bound is missed. `--device cpu --small` tries the same measurements on a processor, with
+shapes that take seconds; speed then has no bound.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.retraining.driver import Training
+from freelunch.core.artifact import Artifact
+from freelunch.costs.reconstruction import reconstruct, reconstruction_flops
+from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.costs.work import PROCESS_BYTES
+from freelunch.model import token_ids
+from freelunch.model.checkpoint import StreamedModel, block_shard
+from freelunch.model.hidden_states import DenseStates, open_states
+from freelunch.pruning.dense_pass import capture_dense
+from freelunch.pruning.prune import prune_model
+from freelunch.study.adaptations import read_adaptation
+from freelunch.study.patterns import Pattern
+from freelunch.study.windows import split_windows
+from random_models import WANDA, llama, write_model
+
+# Largest relative difference of a loss from the processor's in float32: sums are taken in another
+# order, and passes in bfloat16 keep three significant digits.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+# Shares of the rate of a large matrix product, from design goals for an H100 in bfloat16.
+PASS_SHARE, WINDOW_SHARE, STREAMED_SHARE = 0.5, 0.5, 0.4
+IDLE_SHARE = 0.1
+MEMORY_RATIO = 0.8, 1.2
+REPEATS = 5
+# The sizes of Llama-3.1-8B's blocks; the vocabulary is cut, since the head is not what is measured.
+LARGE = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 2,
+    "vocab_size": 32000,
+}
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 512,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where and at what size measurements are made.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        sizes: Sizes of the model.
+        length: Tokens in a sequence.
+        sequences: How many sequences.
+    """
+
+    device: str
+    sizes: dict[str, int]
+    length: int
+    sequences: int
+
+
+class Report:
+    """Print results one per line, and note whether a bound was missed."""
+
+    def __init__(self) -> None:
+        self.missed = 0
+
+    def say(self, what: str, value: str, bound: str = "", met: bool = True) -> None:
+        """Print one result."""
+        self.missed += not met
+        verdict = ("met" if met else "MISSED") if bound else "-"
+        print(f"{what:<64} {value:>20}   {bound:<24} {verdict}", flush=True)
+
+
+def run_tests(report: Report) -> None:
+    """Run the tests that need a GPU."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines() or ["no output"]
+    report.say("tests that need a GPU", lines[-1].strip("= "), "all pass", done.returncode == 0)
+
+
+@contextmanager
+def prepared(
+    case: Case, dtype: torch.dtype
+) -> Iterator[tuple[StreamedModel, Artifact, DenseStates, Shapes, Path]]:
+    """Give a random pruned model on the device, its masks, its hidden states, and its shapes."""
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base)
+        tokens = case.sequences * case.length
+        write_model(folder, llama(**case.sizes), dtype, tokens, case.length)
+        model = StreamedModel(folder / "checkpoint", case.device)
+        sample = Artifact(folder / "calibration", token_ids.KIND)
+        scratch, hidden = folder / "scratch", folder / "hidden"
+        scratch.mkdir()
+        dense = capture_dense(
+            model,
+            sample,
+            float("inf"),
+            gram=False,
+            keep="all",
+            folder=folder / "dense",
+            hidden_folder=hidden,
+            fingerprint="random",
+            scratch=scratch,
+        )
+        states = open_states(model, sample, hidden, scratch)
+        pattern = Pattern.parse("u50")
+        target = folder / "masks"
+        masks = prune_model(model, dense, WANDA, pattern, 0, target, "random", states)
+        name = str(dtype).removeprefix("torch.")
+        yield model, masks, states, Shapes.of(model.config.to_dict(), name), folder
+
+
+def losses(case: Case, dtype: torch.dtype) -> dict[str, float]:
+    """Return losses of a reconstruction and of retrainings, in memory and streamed."""
+    found: dict[str, float] = {}
+    with prepared(case, dtype) as (model, masks, states, _, folder):
+        settings = read_adaptation({"method": "reconstruction"})
+        windows = split_windows(model.num_blocks, 1)
+        target = folder / "adapted"
+        made = reconstruct_windows(
+            model, masks, states, 1, windows, settings, 0, target, "random"
+        )
+        entry = made.files[block_shard(0)]["windows"]["0-0"]
+        found["reconstruction of a block"] = entry["loss_after"]
+        # Plain descent: AdamW's first steps are signs of gradients, which rounding may turn.
+        for method, residency in (("full", False), ("masklora", False), ("masklora", True)):
+            entry = {"method": method, "optimiser": "sgd"}
+            name = f"{method}, {'streamed' if residency else 'in memory'}"
+            saved = folder / f"{method}-{residency}"
+            training = Training(
+                model, masks, states, read_adaptation(entry), 0, saved, "", streamed=residency
+            )
+            training.run(lambda *_: None, True, float("inf"))
+            training.state.remove()
+            found[f"retraining, {name}"] = training.facts["loss_after"]
+    return found
+
+
+def compare_with_processor(report: Report, case: Case) -> None:
+    """Compare losses on the device with those of the processor in float32."""
+    processor = Case("cpu", case.sizes, 128, 2)
+    device = Case(case.device, case.sizes, 128, 2)
+    expected = losses(processor, torch.float32)
+    for dtype, tolerance in TOLERANCE.items():
+        for what, value in losses(device, dtype).items():
+            difference = abs(value / expected[what] - 1)
+            name = str(dtype).removeprefix("torch.")
+            report.say(
+                f"loss, {what}, {name}: difference from the processor",
+                f"{difference:.1e}",
+                f"at most {tolerance:g}",
+                difference <= tolerance,
+            )
+
+
+def matmul_rate(case: Case) -> float:
+    """Return the operations per second of a large matrix product in bfloat16."""
+    size = 8192 if case.device == "cuda" else 512
+    one, other = (torch.randn(size, size, device=case.device).bfloat16() for _ in range(2))
+    return 10 * 2 * size**3 / timed(case, lambda: [one @ other for _ in range(10)])
+
+
+def timed(case: Case, work: Callable[[], object]) -> float:
+    """Return the median seconds of a piece of work, after one that warms up."""
+    times = []
+    for _ in range(REPEATS + 1):
+        synchronise(case)
+        start = time.perf_counter()
+        work()
+        synchronise(case)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def synchronise(case: Case) -> None:
+    """Wait until the device has finished."""
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak(case: Case) -> int | None:
+    """Return the peak of the device's memory since it was last asked; None on a processor."""
+    if case.device != "cuda":
+        return None
+    found = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return found
+
+
+def measure(report: Report, case: Case) -> None:
+    """Measure rates and memory of a pass, a window and retraining steps, in bfloat16."""
+    rate = matmul_rate(case)
+    report.say("matrix product in bfloat16, TFLOP/s", f"{rate / 1e12:.2f}")
+    bounded = case.device == "cuda"
+
+    def say_rate(what: str, flops: float, seconds: float, bound: float) -> None:
+        share = flops / seconds / rate
+        limit = f"at least {bound:.0%}" if bounded else ""
+        report.say(f"{what}: share of that rate", f"{share:.0%}", limit, share >= bound or not limit)
+
+    def say_memory(what: str, predicted: int) -> None:
+        measured = peak(case)
+        if measured is not None:
+            ratio = (predicted - PROCESS_BYTES) / measured
+            low, high = MEMORY_RATIO
+            value = f"{ratio:.2f} ({measured / 1e9:.1f} GB)"
+            met = low <= ratio <= high
+            report.say(f"{what}: memory predicted / measured", value, f"{low} to {high}", met)
+
+    with prepared(case, torch.bfloat16) as (model, masks, states, shapes, folder):
+        samples, length = states.sequences, states.length
+        block = model.load_block(0)
+        outputs = states.create(states.scratch / "outputs")
+        hidden = states.at(0)
+        took = timed(case, lambda: states.blocks.through_(0, block, hidden, outputs))
+        say_rate("pass of a block", shapes.forward_flops(samples * length, length, 1), took, PASS_SHARE)
+        del block
+        settings = read_adaptation({"method": "reconstruction", "epochs": 2, "batch": 1})
+        numbers = iter(range(100))
+
+        def window(those: DenseStates) -> None:
+            target = folder / f"adapted-{next(numbers)}"
+            reconstruct_windows(
+                model, masks, those, 1, [range(1)], settings, 0, target, str(target)
+            )
+
+        peak(case)
+        took = timed(case, lambda: window(states))
+        flops = reconstruction_flops(shapes, samples, length, settings, blocks=1)
+        say_rate("window of a block", flops, took, WINDOW_SHARE)
+        say_memory("window of a block", reconstruct(shapes, samples, length, settings).memory_bytes)
+        resident = timed(case, lambda: window(_Resident(states, case.device)))  # type: ignore[arg-type]
+        idle = max(0.0, 1 - resident / took)
+        limit = f"at most {IDLE_SHARE:.0%}" if bounded else ""
+        met = idle <= IDLE_SHARE or not limit
+        report.say("window: time that reading and copying add", f"{idle:.0%}", limit, met)
+        for method in ("masklora", "lora", "full"):
+            for streamed in (False, True):
+                entry: dict[str, Any] = {"method": method, "batch": samples, "micro_batch": 1}
+                retraining = read_adaptation(entry)
+                saved = folder / f"{method}-{streamed}"
+                training = Training(
+                    model, masks, states, retraining, 0, saved, "", streamed=streamed
+                )
+                rows = torch.arange(samples)
+                peak(case)
+                took = timed(case, lambda t=training, r=rows: t.step(1, 1e-6, r))
+                many = 10**6 // samples * samples
+                every = retraining_flops(shapes, many, length, retraining, streamed)
+                what = f"step of {method}, {'streamed' if streamed else 'in memory'}"
+                bound = STREAMED_SHARE if streamed else 0.0
+                say_rate(what, every / (many / samples), took, bound)
+                cost = retrain(shapes, samples, length, retraining, streamed=streamed)
+                say_memory(what, cost.memory_bytes)
+                training.state.remove()
+                del training
+
+
+class _Resident:
+    """Hidden states that are on the device already, in the place of those on disk."""
+
+    def __init__(self, states: DenseStates, device: str) -> None:
+        self._states, self._device = states, device
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def at(self, boundary: int) -> torch.Tensor:
+        if boundary not in self._kept:
+            self._kept[boundary] = self._states.at(boundary)[:].to(self._device)
+        return self._kept[boundary]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._states, name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--small", action="store_true", help="shapes that take seconds")
+    chosen = parser.parse_args()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        sys.exit(
+            f"there is no GPU that torch {torch.__version__} can use; install a CUDA build of torch "
+            "on a machine with one, or try `--device cpu --small`"
+        )
+    report = Report()
+    if chosen.device == "cuda":
+        print(torch.cuda.get_device_name())
+        run_tests(report)
+    sizes, length = (SMALL, 64) if chosen.small else (LARGE, 4096)
+    compare_with_processor(report, Case(chosen.device, sizes if chosen.small else {**LARGE, "num_hidden_layers": 1}, 0, 0))
+    measure(report, Case(chosen.device, sizes, length, 4 if chosen.small else 8))
+    print(f"{report.missed} bounds missed" if report.missed else "all bounds met")
+    sys.exit(1 if report.missed else 0)
+
+
+if __name__ == "__main__":
+    main()
