@@ -27,7 +27,7 @@ from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import DenseStates, kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.families import halves_of
 from freelunch.study.methods import METHODS

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from freelunch.core.errors import UserError
-from freelunch.study.adaptations import RECONSTRUCTION, RETRAINING
+from freelunch.study.adaptations import RECONSTRUCTION
 from freelunch.study.base import read_yaml
 from freelunch.study.criteria import CRITERIA
+from freelunch.study.retraining import RETRAINING
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
 from freelunch.study.windows import LEAST_SQUARES

@@ -239,6 +239,20 @@ def test_better_words_and_predictions_compute_nothing_again(study):
         library + "costs/passes.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
     )
     study.edit(library + "reporting/sections/cells.py", '"All cells"', '"Every cell"')
+    # Contradictions, what a setting is for, patterns in words, and what was not finite.
+    for file, old in (
+        ("study/adaptation_checks.py", "of one matrix holds no norm"),
+        ("study/adaptations.py", "How the model is adapted"),
+        ("study/retraining.py", "How the model is retrained"),
+        ("study/patterns.py", "with 0 < N < M, such as 2of4"),
+        ("study/patterns.py", "percent, unstructured"),
+        ("study/windows.py", "the window is not decided yet"),
+        ("reporting/cells.py", "learning rate {rate:g}"),
+        ("reporting/audit/page.py", "of the attention heads and MLP channels become zero"),
+        ("pruning/prune.py", "a weight is not finite"),
+        ("model/mask_store.py", "a changed parameter is not finite"),
+    ):
+        study.edit(library + file, old, f"{old}, in other words")
     planned = study.planned()
     shown = {"all", "collect_records", "build_tables", "audit_study", "total"}
     assert {rule for rule in planned if not rule.startswith("draw_")} <= shown

@@ -13,7 +13,8 @@ from freelunch.core.job import Job
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
-from freelunch.study.adaptations import Training, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import Training
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
-from freelunch.study.adaptations import LeastSquares, Local, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import compares_windows

@@ -5,6 +5,7 @@ the study's config. No tensor library is imported.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from freelunch.costs.reconstruction import decide_window
 from freelunch.costs.retraining import decide_residency
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study import boundaries
-from freelunch.study.adaptations import Retraining, Training, Windowed, with_window
+from freelunch.study.adaptations import Training, Windowed, with_window
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.criteria import Criterion, OfUnits
 from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
@@ -29,6 +30,7 @@ from freelunch.study.measurements import measurements
 from freelunch.study.methods import BRANCHES, LOW_RANK, Trained
 from freelunch.study.paths import Paths
 from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import Retraining
 from freelunch.study.search import adaptation_of
 from freelunch.study.sources import LocalModel, WheelModel
 from freelunch.study.steps import (
@@ -426,16 +428,37 @@ def _shares_of_nothing(
     """Yield, for each set within which a criterion compares, what is wrong if none is pruned."""
     if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
-            yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
+            yield _nothing_of(pattern, width, "weights of a row", "scope: matrix")
     if isinstance(criterion, OfUnits) and criterion.scope == "block":
         other = ["scope: model"] if criterion.statistics == "dense" else []
-        yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
+        yield _nothing_of(pattern, shapes.intermediate, "channels of a block", *other)
         if criterion.attention_unit == "head":
-            yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
+            yield _nothing_of(pattern, shapes.heads, "heads of a block", *other)
             return
         if pattern.zeros_in_group(shapes.heads):
             other = ["attention_unit: head", *other]
-        yield pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
+        yield _nothing_of(pattern, shapes.key_heads, "key heads of a block", *other)
+
+
+def _nothing_of(pattern: Pattern, size: int, what: str, *alternatives: str) -> str | None:
+    """Return what is wrong, and what to do, if a pattern's share of a set is less than one member.
+
+    Nothing would be pruned although the cell's name says so.
+
+    Args:
+        pattern: The pattern.
+        size: Number of members of the set.
+        what: Name of the members, for the message.
+        alternatives: Other settings that would help, for the message.
+
+    Returns:
+        The message; None if at least one member is pruned.
+    """
+    if pattern.zeros_in_group(size):
+        return None
+    least = [f"at least {pattern.name[0]}{math.ceil(100 / size):02d}"] if size > 1 else []
+    expected = ", or ".join([*least, *alternatives]) or "more than one"
+    return f"{pattern.name} of {size} {what} rounds down to none; expected {expected}"
 
 
 @cache

@@ -41,7 +41,7 @@ from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.families import biases_of
 from freelunch.study.patterns import Pattern
 
-NOT_FINITE = "a weight is not finite"
+_NOT_FINITE = "a weight is not finite"
 
 Statistics = Mapping[str, InputStatistics]
 
@@ -137,7 +137,7 @@ def _weight_pruner(
         pruned = Pruned({})
         for name, linear in block_linears(block).items():
             where = model.sharding.name(index, name)
-            check_finite(linear.weight, NOT_FINITE, where)
+            check_finite(linear.weight, where, problem=_NOT_FINITE)
             own = derive_seed(seed, "criterion", where)
             keep, changed, notes = prune_matrix(
                 module, linear.weight, statistics[name], pattern, criterion, own, where
@@ -241,7 +241,7 @@ def _unit_pruner(
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
         for name, linear in block_linears(block).items():
-            check_finite(linear.weight, NOT_FINITE, model.sharding.name(index, name))
+            check_finite(linear.weight, model.sharding.name(index, name), problem=_NOT_FINITE)
         if chosen:
             attention, channels = chosen[2 * index : 2 * index + 2]
         else:

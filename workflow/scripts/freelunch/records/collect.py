@@ -16,7 +16,7 @@ from freelunch.costs.counted import operations
 from freelunch.costs.shapes import Shapes
 from freelunch.records.read import answers_beside, check_spec, content_digest, validate
 from freelunch.study import steps
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from freelunch.core.errors import nearest
+from freelunch.study.adaptation_checks import adaptation_problems
 from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import REGISTRIES, Config, Grid
@@ -207,7 +208,7 @@ def _criterion(name: str, criterion: Criterion) -> Iterator[str]:
 
 
 def _adaptation(name: str, entry: Adaptation) -> Iterator[str]:
-    for key, problem in entry.problems():
+    for key, problem in adaptation_problems(entry):
         yield f"  adaptations.{name}.{key}: {problem}"
 
 

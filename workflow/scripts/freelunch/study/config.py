@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from freelunch.study.adaptations import AdaptationEntry
+from freelunch.study.adaptation_entries import AdaptationEntry
 from freelunch.study.criteria import CriterionEntry
 from freelunch.study.settings import Absent, Distinct, KeptStates, Name, Settings, Word, absent
 from freelunch.study.sources import ModelEntry, TaskEntry, TextEntry

@@ -8,7 +8,7 @@ reference in the documentation (`study.reference`) are generated from these fiel
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -83,6 +83,11 @@ def _without_null(schema: dict[str, Any]) -> None:
         schema.update({**options[0], **schema})
     elif options:
         schema["anyOf"] = options
+
+
+def one_of(values: tuple[str, ...]) -> Any:
+    """Return the type of a text that is one of these."""
+    return Literal[values]
 
 
 def _unique(values: list[T]) -> list[T]:

@@ -14,6 +14,8 @@ from freelunch.core.errors import UserError
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
 # The only window of a retraining: the whole model.
 MODEL = "model"
+# Names that a reconstruction's setting `window` may have besides a number of blocks.
+WINDOWS = (MATRIX, HALVES, ALL, AUTO)
 # The method that solves for one matrix at a time.
 LEAST_SQUARES = "least_squares"
 
