@@ -8,8 +8,8 @@ import pytest
 
 from configs import ROOT, STUDIES, config
 from freelunch.core.errors import UserError
-from freelunch.study.base import read_yaml
 from freelunch.study.choice import chosen_study
+from freelunch.study.yaml_file import read_yaml
 
 
 def refusal(given: dict[str, Any]) -> str:

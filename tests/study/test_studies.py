@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from configs import ROOT, STUDIES
-from freelunch.study.base import read_yaml
 from freelunch.study.study import Study
+from freelunch.study.yaml_file import read_yaml
 
 REGISTRY = ROOT / "config" / "registry.yaml"
 

@@ -8,7 +8,7 @@ from freelunch.core.errors import nearest
 from freelunch.study.adaptation_checks import adaptation_problems
 from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.config import REGISTRIES, Config, Grid
+from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
@@ -27,7 +27,7 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
             skipped: the config is refused in any case.
     """
     # The names in an invalid registry are unknown.
-    known = {name: names[name] for name in REGISTRIES if hasattr(config, name)}
+    known = {name: names[name] for name in names if hasattr(config, name)}
     for check in _checks(config, known):
         try:
             yield from check()

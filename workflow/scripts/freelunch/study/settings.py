@@ -30,7 +30,7 @@ PATTERNS = {
     r"^[a-z0-9]+([._-][a-z0-9]+)*$": "lower-case letters and digits, with single . _ or - between",
     r"^[a-z0-9]+(_[a-z0-9]+)*$": "lower-case letters and digits, with single _ between",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-    r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits: a branch moves",
+    r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits",
     r"^[^/]+/[^/]+$": "owner/name",
     r"^(all|none|every_[1-9][0-9]*)$": "all, none, or every_k with a whole number k",
 }

@@ -61,8 +61,8 @@ class Hub(Source):
     """A repository on the Hugging Face Hub."""
 
     source: Literal["hub"] = Field(description=_SOURCE)
-    repository: Repository = Field(description="owner/name")
-    revision: Commit = Field(description="A full commit hash, since a branch moves.")
+    repository: Repository = Field(description="Owner and name on the hub.")
+    revision: Commit = Field(description="Commit of the repository; a branch would move.")
 
 
 class HubFile(Hub):

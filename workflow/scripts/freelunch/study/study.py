@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
-from freelunch.study.base import read_yaml, with_base
+from freelunch.study.base import with_base
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.checks import budget_tokens, contradictions
 from freelunch.study.config import (
@@ -29,6 +29,7 @@ from freelunch.study.series import series_of
 from freelunch.study.settings import Settings
 from freelunch.study.sources import Model, Text
 from freelunch.study.windows import MATRIX
+from freelunch.study.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Study:
 
     @classmethod
     def load(cls, path: Path, root: Path = Path()) -> "Study":
-        """Read and check a config file; its path, and that of its base, are relative to `root`."""
+        """Read and check a config file, whose path is relative to `root`."""
         return cls.check(read_yaml(root / path), str(path), root)
 
     @classmethod
@@ -54,14 +55,14 @@ class Study:
 
         Args:
             config: Content of the study's file.
-            source: Name of that file, for messages.
-            root: The repository, to which the base's path is relative.
+            source: Name of that file, for messages, and to find its base.
+            root: Folder that the name is relative to.
 
         Raises:
             UserError: The config is wrong; the message lists every problem with its key.
         """
-        complete, names = with_base(config, source, root)
-        problems: set[str] = set()
+        complete, names, wrong_base = with_base(config, root / source)
+        problems = set(wrong_base)
         try:
             found = Config.model_validate(complete)
         except ValidationError as error:
