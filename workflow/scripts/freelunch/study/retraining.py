@@ -37,6 +37,8 @@ class Retraining(Training):
     )
     residency: Literal["auto", "model", "streamed"] = Field(
         default="auto",
+        # Records of before this setting existed stay valid.
+        exclude_if=lambda value: value == "auto",
         description="What is in memory. model: the whole model. streamed: one block, while the "
         "next is being read; each block runs once more, and the results are the same. auto: the "
         "model if it fits into memory_gb.",

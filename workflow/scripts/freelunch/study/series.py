@@ -9,7 +9,7 @@ from freelunch.study.methods import FULL
 # Settings of how much text an adaptation sees and of what is chosen for that amount, and settings
 # that change only the memory an adaptation takes and, through rounding, the last digits.
 AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
-MEMORY = ("micro_batch", "gradient_checkpointing")
+MEMORY = ("micro_batch", "gradient_checkpointing", "residency")
 
 
 def series_of(adaptations: Mapping[str, Adaptation]) -> dict[str, str]:
