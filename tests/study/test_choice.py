@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from configs import ROOT, STUDIES, config
-from freelunch.core.errors import UserError
+from freelunch.core.errors import STUDY_VARIABLE, UserError, run_again
 from freelunch.study.choice import chosen_study
 from freelunch.study.yaml_file import read_yaml
 
@@ -43,6 +43,12 @@ def test_a_study_is_chosen_by_the_name_of_its_file(path: Path) -> None:
 def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
     """A name that goes into a job's settings would else make it run again."""
     assert chosen_study({"study": name}).source == "studies/smoke.yaml"
+
+
+def test_messages_name_the_study_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STUDY_VARIABLE, raising=False)
+    chosen_study({"study": "./studies/smoke.yaml"})
+    assert "STUDY=studies/smoke.yaml " in run_again("prune_model")
 
 
 def test_a_file_outside_of_the_repository(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
 PARTS = (
-    *("Snakefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
+    *("Snakefile", "Makefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
     *("config", "envs", "profiles", "studies", "workflow"),
 )
 

@@ -15,11 +15,11 @@ from math import inf
 from pathlib import Path
 
 from freelunch.cli import terminal
-from freelunch.core.errors import UserError
+from freelunch.core.errors import DEFAULT_STUDY, UserError
 from freelunch.costs.plan import Plan
+from freelunch.study.choice import open_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
-from freelunch.study.study import Study
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
             command.add_argument("runs", nargs=2, metavar="RUN")
         if name in ("compare", "schema", "settings"):
             continue
-        command.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
+        command.add_argument("config", nargs="?", type=Path, default=Path(DEFAULT_STUDY))
         if name == "plan":
             command.add_argument(
                 "--tflops",
@@ -60,20 +60,20 @@ def rate(text: str) -> float:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    Plan.of(Study.load(arguments.config))
+    Plan.of(open_study(arguments.config))
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    plan = Plan.of(Study.load(arguments.config))
+    plan = Plan.of(open_study(arguments.config))
     terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
 
 
 def _summary(arguments: argparse.Namespace) -> None:
-    terminal.say(terminal.summary(Study.load(arguments.config)))
+    terminal.say(terminal.summary(open_study(arguments.config)))
 
 
 def _name(arguments: argparse.Namespace) -> None:
-    print(Study.load(arguments.config).name)  # noqa: T201
+    print(open_study(arguments.config).name)  # noqa: T201
 
 
 def _schema(arguments: argparse.Namespace) -> None:

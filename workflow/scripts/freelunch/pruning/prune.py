@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
@@ -40,6 +40,7 @@ from freelunch.study.cell import derive_seed
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.families import biases_of
 from freelunch.study.patterns import Pattern
+from freelunch.study.steps import CAPTURE_DENSE
 
 _NOT_FINITE = "a weight is not finite"
 
@@ -123,7 +124,7 @@ def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram:
             where=dense.folder,
             found="gram = false",
             expected="gram = true",
-            todo="run the same command with `--forcerun capture_dense` to collect them",
+            todo=run_again(CAPTURE_DENSE),
         )
 
 

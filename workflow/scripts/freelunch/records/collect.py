@@ -11,7 +11,7 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact, check_belongs, write_atomically, write_json
 from freelunch.core.digest import file_digest, json_digest
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.costs.counted import operations
 from freelunch.costs.shapes import Shapes
 from freelunch.records.read import answers_beside, check_spec, content_digest, validate
@@ -190,7 +190,7 @@ class _Steps:
                     where=where,
                     found=digest,
                     expected=f"{artifact.digest}, which is {artifact.folder}",
-                    todo=f"run Snakemake with `--forcerun {steps.EVALUATE_CELL}` to measure again",
+                    todo=run_again(steps.EVALUATE_CELL),
                 )
 
     def spec(self) -> dict[str, Any]:

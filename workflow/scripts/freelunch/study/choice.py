@@ -4,10 +4,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
 from freelunch.study.study import Study
 
-DEFAULT = "config.yaml"
 KEY = "study"
 
 
@@ -20,7 +19,7 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     Raises:
         UserError: The config holds anything but `study: FILE`, or that study is not valid.
     """
-    chosen = config.get(KEY, DEFAULT)
+    chosen = config.get(KEY, DEFAULT_STUDY)
     if config.keys() - {KEY} or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
@@ -30,5 +29,16 @@ def chosen_study(config: Mapping[str, object]) -> Study:
             expected=f"`{KEY}`, the name of a file, and nothing else",
             todo="use `--config study=FILE`, without --configfile",
         )
+    return open_study(Path(chosen))
+
+
+def open_study(path: Path) -> Study:
+    """Return the study that this process is about; messages name it from now on.
+
+    Raises:
+        UserError: The study is not valid.
+    """
     # Written differently, the same path would count as another setting.
-    return Study.load(Path(os.path.relpath(chosen)))
+    study = Study.load(Path(os.path.relpath(path)))
+    os.environ[STUDY_VARIABLE] = study.source
+    return study

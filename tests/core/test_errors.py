@@ -1,0 +1,16 @@
+"""Phrases that messages share."""
+
+import pytest
+
+from freelunch.core.errors import STUDY_VARIABLE, run_again
+
+
+def test_what_to_run_again_is_of_the_study_that_the_process_is_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(STUDY_VARIABLE, "my studies/mine.yaml")
+    said = run_again("cut_windows", "evaluate_cell")
+    assert "`make study STUDY='my studies/mine.yaml' FORCE='cut_windows evaluate_cell'`" in said
+    assert "`--forcerun cut_windows evaluate_cell --`" in said
+    monkeypatch.delenv(STUDY_VARIABLE)
+    assert "`make study STUDY=config.yaml FORCE=prune_model`" in run_again("prune_model")
