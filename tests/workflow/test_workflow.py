@@ -377,6 +377,17 @@ def test_bad_config_is_one_clear_error(study):
     assert "studies/mine.yaml: 2 problems" in study.run("--dry-run", *mine, status=1)
 
 
+def test_results_are_not_replaced_by_those_of_another_study_file(study):
+    (study.path / "studies" / "mine.yaml").write_text((study.path / "config.yaml").read_text())
+    mine = ("--config", "study=studies/mine.yaml")
+    output = study.run("--dry-run", *mine, status=1)
+    assert "results/smoke has the results of another study file" in output
+    (study.path / "config.yaml").unlink()
+    # Tables and the audit name the file.
+    shown = {"build_tables", "draw_figure", "audit_study", "all", "total"}
+    assert study.planned(*mine).keys() <= shown
+
+
 def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
     study.edit("config.yaml", "length: 32}\n  evaluation", "length: 100000}\n  evaluation")
     output = study.run(status=1)

@@ -4,6 +4,13 @@
 CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
 
 
+def of_this_repository(file):
+    """Return a file of the repository that this workflow is in, whichever folder it is run in."""
+    path = REPOSITORY / file
+    # Snakemake knows the files of a clone by their relative names.
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def cell_of(wildcards):
     """Return the cell's identity as a path."""
     return f"{wildcards.model}/{wildcards.pruning}/{wildcards.adaptation}/seed{wildcards.seed}"

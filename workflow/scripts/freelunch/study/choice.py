@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
 from freelunch.study.study import Study
 
@@ -36,9 +37,33 @@ def open_study(path: Path) -> Study:
     """Return the study that this process is about; messages name it from now on.
 
     Raises:
-        UserError: The study is not valid.
+        UserError: The study is not valid, or another study file has results under its name.
     """
     # Written differently, the same path would count as another setting.
     study = Study.load(Path(os.path.relpath(path)))
     os.environ[STUDY_VARIABLE] = study.source
+    _check_owner(study)
     return study
+
+
+def claim_results(study: Study) -> None:
+    """Note that the results under the study's name are of its file."""
+    write_atomically(study.paths.owner, f"{study.source}\n")
+
+
+def _check_owner(study: Study) -> None:
+    """Refuse to replace the results of another study file, which has the same name.
+
+    A file that is gone was renamed: the results are those of its new name.
+    """
+    noted = study.paths.owner
+    mine = study.source
+    owner = noted.read_text(encoding="utf-8").strip() if noted.is_file() else mine
+    if owner != mine and os.path.isfile(owner):
+        raise UserError(
+            f"{study.paths.root} has the results of another study file",
+            where=f"{mine}: study.name",
+            found=f"{study.name}, which is also the name of the study in {owner}",
+            expected="a name of its own",
+            todo=f"rename one of the studies; if {mine} is to replace {owner}, remove {noted}",
+        )
