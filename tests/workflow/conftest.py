@@ -85,6 +85,12 @@ class Folder:
         return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", stats, re.M)}
 
 
+@pytest.fixture
+def folder() -> type[Folder]:
+    """Folders in which Snakemake runs."""
+    return Folder
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The smoke study, run to its end. Tests copy it before they change anything."""

@@ -97,9 +97,13 @@ def dense_metrics_of(wildcards):
 
 
 def is_forced(rule):
-    """Return, as a resource, whether the command line forces a rule to run."""
+    """Return, as a resource, whether the command line forces a rule to run.
+
+    Where another workflow imports the rule, its name may have a prefix.
+    """
     asked = workflow.dag_settings
-    return int(asked.forceall or asked.forcetargets or rule in asked.forcerun)
+    named = any(re.fullmatch(rf"(\w+_)?{rule}", name) for name in asked.forcerun)
+    return int(asked.forceall or asked.forcetargets or named)
 
 
 def steps_of(wildcards):
