@@ -26,9 +26,10 @@ from freelunch.analysis.pairing import (
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import compares_windows
-from freelunch.study.windows import MATRIX
+from freelunch.study.windows import window_size
 
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -80,7 +81,7 @@ def by_pruned_model(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     """Yield the name of each pruned model with its rows."""
-    names = [f"{row['model']}, {row['criterion']}, {row['pattern']}" for row in rows]
+    names = [pruned_model(row) for row in rows]
     for name in dict.fromkeys(names):
         yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
 
@@ -195,9 +196,7 @@ def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
 
 def _size(adapted: Windowed) -> tuple[object, ...]:
     """Return the key that sorts windows from small to large, those with dense inputs first."""
-    names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
-    size = names.get(str(adapted.window), adapted.window)
-    sparse = adapted.settings.is_sequential
+    sparse, size = adapted.settings.is_sequential, window_size(adapted.window)
     return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name
 
 

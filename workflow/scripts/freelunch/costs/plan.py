@@ -5,7 +5,6 @@ the study's config. No tensor library is imported.
 """
 
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -29,10 +28,11 @@ from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
 from freelunch.study.measurements import measurements
 from freelunch.study.methods import BRANCHES, LOW_RANK, Trained
 from freelunch.study.paths import Paths
+from freelunch.study.pattern_checks import nothing_of
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
 from freelunch.study.search import adaptation_of
-from freelunch.study.sources import LocalModel, WheelModel
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, LocalModel, WheelModel
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,
@@ -282,10 +282,10 @@ class Plan:
             yield from self._window_problems(cell, shapes)
         if isinstance(settings, Training):
             trained = settings.trained
-            if _dtype(self.study, cell.model) == "float16":
+            if _dtype(self.study, cell.model) == UNTRAINED:
                 yield (
-                    f"models.{cell.model}.dtype: the checkpoint's own is float16, in which "
-                    "gradients vanish; expected bfloat16 or float32"
+                    f"models.{cell.model}.dtype: the checkpoint's own is {UNTRAINED}, but "
+                    f"{NO_GRADIENTS}; expected {TRAINED}"
                 )
             yield from _unnamed(cell.adaptation, trained, shapes)
             matrices = trained_matrices(shapes, trained) or shapes.matrices
@@ -428,37 +428,16 @@ def _shares_of_nothing(
     """Yield, for each set within which a criterion compares, what is wrong if none is pruned."""
     if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
-            yield _nothing_of(pattern, width, "weights of a row", "scope: matrix")
+            yield nothing_of(pattern, width, "weights of a row", "scope: matrix")
     if isinstance(criterion, OfUnits) and criterion.scope == "block":
         other = ["scope: model"] if criterion.statistics == "dense" else []
-        yield _nothing_of(pattern, shapes.intermediate, "channels of a block", *other)
+        yield nothing_of(pattern, shapes.intermediate, "channels of a block", *other)
         if criterion.attention_unit == "head":
-            yield _nothing_of(pattern, shapes.heads, "heads of a block", *other)
+            yield nothing_of(pattern, shapes.heads, "heads of a block", *other)
             return
         if pattern.zeros_in_group(shapes.heads):
             other = ["attention_unit: head", *other]
-        yield _nothing_of(pattern, shapes.key_heads, "key heads of a block", *other)
-
-
-def _nothing_of(pattern: Pattern, size: int, what: str, *alternatives: str) -> str | None:
-    """Return what is wrong, and what to do, if a pattern's share of a set is less than one member.
-
-    Nothing would be pruned although the cell's name says so.
-
-    Args:
-        pattern: The pattern.
-        size: Number of members of the set.
-        what: Name of the members, for the message.
-        alternatives: Other settings that would help, for the message.
-
-    Returns:
-        The message; None if at least one member is pruned.
-    """
-    if pattern.zeros_in_group(size):
-        return None
-    least = [f"at least {pattern.name[0]}{math.ceil(100 / size):02d}"] if size > 1 else []
-    expected = ", or ".join([*least, *alternatives]) or "more than one"
-    return f"{pattern.name} of {size} {what} rounds down to none; expected {expected}"
+        yield nothing_of(pattern, shapes.key_heads, "key heads of a block", *other)
 
 
 @cache

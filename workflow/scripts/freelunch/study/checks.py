@@ -12,7 +12,7 @@ from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
-from freelunch.study.sources import Source, Tokens
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Source, Tokens
 
 Names = Mapping[str, list[str]]
 
@@ -192,11 +192,8 @@ def _dtypes(config: Config, grid: Grid) -> Iterator[str]:
     adapted = [config.adaptations.get(name) for name in grid.adaptations]
     if any(isinstance(entry, Training) for entry in adapted):
         for model in grid.models:
-            if model in config.models and config.models[model].dtype == "float16":
-                yield (
-                    f"  models.{model}.dtype: gradients vanish in float16; expected bfloat16 "
-                    "or float32"
-                )
+            if model in config.models and config.models[model].dtype == UNTRAINED:
+                yield f"  models.{model}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
 
 
 def _criterion(name: str, criterion: Criterion) -> Iterator[str]:

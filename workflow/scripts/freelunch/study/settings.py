@@ -23,12 +23,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from freelunch.study.cell import NAME, WORD
+
 T = TypeVar("T")
 
 # The meaning of each regular expression, in words.
 PATTERNS = {
-    r"^[a-z0-9]+([._-][a-z0-9]+)*$": "lower-case letters and digits, with single . _ or - between",
-    r"^[a-z0-9]+(_[a-z0-9]+)*$": "lower-case letters and digits, with single _ between",
+    f"^{NAME}$": "lower-case letters and digits, with single . _ or - between",
+    f"^{WORD}$": "lower-case letters and digits, with single _ between",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
     r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits",
     r"^[^/]+/[^/]+$": "owner/name",

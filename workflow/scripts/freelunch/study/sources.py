@@ -28,6 +28,9 @@ TaskFormat = Literal[
     "lambada_requests",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Nothing is trained in float16: why, and what is expected instead.
+UNTRAINED = "float16"
+NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
 _SOURCE = "Kind of source."
 _PATH = "The path is absolute, or relative to the repository."
 

@@ -5,6 +5,7 @@ consecutive blocks, and `all` is every block. Masks are chosen beforehand and ar
 windows.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,15 @@ def blocks_in(window: Window, num_blocks: int) -> int:
             expected=f"at most {num_blocks}, or all",
         )
     return window
+
+
+def window_size(window: Window) -> float:
+    """Return what sorts windows from small to large: blocks, or less than 0 within a block.
+
+    A window that is not decided yet comes last, with that of all blocks.
+    """
+    within = {MATRIX: -2.0, HALVES: -1.0}
+    return float(window) if isinstance(window, int) else within.get(window, math.inf)
 
 
 def split_windows(num_blocks: int, window: Window) -> list[range]:
