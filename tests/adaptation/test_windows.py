@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.losses import LOSSES
-from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.costs.reconstruction import reconstruct as plan_of_windows
@@ -78,7 +78,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
         work = getattr(driver, name)
 
         def watch(
-            window: Window,
+            window: WindowModules,
             inputs: HiddenStates,
             targets: HiddenStates,
             *arguments: Any,

@@ -86,9 +86,9 @@ def _settings(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     # Imported here, so that a plan starts in a fraction of a second.
-    from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
+    from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 
-    print(comparison_text(*compare_runs(*map(read_run, arguments.runs))))  # noqa: T201
+    print(comparison_text(*compare_runs(*map(records_of_run, arguments.runs))))  # noqa: T201
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

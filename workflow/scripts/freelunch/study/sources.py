@@ -74,7 +74,7 @@ class HubFile(Hub):
     member: str = Field(description="A file in the repository.")
 
 
-class Local(Source):
+class LocalSource(Source):
     """A file or folder of your own."""
 
     source: Literal["path"] = Field(description=_SOURCE)
@@ -123,7 +123,7 @@ class HubModel(Hub, Weights):
     """A model repository on the Hugging Face Hub."""
 
 
-class LocalModel(Local, Weights):
+class LocalModel(LocalSource, Weights):
     """A model folder of your own."""
 
     path: str = Field(
@@ -154,7 +154,7 @@ class HubText(HubFile, Documents):
     """A text file in a dataset repository on the Hugging Face Hub."""
 
 
-class LocalText(Local, Documents):
+class LocalText(LocalSource, Documents):
     """A text file of your own."""
 
 
@@ -193,7 +193,7 @@ class HubTask(HubFile, TaskDocuments):
     )
 
 
-class LocalTask(Local, TaskDocuments):
+class LocalTask(LocalSource, TaskDocuments):
     """Documents of a task in a file of your own."""
 
 

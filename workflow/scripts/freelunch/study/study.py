@@ -17,8 +17,8 @@ from freelunch.study.config import (
     REGISTRIES,
     Calibration,
     Config,
-    Drift,
-    Perplexity,
+    DriftSettings,
+    PerplexitySettings,
     StudyBlock,
 )
 from freelunch.study.criteria import Criterion
@@ -103,12 +103,12 @@ class Study:
         return self.block.calibration
 
     @property
-    def perplexity(self) -> Perplexity:
+    def perplexity(self) -> PerplexitySettings:
         """Settings of the perplexity by which the study is judged."""
         return self.block.evaluation.perplexity
 
     @property
-    def drift(self) -> Drift | None:
+    def drift(self) -> DriftSettings | None:
         """Settings of drift; None if it is not measured."""
         return self.block.evaluation.drift
 
