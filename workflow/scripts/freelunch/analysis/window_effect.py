@@ -26,9 +26,9 @@ from freelunch.analysis.pairing import (
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.comparisons import compares_windows
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.study import compares_windows
 from freelunch.study.windows import window_size
 
 WINDOW_COLUMNS = (
