@@ -26,7 +26,7 @@ from freelunch.model.checkpoint import (
 )
 from freelunch.study.sources import Dtype, Model
 
-DTYPES = tuple(getattr(torch, name) for name in get_args(Dtype))
+DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
 
 
 def fetch_model(

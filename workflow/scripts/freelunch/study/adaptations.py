@@ -5,17 +5,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from freelunch.study.methods import ALPHA, FULL, METHODS, RANK, Trained
-from freelunch.study.settings import Absent, Searched, Settings, absent, one_of
+from freelunch.study.methods import ALPHA, FULL, RANK, Method, Trained
+from freelunch.study.settings import Absent, Searched, Settings, absent
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import MATRIX, WINDOWS, Window
+from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Method = one_of(METHODS)
 WindowSetting = Annotated[
-    Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[one_of(WINDOWS), Tag("(name)")],
+    Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),
 ]
 _METHOD = "How the model is adapted."

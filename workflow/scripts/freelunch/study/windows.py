@@ -11,12 +11,14 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
+from freelunch.study.settings import one_of
 
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
 # The only window of a retraining: the whole model.
 MODEL = "model"
 # Names that a reconstruction's setting `window` may have besides a number of blocks.
 WINDOWS = (MATRIX, HALVES, ALL, AUTO)
+WindowName = one_of(WINDOWS)
 # The method that solves for one matrix at a time.
 LEAST_SQUARES = "least_squares"
 
