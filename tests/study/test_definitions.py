@@ -35,6 +35,7 @@ def test_windows_from_small_to_large() -> None:
     sizes = [window_size(window) for window in (MATRIX, HALVES, 1, 2, 80, ALL)]
     assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
     assert window_size(AUTO) == inf
+    assert window_size("12") == 12
     assert set(WINDOWS) == {MATRIX, HALVES, ALL, AUTO}
 
 

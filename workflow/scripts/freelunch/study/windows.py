@@ -51,10 +51,11 @@ def blocks_in(window: Window, num_blocks: int) -> int:
 def window_size(window: Window) -> float:
     """Return what sorts windows from small to large: blocks, or less than 0 within a block.
 
-    A window that is not decided yet comes last, with that of all blocks.
+    A window that is not decided yet comes last, with that of all blocks. A number may be text, as
+    in a table.
     """
-    within = {MATRIX: -2.0, HALVES: -1.0}
-    return float(window) if isinstance(window, int) else within.get(window, math.inf)
+    named = {MATRIX: -2.0, HALVES: -1.0, ALL: math.inf, AUTO: math.inf}
+    return named[str(window)] if window in named else float(window)
 
 
 def split_windows(num_blocks: int, window: Window) -> list[range]:
