@@ -239,24 +239,41 @@ def test_no_code_that_computes_reads_what_an_exception_says() -> None:
 
 def test_a_parameter_named_problem_goes_to_errors_only() -> None:
     """That is why an argument of this name is words."""
-    functions = 0
+    taking, passing = set(), set()
     for path in COMPUTING:
         tree = ast.parse(path.read_text())
+        passing |= {
+            ast.unparse(node.func)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and any(each.arg == "problem" for each in node.keywords)
+        }
         drop_words_(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and "problem" in parameters(node):
-                functions += 1
+                taking.add(node.name)
                 read = [part for part in ast.walk(node) if is_name(part, "problem")]
                 assert not read, (path, node.name)
-    assert functions
+    assert passing and passing == taking
 
 
-def test_no_module_imports_a_private_name() -> None:
+def test_no_module_reads_a_private_name_of_another() -> None:
     """That is why a private name that its own module reads in words only is words."""
     for path in SCRIPTS.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                assert not [each.name for each in node.names if each.name.startswith("_")], path
+        tree = ast.parse(path.read_text())
+        imported: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                imported |= {each.asname or each.name for each in node.names}
+        read = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in imported
+        }
+        assert not {name for name in imported | read if is_private(name)}, path
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
 
 
 def handlers(tree: ast.AST) -> Iterator[ast.ExceptHandler]:
