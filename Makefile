@@ -2,6 +2,7 @@
 #
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
+#   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make plan                  what a study would run, and its cost; TFLOPS=400: on a machine of that rate
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
@@ -32,7 +33,7 @@ SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/loc
 .PHONY: help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
 
 help:
-	@sed -n '3,13s/^#   //p' Makefile
+	@sed -n '3,14s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -46,7 +47,7 @@ $(READY): pyproject.toml envs/lock.txt
 
 study: env
 	@python -m freelunch check $(STUDY)
-	$(SNAKEMAKE)
+	$(SNAKEMAKE) $(if $(FORCE),--forcerun $(FORCE))
 	@python -m freelunch summary $(STUDY)
 
 full:

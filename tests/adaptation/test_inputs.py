@@ -10,7 +10,7 @@ from freelunch.adaptation.inputs import adaptation_inputs
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.core.progress import silent
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from tiny_models import Prepared, hidden_folder, prepare
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.gradients import train_window_
 from freelunch.adaptation.reconstruction.losses import LOSSES
-from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training import optimisers
 from freelunch.adaptation.training.schedule import learning_rates
 from freelunch.core.artifact import MANIFEST, Artifact
@@ -145,10 +145,10 @@ def test_training_is_the_slow_loop(prepared: Prepared, tmp_path: Path, blocks: i
         assert max(float((start[name] - found[name]).abs().max()) for name in found) > 1e-3
 
 
-def window_of(prepared: Prepared, index: int) -> Window:
+def window_of(prepared: Prepared, index: int) -> WindowModules:
     """Return a pruned block as a window, float32."""
     block, keep = pruned_block(prepared, index)
-    window = Window(
+    window = WindowModules(
         f"{index}-{index}",
         [block],
         lambda batch: [prepared.model.calls(batch, LENGTH)[index]],
@@ -341,16 +341,16 @@ def test_half_precision_trains_in_float32(
     prepared = prepare(tmp_path, dtype=str(dtype).removeprefix("torch."), sequences=SEQUENCES)
     assert prepared.model.dtype == dtype
     trained: list[dict[str, Tensor]] = []
-    round_ = Window.round_
+    round_ = WindowModules.round_
 
-    def watch(window: Window) -> None:
+    def watch(window: WindowModules) -> None:
         trained.extend(
             {name: value.clone() for name, value in block.state_dict().items()}
             for block in window.modules
         )
         round_(window)
 
-    monkeypatch.setattr(Window, "round_", watch)
+    monkeypatch.setattr(WindowModules, "round_", watch)
     adapted = reconstruct(prepared, tmp_path / "adapted", learning_rate=1e-3)
     for index in range(BLOCKS):
         found = weights(adapted, index)

@@ -18,9 +18,10 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.study.adaptations import Retraining, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import LOW_RANK, METHODS, matrix_parameters
+from freelunch.study.retraining import Retraining
 from interrupts import Interrupt, interrupted
 from operations import counted_operations
 from tiny_models import (

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.losses import LOSSES
-from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.costs.reconstruction import reconstruct as plan_of_windows
@@ -27,7 +27,7 @@ from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import DenseStates, kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.families import halves_of
 from freelunch.study.methods import METHODS
@@ -78,7 +78,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
         work = getattr(driver, name)
 
         def watch(
-            window: Window,
+            window: WindowModules,
             inputs: HiddenStates,
             targets: HiddenStates,
             *arguments: Any,

@@ -10,7 +10,7 @@ from bench_windows import SHAPES, shaped, studied
 from freelunch.adaptation.retraining.driver import Training
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import DISTILLATION
 from random_models import run_step
 from timing import REPEATS, matmul_rate, say, seconds

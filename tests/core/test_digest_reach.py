@@ -134,9 +134,9 @@ def test_an_edit_of_how_an_adaptation_trains_by_default_counts(
 
 
 class _Reword(ast.NodeTransformer):
-    """Give every UserError another problem and every setting another description, and count them.
+    """Give every error another problem and every setting another description, and count them.
 
-    A description that several settings share stands in a variable, which is code.
+    Give other words to what errors and settings share, too.
     """
 
     errors = descriptions = 0
@@ -144,14 +144,16 @@ class _Reword(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
         name = node.func.id if isinstance(node.func, ast.Name) else None
-        if name == "UserError" and node.args:
+        if name in ("UserError", "ValueError") and node.args:
             node.args[0] = ast.Constant("the problem in other words")
             self.errors += 1
         if name == "absent":
             node.args[0] = ast.Constant("the setting in other words")
             self.descriptions += 1
-        for keyword in node.keywords if name == "Field" else []:
-            if keyword.arg == "description":
+        for keyword in node.keywords:
+            if keyword.arg == "problem":
+                keyword.value = ast.Constant("the problem in other words")
+            if name == "Field" and keyword.arg == "description":
                 keyword.value = ast.Constant("the setting in other words")
                 self.descriptions += 1
         return node

@@ -1,12 +1,29 @@
 """What counts as words, which decide no number, and what counts as code all the same."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from freelunch.core.code_digest import SCRIPTS
+from freelunch.core.code_digest import SCRIPTS, covered_files
 from freelunch.core.words import drop_words_
+
+LIBRARY = SCRIPTS / "freelunch"
+ROOMS = ("core", "model", "data", "pruning", "adaptation", "evaluation")
+# What the digests of scripts that compute cover, and what such scripts import by name.
+COMPUTING = sorted(
+    {
+        *(LIBRARY / "evaluation").glob("*.py"),
+        *(LIBRARY / "pruning" / "criteria").glob("*.py"),
+        *(
+            path
+            for script in SCRIPTS.glob("*.py")
+            if not script.stem.startswith(("fetch_", "collect_", "build_", "draw_", "audit_"))
+            for path in covered_files(script.stem)
+        ),
+    }
+)
 
 HEAD = """
 import logging
@@ -58,12 +75,45 @@ def test_what_an_error_says_is_words(statement: str) -> None:
         ("raise UserError('it') from first", "raise UserError('it') from second"),
         ("if rows: raise UserError('it')", "if names: raise UserError('it')"),
         ("raise UserError('it')", "raise ValueError('it')"),
-        ("raise ValueError('one')", "raise ValueError('two')"),
+        ("raise ValueError(remove(1))", "raise ValueError(remove(2))"),
+        ("raise ValueError('it') from first", "raise ValueError('it') from second"),
+        ("kept = ValueError('one')", "kept = ValueError('two')"),
+        ("raise SystemExit(1)", "raise SystemExit(2)"),
+        ("check(rows, problem=remove(1))", "check(rows, problem=remove(2))"),
+        ("check(rows, problem='it')", "check(names, problem='it')"),
+        ("check(rows, note='one')", "check(rows, note='two')"),
         ("note = 'one'", "note = 'two'"),
     ],
 )
 def test_what_does_more_than_make_words_is_code(statement: str, other: str) -> None:
     assert code(statement) != code(other)
+
+
+@pytest.mark.parametrize(
+    ("statement", "other"),
+    [
+        ("raise ValueError('one')", "raise ValueError(f'{rows} of {len(names)}')"),
+        ("raise PydanticCustomError('a', 'one')", "raise PydanticCustomError('a', 'two')"),
+        ("check(rows, problem='one')", "check(rows, problem=f'{rows}')"),
+    ],
+)
+def test_what_other_exceptions_say_is_words(statement: str, other: str) -> None:
+    assert code(statement) == code(other)
+
+
+@pytest.mark.parametrize(
+    ("head", "other", "equal"),
+    [
+        ("_SAID = 'one'", "_SAID = 'two'", True),
+        ("SAID = 'one'", "SAID = 'two'", False),
+        ("_SAID = made(1)", "_SAID = made(2)", False),
+        ("_SAID = 'one'; kept = _SAID", "_SAID = 'two'; kept = _SAID", False),
+        ("__all__ = ['a']", "__all__ = ['b']", False),
+    ],
+)
+def test_a_private_name_that_only_words_read_is_words(head: str, other: str, equal: bool) -> None:
+    statement = "raise UserError(_SAID)"
+    assert (code(statement, head + HEAD) == code(statement, other + HEAD)) is equal
 
 
 def test_an_argument_that_is_code_leaves_the_others_words() -> None:
@@ -169,11 +219,74 @@ def test_a_field_of_the_same_name_from_elsewhere_is_code(module: str, setting: s
 
 def test_no_job_goes_on_after_a_user_error() -> None:
     """That is why no result depends on what an error says."""
-    rooms = ("core", "model", "data", "pruning", "adaptation", "evaluation")
-    paths = [path for room in rooms for path in (SCRIPTS / "freelunch" / room).rglob("*.py")]
+    paths = [path for room in ROOMS for path in (LIBRARY / room).rglob("*.py")]
     handling = {path.name for path in [*SCRIPTS.glob("*.py"), *paths] if handles_errors(path)}
     # One ends the job; the other only raises, the same error or a clearer one.
     assert handling == {"job.py", "artifact.py"}
+
+
+def test_no_code_that_computes_reads_what_an_exception_says() -> None:
+    """Except to raise another: that is why what a ValueError says is words."""
+    for path in COMPUTING:
+        tree = ast.parse(path.read_text())
+        drop_words_(tree)
+        for handler in handlers(tree):
+            if handler.name and {"ValueError", "Exception"} & names_in(handler.type):
+                causes = [node.cause for node in ast.walk(handler) if isinstance(node, ast.Raise)]
+                read = [node for node in ast.walk(handler) if is_name(node, handler.name)]
+                assert all(node in causes for node in read), (path, ast.unparse(handler))
+
+
+def test_a_parameter_named_problem_goes_to_errors_only() -> None:
+    """That is why an argument of this name is words."""
+    taking, passing = set(), set()
+    for path in COMPUTING:
+        tree = ast.parse(path.read_text())
+        passing |= {
+            ast.unparse(node.func)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and any(each.arg == "problem" for each in node.keywords)
+        }
+        drop_words_(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and "problem" in parameters(node):
+                taking.add(node.name)
+                read = [part for part in ast.walk(node) if is_name(part, "problem")]
+                assert not read, (path, node.name)
+    assert passing and passing == taking
+
+
+def test_no_module_reads_a_private_name_of_another() -> None:
+    """That is why a private name that its own module reads in words only is words."""
+    for path in SCRIPTS.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        imported: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                imported |= {each.asname or each.name for each in node.names}
+        read = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in imported
+        }
+        assert not {name for name in imported | read if is_private(name)}, path
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def handlers(tree: ast.AST) -> Iterator[ast.ExceptHandler]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler))
+
+
+def is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def parameters(function: ast.FunctionDef) -> set[str]:
+    arguments = function.args
+    return {each.arg for each in (*arguments.args, *arguments.kwonlyargs)}
 
 
 def handles_errors(path: Path) -> bool:
@@ -185,5 +298,7 @@ def handles_errors(path: Path) -> bool:
     )
 
 
-def names_in(expression: ast.expr) -> set[str]:
+def names_in(expression: ast.expr | None) -> set[str]:
+    if expression is None:
+        return set()
     return {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}

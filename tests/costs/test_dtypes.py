@@ -119,8 +119,8 @@ def test_a_float16_checkpoint_is_not_trained(model: Path, key: str) -> None:
     assert message.startswith("smoke.yaml: 2 problems in the grids\n")
     for pruning in ("magnitude-u50", "wanda-u50"):
         assert (
-            f"  tiny/{pruning}: models.tiny.dtype: the checkpoint's own is float16, in which "
-            "gradients vanish; expected bfloat16 or float32"
+            f"  tiny/{pruning}: models.tiny.dtype: the checkpoint's own is float16, but "
+            "gradients vanish in float16; expected bfloat16 or float32"
         ) in message
 
 

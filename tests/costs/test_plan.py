@@ -16,7 +16,7 @@ from freelunch.costs.reconstruction import reconstruction_flops
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import Cell
 from freelunch.study.families import family_of

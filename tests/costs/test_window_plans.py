@@ -1,7 +1,6 @@
 """Windows, candidates and kept hidden states as a plan sees them."""
 
 import re
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.reconstruction import decide_window, reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptations import Reconstruction, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import Reconstruction
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import Cell
-from freelunch.study.search import adaptation_of, candidates_of, choice_text
+from freelunch.study.search import adaptation_of, candidates_of
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows, window_order
 
@@ -86,25 +86,6 @@ def test_kept_boundaries(keep: str, expected: Any) -> None:
 
 
 # --- Candidates
-
-
-@pytest.mark.parametrize(
-    ("rates", "epochs", "chosen", "expected"),
-    [
-        ([0.1, 0.2, 0.3], [1], (0.2, 1), "learning rate 0.2"),
-        ([0.1, 0.2], [1], (0.1, 1), "learning rate 0.1 (the lowest tried)"),
-        ([0.3, 0.1], [1, 2], (0.3, 2), "learning rate 0.3 (the highest tried) and epochs 2"),
-        ([0.1], [1, 2], (0.1, 1), "learning rate 0.1 and epochs 1"),
-        ([0.1], [3], (0.1, 3), "learning rate 0.1"),
-    ],
-)
-def test_what_was_chosen_in_words(
-    rates: list[float], epochs: list[int], chosen: tuple[float, int], expected: str
-) -> None:
-    """Where the best lies at an end of the list, a better one may lie beyond it."""
-    pairs = [{"learning_rate": r, "epochs": e} for r, e in product(rates, epochs)]
-    one = dict(zip(("learning_rate", "epochs"), chosen, strict=True))
-    assert choice_text(pairs, one) == expected
 
 
 def test_candidates_are_all_pairs() -> None:

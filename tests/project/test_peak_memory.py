@@ -14,7 +14,7 @@ from freelunch.core.artifact import Artifact
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from random_models import llama, run_step, status, write_model
 from tiny_models import (
     Prepared,

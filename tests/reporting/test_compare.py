@@ -9,7 +9,7 @@ import pytest
 
 from freelunch.cli.main import main
 from freelunch.core.errors import UserError
-from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
+from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import (
@@ -55,7 +55,7 @@ def changed(results: Path, key: str, value: Any) -> None:
 
 
 def compared(one: Path, other: Path) -> str:
-    return comparison_text(*compare_runs(read_run(str(one)), read_run(str(other))))
+    return comparison_text(*compare_runs(records_of_run(str(one)), records_of_run(str(other))))
 
 
 def test_equal_runs(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_run_is_equal_to_itself_whatever_it_diverged_to(tmp_path: Path) -> Non
 
 def test_a_run_that_is_not_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not named"):
-        read_run("")
+        records_of_run("")
 
 
 def test_runs_without_a_cell_in_common(tmp_path: Path) -> None:
@@ -140,12 +140,12 @@ def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
     assert "are equal" in compared(one, other)
     path.write_text("{}")
     with pytest.raises(UserError, match="not the record of a cell"):
-        read_run(str(other))
+        records_of_run(str(other))
 
 
 def test_no_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no records to compare") as error:
-        read_run(str(tmp_path))
+        records_of_run(str(tmp_path))
     assert str(tmp_path) in str(error.value)
 
 
@@ -167,4 +167,4 @@ def test_a_config_names_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_records(study, make_records(study, PERPLEXITIES))
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps(CONFIG))
-    assert set(read_run(str(path))) == set(study.cells)
+    assert set(records_of_run(str(path))) == set(study.cells)

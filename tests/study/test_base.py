@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from configs import TASK, changed, config, refusal
+from configs import ROOT, TASK, changed, config, refusal
 from freelunch.core.errors import UserError
 from freelunch.study.study import Study
 
@@ -189,14 +189,29 @@ def test_a_registry_of_the_base_that_is_no_mapping(base: Path, entries: object) 
     assert message.startswith(f"{base}: tasks: a registry is a mapping")
 
 
-@pytest.mark.parametrize(
-    "named", ["no/such/base.yaml", ".", "", None, 3, ["base.yaml"], "x" * 9999]
-)
-def test_a_base_that_is_not_there(named: object) -> None:
+@pytest.mark.parametrize("named", ["no/such/base.yaml", ".", "", "x" * 9999, "a\0b/c"])
+def test_a_base_that_is_not_there(named: str) -> None:
+    """The names of its entries are unknown, so that nothing is said of them."""
     message = refusal({"base": named, "study": STUDY})
-    assert message.startswith("config.yaml: base: there is no such file")
-    assert f"found:    {str(named)[:20]}" in message
-    assert "expected: a file of registries, absolute or relative to the repository" in message
+    assert message.startswith("config.yaml: 1 problem in the config\n  base: there is no file ")
+    assert repr(named[:60]) in message
+
+
+@pytest.mark.parametrize("named", [None, 3, ["base.yaml"]])
+def test_a_base_that_is_no_name(named: object) -> None:
+    message = refusal({"base": named, "study": STUDY})
+    assert message.endswith(f"\n  base: found {named}; expected the name of a file")
+
+
+def test_the_file_nearest_to_a_wrong_base_and_all_other_problems(base: Path) -> None:
+    new = based(base.with_name("bse.yaml"), {"study.calibration.samples": 0})
+    message = refusal({**new, "adaptations": {"own": {"method": "full", "epoch": 3}}})
+    assert "3 problems in the config" in message
+    assert f"; expected {base} (nearest) out of: " in message
+    assert "study.calibration.samples: found 0" in message
+    assert "adaptations.own.epoch: unknown key; expected epochs (nearest)" in message
+    message = refusal({"base": "config/registery.yaml", "study": STUDY})
+    assert "expected config/registry.yaml (nearest)" in message
 
 
 def test_a_base_that_cannot_be_read(base: Path) -> None:
@@ -206,6 +221,24 @@ def test_a_base_that_cannot_be_read(base: Path) -> None:
     assert str(error.value).startswith(str(base))
 
 
-def test_a_base_is_relative_to_the_repository(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(base.parent)
-    assert study_of(Path("base.yaml")).as_json() == study_of(base).as_json()
+def test_a_base_is_beside_the_study(base: Path) -> None:
+    path = base.with_name("mine.yaml")
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "study": STUDY}))
+    assert Study.load(path).as_json() == study_of(base).as_json()
+    assert Study.load(Path("mine.yaml"), base.parent).as_json() == study_of(base).as_json()
+
+
+def test_or_in_the_repository_of_the_workflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the study is and whatever folder it is run in."""
+    path = tmp_path / "mine.yaml"
+    path.write_text((ROOT / "studies" / "full.yaml").read_text())
+    expected = Study.load(ROOT / "studies" / "full.yaml").as_json()
+    monkeypatch.chdir(tmp_path)
+    assert Study.load(path).as_json() == expected
+    # A file beside the study comes first.
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "registry.yaml").write_text("study: {}\n")
+    with pytest.raises(UserError, match=r"^config/registry.yaml: a base holds registries"):
+        Study.load(path)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from configs import ROOT, STUDIES, config
-from freelunch.core.errors import UserError
-from freelunch.study.base import read_yaml
-from freelunch.study.choice import chosen_study
+from freelunch.core.errors import STUDY_VARIABLE, UserError, run_again
+from freelunch.study.choice import chosen_study, claim_results
+from freelunch.study.yaml_file import read_yaml
 
 
 def refusal(given: dict[str, Any]) -> str:
@@ -43,6 +43,48 @@ def test_a_study_is_chosen_by_the_name_of_its_file(path: Path) -> None:
 def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
     """A name that goes into a job's settings would else make it run again."""
     assert chosen_study({"study": name}).source == "studies/smoke.yaml"
+
+
+def test_messages_name_the_study_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STUDY_VARIABLE, raising=False)
+    chosen_study({"study": "./studies/smoke.yaml"})
+    assert "STUDY=studies/smoke.yaml " in run_again("prune_model")
+
+
+@pytest.fixture
+def two_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Two study files with one name; the first has results."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.yaml", "two.yaml"):
+        (tmp_path / name).write_text((ROOT / "studies" / "criteria.yaml").read_text())
+    claim_results(chosen_study({"study": "one.yaml"}))
+    return Path("one.yaml"), Path("two.yaml")
+
+
+def test_results_are_not_replaced_by_those_of_another_file(
+    two_of_a_name: tuple[Path, Path],
+) -> None:
+    one, two = two_of_a_name
+    message = refusal({"study": str(two)})
+    assert message.startswith("two.yaml: study.name: results/criteria has the results of another")
+    assert "found:    criteria, which is also the name of the study in one.yaml" in message
+    assert message.endswith("if two.yaml is to replace one.yaml, remove results/criteria/study.txt")
+    assert chosen_study({"study": str(one)}).name == "criteria"
+
+
+def test_the_ways_out_when_two_files_have_one_name(two_of_a_name: tuple[Path, Path]) -> None:
+    one, two = two_of_a_name
+    two.write_text(two.read_text().replace("name: criteria ", "name: other "))
+    assert chosen_study({"study": str(two)}).name == "other"
+    two.write_text(one.read_text())
+    Path("results/criteria/study.txt").unlink()
+    assert chosen_study({"study": str(two)}).name == "criteria"
+
+
+def test_a_renamed_file_keeps_its_results(two_of_a_name: tuple[Path, Path]) -> None:
+    one, two = two_of_a_name
+    one.replace(two)
+    assert chosen_study({"study": str(two)}).name == "criteria"
 
 
 def test_a_file_outside_of_the_repository(tmp_path: Path) -> None:

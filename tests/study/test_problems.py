@@ -81,7 +81,18 @@ def test_yaml_reads_some_versions_as_numbers_or_dates(version: str) -> None:
         ("adaptations.recon_block.shuffle", 1, "true or false"),
         ("adaptations.recon_block.samples", None, "a value, or no such key"),
         ("adaptations.recon_block.window", 0, "at least 1"),
+        (
+            "adaptations.recon_block.window",
+            "mlp",
+            "one of: all, attention_mlp, auto, matrix, or a number of blocks (Part of",
+        ),
         ("adaptations.recon_block.window", "al", "all (nearest) out of: all, attention_mlp, auto"),
+        (
+            "adaptations.recon_block.window",
+            1.5,
+            "a whole number, or one of: all, attention_mlp, auto, matrix (Part of",
+        ),
+        ("adaptations.recon_block.epochs", "two", "a whole number, or a list of them (Passes"),
         ("adaptations.recon_block.budget", 3, "a mapping"),
         ("adaptations.recon_block.budget", {}, "`tokens`, or `times` and `of`"),
         ("adaptations.recon_block.method", "retraining", "one of: biases, "),
@@ -89,7 +100,9 @@ def test_yaml_reads_some_versions_as_numbers_or_dates(version: str) -> None:
         ("study.calibration.samples", 0, "at least 1"),
         ("study.calibration.length", 1, "at least 2"),
         ("study.calibration", None, "a mapping"),
-        ("study.evaluation.perplexity.windows", 1, "at least 2"),
+        ("study.evaluation.perplexity.windows", 1, "at least 2 (Number"),
+        ("study.evaluation.perplexity.windows", "all", "a whole number or null (Number"),
+        ("adaptations.recon_block.rank", "low", "a whole number (Rank"),
         ("study.evaluation.drift", None, "a value, or no such key"),
         ("study.evaluation.tasks", None, "a value, or no such key"),
         ("study.dense_limit", 1, "more than 1"),
@@ -108,8 +121,8 @@ def test_yaml_reads_some_versions_as_numbers_or_dates(version: str) -> None:
         ("models.one.sha256", "0" * 63, "64 hexadecimal digits"),
         ("models.one", "wheel", "a mapping"),
         ("models.one.dtype", "float23", "float32 (nearest) out of: bfloat16, float16, float32"),
-        ("models.hub.revision", "main", "a full commit, 40 hexadecimal digits: a branch moves"),
-        ("models.hub.repository", "name", "owner/name"),
+        ("models.hub.revision", "main", "a full commit, 40 hexadecimal digits (Commit of"),
+        ("models.hub.repository", "name", "owner/name (Owner and name on the hub.)"),
         ("models", None, "a mapping"),
         ("criteria", [], "a mapping"),
     ],
@@ -195,7 +208,14 @@ def test_registries_that_are_missing() -> None:
         assert f"  (top): {registry!r} is missing" in message
 
 
-@pytest.mark.parametrize("value", [None, "text", [], 3])
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# Nothing yet.\n")
+    with pytest.raises(UserError, match=r"\n  \(top\): the file is empty; expected a study$"):
+        Study.load(path)
+
+
+@pytest.mark.parametrize("value", ["text", [], 3])
 def test_what_is_no_mapping(value: object) -> None:
     message = refusal(value)
     assert "1 problem in the config" in message

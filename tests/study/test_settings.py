@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs import changed, everything, mappings, refusal
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.settings import TAGGED, Settings
 

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from freelunch.core.errors import UserError
-from freelunch.study.adaptations import RECONSTRUCTION, RETRAINING
-from freelunch.study.base import read_yaml
+from freelunch.study.adaptations import RECONSTRUCTION
 from freelunch.study.criteria import CRITERIA
+from freelunch.study.retraining import RETRAINING
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
 from freelunch.study.windows import LEAST_SQUARES
+from freelunch.study.yaml_file import read_yaml
 
 ROOT = SCHEMA.parents[2]
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]

@@ -40,7 +40,8 @@ from freelunch.model.hidden_states import open_states
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
-from freelunch.study.adaptations import Adaptation, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import Adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.windows import split_windows

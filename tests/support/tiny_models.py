@@ -38,7 +38,8 @@ from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
-from freelunch.study.adaptations import Reconstruction, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import Reconstruction
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.sources import read_model

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
 PARTS = (
-    *("Snakefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
+    *("Snakefile", "Makefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
     *("config", "envs", "profiles", "studies", "workflow"),
 )
 
@@ -83,6 +83,12 @@ class Folder:
             return {}
         stats = output[output.index("Job stats:") :].split("\n\n")[0]
         return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", stats, re.M)}
+
+
+@pytest.fixture
+def folder() -> type[Folder]:
+    """Folders in which Snakemake runs."""
+    return Folder
 
 
 @pytest.fixture(scope="session")

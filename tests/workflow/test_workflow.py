@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -239,6 +241,20 @@ def test_better_words_and_predictions_compute_nothing_again(study):
         library + "costs/passes.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
     )
     study.edit(library + "reporting/sections/cells.py", '"All cells"', '"Every cell"')
+    # Contradictions, what a setting is for, patterns in words, and what was not finite.
+    for file, old in (
+        ("study/adaptation_checks.py", "of one matrix holds no norm"),
+        ("study/adaptations.py", "How the model is adapted"),
+        ("study/retraining.py", "How the model is retrained"),
+        ("study/patterns.py", "with 0 < N < M, such as 2of4"),
+        ("study/patterns.py", "percent, unstructured"),
+        ("study/windows.py", "the window is not decided yet"),
+        ("reporting/cells.py", "learning rate {rate:g}"),
+        ("reporting/audit/page.py", "of the attention heads and MLP channels become zero"),
+        ("pruning/prune.py", "a weight is not finite"),
+        ("model/mask_store.py", "a changed parameter is not finite"),
+    ):
+        study.edit(library + file, old, f"{old}, in other words")
     planned = study.planned()
     shown = {"all", "collect_records", "build_tables", "audit_study", "total"}
     assert {rule for rule in planned if not rule.startswith("draw_")} <= shown
@@ -361,6 +377,17 @@ def test_bad_config_is_one_clear_error(study):
     assert "studies/mine.yaml: 2 problems" in study.run("--dry-run", *mine, status=1)
 
 
+def test_results_are_not_replaced_by_those_of_another_study_file(study):
+    (study.path / "studies" / "mine.yaml").write_text((study.path / "config.yaml").read_text())
+    mine = ("--config", "study=studies/mine.yaml")
+    output = study.run("--dry-run", *mine, status=1)
+    assert "results/smoke has the results of another study file" in output
+    (study.path / "config.yaml").unlink()
+    # Tables and the audit name the file.
+    shown = {"build_tables", "draw_figure", "audit_study", "all", "total"}
+    assert study.planned(*mine).keys() <= shown
+
+
 def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
     study.edit("config.yaml", "length: 32}\n  evaluation", "length: 100000}\n  evaluation")
     output = study.run(status=1)
@@ -380,6 +407,20 @@ def test_absurd_dense_model_stops_the_study_before_anything_is_pruned(study):
     assert "rule prune_model" not in output
 
 
+def forced_by(study, said):
+    """Return the rules that the `make` command in a message would run because they are forced."""
+    command = re.search(r"`(make study [^`]*)`", said)[1]
+    # There is no environment to make: this one's programs are found.
+    given = [*shlex.split(command), "--dry-run", "--old-file=.venv/.ready"]
+    options = {"cwd": study.path, "env": study.environment, "capture_output": True, "text": True}
+    lines = subprocess.run(given, check=True, **options).stdout.splitlines()
+    (run,) = (line for line in lines if line.startswith("snakemake "))
+    done = subprocess.run([*shlex.split(run), "--dry-run"], check=False, **options)
+    assert done.returncode == 0, done.stderr
+    forced = re.search(r"^    forced:\n +(.+)$", done.stdout, re.MULTILINE)
+    return forced[1].split(", ") if forced else []
+
+
 def test_record_of_other_settings_is_refused(study):
     environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
     study.edit("config.yaml", "windows: 16", "windows: 8")
@@ -390,6 +431,8 @@ def test_record_of_other_settings_is_refused(study):
     assert done.returncode == 1
     assert "evaluation.perplexity.windows = 16" in done.stderr
     assert "--forcerun cut_windows evaluate_cell" in done.stderr
+    # The other rule would run in any case.
+    assert forced_by(study, done.stderr) == ["cut_windows"]
 
 
 def test_stale_steps_without_metadata_are_refused(study):
@@ -402,7 +445,7 @@ def test_stale_steps_without_metadata_are_refused(study):
     output = study.run(status=1)
     assert "was computed with other settings than the config asks for" in output
     assert "evaluation.perplexity.windows = 16" in output
-    assert "--forcerun cut_windows evaluate_cell" in output
+    assert forced_by(study, output) == ["cut_windows"]
     study.run("--forcerun", "cut_windows", "evaluate_cell", "--")
     assert study.planned() == {}
 

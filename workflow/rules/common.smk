@@ -4,6 +4,13 @@
 CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
 
 
+def of_this_repository(file):
+    """Return a file of the repository that this workflow is in, whichever folder it is run in."""
+    path = REPOSITORY / file
+    # Snakemake knows the files of a clone by their relative names.
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def cell_of(wildcards):
     """Return the cell's identity as a path."""
     return f"{wildcards.model}/{wildcards.pruning}/{wildcards.adaptation}/seed{wildcards.seed}"
@@ -90,9 +97,13 @@ def dense_metrics_of(wildcards):
 
 
 def is_forced(rule):
-    """Return, as a resource, whether the command line forces a rule to run."""
+    """Return, as a resource, whether the command line forces a rule to run.
+
+    Where another workflow imports the rule, its name may have a prefix.
+    """
     asked = workflow.dag_settings
-    return int(asked.forceall or asked.forcetargets or rule in asked.forcerun)
+    named = any(re.fullmatch(rf"(\w+_)?{rule}", name) for name in asked.forcerun)
+    return int(asked.forceall or asked.forcetargets or named)
 
 
 def steps_of(wildcards):

@@ -55,13 +55,16 @@ rule audit_study:
         tables=rules.build_tables.output,
         figures=FIGURES,
         # The audit compares the study with these.
-        claims="workflow/data/claims.yaml",
-        protocol="workflow/data/protocol.yaml",
-        published="workflow/data/published_results.csv",
+        claims=of_this_repository("workflow/data/claims.yaml"),
+        protocol=of_this_repository("workflow/data/protocol.yaml"),
+        published=of_this_repository("workflow/data/published_results.csv"),
         # The crate describes these.
-        snakefile="workflow/Snakefile",
-        citation="CITATION.cff",
-        page=glob("workflow/report/audit/*"),
+        snakefile=of_this_repository("workflow/Snakefile"),
+        citation=of_this_repository("CITATION.cff"),
+        page=[
+            of_this_repository(f"workflow/report/audit/{path.name}")
+            for path in sorted((REPOSITORY / "workflow/report/audit").iterdir())
+        ],
     output:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",

@@ -8,7 +8,7 @@ from freelunch.adaptation import reconstruction
 from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.paths import read_run
 from freelunch.study.search import compared_by
 from freelunch.study.steps import SEARCH, metrics_file

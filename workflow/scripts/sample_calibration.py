@@ -1,13 +1,10 @@
 """Draw the calibration sample of a model and seed."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.data.calibration import sample_calibration
-from freelunch.data.documents import open_text
-from freelunch.model import checkpoint
+from freelunch.data.job_inputs import token_id_inputs
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -19,13 +16,5 @@ if __name__ == "__main__":
             "length": snakemake.params.length,
             "seed": int(snakemake.wildcards.seed),
         }
-        model = Artifact.at(snakemake.input.model, checkpoint.KIND)
-        text = open_text(Path(snakemake.input.text).parent)
-        sample_calibration(
-            model=model,
-            text=text,
-            folder=Path(snakemake.output.manifest).parent,
-            fingerprint=fingerprint(snakemake.params.code, settings, model, text),
-            **settings,
-        )
+        job.made(sample_calibration(**token_id_inputs(snakemake, settings), **settings))
         job.counts["tokens"] = settings["samples"] * settings["length"]

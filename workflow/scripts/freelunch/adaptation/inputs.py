@@ -13,7 +13,9 @@ from freelunch.core.job import Job
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
-from freelunch.study.adaptations import Training, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import Training
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
 
 
 @contextmanager
@@ -33,12 +35,12 @@ def adaptation_inputs(snakemake: Any, job: Job) -> Iterator[dict[str, Any]]:
     passes = 1
     if isinstance(settings, Training):
         passes = settings.passes
-        if model.dtype == torch.float16:
+        if model.dtype == getattr(torch, UNTRAINED):
             raise UserError(
-                "gradients vanish in float16",
+                NO_GRADIENTS,
                 where=f"models.{snakemake.wildcards.model}.dtype",
-                found="float16, the checkpoint's own",
-                expected="bfloat16 or float32",
+                found=f"{UNTRAINED}, the checkpoint's own",
+                expected=TRAINED,
                 todo="set `dtype` in the model's entry",
             )
     folder = Path(snakemake.output.manifest).parent

@@ -8,7 +8,7 @@ from typing import Any
 
 from freelunch.adaptation.reconstruction import KIND
 from freelunch.core.artifact import Artifact, ArtifactWriter
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.model.links import link_shard
 from freelunch.study.adaptations import Training
 from freelunch.study.search import SEARCHED
@@ -92,7 +92,7 @@ def choose_candidate(
                 where=candidate.parts[0].folder,
                 found=candidate.adapted_with,
                 expected=candidate.settings.as_json(),
-                todo=f"run the same command with `--forcerun {settings.rule}` to adapt it again",
+                todo=run_again(settings.rule),
             )
     best = min(candidates, key=lambda candidate: candidate.loss)
     if math.isinf(best.loss):

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import Records, Row, seed_groups, standard_error, window_means
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import EVALUATE_CELL
@@ -95,7 +95,7 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
                     where=cell.record_name,
                     found=f"{task}: {key} = {facts[key]}",
                     expected=f"{theirs[task][key]}, as in {dense.record_name}",
-                    todo=f"the same command with `--forcerun {EVALUATE_CELL}` asks both again",
+                    todo=run_again(EVALUATE_CELL),
                 )
     answers = load_answers(folder / cell.record_name)
     return {task: [bool(answer["right"]) for answer in answers[task]] for task in mine}

@@ -19,6 +19,7 @@ from freelunch.analysis.pairing import (
     mean_over_seeds,
     measured_perplexity,
     paired_losses,
+    parameters_by_model,
     seed_groups,
     spread_over_seeds,
     standard_error,
@@ -109,11 +110,7 @@ def size_rows(gaps: Iterable[Mapping[str, Any]], records: Records) -> list[Row]:
         gaps: As `gap_rows` returns them.
         records: The records of the study.
     """
-    sizes = {
-        cell.model: record["identity"]["parameters"]
-        for cell, record in records.items()
-        if cell.is_dense
-    }
+    sizes = parameters_by_model(records)
     return [
         {**gap, "parameters": sizes[str(gap["model"])]} for gap in gaps if gap["left_out"] is None
     ]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.study.cell import Cell
 from freelunch.study.steps import EVALUATE_CELL
 
@@ -34,6 +34,15 @@ def pruned_models(records: Records) -> list[list[Cell]]:
         if not cell.is_dense:
             groups.setdefault((cell.model, cell.criterion, cell.pattern), []).append(cell)
     return list(groups.values())
+
+
+def parameters_by_model(records: Records) -> dict[str, int]:
+    """Return the number of parameters of each model."""
+    return {
+        cell.model: record["identity"]["parameters"]
+        for cell, record in records.items()
+        if cell.is_dense
+    }
 
 
 def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
@@ -75,7 +84,7 @@ def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float
                 where=cell.record_name,
                 found=f"{key} = {metrics[key]}",
                 expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
-                todo=f"`snakemake --cores all --forcerun {EVALUATE_CELL}` measures both again",
+                todo=run_again(EVALUATE_CELL),
             )
     return window_losses(metrics), window_losses(dense_metrics)
 

@@ -23,11 +23,13 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
-from freelunch.study.adaptations import LeastSquares, Local, read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.comparisons import compares_windows
+from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.study import compares_windows
-from freelunch.study.windows import MATRIX
+from freelunch.study.windows import window_size
 
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -41,7 +43,7 @@ WINDOW_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Windowed:
+class AdaptedCells:
     """The cells of one adaptation of a pruned model.
 
     Attributes:
@@ -79,7 +81,7 @@ def by_pruned_model(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     """Yield the name of each pruned model with its rows."""
-    names = [f"{row['model']}, {row['criterion']}, {row['pattern']}" for row in rows]
+    names = [pruned_model(row) for row in rows]
     for name in dict.fromkeys(names):
         yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
 
@@ -107,12 +109,12 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
     ]
 
 
-def _one_of_a_kind(adapted: Sequence[Windowed]) -> list[Windowed]:
+def _one_of_a_kind(adapted: Sequence[AdaptedCells]) -> list[AdaptedCells]:
     """Return the first adaptation of each kind: windows are compared, not losses or precisions.
 
     An adaptation chosen on the evaluation text is a kind of its own, shown beside the usual one.
     """
-    found: dict[tuple[object, ...], Windowed] = {}
+    found: dict[tuple[object, ...], AdaptedCells] = {}
     for each in adapted:
         found.setdefault((each.kind, each.selected_on == "evaluation"), each)
     return list(found.values())
@@ -124,7 +126,7 @@ def _reconstructs(cell: Cell, records: Records) -> bool:
 
 
 def _row(
-    adapted: Windowed,
+    adapted: AdaptedCells,
     seeds: Sequence[int],
     gains: Sequence[Sequence[float]],
     best: tuple[str, Sequence[Sequence[float]]],
@@ -183,20 +185,18 @@ def _missed(
     return 1 - kept, math.hypot(error, (spread or 0.0) / math.sqrt(len(gains)))
 
 
-def _adapted(name: str, cells: Sequence[Cell], records: Records) -> Windowed:
+def _adapted(name: str, cells: Sequence[Cell], records: Records) -> AdaptedCells:
     record = records[cells[0]]
     settings = read_adaptation(record["spec"]["adaptation"])
     window = record["adaptation"]["window"]
     choice = record["adaptation"]["choice"] or {}
     by_seed = {cell.seed: cell for cell in cells}
-    return Windowed(name, by_seed, settings, window, choice.get("selected_on"))
+    return AdaptedCells(name, by_seed, settings, window, choice.get("selected_on"))
 
 
-def _size(adapted: Windowed) -> tuple[object, ...]:
+def _size(adapted: AdaptedCells) -> tuple[object, ...]:
     """Return the key that sorts windows from small to large, those with dense inputs first."""
-    names = {MATRIX: -2, "attention_mlp": -1, "all": math.inf}
-    size = names.get(str(adapted.window), adapted.window)
-    sparse = adapted.settings.is_sequential
+    sparse, size = adapted.settings.is_sequential, window_size(adapted.window)
     return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name
 
 

@@ -15,11 +15,11 @@ from math import inf
 from pathlib import Path
 
 from freelunch.cli import terminal
-from freelunch.core.errors import UserError
+from freelunch.core.errors import DEFAULT_STUDY, UserError
 from freelunch.costs.plan import Plan
+from freelunch.study.choice import open_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
-from freelunch.study.study import Study
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
             command.add_argument("runs", nargs=2, metavar="RUN")
         if name in ("compare", "schema", "settings"):
             continue
-        command.add_argument("config", nargs="?", type=Path, default=Path("config.yaml"))
+        command.add_argument("config", nargs="?", type=Path, default=Path(DEFAULT_STUDY))
         if name == "plan":
             command.add_argument(
                 "--tflops",
@@ -60,20 +60,20 @@ def rate(text: str) -> float:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    Plan.of(Study.load(arguments.config))
+    Plan.of(open_study(arguments.config))
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    plan = Plan.of(Study.load(arguments.config))
+    plan = Plan.of(open_study(arguments.config))
     terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
 
 
 def _summary(arguments: argparse.Namespace) -> None:
-    terminal.say(terminal.summary(Study.load(arguments.config)))
+    terminal.say(terminal.summary(open_study(arguments.config)))
 
 
 def _name(arguments: argparse.Namespace) -> None:
-    print(Study.load(arguments.config).name)  # noqa: T201
+    print(open_study(arguments.config).name)  # noqa: T201
 
 
 def _schema(arguments: argparse.Namespace) -> None:
@@ -86,9 +86,9 @@ def _settings(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     # Imported here, so that a plan starts in a fraction of a second.
-    from freelunch.reporting.audit.compare import compare_runs, comparison_text, read_run
+    from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 
-    print(comparison_text(*compare_runs(*map(read_run, arguments.runs))))  # noqa: T201
+    print(comparison_text(*compare_runs(*map(records_of_run, arguments.runs))))  # noqa: T201
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -1,8 +1,15 @@
 """The one exception for everything that a user can fix, and phrases that its messages share."""
 
+import os
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+
+DEFAULT_STUDY = "config.yaml"
+# The environment variable with the study's file. A process that is about one study sets it, and its
+# jobs inherit it, so that the commands in their messages are about the same study.
+STUDY_VARIABLE = "FREELUNCH_STUDY"
 
 
 class UserError(Exception):
@@ -44,3 +51,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def remake(manifest: Path) -> str:
     """Return what to do about an artifact that is damaged or out of date."""
     return f"remove {manifest} and run the study again"
+
+
+def run_again(*rules: str) -> str:
+    """Return what to do so that rules of the study run again, with all that follows from them."""
+    study = shlex.quote(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
+    forced = " ".join(rules)
+    make = f"make study STUDY={study} FORCE={shlex.quote(forced)}"
+    return f"run `{make}`, or your Snakemake command with `--forcerun {forced} --`"

@@ -136,7 +136,8 @@ def running(snakemake: Any) -> Iterator[Job]:
     wildcards = "/".join(str(value) for value in snakemake.wildcards)
     gpus = int(snakemake.resources.get("gpu", 0) or 0)
     name, device = f"{snakemake.rule} {wildcards}".strip(), "cuda" if gpus else "cpu"
-    job = Job(snakemake.rule, name, snakemake.threads, device)
+    # The log's folder has the rule's own name, also where another workflow imports it as `other_*`.
+    job = Job(Path(snakemake.log[0]).parent.name, name, snakemake.threads, device)
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

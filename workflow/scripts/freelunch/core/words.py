@@ -5,10 +5,15 @@ Better words must not make a study run again. Words are
 - docstrings;
 - the arguments of `UserError(...)`: such an error ends the job, so that no result can depend on
   what it says; also which phrases a module imports from `freelunch.core.errors` for it;
+- the arguments of `ValueError` and `PydanticCustomError` in a `raise` statement: a test checks that
+  no code that computes reads what an exception says, except to raise another;
+- the argument `problem=...` of any call: a function that has a parameter of this name hands it to
+  an error and does nothing else with it, which a test checks;
 - the arguments of a logging call such as `log.info(...)`;
 - the note, the last argument, of a progress report `report(done, total, note)`;
 - the description of a setting: `description=...` of a pydantic `Field`, the first argument of
-  `freelunch.study.settings.absent`. Its default and its bounds are code.
+  `freelunch.study.settings.absent`. Its default and its bounds are code;
+- the value of a private name of a module (`_NAME = ...`, at its top) that only words read.
 
 An argument counts as code all the same if evaluating it may do more than make words: if it assigns
 (`:=`), awaits or yields, or calls anything but the functions and methods listed below, without
@@ -16,14 +21,19 @@ keywords, and those of `freelunch.core.errors`. After a log line or a report the
 what they mention may be an iterator that they would use up, so their arguments may neither call nor
 loop. Looking up a name, an attribute or an item is taken to change nothing.
 
-Words that first go into a variable, or through another function, count as code.
+Words that first go into any other variable, or through another function, count as code.
 """
 
 import ast
 from collections.abc import Collection
+from typing import TypeGuard
 
 ERRORS = "freelunch.core.errors"
 ERROR = "UserError"
+# Exceptions whose arguments are words where they are raised.
+RAISED = ("ValueError", "PydanticCustomError")
+# Keyword arguments that hold words, whatever is called.
+PASSED_ON = ("problem",)
 FUNCTIONS = (
     *("abs", "float", "int", "len", "list", "max", "min", "repr", "round", "set", "sorted", "str"),
     *("sum", "tuple", "type"),
@@ -52,11 +62,11 @@ def drop_words_(tree: ast.Module) -> None:
             node.body = node.body[1:]
         elif isinstance(node, ast.ImportFrom) and _is_of(node, ERRORS):
             node.names = []
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            if _is_name(node.exc.func, RAISED):
+                _drop_arguments_(node.exc, of_errors)
         elif isinstance(node, ast.Call) and ERROR in of_errors and _is_name(node.func, [ERROR]):
-            node.args = [each for each in node.args if not _makes_words(each, of_errors)]
-            node.keywords = [
-                each for each in node.keywords if not _makes_words(each.value, of_errors)
-            ]
+            _drop_arguments_(node, of_errors)
         elif isinstance(node, ast.Call) and _is_name(node.func, described):
             # The first argument of a `Field` without a keyword is its default.
             if _is_name(node.func, ["absent"]):
@@ -75,6 +85,43 @@ def drop_words_(tree: ast.Module) -> None:
                 _is_name(call.func, ["report"]) and len(call.args) == 3 and _is_still(call.args[2])
             ):
                 call.args = call.args[:2]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            node.keywords = [
+                each
+                for each in node.keywords
+                if each.arg not in PASSED_ON or not _makes_words(each.value, of_errors)
+            ]
+    _drop_unread_(tree, of_errors)
+
+
+def _drop_arguments_(call: ast.Call, of_errors: Collection[str]) -> None:
+    """Remove the arguments of a call that only make words, in place."""
+    call.args = [each for each in call.args if not _makes_words(each, of_errors)]
+    call.keywords = [each for each in call.keywords if not _makes_words(each.value, of_errors)]
+
+
+def _drop_unread_(tree: ast.Module, of_errors: Collection[str]) -> None:
+    """Remove the private names of a module that nothing reads any more, in place."""
+    read = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)
+    }
+    tree.body = [
+        node
+        for node in tree.body
+        if not (
+            isinstance(node, ast.Assign)
+            and _makes_words(node.value, of_errors)
+            and all(_is_private(target) and target.id not in read for target in node.targets)
+        )
+    ]
+
+
+def _is_private(target: ast.expr) -> TypeGuard[ast.Name]:
+    """Return whether an assignment is to one private name, which no other module reads."""
+    return isinstance(target, ast.Name) and target.id.startswith("_") and target.id[:2] != "__"
 
 
 def _imported_from(tree: ast.Module, module: str) -> set[str]:

@@ -17,7 +17,8 @@ from freelunch.costs.passes import (
 from freelunch.costs.reconstruction import reconstruction_flops
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptations import read_adaptation, with_window
+from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
 from freelunch.study.steps import (
     CAPTURE_DENSE,

@@ -21,16 +21,18 @@ from freelunch.costs.reconstruction import decide_window
 from freelunch.costs.retraining import decide_residency
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study import boundaries
-from freelunch.study.adaptations import Retraining, Training, Windowed, with_window
+from freelunch.study.adaptations import Training, Windowed, with_window
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.criteria import Criterion, OfUnits
 from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
 from freelunch.study.measurements import measurements
 from freelunch.study.methods import BRANCHES, LOW_RANK, Trained
 from freelunch.study.paths import Paths
+from freelunch.study.pattern_checks import nothing_of
 from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import Retraining
 from freelunch.study.search import adaptation_of
-from freelunch.study.sources import LocalModel, WheelModel
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, LocalModel, WheelModel
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,
@@ -280,10 +282,10 @@ class Plan:
             yield from self._window_problems(cell, shapes)
         if isinstance(settings, Training):
             trained = settings.trained
-            if _dtype(self.study, cell.model) == "float16":
+            if _dtype(self.study, cell.model) == UNTRAINED:
                 yield (
-                    f"models.{cell.model}.dtype: the checkpoint's own is float16, in which "
-                    "gradients vanish; expected bfloat16 or float32"
+                    f"models.{cell.model}.dtype: the checkpoint's own is {UNTRAINED}, but "
+                    f"{NO_GRADIENTS}; expected {TRAINED}"
                 )
             yield from _unnamed(cell.adaptation, trained, shapes)
             matrices = trained_matrices(shapes, trained) or shapes.matrices
@@ -426,16 +428,16 @@ def _shares_of_nothing(
     """Yield, for each set within which a criterion compares, what is wrong if none is pruned."""
     if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
-            yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
+            yield nothing_of(pattern, width, "weights of a row", "scope: matrix")
     if isinstance(criterion, OfUnits) and criterion.scope == "block":
         other = ["scope: model"] if criterion.statistics == "dense" else []
-        yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
+        yield nothing_of(pattern, shapes.intermediate, "channels of a block", *other)
         if criterion.attention_unit == "head":
-            yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
+            yield nothing_of(pattern, shapes.heads, "heads of a block", *other)
             return
         if pattern.zeros_in_group(shapes.heads):
             other = ["attention_unit: head", *other]
-        yield pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
+        yield nothing_of(pattern, shapes.key_heads, "key heads of a block", *other)
 
 
 @cache

@@ -21,16 +21,11 @@ from freelunch.costs.adapters import (
 from freelunch.costs.passes import PROCESS_BYTES, Cost
 from freelunch.costs.shapes import Shapes
 from freelunch.study import boundaries
-from freelunch.study.adaptations import (
-    LeastSquares,
-    Reconstruction,
-    Retraining,
-    Windowed,
-    with_window,
-)
+from freelunch.study.adaptations import LeastSquares, Reconstruction, Windowed, with_window
 from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.families import has_halves
+from freelunch.study.retraining import Retraining
 from freelunch.study.windows import (
     ALL,
     AUTO,

@@ -29,10 +29,10 @@ from freelunch.costs.machine import memory_bytes as memory_of_machine
 from freelunch.costs.passes import PROCESS_BYTES, Cost
 from freelunch.costs.reconstruction import BESIDE_BYTES
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptations import Retraining
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.boundaries import ALL, NONE
 from freelunch.study.methods import FULL
+from freelunch.study.retraining import Retraining
 
 
 def retrain(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -24,9 +24,9 @@ from freelunch.model.checkpoint import (
     meta_model,
     write_shard,
 )
-from freelunch.study.sources import Model
+from freelunch.study.sources import Dtype, Model
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
 
 
 def fetch_model(
@@ -86,7 +86,7 @@ def _dtype(name: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
             "the model's config.json states no dtype that can be used here",
             where=f"models.{name}.dtype",
             found=config.dtype,
-            expected="float32, bfloat16 or float16",
+            expected=f"one of: {', '.join(get_args(Dtype))}",
             todo="set `dtype` in the model's entry",
         )
     return config.dtype

@@ -21,7 +21,7 @@ from torch import nn
 
 from freelunch.core.artifact import MANIFEST, Artifact, json_text, write_atomically, write_json
 from freelunch.core.digest import file_digest, json_digest
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.token_loss import check_dense
@@ -85,7 +85,7 @@ def check_made_with(artifact: Artifact, settings: Mapping[str, Any], rule: str) 
             where=artifact.folder,
             found=artifact.facts["settings"],
             expected=dict(settings),
-            todo=f"run the same command with `--forcerun {rule}` to make it again",
+            todo=run_again(rule),
         )
 
 

@@ -57,7 +57,9 @@ def write_pruned_block(
             state[f"{name}.weight"] = weight
         tensors = {model.sharding.name(index, name): value for name, value in state.items()}
         for name, value in tensors.items():
-            check_finite(value, "a changed parameter is not finite in the model's dtype", name)
+            check_finite(
+                value, name, problem="a changed parameter is not finite in the model's dtype"
+            )
         write_shard(writer, block_shard(index), tensors)
     bits = {name: pack(keep) for name, keep in pruned.masks.items()}
     facts: dict[str, Any] = {
@@ -122,7 +124,7 @@ def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
     return torch.from_numpy(flat).bool().reshape(shape)
 
 
-def check_finite(values: Tensor, problem: str, where: object) -> None:
+def check_finite(values: Tensor, where: object, *, problem: str) -> None:
     """Raise UserError if some values are not finite, and say how many."""
     # A sum is finite only if all of its terms are, and takes a thirtieth of the time.
     if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():

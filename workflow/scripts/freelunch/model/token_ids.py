@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from freelunch.core.artifact import Artifact, ArtifactWriter
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.model.checkpoint import load_config
-from freelunch.study.steps import CALIBRATION
+from freelunch.study.steps import CALIBRATION, PRUNE_MODEL
 
 KIND = CALIBRATION
 TOKENS = "tokens.safetensors"
@@ -77,5 +77,5 @@ def check_sample(masks: Artifact, sample: Artifact) -> None:
             where=masks.folder,
             found=f"calibration {masks.facts['calibration']}",
             expected=f"{chosen_on}, of {sample.folder}",
-            todo="run the same command with `--forcerun prune_model` to choose them again",
+            todo=run_again(PRUNE_MODEL),
         )

@@ -39,7 +39,7 @@ def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None
     """
     if scope not in SCOPES:
         raise ValueError(f"scope {scope!r}; expected one of {SCOPES}")
-    check_finite(scores, "a pruning score is not finite", where)
+    check_finite(scores, where, problem="a pruning score is not finite")
     check_divides(pattern, scores.shape[1], where)
     size = pattern.group or (scores.shape[1] if scope == "row" else scores.numel())
     groups = scores.reshape(-1, size)

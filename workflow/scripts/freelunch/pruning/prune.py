@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
@@ -40,8 +40,9 @@ from freelunch.study.cell import derive_seed
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.families import biases_of
 from freelunch.study.patterns import Pattern
+from freelunch.study.steps import CAPTURE_DENSE
 
-NOT_FINITE = "a weight is not finite"
+_NOT_FINITE = "a weight is not finite"
 
 Statistics = Mapping[str, InputStatistics]
 
@@ -123,7 +124,7 @@ def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram:
             where=dense.folder,
             found="gram = false",
             expected="gram = true",
-            todo="run the same command with `--forcerun capture_dense` to collect them",
+            todo=run_again(CAPTURE_DENSE),
         )
 
 
@@ -137,7 +138,7 @@ def _weight_pruner(
         pruned = Pruned({})
         for name, linear in block_linears(block).items():
             where = model.sharding.name(index, name)
-            check_finite(linear.weight, NOT_FINITE, where)
+            check_finite(linear.weight, where, problem=_NOT_FINITE)
             own = derive_seed(seed, "criterion", where)
             keep, changed, notes = prune_matrix(
                 module, linear.weight, statistics[name], pattern, criterion, own, where
@@ -241,7 +242,7 @@ def _unit_pruner(
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
         for name, linear in block_linears(block).items():
-            check_finite(linear.weight, NOT_FINITE, model.sharding.name(index, name))
+            check_finite(linear.weight, model.sharding.name(index, name), problem=_NOT_FINITE)
         if chosen:
             attention, channels = chosen[2 * index : 2 * index + 2]
         else:

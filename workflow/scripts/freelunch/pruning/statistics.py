@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.study.steps import CAPTURE_DENSE
 
 # Columns of a Gram matrix that one matrix product computes.
 _STRIP = 256
@@ -106,7 +107,7 @@ def need_gram(statistics: InputStatistics, where: object) -> Tensor:
             where=where,
             found="statistics without Gram matrices",
             expected="a pass that collected them",
-            todo="run the same command with `--forcerun capture_dense` to collect them",
+            todo=run_again(CAPTURE_DENSE),
         )
     return statistics.gram
 

@@ -133,7 +133,7 @@ class Layout:
         for name in (self.family.attention_output, self.family.mlp_output):
             linear: nn.Linear = block.get_submodule(name)  # type: ignore[assignment]
             scores = criterion.unit_score(linear.weight, statistics[name], settings).double()
-            check_finite(scores, "a pruning score is not finite", f"{where}{name}")
+            check_finite(scores, f"{where}{name}", problem="a pruning score is not finite")
             if settings.scope == "model":
                 mean = scores.mean()
                 # If all scores are equal, their deviations are only rounding: each score becomes
@@ -152,9 +152,14 @@ def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> T
     Raises:
         UserError: The pattern's share is less than one unit, so that none would be pruned.
     """
-    if problem := pattern.nothing_of(len(scores), "units"):
-        raise UserError(problem, where=where)
-    return ~lowest(scores[None, :], pattern.zeros_in_group(len(scores)))[0]
+    count = pattern.zeros_in_group(len(scores))
+    if not count:
+        raise UserError(
+            f"{pattern.name} of {len(scores)} units rounds down to none",
+            where=where,
+            expected=f"a share of at least one in {len(scores)}",
+        )
+    return ~lowest(scores[None, :], count)[0]
 
 
 def choose_in_model(

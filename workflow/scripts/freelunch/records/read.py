@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 
 from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     ANSWERS,
@@ -140,26 +140,26 @@ def check_spec(
             where=where,
             found=f"{key} = {json.dumps(found)}",
             expected=f"{key} = {json.dumps(expected)}",
-            todo=f"run Snakemake with `--forcerun {_rule_of(key)}` to compute it again",
+            todo=run_again(*_rules_of(key)),
         )
 
 
-def _rule_of(key: str) -> str:
-    """Return the first rule that uses a setting of the spec."""
+def _rules_of(key: str) -> tuple[str, ...]:
+    """Return the first rules that use a setting of the spec."""
     if key.startswith("model"):
-        return FETCH_MODEL
+        return (FETCH_MODEL,)
     if ".text." in key:
-        return FETCH_TEXT
+        return (FETCH_TEXT,)
     if key.startswith("evaluation.tasks.tasks."):
-        return FETCH_TASKS
+        return (FETCH_TASKS,)
     rules = {
-        "calibration": SAMPLE_CALIBRATION,
-        "seed": SAMPLE_CALIBRATION,
-        "criterion": PRUNE_MODEL,
-        "pattern": PRUNE_MODEL,
-        "adaptation": f"{RECONSTRUCT_WINDOW} {RETRAIN_MODEL}",
-        "selection": SAMPLE_HELD_OUT,
-        "evaluation": f"{CUT_WINDOWS} {EVALUATE_CELL}",
+        "calibration": (SAMPLE_CALIBRATION,),
+        "seed": (SAMPLE_CALIBRATION,),
+        "criterion": (PRUNE_MODEL,),
+        "pattern": (PRUNE_MODEL,),
+        "adaptation": (RECONSTRUCT_WINDOW, RETRAIN_MODEL),
+        "selection": (SAMPLE_HELD_OUT,),
+        "evaluation": (CUT_WINDOWS, EVALUATE_CELL),
     }
     return rules[key.partition(".")[0]]
 

@@ -23,7 +23,7 @@ from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS
 from freelunch.reporting.table import Rows
 from freelunch.study import steps
 from freelunch.study.cell import Cell
-from freelunch.study.search import choice_text, chosen_of
+from freelunch.study.search import SEARCHED, chosen_of
 
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
@@ -234,3 +234,19 @@ def _cost(cost: Mapping[str, Any], steps: Sequence[str], key: str) -> int | floa
     """Return a cost summed over those of the steps that made the cell; None if none did."""
     parts = [cost[step][key] for step in steps if key in cost.get(step, {})]
     return sum(parts) if parts else None
+
+
+def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
+    """Return what was chosen, in words; they say if the learning rate is at an end of its list.
+
+    Args:
+        candidates: The candidates of one search, each with the keys SEARCHED.
+        chosen: The chosen candidate.
+    """
+    rates, epochs = ({each[key] for each in candidates} for key in SEARCHED)
+    rate, count = (chosen[key] for key in SEARCHED)
+    end = ""
+    if len(rates) > 1 and rate in (min(rates), max(rates)):
+        end = f" (the {'lowest' if rate == min(rates) else 'highest'} tried)"
+    words = f"learning rate {rate:g}{end}"
+    return words if len(epochs) == 1 else f"{words} and epochs {count}"

@@ -6,6 +6,8 @@ from typing import Any
 
 NOT_FINITE = "not finite"
 NOTHING = "-"
+# A difference is clear if it is larger than this many standard errors.
+CLEAR = 2.0
 
 
 def with_error(value: float | None, error: float | None) -> str:

@@ -1,57 +1,23 @@
-"""Settings of what follows pruning: reconstruction, least squares and every retraining method."""
+"""Settings of what follows pruning: what all adaptations share, and those that work on windows."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from freelunch.study.methods import (
-    ALPHA,
-    BIASES,
-    BIASES_NORMS,
-    DISTILLATION,
-    FULL,
-    LOW_RANK,
-    NORMS,
-    RANK,
-    SCALED,
-    Trained,
-)
-from freelunch.study.settings import (
-    Absent,
-    Distinct,
-    Searched,
-    Settings,
-    absent,
-    chosen_by,
-    reader,
-)
-from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
-from freelunch.study.windows import AUTO, LEAST_SQUARES, MATRIX, MODEL, Window
+from freelunch.study.methods import ALPHA, FULL, RANK, Method, Trained
+from freelunch.study.settings import Absent, Searched, Settings, absent
+from freelunch.study.steps import RECONSTRUCT_WINDOW
+from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Method = Literal[
-    "full",
-    "biases",
-    "norms",
-    "biases_norms",
-    "lora",
-    "lora_prune",
-    "masklora",
-    "scalelora",
-    "spp",
-]
 WindowSetting = Annotated[
-    Annotated[int, Field(ge=1), Tag("(blocks)")]
-    | Annotated[Literal["matrix", "attention_mlp", "all", "auto"], Tag("(name)")],
+    Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),
 ]
-_METHOD = "How the model is adapted; freelunch.study.methods has the formulas of retraining."
-_BIASES = "Also adapt the biases of linear layers."
-_NORMS = "Also train the norms, including the final one."
+_METHOD = "How the model is adapted."
 
 
 class Budget(Settings):
@@ -103,15 +69,6 @@ class Adaptation(Settings):
         """Whether the dense model's predictions are the training targets."""
         return False
 
-    @property
-    def label(self) -> str:
-        """Name of the series of adaptations of this kind."""
-        return self.method
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield a key and a message for each setting that contradicts another."""
-        yield from ()
-
 
 class Local(Adaptation):
     """Settings of the adaptations that work on one window at a time."""
@@ -129,7 +86,7 @@ class Local(Adaptation):
         description="Targets of a window. dense: the dense model's activations. local: the outputs "
         "of the window's own dense weights on its (sparse) inputs.",
     )
-    train_biases: bool = Field(default=True, description=_BIASES)
+    train_biases: bool = Field(default=True, description="Also adapt the biases of linear layers.")
 
     @property
     def is_sequential(self) -> bool:
@@ -139,14 +96,6 @@ class Local(Adaptation):
     def local_targets(self) -> bool:
         """Whether a window's targets are the outputs of its own dense weights on its inputs."""
         return self.targets == "local"
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if (self.inputs, self.targets) == ("dense", "local"):
-            yield (
-                "targets",
-                "with dense inputs, local targets equal the dense model's activations; expected "
-                "dense, or inputs: sparse",
-            )
 
 
 class LeastSquares(Local):
@@ -295,39 +244,6 @@ class Reconstruction(Training, Local):
             alpha=self.alpha or ALPHA,
         )
 
-    @property
-    def label(self) -> str:
-        name = f"{self.method}, window {self.window}"
-        dense = ", dense" if self.becomes_dense else ""
-        return name if self.trains in (None, FULL) else f"{name}, {self.trains}{dense}"
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        trained = self.trained
-        if self.window == MATRIX and trained.norms:
-            key, wanted = (
-                ("trains", "another method")
-                if trained.weights is None
-                else ("train_norms", "false")
-            )
-            yield (
-                key,
-                f"a window of one matrix holds no norm; expected {wanted}, and the same in the "
-                "windows it is compared with",
-            )
-        if self.window == AUTO and self.memory_gb is None:
-            yield "memory_gb", "`window: auto` needs a memory budget; expected one, in GB"
-        if self.window != AUTO and self.memory_gb is not None:
-            yield "memory_gb", "only `window: auto` has a memory budget; expected no such key"
-        trains = self.trains or FULL
-        for key, having in (("rank", LOW_RANK), ("alpha", SCALED)):
-            if getattr(self, key) is not None and trains not in having:
-                yield key, f"`trains: {trains}` has no {key}; expected no such key"
-        if trained.weights is None and self.window != MATRIX:
-            for key, needed in (("train_norms", trained.norms), ("train_biases", trained.biases)):
-                if needed and not getattr(self, key):
-                    yield key, f"`trains: {trains}` trains these parameters; expected true"
-
 
 Windowed = Reconstruction | LeastSquares
 
@@ -337,211 +253,3 @@ def with_window(settings: Windowed, window: Window) -> Windowed:
     if isinstance(settings, LeastSquares):
         return settings
     return settings.model_copy(update={"window": window})
-
-
-class Retraining(Training):
-    """Train the whole pruned model at once, on text."""
-
-    is_retraining: ClassVar[bool] = True
-    rule: ClassVar[str] = RETRAIN_MODEL
-    window: ClassVar[Window] = MODEL
-
-    loss: Literal["next_token", "distillation"] = Field(
-        default="next_token",
-        description="next_token: the next-token loss on the text, as in pre-training. "
-        "distillation: KL(dense || this), with the dense model's predictions as targets.",
-    )
-    micro_batch: Absent[int] = absent(
-        "Sequences that pass through the model together; the gradients of a batch add up. Fewer "
-        "take less memory and leave the steps the same. Default: the batch.",
-        ge=1,
-    )
-    gradient_checkpointing: bool = Field(
-        default=False,
-        description="Recompute each block in the backward pass instead of keeping its activations: "
-        "less memory, a third more operations.",
-    )
-    residency: Literal["auto", "model", "streamed"] = Field(
-        default="auto",
-        description="What is in memory. model: the whole model. streamed: one block, while the "
-        "next is being read; each block runs once more, and the results are the same. auto: the "
-        "model if it fits into memory_gb.",
-    )
-    memory_gb: Absent[float] = absent(
-        "For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` "
-        "predicts it. Default: the memory of this machine.",
-        gt=0,
-    )
-    clip: float | None = Field(
-        default=1.0, gt=0, description="Largest norm of all gradients together; null: no clipping."
-    )
-
-    @property
-    def distils(self) -> bool:
-        return self.loss == DISTILLATION
-
-    @property
-    def trained(self) -> Trained:
-        return Trained.by(self.method)
-
-    @property
-    def label(self) -> str:
-        dense = ", dense" if self.becomes_dense else ""
-        return self.method + dense + (", distilled" if self.distils else "")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from super().problems()
-        if self.micro_batch is not None and self.micro_batch > self.batch:
-            yield (
-                "micro_batch",
-                f"found {self.micro_batch}; expected at most the batch, {self.batch}",
-            )
-        if self.residency != "auto" and self.memory_gb is not None:
-            yield "memory_gb", "only `residency: auto` has a memory budget; expected no such key"
-
-
-class OfMatrices(Retraining):
-    """Settings of the methods that train matrices."""
-
-    train_norms: bool = Field(default=True, description=_NORMS)
-    train_biases: bool = Field(default=True, description=_BIASES)
-    train_head: bool = Field(
-        default=False,
-        description="Also train the language-model head, by the same method. If the head shares "
-        "the embedding's weights, this trains the embedding, too.",
-    )
-    linears: Absent[Distinct[str]] = absent(
-        "Linear layers whose matrices are trained, by the ends of their names, such as q_proj. "
-        "Default: all linear layers of the blocks."
-    )
-
-    @property
-    def trained(self) -> Trained:
-        return Trained.by(
-            self.method,
-            biases=self.train_biases,
-            norms=self.train_norms,
-            head=self.train_head,
-            linears=None if self.linears is None else tuple(self.linears),
-            **self._low_rank(),
-        )
-
-    def _low_rank(self) -> dict[str, Any]:
-        """Return the settings of the low-rank factors through which a matrix is trained."""
-        return {}
-
-
-class LowRank(OfMatrices):
-    """Settings of the methods that train a matrix through two low-rank factors."""
-
-    rank: int = Field(
-        default=RANK,
-        ge=1,
-        description="Rank of the two factors through which a matrix is trained; at most the "
-        "matrix's smaller dimension.",
-    )
-
-    def _low_rank(self) -> dict[str, Any]:
-        return {"rank": self.rank}
-
-
-class Scaled(LowRank):
-    """Settings of the low-rank methods that scale a matrix's change."""
-
-    alpha: float = Field(
-        default=ALPHA, gt=0, description="The change of a matrix is scaled by alpha / rank."
-    )
-
-    def _low_rank(self) -> dict[str, Any]:
-        return {**super()._low_rank(), "alpha": self.alpha}
-
-
-class Branching(Scaled):
-    """Settings of the methods that train a branch beside a matrix."""
-
-    dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Share of a branch's inputs that is dropped in training.",
-    )
-
-    def _low_rank(self) -> dict[str, Any]:
-        return {**super()._low_rank(), "dropout": self.dropout}
-
-
-class Full(OfMatrices):
-    """Train all weights that the masks keep."""
-
-    method: Literal["full"] = Field(description=_METHOD)
-
-
-class Biases(Retraining):
-    """Train only the biases of linear layers (PERP)."""
-
-    method: Literal["biases"] = Field(description=_METHOD)
-
-
-class Norms(Retraining):
-    """Train only the norms (PERP)."""
-
-    method: Literal["norms"] = Field(description=_METHOD)
-
-
-class BiasesNorms(Retraining):
-    """Train only the biases and the norms (PERP)."""
-
-    method: Literal["biases_norms"] = Field(description=_METHOD)
-
-
-class Lora(Branching):
-    """LoRA; the merged model is dense."""
-
-    method: Literal["lora"] = Field(description=_METHOD)
-
-
-class LoraPrune(Branching):
-    """LoRA whose update is pruned when it is merged."""
-
-    method: Literal["lora_prune"] = Field(description=_METHOD)
-
-
-class MaskLora(Scaled):
-    """LoRA whose update is masked during training (PERP)."""
-
-    method: Literal["masklora"] = Field(description=_METHOD)
-
-
-class ScaleLora(LowRank):
-    """Multiply the weights by a trained low-rank matrix (PERP)."""
-
-    method: Literal["scalelora"] = Field(description=_METHOD)
-
-
-class Spp(Scaled):
-    """Multiply the weights by a trained structured low-rank matrix (arXiv 2405.16057)."""
-
-    method: Literal["spp"] = Field(description=_METHOD)
-
-
-RETRAINING: dict[str, type[Settings]] = {
-    FULL: Full,
-    BIASES: Biases,
-    NORMS: Norms,
-    BIASES_NORMS: BiasesNorms,
-    "lora": Lora,
-    "lora_prune": LoraPrune,
-    "masklora": MaskLora,
-    "scalelora": ScaleLora,
-    "spp": Spp,
-}
-AdaptationEntry = chosen_by(
-    "method",
-    "adaptations",
-    {RECONSTRUCTION: Reconstruction, LEAST_SQUARES: LeastSquares, **RETRAINING},
-)
-
-
-def read_adaptation(settings: Mapping[str, Any]) -> Any:
-    """Return an adaptation's settings from JSON, with defaults, as one of the classes above."""
-    return reader(AdaptationEntry)(settings)

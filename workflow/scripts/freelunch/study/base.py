@@ -5,32 +5,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, nearest
 from freelunch.study.config import BASE, REGISTRIES
+from freelunch.study.yaml_file import read_yaml
 
+# Where this workflow is, whichever folder it is run in.
+REPOSITORY = Path(__file__).resolve().parents[4]
 # The defined names of each registry, including those that the study does not take.
 Names = dict[str, list[str]]
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        UserError: The file does not exist or is not valid YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError("there is no such file", where=path) from error
-    except (yaml.YAMLError, ValueError) as error:
-        # ValueError: bytes that are not text, or an impossible date such as 2026-13-01.
-        raise UserError("not a valid YAML file", where=path, found=error) from error
-
-
-def with_base(config: object, source: str, root: Path = Path()) -> tuple[object, Names]:
-    """Return a config completed with the entries that its study takes from its base, and all names.
+def with_base(config: object, source: Path) -> tuple[object, Names, list[str]]:
+    """Return a config completed with the entries that its study takes from its base.
 
     An entry of the config replaces the base's entry of the same name as a whole. A base cannot have
     a base of its own.
@@ -40,23 +26,27 @@ def with_base(config: object, source: str, root: Path = Path()) -> tuple[object,
 
     Args:
         config: Content of the study's file.
-        source: Name of that file, for messages.
-        root: The repository, to which the base's path is relative.
+        source: That file. The base's path is relative to its folder or, if there is no such file,
+            to the repository of this workflow.
 
     Returns:
-        The completed config, and the defined names of each registry.
+        The completed config, the defined names of each registry (no registry if the base cannot be
+        found), and what is wrong with the key `base`, if anything.
 
     Raises:
-        UserError: The base does not exist, or holds anything but registries.
+        UserError: The base is not valid YAML, or holds anything but registries.
     """
     if not isinstance(config, Mapping):
-        return config, {}
+        return config, {}, []
     own = {registry: _mapping(config.get(registry)) for registry in REGISTRIES}
     if BASE not in config:
-        return config, {registry: _strings([*own[registry]]) for registry in REGISTRIES}
-    base = _read_base(config[BASE], source, root)
-    names = {registry: _strings([*{**base[registry], **own[registry]}]) for registry in REGISTRIES}
+        return config, {registry: _strings([*own[registry]]) for registry in REGISTRIES}, []
     complete = {key: value for key, value in config.items() if key != BASE}
+    found = _find(config[BASE], source.parent)
+    if isinstance(found, str):
+        return {registry: {} for registry in REGISTRIES} | complete, {}, [found]
+    base = _read_base(found)
+    names = {registry: _strings([*{**base[registry], **own[registry]}]) for registry in REGISTRIES}
     for registry, taken in _taken(config, own, base).items():
         if not isinstance(config.get(registry, {}), Mapping):
             continue
@@ -64,26 +54,48 @@ def with_base(config: object, source: str, root: Path = Path()) -> tuple[object,
         # Tables and figures follow the order in which the study names its entries.
         ordered = dict.fromkeys([*taken, *own[registry]])
         complete[registry] = {name: entries[name] for name in ordered if name in entries}
-    return complete, names
+    return complete, names, []
 
 
-def _read_base(named: object, source: str, root: Path) -> dict[str, Mapping[str, Any]]:
-    where = f"{source}: {BASE}"
-    if not isinstance(named, str) or not os.path.isfile(root / named):
-        raise UserError(
-            "there is no such file",
-            where=where,
-            found=str(named)[:60],
-            expected="a file of registries, absolute or relative to the repository",
-        )
-    base = read_yaml(root / named)
+def _find(named: object, folder: Path) -> Path | str:
+    """Return the file that a study names as its base, or what is wrong with the name."""
+    if not isinstance(named, str):
+        return f"  {BASE}: found {str(named)[:60]}; expected the name of a file"
+    folders = (folder, REPOSITORY)
+    for each in folders:
+        # Unlike Path.is_file, this returns False for names that no file can have.
+        if os.path.isfile(each / named):
+            return each / named
+    inside = dict.fromkeys((os.path.dirname(named), "config"))
+    there = {
+        os.path.join(part, file)
+        for each in folders
+        for part in inside
+        if os.path.isdir(each / part)
+        for file in os.listdir(each / part)
+        if file.endswith((".yaml", ".yml"))
+    }
+    return (
+        f"  {BASE}: there is no file {named[:60]!r}, neither beside the study nor in the "
+        f"repository; expected {nearest(named, there)}"
+    )
+
+
+def _read_base(path: Path) -> dict[str, Mapping[str, Any]]:
+    base = read_yaml(path)
+    where = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
     if not isinstance(base, Mapping):
-        raise UserError("a base is a mapping", where=named, expected=", ".join(REGISTRIES))
+        raise UserError(
+            "a base is a mapping",
+            where=where,
+            found="an empty file" if base is None else str(base)[:60],
+            expected=", ".join(REGISTRIES),
+        )
     others = [str(key) for key in base if key not in REGISTRIES]
     if others:
         raise UserError(
             "a base holds registries and nothing else",
-            where=named,
+            where=where,
             found=", ".join(others),
             expected=", ".join(REGISTRIES),
             todo="move the other keys to the study that names this file as its `base`",
@@ -92,7 +104,7 @@ def _read_base(named: object, source: str, root: Path) -> dict[str, Mapping[str,
         if not isinstance(entries, Mapping):
             raise UserError(
                 "a registry is a mapping",
-                where=f"{named}: {registry}",
+                where=f"{where}: {registry}",
                 found=str(entries)[:60],
                 expected="entries by name",
             )

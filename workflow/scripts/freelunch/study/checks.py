@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from freelunch.core.errors import nearest
+from freelunch.study.adaptation_checks import adaptation_problems
 from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.config import REGISTRIES, Config, Grid
+from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
-from freelunch.study.sources import Source, Tokens
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Source, Tokens
 
 Names = Mapping[str, list[str]]
 
@@ -26,7 +27,7 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
             skipped: the config is refused in any case.
     """
     # The names in an invalid registry are unknown.
-    known = {name: names[name] for name in REGISTRIES if hasattr(config, name)}
+    known = {name: names[name] for name in names if hasattr(config, name)}
     for check in _checks(config, known):
         try:
             yield from check()
@@ -191,11 +192,8 @@ def _dtypes(config: Config, grid: Grid) -> Iterator[str]:
     adapted = [config.adaptations.get(name) for name in grid.adaptations]
     if any(isinstance(entry, Training) for entry in adapted):
         for model in grid.models:
-            if model in config.models and config.models[model].dtype == "float16":
-                yield (
-                    f"  models.{model}.dtype: gradients vanish in float16; expected bfloat16 "
-                    "or float32"
-                )
+            if model in config.models and config.models[model].dtype == UNTRAINED:
+                yield f"  models.{model}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
 
 
 def _criterion(name: str, criterion: Criterion) -> Iterator[str]:
@@ -207,7 +205,7 @@ def _criterion(name: str, criterion: Criterion) -> Iterator[str]:
 
 
 def _adaptation(name: str, entry: Adaptation) -> Iterator[str]:
-    for key, problem in entry.problems():
+    for key, problem in adaptation_problems(entry):
         yield f"  adaptations.{name}.{key}: {problem}"
 
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from freelunch.core.errors import UserError
+from freelunch.core.artifact import write_atomically
+from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
 from freelunch.study.study import Study
 
-DEFAULT = "config.yaml"
 KEY = "study"
 
 
@@ -20,7 +20,7 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     Raises:
         UserError: The config holds anything but `study: FILE`, or that study is not valid.
     """
-    chosen = config.get(KEY, DEFAULT)
+    chosen = config.get(KEY, DEFAULT_STUDY)
     if config.keys() - {KEY} or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
@@ -30,5 +30,40 @@ def chosen_study(config: Mapping[str, object]) -> Study:
             expected=f"`{KEY}`, the name of a file, and nothing else",
             todo="use `--config study=FILE`, without --configfile",
         )
+    return open_study(Path(chosen))
+
+
+def open_study(path: Path) -> Study:
+    """Return the study that this process is about; messages name it from now on.
+
+    Raises:
+        UserError: The study is not valid, or another study file has results under its name.
+    """
     # Written differently, the same path would count as another setting.
-    return Study.load(Path(os.path.relpath(chosen)))
+    study = Study.load(Path(os.path.relpath(path)))
+    os.environ[STUDY_VARIABLE] = study.source
+    _check_owner(study)
+    return study
+
+
+def claim_results(study: Study) -> None:
+    """Note that the results under the study's name are of its file."""
+    write_atomically(study.paths.owner, f"{study.source}\n")
+
+
+def _check_owner(study: Study) -> None:
+    """Refuse to replace the results of another study file, which has the same name.
+
+    A file that is gone was renamed: the results are those of its new name.
+    """
+    noted = study.paths.owner
+    mine = study.source
+    owner = noted.read_text(encoding="utf-8").strip() if noted.is_file() else mine
+    if owner != mine and os.path.isfile(owner):
+        raise UserError(
+            f"{study.paths.root} has the results of another study file",
+            where=f"{mine}: study.name",
+            found=f"{study.name}, which is also the name of the study in {owner}",
+            expected="a name of its own",
+            todo=f"rename one of the studies; if {mine} is to replace {owner}, remove {noted}",
+        )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from freelunch.study.adaptations import AdaptationEntry
+from freelunch.study.adaptation_entries import AdaptationEntry
 from freelunch.study.criteria import CriterionEntry
 from freelunch.study.settings import Absent, Distinct, KeptStates, Name, Settings, Word, absent
 from freelunch.study.sources import ModelEntry, TaskEntry, TextEntry
@@ -23,7 +23,7 @@ class Calibration(Settings):
     length: int = Field(ge=2, description="Tokens in a sequence.")
 
 
-class Perplexity(Settings):
+class PerplexitySettings(Settings):
     """Perplexity over windows of a text, whose documents are joined by two newlines."""
 
     text: str = Field(description="A key of `texts`.")
@@ -43,7 +43,7 @@ class Perplexity(Settings):
     )
 
 
-class Drift(Settings):
+class DriftSettings(Settings):
     """Distance of each pruned cell's activations from the dense model's, and the cell's perplexity,
     on the first sequences of the held-out calibration text (`selection`).
     """
@@ -67,8 +67,10 @@ class Tasks(Settings):
 class Evaluation(Settings):
     """What is measured on each cell."""
 
-    perplexity: Perplexity = Field(description="Perplexity of every cell.")
-    drift: Absent[Drift] = absent("Activation drift of every pruned cell. Default: not measured.")
+    perplexity: PerplexitySettings = Field(description="Perplexity of every cell.")
+    drift: Absent[DriftSettings] = absent(
+        "Activation drift of every pruned cell. Default: not measured."
+    )
     tasks: Absent[Tasks] = absent("Zero-shot tasks. Default: none.")
 
 

@@ -35,13 +35,9 @@ class CriterionSettings(Settings):
     """Settings that all criteria share.
 
     Attributes:
-        reads_gram: Whether the criterion reads Gram matrices of the inputs.
-        updates_weights: Whether it changes the weights that it keeps.
         structured: Whether it prunes whole units: heads and channels.
     """
 
-    reads_gram: ClassVar[bool] = False
-    updates_weights: ClassVar[bool] = False
     structured: ClassVar[bool] = False
 
     score: str = Field(description=_SCORE)
@@ -55,12 +51,12 @@ class CriterionSettings(Settings):
     @property
     def needs_gram(self) -> bool:
         """Whether Gram matrices of the inputs are needed."""
-        return self.reads_gram
+        return False
 
     @property
     def changes_parameters(self) -> bool:
         """Whether pruning changes the values of parameters that it keeps."""
-        return self.updates_weights
+        return False
 
 
 class OfWeights(CriterionSettings):
@@ -77,8 +73,8 @@ class OfWeights(CriterionSettings):
 
     @property
     def needs_gram(self) -> bool:
-        """Whether the criterion or its swaps need Gram matrices."""
-        return self.reads_gram or self.swaps > 0
+        """Whether Gram matrices are needed: swaps are chosen by them."""
+        return self.swaps > 0
 
 
 class OfUnits(CriterionSettings):
@@ -130,9 +126,6 @@ class Ria(OfWeights):
 class SparseGPT(OfWeights):
     """Optimal brain surgeon with weight update, arXiv 2301.00774."""
 
-    reads_gram: ClassVar[bool] = True
-    updates_weights: ClassVar[bool] = True
-
     score: Literal["sparsegpt"] = Field(description=_SCORE)
     damping: float = Field(
         default=0.01,
@@ -148,6 +141,16 @@ class SparseGPT(OfWeights):
         description="Columns in a block. Scores are compared within each block of columns, across "
         "the matrix or within each row. A multiple of M for an NofM pattern.",
     )
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether Gram matrices are needed: they are its Hessians."""
+        return True
+
+    @property
+    def changes_parameters(self) -> bool:
+        """Whether pruning changes the weights that stay."""
+        return True
 
 
 class WandaSp(OfUnits):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freelunch.core.errors import nearest
+from freelunch.study.settings import one_of
 
 FULL = "full"
 LORA, LORA_PRUNE = "lora", "lora_prune"
@@ -34,6 +35,7 @@ BRANCHES = (LORA, LORA_PRUNE)
 # Methods whose update is scaled by alpha / rank.
 SCALED = (LORA, LORA_PRUNE, MASKLORA, SPP)
 METHODS = (FULL, BIASES, NORMS, BIASES_NORMS, *LOW_RANK)
+Method = one_of(METHODS)
 RANK, ALPHA = 16, 32.0
 # Name of the language-model head among the linear layers.
 HEAD = "head"

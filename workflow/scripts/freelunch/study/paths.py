@@ -27,6 +27,11 @@ class Paths:
     def root(self) -> Path:
         return Path("results") / self.study
 
+    @property
+    def owner(self) -> Path:
+        """The name of the study file that the results are of."""
+        return self.root / "study.txt"
+
     @staticmethod
     def model(model: str) -> Path:
         """The dense model, one shard per block; shared by all studies."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 SCOPES = ("row", "matrix")
 _PERCENT = re.compile(r"(?P<kind>[us])(?P<percent>[0-9]{2})")
 _OF = re.compile(r"(?P<zeros>[0-9]{1,3})of(?P<group>[0-9]{1,3})")
-FORMS = (
+_FORMS = (
     "u01 ... u99 (percent, unstructured), NofM (N zeros in each M consecutive inputs, such as "
     "2of4), s01 ... s99 (percent of heads and channels)"
 )
@@ -45,18 +45,7 @@ class Pattern:
             if name != f"{zeros}of{group}" or not 0 < zeros < group:
                 raise ValueError(f"{name!r}: expected NofM with 0 < N < M, such as 2of4")
             return cls(name, zeros / group, group)
-        raise ValueError(f"not a pattern: {name!r}; expected {FORMS}")
-
-    @property
-    def in_words(self) -> str:
-        """The weights that become zero, in words."""
-        if self.group is not None:
-            zeros = self.zeros_in_group(self.group)
-            return f"{zeros} of each {self.group} consecutive weights of a row become zero"
-        share = f"{100 * self.sparsity:.0f} %"
-        if self.structured:
-            return f"{share} of the attention heads and MLP channels become zero"
-        return f"{share} of the weights become zero, wherever they lie"
+        raise ValueError(f"not a pattern: {name!r}; expected {_FORMS}")
 
     def zeros_in_group(self, size: int) -> int:
         """Return how many of `size` weights (or units) compared with each other become zero."""
@@ -79,25 +68,6 @@ class Pattern:
         if scope == "row":
             return rows * self.zeros_in_group(columns)
         return self.zeros_in_group(rows * columns)
-
-    def nothing_of(self, size: int, what: str, *alternatives: str) -> str | None:
-        """Return what is wrong, and what to do, if this share of a set is less than one member.
-
-        Nothing would be pruned although the cell's name says so.
-
-        Args:
-            size: Number of members of the set.
-            what: Name of the members, for the message.
-            alternatives: Other settings that would help, for the message.
-
-        Returns:
-            The message; None if at least one member is pruned.
-        """
-        if self.zeros_in_group(size):
-            return None
-        least = [f"at least {self.name[0]}{math.ceil(100 / size):02d}"] if size > 1 else []
-        expected = ", or ".join([*least, *alternatives]) or "more than one"
-        return f"{self.name} of {size} {what} rounds down to none; expected {expected}"
 
     def divides(self, columns: int) -> bool:
         """Return whether a matrix with this many inputs can have the pattern."""

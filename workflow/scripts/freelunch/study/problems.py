@@ -14,8 +14,18 @@ from pydantic_core import ErrorDetails
 from freelunch.core.errors import nearest
 from freelunch.study.config import BASE, Config
 from freelunch.study.settings import KEYS, PATTERNS, TAGGED, Settings
+from freelunch.study.windows import WINDOWS
 
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
+# Where in a file the whole content is meant.
+_TOP = "(top)"
+# What else a setting with several kinds of values may be, by pydantic's tag of the kind that the
+# value was taken for.
+_KINDS = {
+    "(name)": ", or a number of blocks",
+    "(blocks)": f", or one of: {', '.join(sorted(WINDOWS))}",
+    "(one)": ", or a list of them",
+}
 # The expected type in words, by pydantic's name of the error.
 _TYPES = {
     "int_type": "a whole number",
@@ -139,7 +149,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Sett
             if within is not None and isinstance(part, str):
                 kind, field = within, within.model_fields.get(part)
                 within = _settings_in(field.annotation) if field else None
-    return ".".join(keys) or "(top)", field, kind
+    return ".".join(keys) or _TOP, field, kind
 
 
 def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[Settings]) -> str:
@@ -150,7 +160,7 @@ def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[S
         return f"  {where}: unknown key; expected {nearest(last, valid)}"
     description = f" ({field.description})" if field and field.description else ""
     if error["type"] == "missing":
-        return f"  {parent or '(top)'}: {last!r} is missing{description}"
+        return f"  {parent or _TOP}: {last!r} is missing{description}"
     if error["type"].startswith("union_tag"):
         return _unchosen(error, where)
     hint = ""
@@ -158,7 +168,20 @@ def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[S
         hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
     if error["type"] == "string_type" and type(error["input"]) in (int, float, date):
         hint = " (put it in quotes)"
-    return f"  {where}: found {_shown(error['input'])}; {_expected(error)}{hint}{description}"
+    if where == _TOP and error["input"] is None:
+        return f"  {_TOP}: the file is empty; expected a study"
+    expected = _expected(error) + _otherwise(error, field)
+    return f"  {where}: found {_shown(error['input'])}; {expected}{hint}{description}"
+
+
+def _otherwise(error: ErrorDetails, field: FieldInfo | None) -> str:
+    """Return what else a setting may be, where a value of another kind was found."""
+    if error["type"] not in (*_TYPES, "literal_error") or field is None:
+        return ""
+    also = _KINDS.get(str(error["loc"][-1]), "")
+    # An optional setting may be left out, but not be null; it alone is excluded from JSON.
+    nullable = type(None) in get_args(field.annotation) and field.exclude_if is None
+    return f"{also} or null" if nullable else also
 
 
 def _expected(error: ErrorDetails) -> str:

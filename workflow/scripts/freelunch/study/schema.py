@@ -8,8 +8,9 @@ from freelunch.study.config import BASE, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
 _BASE_DESCRIPTION = (
-    "A file of registries, absolute or relative to the repository. The study takes the entries "
-    "that it names. An entry in the study replaces the base's entry of the same name."
+    "A file of registries. Its name is absolute, or relative to the study's folder or, if there is "
+    "no such file, to the repository of the workflow. The study takes the entries that it names. "
+    "An entry in the study replaces the base's entry of the same name."
 )
 
 

@@ -5,7 +5,7 @@ candidate named after the adaptation and the pair. The best candidate becomes th
 result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -40,22 +40,6 @@ def chosen_of(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> 
     """Return the candidate that a search chose, or the entry's own settings without a search."""
     found: Mapping[str, Any] = choice["candidates"][choice["chosen"]] if choice else settings
     return found
-
-
-def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
-    """Return what was chosen, in words; they say if the learning rate is at an end of its list.
-
-    Args:
-        candidates: The candidates of one search, each with the keys SEARCHED.
-        chosen: The chosen candidate.
-    """
-    rates, epochs = ({each[key] for each in candidates} for key in SEARCHED)
-    rate, count = (chosen[key] for key in SEARCHED)
-    end = ""
-    if len(rates) > 1 and rate in (min(rates), max(rates)):
-        end = f" (the {'lowest' if rate == min(rates) else 'highest'} tried)"
-    words = f"learning rate {rate:g}{end}"
-    return words if len(epochs) == 1 else f"{words} and epochs {count}"
 
 
 def adaptation_of(name: str) -> str:

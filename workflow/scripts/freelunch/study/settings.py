@@ -8,7 +8,7 @@ reference in the documentation (`study.reference`) are generated from these fiel
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,14 +23,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from freelunch.study.cell import NAME, WORD
+
 T = TypeVar("T")
 
 # The meaning of each regular expression, in words.
 PATTERNS = {
-    r"^[a-z0-9]+([._-][a-z0-9]+)*$": "lower-case letters and digits, with single . _ or - between",
-    r"^[a-z0-9]+(_[a-z0-9]+)*$": "lower-case letters and digits, with single _ between",
+    f"^{NAME}$": "lower-case letters and digits, with single . _ or - between",
+    f"^{WORD}$": "lower-case letters and digits, with single _ between",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-    r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits: a branch moves",
+    r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits",
     r"^[^/]+/[^/]+$": "owner/name",
     r"^(all|none|every_[1-9][0-9]*)$": "all, none, or every_k with a whole number k",
 }
@@ -83,6 +85,11 @@ def _without_null(schema: dict[str, Any]) -> None:
         schema.update({**options[0], **schema})
     elif options:
         schema["anyOf"] = options
+
+
+def one_of(values: tuple[str, ...]) -> Any:
+    """Return the type of a text that is one of these."""
+    return Literal[values]
 
 
 def _unique(values: list[T]) -> list[T]:

@@ -28,6 +28,9 @@ TaskFormat = Literal[
     "lambada_requests",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# Nothing is trained in float16: why, and what is expected instead.
+UNTRAINED = "float16"
+NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
 _SOURCE = "Kind of source."
 _PATH = "The path is absolute, or relative to the repository."
 
@@ -61,8 +64,8 @@ class Hub(Source):
     """A repository on the Hugging Face Hub."""
 
     source: Literal["hub"] = Field(description=_SOURCE)
-    repository: Repository = Field(description="owner/name")
-    revision: Commit = Field(description="A full commit hash, since a branch moves.")
+    repository: Repository = Field(description="Owner and name on the hub.")
+    revision: Commit = Field(description="Commit of the repository; a branch would move.")
 
 
 class HubFile(Hub):
@@ -71,7 +74,7 @@ class HubFile(Hub):
     member: str = Field(description="A file in the repository.")
 
 
-class Local(Source):
+class LocalSource(Source):
     """A file or folder of your own."""
 
     source: Literal["path"] = Field(description=_SOURCE)
@@ -120,7 +123,7 @@ class HubModel(Hub, Weights):
     """A model repository on the Hugging Face Hub."""
 
 
-class LocalModel(Local, Weights):
+class LocalModel(LocalSource, Weights):
     """A model folder of your own."""
 
     path: str = Field(
@@ -151,7 +154,7 @@ class HubText(HubFile, Documents):
     """A text file in a dataset repository on the Hugging Face Hub."""
 
 
-class LocalText(Local, Documents):
+class LocalText(LocalSource, Documents):
     """A text file of your own."""
 
 
@@ -190,7 +193,7 @@ class HubTask(HubFile, TaskDocuments):
     )
 
 
-class LocalTask(Local, TaskDocuments):
+class LocalTask(LocalSource, TaskDocuments):
     """Documents of a task in a file of your own."""
 
 

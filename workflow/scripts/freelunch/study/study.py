@@ -9,30 +9,30 @@ from typing import Any
 from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
-from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
-from freelunch.study.base import read_yaml, with_base
+from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.base import with_base
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.checks import budget_tokens, contradictions
+from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
     REGISTRIES,
     Calibration,
     Config,
-    Drift,
-    Perplexity,
+    DriftSettings,
+    PerplexitySettings,
     StudyBlock,
 )
 from freelunch.study.criteria import Criterion
 from freelunch.study.paths import Paths
 from freelunch.study.problems import as_far_as_valid, violations
-from freelunch.study.search import adaptation_of, candidates_of, is_searched
-from freelunch.study.series import series_of
+from freelunch.study.search import adaptation_of, candidates_of
 from freelunch.study.settings import Settings
 from freelunch.study.sources import Model, Text
-from freelunch.study.windows import MATRIX
+from freelunch.study.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Comparisons):
     """A valid config.
 
     Attributes:
@@ -45,7 +45,7 @@ class Study:
 
     @classmethod
     def load(cls, path: Path, root: Path = Path()) -> "Study":
-        """Read and check a config file; its path, and that of its base, are relative to `root`."""
+        """Read and check a config file, whose path is relative to `root`."""
         return cls.check(read_yaml(root / path), str(path), root)
 
     @classmethod
@@ -54,14 +54,14 @@ class Study:
 
         Args:
             config: Content of the study's file.
-            source: Name of that file, for messages.
-            root: The repository, to which the base's path is relative.
+            source: Name of that file, for messages, and to find its base.
+            root: Folder that the name is relative to.
 
         Raises:
             UserError: The config is wrong; the message lists every problem with its key.
         """
-        complete, names = with_base(config, source, root)
-        problems: set[str] = set()
+        complete, names, wrong_base = with_base(config, root / source)
+        problems = set(wrong_base)
         try:
             found = Config.model_validate(complete)
         except ValidationError as error:
@@ -102,12 +102,12 @@ class Study:
         return self.block.calibration
 
     @property
-    def perplexity(self) -> Perplexity:
+    def perplexity(self) -> PerplexitySettings:
         """Settings of the perplexity by which the study is judged."""
         return self.block.evaluation.perplexity
 
     @property
-    def drift(self) -> Drift | None:
+    def drift(self) -> DriftSettings | None:
         """Settings of drift; None if it is not measured."""
         return self.block.evaluation.drift
 
@@ -263,77 +263,6 @@ class Study:
         most = max(self.sizes(cell.adaptation), default=0)
         return most > self.calibration.samples
 
-    @property
-    def selected_on_evaluation(self) -> list[str]:
-        """Names of the adaptations whose settings are chosen on the evaluation text itself."""
-        return [
-            name
-            for name, entry in self.config.adaptations.items()
-            if is_searched(entry) and entry.select_on == "evaluation"
-        ]
-
-    @property
-    def compares_windows(self) -> bool:
-        """Whether a pruned model is reconstructed in several ways, and is also evaluated unadapted
-        with the same seed.
-        """
-        kinds = [
-            {json.dumps(_kind(entry)) for entry in entries if compares_windows(entry)}
-            for entries in self._adapted_by
-        ]
-        return any(len(of_model) > 1 for of_model in kinds)
-
-    @property
-    def compares_criteria(self) -> bool:
-        """Whether models are pruned in several ways."""
-        return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
-
-    @property
-    def compares_sizes(self) -> bool:
-        """Whether several models are pruned."""
-        return len({cell.model for cell in self.cells if not cell.is_dense}) > 1
-
-    @property
-    def compares_budgets(self) -> bool:
-        """Whether a pruned model is both reconstructed and retrained."""
-        return any(
-            any(entry.is_retraining for entry in entries) and any(map(_stays_pruned, entries))
-            for entries in self._adapted_by
-        )
-
-    @property
-    def series(self) -> dict[str, str]:
-        """The name of each adaptation's series, by the adaptation's name."""
-        return series_of(self.config.adaptations)
-
-    @property
-    def references(self) -> list[str]:
-        """Names of the reconstructions that stay pruned, the best reference for retraining first.
-
-        Those that other budgets are multiples of come before the rest; in both groups, windows of
-        single matrices come last.
-        """
-        entries = self.config.adaptations
-        named = {
-            entry.budget.of
-            for entry in entries.values()
-            if isinstance(entry, Training) and entry.budget is not None
-        }
-        local = [name for name, entry in entries.items() if _stays_pruned(entry)]
-        return sorted(local, key=lambda name: (name not in named, entries[name].window == MATRIX))
-
-    @property
-    def _adapted_by(self) -> list[list[Adaptation]]:
-        """The entries that adapt each pruned model, for the models also evaluated unadapted."""
-        ways: dict[Cell, set[str]] = {}
-        for cell in self.cells:
-            ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
-        return [
-            [self.config.adaptations[name] for name in sorted(names - {NONE})]
-            for names in ways.values()
-            if NONE in names
-        ]
-
     def spec(self, cell: Cell) -> dict[str, Any]:
         """Return everything in the config that decides a cell's numbers.
 
@@ -365,26 +294,6 @@ class Study:
         written = settings.as_json()
         name = written["text"]
         return {**written, "text": {"name": name, **self.text(name).deciding()}}
-
-
-def compares_windows(settings: Adaptation) -> bool:
-    """Return whether an adaptation takes part in the comparison of windows. Those with their own
-    sample size or their own trained parameters do not.
-    """
-    if not isinstance(settings, Reconstruction):
-        return isinstance(settings, Local)
-    return settings.samples is None and settings.budget is None and settings.trains is None
-
-
-def _stays_pruned(adaptation: Adaptation) -> bool:
-    """Return whether an adaptation is a reconstruction after which the model is still pruned."""
-    return isinstance(adaptation, Reconstruction) and not adaptation.becomes_dense
-
-
-def _kind(adaptation: Adaptation) -> list[Any]:
-    """Return the settings in which adaptations in the comparison of windows differ."""
-    written = adaptation.as_json()
-    return [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
 
 
 def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,20 @@ consecutive blocks, and `all` is every block. Masks are chosen beforehand and ar
 windows.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
+from freelunch.study.settings import one_of
 
 MATRIX, HALVES, ALL, AUTO = "matrix", "attention_mlp", "all", "auto"
 # The only window of a retraining: the whole model.
 MODEL = "model"
+# Names that a reconstruction's setting `window` may have besides a number of blocks.
+WINDOWS = (MATRIX, HALVES, ALL, AUTO)
+WindowName = one_of(WINDOWS)
 # The method that solves for one matrix at a time.
 LEAST_SQUARES = "least_squares"
 
@@ -41,6 +46,16 @@ def blocks_in(window: Window, num_blocks: int) -> int:
             expected=f"at most {num_blocks}, or all",
         )
     return window
+
+
+def window_size(window: Window) -> float:
+    """Return what sorts windows from small to large: blocks, or less than 0 within a block.
+
+    A window that is not decided yet comes last, with that of all blocks. A number may be text, as
+    in a table.
+    """
+    named = {MATRIX: -2.0, HALVES: -1.0, ALL: math.inf, AUTO: math.inf}
+    return named[str(window)] if window in named else float(window)
 
 
 def split_windows(num_blocks: int, window: Window) -> list[range]:

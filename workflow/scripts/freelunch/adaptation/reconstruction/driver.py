@@ -17,7 +17,7 @@ from freelunch.adaptation.reconstruction import KIND
 from freelunch.adaptation.reconstruction.gradients import train_window_
 from freelunch.adaptation.reconstruction.least_squares import solve_window_
 from freelunch.adaptation.reconstruction.recording import Recorder, inputs_of, outputs_of
-from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import BlockCall, block_linears
@@ -31,13 +31,12 @@ from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, halves_of
-from freelunch.study.windows import HALVES, MATRIX
-from freelunch.study.windows import Window as Kind
+from freelunch.study.windows import HALVES, MATRIX, Window
 
 # Results of each window, by its name.
 Facts = dict[str, dict[str, Any]]
 # A window, its inputs and its targets.
-Work = tuple[Window, HiddenStates, HiddenStates]
+Work = tuple[WindowModules, HiddenStates, HiddenStates]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def reconstruct_windows(
     model: StreamedModel,
     masks: Artifact,
     states: DenseStates,
-    window: Kind,
+    window: Window,
     windows: Sequence[range],
     settings: Local,
     seed: int,
@@ -61,7 +60,7 @@ def reconstruct_windows(
         model: The dense model.
         masks: Masks of the pruned model.
         states: Hidden states of the calibration sample.
-        window: Kind of window to adapt, which `settings` may have left open.
+        window: The window to adapt, which `settings` may have left open.
         windows: Blocks of each window; with sparse inputs, all windows of the model.
         settings: Settings of the adaptation, an entry of `adaptations`.
         seed: Seed of the order of the sequences, which each window draws on its own.
@@ -112,7 +111,7 @@ class _Run:
         model: StreamedModel,
         masks: Artifact,
         states: DenseStates,
-        window: Kind,
+        window: Window,
         settings: Local,
         seed: int,
         stop_at_divergence: bool,
@@ -153,7 +152,7 @@ class _Run:
             write_shard(writer, block_shard(index), tensors, windows=facts)
 
     def _adapt_window_(
-        self, window: Window, inputs: HiddenStates, targets: HiddenStates
+        self, window: WindowModules, inputs: HiddenStates, targets: HiddenStates
     ) -> dict[str, Any]:
         window.widen_()
         match self.settings:
@@ -261,7 +260,7 @@ class _Run:
         modules: Sequence[nn.Module],
         keep_masks: Sequence[dict[str, Tensor]],
         matrix: str | None = None,
-    ) -> Window:
+    ) -> WindowModules:
         """Return a window of modules: one module of each block, or one matrix of a block."""
         prefix = "" if matrix is None else f"{matrix}."
 
@@ -280,7 +279,9 @@ class _Run:
                     if key.startswith(prefix)
                 }
 
-        return Window(name, modules, calls, keep_masks, pruned, self.model.dtype, self.model.device)
+        return WindowModules(
+            name, modules, calls, keep_masks, pruned, self.model.dtype, self.model.device
+        )
 
     def _inputs(self, boundary: int) -> HiddenStates:
         return self.states.at(boundary) if self.sparse is None else self.sparse.hidden

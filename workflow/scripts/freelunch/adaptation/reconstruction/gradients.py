@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
-from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training.optimisers import divergence, precision_of, stepping_in_backward
 from freelunch.adaptation.training.schedule import schedule
 from freelunch.model.hidden_file import HiddenStates
@@ -16,7 +16,7 @@ from freelunch.study.batching import CHECK_SEQUENCES
 
 
 def train_window_(
-    window: Window,
+    window: WindowModules,
     inputs: HiddenStates,
     targets: HiddenStates,
     settings: Reconstruction,
@@ -92,7 +92,7 @@ def train_window_(
 
 @torch.no_grad()
 def window_loss(
-    window: Window,
+    window: WindowModules,
     inputs: HiddenStates,
     targets: HiddenStates,
     loss: Loss,

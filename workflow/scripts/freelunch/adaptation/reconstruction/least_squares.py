@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from freelunch.adaptation.reconstruction.gradients import window_loss
 from freelunch.adaptation.reconstruction.losses import mean_squared_error
-from freelunch.adaptation.reconstruction.window import Window
+from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.study.adaptations import LeastSquares
@@ -21,7 +21,7 @@ from freelunch.study.adaptations import LeastSquares
 
 @torch.no_grad()
 def solve_window_(
-    window: Window, inputs: HiddenStates, targets: HiddenStates, settings: LeastSquares
+    window: WindowModules, inputs: HiddenStates, targets: HiddenStates, settings: LeastSquares
 ) -> dict[str, Any]:
     """Set the kept weights of a linear layer to the least-squares solution on the calibration
     sample.

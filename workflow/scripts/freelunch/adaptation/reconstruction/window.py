@@ -22,7 +22,7 @@ Calls = Callable[[int], Sequence[BlockCall]]
 
 
 @dataclass
-class Window:
+class WindowModules:
     """Pruned modules that are adapted together.
 
     Attributes:

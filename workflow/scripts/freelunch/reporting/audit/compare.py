@@ -29,7 +29,7 @@ _OTHERS: Mapping[str, Callable[[Record], float | None]] = {
 ROUNDING = 1e-5
 
 
-def read_run(name: str) -> dict[Cell, dict[str, Any]]:
+def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
     """Return the records of a run.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 
 from freelunch.core.errors import UserError
-from freelunch.study.base import read_yaml
+from freelunch.study.yaml_file import read_yaml
 
 _WORKFLOW = Path(__file__).resolve().parents[4]
 # What the audit refers to is here, wherever the audited study is run.

@@ -12,7 +12,7 @@ from freelunch.records.read import load_answers
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
 
-PERPLEXITY, HELD_OUT, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
+PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 
 
 class Evidence(FinishedStudy):
@@ -38,7 +38,7 @@ class Evidence(FinishedStudy):
             metric: A key of METRICS.
         """
         found = {name: [self.losses(cell, metric) for cell in its] for name, its in cells.items()}
-        if metric == HELD_OUT and DENSE in found:
+        if metric == HELD_OUT_PERPLEXITY and DENSE in found:
             # The dense model is measured with each pruned cell, on its seed's held-out text.
             beside = next(its for name, its in cells.items() if name != DENSE)
             found[DENSE] = [self._dense_beside(cell) for cell in beside]
@@ -90,7 +90,7 @@ def _accuracy(evidence: Evidence, cell: Cell) -> list[list[float]] | None:
 
 _LOSSES: dict[str, Callable[[Evidence, Cell], list[list[float]] | None]] = {
     PERPLEXITY: _perplexity,
-    HELD_OUT: _held_out,
+    HELD_OUT_PERPLEXITY: _held_out,
     ACCURACY: _accuracy,
 }
 METRICS = tuple(_LOSSES)

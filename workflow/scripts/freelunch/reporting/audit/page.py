@@ -160,11 +160,22 @@ def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _in_words(pattern: Pattern) -> str:
+    """Return which weights become zero."""
+    if pattern.group is not None:
+        zeros = pattern.zeros_in_group(pattern.group)
+        return f"{zeros} of each {pattern.group} consecutive weights of a row become zero"
+    share = f"{100 * pattern.sparsity:.0f} %"
+    if pattern.structured:
+        return f"{share} of the attention heads and MLP channels become zero"
+    return f"{share} of the weights become zero, wherever they lie"
+
+
 def _meanings(study: Study) -> Iterator[tuple[str, str]]:
     """Yield the meaning of the names in cells: patterns, criteria and adaptations."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
     for pattern in dict.fromkeys(cell.pattern for cell in pruned):
-        yield pattern, f"pattern: {Pattern.parse(pattern).in_words}"
+        yield pattern, f"pattern: {_in_words(Pattern.parse(pattern))}"
     for name in dict.fromkeys(cell.criterion for cell in pruned):
         keys = ("score", "scope", "statistics", "swaps")
         yield name, f"criterion: {_listed(study.criterion(name).as_json(), keys)}"

@@ -24,8 +24,8 @@ from freelunch.reporting.drawing.style import (
     legend_below,
     line_handle,
     name_line,
-    pruned_model,
 )
+from freelunch.study.naming import pruned_model
 
 PANEL_INCHES = (3.4, 2.9)
 LEGEND_INCHES = 0.2

@@ -7,10 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.reporting.drawing.marks import Registered, marks, window_size
-from freelunch.reporting.drawing.style import SMALL, empty, legend_below, line_handle, pruned_model
+from freelunch.reporting.drawing.marks import Registered, marks
+from freelunch.reporting.drawing.style import SMALL, empty, legend_below, line_handle
 from freelunch.study.cell import NONE
-from freelunch.study.windows import MATRIX
+from freelunch.study.naming import pruned_model
+from freelunch.study.windows import MATRIX, window_size
 
 PANEL_INCHES = (3.3, 2.5)
 LEGEND_INCHES = 0.2

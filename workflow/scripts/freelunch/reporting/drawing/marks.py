@@ -4,7 +4,6 @@ Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-
 apart. Each comes with its own marker, filling and line, so that a figure also reads in grey.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,6 @@ _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = COLOURS = (
 )
 # No two kinds of windows share a colour, and no retraining shares that of a window of one block.
 _WINDOWS = {MATRIX: _VERMILION, HALVES: _ORANGE, ALL: _PINK, AUTO: _SKY}
-_SIZES = {MATRIX: -2.0, HALVES: -1.0, ALL: math.inf, AUTO: math.inf}
 _RETRAINING = {
     FULL: _GREEN,
     MASKLORA: _PINK,
@@ -80,11 +78,6 @@ def marks(adaptations: Registered) -> Mapping[str, Mark]:
     for index, (name, settings) in enumerate(adaptations.items()):
         found[name] = _mark(name, _colour(settings), index)
     return found
-
-
-def window_size(window: int | str) -> float:
-    """Return what sorts windows from small to large; an undecided one comes last."""
-    return _SIZES[window] if window in _SIZES else float(window)
 
 
 def apart(colours: Mapping[str, str]) -> Mapping[str, Mark]:

@@ -1,8 +1,7 @@
 """One style for all figures, and the parts that several of them have."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -111,11 +110,6 @@ def legend_below(figure: Figure, handles: Sequence[Line2D], title: str, columns:
 def line_handle(look: Mark, label: str) -> Line2D:
     """Return the entry of a series in a legend."""
     return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=label)
-
-
-def pruned_model(row: Mapping[str, Any]) -> str:
-    """Return the name of the pruned model of a row."""
-    return f"{row['model']}, {row['criterion']}, {row['pattern']}"
 
 
 def name_line(axes: Axes, value: float, text: str, colour: str) -> None:

@@ -14,7 +14,6 @@ from freelunch.reporting.drawing.marks import (
     QUIET,
     Mark,
     apart,
-    window_size,
 )
 from freelunch.reporting.drawing.style import (
     draw_points,
@@ -22,8 +21,9 @@ from freelunch.reporting.drawing.style import (
     legend_below,
     line_handle,
     name_line,
-    pruned_model,
 )
+from freelunch.study.naming import pruned_model
+from freelunch.study.windows import HALVES, window_size
 
 PANEL_INCHES = (0.62, 2.5)
 # The series, by inputs, targets, and whether least squares took the place of training.
@@ -97,7 +97,7 @@ def _series(
             error = [float(row["perplexity_standard_error"]) for row in here]
         opened = [row["selected_on"] == "evaluation" for row in here]
         draw_points(axes, x, y, error, looks[kind], opened)
-    names = [name.replace("attention_mlp", "attention\n/ MLP") for name in windows]
+    names = [name.replace(HALVES, "attention\n/ MLP") for name in windows]
     axes.set_xticks(range(len(windows)), names)
     axes.set_xlim(-0.6, len(windows) - 0.4)
     axes.tick_params(axis="x", length=0)

@@ -6,6 +6,7 @@ from typing import Any
 
 from freelunch.reporting.formatting import NOT_FINITE, NOTHING, marked, over_dense, with_error
 from freelunch.reporting.sections.section import Section
+from freelunch.study.naming import pruned_model
 
 Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation", "what")
@@ -63,7 +64,7 @@ def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
     for row in reaches:
         if row["unit"] == "tokens":
             (flops,) = (it for it in reaches if it["unit"] == "flops" and _same(it, row))
-            name = f"{row['model']}, {row['criterion']}, {row['pattern']}: {row['series']}"
+            name = f"{pruned_model(row)}: {row['series']}"
             yield f"{name} {_reach(row, flops)}."
 
 

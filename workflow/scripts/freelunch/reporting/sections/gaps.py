@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freelunch.reporting.formatting import (
+    CLEAR,
     NOT_FINITE,
     NOTHING,
     marked,
@@ -21,8 +22,6 @@ BEST, WORST = "best (perplexity)", "worst (perplexity)"
 WORDS = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
 # The criteria of one pattern are not equally sparse where their sparsities differ by more.
 UNEQUAL = 0.002
-# Two numbers are said to differ where they are more than this many standard errors apart.
-CLEAR = 2.0
 
 
 def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:

@@ -5,14 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freelunch.analysis.window_effect import by_pruned_model
-from freelunch.reporting.formatting import NOTHING, marked, over_dense, percent, with_error
+from freelunch.reporting.formatting import CLEAR, NOTHING, marked, over_dense, percent, with_error
 from freelunch.reporting.sections.section import Section
 from freelunch.study.windows import MATRIX
 
 Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation", "window", "inputs, targets")
-# A difference is called one where it is more than this many standard errors.
-CLEAR = 2.0
 NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
     "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "

@@ -13,9 +13,9 @@ from freelunch.reporting.audit.measures.measure import (
     Settings,
     ask,
     only,
-    place_of,
 )
 from freelunch.study.methods import METHODS
+from freelunch.study.naming import pruned_model
 
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
@@ -36,10 +36,10 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
             for series, members in comparison.series.items()
             if members[0].settings.method in settings["methods"] and not members[0].settings.distils
         }
-        subject = f"{place_of(reference.cells[0])}, {', '.join(ways)} against {reference.name}"
+        subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)} against {reference.name}"
         there = {members[0].settings.method for members in ways.values()}
         if missing := [name for name in settings["methods"] if name not in there]:
-            place = f"{place_of(reference.cells[0])}, retraining against {reference.name}"
+            place = f"{pruned_model(reference.cells[0])}, retraining against {reference.name}"
             yield Absent(place, f"retraining that was not run: {', '.join(missing)}")
             continue
         amounts = {

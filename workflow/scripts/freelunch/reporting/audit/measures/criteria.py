@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from freelunch.analysis.bootstrap import Means
-from freelunch.analysis.pairing import exp
+from freelunch.analysis.pairing import exp, parameters_by_model
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
@@ -16,7 +16,6 @@ from freelunch.reporting.audit.measures.measure import (
     ask,
     by_criterion,
     divided,
-    sizes_of,
 )
 from freelunch.study.cell import NONE, Cell
 
@@ -31,7 +30,7 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     """How much more of the gap between `criteria` is left in a model than in the next smaller."""
-    sizes = sizes_of(evidence)
+    sizes = parameters_by_model(evidence.records)
     by_pattern: dict[str, list[Measurement]] = {}
     for criteria, name in _criteria(evidence, settings["metric"]):
         found = _gap_left(evidence, settings, criteria, name)

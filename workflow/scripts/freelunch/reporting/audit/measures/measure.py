@@ -147,28 +147,9 @@ def by_criterion(evidence: Evidence, metric: str) -> dict[tuple[str, str, str], 
     return found
 
 
-def sizes_of(evidence: Evidence) -> dict[str, int]:
-    """Return the number of parameters of each model."""
-    return {
-        cell.model: record["identity"]["parameters"]
-        for cell, record in evidence.records.items()
-        if cell.is_dense
-    }
-
-
 def only(cells: Cells, names: Sequence[str]) -> Cells:
     """Return some of the cells, by name."""
     return {name: cells[name] for name in names}
-
-
-def place_of(cell: Cell) -> str:
-    """Return the name of the pruned model of a cell."""
-    return f"{cell.model}, {cell.criterion}, {cell.pattern}"
-
-
-def place_of_row(row: Mapping[str, Any]) -> str:
-    """Return the name of the pruned model of a row."""
-    return f"{row['model']}, {row['criterion']}, {row['pattern']}"
 
 
 def divided(value: float, by: float) -> float:

@@ -1,6 +1,7 @@
 """Measures of what the reconstruction gives back of the loss that pruning costs."""
 
 from freelunch.analysis.bootstrap import Means
+from freelunch.analysis.pairing import parameters_by_model
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
@@ -13,11 +14,10 @@ from freelunch.reporting.audit.measures.measure import (
     by_criterion,
     divided,
     only,
-    place_of,
     reconstructed,
-    sizes_of,
 )
 from freelunch.study.cell import DENSE, NONE
+from freelunch.study.naming import pruned_model
 
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
@@ -35,7 +35,7 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
             def statistic(means: Means, name: str = name) -> float:
                 return divided(means[NONE] - means[name], means[NONE] - means[DENSE])
 
-            subject = f"{place_of(cells[NONE][0])}, {name}"
+            subject = f"{pruned_model(cells[NONE][0])}, {name}"
             yield ask(evidence, settings, subject, statistic, cells)
 
 
@@ -49,7 +49,7 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
         def statistic(means: Means, name: str = name) -> float:
             return means[NONE] - means[name]
 
-        subject = f"{place_of(cells[NONE][0])}, {name}"
+        subject = f"{pruned_model(cells[NONE][0])}, {name}"
         asked.append(ask(evidence, settings, subject, statistic, only(cells, [NONE, name])))
     measured = [each for each in asked if isinstance(each, Measurement)]
     yield from measured
@@ -63,7 +63,7 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss that pruning costs which the reconstruction recovers, in models with at
     least `parameters` parameters. All `criteria` have to be in the study, and no others count.
     """
-    sizes = sizes_of(evidence)
+    sizes = parameters_by_model(evidence.records)
     large = {
         cell: record
         for cell, record in evidence.records.items()

@@ -17,10 +17,9 @@ from freelunch.reporting.audit.measures.measure import (
     constant,
     divided,
     only,
-    place_of,
-    place_of_row,
 )
 from freelunch.study.cell import NONE
+from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import HALVES, MATRIX
 
@@ -30,7 +29,7 @@ def window_spread(evidence: Evidence, settings: Settings) -> Asked:
     All of them have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
-        place = place_of(cells[NONE][0])
+        place = pruned_model(cells[NONE][0])
         chosen = [row for row in rows if row["window"] in settings["windows"]]
         if absent := _absent_windows(chosen, settings["windows"]):
             yield Absent(place, absent)
@@ -51,7 +50,7 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     otherwise. All of the windows have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
-        place = place_of(cells[NONE][0])
+        place = pruned_model(cells[NONE][0])
         others = [row for row in rows if row["window"] in settings["windows"]]
         of_matrix = [
             row["adaptation"]
@@ -79,7 +78,7 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     share of the best gain. All of them have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
-        place = place_of(cells[NONE][0])
+        place = pruned_model(cells[NONE][0])
         wanted = [HALVES, *settings["windows"]]
         if absent := _absent_windows(rows, wanted):
             yield Absent(place, absent)
@@ -100,7 +99,7 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     divided by the smallest of some `windows`, which all have to be in the study.
     """
     for cells, rows in _windows(evidence):
-        place = place_of(cells[NONE][0])
+        place = pruned_model(cells[NONE][0])
         if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
             yield Absent(place, absent)
             continue
@@ -122,7 +121,9 @@ def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]
         rows = [
             row
             for row in evidence.windows
-            if any(place_of(cell) == place_of_row(row) for cell in by_name.get(NONE, {}).values())
+            if any(
+                pruned_model(cell) == pruned_model(row) for cell in by_name.get(NONE, {}).values()
+            )
             and (row["inputs"], row["targets"]) == ("dense", "dense")
             and row["selected_on"] != "evaluation"
         ]

@@ -1,0 +1,203 @@
+"""Settings of the adaptations that retrain the whole model: a class for each method."""
+
+from typing import Any, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from freelunch.study.adaptations import Training
+from freelunch.study.methods import ALPHA, DISTILLATION, RANK, Trained
+from freelunch.study.settings import Absent, Distinct, Settings, absent
+from freelunch.study.steps import RETRAIN_MODEL
+from freelunch.study.windows import MODEL, Window
+
+_METHOD = "How the model is retrained; freelunch.study.methods has the formulas."
+
+
+class Retraining(Training):
+    """Train the whole pruned model at once, on text."""
+
+    is_retraining: ClassVar[bool] = True
+    rule: ClassVar[str] = RETRAIN_MODEL
+    window: ClassVar[Window] = MODEL
+
+    loss: Literal["next_token", "distillation"] = Field(
+        default="next_token",
+        description="next_token: the next-token loss on the text, as in pre-training. "
+        "distillation: KL(dense || this), with the dense model's predictions as targets.",
+    )
+    micro_batch: Absent[int] = absent(
+        "Sequences that pass through the model together; the gradients of a batch add up. Fewer "
+        "take less memory and leave the steps the same. Default: the batch.",
+        ge=1,
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Recompute each block in the backward pass instead of keeping its activations: "
+        "less memory, a third more operations.",
+    )
+    residency: Literal["auto", "model", "streamed"] = Field(
+        default="auto",
+        # Records of before this setting existed stay valid.
+        exclude_if=lambda value: value == "auto",
+        description="What is in memory. model: the whole model. streamed: one block, while the "
+        "next is being read; each block runs once more, and the results are the same. auto: the "
+        "model if it fits into memory_gb.",
+    )
+    memory_gb: Absent[float] = absent(
+        "For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` "
+        "predicts it. Default: the memory of this machine.",
+        gt=0,
+    )
+    clip: float | None = Field(
+        default=1.0, gt=0, description="Largest norm of all gradients together; null: no clipping."
+    )
+
+    @property
+    def distils(self) -> bool:
+        return self.loss == DISTILLATION
+
+    @property
+    def trained(self) -> Trained:
+        return Trained.by(self.method)
+
+
+class OfMatrices(Retraining):
+    """Settings of the methods that train matrices."""
+
+    train_norms: bool = Field(
+        default=True, description="Also train the norms, including the final one."
+    )
+    train_biases: bool = Field(default=True, description="Also train the biases of linear layers.")
+    train_head: bool = Field(
+        default=False,
+        description="Also train the language-model head, by the same method. If the head shares "
+        "the embedding's weights, this trains the embedding, too.",
+    )
+    linears: Absent[Distinct[str]] = absent(
+        "Linear layers whose matrices are trained, by the ends of their names, such as q_proj. "
+        "Default: all linear layers of the blocks."
+    )
+
+    @property
+    def trained(self) -> Trained:
+        return Trained.by(
+            self.method,
+            biases=self.train_biases,
+            norms=self.train_norms,
+            head=self.train_head,
+            linears=None if self.linears is None else tuple(self.linears),
+            **self._low_rank(),
+        )
+
+    def _low_rank(self) -> dict[str, Any]:
+        """Return the settings of the low-rank factors through which a matrix is trained."""
+        return {}
+
+
+class LowRank(OfMatrices):
+    """Settings of the methods that train a matrix through two low-rank factors."""
+
+    rank: int = Field(
+        default=RANK,
+        ge=1,
+        description="Rank of the two factors through which a matrix is trained; at most the "
+        "matrix's smaller dimension.",
+    )
+
+    def _low_rank(self) -> dict[str, Any]:
+        return {"rank": self.rank}
+
+
+class Scaled(LowRank):
+    """Settings of the low-rank methods that scale a matrix's change."""
+
+    alpha: float = Field(
+        default=ALPHA, gt=0, description="The change of a matrix is scaled by alpha / rank."
+    )
+
+    def _low_rank(self) -> dict[str, Any]:
+        return {**super()._low_rank(), "alpha": self.alpha}
+
+
+class Branching(Scaled):
+    """Settings of the methods that train a branch beside a matrix."""
+
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of a branch's inputs that is dropped in training.",
+    )
+
+    def _low_rank(self) -> dict[str, Any]:
+        return {**super()._low_rank(), "dropout": self.dropout}
+
+
+class Full(OfMatrices):
+    """Train all weights that the masks keep."""
+
+    method: Literal["full"] = Field(description=_METHOD)
+
+
+class Biases(Retraining):
+    """Train only the biases of linear layers (PERP)."""
+
+    method: Literal["biases"] = Field(description=_METHOD)
+
+
+class Norms(Retraining):
+    """Train only the norms (PERP)."""
+
+    method: Literal["norms"] = Field(description=_METHOD)
+
+
+class BiasesNorms(Retraining):
+    """Train only the biases and the norms (PERP)."""
+
+    method: Literal["biases_norms"] = Field(description=_METHOD)
+
+
+class Lora(Branching):
+    """LoRA; the merged model is dense."""
+
+    method: Literal["lora"] = Field(description=_METHOD)
+
+
+class LoraPrune(Branching):
+    """LoRA whose update is pruned when it is merged."""
+
+    method: Literal["lora_prune"] = Field(description=_METHOD)
+
+
+class MaskLora(Scaled):
+    """LoRA whose update is masked during training (PERP)."""
+
+    method: Literal["masklora"] = Field(description=_METHOD)
+
+
+class ScaleLora(LowRank):
+    """Multiply the weights by a trained low-rank matrix (PERP)."""
+
+    method: Literal["scalelora"] = Field(description=_METHOD)
+
+
+class Spp(Scaled):
+    """Multiply the weights by a trained structured low-rank matrix (arXiv 2405.16057)."""
+
+    method: Literal["spp"] = Field(description=_METHOD)
+
+
+_CLASSES: tuple[type[Retraining], ...] = (
+    Full,
+    Biases,
+    Norms,
+    BiasesNorms,
+    Lora,
+    LoraPrune,
+    MaskLora,
+    ScaleLora,
+    Spp,
+)
+RETRAINING: dict[str, type[Settings]] = {
+    method: kind for kind in _CLASSES for method in get_args(kind.model_fields["method"].annotation)
+}
