@@ -49,8 +49,8 @@ class Adapted:
         cells: The cells that are compared, one a seed.
         series: Name of the series, whose members differ only in how much they see.
         settings: Settings of the adaptation.
-        losses: Mean loss of each window of text, nats a token: (seeds, windows).
-        tokens: Tokens seen; a token seen twice counts twice.
+        losses: Mean loss of each window of text, nats per token: (seeds, windows).
+        tokens: Tokens seen, counting repeats.
         distinct_tokens: Tokens of the text that were seen at least once.
         flops: Floating-point operations, including those of the dense pass that made the targets.
     """

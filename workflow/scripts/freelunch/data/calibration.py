@@ -36,10 +36,10 @@ def sample_calibration(
     Args:
         model: For its tokenizer and its vocabulary.
         text: A text, or ready token ids.
-        samples: How many sequences.
+        samples: Number of sequences.
         length: Tokens in a sequence.
         seed: The cell's seed.
-        folder: Where the artifact goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
@@ -92,8 +92,8 @@ def sample_held_out(
         model: For its tokenizer.
         text: The text that the calibration sample was drawn from.
         calibration: The calibration sample; its length and seed apply here too.
-        samples: How many sequences.
-        folder: Where the artifact goes.
+        samples: Number of sequences.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
@@ -135,8 +135,8 @@ def extend_calibration(
         calibration: The calibration sample.
         held_out: The held-out sample; a sample no larger than the calibration sample does not need
             it.
-        samples: How many sequences.
-        folder: Where the artifact goes.
+        samples: Number of sequences.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Fetch a model and write it as a checkpoint of one shard a block."""
+"""Fetch a model and write it as a checkpoint with one shard per block."""
 
 import json
 import shutil
@@ -35,12 +35,12 @@ def fetch_model(
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
-    """Obtain a model and write it as a checkpoint of one shard a block.
+    """Obtain a model and write it as a checkpoint with one shard per block.
 
     Args:
         name: Key in `models`, for messages.
         entry: The model's entry in the config.
-        folder: Where the checkpoint goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:

@@ -53,9 +53,9 @@ def cut_windows(
         model: For its tokenizer.
         text: The text.
         length: Tokens in a window.
-        windows: How many; None for as many as there are.
+        windows: Number of windows; None for as many as the text has.
         stride: Tokens from one to the next; None for `length`.
-        folder: Where they go.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
@@ -86,7 +86,7 @@ def text_windows(
         model: For its tokenizer.
         text: The text.
         length: Tokens in a window.
-        windows: How many; None for as many as there are.
+        windows: Number of windows; None for as many as the text has.
         stride: Tokens from one to the next; None for `length`: windows that do not overlap.
 
     Raises:

@@ -49,7 +49,7 @@ ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 SEARCH = (steps.SEARCH,)
 CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
 PRUNING = (steps.PRUNE_MODEL,)
-# Kept records that are older than one evaluation a cell name the step that measured perplexity.
+# Records from before there was one evaluation per cell name the step that measured perplexity.
 EVALUATION = (steps.EVALUATE_CELL, "evaluate_perplexity")
 # How seeds become one row: columns that all seeds share, that are averaged, and that are added up.
 _SHARED = (

@@ -41,7 +41,7 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
     audit = audit_records(study, loaded, records)
     texts = table_texts(Results(study, loaded, records))
     write_atomically(folder / SUMMARY, texts[SUMMARY])
-    write_atomically(folder / VERDICTS, verdict_table(audit["claims"]))
+    write_atomically(folder / VERDICTS, verdict_table(audit))
     with TemporaryDirectory() as data:
         for figure in figures_of(study):
             csv = Path(data) / f"{figure.name}.csv"

@@ -26,12 +26,12 @@ from freelunch.study.study import Study
 
 def _summary_caption(study: Study) -> str:
     return f"""\
-One row a cell of the study ``{study.name}``, one column a fact, units in the names; ``record`` is
-the file in ``results/{study.name}/records/`` that a row comes from.
+One row per cell of the study ``{study.name}``, one column per fact, with units in the names;
+``record`` is the file in ``results/{study.name}/records/`` that a row comes from.
 
 ``perplexity`` is measured on ``{study.perplexity.text}`` in windows of
 {study.perplexity.length} tokens; standard errors are over windows. ``loss_minus_dense`` is in
-nats a token, and its standard error comes from the differences window by window. Columns that
+nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
 were not adapted. ``nan`` is a number that is not finite.
 """
@@ -39,9 +39,9 @@ were not adapted. ``nan`` is a number that is not finite.
 
 def _gaps_caption(study: Study) -> str:
     return f"""\
-What the choice of the criterion is worth, and how much of that an adaptation leaves: for each
+The effect of the criterion, and how much of it remains after an adaptation: for each
 model, pattern and adaptation, the gap between the best and the worst criterion. ``loss_gap`` is
-the mean loss of the worst minus that of the best in nats a token, the logarithm of the ratio of
+the mean loss of the worst minus that of the best in nats per token, the logarithm of the ratio of
 their perplexities on ``{study.perplexity.text}``, averaged over the ``seeds`` seeds
 that all ``criteria`` share. ``gap_left`` is the gap with the adaptation divided by that without
 it, over the criteria and seeds that are there both with and without. ``left_out`` names the
@@ -59,7 +59,7 @@ def _pairs_caption(study: Study) -> str:
     return f"""\
 How every two criteria differ, for each model, pattern and adaptation: ``loss_difference`` is the
 mean loss of ``criterion`` minus that of ``other`` on ``{study.perplexity.text}``, in
-nats a token, averaged over the ``seeds`` seeds that both have. Below zero, ``criterion`` is the
+nats per token, averaged over the ``seeds`` seeds that both have. Below zero, ``criterion`` is the
 better one. The standard error is over windows, from the differences window by window; the standard
 deviation over seeds is empty for one seed. ``nan`` is a number that is not finite.
 """
@@ -68,7 +68,7 @@ deviation over seeds is empty for one seed. ``nan`` is a number that is not fini
 TABLES = (
     Table(
         "summary",
-        "one row a cell",
+        "one row per cell",
         _summary_caption,
         SUMMARY_COLUMNS,
         lambda results: results.cells,

@@ -21,8 +21,8 @@ class Evidence(FinishedStudy):
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
         """Return the losses of a cell in a metric, a list for each stratum; None if not measured.
 
-        For a perplexity they are the loss of each window, nats a token. For accuracy they are 1 for
-        each wrong answer and 0 for each right one, task by task.
+        For a perplexity, there is one stratum with the loss of each window, in nats per token. For
+        accuracy, each task is a stratum, with 1 for each wrong answer and 0 for each right one.
         """
         return _LOSSES[metric](self, cell)
 

@@ -10,6 +10,7 @@ from typing import Any
 from freelunch.analysis.accuracy import MEAN
 from freelunch.reporting.formatting import NOTHING, marked, percent, rounded, with_error
 from freelunch.reporting.metrics import METRICS, Metric
+from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED
 from freelunch.study.cell import DENSE, NONE
 
 WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
@@ -178,8 +179,8 @@ def shown_tasks(tables: Path) -> dict[str, Any] | None:
 
 # The differences of the mean over tasks, with their headings.
 _DIFFERENCES = {
-    "accuracy_minus_dense": f"{MEAN} \N{MINUS SIGN} dense",
-    "accuracy_minus_unadapted": f"{MEAN} \N{MINUS SIGN} not adapted",
+    "accuracy_minus_dense": f"{MEAN} {MINUS_DENSE}",
+    "accuracy_minus_unadapted": f"{MEAN} {MINUS_UNADAPTED}",
 }
 
 

@@ -83,7 +83,7 @@ class Panel:
 
 
 def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
-    """Return the panels of a model, a panel a pattern, in rows that fit a page.
+    """Return the panels of a model, one per pattern, in rows that fit a page.
 
     Args:
         model: Name of the model, shown above the first panel of each row.

@@ -36,10 +36,10 @@ FIGURE = Figure(
     data="retraining beside reconstruction",
     data_caption=lambda _: (
         """\
-Retraining and reconstruction in the same currencies: tokens seen and distinct, steps of the
+Retraining and reconstruction in the same units: tokens seen and distinct, steps of the
 optimiser, trained parameters, floating-point operations (of the adaptation, and of the search for
 its learning rate), wall and processor seconds, peak memory. ``loss_minus_reference``: the mean
-loss minus that of the reconstruction ``reference``, nats a token, with the standard error of the
+loss minus that of the reconstruction ``reference``, nats per token, with the standard error of the
 paired differences over windows of text.
 """
     ),

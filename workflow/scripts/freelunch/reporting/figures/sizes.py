@@ -25,7 +25,7 @@ without and with them.
     data_caption=lambda _: (
         """\
 The gap between all criteria of each model, pattern and adaptation, with the parameters of the
-model. ``loss_gap``: the loss of the worst minus that of the best criterion, nats a token.
+model. ``loss_gap``: the loss of the worst minus that of the best criterion, nats per token.
 """
     ),
     columns=SIZE_COLUMNS,

@@ -30,10 +30,10 @@ FIGURE = Figure(
     claims=("C2", "C2b", "C2v1"),
     wanted=lambda study: study.compares_windows,
     settings=lambda study: {"text": study.perplexity.text},
-    data="what the window is worth",
+    data="effect of the window size",
     data_caption=lambda _: (
         """\
-``gain``: the mean loss without the adaptation minus that with it, nats a token. ``gain_missed``:
+``gain``: the mean loss without the adaptation minus that with it, nats per token. ``gain_missed``:
 how much less an adaptation gains than the best one (``best``), as a share of the best gain, with
 the standard error of the paired differences over windows of text (and over seeds, where there are
 several). ``exact``: 1 for a window that was solved by least squares and not trained.

@@ -117,9 +117,8 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
         "checkpoint that was evaluated."
     )
     yield (
-        "Adaptation cost excludes calibration and pruning. It gives the tokens seen (a token seen "
-        "twice counts twice), floating-point operations, wall time, and the peak memory of the "
-        "largest job."
+        "Adaptation cost excludes calibration and pruning. It gives the tokens seen (counting "
+        "repeats), floating-point operations, wall time, and the peak memory of the largest job."
     )
 
 
@@ -155,7 +154,7 @@ def _sizes(means: Means) -> Iterator[str]:
         if known := [speed for speed in speeds if speed is not None]:
             note += (
                 f" Zeros are also multiplied like other numbers: pruned, it processes "
-                f"{_range(known, '.2f')} times as many tokens a second as the dense model."
+                f"{_range(known, '.2f')} times as many tokens per second as the dense model."
             )
         yield note
 

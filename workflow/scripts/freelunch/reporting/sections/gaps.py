@@ -88,7 +88,7 @@ def _effect(gap: Mapping[str, Any]) -> str:
     share = f"{with_error(left, error)} of what it was without"
     if abs(left - 1) <= CLEAR * error:
         return f"is not clearly smaller or larger: {share}"
-    return f"is smaller: {share}" if left < 1 else f"is not smaller but larger: {share}"
+    return f"is smaller: {share}" if left < 1 else f"is larger: {share}"
 
 
 def _unequal_sparsities(means: Rows) -> Iterator[str]:

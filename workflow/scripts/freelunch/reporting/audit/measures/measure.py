@@ -2,8 +2,8 @@
 
 A measure finds the cells that it compares and the statistic of their mean losses that a claim asks
 for; `analysis.bootstrap` then computes the number and its interval. Losses are in the metric that
-the claim names: nats a token, or the share of wrong answers. The docstring of a measure is shown to
-readers of the audit.
+the claim names: nats per token, or the share of wrong answers. The audit's page shows the docstring
+of each measure.
 """
 
 import math

@@ -40,7 +40,7 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much the reconstruction lowers the loss, in nats a token or as a share of answers.
+    """By how much the reconstruction lowers the loss, in nats per token or as a share of answers.
     Pruned models that were not measured count as untested.
     """
     asked = []

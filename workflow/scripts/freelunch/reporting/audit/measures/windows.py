@@ -1,4 +1,4 @@
-"""Measures of what the size of the window is worth."""
+"""Measures of the effect of the window size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
