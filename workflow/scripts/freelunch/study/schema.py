@@ -7,6 +7,7 @@ from typing import Any
 from freelunch.study.config import BASE, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
+_DESCRIPTION = "A study. The file and its `base` together define every name that the study uses."
 _BASE_DESCRIPTION = (
     "A file of registries, absolute or relative to the repository. The study takes the entries "
     "that it names. An entry in the study replaces the base's entry of the same name."
@@ -18,6 +19,7 @@ def config_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
+    schema["description"] = _DESCRIPTION
     schema["properties"][BASE] = {"type": "string", "description": _BASE_DESCRIPTION}
     for registry in REGISTRIES:
         # Names of another form are refused.
