@@ -167,7 +167,7 @@ def test_published_numbers_that_were_compared_come_first(audited: Audited) -> No
     }
     audited.audit["published"] = [*others, compared]
     page = page_of(audited)
-    assert f"That is so of 1 of {len(others) + 1}." in page
+    assert f"This applies to 1 of {len(others) + 1}." in page
     assert page.index("+5.5% of the published number") < page.index("Why not")
     assert "5.40 ± 0.10" in page
     audited.audit["published"] = others

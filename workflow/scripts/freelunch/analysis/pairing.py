@@ -1,4 +1,4 @@
-"""Pair cells by their records: window by window, and over seeds.
+"""Compare cells by their records: window by window, and over seeds.
 
 Cells of a model are measured on the same windows, so their losses are compared window by window.
 The error of such a difference is far smaller than the errors of the two losses.

@@ -1,8 +1,9 @@
 """The calibration sample, the held-out sample, and samples that go beyond the calibration sample.
 
 All three are drawn from one text by one stream of random numbers: first the calibration sample,
-then the held-out sample, then what extends the calibration sample. The artifact of a sample keeps
-its spans and the state of the random generator (`drawing.DRAWN`), from which the next one goes on.
+then the held-out sample, then the extension of the calibration sample. The artifact of a sample
+keeps its spans and the state of the random generator (`drawing.DRAWN`), from which the next sample
+continues.
 """
 
 from pathlib import Path
@@ -31,7 +32,7 @@ def sample_calibration(
     """Write the token ids of a calibration sample, (samples, length), int64.
 
     `Drawing` draws them from a text. Ready token ids are used as they are, and must have the shape
-    that the config announces.
+    that the config states.
 
     Args:
         model: For its tokenizer and its vocabulary.
@@ -126,8 +127,8 @@ def extend_calibration(
 ) -> Artifact:
     """Write token ids, (samples, length), int64, that begin with the calibration sample.
 
-    A smaller sample is the beginning of the calibration sample. A larger one goes on with sequences
-    of any document that the held-out sample does not touch.
+    A smaller sample is the beginning of the calibration sample. A larger one continues with
+    sequences from any document that the held-out sample does not touch.
 
     Args:
         model: For its tokenizer.
@@ -140,7 +141,7 @@ def extend_calibration(
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: One of the samples was drawn from something else, or no document is left.
+        UserError: One of the samples was drawn from another text, or no document is left.
     """
     input_ids, length = read_tokens(calibration), calibration.facts["settings"]["length"]
     facts: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Fetch a text and write it as documents, or take over ready token ids.
+"""Fetch a text and write it as documents, or store ready token ids.
 
 A text becomes `documents.jsonl`: one JSON object `{"text": ...}` per line, in the order of the
 source. Blank documents are dropped, except for rows of a table. All others are kept exactly, apart

@@ -1,4 +1,4 @@
-"""A finished study as a Workflow Run RO-Crate: its folder says what is in it and what made it.
+"""A finished study as a Workflow Run RO-Crate, which describes its files and how they were made.
 
 `ro-crate-metadata.json` makes results/<study>/ a crate by the profile Workflow Run Crate 0.5
 (https://w3id.org/ro/wfrun/workflow/0.5), which builds on Process Run Crate 0.5, Workflow RO-Crate

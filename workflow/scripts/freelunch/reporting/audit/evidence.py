@@ -16,7 +16,7 @@ PERPLEXITY, HELD_OUT, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 
 
 class Evidence(FinishedStudy):
-    """What a finished study says of claims."""
+    """A finished study as evidence for claims."""
 
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
         """Return the losses of a cell in a metric, a list for each stratum; None if not measured.
@@ -31,7 +31,7 @@ class Evidence(FinishedStudy):
         return self.losses(cell, metric) is not None
 
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
-        """Return what was measured on cells of one model; None if something was not measured.
+        """Return the losses of some cells of one model; None if one of them was not measured.
 
         Args:
             cells: The cells by name, one for each seed; all names have the same seeds.

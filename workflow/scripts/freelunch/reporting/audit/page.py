@@ -147,7 +147,7 @@ def _prose(text: str) -> Markup:
 
 
 def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a reader has to know before any number: the data, and the program."""
+    """Return the facts at the head of the page: the data, and the program."""
     perplexity, calibration = study.perplexity, study.calibration
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))

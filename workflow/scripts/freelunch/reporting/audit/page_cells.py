@@ -1,4 +1,4 @@
-"""The tables of all cells and of their tasks on an audit's page, and how numbers are written."""
+"""The tables of all cells and of their tasks on an audit's page, and the form of their numbers."""
 
 import csv
 import math
@@ -119,8 +119,8 @@ _NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_
 def shown_cells(tables: Path) -> dict[str, Any] | None:
     """Return columns and rows of the table of all cells; None if there is no summary of them.
 
-    A column that is empty for all cells is left out, and so are the model and the seed where there
-    is only one, which the head of the page names.
+    A column that is empty for all cells is left out. So are the model and the seed if there is only
+    one, since the head of the page names it.
 
     Args:
         tables: Folder with `summary.csv`.

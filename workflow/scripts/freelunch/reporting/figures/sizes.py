@@ -9,8 +9,8 @@ FIGURE = Figure(
     caption=lambda _: (
         """\
 How far apart the worst and the best criterion are, in loss, against the number of parameters of
-the model: without and with adaptations, for each pattern. Only criteria that a model has both
-without and with them.
+the model: without and with adaptations, for each pattern. Only criteria that were run both without
+and with them count.
 """
     ),
     alternative=(

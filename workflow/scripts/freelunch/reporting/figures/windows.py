@@ -1,4 +1,4 @@
-"""Quality and memory against the window that is adapted together."""
+"""Perplexity and memory against the window size."""
 
 from freelunch.analysis.window_effect import WINDOW_COLUMNS
 from freelunch.reporting.figures import Figure
@@ -8,8 +8,9 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     perplexity, calibration = study.perplexity, study.calibration
     return f"""\
-Quality and memory against the window that is adapted together: a single matrix, attention and MLP
-apart, a number of consecutive blocks, or all blocks. The masks are the same for all windows.
+Perplexity and memory against the window size, the part of the model that is adapted together: a
+single matrix, attention and MLP separately, a number of consecutive blocks, or all blocks. The
+masks are the same for all windows.
 Perplexity on ``{perplexity.text}``, windows of {perplexity.length} tokens;
 calibrated on {calibration.samples} sequences of {calibration.length} tokens of
 ``{calibration.text}``. Bars are one standard error over windows of text; all cells are

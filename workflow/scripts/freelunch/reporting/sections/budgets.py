@@ -60,7 +60,7 @@ def budget_line(row: Row) -> dict[str, str]:
 
 
 def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
-    """Yield, for each retraining series of each pruned model, what reaches the reconstruction."""
+    """Yield a sentence for each retraining series: the budget that reaches the reconstruction."""
     for row in reaches:
         if row["unit"] == "tokens":
             (flops,) = (it for it in reaches if it["unit"] == "flops" and _same(it, row))
@@ -69,7 +69,7 @@ def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
 
 
 def _reach(tokens: Row, flops: Row) -> str:
-    """Return what reaches the reconstruction, in tokens and operations, as a predicate."""
+    """Return the budget that reaches the reconstruction, as the predicate of a sentence."""
     value, reference = tokens["reached_at_over_reference"], tokens["reference"]
     if math.isnan(value):
         return f"cannot be compared: {reference} diverged"

@@ -41,7 +41,7 @@ def task_lines(tasks: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def task_notes(tasks: Sequence[Row]) -> Iterator[str]:
-    """Yield what the model was asked, and what the numbers are."""
+    """Yield the notes below the table: the documents, and the meaning of the numbers."""
     asked: dict[str, tuple[int, int]] = {}
     for row in tasks:
         if row["task"] != MEAN:

@@ -46,8 +46,8 @@ def window_spread(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much the window of a single matrix is worse than the worst of some `windows`, as a
-    share of what the best of these gains. The matrix is solved for if `exact`, and trained
+    """How much worse the window of a single matrix is than the worst of some `windows`, as a
+    share of what the best of these gains. The matrix is solved exactly if `exact`, and trained
     otherwise. All of the windows have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
@@ -60,7 +60,7 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
         ]
         absent = _absent_windows(others, settings["windows"])
         if absent or not of_matrix:
-            yield Absent(place, absent or "there is no such window of a matrix")
+            yield Absent(place, absent or "the window of one matrix was not run")
             continue
         names = [row["adaptation"] for row in others]
 
@@ -96,8 +96,8 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
-    """The peak resident memory of the job that adapts halves of a block, its libraries included,
-    divided by the smallest of some `windows`, which all have to be in the study.
+    """The peak resident memory of the job that adapts halves of a block, including its libraries,
+    divided by the smallest peak of some `windows`, all of which have to be in the study.
     """
     for cells, rows in _windows(evidence):
         place = place_of(cells[NONE][0])
