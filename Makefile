@@ -119,6 +119,6 @@ settings: env
 	python -m freelunch schema > workflow/schemas/config.schema.json
 	python -m freelunch settings > docs/guide/settings.md
 
-# All packages that the pins in pyproject.toml require, except torch and what its builds require.
+# All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.
 lock: env
 	$(BIN)/pip freeze --exclude torch | grep -v -i -E '^(nvidia|cuda|triton)' > envs/lock.txt

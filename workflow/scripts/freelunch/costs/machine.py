@@ -1,4 +1,4 @@
-"""What the machine has that plans."""
+"""Resources of the machine on which the plan is made."""
 
 import os
 from pathlib import Path

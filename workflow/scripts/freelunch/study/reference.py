@@ -6,12 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.study.adaptations import OfMatrices, Retraining, Training
 from freelunch.study.config import REGISTRIES, StudyBlock
-from freelunch.study.criteria import OfUnits, OfWeights
 from freelunch.study.schema import config_schema
-from freelunch.study.settings import KEYS, PATTERNS, TAGGED, Settings
-from freelunch.study.sources import Documents, TaskDocuments, Weights
+from freelunch.study.settings import KEYS, PATTERNS, TAGGED
 
 _HEAD = """# Settings
 
@@ -22,17 +19,17 @@ A heading such as `adaptations: lora` stands for the entries of `adaptations` wi
 Settings that several kinds of entries share are listed once, in a section of their own, to which
 the section of each kind links.
 """
-# What several kinds of entries share: the registry, what these kinds are called, and the class that
-# they have in common.
-_SHARED: tuple[tuple[str, str, type[Settings]], ...] = (
-    ("models", "every source", Weights),
-    ("texts", "every file of documents", Documents),
-    ("tasks", "every source", TaskDocuments),
-    ("criteria", "every criterion for single weights", OfWeights),
-    ("criteria", "every criterion for heads and channels", OfUnits),
-    ("adaptations", "every adaptation that trains", Training),
-    ("adaptations", "every retraining", Retraining),
-    ("adaptations", "every retraining of matrices", OfMatrices),
+# What several kinds of entries share: the registry, what these kinds are called, and the name of the
+# class that they inherit from.
+_SHARED = (
+    ("models", "every source", "Weights"),
+    ("texts", "every file of documents", "Documents"),
+    ("tasks", "every source", "TaskDocuments"),
+    ("criteria", "every criterion for single weights", "OfWeights"),
+    ("criteria", "every criterion for heads and channels", "OfUnits"),
+    ("adaptations", "every adaptation that trains", "Training"),
+    ("adaptations", "every retraining", "Retraining"),
+    ("adaptations", "every retraining of matrices", "OfMatrices"),
 )
 Row = tuple[str, ...]
 Definitions = Mapping[str, Any]
@@ -67,9 +64,11 @@ def _of_registry(
     }
     rows = {value: _rows(definitions[kind.__name__], headings) for value, kind in kinds.items()}
     shared_by: dict[str, list[str]] = {value: [] for value in kinds}
-    for of, words, base in _SHARED:
+    bases = {base.__name__: base for kind in kinds.values() for base in kind.__mro__}
+    for of, words, name in _SHARED:
         if of != registry:
             continue
+        base = bases[name]
         heading = f"{registry}: {words}"
         members = [value for value, kind in kinds.items() if issubclass(kind, base)]
         shared = [row for row in rows[members[0]] if all(row in rows[value] for value in members)]

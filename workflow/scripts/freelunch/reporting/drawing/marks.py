@@ -83,7 +83,7 @@ def marks(adaptations: Registered) -> Mapping[str, Mark]:
 
 
 def window_size(window: int | str) -> float:
-    """Return the key that sorts windows from small to large; an undecided window comes last."""
+    """Return what sorts windows from small to large; an undecided one comes last."""
     return _SIZES[window] if window in _SIZES else float(window)
 
 

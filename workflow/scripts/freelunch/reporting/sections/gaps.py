@@ -21,7 +21,7 @@ BEST, WORST = "best (perplexity)", "worst (perplexity)"
 WORDS = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
 # The criteria of one pattern count as unequally sparse if their sparsities differ by more.
 UNEQUAL = 0.002
-# Two numbers count as different if they are more than this many standard errors apart.
+# Two numbers are said to differ where they are more than this many standard errors apart.
 CLEAR = 2.0
 
 

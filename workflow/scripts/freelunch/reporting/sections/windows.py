@@ -11,7 +11,7 @@ from freelunch.study.windows import MATRIX
 
 Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation", "window", "inputs, targets")
-# A difference counts as clear if it is more than this many standard errors.
+# A difference is called one where it is more than this many standard errors.
 CLEAR = 2.0
 NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "

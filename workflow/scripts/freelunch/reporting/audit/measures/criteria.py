@@ -30,9 +30,7 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
-    """How much more of the gap between `criteria` is left in a model than in the next smaller
-    model.
-    """
+    """How much more of the gap between `criteria` is left in a model than in the next smaller."""
     sizes = sizes_of(evidence)
     by_pattern: dict[str, list[Measurement]] = {}
     for criteria, name in _criteria(evidence, settings["metric"]):
