@@ -1,4 +1,4 @@
-"""Resources of the machine on which the plan is made."""
+"""What the machine has that plans."""
 
 import os
 from pathlib import Path

@@ -19,8 +19,8 @@ A heading such as `adaptations: lora` stands for the entries of `adaptations` wi
 Settings that several kinds of entries share are listed once, in a section of their own, to which
 the section of each kind links.
 """
-# What several kinds of entries share: the registry, what these kinds are called, and the name of the
-# class that they inherit from.
+# What several kinds of entries share: the registry, what these kinds are called, and the name of
+# the class that they inherit from.
 _SHARED = (
     ("models", "every source", "Weights"),
     ("texts", "every file of documents", "Documents"),
