@@ -494,7 +494,7 @@ def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
     rows[1] |= {"gap_left_error": 0.05}
     said = said_of(rows)
     assert "is not clearly smaller or larger: 0.900 ± 0.050" in said
-    assert "over windows and, where there are several, over seeds" in said
+    assert "over windows and, if there are several, over seeds" in said
     fields = [field.strip() for field in said.splitlines()[3].strip("| ").split("|")]
     assert fields[-3:] == ["90.0 ± 3.0 %", "4", "8.0 %"]
     rows[1] |= {"gap_left_standard_deviation_over_seeds": math.nan, "gap_left_error": math.nan}

@@ -60,7 +60,8 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
         ]
         absent = _absent_windows(others, settings["windows"])
         if absent or not of_matrix:
-            yield Absent(place, absent or "the window of one matrix was not run")
+            how = "solved exactly" if settings["exact"] else "trained"
+            yield Absent(place, absent or f"no window of one matrix was {how}")
             continue
         names = [row["adaptation"] for row in others]
 
