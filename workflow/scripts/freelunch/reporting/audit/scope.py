@@ -12,7 +12,7 @@ def scope_text(study: Study, records: Records) -> str:
     """Return the scope, which a reader needs to know before any verdict."""
     models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
     amounts = [row["adaptation_tokens"] for row in cell_rows(records)]
-    tokens = _range([amount for amount in amounts if amount is not None])
+    tokens = _range([int(amount) for amount in amounts if amount is not None])
     seeds = _range([len(cells) for cells in seed_groups(records) if not cells[0].is_dense])
     perplexity = study.perplexity
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
