@@ -7,9 +7,9 @@
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
 #   make test-fast             the tests of the settings, the costs and the statistics alone
-#   make report                the audit page and Snakemake's report of a study
+#   make report                run a study, and build its audit page and Snakemake's report
 #   make compare A=... B=...   differences between two studies, and what may explain them
-#   make bench                 speed and memory, as ratios
+#   make bench                 run the default study, then measure speed and memory, as ratios
 #   make docs                  the documentation, site/index.html
 #   make results               run the studies whose results docs/ keeps, and keep the new results
 
@@ -72,7 +72,7 @@ compare: env
 test: env
 	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
 
-# What one runs while editing: it computes nothing with a model.
+# Tests to run while editing: they compute nothing with a model.
 test-fast: env
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile tests/study tests/costs tests/analysis
 

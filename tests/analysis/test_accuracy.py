@@ -13,7 +13,7 @@ from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
-from freelunch.reporting.sections.tasks import task_lines, task_notes
+from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED, task_lines, task_notes
 from freelunch.study.cell import Cell
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -102,8 +102,8 @@ def test_the_dense_model_is_compared_with_nothing(tmp_path: Path) -> None:
     row = found(rows, "none", MEAN, "dense")
     assert row["accuracy_minus_dense"] is row["accuracy_minus_unadapted"] is None
     lines = task_lines(rows)
-    assert lines[0]["minus dense"] == lines[0]["adaptation"] == "-"
-    assert lines[2][MEAN].endswith(" %") and lines[2]["minus not adapted"].startswith("13")
+    assert lines[0][MINUS_DENSE] == lines[0]["adaptation"] == "-"
+    assert lines[2][MEAN].endswith(" %") and lines[2][MINUS_UNADAPTED].startswith("13")
 
 
 def test_cells_that_are_not_asked_have_no_rows(tmp_path: Path) -> None:

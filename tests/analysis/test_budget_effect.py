@@ -203,7 +203,7 @@ def test_a_line_of_the_table() -> None:
     assert line["tokens"] == "32,768"
     assert line["TFLOP"] == "20.0"
     assert line["trained"] == "1.0 k"
-    assert line["loss minus"].startswith("-0.10")
+    assert line["loss \N{MINUS SIGN} reconstruction"].startswith("-0.10")
     assert budget_line(row | {"search_flops": 7e12})["TFLOP"] == "20.0 + 7"
 
 

@@ -471,7 +471,7 @@ def test_summary_says_nothing_of_gaps_where_there_is_none() -> None:
         (0.41, 0.02, "is smaller: 0.410 ± 0.020 of what it was without."),
         (0.97, 0.02, "is not clearly smaller or larger: 0.970 ± 0.020 of what it was without."),
         (1.03, 0.02, "is not clearly smaller or larger: 1.030 ± 0.020 of what it was without."),
-        (1.5, 0.2, "is not smaller but larger: 1.50 ± 0.20 of what it was without."),
+        (1.5, 0.2, "is larger: 1.50 ± 0.20 of what it was without."),
         (math.nan, math.nan, "cannot be compared: a loss is not finite, or there was no gap"),
         (None, None, "has nothing to be compared with"),
     ],
@@ -494,7 +494,7 @@ def test_summary_takes_seeds_into_what_it_says_of_the_gap() -> None:
     rows[1] |= {"gap_left_error": 0.05}
     said = said_of(rows)
     assert "is not clearly smaller or larger: 0.900 ± 0.050" in said
-    assert "over windows and, where there are several, over seeds" in said
+    assert "over windows and, if there are several, over seeds" in said
     fields = [field.strip() for field in said.splitlines()[3].strip("| ").split("|")]
     assert fields[-3:] == ["90.0 ± 3.0 %", "4", "8.0 %"]
     rows[1] |= {"gap_left_standard_deviation_over_seeds": math.nan, "gap_left_error": math.nan}

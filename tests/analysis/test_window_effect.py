@@ -1,4 +1,4 @@
-"""What the window is worth: gains, what is missed of the best, and how that is said and drawn."""
+"""The effect of the window size: gains, what is missed of the best, and how both are shown."""
 
 import csv
 import io
@@ -168,7 +168,7 @@ def test_what_is_said_of_windows() -> None:
     study = study_of(*ALL)
     records = records_of(study)
     text = summary_of(study, records)
-    assert "**What the window is worth**" in text
+    assert "**Effect of the window size**" in text
     sentences = list(window_sentences(window_rows(records)))
     # Chosen on the evaluation text: shown in the table, and not counted.
     assert "among 4 windows of half a block or more, 1 gains most and all least" in sentences[0]

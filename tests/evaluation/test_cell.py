@@ -153,7 +153,7 @@ def test_a_flipped_byte_stops_the_evaluation(cell: Evaluated, shard: str) -> Non
 
 
 def test_an_unsound_dense_model_is_no_evaluation(cell: Evaluated) -> None:
-    with pytest.raises(UserError, match="dense model's perplexity is absurd"):
+    with pytest.raises(UserError, match="dense model's perplexity is implausible"):
         cell.run(dense_limit=1.0)
     assert not (cell.folder / MANIFEST).exists()
     cell.run(dense_limit=1e9)

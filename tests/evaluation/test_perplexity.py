@@ -211,8 +211,8 @@ def test_a_loss_too_large_for_exp_is_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("perplexity", [None, math.nan, math.inf, 1000.01])
-def test_an_absurd_dense_model_stops_the_study(perplexity: float | None) -> None:
-    with pytest.raises(UserError, match="dense model's perplexity is absurd") as error:
+def test_an_implausible_dense_model_stops_the_study(perplexity: float | None) -> None:
+    with pytest.raises(UserError, match="dense model's perplexity is implausible") as error:
         check_dense(perplexity, 1000, "somewhere")
     assert "somewhere" in str(error.value) and "dense_limit = 1000" in str(error.value)
 

@@ -195,7 +195,7 @@ def test_an_empty_context_begins_with_the_first_token(checkpoint: Artifact) -> N
     [
         ("hellaswagg", "has no such task"),
         ("mmlu", "has no such task"),
-        ("gsm8k", "no task of log-likelihoods of choices"),
+        ("gsm8k", "not a multiple-choice or log-likelihood task"),
     ],
 )
 def test_tasks_that_cannot_be_asked(name: str, problem: str) -> None:

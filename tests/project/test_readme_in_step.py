@@ -3,9 +3,10 @@
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -24,13 +25,6 @@ README = ROOT / "README.md"
 # What is written by hand.
 PAGES = [README, *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT)]
 PAGES = [path for path in PAGES if path.parent.name not in ("tables", "audit")]
-# What the README calls a verdict of the audit.
-CALLED = {
-    "holds": "Found",
-    "holds in part": "Found in part",
-    "does not hold": "Not found at this scale",
-    "not testable here": "Not testable here",
-}
 # The pages whose numbers are those of records that are kept.
 OF_RECORDS = [README, *(DOCS / "results" / f"{name}.md" for name in ("index", *KEPT))]
 
@@ -80,7 +74,37 @@ def test_a_page_shows_them(kept: Audited):
 @pytest.mark.parametrize("kept", ["full"], indirect=True)
 def test_verdicts_of_the_readme(kept: Audited):
     rows = dict(re.findall(r"^\| (C\w+) \| [^|]+ \| \*\*([^*|]+?)\.\*\*", README.read_text(), re.M))
-    assert rows == {claim["id"]: CALLED[claim["verdict"]] for claim in kept.audit["claims"]}
+    assert rows == {claim["id"]: claim["verdict"].capitalize() for claim in kept.audit["claims"]}
+
+
+@pytest.mark.parametrize("kept", ["full"], indirect=True)
+def test_rounded_numbers_of_the_readme(kept: Audited):
+    """Numbers that are written without a fraction, which the tables have."""
+    text = " ".join(README.read_text().split())
+    parts = {claim["id"]: claim["parts"] for claim in kept.audit["claims"]}
+
+    def percents(part: Mapping[str, Any]) -> str:
+        found = [100 * finding["value"] for finding in part["findings"]]
+        return f"{min(found):.0f} to {max(found):.0f} %"
+
+    recovered, _, tokens, _ = parts["C1"]
+    assert f"{percents(recovered)} of the loss that pruning adds" in text
+    assert f"{percents(parts['C3'][0])} of the gap between four criteria" in text
+    (ratio,) = tokens["findings"]
+    assert 1 / 6 < ratio["value"] < 1 / 5 and "less than a fifth of the tokens" in text
+    cells = list(csv.DictReader((kept.root / "tables" / "summary.csv").open()))
+    amounts = [float(cell["adaptation_tokens"]) for cell in cells if cell["adaptation_tokens"]]
+    assert f"{min(amounts) / 1e3:.1f}k to {max(amounts) / 1e3:.0f}k" in text
+    ten_times = {cell["adaptation"]: cell for cell in cells if cell["adaptation"].endswith("_10")}
+    reconstruction = ten_times.pop("recon_block_10")
+    retraining = [cell for name, cell in ten_times.items() if not name.startswith("recon")]
+    assert len(retraining) == 3
+    ours, others = (
+        [[float(cell[key]) for cell in group] for key in ("perplexity", "held_out_perplexity")]
+        for group in ([reconstruction], retraining)
+    )
+    assert ours[0] < [min(others[0])] and ours[1] > [min(others[1])]
+    assert "reconstruction is better on Wikipedia, and retraining on held-out C4" in text
 
 
 # --- Numbers

@@ -68,7 +68,7 @@ class Seen:
     """What passes through a whole model, noted by hooks.
 
     Attributes:
-        inputs: Of each linear layer of a block, its inputs, one (length, features) a sequence.
+        inputs: Of each linear layer of a block, its inputs, one (length, features) per sequence.
         outputs: Of each block, its outputs.
         hidden: transformers' own `hidden_states`, (sequences, length, d) each.
     """
@@ -259,8 +259,8 @@ def test_the_perplexity_on_the_first_sequences(dense: Artifact) -> None:
     assert dense.facts["perplexity"] == pytest.approx(math.exp(sum(losses) / SEQUENCES), rel=1e-5)
 
 
-def test_an_absurd_perplexity_stops_before_anything_is_pruned(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="perplexity is absurd"):
+def test_an_implausible_perplexity_stops_before_anything_is_pruned(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="perplexity is implausible"):
         dense_of(tmp_path, dense_limit=2)
     assert not (tmp_path / "dense" / MANIFEST).exists()
 

@@ -343,7 +343,7 @@ def test_matrix_penalty(matrix: float, expected: str) -> None:
     assert part["verdict"] == expected, part
     other = audited("matrix_penalty", {"above": 0}, values, {"exact": True, **windows})
     assert other["verdict"] == UNTESTED
-    assert "no such window of a matrix" in other["reason"]
+    assert "no window of one matrix was solved exactly" in other["reason"]
 
 
 def test_matrix_penalty_of_the_exact_solution() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from audits_for_tests import Audited, make_audited
-from freelunch.reporting.audit.page import MARKS, write_page
+from freelunch.reporting.audit.page import MARKS, ROLES, write_page
 from freelunch.reporting.audit.page_cells import (
     duration,
     shown_cells,
@@ -19,9 +19,16 @@ from freelunch.reporting.audit.page_cells import (
     significant,
     sorting,
 )
-from freelunch.reporting.audit.page_claims import shown_claims, tally
+from freelunch.reporting.audit.page_claims import shown_claims
 from freelunch.reporting.audit.protocol import load_protocol
-from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+from freelunch.reporting.audit.verdicts import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNTESTED,
+    VERDICTS,
+    tally,
+)
 from freelunch.reporting.figures import figures
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
@@ -160,7 +167,7 @@ def test_published_numbers_that_were_compared_come_first(audited: Audited) -> No
     }
     audited.audit["published"] = [*others, compared]
     page = page_of(audited)
-    assert f"That is so of 1 of {len(others) + 1}." in page
+    assert f"This applies to 1 of {len(others) + 1}." in page
     assert page.index("+5.5% of the published number") < page.index("Why not")
     assert "5.40 ± 0.10" in page
     audited.audit["published"] = others
@@ -197,6 +204,16 @@ def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
 
 
+def test_the_scope_stands_above_the_table_of_verdicts(audited: Audited) -> None:
+    page = page_of(audited)
+    assert page.index(audited.audit["scope"].split("`")[0]) < page.index("verdicts-table")
+
+
+@pytest.mark.parametrize("role", ["decides", "adds"])
+def test_the_role_of_a_part_is_worded_for_people(audited: Audited, role: str) -> None:
+    assert f">{ROLES[role]}</span>" in page_of(audited)
+
+
 # --- Claims in sentences
 
 
@@ -209,13 +226,21 @@ def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
     ("verdict", "parts", "expected"),
     [
         (HOLDS, [part(HOLDS)], "Of 2, 1."),
-        (FAILS, [part(HOLDS), part(FAILS, "decides")], "“So” does not hold: of 2, 1."),
+        (
+            FAILS,
+            [part(HOLDS), part(FAILS, "decides")],
+            "“So” is not found at this scale: of 2, 1.",
+        ),
         (
             UNTESTED,
             [part(UNTESTED, "decides"), part(HOLDS)],
-            "“So” cannot be tested here: of 2, 1.",
+            "“So” is not testable here: of 2, 1.",
         ),
-        (IN_PART, [part(HOLDS), part(HOLDS), part(FAILS)], "Of 3 parts, 2 hold, 1 does not hold."),
+        (
+            IN_PART,
+            [part(HOLDS), part(HOLDS), part(FAILS)],
+            "Of 3 parts, 2 are found, 1 is not found at this scale.",
+        ),
     ],
 )
 def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: str) -> None:
@@ -237,7 +262,7 @@ def test_numbers_of_seeds_are_written_in_the_unit_of_the_measure() -> None:
 
 def test_a_tally_counts_in_the_order_of_verdicts() -> None:
     assert tally([UNTESTED, HOLDS, FAILS, HOLDS], "claims") == (
-        "Of 4 claims, 2 hold, 1 does not hold, 1 cannot be tested here."
+        "Of 4 claims, 2 are found, 1 is not found at this scale, 1 is not testable here"
     )
 
 

@@ -67,7 +67,7 @@ def test_equal_runs(tmp_path: Path) -> None:
 def test_a_number_that_nothing_explains(tmp_path: Path) -> None:
     text = compared(run(tmp_path / "a"), run(tmp_path / "b", adapted=42.0))
     assert text.startswith("tiny/wanda-u50/recon_block/seed0: 39.0 ± ")
-    assert "42.0" in text and "no recorded setting or environment explains it" in text
+    assert "42.0" in text and "no recorded setting or environment explains the difference" in text
     assert "loss B - A: 0.07" in text
     assert "magnitude" not in text, "those are equal"
 

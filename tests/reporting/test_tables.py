@@ -394,7 +394,7 @@ def test_summary_says_what_a_model_takes_and_how_fast_it_is() -> None:
         "tiny has 134,515,008 parameters, of which 81.5 to 134.5 million are not zero, and takes "
         "538 MB on disk: zeros are stored like other numbers. Zeros are also multiplied like other "
         f"numbers: pruned, it processes 0.96 to {0.95 + (len(means) - 1) / 100:.2f} times as many "
-        "tokens a second as the dense model." in text
+        "tokens per second as the dense model." in text
     )
 
 

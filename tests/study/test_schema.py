@@ -1,5 +1,6 @@
 """The JSON Schema for editors, and the reference: both are written from the classes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from configs import STUDIES, changed, config, everything, refusal
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.reference import reference
 from freelunch.study.schema import SCHEMA, config_schema, schema_text
-from freelunch.study.settings import TAGGED
+from freelunch.study.settings import KEYS, TAGGED
 from freelunch.study.study import Study
 
 VALIDATOR = jsonschema.Draft202012Validator(config_schema())
@@ -94,8 +95,12 @@ def test_the_reference_has_every_setting_of_every_entry() -> None:
         heading = f"## {registry}: {value}\n"
         assert heading in text
         section = text[text.index(heading) :].split("\n## ")[0]
-        for name in kind.model_fields:
-            assert f"| `{name}` |" in section, f"{registry}: {value} says nothing of {name}"
+        assert f"`{KEYS[registry]}: {value}`" in section
+        # What it shares with others of its registry stands in sections that it links to.
+        for words in re.findall(r"\[(every [^\]]+)\]\(#", section):
+            section += text[text.index(f"## {registry}: {words}\n") :].split("\n## ")[0]
+        for name in kind.model_fields.keys() - {KEYS[registry]}:
+            assert section.count(f"| `{name}` |") == 1, f"{registry}: {value}: {name}"
     for part in ("study", "study.calibration", "study.evaluation.drift", "study.grids"):
         assert f"## {part}\n" in text
 
@@ -109,4 +114,17 @@ def test_a_row_of_the_reference() -> None:
     words = "lower-case letters and digits, with single . _ or - between"
     row = f"| `name` | {words} | required | Results go to results/&lt;name>/. |"
     assert row in reference()
-    assert "| `study` | a mapping, below | required |" in reference()
+    assert "| `study` | [a mapping](#study) | required |" in reference()
+
+
+def test_no_setting_is_without_a_description() -> None:
+    assert "|  |\n" not in reference()
+
+
+def test_a_mapping_links_to_its_section() -> None:
+    text = reference()
+    headings = {
+        re.sub(r"[^\w\s-]", "", heading).lower().replace(" ", "-")
+        for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings

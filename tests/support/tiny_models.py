@@ -146,7 +146,7 @@ def save_tiny_model(folder: Path, family: str = "llama", **changes: Any) -> Path
 
 
 def fetch_tiny_model(source: Path, folder: Path, dtype: str = "float32") -> Artifact:
-    """Turn a model's folder into a checkpoint of one shard a block."""
+    """Turn a model's folder into a checkpoint with one shard per block."""
     entry = {"source": "path", "path": str(source), "dtype": dtype}
     return fetch_model("tiny", read_model(entry), folder, fingerprint("code", entry))
 

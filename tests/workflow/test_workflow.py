@@ -399,10 +399,10 @@ def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
     assert "Traceback" in log.read_text()
 
 
-def test_absurd_dense_model_stops_the_study_before_anything_is_pruned(study):
+def test_implausible_dense_model_stops_the_study_before_anything_is_pruned(study):
     study.edit("config.yaml", "dense_limit: 5000", "dense_limit: 100")
     output = study.run("--forceall", "--cores", "1", status=1)
-    assert "the dense model's perplexity is absurd" in output
+    assert "the dense model's perplexity is implausible" in output
     assert "study.dense_limit = 100" in output
     assert "rule prune_model" not in output
 

@@ -72,7 +72,7 @@ rule audit_study:
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
             category="Audit",
-            labels={"page": "which of the paper's claims hold"},
+            labels={"page": "which of the paper's claims this study finds"},
         ),
         crate=PATHS.root / "ro-crate-metadata.json",
         # The Snakefile and config that were run, as part of the crate.

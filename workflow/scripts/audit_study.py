@@ -21,7 +21,7 @@ if __name__ == "__main__":
         records = load_records(study)
         audit = audit_records(study, records, study.paths.records)
         write_json(Path(snakemake.output.audit), audit)
-        write_atomically(Path(snakemake.output.verdicts), verdict_table(audit["claims"]))
+        write_atomically(Path(snakemake.output.verdicts), verdict_table(audit))
         write_page(study, audit, study.paths.root, later=[METADATA])
         # The crate comes last, because it lists all files of the results.
         write_crate(study, records, study.paths.root)

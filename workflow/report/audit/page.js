@@ -7,7 +7,7 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-// The rows of a part of a table, and what goes with each: the one below it that says more.
+// The rows of a part of a table, each with the row below it that gives more details, if there is one.
 
 function rowsOf(body) {
   return [...body.querySelectorAll("tr:not(.group, .more)")];
@@ -79,7 +79,7 @@ function addFilter(table) {
   table.parentElement.before(make("p", { className: "filter" }, label, " ", count));
 }
 
-// Copying: a button beside each command, which says what came of it.
+// Copying: a button beside each command, which then shows the result.
 
 function addCopying(block) {
   const button = make("button", { type: "button" }, "Copy");
@@ -115,7 +115,7 @@ function addEnlarging(figure) {
   image.after(button);
 }
 
-// What does not scroll is no stop for the keyboard.
+// A region that does not scroll is skipped by the keyboard.
 
 function stopWhereItScrolls(region) {
   const scrolls = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight;
@@ -133,7 +133,7 @@ for (const table of document.querySelectorAll("table")) {
 document.querySelectorAll("pre.command").forEach(addCopying);
 document.querySelectorAll("figure").forEach(addEnlarging);
 
-// Paper has everything open, also of browsers whose style sheets cannot see to it.
+// On paper everything is open, also in browsers whose style sheets cannot open it.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details:not([open])")) folded.open = true;
 });

@@ -1,7 +1,7 @@
-"""How many answers to the zero-shot tasks are right, and how pruning and adaptation change that.
+"""Accuracy on the zero-shot tasks, and how pruning and adaptation change it.
 
-All cells are asked the same documents, so two cells are compared document by document: the error
-of such a difference is far smaller than the errors of the two accuracies.
+All cells answer the same documents, so two cells are compared document by document. The error of
+such a difference is far smaller than the errors of the two accuracies.
 """
 
 import math
@@ -17,7 +17,7 @@ from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import EVALUATE_CELL
 
-# Stands in place of a task for the plain mean over all tasks.
+# The name, in place of a task, of the plain mean over all tasks.
 MEAN = "mean"
 TASK_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),

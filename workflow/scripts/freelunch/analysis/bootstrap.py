@@ -2,8 +2,9 @@
 
 Windows are resampled (bootstrap). All cells of a model are measured on the same windows, so they
 are resampled together: the interval of a difference is far narrower than those of its two terms.
-Seeds are too few to resample: where a model has several, a Student's t interval of the statistic
-over seeds widens the bootstrap's, in quadrature. With one seed the interval does not cover others.
+Seeds are too few to resample: if a model has several, a Student's t interval of the statistic over
+seeds widens that of the bootstrap, in quadrature. With one seed, the interval does not cover the
+variation over seeds.
 """
 
 import math
@@ -25,12 +26,13 @@ Statistic = Callable[[Means], float]
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured on the cells of one model that a statistic compares.
+    """The losses of the cells of one model that a statistic compares.
 
     Attributes:
-        names: Names of what is compared.
-        strata: The losses, (names, seeds, units), of each part of what was measured: the windows of
-            a text, or the documents of each task. The mean is the plain mean over strata.
+        names: Names of the compared cells.
+        strata: The losses, (names, seeds, units), of each part of the measurement. The units are
+            the windows of a text, or the documents of each task. The mean is the plain mean over
+            strata.
     """
 
     names: Sequence[str]
@@ -68,7 +70,7 @@ class Estimate:
 
     Attributes:
         value: The statistic of all windows and seeds.
-        low, high: The ends of its interval, which holds WITHIN of the draws.
+        low, high: The ends of its interval, which contains the share WITHIN of the draws.
         of_seeds: The statistic of each seed; empty for a single seed and for several models.
     """
 

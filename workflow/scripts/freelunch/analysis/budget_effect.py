@@ -1,6 +1,6 @@
-"""Compare retraining with reconstruction by how much each sees: the first result of the paper.
+"""Compare retraining with reconstruction by their budgets: the first result of the paper.
 
-The adaptations of one pruned model that differ only in how much they see form a series. Each
+The adaptations of one pruned model that differ only in their budget form a series. Each
 retraining series is compared with one reconstruction, the reference (`Study.references`).
 `analysis.reach` finds the budget at which a series reaches the reference.
 """
@@ -46,11 +46,11 @@ class Adapted:
 
     Attributes:
         name: Name of the adaptation.
-        cells: The cells that are compared, one a seed.
-        series: Name of the series, whose members differ only in how much they see.
+        cells: The cells that are compared, one per seed.
+        series: Name of the series, whose members differ only in their budget.
         settings: Settings of the adaptation.
-        losses: Mean loss of each window of text, nats a token: (seeds, windows).
-        tokens: Tokens seen; a token seen twice counts twice.
+        losses: Mean loss of each window of text, nats per token: (seeds, windows).
+        tokens: Tokens seen, counting repeats.
         distinct_tokens: Tokens of the text that were seen at least once.
         flops: Floating-point operations, including those of the dense pass that made the targets.
     """
@@ -80,7 +80,7 @@ class BudgetComparison:
     """The reconstructions and retrainings of one pruned model.
 
     Attributes:
-        unadapted: The cells of the pruned model without adaptation, one a seed.
+        unadapted: The cells of the pruned model without adaptation, one per seed.
         reference: The reconstruction that retraining is compared with.
         series: Each series by its name, its members sorted by the tokens they see.
     """

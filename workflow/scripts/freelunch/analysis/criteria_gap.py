@@ -1,8 +1,9 @@
-"""The gap between criteria: what the choice is worth, and how much of it an adaptation leaves.
+"""The gap between the best and the worst criterion, and how much of it remains after an adaptation.
 
-The gap is the mean loss of the worst criterion minus that of the best, nats a token: the logarithm
-of the ratio of their perplexities. Best and worst are chosen by the same measurements, and errors
-take the choice as given, so a gap between almost equal criteria is slightly overestimated.
+The gap is the mean loss of the worst criterion minus that of the best, in nats per token: the
+logarithm of the ratio of their perplexities. Best and worst are chosen by the same measurements,
+and errors take the choice as given, so a gap between almost equal criteria is slightly
+overestimated.
 """
 
 import math
@@ -57,7 +58,7 @@ class Gap:
         best: The criterion with the smallest mean loss.
         worst: The criterion with the largest mean loss, or with one that is not finite.
         seeds: The seeds that all criteria share.
-        losses: Loss of the worst minus that of the best, nats a token: (seeds, windows).
+        losses: Loss of the worst minus that of the best, nats per token: (seeds, windows).
     """
 
     best: str

@@ -1,4 +1,4 @@
-"""How far activations drift from the dense model's with depth, for each kind of window."""
+"""The drift of activations from the dense model's, by depth and window."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Pair cells by their records: window by window, and over seeds.
+"""Compare cells by their records: window by window, and over seeds.
 
 Cells of a model are measured on the same windows, so their losses are compared window by window.
 The error of such a difference is far smaller than the errors of the two losses.
@@ -67,7 +67,7 @@ def window_means(seeds: Sequence[Sequence[float]]) -> list[float]:
 
 
 def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float]]:
-    """Return the losses of a cell and of its dense model on each window, nats a token.
+    """Return the losses of a cell and of its dense model on each window, nats per token.
 
     A loss that is not finite is NaN.
 
@@ -107,7 +107,7 @@ def paired_difference(
     """Return the mean over windows of loss minus other loss, and its standard error.
 
     Args:
-        losses: Mean loss of each window, nats a token.
+        losses: Mean loss of each window, nats per token.
         other_losses: Another cell's, of the same windows.
     """
     differences = [loss - other for loss, other in zip(losses, other_losses, strict=True)]

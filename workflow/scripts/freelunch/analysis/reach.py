@@ -17,7 +17,7 @@ REACH_COLUMNS = (
     *("smallest_over_reference", "largest_over_reference"),
     *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
 )
-# The currencies of a budget: all tokens seen, the distinct ones among them (the data), operations.
+# The units of a budget: all tokens seen, the distinct ones among them (the data), operations.
 UNITS = ("tokens", "distinct_tokens", "flops")
 
 

@@ -1,6 +1,6 @@
-"""What the window is worth: the adaptations of one pruned model that differ in their window.
+"""The effect of the window size: the adaptations of one pruned model that differ in their window.
 
-The gain of an adaptation is the mean loss without it minus that with it, nats a token. How much
+The gain of an adaptation is the mean loss without it minus that with it, nats per token. How much
 less an adaptation gains than the best one, as a share of the best gain, shows whether the window
 matters. Both are measured on the same windows of text, so the error comes from paired differences.
 """

@@ -1,8 +1,9 @@
 """The calibration sample, the held-out sample, and samples that go beyond the calibration sample.
 
 All three are drawn from one text by one stream of random numbers: first the calibration sample,
-then the held-out sample, then what extends the calibration sample. The artifact of a sample keeps
-its spans and the state of the random generator (`drawing.DRAWN`), from which the next one goes on.
+then the held-out sample, then the extension of the calibration sample. The artifact of a sample
+keeps its spans and the state of the random generator (`drawing.DRAWN`), from which the next sample
+continues.
 """
 
 from pathlib import Path
@@ -31,15 +32,15 @@ def sample_calibration(
     """Write the token ids of a calibration sample, (samples, length), int64.
 
     `Drawing` draws them from a text. Ready token ids are used as they are, and must have the shape
-    that the config announces.
+    that the config states.
 
     Args:
         model: For its tokenizer and its vocabulary.
         text: A text, or ready token ids.
-        samples: How many sequences.
+        samples: Number of sequences.
         length: Tokens in a sequence.
         seed: The cell's seed.
-        folder: Where the artifact goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
@@ -92,8 +93,8 @@ def sample_held_out(
         model: For its tokenizer.
         text: The text that the calibration sample was drawn from.
         calibration: The calibration sample; its length and seed apply here too.
-        samples: How many sequences.
-        folder: Where the artifact goes.
+        samples: Number of sequences.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
@@ -126,8 +127,8 @@ def extend_calibration(
 ) -> Artifact:
     """Write token ids, (samples, length), int64, that begin with the calibration sample.
 
-    A smaller sample is the beginning of the calibration sample. A larger one goes on with sequences
-    of any document that the held-out sample does not touch.
+    A smaller sample is the beginning of the calibration sample. A larger one continues with
+    sequences from any document that the held-out sample does not touch.
 
     Args:
         model: For its tokenizer.
@@ -135,12 +136,12 @@ def extend_calibration(
         calibration: The calibration sample.
         held_out: The held-out sample; a sample no larger than the calibration sample does not need
             it.
-        samples: How many sequences.
-        folder: Where the artifact goes.
+        samples: Number of sequences.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: One of the samples was drawn from something else, or no document is left.
+        UserError: One of the samples was drawn from another text, or no document is left.
     """
     input_ids, length = read_tokens(calibration), calibration.facts["settings"]["length"]
     facts: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Read what was fetched: the documents of a text or of a task, or ready token ids.
 
-This is all that computing needs of a text. Fetching it is the business of `texts`, `tasks` and
-`sources`, which nothing that computes imports: an edit there runs no computation again.
+This is all that computing needs of a text. `texts`, `tasks` and `sources` fetch it. Nothing that
+computes imports those modules, so an edit there repeats no computation.
 """
 
 import json

@@ -14,8 +14,8 @@ from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.study.cell import derive_seed
 
-# What a sample's artifact says of how it was drawn: `spans`, the document and the first token of
-# each sequence; `generator`, the state of the random generator after the last one.
+# The file in a sample's artifact that says how it was drawn: `spans`, the document and the first
+# token of each sequence; `generator`, the state of the random generator after the last one.
 DRAWN = "drawn.json"
 
 Span = tuple[int, int]
@@ -30,10 +30,10 @@ class Drawing:
 
     Args:
         documents: The text.
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
         length: Tokens in a sequence.
         seed: The cell's seed.
-        where: What messages call the text.
+        where: The text's name in messages.
 
     Attributes:
         spans: The document and the first token of each sequence of the last draw.
@@ -58,7 +58,7 @@ class Drawing:
 
     @classmethod
     def resume(cls, model: Artifact, text: Artifact, sample: Artifact) -> "Drawing":
-        """Return the drawing that goes on after a sample was drawn.
+        """Return a drawing that continues after a sample.
 
         Raises:
             UserError: The sample was not drawn from this text by this model's tokenizer.
@@ -72,7 +72,7 @@ class Drawing:
         return drawing
 
     def draw(self, count: int) -> Tensor:
-        """Return the token ids of so many sequences, (count, length), int64.
+        """Return the token ids of `count` sequences, (count, length), int64.
 
         Raises:
             UserError: No document is long enough, or all that are long enough are left out.
@@ -93,7 +93,7 @@ class Drawing:
         return torch.tensor(sequences)
 
     def leave_out(self, spans: Iterable[Span]) -> None:
-        """Draw none of these spans' documents from now on; documents left out before return."""
+        """Skip the documents of these spans from now on, and no longer those skipped before."""
         self._left_out = frozenset(document for document, _ in spans)
 
     def drawn(self) -> str:

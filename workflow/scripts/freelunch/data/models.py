@@ -1,4 +1,4 @@
-"""Fetch a model and write it as a checkpoint of one shard a block."""
+"""Fetch a model and write it as a checkpoint with one shard per block."""
 
 import json
 import shutil
@@ -35,17 +35,17 @@ def fetch_model(
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
-    """Obtain a model and write it as a checkpoint of one shard a block.
+    """Obtain a model and write it as a checkpoint with one shard per block.
 
     Args:
         name: Key in `models`, for messages.
         entry: The model's entry in the config.
-        folder: Where the checkpoint goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
         UserError: The model cannot be obtained, its blocks cannot be found, it lacks tensors, a
-            weight is not finite, or its shapes differ from what `architecture` announces.
+            weight is not finite, or its shapes differ from those in `architecture`.
     """
     writer = ArtifactWriter(folder, KIND, fingerprint)
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
@@ -100,11 +100,11 @@ def dequantise(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    # With these attached, save_pretrained takes the model for a quantised one and refuses.
+    # With these attributes, save_pretrained takes the model for a quantised one and refuses.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    # A name from the file's header; it would make equal configs differ.
+    # This name comes from the file's header and would make equal configs differ.
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

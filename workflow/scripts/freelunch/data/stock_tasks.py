@@ -1,4 +1,4 @@
-"""Where lm-eval keeps its tasks, looked up without importing it: that takes many seconds."""
+"""Find lm-eval's tasks without importing lm-eval, which takes many seconds."""
 
 import re
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ import yaml
 
 from freelunch.core.errors import UserError, nearest
 
-# A task's name stands in its file, at the beginning of a line.
+# The task's name is on a line of its file.
 _NAME = re.compile(rb"^task: *[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
 class _Loader(yaml.SafeLoader):
-    """Read what lm-eval's files say, but for the functions that they name."""
+    """Read lm-eval's YAML, with `!function` tags as text."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def stock_task(name: str) -> dict[str, str]:
-    """Return where lm-eval keeps a task, `file` below its tasks, and which `split` it asks.
+    """Return the task's file, relative to lm-eval's tasks, and its split.
 
     Raises:
-        UserError: It knows no such task, or the task is of another kind.
+        UserError: lm-eval has no such task, or the task is of another kind.
     """
     files, where = _stock_files(), f"tasks.{name}"
     if name not in files:
@@ -43,7 +43,7 @@ def stock_task(name: str) -> dict[str, str]:
     kind = config.get("output_type")
     if kind not in ("multiple_choice", "loglikelihood"):
         raise UserError(
-            "this is no task of log-likelihoods of choices",
+            "not a multiple-choice or log-likelihood task",
             where=where,
             found=kind or "a program",
             expected="multiple_choice or loglikelihood",
@@ -70,7 +70,7 @@ def _stock_files() -> Mapping[str, Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a task's file says, over what the files say that it includes."""
+    """Return the file's settings merged over those of the files it includes."""
     config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     included: dict[str, Any] = {}
     names = config.pop("include", [])

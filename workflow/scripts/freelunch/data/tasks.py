@@ -1,6 +1,6 @@
 """Fetch the documents of an evaluation task and write them in the form that lm-eval reads.
 
-A task becomes `documents.jsonl`: one document a line, in the order of the source, with the fields
+A task becomes `documents.jsonl`: one document per line, in the order of the source, with the fields
 that lm-eval's own task of that name expects. Prompts, choices and metrics remain lm-eval's.
 """
 
@@ -16,7 +16,7 @@ from freelunch.data.sources import obtain_task
 from freelunch.study.sources import Task
 from freelunch.study.steps import DOCUMENTS, TASK
 
-# OLMo's request files repeat every document, under higher numbers, for each other way to ask it.
+# OLMo's files repeat each document under a higher number for every prompt variant.
 _REPEATED = 1_000_000
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 
@@ -35,8 +35,8 @@ def fetch_task(
     Args:
         name: Key in `tasks`, the name of a task of lm-eval.
         entry: The task's entry in the config.
-        stock: What `freelunch.data.stock_tasks` found out about it.
-        folder: Where the artifact goes.
+        stock: The task's file and split, as `freelunch.data.stock_tasks` returns them.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Returns:
@@ -44,8 +44,8 @@ def fetch_task(
         (how many), and `stock`, where lm-eval keeps the task.
 
     Raises:
-        UserError: The documents cannot be obtained, are not in the format that the entry names, or
-            are more or fewer than it says.
+        UserError: The documents cannot be obtained or are not in the format that the entry names,
+            or the number of documents is wrong.
     """
     where = f"tasks.{name}"
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
@@ -61,7 +61,7 @@ def fetch_task(
             ) from error
         if len(documents) != entry.documents:
             raise UserError(
-                "the task has another number of documents than the config says",
+                "the number of documents differs from the config's",
                 where=f"{where}.documents",
                 found=len(documents),
                 expected=entry.documents,
@@ -102,7 +102,7 @@ def _jsonl(path: Path) -> Iterator[Document]:
 def _requests(path: Path) -> Iterator[Document]:
     """Yield each document of a file of OLMo's requests once.
 
-    The file has a line for each choice, and may repeat all of them for other ways to ask.
+    The file has a line for each choice, and may repeat all of them for other prompt variants.
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:

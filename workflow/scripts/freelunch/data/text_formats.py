@@ -125,7 +125,7 @@ def _between_tags(source: SourceFile, lines: Iterable[str], field: str) -> Itera
 
 
 def _json_field(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
-    """Yield one field of one JSON object a line; blank lines are skipped."""
+    """Yield one field of one JSON object per line; blank lines are skipped."""
     for line in lines:
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Windows of the evaluation text: cut once for a model, measured on every checkpoint made of it."""
+"""Windows of the evaluation text: cut once per model, used for every checkpoint of that model."""
 
 import re
 from bisect import bisect_left
@@ -20,16 +20,16 @@ from freelunch.study.steps import TEXT_WINDOWS
 
 @dataclass(frozen=True)
 class TextWindows:
-    """Windows of a text, and how much text their scored tokens are.
+    """Windows of a text, and the amount of text that their scored tokens stand for.
 
     Attributes:
         input_ids: (windows, length), int64.
         stride: Tokens from the start of a window to the next. A window's last `stride` tokens are
             scored: each token of the text once, with at least length - stride tokens before it.
-        bytes: Length of the scored tokens' text in UTF-8; None if the tokenizer does not tell where
+        bytes: Length of the scored tokens' text in UTF-8; None if the tokenizer does not say where
             in the text a token is.
         words: Number of words, runs of characters other than white space, that begin in that text;
-            None if the tokenizer does not tell.
+            None if the tokenizer does not say where a token is.
     """
 
     input_ids: Tensor
@@ -53,9 +53,9 @@ def cut_windows(
         model: For its tokenizer.
         text: The text.
         length: Tokens in a window.
-        windows: How many; None for as many as there are.
+        windows: Number of windows; None for as many as the text has.
         stride: Tokens from one to the next; None for `length`.
-        folder: Where they go.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
@@ -86,11 +86,11 @@ def text_windows(
         model: For its tokenizer.
         text: The text.
         length: Tokens in a window.
-        windows: How many; None for as many as there are.
+        windows: Number of windows; None for as many as the text has.
         stride: Tokens from one to the next; None for `length`: windows that do not overlap.
 
     Raises:
-        UserError: The text is shorter than it has to be.
+        UserError: The text is too short for this many windows.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
     joined = "\n\n".join(read_documents(text.folder))
@@ -110,7 +110,7 @@ def text_windows(
     check_vocabulary(tokens, model, text.folder)
     amounts: tuple[int | None, int | None] = (None, None)
     if tokenizer.is_fast:
-        # A token reaches to where the next begins: some tokenizers leave white space to neither.
+        # A token ends where the next begins: some tokenizers assign white space to neither of two.
         begins = [begin for begin, _ in encoded["offset_mapping"]] + [len(joined)]
         lasts = range(length, length + wanted * stride, stride)
         scored = scored_tokens(length, stride)

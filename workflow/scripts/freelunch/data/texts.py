@@ -1,6 +1,6 @@
-"""Fetch a text and write it as documents, or take over ready token ids.
+"""Fetch a text and write it as documents, or store ready token ids.
 
-A text becomes `documents.jsonl`: one JSON object `{"text": ...}` a line, in the order of the
+A text becomes `documents.jsonl`: one JSON object `{"text": ...}` per line, in the order of the
 source. Blank documents are dropped, except for rows of a table. All others are kept exactly, apart
 from line ends: CRLF becomes LF, and the line end that separates two documents belongs to neither.
 """
@@ -31,7 +31,7 @@ def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifa
     Args:
         name: Key in `texts`, for messages.
         entry: The text's entry in the config.
-        folder: Where the artifact goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Returns:

@@ -36,9 +36,9 @@ def assemble_model(
         masks: Which weights stay; None for the dense checkpoint.
         adapted: The artifacts of a reconstruction's jobs, which together hold every block, or of a
             retraining; empty if the model is only pruned.
-        folder: Where the checkpoint goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
-        report: Told of each block.
+        report: Called after each block.
 
     Raises:
         UserError: A block is in none of `adapted` or in two of them, or something was made from

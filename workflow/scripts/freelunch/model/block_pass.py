@@ -24,7 +24,7 @@ class BlockPass:
 
     Args:
         model: The model.
-        sequences: How many sequences.
+        sequences: Number of sequences.
         length: Tokens in each sequence.
     """
 

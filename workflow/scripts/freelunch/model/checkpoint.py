@@ -1,4 +1,4 @@
-"""A checkpoint: a folder of one shard a block, opened one block at a time.
+"""A checkpoint: a folder with one shard per block, opened one block at a time.
 
 `outer.safetensors` holds everything outside the blocks (embeddings, final norm, head), and
 `block-000.safetensors` and so on hold one block each. `model.safetensors.index.json` names them, so
@@ -118,7 +118,7 @@ class StreamedModel:
     """A causal language model with only its outer part in memory.
 
     Args:
-        folder: A checkpoint of this project (one shard a block).
+        folder: A checkpoint of this project (one shard per block).
         device: Where passes run.
 
     Attributes:
@@ -147,7 +147,7 @@ class StreamedModel:
         Args:
             index: Which block.
             folder: Where its shard is, if the block was changed; its linear layers may have a bias
-                that the model's own have not.
+                that the dense model lacks.
         """
         block = copy.deepcopy(self._meta_blocks[index])
         prefix = self.sharding.name(index, "")

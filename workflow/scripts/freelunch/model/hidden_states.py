@@ -39,7 +39,7 @@ def open_states(
 ) -> "DenseStates":
     """Return the dense hidden states of a calibration sample; a folder may keep some of them.
 
-    None are kept of a sample that extends the calibration sample.
+    No states are kept for an extended sample.
 
     Raises:
         UserError: As `kept_states`.
@@ -62,7 +62,7 @@ class DenseStates:
         scratch: That folder, also for hidden states that the caller makes.
         calibration: The sample.
         input_ids: Its token ids, (sequences, length), int64.
-        sequences: How many sequences.
+        sequences: Number of sequences.
         length: Tokens in each sequence.
         blocks: The pass of the sequences through the model's blocks.
         passed: How many blocks were passed to compute hidden states that were not on disk.

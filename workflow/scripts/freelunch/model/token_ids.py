@@ -29,7 +29,7 @@ def write_tokens(
     """Write the token ids of a sample, or of the windows of a text.
 
     Args:
-        folder: Where the artifact goes.
+        folder: Output folder.
         fingerprint: Digest of everything the result depends on.
         input_ids: (samples, length), int64.
         kind: The kind of the artifact.

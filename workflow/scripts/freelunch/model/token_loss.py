@@ -60,7 +60,8 @@ def check_dense(perplexity: float | None, limit: float, where: object) -> None:
     """
     if perplexity is None or not math.isfinite(perplexity) or perplexity > limit:
         raise UserError(
-            "the dense model's perplexity is absurd, so comparing with it would mean nothing",
+            "the dense model's perplexity is implausible, so comparisons with it would be "
+            "meaningless",
             where=where,
             found="not finite" if perplexity is None else f"{perplexity:.4g}",
             expected=f"at most study.dense_limit = {limit}",

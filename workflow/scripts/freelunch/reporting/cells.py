@@ -1,6 +1,6 @@
 """One row for each cell of a study, and one for all seeds of a cell.
 
-A number comes with its uncertainty: the standard error over the windows of the text and, where
+Each number comes with its uncertainty: the standard error over the windows of the text and, if
 there are several seeds, the standard deviation over them.
 """
 
@@ -49,7 +49,7 @@ ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 SEARCH = (steps.SEARCH,)
 CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
 PRUNING = (steps.PRUNE_MODEL,)
-# Kept records that are older than one evaluation a cell name the step that measured perplexity.
+# Records from before there was one evaluation per cell name the step that measured perplexity.
 EVALUATION = (steps.EVALUATE_CELL, "evaluate_perplexity")
 # How seeds become one row: columns that all seeds share, that are averaged, and that are added up.
 _SHARED = (
@@ -182,7 +182,7 @@ def _beside_dense(cell: Cell, records: Records) -> Row:
 
 
 def _speed(record: Mapping[str, Any]) -> Row:
-    """Return how fast tokens passed through the blocks; None where drift was not measured."""
+    """Return the speed of tokens through the blocks; None if drift was not measured."""
     drift = record["metrics"].get("drift")
     if drift is None:
         return dict.fromkeys(("tokens_per_second", "tokens_per_second_over_dense"))
@@ -205,7 +205,7 @@ def _adaptation_facts(record: Mapping[str, Any]) -> Row:
         "adaptation_window": found.get("window"),
         "adaptation_windows": found.get("windows"),
         "adaptation_windows_kept_pruned": found.get("windows_kept_pruned"),
-        # Only a retraining: a window of a reconstruction that got worse was kept as pruned.
+        # Only retrainings count: a reconstruction window that got worse keeps its pruned weights.
         "adaptation_windows_worse": sum(
             loss["after"] > loss["before"] for loss in found.get("losses", {}).values()
         ),
@@ -231,7 +231,7 @@ def _over(statistic: Callable[[list[Any]], Any], rows: Sequence[Row], column: st
 
 
 def _cost(cost: Mapping[str, Any], steps: Sequence[str], key: str) -> int | float | None:
-    """Return a cost summed over those of the steps that made the cell; None if none did."""
+    """Return a cost summed over the steps that the cell took part in; None if there were none."""
     parts = [cost[step][key] for step in steps if key in cost.get(step, {})]
     return sum(parts) if parts else None
 

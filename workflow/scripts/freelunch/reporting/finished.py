@@ -1,4 +1,4 @@
-"""A finished study: its config and its records, of which tables and claims are made."""
+"""A finished study: the config and records from which tables and claims are computed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,5 +26,5 @@ class FinishedStudy:
 
     @cached_property
     def windows(self) -> Rows:
-        """Return what each window of a reconstruction gains."""
+        """Return a row for each reconstruction, with what its window gains."""
         return window_rows(self.records)

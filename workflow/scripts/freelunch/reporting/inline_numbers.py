@@ -1,4 +1,4 @@
-"""Numbers for running text: each by its subject, with its error, and as a reader sees it."""
+"""Numbers for running text: each with its subject, its error and its rounded form."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def numbers_tree(results: Results) -> Numbers:
     A subject is model/pruning/adaptation for a cell, model/pattern/adaptation for a gap between
     criteria (with the criterion that is left out), and model/pruning/series for the budget that
     reaches the reconstruction. Such a budget has `low` and `high`, the ends of its interval, in
-    place of an error. A number that is not finite is null, since JSON has no other word for it.
+    place of an error. A number that is not finite is null, because JSON cannot express it.
     """
     found: Numbers = {}
     for mean in results.means:

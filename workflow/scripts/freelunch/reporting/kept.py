@@ -1,9 +1,9 @@
-"""Make what `docs/` shows of a study from the records that it keeps.
+"""Make the table, the verdicts and the figures in `docs/` from the records that it keeps.
 
     python -m freelunch.reporting.kept studies/full.yaml docs/full
 
-writes the table, the verdicts and the figures beside `docs/full/records`. The study need not have
-run here: a table note that is worded anew, or a figure with a new colour, needs the records only.
+writes them beside `docs/full/records`. The study need not have run on this machine: a table note
+with other words, or a figure with other colours, needs only the records.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
     Args:
         study: The study.
         records: The folder of its records.
-        folder: Where to write; files that are there are replaced.
+        folder: Output folder; existing files are replaced.
 
     Raises:
         UserError: A record is missing, was altered, or was made with other settings.
@@ -41,7 +41,7 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
     audit = audit_records(study, loaded, records)
     texts = table_texts(Results(study, loaded, records))
     write_atomically(folder / SUMMARY, texts[SUMMARY])
-    write_atomically(folder / VERDICTS, verdict_table(audit["claims"]))
+    write_atomically(folder / VERDICTS, verdict_table(audit))
     with TemporaryDirectory() as data:
         for figure in figures_of(study):
             csv = Path(data) / f"{figure.name}.csv"
@@ -51,7 +51,7 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write what is kept of one study; return the exit status."""
+    """Write the kept files of one study; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m freelunch.reporting.kept",
         description=__doc__,

@@ -11,6 +11,7 @@ _ESCAPES = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
 }
 
 
@@ -28,7 +29,7 @@ def tables_text(sections: Sequence[Section], study: str) -> str:
 
 
 def _table(section: Section, study: str) -> str:
-    """Return a table that may continue over pages, as the one of all cells has to."""
+    """Return a table that may continue over several pages, as that of all cells must."""
     columns = list(section.lines[0])
     alignment = "".join("l" if column in section.words else "r" for column in columns)
     header = [r"\toprule", _row(columns), r"\midrule"]
@@ -59,5 +60,5 @@ def _row(fields: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text as LaTeX prints it."""
+    """Return text with the characters escaped that LaTeX reads as commands."""
     return "".join(_ESCAPES.get(character, character) for character in text)

@@ -22,17 +22,16 @@ class Metric:
     """A scalar metric of a cell.
 
     Attributes:
-        column: Its column in `summary.csv`; a unit, where there is one, stands in the name.
-        read: Returns its value from a record: None where it was not measured, NaN where it is not
-            finite.
+        column: Its column in `summary.csv`; the unit, if there is one, is part of the name.
+        read: Returns its value from a record: None if it was not measured, NaN if it is not finite.
         read_error: Returns its standard error, the column `<column>_standard_error`; None for a
             metric without one.
-        text: Writes a value and its error for people.
+        text: Returns a value and its error as text for people.
         summary_heading: Its column in `summary.md` and `summary.tex`; None to leave it out.
-        page_heading: Its column in the table of all cells on the audit's page; None likewise.
-        note: Says below the summary what it is; None where the name says enough.
+        page_heading: Its column in the table of cells on the audit's page; None to leave it out.
+        note: Returns the note below the summary that explains it; None if the name suffices.
         in_text: Whether `numbers.json` has it, for running text.
-        compared_as: What `make compare` calls it; None if that does not compare it.
+        compared_as: Its name in `make compare`; None if `make compare` leaves it out.
         own_text: Whether each seed measures it on text of its own, so that errors over that text
             average out over seeds.
     """
@@ -59,14 +58,14 @@ class Metric:
         return f"{self.column}_standard_error"
 
     def measured(self, record: Record) -> dict[str, float | None]:
-        """Return what a record has of its columns."""
+        """Return the values of its columns in a record."""
         values = {self.column: self.read(record)}
         if self.read_error is not None:
             values[self.error_column] = self.read_error(record)
         return values
 
     def over_seeds(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """Return its columns averaged over the rows of several seeds; None where none has it.
+        """Return its columns averaged over the rows of several seeds; None if no row has a value.
 
         The error of a metric whose seeds share their text is the mean of their errors, which
         bounds the error of the mean from above.
@@ -83,7 +82,7 @@ class Metric:
         return found
 
     def shown(self, row: Mapping[str, Any]) -> str | None:
-        """Return its text in a row of the cells; None where it was not measured."""
+        """Return its text in a row of the cells; None if it was not measured."""
         value = row[self.column]
         return None if value is None else self.text(value, row.get(self.error_column))
 
@@ -91,12 +90,12 @@ class Metric:
 def at(*path: str | int, null: float | None = None) -> Callable[[Record], float | None]:
     """Return a function that reads one number of `metrics` in a record.
 
-    It returns None where a record has no such number: the evaluation was not asked for, or the
+    It returns None if a record has no such number, because the evaluation was not asked for or the
     record is older than the metric.
 
     Args:
-        path: Keys and places that lead to the number.
-        null: What null means there: NaN for a metric that may not be finite, since JSON has no NaN.
+        path: Keys and indices that lead to the number.
+        null: The meaning of null: NaN for a metric that may not be finite, since JSON has no NaN.
     """
 
     def read(record: Record) -> float | None:

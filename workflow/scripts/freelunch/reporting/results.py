@@ -1,4 +1,4 @@
-"""The numbers that tables, figures and words show, each computed once from the records."""
+"""The numbers that tables, figures and text show, each computed once from the records."""
 
 from functools import cached_property
 
@@ -32,7 +32,7 @@ class Results(FinishedStudy):
 
     @cached_property
     def gaps(self) -> Rows:
-        """Return the gap between the best and the worst criterion, and what adaptation leaves."""
+        """Return the gaps between the best and the worst criterion, with and without adaptation."""
         return gap_rows(self.records)
 
     @cached_property

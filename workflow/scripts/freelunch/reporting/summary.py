@@ -12,7 +12,7 @@ from freelunch.reporting.sections.windows import windows_section
 
 
 def summary_sections(results: Results) -> list[Section]:
-    """Return the sections that a study has something for; the one of all cells comes first."""
+    """Return the sections that a study has numbers for; that of all cells comes first."""
     sections = [cells_section(results.study, results.means)]
     if results.tasks:
         sections.append(tasks_section(results.tasks))
@@ -26,7 +26,7 @@ def summary_sections(results: Results) -> list[Section]:
 
 
 def summary_text(sections: Sequence[Section]) -> str:
-    """Return sections as Markdown; the first one goes without its title."""
+    """Return sections as Markdown; the first one has no title."""
     parts = []
     for number, section in enumerate(sections):
         title = [f"**{section.title}**"] if number else []

@@ -20,9 +20,9 @@ class Table:
 
     Attributes:
         name: Its file is `<folder>/<name>.csv`.
-        content: What it holds, in a few words, for the list of Snakemake's report.
+        content: What it contains, in a few words, for the list of Snakemake's report.
         caption: What its columns mean, in reStructuredText.
-        columns: Names of its columns; a unit, where there is one, stands in the name.
+        columns: Names of its columns; the unit of a column, if there is one, is part of its name.
         rows: Picks its rows from the results; further keys of a row are not written.
         folder: Below the folder of the study's results.
     """

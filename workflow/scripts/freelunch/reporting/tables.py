@@ -1,6 +1,6 @@
-"""The tables of a study, each declared once, and the files that hold them.
+"""The tables of a study, each declared once, and the files that contain them.
 
-Every number that is shown is computed before it is written here, so that drawing and reading
+Every number that a figure or a page shows is written into a table first. So drawing and showing
 compute nothing.
 """
 
@@ -26,12 +26,12 @@ from freelunch.study.study import Study
 
 def _summary_caption(study: Study) -> str:
     return f"""\
-One row a cell of the study ``{study.name}``, one column a fact, units in the names; ``record`` is
-the file in ``results/{study.name}/records/`` that a row comes from.
+One row per cell of the study ``{study.name}``, one column per fact, with units in the names;
+``record`` is the file in ``results/{study.name}/records/`` that a row comes from.
 
 ``perplexity`` is measured on ``{study.perplexity.text}`` in windows of
 {study.perplexity.length} tokens; standard errors are over windows. ``loss_minus_dense`` is in
-nats a token, and its standard error comes from the differences window by window. Columns that
+nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
 were not adapted. ``nan`` is a number that is not finite.
 """
@@ -39,36 +39,37 @@ were not adapted. ``nan`` is a number that is not finite.
 
 def _gaps_caption(study: Study) -> str:
     return f"""\
-What the choice of the criterion is worth, and how much of that an adaptation leaves: for each
+The effect of the criterion, and how much of it remains after an adaptation: for each
 model, pattern and adaptation, the gap between the best and the worst criterion. ``loss_gap`` is
-the mean loss of the worst minus that of the best in nats a token, the logarithm of the ratio of
+the mean loss of the worst minus that of the best in nats per token, the logarithm of the ratio of
 their perplexities on ``{study.perplexity.text}``, averaged over the ``seeds`` seeds
 that all ``criteria`` share. ``gap_left`` is the gap with the adaptation divided by that without
-it, over the criteria and seeds that are there both with and without. ``left_out`` names the
-criterion that is worst without the adaptation, where a row leaves it out: one bad criterion makes
-most of a gap.
+it, over the criteria and seeds that were run both with and without. ``left_out`` names the
+criterion that is worst without the adaptation, if a row leaves it out: one bad criterion accounts
+for most of a gap.
 
 Standard errors are over windows, from differences window by window. A standard deviation over
 seeds is empty for one seed. Both take the choice of best and worst as given. ``gap_left`` is empty
-where there is nothing to compare with; ``nan`` is a number that is not finite. The differences
+if there is nothing to compare with; ``nan`` is a number that is not finite. The differences
 between every two criteria are in ``criteria_pairs.csv``.
 """
 
 
 def _pairs_caption(study: Study) -> str:
     return f"""\
-How every two criteria differ, for each model, pattern and adaptation: ``loss_difference`` is the
-mean loss of ``criterion`` minus that of ``other`` on ``{study.perplexity.text}``, in
-nats a token, averaged over the ``seeds`` seeds that both have. Below zero, ``criterion`` is the
-better one. The standard error is over windows, from the differences window by window; the standard
-deviation over seeds is empty for one seed. ``nan`` is a number that is not finite.
+The difference between every two criteria, for each model, pattern and adaptation:
+``loss_difference`` is the mean loss of ``criterion`` minus that of ``other`` on
+``{study.perplexity.text}``, in nats per token, averaged over the ``seeds`` seeds that both have.
+Below zero, ``criterion`` is the better one. The standard error is over windows, from the
+differences window by window; the standard deviation over seeds is empty for one seed. ``nan`` is a
+number that is not finite.
 """
 
 
 TABLES = (
     Table(
         "summary",
-        "one row a cell",
+        "one row per cell",
         _summary_caption,
         SUMMARY_COLUMNS,
         lambda results: results.cells,
@@ -96,7 +97,7 @@ The budget at which a retraining reaches the reconstruction ``reference``, divid
 reconstruction's own, in ``unit``: where its loss, interpolated linearly in the logarithm of the
 budget, comes down to the reconstruction's. ``inf``: no budget that was run reaches it. A value
 equal to ``smallest_over_reference`` means at most that: the smallest budget that was run already
-reaches it. ``low`` and ``high`` hold 95 % of 1,000 bootstrap draws of the windows of text.
+reaches it. ``low`` and ``high`` bound 95 % of 1,000 bootstrap draws of the windows of text.
 """
         ),
         REACH_COLUMNS,
@@ -155,7 +156,7 @@ def table_texts(results: Results) -> dict[str, str]:
 def metrics_tree(records: Records) -> dict[str, Any]:
     """Return {model: {pruning: {adaptation: {seed: {perplexity, sparsity, accuracy}}}}} for DVC.
 
-    There is an accuracy where tasks were asked. DVC leaves a null out of its tables, so a
+    Cells that were evaluated on tasks have an accuracy. DVC leaves null out of its tables, so a
     perplexity that is not finite is written in words.
     """
     tree: dict[str, Any] = {}

@@ -115,7 +115,9 @@ class StudyBlock(Settings):
         "evaluation, stops the study, since the model, its tokenizer or the text must be wrong.",
     )
     calibration: Calibration = Field(description="The calibration sample.")
-    evaluation: Evaluation = Field(description="What is measured on each cell.")
+    evaluation: Evaluation = Field(
+        description="What is measured: perplexity always, drift and tasks if they are asked for."
+    )
     selection: Selection = Field(default=Selection(), description="The held-out calibration text.")
     keep_hidden_states: KeptStates = Field(
         default="all",

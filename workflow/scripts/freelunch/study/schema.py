@@ -7,6 +7,7 @@ from typing import Any
 from freelunch.study.config import BASE, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
+_DESCRIPTION = "A study. The file and its `base` together define every name that the study uses."
 _BASE_DESCRIPTION = (
     "A file of registries. Its name is absolute, or relative to the study's folder or, if there is "
     "no such file, to the repository of the workflow. The study takes the entries that it names. "
@@ -19,6 +20,7 @@ def config_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
+    schema["description"] = _DESCRIPTION
     schema["properties"][BASE] = {"type": "string", "description": _BASE_DESCRIPTION}
     for registry in REGISTRIES:
         # Names of another form are refused.

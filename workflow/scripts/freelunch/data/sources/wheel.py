@@ -82,7 +82,10 @@ def _complaint(stderr: str) -> str:
 
 
 def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
-    """Write one member of a zip file to `target`; the archive has no say in that name."""
+    """Write one member of a zip file to `target`.
+
+    The target's name does not depend on the archive.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]

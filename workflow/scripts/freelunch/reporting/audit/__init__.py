@@ -1,1 +1,1 @@
-"""The audit: which of the paper's claims hold, with settings, numbers and evidence."""
+"""The audit: which of the paper's claims a study finds, with settings, numbers and evidence."""

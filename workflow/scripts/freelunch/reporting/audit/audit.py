@@ -12,6 +12,7 @@ from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
 from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
 from freelunch.reporting.audit.published import audit_published
 from freelunch.reporting.audit.published_file import load_published
+from freelunch.reporting.audit.scope import scope_text
 from freelunch.study.study import Study
 
 
@@ -30,12 +31,13 @@ def audit_study(study: Study, folder: Path | None = None) -> dict[str, Any]:
 
 
 def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any]:
-    """Return the audit of a study whose records were read already: `audit_study` says the rest."""
+    """Return the audit of a study whose records are already loaded; see `audit_study`."""
     evidence = Evidence(study, records, folder)
     check_records(study, records, folder)
     return {
         "study": study.name,
         "config_file": study.source,
+        "scope": scope_text(study, records),
         "claims": audit_claims(evidence, load_claims()),
         "protocol": audit_protocol(study, load_protocol()),
         "published": audit_published(evidence, load_published()),

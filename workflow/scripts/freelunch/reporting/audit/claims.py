@@ -16,13 +16,11 @@ from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Absent, Measurement
 from freelunch.reporting.audit.verdicts import (
     COUNTS,
-    FAILS,
-    HOLDS,
-    IN_PART,
     UNBOUNDED,
     UNTESTED,
     judge,
     of_claim,
+    tally,
     together,
 )
 from freelunch.reporting.formatting import NOT_FINITE, rounded
@@ -32,12 +30,6 @@ from freelunch.study.steps import EVALUATE_CELL
 from freelunch.study.study import Study
 
 CLAIMS = DATA / "claims.yaml"
-_PREDICATES = {
-    HOLDS: "holds",
-    IN_PART: "holds in part",
-    FAILS: "does not hold",
-    UNTESTED: "cannot be tested",
-}
 Claim = Mapping[str, Any]
 # The text after a number, by its unit.
 _SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points", "nats": " nats"}
@@ -209,16 +201,11 @@ def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
     """Return the reason for the verdict on a part, in a sentence."""
     if not findings:
         return "This study has no cells to test it on."
-    counts = {
-        each: sum(finding["verdict"] == each for finding in findings)
-        for each in dict.fromkeys(finding["verdict"] for finding in findings)
-    }
     if len(findings) == 1:
         return _sentence(findings[0])
-    of = ", ".join(f"in {count} it {_PREDICATES[each]}" for each, count in counts.items())
     reasons = {finding["reason"] for finding in findings}
     why = f": {reasons.pop()}" if len(reasons) == 1 else ""
-    return f"Of {len(findings)} comparisons, {of}{why}."
+    return f"{tally([finding['verdict'] for finding in findings], 'comparisons')}{why}."
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:

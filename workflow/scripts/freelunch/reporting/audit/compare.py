@@ -20,7 +20,7 @@ _ENVIRONMENT = (
     *("commit", "uncommitted_changes", "python", "packages", "platform", "processor"),
     *("device", "device_name", "threads"),
 )
-# What is compared beside the perplexity, by name.
+# The numbers that are compared in addition to the perplexity, by name.
 _OTHERS: Mapping[str, Callable[[Record], float | None]] = {
     **{metric.compared_as: metric.read for metric in METRICS if metric.compared_as},
     "sparsity": lambda record: record["identity"]["sparsity"],
@@ -36,7 +36,7 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
         name: A study's config, its results, or a folder of records.
 
     Raises:
-        UserError: There is none, or a record is damaged.
+        UserError: There are no records, or one of them is damaged.
     """
     if not name:
         raise UserError(
@@ -88,10 +88,10 @@ def compare_runs(
     """Return what differs between two runs.
 
     Returns:
-        Of each cell that both have and whose numbers differ: `cell`, both perplexities with their
-        errors, `difference` and its error (None where they were measured on different tokens),
-        `others`, `spec` and `environment`: keys and both values. The cells that only one of them
-        has, and how many both have.
+        One row per shared cell whose numbers differ: `cell`; both perplexities with their errors,
+        `a` and `b`; `difference` and its error (None if they were measured on different tokens);
+        `others`, `spec` and `environment`, each a list of keys with both values. Then the cells
+        that only one run has, and the number of shared cells.
     """
     rows = [
         row
@@ -129,7 +129,7 @@ def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
 
 
 def _other_differences(one: Record, other: Record) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what else was measured on both and differs by more than rounding."""
+    """Yield the other numbers that both records have and that differ by more than rounding."""
     for key, read in _OTHERS.items():
         a, b = read(one), read(other)
         if a is None or b is None or (math.isnan(a) and math.isnan(b)):
@@ -143,10 +143,10 @@ def _tokens(record: Record) -> str:
 
 
 def _environment_differences(one: Record, other: Record) -> list[tuple[str, Any, Any]]:
-    """Return what differs between the environments of the steps that both have.
+    """Return the differences between the environments of the steps that both records have.
 
-    Each difference is there once, with the steps that it concerns. A package that a step did not
-    use explains nothing.
+    Each difference is listed once, with the steps that it concerns. A package that only one of the
+    two steps recorded explains nothing and is left out.
     """
     found: dict[str, tuple[str, Any, Any]] = {}
     steps: dict[str, list[str]] = {}
@@ -172,26 +172,26 @@ def comparison_text(
 
     Args:
         rows: As `compare_runs` returns them, like the others.
-        alone: Cells that one of them has.
-        common: How many both have.
+        alone: The cells that only one run has.
+        common: The number of cells that both have.
     """
     lines = [f"{what}: {', '.join(cells)}" for what, cells in alone.items() if cells]
     if not common:
-        lines.append("The two have no cell in common.")
+        lines.append("The two runs have no cell in common.")
     elif not rows:
         lines.append(f"The {common} cells that both have are equal up to rounding.")
     for row in rows:
         lines.append(f"{row['cell']}: {with_error(*row['a'])} in A, {with_error(*row['b'])} in B")
         if row["difference"] is None:
-            lines.append("  measured on different tokens: the two do not compare")
+            lines.append("  measured on different tokens, so the two cannot be compared")
         else:
             error = row["difference_standard_error"]
-            lines.append(f"  loss B - A: {with_error(row['difference'], error)} nats a token")
+            lines.append(f"  loss B - A: {with_error(row['difference'], error)} nats per token")
         lines += [f"  {key}: {a:g} in A, {b:g} in B" for key, a, b in row["others"]]
         lines += _explained("setting", row["spec"])
         lines += _explained("environment", row["environment"])
         if not row["spec"] and not row["environment"]:
-            lines.append("  no recorded setting or environment explains it")
+            lines.append("  no recorded setting or environment explains the difference")
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
-"""A finished study as a Workflow Run RO-Crate: its folder says what is in it and what made it.
+"""A finished study as a Workflow Run RO-Crate, which describes its files and how they were made.
 
 `ro-crate-metadata.json` makes results/<study>/ a crate by the profile Workflow Run Crate 0.5
 (https://w3id.org/ro/wfrun/workflow/0.5), which builds on Process Run Crate 0.5, Workflow RO-Crate
 1.0 and RO-Crate 1.1. It describes one run: the workflow, its inputs, its outputs and the software.
-Records name no person or organisation, so the run has no agent; they hold when each step ended, so
-the run has an end and no start.
+Records name no person or organisation, so the run has no agent. They contain the time at which each
+step ended, so the run has an end and no start.
 """
 
 from collections.abc import Mapping
@@ -27,22 +27,22 @@ from freelunch.reporting.audit.provenance import gather_provenance
 from freelunch.study.study import Study
 
 METADATA = "ro-crate-metadata.json"
-# Copies of what was run, within the crate.
+# Copies, within the crate, of the Snakefile and the config that were run.
 SNAKEFILE = "audit/run/Snakefile"
 CONFIG = "audit/run/config.yaml"
 # Folders of results, each an output of the workflow.
 RESULTS = {
-    "records": "Of each cell: settings, metrics, sparsity, cost, provenance; answers to tasks",
+    "records": "One record per cell: settings, metrics, sparsity, cost, provenance; task answers",
     "tables": "Tables, computed from the records",
     "figures": "Figures, and the data that they draw",
-    "audit": "What the records say of the paper's claims",
+    "audit": "Verdicts on the paper's claims, with their evidence",
 }
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-# RO-Crate 1.1 has no word for a sha256; this has.
+# RO-Crate 1.1 has no term for a sha256; this context has one.
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 
 
@@ -72,7 +72,7 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
 def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: Path) -> str:
     """Return when the last step ended, in ISO 8601, UTC.
 
-    Where records do not say, it is when the newest of them was written.
+    If the records do not say, this is the time at which the newest of them was written.
     """
     paths = [root / study.paths.records.name / cell.record_name for cell in records]
     for path in paths:
@@ -109,8 +109,8 @@ class _Description:
         licence = self.add(f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx)
         properties = {
             "name": f"{self.project['title']}: study {self.study.name}",
-            "description": f"{len(self.records)} cells: a language model as it came, or pruned and "
-            "adapted. Models and texts are not in here; they keep licences of their own.",
+            "description": f"{len(self.records)} cells. Each is a language model, dense or pruned "
+            "and adapted. The crate contains no models or texts, which keep their own licences.",
             "datePublished": ended,
             "license": licence,
             "citation": self.add(paper["url"], "ScholarlyArticle", name=paper["title"]),
@@ -129,8 +129,7 @@ class _Description:
         path = self.root / SNAKEFILE
         properties = known(
             description="The workflow's contents page; rules and scripts are in the repository. "
-            "`version`: the commits that steps were run at, -dirty where there were changes that "
-            "were not committed.",
+            "`version`: the commits at which steps were run, with -dirty for uncommitted changes.",
             license=licence,
             version=sorted(
                 each["commit"] + ("-dirty" if each["uncommitted_changes"] else "")

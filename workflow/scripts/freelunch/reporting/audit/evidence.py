@@ -16,13 +16,13 @@ PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity",
 
 
 class Evidence(FinishedStudy):
-    """What a finished study says of claims."""
+    """A finished study as evidence for claims."""
 
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
         """Return the losses of a cell in a metric, a list for each stratum; None if not measured.
 
-        For a perplexity they are the loss of each window, nats a token. For accuracy they are 1 for
-        each wrong answer and 0 for each right one, task by task.
+        For a perplexity, there is one stratum with the loss of each window, in nats per token. For
+        accuracy, each task is a stratum, with 1 for each wrong answer and 0 for each right one.
         """
         return _LOSSES[metric](self, cell)
 
@@ -31,7 +31,7 @@ class Evidence(FinishedStudy):
         return self.losses(cell, metric) is not None
 
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
-        """Return what was measured on cells of one model; None if something was not measured.
+        """Return the losses of some cells of one model; None if one of them was not measured.
 
         Args:
             cells: The cells by name, one for each seed; all names have the same seeds.

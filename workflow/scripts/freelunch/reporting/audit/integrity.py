@@ -20,7 +20,7 @@ CLOSE = 1e-9
 
 
 def check_records(study: Study, records: Records, folder: Path) -> None:
-    """Refuse altered records: the numbers of a record have to follow from each other.
+    """Refuse altered records: the numbers of a record must agree with each other.
 
     Args:
         study: The study.

@@ -25,7 +25,7 @@ from freelunch.reporting.audit.page_cells import (
     significant,
     sorting,
 )
-from freelunch.reporting.audit.page_claims import shown_claims, tally
+from freelunch.reporting.audit.page_claims import shown_claims
 from freelunch.reporting.audit.protocol import (
     ABSENT,
     DIFFERENT,
@@ -35,7 +35,15 @@ from freelunch.reporting.audit.protocol import (
     text_identity,
 )
 from freelunch.reporting.audit.published import AGREES, DIFFERS, NOT_RUN
-from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.reporting.audit.verdicts import (
+    ADDS,
+    DECIDES,
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNTESTED,
+    tally,
+)
 from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import NONE, Cell
@@ -50,6 +58,8 @@ MARKS = {
     **dict.fromkeys((FAILS, DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((UNTESTED, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
+# What a part is called that counts for more or less than the others of its claim.
+ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
 SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -86,7 +96,8 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
     return environment.get_template("audit/page.html").render(
         study=study,
         facts=_facts(study, audit),
-        tally=tally([claim["verdict"] for claim in audit["claims"]], "claims"),
+        tally=f"{tally([claim['verdict'] for claim in audit['claims']], 'claims')}.",
+        scope=audit["scope"],
         claims=shown_claims(audit["claims"], list(_figures(study, root, audit["claims"]))),
         cells=shown_cells(root / "tables"),
         tasks=shown_tasks(root / "tables"),
@@ -116,7 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"marks": MARKS, "nothing": NOTHING}
+    environment.globals |= {"marks": MARKS, "nothing": NOTHING, "roles": ROLES}
     environment.filters |= {
         "duration": duration,
         "prose": _prose,
@@ -136,7 +147,7 @@ def _prose(text: str) -> Markup:
 
 
 def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a reader has to know before any number: the data, and the program."""
+    """Return the facts at the head of the page: the data, and the program."""
     perplexity, calibration = study.perplexity, study.calibration
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))

@@ -1,4 +1,4 @@
-"""The tables of all cells and of their tasks on an audit's page, and how numbers are written."""
+"""The tables of all cells and of their tasks on an audit's page, and the form of their numbers."""
 
 import csv
 import math
@@ -10,6 +10,7 @@ from typing import Any
 from freelunch.analysis.accuracy import MEAN
 from freelunch.reporting.formatting import NOTHING, marked, percent, rounded, with_error
 from freelunch.reporting.metrics import METRICS, Metric
+from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED
 from freelunch.study.cell import DENSE, NONE
 
 WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
@@ -118,8 +119,8 @@ _NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_
 def shown_cells(tables: Path) -> dict[str, Any] | None:
     """Return columns and rows of the table of all cells; None if there is no summary of them.
 
-    A column that is empty for all cells is left out, and so are the model and the seed where there
-    is only one, which the head of the page names.
+    A column that is empty for all cells is left out. So are the model and the seed if there is only
+    one, since the head of the page names it.
 
     Args:
         tables: Folder with `summary.csv`.
@@ -178,8 +179,8 @@ def shown_tasks(tables: Path) -> dict[str, Any] | None:
 
 # The differences of the mean over tasks, with their headings.
 _DIFFERENCES = {
-    "accuracy_minus_dense": f"{MEAN} \N{MINUS SIGN} dense",
-    "accuracy_minus_unadapted": f"{MEAN} \N{MINUS SIGN} not adapted",
+    "accuracy_minus_dense": f"{MEAN} {MINUS_DENSE}",
+    "accuracy_minus_unadapted": f"{MEAN} {MINUS_UNADAPTED}",
 }
 
 

@@ -6,23 +6,8 @@ from typing import Any
 from freelunch.analysis.bootstrap import Estimate
 from freelunch.reporting.audit.claims import estimate_text
 from freelunch.reporting.audit.measures import MEASURES
-from freelunch.reporting.audit.verdicts import DECIDES, FAILS, HOLDS, IN_PART, UNTESTED, VERDICTS
+from freelunch.reporting.audit.verdicts import DECIDES, FAILS, UNTESTED, tally
 from freelunch.reporting.formatting import NOT_FINITE
-
-# The predicate of one part, and of several.
-_PREDICATES = {
-    HOLDS: ("holds", "hold"),
-    IN_PART: ("holds in part", "hold in part"),
-    FAILS: ("does not hold", "do not hold"),
-    UNTESTED: ("cannot be tested here",) * 2,
-}
-
-
-def tally(verdicts: Sequence[str], what: str) -> str:
-    """Return the number of each verdict, in a sentence."""
-    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
-    told = ", ".join(f"{count} {_PREDICATES[it][count > 1]}" for it, count in counts.items())
-    return f"Of {len(verdicts)} {what}, {told}."
 
 
 def shown_claims(
@@ -53,15 +38,15 @@ def shown_claims(
 
 
 def _reason(claim: Mapping[str, Any]) -> str:
-    """Return the reason for the verdict on a claim: the part that decides it, or how many hold."""
+    """Return the reason for the verdict on a claim: the deciding part, or a tally of its parts."""
     parts, verdict = claim["parts"], claim["verdict"]
     if len(parts) == 1:
         return str(parts[0]["reason"])
     for part in parts:
         if part["role"] == DECIDES and part["verdict"] == verdict and verdict in (FAILS, UNTESTED):
             reason = part["reason"][0].lower() + part["reason"][1:]
-            return f"“{part['says']}” {_PREDICATES[verdict][0]}: {reason}"
-    return tally([part["verdict"] for part in parts], "parts")
+            return f"“{part['says']}” is {verdict}: {reason}"
+    return f"{tally([part['verdict'] for part in parts], 'parts')}."
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ def load_protocol(path: Path = PROTOCOL) -> list[dict[str, Any]]:
     """Return the settings of a file.
 
     Raises:
-        UserError: It is not as `workflow/schemas/protocol.schema.json` says, or a setting whose
-            value is known does not say what is the same.
+        UserError: The file does not match `workflow/schemas/protocol.schema.json`, or a setting
+            whose value in the paper is known does not say which of ours would be the same.
     """
     settings: list[dict[str, Any]] = checked(path, "protocol")["settings"]
     for setting in settings:

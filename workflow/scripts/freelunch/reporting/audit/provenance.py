@@ -128,7 +128,7 @@ def _each_once(values: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _by_name(pairs: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the distinct values of each name; several values mean several things of one name."""
+    """Return the distinct values of each name; several values mean that cells differ in it."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name, value in pairs:
         of_name = found.setdefault(name, [])

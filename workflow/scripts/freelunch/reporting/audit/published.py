@@ -38,7 +38,7 @@ AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 def audit_published(
     evidence: Evidence, published: list[Published], meaning: Study | None = None
 ) -> list[dict[str, Any]]:
-    """Return for each published number ours, the difference and the verdict.
+    """Return, for each published number, our number, the difference and the verdict.
 
     A number without a cell is `not run`, with the command that would run it.
 
@@ -165,7 +165,7 @@ def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
 
 
 def _running(published: Published, meaning: Study) -> str:
-    """Return how to run a number: a command, and what has to be done before."""
+    """Return how to run a number: a command, and any preparation that it needs."""
     if _unnamed(published, meaning):
         return f"describe it in {meaning.source} first"
     criterion = published.criterion

@@ -65,7 +65,7 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
     """Return the rows of a file.
 
     Raises:
-        UserError: It has other columns, or a row is malformed.
+        UserError: The columns are wrong, or a row is malformed.
     """
     try:
         # With or without the byte order mark that spreadsheets write.
@@ -115,7 +115,7 @@ def _published(row: Mapping[str, Any], where: str) -> Published:
 
 
 def _problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a row: the column, and what is expected there."""
+    """Yield each problem of a row: the column, and the expected value."""
     if None in row or None in row.values():
         yield "(row)", f"{len(COLUMNS)} fields"
         return

@@ -1,17 +1,18 @@
 """The verdicts of an audit as a Markdown table, claim by claim and part by part."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def verdict_table(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table.
+def verdict_table(audit: Mapping[str, Any]) -> str:
+    """Return the scope of an audit, and below it the table.
 
     Args:
-        claims: As `freelunch.reporting.audit.claims.audit_claims` returns them.
+        audit: As `freelunch.reporting.audit.audit.audit_study` returns it.
     """
-    lines = ["| claim | verdict | what was found |", "| --- | --- | --- |"]
-    for claim in claims:
+    lines = [f"Scope of these verdicts: {audit['scope']}", ""]
+    lines += ["| claim | verdict | numbers |", "| --- | --- | --- |"]
+    for claim in audit["claims"]:
         lines += _lines(claim)
     return "\n".join(lines) + "\n"
 
@@ -24,9 +25,9 @@ def _lines(claim: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _found(part: Mapping[str, Any]) -> str:
-    """Return the findings of a part: every number, or why there is none."""
+    """Return the numbers of a part and its threshold, or the reason why there are none."""
     numbers = [each for each in part["findings"] if each["text"]]
     if not numbers:
         return str(part["reason"])
     found = "; ".join(f"{each['subject']}: {each['text']}" for each in numbers)
-    return f"{found} (asked: {part['threshold']})"
+    return f"{found} (threshold: {part['threshold']})"

@@ -6,9 +6,11 @@ from typing import Any
 
 from freelunch.analysis.bootstrap import Estimate
 
-HOLDS = "holds"
-IN_PART = "holds in part"
-FAILS = "does not hold"
+# These words are the verdicts in `audit.json`, and people read them everywhere: the effect that a
+# claim describes was found, or was not found in this study, which is small.
+HOLDS = "found"
+IN_PART = "found in part"
+FAILS = "not found at this scale"
 UNTESTED = "not testable here"
 VERDICTS = (HOLDS, IN_PART, FAILS, UNTESTED)
 # The role of a part in its claim.
@@ -26,16 +28,16 @@ def judge(
 ) -> tuple[str, str]:
     """Return the verdict on a number, and why.
 
-    It holds where the whole interval lies beyond the threshold, and does not hold where none of the
-    interval does. An interval that contains the threshold is too wide for a verdict.
+    The effect is found if the whole interval lies beyond the threshold, and not found if none of
+    the interval does. An interval that contains the threshold is too wide for a verdict.
 
     Args:
         estimate: The number and its interval.
         threshold: `above` or `below` a number.
-        written: Writes such a number.
-        bounds: The range within which the number is known: one at or below the first bound may be
-            any smaller number, an infinite one is known to exceed the second.
-        undefined: Why there is no number, where there is none or some draws have none.
+        written: Returns a number of this kind as text.
+        bounds: The range within which the number is known. A number at or below the first bound may
+            be any smaller number; an infinite one is known to exceed the second bound.
+        undefined: The reason to give if there is no number, or some draws have none.
     """
     if math.isnan(estimate.value) or math.isnan(estimate.low):
         return UNTESTED, undefined
@@ -51,14 +53,26 @@ def judge(
         return HOLDS, f"the whole interval is {side} {written(wanted)}"
     if high <= wanted if side == "above" else low >= wanted:
         return FAILS, f"none of the interval is {side} {written(wanted)}"
-    return UNTESTED, f"the interval reaches to both sides of {written(wanted)}"
+    return UNTESTED, f"the interval contains {written(wanted)}"
+
+
+def tally(verdicts: Sequence[str], what: str) -> str:
+    """Return the number of each verdict, as the end of a sentence.
+
+    Args:
+        verdicts: One verdict for each thing that was judged.
+        what: The things, such as "claims".
+    """
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
+    told = ", ".join(f"{n} {'are' if n > 1 else 'is'} {verdict}" for verdict, n in counts.items())
+    return f"Of {len(verdicts)} {what}, {told}"
 
 
 def together(verdicts: Sequence[str]) -> str:
     """Return the joint verdict of several comparisons, such as of several pruned models.
 
-    A comparison that could not be tested neither supports nor refutes. The joint verdict is that it
-    is not testable where none could be tested; it does not hold fully where some could not.
+    Comparisons that could not be tested count neither way. If none could be tested, the result is
+    not testable; if only some could, it is at most "in part".
     """
     told = [verdict for verdict in verdicts if verdict != UNTESTED]
     if not told:
@@ -72,10 +86,8 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     """Return the verdict on a claim.
 
     Args:
-        parts: The verdict and the role of each part. If a part that `decides` does not hold or
-            cannot be tested, neither does or can the claim. A part that `adds` is not the claim's
-            own: if it fails, a claim that holds does so only in part, and if it holds, a claim that
-            does not hold stays as it is.
+        parts: The verdict and the role of each part. If a deciding part fails or cannot be tested,
+            so does the claim. A part that `adds` can only weaken a claim.
     """
     deciding = [verdict for verdict, role in parts if role == DECIDES]
     for verdict in (FAILS, UNTESTED):

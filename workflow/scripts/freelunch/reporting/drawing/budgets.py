@@ -1,4 +1,4 @@
-"""Draw quality against what an adaptation sees and computes, for each series of adaptations."""
+"""Draw perplexity against tokens and operations, for each series of adaptations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -76,8 +76,8 @@ def draw(
     legend_below(
         figure,
         [line_handle(looks[name], name) for name in shown],
-        "bars: ± standard error, over windows of text, of the difference to the "
-        "reconstruction that is compared with" + opened,
+        "bars: ± standard error, over windows of text, of the difference from the "
+        "reconstruction that the others are compared with" + opened,
     )
     return figure
 

@@ -20,7 +20,7 @@ from freelunch.reporting.drawing.style import SMALL, name_line
 from freelunch.reporting.formatting import NOT_FINITE, marked
 from freelunch.study.cell import DENSE
 
-# The axis is logarithmic if the largest perplexity is over so many times the smallest.
+# The axis is logarithmic if the largest perplexity is more than this many times the smallest.
 LOG_FROM = 5.0
 
 
@@ -36,8 +36,8 @@ def draw(
         rows: Rows of criteria.csv.
         adaptations: All adaptations of the study's config; they decide the looks.
         text: Name of the evaluation text, for the axis.
-        selected_on_evaluation: The adaptations whose settings were chosen on that text, which the
-            legend says.
+        selected_on_evaluation: The adaptations whose settings were chosen on that text; the legend
+            marks them.
     """
     points = [Point.of(row) for row in rows]
     looks = {
@@ -124,7 +124,7 @@ def _dense_line(axes: Axes, dense: Point) -> None:
 
 
 def _dense_label(axes: Axes, dense: Point) -> None:
-    """Say to the right of a row what its dashed line is."""
+    """Name the dashed line of a row, to its right."""
     if dense.perplexity is None:
         return
     text = f"dense\n{_plain(dense.perplexity)}"
@@ -132,7 +132,7 @@ def _dense_label(axes: Axes, dense: Point) -> None:
 
 
 def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
-    """Put the mark on the upper edge, and say why it is there."""
+    """Put the mark on the upper edge, with the reason beside it."""
     above = axes.get_xaxis_transform()
     axes.plot(
         x,
@@ -158,7 +158,7 @@ def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
 
 
 def _legend(figure: Figure, looks: Sequence[Mark], seeds: bool) -> None:
-    """Say below the panels what marks and bars mean."""
+    """Explain marks and bars below the panels."""
     handles = [
         Line2D(
             [],

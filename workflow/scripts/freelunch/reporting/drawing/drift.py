@@ -15,7 +15,7 @@ from freelunch.study.windows import MATRIX, window_size
 
 PANEL_INCHES = (3.3, 2.5)
 LEGEND_INCHES = 0.2
-# One block in so many is marked, another one on each line, so that marks hide no lines.
+# One block in this many is marked, a different one on each line, so that marks hide no lines.
 MARKED = 5
 KINDS = {
     "accumulated": "with the errors of all blocks before it",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from freelunch.reporting.drawing.style import styled
 
-# What would otherwise hold a date, or the version of matplotlib.
+# Metadata that would otherwise contain a date or the version of matplotlib.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
@@ -26,7 +26,7 @@ def draw_figure(
     Args:
         name: Name of the figure; `freelunch.reporting.drawing.<name>` draws it.
         data: Its CSV file.
-        settings: What else its `draw` takes.
+        settings: The other arguments of its `draw`.
         outputs: Where to save it; a suffix is a format.
     """
     drawing = importlib.import_module(f"freelunch.reporting.drawing.{name}")

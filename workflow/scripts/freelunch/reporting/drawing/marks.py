@@ -1,7 +1,7 @@
 """How each series of a figure looks: an adaptation looks the same in every figure of a study.
 
-Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers tell
-apart. Each comes with its own marker, filling and line, so that a figure also reads in grey.
+Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers can
+tell apart. Each comes with its own marker, filling and line, so a figure is also readable in grey.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ class Mark:
 def marks(adaptations: Registered) -> Mapping[str, Mark]:
     """Return the mark of each adaptation, and of `none`.
 
-    The colour says what kind of adaptation it is, in every study; marker and line tell it from the
+    The colour shows the kind of adaptation, in every study; marker and line distinguish it from the
     other adaptations of its study.
 
     Args:

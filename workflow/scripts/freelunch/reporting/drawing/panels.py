@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PANEL_HEIGHT_INCHES = 2.7
-# A wider row would be shrunk on a page until nobody can read it, so it continues below.
+# A wider row would become unreadably small on a page, so it continues below.
 PANELS_A_ROW = 3
 ROW_INCHES = 9.5
 # Wide enough for the legend.
@@ -83,7 +83,7 @@ class Panel:
 
 
 def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
-    """Return the panels of a model, a panel a pattern, in rows that fit a page.
+    """Return the panels of a model, one per pattern, in rows that fit a page.
 
     Args:
         model: Name of the model, shown above the first panel of each row.

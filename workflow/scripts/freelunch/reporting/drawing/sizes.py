@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
         _panel(axes, of, looks)
         axes.set_title(pattern, loc="left")
         axes.set_xlabel("parameters of the model")
-    grid[0][0].set_ylabel("worst minus best criterion (nats a token)")
+    grid[0][0].set_ylabel("worst minus best criterion (nats per token)")
     legend_below(
         figure,
         [line_handle(looks[name], looks[name].label) for name in names],

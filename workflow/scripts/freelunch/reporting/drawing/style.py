@@ -67,7 +67,7 @@ def draw_points(
         y: Value of each point.
         errors: Length of each point's error bar, up and down; None for no bars.
         look: How the series looks.
-        opened: Whether each point's mark is open, which the legend has to explain.
+        opened: Whether each point's mark is open; the legend has to explain open marks.
     """
     axes.errorbar(
         x,

@@ -1,4 +1,4 @@
-"""Draw quality and memory against the window that was adapted together."""
+"""Draw perplexity and memory against the window size."""
 
 import math
 from collections.abc import Sequence
@@ -104,14 +104,14 @@ def _series(
 
 
 def _beside(row: Row, rows: Sequence[Row]) -> float:
-    """Return how far to the side of its window's place a mark stands, for those that share it."""
+    """Return the shift of a mark to the side, so that marks of one window do not overlap."""
     sharing = [other for other in rows if other["window"] == row["window"]]
     place = next(number for number, other in enumerate(sharing) if other is row)
     return 0.14 * (place - (len(sharing) - 1) / 2)
 
 
 def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, style: str) -> None:
-    """Draw what all rows share as a line across, and say what it is."""
+    """Draw a value that all rows share as a horizontal line with its name."""
     value = float(rows[0][key])
     if not math.isfinite(value):
         return

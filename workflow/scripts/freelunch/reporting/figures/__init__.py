@@ -1,7 +1,7 @@
 """The figures of a study: each module in this folder declares one; `reporting.drawing` draws it.
 
-Declarations import no drawing library, so planning reads them quickly: which figures a study has,
-and what the tables have to hold for them.
+Declarations import no drawing library, so planning can quickly find out which figures a study has
+and which data they need.
 """
 
 import importlib
@@ -28,12 +28,12 @@ class Figure:
         name: Its files are `figures/<name>.*`; `reporting.drawing.<name>` has its `draw(rows,
             **settings)`, which returns it drawn.
         title: What it shows, in a few words.
-        caption: What to know to read it, in reStructuredText; an empty line begins a paragraph.
-        alternative: What is seen on it, for readers who do not see it.
-        claims: Identifiers of the claims it is evidence for; the audit's page shows it with them.
+        caption: How to read it, in reStructuredText; an empty line begins a paragraph.
+        alternative: A description of it for readers who cannot see it.
+        claims: Identifiers of the claims that it is evidence for; the audit's page shows it there.
         wanted: Returns whether a study has it.
         settings: Returns what `draw` needs to know of a study.
-        data: What its CSV file holds, in a few words.
+        data: What its CSV file contains, in a few words.
         data_caption: What the columns of the CSV file mean, in reStructuredText.
         columns: Columns of the CSV file.
         rows: Picks the rows of the CSV file from the results of a study.

@@ -1,4 +1,4 @@
-"""Quality against what an adaptation sees and computes: reconstruction beside retraining."""
+"""Perplexity against tokens and operations: reconstruction beside retraining."""
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.figures import Figure
@@ -8,11 +8,12 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     perplexity = study.perplexity
     return f"""\
-Quality against what an adaptation sees (left) and computes (right), for the reconstruction and
-each way of retraining the same pruned model. Perplexity on ``{perplexity.text}``,
-windows of {perplexity.length} tokens. A line joins the budgets of one way. Bars are one
-standard error over windows of text, of the difference to the reconstruction that is compared with.
-``reach.csv`` has the budget at which each retraining reaches that reconstruction.
+Perplexity against the tokens that an adaptation sees (left) and its operations (right), for the
+reconstruction and each way of retraining the same pruned model. Perplexity on
+``{perplexity.text}``, windows of {perplexity.length} tokens. A line joins the budgets of one
+method. Bars are one standard error, over windows of text, of the difference from the reconstruction
+that the others are compared with. ``reach.csv`` has the budget at which each retraining reaches
+that reconstruction.
 """
 
 
@@ -36,10 +37,10 @@ FIGURE = Figure(
     data="retraining beside reconstruction",
     data_caption=lambda _: (
         """\
-Retraining and reconstruction in the same currencies: tokens seen and distinct, steps of the
+Retraining and reconstruction in the same units: tokens seen and distinct, steps of the
 optimiser, trained parameters, floating-point operations (of the adaptation, and of the search for
 its learning rate), wall and processor seconds, peak memory. ``loss_minus_reference``: the mean
-loss minus that of the reconstruction ``reference``, nats a token, with the standard error of the
+loss minus that of the reconstruction ``reference``, nats per token, with the standard error of the
 paired differences over windows of text.
 """
     ),

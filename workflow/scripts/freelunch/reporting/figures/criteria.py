@@ -25,7 +25,7 @@ standard deviation. The numbers are in ``criteria.csv``.
 
 
 def _wanted(study: Study) -> bool:
-    """Return whether criteria are compared, or nothing is: then this figure shows the cells."""
+    """Return whether a study compares criteria, or nothing: then this figure shows its cells."""
     others = study.compares_windows or study.compares_budgets or study.compares_sizes
     return study.compares_criteria or not others
 

@@ -9,8 +9,8 @@ FIGURE = Figure(
     caption=lambda _: (
         """\
 How far apart the worst and the best criterion are, in loss, against the number of parameters of
-the model: without and with adaptations, for each pattern. Only criteria that a model has both
-without and with them.
+the model: without and with adaptations, for each pattern. Only criteria that were run both without
+and with them count.
 """
     ),
     alternative=(
@@ -25,7 +25,7 @@ without and with them.
     data_caption=lambda _: (
         """\
 The gap between all criteria of each model, pattern and adaptation, with the parameters of the
-model. ``loss_gap``: the loss of the worst minus that of the best criterion, nats a token.
+model. ``loss_gap``: the loss of the worst minus that of the best criterion, nats per token.
 """
     ),
     columns=SIZE_COLUMNS,

@@ -11,16 +11,17 @@ from freelunch.study.naming import pruned_model
 Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation", "what")
 NOTES = (
-    "Tokens: the tokens seen, a token seen twice counting twice; distinct: the different tokens of "
-    "the text among them. Steps: steps of the optimiser for each trained parameter. TFLOP: "
-    "operations of the adaptation, including the dense pass that made its targets, and of the "
-    "search for its learning rate where there was one. Loss minus: the mean loss minus that of the "
-    "reconstruction it is compared with, in nats a token; ± is the standard error of the paired "
-    "differences over windows of text.",
+    "Tokens: tokens seen, counting repeats; distinct: the distinct tokens of the text among them. "
+    "Steps: steps of the optimiser for each trained parameter. TFLOP: operations of the "
+    "adaptation, including the dense pass that made its targets, and of the search for its "
+    "learning rate if there was one. Loss \N{MINUS SIGN} reconstruction: the mean loss minus that "
+    "of the reconstruction it is compared with, in nats per token; ± is the standard error of the "
+    "paired differences over windows of text.",
     "A retraining reaches the reconstruction at the budget where its loss, interpolated linearly "
-    "in the logarithm of the budget, comes down to the reconstruction's. The interval holds 95 % "
-    "of 1,000 bootstrap draws of the windows of text, and is wider where there are several seeds. "
-    "At most: reached at the smallest budget that was run; smaller ones were not tried.",
+    "in the logarithm of the budget, comes down to the reconstruction's. The interval contains "
+    "95 % of 1,000 bootstrap draws of the windows of text, and is wider if there are several "
+    "seeds. At most: the smallest budget that was run already reaches it; smaller ones were not "
+    "tried.",
 )
 
 
@@ -52,15 +53,15 @@ def budget_line(row: Row) -> dict[str, str]:
         "TFLOP": f"{row['flops'] / 1e12:,.1f}{search}",
         "peak memory": f"{row['peak_bytes'] / 1e9:.2f} GB",
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
-        "over dense": over_dense(row),
-        "loss minus": with_error(
+        "ratio to dense": over_dense(row),
+        "loss \N{MINUS SIGN} reconstruction": with_error(
             row["loss_minus_reference"], row["loss_minus_reference_standard_error"]
         ),
     }
 
 
 def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
-    """Yield, for each retraining series of each pruned model, what reaches the reconstruction."""
+    """Yield a sentence for each retraining series: the budget that reaches the reconstruction."""
     for row in reaches:
         if row["unit"] == "tokens":
             (flops,) = (it for it in reaches if it["unit"] == "flops" and _same(it, row))
@@ -69,7 +70,7 @@ def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
 
 
 def _reach(tokens: Row, flops: Row) -> str:
-    """Return what reaches the reconstruction, in tokens and operations, as a predicate."""
+    """Return the budget that reaches the reconstruction, as the predicate of a sentence."""
     value, reference = tokens["reached_at_over_reference"], tokens["reference"]
     if math.isnan(value):
         return f"cannot be compared: {reference} diverged"

@@ -60,7 +60,7 @@ def _line(mean: Mapping[str, Any], several: bool, shown: Sequence[Metric]) -> di
 
 
 def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what an adaptation took, and what went wrong with it."""
+    """Yield what an adaptation cost, and what went wrong with it."""
     if (tokens := mean["adaptation_tokens"]) is not None:
         yield f"{tokens:,.0f} tokens"
     if (flops := mean["adaptation_flops"]) is not None:
@@ -80,7 +80,7 @@ def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -> Iterator[str]:
-    """Yield what a reader of the table has to know: texts, amounts, seeds, what an error is."""
+    """Yield the notes below the table: texts, amounts, seeds, and the meaning of an error."""
     name, calibration = study.perplexity.text, study.calibration
     text = study.text(name)
     yield (
@@ -117,14 +117,13 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
         "checkpoint that was evaluated."
     )
     yield (
-        "Adaptation cost excludes calibration and pruning. It gives the tokens seen (a token seen "
-        "twice counts twice), floating-point operations, wall time, and the peak memory of the "
-        "largest job."
+        "Adaptation cost excludes calibration and pruning. It gives the tokens seen (counting "
+        "repeats), floating-point operations, wall time, and the peak memory of the largest job."
     )
 
 
 def _amounts(means: Means) -> str:
-    """Return how many windows of how many tokens were evaluated, by model where models differ."""
+    """Return the number and length of the evaluated windows, by model if models differ."""
     models: dict[str, list[str]] = {}
     for mean in means:
         if mean["criterion"] == DENSE:
@@ -142,7 +141,7 @@ def _amounts(means: Means) -> str:
 
 
 def _sizes(means: Means) -> Iterator[str]:
-    """Yield how large each model is, dense and pruned, and how fast the pruned ones are."""
+    """Yield the size of each model, dense and pruned, and the speed of the pruned ones."""
     for model in dict.fromkeys(mean["model"] for mean in means):
         of_model = [mean for mean in means if mean["model"] == model]
         megabytes = _range([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
@@ -155,7 +154,7 @@ def _sizes(means: Means) -> Iterator[str]:
         if known := [speed for speed in speeds if speed is not None]:
             note += (
                 f" Zeros are also multiplied like other numbers: pruned, it processes "
-                f"{_range(known, '.2f')} times as many tokens a second as the dense model."
+                f"{_range(known, '.2f')} times as many tokens per second as the dense model."
             )
         yield note
 

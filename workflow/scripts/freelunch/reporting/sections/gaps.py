@@ -20,7 +20,7 @@ from freelunch.study.study import Study
 Rows = Sequence[Mapping[str, Any]]
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 WORDS = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
-# The criteria of one pattern are not equally sparse where their sparsities differ by more.
+# The criteria of one pattern count as unequally sparse if their sparsities differ by more.
 UNEQUAL = 0.002
 
 
@@ -78,7 +78,7 @@ def _marked(gap: Mapping[str, Any], study: Study) -> str:
 
 
 def _effect(gap: Mapping[str, Any]) -> str:
-    """Return what an adaptation did to a gap, as the predicate of a sentence."""
+    """Return the effect of an adaptation on a gap, as the predicate of a sentence."""
     left, error = gap["gap_left"], gap["gap_left_error"]
     if left is None or error is None:
         return "has nothing to be compared with: the study has no unadapted cells of these criteria"
@@ -87,7 +87,7 @@ def _effect(gap: Mapping[str, Any]) -> str:
     share = f"{with_error(left, error)} of what it was without"
     if abs(left - 1) <= CLEAR * error:
         return f"is not clearly smaller or larger: {share}"
-    return f"is smaller: {share}" if left < 1 else f"is not smaller but larger: {share}"
+    return f"is smaller: {share}" if left < 1 else f"is larger: {share}"
 
 
 def _unequal_sparsities(means: Rows) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _unequal_sparsities(means: Rows) -> Iterator[str]:
 
 
 def _notes(gaps: Rows, several: bool) -> Iterator[str]:
-    """Yield what a reader of the table has to know."""
+    """Yield the notes below the table."""
     seeds = ", over the seeds that all criteria share" if several else ""
     yield (
         "Worst / best: the ratio of the two perplexities. The gap is its logarithm, the difference "
@@ -120,7 +120,7 @@ def _notes(gaps: Rows, several: bool) -> Iterator[str]:
     if any(gap["left_out"] is not None for gap in gaps):
         yield "A row without one criterion leaves out the one that is worst without the adaptation."
     own = (
-        "over windows and, where there are several, over seeds; from few seeds it is rough itself"
+        "over windows and, if there are several, over seeds; with few seeds it is itself uncertain"
         if several
         else "over windows and not over seeds"
     )

@@ -1,4 +1,4 @@
-"""A section of the summary: a table of texts, and what a reader has to know about it."""
+"""A section of the summary: a table, and notes on how to read it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Section:
         name: One word, for labels.
         title: What the table shows.
         lines: Its lines, from column to text.
-        notes: What the table comes to and how to read it, as sentences of Markdown.
-        words: Its columns that hold words; the others hold numbers and are aligned to the right.
+        notes: What the table shows and how to read it, as sentences of Markdown.
+        words: Its columns of words; the others are numbers, aligned to the right.
     """
 
     name: str

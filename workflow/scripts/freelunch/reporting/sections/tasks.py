@@ -10,6 +10,7 @@ from freelunch.study.cell import DENSE
 
 Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation")
+MINUS_DENSE, MINUS_UNADAPTED = "\N{MINUS SIGN} dense", "\N{MINUS SIGN} unadapted"
 NOTE = (
     "Accuracy: the share of documents whose correct choice has the highest log-likelihood "
     "(lm-eval's `acc`, without examples); mean: the plain mean over tasks. ± is the standard error "
@@ -34,13 +35,13 @@ def task_lines(tasks: Sequence[Row]) -> list[dict[str, str]]:
         line = lines.setdefault(cell, _names(row))
         line[row["task"]] = percent(row["accuracy"], row["accuracy_standard_error"])
         if row["task"] == MEAN:
-            line["minus dense"] = _points(row, "accuracy_minus_dense")
-            line["minus not adapted"] = _points(row, "accuracy_minus_unadapted")
+            line[MINUS_DENSE] = _points(row, "accuracy_minus_dense")
+            line[MINUS_UNADAPTED] = _points(row, "accuracy_minus_unadapted")
     return list(lines.values())
 
 
 def task_notes(tasks: Sequence[Row]) -> Iterator[str]:
-    """Yield what the model was asked, and what the numbers are."""
+    """Yield the notes below the table: the documents, and the meaning of the numbers."""
     asked: dict[str, tuple[int, int]] = {}
     for row in tasks:
         if row["task"] != MEAN:

@@ -1,4 +1,4 @@
-"""The section of the summary that shows what the choice of the window is worth."""
+"""The section of the summary that shows the effect of the window size."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ WORDS = ("model", "criterion", "pattern", "adaptation", "window", "inputs, targe
 NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
     "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "
-    "with it, in nats a token. Gain missed: how much less an adaptation gains than the best one of "
-    "the same pruned model, as a share of the best gain; ± is the standard error of the paired "
-    "differences, over windows of text and, where there are several, over seeds.",
+    "with it, in nats per token. Gain missed: how much less an adaptation gains than the best one "
+    "of the same pruned model, as a share of the best gain; ± is the standard error of the paired "
+    "differences, over windows of text and, if there are several, over seeds.",
     "Among adaptations with the same window, inputs and targets, only the first in the config is "
     "compared. The best is chosen by these same measurements, so what the others miss is slightly "
     "overestimated.",
@@ -31,7 +31,7 @@ def windows_section(windows: Sequence[Row]) -> Section:
     """
     lines = [_line(row) for row in windows]
     notes = [*window_sentences(windows), *NOTES]
-    return Section("windows", "What the window is worth", lines, notes, WORDS)
+    return Section("windows", "Effect of the window size", lines, notes, WORDS)
 
 
 def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _line(row: Row) -> dict[str, str]:
         "inputs, targets": f"{row['inputs']}, {row['targets']}",
         "seeds": str(row["seeds"]),
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
-        "over dense": over_dense(row),
+        "ratio to dense": over_dense(row),
         "gain": with_error(row["gain"], row["gain_standard_error"]),
         "gain missed": NOTHING if row["adaptation"] == row["best"] else _missed(row),
         "peak memory": f"{row['adaptation_peak_bytes'] / 1e9:.2f} GB",

@@ -1,4 +1,4 @@
-"""The measure of the budget with which retraining reaches the reconstruction."""
+"""The measure of the budget at which retraining reaches the reconstruction."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
-"""What a measure is: a number of each pruned model, asked of the mean losses of its cells.
+"""What a measure is: a number for each pruned model, computed from the mean losses of its cells.
 
 A measure finds the cells that it compares and the statistic of their mean losses that a claim asks
 for; `analysis.bootstrap` then computes the number and its interval. Losses are in the metric that
-the claim names: nats a token, or the share of wrong answers. The docstring of a measure is shown to
-readers of the audit.
+the claim names: nats per token, or the share of wrong answers. The audit's page shows the docstring
+of each measure.
 """
 
 import math
@@ -36,10 +36,10 @@ class Measurement:
         statistic: Computes the number from mean losses, by the names in the samples.
         samples: One sample for each model.
         cells: The cells that the number comes from.
-        bounds: The range within which the number is known: one at or below the first bound is "at
-            most" that bound, an infinite one is "more than" the second.
-        undefined: Why there is no number, where there is none or some draws have none.
-        command: The command that repeats the measurement, where it does not measure cells again.
+        bounds: The range within which the number is known. A number at or below the first bound is
+            "at most" that bound; an infinite one is "more than" the second bound.
+        undefined: The reason to give if there is no number, or some draws have none.
+        command: The command that repeats the measurement, if it does not measure cells again.
     """
 
     subject: str
@@ -73,9 +73,9 @@ class Measure:
         ask: Yields what it measures; its name is that of the measure.
         settings: JSON Schemas of its settings in a claim, all of which are required.
         unit: How its numbers are written: share, times, perplexity, GB or nats.
-        unit_of_accuracy: The same where the metric is accuracy, if it differs.
+        unit_of_accuracy: The same for the metric accuracy, if it differs.
         metrics: The metrics whose losses it can compare; none for a measure of memory.
-        repeated_by: The rule that measures its cells again, where that is not the metric's.
+        repeated_by: The rule that measures its cells again, if it is not the metric's.
     """
 
     ask: Callable[[Evidence, Settings], Asked]
@@ -109,7 +109,7 @@ def ask(
     bounds: tuple[float, float] = UNBOUNDED,
     undefined: str = UNDEFINED,
 ) -> Measurement | Absent:
-    """Return what is asked of the cells of one model."""
+    """Return the measurement of the cells of one model."""
     sample = evidence.sample(cells, settings["metric"])
     if sample is None:
         return Absent(subject, f"{settings['metric']} was not measured on all of these cells")

@@ -1,4 +1,4 @@
-"""Measures of what the reconstruction gives back of the loss that pruning costs."""
+"""Measures of how much of the loss that pruning adds the reconstruction recovers."""
 
 from freelunch.analysis.bootstrap import Means
 from freelunch.analysis.pairing import parameters_by_model
@@ -21,8 +21,8 @@ from freelunch.study.naming import pruned_model
 
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
-    """The share of the loss that pruning costs which the reconstruction recovers. All `criteria`
-    have to be in the study, and no others count.
+    """The share of the loss added by pruning that the reconstruction recovers. All `criteria` have
+    to be in the study, and no others count.
     """
     for (model, pattern, name), criteria in by_criterion(evidence, settings["metric"]).items():
         if missing := [it for it in settings["criteria"] if it not in criteria]:
@@ -40,7 +40,7 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much the reconstruction lowers the loss, in nats a token or as a share of answers.
+    """How much the reconstruction lowers the loss, in nats per token or as a share of answers.
     Pruned models that were not measured count as untested.
     """
     asked = []
@@ -60,7 +60,7 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
-    """The share of the loss that pruning costs which the reconstruction recovers, in models with at
+    """The share of the loss added by pruning that the reconstruction recovers, in models with at
     least `parameters` parameters. All `criteria` have to be in the study, and no others count.
     """
     sizes = parameters_by_model(evidence.records)

@@ -1,4 +1,4 @@
-"""Measures of what the size of the window is worth."""
+"""Measures of the effect of the window size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -45,8 +45,8 @@ def window_spread(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
-    """By how much the window of a single matrix is worse than the worst of some `windows`, as a
-    share of what the best of these gains. The matrix is solved for if `exact`, and trained
+    """How much worse the window of a single matrix is than the worst of some `windows`, as a
+    share of what the best of these gains. The matrix is solved exactly if `exact`, and trained
     otherwise. All of the windows have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
@@ -59,7 +59,8 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
         ]
         absent = _absent_windows(others, settings["windows"])
         if absent or not of_matrix:
-            yield Absent(place, absent or "there is no such window of a matrix")
+            how = "solved exactly" if settings["exact"] else "trained"
+            yield Absent(place, absent or f"no window of one matrix was {how}")
             continue
         names = [row["adaptation"] for row in others]
 
@@ -95,8 +96,8 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
-    """The peak resident memory of the job that adapts halves of a block, its libraries included,
-    divided by the smallest of some `windows`, which all have to be in the study.
+    """The peak resident memory of the job that adapts halves of a block, including its libraries,
+    divided by the smallest peak of some `windows`, all of which have to be in the study.
     """
     for cells, rows in _windows(evidence):
         place = pruned_model(cells[NONE][0])
