@@ -31,7 +31,15 @@ from slow_units import (
     streamed_logits,
     transformers_model,
 )
-from tiny_models import BLOCKS, Prepared, prepare, random_tokens, reconstruct
+from tiny_models import (
+    BLOCKS,
+    OTHERS,
+    VARIANTS,
+    Prepared,
+    prepare,
+    random_tokens,
+    reconstruct,
+)
 
 # --- What a pruned model computes
 
@@ -41,6 +49,26 @@ from tiny_models import BLOCKS, Prepared, prepare, random_tokens, reconstruct
 def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
     prepared: Prepared, tmp_path: Path, score: str, attention_unit: str
 ) -> None:
+    check_what_is_left(prepared, tmp_path, score, attention_unit)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        *((family, {}) for family in OTHERS if family != "olmo2"),
+        *((family, changes) for family, changes in VARIANTS.values() if family == "falcon"),
+    ],
+    ids=str,
+)
+def test_so_does_one_of_every_other_family(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES, **changes)
+    unit = "head" if changes.get("multi_query", True) else "group"
+    check_what_is_left(prepared, tmp_path, "flap" if family == "granite" else "wanda_sp", unit)
+
+
+def check_what_is_left(prepared: Prepared, tmp_path: Path, score: str, attention_unit: str) -> None:
     masks = prune_units(
         prepared,
         tmp_path / "masks",
@@ -61,6 +89,15 @@ def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
     pruned = assembled(prepared, masks, tmp_path / "pruned")
     assert_equal_logits(logits_of(transformers_model(pruned), input_ids), expected)
     assert pruned.files[CONFIG]["sha256"] == prepared.model.artifact.files[CONFIG]["sha256"]
+
+
+def test_heads_that_one_norm_spans_are_refused(tmp_path: Path) -> None:
+    """A head of OLMo 2 that goes would change the norm of the queries of all others."""
+    prepared = prepare(tmp_path, "olmo2", sequences=SEQUENCES)
+    with pytest.raises(UserError, match="one norm spans the queries of all heads") as error:
+        prune_units(prepared, tmp_path / "units", "wanda_sp")
+    assert "uNN or NofM" in str(error.value)
+    assert not (tmp_path / "units" / MANIFEST).exists()
 
 
 @pytest.mark.parametrize("attention_unit", UNITS)

@@ -89,7 +89,7 @@ def _gigabytes(needs: int) -> str:
 def _largest_first(shapes: Shapes, settings: Reconstruction) -> Iterator[Window]:
     yield ALL
     yield from range(shapes.blocks - 1, 0, -1)
-    if has_halves(shapes.model_type, shapes.norms_before):
+    if has_halves(shapes.model_type, shapes.whole):
         yield HALVES
     if not settings.train_norms:
         yield MATRIX

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.families import is_fused
+from freelunch.study.families import FAMILIES, Whole, sizes_of, whole_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Families whose head shares the embedding's weights unless their config.json says otherwise.
-_TIED = ("gemma", "gemma2", "gemma3_text", "opt")
 
 
 class Matrix(NamedTuple):
@@ -48,7 +46,7 @@ class Shapes:
         key_heads: Number of key heads, and of value heads.
         head: Width of one head.
         gated: Whether two matrices lead into the MLP.
-        norms_before: Whether norms precede attention and MLP and leave the residual stream alone.
+        whole: The setting with which blocks have no halves; None if they have halves.
         outer_weights: Number of weights in embeddings and head.
         vocabulary: Number of rows of the embedding.
         bytes_each: Bytes of a stored weight.
@@ -63,7 +61,7 @@ class Shapes:
     key_heads: int
     head: int
     gated: bool
-    norms_before: bool
+    whole: Whole | None
     outer_weights: int
     vocabulary: int
     bytes_each: int
@@ -71,26 +69,22 @@ class Shapes:
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
         """Read the sizes from a transformers config (or an excerpt with the same keys)."""
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        head = config.get("head_dim") or hidden // heads
-        key_heads = config.get("num_key_value_heads") or heads
-        # OPT calls its width ffn_dim.
-        width = config.get("intermediate_size") or config["ffn_dim"]
-        embedding = config["vocab_size"] * hidden
-        tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
+        sizes = sizes_of(config)
+        family = FAMILIES.get(sizes.get("model_type", ""))
+        embedding = sizes["vocab_size"] * sizes["hidden_size"]
         return cls(
-            model_type=config.get("model_type", ""),
-            blocks=config["num_hidden_layers"],
-            hidden=hidden,
-            attention=heads * head,
-            intermediate=width,
-            heads=heads,
-            key_heads=key_heads,
-            head=head,
-            gated=config.get("model_type") != "opt",
-            norms_before=config.get("do_layer_norm_before", True),
-            outer_weights=embedding * (1 if tied else 2),
-            vocabulary=config["vocab_size"],
+            model_type=sizes.get("model_type", ""),
+            blocks=sizes["num_hidden_layers"],
+            hidden=sizes["hidden_size"],
+            attention=sizes["num_attention_heads"] * sizes["head_dim"],
+            intermediate=sizes["intermediate_size"],
+            heads=sizes["num_attention_heads"],
+            key_heads=sizes["num_key_value_heads"],
+            head=sizes["head_dim"],
+            gated=family is None or family.gated,
+            whole=whole_of(sizes),
+            outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
+            vocabulary=sizes["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],
         )
 
@@ -117,7 +111,8 @@ class Shapes:
         keys = self.key_heads * self.head
         heads = [self.attention, keys, keys]
         channels = [self.intermediate] * (2 if self.gated else 1)
-        if is_fused(self.model_type):
+        family = FAMILIES.get(self.model_type)
+        if family is not None and family.fused:
             heads, channels = [sum(heads)], [sum(channels)]
         return (
             *(Matrix(0, self.hidden, width) for width in heads),
