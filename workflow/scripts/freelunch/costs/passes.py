@@ -51,15 +51,15 @@ class Cost:
     disk_bytes: int = 0
 
 
-def fetch_model(shapes: Shapes, source: str) -> Cost:
+def fetch_model(shapes: Shapes, is_gguf: bool) -> Cost:
     """Return the cost of fetching a model.
 
-    A GGUF file is dequantised in memory, which holds it twice at the peak; other sources are
+    A GGUF file is dequantised in memory, which holds it twice at the peak; safetensors are
     streamed.
     """
     held = (
         2.5 * 4 / shapes.bytes_each * shapes.model_bytes
-        if source == "wheel"
+        if is_gguf
         else (2 * max(shapes.outer_bytes, shapes.block_bytes))
     )
     return Cost(0, PROCESS_BYTES + int(held), shapes.model_bytes)
