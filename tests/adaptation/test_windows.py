@@ -17,6 +17,7 @@ from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.costs.reconstruction import reconstruct as plan_of_windows
 from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.model import hidden_states as states
 from freelunch.model.assembly import assemble_model
@@ -48,6 +49,7 @@ from tiny_models import (
     random_tokens,
     reconstruct,
     reconstruction,
+    retrain,
     save_calibration,
     tiny_checkpoint,
     weights,
@@ -624,3 +626,23 @@ def test_operations_of_inputs_and_targets(
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
     assert predicted == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
+    """Without a norm before the attention, and without a causal half, they are others."""
+    # Operations of attention are counted as if all heads together had the hidden size.
+    wide = {"hidden_size": 64, **({"head_dim": 16} if family in ("qwen3", "gemma") else {})}
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES, length=32, **wide)
+    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
+    for window in (2, "matrix" if family in PARALLEL else "attention_mlp"):
+        settings = {"window": window, "train_norms": window != "matrix"}
+        with counted_operations() as counter:
+            reconstruct(prepared, tmp_path / f"{window}", **settings)
+        predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
+        assert predicted == counter.get_total_flops(), window
+    with counted_operations() as counter:
+        retrain(prepared, tmp_path / "retrained", "full")
+    retraining = read_adaptation({"method": "full"})
+    predicted = retraining_flops(shapes, SEQUENCES, 32, retraining)
+    assert predicted == counter.get_total_flops(), "retraining"

@@ -121,7 +121,11 @@ _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
     "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
     "gpt_neox": (GPTNeoXConfig, {**_COMMON, "intermediate_size": 24, "rotary_pct": 0.5}),
-    "bloom": (BloomConfig, _COMMON),
+    # BLOOM takes any number of positions and states none.
+    "bloom": (
+        BloomConfig,
+        {key: value for key, value in _COMMON.items() if key != "max_position_embeddings"},
+    ),
     "falcon": (
         FalconConfig,
         {**_COMMON, "ffn_hidden_size": 24, "new_decoder_architecture": True, "num_kv_heads": 2},

@@ -46,6 +46,8 @@ class Shapes:
         key_heads: Number of key heads, and of value heads.
         head: Width of one head.
         gated: Whether two matrices lead into the MLP.
+        begins_with_norm: Whether a norm precedes the attention.
+        all_scores: Whether attention computes and holds the scores of all pairs of tokens.
         whole: The setting with which blocks have no halves; None if they have halves.
         outer_weights: Number of weights in embeddings and head.
         vocabulary: Number of rows of the embedding.
@@ -61,6 +63,8 @@ class Shapes:
     key_heads: int
     head: int
     gated: bool
+    begins_with_norm: bool
+    all_scores: bool
     whole: Whole | None
     outer_weights: int
     vocabulary: int
@@ -82,6 +86,8 @@ class Shapes:
             key_heads=sizes["num_key_value_heads"],
             head=sizes["head_dim"],
             gated=family is None or family.gated,
+            begins_with_norm=family is None or family.begins_with_norm,
+            all_scores=family is not None and family.all_scores,
             whole=whole_of(sizes),
             outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
             vocabulary=sizes["vocab_size"],
@@ -172,8 +178,12 @@ class Shapes:
 
     def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
         """Return the operations of a forward pass through blocks (all of them by default)."""
-        each = 2 * tokens * self.block_weights + 2 * tokens * length * self.hidden
+        each = 2 * tokens * self.block_weights + self.attention_flops(tokens, length)
         return each * (self.blocks if blocks is None else blocks)
+
+    def attention_flops(self, tokens: int, length: int) -> int:
+        """Return the operations of a block's two products of queries, keys and values."""
+        return (4 if self.all_scores else 2) * tokens * length * self.hidden
 
     def head_flops(self, tokens: int) -> int:
         """Return the operations of the language-model head."""
@@ -183,20 +193,24 @@ class Shapes:
         """Return the bytes that the loss of these tokens holds: logits and two copies, float32."""
         return 3 * 4 * tokens * self.vocabulary
 
-    def saved_bytes(self, tokens: int) -> int:
+    def saved_bytes(self, tokens: int, length: int) -> int:
         """Return the bytes that one block keeps of a batch for its backward pass, in float32.
 
         They are the inputs, normalised inputs and outputs of its norms; queries, keys, values and
         the output of the attention; and four arrays of the MLP's width, or two without a gate (as
-        autograd saves them in Llama's blocks).
+        autograd saves them in Llama's blocks); and the attention's weights, if it holds them.
         """
         attention = 2 * self.attention + 2 * self.key_heads * self.head
         mlp = (4 if self.gated else 2) * self.intermediate
-        return 4 * tokens * (6 * self.hidden + attention + mlp)
+        scores = self.heads * length if self.all_scores else 0
+        return 4 * tokens * (6 * self.hidden + attention + mlp + scores)
 
-    def passing_bytes(self, tokens: int) -> int:
+    def passing_bytes(self, tokens: int, length: int) -> int:
         """Return the peak bytes that a pass through a block holds of a batch, without gradients."""
         mlp = (4 if self.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
-        return tokens * (self.bytes_each * (3 * self.hidden + mlp) + norms)
+        # Scores, masked scores, and their softmax in float32.
+        scores = (2 * self.bytes_each + 4) * self.heads * length if self.all_scores else 0
+        held = max(self.bytes_each * mlp, scores)
+        return tokens * (self.bytes_each * 3 * self.hidden + held + norms)

@@ -50,6 +50,8 @@ class Family:
         adds_residual: Whether attention and MLP get the residual stream as their second argument,
             and add it themselves.
         norms_all_heads: Whether one norm spans the queries (or keys) of all heads.
+        all_scores: Whether attention computes the scores of all pairs of tokens, and holds them in
+            memory, rather than those with earlier tokens alone.
         wholes: Settings with which blocks have no halves.
         head_dim: Width of a head if the config does not state it; None: the hidden size divided by
             the number of query heads.
@@ -69,6 +71,7 @@ class Family:
     by_key_head: bool = False
     adds_residual: bool = False
     norms_all_heads: bool = False
+    all_scores: bool = False
     wholes: tuple[Whole, ...] = ()
     head_dim: int | None = None
     tied: bool = False
@@ -77,6 +80,11 @@ class Family:
     def fused(self) -> bool:
         """Whether one linear layer holds queries, keys and values, and one all MLP inputs."""
         return self.query == self.key
+
+    @property
+    def begins_with_norm(self) -> bool:
+        """Whether a norm precedes the attention."""
+        return self.attention_half[0] != self.attention
 
     @property
     def gated(self) -> bool:
@@ -128,6 +136,7 @@ _BLOOM = _fused(
     # Its linear layers always have one.
     biases={},
     adds_residual=True,
+    all_scores=True,
     wholes=(Whole("apply_residual_connection_post_layernorm", True, False, _ON_STREAM),),
     tied=True,
 )
@@ -167,6 +176,7 @@ FAMILIES = {
         _BLOOM,
         biases={"bias": True},
         adds_residual=False,
+        all_scores=False,
         wholes=(
             Whole("parallel_attn", True, True, _PARALLEL),
             Whole("new_decoder_architecture", True, False, _PARALLEL),
