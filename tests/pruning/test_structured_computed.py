@@ -256,6 +256,23 @@ def test_families_without_biases_say_what_to_change(
     assert not (folder / MANIFEST).exists()
 
 
+@pytest.mark.parametrize("family", ["smollm3", "granite", "gpt_neox", "bloom", "falcon"])
+def test_other_families_with_biases(tmp_path: Path, family: str) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    masks = prune_units(prepared, tmp_path / "units", "flap")
+    made = assembled(prepared, masks, tmp_path / "pruned")
+    model, input_ids = transformers_model(made), random_tokens(2, seed=1)
+    biases = [
+        block.get_submodule(name).bias
+        for block in blocks_of(prepared, model)
+        for name in output_names(prepared)
+    ]
+    # FLAP may take nothing of a half.
+    assert all(bias is not None for bias in biases) and any(bias.any() for bias in biases)
+    found = streamed_logits(StreamedModel(made.folder), input_ids)
+    assert_equal_logits(found, logits_of(model, input_ids))
+
+
 def test_opt_without_biases(tmp_path: Path) -> None:
     """Its config can leave out what its family has."""
     prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, enable_bias=False)
