@@ -19,6 +19,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
 from freelunch.data.sources import obtain_model
+from freelunch.data.sources.folder import read_config
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import (
     KIND,
@@ -64,7 +65,7 @@ def fetch_model(
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
-        check_supported(_read_config(raw), f"models.{name}")
+        check_supported(read_config(raw), f"models.{name}")
         config = load_config(raw)
         if entry.architecture is not None:
             _check_architecture(name, config, entry.architecture.as_json())
@@ -233,14 +234,6 @@ def _read(
                 todo="use a sound checkpoint, or a dtype that can hold its largest weight",
             )
         yield name, tensor
-
-
-def _read_config(folder: Path) -> Any:
-    """Return a model's config.json as JSON data; empty if `load_config` will refuse it."""
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except ValueError:
-        return {}
 
 
 def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:
