@@ -2,7 +2,7 @@
 
 import pytest
 
-from tiny_models import FAMILIES, SEQUENCES, Prepared, prepare
+from tiny_models import CROSSED, SEQUENCES, Prepared, prepare
 
 
 @pytest.fixture(scope="module")
@@ -10,7 +10,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=CROSSED)
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(tmp_path_factory.mktemp(request.param), request.param, sequences=SEQUENCES)
 

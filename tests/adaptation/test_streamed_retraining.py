@@ -13,7 +13,7 @@ from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.study.methods import METHODS
 from interrupts import Interrupt, interrupted
-from tiny_models import SEQUENCES, Prepared, prepare, retrain
+from tiny_models import CROSSED, OTHERS, SEQUENCES, Prepared, prepare, retrain
 
 RANK = 4
 
@@ -53,10 +53,30 @@ def test_every_method(method: str, changes: dict[str, Any], opt: Prepared, tmp_p
     is_equal(opt, tmp_path, **settings_of(method, **changes))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3_text", "phi3", "mistral"])
-@pytest.mark.parametrize("method", ["full", "masklora", "lora_prune"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *(
+            (family, method)
+            for family in CROSSED
+            for method in ("full", "masklora", "lora_prune")
+            if family != "opt"
+        ),
+        # Each method in several families.
+        *(
+            (family, method)
+            for first, family in enumerate(OTHERS)
+            for second, method in enumerate(METHODS)
+            if (first + second) % 3 == 0
+        ),
+    ],
+)
 def test_every_family(family: str, method: str, tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "model", family, sequences=SEQUENCES)
+    if method == "biases" and family not in ("gpt_neox", "bloom"):
+        with pytest.raises(UserError, match="trains nothing in this model"):
+            retrain(prepared, tmp_path / "adapted", method)
+        method = "norms"
     is_equal(prepared, tmp_path, **settings_of(method, batch=4, micro_batch=2))
 
 

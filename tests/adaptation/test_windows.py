@@ -17,6 +17,7 @@ from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.costs.reconstruction import reconstruct as plan_of_windows
 from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.model import hidden_states as states
 from freelunch.model.assembly import assemble_model
@@ -29,7 +30,7 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.boundaries import kept_boundaries
-from freelunch.study.families import halves_of
+from freelunch.study.families import halves_of, whole_of
 from freelunch.study.methods import METHODS
 from freelunch.study.windows import adapted_windows
 from interrupts import Interrupt, contents, interrupted, stamps
@@ -37,8 +38,10 @@ from operations import counted_operations
 from tiny_models import (
     BLOCKS,
     LENGTH,
+    OTHERS,
     SEED,
     SEQUENCES,
+    VARIANTS,
     Prepared,
     hidden_folder,
     keep_everything,
@@ -46,6 +49,7 @@ from tiny_models import (
     random_tokens,
     reconstruct,
     reconstruction,
+    retrain,
     save_calibration,
     tiny_checkpoint,
     weights,
@@ -58,7 +62,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "exact": {"method": "least_squares"},
     "halves": {"window": "attention_mlp"},
 }
+# Families whose attention and MLP run side by side, unless a setting says otherwise.
+PARALLEL = ("gpt_neox", "falcon")
 WINDOWS = {**SMALL, "block": {"window": 1}, "two": {"window": 2}, "all": {"window": "all"}}
+
+
+@pytest.fixture(scope="module")
+def others() -> dict[str, Prepared]:
+    """Pruned models of the families in OTHERS, made when a test needs them."""
+    return {}
 
 
 def facts_of(adapted: Artifact) -> dict[str, dict[str, Any]]:
@@ -94,11 +106,31 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
 # --- Halves
 
 
-@torch.no_grad()
 def test_the_halves_are_the_block(prepared: Prepared) -> None:
+    check_halves(prepared.model)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        *((family, {}) for family in OTHERS if family not in PARALLEL),
+        VARIANTS["gpt_neox in sequence"],
+        VARIANTS["falcon in sequence"],
+    ],
+    ids=str,
+)
+def test_the_halves_of_other_families_are_the_block(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    model = StreamedModel(tiny_checkpoint(tmp_path, family, **changes).folder)
+    assert whole_of(model.config.to_dict()) is None
+    check_halves(model)
+
+
+@torch.no_grad()
+def check_halves(model: StreamedModel) -> None:
     """Attention, then MLP: the hidden states between are those before the MLP's own norm."""
-    model = prepared.model
-    family = halves_of(model.config.model_type, True)
+    family = halves_of(model.config.model_type, None)
     hidden = torch.randn(2, LENGTH, model.config.hidden_size, generator=torch.manual_seed(0))
     for index, call in enumerate(model.calls(2, LENGTH)):
         block = model.load_block(index)
@@ -113,11 +145,12 @@ def test_the_halves_are_the_block(prepared: Prepared) -> None:
         found = call(half(block, family, out=family.attention_half), middle)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         assert (middle - hidden).abs().max() > 1e-3 and (found - middle).abs().max() > 1e-3
+    assert_each_parameter_is_in_one_half(model)
 
 
-def test_each_parameter_belongs_to_one_half(prepared: Prepared) -> None:
-    family = halves_of(prepared.model.config.model_type, True)
-    block = prepared.model.load_block(0)
+def assert_each_parameter_is_in_one_half(model: StreamedModel) -> None:
+    family = halves_of(model.config.model_type, None)
+    block = model.load_block(0)
     attention, mlp = (
         {id(value) for value in half(block, family, out).parameters()}
         for out in (family.mlp_half, family.attention_half)
@@ -149,7 +182,7 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
     def ends(blocks: list[nn.Module], hidden: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Pass blocks from `start` on; return what enters and what leaves the window."""
         if part in ("attention", "mlp"):
-            family = halves_of(prepared.model.config.model_type, True)
+            family = halves_of(prepared.model.config.model_type, None)
             module = blocks[last].get_submodule(family.mlp_half[0])
         else:
             module = blocks[last].get_submodule(part)
@@ -157,7 +190,10 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
         made: list[Tensor] = []
         handles = [
             module.register_forward_pre_hook(lambda _, args: seen.append(args[0])),
-            module.register_forward_hook(lambda *args: made.append(args[2])),
+            # A copy, since Falcon adds to it in place.
+            module.register_forward_hook(
+                lambda *args: made.append(args[2].clone() if part else args[2])
+            ),
         ]
         entering = hidden
         for index in range(start, last + 1):
@@ -183,7 +219,7 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
     if targets_from == "dense":
         return inputs, dense_ends[1]
     if part in ("attention", "mlp"):
-        family = halves_of(prepared.model.config.model_type, True)
+        family = halves_of(prepared.model.config.model_type, None)
         out = family.mlp_half if part == "attention" else family.attention_half
         return inputs, calls[last](half(dense[last], family, out), inputs)
     if part:
@@ -199,7 +235,38 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
 def test_inputs_and_targets(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str, mode: str
 ) -> None:
-    """Of every family; masks are kept to the bit, the loss never rises, the whole is whole."""
+    check_inputs_and_targets(prepared, tmp_path, monkeypatch, window, mode)
+
+
+# Each family passes every window, and all families together every window in every mode.
+COVERING = [
+    (family, window, [*MODES][(first + second) % len(MODES)])
+    for first, family in enumerate(OTHERS)
+    for second, window in enumerate(WINDOWS)
+    if window != "halves" or family not in PARALLEL
+]
+
+
+@pytest.mark.parametrize(("family", "window", "mode"), COVERING)
+def test_inputs_and_targets_of_other_families(
+    others: dict[str, Prepared],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    window: str,
+    mode: str,
+) -> None:
+    if family not in others:
+        folder = tmp_path_factory.mktemp(family)
+        others[family] = prepare(folder, family, sequences=SEQUENCES, pattern="2of4")
+    check_inputs_and_targets(others[family], tmp_path, monkeypatch, window, mode)
+
+
+def check_inputs_and_targets(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str, mode: str
+) -> None:
+    """Masks are kept to the bit, the loss never rises, the whole is whole."""
     inputs, targets = MODES[mode]
     settings = {**WINDOWS[window], "inputs": inputs, "targets": targets}
     with seen_windows(monkeypatch) as seen:
@@ -478,8 +545,16 @@ def test_a_family_that_is_not_in_the_table(
 
 def test_norms_on_the_residual_stream_have_no_halves(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, do_layer_norm_before=False)
-    with pytest.raises(UserError, match="norms of this model act on the residual stream"):
+    with pytest.raises(UserError, match="have no halves: norms act on the residual stream"):
         reconstruct(prepared, tmp_path / "adapted", window="attention_mlp")
+
+
+@pytest.mark.parametrize("family", PARALLEL)
+def test_halves_side_by_side_are_refused(tmp_path: Path, family: str) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    with pytest.raises(UserError, match="have no halves: attention and MLP both read") as error:
+        reconstruct(prepared, tmp_path / "adapted", window="attention_mlp")
+    assert "expected: a window of whole blocks, or matrix" in str(error.value)
 
 
 def test_hidden_states_of_another_sample(llama: Prepared, tmp_path: Path) -> None:
@@ -551,3 +626,23 @@ def test_operations_of_inputs_and_targets(
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
     assert predicted == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
+    """Without a norm before the attention, and without a causal half, they are others."""
+    # Operations of attention are counted as if all heads together had the hidden size.
+    wide = {"hidden_size": 64, **({"head_dim": 16} if family in ("qwen3", "gemma") else {})}
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES, length=32, **wide)
+    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
+    for window in (2, "matrix" if family in PARALLEL else "attention_mlp"):
+        settings = {"window": window, "train_norms": window != "matrix"}
+        with counted_operations() as counter:
+            reconstruct(prepared, tmp_path / f"{window}", **settings)
+        predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
+        assert predicted == counter.get_total_flops(), window
+    with counted_operations() as counter:
+        retrain(prepared, tmp_path / "retrained", "full")
+    retraining = read_adaptation({"method": "full"})
+    predicted = retraining_flops(shapes, SEQUENCES, 32, retraining)
+    assert predicted == counter.get_total_flops(), "retraining"

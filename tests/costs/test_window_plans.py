@@ -235,7 +235,7 @@ def test_the_budget_that_is_advised_is_enough(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model_type": "granite"}, {"model_type": "opt", "do_layer_norm_before": False}]
+    "changes", [{"model_type": "stablelm"}, {"model_type": "opt", "do_layer_norm_before": False}]
 )
 def test_auto_takes_no_half_that_the_family_cannot_have(changes: dict[str, Any]) -> None:
     shapes = Shapes.of({**QWEN, **changes}, "bfloat16")

@@ -159,6 +159,15 @@ def test_refuses_a_repository_of_pickles(hub: HubStandIn, scratch: Path) -> None
     assert not any(".bin" in request for request in hub.requests), "the pickle was downloaded"
 
 
+def test_refuses_experts_before_their_weights_travel(hub: HubStandIn, scratch: Path) -> None:
+    config = b'{"model_type": "mixtral", "num_local_experts": 8}'
+    commit = hub.add("team/tiny", {**USED, "config.json": config})
+    message = refused(obtain_model, entry(commit), scratch)
+    assert message.startswith("models.tiny: this model is a mixture of experts")
+    assert "num_local_experts = 8" in message
+    assert not any(".safetensors" in request for request in hub.requests)
+
+
 def test_names_an_unknown_revision(hub: HubStandIn, scratch: Path) -> None:
     hub.add("team/tiny", USED)
     hub.add("team/words", {"a.txt": TEXT}, kind="datasets")

@@ -8,7 +8,14 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    MambaConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    T5Config,
+)
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
@@ -169,7 +176,122 @@ def test_a_gguf_file_is_dequantised_exactly(tmp_path: Path) -> None:
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+# --- A GGUF file of one's own
+
+
+def gguf_model(**changes: Any) -> torch.nn.Module:
+    settings = {"use_sliding_window": False, "tie_word_embeddings": True, **changes}
+    return tiny_model(FAMILY, **settings)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_gguf_file_at_a_path(tmp_path: Path, in_folder: bool) -> None:
+    model, folder = gguf_model(), tmp_path / "own"
+    folder.mkdir()
+    (folder / "README.md").touch()
+    write_gguf(folder / "tiny.gguf", model, numpy.float32)
+    checkpoint = fetch(folder if in_folder else folder / "tiny.gguf")
+    expected = model.state_dict()
+    del expected["lm_head.weight"]  # It is the embedding.
+    found = tensors_of(checkpoint)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert list(checkpoint.facts["origin"]["files"]) == ["tiny.gguf"]
+
+
+def test_a_folder_with_several_gguf_files(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("q4.gguf", "q8.gguf"):
+        (folder / name).touch()
+    message = refused(folder)
+    assert message.startswith("models.tiny.path: the folder holds several GGUF files")
+    assert "found:    q4.gguf, q8.gguf" in message
+
+
+def test_a_folder_with_gguf_and_safetensors(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "source")
+    (source / "tiny.gguf").touch()
+    message = refused(source)
+    assert "the folder holds the weights twice" in message
+    assert "tiny.gguf, model.safetensors" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a GGUF file at all"])
+def test_a_gguf_file_that_is_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(content)
+    assert refused(path).startswith("models.tiny: not a valid GGUF file")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "experts", "said"),
+    [
+        ("olmo2", 0, "transformers cannot convert a GGUF file of this architecture"),
+        # As llama.cpp writes Mixtral: a Llama with experts.
+        ("llama", 8, "this model is a mixture of experts"),
+        ("mamba", 0, "this model is a state-space or other recurrent model"),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_converted(
+    tmp_path: Path, architecture: str, experts: int, said: str
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, gguf_model(), architecture=architecture, experts=experts)
+    message = refused(path)
+    assert said in message and architecture in message
+
+
+def test_a_gguf_file_that_lacks_a_tensor(tmp_path: Path) -> None:
+    """transformers would draw it at random, with no more than a warning."""
+    path, name = tmp_path / "tiny.gguf", "model.layers.1.mlp.up_proj.weight"
+    write_gguf(path, gguf_model(), leave_out=name)
+    message = refused(path)
+    assert "the GGUF file lacks tensors of its own architecture" in message and name in message
+
+
+# --- Kinds and families
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (MixtralConfig(hidden_size=16), "this model is a mixture of experts"),
+        (MambaConfig(hidden_size=16), "this model is a state-space or other recurrent model"),
+        (T5Config(), "this model is an encoder-decoder"),
+        ({"model_type": "not_in_transformers"}, "transformers cannot read this model's config"),
+        ({"model_type": "clip"}, "transformers has no causal language model for this config"),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}},
+            "transformers cannot read this model's config",
+        ),
+        (GPT2Config(n_embd=8, n_head=2), "a decoder block has no linear layer"),
+        ("{", "transformers cannot read this model's config"),
+    ],
+    ids=str,
+)
+def test_models_that_are_refused(config: Any, said: str, tmp_path: Path) -> None:
+    """By one error, before any tensor is read."""
+    source = save_tiny_model(tmp_path / "source")
+    if isinstance(config, PreTrainedConfig):
+        config = {**config.to_dict(), "dtype": "float32"}
+    written = config if isinstance(config, str) else json.dumps({"dtype": "float32", **config})
+    (source / "config.json").write_text(written)
+    assert said in refused(source)
+
+
 # --- Shapes
+
+
+@pytest.mark.parametrize("family", ["opt", "bloom", "falcon", "gpt_neox"])
+def test_shapes_are_announced_under_the_names_of_llama(tmp_path: Path, family: str) -> None:
+    source = save_tiny_model(tmp_path / "source", family)
+    names = {"bloom": 64, "opt": 32}
+    sizes = {"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": names.get(family, 24), "vocab_size": len(tokenizer())}
+    fetch(source, architecture={**sizes, "model_type": family})
+    message = refused(source, architecture={**sizes, "intermediate_size": 8})
+    assert 'expected: {"intermediate_size": 8}' in message
 
 
 def test_announced_shapes_have_to_be_the_models(tmp_path: Path) -> None:

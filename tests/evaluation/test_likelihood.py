@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from freelunch.core.artifact import Artifact
 from freelunch.evaluation import likelihood
 from freelunch.evaluation.packing import PADDING, Batch, Request, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from measuring import likelihoods_of
-from tiny_models import FAMILIES, tiny_checkpoint, tokenizer
+from tiny_models import FAMILIES, VARIANTS, tiny_checkpoint, tokenizer
 
 # Longer than the tiny models' sliding windows; with and without choices that begin alike, of one
 # token and of several; and with a context that others begin with.
@@ -63,7 +65,32 @@ def test_equal_transformers_on_one_request_at_a_time(
 ) -> None:
     monkeypatch.setattr(likelihood, "BATCH_TOKENS", batch_tokens)
     monkeypatch.setattr(likelihood, "HEAD_PLACES", 5)
-    checkpoint = tiny_checkpoint(tmp_path, family)
+    check_likelihoods(tiny_checkpoint(tmp_path, family), tmp_path)
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS.values(), ids=VARIANTS)
+def test_so_do_other_settings_of_a_family(
+    family: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", 40)
+    check_likelihoods(tiny_checkpoint(tmp_path, family, **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "packs"),
+    [("falcon", {}, True), VARIANTS["falcon in sequence"] + (False,), ("bloom", {}, False)],
+    ids=str,
+)
+def test_positions_that_are_not_arguments_keep_requests_apart(
+    family: str, changes: dict[str, Any], packs: bool, tmp_path: Path
+) -> None:
+    """ALiBi takes the order of tokens for their positions."""
+    model = StreamedModel(tiny_checkpoint(tmp_path, family, **changes).folder)
+    found = likelihoods_of(model, REQUESTS, tmp_path)
+    assert found.sequences == (len(pack(REQUESTS)) if packs else len(REQUESTS))
+
+
+def check_likelihoods(checkpoint: Artifact, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     found = likelihoods_of(StreamedModel(checkpoint.folder), REQUESTS, scratch).values

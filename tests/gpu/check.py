@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from freelunch.costs.work import PROCESS_BYTES
 
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import Training
@@ -25,7 +26,6 @@ from freelunch.core.artifact import Artifact
 from freelunch.costs.reconstruction import reconstruct, reconstruction_flops
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import PROCESS_BYTES
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import DenseStates, open_states
@@ -140,9 +140,7 @@ def losses(case: Case, dtype: torch.dtype) -> dict[str, float]:
         settings = read_adaptation({"method": "reconstruction"})
         windows = split_windows(model.num_blocks, 1)
         target = folder / "adapted"
-        made = reconstruct_windows(
-            model, masks, states, 1, windows, settings, 0, target, "random"
-        )
+        made = reconstruct_windows(model, masks, states, 1, windows, settings, 0, target, "random")
         entry = made.files[block_shard(0)]["windows"]["0-0"]
         found["reconstruction of a block"] = entry["loss_after"]
         # Plain descent: AdamW's first steps are signs of gradients, which rounding may turn.
@@ -219,7 +217,9 @@ def measure(report: Report, case: Case) -> None:
     def say_rate(what: str, flops: float, seconds: float, bound: float) -> None:
         share = flops / seconds / rate
         limit = f"at least {bound:.0%}" if bounded else ""
-        report.say(f"{what}: share of that rate", f"{share:.0%}", limit, share >= bound or not limit)
+        report.say(
+            f"{what}: share of that rate", f"{share:.0%}", limit, share >= bound or not limit
+        )
 
     def say_memory(what: str, predicted: int) -> None:
         measured = peak(case)
@@ -236,7 +236,9 @@ def measure(report: Report, case: Case) -> None:
         outputs = states.create(states.scratch / "outputs")
         hidden = states.at(0)
         took = timed(case, lambda: states.blocks.through_(0, block, hidden, outputs))
-        say_rate("pass of a block", shapes.forward_flops(samples * length, length, 1), took, PASS_SHARE)
+        say_rate(
+            "pass of a block", shapes.forward_flops(samples * length, length, 1), took, PASS_SHARE
+        )
         del block
         settings = read_adaptation({"method": "reconstruction", "epochs": 2, "batch": 1})
         numbers = iter(range(100))
@@ -310,7 +312,10 @@ def main() -> None:
         print(torch.cuda.get_device_name())
         run_tests(report)
     sizes, length = (SMALL, 64) if chosen.small else (LARGE, 4096)
-    compare_with_processor(report, Case(chosen.device, sizes if chosen.small else {**LARGE, "num_hidden_layers": 1}, 0, 0))
+    compare_with_processor(
+        report,
+        Case(chosen.device, sizes if chosen.small else {**LARGE, "num_hidden_layers": 1}, 0, 0),
+    )
     measure(report, Case(chosen.device, sizes, length, 4 if chosen.small else 8))
     print(f"{report.missed} bounds missed" if report.missed else "all bounds met")
     sys.exit(1 if report.missed else 0)

@@ -2,22 +2,30 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.block_pass import BlockPass
-from freelunch.model.blocks import BlockCall, block_linears, find_blocks, same_call
+from freelunch.model.blocks import (
+    BlockCall,
+    block_linears,
+    check_blocks,
+    find_blocks,
+    same_call,
+)
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_path, block_shard, load_config
 from tiny_models import (
     BLOCKS,
     FAMILIES,
     LENGTH,
+    VARIANTS,
     fetch_tiny_model,
     random_tokens,
     save_tiny_model,
@@ -70,6 +78,18 @@ def test_streamed_logits_are_those_of_transformers(pair: Pair, batch: int) -> No
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "changes"), VARIANTS.values(), ids=VARIANTS)
+def test_a_block_as_another_setting_makes_it(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    source = save_tiny_model(tmp_path / "source", family, **changes)
+    input_ids = random_tokens(3)
+    model = StreamedModel(fetch_tiny_model(source, tmp_path / "checkpoint").folder)
+    expected = own_logits(source, input_ids)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(streamed_logits(model, input_ids), expected, rtol=0, atol=1e-5)
+
+
 def test_the_checkpoint_loads_with_transformers_alone(pair: Pair) -> None:
     input_ids = random_tokens(2)
     found = own_logits(pair.checkpoint.folder, input_ids)
@@ -114,7 +134,7 @@ def test_the_linears_of_a_block_are_all_its_matrices(pair: Pair) -> None:
 
 def test_attention_types_differ_between_blocks_where_the_family_says_so(tmp_path: Path) -> None:
     """Without this the sliding-window families would test nothing that Llama does not."""
-    for family in ("qwen2", "gemma2", "gemma3_text"):
+    for family in ("qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text"):
         model = StreamedModel(tiny_checkpoint(tmp_path / family, family).folder)
         calls = model.calls(1, LENGTH)
         assert not all(same_call(calls[0], call) for call in calls[1:]), family
@@ -148,7 +168,7 @@ def test_dropout_is_inactive_in_opt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "opt", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "opt", "gemma2", "gpt_neox", "bloom"])
 def test_ties_are_kept(tmp_path: Path, family: str, tie: bool) -> None:
     source = save_tiny_model(tmp_path / "source", family, tie_word_embeddings=tie)
     checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
@@ -319,6 +339,35 @@ def test_a_checkpoint_that_names_the_backbone_alone(tmp_path: Path) -> None:
     save_file(renamed, source / WEIGHTS, metadata={"format": "pt"})
     checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
     assert torch.equal(own_logits(checkpoint.folder, random_tokens(1)), expected)
+
+
+@pytest.mark.parametrize("prefix", ["gpt_neox.", ""])
+def test_a_checkpoint_of_gpt_neox_as_on_the_hub(tmp_path: Path, prefix: str) -> None:
+    """Its head is `embed_out` there, and each block holds its causal mask."""
+    source = save_tiny_model(tmp_path / "source", "gpt_neox")
+    expected = own_logits(source, random_tokens(1))
+    weights = load_file(source / WEIGHTS)
+    assert "embed_out.weight" in weights, "transformers itself writes the old name"
+    old = {name.replace("gpt_neox.", prefix): value for name, value in weights.items()}
+    old[f"{prefix}layers.0.attention.bias"] = torch.ones(1, 1, 4, 4)
+    old[f"{prefix}layers.0.attention.masked_bias"] = torch.tensor(-1e9)
+    save_file(old, source / WEIGHTS, metadata={"format": "pt"})
+    checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
+    assert "lm_head.weight" in load_file(checkpoint.path(OUTER))
+    assert torch.equal(own_logits(checkpoint.folder, random_tokens(1)), expected)
+
+
+def test_blocks_with_matrices_outside_of_linear_layers(tmp_path: Path) -> None:
+    """GPT-2 has layers of its own; they would be left dense without a word."""
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=2, n_embd=8, n_head=2))
+    with pytest.raises(UserError, match="no linear layer"):
+        check_blocks(model, "transformer.h")
+    model = tiny_model("llama")
+    check_blocks(model, "model.layers")
+    model.model.layers[0].mlp.extra = nn.Parameter(torch.ones(2, 3, 4))
+    with pytest.raises(UserError, match="matrices that are not linear layers") as error:
+        check_blocks(model, "model.layers")
+    assert "found:    mlp.extra" in str(error.value)
 
 
 def test_a_source_in_several_shards(tmp_path: Path) -> None:

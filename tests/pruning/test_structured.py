@@ -67,6 +67,21 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_masks_are_those_of_the_slow_loop(
     prepared: Prepared, tmp_path: Path, score: str, scope: str, metric: str, attention_unit: str
 ) -> None:
+    check_masks(prepared, tmp_path, score, scope, metric, attention_unit)
+
+
+@pytest.mark.parametrize("attention_unit", UNITS)
+@pytest.mark.parametrize("family", ["gpt_neox", "bloom", "falcon"])
+def test_masks_of_rows_that_follow_their_key_head(
+    family: str, attention_unit: str, tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path / family, family, sequences=SEQUENCES)
+    check_masks(prepared, tmp_path, "wanda_sp", "block", "WIFN", attention_unit)
+
+
+def check_masks(
+    prepared: Prepared, tmp_path: Path, score: str, scope: str, metric: str, attention_unit: str
+) -> None:
     dense = transformers_model(prepared.model.artifact)
     blocks, inputs = list(blocks_of(prepared, dense)), inputs_of(prepared, dense)
     settings = {"metric": metric} if score == "flap" else {}

@@ -31,7 +31,15 @@ from slow_units import (
     streamed_logits,
     transformers_model,
 )
-from tiny_models import BLOCKS, Prepared, prepare, random_tokens, reconstruct
+from tiny_models import (
+    BLOCKS,
+    OTHERS,
+    VARIANTS,
+    Prepared,
+    prepare,
+    random_tokens,
+    reconstruct,
+)
 
 # --- What a pruned model computes
 
@@ -41,6 +49,26 @@ from tiny_models import BLOCKS, Prepared, prepare, random_tokens, reconstruct
 def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
     prepared: Prepared, tmp_path: Path, score: str, attention_unit: str
 ) -> None:
+    check_what_is_left(prepared, tmp_path, score, attention_unit)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        *((family, {}) for family in OTHERS if family != "olmo2"),
+        *((family, changes) for family, changes in VARIANTS.values() if family == "falcon"),
+    ],
+    ids=str,
+)
+def test_so_does_one_of_every_other_family(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES, **changes)
+    unit = "head" if changes.get("multi_query", True) else "group"
+    check_what_is_left(prepared, tmp_path, "flap" if family == "granite" else "wanda_sp", unit)
+
+
+def check_what_is_left(prepared: Prepared, tmp_path: Path, score: str, attention_unit: str) -> None:
     masks = prune_units(
         prepared,
         tmp_path / "masks",
@@ -61,6 +89,15 @@ def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
     pruned = assembled(prepared, masks, tmp_path / "pruned")
     assert_equal_logits(logits_of(transformers_model(pruned), input_ids), expected)
     assert pruned.files[CONFIG]["sha256"] == prepared.model.artifact.files[CONFIG]["sha256"]
+
+
+def test_heads_that_one_norm_spans_are_refused(tmp_path: Path) -> None:
+    """A head of OLMo 2 that goes would change the norm of the queries of all others."""
+    prepared = prepare(tmp_path, "olmo2", sequences=SEQUENCES)
+    with pytest.raises(UserError, match="one norm spans the queries of all heads") as error:
+        prune_units(prepared, tmp_path / "units", "wanda_sp")
+    assert "uNN or NofM" in str(error.value)
+    assert not (tmp_path / "units" / MANIFEST).exists()
 
 
 @pytest.mark.parametrize("attention_unit", UNITS)
@@ -217,6 +254,23 @@ def test_families_without_biases_say_what_to_change(
     assert "bias_compensation: false" in str(error.value)
     assert prepared.model.config.model_type in str(error.value)
     assert not (folder / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("family", ["smollm3", "granite", "gpt_neox", "bloom", "falcon"])
+def test_other_families_with_biases(tmp_path: Path, family: str) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
+    masks = prune_units(prepared, tmp_path / "units", "flap")
+    made = assembled(prepared, masks, tmp_path / "pruned")
+    model, input_ids = transformers_model(made), random_tokens(2, seed=1)
+    biases = [
+        block.get_submodule(name).bias
+        for block in blocks_of(prepared, model)
+        for name in output_names(prepared)
+    ]
+    # FLAP may take nothing of a half.
+    assert all(bias is not None for bias in biases) and any(bias.any() for bias in biases)
+    found = streamed_logits(StreamedModel(made.folder), input_ids)
+    assert_equal_logits(found, logits_of(model, input_ids))
 
 
 def test_opt_without_biases(tmp_path: Path) -> None:

@@ -79,8 +79,14 @@ def output_names(prepared: Prepared) -> tuple[str, str]:
     """Return the names of the layer whose inputs are heads and of the layer whose inputs are
     channels.
     """
-    opt = prepared.model.config.model_type == "opt"
-    return ("self_attn.out_proj", "fc2") if opt else ("self_attn.o_proj", "mlp.down_proj")
+    neox = "mlp.dense_4h_to_h"
+    others = {
+        "opt": ("self_attn.out_proj", "fc2"),
+        "gpt_neox": ("attention.dense", neox),
+        "bloom": ("self_attention.dense", neox),
+        "falcon": ("self_attention.dense", neox),
+    }
+    return others.get(prepared.model.config.model_type, ("self_attn.o_proj", "mlp.down_proj"))
 
 
 @contextmanager
@@ -132,9 +138,13 @@ def unit_heads(prepared: Prepared, attention_unit: str) -> list[list[int]]:
 
 
 def num_groups(prepared: Prepared) -> int:
-    """Return the key heads of a model; OPT's config does not name them."""
+    """Return the key heads of a model; of families without grouped queries, the config does not
+    name them.
+    """
     config = prepared.model.config
-    return config.num_attention_heads if config.model_type == "opt" else config.num_key_value_heads
+    if config.model_type == "falcon":
+        return config.num_kv_heads
+    return getattr(config, "num_key_value_heads", config.num_attention_heads)
 
 
 def slow_masks(prepared: Prepared, block: nn.Module, gone: Gone) -> dict[str, Tensor]:
@@ -159,13 +169,20 @@ def slow_masks(prepared: Prepared, block: nn.Module, gone: Gone) -> dict[str, Te
                 if row < heads * size:
                     return row // size in gone.heads
                 return (row - heads * size) % (groups * size) // size in gone_groups
-            case "o_proj" | "out_proj":
+            case "query_key_value":
+                # Of each key head: its query heads, the key head, its value head.
+                group, row = divmod(row, (shared + 2) * size)
+                head = row // size
+                return (
+                    group in gone_groups if head >= shared else group * shared + head in gone.heads
+                )
+            case "o_proj" | "out_proj" | "dense":
                 return column // size in gone.heads
-            case "gate_proj" | "up_proj" | "fc1":
+            case "gate_proj" | "up_proj" | "fc1" | "dense_h_to_4h":
                 return row in gone.channels
             case "gate_up_proj":
                 return row % width in gone.channels
-            case "down_proj" | "fc2":
+            case "down_proj" | "fc2" | "dense_4h_to_h":
                 return column in gone.channels
         raise AssertionError(f"unknown layer {kind}")
 

@@ -13,10 +13,28 @@ from tiny_models import tokenizer
 FAMILY = "qwen2"
 
 
-def write_gguf(path: Path, model: nn.Module, dtype: type = numpy.float16) -> None:
-    """Write a model of FAMILY with the tokenizer of tiny models; norms and biases are float32."""
+def write_gguf(
+    path: Path,
+    model: nn.Module,
+    dtype: type = numpy.float16,
+    architecture: str = FAMILY,
+    experts: int = 0,
+    leave_out: str = "",
+) -> None:
+    """Write a model of FAMILY with the tokenizer of tiny models; norms and biases are float32.
+
+    Args:
+        path: Where to write it.
+        model: The model.
+        dtype: Precision of matrices.
+        architecture: Name of the architecture in the header.
+        experts: Number of experts in the header.
+        leave_out: Name of a tensor that is not written.
+    """
     config = model.config
-    writer = gguf.GGUFWriter(path, FAMILY)
+    writer = gguf.GGUFWriter(path, architecture)
+    if experts:
+        writer.add_expert_count(experts)
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -37,7 +55,7 @@ def write_gguf(path: Path, model: nn.Module, dtype: type = numpy.float16) -> Non
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if stored is not None and name != "lm_head.weight":
+        if stored is not None and name not in ("lm_head.weight", leave_out):
             writer.add_tensor(stored, tensor.numpy().astype(dtype if tensor.dim() == 2 else "f4"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

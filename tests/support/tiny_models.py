@@ -14,15 +14,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
 )
 
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
@@ -72,28 +80,82 @@ _GEMMA: dict[str, Any] = {
     "query_pre_attn_scalar": 6,
     "sliding_window": _SLIDING_WINDOW,
 }
+_SLIDING_LATER: dict[str, Any] = {
+    "use_sliding_window": True,
+    "sliding_window": _SLIDING_WINDOW,
+    "max_window_layers": 1,
+}
 _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, _GATED),
     "mistral": (MistralConfig, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
-    "qwen2": (
-        Qwen2Config,
+    "qwen2": (Qwen2Config, {**_GATED, **_SLIDING_LATER}),
+    # As in Qwen3's smallest models, heads * head_dim is not the hidden size.
+    "qwen3": (Qwen3Config, {**_GATED, **_SLIDING_LATER, "head_dim": 6}),
+    "smollm3": (
+        SmolLM3Config,
+        # Every other block has no rotary embedding, and these blocks slide.
         {
             **_GATED,
+            "no_rope_layer_interval": 2,
             "use_sliding_window": True,
             "sliding_window": _SLIDING_WINDOW,
-            "max_window_layers": 1,
         },
     ),
+    "granite": (
+        GraniteConfig,
+        {
+            **_GATED,
+            "embedding_multiplier": 2.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 0.6,
+        },
+    ),
+    "olmo2": (Olmo2Config, _GATED),
     "opt": (
         OPTConfig,
         {**_COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.1, "pad_token_id": 1},
     ),
+    "gemma": (GemmaConfig, {**_GATED, "head_dim": 6}),
     "gemma2": (Gemma2Config, _GEMMA),
     # The family's default pattern has five sliding blocks before the first full one.
     "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
     "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
+    "gpt_neox": (GPTNeoXConfig, {**_COMMON, "intermediate_size": 24, "rotary_pct": 0.5}),
+    # BLOOM takes any number of positions and states none.
+    "bloom": (
+        BloomConfig,
+        {key: value for key, value in _COMMON.items() if key != "max_position_embeddings"},
+    ),
+    "falcon": (
+        FalconConfig,
+        {**_COMMON, "ffn_hidden_size": 24, "new_decoder_architecture": True, "num_kv_heads": 2},
+    ),
 }
 FAMILIES = tuple(_FAMILIES)
+# Tests of many combinations pass all of them with the first families, and some with the others.
+CROSSED = ("llama", "mistral", "qwen2", "opt", "gemma2", "gemma3_text", "phi3")
+OTHERS = tuple(family for family in FAMILIES if family not in CROSSED)
+# What makes a family's blocks differ from those of its tiny model above.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_neox in sequence": ("gpt_neox", {"use_parallel_residual": False}),
+    "falcon of one key head": ("falcon", {"new_decoder_architecture": False}),
+    "falcon in sequence": (
+        "falcon",
+        {
+            "new_decoder_architecture": False,
+            "parallel_attn": False,
+            "multi_query": False,
+            "num_kv_heads": 4,
+            "alibi": True,
+            "bias": True,
+        },
+    ),
+    "bloom with norms on the stream": (
+        "bloom",
+        {"apply_residual_connection_post_layernorm": True},
+    ),
+}
 # Default settings of `reconstruct`.
 RECONSTRUCTION: Reconstruction = read_adaptation(
     {"method": "reconstruction", "learning_rate": 0.003, "warmup": 0.3, "epochs": 2}

@@ -51,15 +51,15 @@ class Cost:
     disk_bytes: int = 0
 
 
-def fetch_model(shapes: Shapes, source: str) -> Cost:
+def fetch_model(shapes: Shapes, is_gguf: bool) -> Cost:
     """Return the cost of fetching a model.
 
-    A GGUF file is dequantised in memory, which holds it twice at the peak; other sources are
+    A GGUF file is dequantised in memory, which holds it twice at the peak; safetensors are
     streamed.
     """
     held = (
         2.5 * 4 / shapes.bytes_each * shapes.model_bytes
-        if source == "wheel"
+        if is_gguf
         else (2 * max(shapes.outer_bytes, shapes.block_bytes))
     )
     return Cost(0, PROCESS_BYTES + int(held), shapes.model_bytes)
@@ -75,7 +75,7 @@ def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: s
         + shapes.outer_bytes
         + shapes.block_bytes
         + max(
-            gram_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length)),
+            gram_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length), length),
             shapes.head_bytes(length),
         ),
         kept * shapes.hidden_bytes(tokens) + shapes.blocks * gram_bytes,
@@ -105,7 +105,7 @@ def prune_model(
     """
     sparse = criterion.statistics == "sparse"
     gram, changes = criterion.needs_gram, criterion.changes_parameters
-    passing = shapes.passing_bytes(max(BATCH_TOKENS, length))
+    passing = shapes.passing_bytes(max(BATCH_TOKENS, length), length)
     # The factors stay in memory after the factorisation; swaps come afterwards.
     factors = shapes.gram_bytes if gram and changes else 0
     swapping = factors + (_swaps_bytes(shapes) if _swaps(criterion) else 0)
@@ -188,7 +188,7 @@ def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
         PROCESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
-        + max(shapes.passing_bytes(max(BATCH_TOKENS, length)), shapes.head_bytes(length)),
+        + max(shapes.passing_bytes(max(BATCH_TOKENS, length), length), shapes.head_bytes(length)),
         0,
     )
 
@@ -205,7 +205,7 @@ def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) ->
         PROCESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
-        + max(shapes.passing_bytes(held) + outputs, shapes.head_bytes(length)),
+        + max(shapes.passing_bytes(held, length) + outputs, shapes.head_bytes(length)),
         kept if keep == ALL else 0,
     )
 
@@ -227,7 +227,7 @@ def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cos
         drift_flops(shapes, sequences, length, shapes.blocks if passes else 0),
         PROCESS_BYTES
         + (1 + passes) * (shapes.outer_bytes + shapes.block_bytes)
-        + max(shapes.passing_bytes(held) + held * outputs, shapes.head_bytes(length)),
+        + max(shapes.passing_bytes(held, length) + held * outputs, shapes.head_bytes(length)),
         0,
     )
 
@@ -241,9 +241,10 @@ def drift_flops(shapes: Shapes, sequences: int, length: int, dense_blocks: int) 
 
 def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
     """Return the cost of evaluating zero-shot tasks, by the number of documents of each."""
-    flops = 0
+    flops = length = 0
     for task, count in documents.items():
         tokens, predicted = DOCUMENT_TOKENS.get(task, OTHER_TOKENS)
+        length = max(length, tokens)
         flops += task_flops(shapes, count * tokens, count, count * predicted)
     return Cost(
         flops,
@@ -251,12 +252,13 @@ def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
         + HARNESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
-        + max(shapes.passing_bytes(BATCH_TOKENS), shapes.head_bytes(HEAD_PLACES)),
+        + max(shapes.passing_bytes(BATCH_TOKENS, length), shapes.head_bytes(HEAD_PLACES)),
         0,
     )
 
 
 def task_flops(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> int:
     """Return the operations of passing packed sequences and predicting some of their tokens."""
-    length = 2 * tokens // max(1, sequences)  # An explicit mask saves no half.
+    # An explicit mask saves no half.
+    length = (1 if shapes.all_scores else 2) * tokens // max(1, sequences)
     return shapes.forward_flops(tokens, length) + shapes.head_flops(predicted)

@@ -6,7 +6,7 @@ the study's config. No tensor library is imported.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,8 @@ from freelunch.study import boundaries
 from freelunch.study.adaptations import Training, Windowed, with_window
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.criteria import Criterion, OfUnits
-from freelunch.study.families import FAMILIES, biases_of, family_of, halves_of
+from freelunch.study.families import FAMILIES, biases_of, halves_of, units_of
+from freelunch.study.gguf import gguf_of
 from freelunch.study.measurements import measurements
 from freelunch.study.methods import BRANCHES, LOW_RANK, Trained
 from freelunch.study.paths import Paths
@@ -47,6 +48,7 @@ from freelunch.study.steps import (
     TASKS,
 )
 from freelunch.study.study import Study
+from freelunch.study.unsupported import check_supported
 from freelunch.study.windows import AUTO, HALVES, MODEL, Window, blocks_in
 
 # Rate of passes through blocks, as a share of a large matrix multiplication's rate (measured on two
@@ -96,11 +98,13 @@ class Plan:
         """Look up the shapes of the study's models.
 
         Raises:
-            UserError: A model cannot be pruned as a cell requires, e.g. a pattern does not divide
-                the width of a matrix.
+            UserError: A model is of a kind that is not supported, or cannot be pruned as a cell
+                requires, e.g. a pattern does not divide the width of a matrix.
         """
-        models = {cell.model for cell in study.cells}
-        found = {model: _shapes(study, model) for model in sorted(models)}
+        models = sorted({cell.model for cell in study.cells})
+        for model in models:
+            check_supported(_config(study, model), f"models.{model}")
+        found = {model: _shapes(study, model) for model in models}
         plan = cls(study, {model: shapes for model, shapes in found.items() if shapes})
         plan._check_cells()
         return plan
@@ -122,7 +126,7 @@ class Plan:
         sample = self.study.calibration.samples, length
         keep = self.study.block.keep_hidden_states
         if rule == FETCH_MODEL:
-            return passes.fetch_model(shapes, self.study.model(model).source)
+            return passes.fetch_model(shapes, _is_gguf(self.study, model))
         if rule == CAPTURE_DENSE:
             seeds = {cell.seed for cell in self.study.cells if cell.model == model}
             gram = any(self.study.needs_gram(model, seed) for seed in seeds)
@@ -305,7 +309,7 @@ class Plan:
             return
         try:
             if pattern.structured:
-                family_of(shapes.model_type)
+                units_of(shapes.model_type)
             if isinstance(criterion, OfUnits) and criterion.bias_compensation:
                 biases_of(shapes.model_type)
         except UserError as error:
@@ -320,7 +324,7 @@ class Plan:
             else:
                 blocks_in(window, shapes.blocks)
             if window == HALVES and shapes.model_type:
-                halves_of(shapes.model_type, shapes.norms_before)
+                halves_of(shapes.model_type, shapes.whole)
         except UserError as error:
             yield f"adaptations.{cell.adaptation}: {error}"
 
@@ -475,10 +479,30 @@ def _shapes(study: Study, model: str) -> Shapes | None:
     return Shapes.of(entry.architecture.as_json(), dtype)
 
 
+def _config(study: Study, model: str) -> Mapping[str, Any]:
+    """Return what is known of a model's config; empty if nothing is."""
+    for place in _configs(study, model):
+        with suppress(ValueError):
+            config = json.loads(place.read_text())
+            if isinstance(config, dict):
+                return config
+    architecture = study.model(model).architecture
+    return {} if architecture is None else architecture.as_json()
+
+
+def _is_gguf(study: Study, model: str) -> bool:
+    """Return whether a model is a GGUF file."""
+    entry = study.model(model)
+    if isinstance(entry, LocalModel):
+        return gguf_of(Path(entry.path), f"models.{model}.path") is not None
+    return isinstance(entry, WheelModel)
+
+
 def _configs(study: Study, model: str) -> list[Path]:
     """Return the paths of a model's own config.json that exist."""
     entry, places = study.model(model), [Paths.model(model) / "config.json"]
-    if isinstance(entry, LocalModel):
+    # What lies beside a GGUF file is not used.
+    if isinstance(entry, LocalModel) and not _is_gguf(study, model):
         places.insert(0, Path(entry.path) / "config.json")
     return [place for place in places if place.is_file()]
 
@@ -492,7 +516,7 @@ def _dtype(study: Study, model: str) -> str:
     entry = study.model(model)
     if entry.dtype is not None:
         return entry.dtype
-    if isinstance(entry, WheelModel):
+    if _is_gguf(study, model):
         return "float32"
     for place in _configs(study, model):
         with suppress(ValueError, AttributeError, TypeError):

@@ -84,7 +84,7 @@ def _gigabytes(needs: int) -> str:
 def _largest_first(shapes: Shapes, settings: Reconstruction) -> Iterator[Window]:
     yield ALL
     yield from range(shapes.blocks - 1, 0, -1)
-    if has_halves(shapes.model_type, shapes.norms_before):
+    if has_halves(shapes.model_type, shapes.whole):
         yield HALVES
     if not settings.train_norms:
         yield MATRIX
@@ -158,7 +158,7 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
     window = settings.window
     # The pruned block with its masks. Windows within a block first need the dense block.
     block = shapes.block_bytes + shapes.block_weights
-    making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length))
+    making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length), length)
     if isinstance(settings, LeastSquares):
         # Gram and cross-Gram matrix, right sides, start and solution; one system and its factor.
         solving = max(8 * (2 * matrix.inputs**2 + 4 * matrix.weights) for matrix in shapes.matrices)
@@ -181,10 +181,10 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
         half = max(mlp, shapes.block_weights - mlp)
         return block + max(
             making,
-            more * half + adapters + 4 * shapes.largest_matrix + shapes.saved_bytes(batch),
+            more * half + adapters + 4 * shapes.largest_matrix + shapes.saved_bytes(batch, length),
         )
     blocks = blocks_in(window, shapes.blocks)
-    saved = blocks * shapes.saved_bytes(batch) + shapes.passing_bytes(batch)
+    saved = blocks * shapes.saved_bytes(batch, length) + shapes.passing_bytes(batch, length)
     weights = blocks * (each * shapes.block_weights + adapters)
     return weights + 4 * shapes.largest_matrix + saved
 
@@ -205,7 +205,8 @@ def reconstruction_flops(
     forward = shapes.forward_flops(tokens, length, blocks)
     weights = 2 * tokens * shapes.block_weights * blocks
     window, local = settings.window, settings.local_targets
-    attention = 2 * tokens * (sum(shapes.weights[:2]) + length * shapes.hidden) * blocks
+    attention = 2 * tokens * sum(shapes.weights[:2]) + shapes.attention_flops(tokens, length)
+    attention *= blocks
     # One sequence is passed to see which matrices share an input.
     passes = forward // samples if window == MATRIX else 0
     if settings.is_sequential:
@@ -249,7 +250,7 @@ def _nothing_before(
     window = settings.window
     if window == MATRIX:
         return blocks, range(len(shapes.inputs))
-    if settings.trained.norms:
+    if settings.trained.norms and shapes.begins_with_norm:
         return 0, ()
     if window == HALVES:
         return blocks, (0, 2)

@@ -70,14 +70,15 @@ def retraining_flops(
     """Return the operations of a retraining, including the losses before and after it."""
     trained, tokens = settings.trained, samples * length
     blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
-    attention = 2 * tokens * length * shapes.hidden * shapes.blocks
+    attention = shapes.attention_flops(tokens, length) * shapes.blocks
     weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
     teacher = head if settings.distils else 0
     branch = branch_flops(shapes, tokens, trained) * shapes.blocks
     branch += head_branch_flops(shapes, tokens, trained)
     forward = blocks + head + teacher
     through = blocks + attention + head + 2 * branch
-    if not trained.norms:
+    nothing_before = not (trained.norms and shapes.begins_with_norm)
+    if nothing_before:
         # Nothing is trained before the first linear layers.
         through -= 2 * tokens * shapes.weights[0] + input_branch_flops(shapes, tokens, trained, [0])
     epoch = forward + branch + through
@@ -103,7 +104,7 @@ def retraining_flops(
         checks=checked,
         # Streamed, blocks are merged to measure the loss after, and again to write them.
         merges=2 if streamed else 1,
-        first=0 if trained.norms else first_weights(shapes, trained, [0]),
+        first=first_weights(shapes, trained, [0]) if nothing_before else 0,
     )
     return int(settings.passes * epoch + checks + adapters)
 
@@ -124,7 +125,7 @@ def memory_bytes(
     # A matrix that is computed from frozen weights, and its gradient, while it is used.
     computed = 4 * 3 * shapes.largest_matrix if trained.weights != FULL else 0
     recomputed = streamed or settings.gradient_checkpointing
-    saved = shapes.saved_bytes(tokens) * (1 if recomputed else shapes.blocks)
+    saved = shapes.saved_bytes(tokens, length) * (1 if recomputed else shapes.blocks)
     passing = 4 * tokens * shapes.hidden
     if streamed:
         # A block in use, and the next with its masks. Trained weights move one at a time.

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.families import is_fused
+from freelunch.study.families import FAMILIES, Whole, sizes_of, whole_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Families whose head shares the embedding's weights unless their config.json says otherwise.
-_TIED = ("gemma", "gemma2", "gemma3_text", "opt")
 
 
 class Matrix(NamedTuple):
@@ -48,7 +46,9 @@ class Shapes:
         key_heads: Number of key heads, and of value heads.
         head: Width of one head.
         gated: Whether two matrices lead into the MLP.
-        norms_before: Whether norms precede attention and MLP and leave the residual stream alone.
+        begins_with_norm: Whether a norm precedes the attention.
+        all_scores: Whether attention computes and holds the scores of all pairs of tokens.
+        whole: The setting with which blocks have no halves; None if they have halves.
         outer_weights: Number of weights in embeddings and head.
         vocabulary: Number of rows of the embedding.
         bytes_each: Bytes of a stored weight.
@@ -63,7 +63,9 @@ class Shapes:
     key_heads: int
     head: int
     gated: bool
-    norms_before: bool
+    begins_with_norm: bool
+    all_scores: bool
+    whole: Whole | None
     outer_weights: int
     vocabulary: int
     bytes_each: int
@@ -71,26 +73,24 @@ class Shapes:
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
         """Read the sizes from a transformers config (or an excerpt with the same keys)."""
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        head = config.get("head_dim") or hidden // heads
-        key_heads = config.get("num_key_value_heads") or heads
-        # OPT calls its width ffn_dim.
-        width = config.get("intermediate_size") or config["ffn_dim"]
-        embedding = config["vocab_size"] * hidden
-        tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED)
+        sizes = sizes_of(config)
+        family = FAMILIES.get(sizes.get("model_type", ""))
+        embedding = sizes["vocab_size"] * sizes["hidden_size"]
         return cls(
-            model_type=config.get("model_type", ""),
-            blocks=config["num_hidden_layers"],
-            hidden=hidden,
-            attention=heads * head,
-            intermediate=width,
-            heads=heads,
-            key_heads=key_heads,
-            head=head,
-            gated=config.get("model_type") != "opt",
-            norms_before=config.get("do_layer_norm_before", True),
-            outer_weights=embedding * (1 if tied else 2),
-            vocabulary=config["vocab_size"],
+            model_type=sizes.get("model_type", ""),
+            blocks=sizes["num_hidden_layers"],
+            hidden=sizes["hidden_size"],
+            attention=sizes["num_attention_heads"] * sizes["head_dim"],
+            intermediate=sizes["intermediate_size"],
+            heads=sizes["num_attention_heads"],
+            key_heads=sizes["num_key_value_heads"],
+            head=sizes["head_dim"],
+            gated=family is None or family.gated,
+            begins_with_norm=family is None or family.begins_with_norm,
+            all_scores=family is not None and family.all_scores,
+            whole=whole_of(sizes),
+            outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
+            vocabulary=sizes["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],
         )
 
@@ -117,7 +117,8 @@ class Shapes:
         keys = self.key_heads * self.head
         heads = [self.attention, keys, keys]
         channels = [self.intermediate] * (2 if self.gated else 1)
-        if is_fused(self.model_type):
+        family = FAMILIES.get(self.model_type)
+        if family is not None and family.fused:
             heads, channels = [sum(heads)], [sum(channels)]
         return (
             *(Matrix(0, self.hidden, width) for width in heads),
@@ -177,8 +178,12 @@ class Shapes:
 
     def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
         """Return the operations of a forward pass through blocks (all of them by default)."""
-        each = 2 * tokens * self.block_weights + 2 * tokens * length * self.hidden
+        each = 2 * tokens * self.block_weights + self.attention_flops(tokens, length)
         return each * (self.blocks if blocks is None else blocks)
+
+    def attention_flops(self, tokens: int, length: int) -> int:
+        """Return the operations of a block's two products of queries, keys and values."""
+        return (4 if self.all_scores else 2) * tokens * length * self.hidden
 
     def head_flops(self, tokens: int) -> int:
         """Return the operations of the language-model head."""
@@ -188,20 +193,24 @@ class Shapes:
         """Return the bytes that the loss of these tokens holds: logits and two copies, float32."""
         return 3 * 4 * tokens * self.vocabulary
 
-    def saved_bytes(self, tokens: int) -> int:
+    def saved_bytes(self, tokens: int, length: int) -> int:
         """Return the bytes that one block keeps of a batch for its backward pass, in float32.
 
         They are the inputs, normalised inputs and outputs of its norms; queries, keys, values and
         the output of the attention; and four arrays of the MLP's width, or two without a gate (as
-        autograd saves them in Llama's blocks).
+        autograd saves them in Llama's blocks); and the attention's weights, if it holds them.
         """
         attention = 2 * self.attention + 2 * self.key_heads * self.head
         mlp = (4 if self.gated else 2) * self.intermediate
-        return 4 * tokens * (6 * self.hidden + attention + mlp)
+        scores = self.heads * length if self.all_scores else 0
+        return 4 * tokens * (6 * self.hidden + attention + mlp + scores)
 
-    def passing_bytes(self, tokens: int) -> int:
+    def passing_bytes(self, tokens: int, length: int) -> int:
         """Return the peak bytes that a pass through a block holds of a batch, without gradients."""
         mlp = (4 if self.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
-        return tokens * (self.bytes_each * (3 * self.hidden + mlp) + norms)
+        # Scores, masked scores, and their softmax in float32.
+        scores = (2 * self.bytes_each + 4) * self.heads * length if self.all_scores else 0
+        held = max(self.bytes_each * mlp, scores)
+        return tokens * (self.bytes_each * 3 * self.hidden + held + norms)

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from gguf import GGUFReader
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
 from freelunch.data.sources import obtain_model
-from freelunch.model.blocks import find_blocks
+from freelunch.data.sources.folder import read_config
+from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import (
     KIND,
     Sharding,
@@ -24,7 +29,10 @@ from freelunch.model.checkpoint import (
     meta_model,
     write_shard,
 )
+from freelunch.study.families import FAMILIES, sizes_of
+from freelunch.study.gguf import SUFFIX as GGUF
 from freelunch.study.sources import Dtype, Model
+from freelunch.study.unsupported import check_supported
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
 
@@ -44,17 +52,20 @@ def fetch_model(
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: The model cannot be obtained, its blocks cannot be found, it lacks tensors, a
-            weight is not finite, or its shapes differ from those in `architecture`.
+        UserError: The model cannot be obtained, is of a kind that is not supported, its blocks
+            cannot be found, it lacks tensors, a weight is not finite, or its shapes differ from
+            those in `architecture`.
     """
     writer = ArtifactWriter(folder, KIND, fingerprint)
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
         obtained = obtain_model(name, entry, scratch)
         raw, files = obtained.path, sorted(obtained.origin["files"])
-        if obtained.path.suffix == ".gguf":
+        if obtained.path.suffix == GGUF:
+            check_gguf(obtained.path, f"models.{name}")
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
+        check_supported(read_config(raw), f"models.{name}")
         config = load_config(raw)
         if entry.architecture is not None:
             _check_architecture(name, config, entry.architecture.as_json())
@@ -62,6 +73,7 @@ def fetch_model(
         config.dtype = dtype
         meta = meta_model(config)
         sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
+        check_blocks(meta, sharding.path)
         _write_shards(writer, sharding, _tensor_files(raw, files, meta), dtype)
         for file in files:
             if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
@@ -92,16 +104,60 @@ def _dtype(name: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
     return config.dtype
 
 
+def check_gguf(gguf: Path, where: str) -> None:
+    """Refuse a GGUF file that cannot be converted exactly.
+
+    Raises:
+        UserError: The file is damaged, its model is of a kind that is not supported, or
+            transformers cannot convert its architecture.
+    """
+    try:
+        fields = GGUFReader(gguf).fields
+        architecture = str(fields["general.architecture"].contents())
+        experts = [it.contents() for key, it in fields.items() if key.endswith(".expert_count")]
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise UserError(
+            "not a valid GGUF file",
+            where=where,
+            found=f"{gguf}: {type(error).__name__}: {error}",
+            todo="complete the download of the model",
+        ) from error
+    # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
+    named = {"model_type": architecture.replace("-", "_"), "num_experts": max(experts, default=0)}
+    check_supported(named, where)
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+        convertible = sorted({*FAMILIES} & {*GGUF_SUPPORTED_ARCHITECTURES})
+        raise UserError(
+            "transformers cannot convert a GGUF file of this architecture",
+            where=where,
+            found=architecture,
+            expected=f"one that it converts, such as {', '.join(convertible)}",
+            todo="use the model's safetensors",
+        )
+
+
 def dequantise(gguf: Path, folder: Path) -> None:
     """Write the model of a GGUF file, as float32 safetensors, and its tokenizer to a folder.
 
     The whole model is in memory: GGUF files are for small models.
+
+    Raises:
+        UserError: The file lacks tensors, which transformers would draw at random.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
     )
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UserError(
+            "the GGUF file lacks tensors of its own architecture",
+            where=gguf,
+            found=f"no {', '.join(missing[:5])} ({len(missing)} in all)",
+            todo="use a complete GGUF file, or the model's safetensors",
+        )
     # With these attributes, save_pretrained takes the model for a quantised one and refuses.
-    model.hf_quantizer = None  # type: ignore[assignment]
+    model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     # This name comes from the file's header and would make equal configs differ.
@@ -115,7 +171,8 @@ def _tensor_files(
 ) -> dict[str, tuple[Path, str]]:
     """Return, for each tensor of the model, the file that holds it and its name there.
 
-    Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`).
+    Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`), or
+    as older releases of transformers did (`embed_out` for GPT-NeoX's head).
     """
     found: dict[str, tuple[Path, str]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
@@ -124,10 +181,15 @@ def _tensor_files(
                 found[name] = (path, name)
     prefix = f"{meta.base_model_prefix}."
     needed = set(meta.state_dict())
-    renamed = {
-        name if name in needed or prefix + name not in needed else prefix + name: place
-        for name, place in found.items()
-    }
+    conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+
+    def today(name: str) -> str:
+        for renaming in [] if name in needed else renamings:
+            name = renaming.rename_source_key(name)[0]
+        return name if name in needed or prefix + name not in needed else prefix + name
+
+    renamed = {today(name): place for name, place in found.items()}
     # Tied tensors are stored once, under either name.
     tied = getattr(meta, "all_tied_weights_keys", None) or {}
     stored = {tied.get(name, name) for name in renamed}
@@ -175,7 +237,8 @@ def _read(
 
 
 def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:
-    found = {key: getattr(config, key, None) for key in announced}
+    sizes = sizes_of(config.to_dict())
+    found = {key: sizes.get(key) for key in announced}
     different = {key: found[key] for key in announced if found[key] != announced[key]}
     if different:
         raise UserError(

@@ -4,6 +4,7 @@ All requests pass through one block before the next is read, as in every other s
 therefore be larger than memory, and its weights are read once however many requests there are.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from freelunch.evaluation.packing import Batch, Request, batches, pack
+from freelunch.evaluation.packing import Batch, Request, apart, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
@@ -48,7 +49,8 @@ class LogLikelihood:
     @torch.no_grad()
     def __init__(self, model: StreamedModel, requests: Sequence[Request], scratch: Path) -> None:
         self._model, self._requests = model, requests
-        self._parts = batches(pack(requests), BATCH_TOKENS)
+        packed = pack(requests) if takes_packed(model) else apart(requests)
+        self._parts = batches(packed, BATCH_TOKENS)
         ends = torch.tensor([batch.tokens.numel() for batch in self._parts]).cumsum(0).tolist()
         self._slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         self._tokens, width = ends[-1], model.config.hidden_size
@@ -86,15 +88,30 @@ class LogLikelihood:
         return Likelihoods(values, self._tokens, sequences, predicted)
 
 
+def takes_packed(model: StreamedModel) -> bool:
+    """Return whether a model takes the positions of tokens, and so packed sequences.
+
+    A model that biases attention by distance (ALiBi) takes positions from the tokens' order.
+    """
+    if getattr(model.config, "alibi", False):
+        return False
+    return "position_ids" in inspect.signature(model.outer.backbone.forward).parameters
+
+
 def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str, Tensor]]:
     """Return the arguments that a model takes besides the tokens, so that each token sees what it
     should.
+
+    They are none if each sequence is one request: padding follows all its tokens, so causal
+    attention does not see it.
 
     Returns:
         `position_ids`, (rows, length), and `attention_mask`, which is added to the attention
         scores, (rows, 1, length, length), or one mask for each kind of attention that the model
         has.
     """
+    if not takes_packed(model):
+        return {}
     config = model.config
     window = sliding_window(config)
     kinds = set(getattr(config, "layer_types", None) or ())

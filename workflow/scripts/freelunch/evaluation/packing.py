@@ -72,6 +72,12 @@ class Packed:
         return len(self.tokens)
 
 
+def apart(requests: Sequence[Request]) -> list[Packed]:
+    """Return each request as a sequence of its own, the longest first."""
+    alone = (_packed([index], requests) for index in range(len(requests)))
+    return sorted(alone, key=len, reverse=True)
+
+
 def pack(requests: Sequence[Request]) -> list[Packed]:
     """Return packed sequences that hold each request once, the longest first.
 

@@ -276,8 +276,8 @@ class _Outputs(LinearWatcher):
         self.outputs: dict[str, Tensor] = {}
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Keep the output of a layer."""
-        self.outputs[name] = outputs
+        """Keep the output of a layer, in a copy: Falcon adds to it in place."""
+        self.outputs[name] = outputs.clone()
 
 
 def block_outputs(block: nn.Module, call: BlockCall, inputs: Tensor) -> dict[str, Tensor]:

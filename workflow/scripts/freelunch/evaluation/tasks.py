@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -88,7 +89,8 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     @property
     def max_length(self) -> int:
         """Return the largest number of tokens that the model takes."""
-        return int(self._streamed.config.max_position_embeddings)
+        # A model that biases attention by distance alone (BLOOM) states none and takes any number.
+        return int(getattr(self._streamed.config, "max_position_embeddings", sys.maxsize))
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.errors import UserError
+from freelunch.study.families import tested
 
 
 def find_blocks(model: nn.Module, num_blocks: int) -> str:
@@ -39,7 +40,7 @@ def find_blocks(model: nn.Module, num_blocks: int) -> str:
             where=type(model).__name__,
             found=f"module lists {listed or 'none'}",
             expected=f"exactly one list of {num_blocks} modules of one class",
-            todo="use a decoder-only causal language model",
+            todo=f"use a decoder-only causal language model; {tested()}",
         )
     return str(matching[0])
 
@@ -51,9 +52,38 @@ def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
         raise UserError(
             "a decoder block has no linear layer",
             where=type(block).__name__,
-            expected="modules of torch.nn.Linear",
+            expected=f"modules of torch.nn.Linear; {tested()}",
+            todo="use another model",
         )
     return linears
+
+
+def check_blocks(model: nn.Module, path: str) -> None:
+    """Refuse a model whose blocks hold matrices that would not be pruned.
+
+    Args:
+        model: A causal language model; parameters may be on the meta device.
+        path: The dotted name of its list of blocks.
+
+    Raises:
+        UserError: A block has no linear layer, or a matrix outside of linear layers.
+    """
+    block = next(model.get_submodule(path).children())
+    linears = {f"{name}.weight" for name in block_linears(block)}
+    other = [
+        name
+        for name, parameter in block.named_parameters()
+        if parameter.dim() > 1 and name not in linears
+    ]
+    if other:
+        raise UserError(
+            "the blocks of this model hold matrices that are not linear layers, so that they would "
+            "be neither pruned nor counted",
+            where=type(model).__name__,
+            found=", ".join(other[:3]),
+            expected=f"matrices in modules of torch.nn.Linear; {tested()}",
+            todo="use another model",
+        )
 
 
 def has_bias(linear: nn.Linear) -> bool:
@@ -78,19 +108,35 @@ class BlockCall:
         return _hidden_of(block(hidden, *self.args, **self.kwargs))
 
 
+class TakesTuples(Exception):
+    """The model takes hidden states out of a tuple, and got them without one."""
+
+
 class StandIn(nn.Module):
-    """Take a block's place: record the call and return its hidden states, or those in `returns`."""
+    """Take a block's place: record the call and return its hidden states, or those in `returns`.
+
+    Attributes:
+        in_tuple: Whether hidden states are returned in a tuple, as blocks of some families do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden: Tensor | None = None
         self.call: BlockCall | None = None
         self.returns: Tensor | None = None
+        self.in_tuple = False
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Record the arguments and return hidden states, as a block would."""
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        """Record the arguments and return hidden states, as a block would.
+
+        Raises:
+            TakesTuples: The model took the first sequence for a tuple's first entry.
+        """
+        if hidden.dim() < 3:
+            raise TakesTuples
         self.hidden, self.call = hidden, BlockCall(args, kwargs)
-        return hidden if self.returns is None else self.returns
+        states = hidden if self.returns is None else self.returns
+        return (states,) if self.in_tuple else states
 
 
 def same_call(one: BlockCall, other: BlockCall) -> bool:

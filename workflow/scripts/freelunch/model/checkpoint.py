@@ -23,6 +23,7 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
 from freelunch.model.outer import Outer
+from freelunch.study.families import tested
 from freelunch.study.steps import CHECKPOINT
 
 OUTER = "outer.safetensors"
@@ -37,8 +38,21 @@ def block_shard(index: int) -> str:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Return the model's config; code in a checkpoint is never run."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    """Return the model's config; code in a checkpoint is never run.
+
+    Raises:
+        UserError: transformers does not know the family, or its code lies in the checkpoint.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UserError(
+            "transformers cannot read this model's config",
+            where=folder / CONFIG,
+            found=_first_line(error),
+            expected=f"a family that transformers itself implements; {tested()}",
+            todo="correct the file, or use another model",
+        ) from error
     # Models with several parts (text, vision) keep the decoder's shapes in a config of its own, and
     # the precision, which all parts share, outside.
     decoder: PreTrainedConfig = config.get_text_config(decoder=True)
@@ -47,12 +61,29 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def meta_model(config: PreTrainedConfig) -> nn.Module:
-    """Return the model's module tree without memory for its weights."""
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False
-        )
+    """Return the model's module tree without memory for its weights.
+
+    Raises:
+        UserError: transformers has no causal language model of this family.
+    """
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=False
+            )
+    except ValueError as error:
+        raise UserError(
+            "transformers has no causal language model for this config",
+            where=config.model_type,
+            found=_first_line(error),
+            expected=f"a decoder-only causal language model; {tested()}",
+            todo="use another model",
+        ) from error
     return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def block_path(config: PreTrainedConfig) -> str:

@@ -1,8 +1,9 @@
 """Halves of a block: its attention or its MLP, each with its norms and the residual stream.
 
 A half is the block itself, called as the model calls it, with every module of the other half
-replaced by one that returns zeros, which add nothing to the residual stream. No forward pass is
-written by hand.
+replaced by one that returns zeros, which add nothing to the residual stream (or, where attention
+and MLP add the residual stream themselves, by one that returns it). No forward pass is written by
+hand.
 """
 
 import copy
@@ -15,16 +16,23 @@ from freelunch.study.families import Family
 
 
 class _Out(nn.Module):
-    """Take a module's place and return zeros."""
+    """Take a module's place and add nothing.
 
-    def __init__(self, is_attention: bool) -> None:
+    Args:
+        is_attention: Whether the module is an attention, which also returns attention weights.
+        adds_residual: As in `Family`.
+    """
+
+    def __init__(self, is_attention: bool, adds_residual: bool) -> None:
         super().__init__()
-        self.is_attention = is_attention
+        self.is_attention, self.adds_residual = is_attention, adds_residual
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return zeros of the input's shape; an attention also returns (no) attention weights."""
-        zeros = torch.zeros_like(hidden_states)
-        return (zeros, None) if self.is_attention else zeros
+        """Return zeros of the input's shape, or the residual stream that the module would add."""
+        # A norm gets no residual stream.
+        given = self.adds_residual and args
+        output = args[0] if given else torch.zeros_like(hidden_states)
+        return (output, None) if self.is_attention else output
 
 
 def half(block: nn.Module, family: Family, out: tuple[str, ...]) -> nn.Module:
@@ -38,5 +46,5 @@ def half(block: nn.Module, family: Family, out: tuple[str, ...]) -> nn.Module:
     part = copy.copy(block)
     part._modules = dict(block._modules)
     for name in out:
-        setattr(part, name, _Out(is_attention=name == family.attention))
+        setattr(part, name, _Out(name == family.attention, family.adds_residual))
     return part

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.errors import UserError
-from freelunch.model.blocks import BlockCall, StandIn, same_call
+from freelunch.model.blocks import BlockCall, StandIn, TakesTuples, same_call
 
 
 class Outer:
@@ -30,6 +30,21 @@ class Outer:
         for stand_in, block in zip(self._stand_ins, blocks, strict=True):
             copy_plain_attributes(block, stand_in)
         setattr(module.get_submodule(parent), last, nn.ModuleList(self._stand_ins))
+        self._learn_output_()
+
+    @torch.no_grad()
+    def _learn_output_(self) -> None:
+        """Find out whether the model takes the hidden states that a block returns out of a tuple.
+
+        The table of families does not say it, since the model of any family shows it.
+        """
+        try:
+            in_tuple = self._passed(torch.zeros((1, 2), dtype=torch.int64))[0].dim() < 3
+        except TakesTuples:
+            in_tuple = True
+        for stand_in in self._stand_ins:
+            stand_in.in_tuple = in_tuple
+        self._forget_()
 
     def copy(self) -> "Outer":
         """Return a copy with weights of its own."""
@@ -63,12 +78,10 @@ class Outer:
         Returns:
             Hidden states before the first block, (batch, length, d), and the call of each block.
         """
-        backbone = self.module.get_submodule(self.module.base_model_prefix)  # type: ignore[arg-type]
-        backbone(input_ids=input_ids.to(self.device), use_cache=False, **arguments)
+        self._passed(input_ids, **arguments)
         hidden = self._stand_ins[0].hidden
         calls = [stand_in.call for stand_in in self._stand_ins]
-        for stand_in in self._stand_ins:
-            stand_in.hidden = stand_in.call = None
+        self._forget_()
         if hidden is None or None in calls:
             raise UserError(
                 "the model did not call every one of its blocks",
@@ -111,9 +124,20 @@ class Outer:
         try:
             output = self.module(input_ids=input_ids.to(self.device), use_cache=False)
         finally:
-            for stand_in in self._stand_ins:
-                stand_in.hidden = stand_in.call = stand_in.returns = None
+            self._forget_()
         return output.logits  # type: ignore[no-any-return]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The module that takes token ids and calls the blocks."""
+        return self.module.get_submodule(self.module.base_model_prefix)  # type: ignore[arg-type]
+
+    def _passed(self, input_ids: Tensor, **arguments: Any) -> Any:
+        return self.backbone(input_ids=input_ids.to(self.device), use_cache=False, **arguments)
+
+    def _forget_(self) -> None:
+        for stand_in in self._stand_ins:
+            stand_in.hidden = stand_in.call = stand_in.returns = None
 
 
 def copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:

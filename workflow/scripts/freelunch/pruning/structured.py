@@ -19,7 +19,7 @@ from freelunch.model.mask_store import check_finite
 from freelunch.pruning.masks import lowest
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import OfUnits
-from freelunch.study.families import Family, family_of
+from freelunch.study.families import Family, sizes_of, units_of
 from freelunch.study.patterns import Pattern
 
 
@@ -50,12 +50,12 @@ class Layout:
                 key head is pruned once all query heads that share it are.
 
         Raises:
-            UserError: The family is not in the table.
+            UserError: The family is not in the table, or its heads depend on each other.
         """
-        heads = config.num_attention_heads
-        groups = getattr(config, "num_key_value_heads", None) or heads
+        sizes = sizes_of(config.to_dict())
+        heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
         unit = heads // groups if attention_unit == "group" else 1
-        return cls(family_of(config.model_type), heads, groups, unit)
+        return cls(units_of(sizes["model_type"]), heads, groups, unit)
 
     def unit_weights(self, block: nn.Module) -> tuple[int, int]:
         """Return how many weights are pruned with a unit of attention, and with an MLP channel.
@@ -100,8 +100,10 @@ class Layout:
         }
         masks = {}
         for name, linear in linears.items():
-            # A fused layer stacks the rows of its parts.
+            # A fused layer stacks the rows of its parts, in whole or for each key head.
             parts = [keep for part, keep in rows if part == name]
+            if family.by_key_head and name == family.query:
+                parts = [torch.cat([keep.reshape(self.groups, -1) for keep in parts], 1).flatten()]
             if name in columns:
                 mask = columns[name][None, :].expand(linear.weight.shape)
             elif parts:

@@ -277,11 +277,11 @@ def _reserved(registry: str, reserved: str, names: Names) -> Iterator[str]:
         yield f"  {registry}.{reserved}: this name is reserved; choose another"
 
 
-def _path(where: str, source: Source, is_folder: bool) -> Iterator[str]:
+def _path(where: str, source: Source, is_model: bool) -> Iterator[str]:
     path = getattr(source, "path", None)
     if path is not None and not os.path.exists(path):
         yield (
             f"  {where}.path: there is nothing at {path}; expected a "
-            + ("folder" if is_folder else "file")
+            + ("folder or a GGUF file" if is_model else "file")
             + " (absolute, or relative to the repository)"
         )

@@ -6,15 +6,30 @@ are recorded. Everything in between (halves of a block, heads, channels) needs t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from freelunch.core.errors import UserError
 
 
+class Whole(NamedTuple):
+    """A setting of a model's config with which its blocks have no halves.
+
+    Attributes:
+        setting: Key in the config.
+        value: Value with which blocks have no halves.
+        default: Value of a config without the key.
+        because: Why they have none.
+    """
+
+    setting: str
+    value: bool
+    default: bool
+    because: str
+
+
 @dataclass(frozen=True)
 class Family:
-    """Names of the modules in a decoder block. If one linear layer holds several parts, their rows
-    follow each other in the order of the fields.
+    """Names of the modules in a decoder block, and how they are called.
 
     Attributes:
         query: Linear layer whose rows are the query heads.
@@ -29,6 +44,18 @@ class Family:
         mlp_half: Modules that compute what the MLP adds. Together the two halves are the block.
         biases: Settings of the model's config that give every linear layer of a block a bias; None
             if the output projections cannot have one.
+        by_key_head: How one linear layer holds queries, keys and values: if True, the rows of each
+            key head follow those of its query heads, and then come the rows of its value head; if
+            False, all queries come first, then all keys, then all values.
+        adds_residual: Whether attention and MLP get the residual stream as their second argument,
+            and add it themselves.
+        norms_all_heads: Whether one norm spans the queries (or keys) of all heads.
+        all_scores: Whether attention computes the scores of all pairs of tokens, and holds them in
+            memory, rather than those with earlier tokens alone.
+        wholes: Settings with which blocks have no halves.
+        head_dim: Width of a head if the config does not state it; None: the hidden size divided by
+            the number of query heads.
+        tied: Whether the head shares the embedding's weights if the config does not say it.
     """
 
     query: str = "self_attn.q_proj"
@@ -41,6 +68,28 @@ class Family:
     attention_half: tuple[str, ...] = ("input_layernorm", "self_attn")
     mlp_half: tuple[str, ...] = ("post_attention_layernorm", "mlp")
     biases: Mapping[str, Any] | None = None
+    by_key_head: bool = False
+    adds_residual: bool = False
+    norms_all_heads: bool = False
+    all_scores: bool = False
+    wholes: tuple[Whole, ...] = ()
+    head_dim: int | None = None
+    tied: bool = False
+
+    @property
+    def fused(self) -> bool:
+        """Whether one linear layer holds queries, keys and values, and one all MLP inputs."""
+        return self.query == self.key
+
+    @property
+    def begins_with_norm(self) -> bool:
+        """Whether a norm precedes the attention."""
+        return self.attention_half[0] != self.attention
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has two inputs."""
+        return len(self.mlp_inputs) == 2
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -49,28 +98,67 @@ class Family:
         return tuple(dict.fromkeys((*attention, *self.mlp_inputs, self.mlp_output)))
 
 
+def _fused(linear: str, family: Family, **names: Any) -> Family:
+    """Return a family with one linear layer for queries, keys and values."""
+    return replace(family, query=linear, key=linear, value=linear, **names)
+
+
+_PARALLEL = "attention and MLP both read the block's input, so that neither half follows the other"
+_ON_STREAM = "norms act on the residual stream, so that no half only adds to it"
 _LLAMA = Family()
-_FUSED = "self_attn.qkv_proj"
+_ALL_BIASES = replace(_LLAMA, biases={"attention_bias": True, "mlp_bias": True})
 # Norms on both sides of attention and MLP.
 _GEMMA = replace(
     _LLAMA,
     attention_half=("input_layernorm", "self_attn", "post_attention_layernorm"),
     mlp_half=("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+    head_dim=256,
+    tied=True,
+)
+_NEOX = _fused(
+    "attention.query_key_value",
+    _LLAMA,
+    attention_output="attention.dense",
+    mlp_inputs=("mlp.dense_h_to_4h",),
+    mlp_output="mlp.dense_4h_to_h",
+    attention="attention",
+    attention_half=("input_layernorm", "attention"),
+    biases={"attention_bias": True},
+    by_key_head=True,
+    wholes=(Whole("use_parallel_residual", True, True, _PARALLEL),),
+)
+_BLOOM = _fused(
+    "self_attention.query_key_value",
+    _NEOX,
+    attention_output="self_attention.dense",
+    attention="self_attention",
+    attention_half=("input_layernorm", "self_attention"),
+    # Its linear layers always have one.
+    biases={},
+    adds_residual=True,
+    all_scores=True,
+    wholes=(Whole("apply_residual_connection_post_layernorm", True, False, _ON_STREAM),),
+    tied=True,
 )
 # Keyed by the `model_type` of a model's config.
 FAMILIES = {
-    "llama": replace(_LLAMA, biases={"attention_bias": True, "mlp_bias": True}),
+    "llama": _ALL_BIASES,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
+    "qwen3": replace(_LLAMA, head_dim=128),
+    "smollm3": replace(_ALL_BIASES, tied=True),
+    "granite": _ALL_BIASES,
+    # Norms behind attention and MLP only.
+    "olmo2": replace(
+        _LLAMA,
+        attention_half=("self_attn", "post_attention_layernorm"),
+        mlp_half=("mlp", "post_feedforward_layernorm"),
+        norms_all_heads=True,
+    ),
+    "gemma": replace(_LLAMA, head_dim=256, tied=True),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "phi3": replace(
-        _LLAMA,
-        query=_FUSED,
-        key=_FUSED,
-        value=_FUSED,
-        mlp_inputs=("mlp.gate_up_proj", "mlp.gate_up_proj"),
-    ),
+    "phi3": _fused("self_attn.qkv_proj", _LLAMA, mlp_inputs=("mlp.gate_up_proj",) * 2),
     "opt": replace(
         _LLAMA,
         attention_output="self_attn.out_proj",
@@ -79,7 +167,61 @@ FAMILIES = {
         attention_half=("self_attn_layer_norm", "self_attn"),
         mlp_half=("final_layer_norm", "fc1", "fc2"),
         biases={"enable_bias": True},
+        wholes=(Whole("do_layer_norm_before", False, True, _ON_STREAM),),
+        tied=True,
     ),
+    "gpt_neox": _NEOX,
+    "bloom": _BLOOM,
+    "falcon": replace(
+        _BLOOM,
+        biases={"bias": True},
+        adds_residual=False,
+        all_scores=False,
+        wholes=(
+            Whole("parallel_attn", True, True, _PARALLEL),
+            Whole("new_decoder_architecture", True, False, _PARALLEL),
+        ),
+    ),
+}
+
+
+def tested() -> str:
+    """Return which families are tested, as a phrase."""
+    return f"these families are tested: {', '.join(FAMILIES)}"
+
+
+def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's config with the sizes under Llama's names, whatever its family calls them.
+
+    Args:
+        config: A transformers config, or an excerpt with the same keys.
+    """
+    sizes = dict(config)
+    for ours, others in _OTHER_NAMES.items():
+        for other in others:
+            if ours not in sizes and config.get(other) is not None:
+                sizes[ours] = config[other]
+    model_type, family = sizes.get("model_type"), FAMILIES.get(sizes.get("model_type", ""))
+    if model_type in ("bloom", "falcon"):
+        sizes.setdefault("intermediate_size", 4 * sizes["hidden_size"])
+    if model_type == "falcon" and not config.get("new_decoder_architecture", False):
+        multi_query = config.get("multi_query", True)
+        sizes["num_key_value_heads"] = 1 if multi_query else sizes["num_attention_heads"]
+    heads = sizes.get("num_attention_heads")
+    sizes["num_key_value_heads"] = sizes.get("num_key_value_heads") or heads
+    if not sizes.get("head_dim") and heads:
+        usual = family.head_dim if family else None
+        sizes["head_dim"] = usual or sizes["hidden_size"] // heads
+    sizes.setdefault("tie_word_embeddings", family is not None and family.tied)
+    return sizes
+
+
+_OTHER_NAMES = {
+    "num_hidden_layers": ("n_layer",),
+    "hidden_size": ("n_embed",),
+    "num_attention_heads": ("n_head",),
+    "num_key_value_heads": ("num_kv_heads",),
+    "intermediate_size": ("ffn_dim", "ffn_hidden_size"),
 }
 
 
@@ -114,34 +256,53 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def is_fused(model_type: str) -> bool:
-    """Return whether one linear layer holds queries, keys and values, and one both MLP inputs."""
-    family = FAMILIES.get(model_type)
-    return family is not None and family.query == family.key
+def units_of(model_type: str) -> Family:
+    """Return the entry of a family whose heads and channels can be pruned.
+
+    Raises:
+        UserError: The family is not in the table, or pruning a head would change other heads.
+    """
+    family = family_of(model_type)
+    if family.norms_all_heads:
+        raise UserError(
+            "whole heads cannot be pruned in this family: one norm spans the queries of all heads, "
+            "so that each head depends on all others",
+            where=model_type,
+            expected="a pattern of single weights, uNN or NofM",
+        )
+    return family
 
 
-def halves_of(model_type: str, norms_before: bool) -> Family:
+def whole_of(config: Mapping[str, Any]) -> Whole | None:
+    """Return the setting with which a model's blocks have no halves; None if they have halves."""
+    family = FAMILIES.get(config.get("model_type", ""))
+    for whole in family.wholes if family else ():
+        if config.get(whole.setting, whole.default) == whole.value:
+            return whole
+    return None
+
+
+def halves_of(model_type: str, whole: Whole | None) -> Family:
     """Return the entry of a family whose blocks have two halves.
 
     Args:
         model_type: The family.
-        norms_before: Whether norms precede attention and MLP and leave the residual stream alone.
+        whole: What `whole_of` returns.
 
     Raises:
-        UserError: The family is not in the table, or its norms act on the residual stream.
+        UserError: The family is not in the table, or the model's blocks have no halves.
     """
     family = family_of(model_type)
-    if not norms_before:
+    if whole is not None:
         raise UserError(
-            "the norms of this model act on the residual stream, so its blocks have no halves that "
-            "add to it",
+            f"the blocks of this model have no halves: {whole.because}",
             where=model_type,
-            found="do_layer_norm_before = false",
+            found=f"{whole.setting} = {str(whole.value).lower()}",
             expected="a window of whole blocks, or matrix",
         )
     return family
 
 
-def has_halves(model_type: str, norms_before: bool) -> bool:
+def has_halves(model_type: str, whole: Whole | None) -> bool:
     """Return whether half a block can be a window."""
-    return norms_before and model_type in FAMILIES
+    return whole is None and model_type in FAMILIES

@@ -82,8 +82,8 @@ class LocalSource(Source):
 
 
 class Architecture(Settings):
-    """Shapes of a model, under the names of its config.json. The plan uses them before the model is
-    on disk; the fetched model must have the same.
+    """Shapes of a model, under the names of Llama's config.json. The plan uses them before the
+    model is on disk; the fetched model must have the same.
     """
 
     model_type: Absent[str] = absent("Model family, such as llama.")
@@ -95,10 +95,14 @@ class Architecture(Settings):
         "Number of key heads. Default: as many as query heads.", ge=1
     )
     head_dim: Absent[int] = absent(
-        "Width of a head. Default: the hidden size divided by the number of query heads.", ge=1
+        "Width of a head. Default: the family's, or else the hidden size divided by the number of "
+        "query heads.",
+        ge=1,
     )
     vocab_size: int = Field(ge=1, description="Number of rows of the embedding.")
-    tie_word_embeddings: Absent[bool] = absent("Whether the head shares the embedding's weights.")
+    tie_word_embeddings: Absent[bool] = absent(
+        "Whether the head shares the embedding's weights. Default: as in most models of the family."
+    )
 
 
 class Weights(Settings):
@@ -124,10 +128,11 @@ class HubModel(Hub, Weights):
 
 
 class LocalModel(LocalSource, Weights):
-    """A model folder of your own."""
+    """A model of your own."""
 
     path: str = Field(
-        description=f"A folder with config.json, a tokenizer and safetensors files. {_PATH}"
+        description="A folder with config.json, a tokenizer and safetensors files; or a GGUF file, "
+        f"or a folder with one, which is dequantised once. {_PATH}"
     )
 
 

@@ -30,7 +30,7 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
-from freelunch.study.families import Family, halves_of
+from freelunch.study.families import Family, halves_of, whole_of
 from freelunch.study.windows import HALVES, MATRIX, Window
 
 # Results of each window, by its name.
@@ -127,9 +127,8 @@ class _Run:
         self.sparse = SparseStates(states) if settings.is_sequential else None
         self.family: Family | None = None
         if self.window == HALVES:
-            self.family = halves_of(
-                model.config.model_type, getattr(model.config, "do_layer_norm_before", True)
-            )
+            config = model.config.to_dict()
+            self.family = halves_of(config["model_type"], whole_of(config))
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
         """Adapt the windows of these blocks, and write the blocks in the precision of the

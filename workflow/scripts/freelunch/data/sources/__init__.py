@@ -17,7 +17,7 @@ __all__ = ["Obtained", "obtain_model", "obtain_task", "obtain_text"]
 
 
 def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:
-    """Obtain a model: a folder of config, tokenizer and safetensors, or a GGUF file from a wheel.
+    """Obtain a model: a folder of config, tokenizer and safetensors, or a GGUF file.
 
     Args:
         name: Key in `models`, for messages.

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from freelunch.core.errors import UserError
 
+CONFIG = "config.json"
 # Everything that a causal language model and its tokenizer need; no code and no pickle.
-MODEL_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+MODEL_FILES = [CONFIG, "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 MODEL_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.model"]
 MODEL_FILES += ["added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"]
 MODEL_FILES += ["chat_template.json", "*.jinja"]
@@ -17,6 +19,16 @@ OTHER_FILES = ["*/*", "consolidated*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+
+
+def read_config(folder: Path) -> Any:
+    """Return the content of a model's config.json; empty if it is damaged, which whoever loads the
+    model reports.
+    """
+    try:
+        return json.loads((folder / CONFIG).read_text())
+    except ValueError:
+        return {}
 
 
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
@@ -37,8 +49,8 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
         if any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
         and not any(fnmatchcase(name, pattern) for pattern in OTHER_FILES)
     ]
-    if "config.json" not in names:
-        raise _lacking(where, "config.json", present)
+    if CONFIG not in names:
+        raise _lacking(where, CONFIG, present)
     if not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in present if name.endswith(PICKLES)]
         raise UserError(

@@ -7,16 +7,26 @@ from pathlib import Path
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
-from freelunch.data.sources.folder import MODEL_FILES, OTHER_FILES, model_files
+from freelunch.data.sources.folder import (
+    CONFIG,
+    MODEL_FILES,
+    OTHER_FILES,
+    model_files,
+    read_config,
+)
 from freelunch.data.sources.obtained import Obtained, digests_of, inside, origin_of
 from freelunch.study.sources import Hub, HubFile
+from freelunch.study.unsupported import check_supported
 
 logger = logging.getLogger(__name__)
 
 
 def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
-    """Download the files of MODEL_FILES at one commit."""
-    from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
+    """Download the files of MODEL_FILES at one commit.
+
+    The config comes first: a model that is not supported is refused before its weights travel.
+    """
+    from huggingface_hub import HfApi, RepoFile, constants, hf_hub_download, snapshot_download
 
     # Offline, the library serves files from its cache, but copies them to no other folder.
     local = None if constants.is_offline_mode() else scratch / "hub"
@@ -25,6 +35,9 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     with _hub_errors(where, entry):
         tree = HfApi().list_repo_tree(repository, revision=revision) if local else ()
         listing = [file for file in tree if isinstance(file, RepoFile)]
+        if any(file.path == CONFIG for file in listing):
+            config = hf_hub_download(repository, CONFIG, revision=revision, local_dir=local)
+            check_supported(read_config(Path(config).parent), where)
         folder = Path(
             snapshot_download(
                 repository,

@@ -6,6 +6,7 @@ from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.folder import model_files
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
+from freelunch.study.gguf import gguf_of
 from freelunch.study.sources import LocalSource, Tokens
 
 
@@ -18,10 +19,14 @@ def file_at_path(where: str, entry: LocalSource | Tokens) -> Obtained:
 
 
 def model_at_path(where: str, entry: LocalSource) -> Obtained:
-    """Return the model in the folder at the entry's path."""
+    """Return the GGUF file, or the folder of a model, at the entry's path."""
     folder = Path(entry.path)
+    gguf = gguf_of(folder, f"{where}.path")
+    if gguf is not None:
+        return Obtained(gguf, origin_of(entry, ("path",), {gguf.name: file_digest(gguf)}))
     if not folder.is_dir():
-        raise _no_path(where, folder, "a folder with config.json, tokenizer and safetensors")
+        expected = "a GGUF file, or a folder with config.json, tokenizer and safetensors"
+        raise _no_path(where, folder, expected)
     names = model_files(f"{where}.path", folder)
     return Obtained(folder, origin_of(entry, ("path",), digests_of(folder, names)))
 

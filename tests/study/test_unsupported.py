@@ -1,0 +1,152 @@
+"""Models of kinds that are refused: as soon as a study names one, and in words that say why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from configs import ARCHITECTURE, checked
+from freelunch.cli.main import main
+from freelunch.core.errors import UserError
+from freelunch.costs.plan import Plan
+from freelunch.study.families import FAMILIES
+from freelunch.study.unsupported import check_supported
+from tiny_models import FAMILIES as TINY
+from tiny_models import tiny_config
+
+EXPERTS = [
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "gpt_oss",
+    "jamba",
+    "granitemoe",
+    "phimoe",
+    "dbrx",
+    "llama4_text",
+    "qwen3_next",
+    "minimax",
+    "glm4_moe",
+]
+RECURRENT = [
+    "mamba",
+    "mamba2",
+    "falcon_mamba",
+    "rwkv",
+    "bamba",
+    "zamba2",
+    "falcon_h1",
+    "recurrent_gemma",
+    "lfm2",
+]
+OTHER = ["t5", "bart"]
+SAID = {
+    **dict.fromkeys(EXPERTS, "a mixture of experts"),
+    **dict.fromkeys(RECURRENT, "a state-space or other recurrent model"),
+    **dict.fromkeys(OTHER, "an encoder-decoder or encoder"),
+}
+
+
+def refusal(config: Any) -> str:
+    with pytest.raises(UserError, match="which is not supported") as error:
+        check_supported(config, "models.one")
+    return str(error.value)
+
+
+@pytest.mark.parametrize("model_type", SAID)
+def test_by_the_name_alone_and_by_the_config(model_type: str) -> None:
+    assert SAID[model_type] in refusal({"model_type": model_type})
+    config = AutoConfig.for_model(model_type).to_dict()
+    assert "model_type" in config
+    refusal(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_experts": 8},
+        {"num_local_experts": 8},
+        {"n_routed_experts": 64},
+        {"moe_num_experts": 16},
+        {"ffn_config": {"moe_num_experts": 16}},
+        {"text_config": {"num_experts": 2}},
+        {"model_type": "llama", "num_local_experts": 4},
+    ],
+    ids=str,
+)
+def test_experts_of_a_family_that_has_no_name_here(config: dict[str, Any]) -> None:
+    message = refusal(config)
+    assert "token counts of each expert" in message
+    assert all(family in message for family in FAMILIES)
+
+
+@pytest.mark.parametrize("key", ["mamba_d_state", "ssm_in_multiplier", "linear_conv_kernel_dim"])
+def test_recurrence_of_a_family_that_has_no_name_here(key: str) -> None:
+    message = refusal({"model_type": "new", key: 4})
+    assert f"found:    model_type = new, {key} = 4" in message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        [],
+        None,
+        {"num_experts": 1},
+        {"num_local_experts": 0},
+        {"num_experts": None},
+        {"model_type": "doge", "is_moe": False, "num_experts": 16384},
+        {"model_type": "stablelm"},
+    ],
+    ids=str,
+)
+def test_dense_models_pass(config: Any) -> None:
+    check_supported(config, "models.one")
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_tested_families_pass(family: str) -> None:
+    check_supported(tiny_config(family).to_dict(), "models.one")
+
+
+def test_every_family_in_the_table_is_tested() -> None:
+    assert set(TINY) == set(FAMILIES)
+
+
+def test_the_plan_refuses_what_the_study_announces() -> None:
+    study = checked({"models.one.architecture": {**ARCHITECTURE, "model_type": "mixtral"}})
+    with pytest.raises(UserError, match="a mixture of experts") as error:
+        Plan.of(study)
+    assert str(error.value).startswith("models.one: ")
+    assert "found:    model_type = mixtral\n" in str(error.value)
+
+
+def test_the_command_refuses_what_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes that the plan cannot read do not matter."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {"model_type": "qwen3_moe", "num_experts": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    study = checked({"models.one": {"source": "path", "path": str(folder)}}).as_json()
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    monkeypatch.setattr("sys.argv", ["freelunch", "check", str(tmp_path / "study.yaml")])
+    assert main() == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: models.one: this model is a mixture of experts")
+    assert "num_experts = 128" in printed
+
+
+def test_the_plan_refuses_a_window_of_halves_side_by_side() -> None:
+    architecture = {**ARCHITECTURE, "model_type": "gpt_neox"}
+    halves = {"method": "reconstruction", "window": "attention_mlp"}
+    study = checked({"models.one.architecture": architecture, "adaptations.recon_block": halves})
+    with pytest.raises(UserError, match="2 problems in the grids") as error:
+        Plan.of(study)
+    assert "found:    use_parallel_residual = true" in str(error.value)
