@@ -30,7 +30,7 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
+.PHONY: gpu-check help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
 
 help:
 	@sed -n '3,14s/^#   //p' Makefile
@@ -89,6 +89,10 @@ format: env
 	ruff format .
 	ruff check --fix .
 	snakefmt Snakefile workflow
+
+# What this machine's GPU computes, how fast, and in how much memory.
+gpu-check: env
+	PYTHONPATH=$(PYTHONPATH):tests/support python tests/gpu/check.py $(ARGS)
 
 bench: study
 	PYTHONPATH=$(PYTHONPATH):tests/support python tests/bench/bench.py

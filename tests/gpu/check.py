@@ -232,14 +232,12 @@ def measure(report: Report, case: Case) -> None:
 
     with prepared(case, torch.bfloat16) as (model, masks, states, shapes, folder):
         samples, length = states.sequences, states.length
-        block = model.load_block(0)
-        outputs = states.create(states.scratch / "outputs")
+        block, outputs = model.load_block(0), states.create(states.scratch / "outputs")
         hidden = states.at(0)
         took = timed(case, lambda: states.blocks.through_(0, block, hidden, outputs))
         say_rate(
             "pass of a block", shapes.forward_flops(samples * length, length, 1), took, PASS_SHARE
         )
-        del block
         settings = read_adaptation({"method": "reconstruction", "epochs": 2, "batch": 1})
         numbers = iter(range(100))
 
@@ -304,18 +302,16 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.device == "cuda" and not torch.cuda.is_available():
         sys.exit(
-            f"there is no GPU that torch {torch.__version__} can use; install a CUDA build of torch "
-            "on a machine with one, or try `--device cpu --small`"
+            f"there is no GPU that torch {torch.__version__} can use; install a CUDA build of "
+            "torch on a machine with one, or try `--device cpu --small`"
         )
     report = Report()
     if chosen.device == "cuda":
         print(torch.cuda.get_device_name())
         run_tests(report)
     sizes, length = (SMALL, 64) if chosen.small else (LARGE, 4096)
-    compare_with_processor(
-        report,
-        Case(chosen.device, sizes if chosen.small else {**LARGE, "num_hidden_layers": 1}, 0, 0),
-    )
+    one_block = {**sizes, "num_hidden_layers": 1}
+    compare_with_processor(report, Case(chosen.device, one_block, length, 0))
     measure(report, Case(chosen.device, sizes, length, 4 if chosen.small else 8))
     print(f"{report.missed} bounds missed" if report.missed else "all bounds met")
     sys.exit(1 if report.missed else 0)
