@@ -200,8 +200,11 @@ class Shapes:
         return 4 * tokens * (6 * self.hidden + attention + mlp)
 
     def passing_bytes(self, tokens: int) -> int:
-        """Return the peak bytes that a pass through a block holds of a batch, without gradients."""
+        """Return the peak bytes that a pass through a block holds of a batch, without gradients.
+
+        They include the next inputs, which are read meanwhile, and the results that are written.
+        """
         mlp = (4 if self.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
-        return tokens * (self.bytes_each * (3 * self.hidden + mlp) + norms)
+        return tokens * (self.bytes_each * (5 * self.hidden + mlp) + norms)
