@@ -9,6 +9,7 @@
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make compare A=... B=...   differences between two studies, and what may explain them
+#   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
 #   make bench                 run the default study, then measure speed and memory, as ratios
 #   make docs                  the documentation, site/index.html
 #   make results               run the studies whose results docs/ keeps, and keep the new results
@@ -33,7 +34,7 @@ SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/loc
 .PHONY: gpu-check help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
 
 help:
-	@sed -n '3,14s/^#   //p' Makefile
+	@sed -n '3,15s/^#   //p' Makefile
 
 env: $(READY)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bench_pruning
 import bench_retraining
+import bench_storage
 import bench_tasks
 import bench_windows
 import torch
@@ -55,6 +56,7 @@ PARTS = {
     "pruning": bench_pruning.main,
     "windows": bench_windows.main,
     "retraining": bench_retraining.main,
+    "storage": bench_storage.main,
     "tasks": bench_tasks.main,
     "start": bench_start,
     "study": show_study,

@@ -1,7 +1,8 @@
 """Cost of a step, from shapes alone: floating-point operations, memory, disk.
 
 Memory is that of a job on a CPU. Weights that are only memory-mapped and hardly touched do not
-count.
+count. While a block is passed, the next one is read, so that two blocks are in memory; at the head,
+the last block is.
 
 The plan before a run and the record after it use the same formulas. A multiplication and an
 addition count as two operations. With T tokens, P weights in a block's linear layers, hidden size d
@@ -75,7 +76,9 @@ def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: s
         + shapes.outer_bytes
         + shapes.block_bytes
         + max(
-            gram_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length), length),
+            shapes.block_bytes
+            + gram_bytes
+            + shapes.passing_bytes(max(BATCH_TOKENS, length), length),
             shapes.head_bytes(length),
         ),
         kept * shapes.hidden_bytes(tokens) + shapes.blocks * gram_bytes,
@@ -112,7 +115,8 @@ def prune_model(
     return Cost(
         prune_flops(shapes, samples, length, criterion),
         PROCESS_BYTES
-        + (3 if changes else 1) * shapes.block_bytes
+        # A block and the next one, and what changes in it.
+        + (4 if changes else 2) * shapes.block_bytes
         # Weights and scores in float32, and the workspace for selecting among them.
         + 16 * shapes.largest_matrix
         + (shapes.gram_bytes if gram else 0)
@@ -188,7 +192,10 @@ def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
         PROCESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
-        + max(shapes.passing_bytes(max(BATCH_TOKENS, length), length), shapes.head_bytes(length)),
+        + max(
+            shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length), length),
+            shapes.head_bytes(length),
+        ),
         0,
     )
 
@@ -196,16 +203,20 @@ def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
 def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
     """Return the cost of a pass of the dense model that keeps all its outputs, or none."""
     tokens, held = sequences * length, max(BATCH_TOKENS, length)
-    # Outputs of each matrix and of the block, and all of them again side by side.
+    # Outputs of each matrix and of the block, all of them again side by side, and those of the
+    # batch before, which are written.
     widths = shapes.output_width + shapes.hidden
-    outputs = 2 * held * shapes.bytes_each * widths
+    outputs = (3 if keep == ALL else 2) * held * shapes.bytes_each * widths
     kept = tokens * shapes.bytes_each * (shapes.hidden + shapes.blocks * widths)
     return Cost(
         reference_flops(shapes, sequences, length),
         PROCESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
-        + max(shapes.passing_bytes(held, length) + outputs, shapes.head_bytes(length)),
+        + max(
+            shapes.block_bytes + shapes.passing_bytes(held, length) + outputs,
+            shapes.head_bytes(length),
+        ),
         kept if keep == ALL else 0,
     )
 
@@ -221,13 +232,19 @@ def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cos
     block beside the dense model's outputs. If these are not kept, the dense model passes again.
     """
     held, passes = max(BATCH_TOKENS, length), keep != ALL
-    # Each matrix's output in two passes, and float32 copies of the largest.
-    outputs = 2 * shapes.bytes_each * shapes.output_width + 4 * 3 * shapes.intermediate
+    # Each matrix's output in two passes, those of the dense model that are read meanwhile, and
+    # float32 copies of the largest.
+    widths = (2 if passes else 3) * shapes.output_width
+    outputs = shapes.bytes_each * widths + 4 * 3 * shapes.intermediate
+    models = 1 + passes
     return Cost(
         drift_flops(shapes, sequences, length, shapes.blocks if passes else 0),
         PROCESS_BYTES
-        + (1 + passes) * (shapes.outer_bytes + shapes.block_bytes)
-        + max(shapes.passing_bytes(held, length) + held * outputs, shapes.head_bytes(length)),
+        + models * (shapes.outer_bytes + shapes.block_bytes)
+        + max(
+            models * shapes.block_bytes + shapes.passing_bytes(held, length) + held * outputs,
+            shapes.head_bytes(length),
+        ),
         0,
     )
 
@@ -252,7 +269,10 @@ def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
         + HARNESS_BYTES
         + shapes.outer_bytes
         + shapes.block_bytes
-        + max(shapes.passing_bytes(BATCH_TOKENS, length), shapes.head_bytes(HEAD_PLACES)),
+        + max(
+            shapes.block_bytes + shapes.passing_bytes(BATCH_TOKENS, length),
+            shapes.head_bytes(HEAD_PLACES),
+        ),
         0,
     )
 

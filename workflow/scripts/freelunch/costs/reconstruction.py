@@ -171,17 +171,25 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
     # The block already holds the masks and the stored weights of what is trained.
     more = each - 1 - shapes.bytes_each
     if window == MATRIX:
-        width = max(matrix.inputs + 4 * matrix.outputs for matrix in shapes.matrices)
-        # The gradient, and twice its size while it is made (measured).
-        return block + max(
-            making, (more + 12) * shapes.largest_matrix + adapters + 4 * batch * width
+        width = max(
+            # Those of a step, and the inputs and targets of the next, which are read meanwhile.
+            4 * (matrix.inputs + 4 * matrix.outputs)
+            + shapes.bytes_each * (matrix.inputs + matrix.outputs)
+            for matrix in shapes.matrices
         )
+        # The gradient, and twice its size while it is made (measured).
+        return block + max(making, (more + 12) * shapes.largest_matrix + adapters + batch * width)
     if window == HALVES:
         mlp = sum(shapes.weights[2:])
         half = max(mlp, shapes.block_weights - mlp)
         return block + max(
             making,
-            more * half + adapters + 4 * shapes.largest_matrix + shapes.saved_bytes(batch, length),
+            more * half
+            + adapters
+            + 4 * shapes.largest_matrix
+            + shapes.saved_bytes(batch, length)
+            # The next inputs and targets.
+            + 2 * shapes.hidden_bytes(batch),
         )
     blocks = blocks_in(window, shapes.blocks)
     saved = blocks * shapes.saved_bytes(batch, length) + shapes.passing_bytes(batch, length)

@@ -128,11 +128,15 @@ def memory_bytes(
     saved = shapes.saved_bytes(tokens, length) * (1 if recomputed else shapes.blocks)
     passing = 4 * tokens * shapes.hidden
     if streamed:
-        # A block in use, and the next with its masks. Trained weights move one at a time.
+        # A block in use, and the next with its masks and its trained weights. Those move one at a
+        # time.
         using = shapes.block_weights * (4 + 1 + 4 if trained.weights == FULL else stored)
         moving = (4 * 2 + MOMENT_BYTES[optimiser]) * shapes.largest_matrix
-        blocks = max(using, moving) + shapes.block_weights * (stored + 1)
-        between = 4 * passing
+        coming = stored + 1 + (4 if trained.weights == FULL else 0)
+        blocks = max(using, moving) + shapes.block_weights * coming
+        # Hidden states and gradients of a micro-batch, those of the next, and those that are
+        # written.
+        between = 6 * passing
     else:
         blocks = shapes.blocks * shapes.block_weights * (held + of_gradients)
         between = passing * shapes.blocks if settings.gradient_checkpointing else 0

@@ -206,11 +206,14 @@ class Shapes:
         return 4 * tokens * (6 * self.hidden + attention + mlp + scores)
 
     def passing_bytes(self, tokens: int, length: int) -> int:
-        """Return the peak bytes that a pass through a block holds of a batch, without gradients."""
+        """Return the peak bytes that a pass through a block holds of a batch, without gradients.
+
+        They include the next inputs, which are read meanwhile, and the results that are written.
+        """
         mlp = (4 if self.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
         # Scores, masked scores, and their softmax in float32.
         scores = (2 * self.bytes_each + 4) * self.heads * length if self.all_scores else 0
         held = max(self.bytes_each * mlp, scores)
-        return tokens * (self.bytes_each * 3 * self.hidden + held + norms)
+        return tokens * (self.bytes_each * 5 * self.hidden + held + norms)

@@ -179,8 +179,7 @@ def pass_through(
         measurements: Measurements, in the order in which each block is handed to them.
         report: Called after each block.
     """
-    for index in range(model.num_blocks):
-        block = model.load_block(index)
+    for index, block in model.load_blocks(range(model.num_blocks)):
         for measurement in measurements:
             measurement.through_(index, block)
         report(index + 1, model.num_blocks, "blocks")

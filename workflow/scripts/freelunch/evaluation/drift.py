@@ -28,6 +28,7 @@ from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
+from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.steps import CAPTURE_REFERENCE, REFERENCE
 
 KINDS = ("accumulated", "local")
@@ -71,15 +72,20 @@ class Drift:
         """
         device = self._model.device
         errors: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in KINDS}
-        for batch, states, wanted in self._reference.through(index):
-            call = self._blocks.calls(len(states))[index]
-            changed = self._hidden[batch].to(device)
-            for kind, inputs in (("local", states), ("accumulated", changed)):
-                with timed(device, self._seconds):
-                    outputs = block_outputs(block, call, inputs)
-                for name, output in outputs.items():
-                    errors[kind].setdefault(name, []).append(relative(output, wanted[name]))
-            self._hidden[batch] = outputs[BLOCK]
+        passing = zip(
+            self._reference.through(index),
+            read_batches(device, self._blocks.batches, self._hidden),
+            strict=True,
+        )
+        with writing_behind(device) as write:
+            for (batch, states, wanted), (changed,) in passing:
+                call = self._blocks.calls(len(states))[index]
+                for kind, inputs in (("local", states), ("accumulated", changed)):
+                    with timed(device, self._seconds):
+                        outputs = block_outputs(block, call, inputs)
+                    for name, output in outputs.items():
+                        errors[kind].setdefault(name, []).append(relative(output, wanted[name]))
+                write(self._hidden, batch, outputs[BLOCK])
         for kind in KINDS:
             of_block = {name: torch.cat(parts) for name, parts in errors[kind].items()}
             self._drift[kind].append({name: _facts(each) for name, each in of_block.items()})

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from freelunch.evaluation.packing import Batch, Request, apart, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
 
 
@@ -57,30 +58,33 @@ class LogLikelihood:
         # One token per row: batches differ in their lengths.
         shape = (self._tokens, 1, width)
         self._hidden = create_hidden(scratch / hidden_file(0), shape, model.dtype)
-        for batch, rows in zip(self._parts, self._slices, strict=True):
-            states, _ = model.embed(batch.tokens, **arguments(batch, model))
-            self._hidden[rows] = states.reshape(-1, 1, width)
+        with writing_behind(model.device) as write:
+            for batch, rows in zip(self._parts, self._slices, strict=True):
+                states, _ = model.embed(batch.tokens, **arguments(batch, model))
+                write(self._hidden, rows, states.reshape(-1, 1, width))
 
     @torch.no_grad()
     def through_(self, index: int, block: nn.Module) -> None:
         """Pass all requests through a block."""
         width = self._model.config.hidden_size
-        for batch, rows in zip(self._parts, self._slices, strict=True):
-            # Recomputed for each block: the masks of all batches together may be larger than the
-            # model.
-            _, calls = self._model.embed(batch.tokens, **arguments(batch, self._model))
-            states = self._hidden[rows].reshape(*batch.tokens.shape, width).to(self._model.device)
-            self._hidden[rows] = calls[index](block, states).reshape(-1, 1, width)
+        arriving = read_batches(self._model.device, self._slices, self._hidden)
+        passing = zip(self._parts, self._slices, arriving, strict=True)
+        with writing_behind(self._model.device) as write:
+            for batch, rows, (states,) in passing:
+                # Recomputed for each block: the masks of all batches together may be larger than
+                # the model.
+                _, calls = self._model.embed(batch.tokens, **arguments(batch, self._model))
+                inputs = states.reshape(*batch.tokens.shape, width)
+                write(self._hidden, rows, calls[index](block, inputs).reshape(-1, 1, width))
 
     @torch.no_grad()
     def values(self) -> Likelihoods:
         """Return the log-likelihoods, after the last block."""
         found: dict[int, tuple[float, bool]] = {}
         predicted = 0
-        for batch, rows in zip(self._parts, self._slices, strict=True):
-            places, of_batch = _of_batch(
-                self._model, batch, self._hidden[rows][:, 0], self._requests
-            )
+        arriving = read_batches(self._model.device, self._slices, self._hidden)
+        for batch, (states,) in zip(self._parts, arriving, strict=True):
+            places, of_batch = _of_batch(self._model, batch, states[:, 0], self._requests)
             predicted += places
             found |= of_batch
         values = [found[index] for index in range(len(self._requests))]
@@ -149,7 +153,7 @@ def _of_batch(
     Args:
         model: The model, whose head is used.
         batch: The batch.
-        hidden: Hidden states after the last block, (tokens, d).
+        hidden: Hidden states after the last block, (tokens, d), on the model's device.
         requests: All requests.
     """
     length = batch.tokens.shape[1]
@@ -169,7 +173,7 @@ def _of_batch(
     greedy = torch.empty(len(places), dtype=torch.bool)
     for start in range(0, len(distinct), HEAD_PLACES):
         here = distinct[start : start + HEAD_PLACES]
-        states = hidden[here][None].to(model.device)
+        states = hidden[here.to(model.device)][None]
         logits = model.logits(torch.zeros(1, len(here), dtype=torch.int64), states)[0].float()
         normaliser = logits.logsumexp(-1).cpu()
         mine = ((inverse >= start) & (inverse < start + len(here))).nonzero()[:, 0]

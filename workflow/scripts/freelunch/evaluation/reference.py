@@ -8,7 +8,7 @@ passes the text through the dense model again.
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from freelunch.model.hidden_file import HiddenStates, create_hidden, hidden_file
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
+from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.boundaries import ALL
 from freelunch.study.steps import HIDDEN_STATES, REFERENCE
 
@@ -77,7 +78,7 @@ def capture_reference(
     for index in range(model.num_blocks):
         passing = reference.through(index)
         if keep == ALL:
-            _keep(cache, index, passing, input_ids.shape, model.dtype)
+            _keep(cache, index, passing, input_ids.shape, model)
         else:
             for _ in passing:
                 pass
@@ -104,18 +105,19 @@ def _keep(
     index: int,
     passing: Iterator[Passed],
     tokens: torch.Size,
-    dtype: torch.dtype,
+    model: StreamedModel,
 ) -> None:
     """Write all outputs of a block, batch by batch."""
     widths: dict[str, int] = {}
 
     def write(path: Path) -> None:
         file = None
-        for batch, _, outputs in passing:
-            widths.update({name: output.shape[-1] for name, output in outputs.items()})
-            if file is None:
-                file = create_hidden(path, (*tokens, sum(widths.values())), dtype)
-            file[batch] = torch.cat(list(outputs.values()), dim=-1)
+        with writing_behind(model.device) as behind:
+            for batch, _, outputs in passing:
+                widths.update({name: output.shape[-1] for name, output in outputs.items()})
+                if file is None:
+                    file = create_hidden(path, (*tokens, sum(widths.values())), model.dtype)
+                behind(file, batch, torch.cat(list(outputs.values()), dim=-1))
 
     # `write` has filled `widths` by the time it is stored.
     cache.add(outputs_file(index), write, outputs=widths)
@@ -145,16 +147,16 @@ class Reference(ABC):
         """Yield each batch, its inputs to a block and the block's outputs; blocks must come in
         order.
         """
-        outputs_of = self._block(index)
-        for batch in self._batches:
-            inputs = self.inputs[batch].to(self._device)
-            outputs = outputs_of(batch, inputs)
-            self.inputs[batch] = outputs[BLOCK]
-            yield batch, inputs, outputs
+        with writing_behind(self._device) as write:
+            passing = self._pass(index)
+            for batch, (inputs, outputs) in zip(self._batches, passing, strict=True):
+                # Contiguous, because a view would keep all outputs in memory while it is written.
+                write(self.inputs, batch, outputs[BLOCK].contiguous())
+                yield batch, inputs, outputs
 
     @abstractmethod
-    def _block(self, index: int) -> Callable[[slice, Tensor], dict[str, Tensor]]:
-        """Return a function that returns the outputs of a block for a batch of its inputs."""
+    def _pass(self, index: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yield, for each batch, the inputs and the outputs of a block, on the device."""
 
 
 class PassingReference(Reference):
@@ -167,12 +169,13 @@ class PassingReference(Reference):
     """
 
     def __init__(self, model: StreamedModel, input_ids: Tensor, scratch: Path) -> None:
-        self._model, self._tokens = model, input_ids.numel()
+        self._tokens = input_ids.numel()
         sequences, length = input_ids.shape
         self._blocks = BlockPass(model, sequences, length)
         shape = (sequences, length, model.config.hidden_size)
         inputs = create_hidden(scratch / SCRATCH, shape, model.dtype)
         self._blocks.embed_(input_ids, inputs)
+        self._loaded = model.load_blocks(range(model.num_blocks))
         self._seconds: list[float] = []
         super().__init__(self._blocks.batches, inputs, model.device)
 
@@ -181,16 +184,14 @@ class PassingReference(Reference):
         """Return how many tokens per second have passed so far."""
         return self._tokens / math.fsum(self._seconds)
 
-    def _block(self, index: int) -> Callable[[slice, Tensor], dict[str, Tensor]]:
-        block = self._model.load_block(index)
+    def _pass(self, index: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        _, block = next(self._loaded)
         self.passed_blocks += 1
-
-        def outputs_of(batch: slice, inputs: Tensor) -> dict[str, Tensor]:
+        for (inputs,) in read_batches(self._device, self._batches, self.inputs):
             call = self._blocks.calls(len(inputs))[index]
             with timed(self._device, self._seconds):
-                return block_outputs(block, call, inputs)
-
-        return outputs_of
+                outputs = block_outputs(block, call, inputs)
+            yield inputs, outputs
 
 
 class KeptReference(Reference):
@@ -214,17 +215,14 @@ class KeptReference(Reference):
         self.tokens_per_second = kept.facts["tokens_per_second"]
         super().__init__(batches, inputs, device)
 
-    def _block(self, index: int) -> Callable[[slice, Tensor], dict[str, Tensor]]:
+    def _pass(self, index: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         name = outputs_file(index)
         widths: dict[str, int] = self._kept.files[name]["outputs"]
         sizes = list(widths.values())
         file = open_hidden(self._kept.path(name))
-
-        def outputs_of(batch: slice, inputs: Tensor) -> dict[str, Tensor]:
-            outputs = file[batch].to(self._device).split(sizes, dim=-1)  # type: ignore[no-untyped-call]
-            return dict(zip(widths, outputs, strict=True))
-
-        return outputs_of
+        for inputs, beside in read_batches(self._device, self._batches, self.inputs, file):
+            outputs = beside.split(sizes, dim=-1)  # type: ignore[no-untyped-call]
+            yield inputs, dict(zip(widths, outputs, strict=True))
 
 
 def open_reference(

@@ -1,6 +1,7 @@
 """The driver of every pass over blocks: all sequences go through one block, then through the next.
 
-Each weight is read once, however many sequences there are, and one block is in memory at a time.
+Each weight is read once, however many sequences there are. While a batch is computed, the next is
+read, and the results of the one before are written.
 """
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.batching import BATCH_TOKENS
 
 
@@ -51,8 +53,9 @@ class BlockPass:
             input_ids: (sequences, length), int64.
             hidden: (sequences, length, d), filled here.
         """
-        for batch in self.batches:
-            hidden[batch] = self.model.embed(input_ids[batch])[0]
+        with writing_behind(self.model.device) as write:
+            for batch in self.batches:
+                write(hidden, batch, self.model.embed(input_ids[batch])[0])
 
     @torch.no_grad()
     def through_(
@@ -70,8 +73,9 @@ class BlockPass:
             hidden: (sequences, length, d) before the block.
             outputs: (sequences, length, d), filled here; None to watch the block only.
         """
-        for batch in self.batches:
-            inputs = hidden[batch].to(self.model.device)
-            states = self.calls(len(inputs))[index](block, inputs)
-            if outputs is not None:
-                outputs[batch] = states
+        arriving = read_batches(self.model.device, self.batches, hidden)
+        with writing_behind(self.model.device) as write:
+            for batch, (inputs,) in zip(self.batches, arriving, strict=True):
+                states = self.calls(len(inputs))[index](block, inputs)
+                if outputs is not None:
+                    write(outputs, batch, states)

@@ -8,8 +8,9 @@ only the outer part in memory, and loads blocks on request.
 
 import copy
 import json
+import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
 from freelunch.model.outer import Outer
+from freelunch.model.transfer import load_ahead
 from freelunch.study.families import tested
 from freelunch.study.steps import CHECKPOINT
 
@@ -201,6 +203,17 @@ class StreamedModel:
             )
         return block.requires_grad_(False).eval()
 
+    def load_blocks(self, indices: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
+        """Yield blocks by their indices; the next one is read while the caller works on one."""
+
+        def load(index: int) -> nn.Module:
+            block = self.load_block(index)
+            for tensor in block.parameters():
+                _read_mapped(tensor)
+            return block
+
+        return load_ahead(self.device, indices, load)
+
     def shapes_of_block(self) -> nn.Module:
         """Return a block whose parameters have shapes but no values; all blocks are alike."""
         return self._meta_blocks[0]
@@ -257,3 +270,11 @@ class StreamedModel:
                 where=self.folder / OUTER,
                 found=f"no {', '.join(absent)}",
             )
+
+
+def _read_mapped(tensor: Tensor) -> None:
+    """Have the system read the pages of a memory-mapped tensor, which are otherwise read when a
+    pass first needs them.
+    """
+    if tensor.device.type == "cpu":
+        tensor.detach().reshape(-1).view(torch.uint8)[:: mmap.PAGESIZE].sum()

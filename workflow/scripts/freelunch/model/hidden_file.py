@@ -47,6 +47,12 @@ class HiddenStates:
         """Return sequences, (rows, length, features), or one, (length, features)."""
         if isinstance(rows, int):
             return self[rows : rows + 1][0]
+        return self.read(rows)
+
+    def read(self, rows: slice | Tensor, pinned: bool = False) -> Tensor:
+        """Return sequences, (rows, length, features); in pinned memory, from which a GPU copies
+        while it computes, if asked.
+        """
         if isinstance(rows, slice):
             first, stop, step = rows.indices(len(self))
             runs = (
@@ -57,7 +63,7 @@ class HiddenStates:
         else:
             runs = [(row, row + 1) for row in rows.tolist()]
         count = sum(stop - first for first, stop in runs)
-        found = torch.empty((count, *self.shape[1:]), dtype=self.dtype)
+        found = torch.empty((count, *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)
         row = 0
         for first, stop in runs:
             part = found[row : row + stop - first]

@@ -117,8 +117,8 @@ class DenseStates:
         if start is None:
             self.blocks.embed_(self.input_ids, made)
         states = made if start is None else open_hidden(self._paths[start])
-        for index in range(start or 0, boundary):
-            self.blocks.through_(index, self._model.load_block(index), states, made)
+        for index, block in self._model.load_blocks(range(start or 0, boundary)):
+            self.blocks.through_(index, block, states, made)
             states = made
             self.passed += 1
 

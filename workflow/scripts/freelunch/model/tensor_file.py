@@ -19,7 +19,7 @@ Entry = tuple[tuple[int, ...], torch.dtype]
 
 
 class TensorFile:
-    """An open file of tensors.
+    """An open file of tensors; threads may read and write different parts of it at once.
 
     Args:
         path: The file.
@@ -37,7 +37,9 @@ class TensorFile:
         self.entries: dict[str, Entry] = {
             name: (tuple(entry["shape"]), names[entry["dtype"]]) for name, entry in header.items()
         }
-        self._starts = {name: 8 + size + it["data_offsets"][0] for name, it in header.items()}
+        self._starts: dict[str, int] = {
+            name: 8 + size + it["data_offsets"][0] for name, it in header.items()
+        }
 
     def __del__(self) -> None:
         self.close()
@@ -58,28 +60,28 @@ class TensorFile:
         """
         shape, dtype = self.entries[name]
         found = torch.empty(shape, dtype=dtype) if tensor is None else tensor
-        view = _bytes(found)
-        self._seek(name, first)
+        view, place = _bytes(found), self._place(name, first)
         while len(view):
-            count = self._file.readinto(view)  # type: ignore[attr-defined]
+            count = os.preadv(self._file.fileno(), [view], place)
             if not count:
                 raise EOFError(f"{self._file.name} ends early")
-            view = view[count:]
+            view, place = view[count:], place + count
         return found
 
     def write(self, name: str, tensor: Tensor, first: int = 0) -> None:
         """Write a tensor, or a part that begins at element `first`, in the file's dtype."""
         view = _bytes(tensor.detach().to("cpu", self.entries[name][1]).contiguous())
-        self._seek(name, first)
+        place = self._place(name, first)
         while len(view):
-            view = view[self._file.write(view) :]
+            count = os.pwrite(self._file.fileno(), view, place)
+            view, place = view[count:], place + count
 
     def sync(self) -> None:
         """Have the system write the file to its disk, so that a power cut cannot undo it."""
         os.fsync(self._file.fileno())
 
-    def _seek(self, name: str, first: int) -> None:
-        self._file.seek(self._starts[name] + first * self.entries[name][1].itemsize)
+    def _place(self, name: str, first: int) -> int:
+        return self._starts[name] + first * self.entries[name][1].itemsize
 
 
 def create_tensor_file(path: Path, entries: Mapping[str, Entry]) -> TensorFile:

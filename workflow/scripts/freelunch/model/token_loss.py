@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.transfer import read_batches
 
 
 def scored_tokens(length: int, stride: int) -> int:
@@ -24,12 +25,12 @@ def window_loss(
     Args:
         model: The model, for its head.
         input_ids: (length,), int64.
-        hidden: Hidden states after the last block, (length, d).
+        hidden: Hidden states after the last block, (length, d), on the model's device.
         scored: How many tokens are scored; None for all but the first, which nothing predicts.
     """
     first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
     before = slice(first - 1, -1)
-    logits = model.logits(input_ids[None, before], hidden[None, before].to(model.device))[0]
+    logits = model.logits(input_ids[None, before], hidden[None, before])[0]
     targets = input_ids[first:].to(model.device)
     return nn.functional.cross_entropy(logits.float(), targets).cpu().double()
 
@@ -48,8 +49,9 @@ def window_losses(
         hidden: Hidden states after the last block, (windows, length, d); read one window at a time.
         scored: As in `window_loss`.
     """
-    pairs = zip(input_ids, hidden, strict=True)
-    return torch.stack([window_loss(model, ids, states, scored) for ids, states in pairs])
+    windows = [slice(row, row + 1) for row in range(len(hidden))]
+    pairs = zip(input_ids, read_batches(model.device, windows, hidden), strict=True)
+    return torch.stack([window_loss(model, ids, states[0], scored) for ids, (states,) in pairs])
 
 
 def check_dense(perplexity: float | None, limit: float, where: object) -> None:

@@ -78,10 +78,17 @@ def capture_dense(
     for boundary, name in kept.items():
         if name in cache:
             states.found(boundary, hidden_folder / name)
+    missing = [
+        index
+        for index in range(model.num_blocks)
+        if statistics_file(index) not in writer
+        or (index + 1 in kept and kept[index + 1] not in cache)
+    ]
+    blocks = model.load_blocks(missing)
     for index in range(model.num_blocks):
         after = index + 1
-        if statistics_file(index) not in writer or (after in kept and kept[after] not in cache):
-            block = model.load_block(index)
+        if index in missing:
+            _, block = next(blocks)
             collector = Collector(block, model.sharding.name(index, ""), gram)
             work = _passing(states, index, block)
             with collector.watching():

@@ -90,9 +90,11 @@ def prune_model(
         pruner, config = _weight_pruner(model, criterion, pattern, seed), {}
     writer = ArtifactWriter(folder, KIND, fingerprint)
     passing = SparseStates(states) if sparse else None
+    missing = [index for index in range(model.num_blocks) if masks_file(index) not in writer]
+    blocks = model.load_blocks(missing)
     for index in range(model.num_blocks):
-        if masks_file(index) not in writer:
-            block = model.load_block(index)
+        if index in missing:
+            _, block = next(blocks)
             statistics: Statistics
             if passing is None:
                 statistics = read_statistics(dense, index, model.device, gram)
@@ -234,9 +236,9 @@ def _unit_pruner(
     chosen: list[Tensor] = []
     if criterion.scope == "model":
         found: list[Tensor] = []
-        for index in range(model.num_blocks):
+        for index, block in model.load_blocks(range(model.num_blocks)):
             statistics = read_statistics(dense, index, model.device)
-            found += scores(model.load_block(index), index, statistics)
+            found += scores(block, index, statistics)
         weights = list(layout.unit_weights(shapes)) * model.num_blocks
         chosen = choose_in_model(found, weights, pattern)
 

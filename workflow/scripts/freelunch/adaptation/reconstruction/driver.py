@@ -28,6 +28,7 @@ from freelunch.model.hidden_states import DenseStates, SparseStates
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
+from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, halves_of, whole_of
@@ -294,9 +295,10 @@ class _Run:
         outputs: bool,
     ) -> dict[str, HiddenStates]:
         """Return the inputs of some groups of a block's matrices and, if asked, all outputs."""
-        recorder = Recorder(block, self.states, self.scratch, inputs, outputs)
-        with recorder.watching():
-            self.states.blocks.through_(index, block, hidden, None)
+        with writing_behind(self.model.device) as write:
+            recorder = Recorder(block, self.states, self.scratch, inputs, outputs, write)
+            with recorder.watching():
+                self.states.blocks.through_(index, block, hidden, None)
         return recorder.files
 
     @torch.no_grad()
@@ -305,8 +307,12 @@ class _Run:
         linear: nn.Linear = self.model.load_block(index).get_submodule(name)  # type: ignore[assignment]
         shape = (inputs.shape[0], inputs.shape[1], linear.out_features)
         targets = create_hidden(self.scratch / "targets", shape, inputs.dtype)
-        for rows in self.states.blocks.batches:
-            targets[rows] = linear(inputs[rows].to(self.model.device))
+        batches, device = self.states.blocks.batches, self.model.device
+        with writing_behind(device) as write:
+            for rows, (entering,) in zip(
+                batches, read_batches(device, batches, inputs), strict=True
+            ):
+                write(targets, rows, linear(entering))
         return targets
 
     def _groups(self, index: int, block: nn.Module) -> dict[str, list[str]]:

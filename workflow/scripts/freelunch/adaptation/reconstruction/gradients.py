@@ -11,6 +11,7 @@ from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training.optimisers import divergence, precision_of, stepping_in_backward
 from freelunch.adaptation.training.schedule import schedule
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.batching import CHECK_SEQUENCES
 
@@ -47,11 +48,12 @@ def train_window_(
     trained = window.train_(settings.trained, seed)
     losses: list[Tensor] = []
     diverged: int | None = None
+    steps = list(schedule(settings, len(inputs), seed))
+    batches = read_batches(window.device, [rows for _, rows, _ in steps], inputs, targets)
     with stepping_in_backward(trained, settings.optimiser) as set_rate:
-        for rate, rows, ends_epoch in schedule(settings, len(inputs), seed):
+        for (rate, _, ends_epoch), (entering, wanted) in zip(steps, batches, strict=True):
             set_rate(rate)
-            outputs = window(inputs[rows].to(window.device), precision)
-            value = loss(outputs, targets[rows].to(window.device))
+            value = loss(window(entering, precision), wanted)
             value.backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
             # Check once per epoch, not once per step: on a GPU, reading a loss waits for the
@@ -100,12 +102,10 @@ def window_loss(
     sequences: int = CHECK_SEQUENCES,
 ) -> float:
     """Return the mean loss of a window on the first sequences."""
+    rows = [slice(row, row + 1) for row in range(min(sequences, len(inputs)))]
     losses = [
-        loss(
-            window(inputs[row : row + 1].to(window.device), precision),
-            targets[row : row + 1].to(window.device),
-        )
-        for row in range(min(sequences, len(inputs)))
+        loss(window(entering, precision), wanted)
+        for entering, wanted in read_batches(window.device, rows, inputs, targets)
     ]
     return float(torch.stack(losses).mean())
 

@@ -16,6 +16,7 @@ from freelunch.adaptation.reconstruction.losses import mean_squared_error
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import LeastSquares
 
 
@@ -113,11 +114,12 @@ def _sums(
 
     A bias that is not trained is subtracted from the targets; a trained bias has an input of 1.
     """
-    device, rows = linear.weight.device, linear.in_features + train_bias
-    gram = torch.zeros(rows, rows, dtype=torch.float64, device=device)
-    cross = torch.zeros(linear.out_features, rows, dtype=torch.float64, device=device)
-    for x, y in zip(inputs, targets, strict=True):
-        x, y = x.to(device).double(), y.to(device).double()
+    device, columns = linear.weight.device, linear.in_features + train_bias
+    gram = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+    cross = torch.zeros(linear.out_features, columns, dtype=torch.float64, device=device)
+    rows = [slice(row, row + 1) for row in range(len(inputs))]
+    for entering, wanted in read_batches(device, rows, inputs, targets):
+        x, y = entering[0].double(), wanted[0].double()
         if train_bias:
             x = nn.functional.pad(x, (0, 1), value=1.0)
         elif isinstance(linear.bias, Tensor):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from freelunch.model.hidden_file import HiddenStates, create_hidden
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.model.transfer import Write
 
 
 def inputs_of(group: str) -> str:
@@ -29,6 +30,7 @@ class Recorder(LinearWatcher):
         folder: Folder for the files.
         inputs: Names of the groups whose inputs are written.
         outputs: Whether the outputs of all layers are written.
+        write: Writes a batch.
 
     Attributes:
         files: Recorded inputs and outputs by name, each (sequences, length, features).
@@ -41,10 +43,11 @@ class Recorder(LinearWatcher):
         folder: Path,
         inputs: Collection[str],
         outputs: bool,
+        write: Write,
     ) -> None:
         super().__init__(block)
         self._states, self._folder = states, folder
-        self._wanted, self._outputs = inputs, outputs
+        self._wanted, self._outputs, self._write_behind = inputs, outputs, write
         self.files: dict[str, HiddenStates] = {}
         self._rows: dict[str, int] = {}
 
@@ -67,5 +70,6 @@ class Recorder(LinearWatcher):
             self.files[name] = create_hidden(path, shape, tensor.dtype)
             self._rows[name] = 0
         start = self._rows[name]
-        self.files[name][start : start + len(rows)] = rows
+        # A copy, because a block may change what it hands to a layer while this is written.
+        self._write_behind(self.files[name], slice(start, start + len(rows)), rows.clone())
         self._rows[name] = start + len(rows)

@@ -22,18 +22,20 @@ from freelunch.adaptation.training.matrices import (
     nothing_trained,
     other_parameters,
 )
-from freelunch.core.ahead import read_ahead
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates, create_hidden
 from freelunch.model.mask_store import load_masks, load_pruned_block, round_
+from freelunch.model.transfer import load_ahead, read_batches, writing_behind
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL, HEAD, Trained
 
 # The loss of some sequences, 0-d, from their logits and their rows in the sample.
 Loss = Callable[[Tensor, Tensor], Tensor]
+# A pruned block, its masks, and its trained parameters, if it has some already.
+Loaded = tuple[nn.Module, dict[str, Tensor], Sequence[Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Trainee:
         """Yield the number and the tensors of each block as a checkpoint stores them."""
         blocks = range(self._model.num_blocks)
         modules: Iterable[tuple[int, nn.Module]] = (
-            ((index, module) for index, (module, _) in read_ahead(blocks, self._load))
+            ((index, module) for index, (module, _, _) in self._loaded(blocks))
             if self._restored
             else ((index, block.module) for index, block in self._visits(blocks))
         )
@@ -217,32 +219,40 @@ class Trainee:
             for at in range(blocks + 1)
         ]
         gradient = _Between(self._scratch / "gradient.safetensors", len(work.rows))
+
+        def read(*files: _Between) -> Iterator[tuple[slice, list[Tensor]]]:
+            arriving = read_batches(device, work.parts, *(file.states for file in files))
+            return zip(work.parts, arriving, strict=True)
+
         with torch.no_grad():
-            for part in work.parts:
-                between[0][part] = self._embed(work.tokens(part))
+            with writing_behind(device) as write:
+                for part in work.parts:
+                    write(between[0], part, self._embed(work.tokens(part)))
             for index, block in self._visits(range(blocks)):
-                for part, states in read_ahead(work.parts, between[index].__getitem__):
-                    hidden = states.to(device)
-                    after = self._through(index, block, hidden, work.place(part))
-                    between[index + 1][part] = after
+                with writing_behind(device) as write:
+                    for part, (hidden,) in read(between[index]):
+                        after = self._through(index, block, hidden, work.place(part))
+                        write(between[index + 1], part, after)
         total = 0.0
-        for part, states in read_ahead(work.parts, between[blocks].__getitem__):
-            leaf = states.to(device).requires_grad_(True)
-            total += self._end_(work, part, leaf)
-            gradient[part] = _gradient(leaf)
+        with writing_behind(device) as write:
+            for part, (hidden,) in read(between[blocks]):
+                leaf = hidden.requires_grad_(True)
+                total += self._end_(work, part, leaf)
+                write(gradient, part, _gradient(leaf))
         for index, block in self._visits(range(blocks - 1, -1, -1)):
             needed = index > 0 or self._embedding_trained
-            for part, states in read_ahead(work.parts, between[index].__getitem__):
-                leaf = states.to(device).requires_grad_(needed)
-                after = self._through(index, block, leaf, work.place(part))
-                after.backward(gradient[part].to(device))  # type: ignore[no-untyped-call]
-                if needed:
-                    gradient[part] = _gradient(leaf)
+            with writing_behind(device) as write:
+                for part, (hidden, given) in read(between[index], gradient):
+                    leaf = hidden.requires_grad_(needed)
+                    after = self._through(index, block, leaf, work.place(part))
+                    after.backward(given)  # type: ignore[no-untyped-call]
+                    if needed:
+                        write(gradient, part, _gradient(leaf))
             self._gathered(index, block.trained)
         if self._embedding_trained:
-            for part in work.parts:
+            for part, (given,) in read(gradient):
                 entering = self._embed(work.tokens(part))
-                entering.backward(gradient[part].to(device))  # type: ignore[no-untyped-call]
+                entering.backward(given)  # type: ignore[no-untyped-call]
         return total
 
     def _end_(self, work: "_Step", part: slice, hidden: Tensor) -> float:
@@ -312,19 +322,29 @@ class Trainee:
         if self._held:
             yield from ((index, self._held[index]) for index in indices)
             return
-        for index, loaded in read_ahead(indices, self._load):
+        for index, loaded in self._loaded(indices):
             yield index, self._block(index, *loaded)
 
-    def _load(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        return load_pruned_block(self._model, self._masks.folder, index)
+    def _loaded(self, indices: Sequence[int]) -> Iterator[tuple[int, Loaded]]:
+        return load_ahead(self._model.device, indices, self._load)
 
-    def _block(self, index: int, module: nn.Module, masks: dict[str, Tensor]) -> Block:
+    def _load(self, index: int) -> Loaded:
+        module, masks = load_pruned_block(self._model, self._masks.folder, index)
+        return module, masks, self._state.parameters(index) if index in self._state else None
+
+    def _block(
+        self,
+        index: int,
+        module: nn.Module,
+        masks: dict[str, Tensor],
+        given: Sequence[Tensor] | None,
+    ) -> Block:
         self._widen_(module)
         layers = [
             (self._model.sharding.name(index, name), linear, masks[name])
             for name, linear in block_linears(module).items()
         ]
-        trained = self._trained_of(index, layers, [module], self._trained)
+        trained = self._trained_of(index, layers, [module], self._trained, given)
         if not (trained.parameters or self._outer_trained.parameters):
             raise nothing_trained(name for name, _, _ in layers)
         block = Block(module, trained)
@@ -333,9 +353,13 @@ class Trainee:
         return block
 
     def _trained_of(
-        self, part: int, layers: Sequence[Masked], modules: Sequence[nn.Module], trained: Trained
+        self,
+        part: int,
+        layers: Sequence[Masked],
+        modules: Sequence[nn.Module],
+        trained: Trained,
+        given: Sequence[Tensor] | None,
     ) -> TrainedParameters:
-        given = self._state.parameters(part) if part in self._state else None
         others = other_parameters(modules, trained)
         found = TrainedParameters(layers, others, trained, self._seed, given)
         if given is None and found.parameters:
@@ -369,7 +393,8 @@ class Trainee:
             and not isinstance(module, nn.Linear)
         }
         part, head_alone = self._model.num_blocks, replace(trained, linears=None)
-        found = self._trained_of(part, layers, list(modules.values()), head_alone)
+        given = self._state.parameters(part) if part in self._state else None
+        found = self._trained_of(part, layers, list(modules.values()), head_alone, given)
         names = {id(module): name for name, module in modules.items()}
         self._trained_outer: dict[str, Tensor] = {
             f"{names[id(module)]}.{name}": getattr(module, name)
@@ -450,9 +475,11 @@ class _Between:
         self._path, self._sequences = path, sequences
         self._states: HiddenStates | None = None
 
-    def __getitem__(self, part: slice) -> Tensor:
+    @property
+    def states(self) -> HiddenStates:
+        """The hidden states, once some were written."""
         assert self._states is not None
-        return self._states[part]
+        return self._states
 
     def __setitem__(self, part: slice, states: Tensor) -> None:
         if self._states is None:

@@ -1,0 +1,313 @@
+"""A GPU without memory and without results, on which each operation checks the devices of its
+tensors.
+
+What is moved to the device becomes a fake tensor of torch's FakeTensorMode: it has a shape, a dtype
+and a device, and an operation on tensors of two devices raises. Files and tensors of the CPU are
+real. A CPU build of torch stops the process where autograd meets a fake tensor of the device
+"cuda". This device therefore has a name of its own, under which torch lets Python register one, and
+the program treats every device but the CPU alike. It can be registered once in a process, for good:
+`python tests/support/fake_gpu.py` runs all cases in a process of their own, and prints the error of
+each as JSON.
+"""
+
+import contextlib
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from freelunch.core import ahead
+from freelunch.evaluation.packing import Request
+from freelunch.model import transfer
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_file import create_hidden
+from freelunch.study.windows import MATRIX, split_windows
+from measuring import drift_of, likelihoods_of, perplexity_of
+from tiny_models import (
+    Prepared,
+    capture,
+    prepare,
+    random_tokens,
+    reconstruct,
+    retrain,
+    save_calibration,
+)
+
+DEVICE = "fakegpu"
+BLOCKS = 2
+aten = torch.ops.aten
+# Shapes of the tensors that were recorded as used by another stream than their own.
+RECORDED: list[torch.Size] = []
+# What the program asks of values, which fake tensors lack: it shall see sound ones.
+ANSWERS: dict[Any, Callable[..., Any]] = {
+    aten._local_scalar_dense.default: lambda tensor: {torch.bool: True, torch.int32: 0}.get(
+        tensor.dtype, 1.0
+    ),
+    aten.equal.default: lambda one, other: True,
+    aten.nonzero.default: lambda tensor: tensor.new_empty((0, tensor.dim()), dtype=torch.int64),
+    aten.record_stream.default: lambda tensor, stream: RECORDED.append(tensor.shape),
+}
+
+
+class FakeGpu(FakeTensorMode):
+    """Fake what concerns the device, and run all else."""
+
+    # Tensors are made on the CPU before they are moved to the device.
+    avoid_device_init = True  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        # How many operations on fake tensors are being carried out, by other operations.
+        self._within = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        if not self._within and not any(
+            isinstance(leaf, FakeTensor) or (isinstance(leaf, torch.device) and leaf.type == DEVICE)
+            for leaf in leaves
+        ):
+            # Without a real GPU there is no pinned memory.
+            return func(
+                *args, **{**kwargs, "pin_memory": False} if "pin_memory" in kwargs else kwargs
+            )
+        if func is aten.copy_.default and not isinstance(args[0], FakeTensor):
+            # From the device to the CPU.
+            return args[0].fill_(1)
+        if func in ANSWERS:
+            devices = {leaf.device for leaf in leaves if isinstance(leaf, Tensor)}
+            assert len(devices) == 1, f"{func} of tensors on {devices}"
+            return ANSWERS[func](*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, self._fake, (args, kwargs))
+        self._within += 1
+        try:
+            found = super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self._within -= 1
+        return found if self._within else tree_map_only(FakeTensor, _returned, found)
+
+    def _fake(self, tensor: Tensor) -> Tensor:
+        return tensor if isinstance(tensor, FakeTensor) else self.from_tensor(tensor)
+
+
+def _returned(tensor: FakeTensor) -> Tensor:
+    """Return a real tensor for one that comes back to the CPU."""
+    return torch.ones(tensor.shape, dtype=tensor.dtype) if tensor.device.type == "cpu" else tensor
+
+
+class FakeEvent:
+    """A point in the work of a stream.
+
+    Attributes:
+        waited: The streams that the host waited for.
+    """
+
+    waited: ClassVar[list["FakeStream"]] = []
+
+    def __init__(self, stream: "FakeStream") -> None:
+        self.stream = stream
+
+    def synchronize(self) -> None:
+        self.waited.append(self.stream)
+
+
+class FakeStream(torch.Stream):
+    """A stream that notes which streams it waits for."""
+
+    current: list["FakeStream"]
+    # By itself, a stream equals any other of the same number.
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+    def __init__(self, device: Any) -> None:
+        self.waits: list[FakeStream] = []
+
+    def __enter__(self) -> "FakeStream":
+        FakeStream.current.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        FakeStream.current.pop()
+
+    def record_event(self) -> FakeEvent:
+        return FakeEvent(self)
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.waits.append(event.stream)
+
+    def wait_stream(self, stream: "FakeStream") -> None:
+        self.waits.append(stream)
+
+
+class Backend(backend_registration._DummyBackendModule):
+    """What torch asks of a device."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+class Inline:
+    """An executor without a thread: a mode of torch holds for the thread that entered it."""
+
+    def __init__(self, workers: int, name: str) -> None: ...
+
+    def __enter__(self) -> "Inline":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(call(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+@contextlib.contextmanager
+def fake_gpu() -> Iterator[None]:
+    """Have what is moved to DEVICE be fake, and streams and events note what they are asked."""
+    backward = Tensor.backward
+
+    def checked_backward(self: Tensor, gradient: Tensor | None = None) -> None:
+        # An error within the engine's thread would end the process.
+        if gradient is not None and gradient.device != self.device:
+            raise RuntimeError(f"a gradient on {gradient.device} for a tensor on {self.device}")
+        backward(self, gradient)
+
+    def set_data(parameter: Tensor, converted: Tensor) -> None:
+        # As for tensors that are not fake. Swapping fails where anything refers to a parameter.
+        parameter.data = converted.data
+
+    def current_stream(device: torch.device) -> FakeStream:
+        return FakeStream.current[-1]
+
+    FakeStream.current = [FakeStream(DEVICE)]
+    transfer._stream.cache_clear()
+    with (
+        mock.patch.object(Tensor, "backward", checked_backward),
+        mock.patch.object(torch.utils, "swap_tensors", set_data),
+        mock.patch.object(torch, "Stream", FakeStream),
+        mock.patch.object(torch.accelerator, "current_stream", current_stream),
+        mock.patch.object(ahead, "ThreadPoolExecutor", Inline),
+        FakeGpu(),
+    ):
+        yield
+
+
+def on_device(prepared: Prepared) -> Prepared:
+    """Return a prepared model whose passes run on the device."""
+    return Prepared(StreamedModel(prepared.model.folder, DEVICE), prepared.dense, prepared.masks)
+
+
+def adapted(**settings: Any) -> Callable[[Prepared, Path], object]:
+    windows = split_windows(BLOCKS, settings.get("window", MATRIX))
+    return lambda prepared, base: reconstruct(
+        on_device(prepared), base / "adapted", windows, **settings
+    )
+
+
+def retrained(**settings: Any) -> Callable[[Prepared, Path], object]:
+    return lambda prepared, base: retrain(on_device(prepared), base / "retrained", **settings)
+
+
+def captured(prepared: Prepared, base: Path) -> None:
+    """Make the dense pass on the device."""
+    model = on_device(prepared).model
+    sample = save_calibration(model.artifact, base / "sample", random_tokens(6))
+    capture(model, sample, base / "dense")
+
+
+def transfers(prepared: Prepared, base: Path) -> None:
+    """Check which streams wait for which while batches come and go."""
+    device, parts = torch.device(DEVICE, 0), [slice(0, 2), slice(2, 4), slice(4, 6)]
+    file = create_hidden(base / "hidden.safetensors", (6, 3, 8), torch.float32)
+    RECORDED.clear()
+    FakeEvent.waited.clear()
+    computing = torch.accelerator.current_stream(device)
+    with transfer.writing_behind(device) as write:
+        batches = transfer.read_batches(device, parts, file)
+        for part, (states,) in zip(parts, batches, strict=True):
+            write(file, part, states + 1)
+    incoming, outgoing = (transfer._stream(device, what) for what in ("batches", "results"))
+    # What arrives is there before it is used, and what leaves is computed before it is copied.
+    assert computing.waits == 3 * [incoming]
+    assert outgoing.waits == 3 * [computing]
+    # Memory is used again when neither stream needs it.
+    assert RECORDED == 6 * [(2, 3, 8)]
+    # The host waits for the device before it reads on, and for a copy before it writes it.
+    assert FakeEvent.waited.count(computing) == FakeEvent.waited.count(outgoing) == 3
+    assert torch.equal(file[:], torch.ones(6, 3, 8))
+
+
+CASES: dict[str, Callable[[Prepared, Path], object]] = {
+    "transfers": transfers,
+    "a dense pass": captured,
+    "a window of a block": adapted(window=1),
+    "a window of the model": adapted(window="all"),
+    "windows of halves": adapted(window="attention_mlp"),
+    "windows of matrices": adapted(window="matrix", train_norms=False),
+    "sequential windows": adapted(window=1, inputs="sparse", targets="local"),
+    "sequential windows of matrices": adapted(
+        window="matrix", train_norms=False, inputs="sparse", targets="local"
+    ),
+    "least squares": adapted(method="least_squares"),
+    "perplexity": lambda prepared, base: perplexity_of(
+        on_device(prepared).model, random_tokens(4), base
+    ),
+    "drift": lambda prepared, base: drift_of(
+        on_device(prepared).model, on_device(prepared).model, random_tokens(4), base
+    ),
+    "likelihoods": lambda prepared, base: likelihoods_of(
+        on_device(prepared).model, [Request([1, 2, 3], [token]) for token in range(5, 9)], base
+    ),
+    **{
+        f"retraining {where}, {name}": retrained(
+            streamed=where == "streamed", batch=4, micro_batch=2, **settings
+        )
+        for where in ("in memory", "streamed")
+        for name, settings in {
+            "full": {"method": "full"},
+            "full, distilled": {"method": "full", "loss": "distillation"},
+            "masklora": {"method": "masklora", "rank": 4},
+            "norms": {"method": "norms"},
+        }.items()
+    },
+}
+
+
+def error_of(case: str, prepared: Prepared, base: Path) -> str | None:
+    """Return the traceback of a case; None if it ends well."""
+    try:
+        with fake_gpu():
+            CASES[case](prepared, base)
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+def main(cases: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    backend_registration._setup_privateuseone_for_python_backend(DEVICE, Backend())
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = prepare(Path(folder) / "prepared", sequences=3, num_hidden_layers=BLOCKS)
+        for number, case in enumerate(cases or CASES):
+            base = Path(folder) / str(number)
+            base.mkdir()
+            # Line by line: an error in a thread of torch's ends the process.
+            print(json.dumps({case: error_of(case, prepared, base)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
