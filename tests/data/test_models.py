@@ -111,7 +111,7 @@ def test_a_config_that_states_no_dtype(tmp_path: Path) -> None:
     edit_config(source, dtype=None)
     assert refused(source) == (
         "models.tiny.dtype: the model's config.json states no dtype that can be used here\n"
-        "  expected: float32, bfloat16 or float16\n"
+        "  expected: one of: float32, bfloat16, float16\n"
         "  to do:    set `dtype` in the model's entry"
     )
     fetch(source, dtype="bfloat16")
