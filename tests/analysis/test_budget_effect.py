@@ -227,7 +227,7 @@ def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
     assert reach["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
 
 
-def test_data_is_a_currency_of_its_own() -> None:
+def test_data_is_a_unit_of_its_own() -> None:
     """Tokens that are seen twice are data once."""
     records = made()
     for cell, record in records.items():

@@ -154,7 +154,7 @@ def test_a_choice_on_the_evaluation_text_is_marked_wherever_it_appears(wide):
 
 
 def test_what_an_adaptation_saw_and_trained_is_recorded(wide):
-    """In one currency, of retraining and reconstruction alike."""
+    """In the same units for retraining and reconstruction."""
     found = {name: record(wide, name) for name in ("searched", "recon_block")}
     retrained, local = (found[name]["adaptation"] for name in found)
     # A budget of four times the 8 sequences of 32 tokens, in two epochs.

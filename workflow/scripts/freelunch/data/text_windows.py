@@ -90,7 +90,7 @@ def text_windows(
         stride: Tokens from one to the next; None for `length`: windows that do not overlap.
 
     Raises:
-        UserError: The text is too short for this many windows.
+        UserError: The text has fewer windows than this.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
     joined = "\n\n".join(read_documents(text.folder))
