@@ -255,7 +255,6 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "transfers": transfers,
     "a dense pass": captured,
     "a window of a block": adapted(window=1),
-    "a window of the model": adapted(window="all"),
     "windows of halves": adapted(window="attention_mlp"),
     "windows of matrices": adapted(window="matrix", train_norms=False),
     "sequential windows": adapted(window=1, inputs="sparse", targets="local"),
@@ -272,18 +271,12 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "likelihoods": lambda prepared, base: likelihoods_of(
         on_device(prepared).model, [Request([1, 2, 3], [token]) for token in range(5, 9)], base
     ),
-    **{
-        f"retraining {where}, {name}": retrained(
-            streamed=where == "streamed", batch=4, micro_batch=2, **settings
-        )
-        for where in ("in memory", "streamed")
-        for name, settings in {
-            "full": {"method": "full"},
-            "full, distilled": {"method": "full", "loss": "distillation"},
-            "masklora": {"method": "masklora", "rank": 4},
-            "norms": {"method": "norms"},
-        }.items()
-    },
+    "retraining in memory, full": retrained(method="full"),
+    "retraining in memory, masklora": retrained(method="masklora", rank=4, micro_batch=1),
+    "retraining streamed, full": retrained(method="full", loss="distillation", streamed=True),
+    "retraining streamed, masklora": retrained(
+        method="masklora", rank=4, micro_batch=1, streamed=True
+    ),
 }
 
 
