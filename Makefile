@@ -2,7 +2,8 @@
 #
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
-#   make plan                  what a study would run, and its cost; TFLOPS=400: on a machine of that rate
+#   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
+#                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
 #   make test-fast             the tests of the settings, the costs and the statistics alone
@@ -27,12 +28,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
-	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
+	--config study=$(STUDY) $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
 .PHONY: help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
 
 help:
-	@sed -n '3,13s/^#   //p' Makefile
+	@sed -n '3,14s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -53,7 +54,8 @@ full:
 	$(MAKE) study STUDY=studies/full.yaml
 
 plan: env
-	@python -m freelunch plan $(STUDY) $(if $(TFLOPS),--tflops $(TFLOPS))
+	@python -m freelunch plan $(STUDY) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
+	  $(if $(NETWORK),--network $(NETWORK)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
 summary: env
 	@python -m freelunch summary $(STUDY)

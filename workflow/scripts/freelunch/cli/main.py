@@ -16,7 +16,9 @@ from pathlib import Path
 
 from freelunch.cli import terminal
 from freelunch.core.errors import UserError
+from freelunch.costs.machine import Machine, read_gigabytes, read_rate
 from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
 from freelunch.study.study import Study
@@ -42,6 +44,20 @@ def main() -> int:
                 metavar="N",
                 help="TFLOP/s of the machine that will run it (default: measured on this one)",
             )
+            command.add_argument(
+                "--disk",
+                type=read_rate,
+                metavar="RATE",
+                help="what its disk reads and writes, e.g. 500MB/s (default: measured on this one)",
+            )
+            command.add_argument(
+                "--network", type=read_rate, metavar="RATE", help="its network (default: 100MB/s)"
+            )
+            command.add_argument(
+                "--device-memory",
+                metavar="GB",
+                help="memory of its GPU in GB (default: its processor computes)",
+            )
     arguments = parser.parse_args()
     try:
         _COMMANDS[arguments.command](arguments)
@@ -64,8 +80,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    plan = Plan.of(Study.load(arguments.config))
-    terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
+    given = arguments.device_memory
+    device = None if given is None else read_gigabytes(given, "--device-memory")
+    plan = Plan.of(Study.load(arguments.config), device)
+    flops = arguments.tflops and arguments.tflops * 1e12
+    machine = Machine.of(flops, arguments.disk, arguments.network, device)
+    terminal.say(plan_text(plan, machine))
 
 
 def _summary(arguments: argparse.Namespace) -> None:

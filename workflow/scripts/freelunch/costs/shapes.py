@@ -168,6 +168,16 @@ class Shapes:
         return self.block_weights * self.bytes_each
 
     @property
+    def blocks_bytes(self) -> int:
+        """Return the bytes of all blocks on disk."""
+        return self.blocks * self.block_bytes
+
+    @property
+    def masks_bytes(self) -> int:
+        """Return the bytes of the masks of all blocks on disk, where they are packed into bits."""
+        return self.blocks * self.block_weights // 8
+
+    @property
     def outer_bytes(self) -> int:
         return self.outer_weights * self.bytes_each
 
@@ -177,8 +187,12 @@ class Shapes:
 
     def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
         """Return the operations of a forward pass through blocks (all of them by default)."""
-        each = 2 * tokens * self.block_weights + 2 * tokens * length * self.hidden
-        return each * (self.blocks if blocks is None else blocks)
+        weights = 2 * tokens * self.block_weights * (self.blocks if blocks is None else blocks)
+        return weights + self.attention_flops(tokens, length, blocks)
+
+    def attention_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
+        """Return the part of `forward_flops` that multiplies no weights."""
+        return 2 * tokens * length * self.hidden * (self.blocks if blocks is None else blocks)
 
     def head_flops(self, tokens: int) -> int:
         """Return the operations of the language-model head."""
