@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.search import adaptation_of
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,
@@ -63,3 +64,14 @@ def jobs_of(study: Study) -> list[Job]:
         for each in [*candidates, cell]:
             jobs[EVALUATE_CELL, each] = evaluation(each)
     return list(jobs.values())
+
+
+def adaptation_jobs(study: Study) -> dict[tuple[str, str], Job]:
+    """Return the first job of each adaptation of a model, sorted by their names; the others differ
+    in what is pruned.
+    """
+    found: dict[tuple[str, str], Job] = {}
+    for job in jobs_of(study):
+        if job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
+            found.setdefault((job.model, adaptation_of(job.adaptation)), job)
+    return dict(sorted(found.items()))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from freelunch.costs.fits import amount, misfit, way_out
-from freelunch.costs.jobs import RULES, Job, jobs_of
+from freelunch.costs.jobs import RULES, Job, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.text_lengths import text_windows
@@ -19,7 +19,6 @@ from freelunch.costs.work import (
     together,
 )
 from freelunch.study.adaptations import Retraining, Windowed
-from freelunch.study.search import adaptation_of
 from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
 _KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
@@ -99,15 +98,12 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
 
 def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
     """Return a line for each adaptation of a model."""
-    found: dict[tuple[str, str], Job] = {}
-    for job in jobs:
-        if job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
-            found.setdefault((job.model, adaptation_of(job.adaptation)), job)
+    found = {key: job for key, job in adaptation_jobs(plan.study).items() if job in jobs}
     if not found:
         return []
     rows = [["model", "adaptation", "window", "TFLOP", "time", *_memory_heads(machine), "scratch"]]
     reasons = [""]
-    for (model, adaptation), job in sorted(found.items()):
+    for (model, adaptation), job in found.items():
         window, why = plan.window(model, adaptation)
         cost = plan.step(*job) or Cost()
         if isinstance(plan.study.adaptation(adaptation), Retraining):
@@ -141,7 +137,7 @@ def _row(costs: Sequence[Cost], machine: Machine) -> list[str]:
     memory = [max(one.host for one in each), *([max(one.device for one in each)] if device else [])]
     seconds = sum(cost.seconds(machine) for cost in costs)
     flops = sum(cost.flops for cost in costs)
-    return [f"{flops / 1e12:,.1f}", _short(seconds), *map(_gigabytes, memory)]
+    return [f"{flops / 1e12:,.1f}", short(seconds), *map(_gigabytes, memory)]
 
 
 def _gigabytes(size: float) -> str:
@@ -176,7 +172,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days"
 
 
-def _short(seconds: float) -> str:
+def short(seconds: float) -> str:
     """Return a time in words, with the unit's first letters."""
     number, _, unit = duration(seconds).partition(" ")
     return f"{number} {'min' if unit == 'minutes' else unit[0]}"
