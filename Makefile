@@ -30,7 +30,7 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--config study=$(STUDY) $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
+.PHONY: help env study full plan summary report compare test test-fast check format bench docs results kept lock settings large
 
 help:
 	@sed -n '3,14s/^#   //p' Makefile
@@ -120,6 +120,11 @@ kept: env
 settings: env
 	python -m freelunch schema > workflow/schemas/config.schema.json
 	python -m freelunch settings > docs/guide/settings.md
+
+# The table of what models of 8 and 72 billion parameters take on one GPU (docs/guide/plan.md).
+large: env
+	python -m freelunch devices studies/large.yaml --tflops 400 --disk 2GB/s --device-memory 24 40 80 \
+	  > docs/guide/large_models.md
 
 # All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.
 lock: env

@@ -1,7 +1,8 @@
 """Random models of any size, written to disk and passed through each step block by block.
 
 `python tests/support/random_models.py <folder> <step> <settings> <limit> <streamed>` runs one step
-in its own process and prints the peak memory of the process, for tests and benchmarks of memory.
+in its own process and prints the peak memory of the process and the bytes that it wrote, for tests
+and benchmarks.
 """
 
 import importlib
@@ -47,7 +48,7 @@ from freelunch.study.windows import split_windows
 from measuring import perplexity_of
 
 WANDA = read_criterion({"score": "wanda"})
-STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
+STEPS = ("import", "capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
 
 
 def llama(**sizes: Any) -> LlamaConfig:
@@ -94,7 +95,19 @@ def run_step(
     limit: int | None = None,
     streamed: bool = False,
 ) -> int:
-    """Run a step in its own process and return the peak resident memory of the process, bytes.
+    """Run a step in its own process and return the peak resident memory of the process, bytes."""
+    return used_by(folder, step, settings, limit, streamed)[0]
+
+
+def used_by(
+    folder: Path,
+    step: str,
+    settings: Adaptation | None = None,
+    limit: int | None = None,
+    streamed: bool = False,
+) -> tuple[int, int]:
+    """Run a step in its own process and return the peak resident memory of the process, and how
+    much it wrote to files, bytes.
 
     Args:
         folder: Folder of `write_model` and of the steps before.
@@ -110,7 +123,8 @@ def run_step(
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{step}: {done.stderr[-2000:]}"
-    return int(done.stdout.split()[-1])
+    peak, written = done.stdout.split()[-2:]
+    return int(peak), int(written)
 
 
 def status(field: str) -> int:
@@ -122,6 +136,8 @@ def status(field: str) -> int:
 def _step(
     folder: Path, step: str, written: Mapping[str, Any] | None, streamed: bool, scratch: Path
 ) -> None:
+    if step == "import":
+        return
     model = StreamedModel(folder / "checkpoint")
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
@@ -175,7 +191,13 @@ def main(folder: Path, step: str, settings: str, limit: str, streamed: str) -> N
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _step(folder, step, json.loads(settings), bool(int(streamed)), Path(scratch))
-    print(status("VmHWM"))
+    print(status("VmHWM"), _written())
+
+
+def _written() -> int:
+    """Return how many bytes the process has written, whether to disk or to the page cache."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
 
 
 if __name__ == "__main__":

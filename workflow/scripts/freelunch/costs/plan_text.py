@@ -82,8 +82,7 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
             yield f"  {note[0].upper()}{note[1:]}."
     seconds = sum(cost.seconds(machine) for cost in everything)
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
-    yield from (f"    {rate};" for rate in machine.rates[:-1])
-    yield f"    {machine.rates[-1]} ({amount(together(everything).downloaded_bytes)})."
+    yield from (f"    {rate}" for rate in machine.rates)
     shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in _KINDS)
     yield f"  Shares of the matrix product's rate: {shares}."
     if machine.device_bytes is not None:
@@ -93,7 +92,11 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
         )
     yield "  Passes, windows and streamed retraining read and write while they compute."
     yield "  Memory is the peak of one job, disk is what remains at the end, and scratch is what"
-    yield f"  a job has on disk meanwhile: up to {amount(together(everything).scratch_bytes)}."
+    whole = together(everything)
+    yield (
+        f"  a job has on disk meanwhile: up to {amount(whole.scratch_bytes)}. Downloads: "
+        f"{amount(whole.downloaded_bytes)}."
+    )
 
 
 def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:

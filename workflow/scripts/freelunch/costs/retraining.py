@@ -60,11 +60,13 @@ def retrain(
     # The final norm and the head are written with the whole outer part.
     outer = settings.trained.norms or settings.trained.head
     leaves = shapes.blocks_bytes + (shapes.outer_bytes if outer else 0)
+    on_disk = streamed and settings.trained.weights == FULL
     return Cost(
         retraining_work(shapes, samples, length, settings, streamed)
         + passing(shapes, samples * length, length, remade),
         memory_bytes(shapes, samples, length, settings, streamed),
-        staged_bytes=staged_bytes(shapes),
+        # A device's state is saved from the host's memory, unless it is on disk anyway.
+        staged_bytes=max(staged_bytes(shapes), 0 if on_disk else _state_bytes(shapes, settings)),
         read_bytes=read + remade * (shapes.block_bytes + hidden),
         written_bytes=leaves + written + remade * hidden,
         disk_bytes=leaves,

@@ -66,6 +66,8 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _count(tokens: Path) -> int:
     """Return how many sequences a safetensors file of token ids has; 0 if it cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError), tokens.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        # A damaged file may announce a header of any size.
+        size = min(int.from_bytes(file.read(8), "little"), 2**16)
+        header = json.loads(file.read(size))
         return int(header["input_ids"]["shape"][0])
     return 0
