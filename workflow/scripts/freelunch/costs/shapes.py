@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ class Shapes:
         """Return whether the head shares the embedding's weights."""
         return self.outer_weights == self.vocabulary * self.hidden
 
-    @property
+    @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
         """Return the linear layers of a block, in the order of `Family.linears`."""
         keys = self.key_heads * self.head
@@ -131,7 +132,7 @@ class Shapes:
         """Return the number of weights in the largest linear layer."""
         return max(matrix.weights for matrix in self.matrices)
 
-    @property
+    @cached_property
     def weights(self) -> tuple[int, ...]:
         """Return the number of weights in a block that multiply each of `inputs`."""
         return tuple(
