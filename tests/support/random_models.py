@@ -1,8 +1,7 @@
 """Random models of any size, written to disk and passed through each step block by block.
 
 `python tests/support/random_models.py <folder> <step> <settings> <limit> <streamed>` runs one step
-in its own process and prints the peak memory of the process and the bytes that it wrote, for tests
-and benchmarks.
+in its own process and prints the peak memory of the process, for tests and benchmarks of memory.
 """
 
 import importlib
@@ -95,19 +94,7 @@ def run_step(
     limit: int | None = None,
     streamed: bool = False,
 ) -> int:
-    """Run a step in its own process and return the peak resident memory of the process, bytes."""
-    return used_by(folder, step, settings, limit, streamed)[0]
-
-
-def used_by(
-    folder: Path,
-    step: str,
-    settings: Adaptation | None = None,
-    limit: int | None = None,
-    streamed: bool = False,
-) -> tuple[int, int]:
-    """Run a step in its own process and return the peak resident memory of the process, and how
-    much it wrote to files, bytes.
+    """Run a step in its own process and return the peak resident memory of the process, bytes.
 
     Args:
         folder: Folder of `write_model` and of the steps before.
@@ -123,8 +110,7 @@ def used_by(
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{step}: {done.stderr[-2000:]}"
-    peak, written = done.stdout.split()[-2:]
-    return int(peak), int(written)
+    return int(done.stdout.split()[-1])
 
 
 def status(field: str) -> int:
@@ -133,9 +119,16 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _step(
+def written() -> int:
+    """Return how many bytes this process has written so far, to disk or to the page cache."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
+
+
+def take_step(
     folder: Path, step: str, written: Mapping[str, Any] | None, streamed: bool, scratch: Path
 ) -> None:
+    """Run a step in this process, with scratch files in a folder; the rest is as in `run_step`."""
     if step == "import":
         return
     model = StreamedModel(folder / "checkpoint")
@@ -190,14 +183,8 @@ def main(folder: Path, step: str, settings: str, limit: str, streamed: str) -> N
         allowed = status("VmData") + int(limit)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _step(folder, step, json.loads(settings), bool(int(streamed)), Path(scratch))
-    print(status("VmHWM"), _written())
-
-
-def _written() -> int:
-    """Return how many bytes the process has written, whether to disk or to the page cache."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
+        take_step(folder, step, json.loads(settings), bool(int(streamed)), Path(scratch))
+    print(status("VmHWM"))
 
 
 if __name__ == "__main__":

@@ -142,9 +142,11 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
         written += blocks * recorded
         scratch += recorded
     elif window == HALVES:
-        read += shapes.blocks_bytes + blocks * (hidden + int(visits * 4 * hidden))
-        written += blocks * hidden
-        scratch += hidden
+        # The middle of a dense block, or local targets of both halves; the middle of a sparse one.
+        made = (2 if local else 1) + (1 if settings.is_sequential else 0)
+        read += shapes.blocks_bytes + blocks * (made * hidden + int(visits * 4 * hidden))
+        written += blocks * made * hidden
+        scratch += made * hidden
     else:
         read += int(len(split_windows(blocks, window)) * visits * 2 * hidden)
         if local:
@@ -152,9 +154,11 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
             written += blocks * hidden
             scratch += hidden
     if settings.is_sequential:
-        # Every adapted block is read again and passed; inputs within a block, once for each group.
-        groups = len(shapes.inputs) if window == MATRIX else 2 if window == HALVES else 0
-        read += shapes.blocks_bytes + blocks * (1 + groups) * hidden
-        written += blocks * hidden
+        # Adapted blocks before the last window are read again and passed. Groups of matrices each
+        # see the inputs that the matrices before them produce.
+        passed = split_windows(blocks, window)[-1].start
+        groups = len(shapes.inputs) if window == MATRIX else 0
+        read += passed * (shapes.block_bytes + hidden) + blocks * groups * hidden
+        written += passed * hidden
         scratch += hidden
     return read, written, scratch

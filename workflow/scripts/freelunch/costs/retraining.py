@@ -30,7 +30,7 @@ from freelunch.costs.work import ATTENTION, OVERLAPPING, PASSES, PROCESS_BYTES, 
 from freelunch.study.adaptations import Retraining
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.boundaries import ALL, NONE
-from freelunch.study.methods import FULL
+from freelunch.study.methods import BRANCHES, FULL, LOW_RANK
 from freelunch.study.steps import RETRAIN_MODEL
 
 
@@ -94,8 +94,8 @@ def _traffic(
     visits = 2 * steps + 3
     read = shapes.outer_bytes + visits * pruned + 2 * shapes.masks_bytes + teacher
     between = _between_bytes(shapes, settings) * settings.passes * samples * length
-    # Hidden states at each boundary, and their gradients.
-    written = (2 * shapes.blocks + 2) * between
+    # Hidden states at each boundary, and their gradients, except where the embedding ends.
+    written = (2 * shapes.blocks + 1) * between
     read += (3 * shapes.blocks + 1) * between
     if trained.weights == FULL:
         weights = 4 * shapes.blocks * trained_parameters(shapes, trained)
@@ -185,10 +185,15 @@ def memory_bytes(
     trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
     tokens = _passed_together(settings, samples) * length
     adapters = shapes.blocks * adapter_bytes(shapes, trained, optimiser)
-    held = held_bytes(trained, optimiser, stored)
-    of_gradients = 4 if trained.weights == FULL else 0
-    # A matrix that is computed from frozen weights, and its gradient, while it is used.
-    computed = 4 * 3 * shapes.largest_matrix if trained.weights != FULL else 0
+    # The zeros of a frozen weight are its mask; trained ones have masks and gradients of their own.
+    held = held_bytes(trained, optimiser, stored) + (4 if trained.weights == FULL else -1)
+    computed = 0
+    if trained.weights in LOW_RANK and trained.weights not in BRANCHES:
+        # A matrix that is computed from frozen weights, and its gradient, while it is used.
+        computed = 4 * 3 * shapes.largest_matrix
+    elif trained.weights != FULL and precision_bytes(settings, stored) > stored:
+        # A frozen matrix that is widened while it is used.
+        computed = 4 * shapes.largest_matrix
     recomputed = streamed or settings.gradient_checkpointing
     saved = shapes.saved_bytes(tokens) * (1 if recomputed else shapes.blocks)
     passing = 4 * tokens * shapes.hidden
@@ -199,7 +204,7 @@ def memory_bytes(
         blocks = max(using, moving) + shapes.block_weights * (stored + 1)
         between = 4 * passing
     else:
-        blocks = shapes.blocks * shapes.block_weights * (held + of_gradients)
+        blocks = shapes.blocks * shapes.block_weights * held
         between = passing * shapes.blocks if settings.gradient_checkpointing else 0
     head = 0
     if trained.head:
