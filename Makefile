@@ -3,7 +3,8 @@
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
 #   make study FORCE=RULE      run a rule again, and all that follows from it
-#   make plan                  what a study would run, and its cost; TFLOPS=400: on a machine of that rate
+#   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
+#                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
 #   make test-fast             the tests of the settings, the costs and the statistics alone
@@ -29,12 +30,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
-	--config study=$(STUDY) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
+	--config study=$(STUDY) $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: gpu-check help env study full plan summary report compare test test-fast check format bench docs results kept lock settings
+.PHONY: gpu-check help env study full plan summary report compare test test-fast check format bench docs results kept lock settings large
 
 help:
-	@sed -n '3,15s/^#   //p' Makefile
+	@sed -n '3,17s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -55,7 +56,8 @@ full:
 	$(MAKE) study STUDY=studies/full.yaml
 
 plan: env
-	@python -m freelunch plan $(STUDY) $(if $(TFLOPS),--tflops $(TFLOPS))
+	@python -m freelunch plan $(STUDY) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
+	  $(if $(NETWORK),--network $(NETWORK)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
 summary: env
 	@python -m freelunch summary $(STUDY)
@@ -124,6 +126,11 @@ kept: env
 settings: env
 	python -m freelunch schema > workflow/schemas/config.schema.json
 	python -m freelunch settings > docs/guide/settings.md
+
+# The table of what models of 8 and 72 billion parameters take on one GPU (docs/guide/plan.md).
+large: env
+	python -m freelunch devices studies/large.yaml --tflops 400 --disk 2GB/s --device-memory 24 40 80 \
+	  > docs/guide/large_models.md
 
 # All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.
 lock: env

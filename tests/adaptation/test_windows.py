@@ -16,7 +16,7 @@ from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.costs.reconstruction import reconstruct as plan_of_windows
-from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.model import hidden_states as states

@@ -1,18 +1,22 @@
 """Speed and memory of retraining a whole model (a part of `make bench`)."""
 
 import statistics
+import tempfile
 from functools import partial
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
-from bench_windows import SHAPES, shaped, studied
+from bench_windows import studied
 
+import retraining_memory
 from freelunch.adaptation.retraining.driver import Training
-from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import DISTILLATION
-from random_models import run_step
+from freelunch.study.methods import METHODS as ALL_METHODS
 from timing import REPEATS, matmul_rate, say, seconds
 
 SEQUENCE = 256
@@ -89,16 +93,20 @@ def bench_streaming() -> None:
 
 
 def bench_predictions() -> None:
-    """Compare the measured peak memory with the plan's prediction."""
-    for name in SHAPES:
-        with shaped(name, vocab_size=32000) as (folder, _, shapes):
-            for method, entry in METHODS.items():
-                settings = read_adaptation(entry)
-                planned = retrain(shapes, 8, SEQUENCE, settings).memory_bytes
-                measured = run_step(folder, "retrain", settings)
+    """Compare the measured peak memory with the plan's prediction: every method, in memory and
+    streamed.
+    """
+    for shape, dtype in product(retraining_memory.SHAPES, ("float32", "bfloat16")):
+        with tempfile.TemporaryDirectory(dir="results") as base:
+            folder = Path(base)
+            shapes = retraining_memory.write_pruned(folder, shape, dtype)
+            for method, streamed in product(ALL_METHODS, (False, True)):
+                planned, measured = retraining_memory.planned_and_measured(
+                    folder, shapes, {"method": method}, streamed
+                )
+                what = f"{shape}, {dtype}, {method}" + (", streamed" if streamed else "")
                 value = f"{planned / measured:.2f} ({measured / 1e9:.2f} GB)"
-                what = f"memory predicted / measured, shape {name}, {method}"
-                say(what, value, "0.8 to 1.2")
+                say(f"memory predicted / measured, {what}", value, "0.8 to 1.2")
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from transformers import Qwen2Config
 
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct, reconstruction_flops
+from freelunch.costs.reconstruction import reconstruct
+from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel

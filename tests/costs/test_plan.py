@@ -12,8 +12,11 @@ from transformers import PreTrainedConfig
 
 from configs import ARCHITECTURE, ROOT, checked, smoke
 from freelunch.core.errors import UserError
+from freelunch.costs.jobs import evaluation, jobs_of
+from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.plan_text import plan_text
+from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
@@ -23,6 +26,8 @@ from freelunch.study.cell import Cell
 from freelunch.study.families import family_of
 from freelunch.study.study import Study
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
+
+MACHINE = Machine.of(1e12, 1e9, 1e8)
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +256,7 @@ def test_a_gguf_file_of_ones_own_is_planned_as_float32(tmp_path: Path) -> None:
 
 
 def test_jobs_are_those_of_the_cells() -> None:
-    jobs = [rule for rule, *_ in Plan.of(smoke()).jobs()]
+    jobs = [rule for rule, *_ in jobs_of(smoke())]
     counts = {rule: jobs.count(rule) for rule in sorted(set(jobs))}
     assert counts == {
         "capture_dense": 1,
@@ -264,7 +269,7 @@ def test_jobs_are_those_of_the_cells() -> None:
 
 def test_every_job_has_a_cost() -> None:
     plan = Plan.of(smoke())
-    for job in plan.jobs():
+    for job in jobs_of(plan.study):
         cost = plan.step(*job)
         assert cost is not None
         assert cost.memory_bytes > 0 and cost.flops >= 0 and cost.disk_bytes >= 0
@@ -324,13 +329,13 @@ def test_drift_passes_the_dense_model_once_or_with_each_cell() -> None:
     kept = Plan.of(smoke(drift))
     remade = Plan.of(smoke({**drift, "study.keep_hidden_states": "none"}))
     shapes, tokens = kept.shapes["tiny"], 4 * 32
-    jobs = [job for job in kept.jobs() if job.rule == "capture_reference"]
+    jobs = [job for job in jobs_of(kept.study) if job.rule == "capture_reference"]
     assert len(jobs) == 1
     disk = [plan.step(*jobs[0]).disk_bytes for plan in (kept, remade)]
     widths = shapes.output_width + shapes.hidden
     assert disk == [tokens * 4 * (shapes.hidden + shapes.blocks * widths), 0]
     cell = Cell.parse("tiny/wanda-u50/recon_block/seed0")
-    one, other = (plan.step(*plan.evaluation(cell)) for plan in (kept, remade))
+    one, other = (plan.step(*evaluation(cell)) for plan in (kept, remade))
     assert other.flops - one.flops == shapes.forward_flops(tokens, 32)
     # A second model and its next block are in memory, or outputs that are read ahead.
     model = shapes.outer_bytes + 2 * shapes.block_bytes
@@ -341,13 +346,13 @@ def test_drift_passes_the_dense_model_once_or_with_each_cell() -> None:
 def test_an_evaluation_takes_what_its_measurements_take() -> None:
     plan = Plan.of(smoke())
     cell, candidate = (Cell("tiny", "wanda", "u50", name, 0) for name in ("none", "recon_block"))
-    written, linked = (plan.step(*plan.evaluation(each)) for each in (cell, candidate))
+    written, linked = (plan.step(*evaluation(each)) for each in (cell, candidate))
     assert written.flops == linked.flops > 0
     assert written.disk_bytes > linked.disk_bytes == 0
 
 
 def test_the_text_of_a_plan() -> None:
-    text = Plan.of(smoke()).text()
+    text = plan_text(Plan.of(smoke()), MACHINE)
     assert "The study `smoke`" in text and "5 cells" in text
     assert "tiny/wanda-u50/recon_block/seed0" in text
     for rule in ("fetch_model", "capture_dense", "reconstruct_window", "total"):
@@ -365,7 +370,7 @@ def test_a_model_whose_shapes_are_not_known(
     assert plan.shapes == {}
     assert plan.step("capture_dense", "smollm2-135m") is None
     assert plan.mem_mb("capture_dense", "smollm2-135m") == 4000
-    assert "Cost is unknown until the model is fetched: smollm2-135m" in plan.text()
+    assert "Cost is unknown until the model is fetched: smollm2-135m" in plan_text(plan)
 
 
 def test_announced_shapes_serve_before_the_model_is_here(
@@ -392,5 +397,5 @@ def test_a_config_file_that_says_too_little(tmp_path: Path, text: str) -> None:
     """No traceback from a plan: the cost is not known before transformers has read the model."""
     (tmp_path / "config.json").write_text(text)
     plan = Plan.of(smoke({"models.tiny.path": str(tmp_path)}))
-    assert isinstance(plan.text(), str)
+    assert isinstance(plan_text(plan, MACHINE), str)
     assert plan.mem_mb("capture_dense", "tiny") > 0

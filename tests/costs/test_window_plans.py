@@ -8,8 +8,12 @@ import pytest
 
 from configs import ROOT, smoke
 from freelunch.core.errors import UserError
+from freelunch.costs.fits import decide_window
+from freelunch.costs.jobs import jobs_of
+from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.reconstruction import decide_window, reconstruct
+from freelunch.costs.plan_text import plan_text
+from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
@@ -20,6 +24,7 @@ from freelunch.study.search import adaptation_of, candidates_of
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows, window_order
 
+MACHINE = Machine.of(1e12, 1e9, 1e8)
 QWEN = {
     "model_type": "qwen2",
     "num_hidden_layers": 80,
@@ -118,7 +123,7 @@ def test_a_study_knows_its_candidates() -> None:
     assert study.spec(cell)["selection"] == {"samples": 16}
     assert "selection" not in adapted(learning_rate=[0.1], select_on="evaluation").spec(cell)
     assert "selection" not in adapted(learning_rate=0.1).spec(cell)
-    rules = [rule for rule, *_ in Plan.of(study).jobs()]
+    rules = [rule for rule, *_ in jobs_of(study)]
     assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_cell") == 5 + 4
 
 
@@ -249,7 +254,7 @@ def test_auto_takes_no_half_that_the_family_cannot_have(changes: dict[str, Any])
 
 def test_auto_with_a_search_over_epochs() -> None:
     """The budget is of memory; operations of a list are nobody's."""
-    Plan.of(adapted(window="auto", memory_gb=4, epochs=[1, 2])).text(1e12)
+    plan_text(Plan.of(adapted(window="auto", memory_gb=4, epochs=[1, 2])), MACHINE)
 
 
 def test_a_batch_is_never_larger_than_the_sample() -> None:
@@ -290,10 +295,10 @@ def test_a_budget_nothing_fits_into_is_refused_in_the_plan() -> None:
 
 
 def test_the_plan_says_which_window_and_why() -> None:
-    text = Plan.of(adapted(window="auto", memory_gb=4)).text(flops_per_s=1e12)
+    text = plan_text(Plan.of(adapted(window="auto", memory_gb=4)), MACHINE)
     (line,) = [line for line in text.splitlines() if line.split()[1:2] == ["recon_block"]]
     assert "all" in line.split() and "of 4 GB" in line
-    assert "at 65 % of 1 TFLOP/s as given" in text
+    assert "a matrix product at 1 TFLOP/s as given" in text
 
 
 def test_disk_follows_what_is_kept() -> None:

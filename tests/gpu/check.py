@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from freelunch.costs.work import PROCESS_BYTES
 
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import Training
@@ -26,12 +25,13 @@ from freelunch.core.artifact import Artifact
 from freelunch.costs.reconstruction import reconstruct, reconstruction_flops
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.work import PROCESS_BYTES
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
-from freelunch.study.adaptations import read_adaptation
+from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.patterns import Pattern
 from freelunch.study.windows import split_windows
 from random_models import WANDA, llama, write_model

@@ -12,7 +12,10 @@ import pytest
 from matplotlib.image import imread
 
 from audits_for_tests import KEPT, Audited, make_kept
+from freelunch.costs.device_table import device_table
+from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
 from freelunch.study.reference import reference
@@ -147,9 +150,22 @@ def test_the_page_of_settings():
 
 
 def test_the_plan_of_72b():
-    """What `make plan STUDY=studies/qwen72b.yaml TFLOPS=400` prints, but for the list of cells."""
-    text = Plan.of(Study.load(Path("studies/qwen72b.yaml"))).text(flops_per_s=400e12)
-    assert text[text.index("  step") :] in (DOCS / "guide" / "windows.md").read_text()
+    """What `make plan` prints with the options of the page, but for the list of cells."""
+    page = (DOCS / "guide" / "windows.md").read_text()
+    assert "make plan STUDY=studies/qwen72b.yaml TFLOPS=400 DISK=2GB/s DEVICE_MEMORY=80\n" in page
+    machine = Machine.of(400e12, 2e9, None, 80 * 10**9)
+    study = Study.load(Path("studies/qwen72b.yaml"))
+    text = plan_text(Plan.of(study, machine.device_bytes), machine)
+    assert text[text.index("  step") :] in page
+
+
+def test_what_large_models_take():
+    """The options are those of `make large`."""
+    sizes = [size * 10**9 for size in (24, 40, 80)]
+    options = "--tflops 400 --disk 2GB/s --device-memory 24 40 80"
+    assert f"devices studies/large.yaml {options}" in (ROOT / "Makefile").read_text()
+    table = device_table(Study.load(Path("studies/large.yaml")), Machine.of(400e12, 2e9), sizes)
+    assert (DOCS / "guide" / "large_models.md").read_text() == table, "run `make large`"
 
 
 # --- What a reader is sent to

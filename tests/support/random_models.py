@@ -1,7 +1,7 @@
 """Random models of any size, written to disk and passed through each step block by block.
 
-`python tests/support/random_models.py <folder> <step> <settings> <limit>` runs one step in its own
-process and prints the peak memory of the process, for tests and benchmarks of memory.
+`python tests/support/random_models.py <folder> <step> <settings> <limit> <streamed>` runs one step
+in its own process and prints the peak memory of the process, for tests and benchmarks of memory.
 """
 
 import importlib
@@ -48,7 +48,7 @@ from freelunch.study.windows import split_windows
 from measuring import perplexity_of
 
 WANDA = read_criterion({"score": "wanda"})
-STEPS = ("capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
+STEPS = ("import", "capture", "prune", "reconstruct", "retrain", "assemble", "evaluate")
 
 
 def llama(**sizes: Any) -> LlamaConfig:
@@ -58,8 +58,12 @@ def llama(**sizes: Any) -> LlamaConfig:
     return LlamaConfig(**{**given, "tie_word_embeddings": False, **sizes})
 
 
-def write_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, tokens: int) -> None:
-    """Write a random checkpoint below `folder`, and a calibration sample of 256-token sequences."""
+def write_model(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, tokens: int, length: int = 256
+) -> None:
+    """Write a random checkpoint below `folder`, and a calibration sample of sequences of `length`
+    tokens.
+    """
     config.dtype = dtype
     writer = ArtifactWriter(folder / "checkpoint", KIND, "random")
     sharding = Sharding(block_path(config), config.num_hidden_layers)
@@ -78,13 +82,18 @@ def write_model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, toke
     writer.add_text(CONFIG, config.to_json_string(use_diff=False))
     model = finish_checkpoint(writer, [OUTER, *sharding.shards[1:]])
     sample = ArtifactWriter(folder / "calibration", token_ids.KIND, "random")
-    ids = torch.randint(config.vocab_size, (tokens // 256, 256), generator=generator)
+    shape = tokens // length, length
+    ids = torch.randint(config.vocab_size, shape, generator=generator)
     sample.add(token_ids.TOKENS, lambda path: save_file({"input_ids": ids}, path))
     sample.finish(model=model.digest)
 
 
 def run_step(
-    folder: Path, step: str, settings: Adaptation | None = None, limit: int | None = None
+    folder: Path,
+    step: str,
+    settings: Adaptation | None = None,
+    limit: int | None = None,
+    streamed: bool = False,
 ) -> int:
     """Run a step in its own process and return the peak resident memory of the process, bytes.
 
@@ -93,9 +102,11 @@ def run_step(
         step: One of STEPS.
         settings: Settings of the adaptation.
         limit: Bytes that the process may allocate beyond what its imports take.
+        streamed: Whether a retraining has one block in memory at a time, or the whole model.
     """
     written = json.dumps(settings and settings.as_json())
     command = [sys.executable, __file__, str(folder), step, written, str(limit or 0)]
+    command.append(str(int(streamed)))
     path = os.pathsep.join(entry for entry in sys.path if entry)
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -109,7 +120,18 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _step(folder: Path, step: str, written: Mapping[str, Any] | None, scratch: Path) -> None:
+def written() -> int:
+    """Return how many bytes this process has written so far, to disk or to the page cache."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
+
+
+def take_step(
+    folder: Path, step: str, written: Mapping[str, Any] | None, streamed: bool, scratch: Path
+) -> None:
+    """Run a step in this process, with scratch files in a folder; the rest is as in `run_step`."""
+    if step == "import":
+        return
     model = StreamedModel(folder / "checkpoint")
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
@@ -144,7 +166,8 @@ def _step(folder: Path, step: str, written: Mapping[str, Any] | None, scratch: P
     elif step == "retrain":
         assert written is not None
         settings, target = read_adaptation(written), folder / "retrained"
-        retrain_model(model, masks, states, settings, 0, target, json.dumps(written))
+        fingerprint = json.dumps(written)
+        retrain_model(model, masks, states, settings, 0, target, fingerprint, streamed=streamed)
     elif step == "assemble":
         adapted = [Artifact(folder / "adapted", reconstruction.KIND)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")
@@ -153,7 +176,7 @@ def _step(folder: Path, step: str, written: Mapping[str, Any] | None, scratch: P
         perplexity_of(assembled, token_ids.read_tokens(sample), scratch)
 
 
-def main(folder: Path, step: str, settings: str, limit: str) -> None:
+def main(folder: Path, step: str, settings: str, limit: str, streamed: str) -> None:
     torch.set_num_threads(2)
     # What transformers imports when it makes a model, including scipy, is not part of a step.
     importlib.import_module("transformers.loss.loss_utils")
@@ -161,7 +184,7 @@ def main(folder: Path, step: str, settings: str, limit: str) -> None:
         allowed = status("VmData") + int(limit)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _step(folder, step, json.loads(settings), Path(scratch))
+        take_step(folder, step, json.loads(settings), bool(int(streamed)), Path(scratch))
     print(status("VmHWM"))
 
 

@@ -238,7 +238,7 @@ def test_better_words_and_predictions_compute_nothing_again(study):
     study.edit(library + "data/sources/hub.py", "was damaged on its way here", "arrived damaged")
     study.edit(library + "data/text_windows.py", "text is too short", "text is not long enough")
     study.edit(
-        library + "costs/passes.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
+        library + "costs/pruning.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
     )
     study.edit(library + "reporting/sections/cells.py", '"All cells"', '"Every cell"')
     # Contradictions, what a setting is for, patterns in words, and what was not finite.

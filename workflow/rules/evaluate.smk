@@ -41,7 +41,7 @@ rule evaluate_cell:
     # evaluations run side by side, which is faster than one after the other with more threads.
     threads: lambda wildcards: 2 if wildcards.pruning == DENSE else 1
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb(*PLAN.evaluation(Cell.parse(cell_of(wildcards)))),
+        mem_mb=lambda wildcards: PLAN.mem_mb(*evaluation(Cell.parse(cell_of(wildcards)))),
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
         anew=lambda wildcards: is_forced("evaluate_cell"),
     params:

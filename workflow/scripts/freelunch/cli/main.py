@@ -1,11 +1,13 @@
 """Inspect studies without running them.
 
     python -m freelunch plan | summary | check | name [config]
+    python -m freelunch devices [config] --device-memory GB [GB ...]
     python -m freelunch compare A B
     python -m freelunch schema | settings
 
-`compare` takes two of these: a config, a folder of results, a folder of records. `schema` prints
-the JSON Schema of a study's file. `settings` prints the reference of all settings.
+`devices` prints a table of what adaptations take on GPUs of these sizes. `compare` takes two of
+these: a config, a folder of results, a folder of records. `schema` prints the JSON Schema of a
+study's file. `settings` prints the reference of all settings.
 """
 
 import argparse
@@ -16,7 +18,10 @@ from pathlib import Path
 
 from freelunch.cli import terminal
 from freelunch.core.errors import DEFAULT_STUDY, UserError
+from freelunch.costs.device_table import device_table
+from freelunch.costs.machine import Machine, read_gigabytes, read_rate
 from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
 from freelunch.study.choice import open_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
@@ -35,12 +40,28 @@ def main() -> int:
         if name in ("compare", "schema", "settings"):
             continue
         command.add_argument("config", nargs="?", type=Path, default=Path(DEFAULT_STUDY))
-        if name == "plan":
+        if name in ("plan", "devices"):
             command.add_argument(
                 "--tflops",
                 type=rate,
                 metavar="N",
                 help="TFLOP/s of the machine that will run it (default: measured on this one)",
+            )
+            command.add_argument(
+                "--disk",
+                type=read_rate,
+                metavar="RATE",
+                help="what its disk reads and writes, e.g. 500MB/s (default: measured on this one)",
+            )
+            command.add_argument(
+                "--network", type=read_rate, metavar="RATE", help="its network (default: 100MB/s)"
+            )
+            command.add_argument(
+                "--device-memory",
+                metavar="GB",
+                nargs="+" if name == "devices" else None,
+                required=name == "devices",
+                help="memory of its GPU in GB (default: its processor computes)",
             )
     arguments = parser.parse_args()
     try:
@@ -64,8 +85,21 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    plan = Plan.of(open_study(arguments.config))
-    terminal.say(plan.text(arguments.tflops and arguments.tflops * 1e12))
+    given = arguments.device_memory
+    device = None if given is None else read_gigabytes(given, "--device-memory")
+    plan = Plan.of(open_study(arguments.config), device)
+    terminal.say(plan_text(plan, _machine(arguments, device)))
+
+
+def _devices(arguments: argparse.Namespace) -> None:
+    sizes = [read_gigabytes(given, "--device-memory") for given in arguments.device_memory]
+    table = device_table(open_study(arguments.config), _machine(arguments), sizes)
+    print(table, end="")  # noqa: T201
+
+
+def _machine(arguments: argparse.Namespace, device_bytes: int | None = None) -> Machine:
+    flops = arguments.tflops and arguments.tflops * 1e12
+    return Machine.of(flops, arguments.disk, arguments.network, device_bytes)
 
 
 def _summary(arguments: argparse.Namespace) -> None:
@@ -94,6 +128,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "check": _check,
     "plan": _plan,
+    "devices": _devices,
     "summary": _summary,
     "name": _name,
     "compare": _compare,

@@ -45,14 +45,14 @@ def adapter_bytes(shapes: Shapes, trained: Trained, optimiser: str) -> int:
     """Return the bytes of A and B of all matrices of a block, with gradients and moments."""
     if trained.weights not in LOW_RANK:
         return 0
-    return _adapter_parameters(shapes, trained) * (4 + 4 + MOMENT_BYTES[optimiser])
+    return trained_parameters(shapes, trained) * (4 + 4 + MOMENT_BYTES[optimiser])
 
 
 def branch_flops(shapes: Shapes, tokens: int, trained: Trained) -> int:
     """Return the operations of a block's branches, beside frozen matrices, in a forward pass."""
     if trained.weights not in BRANCHES:
         return 0
-    return 2 * tokens * _adapter_parameters(shapes, trained)
+    return 2 * tokens * trained_parameters(shapes, trained)
 
 
 def input_branch_flops(
@@ -128,7 +128,8 @@ def first_weights(shapes: Shapes, trained: Trained, groups: Collection[int]) -> 
     return sum(it.weights for it in trained_matrices(shapes, trained) if it.group in groups)
 
 
-def _adapter_parameters(shapes: Shapes, trained: Trained) -> int:
+def trained_parameters(shapes: Shapes, trained: Trained) -> int:
+    """Return how many numbers train the matrices of a block, before any mask."""
     return sum(
         matrix_parameters(trained, matrix.outputs, matrix.inputs, matrix.weights)
         for matrix in trained_matrices(shapes, trained)

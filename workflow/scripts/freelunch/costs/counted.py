@@ -7,16 +7,13 @@ formula reruns no job.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from freelunch.costs.passes import (
-    capture_flops,
-    drift_flops,
-    prune_flops,
-    reference_flops,
-    task_flops,
-)
-from freelunch.costs.reconstruction import reconstruction_flops
+from freelunch.costs.evaluation import drift_work, task_work
+from freelunch.costs.passes import capture_work, reference_work
+from freelunch.costs.pruning import prune_work
+from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.work import Work
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
@@ -52,16 +49,16 @@ def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
 
 
 def _capture_dense(shapes: Shapes, counts: Counts) -> dict[str, int]:
-    return {"flops": capture_flops(shapes, *_sample(counts), counts["gram"])}
+    return {"flops": capture_work(shapes, *_sample(counts), counts["gram"]).total()}
 
 
 def _capture_reference(shapes: Shapes, counts: Counts) -> dict[str, int]:
-    return {"flops": reference_flops(shapes, *_sample(counts))}
+    return {"flops": reference_work(shapes, *_sample(counts)).total()}
 
 
 def _prune_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
     criterion = read_criterion(counts["criterion"])
-    return {"flops": prune_flops(shapes, *_sample(counts), criterion)}
+    return {"flops": prune_work(shapes, *_sample(counts), criterion).total()}
 
 
 def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
@@ -90,16 +87,16 @@ def _retrain_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
 
 
 def _evaluate_cell(shapes: Shapes, counts: Counts) -> dict[str, int]:
-    flops = 0
+    work = Work()
     for part in (PERPLEXITY, HELD_OUT):
         if part in counts:
-            flops += reference_flops(shapes, *_sample(counts[part]))
+            work += reference_work(shapes, *_sample(counts[part]))
     if DRIFT in counts:
-        flops += drift_flops(shapes, *_sample(counts[DRIFT]), counts[DRIFT]["dense_blocks"])
+        work += drift_work(shapes, *_sample(counts[DRIFT]), counts[DRIFT]["dense_blocks"])
     if TASKS in counts:
         passed = [counts[TASKS][key] for key in ("passed_tokens", "sequences", "predicted_tokens")]
-        flops += task_flops(shapes, *passed)
-    return {"flops": flops}
+        work += task_work(shapes, *passed)
+    return {"flops": work.total()}
 
 
 def _sample(counts: Counts) -> tuple[int, int]:

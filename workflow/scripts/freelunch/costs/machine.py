@@ -1,10 +1,83 @@
-"""What the machine has that plans."""
+"""The machine that a plan is for: its rates and its memory, given or measured here."""
 
 import os
+import re
+import time
+from dataclasses import dataclass
+from functools import cache
+from math import inf
 from pathlib import Path
+
+from freelunch.core.errors import UserError
+from freelunch.costs.disk import disk_rates
 
 # The memory limit of the process's control group, as systemd, containers and schedulers set it.
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
+# Where artifacts are written.
+_RESULTS = Path("results")
+# Bytes per second over the network if nothing is given: nobody wants a plan to download anything.
+NETWORK_PER_S = 100e6
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, and where what is known of it comes from.
+
+    Attributes:
+        flops_per_s: Rate of a large matrix product, in the precision of the models' passes.
+        read_per_s: Bytes read from disk per second.
+        write_per_s: Bytes written to disk per second.
+        network_per_s: Bytes downloaded per second.
+        memory_bytes: Memory of the host; None if it is not known.
+        device_bytes: Memory of the device that computes; None if the host's processor computes.
+        rates: The rates in words, with where they come from.
+    """
+
+    flops_per_s: float
+    read_per_s: float
+    write_per_s: float
+    network_per_s: float
+    memory_bytes: int | None = None
+    device_bytes: int | None = None
+    rates: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        flops_per_s: float | None = None,
+        disk_per_s: float | None = None,
+        network_per_s: float | None = None,
+        device_bytes: int | None = None,
+    ) -> "Machine":
+        """Return a machine with these rates, and measure those that are not given on this one.
+
+        Args:
+            flops_per_s: Rate of a large matrix product. If it is given, the plan is for another
+                machine, whose memory is not known.
+            disk_per_s: Bytes per second that the disk reads, and that it writes.
+            network_per_s: Bytes per second over the network.
+            device_bytes: Memory of the device that computes.
+        """
+        rate = flops_per_s or matmul_rate()
+        read, write = (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS)
+        network = network_per_s or NETWORK_PER_S
+        disk = f"reading at {rate_text(read)}, writing at {rate_text(write)}"
+        return cls(
+            rate,
+            read,
+            write,
+            network,
+            None if flops_per_s else memory_bytes(),
+            device_bytes,
+            (
+                f"a matrix product at {_flops_text(rate)} "
+                + ("as given" if flops_per_s else "on this machine now"),
+                disk + (" as given" if disk_per_s else " as measured on this disk"),
+                f"downloads at {rate_text(network)} "
+                + ("as given" if network_per_s else "assumed"),
+            ),
+        )
 
 
 def memory_bytes() -> int:
@@ -15,3 +88,55 @@ def memory_bytes() -> int:
     except (OSError, ValueError):
         # There is no such file, or it says "max".
         return physical
+
+
+@cache
+def matmul_rate() -> float:
+    """Measure a float32 matrix product on this machine; return operations per second."""
+    import numpy as np
+
+    matrix = np.ones((1024, 1024), dtype=np.float32)
+    matrix @ matrix
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def read_rate(text: str) -> float:
+    """Return the bytes per second that a text such as `500MB/s` says; ValueError if it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMG]?)B/s", text.strip())
+    if found is None or not 0 < float(found[1]) < inf:
+        raise ValueError(f"expected a rate such as 500MB/s or 2GB/s, found {text!r}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def read_gigabytes(found: object, where: str) -> int:
+    """Return the bytes of a number of GB (1e9 bytes), such as a device has.
+
+    Raises:
+        UserError: It is no positive number.
+    """
+    try:
+        number = float(found)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < inf:
+        raise UserError(
+            "the memory of a device is a number of GB",
+            where=where,
+            found=found,
+            expected="a number more than 0, such as 80",
+        )
+    return int(number * 1e9)
+
+
+def rate_text(per_s: float) -> str:
+    """Return bytes per second in words."""
+    return f"{per_s / 1e9:,.1f} GB/s" if per_s >= 1e9 else f"{per_s / 1e6:,.0f} MB/s"
+
+
+def _flops_text(per_s: float) -> str:
+    return f"{per_s / 1e9:,.0f} GFLOP/s" if per_s < 1e12 else f"{per_s / 1e12:,.0f} TFLOP/s"

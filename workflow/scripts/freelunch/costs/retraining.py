@@ -10,9 +10,6 @@ Element-wise work is left out: norms, activations, softmax, masks, the optimiser
 causal. Its backward pass counts as two forward passes, although kernels recompute some of it.
 """
 
-import math
-
-from freelunch.core.errors import UserError
 from freelunch.costs.adapters import (
     MOMENT_BYTES,
     adapter_bytes,
@@ -23,16 +20,18 @@ from freelunch.costs.adapters import (
     held_bytes,
     input_branch_flops,
     last_flops,
+    trained_parameters,
     trained_weights,
 )
-from freelunch.costs.machine import memory_bytes as memory_of_machine
-from freelunch.costs.passes import PROCESS_BYTES, Cost
+from freelunch.costs.passes import passing, staged_bytes
 from freelunch.costs.reconstruction import BESIDE_BYTES
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.work import ATTENTION, OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.boundaries import ALL, NONE
-from freelunch.study.methods import FULL
+from freelunch.study.methods import BRANCHES, FULL, LOW_RANK
 from freelunch.study.retraining import Retraining
+from freelunch.study.steps import RETRAIN_MODEL
 
 
 def retrain(
@@ -56,12 +55,77 @@ def retrain(
     """
     # If any hidden states are kept, those after the last block are.
     remade = shapes.blocks if settings.distils and keep == NONE else 0
+    hidden = shapes.hidden_bytes(samples * length)
+    read, written = _traffic(shapes, samples, length, settings, streamed)
+    # The final norm and the head are written with the whole outer part.
+    outer = settings.trained.norms or settings.trained.head
+    leaves = shapes.blocks_bytes + (shapes.outer_bytes if outer else 0)
+    on_disk = streamed and settings.trained.weights == FULL
     return Cost(
-        retraining_flops(shapes, samples, length, settings, streamed)
-        + shapes.forward_flops(samples * length, length, remade),
+        retraining_work(shapes, samples, length, settings, streamed)
+        + passing(shapes, samples * length, length, remade),
         memory_bytes(shapes, samples, length, settings, streamed),
-        shapes.blocks * shapes.block_bytes,
+        # A device's state is saved from the host's memory, unless it is on disk anyway.
+        staged_bytes=max(staged_bytes(shapes), 0 if on_disk else _state_bytes(shapes, settings)),
+        read_bytes=read + remade * (shapes.block_bytes + hidden),
+        written_bytes=leaves + written + remade * hidden,
+        disk_bytes=leaves,
+        scratch_bytes=scratch_bytes(shapes, samples, length, settings, streamed)
+        + (2 * hidden if remade else 0),
+        saved_bytes=_state_bytes(shapes, settings),
+        overlaps=streamed and RETRAIN_MODEL in OVERLAPPING,
     )
+
+
+def _traffic(
+    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
+) -> tuple[int, int]:
+    """Return the bytes that are read and written, except for the retrained model itself."""
+    trained, batch = settings.trained, min(settings.batch, samples)
+    pruned = shapes.blocks_bytes + shapes.masks_bytes
+    seen = settings.passes * samples + 2 * min(CHECK_SEQUENCES, samples)
+    teacher = seen * shapes.hidden_bytes(length) if settings.distils else 0
+    if not streamed:
+        # Masks are read again to merge.
+        return shapes.outer_bytes + pruned + shapes.masks_bytes + teacher, 0
+    steps = settings.passes * -(-samples // batch)
+    # Twice a step; for the losses before and after; and to write the shards. Masks are read again
+    # when blocks are merged for the last two.
+    visits = 2 * steps + 3
+    read = shapes.outer_bytes + visits * pruned + 2 * shapes.masks_bytes + teacher
+    between = _between_bytes(shapes, settings) * settings.passes * samples * length
+    # Hidden states at each boundary, and their gradients, except where the embedding ends.
+    written = (2 * shapes.blocks + 1) * between
+    read += (3 * shapes.blocks + 1) * between
+    if trained.weights == FULL:
+        weights = 4 * shapes.blocks * trained_parameters(shapes, trained)
+        state = _state_bytes(shapes, settings)
+        read += visits * weights + steps * (state + weights)
+        written += weights + steps * (state + weights)
+    return read, written
+
+
+def _between_bytes(shapes: Shapes, settings: Retraining) -> int:
+    """Return the bytes of a token's hidden states between the blocks of a model in training."""
+    return max(shapes.bytes_each, precision_bytes(settings, shapes.bytes_each)) * shapes.hidden
+
+
+def _state_bytes(shapes: Shapes, settings: Retraining) -> int:
+    """Return the bytes of what a retraining moves in blocks, with its moments, in float32."""
+    each = 4 + MOMENT_BYTES[settings.optimiser]
+    return each * shapes.blocks * trained_parameters(shapes, settings.trained)
+
+
+def retraining_work(
+    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
+) -> Work:
+    """Return the operations of `retraining_flops`, by their kind."""
+    flops = retraining_flops(shapes, samples, length, settings, streamed)
+    forwards = 4 if streamed or settings.gradient_checkpointing else 3
+    checks = 2 * min(CHECK_SEQUENCES, samples) / samples
+    once = shapes.attention_flops(samples * length, length)
+    attention = int((settings.passes * forwards + checks) * once)
+    return Work({PASSES: flops - attention, ATTENTION: attention})
 
 
 def retraining_flops(
@@ -70,7 +134,7 @@ def retraining_flops(
     """Return the operations of a retraining, including the losses before and after it."""
     trained, tokens = settings.trained, samples * length
     blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
-    attention = shapes.attention_flops(tokens, length) * shapes.blocks
+    attention = shapes.attention_flops(tokens, length)
     weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
     teacher = head if settings.distils else 0
     branch = branch_flops(shapes, tokens, trained) * shapes.blocks
@@ -120,10 +184,15 @@ def memory_bytes(
     trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
     tokens = _passed_together(settings, samples) * length
     adapters = shapes.blocks * adapter_bytes(shapes, trained, optimiser)
-    held = held_bytes(trained, optimiser, stored)
-    of_gradients = 4 if trained.weights == FULL else 0
-    # A matrix that is computed from frozen weights, and its gradient, while it is used.
-    computed = 4 * 3 * shapes.largest_matrix if trained.weights != FULL else 0
+    # The zeros of a frozen weight are its mask; trained ones have masks and gradients of their own.
+    held = held_bytes(trained, optimiser, stored) + (4 if trained.weights == FULL else -1)
+    computed = 0
+    if trained.weights in LOW_RANK and trained.weights not in BRANCHES:
+        # A matrix that is computed from frozen weights, and its gradient, while it is used.
+        computed = 4 * 3 * shapes.largest_matrix
+    elif trained.weights != FULL and precision_bytes(settings, stored) > stored:
+        # A frozen matrix that is widened while it is used.
+        computed = 4 * shapes.largest_matrix
     recomputed = streamed or settings.gradient_checkpointing
     saved = shapes.saved_bytes(tokens, length) * (1 if recomputed else shapes.blocks)
     passing = 4 * tokens * shapes.hidden
@@ -138,7 +207,7 @@ def memory_bytes(
         # written.
         between = 6 * passing
     else:
-        blocks = shapes.blocks * shapes.block_weights * (held + of_gradients)
+        blocks = shapes.blocks * shapes.block_weights * held
         between = passing * shapes.blocks if settings.gradient_checkpointing else 0
     head = 0
     if trained.head:
@@ -170,47 +239,19 @@ def precision_bytes(settings: Retraining, stored: int) -> int:
 def scratch_bytes(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
 ) -> int:
-    """Return the bytes on disk while a retraining runs: a streamed one keeps the hidden states of a
-    step between blocks, and for `full` trained weights, moments and gradients.
+    """Return the bytes on disk while a retraining runs: its saved state, and of a streamed one the
+    hidden states of a step between blocks. For `full`, a streamed one keeps weights and moments
+    twice, since the saved ones stay while the next are written, and gradients.
     """
+    state = _state_bytes(shapes, settings)
     if not streamed:
-        return 0
+        return state
     tokens = min(settings.batch, samples) * length
-    between = (shapes.blocks + 2) * 4 * tokens * shapes.hidden
+    between = (shapes.blocks + 2) * tokens * _between_bytes(shapes, settings)
     if settings.trained.weights != FULL:
-        return between
-    # Weights and moments twice, since the last saved ones stay while the next are written.
-    each = 2 * (4 + MOMENT_BYTES[settings.optimiser]) + 4
-    return between + each * shapes.blocks * shapes.block_weights
-
-
-def decide_residency(
-    shapes: Shapes, samples: int, length: int, settings: Retraining
-) -> tuple[bool, str | None]:
-    """Return whether a retraining is streamed, and the reason if its settings say `auto`.
-
-    Raises:
-        UserError: The settings give a memory budget, and the retraining fits into it neither way.
-    """
-    if settings.residency != "auto":
-        return settings.residency == "streamed", None
-    given = settings.memory_gb
-    budget = given * 1e9 if given is not None else memory_of_machine()
-    has = f"{budget / 1e9:,.1f} GB" + (" of this machine" if given is None else "")
-    needs = memory_bytes(shapes, samples, length, settings)
-    if needs <= budget:
-        return False, f"the model fits: needs {needs / 1e9:,.1f} of {has}"
-    streamed = memory_bytes(shapes, samples, length, settings, streamed=True)
-    if streamed > budget and given is not None:
-        raise UserError(
-            "this retraining does not fit into its memory budget, not even block by block",
-            where="memory_gb",
-            found=f"{given:g} GB",
-            expected=f"at least {math.ceil(streamed / 1e6) / 1000:.3f} GB",
-            todo="raise memory_gb, or set a smaller `micro_batch` or study.calibration.length",
-        )
-    why = f"the model does not fit: needs {needs / 1e9:,.1f} GB, streamed {streamed / 1e9:,.1f}, "
-    return True, why + f"of {has}"
+        return between + state
+    weights = shapes.blocks * trained_parameters(shapes, settings.trained)
+    return between + 2 * state + 4 * weights
 
 
 def _passed_together(settings: Retraining, samples: int) -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ class Shapes:
         """Return whether the head shares the embedding's weights."""
         return self.outer_weights == self.vocabulary * self.hidden
 
-    @property
+    @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
         """Return the linear layers of a block, in the order of `Family.linears`."""
         keys = self.key_heads * self.head
@@ -132,7 +133,7 @@ class Shapes:
         """Return the number of weights in the largest linear layer."""
         return max(matrix.weights for matrix in self.matrices)
 
-    @property
+    @cached_property
     def weights(self) -> tuple[int, ...]:
         """Return the number of weights in a block that multiply each of `inputs`."""
         return tuple(
@@ -169,6 +170,16 @@ class Shapes:
         return self.block_weights * self.bytes_each
 
     @property
+    def blocks_bytes(self) -> int:
+        """Return the bytes of all blocks on disk."""
+        return self.blocks * self.block_bytes
+
+    @property
+    def masks_bytes(self) -> int:
+        """Return the bytes of the masks of all blocks on disk, where they are packed into bits."""
+        return self.blocks * self.block_weights // 8
+
+    @property
     def outer_bytes(self) -> int:
         return self.outer_weights * self.bytes_each
 
@@ -178,12 +189,15 @@ class Shapes:
 
     def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
         """Return the operations of a forward pass through blocks (all of them by default)."""
-        each = 2 * tokens * self.block_weights + self.attention_flops(tokens, length)
-        return each * (self.blocks if blocks is None else blocks)
+        weights = 2 * tokens * self.block_weights * (self.blocks if blocks is None else blocks)
+        return weights + self.attention_flops(tokens, length, blocks)
 
-    def attention_flops(self, tokens: int, length: int) -> int:
-        """Return the operations of a block's two products of queries, keys and values."""
-        return (4 if self.all_scores else 2) * tokens * length * self.hidden
+    def attention_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
+        """Return the part of `forward_flops` that multiplies no weights: the two products of
+        queries, keys and values.
+        """
+        each = (4 if self.all_scores else 2) * tokens * length * self.hidden
+        return each * (self.blocks if blocks is None else blocks)
 
     def head_flops(self, tokens: int) -> int:
         """Return the operations of the language-model head."""

@@ -1,4 +1,4 @@
-"""The choice of the study to run: `--config study=FILE`."""
+"""The choice of the study to run: `--config study=FILE`, and of the device that it fits into."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
 from freelunch.study.study import Study
 
 KEY = "study"
+# Memory in GB of the GPU that a run uses. What is `auto` in a study fits into it.
+DEVICE = "device_memory"
 
 
 def chosen_study(config: Mapping[str, object]) -> Study:
@@ -18,16 +20,18 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     key.
 
     Raises:
-        UserError: The config holds anything but `study: FILE`, or that study is not valid.
+        UserError: The config holds anything but `study: FILE` and DEVICE, or that study is not
+            valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
-    if config.keys() - {KEY} or not isinstance(chosen, str) or not chosen:
+    others = config.keys() - {KEY, DEVICE}
+    if others or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
             "a study is chosen by its file's name",
             where="Snakemake's config",
-            found=", ".join(map(str, config)) if config.keys() - {KEY} else alone,
-            expected=f"`{KEY}`, the name of a file, and nothing else",
+            found=", ".join(map(str, config)) if others else alone,
+            expected=f"`{KEY}`, the name of a file, and nothing else but `{DEVICE}`",
             todo="use `--config study=FILE`, without --configfile",
         )
     return open_study(Path(chosen))

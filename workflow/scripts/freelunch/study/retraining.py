@@ -45,7 +45,8 @@ class Retraining(Training):
     )
     memory_gb: Absent[float] = absent(
         "For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` "
-        "predicts it. Default: the memory of this machine.",
+        "predicts it. Default: that of the GPU (`make study DEVICE_MEMORY=80`), or else of this "
+        "machine.",
         gt=0,
     )
     clip: float | None = Field(

@@ -427,7 +427,9 @@ class Trainee:
                 # In some families, the weight of a norm must not be narrower than its input.
                 narrow = isinstance(tensor, nn.Parameter) and tensor.dim() == 1
                 if tensor.is_floating_point() and (narrow or (everything and not is_matrix)):
-                    tensor.data = tensor.data.float()
+                    # What is trained outlives its block: a view of the block's shard would keep all
+                    # pages of the shard in memory.
+                    tensor.data = tensor.data.to(torch.float32, copy=narrow)
 
     def _merge_(self, index: int, block: Block) -> None:
         block.trained.merge_()

@@ -1,0 +1,110 @@
+"""`windows: null`: the length of an evaluation text is looked up, or its length is unknown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import ROOT, smoke
+from freelunch.costs.jobs import evaluation
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
+from freelunch.costs.text_lengths import ASSUMED_TOKENS, TOKEN_CHARACTERS, text_windows
+from freelunch.study.cell import Cell
+from freelunch.study.paths import Paths
+from freelunch.study.study import Study
+
+MACHINE = Machine.of(1e12, 1e9, 1e8)
+LENGTH = 32
+CUT = {"length": LENGTH, "windows": None, "stride": None}
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The smoke study on the whole of its text, in an empty folder."""
+    monkeypatch.chdir(ROOT)
+    model = {"models.tiny.path": str(ROOT / "tests" / "fixtures" / "tiny-llama")}
+    whole = {"study.evaluation.perplexity.windows": None}
+    length = {"study.evaluation.perplexity.length": LENGTH}
+    found = smoke({**model, **whole, **length})
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def write(folder: Path, **facts: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"facts": facts}))
+
+
+def fetch(study: Study, characters: int) -> None:
+    write(Paths.text(study.perplexity.text), characters=characters)
+
+
+def cut(study: Study, windows: int, **settings: Any) -> None:
+    folder = study.paths.text_windows("tiny")
+    write(folder, settings={**CUT, **settings})
+    header = json.dumps({"input_ids": {"shape": [windows, LENGTH]}}).encode()
+    content = len(header).to_bytes(8, "little") + header
+    (folder / "tokens.safetensors").write_bytes(content)
+
+
+def test_a_number_in_the_study_is_that_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = smoke({"study.evaluation.perplexity.windows": 7})
+    assert text_windows(study, "tiny") == (7, None)
+
+
+def test_an_unknown_length(study: Study) -> None:
+    windows, note = text_windows(study, "tiny")
+    assert windows == ASSUMED_TOKENS // LENGTH
+    assert note is not None and "unknown until it is fetched" in note and "a million" in note
+
+
+def test_a_text_that_was_fetched(study: Study) -> None:
+    fetch(study, characters=int(TOKEN_CHARACTERS * 6400))
+    windows, note = text_windows(study, "tiny")
+    assert windows in (199, 200)
+    assert note is not None and "0.01 million tokens" in note and "26,239 characters" in note
+
+
+def test_windows_that_were_cut(study: Study) -> None:
+    fetch(study, characters=999)
+    cut(study, windows=123)
+    windows, note = text_windows(study, "tiny")
+    assert windows == 123 and note is not None and note.endswith(": 123 windows")
+
+
+def test_windows_that_were_cut_otherwise_are_not_these(study: Study) -> None:
+    fetch(study, characters=int(TOKEN_CHARACTERS * 6400))
+    cut(study, windows=123, length=2 * LENGTH)
+    assert text_windows(study, "tiny").windows in (199, 200)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"facts": []}', '{"facts": {"characters": "x"}}']
+)
+def test_damaged_manifests_say_nothing(study: Study, content: str) -> None:
+    for folder in (Paths.text(study.perplexity.text), study.paths.text_windows("tiny")):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(content)
+    assert text_windows(study, "tiny").windows == ASSUMED_TOKENS // LENGTH
+
+
+def test_windows_without_their_tokens_are_not_counted(study: Study) -> None:
+    cut(study, windows=123)
+    (study.paths.text_windows("tiny") / "tokens.safetensors").write_bytes(b"short")
+    assert text_windows(study, "tiny").windows == ASSUMED_TOKENS // LENGTH
+
+
+def test_the_plan_follows_it_and_says_so(study: Study) -> None:
+    job = evaluation(Cell.dense("tiny"))
+    unknown = Plan.of(study)
+    before = unknown.step(*job)
+    assert "Evaluation on all of" in plan_text(unknown, MACHINE)
+    cut(study, windows=ASSUMED_TOKENS // LENGTH // 10)
+    after = Plan.of(study).step(*job)
+    assert before is not None and after is not None
+    assert before.flops == pytest.approx(10 * after.flops)
+    assert "3,125 windows" in plan_text(Plan.of(study), MACHINE)

@@ -1,0 +1,131 @@
+"""Predicted time: rates of kinds of work, reading and writing, downloads, saved states."""
+
+from collections import Counter
+
+import pytest
+
+from configs import ROOT, smoke
+from freelunch.costs.jobs import jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.retraining import retrain
+from freelunch.costs.shapes import Shapes
+from freelunch.costs.work import (
+    ATTENTION,
+    ELIMINATION,
+    GRAM,
+    PASSES,
+    SAVE_S,
+    SINGLE_ON_GPU,
+    SOLVING,
+    START_S,
+    SWAPS,
+    Cost,
+    together,
+)
+from freelunch.study.adaptation_entries import read_adaptation
+from tiny_models import tiny_config
+
+MACHINE = Machine(flops_per_s=1e12, read_per_s=1e9, write_per_s=5e8, network_per_s=1e8)
+GPU = Machine(1e12, 1e9, 5e8, 1e8, device_bytes=80 * 10**9)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def seconds(machine: Machine = MACHINE, **cost: object) -> float:
+    return Cost(**cost).seconds(machine) - START_S  # type: ignore[arg-type]
+
+
+def test_each_kind_of_work_has_its_rate() -> None:
+    for kind in (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS):
+        assert seconds(work=Counter({kind: 10**13})) == pytest.approx(10 / kind.share)
+    both = Counter({PASSES: 10**13, SOLVING: 10**12})
+    assert seconds(work=both) == pytest.approx(10 / PASSES.share + 1 / SOLVING.share)
+
+
+def test_single_precision_is_slower_on_a_device() -> None:
+    for kind in (PASSES, GRAM, ELIMINATION, SOLVING):
+        work = Counter({kind: 10**13})
+        ratio = seconds(GPU, work=work) / seconds(work=work)
+        assert ratio == pytest.approx(1 / SINGLE_ON_GPU if kind.single else 1)
+
+
+def test_computing_and_moving_overlap_or_add_up() -> None:
+    work = Counter({PASSES: int(6.5e12)})
+    moved = {"read_bytes": 4 * 10**9, "written_bytes": 10**9}
+    assert seconds(work=work) == pytest.approx(10)
+    assert seconds(**moved) == pytest.approx(6)
+    assert seconds(work=work, **moved) == pytest.approx(16)
+    assert seconds(work=work, overlaps=True, **moved) == pytest.approx(10)
+    assert seconds(overlaps=True, **moved) == pytest.approx(6)
+
+
+def test_a_download_comes_on_top() -> None:
+    assert seconds(downloaded_bytes=10**9, overlaps=True) == pytest.approx(10)
+
+
+def test_a_long_retraining_saves_its_state() -> None:
+    state = 5 * 10**9  # Ten seconds each time.
+    short, long = (Counter({PASSES: int(0.65e12 * took)}) for took in (SAVE_S - 1, 2 * SAVE_S))
+    assert seconds(work=short, saved_bytes=state) == pytest.approx(SAVE_S - 1)
+    assert seconds(work=long, saved_bytes=state) == pytest.approx(2 * (SAVE_S + 10))
+
+
+def test_jobs_together() -> None:
+    one = Cost(Counter({PASSES: 2}), 500_000_000, read_bytes=1, scratch_bytes=7, disk_bytes=1)
+    other = Cost(Counter({PASSES: 1, GRAM: 3}), 400_000_000, read_bytes=2, scratch_bytes=5)
+    both = together([one, other])
+    assert both.work == {PASSES: 3, GRAM: 3} and both.flops == 6
+    assert (both.memory_bytes, both.read_bytes, both.scratch_bytes) == (500_000_000, 3, 7)
+
+
+def test_memory_of_host_and_device_add_up_to_that_of_a_process() -> None:
+    plan = Plan.of(smoke({"study.evaluation.drift": {"samples": 4}}))
+    for job in jobs_of(plan.study):
+        cost = plan.step(*job)
+        assert cost is not None
+        alone, apart = cost.memory(device=False), cost.memory(device=True)
+        assert alone == (cost.memory_bytes, 0)
+        assert apart.host - cost.staged_bytes + apart.device == cost.memory_bytes
+        assert (apart.device == 0) == (job.rule == "fetch_model")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_attention_counts_more_in_longer_sequences(streamed: bool) -> None:
+    shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
+    settings = read_adaptation({"method": "full"})
+    short, long = (
+        retrain(shapes, 64 // length, length, settings, streamed=streamed).work
+        for length in (8, 32)
+    )
+    # The same tokens: attention is proportional to the length of a sequence, and nothing else is.
+    assert long[ATTENTION] == pytest.approx(4 * short[ATTENTION], rel=0.2)
+    assert long[PASSES] == pytest.approx(short[PASSES], rel=0.2)
+    passes = 4 if streamed else 3
+    once = shapes.attention_flops(64, 32)
+    assert long[ATTENTION] == passes * once + 2 * once
+
+
+def test_kinds_of_work_of_a_study() -> None:
+    """Each criterion and adaptation has the kinds of work that it is known for."""
+    changes = {
+        "criteria.obs": {"score": "sparsegpt"},
+        "criteria.swapped": {"score": "wanda", "swaps": 2},
+        "adaptations.recon_block": {"method": "least_squares"},
+    }
+    plan = Plan.of(smoke({**changes, "study.grids.0.criteria": ["wanda", "obs"]}))
+
+    def kinds(*job: str) -> set[object]:
+        cost = plan.step(*job)
+        assert cost is not None
+        return {kind for kind, flops in cost.work.items() if flops}
+
+    assert kinds("capture_dense", "tiny") == {PASSES, ATTENTION, GRAM}
+    assert kinds("prune_model", "tiny", "wanda") == set()
+    assert kinds("prune_model", "tiny", "obs") == {ELIMINATION}
+    assert kinds("prune_model", "tiny", "swapped") == {SWAPS}
+    solved = kinds("reconstruct_window", "tiny", "wanda", "recon_block")
+    assert solved == {PASSES, ATTENTION, GRAM, SOLVING}

@@ -1,0 +1,77 @@
+"""The jobs of a study that compute, and what decides the cost of each."""
+
+from typing import NamedTuple
+
+from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.search import adaptation_of
+from freelunch.study.steps import (
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    EVALUATE_CELL,
+    FETCH_MODEL,
+    PRUNE_MODEL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+)
+from freelunch.study.study import Study
+
+# Rules whose jobs compute, in the order of the data.
+RULES = (
+    FETCH_MODEL,
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    PRUNE_MODEL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+    EVALUATE_CELL,
+)
+
+
+class Job(NamedTuple):
+    """A job that computes, identified by what decides its cost: its rule and its cell."""
+
+    rule: str
+    model: str
+    criterion: str = DENSE
+    adaptation: str = NONE
+    pattern: str = "u50"
+    seed: int = 0
+
+
+def evaluation(cell: Cell) -> Job:
+    """Return the job that evaluates a cell or a candidate."""
+    return Job(EVALUATE_CELL, cell.model, cell.criterion, cell.adaptation, cell.pattern, cell.seed)
+
+
+def jobs_of(study: Study) -> list[Job]:
+    """Return every job that computes."""
+    jobs: dict[tuple[object, ...], Job] = {}
+    for cell in study.cells:
+        model, criterion, pattern, seed = cell.model, cell.criterion, cell.pattern, cell.seed
+        jobs[FETCH_MODEL, model] = Job(FETCH_MODEL, model)
+        if not cell.is_dense:
+            jobs[CAPTURE_DENSE, model, seed] = Job(CAPTURE_DENSE, model)
+            pruning = PRUNE_MODEL, model, cell.pruning, seed
+            jobs[pruning] = Job(PRUNE_MODEL, model, criterion, NONE, pattern)
+        if study.measures_drift(cell):
+            jobs[CAPTURE_REFERENCE, model, seed] = Job(CAPTURE_REFERENCE, model)
+        candidates = study.candidates(cell)
+        settings = study.adaptation(cell.adaptation)
+        if settings is not None:
+            rule = settings.rule
+            for each in candidates or [cell]:
+                jobs[rule, each] = Job(rule, model, criterion, each.adaptation, pattern)
+        for each in [*candidates, cell]:
+            jobs[EVALUATE_CELL, each] = evaluation(each)
+    return list(jobs.values())
+
+
+def adaptation_jobs(study: Study) -> dict[tuple[str, str], Job]:
+    """Return the first job of each adaptation of a model, sorted by their names; the others differ
+    in what is pruned.
+    """
+    found: dict[tuple[str, str], Job] = {}
+    for job in jobs_of(study):
+        if job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
+            found.setdefault((job.model, adaptation_of(job.adaptation)), job)
+    return dict(sorted(found.items()))

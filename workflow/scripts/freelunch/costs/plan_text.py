@@ -1,0 +1,182 @@
+"""A plan as text for the terminal: tables of steps and adaptations, and what does not fit."""
+
+from collections.abc import Iterator, Sequence
+
+from freelunch.costs.fits import amount, misfit, way_out
+from freelunch.costs.jobs import RULES, Job, adaptation_jobs, jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.text_lengths import text_windows
+from freelunch.costs.work import (
+    ATTENTION,
+    ELIMINATION,
+    GRAM,
+    PASSES,
+    SINGLE_ON_GPU,
+    SOLVING,
+    SWAPS,
+    Cost,
+    together,
+)
+from freelunch.study.adaptations import Windowed
+from freelunch.study.retraining import Retraining
+from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
+
+_KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
+
+
+def plan_text(plan: Plan, machine: Machine | None = None) -> str:
+    """Return a plan as a few lines for the terminal.
+
+    Args:
+        plan: The plan.
+        machine: The machine that will run the study; None to measure the rates of this one.
+    """
+    study = plan.study
+    cells = study.cells
+    lines = [f"The study `{study.name}` ({study.source}): {len(cells)} cells"]
+    lines += [f"  {cell}" for cell in cells[:12]]
+    lines += [f"  ... and {len(cells) - 12} more"] if len(cells) > 12 else []
+    unknown = sorted({cell.model for cell in cells} - plan.shapes.keys())
+    if unknown:
+        lines.append(
+            f"  Cost is unknown until the model is fetched: {', '.join(unknown)} (give its "
+            "`architecture` to see the cost now)"
+        )
+    jobs = [job for job in jobs_of(study) if job.model in plan.shapes]
+    if jobs:
+        machine = machine or Machine.of(device_bytes=plan.device_bytes)
+        lines += _costs(plan, jobs, machine)
+    return "\n".join(lines)
+
+
+def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
+    memory = _memory_heads(machine)
+    rows = [["step", "jobs", "TFLOP", "time", *memory, "read", "written", "disk"]]
+    by_rule: dict[str, list[Cost]] = {
+        rule: [plan.step(*job) or Cost() for job in jobs if job.rule == rule] for rule in RULES
+    }
+    by_rule = {rule: costs for rule, costs in by_rule.items() if costs}
+    everything = [cost for costs in by_rule.values() for cost in costs]
+    for name, costs in [*by_rule.items(), ("total", everything)]:
+        one = together(costs)
+        moved = [one.read_bytes, one.written_bytes, one.disk_bytes]
+        rows.append([name, f"{len(costs):,}", *_row(costs, machine), *map(_gigabytes, moved)])
+    return [
+        "",
+        *_aligned(rows, names=1),
+        *_adaptations(plan, jobs, machine),
+        "",
+        *_notes(plan, by_rule, machine),
+    ]
+
+
+def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iterator[str]:
+    everything = [cost for costs in by_rule.values() for cost in costs]
+    for rule, costs in by_rule.items():
+        # Adaptations have lines of their own.
+        problems = [problem for cost in costs if (problem := misfit(cost, machine))]
+        if problems and rule not in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
+            yield f"  {rule} {problems[0]}."
+    for note in dict.fromkeys(text_windows(plan.study, model).note for model in plan.shapes):
+        if note:
+            yield f"  {note[0].upper()}{note[1:]}."
+    seconds = sum(cost.seconds(machine) for cost in everything)
+    yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
+    yield from (f"    {rate}" for rate in machine.rates)
+    shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in _KINDS)
+    yield f"  Shares of the matrix product's rate: {shares}."
+    if machine.device_bytes is not None:
+        yield (
+            "  On a device, all but the first two are in single precision, at "
+            f"{_percent(SINGLE_ON_GPU)} of the rate."
+        )
+    yield "  Passes, windows and streamed retraining read and write while they compute."
+    yield "  Memory is the peak of one job, disk is what remains at the end, and scratch is what"
+    whole = together(everything)
+    yield (
+        f"  a job has on disk meanwhile: up to {amount(whole.scratch_bytes)}. Downloads: "
+        f"{amount(whole.downloaded_bytes)}."
+    )
+
+
+def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
+    """Return a line for each adaptation of a model."""
+    found = {key: job for key, job in adaptation_jobs(plan.study).items() if job in jobs}
+    if not found:
+        return []
+    rows = [["model", "adaptation", "window", "TFLOP", "time", *_memory_heads(machine), "scratch"]]
+    reasons = [""]
+    for (model, adaptation), job in found.items():
+        window, why = plan.window(model, adaptation)
+        cost = plan.step(*job) or Cost()
+        if isinstance(plan.study.adaptation(adaptation), Retraining):
+            streamed, why = plan.streamed(model, adaptation)
+            window = "streamed" if streamed else window
+        if problem := misfit(cost, machine):
+            why = f"{problem}; {_way_out(plan, job, machine)}"
+        scratch = _gigabytes(cost.scratch_bytes)
+        rows.append([model, adaptation, str(window), *_row([cost], machine), scratch])
+        reasons.append(f"  {why}" if why else "")
+    lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]
+    return ["", *lines]
+
+
+def _way_out(plan: Plan, job: Job, machine: Machine) -> str:
+    settings = plan.study.adaptation(job.adaptation)
+    assert isinstance(settings, Windowed | Retraining)
+    streamed = isinstance(settings, Retraining) and plan.streamed(job.model, job.adaptation)[0]
+    sample = plan.study.samples(job.adaptation), plan.study.calibration.length
+    return way_out(plan.shapes[job.model], *sample, settings, streamed, machine)
+
+
+def _memory_heads(machine: Machine) -> list[str]:
+    return ["memory"] if machine.device_bytes is None else ["host", "device"]
+
+
+def _row(costs: Sequence[Cost], machine: Machine) -> list[str]:
+    """Return operations, time and memory of some jobs; memory is that of the largest."""
+    device = machine.device_bytes is not None
+    each = [cost.memory(device) for cost in costs]
+    memory = [max(one.host for one in each), *([max(one.device for one in each)] if device else [])]
+    seconds = sum(cost.seconds(machine) for cost in costs)
+    flops = sum(cost.flops for cost in costs)
+    return [f"{flops / 1e12:,.1f}", short(seconds), *map(_gigabytes, memory)]
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return rows as aligned lines: the first `names` columns left, the rest right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            f"{cell:<{width}}" if at < names else f"{cell:>{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 72 * 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def short(seconds: float) -> str:
+    """Return a time in words, with the unit's first letters."""
+    number, _, unit = duration(seconds).partition(" ")
+    return f"{number} {'min' if unit == 'minutes' else unit[0]}"

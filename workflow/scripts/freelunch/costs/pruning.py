@@ -1,0 +1,102 @@
+"""Cost of choosing masks, from shapes alone."""
+
+from freelunch.costs.passes import capture_work, passing, staged_bytes
+from freelunch.costs.shapes import Shapes
+from freelunch.costs.work import ELIMINATION, PROCESS_BYTES, SWAPS, Cost, Work
+from freelunch.study.batching import BATCH_TOKENS
+from freelunch.study.criteria import Criterion, OfUnits, OfWeights
+
+
+def prune_model(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    criterion: Criterion,
+) -> Cost:
+    """Return the cost of choosing masks.
+
+    Args:
+        shapes: Sizes of the model.
+        samples: Number of calibration sequences.
+        length: Tokens in a sequence.
+        criterion: Settings of the criterion.
+    """
+    sparse = criterion.statistics == "sparse"
+    gram, changes = criterion.needs_gram, criterion.changes_parameters
+    # The factors stay in memory after the factorisation; swaps come afterwards.
+    factors = shapes.gram_bytes if gram and changes else 0
+    swapping = factors + (_swaps_bytes(shapes) if _swaps(criterion) else 0)
+    leaves = shapes.masks_bytes + (shapes.blocks_bytes if changes else 0)
+    read = written = scratch = 0
+    if sparse:
+        # For its statistics, a block sees its inputs; for the next block, it is read again.
+        hidden = shapes.hidden_bytes(samples * length)
+        read += shapes.blocks_bytes + shapes.masks_bytes + 2 * shapes.blocks * hidden
+        written += shapes.blocks * hidden
+        scratch += hidden
+    elif gram:
+        read += shapes.blocks * shapes.gram_bytes
+    if isinstance(criterion, OfUnits) and criterion.scope == "model":
+        # Scores of all blocks come before the first mask.
+        read += shapes.blocks_bytes
+    return Cost(
+        prune_work(shapes, samples, length, criterion),
+        PROCESS_BYTES
+        # A block and the next one, and what changes in it.
+        + (4 if changes else 2) * shapes.block_bytes
+        # Weights and scores in float32, and the workspace for selecting among them.
+        + 16 * shapes.largest_matrix
+        + (shapes.gram_bytes if gram else 0)
+        + max(4 * factors, swapping)
+        + (shapes.passing_bytes(max(BATCH_TOKENS, length), length) if sparse else 0),
+        staged_bytes=max(staged_bytes(shapes), shapes.gram_bytes if gram else 0),
+        read_bytes=shapes.model_bytes + read,
+        written_bytes=leaves + written,
+        disk_bytes=leaves,
+        scratch_bytes=scratch,
+    )
+
+
+def prune_work(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    criterion: Criterion,
+) -> Work:
+    """Return the operations of choosing masks, without those of scores, which are a few per weight.
+
+    An elimination factorises and inverts each Gram matrix, C^3 / 3 operations each, and updates R
+    rows of C columns, R C^2. Swaps multiply a matrix of R rows by the Gram matrix twice, and search
+    for the best swap of each row with about 120 operations per column (terms, bounds and eight
+    tries of `freelunch.pruning.swaps`; rows that stop early take fewer).
+    """
+    work = Work()
+    if criterion.needs_gram and criterion.changes_parameters:
+        factors = sum(2 * width**3 // 3 for width in shapes.inputs)
+        updates = zip(shapes.inputs, shapes.weights, strict=True)
+        flops = factors + sum(width * weights for width, weights in updates)
+        work[ELIMINATION] += shapes.blocks * flops
+    if swaps := _swaps(criterion):
+        products = zip(shapes.inputs, shapes.weights, strict=True)
+        each = sum((4 * width + 120 * swaps) * weights for width, weights in products)
+        work[SWAPS] += shapes.blocks * each
+    if criterion.statistics == "sparse":
+        # Each block is passed once for its statistics, and again, pruned, for the next block.
+        work += capture_work(shapes, samples, length, criterion.needs_gram)
+        work += passing(shapes, samples * length, length, shapes.blocks - 1)
+    return work
+
+
+def _swaps(criterion: Criterion) -> int:
+    return criterion.swaps if isinstance(criterion, OfWeights) else 0
+
+
+def _swaps_bytes(shapes: Shapes) -> int:
+    """Return the bytes for refining the largest matrix, in float64: its Gram matrix and seven
+    arrays of its own size.
+    """
+    outputs = (shapes.attention, shapes.hidden, shapes.intermediate, shapes.hidden)
+    return max(
+        8 * width**2 + 7 * 8 * width * rows
+        for width, rows in zip(shapes.inputs, outputs, strict=True)
+    )

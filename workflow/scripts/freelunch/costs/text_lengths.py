@@ -1,0 +1,73 @@
+"""How many windows an evaluation text has, for `windows: null`."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from freelunch.core.artifact import MANIFEST
+from freelunch.study.paths import Paths
+from freelunch.study.study import Study
+
+# Tokens of a text whose length is not known yet.
+ASSUMED_TOKENS = 1_000_000
+# Characters of a token: those of Wikipedia with the tokenizer of SmolLM2 (4.1 in docs/full).
+TOKEN_CHARACTERS = 4.1
+
+
+class TextWindows(NamedTuple):
+    """The windows of a text.
+
+    Attributes:
+        windows: How many.
+        note: How that is known, if the study does not say it.
+    """
+
+    windows: int
+    note: str | None = None
+
+
+def text_windows(study: Study, model: str) -> TextWindows:
+    """Return how many windows of the evaluation text a model is evaluated on.
+
+    If the study says `null`, the text is looked up: cut for this model, or fetched. A text that is
+    neither is assumed to have a million tokens.
+    """
+    settings = study.perplexity
+    if settings.windows is not None:
+        return TextWindows(settings.windows)
+    whole = f"evaluation on all of {settings.text}"
+    cut = study.paths.text_windows(model)
+    asked = {name: getattr(settings, name) for name in ("length", "windows", "stride")}
+    if _facts(cut).get("settings") == asked and (count := _count(cut / "tokens.safetensors")):
+        return TextWindows(count, f"{whole}: {count:,} windows")
+
+    def windows(tokens: float) -> int:
+        return max(2, int(tokens - settings.length) // (settings.stride or settings.length) + 1)
+
+    characters = _facts(Paths.text(settings.text)).get("characters")
+    if isinstance(characters, int):
+        tokens = characters / TOKEN_CHARACTERS
+        found = f"about {tokens / 1e6:,.2f} million tokens, by its {characters:,} characters"
+        return TextWindows(windows(tokens), f"{whole}: {found}")
+    unknown = "its length is unknown until it is fetched, and a million tokens is assumed"
+    return TextWindows(windows(ASSUMED_TOKENS), f"{whole}: {unknown}")
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Return the facts in a folder's manifest; none if it is missing or damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        facts = json.loads((folder / MANIFEST).read_text())["facts"]
+        if isinstance(facts, dict):
+            return facts
+    return {}
+
+
+def _count(tokens: Path) -> int:
+    """Return how many sequences a safetensors file of token ids has; 0 if it cannot be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError), tokens.open("rb") as file:
+        # A damaged file may announce a header of any size.
+        size = min(int.from_bytes(file.read(8), "little"), 2**16)
+        header = json.loads(file.read(size))
+        return int(header["input_ids"]["shape"][0])
+    return 0

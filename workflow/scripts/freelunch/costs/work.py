@@ -1,0 +1,162 @@
+"""What a job costs, and how long it takes on a machine.
+
+Every prediction of time is made here. A job computes for as long as each kind of work takes at its
+own rate. It reads and writes at the rate of the disk, as if nothing were in the page cache.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from freelunch.costs.machine import Machine
+from freelunch.study.steps import (
+    CAPTURE_DENSE,
+    CAPTURE_REFERENCE,
+    EVALUATE_CELL,
+    RECONSTRUCT_WINDOW,
+    RETRAIN_MODEL,
+)
+
+# Resident memory before any weight: Python, torch, transformers, modules (measured, CPU build).
+PROCESS_BYTES = 385_000_000
+# Seconds that a job needs to start: a Python process, torch, transformers.
+START_S = 4.0
+# Seconds between two saved states of a retraining.
+SAVE_S = 300.0
+# Rules whose jobs compute and move data at the same time: they take the longer of the two times,
+# and a job of another rule takes the sum. A retraining reads while it computes only if streamed.
+OVERLAPPING = frozenset(
+    {CAPTURE_DENSE, CAPTURE_REFERENCE, RECONSTRUCT_WINDOW, RETRAIN_MODEL, EVALUATE_CELL}
+)
+# Single precision without tensor cores against bfloat16 with them, by NVIDIA's data sheet of the
+# H100 (67 and 989 TFLOP/s). No GPU was there to measure it.
+SINGLE_ON_GPU = 67 / 989
+
+
+class Kind(NamedTuple):
+    """A kind of work.
+
+    Attributes:
+        name: What it is called.
+        share: Its rate as a share of the rate of a large matrix product.
+        single: Whether it is in single precision whatever the model's precision.
+    """
+
+    name: str
+    share: float
+    single: bool = False
+
+
+# The shares below were measured on one thread of an AMD EPYC (two cores, AVX-512, CPU build of
+# torch) with SmolLM2-135M in float32, unless a comment says otherwise. "Records" are those in
+# docs/full: operations of a step by its processor seconds, against those of an evaluation of
+# perplexity (82.9 GFLOP/s), whose own share was measured beside a large matrix product.
+
+# Matrix products of passes. Records: windows of blocks 84.7 GFLOP/s, retraining 78 to 83, zero-shot
+# tasks with packed masks 82.9: all as an evaluation.
+PASSES = Kind("passes", 0.65)
+# Attention, which counts as if only its lower half were computed. The kernel alone takes 0.30 and
+# 0.33 at 2048 and 4096 tokens in bfloat16 (0.69 and 0.74 in float32).
+ATTENTION = Kind("attention", 0.33)
+# Gram matrices, of which only the upper half counts. Records: dense passes with and without them,
+# 43.0 and 30.2 s. The products alone take 0.72 to 0.87.
+GRAM = Kind("Gram matrices", 0.55, single=True)
+# SparseGPT: factorising Gram matrices and eliminating columns. Records: 24.9 GFLOP/s, without what
+# Wanda takes for the same weights.
+ELIMINATION = Kind("elimination", 0.19, single=True)
+# Least squares: a factorisation for each row. Records: 13.5 GFLOP/s, without the job's passes and
+# Gram matrices.
+SOLVING = Kind("least squares", 0.11, single=True)
+# Swaps: a search among the weights of each row. Alone, on matrices of SmolLM2's shapes: 0.04 to
+# 0.12, falling with the number of swaps.
+SWAPS = Kind("swaps", 0.05, single=True)
+
+
+# Floating-point operations of each kind of work.
+Work = Counter[Kind]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted cost of one job.
+
+    Attributes:
+        work: Floating-point operations of each kind of work.
+        memory_bytes: Peak resident memory on a machine without a device, in bytes.
+        host_bytes: The part of it that stays in the host's memory if a device computes.
+        staged_bytes: What also passes through the host's memory on its way to a device.
+        read_bytes: Bytes read from disk.
+        written_bytes: Bytes written to disk.
+        downloaded_bytes: Bytes that come over the network.
+        disk_bytes: Bytes that the job leaves on disk.
+        scratch_bytes: Bytes on disk while the job runs, beside those that it leaves.
+        saved_bytes: Bytes that it writes or reads each time that it saves its state.
+        overlaps: Whether it computes while it reads and writes.
+    """
+
+    work: Work = field(default_factory=Counter)
+    memory_bytes: int = PROCESS_BYTES
+    host_bytes: int = PROCESS_BYTES
+    staged_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    downloaded_bytes: int = 0
+    disk_bytes: int = 0
+    scratch_bytes: int = 0
+    saved_bytes: int = 0
+    overlaps: bool = False
+
+    @property
+    def flops(self) -> int:
+        """Return the floating-point operations of all kinds of work."""
+        return self.work.total()
+
+    def memory(self, device: bool) -> "Memory":
+        """Return the memory that a job needs, with or without a device."""
+        if not device:
+            return Memory(self.memory_bytes, 0)
+        return Memory(self.host_bytes + self.staged_bytes, self.memory_bytes - self.host_bytes)
+
+    def seconds(self, machine: Machine) -> float:
+        """Return how long a job takes on a machine."""
+        moving = self.read_bytes / machine.read_per_s + self.written_bytes / machine.write_per_s
+        computing = sum(flops / rate_of(kind, machine) for kind, flops in self.work.items())
+        both = max(moving, computing) if self.overlaps else moving + computing
+        if both > SAVE_S:
+            both *= 1 + self.saved_bytes / machine.write_per_s / SAVE_S
+        return START_S + both + self.downloaded_bytes / machine.network_per_s
+
+
+class Memory(NamedTuple):
+    """Memory of a job, in bytes: the host's, and the device's."""
+
+    host: int
+    device: int
+
+
+def rate_of(kind: Kind, machine: Machine) -> float:
+    """Return the operations per second of a kind of work on a machine."""
+    slower = SINGLE_ON_GPU if kind.single and machine.device_bytes is not None else 1.0
+    return machine.flops_per_s * kind.share * slower
+
+
+def together(costs: Sequence[Cost]) -> Cost:
+    """Return the cost of several jobs together; memory and scratch are those of the largest."""
+
+    def total(name: str) -> int:
+        return sum(getattr(each, name) for each in costs)
+
+    def largest(name: str) -> int:
+        return max((getattr(each, name) for each in costs), default=0)
+
+    return Cost(
+        sum((each.work for each in costs), Work()),
+        memory_bytes=largest("memory_bytes"),
+        host_bytes=largest("host_bytes"),
+        read_bytes=total("read_bytes"),
+        written_bytes=total("written_bytes"),
+        downloaded_bytes=total("downloaded_bytes"),
+        disk_bytes=total("disk_bytes"),
+        scratch_bytes=largest("scratch_bytes"),
+    )
