@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.families import FAMILIES, Whole, sizes_of, whole_of
+from freelunch.study.families import FAMILIES, Family, Whole, sizes_of, whole_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -47,6 +47,8 @@ class Shapes:
         key_heads: Number of key heads, and of value heads.
         head: Width of one head.
         gated: Whether two matrices lead into the MLP.
+        norms: Number of norms of the hidden size in a block.
+        query_key_norms: Whether norms act on queries and keys.
         begins_with_norm: Whether a norm precedes the attention.
         all_scores: Whether attention computes and holds the scores of all pairs of tokens.
         whole: The setting with which blocks have no halves; None if they have halves.
@@ -64,6 +66,8 @@ class Shapes:
     key_heads: int
     head: int
     gated: bool
+    norms: int
+    query_key_norms: bool
     begins_with_norm: bool
     all_scores: bool
     whole: Whole | None
@@ -75,7 +79,8 @@ class Shapes:
     def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
         """Read the sizes from a transformers config (or an excerpt with the same keys)."""
         sizes = sizes_of(config)
-        family = FAMILIES.get(sizes.get("model_type", ""))
+        # An unknown family is taken for one like Llama.
+        family = FAMILIES.get(sizes.get("model_type", ""), Family())
         embedding = sizes["vocab_size"] * sizes["hidden_size"]
         return cls(
             model_type=sizes.get("model_type", ""),
@@ -86,9 +91,11 @@ class Shapes:
             heads=sizes["num_attention_heads"],
             key_heads=sizes["num_key_value_heads"],
             head=sizes["head_dim"],
-            gated=family is None or family.gated,
-            begins_with_norm=family is None or family.begins_with_norm,
-            all_scores=family is not None and family.all_scores,
+            gated=family.gated,
+            norms=family.norms,
+            query_key_norms=family.query_key_norms,
+            begins_with_norm=family.begins_with_norm,
+            all_scores=family.all_scores,
             whole=whole_of(sizes),
             outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
             vocabulary=sizes["vocab_size"],
@@ -215,9 +222,12 @@ class Shapes:
         autograd saves them in Llama's blocks); and the attention's weights, if it holds them.
         """
         attention = 2 * self.attention + 2 * self.key_heads * self.head
+        if self.query_key_norms:
+            attention += 2 * (self.attention + self.key_heads * self.head)
         mlp = (4 if self.gated else 2) * self.intermediate
         scores = self.heads * length if self.all_scores else 0
-        return 4 * tokens * (6 * self.hidden + attention + mlp + scores)
+        norms = 2 * (1 + self.norms) * self.hidden
+        return 4 * tokens * (norms + attention + mlp + scores)
 
     def passing_bytes(self, tokens: int, length: int) -> int:
         """Return the peak bytes that a pass through a block holds of a batch, without gradients.

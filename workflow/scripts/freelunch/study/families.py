@@ -49,7 +49,8 @@ class Family:
             False, all queries come first, then all keys, then all values.
         adds_residual: Whether attention and MLP get the residual stream as their second argument,
             and add it themselves.
-        norms_all_heads: Whether one norm spans the queries (or keys) of all heads.
+        query_key_norms: Whether norms act on queries and keys.
+        norms_all_heads: Whether one such norm spans the queries (or keys) of all heads.
         all_scores: Whether attention computes the scores of all pairs of tokens, and holds them in
             memory, rather than those with earlier tokens alone.
         wholes: Settings with which blocks have no halves.
@@ -70,6 +71,7 @@ class Family:
     biases: Mapping[str, Any] | None = None
     by_key_head: bool = False
     adds_residual: bool = False
+    query_key_norms: bool = False
     norms_all_heads: bool = False
     all_scores: bool = False
     wholes: tuple[Whole, ...] = ()
@@ -78,8 +80,13 @@ class Family:
 
     @property
     def fused(self) -> bool:
-        """Whether one linear layer holds queries, keys and values, and one all MLP inputs."""
+        """Whether one linear layer holds queries, keys and values, and one the MLP's inputs."""
         return self.query == self.key
+
+    @property
+    def norms(self) -> int:
+        """Return how many norms of the hidden size a block has."""
+        return sum("norm" in name for name in (*self.attention_half, *self.mlp_half))
 
     @property
     def begins_with_norm(self) -> bool:
@@ -145,7 +152,7 @@ FAMILIES = {
     "llama": _ALL_BIASES,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": replace(_LLAMA, head_dim=128),
+    "qwen3": replace(_LLAMA, head_dim=128, query_key_norms=True),
     "smollm3": replace(_ALL_BIASES, tied=True),
     "granite": _ALL_BIASES,
     # Norms behind attention and MLP only.
@@ -153,11 +160,12 @@ FAMILIES = {
         _LLAMA,
         attention_half=("self_attn", "post_attention_layernorm"),
         mlp_half=("mlp", "post_feedforward_layernorm"),
+        query_key_norms=True,
         norms_all_heads=True,
     ),
     "gemma": replace(_LLAMA, head_dim=256, tied=True),
     "gemma2": _GEMMA,
-    "gemma3_text": _GEMMA,
+    "gemma3_text": replace(_GEMMA, query_key_norms=True),
     "phi3": _fused("self_attn.qkv_proj", _LLAMA, mlp_inputs=("mlp.gate_up_proj",) * 2),
     "opt": replace(
         _LLAMA,
@@ -190,6 +198,15 @@ def tested() -> str:
     return f"these families are tested: {', '.join(FAMILIES)}"
 
 
+_OTHER_NAMES = {
+    "num_hidden_layers": ("n_layer",),
+    "hidden_size": ("n_embed",),
+    "num_attention_heads": ("n_head",),
+    "num_key_value_heads": ("num_kv_heads",),
+    "intermediate_size": ("ffn_dim", "ffn_hidden_size"),
+}
+
+
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's config with the sizes under Llama's names, whatever its family calls them.
 
@@ -214,15 +231,6 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
         sizes["head_dim"] = usual or sizes["hidden_size"] // heads
     sizes.setdefault("tie_word_embeddings", family is not None and family.tied)
     return sizes
-
-
-_OTHER_NAMES = {
-    "num_hidden_layers": ("n_layer",),
-    "hidden_size": ("n_embed",),
-    "num_attention_heads": ("n_head",),
-    "num_key_value_heads": ("num_kv_heads",),
-    "intermediate_size": ("ffn_dim", "ffn_hidden_size"),
-}
 
 
 def biases_of(model_type: str) -> dict[str, Any]:
