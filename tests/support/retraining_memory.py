@@ -1,7 +1,7 @@
 """Peak memory of retraining random models, as planned and as measured, for tests and benchmarks.
 
-The models are wide, so that weights dominate, and take a few hundred megabytes. They have biases,
-so that every method trains something.
+The models are wide and the sequences short, so that weights dominate; a model takes a few hundred
+megabytes. They have biases, so that every method trains something.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
 from random_models import llama, run_step, write_model
 
-SEQUENCES, LENGTH = 4, 128
+SEQUENCES, LENGTH = 4, 16
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: llama(
         hidden_size=1024,
