@@ -123,9 +123,15 @@ class FakeEvent:
 
 
 class FakeStream(torch.Stream):
-    """A stream that notes which streams it waits for."""
+    """A stream that notes which streams it waits for.
 
-    current: list["FakeStream"]
+    Attributes:
+        current: The streams in which operations run, the innermost last.
+        set_: Streams that were set for a thread.
+    """
+
+    current: ClassVar[list["FakeStream"]]
+    set_: ClassVar[list["FakeStream"]] = []
     # By itself, a stream equals any other of the same number.
     __eq__, __hash__ = object.__eq__, object.__hash__
 
@@ -193,6 +199,10 @@ def fake_gpu() -> Iterator[None]:
     def current_stream(device: torch.device) -> FakeStream:
         return FakeStream.current[-1]
 
+    def set_stream(stream: FakeStream) -> None:
+        # It holds for a thread of its own, which this is not.
+        FakeStream.set_.append(stream)
+
     FakeStream.current = [FakeStream(DEVICE)]
     transfer._stream.cache_clear()
     with (
@@ -200,6 +210,7 @@ def fake_gpu() -> Iterator[None]:
         mock.patch.object(torch.utils, "swap_tensors", set_data),
         mock.patch.object(torch, "Stream", FakeStream),
         mock.patch.object(torch.accelerator, "current_stream", current_stream),
+        mock.patch.object(torch.accelerator, "set_stream", set_stream),
         mock.patch.object(ahead, "ThreadPoolExecutor", Inline),
         FakeGpu(),
     ):
@@ -235,6 +246,7 @@ def transfers(prepared: Prepared, base: Path) -> None:
     file = create_hidden(base / "hidden.safetensors", (6, 3, 8), torch.float32)
     RECORDED.clear()
     FakeEvent.waited.clear()
+    FakeStream.set_.clear()
     computing = torch.accelerator.current_stream(device)
     with transfer.writing_behind(device) as write:
         batches = transfer.read_batches(device, parts, file)
@@ -242,6 +254,7 @@ def transfers(prepared: Prepared, base: Path) -> None:
             write(file, part, states + 1)
     incoming, outgoing = (transfer._stream(device, what) for what in ("batches", "results"))
     # What arrives is there before it is used, and what leaves is computed before it is copied.
+    assert FakeStream.set_ == 3 * [incoming]
     assert computing.waits == 3 * [incoming]
     assert outgoing.waits == 3 * [computing]
     # Memory is used again when neither stream needs it.

@@ -102,8 +102,9 @@ def _arriving(
     def bring(paced: tuple[Item, torch.Event]) -> tuple[Found, torch.Event]:
         item, finished = paced
         finished.synchronize()
-        with copying:
-            return read(item), copying.record_event()
+        # For this thread, which does nothing else. A stream's own `with` holds for one thread only.
+        torch.accelerator.set_stream(copying)
+        return read(item), copying.record_event()
 
     for (item, _), (found, arrived) in read_ahead(paced, bring):
         computing.wait_event(arrived)
