@@ -26,6 +26,7 @@ from interrupts import Interrupt, interrupted
 from operations import counted_operations
 from tiny_models import (
     BLOCKS,
+    OTHERS,
     SEED,
     SEQUENCES,
     Prepared,
@@ -344,15 +345,20 @@ def test_a_half_precision_checkpoint_is_trained_in_float32_and_rounded(
         assert torch.equal(linear.weight == 0, ~keep) == (method != "lora")
 
 
-@pytest.mark.parametrize("family", ["opt", "gemma2", "phi3"])
+PRECISIONS: list[dict[str, Any]] = [
+    {"method": "full", "precision": "float32"},
+    {"method": "lora", "rank": RANK, "precision": "float32"},
+    {"method": "full", "train_head": True, "train_norms": False},
+    {"method": "masklora", "rank": RANK, "gradient_checkpointing": True},
+    {"method": "norms", "loss": "distillation"},
+]
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("family", "settings"),
     [
-        {"method": "full", "precision": "float32"},
-        {"method": "lora", "rank": RANK, "precision": "float32"},
-        {"method": "full", "train_head": True, "train_norms": False},
-        {"method": "masklora", "rank": RANK, "gradient_checkpointing": True},
-        {"method": "norms", "loss": "distillation"},
+        *((family, settings) for settings in PRECISIONS for family in ("opt", "gemma2", "phi3")),
+        *((family, PRECISIONS[at % len(PRECISIONS)]) for at, family in enumerate(OTHERS)),
     ],
     ids=str,
 )
