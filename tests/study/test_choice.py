@@ -8,7 +8,7 @@ import pytest
 
 from configs import ROOT, STUDIES, config
 from freelunch.core.errors import STUDY_VARIABLE, UserError, run_again
-from freelunch.study.choice import chosen_study, claim_results
+from freelunch.study.choice import DEVICE, chosen_study, claim_results
 from freelunch.study.yaml_file import read_yaml
 
 
@@ -43,6 +43,12 @@ def test_a_study_is_chosen_by_the_name_of_its_file(path: Path) -> None:
 def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
     """A name that goes into a job's settings would else make it run again."""
     assert chosen_study({"study": name}).source == "studies/smoke.yaml"
+
+
+def test_the_memory_of_a_device_is_no_study() -> None:
+    assert chosen_study({DEVICE: 80}).name == "laptop"
+    assert chosen_study({DEVICE: 80, "study": "studies/smoke.yaml"}).name == "smoke"
+    assert "nothing else but `device_memory`" in refusal({DEVICE: 80, "memory": 80})
 
 
 def test_messages_name_the_study_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
