@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_large
 import bench_pruning
 import bench_retraining
 import bench_storage
@@ -57,6 +58,7 @@ PARTS = {
     "windows": bench_windows.main,
     "retraining": bench_retraining.main,
     "storage": bench_storage.main,
+    "large": bench_large.main,
     "tasks": bench_tasks.main,
     "start": bench_start,
     "study": show_study,
