@@ -82,7 +82,7 @@ def test_a_model_larger_than_memory(large: Path, settings: dict[str, Any]) -> No
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     config = llama(hidden_size=512, intermediate_size=2048, num_hidden_layers=30)
-    write_model(folder, config, torch.float32, tokens=512)
+    write_model(folder, config, torch.float32, tokens=128, length=64)
     weights = sum(path.stat().st_size for path in (folder / "checkpoint").glob("*.safetensors"))
     assert weights > 2 * LIMIT
     for step in ("capture", "prune"):

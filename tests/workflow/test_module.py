@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import ROOT
-from freelunch.costs.plan import RULES
+from freelunch.costs.jobs import RULES
 
 SNAKEFILE = f"""
 module lunch:

@@ -48,6 +48,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"{close[0]} (nearest) out of: {listed}" if close else f"one of: {listed}"
 
 
+def first_line(error: Exception) -> str:
+    """Return the class of an exception and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
 def remake(manifest: Path) -> str:
     """Return what to do about an artifact that is damaged or out of date."""
     return f"remove {manifest} and run the study again"

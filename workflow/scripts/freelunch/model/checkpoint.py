@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from freelunch.core.artifact import Artifact, ArtifactWriter
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_line
 from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
 from freelunch.model.outer import Outer
 from freelunch.model.transfer import load_ahead
@@ -51,7 +51,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
         raise UserError(
             "transformers cannot read this model's config",
             where=folder / CONFIG,
-            found=_first_line(error),
+            found=first_line(error),
             expected=f"a family that transformers itself implements; {tested()}",
             todo="correct the file, or use another model",
         ) from error
@@ -77,15 +77,11 @@ def meta_model(config: PreTrainedConfig) -> nn.Module:
         raise UserError(
             "transformers has no causal language model for this config",
             where=config.model_type,
-            found=_first_line(error),
+            found=first_line(error),
             expected=f"a decoder-only causal language model; {tested()}",
             todo="use another model",
         ) from error
     return model.eval()
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def block_path(config: PreTrainedConfig) -> str:
