@@ -73,7 +73,7 @@ compare: env
 
 # Two test files at a time, each in a process with one thread, since the models in tests are tiny.
 test: env
-	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Tests to run while editing: they compute nothing with a model.
 test-fast: env

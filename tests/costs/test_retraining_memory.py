@@ -23,7 +23,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 # them, and one that trains none; `make bench` measures all methods and shapes.
 @pytest.mark.parametrize(
     ("method", "streamed"),
-    [("full", False), ("full", True), ("masklora", True), ("lora", False)],
+    [("full", True), ("masklora", True), ("lora", False)],
 )
 def test_it_is_what_the_plan_says(model: Model, method: str, streamed: bool) -> None:
     planned, measured = planned_and_measured(*model, {"method": method}, streamed)

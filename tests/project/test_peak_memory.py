@@ -113,7 +113,9 @@ def test_a_model_larger_than_memory_is_retrained(large: Path, entry: dict[str, A
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_streamed_retraining_holds_one_block_however_many_there_are(tmp_path: Path) -> None:
-    peaks: dict[str, list[int]] = {entry["method"]: [] for entry in RETRAINING}
+    # `lora` holds less than `masklora`, in the same way.
+    entries = [entry for entry in RETRAINING if entry["method"] != "lora"]
+    peaks: dict[str, list[int]] = {entry["method"]: [] for entry in entries}
     # Three blocks can be in memory for a moment: the last one, the one in use, and the next.
     for blocks in (4, 32):
         folder = tmp_path / str(blocks)
@@ -121,7 +123,7 @@ def test_a_streamed_retraining_holds_one_block_however_many_there_are(tmp_path: 
         write_model(folder, config, torch.float32, tokens=64, length=16)
         for step in ("capture", "prune"):
             run_step(folder, step)
-        for entry in RETRAINING:
+        for entry in entries:
             settings = read_adaptation(entry)
             peaks[entry["method"]].append(run_step(folder, "retrain", settings, streamed=True))
     # Libraries are most of a small process.
