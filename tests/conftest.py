@@ -11,7 +11,7 @@ LONG = (
     "workflow/test_windows_in_a_study.py",
     "project/test_peak_memory.py",
     "workflow/",
-    "costs/test_retraining_memory.py",
+    "project/test_retraining_memory.py",
     "adaptation/test_retraining.py",
     "model/test_devices.py",
 )
