@@ -323,7 +323,11 @@ class Trainee:
             yield from ((index, self._held[index]) for index in indices)
             return
         for index, loaded in self._loaded(indices):
-            yield index, self._block(index, *loaded)
+            block = self._block(index, *loaded)
+            del loaded
+            yield index, block
+            # The caller still holds the block, and the reading of the one after next begins now.
+            del block.module, block.trained
 
     def _loaded(self, indices: Sequence[int]) -> Iterator[tuple[int, Loaded]]:
         return load_ahead(self._model.device, indices, self._load)
