@@ -18,23 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import Training
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct, reconstruction_flops
+from freelunch.costs.reconstruction import reconstruct
+from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import PROCESS_BYTES
-from freelunch.model import token_ids
+from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.pruning.dense_pass import capture_dense
-from freelunch.pruning.prune import prune_model
 from freelunch.study.adaptation_entries import read_adaptation
-from freelunch.study.patterns import Pattern
 from freelunch.study.windows import split_windows
-from random_models import WANDA, llama, write_model
+from random_models import llama, take_step, write_model
 
 # Largest relative difference of a loss from the processor's in float32: sums are taken in another
 # order, and passes in bfloat16 keep three significant digits.
@@ -112,23 +111,12 @@ def prepared(
         write_model(folder, llama(**case.sizes), dtype, tokens, case.length)
         model = StreamedModel(folder / "checkpoint", case.device)
         sample = Artifact(folder / "calibration", token_ids.KIND)
-        scratch, hidden = folder / "scratch", folder / "hidden"
+        scratch = folder / "scratch"
         scratch.mkdir()
-        dense = capture_dense(
-            model,
-            sample,
-            float("inf"),
-            gram=False,
-            keep="all",
-            folder=folder / "dense",
-            hidden_folder=hidden,
-            fingerprint="random",
-            scratch=scratch,
-        )
-        states = open_states(model, sample, hidden, scratch)
-        pattern = Pattern.parse("u50")
-        target = folder / "masks"
-        masks = prune_model(model, dense, WANDA, pattern, 0, target, "random", states)
+        for step in ("capture", "prune"):
+            take_step(folder, step, None, False, scratch, case.device)
+        masks = Artifact(folder / "masks", mask_store.KIND)
+        states = open_states(model, sample, folder / "hidden", scratch)
         name = str(dtype).removeprefix("torch.")
         yield model, masks, states, Shapes.of(model.config.to_dict(), name), folder
 
@@ -305,6 +293,7 @@ def main() -> None:
             f"there is no GPU that torch {torch.__version__} can use; install a CUDA build of "
             "torch on a machine with one, or try `--device cpu --small`"
         )
+    transformers.logging.disable_progress_bar()
     report = Report()
     if chosen.device == "cuda":
         print(torch.cuda.get_device_name())

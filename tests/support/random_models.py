@@ -127,12 +127,19 @@ def written() -> int:
 
 
 def take_step(
-    folder: Path, step: str, written: Mapping[str, Any] | None, streamed: bool, scratch: Path
+    folder: Path,
+    step: str,
+    written: Mapping[str, Any] | None,
+    streamed: bool,
+    scratch: Path,
+    device: str = "cpu",
 ) -> None:
-    """Run a step in this process, with scratch files in a folder; the rest is as in `run_step`."""
+    """Run a step in this process on a device, with scratch files in a folder; the rest is as in
+    `run_step`.
+    """
     if step == "import":
         return
-    model = StreamedModel(folder / "checkpoint")
+    model = StreamedModel(folder / "checkpoint", device)
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
     if step == "capture":
