@@ -28,8 +28,8 @@ def trained_weights(shapes: Shapes, trained: Trained) -> int:
 
 
 def held_bytes(trained: Trained, optimiser: str, stored: int) -> int:
-    """Return the bytes held per weight of an adapted matrix, without the gradient: a trained weight
-    in float32 with its moments, a frozen one as it is stored, and its mask.
+    """Return the bytes held per weight of an adapted matrix, without its gradient and mask: a
+    trained weight in float32 with its moments, or a frozen one as it is stored.
 
     Args:
         trained: The parameters that are trained, and how.
@@ -37,8 +37,8 @@ def held_bytes(trained: Trained, optimiser: str, stored: int) -> int:
         stored: Bytes of a stored weight.
     """
     if trained.weights == FULL:
-        return 4 + 1 + MOMENT_BYTES[optimiser]
-    return stored + 1
+        return 4 + MOMENT_BYTES[optimiser]
+    return stored
 
 
 def adapter_bytes(shapes: Shapes, trained: Trained, optimiser: str) -> int:

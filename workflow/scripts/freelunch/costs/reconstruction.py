@@ -99,10 +99,10 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
     batch: int = min(settings.batch, samples) * length
     trained, optimiser = settings.trained, settings.optimiser
     # A window is widened to float32 as a whole.
-    each = held_bytes(trained, optimiser, stored=4)
+    held = held_bytes(trained, optimiser, stored=4)
     adapters = adapter_bytes(shapes, trained, optimiser)
     # The block already holds the masks and the stored weights of what is trained.
-    more = each - 1 - shapes.bytes_each
+    more = held - shapes.bytes_each
     if window == MATRIX:
         width = max(matrix.inputs + 4 * matrix.outputs for matrix in shapes.matrices)
         # The gradient, and twice its size while it is made (measured).
@@ -123,7 +123,8 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
         )
     blocks = blocks_in(window, shapes.blocks)
     saved = blocks * shapes.saved_bytes(batch, length) + shapes.passing_bytes(batch, length)
-    weights = blocks * (each * shapes.block_weights + adapters)
+    # With masks.
+    weights = blocks * ((held + 1) * shapes.block_weights + adapters)
     return weights + 4 * shapes.largest_matrix + saved
 
 

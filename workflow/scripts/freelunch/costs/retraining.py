@@ -184,8 +184,8 @@ def memory_bytes(
     trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
     tokens = _passed_together(settings, samples) * length
     adapters = shapes.blocks * adapter_bytes(shapes, trained, optimiser)
-    # The zeros of a frozen weight are its mask; trained ones have masks and gradients of their own.
-    held = held_bytes(trained, optimiser, stored) + (4 if trained.weights == FULL else -1)
+    # The zeros of a frozen weight are its mask; a trained one has a mask and a gradient of its own.
+    held = held_bytes(trained, optimiser, stored) + (1 + 4 if trained.weights == FULL else 0)
     computed = 0
     if trained.weights in LOW_RANK and trained.weights not in BRANCHES:
         # A matrix that is computed from frozen weights, and its gradient, while it is used.

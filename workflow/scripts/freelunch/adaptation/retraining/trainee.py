@@ -368,7 +368,8 @@ class Trainee:
         found = TrainedParameters(layers, others, trained, self._seed, given)
         if given is None and found.parameters:
             self._state.add(part, found.parameters)
-        self._counts[part] = found.count
+        if part not in self._counts:
+            self._counts[part] = found.count
         return found
 
     def _train_outer_(self) -> TrainedParameters:

@@ -74,11 +74,12 @@ class Matrix:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = list(parameters)
+        self._numbers = sum(parameter.numel() for parameter in parameters)
 
     @property
     def count(self) -> int:
-        """Return how many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.parameters)
+        """Return how many numbers are trained, also after the merge."""
+        return self._numbers
 
     def mask_gradient_(self) -> None:
         """Set the gradient of pruned weights to 0, if weights are trained themselves."""
@@ -163,18 +164,11 @@ class LowRankMatrix(Frozen):
         keep: Mask of the layer, (out, in), bool, True where the weight is kept: where the weight is
             not 0, or everywhere.
         trained: How the matrix is trained: one of LOW_RANK, with its rank and alpha.
-        seed: Seed of A, which is drawn as in LoRA, uniform in ± 1 / sqrt(in); B starts from 0. With
-            ScaleLoRA, both start from 1 / sqrt(rank), so that BA = 1.
-        parameters: A and B, if they exist already.
+        parameters: A and B.
     """
 
     def __init__(
-        self,
-        linear: nn.Linear,
-        keep: Tensor,
-        trained: Trained,
-        seed: int,
-        parameters: Sequence[Tensor] | None,
+        self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
     ) -> None:
         self._kind, self._rank = trained.weights, trained.rank
         self._scale = 1.0 if trained.weights == SCALELORA else trained.alpha / trained.rank
@@ -184,10 +178,6 @@ class LowRankMatrix(Frozen):
         if trained.weights == SPP:
             rows = torch.arange(linear.out_features, device=linear.weight.device)
             self._columns = (rows * trained.rank // linear.out_features)[:, None]
-        if parameters is None:
-            a, b = _small_matrices(linear, trained, seed)
-            b = b if self._columns is None else b[:, :1].clone()
-            parameters = [nn.Parameter(a), nn.Parameter(b)]
         super().__init__(linear, parameters)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -241,23 +231,15 @@ class Branch(Frozen):
         linear: The linear layer.
         keep: Mask of the layer, (out, in), bool, True where the weight is kept.
         trained: How the branch is trained: LORA or LORA_PRUNE, with its rank, alpha and dropout.
-        seed: Seed of A, which is drawn as in LoRA; B starts from 0.
-        parameters: A and B, if they exist already.
+        parameters: A and B.
     """
 
     def __init__(
-        self,
-        linear: nn.Linear,
-        keep: Tensor,
-        trained: Trained,
-        seed: int,
-        parameters: Sequence[Tensor] | None,
+        self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
     ) -> None:
         self._masked = trained.weights != LORA and not bool(keep.all())
         self._scale, self._dropout = trained.alpha / trained.rank, trained.dropout
         self._drops = False
-        if parameters is None:
-            parameters = [nn.Parameter(part) for part in _small_matrices(linear, trained, seed)]
         super().__init__(linear, parameters)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -300,8 +282,6 @@ class TrainedParameters:
 
     Attributes:
         parameters: Parameters that the optimiser moves, in float32 or wider.
-        count: How many numbers are trained; in a matrix that is trained directly, those that its
-            mask keeps.
 
     Raises:
         UserError: A rank is too large for a matrix, or `linears` names no layer.
@@ -336,9 +316,14 @@ class TrainedParameters:
             *(parameter for matrix in self._matrices for parameter in matrix.parameters),
             *self._others,
         ]
-        self.count = sum(matrix.count for matrix in self._matrices) + sum(
-            parameter.numel() for parameter in self._others
-        )
+
+    @property
+    def count(self) -> int:
+        """How many numbers are trained; in a matrix that is trained directly, those that its mask
+        keeps.
+        """
+        others = sum(parameter.numel() for parameter in self._others)
+        return others + sum(matrix.count for matrix in self._matrices)
 
     def watch(self, ready: Callable[[Tensor], None]) -> list[RemovableHandle]:
         """Call `ready` within the backward pass, as soon as the gradient of a parameter is
@@ -452,12 +437,19 @@ def _matrix(
             found=f"rank: {trained.rank}",
             expected=f"at most {smaller}, the smaller side of {tuple(linear.weight.shape)}",
         )
+    if parameters is None:
+        parameters = [nn.Parameter(part) for part in _small_matrices(linear, trained, seed)]
     kind = Branch if trained.weights in BRANCHES else LowRankMatrix
-    return kind(linear, keep, trained, seed, parameters)
+    return kind(linear, keep, trained, parameters)
 
 
 def _small_matrices(linear: nn.Linear, trained: Trained, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the initial A, (rank, in), and B, (out, rank), in float32 or wider."""
+    """Return the initial A, (rank, in), and B, (out, rank), in float32 or wider; for SPP, B is
+    (out, 1).
+
+    A is drawn as in LoRA, uniform in ± 1 / sqrt(in), and B starts from 0. With ScaleLoRA, both
+    start from 1 / sqrt(rank), so that BA = 1.
+    """
     rows, columns = linear.weight.shape
     device = linear.weight.device
     dtype = torch.promote_types(linear.weight.dtype, torch.float32)
@@ -469,5 +461,5 @@ def _small_matrices(linear: nn.Linear, trained: Trained, seed: int) -> tuple[Ten
         generator = torch.Generator().manual_seed(seed)
         bound = 1 / math.sqrt(columns)
         a = (2 * torch.rand(trained.rank, columns, generator=generator) - 1) * bound
-        b = torch.zeros(rows, trained.rank)
+        b = torch.zeros(rows, 1 if trained.weights == SPP else trained.rank)
     return a.to(device, dtype), b.to(device, dtype)
