@@ -43,6 +43,7 @@ from tiny_models import (
     reconstruct,
     reconstruction,
     save_calibration,
+    shards,
     weights,
 )
 
@@ -55,10 +56,6 @@ def facts(adapted: Artifact, index: int) -> dict[str, Any]:
     """Return what came of the only window that a block belongs to."""
     (found,) = adapted.files[block_shard(index)]["windows"].values()
     return found
-
-
-def shards(adapted: Artifact) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in adapted.files.items()}
 
 
 # --- The slow loop

@@ -9,22 +9,20 @@ import torch
 from torch import nn
 
 from freelunch.adaptation.retraining import state, trainee
-from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.study.methods import METHODS
-from interrupts import Interrupt, interrupted
-from tiny_models import CROSSED, OTHERS, SEQUENCES, Prepared, prepare, retrain
-
-RANK = 4
-
-
-def settings_of(method: str, **settings: Any) -> dict[str, Any]:
-    low_rank = {"rank": RANK} if "lora" in method or method == "spp" else {}
-    return {"method": method, **low_rank, **settings}
-
-
-def shards(adapted: Artifact) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in adapted.files.items()}
+from interrupts import Interrupt, interrupted, stop_at
+from tiny_models import (
+    CROSSED,
+    OTHERS,
+    SEQUENCES,
+    Prepared,
+    prepare,
+    retrain,
+    retraining_entry,
+    shards,
+)
 
 
 def is_equal(prepared: Prepared, folder: Path, **settings: Any) -> None:
@@ -50,7 +48,7 @@ def is_equal(prepared: Prepared, folder: Path, **settings: Any) -> None:
     ids=str,
 )
 def test_every_method(method: str, changes: dict[str, Any], opt: Prepared, tmp_path: Path) -> None:
-    is_equal(opt, tmp_path, **settings_of(method, **changes))
+    is_equal(opt, tmp_path, **retraining_entry(method, **changes))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +75,7 @@ def test_every_family(family: str, method: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="trains nothing in this model"):
             retrain(prepared, tmp_path / "adapted", method)
         method = "norms"
-    is_equal(prepared, tmp_path, **settings_of(method, batch=4, micro_batch=2))
+    is_equal(prepared, tmp_path, **retraining_entry(method, batch=4, micro_batch=2))
 
 
 @pytest.mark.parametrize(
@@ -90,12 +88,12 @@ def test_every_family(family: str, method: str, tmp_path: Path) -> None:
     ids=str,
 )
 def test_dropout(llama: Prepared, changes: dict[str, Any], tmp_path: Path) -> None:
-    is_equal(llama, tmp_path, **settings_of("lora", **changes))
+    is_equal(llama, tmp_path, **retraining_entry("lora", **changes))
 
 
 @pytest.mark.parametrize("method", ["full", "masklora"])
 def test_a_trained_head(llama: Prepared, method: str, tmp_path: Path) -> None:
-    is_equal(llama, tmp_path, **settings_of(method, train_head=True, micro_batch=1))
+    is_equal(llama, tmp_path, **retraining_entry(method, train_head=True, micro_batch=1))
 
 
 def test_a_head_that_is_the_embedding(tmp_path: Path) -> None:
@@ -108,7 +106,7 @@ def test_a_head_that_is_the_embedding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["full", "masklora", "lora", "norms"])
 def test_a_checkpoint_in_half_precision(method: str, precision: str, tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "model", "gemma2", "bfloat16", sequences=SEQUENCES)
-    is_equal(prepared, tmp_path, **settings_of(method, precision=precision, micro_batch=1))
+    is_equal(prepared, tmp_path, **retraining_entry(method, precision=precision, micro_batch=1))
 
 
 @pytest.mark.parametrize("method", ["full", "masklora", "lora"])
@@ -117,26 +115,17 @@ def test_resumed_in_the_middle_of_an_epoch(
     llama: Prepared, method: str, optimiser: str, tmp_path: Path
 ) -> None:
     dropout = {"dropout": 0.2} if method == "lora" else {}
-    settings = settings_of(method, epochs=3, optimiser=optimiser, **dropout)
+    settings = retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
     expected = retrain(llama, tmp_path / "whole", **settings)
     seen: list[int] = []
-
-    def stop_at(step: int) -> Any:
-        def report(done: int, total: int, note: str) -> None:
-            seen.append(done)
-            if done == step:
-                raise Interrupt
-
-        return report
-
     folder = tmp_path / "resumed"
     for step in (4, 5, 8):
         interrupted(
             lambda step=step: retrain(
-                llama, folder, report=stop_at(step), save_s=0, streamed=True, **settings
+                llama, folder, report=stop_at(step, seen), save_s=0, streamed=True, **settings
             )
         )
-    found = retrain(llama, folder, report=stop_at(0), save_s=0, streamed=True, **settings)
+    found = retrain(llama, folder, report=stop_at(0, seen), save_s=0, streamed=True, **settings)
     assert seen == [1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8, 9]
     assert shards(found) == shards(expected)
 
@@ -163,13 +152,9 @@ def test_an_interrupted_step_leaves_the_last_saved_state(
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "absent"])
 def test_a_damaged_state_is_not_gone_on_from(llama: Prepared, damage: str, tmp_path: Path) -> None:
-    def stop(done: int, total: int, note: str) -> None:
-        if done == 2:
-            raise Interrupt
-
     expected = retrain(llama, tmp_path / "whole", "full")
     folder = tmp_path / "resumed"
-    interrupted(lambda: retrain(llama, folder, "full", report=stop, save_s=0, streamed=True))
+    interrupted(lambda: retrain(llama, folder, "full", report=stop_at(2), save_s=0, streamed=True))
     for path in (tmp_path / ".resumed.state.files").glob("[01]/000.safetensors"):
         content = bytearray(path.read_bytes())
         content[-3] ^= 1
@@ -186,13 +171,11 @@ def test_a_state_may_go_on_in_another_residency(
 ) -> None:
     """What is small goes on; what is on disk begins anew. Neither mixes the two."""
 
-    def stop(done: int, total: int, note: str) -> None:
-        if done == 2:
-            raise Interrupt
-
     expected = retrain(llama, tmp_path / "whole", method)
     folder = tmp_path / "resumed"
-    interrupted(lambda: retrain(llama, folder, method, report=stop, save_s=0, streamed=streamed))
+    interrupted(
+        lambda: retrain(llama, folder, method, report=stop_at(2), save_s=0, streamed=streamed)
+    )
     assert shards(retrain(llama, folder, method, streamed=not streamed)) == shards(expected)
 
 
@@ -205,7 +188,7 @@ def test_a_full_disk_is_refused_before_the_first_step(
         retrain(llama, tmp_path / "adapted", "full", streamed=True)
     assert "0.0 GB free" in str(error.value) and "masklora" in str(error.value)
     # What is small needs no disk.
-    retrain(llama, tmp_path / "small", streamed=True, **settings_of("masklora"))
+    retrain(llama, tmp_path / "small", streamed=True, **retraining_entry("masklora"))
 
 
 def test_a_diverged_candidate_stays_as_it_was_pruned(llama: Prepared, tmp_path: Path) -> None:
@@ -229,7 +212,7 @@ def test_two_blocks_are_in_memory_at_a_time(
         return loaded
 
     monkeypatch.setattr(trainee, "load_pruned_block", counted)
-    retrain(prepared, tmp_path / "adapted", streamed=True, **settings_of("masklora"))
+    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("masklora"))
     # A block that was used last may still be there when the reading of the one after next ends.
     assert most[0] <= 3
     assert torch.is_grad_enabled()

@@ -51,6 +51,7 @@ from tiny_models import (
     reconstruction,
     retrain,
     save_calibration,
+    shards,
     tiny_checkpoint,
     weights,
 )
@@ -76,10 +77,6 @@ def others() -> dict[str, Prepared]:
 def facts_of(adapted: Artifact) -> dict[str, dict[str, Any]]:
     """Return what came of each window, by name."""
     return adapted_windows([adapted])
-
-
-def shards(adapted: Artifact) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in adapted.files.items()}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT, smoke
+from configs import QWEN_72B, ROOT, smoke
 from freelunch.cli.main import main
 from freelunch.core.errors import UserError
 from freelunch.costs.device_table import device_table
@@ -21,17 +21,7 @@ from freelunch.study.study import Study
 
 LARGE = Path("studies/large.yaml")
 GB = 10**9
-QWEN = {
-    "model_type": "qwen2",
-    "num_hidden_layers": 80,
-    "hidden_size": 8192,
-    "intermediate_size": 29568,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
-SHAPES = Shapes.of(QWEN, "bfloat16")
+SHAPES = Shapes.of(QWEN_72B, "bfloat16")
 SAMPLE = 8, 256
 
 

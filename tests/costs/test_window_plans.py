@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs import ROOT, smoke
+from configs import QWEN_72B, ROOT, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.fits import decide_window
 from freelunch.costs.jobs import jobs_of
@@ -25,16 +25,6 @@ from freelunch.study.study import Study
 from freelunch.study.windows import split_windows, window_order
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
-QWEN = {
-    "model_type": "qwen2",
-    "num_hidden_layers": 80,
-    "hidden_size": 8192,
-    "intermediate_size": 29568,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +189,7 @@ def test_a_search_needs_documents(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_largest_window_that_fits() -> None:
-    shapes = Shapes.of(QWEN, "bfloat16")
+    shapes = Shapes.of(QWEN_72B, "bfloat16")
     needs = {
         window: reconstruct(shapes, 8, 256, settings_of(window=window)).memory_bytes
         for window in ("attention_mlp", 1, 2, 3, "all")
@@ -222,7 +212,7 @@ def test_auto_takes_the_largest_window_that_fits() -> None:
 
 def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
     """Of text beyond the calibration sample, or where nothing is kept."""
-    shapes, length = Shapes.of(QWEN, "bfloat16"), 128
+    shapes, length = Shapes.of(QWEN_72B, "bfloat16"), 128
     settings = read_adaptation({"method": "norms", "loss": "distillation"})
     kept, made = (retrain(shapes, 4, length, settings, keep).flops for keep in ("every_4", "none"))
     assert made - kept == shapes.forward_flops(4 * length, length)
@@ -232,7 +222,7 @@ def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
 
 @pytest.mark.parametrize("length", [256, 304, 336, 352, 384])
 def test_the_budget_that_is_advised_is_enough(length: int) -> None:
-    shapes = Shapes.of(QWEN, "bfloat16")
+    shapes = Shapes.of(QWEN_72B, "bfloat16")
     with pytest.raises(UserError) as error:
         decide_window(shapes, 8, length, settings_of(window="auto", memory_gb=1))
     (advised,) = re.findall(r"at least ([\d.]+) GB", str(error.value))
@@ -243,7 +233,7 @@ def test_the_budget_that_is_advised_is_enough(length: int) -> None:
     "changes", [{"model_type": "stablelm"}, {"model_type": "opt", "do_layer_norm_before": False}]
 )
 def test_auto_takes_no_half_that_the_family_cannot_have(changes: dict[str, Any]) -> None:
-    shapes = Shapes.of({**QWEN, **changes}, "bfloat16")
+    shapes = Shapes.of({**QWEN_72B, **changes}, "bfloat16")
     half, block = (
         reconstruct(shapes, 8, 256, settings_of(window=window)).memory_bytes
         for window in ("attention_mlp", 1)
@@ -258,13 +248,13 @@ def test_auto_with_a_search_over_epochs() -> None:
 
 
 def test_a_batch_is_never_larger_than_the_sample() -> None:
-    shapes = Shapes.of(QWEN, "bfloat16")
+    shapes = Shapes.of(QWEN_72B, "bfloat16")
     needs = [reconstruct(shapes, 8, 256, settings_of(batch=batch)) for batch in (8, 64)]
     assert needs[0].memory_bytes == needs[1].memory_bytes
 
 
 def test_one_matrix_at_a_time_is_solved() -> None:
-    shapes = Shapes.of(QWEN, "bfloat16")
+    shapes = Shapes.of(QWEN_72B, "bfloat16")
     settings = read_adaptation({"method": "least_squares"})
     wide = 29568
     solving = 8 * (2 * wide**2 + 4 * wide * 8192)
@@ -273,8 +263,8 @@ def test_one_matrix_at_a_time_is_solved() -> None:
 
 
 def test_where_layers_are_fused_the_largest_is_the_fused_one() -> None:
-    sizes = {**QWEN, "model_type": "phi3"}
-    fused, apart = Shapes.of(sizes, "bfloat16"), Shapes.of(QWEN, "bfloat16")
+    sizes = {**QWEN_72B, "model_type": "phi3"}
+    fused, apart = Shapes.of(sizes, "bfloat16"), Shapes.of(QWEN_72B, "bfloat16")
     assert fused.largest_matrix == 2 * apart.largest_matrix
     assert fused.weights == apart.weights and fused.block_weights == apart.block_weights
 

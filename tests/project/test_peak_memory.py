@@ -126,7 +126,7 @@ def test_a_streamed_retraining_holds_one_block_however_many_there_are(tmp_path: 
         for entry in entries:
             settings = read_adaptation(entry)
             peaks[entry["method"]].append(run_step(folder, "retrain", settings, streamed=True))
-    # Of the whole process, with its libraries: without them, the blocks of a model this small are
+    # These are peaks of whole processes. Net of libraries, the blocks of a model this small are
     # less than what allocators keep from one run to the next.
     grown = {name: deep / shallow for name, (shallow, deep) in peaks.items()}
     assert max(grown.values()) <= 1.15, f"peak of 32 blocks / peak of 4 blocks: {grown}"

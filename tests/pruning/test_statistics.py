@@ -15,13 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact
 from freelunch.core.errors import UserError
-from freelunch.core.progress import Report
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.statistics import Collector
-from interrupts import Interrupt, contents, interrupted, stamps
+from interrupts import Interrupt, contents, interrupted, stamps, stop_at
 from tiny_models import (
     BLOCKS,
     FAMILIES,
@@ -68,8 +67,8 @@ class Seen:
     """What passes through a whole model, noted by hooks.
 
     Attributes:
-        inputs: Of each linear layer of a block, its inputs, one (length, features) per sequence.
-        outputs: Of each block, its outputs.
+        inputs: Inputs of each linear layer of a block, (length, features) for each sequence.
+        outputs: Outputs of each block.
         hidden: transformers' own `hidden_states`, (sequences, length, d) each.
     """
 
@@ -267,18 +266,10 @@ def test_an_implausible_perplexity_stops_before_anything_is_pruned(tmp_path: Pat
 # --- Interrupts
 
 
-def stop_after(blocks: int) -> Report:
-    def report(done: int, total: int, note: str) -> None:
-        if done == blocks:
-            raise Interrupt
-
-    return report
-
-
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_an_interrupted_pass_goes_on(tmp_path: Path, blocks: int) -> None:
     whole = dense_of(tmp_path, folder="whole")
-    interrupted(lambda: dense_of(tmp_path, report=stop_after(blocks)))
+    interrupted(lambda: dense_of(tmp_path, report=stop_at(blocks)))
     folder = tmp_path / "dense"
     done, hidden = stamps(folder), stamps(hidden_folder(folder))
     assert not (folder / MANIFEST).exists()
@@ -309,7 +300,7 @@ def test_statistics_do_not_depend_on_which_hidden_states_are_kept(
 
 def test_an_interrupted_pass_that_keeps_nothing_goes_on(tmp_path: Path) -> None:
     whole = dense_of(tmp_path, folder="whole", keep="none")
-    interrupted(lambda: dense_of(tmp_path, keep="none", report=stop_after(2)))
+    interrupted(lambda: dense_of(tmp_path, keep="none", report=stop_at(2)))
     done = stamps(tmp_path / "dense")
     assert done.keys() == {statistics_file(0), statistics_file(1)}
     assert dense_of(tmp_path, keep="none").digest == whole.digest
@@ -343,7 +334,7 @@ def test_an_interrupt_before_the_statistics_repeats_the_block(
 
 
 def test_another_fingerprint_discards_what_is_there(tmp_path: Path) -> None:
-    interrupted(lambda: dense_of(tmp_path, report=stop_after(2)))
+    interrupted(lambda: dense_of(tmp_path, report=stop_at(2)))
     before = stamps(tmp_path / "dense")
     found = dense_of(tmp_path, fingerprint="other")
     after = stamps(found.folder)
@@ -353,7 +344,7 @@ def test_another_fingerprint_discards_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [hidden_file(0), hidden_file(1), statistics_file(0)])
 def test_a_damaged_file_of_an_interrupted_pass_is_made_again(tmp_path: Path, name: str) -> None:
     whole = dense_of(tmp_path, folder="whole")
-    interrupted(lambda: dense_of(tmp_path, report=stop_after(2)))
+    interrupted(lambda: dense_of(tmp_path, report=stop_at(2)))
     folder = tmp_path / "dense"
     damaged = folder / name if name == statistics_file(0) else hidden_folder(folder) / name
     content = bytearray(damaged.read_bytes())

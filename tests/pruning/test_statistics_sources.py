@@ -25,7 +25,7 @@ from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.statistics import Collector, InputStatistics, add_gram_, need_gram
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from interrupts import Interrupt, contents, interrupted, stamps
+from interrupts import Interrupt, contents, interrupted, stamps, stop_at
 from tiny_models import (
     BLOCKS,
     Prepared,
@@ -239,14 +239,6 @@ def test_gram_matrices_that_were_not_collected(
 # --- Interrupts
 
 
-def stop_after(blocks: int) -> Report:
-    def report(done: int, total: int, note: str) -> None:
-        if done == blocks:
-            raise Interrupt
-
-    return report
-
-
 @pytest.mark.parametrize("score", ["wanda", "sparsegpt"])
 @pytest.mark.parametrize("source", ["sparse", "dense"])
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -258,7 +250,7 @@ def test_interrupted_pruning_goes_on(
         return prune(llama.model, llama.dense, folder, score, statistics=source, **settings)
 
     whole = run("whole")
-    interrupted(lambda: run("masks", report=stop_after(blocks)))
+    interrupted(lambda: run("masks", report=stop_at(blocks)))
     done = stamps(tmp_path / "masks")
     assert {name for name in done if name.startswith("masks")} == set(
         map(masks_file, range(blocks))

@@ -33,6 +33,17 @@ ARCHITECTURE = {
     "num_attention_heads": 1,
     "vocab_size": 9,
 }
+# Qwen2.5-72B.
+QWEN_72B = {
+    "model_type": "qwen2",
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
 
 
 def config() -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.core.progress import Report
+
 
 class Interrupt(Exception):
     """The exception by which a test stops a run."""
@@ -20,6 +22,20 @@ def interrupted(call: Callable[[], object]) -> None:
     else:
         pytest.fail("nothing was interrupted")
     gc.collect()
+
+
+def stop_at(step: int, seen: list[int] | None = None) -> Report:
+    """Return a report that interrupts at a step, and notes in `seen` each that it was told of; no
+    step is 0.
+    """
+
+    def report(done: int, total: int, note: str) -> None:
+        if seen is not None:
+            seen.append(done)
+        if done == step:
+            raise Interrupt
+
+    return report
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -170,7 +170,7 @@ def slow_masks(prepared: Prepared, block: nn.Module, gone: Gone) -> dict[str, Te
                     return row // size in gone.heads
                 return (row - heads * size) % (groups * size) // size in gone_groups
             case "query_key_value":
-                # Of each key head: its query heads, the key head, its value head.
+                # Each key head has its query heads, then the key head, then its value head.
                 group, row = divmod(row, (shared + 2) * size)
                 head = row // size
                 return (

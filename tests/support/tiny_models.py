@@ -49,6 +49,7 @@ from freelunch.pruning.prune import prune_model
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.criteria import read_criterion
+from freelunch.study.methods import LOW_RANK
 from freelunch.study.patterns import Pattern
 from freelunch.study.sources import read_model
 from freelunch.study.windows import LEAST_SQUARES, split_windows
@@ -63,6 +64,8 @@ BLOCKS = 3
 LENGTH = 12
 # Sequences of the models that many tests share: the last batch of two is short.
 SEQUENCES = 5
+# Of low-rank adapters; the tiny models' smallest matrix has room for it.
+RANK = 4
 _SLIDING_WINDOW = 4
 _COMMON: dict[str, Any] = {
     "hidden_size": 16,
@@ -427,6 +430,17 @@ def assembled(prepared: Prepared, adapted: Artifact | None, folder: Path) -> nn.
     assemble_model(prepared.model, prepared.masks, parts, folder, "fingerprint")
     model: nn.Module = AutoModelForCausalLM.from_pretrained(folder)
     return model.eval()
+
+
+def retraining_entry(method: str, **settings: Any) -> dict[str, Any]:
+    """Return an entry of a retraining whose rank fits the tiny models."""
+    low_rank = {"rank": RANK} if method in LOW_RANK else {}
+    return {"method": method, **low_rank, **settings}
+
+
+def shards(adapted: Artifact) -> dict[str, str]:
+    """Return the digest of each file of an artifact."""
+    return {name: entry["sha256"] for name, entry in adapted.files.items()}
 
 
 def weights(adapted: Artifact, index: int) -> dict[str, Tensor]:
