@@ -26,8 +26,8 @@ def with_base(config: object, source: Path) -> tuple[object, Names, list[str]]:
 
     Args:
         config: Content of the study's file.
-        source: That file. The base's path is relative to its folder or, if there is no such file,
-            to the repository of this workflow.
+        source: That file. The base is looked for in its folder first, and then in the repository of
+            this workflow.
 
     Returns:
         The completed config, the defined names of each registry (no registry if the base cannot be

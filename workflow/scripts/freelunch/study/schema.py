@@ -9,8 +9,8 @@ from freelunch.study.config import BASE, REGISTRIES, Config
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
 _DESCRIPTION = "A study. The file and its `base` together define every name that the study uses."
 _BASE_DESCRIPTION = (
-    "A file of registries. Its name is absolute, or relative to the study's folder or, if there is "
-    "no such file, to the repository of the workflow. The study takes the entries that it names. "
+    "A file of registries. Unless its path is absolute, the workflow looks for it in the study's "
+    "folder first, and then in its own repository. The study takes the entries that it names. "
     "An entry in the study replaces the base's entry of the same name."
 )
 
