@@ -77,8 +77,10 @@ def losses(adapted: Artifact) -> dict[str, float]:
     return {name: facts["loss_after"] for each in windows for name, facts in each.items()}
 
 
-@pytest.mark.parametrize(("inputs", "targets"), [("dense", "dense"), ("sparse", "local")])
-@pytest.mark.parametrize("family", CROSSED)
+@pytest.mark.parametrize(
+    ("family", "inputs", "targets"),
+    [*((family, "dense", "dense") for family in CROSSED), ("llama", "sparse", "local")],
+)
 def test_no_training_beats_it(tmp_path: Path, family: str, inputs: str, targets: str) -> None:
     """On its own objective: with all sequences checked, and for the first block, whose inputs are
     the same in both however earlier windows came out.
@@ -87,7 +89,7 @@ def test_no_training_beats_it(tmp_path: Path, family: str, inputs: str, targets:
     mode = {"inputs": inputs, "targets": targets}
     exact = losses(reconstruct(prepared, tmp_path / "exact", method="least_squares", **mode))
     best: dict[str, float] = {}
-    for rate in (0.003, 0.01, 0.03):
+    for rate in (0.01, 0.03):
         trained = reconstruct(
             prepared,
             tmp_path / f"trained-{rate}",

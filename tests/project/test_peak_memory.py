@@ -16,7 +16,7 @@ from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import FULL
-from random_models import llama, run_step, status, write_model
+from random_models import llama, prune_by_wanda, run_step, status, write_model
 from tiny_models import (
     Prepared,
     capture,
@@ -119,10 +119,9 @@ def test_a_streamed_retraining_holds_one_block_however_many_there_are(tmp_path: 
     # Three blocks can be in memory for a moment: the last one, the one in use, and the next.
     for blocks in (4, 32):
         folder = tmp_path / str(blocks)
-        config = llama(hidden_size=512, intermediate_size=1536, num_hidden_layers=blocks)
+        config = llama(hidden_size=384, intermediate_size=1152, num_hidden_layers=blocks)
         write_model(folder, config, torch.float32, tokens=64, length=16)
-        for step in ("capture", "prune"):
-            run_step(folder, step)
+        prune_by_wanda(folder)
         for entry in entries:
             settings = read_adaptation(entry)
             peaks[entry["method"]].append(run_step(folder, "retrain", settings, streamed=True))

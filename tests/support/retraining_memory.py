@@ -14,7 +14,7 @@ from transformers import OPTConfig, PreTrainedConfig
 from freelunch.costs.retraining import memory_bytes
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
-from random_models import llama, run_step, write_model
+from random_models import llama, prune_by_wanda, run_step, write_model
 
 SEQUENCES, LENGTH = 4, 16
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -22,7 +22,7 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
         hidden_size=1024,
         intermediate_size=2816,
         num_key_value_heads=4,
-        num_hidden_layers=8,
+        num_hidden_layers=6,
         vocab_size=8192,
         attention_bias=True,
     ),
@@ -31,7 +31,7 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
         word_embed_proj_dim=1024,
         ffn_dim=4096,
         num_attention_heads=16,
-        num_hidden_layers=10,
+        num_hidden_layers=6,
         vocab_size=8192,
     ),
     "deep": lambda: llama(
@@ -49,8 +49,7 @@ def write_pruned(folder: Path, shape: str, dtype: str) -> Shapes:
     config = SHAPES[shape]()
     tokens = SEQUENCES * LENGTH
     write_model(folder, config, getattr(torch, dtype), tokens=tokens, length=LENGTH)
-    run_step(folder, "capture")
-    run_step(folder, "prune")
+    prune_by_wanda(folder)
     return Shapes.read(folder / "checkpoint" / "config.json")
 
 

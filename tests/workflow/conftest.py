@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
@@ -19,10 +20,15 @@ PARTS = (
 
 
 class Folder:
-    """A copy of the repository in which Snakemake runs the smoke study as its default."""
+    """A copy of the repository in which Snakemake runs the smoke study as its default.
+
+    Attributes:
+        path: The copy.
+        said: A file beside it, with what the first run of the study said.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.said = path, path.with_suffix(".txt")
 
     @classmethod
     def new(cls, path: Path) -> "Folder":
@@ -93,9 +99,17 @@ def folder() -> type[Folder]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The smoke study, run to its end. Tests copy it before they change anything."""
-    folder = Folder.new(tmp_path_factory.mktemp("workflow") / "finished")
-    folder.output = folder.run()  # type: ignore[attr-defined]
+    """The smoke study, run to its end. Tests copy it before they change anything.
+
+    All processes that run tests share it: the first that needs it runs it, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Folder(shared / "finished")
+    with FileLock(shared / "finished.lock"):
+        if not folder.said.exists():
+            folder = Folder.new(folder.path)
+            folder.said.write_text(folder.run())
     return folder
 
 

@@ -30,7 +30,7 @@ CELL = "results/smoke/{}/tiny/wanda-u50/{}/seed0"
 
 
 def widen(study) -> None:
-    """Add adaptations to the smoke study, and documents: held-out text needs more than four."""
+    """Give the smoke study other adaptations, and documents: held-out text needs more than four."""
     path = study.path / "tests" / "fixtures" / "speeches.jsonl"
     speeches = [json.loads(line)["text"] for line in path.read_text().splitlines()]
     pieces = [text[at : at + 500] for text in speeches for at in range(0, len(text), 500)]
@@ -43,14 +43,9 @@ def widen(study) -> None:
     config["study"]["keep_hidden_states"] = "every_2"
     config["study"]["selection"] = {"samples": 4}
     config["study"]["evaluation"]["drift"] = {"samples": 2}
-    config["study"]["grids"].append(
-        {
-            "models": ["tiny"],
-            "criteria": ["wanda"],
-            "patterns": ["u50"],
-            "adaptations": [*ADAPTATIONS, "recon_matrix_exact"],
-        }
-    )
+    (grid,) = config["study"]["grids"]
+    grid["criteria"] = ["wanda"]
+    grid["adaptations"] += [*ADAPTATIONS, "recon_matrix_exact"]
     path.write_text(yaml.safe_dump(config))
 
 
@@ -63,21 +58,26 @@ def record(study, adaptation: str) -> dict:
 def wide(finished, tmp_path_factory):
     study = finished.copy(tmp_path_factory.mktemp("windows") / "study")
     widen(study)
-    study.planned_first = study.planned("--set-scatter", "windows=2")
-    study.run("--set-scatter", "windows=2")
+    study.planned_first = study.planned()
+    study.planned_in_groups = study.planned("--set-scatter", "windows=2")
+    study.run()
     return study
 
 
-def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wide):
-    # Two each of block, matrix, exact and auto, for magnitude's recon_block too; one sparse; two
-    # each of the candidates.
-    assert wide.planned_first["reconstruct_window"] == 2 * 5 + 1 + 2 * 2
+def test_each_adaptation_and_candidate_has_its_jobs(wide):
+    # All five, since documents and with them the calibration sample are others; two candidates.
+    assert wide.planned_first["reconstruct_window"] == 5 + 2
     assert wide.planned_first["retrain_model"] == 2
     assert wide.planned_first["extend_calibration"] == 1
-    # The dense model, four pruned cells of before, the new ones, and four candidates.
-    assert wide.planned_first["evaluate_cell"] == 1 + 4 + len(ADAPTATIONS) + 1 + 4
+    # The dense model, two pruned cells of before, the new ones, and four candidates.
+    assert wide.planned_first["evaluate_cell"] == 1 + 2 + len(ADAPTATIONS) + 1 + 4
     assert wide.planned_first["choose_candidate"] == 2
-    assert wide.planned("--set-scatter", "windows=2") == {}
+    assert wide.planned() == {}
+
+
+def test_a_job_for_each_group_of_windows_but_one_where_they_follow_each_other(wide):
+    # Two each of block, matrix, exact and auto; one sparse; two each of the candidates.
+    assert wide.planned_in_groups["reconstruct_window"] == 2 * 4 + 1 + 2 * 2
 
 
 def test_drift_is_measured_of_every_pruned_cell(wide):
@@ -206,16 +206,15 @@ def test_hidden_states_are_a_cache(wide, tmp_path):
     assert names == {"manifest.json", *(f"hidden-{at:03d}.safetensors" for at in (0, 2, 4))}
     study = wide.copy(tmp_path / "study")
     shutil.rmtree(study.path / "results" / "smoke" / "hidden")
-    scattered = ("--set-scatter", "windows=2")
-    assert study.planned(*scattered) == {}
+    assert study.planned() == {}
     study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
     showing = {"build_tables", "draw_figure", "audit_study"}
-    assert study.planned(*scattered).keys() <= {"all", "total", *showing}
+    assert study.planned().keys() <= {"all", "total", *showing}
     # What needs them makes them again, to the bit.
-    manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-2" / "manifest.json"
+    manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-1" / "manifest.json"
     before = manifest.read_text()
     target = str(manifest.relative_to(study.path))
-    study.run(*scattered, "--forcerun", "reconstruct_window", "--", target)
+    study.run("--forcerun", "reconstruct_window", "--", target)
     assert manifest.read_text() == before
 
 
@@ -225,7 +224,7 @@ def test_another_grid_runs_the_new_candidates_only(wide, tmp_path):
     config = yaml.safe_load(path.read_text())
     config["adaptations"]["searched"]["learning_rate"] = [1.0e-3, 1.0e-2]
     path.write_text(yaml.safe_dump(config))
-    planned = study.planned("--set-scatter", "windows=2")
+    planned = study.planned()
     assert "reconstruct_window" not in planned and "extend_calibration" not in planned
     assert planned["retrain_model"] == 1
     # The new candidate, and the cell, if another is chosen.
@@ -238,10 +237,9 @@ def test_a_mended_formula_trains_again_only_what_it_decides_otherwise(wide, tmp_
     study = wide.copy(tmp_path / "study")
     path = "workflow/scripts/freelunch/costs/reconstruction.py"
     study.edit(path, "BESIDE_BYTES = 80_000_000", "BESIDE_BYTES = 81_000_000")
-    scattered = ("--set-scatter", "windows=2")
-    planned = study.planned(*scattered)
+    planned = study.planned()
     computing = {"reconstruct_window", "retrain_model", "evaluate_cell", "prune_model"}
     assert not computing & planned.keys()
     # With this much beside, no window but the least fits into the budget.
     study.edit(path, "BESIDE_BYTES = 81_000_000", "BESIDE_BYTES = 3_614_500_000")
-    assert study.planned(*scattered)["reconstruct_window"] == 2
+    assert study.planned()["reconstruct_window"] == 1

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
 WINDOWS = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
+SLOW = f"{WINDOWS}/manifest.json"
 
 
 def digests(folder: Path, pattern: str = "**/*.safetensors") -> dict[str, str]:
@@ -116,16 +117,16 @@ def test_a_missing_cell_is_not_testable_and_an_altered_record_is_refused(study):
 
 
 def test_terminal_shows_plan_progress_and_summary(finished):
-    said = finished.output
+    said = finished.said.read_text()
     assert "Using workflow specific profile profiles/default" in said
     assert "The study `smoke` (config.yaml): 5 cells" in said
     assert "[reconstruct_window tiny/wanda-u50/recon_block/0/1-of-1] 4/4 windows" in said
     assert "results/smoke/tables/summary.csv" in said.split("100%) done")[1]
 
 
-def test_second_run_does_nothing(finished):
-    assert finished.planned() == {}
-    assert "Nothing to be done" in finished.run()
+def test_second_run_does_nothing(study):
+    assert study.planned() == {}
+    assert "Nothing to be done" in study.run()
 
 
 def test_learning_rate_reruns_reconstructions_and_what_follows(study):
@@ -269,10 +270,10 @@ def test_changed_user_file_is_fetched_again(study):
 
 @pytest.fixture(scope="module")
 def slow(finished, tmp_path_factory):
-    """A study whose reconstructions take long enough to be interrupted, run to its end."""
+    """A study with a reconstruction that takes long enough to be interrupted, and its result."""
     folder = finished.copy(tmp_path_factory.mktemp("slow") / "study")
     folder.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 60")
-    folder.run()
+    folder.run(SLOW)
     return folder
 
 
@@ -282,7 +283,7 @@ def start_reconstruction(slow, tmp_path):
     windows = study.path / WINDOWS
     for old in windows.iterdir():
         old.unlink()
-    return study, windows, study.start(f"{WINDOWS}/manifest.json")
+    return study, windows, study.start(SLOW)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
@@ -295,13 +296,13 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     survived = {path.name: path.stat().st_mtime_ns for path in windows.glob("block-*")}
     assert 2 <= len(survived) < 4
 
-    study.run(f"{WINDOWS}/manifest.json")
+    study.run(SLOW)
     for name, changed in survived.items():
         assert (windows / name).stat().st_mtime_ns == changed, f"{name} was computed twice"
     left = {path.name for path in windows.iterdir()}
     assert left == {path.name for path in (slow.path / WINDOWS).iterdir()}
     assert digests(windows) == digests(slow.path / WINDOWS)
-    assert study.planned() == {}
+    assert study.planned(SLOW) == {}
 
 
 def test_killed_retraining_goes_on_from_its_saved_state(study, tmp_path):
@@ -335,28 +336,30 @@ def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
     wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 1)
     process.kill()
     process.wait()
-    study.run(f"{WINDOWS}/manifest.json")
+    study.run(SLOW)
     process.communicate()
     assert digests(windows) == digests(slow.path / WINDOWS)
-    assert study.planned() == {}
+    assert study.planned(SLOW) == {}
 
 
 def test_groups_of_windows_give_the_same_checkpoint(study):
-    before = digests(study.path / "results/smoke/checkpoints")
-    planned = study.planned("--set-scatter", "windows=3")
-    assert planned["reconstruct_window"] == 6
-    study.run("--set-scatter", "windows=3")
-    assert digests(study.path / "results/smoke/checkpoints") == before
+    checkpoint = study.path / "results/smoke/checkpoints" / RECONSTRUCTED
+    before = digests(checkpoint)
+    scattered = ("--set-scatter", "windows=3")
+    assert study.planned(*scattered)["reconstruct_window"] == 6
+    target = str((checkpoint / "manifest.json").relative_to(study.path))
+    study.run(*scattered, "--", target)
+    assert study.planned(*scattered, "--", target) == {}
+    assert digests(checkpoint) == before
 
 
 def test_two_runs_at_once_do_not_meet(slow, tmp_path):
     study = slow.copy(tmp_path / "study")
-    target = f"{WINDOWS}/manifest.json"
-    first = study.start("--force", target)
+    first = study.start("--force", SLOW)
     locks = study.path / ".snakemake/locks"
     try:
         wait_for(first, lambda: locks.is_dir() and list(locks.iterdir()))
-        output = study.run("--force", target, status=1)
+        output = study.run("--force", SLOW, status=1)
         assert "cannot be locked" in output
         assert list(locks.iterdir()), "the second run took the first one's lock away"
     finally:
@@ -438,6 +441,7 @@ def test_record_of_other_settings_is_refused(study):
 def test_stale_steps_without_metadata_are_refused(study):
     """What DVC or a copy brings without Snakemake's metadata cannot pass under new settings."""
     study.edit("config.yaml", "windows: 16", "windows: 8")
+    study.edit("config.yaml", "adaptations: [none, recon_block]", "adaptations: [none]")
     for record in (study.path / "results/smoke/records").iterdir():
         record.unlink()
     for metadata in (study.path / ".snakemake/metadata").iterdir():
@@ -450,9 +454,9 @@ def test_stale_steps_without_metadata_are_refused(study):
     assert study.planned() == {}
 
 
-def test_report_is_made_without_a_network(finished):
-    finished.run("--report", "report.zip")
-    with zipfile.ZipFile(finished.path / "report.zip") as archive:
+def test_report_is_made_without_a_network(study):
+    study.run("--report", "report.zip")
+    with zipfile.ZipFile(study.path / "report.zip") as archive:
         names = archive.namelist()
     assert any(name.endswith("criteria.png") for name in names), names
     assert any(name.endswith("index.html") for name in names), names
