@@ -165,9 +165,8 @@ def origin(tmp_path_factory, remote) -> Clone:
     smoke["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
     # Not of the final norm: what is outside the blocks stays one file for all.
     smoke["adaptations"]["full"] = {"method": "full", "train_norms": False}
-    (grid,) = smoke["study"]["grids"]
-    grid["criteria"] = ["wanda"]
-    grid["adaptations"] += ["recon_all", "full"]
+    grid = {"models": ["tiny"], "criteria": ["wanda"], "patterns": ["u50"]}
+    smoke["study"]["grids"].append({**grid, "adaptations": ["recon_all", "full"]})
     (clone.path / "config.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
     clone.add_environment()
     clone.run("git", "init", "--quiet")
