@@ -5,8 +5,11 @@
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
+#   make fetch                 everything of a study that comes over the network
+#   make study PROFILE=slurm   a study on a cluster, by workflow/profiles/slurm or a folder of your own
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
+#   make test-cluster          the tests that run studies on a real Slurm, which they start
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make compare A=... B=...   differences between two studies, and what may explain them
@@ -21,6 +24,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 STUDY ?= config.yaml
+# A folder of workflow/profiles, or any other.
+PROFILE ?= local
 CORES ?= all
 ENV := .venv
 BIN := $(ENV)/bin
@@ -29,13 +34,19 @@ READY := $(ENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
-SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
-	--config study=$(STUDY) $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
+# Snakemake ignores a profile that does not exist.
+PROFILE_FOLDER = $(or $(firstword $(wildcard workflow/profiles/$(PROFILE)/profile.yaml $(PROFILE)/profile.yaml)),\
+	$(error no profile $(PROFILE): expected one of $(notdir $(wildcard workflow/profiles/*)), or a folder with a profile.yaml))
+CONFIG = study="$(STUDY)" $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
+# On a cluster, the nodes have as many cores as they have, and the profile says how many this machine uses.
+SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
+	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
+	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: gpu-check help env study full plan summary report compare test test-fast check format bench docs results kept lock settings large
+.PHONY: gpu-check help env study fetch full plan summary report compare test test-fast test-cluster check format bench docs results kept lock settings large
 
 help:
-	@sed -n '3,17s/^#   //p' Makefile
+	@sed -n '3,20s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -48,19 +59,24 @@ $(READY): pyproject.toml envs/lock.txt
 	touch $@
 
 study: env
-	@python -m freelunch check $(STUDY)
+	@python -m freelunch check "$(STUDY)"
 	$(SNAKEMAKE) $(if $(FORCE),--forcerun $(FORCE))
-	@python -m freelunch summary $(STUDY)
+	@python -m freelunch summary "$(STUDY)"
+
+# Downloads run here, whatever the profile: nodes of a cluster may have no network.
+fetch: env
+	@python -m freelunch check "$(STUDY)"
+	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local --config $(CONFIG) -- fetch
 
 full:
 	$(MAKE) study STUDY=studies/full.yaml
 
 plan: env
-	@python -m freelunch plan $(STUDY) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
+	@python -m freelunch plan "$(STUDY)" $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
 	  $(if $(NETWORK),--network $(NETWORK)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
 summary: env
-	@python -m freelunch summary $(STUDY)
+	@python -m freelunch summary "$(STUDY)"
 
 report: env
 	$(SNAKEMAKE)
@@ -73,7 +89,11 @@ compare: env
 
 # Two test files at a time, each in a process with one thread, since the models in tests are tiny.
 test: env
-	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --ignore tests/cluster --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Studies on a real Slurm, which the tests start and stop. It needs root, slurm-wlm and munge.
+test-cluster: env
+	OMP_NUM_THREADS=1 python -m pytest tests/cluster
 
 # Tests to run while editing: they compute nothing with a model.
 test-fast: env

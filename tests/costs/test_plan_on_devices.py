@@ -10,10 +10,12 @@ from freelunch.cli.main import main
 from freelunch.core.errors import UserError
 from freelunch.costs.device_table import device_table
 from freelunch.costs.fits import decide_residency, decide_window
+from freelunch.costs.jobs import Job
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.costs.reconstruction import reconstruct
+from freelunch.costs.requests import request
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
@@ -132,9 +134,10 @@ def test_residency_follows_the_device() -> None:
 
 def test_a_job_on_a_device_requests_the_hosts_memory() -> None:
     study = Study.load(LARGE)
-    job = {"rule": "retrain_model", "model": "qwen2.5-72b", "adaptation": "masklora"}
-    host, device = Plan.of(study, 400 * GB), Plan.of(study)
-    assert host.mem_mb(**job) < device.mem_mb(**job)
+    job = Job("retrain_model", "qwen2.5-72b", adaptation="masklora")
+    machine = Machine.of(400e12, 2e9)
+    asked = [request(plan, machine, job) for plan in (Plan.of(study, 400 * GB), Plan.of(study))]
+    assert asked[0].mem_mb < asked[1].mem_mb
 
 
 def test_a_row_for_each_adaptation_and_a_column_for_each_device() -> None:

@@ -48,7 +48,7 @@ def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
 def test_the_memory_of_a_device_is_no_study() -> None:
     assert chosen_study({DEVICE: 80}).name == "laptop"
     assert chosen_study({DEVICE: 80, "study": "studies/smoke.yaml"}).name == "smoke"
-    assert "nothing else but `device_memory`" in refusal({DEVICE: 80, "memory": 80})
+    assert "nothing else but `device_memory` and `tflops`" in refusal({DEVICE: 80, "memory": 80})
 
 
 def test_messages_name_the_study_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ rule sample_calibration:
         run=paths.run(PATHS.calibration("{model}", "{seed}")),
     log:
         PATHS.log("sample_calibration", "{model}", "seed{seed}"),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -33,6 +34,7 @@ rule sample_held_out:
         PATHS.log("sample_held_out", "{model}", "seed{seed}"),
     # This runs before any adaptation, so that a text that is too short stops a search at once.
     priority: 1
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -55,6 +57,7 @@ rule extend_calibration:
         PATHS.log("extend_calibration", "{model}", "seed{seed}", "{samples}"),
     wildcard_constraints:
         samples=r"\d+",
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -76,7 +79,7 @@ rule capture_dense:
         "../../envs/freelunch.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("capture_dense", wildcards.model),
+        **asks_with_device(lambda wildcards: Job(steps.CAPTURE_DENSE, wildcards.model)),
         # This affects disk and time, not results. As a resource, it reruns nothing.
         keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
@@ -102,7 +105,7 @@ rule capture_reference:
         "../../envs/freelunch.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("capture_reference", wildcards.model),
+        **asks_with_device(lambda wildcards: Job(steps.CAPTURE_REFERENCE, wildcards.model)),
         keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
         hidden=str(PATHS.reference_hidden("{model}", "{seed}")),

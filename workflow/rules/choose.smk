@@ -12,6 +12,7 @@ rule choose_candidate:
         PATHS.log("choose_candidate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     wildcard_constraints:
         adaptation=WORD,
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:

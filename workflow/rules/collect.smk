@@ -9,6 +9,8 @@ rule collect_records:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:
         PATHS.log("collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    group:
+        scheduled_cell
     conda:
         "../../envs/freelunch.yaml"
     params:

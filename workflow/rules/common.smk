@@ -1,4 +1,4 @@
-# Functions of a cell that the rules use.
+# What rules share: functions of a cell, and what jobs ask a scheduler for.
 
 
 CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
@@ -14,6 +14,40 @@ def of_this_repository(file):
 def cell_of(wildcards):
     """Return the cell's identity as a path."""
     return f"{wildcards.model}/{wildcards.pruning}/{wildcards.adaptation}/seed{wildcards.seed}"
+
+
+def asks(job_of):
+    """Return the resources that a rule's jobs ask a scheduler for, by name.
+
+    Args:
+        job_of: Function of wildcards that returns the job, by which the plan knows its cost.
+    """
+
+    def asked(name):
+        return lambda wildcards, attempt: getattr(
+            request(PLAN, planned_machine(), job_of(wildcards), attempt), name
+        )
+
+    return {name: asked(name) for name in Request._fields}
+
+
+def asks_with_device(job_of):
+    """Return the resources of a rule whose jobs compute on a GPU, if the run uses GPUs."""
+    return asks(job_of) | ({"gpu": 1} if USES_GPUS else {})
+
+
+@cache
+def planned_machine():
+    """Return the machine whose rates the plan takes; its rates are measured when first needed."""
+    return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes)
+
+
+def scheduled_cell(wildcards):
+    """Return the name of the job in which a scheduler runs a cell's own steps one after another.
+
+    Adaptation, evaluation and record would each wait in the queue and start for a minute's work.
+    """
+    return Cell.parse(cell_of(wildcards)).record_name.removesuffix(".json")
 
 
 def masks_of(wildcards):

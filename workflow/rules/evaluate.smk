@@ -10,6 +10,7 @@ rule cut_windows:
         run=paths.run(PATHS.text_windows("{model}")),
     log:
         PATHS.log("cut_windows", "{model}"),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -35,13 +36,15 @@ rule evaluate_cell:
         run=paths.run(PATHS.metrics(CELL)),
     log:
         PATHS.log("evaluate_cell", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    group:
+        scheduled_cell
     conda:
         "../../envs/freelunch.yaml"
     # The dense model is evaluated before anything else, so it has the machine to itself. The other
     # evaluations run side by side, which is faster than one after the other with more threads.
     threads: lambda wildcards: 2 if wildcards.pruning == DENSE else 1
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb(*evaluation(Cell.parse(cell_of(wildcards)))),
+        **asks_with_device(lambda wildcards: evaluation(Cell.parse(cell_of(wildcards)))),
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
         anew=lambda wildcards: is_forced("evaluate_cell"),
     params:

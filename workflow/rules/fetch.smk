@@ -9,10 +9,11 @@ rule fetch_model:
         run=paths.run(PATHS.model("{model}")),
     log:
         PATHS.log("fetch_model", "{model}"),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("fetch_model", wildcards.model),
+        **asks(lambda wildcards: Job(steps.FETCH_MODEL, wildcards.model)),
     params:
         entry=lambda wildcards: STUDY.model(wildcards.model).as_json(),
         code=code_digest("fetch_model"),
@@ -28,6 +29,7 @@ rule fetch_text:
         run=paths.run(PATHS.text("{text}")),
     log:
         PATHS.log("fetch_text", "{text}"),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -48,6 +50,7 @@ if STUDY.tasks:
             run=paths.run(PATHS.tasks),
         log:
             PATHS.log("fetch_tasks"),
+        localrule: True
         conda:
             "../../envs/freelunch.yaml"
         params:

@@ -17,7 +17,9 @@ rule prune_model:
     conda:
         "../../envs/freelunch.yaml"
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb("prune_model", wildcards.model, wildcards.criterion),
+        **asks_with_device(
+            lambda wildcards: Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
+        ),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion).as_json(),

@@ -18,13 +18,18 @@ rule reconstruct_window:
             "seed{seed}",
             "{scatteritem}",
         ),
+    # Windows that several jobs share are meant to run side by side.
+    group:
+        scheduled_cell if len(scatter.windows("{scatteritem}")) == 1 else None
     conda:
         "../../envs/freelunch.yaml"
     # Two jobs side by side with one thread each are faster than one after the other with two.
     threads: 1
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb(
-            "reconstruct_window", wildcards.model, adaptation=wildcards.adaptation
+        **asks_with_device(
+            lambda wildcards: Job(
+                steps.RECONSTRUCT_WINDOW, wildcards.model, adaptation=wildcards.adaptation
+            )
         ),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),

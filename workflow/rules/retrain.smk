@@ -11,13 +11,17 @@ rule retrain_model:
         run=paths.run(PATHS.windows(CELL, windows.MODEL)),
     log:
         PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    group:
+        scheduled_cell
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.
     threads: 1
     resources:
-        mem_mb=lambda wildcards: PLAN.mem_mb(
-            "retrain_model", wildcards.model, adaptation=wildcards.adaptation
+        **asks_with_device(
+            lambda wildcards: Job(
+                steps.RETRAIN_MODEL, wildcards.model, adaptation=wildcards.adaptation
+            )
         ),
         # A resource, since it changes no result: a larger machine need not train again.
         streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),

@@ -10,6 +10,7 @@ rule build_tables:
         [PATHS.root / file for file in tables.DOCUMENTS],
     log:
         PATHS.log("build_tables"),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -31,6 +32,7 @@ rule draw_figure:
         PATHS.log("draw_figure", "{figure}"),
     wildcard_constraints:
         figure="|".join(figures.figures()),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -80,6 +82,7 @@ rule audit_study:
         config=PATHS.audit / "run" / "config.yaml",
     log:
         PATHS.log("audit_study"),
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:

@@ -17,6 +17,7 @@ from math import inf
 from pathlib import Path
 
 from freelunch.cli import terminal
+from freelunch.core.devices import device_text, visible_devices
 from freelunch.core.errors import DEFAULT_STUDY, UserError
 from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine, read_gigabytes, read_rate
@@ -85,10 +86,16 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    given = arguments.device_memory
-    device = None if given is None else read_gigabytes(given, "--device-memory")
-    plan = Plan.of(open_study(arguments.config), device)
-    terminal.say(plan_text(plan, _machine(arguments, device)))
+    given, study = arguments.device_memory, open_study(arguments.config)
+    device: int | None
+    if given is not None:
+        device, text = read_gigabytes(given, "--device-memory"), f"a GPU of {given} GB, as given"
+    else:
+        # With another machine's rate, the plan is for that machine.
+        found = [] if arguments.tflops else visible_devices()
+        device = min((each.memory_bytes for each in found), default=None)
+        text = "cpu, as no GPU is given" if arguments.tflops else device_text(found)
+    terminal.say(plan_text(Plan.of(study, device, text), _machine(arguments, device)))
 
 
 def _devices(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import Artifact, write_json
+from freelunch.core.devices import CPU, CUDA, claim_device
 from freelunch.core.errors import UserError
 
 PACKAGES = (
@@ -107,7 +108,7 @@ class Job:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "shared": self.shared,
         }
-        if self.device == "cuda":
+        if self.device == CUDA:
             import torch
 
             facts["cost"]["peak_host_bytes"] = facts["cost"]["peak_bytes"]
@@ -135,7 +136,7 @@ def running(snakemake: Any) -> Iterator[Job]:
     logging.getLogger("freelunch.core.lock").addHandler(terminal)
     wildcards = "/".join(str(value) for value in snakemake.wildcards)
     gpus = int(snakemake.resources.get("gpu", 0) or 0)
-    name, device = f"{snakemake.rule} {wildcards}".strip(), "cuda" if gpus else "cpu"
+    name, device = f"{snakemake.rule} {wildcards}".strip(), CUDA if gpus else CPU
     # The log's folder has the rule's own name, also where another workflow imports it as `other_*`.
     job = Job(Path(snakemake.log[0]).parent.name, name, snakemake.threads, device)
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
@@ -170,7 +171,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "device": device,
     }
-    if device == "cuda":
+    if device == CUDA:
         import torch
 
         facts["device_name"] = torch.cuda.get_device_name()
@@ -185,12 +186,15 @@ def _configure_libraries(job: Job) -> None:
 
     _keep_freed_memory()
     torch.set_num_threads(job.threads)
-    if job.device == "cuda" and not torch.cuda.is_available():
+    if job.device == CUDA:
+        claim_device()
+    if job.device == CUDA and not torch.cuda.is_available():
         raise UserError(
             "the profile gives this job a GPU, but torch sees none",
             where=job.name,
             found=f"torch {torch.__version__}",
-            todo="remove `gpu` from the profile, or install a CUDA build of torch",
+            todo="say `device=cpu` in the profile's default-resources, or install a CUDA build of "
+            "torch",
         )
     if "transformers" in sys.modules:
         import transformers

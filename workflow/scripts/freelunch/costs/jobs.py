@@ -1,5 +1,6 @@
 """The jobs of a study that compute, and what decides the cost of each."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from freelunch.study.cell import DENSE, NONE, Cell
@@ -64,6 +65,37 @@ def jobs_of(study: Study) -> list[Job]:
         for each in [*candidates, cell]:
             jobs[EVALUATE_CELL, each] = evaluation(each)
     return list(jobs.values())
+
+
+def chains_of(study: Study) -> Iterator[list[Job]]:
+    """Yield the jobs of each cell that run one after another; of a search, for each candidate."""
+    for cell in study.cells:
+        model, last = cell.model, evaluation(cell)
+        if cell.is_dense:
+            yield [Job(FETCH_MODEL, model), last]
+            continue
+        before = [
+            Job(FETCH_MODEL, model),
+            Job(CAPTURE_DENSE, model),
+            Job(PRUNE_MODEL, model, cell.criterion, NONE, cell.pattern),
+        ]
+        settings, candidates = study.adaptation(cell.adaptation), study.candidates(cell)
+        for each in candidates or [cell]:
+            chain = [*before, last]
+            if settings is not None:
+                adapting = Job(settings.rule, model, cell.criterion, each.adaptation, cell.pattern)
+                chain += [adapting, *([evaluation(each)] if candidates else [])]
+            yield chain
+
+
+def scheduled_jobs(study: Study) -> int:
+    """Return how many jobs a scheduler gets, if one job has all windows of a reconstruction.
+
+    Fetching runs where the study is started. A cell's adaptation, evaluation and record are one
+    job.
+    """
+    alone = (CAPTURE_DENSE, CAPTURE_REFERENCE, PRUNE_MODEL, EVALUATE_CELL)
+    return sum(job.rule in alone for job in jobs_of(study))
 
 
 def adaptation_jobs(study: Study) -> dict[tuple[str, str], Job]:

@@ -17,6 +17,8 @@ _LIMIT = Path("/sys/fs/cgroup/memory.max")
 _RESULTS = Path("results")
 # Bytes per second over the network if nothing is given: nobody wants a plan to download anything.
 NETWORK_PER_S = 100e6
+# Operations per second of a GPU if nothing is given: few, since jobs ask for time by it.
+GPU_FLOPS_PER_S = 50e12
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -59,7 +61,8 @@ class Machine:
             network_per_s: Bytes per second over the network.
             device_bytes: Memory of the device that computes.
         """
-        rate = flops_per_s or matmul_rate()
+        assumed = GPU_FLOPS_PER_S if device_bytes is not None else None
+        rate = flops_per_s or assumed or matmul_rate()
         read, write = (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS)
         network = network_per_s or NETWORK_PER_S
         disk = f"reading at {rate_text(read)}, writing at {rate_text(write)}"
@@ -72,7 +75,7 @@ class Machine:
             device_bytes,
             (
                 f"a matrix product at {_flops_text(rate)} "
-                + ("as given" if flops_per_s else "on this machine now"),
+                + ("as given" if flops_per_s else "assumed" if assumed else "on this machine now"),
                 disk + (" as given" if disk_per_s else " as measured on this disk"),
                 f"downloads at {rate_text(network)} "
                 + ("as given" if network_per_s else "assumed"),
@@ -119,18 +122,33 @@ def read_gigabytes(found: object, where: str) -> int:
     Raises:
         UserError: It is no positive number.
     """
+    return int(_positive(found, where, "the memory of a device is a number of GB", 80) * 1e9)
+
+
+def read_tflops(found: object, where: str) -> float:
+    """Return the operations per second of a number of TFLOP/s.
+
+    Raises:
+        UserError: It is no positive number.
+    """
+    return (
+        _positive(found, where, "the rate of a matrix product is a number of TFLOP/s", 400) * 1e12
+    )
+
+
+def _positive(found: object, where: str, problem: str, example: float) -> float:
     try:
         number = float(found)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number < inf:
         raise UserError(
-            "the memory of a device is a number of GB",
+            problem,
             where=where,
             found=found,
-            expected="a number more than 0, such as 80",
+            expected=f"a number more than 0, such as {example}",
         )
-    return int(number * 1e9)
+    return number
 
 
 def rate_text(per_s: float) -> str:

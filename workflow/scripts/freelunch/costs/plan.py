@@ -4,7 +4,6 @@ No tensor library is imported. `plan_text` shows a plan at the terminal.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from freelunch.costs import evaluation, passes, pruning, reconstruction, retraining
 from freelunch.costs.cell_checks import check_cells
@@ -36,9 +35,6 @@ from freelunch.study.study import Study
 from freelunch.study.unsupported import check_supported
 from freelunch.study.windows import AUTO, Window
 
-# mem_mb of a job is its predicted peak memory times this.
-MEMORY_MARGIN = 1.15
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -49,14 +45,16 @@ class Plan:
         shapes: Sizes of each model whose shapes are known, by its name.
         device_bytes: Memory of the device that computes; None if the host's processor computes.
             What is `auto` in the study fits into it.
+        device: What computes, in words.
     """
 
     study: Study
     shapes: dict[str, Shapes]
     device_bytes: int | None = None
+    device: str = ""
 
     @classmethod
-    def of(cls, study: Study, device_bytes: int | None = None) -> "Plan":
+    def of(cls, study: Study, device_bytes: int | None = None, device: str = "") -> "Plan":
         """Look up the shapes of the study's models.
 
         Raises:
@@ -68,7 +66,7 @@ class Plan:
             check_supported(config_of(study, model), f"models.{model}")
         found = {model: shapes_of(study, model) for model in models}
         known = {model: shapes for model, shapes in found.items() if shapes}
-        plan = cls(study, known, device_bytes)
+        plan = cls(study, known, device_bytes, device)
         check_cells(plan)
         return plan
 
@@ -183,16 +181,3 @@ class Plan:
             return None
         sample = self.study.samples(adaptation), self.study.calibration.length
         return decide_window(shapes, *sample, settings, self.device_bytes)[0]
-
-    def mem_mb(self, *job: Any, **names: Any) -> int:
-        """Return the memory of the host that a job requests, in MB; 4000 if the shapes are not
-        known.
-
-        Args:
-            job: Positional arguments of `step`.
-            names: Keyword arguments of `step`.
-        """
-        predicted = self.step(*job, **names)
-        if predicted is None:
-            return 4000
-        return int(predicted.memory(self.device_bytes is not None).host * MEMORY_MARGIN / 1e6)

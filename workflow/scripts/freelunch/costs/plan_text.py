@@ -1,9 +1,16 @@
 """A plan as text for the terminal: tables of steps and adaptations, and what does not fit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from freelunch.costs.fits import amount, misfit, way_out
-from freelunch.costs.jobs import RULES, Job, adaptation_jobs, jobs_of
+from freelunch.costs.jobs import (
+    RULES,
+    Job,
+    adaptation_jobs,
+    chains_of,
+    jobs_of,
+    scheduled_jobs,
+)
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.text_lengths import text_windows
@@ -37,6 +44,7 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
     lines = [f"The study `{study.name}` ({study.source}): {len(cells)} cells"]
     lines += [f"  {cell}" for cell in cells[:12]]
     lines += [f"  ... and {len(cells) - 12} more"] if len(cells) > 12 else []
+    lines += [f"  device: {plan.device}"] if plan.device else []
     unknown = sorted({cell.model for cell in cells} - plan.shapes.keys())
     if unknown:
         lines.append(
@@ -53,8 +61,10 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
 def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
     memory = _memory_heads(machine)
     rows = [["step", "jobs", "TFLOP", "time", *memory, "read", "written", "disk"]]
+    known = [plan.step(*job) or Cost() for job in jobs]
     by_rule: dict[str, list[Cost]] = {
-        rule: [plan.step(*job) or Cost() for job in jobs if job.rule == rule] for rule in RULES
+        rule: [cost for job, cost in zip(jobs, known, strict=True) if job.rule == rule]
+        for rule in RULES
     }
     by_rule = {rule: costs for rule, costs in by_rule.items() if costs}
     everything = [cost for costs in by_rule.values() for cost in costs]
@@ -68,7 +78,20 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
         *_adaptations(plan, jobs, machine),
         "",
         *_notes(plan, by_rule, machine),
+        _on_a_cluster(plan, dict(zip(jobs, known, strict=True)), machine),
     ]
+
+
+def _on_a_cluster(plan: Plan, costs: Mapping[Job, Cost], machine: Machine) -> str:
+    """Return how many jobs a scheduler gets, and how long it takes however many run at a time."""
+    seconds = {job: cost.seconds(machine) for job, cost in costs.items()}
+    longest = max(
+        sum(seconds[job] for job in chain) for chain in chains_of(plan.study) if chain[0] in seconds
+    )
+    return (
+        f"  On a cluster: {scheduled_jobs(plan.study):,} jobs for the scheduler; the longest chain "
+        f"takes {duration(longest)}."
+    )
 
 
 def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iterator[str]:

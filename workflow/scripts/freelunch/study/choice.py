@@ -1,4 +1,4 @@
-"""The choice of the study to run: `--config study=FILE`, and of the device that it fits into."""
+"""The choice of the study to run: `--config study=FILE`, and what is known of the device."""
 
 import os
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from freelunch.study.study import Study
 KEY = "study"
 # Memory in GB of the GPU that a run uses. What is `auto` in a study fits into it.
 DEVICE = "device_memory"
+# TFLOP/s of the machine that runs the jobs, from which they know how much time to ask for.
+TFLOPS = "tflops"
 
 
 def chosen_study(config: Mapping[str, object]) -> Study:
@@ -20,18 +22,18 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     key.
 
     Raises:
-        UserError: The config holds anything but `study: FILE` and DEVICE, or that study is not
-            valid.
+        UserError: The config holds anything but `study: FILE`, DEVICE and TFLOPS, or that study is
+            not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
-    others = config.keys() - {KEY, DEVICE}
+    others = config.keys() - {KEY, DEVICE, TFLOPS}
     if others or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
             "a study is chosen by its file's name",
             where="Snakemake's config",
             found=", ".join(map(str, config)) if others else alone,
-            expected=f"`{KEY}`, the name of a file, and nothing else but `{DEVICE}`",
+            expected=f"`{KEY}`, the name of a file, and nothing else but `{DEVICE}` and `{TFLOPS}`",
             todo="use `--config study=FILE`, without --configfile",
         )
     return open_study(Path(chosen))

@@ -1,0 +1,124 @@
+"""The GPUs of this machine: which there are, and which one a job takes.
+
+Only NVIDIA's are known, by `nvidia-smi`, which needs no tensor library.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from freelunch.core.errors import UserError
+
+CPU, CUDA = "cpu", "cuda"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# A scheduler that sets one of these has already given a job its devices.
+_SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
+_QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+# Seconds between two attempts to find a free device.
+_PAUSE_S = 0.5
+# Locks of the devices that this process uses until it ends.
+_held: list[FileLock] = []
+
+
+class Device(NamedTuple):
+    """A GPU.
+
+    Attributes:
+        number: Its number on the machine.
+        uuid: Its identifier, which no other GPU has.
+        name: Its model, such as `NVIDIA H100 80GB HBM3`.
+        memory_bytes: Its memory.
+    """
+
+    number: str
+    uuid: str
+    name: str
+    memory_bytes: int
+
+
+def visible_devices() -> list[Device]:
+    """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
+    try:
+        found = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = (line.split(", ") for line in found.stdout.splitlines() if line.strip())
+    # nvidia-smi counts in MiB.
+    devices = [Device(number, uuid, name, int(size) * 2**20) for number, uuid, name, size in rows]
+    if VISIBLE not in os.environ:
+        return devices
+    named = []
+    for name in os.environ[VISIBLE].split(","):
+        matching = [one for one in devices if _is_called(one, name.strip())]
+        if not matching:
+            # As CUDA does: what follows a name that no device has is not visible.
+            break
+        named += matching
+    return named
+
+
+def chosen_devices(asked: str | None) -> list[Device]:
+    """Return the GPUs that a run on this machine uses; none if its processor computes.
+
+    Args:
+        asked: What the profile says: `cpu`, `cuda`, or None to use the GPUs that are there.
+
+    Raises:
+        UserError: The profile says something else, or asks for a GPU where there is none.
+    """
+    if asked not in (None, CPU, CUDA):
+        raise UserError(
+            "unknown device",
+            where="default-resources: device",
+            found=asked,
+            expected=f"{CPU} or {CUDA}, or no such line to use the GPUs that are there",
+        )
+    return [] if asked == CPU else visible_devices()
+
+
+def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
+    """Return which devices compute, and why, in a few words."""
+    if devices:
+        names = dict.fromkeys(device.name for device in devices)
+        return f"{', '.join(names)} ({len(devices)})"
+    if asked == CUDA:
+        return "a GPU for each job, from the scheduler"
+    return "cpu, as the profile says" if asked == CPU else "cpu, no GPU found"
+
+
+def claim_device() -> Device | None:
+    """Take a free GPU for this process alone until it ends, and hide the others from CUDA.
+
+    Call it before CUDA is used. The operating system releases the GPU, whichever way the process
+    ends. If a scheduler has given the job its GPU, or there is none, nothing is taken.
+
+    Returns:
+        The GPU, or None if nothing was taken.
+    """
+    devices = [] if any(name in os.environ for name in _SCHEDULERS) else visible_devices()
+    if not devices:
+        return None
+    folder = Path(tempfile.gettempdir()) / f"freelunch-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    while True:
+        for device in devices:
+            lock = FileLock(folder / f"{device.uuid}.lock", fallback_to_soft=False)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            _held.append(lock)
+            os.environ[VISIBLE] = device.uuid
+            return device
+        time.sleep(_PAUSE_S)
+
+
+def _is_called(device: Device, name: str) -> bool:
+    """Return whether CUDA_VISIBLE_DEVICES means a device by a number or part of an identifier."""
+    return name == device.number or (name.startswith("GPU-") and device.uuid.startswith(name))
