@@ -1,94 +1,12 @@
 """A copy of the repository with the smoke study run in it, made once for all workflow tests."""
 
 import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parents[2]
-SMOKE = ROOT / "studies" / "smoke.yaml"
-PARTS = (
-    *("Snakefile", "Makefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
-    *("config", "envs", "profiles", "studies", "workflow"),
-)
-
-
-class Folder:
-    """A copy of the repository in which Snakemake runs the smoke study as its default.
-
-    Attributes:
-        path: The copy.
-        said: A file beside it, with what the first run of the study said.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.said = path, path.with_suffix(".txt")
-
-    @classmethod
-    def new(cls, path: Path) -> "Folder":
-        path.mkdir()
-        ignore = shutil.ignore_patterns("__pycache__")
-        for part in PARTS:
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(source, path / part, symlinks=True, ignore=ignore)
-            else:
-                shutil.copy(source, path / part)
-        shutil.copytree(ROOT / "tests" / "fixtures", path / "tests" / "fixtures", ignore=ignore)
-        shutil.copy(SMOKE, path / "config.yaml")
-        return cls(path)
-
-    def copy(self, path: Path) -> "Folder":
-        shutil.copytree(self.path, path, symlinks=True)
-        return Folder(path)
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        path = self.path / file
-        text = path.read_text()
-        assert text.count(old) == 1, f"{file} holds {old!r} {text.count(old)} times"
-        path.write_text(text.replace(old, new))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """As if the environment were activated."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        inherited = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "PYTHONPATH")}
-        return {**inherited, "PATH": path}
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["snakemake", "--cores", "2", *arguments],
-            cwd=self.path,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            # Whoever runs the tests in the background of a shell has interrupts ignored, and what
-            # is started inherits that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def run(self, *arguments: str, status: int = 0) -> str:
-        """Run Snakemake and return what it said; fail if it ends with another status."""
-        process = self.start(*arguments)
-        output = process.communicate()[0]
-        assert process.returncode == status, output
-        return output
-
-    def planned(self, *arguments: str) -> dict[str, int]:
-        """Return how many jobs of each rule a run would start."""
-        output = self.run("--dry-run", *arguments)
-        if "Nothing to be done" in output:
-            return {}
-        stats = output[output.index("Job stats:") :].split("\n\n")[0]
-        return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", stats, re.M)}
+from study_folder import Folder
 
 
 @pytest.fixture

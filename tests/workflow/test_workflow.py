@@ -1,7 +1,6 @@
 """The workflow by running it: what it makes, what runs again and why, what it says when stopped."""
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -19,18 +18,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from study_folder import digests
+
 RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
 WINDOWS = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
 SLOW = f"{WINDOWS}/manifest.json"
-
-
-def digests(folder: Path, pattern: str = "**/*.safetensors") -> dict[str, str]:
-    files = sorted(folder.glob(pattern))
-    assert files, f"nothing like {pattern} in {folder}"
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:

@@ -42,6 +42,19 @@ def planned_machine():
     return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes)
 
 
+def check_scheduler():
+    """Ask the scheduler whether it would take the jobs that are about to run."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    requests = slurm.largest_requests(
+        (job.rule.name, job.group, dict(job.resources.items())) for job in jobs
+    )
+    try:
+        for rule, asked in requests.items():
+            slurm.check_accepted(rule, asked)
+    except UserError as error:
+        raise WorkflowError(str(error))
+
+
 def scheduled_cell(wildcards):
     """Return the name of the job in which a scheduler runs a cell's own steps one after another.
 

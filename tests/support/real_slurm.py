@@ -1,7 +1,7 @@
 """A real Slurm of two nodes on the loopback interface, for tests and for trying things out.
 
-    python tests/cluster/slurm.py            a shell in which `sbatch` and `snakemake` find it
-    python tests/cluster/slurm.py COMMAND    run a command there
+    python tests/support/real_slurm.py            a shell in which `sbatch` and `snakemake` find it
+    python tests/support/real_slurm.py COMMAND    run a command there
 
 All that it writes is below one temporary folder, and it stops when the shell or the command ends.
 It needs root, since its nodes start jobs as whoever submits them, and the packages `slurm-wlm` and
@@ -115,6 +115,7 @@ class Slurm:
             *("JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=1"),
             # Without a limit of its own, a job would have a whole node's memory.
             "DefMemPerCPU=1000",
+            "EnforcePartLimits=ALL",
         ]
         if self.confines:
             lines += ["ProctrackType=proctrack/cgroup", "TaskPlugin=task/cgroup"]

@@ -1,0 +1,40 @@
+"""A Slurm for all tests of this folder, and a study that was run on it and beside it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from real_slurm import Slurm
+from slurm_folder import OnSlurm
+from study_folder import Folder
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A running Slurm; if it cannot be started, the tests fail and say why."""
+    with Slurm(tmp_path_factory.mktemp("slurm")) as slurm:
+        OnSlurm.slurm = slurm
+        yield slurm
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The smoke study, run by the local profile."""
+    folder = Folder.new(tmp_path_factory.mktemp("local") / "study")
+    folder.run()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> OnSlurm:
+    """The smoke study, run on the Slurm, in a folder whose name has a space."""
+    folder = OnSlurm.new(tmp_path_factory.mktemp("cluster") / "a study")
+    folder.output = folder.run_study()  # type: ignore[attr-defined]
+    return folder
+
+
+@pytest.fixture
+def study(finished: OnSlurm, tmp_path: Path) -> OnSlurm:
+    """A private copy of the finished study."""
+    return finished.copy(tmp_path / "a study")  # type: ignore[return-value]

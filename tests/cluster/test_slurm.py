@@ -1,0 +1,249 @@
+"""Studies on a real Slurm: equal numbers, early ends, other requests, and what a user is told."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from slurm_folder import STUDY, OnSlurm
+from study_folder import digests
+
+RESULTS = Path("results/smoke")
+CELL = "tiny/wanda-u50/{}/seed0"
+REQUESTS = "workflow/scripts/freelunch/costs/requests.py"
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"this took more than {seconds} s"
+        time.sleep(0.2)
+
+
+def submitted(output: str) -> list[str]:
+    """Return Slurm's numbers of the jobs that a run submitted."""
+    return re.findall(r"submitted with SLURM jobid (\d+)", output)
+
+
+def running(study: OnSlurm) -> list[str]:
+    return study.slurm.run("squeue", "--noheader", "--states=running", "--format=%i").split()
+
+
+def without_windows(study: OnSlurm, adaptation: str = "recon_block") -> str:
+    """Remove one cell's adapted windows; return the target that makes them again."""
+    folder = study.path / RESULTS / "windows" / CELL.format(adaptation) / "1-of-1"
+    for path in folder.iterdir():
+        path.unlink()
+    return str((folder / "manifest.json").relative_to(study.path))
+
+
+def add_retraining(study: OnSlurm, epochs: int) -> str:
+    """Add a retraining that saves its state at every step; return the target that makes it."""
+    library = "workflow/scripts/freelunch/"
+    study.edit(library + "adaptation/retraining/driver.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
+    path = study.path / STUDY
+    config = yaml.safe_load(path.read_text())
+    config["adaptations"]["full"] = {"method": "full", "epochs": epochs}
+    grid = config["study"]["grids"][0]
+    config["study"]["grids"].append({**grid, "criteria": ["wanda"], "adaptations": ["full"]})
+    path.write_text(yaml.safe_dump(config))
+    return str(RESULTS / "windows" / CELL.format("full") / "model" / "manifest.json")
+
+
+# --- Equal to the local profile
+
+
+def test_results_equal_those_of_the_local_profile(finished, local):
+    """Also of a study that is not config.yaml, in a folder whose name has a space."""
+    assert digests(finished.path / RESULTS) == digests(local.path / RESULTS)
+    records = sorted((local.path / RESULTS / "records").glob("*.json"))
+    assert len(records) == 5
+    for record in records:
+        one, other = (
+            json.loads((folder.path / RESULTS / "records" / record.name).read_text())
+            for folder in (finished, local)
+        )
+        for part in ("spec", "metrics", "identity", "pruning", "adaptation"):
+            assert one[part] == other[part], f"{record.name}: {part}"
+
+
+def test_few_jobs_go_to_the_scheduler(finished):
+    """One for the dense pass, one for each pruning, one for each cell; the plan says so."""
+    assert len(submitted(finished.output)) == 1 + 2 + 5
+    assert "On a cluster: 8 jobs for the scheduler" in finished.output
+    assert "device: cpu, as the profile says" in finished.output
+    assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", finished.output, re.M)) == 4
+
+
+def test_waiting_does_not_dominate(finished):
+    """2.5 minutes on a machine that has nothing else to do, whose load is at most its cores."""
+    minutes, seconds = re.findall(r"Elapsed time: 0:(\d+):([\d.]+)", finished.output)[-1]
+    spare = max(1.0, os.getloadavg()[2] / (os.cpu_count() or 1))
+    assert int(minutes) * 60 + float(seconds) < 150 * spare
+
+
+def test_a_second_run_submits_nothing(finished):
+    assert "Nothing to be done" in finished.run_study()
+
+
+# --- Ended early
+
+
+def test_a_preempted_retraining_ends_bit_equal(study, tmp_path):
+    """A job of a partition with precedence takes the nodes; Slurm requeues ours."""
+    target = add_retraining(study, epochs=150)
+    whole = study.copy(tmp_path / "whole")
+    whole.run_study("--", target)
+    process = study.start_study("--", target)
+    state = (study.path / target).parent.with_name(".model.state")
+    wait_for(state.exists)
+    (number,) = running(study)
+    urgent = study.slurm.run(
+        *("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive"),
+        *("--output=/dev/null", "--wrap=sleep 3"),
+    )
+    wait_for(lambda: urgent.strip() in running(study))
+    assert not (study.path / target).exists(), "it was over before it was preempted"
+    wait_for(lambda: urgent.strip() not in running(study))
+    # Slurm waits two minutes before it starts a preempted job again.
+    study.slurm.run("scontrol", "update", f"jobid={number}", "starttime=now")
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert submitted(output) == [number], "the job was submitted again"
+    logs = (study.path / RESULTS / "logs" / "retrain_model").rglob("*.log")
+    assert any("resuming from step" in log.read_text() for log in logs)
+    folder = Path(target).parent
+    assert digests(study.path / folder) == digests(whole.path / folder)
+
+
+def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
+    """The second attempt has two minutes, and goes on where the first stopped."""
+    target = add_retraining(study, epochs=150)
+    study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 1")
+    # A step that waits: the job takes more than a minute, whatever the machine.
+    driver = "workflow/scripts/freelunch/adaptation/retraining/driver.py"
+    text = (study.path / driver).read_text()
+    (study.path / driver).write_text(f"import time\ntime.sleep(45)\n{text}")
+    output = study.run_study("--", target)
+    assert len(submitted(output)) == 2, output
+    assert "runtime=1" in output and "runtime=2" in output
+
+
+def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
+    target = without_windows(study)
+    study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
+    output = study.run_study("--retries", "0", "--", target, status=1)
+    assert re.search(r"killed for memory; it had asked for \d+M", output), output
+    assert "--set-resources reconstruct_window:mem_mb=MB" in output
+    output = study.run_study("--", target)
+    assert len(submitted(output)) > 1 and (study.path / target).exists()
+
+
+def test_scancel_of_a_job_loses_nothing(study, finished):
+    target = without_windows(study)
+    process = study.start_study("--", target)
+    wait_for(lambda: running(study))
+    study.slurm.run("scancel", *running(study))
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0 and len(submitted(output)) == 2, output
+    folder = Path(target).parent
+    assert digests(study.path / folder) == digests(finished.path / folder)
+
+
+def test_scancel_of_the_master_ends_its_jobs_and_the_next_run_resumes(study, finished):
+    """The master as a job of the cluster, as the guide says."""
+    target = without_windows(study)
+    command = " ".join(
+        [f"'{option}'" for option in ("snakemake", *study.options, "--config", f"study={STUDY}")]
+    )
+    master = subprocess.run(
+        ["sbatch", "--parsable", "--output=master.log", f"--wrap={command} -- '{target}'"],
+        cwd=study.path,
+        env=study.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    wait_for(lambda: len(running(study)) == 2)
+    study.slurm.run("scancel", master)
+    wait_for(lambda: not running(study))
+    assert not (study.path / target).exists()
+    study.run_study("--", target)
+    folder = Path(target).parent
+    assert digests(study.path / folder) == digests(finished.path / folder)
+
+
+# --- Windows side by side
+
+
+def test_windows_run_as_an_array(study, finished):
+    """Jobs of one reconstruction ask for the same, so that one submission may have them all."""
+    cell = RESULTS / "windows" / CELL.format("recon_block")
+    targets = [str(cell / f"{number}-of-2" / "manifest.json") for number in (1, 2)]
+    output = study.run_study(
+        *("--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window", "--", *targets)
+    )
+    assert "Submitted array job" in output and "task IDs are 1-2" in output, output
+    shards = {}
+    for number in (1, 2):
+        shards |= digests(study.path / cell / f"{number}-of-2")
+    assert shards == digests(finished.path / cell / "1-of-1")
+
+
+# --- What Slurm refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--default-resources", "device=cpu", "slurm_partition=nope"],
+            "correct `slurm_partition`",
+        ),
+        (["--default-resources", "device=cuda"], "say `device=cpu`|`device=cpu`"),
+        (["--set-resources", "reconstruct_window:runtime=900"], "reconstruct_window:runtime="),
+        (["--set-resources", "reconstruct_window:mem_mb=90000"], "reconstruct_window:mem_mb="),
+    ],
+    ids=["partition", "gpu", "time", "memory"],
+)
+def test_a_request_that_slurm_refuses_stops_the_study_at_once(study, arguments, said):
+    target = without_windows(study)
+    output = study.run_study(*arguments, "--", target, status=1)
+    assert output.count("Slurm refuses such a job; nothing was started") == 1
+    assert re.search(f"to do: .*({said})", output) and not submitted(output), output
+
+
+def test_an_error_of_a_job_reaches_the_terminal(study):
+    target = without_windows(study)
+    masks = study.path / RESULTS / "pruned/tiny/wanda-u50/seed0"
+    damaged = next(masks.glob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    output = study.run_study("--retries", "0", "--", target, status=1)
+    assert "stopped by an error" in output and damaged.name in output, output
+    assert "to do:" in output and "Traceback" not in output
+
+
+# --- Without a network
+
+
+def test_compute_jobs_need_no_network(local, tmp_path):
+    """After `make fetch`, a study runs where there is no network at all."""
+    folder = type(local).new(tmp_path / "study")
+    folder.run("--", "fetch")
+    assert not (folder.path / "results" / "smoke" / "calibration").exists()
+    done = subprocess.run(
+        ["unshare", "--net", "snakemake", *folder.options],
+        cwd=folder.path,
+        env=folder.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert digests(folder.path / RESULTS) == digests(local.path / RESULTS)
