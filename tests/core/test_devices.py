@@ -1,0 +1,117 @@
+"""GPUs of a machine, made up: which are visible, what a profile chooses, which one a job takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from freelunch.core import devices
+from freelunch.core.devices import chosen_devices, claim_device, device_text, visible_devices
+from freelunch.core.errors import UserError
+from made_up_gpus import make_up_gpus
+
+# A process that takes a GPU and keeps it until its input ends.
+TAKES = """
+import os, sys
+from freelunch.core.devices import claim_device
+print(claim_device().number, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three GPUs, and a folder for locks of their own."""
+    folder = make_up_gpus(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name in (devices.VISIBLE, *devices._SCHEDULERS):
+        monkeypatch.delenv(name, raising=False)
+
+
+def numbers() -> str:
+    return " ".join(device.number for device in visible_devices())
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, "0 1 2"),
+        ("", ""),
+        ("-1", ""),
+        ("1", "1"),
+        ("2,0", "2 0"),
+        ("GPU-11,GPU-000", "1 0"),
+        # As CUDA does: what follows a wrong name is not visible.
+        ("0,7,1", "0"),
+    ],
+)
+def test_visible_devices(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, named: str | None, expected: str
+) -> None:
+    if named is not None:
+        monkeypatch.setenv(devices.VISIBLE, named)
+    assert numbers() == expected
+
+
+def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_devices() == [] and claim_device() is None
+    # A driver that does not answer is no GPU.
+    script = make_up_gpus(tmp_path) / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho 'No devices were found' >&2; exit 6\n")
+    assert visible_devices() == []
+
+
+def test_the_profile_chooses(gpus: None) -> None:
+    found = chosen_devices(None)
+    assert [device.memory_bytes for device in found] == [81559 * 2**20] * 3
+    assert chosen_devices("cuda") == found and chosen_devices("cpu") == []
+    with pytest.raises(UserError, match="cpu or cuda"):
+        chosen_devices("gpu")
+
+
+def test_what_computes_in_words(gpus: None) -> None:
+    assert device_text(visible_devices()) == "NVIDIA H100 80GB HBM3 (3)"
+    assert device_text([]) == "cpu, no GPU found"
+    assert device_text([], "cpu") == "cpu, as the profile says"
+    assert device_text([], "cuda") == "a GPU for each job, from the scheduler"
+
+
+def start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TAKES],
+        env={**os.environ, "PYTHONPATH": str(Path(devices.__file__).parents[2])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_jobs_side_by_side_take_a_gpu_each(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within CUDA_VISIBLE_DEVICES; when one is killed, the job that waits takes its GPU."""
+    monkeypatch.setenv(devices.VISIBLE, "2,1")
+    jobs = [start() for _ in range(2)]
+    try:
+        taken = {job.stdout.readline().strip(): job for job in jobs if job.stdout}
+        assert sorted(taken) == ["1 GPU-111", "2 GPU-222"]
+        jobs.append(start())
+        with pytest.raises(subprocess.TimeoutExpired):
+            jobs[-1].wait(2)
+        taken["2 GPU-222"].kill()
+        assert jobs[-1].stdout is not None
+        assert jobs[-1].stdout.readline().strip() == "2 GPU-222"
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
+
+
+@pytest.mark.parametrize("name", devices._SCHEDULERS)
+def test_a_scheduler_has_given_a_job_its_gpu(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "7")
+    assert claim_device() is None and devices.VISIBLE not in os.environ

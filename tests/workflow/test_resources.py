@@ -1,0 +1,64 @@
+"""What jobs ask for, and on which device they compute, as a dry run shows it."""
+
+import os
+import re
+
+import pytest
+
+from made_up_gpus import make_up_gpus
+
+COMPUTING = {"capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"}
+
+
+@pytest.fixture(scope="module")
+def asked(folder, tmp_path_factory):
+    """Return a function that returns the resources of the first job of each rule."""
+    root = tmp_path_factory.mktemp("resources")
+    study = folder.new(root / "study")
+    make_up_gpus(root / "bin")
+
+    class WithGpus(type(study)):
+        @property
+        def environment(self):
+            ours = super().environment
+            return {**ours, "PATH": f"{root / 'bin'}{os.pathsep}{ours['PATH']}"}
+
+    def run(*arguments, gpus=False):
+        one = WithGpus(study.path) if gpus else study
+        output = one.run("--dry-run", *arguments)
+        found = {}
+        for rule, line in re.findall(r"rule (\w+):\n(?:.*\n)*? +resources: (.*)\n", output):
+            found.setdefault(rule, dict(each.split("=") for each in line.split(", ")))
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder():
+    from study_folder import Folder
+
+    return Folder
+
+
+def test_jobs_that_compute_ask_for_memory_time_and_disk(asked):
+    resources = asked()
+    for rule in COMPUTING:
+        assert {"mem_mb", "runtime", "disk_mb"} <= resources[rule].keys()
+        assert int(resources[rule]["runtime"]) == 10 and int(resources[rule]["mem_mb"]) > 700
+        assert "gpu" not in resources[rule]
+
+
+def test_gpus_that_are_there_are_used(asked):
+    resources = asked(gpus=True)
+    assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == COMPUTING
+
+
+def test_the_profile_keeps_gpus_off(asked):
+    resources = asked("--default-resources", "device=cpu", gpus=True)
+    assert not [rule for rule, each in resources.items() if "gpu" in each]
+
+
+def test_the_profile_asks_for_gpus_that_are_elsewhere(asked):
+    resources = asked("--default-resources", "device=cuda")
+    assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == COMPUTING
