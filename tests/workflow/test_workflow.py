@@ -59,6 +59,10 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert record["identity"]["sparsity"] == 0.5
     assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_cell"}
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
+    for name in ("capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"):
+        step = record["cost"][name]
+        assert step["peak_requested_bytes"] > step["peak_bytes"]
+        assert step["requested_s"] > step["wall_s"]
     assert record["provenance"]["environments"]["reconstruct_window"]["threads"] == 1
     packages = record["provenance"]["environments"]["evaluate_cell"]["packages"]
     assert packages["torch"] == torch.__version__

@@ -13,6 +13,9 @@ rule collect_records:
         scheduled_cell
     conda:
         "../../envs/freelunch.yaml"
+    resources:
+        mem_mb=700,
+        runtime=10,
     params:
         study=STUDY.name,
         spec=lambda wildcards: STUDY.spec(Cell.parse(cell_of(wildcards))),

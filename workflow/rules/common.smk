@@ -24,9 +24,7 @@ def asks(job_of):
     """
 
     def asked(name):
-        return lambda wildcards, attempt: getattr(
-            request(PLAN, planned_machine(), job_of(wildcards), attempt), name
-        )
+        return lambda wildcards, attempt: getattr(requested(job_of(wildcards), attempt), name)
 
     return {name: asked(name) for name in Request._fields}
 
@@ -37,8 +35,14 @@ def asks_with_device(job_of):
 
 
 @cache
+def requested(job, attempt):
+    """Return what a job asks for. Rates that are not given are measured, once."""
+    return request(PLAN, planned_machine(), job, attempt)
+
+
+@cache
 def planned_machine():
-    """Return the machine whose rates the plan takes; its rates are measured when first needed."""
+    """Return the machine whose rates the plan takes."""
     return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes)
 
 

@@ -19,10 +19,11 @@ _OPTIONS = {
 }
 # Parts of what sbatch says when it refuses a job, and what to do.
 _REFUSALS = {
-    "partition": "correct `slurm_partition` in the profile's default-resources (`sinfo -s` lists "
-    "the partitions)",
+    # It may also mention the partition.
     "account": "correct `slurm_account` in the profile's default-resources (`sacctmgr show "
     "associations user=$USER` lists yours)",
+    "partition": "correct `slurm_partition` in the profile's default-resources (`sinfo -s` lists "
+    "the partitions)",
     "qos": "correct `qos` in the profile's default-resources (`sacctmgr show associations "
     "user=$USER format=qos` lists yours)",
     "time limit": "choose a partition with a longer limit, or ask for less time: "

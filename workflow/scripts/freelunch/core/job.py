@@ -54,12 +54,14 @@ class Job:
             counts operations from when the record is collected.
         shared: Run facts of jobs of earlier steps whose own folders need not be kept, by step;
             this job's folder keeps them.
+        requested: Memory in bytes and time in seconds that the job had asked for, if it did.
     """
 
     def __init__(self, rule: str, name: str, threads: int, device: str) -> None:
         self.rule, self.name, self.threads, self.device = rule, name, threads, device
         self.counts: dict[str, Any] = {}
         self.shared: dict[str, Any] = {}
+        self.requested: dict[str, int] = {}
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._earlier = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
         self._said = self._started
@@ -102,6 +104,7 @@ class Job:
                 "cpu_s": round(time.process_time() - self._cpu_started + self._earlier["cpu_s"], 3),
                 "attempts": 1 + int(self._earlier["attempts"]),
                 "peak_bytes": peak_kib * 1024,
+                **self.requested,
             },
             "counts": self.counts,
             "environment": environment(self.device, self.threads),
@@ -139,6 +142,10 @@ def running(snakemake: Any) -> Iterator[Job]:
     name, device = f"{snakemake.rule} {wildcards}".strip(), CUDA if gpus else CPU
     # The log's folder has the rule's own name, also where another workflow imports it as `other_*`.
     job = Job(Path(snakemake.log[0]).parent.name, name, snakemake.threads, device)
+    asked = snakemake.resources
+    if asked.get("mem_mb") and asked.get("runtime"):
+        job.requested["peak_requested_bytes"] = int(asked.mem_mb) * 10**6
+        job.requested["requested_s"] = int(asked.runtime) * 60
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

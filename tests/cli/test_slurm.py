@@ -1,0 +1,131 @@
+"""What a user is told of Slurm, with stand-ins for its commands; tests/cluster has a real one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from freelunch.cli.slurm import check_accepted, endings, largest_requests
+from freelunch.core.errors import UserError
+
+ASKED = {"_cores": 2, "mem_mb": 900, "runtime": 10, "slurm_account": "mine", "gpu": 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin{os.pathsep}/usr/games")
+    stand_in(tmp_path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+
+
+def stand_in(tmp_path: Path, name: str, script: str) -> None:
+    path = tmp_path / "bin" / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("said", "todo"),
+    [
+        ("Invalid account or account/partition combination specified", "slurm_account"),
+        ("invalid partition specified: nope", "slurm_partition"),
+        ("Invalid qos specification", "correct `qos`"),
+        ("Requested time limit is invalid", "evaluate_cell:runtime=MINUTES"),
+        ("Memory specification can not be satisfied", "evaluate_cell:mem_mb=MB"),
+        ("Invalid generic resource (gres) specification", "device=cpu"),
+        ("Requested node configuration is not available", "device=cpu"),
+        ("the site has a rule of its own", "ask for something else"),
+    ],
+)
+def test_a_refusal_says_what_to_do(tmp_path: Path, said: str, todo: str) -> None:
+    stand_in(tmp_path, "sbatch", f"echo 'sbatch: error: {said}' >&2; exit 1")
+    with pytest.raises(UserError) as error:
+        check_accepted("evaluate_cell", ASKED)
+    lines = str(error.value).splitlines()
+    assert lines[1] == f"  found:    {said}"
+    assert todo in lines[3]
+
+
+def test_what_slurm_takes(tmp_path: Path) -> None:
+    stand_in(tmp_path, "sbatch", f'echo "$@" > {tmp_path}/asked')
+    check_accepted("evaluate_cell", ASKED)
+    assert (tmp_path / "asked").read_text().split() == [
+        *("--test-only", "--wrap=true", "--cpus-per-task=2", "--account=mine"),
+        *("--mem=900", "--time=10", "--gpus=1"),
+    ]
+
+
+def test_a_machine_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="on a login node"):
+        check_accepted("evaluate_cell", ASKED)
+
+
+def test_the_largest_requests() -> None:
+    """Jobs of a group run one after another: times add up, and memory is that of the largest."""
+    jobs = [
+        ("prune_model", None, {"_cores": 1, "mem_mb": 500, "runtime": 30}),
+        ("prune_model", None, {"_cores": 1, "mem_mb": 900, "runtime": 10}),
+        ("retrain_model", "cell", {"_cores": 1, "mem_mb": 800, "runtime": 60, "gpu": 1}),
+        ("evaluate_cell", "cell", {"_cores": 2, "mem_mb": 600, "runtime": 20, "gpu": 1}),
+    ]
+    found = largest_requests(jobs)
+    assert found.keys() == {"prune_model", "retrain_model"}
+    assert (found["prune_model"]["mem_mb"], found["prune_model"]["runtime"]) == (900, 30)
+    whole = found["retrain_model"]
+    assert (whole["_cores"], whole["mem_mb"], whole["runtime"], whole["gpu"]) == (2, 800, 80, 1)
+
+
+def ended(tmp_path: Path, state: str, said: str = "") -> str:
+    """Return what is told of a job of two steps that ended in a state and left a log."""
+    folder = tmp_path / "slurm logs" / "group_cell_evaluate_cell_retrain_model"
+    folder.mkdir(parents=True)
+    (folder / "8.log").write_text(said)
+    run = tmp_path / "run.log"
+    run.write_text(
+        f"Job 3 has been submitted with SLURM jobid 7 (log: {folder / '7.log'}).\n"
+        f"Job 3 has been submitted with SLURM jobid 8 (log: {folder / '8.log'}).\n"
+    )
+    stand_in(tmp_path, "squeue", f"echo '7|TIMEOUT|10:00|900M'; echo '8|{state}|20:00|900M'")
+    return endings([run])
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "why", "todo"),
+    [
+        ("TIMEOUT", "", "out of time; it had asked for 20:00", "retrain_model:runtime=MINUTES"),
+        ("FAILED", "x CANCELLED DUE TO TIME LIMIT x", "out of time", "evaluate_cell:runtime="),
+        ("OUT_OF_MEMORY", "", "killed for memory; it had asked for 900M", "retrain_model:mem_mb="),
+        ("FAILED", "Detected 1 oom_kill event in StepId=8.0", "killed for memory", "mem_mb=MB"),
+        ("NODE_FAIL", "", "its node failed", "run the same command again"),
+        ("CANCELLED", "", "cancelled", "run the same command again"),
+        ("FAILED", "OSError: [Errno 122] Disk quota exceeded", "your quota is full", "make room"),
+        ("FAILED", "", "ended as FAILED", "read its log"),
+    ],
+)
+def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str, todo: str) -> None:
+    """Of two attempts, the last one counts."""
+    text = ended(tmp_path, state, said)
+    assert text.startswith("Slurm job 8, group_cell_evaluate_cell_retrain_model: ")
+    assert why in text and todo in text and "8.log" in text
+
+
+def test_an_error_of_the_job_itself_is_repeated(tmp_path: Path) -> None:
+    said = "noise\n[retrain_model a/b] error: file: damaged\n  found:    x\n  to do:    y\nnoise\n"
+    text = ended(tmp_path, "FAILED", said)
+    assert "[retrain_model a/b] error: file: damaged\n  found:    x\n  to do:    y\n" in text
+    assert "noise" not in text
+
+
+def test_what_ended_well_is_not_told_of(tmp_path: Path) -> None:
+    assert ended(tmp_path, "COMPLETED") == ""
+
+
+def test_accounting_is_asked_first(tmp_path: Path) -> None:
+    stand_in(tmp_path, "sacct", "echo '8|CANCELLED by 0|20:00|900M'")
+    assert "cancelled" in ended(tmp_path, "COMPLETED")
+
+
+def test_a_run_without_slurm(tmp_path: Path) -> None:
+    (tmp_path / "run.log").write_text("Error in rule evaluate_cell:\n")
+    assert endings([tmp_path / "run.log"]) == ""
