@@ -47,7 +47,12 @@ def planned_machine():
 
 
 def check_scheduler():
-    """Ask the scheduler whether it would take the jobs that are about to run."""
+    """Ask Slurm whether it would take the jobs that are about to run.
+
+    A file of partitions leaves the choice to the executor, which then knows their limits.
+    """
+    if workflow.executor_settings.partition_config or "SNAKEMAKE_SLURM_PARTITIONS" in os.environ:
+        return
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     requests = slurm.largest_requests(
         (job.rule.name, job.group, dict(job.resources.items())) for job in jobs
