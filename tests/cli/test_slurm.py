@@ -34,6 +34,7 @@ def stand_in(tmp_path: Path, name: str, script: str) -> None:
         ("Memory specification can not be satisfied", "evaluate_cell:mem_mb=MB"),
         ("Invalid generic resource (gres) specification", "device=cpu"),
         ("Requested node configuration is not available", "device=cpu"),
+        ("Unable to contact slurm controller (connect failure)", "`sinfo`"),
         ("the site has a rule of its own", "ask for something else"),
     ],
 )

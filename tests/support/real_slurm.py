@@ -23,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+COMMANDS = (
+    *("sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", "sshare"),
+)
 NODES = ("n1", "n2")
 # Megabytes of memory of a node.
 MEMORY = 4000
@@ -135,13 +138,14 @@ class Slurm:
         ]
         (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
         (folder / "cgroup.conf").write_text("\n".join(groups) + "\n")
-        # A step of the executor plugin drops all variables named SLURM_*, also that of the
+        # Within a job, the executor plugin drops all variables named SLURM_*, also that of the
         # configuration, which elsewhere is /etc/slurm/slurm.conf.
-        srun = folder / "bin" / "srun"
-        srun.write_text(
-            f'#!/bin/sh\nSLURM_CONF="{folder}/slurm.conf" exec {shutil.which("srun")} "$@"\n'
-        )
-        srun.chmod(0o755)
+        for name in COMMANDS:
+            command = folder / "bin" / name
+            command.write_text(
+                f'#!/bin/sh\nSLURM_CONF="{folder}/slurm.conf" exec {shutil.which(name)} "$@"\n'
+            )
+            command.chmod(0o755)
 
     def _start(self) -> None:
         # An environment like a login shell's, which jobs do not inherit.

@@ -19,6 +19,8 @@ _OPTIONS = {
 }
 # Parts of what sbatch says when it refuses a job, and what to do.
 _REFUSALS = {
+    "configuration source": "check that Slurm can be reached from here: `sinfo`",
+    "contact": "check that Slurm can be reached from here: `sinfo`",
     # It may also mention the partition.
     "account": "correct `slurm_account` in the profile's default-resources (`sacctmgr show "
     "associations user=$USER` lists yours)",

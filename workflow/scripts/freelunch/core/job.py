@@ -197,7 +197,7 @@ def _configure_libraries(job: Job) -> None:
         claim_device()
     if job.device == CUDA and not torch.cuda.is_available():
         raise UserError(
-            "the profile gives this job a GPU, but torch sees none",
+            "this job computes on a GPU, but torch sees none",
             where=job.name,
             found=f"torch {torch.__version__}",
             todo="say `device=cpu` in the profile's default-resources, or install a CUDA build of "
