@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -156,8 +157,22 @@ def test_scancel_of_a_job_loses_nothing(study, finished):
     assert digests(study.path / folder) == digests(finished.path / folder)
 
 
-def test_scancel_of_the_master_ends_its_jobs_and_the_next_run_resumes(study, finished):
-    """The master as a job of the cluster, as the guide says."""
+def test_an_interrupted_master_cancels_its_jobs(study, finished):
+    """As by Ctrl-C; the next run makes the rest."""
+    target = without_windows(study)
+    process = study.start_study("--", target)
+    wait_for(lambda: running(study))
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    wait_for(lambda: not running(study), 30)
+    assert not (study.path / target).exists(), "the job was over before it was cancelled"
+    study.run_study("--", target)
+    folder = Path(target).parent
+    assert digests(study.path / folder) == digests(finished.path / folder)
+
+
+def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
+    """Slurm kills it, and its jobs run to their end; the next run takes what they made."""
     target = without_windows(study)
     command = " ".join(
         [f"'{option}'" for option in ("snakemake", *study.options, "--config", f"study={STUDY}")]
@@ -173,7 +188,6 @@ def test_scancel_of_the_master_ends_its_jobs_and_the_next_run_resumes(study, fin
     wait_for(lambda: len(running(study)) == 2)
     study.slurm.run("scancel", master)
     wait_for(lambda: not running(study))
-    assert not (study.path / target).exists()
     study.run_study("--", target)
     folder = Path(target).parent
     assert digests(study.path / folder) == digests(finished.path / folder)
