@@ -30,7 +30,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> OnSlurm:
     """The smoke study, run on the Slurm, in a folder whose name has a space."""
     folder = OnSlurm.new(tmp_path_factory.mktemp("cluster") / "a study")
-    folder.output = folder.run_study()  # type: ignore[attr-defined]
+    folder.said.write_text(folder.run_study())
     return folder
 
 

@@ -76,15 +76,17 @@ def test_results_equal_those_of_the_local_profile(finished, local):
 
 def test_few_jobs_go_to_the_scheduler(finished):
     """One for the dense pass, one for each pruning, one for each cell; the plan says so."""
-    assert len(submitted(finished.output)) == 1 + 2 + 5
-    assert "On a cluster: 8 jobs for the scheduler" in finished.output
-    assert "device: cpu, as the profile says" in finished.output
-    assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", finished.output, re.M)) == 4
+    said = finished.said.read_text()
+    assert len(submitted(said)) == 1 + 2 + 5
+    assert "On a cluster: 8 jobs for the scheduler" in said
+    assert "device: cpu, as the profile says" in said
+    assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", said, re.M)) == 4
 
 
 def test_waiting_does_not_dominate(finished):
     """2.5 minutes on a machine that has nothing else to do, whose load is at most its cores."""
-    minutes, seconds = re.findall(r"Elapsed time: 0:(\d+):([\d.]+)", finished.output)[-1]
+    elapsed = re.findall(r"Elapsed time: 0:(\d+):([\d.]+)", finished.said.read_text())
+    minutes, seconds = elapsed[-1]
     spare = max(1.0, os.getloadavg()[2] / (os.cpu_count() or 1))
     assert int(minutes) * 60 + float(seconds) < 150 * spare
 

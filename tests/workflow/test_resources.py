@@ -6,18 +6,19 @@ import re
 import pytest
 
 from made_up_gpus import make_up_gpus
+from study_folder import Folder
 
 COMPUTING = {"capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"}
 
 
 @pytest.fixture(scope="module")
-def asked(folder, tmp_path_factory):
+def asked(tmp_path_factory):
     """Return a function that returns the resources of the first job of each rule."""
     root = tmp_path_factory.mktemp("resources")
-    study = folder.new(root / "study")
+    study = Folder.new(root / "study")
     make_up_gpus(root / "bin")
 
-    class WithGpus(type(study)):
+    class WithGpus(Folder):
         @property
         def environment(self):
             ours = super().environment
@@ -32,13 +33,6 @@ def asked(folder, tmp_path_factory):
         return found
 
     return run
-
-
-@pytest.fixture(scope="module")
-def folder():
-    from study_folder import Folder
-
-    return Folder
 
 
 def test_jobs_that_compute_ask_for_memory_time_and_disk(asked):
