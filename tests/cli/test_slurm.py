@@ -98,6 +98,7 @@ def ended(tmp_path: Path, state: str, said: str = "") -> str:
         ("FAILED", "x CANCELLED DUE TO TIME LIMIT x", "out of time", "evaluate_cell:runtime="),
         ("OUT_OF_MEMORY", "", "killed for memory; it had asked for 900M", "retrain_model:mem_mb="),
         ("FAILED", "Detected 1 oom_kill event in StepId=8.0", "killed for memory", "mem_mb=MB"),
+        ("FAILED", "slurmstepd: error: Exceeded job memory limit", "killed for memory", "mem_mb="),
         ("NODE_FAIL", "", "its node failed", "run the same command again"),
         ("CANCELLED", "", "cancelled", "run the same command again"),
         ("FAILED", "OSError: [Errno 122] Disk quota exceeded", "your quota is full", "make room"),
@@ -112,9 +113,9 @@ def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str, 
 
 
 def test_an_error_of_the_job_itself_is_repeated(tmp_path: Path) -> None:
-    said = "noise\n[retrain_model a/b] error: file: damaged\n  found:    x\n  to do:    y\nnoise\n"
-    text = ended(tmp_path, "FAILED", said)
-    assert "[retrain_model a/b] error: file: damaged\n  found:    x\n  to do:    y\n" in text
+    error = "[retrain_model a/b] error: file: damaged\n  found:    x\n  to do:    make room\n"
+    text = ended(tmp_path, "FAILED", f"noise\n{error}noise\n")
+    assert "stopped by an error" in text and error in text
     assert "noise" not in text
 
 

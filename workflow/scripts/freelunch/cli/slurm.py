@@ -41,7 +41,7 @@ _SUBMITTED = re.compile(r"submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
 _OWN_ERROR = re.compile(r"^\[.+?\] error: .+(?:\n  \S.+)*", re.M)
 _FULL = re.compile(r"Disk quota exceeded|No space left on device")
 # Lines of Slurm's own about a job that it ended, as in `slurmstepd: error: *** STEP 1.0 ...`.
-_OOM = re.compile(r"oom_kill event|Out Of Memory|Exceeded job memory limit|OOM", re.I)
+_OOM = re.compile(r"oom_kill event|Out Of Memory|Exceeded job memory limit")
 _LATE = re.compile(r"DUE TO TIME LIMIT")
 
 
