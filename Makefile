@@ -7,7 +7,9 @@
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
+#   make fuzz SECONDS=60       do to a study, at random, what happens to studies: nothing may be silent
 #   make test-fast             the tests of the settings, the costs and the statistics alone
+#   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
@@ -32,10 +34,10 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 SNAKEMAKE := snakemake --cores $(CORES) --workflow-profile workflow/profiles/local \
 	--config study=$(STUDY) $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: gpu-check help env study full plan summary report compare test test-fast check format bench docs results kept lock settings large
+.PHONY: gpu-check help env study full plan summary verify repair report compare test test-fast check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,17s/^#   //p' Makefile
+	@sed -n '3,19s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -62,6 +64,13 @@ plan: env
 summary: env
 	@python -m freelunch summary $(STUDY)
 
+# Reads everything that a study made, and compares it with the digests that were noted when it was made.
+verify: env
+	@python -m freelunch verify $(STUDY)
+
+repair: env
+	@python -m freelunch repair $(STUDY) --run "$(SNAKEMAKE) --"
+
 report: env
 	$(SNAKEMAKE)
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
@@ -87,6 +96,11 @@ check: env
 	mypy
 	lint-imports
 	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study; done
+
+# SEED chooses what is done.
+fuzz: env
+	PYTHONPATH=$(PYTHONPATH):tests/support:tests/workflow OMP_NUM_THREADS=1 python tests/fuzz/fuzz.py \
+	  --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 format: env
 	ruff format .

@@ -8,6 +8,7 @@ rule build_tables:
     output:
         [table_file(table) for table in tables.all_tables()],
         [PATHS.root / file for file in tables.DOCUMENTS],
+        PATHS.root / derived.TABLE_SUMS,
     log:
         PATHS.log("build_tables"),
     conda:
@@ -25,8 +26,11 @@ rule build_tables:
 rule draw_figure:
     input:
         data=PATHS.figures / "{figure}.csv",
+        # It only says whether the data are those that were made: another table draws nothing again.
+        sums=ancient(PATHS.root / derived.TABLE_SUMS),
     output:
-        [figure_file(suffix) for suffix in figures.FORMATS],
+        figure=[figure_file(suffix) for suffix in figures.FORMATS],
+        sums=PATHS.root / derived.figure_sums("{figure}"),
     log:
         PATHS.log("draw_figure", "{figure}"),
     wildcard_constraints:
@@ -34,6 +38,7 @@ rule draw_figure:
     conda:
         "../../envs/freelunch.yaml"
     params:
+        root=str(PATHS.root),
         settings=lambda wildcards: figure_of(wildcards).settings(STUDY),
         caption=lambda wildcards: figure_of(wildcards).caption(STUDY),
         code=lambda wildcards: code_digest("draw_figure", figures.drawing_module(wildcards.figure)),
@@ -47,6 +52,9 @@ FIGURES = [
     for figure in figures.figures_of(STUDY)
     for suffix in figures.FORMATS
 ]
+FIGURE_SUMS = [
+    PATHS.root / derived.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
+]
 
 
 rule audit_study:
@@ -54,6 +62,7 @@ rule audit_study:
         records=[str(PATHS.record(cell)) for cell in CELLS],
         tables=rules.build_tables.output,
         figures=FIGURES,
+        sums=FIGURE_SUMS,
         # The audit compares the study with these.
         claims=of_this_repository("workflow/data/claims.yaml"),
         protocol=of_this_repository("workflow/data/protocol.yaml"),
@@ -78,6 +87,7 @@ rule audit_study:
         # The Snakefile and config that were run, as part of the crate.
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
+        sums=PATHS.root / derived.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),
     conda:
