@@ -377,6 +377,28 @@ def test_facts_that_are_no_json_number(tmp_path: Path) -> None:
     assert not (tmp_path / MANIFEST).exists()
 
 
+def test_modes_follow_the_umask(tmp_path: Path) -> None:
+    """safetensors by itself makes files that only their owner can read."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from freelunch.core.artifact import ArtifactWriter
+
+writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
+writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))
+writer.add_text("two", "text")
+writer.finish()
+"""
+    for umask, mode in (("022", 0o644), ("002", 0o664), ("077", 0o600)):
+        folder = tmp_path / umask
+        command = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", sys.executable, "-c", code]
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+        subprocess.run([*command, str(folder)], env=environment, check=True)
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
+
+
 # --- A full disk
 
 

@@ -36,6 +36,10 @@ from freelunch.core.lock import remove_lock, wait_for_lock
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
+# The permissions that this process gives new files. Reading the umask means setting it, so this is
+# done once, before there are threads.
+os.umask(_umask := os.umask(0))
+_NEW_FILE = 0o666 & ~_umask
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -159,6 +163,8 @@ class ArtifactWriter:
         temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
             write(temporary)
+            # safetensors makes files for their owner alone.
+            temporary.chmod(_NEW_FILE)
             self._adopt(temporary, name, facts)
 
     def add_text(self, name: str, text: str, **facts: Any) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -162,6 +162,11 @@ class _Log(logging.FileHandler):
         """Say why a line cannot be written, instead of a traceback for each line."""
         error = sys.exc_info()[1]
         logging.getLogger().removeHandler(self)
+        # Otherwise what is in its buffer would be written, and fail, once more at the end.
+        stream, self.stream = self.stream, None
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
         print(f"the log {self.baseFilename} cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
 
