@@ -113,7 +113,7 @@ def test_a_missing_cell_is_not_testable_and_an_altered_record_is_refused(study):
     content["metrics"]["perplexity"]["perplexity"] /= 2
     record.write_text(json.dumps(content))
     output = study.run("--forcerun", "audit_study", "--rerun-triggers", "params", status=1)
-    assert "a record contradicts itself" in output and "Traceback" not in output
+    assert "a record is damaged or was altered" in output and "Traceback" not in output
 
 
 def test_terminal_shows_plan_progress_and_summary(finished):

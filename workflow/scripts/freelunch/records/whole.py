@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freelunch.core.artifact import MANIFEST, Artifact
-from freelunch.core.digest import file_digest
+from freelunch.core.digest import file_digest, unsealed
 from freelunch.core.errors import UserError
 from freelunch.records.read import answers_beside, read_record
 from freelunch.study import steps
+from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.paths import RUN, read_run
 from freelunch.study.search import is_searched
 from freelunch.study.sources import Tokens
 from freelunch.study.study import Study
+from freelunch.study.windows import MODEL
 
 Check = Callable[[bool], None]
 
@@ -136,12 +138,29 @@ def _of_cells(study: Study) -> Iterator[Made]:
             settings = study.adaptation(cell.adaptation)
             assert settings is not None  # Only `none` has no settings.
             rule = steps.CHOOSE_CANDIDATE if is_searched(settings) else settings.rule
-            for folder in sorted(paths.windows(cell, "*").parent.glob("[!.]*")):
+            for folder in _adapted(study, cell, settings):
                 yield _step("adapted blocks", rule, folder, False)
         yield _step(
             "checkpoints", steps.EVALUATE_CELL, paths.checkpoint(cell), needed, has_run=False
         )
         yield _step("measurements", steps.EVALUATE_CELL, paths.metrics(cell), False)
+
+
+def _adapted(study: Study, cell: Cell, settings: Adaptation) -> list[Path]:
+    """Return the folders of a cell's adapted blocks.
+
+    Groups of another number of jobs may be left from earlier runs; nothing is made from them.
+    """
+    if is_searched(settings):
+        return [study.paths.windows(cell, "chosen")]
+    if settings.is_retraining:
+        return [study.paths.windows(cell, MODEL)]
+    manifest = study.paths.checkpoint(cell) / MANIFEST
+    content = unsealed(manifest.read_bytes()) if manifest.is_file() else None
+    if content is None:
+        return sorted(study.paths.windows(cell, "*").parent.glob("[!.]*"))
+    groups = len(content["facts"]["adapted"])
+    return [study.paths.windows(cell, f"{at}-of-{groups}") for at in range(1, groups + 1)]
 
 
 def _pruned_models(study: Study) -> list[tuple[str, int]]:
