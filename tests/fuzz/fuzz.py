@@ -203,7 +203,7 @@ class Fuzzer:
         root = self._copy()
         removed = self._remove_(root)
         said = f"{removed}, {self._run_and_kill(root)}"
-        if self.random.random() < 0.7:
+        if self.random.random() < 0.85:
             half = sorted(
                 path
                 for journal in (root / RESULTS).rglob("journal.jsonl")
