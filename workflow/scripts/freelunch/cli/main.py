@@ -22,6 +22,7 @@ from pathlib import Path
 
 from freelunch.cli import terminal
 from freelunch.cli.verify import repair, verify
+from freelunch.core.disk import disk_error
 from freelunch.core.errors import DEFAULT_STUDY, UserError, mend
 from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine, read_gigabytes, read_rate
@@ -80,6 +81,11 @@ def main() -> int:
         return _COMMANDS[arguments.command](arguments) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as error:
+        if (known := disk_error(error)) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)  # noqa: T201
         return 1
 
 
