@@ -75,6 +75,7 @@ def test_damage_of_any_kind_is_found(shared, monkeypatch, kind, way):
     assert not whole and re.search(r"[1-9] damaged or missing", lines)
     assert path.parent.name in lines or path.name in lines
     assert re.search(COMMAND, str(caught.value))
+    assert re.search(r"\(made by [a-z_]+\)", str(caught.value))
     assert problems_of(study, anew=True) == []
 
 

@@ -42,7 +42,7 @@ def check_whole(study: Study) -> None:
     problems = problems_of(study, anew=False)
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise UserError("the results are not whole", found=f"{problems[0].said}{more}", todo=mend())
+        raise UserError("the results are not whole", found=f"{problems[0]}{more}", todo=mend())
 
 
 def verify(study: Study) -> tuple[str, bool]:
@@ -52,7 +52,7 @@ def verify(study: Study) -> tuple[str, bool]:
     each = [(made, problem_of(made, anew=True)) for made in made_by_study(study)]
     for what in dict.fromkeys(made.what for made, _ in each):
         of_kind = [(made, problem) for made, problem in each if made.what == what]
-        problems = [problem.said for _, problem in of_kind if problem]
+        problems = [str(problem) for _, problem in of_kind if problem]
         removed = sum(made.is_removed() and not made.needed for made, _ in of_kind)
         there = len(of_kind) - removed - len(problems)
         line = f"{what:<24} {there} whole"
@@ -86,7 +86,7 @@ def repair(study: Study, command: Sequence[str]) -> None:
         targets = []
         for problem in of_rule:
             tried.add(problem.made.place)
-            _say(f"{rule}: {problem.said}")
+            _say(str(problem))
             for file in files_to_remove(problem):
                 file.unlink(missing_ok=True)
             targets += [str(problem.made.target)] if problem.made.target else []
@@ -95,7 +95,7 @@ def repair(study: Study, command: Sequence[str]) -> None:
     if problems:
         raise UserError(
             "this is still damaged or missing after it was made again",
-            found=problems[0].said,
+            found=problems[0],
             todo="read the message of the step above; if there is none, report this",
         )
     _say("The study is whole.")

@@ -61,6 +61,9 @@ class Problem:
     made: Made
     said: str
 
+    def __str__(self) -> str:
+        return f"{self.said} (made by {self.made.rule})"
+
 
 def problem_of(made: Made, anew: bool) -> Problem | None:
     """Return what is wrong with something that a rule makes; None if nothing is.
