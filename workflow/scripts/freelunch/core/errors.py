@@ -62,8 +62,8 @@ def remake(manifest: Path) -> str:
 def mend() -> str:
     """Return what to do about a damaged or missing file that a step of the study makes."""
     return (
-        f"run `make repair STUDY={_study()}`, which runs again the steps whose files are damaged, and "
-        "nothing else; then run the same command as before"
+        f"run `make repair STUDY={_study()}`, which runs again the steps whose files are damaged "
+        "and nothing else; then run the same command as before"
     )
 
 
