@@ -11,8 +11,7 @@ from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
-# Beyond, training diverges at once.
-Rate = Annotated[float, Field(gt=0, le=10)]
+Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
