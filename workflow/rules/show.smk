@@ -15,7 +15,7 @@ rule build_tables:
         "../../envs/freelunch.yaml"
     params:
         # The tables show the whole study, so they depend on all of its config.
-        config=STUDY.as_json(),
+        config=STUDY.as_json(licences=False),
         source=STUDY.source,
         captions={table.file: table.caption(STUDY) for table in tables.all_tables()},
         code=code_digest("build_tables", *figures.figure_modules()),
