@@ -223,11 +223,13 @@ class ArtifactWriter:
             "bytes": temporary.stat().st_size,
             **facts,
         }
-        temporary.replace(self.folder / name)
-        self._checked.note(self.folder / name, entry[SHA256])
         line = {"name": name, "entry": entry, "wall_s": self._since(0), "cpu_s": self._since(1)}
+        text = _line(line)
+        # A process that is killed between these two makes the file once more.
+        temporary.replace(self.folder / name)
         with (self.folder / JOURNAL).open("a") as journal:
-            journal.write(_line(line))
+            journal.write(text)
+        self._checked.note(self.folder / name, entry[SHA256])
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
