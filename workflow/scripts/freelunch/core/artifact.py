@@ -70,7 +70,13 @@ class Artifact:
         self.facts: dict[str, Any] = manifest["facts"]
         self.files: dict[str, dict[str, Any]] = manifest["files"]
         if self.kind != kind:
-            raise UserError("wrong kind of folder", where=path, found=self.kind, expected=kind)
+            raise UserError(
+                "wrong kind of folder",
+                where=path,
+                found=self.kind,
+                expected=kind,
+                todo=mend(),
+            )
         self.folder = folder
         self.digest = file_digest(path)
         self.spent: dict[str, float] = {}
