@@ -38,7 +38,6 @@ rule draw_figure:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        root=str(PATHS.root),
         settings=lambda wildcards: figure_of(wildcards).settings(STUDY),
         caption=lambda wildcards: figure_of(wildcards).caption(STUDY),
         code=lambda wildcards: code_digest("draw_figure", figures.drawing_module(wildcards.figure)),

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake):
-        root, data = Path(snakemake.params.root), Path(snakemake.input.data)
+        data = Path(snakemake.input.data)
+        root = data.parents[1]
         check_sums(Path(snakemake.input.sums), root, [data.relative_to(root).as_posix()])
         figure = [Path(path) for path in snakemake.output.figure]
         draw_figure(
