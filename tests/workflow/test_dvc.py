@@ -124,7 +124,8 @@ class Clone:
             str(path.relative_to(self.path)): hashlib.md5(path.read_bytes()).hexdigest()
             for part in TRACKED
             for path in [self.path / part, *sorted((self.path / part).rglob("*"))]
-            if path.is_file()
+            # Known digests hold inodes, and .dvcignore leaves them out.
+            if path.is_file() and path.suffix != ".checked"
         }
 
 
