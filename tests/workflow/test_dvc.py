@@ -19,6 +19,7 @@ TRACKED = (
     "resources",
     ".snakemake/metadata",
     "results/laptop/ro-crate-metadata.json",
+    "results/laptop/audit.sha256",
     *(
         f"results/laptop/{part}"
         for part in (
