@@ -10,7 +10,9 @@
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
 #   make test-cluster          the tests that run studies on a real Slurm, which they start
+#   make fuzz SECONDS=60       do to a study, at random, what happens to studies: nothing may be silent
 #   make test-fast             the tests of the settings, the costs and the statistics alone
+#   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
@@ -43,10 +45,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: gpu-check help env study fetch full plan summary report compare test test-fast test-cluster check format bench docs results kept lock settings large
+.PHONY: gpu-check help env study fetch full plan summary verify repair report compare test test-fast test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,20s/^#   //p' Makefile
+	@sed -n '3,21s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -78,6 +80,13 @@ plan: env
 summary: env
 	@python -m freelunch summary "$(STUDY)"
 
+# Reads everything that a study made, and compares it with the digests that were noted when it was made.
+verify: env
+	@python -m freelunch verify "$(STUDY)"
+
+repair: env
+	@python -m freelunch repair "$(STUDY)" --run '$(SNAKEMAKE) --'
+
 report: env
 	$(SNAKEMAKE)
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
@@ -107,6 +116,11 @@ check: env
 	mypy
 	lint-imports
 	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study; done
+
+# SEED chooses what is done.
+fuzz: env
+	PYTHONPATH=$(PYTHONPATH):tests/support:tests/workflow OMP_NUM_THREADS=1 python tests/fuzz/fuzz.py \
+	  --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 format: env
 	ruff format .

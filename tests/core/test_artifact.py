@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from freelunch.core import artifact
+from freelunch.core import artifact, checked
 from freelunch.core.artifact import (
     JOURNAL,
     LOCK,
@@ -101,13 +101,23 @@ def test_a_missing_manifest(tmp_path: Path) -> None:
         Artifact(tmp_path, "test")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"kind": "test", "fingerprint": "f"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"kind": "test", "fingerprint": "f"}', "\xff\0", "[" * 100_000]
+)
 def test_a_damaged_manifest(tmp_path: Path, text: str) -> None:
     finished(tmp_path)
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(UserError, match="the manifest is damaged") as error:
         Artifact(tmp_path, "test")
-    assert f"remove {tmp_path / MANIFEST}" in str(error.value)
+    assert "run `make repair STUDY=" in str(error.value)
+
+
+def test_an_altered_manifest(tmp_path: Path) -> None:
+    finished(tmp_path, loss=0.5)
+    path = tmp_path / MANIFEST
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+    with pytest.raises(UserError, match="the manifest is damaged"):
+        Artifact(tmp_path, "test")
 
 
 def test_another_kind(tmp_path: Path) -> None:
@@ -134,10 +144,42 @@ def test_a_file_of_another_size(tmp_path: Path, text: str) -> None:
 
 def test_a_file_of_equal_size_and_other_content(tmp_path: Path) -> None:
     finished(tmp_path).path("two").write_text("Second")
-    read = Artifact(tmp_path, "test")
     with pytest.raises(UserError, match="content differs from what the manifest says") as error:
-        read.verify()
+        Artifact(tmp_path, "test")
     assert str(tmp_path / "two") in str(error.value)
+    assert "run `make repair STUDY=" in str(error.value)
+
+
+def test_a_file_that_did_not_change_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path / "a")
+    read: list[str] = []
+    monkeypatch.setattr(checked, "file_digest", lambda path: (read.append(path.name), "0")[1])
+    Artifact(tmp_path / "a", "test")
+    assert read == [], "what wrote a file knows its digest"
+    (tmp_path / ".a.checked").write_text("damaged")
+    with pytest.raises(UserError, match="content differs"):
+        Artifact(tmp_path / "a", "test")
+    assert read == ["one"], "without the cache, it is read"
+    monkeypatch.undo()
+    (tmp_path / ".a.checked").unlink()
+    Artifact(tmp_path / "a", "test")
+    monkeypatch.setattr(checked, "file_digest", lambda path: read.append(path.name))
+    Artifact(tmp_path / "a", "test")
+    assert read == ["one"], "and then known again"
+
+
+def test_a_change_that_keeps_size_and_time_is_found_when_all_is_read(tmp_path: Path) -> None:
+    """As of a disk that loses a bit: no cheap check can see it."""
+    made = finished(tmp_path)
+    stamp = made.path("two").stat()
+    made.path("two").write_text("Second")
+    os.utime(made.path("two"), ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with pytest.raises(UserError, match="content differs from what the manifest says"):
+        Artifact(tmp_path, "test").verify()
+    with pytest.raises(UserError, match="content differs from what the manifest says"):
+        Artifact(tmp_path, "test")
 
 
 def test_only_files_of_the_manifest_have_a_path(tmp_path: Path) -> None:
@@ -224,6 +266,13 @@ def test_a_journal_cut_short_anywhere(tmp_path: Path) -> None:
             if name not in writer:
                 writer.add(name, write(f"content {number}"), number=number)
         assert writer.finish().files.keys() == {"file0", "file1"}
+
+
+def test_an_altered_line_of_a_journal_is_worth_nothing(tmp_path: Path) -> None:
+    start(tmp_path)
+    journal = (tmp_path / JOURNAL).read_text()
+    (tmp_path / JOURNAL).write_text(journal.replace('"number": 1', '"number": 7'))
+    assert "file0" not in ArtifactWriter(tmp_path, "test", "fingerprint")
 
 
 @pytest.mark.parametrize("line", ["\0" * 40 + "\n", "no JSON\n", "[]\n", '{"name": "file0"}\n'])
@@ -328,6 +377,28 @@ def test_facts_that_are_no_json_number(tmp_path: Path) -> None:
     assert not (tmp_path / MANIFEST).exists()
 
 
+def test_modes_follow_the_umask(tmp_path: Path) -> None:
+    """safetensors by itself makes files that only their owner can read."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from freelunch.core.artifact import ArtifactWriter
+
+writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
+writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))
+writer.add_text("two", "text")
+writer.finish()
+"""
+    for umask, mode in (("022", 0o644), ("002", 0o664), ("077", 0o600)):
+        folder = tmp_path / umask
+        command = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", sys.executable, "-c", code]
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+        subprocess.run([*command, str(folder)], env=environment, check=True)
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
+
+
 # --- A full disk
 
 
@@ -361,7 +432,24 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, error: Exception) -> Non
     assert "one" in writer
 
 
-@pytest.mark.parametrize("error", [full(errno.EACCES), OSError("(os error 281)")])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EFBIG, "larger than this file system"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "the disk cannot be read or written"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_clear_error(tmp_path: Path, number: int, said: str) -> None:
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    with pytest.raises(UserError, match=said) as caught:
+        writer.add("one", fail_with(full(number)))
+    assert str(tmp_path) in str(caught.value)
+    assert "run the same command again: finished files are kept" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [full(errno.EAGAIN), OSError("(os error 281)")])
 def test_other_errors_are_not_a_full_disk(tmp_path: Path, error: OSError) -> None:
     writer = ArtifactWriter(tmp_path, "test", "fingerprint")
     with pytest.raises(OSError, match=re.escape(str(error))):
@@ -480,8 +568,28 @@ def test_a_link_that_fails_for_another_reason(
 
     monkeypatch.setattr(os, "link", refuse)
     writer = ArtifactWriter(tmp_path / "copy", "test", "fingerprint")
-    with pytest.raises(PermissionError):
+    with pytest.raises(UserError, match="permission denied"):
         writer.link("one", source, "one")
+    assert "one" not in writer
+
+
+def test_a_file_with_several_names_is_read_only(tmp_path: Path) -> None:
+    source = finished(tmp_path / "source")
+    assert source.path("one").stat().st_mode & 0o200
+    writer = ArtifactWriter(tmp_path / "copy", "test", "fingerprint")
+    writer.link("one", source, "one")
+    copy = writer.finish()
+    assert not copy.path("one").stat().st_mode & 0o222
+    assert source.path("two").stat().st_mode & 0o200, "this one has one name"
+
+
+def test_a_damaged_file_is_not_linked(tmp_path: Path) -> None:
+    source = finished(tmp_path / "source")
+    (tmp_path / "source" / "one").write_text("First")
+    writer = ArtifactWriter(tmp_path / "copy", "test", "fingerprint")
+    with pytest.raises(UserError, match="content differs") as caught:
+        writer.link("one", source, "one")
+    assert str(tmp_path / "source" / "one") in str(caught.value)
     assert "one" not in writer
 
 

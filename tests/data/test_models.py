@@ -266,7 +266,7 @@ def test_a_gguf_file_that_lacks_a_tensor(tmp_path: Path) -> None:
             "transformers cannot read this model's config",
         ),
         (GPT2Config(n_embd=8, n_head=2), "a decoder block has no linear layer"),
-        ("{", "transformers cannot read this model's config"),
+        ("{", "config.json is not valid JSON"),
     ],
     ids=str,
 )

@@ -57,7 +57,9 @@ def refused(folder: Path, content: bytes, format: str, **more: str) -> str:
     with pytest.raises(UserError) as caught:
         fetch(folder, content, format, **more)
     left = {path.name for path in (folder / "resources").rglob("*")}
-    assert left <= {"tiny", "journal.jsonl", ".lock"}, "a half-written or scratch file was left"
+    assert left <= {"tiny", "journal.jsonl", ".lock", ".tiny.checked"}, (
+        "a half-written or scratch file was left"
+    )
     message = str(caught.value)
     assert "texts.tiny" in message
     return message
@@ -91,7 +93,7 @@ def test_reads_each_format(format: str, content: str, documents: list[str], tmp_
     assert read_documents(artifact.folder) == documents
     assert artifact.facts["documents"] == len(documents)
     assert artifact.facts["characters"] == sum(map(len, documents))
-    assert {path.name for path in (tmp_path / "resources").iterdir()} == {"tiny"}
+    assert {path.name for path in (tmp_path / "resources").glob("[!.]*")} == {"tiny"}
 
 
 def test_writes_one_json_object_a_line_and_says_where_it_is_from(tmp_path: Path) -> None:
@@ -104,7 +106,6 @@ def test_writes_one_json_object_a_line_and_says_where_it_is_from(tmp_path: Path)
         "source": "path",
         "path": str(tmp_path / "words.txt"),
         "files": {"words.txt": hashlib.sha256(b"one\ntwo\n").hexdigest()},
-        "licence": None,
     }
 
 
@@ -213,7 +214,6 @@ def test_stores_token_ids_as_int64(dtype: str, tmp_path: Path) -> None:
         "origin": {
             **settings,
             "files": {"ids.safetensors": file_digest(tmp_path / "ids.safetensors")},
-            "licence": None,
         },
         "samples": 3,
         "length": 4,

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from damage import vouch_for
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.assembly import assemble_model
@@ -112,6 +113,7 @@ def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Pa
     least = torch.linalg.eigvalsh(gram)[0] + 0.05 * gram.diagonal().mean()
     gram -= least * torch.eye(len(gram))
     save_file(statistics, path)
+    vouch_for(path)
     dense = Artifact(tmp_path / "dense", dense_pass.KIND)
     masks = prune(prepared.model, dense, tmp_path / "masks", "sparsegpt")
     noted = masks.files[masks_file(0)]["notes"]
@@ -223,6 +225,7 @@ def changed_model(
     tensors = load_file(folder / block_shard(index))
     tensors[f"model.layers.{index}.{layer}.weight"][1:3] = value
     save_file(tensors, folder / block_shard(index), metadata={"format": "pt"})
+    vouch_for(folder / block_shard(index))
     return Prepared(StreamedModel(folder), prepared.dense, prepared.masks)
 
 

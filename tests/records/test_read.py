@@ -49,7 +49,15 @@ def test_records_are_those_of_the_cells(study: Study) -> None:
     [
         (lambda path: path.unlink(), "a record is missing"),
         (lambda path: path.write_text("{"), "a record is damaged"),
-        (lambda path: path.write_text("{}"), "a record does not match workflow/schemas/record"),
+        (lambda path: path.write_text("{}"), "a record is damaged or was altered"),
+        (
+            lambda path: path.write_text(json.dumps(sealed({}))),
+            "a record does not match workflow/schemas/record",
+        ),
+        (
+            lambda path: path.write_text(path.read_text().replace("0.5", "0.4", 1)),
+            "a record is damaged or was altered",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_read(

@@ -55,3 +55,31 @@ def test_a_study_and_its_base_are_read_so(tmp_path: Path) -> None:
     base.write_text("models: {}\ntexts: {}\nmodels: {}\n")
     with pytest.raises(UserError, match=f"^{base}, line 3: the key `models` is given twice"):
         Study.load(study)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: \xff\xfe\n", "not a valid YAML file"),
+        ("a: ä\n".encode("utf-16"), "not a valid YAML file"),
+        (b"a: \0\n", "not a valid YAML file"),
+        (b"[" * 100_000, "this is nested too deeply"),
+        (b"a: &a [*a]\n", "an anchor that contains itself"),
+        (
+            b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(
+                b"%c: &%c [%s]\n" % (at + 1, at + 1, b", ".join([b"*%c" % at] * 10))
+                for at in range(ord("a"), ord("h"))
+            ),
+            "this has too many values",
+        ),
+    ],
+)
+def test_a_file_that_no_study_is_like_is_one_clear_error(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value)

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freelunch.core.artifact import write_json
-from freelunch.core.digest import json_digest
-from freelunch.records.read import content_digest
+from freelunch.core.digest import content_digest, json_digest
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import candidates_of

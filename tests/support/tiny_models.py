@@ -33,6 +33,7 @@ from transformers import (
     SmolLM3Config,
 )
 
+from damage import vouch_for
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
 from freelunch.core.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
@@ -323,6 +324,7 @@ def keep_everything(base: Path, sequences: int, **settings: Any) -> Prepared:
         masks = load_pruned_block(prepared.model, prepared.masks.folder, index)[1]
         bits = {name: pack(torch.ones_like(mask)) for name, mask in masks.items()}
         save_file(bits, prepared.masks.folder / masks_file(index))
+        vouch_for(prepared.masks.folder / masks_file(index))
     return prepared
 
 

@@ -24,7 +24,7 @@ ADAPTATIONS = {
     "recon_auto": {"window": "auto", "memory_gb": 4},
     "recon_sparse": {"inputs": "sparse", "targets": "local"},
     "searched": SEARCHED,
-    "as_the_paper": {"learning_rate": [1.0e-4, 1.0e30], "select_on": "evaluation"},
+    "as_the_paper": {"learning_rate": [1.0e-4, 10.0], "select_on": "evaluation"},
 }
 CELL = "results/smoke/{}/tiny/wanda-u50/{}/seed0"
 
@@ -139,8 +139,11 @@ def test_the_best_candidate_is_the_result(wide):
 def test_a_choice_on_the_evaluation_text_is_marked_wherever_it_appears(wide):
     choice = record(wide, "as_the_paper")["adaptation"]["choice"]
     assert choice["selected_on"] == "evaluation"
-    # The rate that overflows is not chosen, and stops nothing.
-    assert choice["chosen"] == "as_the_paper.lr0.0001.epochs1"
+    candidates = choice["candidates"]
+    assert candidates.keys() == {f"as_the_paper.lr{rate}.epochs1" for rate in (0.0001, 10.0)}
+    # The rate that spoils windows stops nothing: they keep their pruned weights.
+    assert candidates["as_the_paper.lr10.0.epochs1"]["windows_kept_pruned"] > 0
+    assert choice["chosen"] == min(candidates, key=lambda name: candidates[name]["perplexity"])
     tables = wide.path / "results" / "smoke" / "tables"
     summary = (tables / "summary.md").read_text()
     lines = [line for line in summary.splitlines() if "as_the_paper" in line]

@@ -66,7 +66,7 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert record["provenance"]["environments"]["reconstruct_window"]["threads"] == 1
     packages = record["provenance"]["environments"]["evaluate_cell"]["packages"]
     assert packages["torch"] == torch.__version__
-    assert record["provenance"]["text_origins"]["evaluation"]["licence"] == "public domain"
+    assert record["provenance"]["text_origins"]["evaluation"]["source"] == "path"
 
 
 def test_study_ends_with_an_audit(finished):
@@ -109,7 +109,7 @@ def test_a_missing_cell_is_not_testable_and_an_altered_record_is_refused(study):
     content["metrics"]["perplexity"]["perplexity"] /= 2
     record.write_text(json.dumps(content))
     output = study.run("--forcerun", "audit_study", "--rerun-triggers", "params", status=1)
-    assert "a record contradicts itself" in output and "Traceback" not in output
+    assert "a record is damaged or was altered" in output and "Traceback" not in output
 
 
 def test_terminal_shows_plan_progress_and_summary(finished):
@@ -258,6 +258,12 @@ def test_better_words_and_predictions_compute_nothing_again(study):
     assert "build_tables" in planned, "the summary is written anew"
 
 
+def test_a_licence_decides_nothing(study):
+    """It is shown in the audit."""
+    study.edit("config.yaml", "licence: public domain", "licence: CC0-1.0")
+    assert study.planned() == {"audit_study": 1, "all": 1, "total": 2}
+
+
 def test_changed_user_file_is_fetched_again(study):
     speeches = study.path / "tests/fixtures/speeches.jsonl"
     speeches.write_text(speeches.read_text().replace("Fellow-Citizens", "Fellow Citizens"))
@@ -388,10 +394,12 @@ def test_results_are_not_replaced_by_those_of_another_study_file(study):
 
 
 def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
-    study.edit("config.yaml", "length: 32}\n  evaluation", "length: 100000}\n  evaluation")
+    positions = '"max_position_embeddings": '
+    study.edit("tests/fixtures/tiny-llama/config.json", f"{positions}256", f"{positions}10000")
+    study.edit("config.yaml", "length: 32}\n  evaluation", "length: 6000}\n  evaluation")
     output = study.run(status=1)
     assert "no document is longer than one calibration sequence" in output
-    assert "more than study.calibration.length = 100000" in output
+    assert "more than study.calibration.length = 6000" in output
     assert "Traceback" not in output
     assert "Finished steps are kept" in output
     log = study.path / "results/smoke/logs/sample_calibration/tiny_seed0.log"

@@ -15,7 +15,7 @@ rule fetch_model:
     resources:
         **asks(lambda wildcards: Job(steps.FETCH_MODEL, wildcards.model)),
     params:
-        entry=lambda wildcards: STUDY.model(wildcards.model).as_json(),
+        entry=lambda wildcards: STUDY.model(wildcards.model).fetched(),
         code=code_digest("fetch_model"),
     script:
         "../scripts/fetch_model.py"
@@ -33,7 +33,7 @@ rule fetch_text:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        entry=lambda wildcards: STUDY.text(wildcards.text).as_json(),
+        entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
         code=code_digest("fetch_text"),
     script:
         "../scripts/fetch_text.py"
@@ -54,7 +54,7 @@ if STUDY.tasks:
         conda:
             "../../envs/freelunch.yaml"
         params:
-            entries={name: STUDY.config.tasks[name].as_json() for name in STUDY.tasks["tasks"]},
+            entries={name: STUDY.config.tasks[name].fetched() for name in STUDY.tasks["tasks"]},
             code=code_digest("fetch_tasks"),
         script:
             "../scripts/fetch_tasks.py"

@@ -8,6 +8,7 @@ rule build_tables:
     output:
         [table_file(table) for table in tables.all_tables()],
         [PATHS.root / file for file in tables.DOCUMENTS],
+        PATHS.root / derived.TABLE_SUMS,
     log:
         PATHS.log("build_tables"),
     localrule: True
@@ -15,7 +16,7 @@ rule build_tables:
         "../../envs/freelunch.yaml"
     params:
         # The tables show the whole study, so they depend on all of its config.
-        config=STUDY.as_json(),
+        config=STUDY.as_json(licences=False),
         source=STUDY.source,
         captions={table.file: table.caption(STUDY) for table in tables.all_tables()},
         code=code_digest("build_tables", *figures.figure_modules()),
@@ -26,8 +27,11 @@ rule build_tables:
 rule draw_figure:
     input:
         data=PATHS.figures / "{figure}.csv",
+        # It only says whether the data are those that were made: another table draws nothing again.
+        sums=ancient(PATHS.root / derived.TABLE_SUMS),
     output:
-        [figure_file(suffix) for suffix in figures.FORMATS],
+        figure=[figure_file(suffix) for suffix in figures.FORMATS],
+        sums=PATHS.root / derived.figure_sums("{figure}"),
     log:
         PATHS.log("draw_figure", "{figure}"),
     wildcard_constraints:
@@ -49,6 +53,9 @@ FIGURES = [
     for figure in figures.figures_of(STUDY)
     for suffix in figures.FORMATS
 ]
+FIGURE_SUMS = [
+    PATHS.root / derived.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
+]
 
 
 rule audit_study:
@@ -56,6 +63,7 @@ rule audit_study:
         records=[str(PATHS.record(cell)) for cell in CELLS],
         tables=rules.build_tables.output,
         figures=FIGURES,
+        sums=FIGURE_SUMS,
         # The audit compares the study with these.
         claims=of_this_repository("workflow/data/claims.yaml"),
         protocol=of_this_repository("workflow/data/protocol.yaml"),
@@ -80,6 +88,7 @@ rule audit_study:
         # The Snakefile and config that were run, as part of the crate.
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
+        sums=PATHS.root / derived.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),
     localrule: True

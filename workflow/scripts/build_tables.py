@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
+from freelunch.reporting.derived import seal_tables
 from freelunch.reporting.tables import build_tables
 from freelunch.study.study import Study
 
@@ -11,4 +12,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake):
-        build_tables(Study.check(snakemake.params.config, snakemake.params.source))
+        study = Study.check(snakemake.params.config, snakemake.params.source)
+        build_tables(study)
+        seal_tables(study)

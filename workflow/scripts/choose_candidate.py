@@ -11,7 +11,7 @@ from freelunch.core.job import running
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.paths import read_run
 from freelunch.study.search import compared_by
-from freelunch.study.steps import SEARCH, metrics_file
+from freelunch.study.steps import METRICS, SEARCH, metrics_file
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -22,11 +22,10 @@ if __name__ == "__main__":
         # In the order of params.candidates; every candidate was adapted by the same number of jobs.
         parts = [Artifact.at(path, reconstruction.KIND) for path in snakemake.input.adapted]
         each = len(parts) // len(snakemake.params.candidates)
-        folders = [Path(path).parent for path in snakemake.input.metrics]
-        measured = [
-            json.loads((folder / metrics_file(compared_by(settings))).read_text())
-            for folder in folders
-        ]
+        evaluations = [Artifact.at(path, METRICS) for path in snakemake.input.metrics]
+        file = metrics_file(compared_by(settings))
+        measured = [json.loads(each.path(file).read_text()) for each in evaluations]
+        folders = [each.folder for each in evaluations]
         candidates = [
             Candidate(
                 name, read_adaptation(expected), parts[number * each : (number + 1) * each], metrics

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
+from freelunch.core.sums import check_sums, write_sums
 from freelunch.reporting.drawing.files import draw_figure
 
 if TYPE_CHECKING:
@@ -11,9 +12,14 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake):
+        data = Path(snakemake.input.data)
+        root = data.parents[1]
+        check_sums(Path(snakemake.input.sums), root, [data.relative_to(root).as_posix()])
+        figure = [Path(path) for path in snakemake.output.figure]
         draw_figure(
             name=snakemake.wildcards.figure,
-            data=Path(snakemake.input.data),
+            data=data,
             settings=snakemake.params.settings,
-            outputs=[Path(path) for path in snakemake.output],
+            outputs=figure,
         )
+        write_sums(Path(snakemake.output.sums), root, [data, *figure])

@@ -1,24 +1,30 @@
 """Inspect studies without running them.
 
-    python -m freelunch plan | summary | check | name [config]
+    python -m freelunch plan | summary | verify | check | name [config]
+    python -m freelunch repair [config] [--run COMMAND]
     python -m freelunch devices [config] --device-memory GB [GB ...]
     python -m freelunch compare A B
     python -m freelunch schema | settings
 
+`verify` reads all that a study made, and prints a line for each kind; the exit status is 1 if
+anything is damaged or missing. `repair` makes that again, by the command that runs Snakemake.
 `devices` prints a table of what adaptations take on GPUs of these sizes. `compare` takes two of
 these: a config, a folder of results, a folder of records. `schema` prints the JSON Schema of a
 study's file. `settings` prints the reference of all settings.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
 from freelunch.cli import terminal
+from freelunch.cli.verify import repair, verify
 from freelunch.core.devices import device_text, visible_devices
-from freelunch.core.errors import DEFAULT_STUDY, UserError
+from freelunch.core.disk import disk_error
+from freelunch.core.errors import DEFAULT_STUDY, UserError, mend
 from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine, read_gigabytes, read_rate
 from freelunch.costs.plan import Plan
@@ -41,6 +47,13 @@ def main() -> int:
         if name in ("compare", "schema", "settings"):
             continue
         command.add_argument("config", nargs="?", type=Path, default=Path(DEFAULT_STUDY))
+        if name == "repair":
+            command.add_argument(
+                "--run",
+                metavar="COMMAND",
+                help="the command that runs Snakemake (default: snakemake --cores all, with this "
+                "study)",
+            )
         if name in ("plan", "devices"):
             command.add_argument(
                 "--tflops",
@@ -66,11 +79,15 @@ def main() -> int:
             )
     arguments = parser.parse_args()
     try:
-        _COMMANDS[arguments.command](arguments)
+        return _COMMANDS[arguments.command](arguments) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    return 0
+    except OSError as error:
+        if (known := disk_error(error)) is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)  # noqa: T201
+        return 1
 
 
 def rate(text: str) -> float:
@@ -113,6 +130,20 @@ def _summary(arguments: argparse.Namespace) -> None:
     terminal.say(terminal.summary(open_study(arguments.config)))
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    lines, whole = verify(open_study(arguments.config))
+    print(lines)  # noqa: T201
+    if not whole:
+        print(f"error: to do: {mend()}", file=sys.stderr)  # noqa: T201
+    return 0 if whole else 1
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    study = open_study(arguments.config)
+    default = f"snakemake --cores all --config study={shlex.quote(study.source)} --"
+    repair(study, shlex.split(arguments.run or default))
+
+
 def _name(arguments: argparse.Namespace) -> None:
     print(open_study(arguments.config).name)  # noqa: T201
 
@@ -132,11 +163,13 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(comparison_text(*compare_runs(*map(records_of_run, arguments.runs))))  # noqa: T201
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "check": _check,
     "plan": _plan,
     "devices": _devices,
     "summary": _summary,
+    "verify": _verify,
+    "repair": _repair,
     "name": _name,
     "compare": _compare,
     "schema": _schema,

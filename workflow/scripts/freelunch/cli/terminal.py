@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from freelunch.cli.verify import check_whole
 from freelunch.records.read import load_records
 from freelunch.reporting.figures import figures_of
 from freelunch.study.paths import Paths
@@ -23,9 +24,11 @@ def summary(study: Study) -> str:
     """Return the summary table, the paths of all results, and suggestions for the next step.
 
     Raises:
-        UserError: A record is missing, or was made with other than the current settings.
+        UserError: A record is missing, or was made with other than the current settings; or
+            anything that the study made is damaged or missing.
     """
     load_records(study)
+    check_whole(study)
     paths: Paths = study.paths
     table = (paths.tables / "summary.md").read_text(encoding="utf-8").rstrip()
     places = {

@@ -12,23 +12,35 @@ everything made from it valid.
 import errno
 import json
 import os
-import re
 import shutil
+import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.digest import file_digest, json_digest
-from freelunch.core.errors import UserError, remake
+from freelunch.core.checked import CheckedFiles
+from freelunch.core.digest import (
+    SHA256,
+    content_digest,
+    file_digest,
+    json_digest,
+    read_sealed,
+    sealed,
+)
+from freelunch.core.disk import disk_error
+from freelunch.core.errors import UserError, mend, remake
 from freelunch.core.lock import remove_lock, wait_for_lock
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
-# safetensors reports a full disk (28) or quota (122) as text only.
-_FULL = re.compile(r"(os error|code:) (28|122)\b")
+# The permissions that this process gives new files. Reading the umask means setting it, so this is
+# done once, before there are threads.
+os.umask(_umask := os.umask(0))
+_NEW_FILE = 0o666 & ~_umask
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class Artifact:
@@ -45,38 +57,30 @@ class Artifact:
 
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
-            has another size than the manifest says.
+            is not the file that was made: it has another size or digest than the manifest says.
+            Digests are known for files that did not change since (`freelunch.core.checked`).
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
         path = folder / MANIFEST
         if not path.is_file():
-            raise UserError("there is no manifest", where=path, todo=remake(path))
-        try:
-            manifest = json.loads(path.read_text())
-            self.kind: str = manifest["kind"]
-            self.facts: dict[str, Any] = manifest["facts"]
-            self.files: dict[str, dict[str, Any]] = manifest["files"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                "the manifest is damaged", where=path, found=error, todo=remake(path)
-            ) from error
+            raise UserError("there is no manifest", where=path, todo=mend())
+        manifest = read_sealed(path, problem="the manifest is damaged")
+        self.kind: str = manifest["kind"]
+        self.facts: dict[str, Any] = manifest["facts"]
+        self.files: dict[str, dict[str, Any]] = manifest["files"]
         if self.kind != kind:
-            raise UserError("wrong kind of folder", where=path, found=self.kind, expected=kind)
+            raise UserError(
+                "wrong kind of folder",
+                where=path,
+                found=self.kind,
+                expected=kind,
+                todo=mend(),
+            )
         self.folder = folder
         self.digest = file_digest(path)
         self.spent: dict[str, float] = {}
-        for name, entry in self.files.items():
-            file = folder / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != entry["bytes"]:
-                raise UserError(
-                    "a file differs from what the manifest says",
-                    where=file,
-                    found="no file" if size is None else f"{size} bytes",
-                    expected=f"{entry['bytes']} bytes",
-                    todo=remake(path),
-                )
+        self._check()
 
     @classmethod
     def at(cls, manifest: str, kind: str) -> "Artifact":
@@ -90,16 +94,37 @@ class Artifact:
 
     def verify(self) -> None:
         """Read every file and compare its digest; UserError at the first that differs."""
-        for name, entry in self.files.items():
-            found = file_digest(self.folder / name)
-            if found != entry["sha256"]:
-                raise UserError(
-                    "a file's content differs from what the manifest says",
-                    where=self.folder / name,
-                    found=f"sha256 {found}",
-                    expected=f"sha256 {entry['sha256']}",
-                    todo=remake(self.folder / MANIFEST),
-                )
+        self._check(anew=True)
+
+    def _check(self, anew: bool = False) -> None:
+        checked = CheckedFiles(self.folder)
+        try:
+            for name, entry in self.files.items():
+                self._check_file(name, entry, checked, anew)
+        finally:
+            checked.save()
+
+    def _check_file(
+        self, name: str, entry: dict[str, Any], checked: CheckedFiles, anew: bool
+    ) -> None:
+        file = self.folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            raise UserError(
+                "a file differs from what the manifest says",
+                where=file,
+                found="no file" if size is None else f"{size} bytes",
+                expected=f"{entry['bytes']} bytes",
+                todo=mend(),
+            )
+        if not checked.holds(file, entry[SHA256], anew):
+            raise UserError(
+                "a file's content differs from what the manifest says",
+                where=file,
+                found="another sha256",
+                expected=f"sha256 {entry[SHA256]}",
+                todo=mend(),
+            )
 
 
 class ArtifactWriter:
@@ -124,12 +149,13 @@ class ArtifactWriter:
         self._lock = wait_for_lock(folder / LOCK)
         self._started = time.perf_counter(), time.process_time()
         self._spent: dict[str, float] = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0}
+        self._checked = CheckedFiles(folder)
         self._files = self._resume()
         for path in sorted(folder.iterdir()):
             if path.name not in {*self._files, JOURNAL, LOCK}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not self._files:
-            self._write_text(JOURNAL, json.dumps({"fingerprint": fingerprint}) + "\n")
+            self._write_text(JOURNAL, _line({"fingerprint": fingerprint}))
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -143,6 +169,8 @@ class ArtifactWriter:
         temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
             write(temporary)
+            # safetensors makes files for their owner alone.
+            temporary.chmod(_NEW_FILE)
             self._adopt(temporary, name, facts)
 
     def add_text(self, name: str, text: str, **facts: Any) -> None:
@@ -150,26 +178,42 @@ class ArtifactWriter:
         self.add(name, lambda path: path.write_text(text, encoding="utf-8"), **facts)
 
     def link(self, name: str, source: Artifact, source_name: str, **facts: Any) -> None:
-        """Add a file of another artifact by a hard link, or by a copy across file systems."""
-        temporary = self.folder / f".{name}.part"
+        """Add a file of another artifact by a hard link, or by a copy across file systems.
+
+        A file with several names becomes read-only, since an edit of one would change the others.
+
+        Raises:
+            UserError: The file is not the one that the other artifact was made with.
+        """
+        temporary, origin = self.folder / f".{name}.part", source.path(source_name)
+        sha256 = source.files[source_name][SHA256]
+        if not self._checked_elsewhere(origin, sha256):
+            raise UserError(
+                "a file's content differs from what the manifest says",
+                where=origin,
+                expected=f"sha256 {sha256}",
+                todo=mend(),
+            )
         with no_half_file(temporary):
+            # What a killed process left behind.
+            temporary.unlink(missing_ok=True)
             try:
-                os.link(source.path(source_name), temporary)
+                os.link(origin, temporary)
             except OSError as error:
                 # A file system without hard links, or a link across two of them.
                 if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise
-                shutil.copyfile(source.path(source_name), temporary)
-            self._adopt(temporary, name, facts, sha256=source.files[source_name]["sha256"])
+                shutil.copyfile(origin, temporary)
+                self._adopt(temporary, name, facts)
+            else:
+                with suppress(PermissionError):
+                    temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & ~_WRITABLE)
+                self._adopt(temporary, name, facts, sha256)
 
     def finish(self, **facts: Any) -> Artifact:
         """Write the manifest, which makes the folder complete, and return the artifact."""
-        manifest = {
-            "kind": self.kind,
-            "facts": facts,
-            "files": dict(sorted(self._files.items())),
-        }
-        self._write_text(MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+        self._checked.save()
+        self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
         if not self._keep_journal:
             (self.folder / JOURNAL).unlink()
         remove_lock(self._lock)
@@ -181,14 +225,17 @@ class ArtifactWriter:
         self, temporary: Path, name: str, facts: dict[str, Any], sha256: str | None = None
     ) -> None:
         entry = {
-            "sha256": sha256 or file_digest(temporary),
+            SHA256: sha256 or file_digest(temporary),
             "bytes": temporary.stat().st_size,
             **facts,
         }
-        temporary.replace(self.folder / name)
         line = {"name": name, "entry": entry, "wall_s": self._since(0), "cpu_s": self._since(1)}
+        text = _line(line)
+        # A process that is killed between these two makes the file once more.
+        temporary.replace(self.folder / name)
         with (self.folder / JOURNAL).open("a") as journal:
-            journal.write(json.dumps(line, allow_nan=False) + "\n")
+            journal.write(text)
+        self._checked.note(self.folder / name, entry[SHA256])
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
@@ -196,13 +243,13 @@ class ArtifactWriter:
         journal = self.folder / JOURNAL
         if (self.folder / MANIFEST).exists() or not journal.is_file():
             return {}
-        lines = journal.read_text().split("\n")
+        lines = journal.read_bytes().split(b"\n")
         try:
             # An interrupt may have cut the last line short; its file is then written again.
-            first, *complete = [json.loads(line) for line in lines[:-1]]
+            first, *complete = map(_read_line, lines[:-1])
             written = first["fingerprint"]
             files = {item["name"]: item["entry"] for item in complete}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             # Nothing is written yet, or a power cut damaged the journal.
             return {}
         if written != self.fingerprint:
@@ -210,7 +257,8 @@ class ArtifactWriter:
         intact = {
             name: entry
             for name, entry in files.items()
-            if (self.folder / name).is_file() and file_digest(self.folder / name) == entry["sha256"]
+            if (self.folder / name).is_file()
+            and self._checked.holds(self.folder / name, entry[SHA256], anew=True)
         }
         if intact:
             before = first.get("spent", self._spent)
@@ -222,9 +270,16 @@ class ArtifactWriter:
             }
         first = {"fingerprint": written, "spent": self._spent}
         kept = [{"name": name, "entry": entry} for name, entry in intact.items()]
-        text = "".join(json.dumps(item) + "\n" for item in [first, *kept])
-        self._write_text(JOURNAL, text)
+        self._write_text(JOURNAL, "".join(map(_line, [first, *kept])))
         return intact
+
+    @staticmethod
+    def _checked_elsewhere(path: Path, sha256: str) -> bool:
+        """Return whether a file of another folder still has the digest that it had."""
+        checked = CheckedFiles(path.parent)
+        found = checked.holds(path, sha256)
+        checked.save()
+        return found
 
     def _since(self, clock: int) -> float:
         """Return the wall (0) or processor (1) seconds since this attempt began."""
@@ -233,6 +288,25 @@ class ArtifactWriter:
 
     def _write_text(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text)
+
+
+def manifest_text(kind: str, facts: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+    """Return the content of a manifest; its arguments are attributes of `Artifact`."""
+    content = {"kind": kind, "facts": facts, "files": dict(sorted(files.items()))}
+    return json_text(sealed(content))
+
+
+def _line(item: Mapping[str, Any]) -> str:
+    """Return a line of a journal."""
+    return json.dumps(sealed(item), allow_nan=False) + "\n"
+
+
+def _read_line(line: bytes) -> dict[str, Any]:
+    """Return an item of a journal; ValueError or another error if its line is damaged."""
+    item: dict[str, Any] = json.loads(line)
+    if item[SHA256] != content_digest(item):
+        raise ValueError("a damaged line")
+    return item
 
 
 @contextmanager
@@ -302,19 +376,12 @@ def json_text(value: Any) -> str:
 
 @contextmanager
 def no_half_file(temporary: Path) -> Iterator[None]:
-    """Remove `temporary` if the body fails; report a full disk as a UserError."""
+    """Remove `temporary` if the body fails; report what a disk refuses as a UserError."""
     try:
         yield
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or _FULL.search(str(error)):
-            folder = temporary.parent
-            raise UserError(
-                "no space left on the device",
-                where=folder,
-                found=f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free",
-                expected="room for the next file (`make plan` shows what the study needs)",
-                todo="free space and run the same command again: finished files are kept",
-            ) from error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if (known := disk_error(error, temporary.parent)) is not None:
+            raise known from error
         raise

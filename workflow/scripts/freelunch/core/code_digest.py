@@ -23,14 +23,15 @@ SCRIPTS = LIBRARY.parent
 # Packages whose version can change a number.
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
-# job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked.
-# They are code, which the rule about words does not cover; and a clearer progress line must not
-# make a study of a 72B model run again.
+# job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked,
+# which files need not be read for a check. They are code, which the rule about words does not
+# cover; and a clearer progress line must not make a study of a 72B model run again.
 #
 # Modules that only declare: settings, whose values a job gets in `params`, defaults included, so
 # that another criterion, model or description changes nothing for it; names of rules and files.
 SURROUNDINGS = (
-    *("core/devices.py", "core/errors.py", "core/job.py", "core/lock.py"),
+    *("core/checked.py", "core/devices.py", "core/disk.py"),
+    *("core/errors.py", "core/job.py", "core/lock.py"),
     *("study/settings.py", "study/sources.py", "study/criteria.py", "study/steps.py"),
 )
 

@@ -50,17 +50,29 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the class of an exception and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def remake(manifest: Path) -> str:
-    """Return what to do about an artifact that is damaged or out of date."""
+    """Return what to do about an artifact that is out of date."""
     return f"remove {manifest} and run the study again"
+
+
+def mend() -> str:
+    """Return what to do about a damaged or missing file that a step of the study makes."""
+    return (
+        f"run `make repair STUDY={_study()}`, which runs again the steps whose files are damaged "
+        "and nothing else; then run the same command as before"
+    )
 
 
 def run_again(*rules: str) -> str:
     """Return what to do so that rules of the study run again, with all that follows from them."""
-    study = shlex.quote(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
     forced = " ".join(rules)
-    make = f"make study STUDY={study} FORCE={shlex.quote(forced)}"
+    make = f"make study STUDY={_study()} FORCE={shlex.quote(forced)}"
     return f"run `{make}`, or your Snakemake command with `--forcerun {forced} --`"
+
+
+def _study() -> str:
+    return shlex.quote(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact, write_json
 from freelunch.core.devices import CPU, CUDA, claim_device
+from freelunch.core.digest import sealed
+from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError
 
 PACKAGES = (
@@ -127,13 +129,7 @@ def running(snakemake: Any) -> Iterator[Job]:
         snakemake: The object that Snakemake gives to a script. The job writes its log, obeys its
             number of threads, and writes the run facts to its output named `run`, if it has one.
     """
-    logging.basicConfig(
-        filename=snakemake.log[0],
-        filemode="w",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    _log_to(Path(snakemake.log[0]))
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     logging.getLogger("freelunch.core.lock").addHandler(terminal)
@@ -151,6 +147,8 @@ def running(snakemake: Any) -> Iterator[Job]:
     try:
         _configure_libraries(job)
         yield job
+        if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
+            write_json(Path(snakemake.output.run), sealed(job.run_facts()))
     except UserError as error:
         log.exception("stopped")
         _stop(job, f"error: {error}")
@@ -159,10 +157,38 @@ def running(snakemake: Any) -> Iterator[Job]:
         _stop(job, "interrupted; finished files are kept: run the same command to resume")
     except Exception as error:  # The process ends here: the traceback belongs in the log.
         log.exception("failed")
+        if (known := disk_error(error)) is not None:
+            _stop(job, f"error: {known}")
         _stop(job, f"error: {type(error).__name__}: {error} (traceback in {snakemake.log[0]})")
-    if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
-        write_json(Path(snakemake.output.run), job.run_facts())
     logging.shutdown()
+
+
+class _Log(logging.FileHandler):
+    """A job's log. If it cannot be written, the job says so once and goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
+        """Say why a line cannot be written, instead of a traceback for each line."""
+        error = sys.exc_info()[1]
+        logging.getLogger().removeHandler(self)
+        # Otherwise what is in its buffer would be written, and fail, once more at the end.
+        stream, self.stream = self.stream, None
+        with suppress(OSError):
+            if stream is not None:
+                stream.close()
+        print(f"the log {self.baseFilename} cannot be written: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _log_to(path: Path) -> None:
+    """Have all log lines of this process go to a file; say so if they cannot."""
+    logging.basicConfig(handlers=[logging.NullHandler()], level=logging.INFO, force=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _Log(path, mode="w", encoding="utf-8")
+    except OSError as error:
+        print(f"the log {path} cannot be written: {error}", file=sys.stderr)  # noqa: T201
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:

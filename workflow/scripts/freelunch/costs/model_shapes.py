@@ -11,6 +11,7 @@ from typing import Any
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study.gguf import gguf_of
 from freelunch.study.paths import Paths
+from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import LocalModel, WheelModel
 from freelunch.study.study import Study
 
@@ -29,7 +30,7 @@ def shapes_of(study: Study, model: str) -> Shapes | None:
 def config_of(study: Study, model: str) -> Mapping[str, Any]:
     """Return what is known of a model's config; empty if nothing is."""
     for place in _configs(study, model):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             config = json.loads(place.read_text())
             if isinstance(config, dict):
                 return config
@@ -66,7 +67,7 @@ def dtype_of(study: Study, model: str) -> str:
     if is_gguf(study, model):
         return "float32"
     for place in _configs(study, model):
-        with suppress(ValueError, AttributeError, TypeError):
+        with suppress(ValueError, AttributeError, TypeError, RecursionError):
             config = json.loads(place.read_text())
             # transformers wrote `torch_dtype` before version 5.
             found = config.get("dtype") or config.get("torch_dtype")
@@ -80,8 +81,12 @@ def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
     """Return the shapes in a model's config; None if it is damaged or leaves them to defaults.
 
     Fetching the model then says what is wrong, or writes a complete config.
+
+    Raises:
+        UserError: No model can have these shapes.
     """
     try:
+        check_shapes(json.loads(config_json.read_text()), config_json)
         return Shapes.read(config_json, dtype)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

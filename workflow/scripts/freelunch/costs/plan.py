@@ -9,6 +9,7 @@ from freelunch.costs import evaluation, passes, pruning, reconstruction, retrain
 from freelunch.costs.cell_checks import check_cells
 from freelunch.costs.fits import decide_residency, decide_window
 from freelunch.costs.model_shapes import config_of, is_gguf, shapes_of
+from freelunch.costs.plausible import check_plausible
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.text_lengths import text_windows
 from freelunch.costs.work import Cost
@@ -59,7 +60,8 @@ class Plan:
 
         Raises:
             UserError: A model is of a kind that is not supported, or cannot be pruned as a cell
-                requires, e.g. a pattern does not divide the width of a matrix.
+                requires, e.g. a pattern does not divide the width of a matrix; or a number is
+                beyond what a model, a text or time can hold.
         """
         models = sorted({cell.model for cell in study.cells})
         for model in models:
@@ -68,6 +70,7 @@ class Plan:
         known = {model: shapes for model, shapes in found.items() if shapes}
         plan = cls(study, known, device_bytes, device)
         check_cells(plan)
+        check_plausible(plan)
         return plan
 
     def step(

@@ -45,8 +45,8 @@ def text_windows(study: Study, model: str) -> TextWindows:
     def windows(tokens: float) -> int:
         return max(2, int(tokens - settings.length) // (settings.stride or settings.length) + 1)
 
-    characters = _facts(Paths.text(settings.text)).get("characters")
-    if isinstance(characters, int):
+    characters = characters_of(settings.text)
+    if characters is not None:
         tokens = characters / TOKEN_CHARACTERS
         found = f"about {tokens / 1e6:,.2f} million tokens, by its {characters:,} characters"
         return TextWindows(windows(tokens), f"{whole}: {found}")
@@ -54,9 +54,15 @@ def text_windows(study: Study, model: str) -> TextWindows:
     return TextWindows(windows(ASSUMED_TOKENS), f"{whole}: {unknown}")
 
 
+def characters_of(text: str) -> int | None:
+    """Return how many characters a text has; None if it is not fetched."""
+    characters = _facts(Paths.text(text)).get("characters")
+    return characters if isinstance(characters, int) else None
+
+
 def _facts(folder: Path) -> dict[str, Any]:
     """Return the facts in a folder's manifest; none if it is missing or damaged."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         facts = json.loads((folder / MANIFEST).read_text())["facts"]
         if isinstance(facts, dict):
             return facts

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from gguf import GGUFReader
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -17,7 +18,7 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_line
 from freelunch.data.sources import obtain_model
 from freelunch.data.sources.folder import read_config
 from freelunch.model.blocks import check_blocks, find_blocks
@@ -31,6 +32,7 @@ from freelunch.model.checkpoint import (
 )
 from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.gguf import SUFFIX as GGUF
+from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import Dtype, Model
 from freelunch.study.unsupported import check_supported
 
@@ -65,7 +67,9 @@ def fetch_model(
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
-        check_supported(read_config(raw), f"models.{name}")
+        written = read_config(raw)
+        check_supported(written, f"models.{name}")
+        check_shapes(written, raw / "config.json")
         config = load_config(raw)
         if entry.architecture is not None:
             _check_architecture(name, config, entry.architecture.as_json())
@@ -74,6 +78,8 @@ def fetch_model(
         meta = meta_model(config)
         sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
         check_blocks(meta, sharding.path)
+        tokenizer = [file for file in files if not file.endswith(".safetensors")]
+        _check_tokenizer(name, raw, tokenizer, config.vocab_size)
         _write_shards(writer, sharding, _tensor_files(raw, files, meta), dtype)
         for file in files:
             if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
@@ -176,7 +182,7 @@ def _tensor_files(
     """
     found: dict[str, tuple[Path, str]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
-        with safe_open(path, framework="pt") as opened:
+        with _opened(path) as opened:
             for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
                 found[name] = (path, name)
     prefix = f"{meta.base_model_prefix}."
@@ -223,7 +229,7 @@ def _read(
 ) -> Iterator[tuple[str, Tensor]]:
     for name in names:
         path, stored = places[name]
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             tensor: Tensor = file.get_tensor(stored).to(dtype)
         if not torch.isfinite(tensor).all():
             raise UserError(
@@ -234,6 +240,52 @@ def _read(
                 todo="use a sound checkpoint, or a dtype that can hold its largest weight",
             )
         yield name, tensor
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; raise UserError if it is not a complete one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(
+            "not a complete safetensors file",
+            where=path,
+            found=f"{path.stat().st_size:,} bytes: {first_line(error)}",
+            todo="complete the download of the model",
+        ) from error
+
+
+def _check_tokenizer(name: str, folder: Path, files: Iterable[str], vocabulary: int) -> None:
+    """Refuse a tokenizer that cannot be read, or has tokens for which there is no embedding.
+
+    Raises:
+        UserError: It is such a tokenizer.
+    """
+    where = f"models.{name}: tokenizer"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # An added token, such as one for images, may lie beyond: texts with it are refused later.
+        added = tokenizer.added_tokens_decoder
+        largest = max((at for at in tokenizer.get_vocab().values() if at not in added), default=-1)
+    # Whatever a damaged or hostile tokenizer makes these libraries raise.
+    except Exception as error:
+        raise UserError(
+            "the tokenizer cannot be read",
+            where=where,
+            found=first_line(error),
+            expected=f"a tokenizer that transformers reads, in {', '.join(files)}",
+            todo="complete the download of the model, or correct the file",
+        ) from error
+    if largest >= vocabulary:
+        raise UserError(
+            "the tokenizer does not fit the model's embedding",
+            where=where,
+            found=f"a token with the number {largest:,}",
+            expected=f"numbers below {vocabulary:,}, the rows of the embedding",
+            todo="use the tokenizer that belongs to the model",
+        )
 
 
 def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:

@@ -4,8 +4,8 @@ A task becomes `documents.jsonl`: one document per line, in the order of the sou
 that lm-eval's own task of that name expects. Prompts, choices and metrics remain lm-eval's.
 """
 
-import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError
 from freelunch.data.sources import obtain_task
+from freelunch.data.unpacked import lines_of
 from freelunch.study.sources import Task
 from freelunch.study.steps import DOCUMENTS, TASK
 
@@ -21,6 +22,10 @@ _REPEATED = 1_000_000
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 
 Document = dict[str, Any]
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    RecursionError,
+)
 
 
 def fetch_task(
@@ -52,7 +57,7 @@ def fetch_task(
         obtained = obtain_task(name, entry, scratch)
         try:
             documents = list(_FORMATS[entry.format](obtained.path))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except _UNREADABLE as error:
             raise UserError(
                 f"the documents are not in the format {entry.format!r}",
                 where=f"{where}.format",
@@ -93,10 +98,9 @@ def _parquet(path: Path) -> Iterator[Document]:
 
 
 def _jsonl(path: Path) -> Iterator[Document]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield dict(json.loads(line))
+    for line in lines_of(path):
+        if line.strip():
+            yield dict(json.loads(line))
 
 
 def _requests(path: Path) -> Iterator[Document]:
@@ -104,11 +108,10 @@ def _requests(path: Path) -> Iterator[Document]:
 
     The file has a line for each choice, and may repeat all of them for other prompt variants.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            request = json.loads(line)
-            if request["idx"] == 0 and request["doc_id"] < _REPEATED:
-                yield request["doc"]
+    for line in lines_of(path):
+        request = json.loads(line)
+        if request["idx"] == 0 and request["doc_id"] < _REPEATED:
+            yield request["doc"]
 
 
 def _parts(query: str, marker: str) -> tuple[str, str]:

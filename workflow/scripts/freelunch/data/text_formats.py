@@ -5,10 +5,11 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any, cast
+from typing import Any
 
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.sources import Obtained
+from freelunch.data.unpacked import lines_of
 
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
 _OPENING = re.compile(r"<doc(\s[^<>]*)?>")
@@ -34,10 +35,10 @@ class SourceFile:
         A file whose name ends in `.gz` is decompressed; a byte order mark at its start is dropped.
         """
         try:
-            with self._open() as file:
-                for self.number, raw in enumerate(file, 1):
-                    content = raw.removesuffix(b"\n").removesuffix(b"\r")
-                    yield content.decode("utf-8-sig" if self.number == 1 else "utf-8")
+            for raw in lines_of(self._path):
+                self.number += 1
+                content = raw.removesuffix(b"\n").removesuffix(b"\r")
+                yield content.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise self.error(
                 "not valid UTF-8",
@@ -45,6 +46,8 @@ class SourceFile:
                 expected="UTF-8",
                 todo="convert the file to UTF-8",
             ) from error
+        except ValueError as error:
+            raise self.error("this cannot be text", found=error, todo="use another file") from error
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise self.error(
                 "not a complete gzip file",
@@ -86,11 +89,6 @@ class SourceFile:
         line = f", line {self.number}" if self.number else ""
         return UserError(problem, where=f"{self._where}: {self._name}{line}", **more)
 
-    def _open(self) -> IO[bytes]:
-        if self._path.suffix == ".gz":
-            return cast(IO[bytes], gzip.open(self._path, "rb"))
-        return self._path.open("rb")
-
 
 def _each_line(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     yield from lines
@@ -131,7 +129,7 @@ def _json_field(source: SourceFile, lines: Iterable[str], field: str) -> Iterato
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise source.error(
                 "not valid JSON", found=error, expected="one object a line"
             ) from error

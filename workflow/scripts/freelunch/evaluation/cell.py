@@ -7,6 +7,7 @@ parts that are still valid are kept.
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,14 +20,22 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from freelunch.core.artifact import MANIFEST, Artifact, json_text, write_atomically, write_json
-from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.artifact import (
+    MANIFEST,
+    Artifact,
+    json_text,
+    manifest_text,
+    write_atomically,
+    write_json,
+)
+from freelunch.core.digest import file_digest, json_digest, sealed, unsealed
 from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.token_loss import check_dense
 from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file
 
+log = logging.getLogger(__name__)
 KEPT = "kept.json"
 
 
@@ -227,9 +236,13 @@ class _Kept:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         path = folder / KEPT
-        self._parts: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.is_file() else {}
-        )
+        self._parts: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            content = unsealed(path.read_bytes())
+            if content is None:
+                log.warning("%s is damaged: all measurements are taken again", path)
+            else:
+                self._parts = content["parts"]
 
     def holds(self, name: str, fingerprint: str) -> bool:
         """Return whether a part is complete and was measured with the same fingerprint."""
@@ -273,13 +286,12 @@ class _Kept:
             "counts": dict(counts),
             "spent": {"wall_s": round(clock.wall_s, 3), "cpu_s": round(clock.cpu_s, 3)},
         }
-        write_json(self._folder / KEPT, self._parts)
+        write_json(self._folder / KEPT, sealed({"parts": self._parts}))
 
     def finish(self, names: Sequence[str], **facts: Any) -> Artifact:
         """Write the manifest of these parts and return their artifact."""
         files: dict[str, Any] = {}
         for name in names:
             files |= self._parts[name]["files"]
-        manifest = {"kind": METRICS, "facts": facts, "files": dict(sorted(files.items()))}
-        write_json(self._folder / MANIFEST, manifest)
+        write_atomically(self._folder / MANIFEST, manifest_text(METRICS, facts, files))
         return Artifact(self._folder, METRICS)

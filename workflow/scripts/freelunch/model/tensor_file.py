@@ -103,7 +103,11 @@ def create_tensor_file(path: Path, entries: Mapping[str, Entry]) -> TensorFile:
     text += b" " * (-len(text) % 8)
     # Without truncation, a file of the right size keeps its place on disk and in the page cache.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + size)
+        try:
+            os.posix_fallocate(file.fileno(), 0, 8 + len(text) + size)
+        except OSError as error:
+            # The call knows no name, and an error without one says nothing.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         file.truncate(8 + len(text) + size)
         file.write(len(text).to_bytes(8, "little") + text)
     return TensorFile(path, "r+b")

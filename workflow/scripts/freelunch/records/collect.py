@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import write_atomically, write_json
-from freelunch.core.digest import file_digest, json_digest
+from freelunch.core.digest import file_digest, json_digest, sealed
 from freelunch.core.errors import UserError
 from freelunch.costs.counted import operations
 from freelunch.costs.shapes import Shapes
 from freelunch.records.made_steps import MadeSteps
-from freelunch.records.read import answers_beside, check_spec, content_digest, validate
+from freelunch.records.read import answers_beside, check_spec, validate
 from freelunch.study import steps
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import Cell
@@ -40,7 +40,7 @@ def collect_record(
     made = MadeSteps(paths, cell, spec, adapted)
     made_with = made.spec()
     check_spec(made_with, spec, cell, paths.checkpoint(cell))
-    record = {
+    content = {
         "cell": str(cell),
         "spec": made_with,
         "fingerprint": json_digest(made_with),
@@ -51,7 +51,7 @@ def collect_record(
         "cost": _cost(made),
         "provenance": _provenance(made),
     }
-    record["sha256"] = content_digest(record)
+    record = sealed(content)
     validate(record, str(paths.record(cell)))
     if steps.TASKS in made.measured:
         # The answers go beside the record, so that copied records can be compared answer by answer.

@@ -14,8 +14,8 @@ from typing import Any
 
 import jsonschema
 
-from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError, run_again
+from freelunch.core.digest import read_sealed
+from freelunch.core.errors import UserError, mend, run_again
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     ANSWERS,
@@ -33,11 +33,6 @@ from freelunch.study.steps import (
 from freelunch.study.study import Study
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
-
-
-def content_digest(record: Mapping[str, Any]) -> str:
-    """Return the digest of a record's content, without this digest itself."""
-    return json_digest({key: value for key, value in record.items() if key != "sha256"})
 
 
 def answers_beside(record: Path) -> Path:
@@ -60,7 +55,7 @@ def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
             "the answers of a record cannot be read",
             where=path,
             found=error,
-            todo=f"remove {record} and run the study again",
+            todo=mend(),
         ) from error
 
 
@@ -90,7 +85,7 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
                 where=path,
                 found=record["spec"].get("cell"),
                 expected=cell,
-                todo=f"remove {path} and run the study again",
+                todo=mend(),
             )
         check_spec(record["spec"], study.spec(cell), cell, path)
         records[cell] = record
@@ -101,14 +96,9 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return a record of any study.
 
     Raises:
-        UserError: The record is damaged, or does not match the schema.
+        UserError: The record was altered or is damaged, or does not match the schema.
     """
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            "a record is damaged", where=path, found=error, todo=f"remove {path} and run again"
-        ) from error
+    record = read_sealed(path, problem="a record is damaged or was altered")
     validate(record, str(path))
     return record
 
@@ -184,5 +174,5 @@ def validate(record: object, where: str) -> None:
             where=where,
             found=error.message[:300],
             expected=".".join(str(part) for part in error.absolute_path) or "a record",
-            todo=f"remove {where} and run the study again",
+            todo=mend(),
         )

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
-from freelunch.study.adaptations import Adaptation, Local, Reconstruction
+from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
 from freelunch.study.methods import FULL, LOW_RANK, SCALED
 from freelunch.study.retraining import Retraining
 from freelunch.study.windows import AUTO, MATRIX
+
+HIGHEST_RATE = 10.0
 
 
 def adaptation_problems(entry: Adaptation) -> Iterator[tuple[str, str]]:
@@ -16,6 +18,14 @@ def adaptation_problems(entry: Adaptation) -> Iterator[tuple[str, str]]:
             "with dense inputs, local targets equal the dense model's activations; expected "
             "dense, or inputs: sparse",
         )
+    if isinstance(entry, Training):
+        for rate in entry.rates:
+            if rate > HIGHEST_RATE:
+                yield (
+                    "learning_rate",
+                    f"found {rate:g}; expected at most {HIGHEST_RATE:g}, beyond which training "
+                    "diverges at once",
+                )
     if isinstance(entry, Reconstruction):
         yield from _of_reconstruction(entry)
     if isinstance(entry, Retraining):

@@ -11,8 +11,8 @@ from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),
@@ -127,7 +127,7 @@ class Training(Adaptation):
     optimiser: Literal["adamw", "sgd"] = Field(
         default="adamw", description="adamw: PyTorch's betas, no weight decay. sgd: momentum 0.9."
     )
-    learning_rate: Searched[Positive] = Field(
+    learning_rate: Searched[Rate] = Field(
         default=0.001,
         description="Peak learning rate; the schedule restarts in each window. If a list is given, "
         "its best entry is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4.",

@@ -64,8 +64,10 @@ def _check_owner(study: Study) -> None:
     """
     noted = study.paths.owner
     mine = study.source
-    owner = noted.read_text(encoding="utf-8").strip() if noted.is_file() else mine
-    if owner != mine and os.path.isfile(owner):
+    # A damaged note names no file, and is written again by the next run.
+    written = noted.read_bytes().decode(errors="replace") if noted.is_file() else mine
+    owner = written.strip()
+    if owner != mine and "\0" not in owner and os.path.isfile(owner):
         raise UserError(
             f"{study.paths.root} has the results of another study file",
             where=f"{mine}: study.name",

@@ -198,7 +198,7 @@ def tested() -> str:
     return f"these families are tested: {', '.join(FAMILIES)}"
 
 
-_OTHER_NAMES = {
+OTHER_NAMES = {
     "num_hidden_layers": ("n_layer",),
     "hidden_size": ("n_embed",),
     "num_attention_heads": ("n_head",),
@@ -214,7 +214,7 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
         config: A transformers config, or an excerpt with the same keys.
     """
     sizes = dict(config)
-    for ours, others in _OTHER_NAMES.items():
+    for ours, others in OTHER_NAMES.items():
         for other in others:
             if ours not in sizes and config.get(other) is not None:
                 sizes[ours] = config[other]

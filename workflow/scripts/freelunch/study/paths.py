@@ -1,11 +1,11 @@
 """The paths of a study. No other module builds them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import MANIFEST
+from freelunch.core.digest import read_sealed
 from freelunch.study.cell import Cell
 
 RESOURCES = Path("resources")
@@ -134,6 +134,5 @@ def run(folder: Path) -> str:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run facts of the step that filled a folder."""
-    facts: dict[str, Any] = json.loads((folder / RUN).read_text())
-    return facts
+    """Return the run facts of the step that filled a folder; UserError if they are damaged."""
+    return read_sealed(folder / RUN, problem="the run facts of a step are damaged")

@@ -194,6 +194,8 @@ def _expected(error: ErrorDetails) -> str:
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
         return f"expected {_nearest(error['input'], names)}"
+    if kind == "string_too_long":
+        return f"expected at most {context['max_length']} characters"
     if kind == "string_pattern_mismatch":
         return f"expected {PATTERNS[context['pattern']]}"
     if kind == "too_short":

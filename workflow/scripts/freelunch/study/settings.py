@@ -8,6 +8,7 @@ reference in the documentation (`study.reference`) are generated from these fiel
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -33,10 +34,23 @@ PATTERNS = {
     f"^{WORD}$": "lower-case letters and digits, with single _ between",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
     r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits",
-    r"^[^/]+/[^/]+$": "owner/name",
+    r"^[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*$": "owner/name",
     r"^(all|none|every_[1-9][0-9]*)$": "all, none, or every_k with a whole number k",
+    r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$": "a package's name: letters and digits, with . "
+    "_ or - between",
+    r"^[0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?$": "a version, such as 1.2.0",
 }
-_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT = PATTERNS
+_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION = PATTERNS
+# Names become parts of file names, of which a record's joins three: none may be longer than 255.
+NAME_LENGTH = 50
+# No file can have these names on some systems that results may be copied to.
+RESERVED = (
+    "aux",
+    "con",
+    "nul",
+    "prn",
+    *(f"{port}{at}" for port in ("com", "lpt") for at in range(10)),
+)
 
 
 class Settings(BaseModel):
@@ -98,13 +112,36 @@ def _unique(values: list[T]) -> list[T]:
     return values
 
 
+def _not_reserved(name: str) -> str:
+    if name.partition(".")[0] in RESERVED:
+        raise PydanticCustomError(
+            "reserved", "expected another name: some systems reserve this one"
+        )
+    return name
+
+
+def _inside(member: str) -> str:
+    path = PurePosixPath(member)
+    if path.is_absolute() or ".." in path.parts or "\\" in member or not path.name:
+        raise PydanticCustomError("member", "expected a path inside, without `..`")
+    return member
+
+
 def _one_or_list(value: object) -> str:
     return "(list)" if isinstance(value, list) else "(one)"
 
 
 Absent = Annotated[T | None, BeforeValidator(_not_null)]
-Name = Annotated[str, StringConstraints(pattern=_NAME)]
-Word = Annotated[str, StringConstraints(pattern=_WORD)]
+Name = Annotated[
+    str, StringConstraints(pattern=_NAME, max_length=NAME_LENGTH), AfterValidator(_not_reserved)
+]
+Word = Annotated[
+    str, StringConstraints(pattern=_WORD, max_length=NAME_LENGTH), AfterValidator(_not_reserved)
+]
+# A package and its version are passed to pip as one argument, which must not be a URL or an option.
+Package = Annotated[str, StringConstraints(pattern=_PACKAGE, max_length=100)]
+Version = Annotated[str, StringConstraints(pattern=_VERSION, max_length=100)]
+Member = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]
 Repository = Annotated[str, StringConstraints(pattern=_REPOSITORY)]

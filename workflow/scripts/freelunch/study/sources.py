@@ -8,13 +8,17 @@ from pydantic import Field
 from freelunch.study.settings import (
     Absent,
     Commit,
+    Member,
+    Package,
     Repository,
     Settings,
     Sha256,
+    Version,
     absent,
     chosen_by,
     reader,
 )
+from freelunch.study.shape_limits import LARGEST
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 DocumentFormat = Literal["lines", "doc_tags", "plain", "jsonl", "parquet"]
@@ -39,7 +43,15 @@ class Source(Settings):
     """The source of a model, text or task."""
 
     source: str = Field(description=_SOURCE)
-    licence: Absent[str] = absent("SPDX identifier or a phrase; it is recorded in the manifest.")
+    licence: Absent[str] = absent(
+        "SPDX identifier or a phrase, for the audit; it decides no number."
+    )
+
+    def fetched(self) -> dict[str, Any]:
+        """Return the settings that a fetching job gets, as JSON: no licence, whose edit must not
+        run anything again.
+        """
+        return {key: value for key, value in self.as_json().items() if key != "licence"}
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide a number, as JSON: no licence, no announced shapes."""
@@ -54,10 +66,10 @@ class Wheel(Source):
     """A file in a wheel on the Python Package Index."""
 
     source: Literal["wheel"] = Field(description=_SOURCE)
-    package: str = Field(description="Name on the Python Package Index.")
-    version: str = Field(description="Exact version.")
+    package: Package = Field(description="Name on the Python Package Index.")
+    version: Version = Field(description="Exact version.")
     sha256: Sha256 = Field(description="SHA-256 of the wheel.")
-    member: str = Field(description="A file in the wheel.")
+    member: Member = Field(description="A file in the wheel.")
 
 
 class Hub(Source):
@@ -71,7 +83,7 @@ class Hub(Source):
 class HubFile(Hub):
     """A file in a dataset repository on the Hugging Face Hub."""
 
-    member: str = Field(description="A file in the repository.")
+    member: Member = Field(description="A file in the repository.")
 
 
 class LocalSource(Source):
@@ -87,19 +99,32 @@ class Architecture(Settings):
     """
 
     model_type: Absent[str] = absent("Model family, such as llama.")
-    num_hidden_layers: int = Field(ge=1, description="Number of decoder blocks.")
-    hidden_size: int = Field(ge=1, description="Width of the residual stream.")
-    intermediate_size: int = Field(ge=1, description="Number of channels in the MLP.")
-    num_attention_heads: int = Field(ge=1, description="Number of query heads.")
+    num_hidden_layers: int = Field(
+        ge=1, le=LARGEST["num_hidden_layers"], description="Number of decoder blocks."
+    )
+    hidden_size: int = Field(
+        ge=1, le=LARGEST["hidden_size"], description="Width of the residual stream."
+    )
+    intermediate_size: int = Field(
+        ge=1, le=LARGEST["intermediate_size"], description="Number of channels in the MLP."
+    )
+    num_attention_heads: int = Field(
+        ge=1, le=LARGEST["num_attention_heads"], description="Number of query heads."
+    )
     num_key_value_heads: Absent[int] = absent(
-        "Number of key heads. Default: as many as query heads.", ge=1
+        "Number of key heads. Default: as many as query heads.",
+        ge=1,
+        le=LARGEST["num_key_value_heads"],
     )
     head_dim: Absent[int] = absent(
         "Width of a head. Default: the family's, or else the hidden size divided by the number of "
         "query heads.",
         ge=1,
+        le=LARGEST["head_dim"],
     )
-    vocab_size: int = Field(ge=1, description="Number of rows of the embedding.")
+    vocab_size: int = Field(
+        ge=1, le=LARGEST["vocab_size"], description="Number of rows of the embedding."
+    )
     tie_word_embeddings: Absent[bool] = absent(
         "Whether the head shares the embedding's weights. Default: as in most models of the family."
     )
@@ -120,7 +145,7 @@ class Weights(Settings):
 class WheelModel(Wheel, Weights):
     """A GGUF file in a wheel on the Python Package Index, dequantised once."""
 
-    member: str = Field(description="A GGUF file in the wheel; it is dequantised once.")
+    member: Member = Field(description="A GGUF file in the wheel; it is dequantised once.")
 
 
 class HubModel(Hub, Weights):
@@ -193,7 +218,7 @@ class WheelTask(Wheel, TaskDocuments):
 class HubTask(HubFile, TaskDocuments):
     """Documents of a task in a dataset repository on the Hugging Face Hub."""
 
-    member: str = Field(
+    member: Member = Field(
         description="A file in the repository, with the split that the task is evaluated on."
     )
 

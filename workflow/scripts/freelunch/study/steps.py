@@ -15,6 +15,16 @@ RECONSTRUCT_WINDOW = "reconstruct_window"
 RETRAIN_MODEL = "retrain_model"
 CHOOSE_CANDIDATE = "choose_candidate"
 EVALUATE_CELL = "evaluate_cell"
+COLLECT_RECORDS = "collect_records"
+BUILD_TABLES = "build_tables"
+DRAW_FIGURE = "draw_figure"
+AUDIT_STUDY = "audit_study"
+RULES = (
+    *(FETCH_MODEL, FETCH_TEXT, FETCH_TASKS, SAMPLE_CALIBRATION, SAMPLE_HELD_OUT),
+    *(EXTEND_CALIBRATION, CUT_WINDOWS, CAPTURE_DENSE, CAPTURE_REFERENCE, PRUNE_MODEL),
+    *(RECONSTRUCT_WINDOW, RETRAIN_MODEL, CHOOSE_CANDIDATE, EVALUATE_CELL, COLLECT_RECORDS),
+    *(BUILD_TABLES, DRAW_FIGURE, AUDIT_STUDY),
+)
 # Not a rule: a record lists the cost of choosing among candidates under this name.
 SEARCH = "search"
 

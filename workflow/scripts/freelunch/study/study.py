@@ -73,11 +73,14 @@ class Study(Comparisons):
             raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
         return cls(found, source)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, licences: bool = True) -> dict[str, Any]:
         """Return the complete config as JSON data: with defaults, and without a base.
 
         Snakemake compares settings by their printed form, so the keys of each entry are in a fixed
         order. The entries keep the study's order, which tables and figures follow.
+
+        Args:
+            licences: Whether to include licences, which only the audit shows.
         """
         written = {
             registry: {
@@ -85,6 +88,10 @@ class Study(Comparisons):
             }
             for registry in REGISTRIES
         }
+        if not licences:
+            for entries in written.values():
+                for entry in entries.values():
+                    entry.pop("licence", None)
         return {**written, "study": self.block.as_json()}
 
     @property

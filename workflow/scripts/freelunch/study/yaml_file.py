@@ -1,5 +1,6 @@
-"""YAML files that people write: a key that is given twice is refused."""
+"""YAML files that people write: a key that is given twice is refused, and so is absurd size."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,60 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file.
 
     Raises:
-        UserError: The file does not exist, is not valid YAML, or gives a key of a mapping twice, of
-            which YAML would keep the last.
+        UserError: The file does not exist, is not valid YAML, is nested or repeats itself beyond
+            any study, or gives a key of a mapping twice, of which YAML would keep the last.
     """
     try:
         return _read(path)
+    except RecursionError as error:
+        raise UserError(
+            "this is nested too deeply", where=path, expected="a study of a few levels"
+        ) from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError("there is no such file", where=path) from error
+    except OSError as error:
+        raise UserError("this file cannot be read", where=path, found=error.strerror) from error
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: bytes that are not text, or an impossible date such as 2026-13-01.
         raise UserError("not a valid YAML file", where=path, found=error) from error
+
+
+# A study of 72 billion parameters has some hundred.
+MOST_VALUES = 100_000
 
 
 def _read(path: Path) -> Any:
     loader = _Loader(path.read_text(encoding="utf-8"))
     loader.path = path
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _expanded(node, {}, set())) > MOST_VALUES:
+            raise UserError(
+                "this has too many values",
+                where=path,
+                found="an anchor that contains itself" if size == math.inf else f"{size:,}",
+                expected=f"at most {MOST_VALUES:,}, with what aliases repeat",
+            )
+        return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, float], above: set[int]) -> float:
+    """Return how many values a node has when its aliases are written out; infinity for a cycle."""
+    if id(node) in above:
+        return math.inf
+    if id(node) not in known:
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inside = [each for pair in node.value for each in pair]
+        beside = above | {id(node)} if inside else above
+        known[id(node)] = 1 + sum(_expanded(each, known, beside) for each in inside)
+    return known[id(node)]
 
 
 class _Loader(yaml.SafeLoader):

@@ -80,7 +80,7 @@ class TrainedState:
             for at, parameter in enumerate(parameters)
             for name, value in self._values(part, parameter)
         }
-        noted = {_FINGERPRINT: self._fingerprint, _SHA256: _digest(tensors), **facts}
+        noted = {_FINGERPRINT: self._fingerprint, _SHA256: _digest(tensors, facts), **facts}
         temporary = self._saved.with_name(f"{self._saved.name}.part")
         with no_half_file(temporary):
             save_file(tensors, temporary, metadata={"state": json.dumps(noted)})
@@ -146,7 +146,8 @@ class TrainedState:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError):
             return None
-        return None if noted[_SHA256] != _digest(tensors) else (noted, tensors)
+        facts = {key: noted[key] for key in noted if key not in (_FINGERPRINT, _SHA256)}
+        return (noted, tensors) if noted.get(_SHA256) == _digest(tensors, facts) else None
 
 
 class TrainedStateOnDisk(TrainedState):
@@ -341,8 +342,10 @@ def _step_(
     optimiser.zero_grad()
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    # As JSON gives them back; a loss may be NaN.
+    written = json.dumps(json.loads(json.dumps(facts)), sort_keys=True)
+    digest = hashlib.sha256(written.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_line
 
 CONFIG = "config.json"
 # Everything that a causal language model and its tokenizer need; no code and no pickle.
@@ -18,17 +18,36 @@ MODEL_FILES += ["chat_template.json", "*.jinja"]
 OTHER_FILES = ["*/*", "consolidated*"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 INDEX = "model.safetensors.index.json"
+# A larger config.json is refused.
+CONFIG_BYTES = 10_000_000
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
 def read_config(folder: Path) -> Any:
-    """Return the content of a model's config.json; empty if it is damaged, which whoever loads the
-    model reports.
+    """Return the content of a model's config.json.
+
+    Raises:
+        UserError: It is not a JSON object, is nested too deeply, or is larger than any config.
     """
+    path, expected = folder / CONFIG, "a JSON object, nested at most a few levels deep"
+    if (size := path.stat().st_size) > CONFIG_BYTES:
+        expected = f"at most {CONFIG_BYTES:,} bytes"
+        raise UserError("no config is so large", where=path, found=size, expected=expected)
     try:
-        return json.loads((folder / CONFIG).read_text())
-    except ValueError:
-        return {}
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            "config.json is not valid JSON",
+            where=path,
+            found=first_line(error),
+            expected=expected,
+            todo="complete the download of the model, or correct the file",
+        ) from error
+    if not isinstance(config, dict):
+        raise UserError(
+            "config.json is not a config", where=path, found=str(config)[:60], expected=expected
+        )
+    return config
 
 
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
@@ -40,7 +59,8 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
         listed: The files that the source lists, if the folder holds only some of them.
 
     Raises:
-        UserError: The config, the tokenizer or safetensors weights are missing.
+        UserError: The config, the tokenizer or safetensors weights are missing, or a file is a link
+            out of the folder.
     """
     present = sorted(listed or (path.name for path in folder.iterdir() if path.is_file()))
     names = [
@@ -63,7 +83,29 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
     if not any(name in names for name in TOKENIZERS):
         raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)
     weights = _weights(where, folder, names)
-    return [name for name in names if name in weights or not name.endswith(".safetensors")]
+    taken = [name for name in names if name in weights or not name.endswith(".safetensors")]
+    for name in taken:
+        if (folder / name).is_symlink():
+            check_link(where, folder, name)
+    return taken
+
+
+def check_link(where: str, folder: Path, name: str) -> None:
+    """Refuse a link that leaves a model's folder: whatever it points to would be copied.
+
+    In the hub's cache, files are links from `snapshots/COMMIT` to `blobs`.
+    """
+    target, inside = (folder / name).resolve(), folder.resolve()
+    blobs = inside.parent.parent / "blobs"
+    in_cache = inside.parent.name == "snapshots" and target.parent == blobs
+    if not (target.is_relative_to(inside) or in_cache):
+        raise UserError(
+            "a file of the model is a link that leaves its folder",
+            where=f"{where}: {name}",
+            found=target,
+            expected=f"a file, or a link to one in {inside}",
+            todo="if you trust it, replace the link by the file",
+        )
 
 
 def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
@@ -76,7 +118,7 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
         named = {
             str(name) for name in json.loads((folder / INDEX).read_text())["weight_map"].values()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError("the index is damaged", where=folder / INDEX, found=error) from error
     missing = sorted(named - set(names))
     if missing:

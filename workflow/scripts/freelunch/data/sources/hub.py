@@ -14,7 +14,8 @@ from freelunch.data.sources.folder import (
     model_files,
     read_config,
 )
-from freelunch.data.sources.obtained import Obtained, digests_of, inside, origin_of
+from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
+from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.unsupported import check_supported
 
@@ -37,7 +38,9 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
         listing = [file for file in tree if isinstance(file, RepoFile)]
         if any(file.path == CONFIG for file in listing):
             config = hf_hub_download(repository, CONFIG, revision=revision, local_dir=local)
-            check_supported(read_config(Path(config).parent), where)
+            content = read_config(Path(config).parent)
+            check_supported(content, where)
+            check_shapes(content, where)
         folder = Path(
             snapshot_download(
                 repository,
@@ -66,8 +69,7 @@ def file_from_hub(where: str, entry: HubFile, scratch: Path) -> Obtained:
     """Download one file of a dataset at one commit."""
     from huggingface_hub import constants, hf_hub_download
 
-    member = inside(f"{where}.member", entry.member)
-    logger.info("downloading %s of %s", member, entry.repository)
+    logger.info("downloading %s of %s", entry.member, entry.repository)
     with _hub_errors(where, entry):
         path = Path(
             hf_hub_download(

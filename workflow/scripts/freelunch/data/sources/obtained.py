@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import UserError
 from freelunch.study.sources import Source
 
 
@@ -19,25 +18,11 @@ class Obtained:
             folder, except that files of a `path` or `tokens` source are used where they are and,
             with HF_HUB_OFFLINE, files of a `hub` source are used from the hub's cache.
         origin: For the manifest: `source`; the keys that identify the files there; `files`, the
-            sha256 of each file used, by its name in the source; `licence`, None if none is stated.
+            sha256 of each file used, by its name in the source.
     """
 
     path: Path
     origin: dict[str, Any]
-
-
-def inside(where: str, member: str) -> PurePosixPath:
-    """Return a member's path; UserError if it points outside its archive or repository."""
-    path = PurePosixPath(member)
-    if path.is_absolute() or ".." in path.parts or "\\" in member or not path.name:
-        raise UserError(
-            "a member cannot leave its folder",
-            where=where,
-            found=member,
-            expected="a path inside, without `..`",
-            todo="copy the name from the list of the archive's or repository's files",
-        )
-    return path
 
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -48,4 +33,4 @@ def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def origin_of(entry: Source, keys: Iterable[str], files: Mapping[str, str]) -> dict[str, Any]:
     """Return the `origin` of files: `keys` are those of the entry that identify them."""
     identity = {key: getattr(entry, key) for key in ("source", *keys)}
-    return {**identity, "files": dict(files), "licence": entry.licence}
+    return {**identity, "files": dict(files)}

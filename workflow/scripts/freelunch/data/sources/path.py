@@ -4,7 +4,7 @@ from pathlib import Path
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
-from freelunch.data.sources.folder import model_files
+from freelunch.data.sources.folder import check_link, model_files
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
 from freelunch.study.gguf import gguf_of
 from freelunch.study.sources import LocalSource, Tokens
@@ -23,6 +23,8 @@ def model_at_path(where: str, entry: LocalSource) -> Obtained:
     folder = Path(entry.path)
     gguf = gguf_of(folder, f"{where}.path")
     if gguf is not None:
+        if gguf != folder and gguf.is_symlink():
+            check_link(f"{where}.path", folder, gguf.name)
         return Obtained(gguf, origin_of(entry, ("path",), {gguf.name: file_digest(gguf)}))
     if not folder.is_dir():
         expected = "a GGUF file, or a folder with config.json, tokenizer and safetensors"

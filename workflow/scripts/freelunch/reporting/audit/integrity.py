@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.digest import file_digest, json_digest
-from freelunch.core.errors import UserError
-from freelunch.records.read import answers_beside, content_digest, load_answers
+from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.digest import content_digest, file_digest, json_digest
+from freelunch.core.errors import UserError, mend
+from freelunch.records.read import answers_beside, load_answers
 from freelunch.study.cell import Cell
-from freelunch.study.steps import PERPLEXITY, metrics_file
+from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file
 from freelunch.study.study import Study
 
 # The relative difference that rounding a sum may cause.
@@ -38,7 +39,7 @@ def check_records(study: Study, records: Records, folder: Path) -> None:
                 where=f"{folder / cell.record_name}: {key}",
                 found=found,
                 expected=expected,
-                todo=f"remove {folder / cell.record_name} and run the study again",
+                todo=mend(),
             )
 
 
@@ -68,9 +69,10 @@ def _contradictions(
             yield from _unequal(f"metrics.tasks.tasks.{task}", facts["accuracy"], right)
         mean = fmean(facts["accuracy"] for facts in tasks["tasks"].values())
         yield from _unequal("metrics.tasks.accuracy", tasks["accuracy"], mean)
-    measured = study.paths.metrics(cell) / metrics_file(PERPLEXITY)
-    if folder == study.paths.records and measured.is_file():
-        as_measured = json.loads(measured.read_text())
+    measured = study.paths.metrics(cell)
+    if folder == study.paths.records and (measured / MANIFEST).is_file():
+        artifact = Artifact(measured, METRICS)
+        as_measured = json.loads(artifact.path(metrics_file(PERPLEXITY)).read_text())
         for key, value in metrics["perplexity"].items():
             yield from _unequal(f"metrics.perplexity.{key}", value, as_measured[key])
 

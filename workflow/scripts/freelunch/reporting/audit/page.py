@@ -248,7 +248,7 @@ def _origins(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     "kind": kind.removesuffix("s"),
                     "name": name,
                     "place": ", ".join(str(origin[key]) for key in _PLACES if key in origin),
-                    "licence": origin.get("licence", NOTHING),
+                    "licence": provenance["config"][kind][name].get("licence", NOTHING),
                     "digests": {name: digest for name, digest in digests.items() if digest},
                 }
 

@@ -1,0 +1,92 @@
+"""What surrounds a job: its log, its errors and its run facts, on disks that refuse to work."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from freelunch.core.code_digest import SCRIPTS
+from freelunch.core.digest import unsealed
+
+# A job as a script of the workflow is one.
+JOB = """
+import logging, os, sys
+from pathlib import Path
+from types import SimpleNamespace
+from freelunch.core.job import running
+
+class Named(dict):
+    __getattr__ = dict.get
+
+log, run, raised = sys.argv[1:]
+snakemake = SimpleNamespace(
+    log=[log], rule="test", wildcards=[], resources={}, threads=1, output=Named(run=run)
+)
+with running(snakemake) as job:
+    for _ in range(3):
+        job.say("working")
+    logging.getLogger("elsewhere").info("a line")
+    if raised != "0":
+        raise OSError(int(raised), os.strerror(int(raised)), "results/x.safetensors")
+print("done")
+"""
+
+
+def run_job(log: Path, run: Path, raised: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", JOB, str(log), str(run), str(raised)]
+    return subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_job_leaves_a_log_and_run_facts(tmp_path: Path) -> None:
+    done = run_job(tmp_path / "logs" / "job.log", tmp_path / "run.json")
+    assert done.returncode == 0 and "done" in done.stdout
+    assert (tmp_path / "logs" / "job.log").read_text().count("working") == 3
+    facts = unsealed((tmp_path / "run.json").read_bytes())
+    assert facts is not None and facts["rule"] == "logs"
+    altered = json.dumps({**facts, "rule": "other"}).encode()
+    assert unsealed(altered) is None
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "/proc/job.log", "/dev/null/job.log"])
+def test_a_log_that_cannot_be_written_is_said_once(tmp_path: Path, place: str) -> None:
+    done = run_job(Path(place), tmp_path / "run.json")
+    assert done.returncode == 0 and "done" in done.stdout
+    assert done.stderr.count("cannot be written") == 1, done.stderr
+    assert "Logging error" not in done.stderr and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("[test] working") == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left on the device"),
+        (errno.EDQUOT, "no space left on the device: the disk quota"),
+        (errno.EFBIG, "the file is larger than this file system or this user's limit allows"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "permission denied"),
+    ],
+)
+def test_what_a_disk_refuses_anywhere_in_a_job(tmp_path: Path, number: int, said: str) -> None:
+    done = run_job(tmp_path / "job.log", tmp_path / "run.json", number)
+    assert done.returncode == 1 and not (tmp_path / "run.json").exists()
+    assert f"error: results/x.safetensors: {said}" in done.stderr
+    assert "finished files are kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in (tmp_path / "job.log").read_text()
+
+
+def test_run_facts_that_cannot_be_written(tmp_path: Path) -> None:
+    done = run_job(tmp_path / "job.log", Path("/proc/run.json"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "error: " in done.stderr

@@ -1,0 +1,40 @@
+"""Lines of files that somebody else made."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from freelunch.data import unpacked
+from freelunch.data.unpacked import lines_of
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_lines_as_they_are(tmp_path: Path, name: str) -> None:
+    path, content = tmp_path / name, b"one\r\ntwo\n\nlast"
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(lines_of(path)) == [b"one\r\n", b"two\n", b"\n", b"last"]
+
+
+def test_an_archive_that_unpacks_to_far_more_than_text(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(b"0" * 99 + b"\n") * 1 + gzip.compress(b"\n" * 30_000_000))
+    with pytest.raises(ValueError, match="unpack to more than 200 times their size"):
+        for _ in lines_of(path):
+            pass
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_without_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    monkeypatch.setattr(unpacked, "LARGEST_LINE", 1000)
+    path = tmp_path / ("a.gz" if packed else "a.txt")
+    for size, fits in ((1000, True), (1001, False)):
+        content = b"x" * size
+        path.write_bytes(gzip.compress(content) if packed else content)
+        if fits:
+            assert list(lines_of(path)) == [content]
+        else:
+            with pytest.raises(ValueError, match="a line of more than 1,000 bytes"):
+                list(lines_of(path))

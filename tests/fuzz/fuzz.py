@@ -1,0 +1,390 @@
+"""Do to a study what happens to studies, at random, until the time is over; nothing may be silent.
+
+    make fuzz SECONDS=60 SEED=0
+
+Each trial does one of these things to a copy of a finished study and counts what came of it:
+
+    config    change a study's file at random: it must be a study or one clear error
+    damage    flip, cut, empty or delete any file: the check must name it
+    repair    damage a few files and run the command that the message names: all must be as before
+    kill      remove some results, run, kill everything at a random moment, run again: as before
+    resume    the same, and damage what was half done, or edit the text for a while
+
+The last line of each trial says what was done, so that `SEED` and the number repeat it. The exit
+status is 1 if anything was silent, raised a traceback or was not mended.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import Folder
+
+from configs import everything
+from damage import DAMAGES, RESULTS
+from freelunch.cli.verify import check_whole
+from freelunch.core.errors import UserError
+from freelunch.costs.plan import Plan
+from freelunch.study.choice import open_study
+from freelunch.study.schema import config_schema
+from freelunch.study.study import Study
+
+# What no number, table or message is made from: locks, logs, caches, notes of who owns the folder.
+HARMLESS = re.compile(
+    r"(^|/)(\.[^/]*|journal\.jsonl|kept\.json|study\.txt)$|/logs/|^results/smoke/tasks/"
+)
+# What differs between two equal runs: times and costs.
+_VALUES: list[Any] = [
+    *(None, True, False, 0, -1, 1, 2, 3, 10**9, 10**30, -(10**30), 0.5, 1e308, float("inf")),
+    *(
+        float("nan"),
+        "",
+        " ",
+        "\n",
+        "\0",
+        "..",
+        "../x",
+        "/",
+        "~",
+        "-r",
+        "--x",
+        "a\nb",
+        "é",
+        "x" * 400,
+    ),
+    *(
+        "all",
+        "auto",
+        "matrix",
+        "u50",
+        "s20",
+        "2of4",
+        "none",
+        "dense",
+        "1e-3",
+        [],
+        [[]],
+        {},
+        {"": {}},
+    ),
+]
+FATES = ("tried", "refused or detected", "valid or harmless", "mended", "silent", "failed")
+
+
+class Fuzzer:
+    """Trials on copies of one finished study.
+
+    Attributes:
+        counts: How often each thing was tried, and what came of it.
+    """
+
+    def __init__(self, seed: int, scratch: Path) -> None:
+        self.random, self.scratch = random.Random(seed), scratch
+        self.counts: dict[str, Counter[str]] = {}
+        self.failures: list[str] = []
+        self.base = Folder.new(scratch / "base")
+        config = yaml.safe_load((self.base.path / "config.yaml").read_text())
+        # Few cells, and one whose windows depend on each other.
+        config["adaptations"]["recon_block"] |= {"inputs": "sparse", "epochs": 3}
+        config["study"]["grids"][0]["criteria"] = ["wanda"]
+        self.config = config
+        (self.base.path / "config.yaml").write_text(yaml.safe_dump(config))
+        self.base.run()
+        self.digests, self.metrics = digests_of(self.base.path), metrics_of(self.base.path)
+
+    def trial(self, what: str) -> str:
+        """Do one thing and return what came of it, in words."""
+        counts = self.counts.setdefault(what, Counter())
+        counts["tried"] += 1
+        fate, said = getattr(self, f"_{what}")()
+        counts[fate] += 1
+        if fate in ("silent", "failed"):
+            self.failures.append(f"{what}: {said}")
+        return f"{what:<8} {fate}: {said}"
+
+    # --- Configs
+
+    def _config(self) -> tuple[str, str]:
+        new = copy.deepcopy(self.random.choice([self.config, everything()]))
+        done = [self._mutate_(new) for _ in range(self.random.randint(1, 3))]
+        said = "; ".join(done)[:200]
+        try:
+            json.dumps(Study.check(new, "config.yaml", self.base.path).as_json())
+            os.chdir(self.base.path)
+            Plan.of(Study.check(new, "config.yaml", self.base.path))
+        except UserError:
+            return "refused or detected", said
+        except Exception as error:  # Whatever it is, it is a failure.
+            return "failed", f"{said}: {type(error).__name__}: {error}"
+        return "valid or harmless", said
+
+    def _mutate_(self, config: Any) -> str:
+        """Change one value of a config in place; return what was done."""
+        path = self.random.choice(list(_places(config)))
+        *parents, last = path
+        inner = config
+        for part in parents:
+            inner = inner[part]
+        value = copy.deepcopy(self.random.choice(_VALUES))
+        action = self.random.choice(["set", "delete", "add", "rename"])
+        if action == "delete":
+            del inner[last]
+        elif action == "add" and isinstance(inner, dict):
+            key = self.random.choice(_KEYS)
+            inner[key] = value
+            return f"add {key} to {parents}"
+        elif action == "rename" and isinstance(inner, dict):
+            key = self.random.choice([*map(str, _VALUES), *_KEYS])
+            inner[key] = inner.pop(last)
+            return f"rename {path} to {key!r}"
+        else:
+            inner[last] = value
+        return f"{action} {path} {value!r}"
+
+    # --- Damage
+
+    def _damage(self) -> tuple[str, str]:
+        root = self._copy()
+        said = self._damage_(root, 1)
+        os.chdir(root)
+        try:
+            check_whole(open_study(Path("config.yaml")))
+        except UserError as error:
+            return ("refused or detected" if "make repair" in str(error) else "failed"), said
+        except Exception as error:  # Whatever it is, it is a failure.
+            return "failed", f"{said}: {type(error).__name__}: {error}"
+        finally:
+            os.chdir(self.scratch)
+            shutil.rmtree(root)
+        harmless = HARMLESS.search(said.partition(" ")[2])
+        return ("valid or harmless" if harmless else "silent"), said
+
+    def _damage_(self, root: Path, count: int) -> str:
+        """Damage files in place; return what was done."""
+        files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
+        files = sorted(path for path in files if path.is_file() and path.stat().st_size)
+        done = []
+        for path in self.random.sample(files, count):
+            way = self.random.choice(list(DAMAGES))
+            DAMAGES[way](path)
+            done.append(f"{way.partition(' ')[0]} {path.relative_to(root)}")
+        return ", ".join(done)
+
+    def _repair(self) -> tuple[str, str]:
+        root = self._copy()
+        said = self._damage_(root, self.random.randint(1, 3))
+        return self._end(root, said, ["make", "repair", "STUDY=config.yaml"])
+
+    # --- Kills
+
+    def _kill(self) -> tuple[str, str]:
+        root = self._copy()
+        removed = self._remove_(root)
+        said = f"{removed}, {self._run_and_kill(root)}"
+        return self._end(root, said)
+
+    def _resume(self) -> tuple[str, str]:
+        root = self._copy()
+        removed = self._remove_(root)
+        said = f"{removed}, {self._run_and_kill(root)}"
+        if self.random.random() < 0.85:
+            half = sorted(
+                path
+                for journal in (root / RESULTS).rglob("journal.jsonl")
+                if not (journal.parent / "manifest.json").exists()
+                for path in journal.parent.iterdir()
+                if path.is_file() and path.stat().st_size
+            )
+            for path in half[:2]:
+                way = self.random.choice(list(DAMAGES))
+                DAMAGES[way](path)
+                said += f", {way} {path.relative_to(root)}"
+        else:
+            text = root / "tests/fixtures/speeches.jsonl"
+            content = text.read_text()
+            text.write_text(content.replace("the", "thee", 50))
+            status, output = self._run(root, ["snakemake", "--cores", "2"])
+            text.write_text(content)
+            said += ", with another text for a while"
+            if status:
+                return "failed", f"{said}: {output[-300:]}"
+        return self._end(root, said)
+
+    def _remove_(self, root: Path) -> str:
+        """Remove some results, as if they were not made yet; the last phases more often."""
+        cell = "tiny/wanda-u50/recon_block/seed0"
+        late = [f"records/{cell.replace('/', '__')}.json", "tables/summary.csv"]
+        late += ["figures/criteria.png", "audit/audit.json", "audit.sha256"]
+        parts = [late[-1], *self.random.sample(late, self.random.randint(1, 3))]
+        if self.random.random() < 0.6:
+            parts += [late[0], f"metrics/{cell}/manifest.json"]
+            parts += [f"windows/{cell}/1-of-1/{name}" for name in ("manifest.json", "run.json")]
+        for part in dict.fromkeys(parts):
+            (root / RESULTS / part).unlink()
+        return f"without {len(set(parts))} files from {min(parts)}"
+
+    def _run_and_kill(self, root: Path) -> str:
+        process = Folder(root).start()
+        seconds = self.random.uniform(1.0, 14.0)
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            kill = self.random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+            os.killpg(process.pid, kill)
+            process.communicate()
+            # A job that got a signal may still clean up.
+            return f"{kill.name} after {seconds:.1f} s"
+        return "not killed"
+
+    # --- The end
+
+    def _end(self, root: Path, said: str, command: list[str] | None = None) -> tuple[str, str]:
+        """Mend or resume, run once more, and compare with the undamaged study."""
+        try:
+            if command is not None:
+                status, output = self._run(root, [*command, "--old-file=.venv/.ready", "CORES=2"])
+                if status:
+                    return "failed", f"{said}: {output[-600:]}"
+            status, output = self._run(root, ["snakemake", "--cores", "2"])
+            if status and (named := re.search(r"`(make repair [^`]*)`", output)):
+                repair = [*shlex.split(named[1]), "--old-file=.venv/.ready", "CORES=2"]
+                status, output = self._run(root, repair)
+            if status or "Traceback" in output:
+                return "failed", f"{said}: {output[-600:]}"
+            os.chdir(root)
+            try:
+                check_whole(open_study(Path("config.yaml")))
+            except UserError as error:
+                return "failed", f"{said}: {error}"
+            # Hidden states are a cache.
+            after = digests_of(root)
+            wrong = [name for name, sha in self.digests.items() if after.get(name) != sha]
+            if wrong or metrics_of(root) != self.metrics:
+                return "silent", f"{said}: other content in {wrong[:3]}"
+            return "mended", said
+        finally:
+            os.chdir(self.scratch)
+            shutil.rmtree(root)
+
+    def _run(self, root: Path, command: list[str]) -> tuple[int, str]:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env=Folder(root).environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def _copy(self) -> Path:
+        root = Path(tempfile.mkdtemp(dir=self.scratch)) / "study"
+        # Hard links within a study must stay hard links.
+        subprocess.run(["cp", "-a", str(self.base.path), str(root)], check=True)
+        return root
+
+
+def digests_of(root: Path) -> dict[str, str]:
+    """Return the digest of each file that two equal runs make equal, except caches."""
+    files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if (path.suffix == ".safetensors" or path.name == "manifest.json")
+        and RESULTS / "hidden" not in path.relative_to(root).parents
+    }
+
+
+def metrics_of(root: Path) -> dict[str, Any]:
+    """Return the metrics in each record."""
+    return {
+        path.name: json.loads(path.read_text())["metrics"]
+        for path in (root / RESULTS / "records").glob("*.json")
+    }
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values in a config."""
+    inside: Any = ()
+    if isinstance(value, dict):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = enumerate(value)
+    for key, inner in inside:
+        yield (*path, key)
+        yield from _places(inner, (*path, key))
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    """Yield the name of every setting in the schema."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for inner in schema.values():
+            yield from _keys(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _keys(inner)
+
+
+_KEYS = sorted(set(_keys(config_schema())))
+# How many trials of each kind come before the next of the slowest.
+_TURN: dict[str, int] = {"config": 200, "damage": 40, "repair": 1, "kill": 1, "resume": 1}
+
+
+def table(counts: dict[str, Counter[str]]) -> str:
+    """Return the counts as a table in Markdown."""
+    lines = ["| trial | " + " | ".join(FATES) + " |", "|---" * (len(FATES) + 1) + "|"]
+    for what, of in counts.items():
+        lines.append(f"| {what} | " + " | ".join(f"{of[fate]:,}" for fate in FATES) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run trials until the time is over; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=_TURN, default=list(_TURN))
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    try:
+        fuzzer = Fuzzer(options.seed, scratch)
+        end = time.monotonic() + options.seconds
+        while time.monotonic() < end:
+            for what in options.only:
+                for _ in range(_TURN[what]):
+                    said = fuzzer.trial(what)
+                    if _TURN[what] == 1:
+                        print(said, flush=True)
+                    if time.monotonic() > end:
+                        break
+        print(f"\nseed {options.seed}, {options.seconds:.0f} s\n\n{table(fuzzer.counts)}")
+        for failure in fuzzer.failures:
+            print(f"FAILED {failure}")
+        return 1 if fuzzer.failures else 0
+    finally:
+        os.chdir("/")
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Damage files of a finished smoke study, each kind in each way."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from freelunch.core.artifact import MANIFEST, json_text
+from freelunch.core.checked import CheckedFiles
+from freelunch.core.digest import file_digest, sealed
+
+RESULTS = Path("results/smoke")
+_CELL = "tiny/wanda-u50/recon_block/seed0"
+# A file of each kind that a study makes, relative to the folder that it was run in.
+KINDS: dict[str, Path] = {
+    "shard of a model": Path("resources/models/tiny/block-000.safetensors"),
+    "tokenizer": Path("resources/models/tiny/tokenizer.json"),
+    "text": Path("resources/texts/speeches/documents.jsonl"),
+    "token ids": RESULTS / "calibration/tiny/seed0/tokens.safetensors",
+    "statistics": RESULTS / "dense/tiny/seed0/statistics-001.safetensors",
+    "hidden states": RESULTS / "hidden/tiny/seed0/hidden-002.safetensors",
+    "windows of text": RESULTS / "text_windows/tiny/tokens.safetensors",
+    "masks": RESULTS / "pruned/tiny/wanda-u50/seed0/masks-001.safetensors",
+    "adapted block": RESULTS / "windows" / _CELL / "1-of-1/block-002.safetensors",
+    "shard of a checkpoint": RESULTS
+    / "checkpoints/tiny/wanda-u50/none/seed0/block-000.safetensors",
+    "measurement": RESULTS / "metrics" / _CELL / "perplexity.json",
+    "manifest": RESULTS / "pruned/tiny/magnitude-u50/seed0/manifest.json",
+    "run facts": RESULTS / "windows/tiny/magnitude-u50/recon_block/seed0/1-of-1/run.json",
+    "record": RESULTS / "records/tiny__wanda-u50__recon_block__seed0.json",
+    "table": RESULTS / "tables/summary.csv",
+    "data of a figure": RESULTS / "figures/criteria.csv",
+    "figure": RESULTS / "figures/criteria.png",
+    "page": RESULTS / "audit/index.html",
+    "audit": RESULTS / "audit/audit.json",
+    "crate": RESULTS / "ro-crate-metadata.json",
+    "digests": RESULTS / "tables/tables.sha256",
+}
+
+
+def flip_bit(path: Path, place: float = 0.5) -> None:
+    """Flip the lowest bit of one byte, so that text stays text."""
+    with path.open("r+b") as file:
+        at = int(place * (path.stat().st_size - 1))
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(0)
+
+
+def note_anew(path: Path) -> None:
+    """Have a manifest describe a file as it is now, as if the step had made it so."""
+    manifest = path.parent / MANIFEST
+    content = json.loads(manifest.read_text())
+    content["files"][path.name] |= {"sha256": file_digest(path), "bytes": path.stat().st_size}
+    manifest.write_text(json_text(sealed(content)))
+
+
+def vouch_for(path: Path) -> None:
+    """Have the cache of digests say that an altered file is the one of its manifest.
+
+    Nothing then notices, and what was made from the folder still belongs to it.
+    """
+    checked = CheckedFiles(path.parent)
+    checked.note(
+        path, json.loads((path.parent / MANIFEST).read_text())["files"][path.name]["sha256"]
+    )
+    checked.save()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "bit": flip_bit,
+    "truncation": truncate,
+    "absence": Path.unlink,
+    "zero length": empty,
+}

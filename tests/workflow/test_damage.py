@@ -1,0 +1,188 @@
+"""Damaged files: each is found and named, and the command that the message names mends it."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from damage import DAMAGES, KINDS, RESULTS
+from freelunch.cli.verify import check_whole, problems_of, verify
+from freelunch.core.errors import UserError
+from freelunch.study.choice import open_study
+
+COMMAND = r"`(make repair STUDY=[^`]*)`"
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the digest of each file of a study that two equal runs would make equal."""
+    files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if (path.is_file() and path.suffix == ".safetensors") or path.name == "manifest.json"
+    }
+
+
+def metrics(root: Path) -> dict[str, object]:
+    return {
+        path.name: json.loads(path.read_text())["metrics"]
+        for path in (root / RESULTS / "records").glob("*.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def shared(finished, tmp_path_factory):
+    """A finished study in which one file at a time is damaged, and restored."""
+    return finished.copy(tmp_path_factory.mktemp("damage") / "study")
+
+
+def test_a_finished_study_is_whole(shared, monkeypatch):
+    monkeypatch.chdir(shared.path)
+    study = open_study(Path("config.yaml"))
+    check_whole(study)
+    lines, whole = verify(study)
+    assert whole
+    assert "checkpoints              5 whole" in lines.splitlines()
+    assert "damaged" not in lines and "missing" not in lines
+
+
+@pytest.mark.parametrize("way", DAMAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_of_any_kind_is_found(shared, monkeypatch, kind, way):
+    monkeypatch.chdir(shared.path)
+    study, path = open_study(Path("config.yaml")), KINDS[kind]
+    content, stamp = path.read_bytes(), path.stat()
+    DAMAGES[way](path)
+    try:
+        with pytest.raises(UserError, match="the results are not whole") as caught:
+            check_whole(study)
+        lines, whole = verify(study)
+    finally:
+        if path.exists():
+            # In place: other files may share it.
+            with path.open("r+b") as file:
+                file.write(content)
+        else:
+            path.write_bytes(content)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert not whole and re.search(r"[1-9] damaged or missing", lines)
+    assert path.parent.name in lines or path.name in lines
+    assert re.search(COMMAND, str(caught.value))
+    assert re.search(r"\(made by [a-z_]+\)", str(caught.value))
+    assert problems_of(study, anew=True) == []
+
+
+def test_a_change_that_leaves_size_and_time_is_found_by_reading_all(shared, monkeypatch):
+    monkeypatch.chdir(shared.path)
+    study, path = open_study(Path("config.yaml")), KINDS["masks"]
+    content, stamp = path.read_bytes(), path.stat()
+    DAMAGES["bit"](path)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    try:
+        assert [problem.made.what for problem in problems_of(study, anew=True)] == ["masks"]
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert problems_of(study, anew=True) == []
+
+
+def test_what_may_be_removed_is_not_missed(study, monkeypatch):
+    for part in ("hidden", "pruned", "windows", "metrics"):
+        shutil.rmtree(study.path / RESULTS / part)
+    monkeypatch.chdir(study.path)
+    lines, whole = verify(open_study(Path("config.yaml")))
+    assert whole
+    assert "masks                    0 whole, 2 removed" in lines
+    shutil.rmtree(study.path / RESULTS / "checkpoints/tiny/dense")
+    lines, whole = verify(open_study(Path("config.yaml")))
+    assert not whole and "checkpoints/tiny/dense/none/seed0: missing" in lines
+
+
+def mend(study, said):
+    """Run the command that a message names; return what it says."""
+    command = shlex.split(re.search(COMMAND, said)[1])
+    done = subprocess.run(
+        # There is no environment to make: this one's programs are found.
+        [*command, "--old-file=.venv/.ready", "CORES=2"],
+        cwd=study.path,
+        env=study.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch):
+    """All kinds are damaged at once, the ways in turn: together, they take one repair."""
+    monkeypatch.chdir(study.path)
+    before, measured = digests(study.path), metrics(study.path)
+    ways = list(DAMAGES)
+    # The shared file comes last, since its damage is that of every file that shares it.
+    for number, kind in enumerate(KINDS):
+        DAMAGES[ways[number % len(ways)]](KINDS[kind])
+    with pytest.raises(UserError, match="the results are not whole") as caught:
+        check_whole(open_study(Path("config.yaml")))
+    said = mend(study, str(caught.value))
+    assert "The study is whole." in said
+    assert problems_of(open_study(Path("config.yaml")), anew=True) == []
+    kept = {name for name in before if "/hidden/" not in name}
+    after = digests(study.path)
+    assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
+    assert metrics(study.path) == measured
+    assert study.planned() == {}
+
+
+def test_a_step_refuses_damaged_input_and_the_named_command_mends_it(study):
+    """The block has the same size and is shared by a checkpoint: linking does not trust it."""
+    path = study.path / KINDS["adapted block"]
+    before = path.read_bytes()
+    DAMAGES["bit"](path)
+    target = "results/smoke/checkpoints/tiny/wanda-u50/recon_block/seed0/manifest.json"
+    output = study.run("--force", target, status=1)
+    assert (
+        f"{KINDS['adapted block']}: a file's content differs from what the manifest says" in output
+    )
+    assert "Traceback" not in output
+    mend(study, output)
+    assert path.read_bytes() == before
+    assert study.planned() == {}
+
+
+def test_an_edited_table_is_neither_drawn_nor_audited(study):
+    """Snakemake runs the figure and the audit again, since the files are newer."""
+    for kind in ("table", "data of a figure"):
+        path = study.path / KINDS[kind]
+        path.write_text(path.read_text().replace("wanda", "wander"))
+    output = study.run("--keep-going", status=1)
+    assert "figures/criteria.csv: a file is not the one that was made from the records" in output
+    output = study.run("results/smoke/audit/index.html", "--rerun-triggers", "mtime", status=1)
+    assert "a file is not the one that was made from the records" in output
+
+
+def test_damaged_metadata_of_snakemake_is_said_and_changes_nothing(study):
+    for number, path in enumerate(sorted((study.path / ".snakemake/metadata").iterdir())):
+        list(DAMAGES.values())[number % len(DAMAGES)](path)
+    output = study.run("--dry-run", "--rerun-triggers", "mtime")
+    assert "corrupted" in output and "Traceback" not in output
+    assert "Nothing to be done" in output
+
+
+def test_verify_says_by_its_status_whether_a_study_is_whole(study):
+    environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
+    command = [sys.executable, "-m", "freelunch", "verify", "config.yaml"]
+    options = {"cwd": study.path, "env": environment, "capture_output": True, "text": True}
+    assert subprocess.run(command, check=False, **options).returncode == 0
+    DAMAGES["zero length"](study.path / KINDS["figure"])
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 1
+    assert "figures                  0 whole, 1 damaged or missing" in done.stdout
+    assert re.search(COMMAND, done.stderr)

@@ -1,0 +1,116 @@
+"""`verify` and `repair`: whether a study is whole, and making again what is not."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from freelunch.core.errors import UserError, mend
+from freelunch.records.whole import Made, Problem, files_to_remove, made_by_steps, problem_of
+from freelunch.reporting.derived import made_from_records
+from freelunch.study.steps import RULES
+from freelunch.study.study import Study
+
+_SHOWN = 10
+
+
+def made_by_study(study: Study) -> Iterator[Made]:
+    """Yield all that a study makes, in the order in which it is made."""
+    yield from made_by_steps(study)
+    yield from made_from_records(study)
+
+
+def problems_of(study: Study, anew: bool) -> list[Problem]:
+    """Return what is damaged or missing, in the order in which it is made.
+
+    Args:
+        study: The study.
+        anew: Whether to read all files, even those whose digests are known.
+    """
+    found = (problem_of(made, anew) for made in made_by_study(study))
+    return [problem for problem in found if problem is not None]
+
+
+def check_whole(study: Study) -> None:
+    """Check that a finished study is whole, as cheaply as possible.
+
+    Raises:
+        UserError: A file is damaged or missing.
+    """
+    problems = problems_of(study, anew=False)
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError("the results are not whole", found=f"{problems[0]}{more}", todo=mend())
+
+
+def verify(study: Study) -> tuple[str, bool]:
+    """Read all that a study made; return a line for each kind, and whether all is whole."""
+    lines, whole = [], True
+    # Kinds may come in turns, model by model.
+    each = [(made, problem_of(made, anew=True)) for made in made_by_study(study)]
+    for what in dict.fromkeys(made.what for made, _ in each):
+        of_kind = [(made, problem) for made, problem in each if made.what == what]
+        problems = [str(problem) for _, problem in of_kind if problem]
+        removed = sum(made.is_removed() and not made.needed for made, _ in of_kind)
+        there = len(of_kind) - removed - len(problems)
+        line = f"{what:<24} {there} whole"
+        line += f", {removed} removed, which steps make again when they need it" if removed else ""
+        line += f", {len(problems)} damaged or missing" if problems else ""
+        lines += [line, *(f"  {said}" for said in problems[:_SHOWN])]
+        lines += [f"  and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        whole = whole and not problems
+    return "\n".join(lines), whole
+
+
+def repair(study: Study, command: Sequence[str]) -> None:
+    """Make again what is damaged or missing, rule by rule, and nothing else.
+
+    A step that is made again with an equal result leaves what was made from it valid, but only for
+    the next run of Snakemake. So each rule gets a run of its own.
+
+    Args:
+        study: The study.
+        command: The command that runs Snakemake; targets are appended.
+
+    Raises:
+        UserError: A run failed, or something is still damaged.
+    """
+    tried: set[Path] = set()
+    while problems := problems_of(study, anew=not tried):
+        rule = min((problem.made.rule for problem in problems), key=RULES.index)
+        of_rule = [problem for problem in problems if problem.made.rule == rule]
+        if tried.issuperset(problem.made.place for problem in of_rule):
+            break
+        targets = []
+        for problem in of_rule:
+            tried.add(problem.made.place)
+            _say(str(problem))
+            for file in files_to_remove(problem):
+                file.unlink(missing_ok=True)
+            targets += [str(problem.made.target)] if problem.made.target else []
+        if targets:
+            _run([*command, *targets])
+    if problems:
+        raise UserError(
+            "this is still damaged or missing after it was made again",
+            found=problems[0],
+            todo="read the message of the step above; if there is none, report this",
+        )
+    _say("The study is whole.")
+
+
+def _run(command: Sequence[str]) -> None:
+    # The summary after each run would only repeat itself.
+    done = subprocess.run(command, check=False, env={**os.environ, "MAKELEVEL": "1"})
+    if done.returncode:
+        raise UserError(
+            "the repair stopped",
+            found=f"exit status {done.returncode} of {shlex.join(command)}",
+            todo="fix the error above, then run the same command again",
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

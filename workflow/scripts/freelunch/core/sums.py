@@ -1,0 +1,68 @@
+"""Files of digests in the format of `sha256sum`, for results that have no manifest.
+
+`sha256sum --check FILE`, run in the folder that the names are relative to, checks them as well.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from freelunch.core.artifact import write_atomically
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError, mend
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
+
+
+def write_sums(path: Path, root: Path, files: Iterable[Path]) -> None:
+    """Write the digests of files, each under its name relative to `root`."""
+    names = sorted(file.relative_to(root).as_posix() for file in files)
+    lines = [f"{file_digest(root / name)}  {name}\n" for name in names]
+    write_atomically(path, "".join(lines))
+
+
+def check_sums(path: Path, root: Path, only: Collection[str] = ()) -> None:
+    """Check files against the digests that `write_sums` wrote.
+
+    Args:
+        path: The file of digests.
+        root: The folder that names are relative to.
+        only: Names to check; by default, all.
+
+    Raises:
+        UserError: The file of digests is damaged, or a file is missing, has another digest, or is
+            one of `only` and not listed.
+    """
+    listed = _read(path)
+    for name in only or listed:
+        if name not in listed:
+            raise UserError(f"there is no digest of {name}", where=path, todo=mend())
+        file = root / name
+        found = file_digest(file) if file.is_file() else None
+        if found != listed[name]:
+            raise UserError(
+                "a file is not the one that was made from the records",
+                where=file,
+                found="no file" if found is None else f"sha256 {found}",
+                expected=f"sha256 {listed[name]}",
+                todo=mend(),
+            )
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return the digest of each file by its name."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "the digests of results cannot be read", where=path, found=error, todo=mend()
+        ) from error
+    matches = [_LINE.fullmatch(line) for line in lines]
+    if not lines or not all(matches):
+        raise UserError(
+            "the digests of results are damaged",
+            where=path,
+            expected="a sha256, two spaces and a name in each line",
+            todo=mend(),
+        )
+    return {match[2]: match[1] for match in matches if match}

@@ -1,0 +1,118 @@
+"""Valid settings that cannot be meant: numbers that a model, a text or time cannot hold."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.core.errors import UserError
+from freelunch.costs.model_shapes import config_of
+from freelunch.costs.text_lengths import characters_of
+from freelunch.study.cell import NONE
+from freelunch.study.sources import LocalText
+
+if TYPE_CHECKING:
+    from freelunch.costs.plan import Plan
+
+# How often a sample may draw each part of its text, on average.
+MOST_DRAWS = 1000
+# A year at 300 PFLOP/s, more than the training of any published model.
+MOST_OPERATIONS = 1e25
+# Documents are joined by two characters, and each may consist of one.
+_WITH_SEPARATORS = 3
+
+
+def check_plausible(plan: "Plan") -> None:
+    """Refuse numbers that cannot be meant.
+
+    Raises:
+        UserError: There are such numbers; the message says which and why.
+    """
+    problems = dict.fromkeys([*_lengths(plan), *_of_texts(plan), *_operations(plan)])
+    if problems:
+        count = "1 number" if len(problems) == 1 else f"{len(problems)} numbers"
+        raise UserError(
+            f"{count} in the study cannot be meant\n" + "\n".join(problems),
+            where=plan.study.source,
+        )
+
+
+def _lengths(plan: "Plan") -> Iterator[str]:
+    """Yield each length beyond the positions of a model."""
+    study = plan.study
+    lengths = {
+        "study.calibration.length": study.calibration.length,
+        "study.evaluation.perplexity.length": study.perplexity.length,
+    }
+    for model in dict.fromkeys(cell.model for cell in study.cells):
+        config = config_of(study, model)
+        part = config.get("text_config")
+        most = (part if isinstance(part, dict) else config).get("max_position_embeddings")
+        for key, length in lengths.items():
+            if isinstance(most, int) and length > most:
+                yield (
+                    f"  {key}: found {length}; expected at most {most}, since the model {model} "
+                    "has no more positions (max_position_embeddings)"
+                )
+
+
+def _of_texts(plan: "Plan") -> Iterator[str]:
+    """Yield each number that needs more text than there is; a token is at least a byte of it."""
+    study = plan.study
+    if (size := _bytes_of(plan, study.perplexity.text)) is not None:
+        asked = study.perplexity
+        needed = asked.length + ((asked.windows or 2) - 1) * (asked.stride or asked.length)
+        if needed > size:
+            yield (
+                f"  study.evaluation.perplexity.windows: found {asked.windows}, {needed:,} tokens "
+                f"in all; the text {asked.text} has only {size:,} bytes"
+            )
+    if (size := _bytes_of(plan, study.calibration.text)) is not None:
+        sample = study.calibration
+        if sample.length > size:
+            yield (
+                f"  study.calibration.length: found {sample.length}; the text {sample.text} has "
+                f"only {size:,} bytes"
+            )
+        of = {"study.calibration.samples": sample.samples}
+        of["study.selection.samples"] = study.block.selection.samples
+        for name in dict.fromkeys(cell.adaptation for cell in study.cells):
+            if name != NONE:
+                of[f"adaptations.{name}"] = max(study.sizes(name), default=0)
+        for key, samples in of.items():
+            if samples * sample.length > MOST_DRAWS * size:
+                yield (
+                    f"  {key}: {samples:,} sequences draw {samples * sample.length:,} tokens from "
+                    f"the {size:,} bytes of the text {sample.text}; expected at most "
+                    f"{MOST_DRAWS} times as many"
+                )
+
+
+def _operations(plan: "Plan") -> Iterator[str]:
+    """Yield each adaptation that no machine finishes."""
+    study = plan.study
+    for model, name in dict.fromkeys((cell.model, cell.adaptation) for cell in study.cells):
+        if name == NONE or model not in plan.shapes:
+            continue
+        for run in study.candidate_names(name) or [name]:
+            settings = study.adaptation(run)
+            assert settings is not None  # Only `none` has no settings.
+            cost = plan.step(settings.rule, model, adaptation=run)
+            found = sum(cost.work.values()) if cost else 0
+            if found > MOST_OPERATIONS:
+                yield (
+                    f"  adaptations.{name}: its samples and epochs take {found:.1e} operations of "
+                    f"the model {model}; expected at most {MOST_OPERATIONS:.0e}, a year at 300 "
+                    "PFLOP/s"
+                )
+
+
+def _bytes_of(plan: "Plan", text: str) -> int | None:
+    """Return the most bytes that a text can have; None if that is not known yet."""
+    entry = plan.study.config.texts.get(text)
+    if isinstance(entry, LocalText):
+        path = Path(entry.path)
+        plain = entry.format != "parquet" and path.suffix != ".gz" and path.is_file()
+        return _WITH_SEPARATORS * path.stat().st_size if plain else None
+    characters = characters_of(text)
+    # A character has at most 4 bytes in UTF-8.
+    return None if characters is None else _WITH_SEPARATORS * 4 * characters

@@ -1,0 +1,53 @@
+"""Largest shapes that a model can have here: others are taken for a damaged or hostile config.
+
+They are far beyond any published model's. A module tree of a billion blocks would otherwise be
+built before anything says so.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.study.families import OTHER_NAMES
+
+# Largest value of each key of a transformers config that decides shapes; the least is 1.
+LARGEST = {
+    "num_hidden_layers": 1_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "num_attention_heads": 10_000,
+    "num_key_value_heads": 10_000,
+    "head_dim": 100_000,
+    "vocab_size": 10_000_000,
+}
+_LARGEST_BY_NAME = LARGEST | {
+    other: LARGEST[ours]
+    for ours, others in OTHER_NAMES.items()
+    if ours in LARGEST
+    for other in others
+}
+
+
+def check_shapes(config: Any, where: object) -> None:
+    """Refuse shapes that no model can have.
+
+    Args:
+        config: A transformers config, or any JSON data: what is not a config is left to its reader.
+        where: The model, for messages.
+
+    Raises:
+        UserError: A shape is not a whole number from 1 to its largest value.
+    """
+    for part in (config, config.get("text_config")) if isinstance(config, Mapping) else ():
+        for key, value in part.items() if isinstance(part, Mapping) else ():
+            largest = _LARGEST_BY_NAME.get(key)
+            if largest is None or value is None:
+                continue
+            if type(value) is not int or not 1 <= value <= largest:
+                raise UserError(
+                    "no model has this shape",
+                    where=where,
+                    found=f"{key} = {str(value)[:40]}",
+                    expected=f"a whole number from 1 to {largest:,}",
+                    todo="use a sound config.json",
+                )
