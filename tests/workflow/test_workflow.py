@@ -487,14 +487,33 @@ def test_plan_and_dry_run_import_no_torch(finished):
 
 
 def test_every_profile_that_is_named_exists():
-    """A misspelled profile is ignored with exit status 0, so names are checked here."""
+    """Snakemake ignores a misspelled profile, with exit status 0, so names are checked here."""
     root = Path(__file__).resolve().parents[2]
     named = [
         word
         for line in (root / "Makefile").read_text().splitlines()
         for word in line.split()
-        if word.startswith("workflow/profiles/")
+        if re.fullmatch(r"workflow/profiles/\w+", word)
     ]
     assert named
     for name in [*named, "profiles/default"]:
         assert (root / name / "profile.yaml").is_file(), name
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("slurm", '--workflow-profile "workflow/profiles/slurm"'),
+        ("workflow/profiles/local", '--workflow-profile "workflow/profiles/local"'),
+        ("slrum", "no profile slrum: expected one of local slurm"),
+    ],
+)
+def test_make_finds_a_profile_or_refuses_it(profile, said):
+    done = subprocess.run(
+        ["make", "--dry-run", "study", f"PROFILE={profile}"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert said in done.stdout + done.stderr
+    assert done.returncode == (2 if profile == "slrum" else 0)
