@@ -1,6 +1,7 @@
 """Contradictions within one adaptation: settings that are each valid but do not go together."""
 
 from collections.abc import Iterator
+from math import inf
 
 from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
 from freelunch.study.methods import FULL, LOW_RANK, SCALED
@@ -20,7 +21,8 @@ def adaptation_problems(entry: Adaptation) -> Iterator[tuple[str, str]]:
         )
     if isinstance(entry, Training):
         for rate in entry.rates:
-            if rate > HIGHEST_RATE:
+            # What is not finite is reported where it is read.
+            if HIGHEST_RATE < rate < inf:
                 yield (
                     "learning_rate",
                     f"found {rate:g}; expected at most {HIGHEST_RATE:g}, beyond which training "
