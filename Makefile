@@ -9,6 +9,7 @@
 #   make study PROFILE=slurm   a study on a cluster, by workflow/profiles/slurm or a folder of your own
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
+#   make test-long             the tests that take minutes: memory limits, damaged files, DVC
 #   make test-cluster          the tests that run studies on a real Slurm, which they start
 #   make fuzz SECONDS=60       do to a study, at random, what happens to studies: nothing may be silent
 #   make test-fast             the tests of the settings, the costs and the statistics alone
@@ -45,10 +46,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: gpu-check help env study fetch full plan summary verify repair report compare test test-fast test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: gpu-check help env study fetch full plan summary verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,21s/^#   //p' Makefile
+	@sed -n '3,22s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -97,12 +98,18 @@ compare: env
 	@python -m freelunch compare "$(A)" "$(B)"
 
 # Two test files at a time, each in a process with one thread, since the models in tests are tiny.
+TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: env
-	OMP_NUM_THREADS=1 python -m pytest -m "not gpu" --ignore tests/cluster --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -m "not gpu and not long" --ignore tests/cluster $(TWO_FILES)
+
+# Models larger than the memory they get, damage of every kind, DVC.
+test-long: env
+	OMP_NUM_THREADS=1 python -m pytest -m long --ignore tests/cluster $(TWO_FILES)
 
 # Studies on a real Slurm, which the tests start and stop. It needs root, slurm-wlm and munge.
 test-cluster: env
-	OMP_NUM_THREADS=1 python -m pytest tests/cluster
+	OMP_NUM_THREADS=1 python -m pytest tests/cluster $(ARGS)
 
 # Tests to run while editing: they compute nothing with a model.
 test-fast: env

@@ -83,6 +83,7 @@ def test_few_jobs_go_to_the_scheduler(finished):
     assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", said, re.M)) == 4
 
 
+@pytest.mark.long
 def test_waiting_does_not_dominate(finished):
     """2.5 minutes on a machine that has nothing else to do, whose load is at most its cores."""
     elapsed = re.findall(r"Elapsed time: 0:(\d+):([\d.]+)", finished.said.read_text())
@@ -98,6 +99,7 @@ def test_a_second_run_submits_nothing(finished):
 # --- Ended early
 
 
+@pytest.mark.long
 def test_a_preempted_retraining_ends_bit_equal(study, tmp_path):
     """A job of a partition with precedence takes the nodes; Slurm requeues ours."""
     target = add_retraining(study, epochs=150)
@@ -125,6 +127,7 @@ def test_a_preempted_retraining_ends_bit_equal(study, tmp_path):
     assert digests(study.path / folder) == digests(whole.path / folder)
 
 
+@pytest.mark.long
 def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
     """The second attempt has two minutes, and goes on where the first stopped."""
     target = add_retraining(study, epochs=150)
@@ -138,6 +141,7 @@ def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
     assert "runtime=1" in output and "runtime=2" in output
 
 
+@pytest.mark.long
 def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     target = without_windows(study)
     study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
@@ -148,6 +152,7 @@ def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     assert len(submitted(output)) > 1 and (study.path / target).exists()
 
 
+@pytest.mark.long
 def test_scancel_of_a_job_loses_nothing(study, finished):
     target = without_windows(study)
     process = study.start_study("--", target)
@@ -159,6 +164,7 @@ def test_scancel_of_a_job_loses_nothing(study, finished):
     assert digests(study.path / folder) == digests(finished.path / folder)
 
 
+@pytest.mark.long
 def test_an_interrupted_master_cancels_its_jobs(study, finished):
     """As by Ctrl-C; the next run makes the rest."""
     target = without_windows(study)
@@ -173,6 +179,7 @@ def test_an_interrupted_master_cancels_its_jobs(study, finished):
     assert digests(study.path / folder) == digests(finished.path / folder)
 
 
+@pytest.mark.long
 def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     """Slurm kills it, and its jobs run to their end; the next run takes what they made."""
     target = without_windows(study)
@@ -198,6 +205,7 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
 # --- Windows side by side
 
 
+@pytest.mark.long
 def test_windows_run_as_an_array(study, finished):
     """Jobs of one reconstruction ask for the same, so that one submission may have them all."""
     cell = RESULTS / "windows" / CELL.format("recon_block")
@@ -235,6 +243,7 @@ def test_a_request_that_slurm_refuses_stops_the_study_at_once(study, arguments, 
     assert re.search(f"to do: .*({said})", output) and not submitted(output), output
 
 
+@pytest.mark.long
 def test_an_error_of_a_job_reaches_the_terminal(study):
     target = without_windows(study)
     masks = study.path / RESULTS / "pruned/tiny/wanda-u50/seed0"

@@ -27,6 +27,8 @@ from tiny_models import (
     tiny_checkpoint,
 )
 
+pytestmark = pytest.mark.long
+
 WIDE = {
     "hidden_size": 256,
     "intermediate_size": 1024,

@@ -10,7 +10,10 @@ from retraining_memory import planned_and_measured, write_pruned
 
 Model = tuple[Path, Shapes]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
 
 
 @pytest.fixture(scope="module", params=[("llama", "float32"), ("opt", "bfloat16")], ids="-".join)

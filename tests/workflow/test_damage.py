@@ -17,6 +17,8 @@ from freelunch.cli.verify import check_whole, problems_of, verify
 from freelunch.core.errors import UserError
 from freelunch.study.choice import open_study
 
+pytestmark = pytest.mark.long
+
 COMMAND = r"`(make repair STUDY=[^`]*)`"
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = (
     "resources",
@@ -85,7 +87,8 @@ class Clone:
         said = self.run(self.bin / "snakemake", "--cores", 1, "--dry-run", "--quiet", "host")
         if "Nothing to be done" in said:
             return []
-        rules = re.findall(r"^(?:local)?rule (\w+):$", said, re.MULTILINE)
+        # The steps of a cell are one group, whose rules are indented.
+        rules = re.findall(r"^ *(?:local)?rule (\w+):$", said, re.MULTILINE)
         assert rules, said
         return rules
 
