@@ -5,7 +5,7 @@
 
 All that it writes is below one temporary folder, and it stops when the shell or the command ends.
 It needs root, since its nodes start jobs as whoever submits them, and the packages `slurm-wlm` and
-`munge` (`make test-cluster` installs them).
+`munge`, from `apt-get install slurm-wlm munge`.
 
 There are two nodes of two processors each, `n1` and `n2`, and two partitions: `main`, and `urgent`,
 whose jobs preempt those of `main`. Both end a job after 60 minutes. There is no accounting, so
