@@ -126,7 +126,7 @@ check: env
 
 # SEED chooses what is done.
 fuzz: env
-	PYTHONPATH=$(PYTHONPATH):tests/support:tests/workflow OMP_NUM_THREADS=1 python tests/fuzz/fuzz.py \
+	PYTHONPATH=$(PYTHONPATH):tests/support OMP_NUM_THREADS=1 python tests/fuzz/fuzz.py \
 	  --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 format: env

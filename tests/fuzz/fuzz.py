@@ -16,7 +16,6 @@ status is 1 if anything was silent, raised a traceback or was not mended.
 
 import argparse
 import copy
-import hashlib
 import json
 import os
 import random
@@ -34,16 +33,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import Folder
 
-from configs import everything
-from damage import DAMAGES, RESULTS
+from configs import everything, places
+from damage import DAMAGES, RESULTS, digests, metrics
 from freelunch.cli.verify import check_whole
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.study.choice import open_study
 from freelunch.study.schema import config_schema
 from freelunch.study.study import Study
+from study_folder import Folder
 
 # What no number, table or message is made from: locks, logs, caches, notes of who owns the folder.
 HARMLESS = re.compile(
@@ -106,7 +105,7 @@ class Fuzzer:
         self.config = config
         (self.base.path / "config.yaml").write_text(yaml.safe_dump(config))
         self.base.run()
-        self.digests, self.metrics = digests_of(self.base.path), metrics_of(self.base.path)
+        self.digests, self.metrics = digests(self.base.path), metrics(self.base.path)
 
     def trial(self, what: str) -> str:
         """Do one thing and return what came of it, in words."""
@@ -136,7 +135,7 @@ class Fuzzer:
 
     def _mutate_(self, config: Any) -> str:
         """Change one value of a config in place; return what was done."""
-        path = self.random.choice(list(_places(config)))
+        path = self.random.choice(list(places(config)))
         *parents, last = path
         inner = config
         for part in parents:
@@ -273,9 +272,9 @@ class Fuzzer:
             except UserError as error:
                 return "failed", f"{said}: {error}"
             # Hidden states are a cache.
-            after = digests_of(root)
+            after = digests(root)
             wrong = [name for name, sha in self.digests.items() if after.get(name) != sha]
-            if wrong or metrics_of(root) != self.metrics:
+            if wrong or metrics(root) != self.metrics:
                 return "silent", f"{said}: other content in {wrong[:3]}"
             return "mended", said
         finally:
@@ -299,37 +298,6 @@ class Fuzzer:
         # Hard links within a study must stay hard links.
         subprocess.run(["cp", "-a", str(self.base.path), str(root)], check=True)
         return root
-
-
-def digests_of(root: Path) -> dict[str, str]:
-    """Return the digest of each file that two equal runs make equal, except caches."""
-    files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if (path.suffix == ".safetensors" or path.name == "manifest.json")
-        and RESULTS / "hidden" not in path.relative_to(root).parents
-    }
-
-
-def metrics_of(root: Path) -> dict[str, Any]:
-    """Return the metrics in each record."""
-    return {
-        path.name: json.loads(path.read_text())["metrics"]
-        for path in (root / RESULTS / "records").glob("*.json")
-    }
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the paths of all values in a config."""
-    inside: Any = ()
-    if isinstance(value, dict):
-        inside = value.items()
-    elif isinstance(value, list):
-        inside = enumerate(value)
-    for key, inner in inside:
-        yield (*path, key)
-        yield from _places(inner, (*path, key))
 
 
 def _keys(schema: Any) -> Iterator[str]:

@@ -3,13 +3,12 @@
 import copy
 import datetime
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import config, everything
+from configs import config, everything, places
 from freelunch.core.errors import UserError
 from freelunch.study.study import Study
 
@@ -35,18 +34,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=6,
 )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the paths of all values in a config."""
-    inside: Any = ()
-    if isinstance(value, dict):
-        inside = value.items()
-    elif isinstance(value, list):
-        inside = enumerate(value)
-    for key, inner in inside:
-        yield (*path, key)
-        yield from places(inner, (*path, key))
 
 
 PLACES = list(places(VALID))

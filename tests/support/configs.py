@@ -1,7 +1,7 @@
 """Configs for tests: a minimal one, one with every class of settings, and the smoke study."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -160,3 +160,15 @@ def mappings(value: object, key: str = "") -> dict[str, Mapping[str, Any]]:
     for name, inner in inside:
         found |= mappings(inner, f"{key}.{name}" if key else name)
     return found
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values in a config."""
+    inside: Any = ()
+    if isinstance(value, dict):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = enumerate(value)
+    for key, inner in inside:
+        yield (*path, key)
+        yield from places(inner, (*path, key))

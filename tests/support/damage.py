@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from freelunch.core.artifact import MANIFEST, json_text
 from freelunch.core.checked import CheckedFiles
@@ -35,6 +36,26 @@ KINDS: dict[str, Path] = {
     "crate": RESULTS / "ro-crate-metadata.json",
     "digests": RESULTS / "tables/tables.sha256",
 }
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the digest of each file that two equal runs make equal, except caches."""
+    files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
+    return {
+        str(path.relative_to(root)): file_digest(path)
+        for path in files
+        if path.is_file()
+        and (path.suffix == ".safetensors" or path.name == MANIFEST)
+        and RESULTS / "hidden" not in path.relative_to(root).parents
+    }
+
+
+def metrics(root: Path) -> dict[str, Any]:
+    """Return the metrics in each record."""
+    return {
+        path.name: json.loads(path.read_text())["metrics"]
+        for path in (root / RESULTS / "records").glob("*.json")
+    }
 
 
 def flip_bit(path: Path, place: float = 0.5) -> None:

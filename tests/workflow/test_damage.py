@@ -1,7 +1,5 @@
 """Damaged files: each is found and named, and the command that the message names mends it."""
 
-import hashlib
-import json
 import os
 import re
 import shlex
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from damage import DAMAGES, KINDS, RESULTS
+from damage import DAMAGES, KINDS, RESULTS, digests, metrics
 from freelunch.cli.verify import check_whole, problems_of, verify
 from freelunch.core.errors import UserError
 from freelunch.study.choice import open_study
@@ -20,23 +18,6 @@ from freelunch.study.choice import open_study
 pytestmark = pytest.mark.long
 
 COMMAND = r"`(make repair STUDY=[^`]*)`"
-
-
-def digests(root: Path) -> dict[str, str]:
-    """Return the digest of each file of a study that two equal runs would make equal."""
-    files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if (path.is_file() and path.suffix == ".safetensors") or path.name == "manifest.json"
-    }
-
-
-def metrics(root: Path) -> dict[str, object]:
-    return {
-        path.name: json.loads(path.read_text())["metrics"]
-        for path in (root / RESULTS / "records").glob("*.json")
-    }
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +117,8 @@ def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch
     said = mend(study, str(caught.value))
     assert "The study is whole." in said
     assert problems_of(open_study(Path("config.yaml")), anew=True) == []
-    kept = {name for name in before if "/hidden/" not in name}
     after = digests(study.path)
-    assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
+    assert {name: after.get(name) for name in before} == before
     assert metrics(study.path) == measured
     assert study.planned() == {}
 

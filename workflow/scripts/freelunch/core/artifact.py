@@ -23,11 +23,11 @@ from typing import Any
 from freelunch.core.checked import CheckedFiles
 from freelunch.core.digest import (
     SHA256,
-    content_digest,
     file_digest,
     json_digest,
     read_sealed,
     sealed,
+    unsealed,
 )
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend, remake
@@ -80,7 +80,7 @@ class Artifact:
         self.folder = folder
         self.digest = file_digest(path)
         self.spent: dict[str, float] = {}
-        self._check()
+        self.check(*self.files)
 
     @classmethod
     def at(cls, manifest: str, kind: str) -> "Artifact":
@@ -94,20 +94,23 @@ class Artifact:
 
     def verify(self) -> None:
         """Read every file and compare its digest; UserError at the first that differs."""
-        self._check(anew=True)
+        self.check(*self.files, anew=True)
 
-    def _check(self, anew: bool = False) -> None:
+    def check(self, *names: str, anew: bool = False) -> None:
+        """Check some of the files; read those whose digest is not known, or all if `anew`.
+
+        Raises:
+            UserError: A file is missing, or is not the file that was made.
+        """
         checked = CheckedFiles(self.folder)
         try:
-            for name, entry in self.files.items():
-                self._check_file(name, entry, checked, anew)
+            for name in names:
+                self._check_file(name, checked, anew)
         finally:
             checked.save()
 
-    def _check_file(
-        self, name: str, entry: dict[str, Any], checked: CheckedFiles, anew: bool
-    ) -> None:
-        file = self.folder / name
+    def _check_file(self, name: str, checked: CheckedFiles, anew: bool) -> None:
+        file, entry = self.folder / name, self.files[name]
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
             raise UserError(
@@ -186,14 +189,7 @@ class ArtifactWriter:
             UserError: The file is not the one that the other artifact was made with.
         """
         temporary, origin = self.folder / f".{name}.part", source.path(source_name)
-        sha256 = source.files[source_name][SHA256]
-        if not self._checked_elsewhere(origin, sha256):
-            raise UserError(
-                "a file's content differs from what the manifest says",
-                where=origin,
-                expected=f"sha256 {sha256}",
-                todo=mend(),
-            )
+        source.check(source_name)
         with no_half_file(temporary):
             # What a killed process left behind.
             temporary.unlink(missing_ok=True)
@@ -208,7 +204,7 @@ class ArtifactWriter:
             else:
                 with suppress(PermissionError):
                     temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & ~_WRITABLE)
-                self._adopt(temporary, name, facts, sha256)
+                self._adopt(temporary, name, facts, source.files[source_name][SHA256])
 
     def finish(self, **facts: Any) -> Artifact:
         """Write the manifest, which makes the folder complete, and return the artifact."""
@@ -249,7 +245,7 @@ class ArtifactWriter:
             first, *complete = map(_read_line, lines[:-1])
             written = first["fingerprint"]
             files = {item["name"]: item["entry"] for item in complete}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError):
             # Nothing is written yet, or a power cut damaged the journal.
             return {}
         if written != self.fingerprint:
@@ -273,14 +269,6 @@ class ArtifactWriter:
         self._write_text(JOURNAL, "".join(map(_line, [first, *kept])))
         return intact
 
-    @staticmethod
-    def _checked_elsewhere(path: Path, sha256: str) -> bool:
-        """Return whether a file of another folder still has the digest that it had."""
-        checked = CheckedFiles(path.parent)
-        found = checked.holds(path, sha256)
-        checked.save()
-        return found
-
     def _since(self, clock: int) -> float:
         """Return the wall (0) or processor (1) seconds since this attempt began."""
         now = time.perf_counter(), time.process_time()
@@ -302,9 +290,9 @@ def _line(item: Mapping[str, Any]) -> str:
 
 
 def _read_line(line: bytes) -> dict[str, Any]:
-    """Return an item of a journal; ValueError or another error if its line is damaged."""
-    item: dict[str, Any] = json.loads(line)
-    if item[SHA256] != content_digest(item):
+    """Return an item of a journal; ValueError if its line is damaged."""
+    item = unsealed(line)
+    if item is None:
         raise ValueError("a damaged line")
     return item
 
