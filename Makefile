@@ -59,6 +59,7 @@ $(READY): pyproject.toml envs/lock.txt
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
 	$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev --group docs -r envs/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 study: env
@@ -175,4 +176,4 @@ large: env
 
 # All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.
 lock: env
-	$(BIN)/pip freeze --exclude torch | grep -v -i -E '^(nvidia|cuda|triton)' > envs/lock.txt
+	$(BIN)/pip freeze --exclude-editable --exclude torch | grep -v -i -E '^(nvidia|cuda|triton)' > envs/lock.txt
