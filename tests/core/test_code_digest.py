@@ -11,22 +11,64 @@ from pathlib import Path
 import pytest
 
 # The module's name is also that of its function.
+from freelunch.core import code_cache
 from freelunch.core import code_digest as digest
 from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files, reachable_files
+from freelunch.core.digest import sealed
 from freelunch.reporting.figures import drawing_module, figure_modules, figures
+from sources_read import forget_sources
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 
 
 def edited_digest(path: Path, text: str, script: str) -> str:
     path.write_text(text)
-    digest._parsed.cache_clear()
+    forget_sources()
     return code_digest(script)
 
 
 @pytest.fixture(autouse=True)
 def _no_stale_digests() -> None:
-    digest._parsed.cache_clear()
+    forget_sources()
+
+
+# --- What is kept between runs
+
+
+def test_another_run_parses_nothing_and_an_edited_file_only_itself(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {name: code_digest(name) for name in NAMES}
+    forget_sources()
+    parsed: list[str] = []
+    parse = digest._parse
+    monkeypatch.setattr(
+        digest, "_parse", lambda path, text: parsed.append(path.name) or parse(path, text)
+    )
+    assert found == {name: code_digest(name) for name in NAMES}
+    assert parsed == []
+    path = copy / "freelunch" / "pruning" / "masks.py"
+    assert edited_digest(path, path.read_text() + "X = 1\n", "prune_model") != found["prune_model"]
+    assert parsed == ["masks.py"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"parsers": "", "sources": {}}'])
+def test_damaged_memory_or_that_of_another_parser_is_none(copy: Path, damage: bytes) -> None:
+    before = code_digest("prune_model")
+    file = copy / "__pycache__" / code_cache.FILE
+    content = json.loads(file.read_text())
+    for entry in content["sources"].values():
+        entry[1] = "0" * 64
+    altered = json.dumps(sealed({**content, "parsers": "of another version"})).encode()
+    for text in (damage, json.dumps(content).encode(), altered):
+        file.write_bytes(text)
+        forget_sources()
+        assert code_digest("prune_model") == before
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(copy: Path) -> None:
+    (copy / "__pycache__").write_text("in the way of the folder")
+    assert len(code_digest("prune_model")) == 16
 
 
 # --- What counts as a change
@@ -36,7 +78,7 @@ def test_a_copy_has_the_same_digests(copy: Path, monkeypatch: pytest.MonkeyPatch
     """A digest does not depend on where the repository lies."""
     found = {name: code_digest(name) for name in NAMES}
     monkeypatch.undo()
-    digest._parsed.cache_clear()
+    forget_sources()
     assert found == {name: code_digest(name) for name in NAMES}
     assert len(set(found.values())) == len(NAMES)
 
@@ -181,7 +223,7 @@ def test_an_incomplete_digest_is_noticed(
     loaded: dict[str, set[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the imports of one module were not followed, the test above would fail."""
-    complete = digest._module_files
+    complete = digest._files
     monkeypatch.setattr(
         digest, "_module_files", lambda name: [] if "masks" in name else complete(name)
     )
@@ -217,7 +259,7 @@ def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
     names = [path.stem for path in (copy / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")]
 
     def digests() -> dict[str, str]:
-        digest._parsed.cache_clear()
+        forget_sources()
         return {
             name: code_digest("prune_model", f"freelunch.pruning.criteria.{name}") for name in names
         }
@@ -236,7 +278,7 @@ def test_an_edit_of_a_measurement_repeats_no_other(copy: Path) -> None:
     names = ("identity", "perplexity", "held_out", "drift", "tasks")
 
     def digests() -> dict[str, str]:
-        digest._parsed.cache_clear()
+        forget_sources()
         return {
             name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}") for name in names
         }
@@ -253,7 +295,7 @@ def test_a_figure_is_drawn_anew_by_an_edit_of_its_own_drawing_alone(copy: Path) 
     assert "figures.drawing_module(wildcards.figure)" in rule
 
     def digests() -> dict[str, str]:
-        digest._parsed.cache_clear()
+        forget_sources()
         return {name: code_digest("draw_figure", drawing_module(name)) for name in figures()}
 
     before = digests()

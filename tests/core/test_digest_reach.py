@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# The module's name is also that of its function.
-from freelunch.core import code_digest as digest
 from freelunch.core.code_digest import SCRIPTS, SURROUNDINGS, code_digest, covered_files
 from freelunch.study.criteria import CRITERIA
+from sources_read import forget_sources
 
 # Scripts that fetch, plan, record or show; all others compute.
 _OTHERS = ("fetch_", "collect_", "build_", "draw_", "audit_")
@@ -78,7 +77,7 @@ def test_a_script_reaches_only_the_rooms_it_computes_with(script: str) -> None:
 
 
 def digests(scripts: list[str]) -> dict[str, str]:
-    digest._parsed.cache_clear()
+    forget_sources()
     return {script: code_digest(script, *BY_NAME.get(script, [])) for script in scripts}
 
 

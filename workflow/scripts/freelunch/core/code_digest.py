@@ -14,8 +14,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from freelunch.core import words
+from freelunch.core.code_cache import CodeCache, Source
 from freelunch.core.digest import json_digest
-from freelunch.core.words import drop_words_
 
 LIBRARY = Path(__file__).resolve().parents[1]
 SCRIPTS = LIBRARY.parent
@@ -47,12 +48,13 @@ def code_digest(script: str, *modules: str) -> str:
     code = {
         str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in covered_files(script, *modules)
     }
+    _cache().save()
     return json_digest([code, _versions()])[:16]
 
 
 def covered_files(script: str, *modules: str) -> list[Path]:
     """Return the files that `code_digest` of the same arguments covers, sorted."""
-    roots = [SCRIPTS / f"{script}.py", *(file for name in modules for file in _module_files(name))]
+    roots = [SCRIPTS / f"{script}.py", *(file for name in modules for file in _files(name))]
     reached = {path for root in roots for path in reachable_files(root)}
     return sorted(reached - {LIBRARY / name for name in SURROUNDINGS})
 
@@ -78,19 +80,30 @@ def _versions() -> dict[str, str]:
 @cache
 def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
     """Return the digest of a file's code and the library files that its import statements name."""
-    tree = ast.parse(path.read_bytes(), filename=str(path))
-    imported: set[Path] = set()
+    content = path.read_bytes()
+    source = _cache().get(path, content)
+    if source is None:
+        source = _parse(path, content)
+        _cache().add(path, content, source)
+    return source.code, tuple(sorted({each for name in source.names for each in _files(name)}))
+
+
+@cache
+def _cache() -> CodeCache:
+    return CodeCache(SCRIPTS, [Path(__file__), Path(words.__file__)])
+
+
+def _parse(path: Path, content: bytes) -> Source:
+    tree = ast.parse(content, filename=str(path))
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                imported.update(_module_files(alias.name))
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(path, node)
-            imported.update(_module_files(base))
-            for alias in node.names:
-                imported.update(_module_files(f"{base}.{alias.name}"))
-    drop_words_(tree)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    words.drop_words_(tree)
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), sorted(names))
 
 
 def _absolute(path: Path, node: ast.ImportFrom) -> str:
@@ -100,7 +113,8 @@ def _absolute(path: Path, node: ast.ImportFrom) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def _module_files(name: str) -> list[Path]:
+@cache
+def _files(name: str) -> list[Path]:
     """Return the library files that `import name` runs: the module and its packages."""
     parts = name.split(".")
     if parts[0] != LIBRARY.name:
