@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from freelunch.adaptation.retraining import driver
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
+from freelunch.core.spent import Spent
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
@@ -398,7 +399,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert seen == [1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9]
     assert shards(found) == shards(expected)
     assert (folder / MANIFEST).read_bytes() == (tmp_path / "whole" / MANIFEST).read_bytes()
-    assert found.spent["attempts"] == 2 and found.spent["wall_s"] > 0
+    assert found.spent.attempts == 2 and found.spent.wall_s > 0
     assert {path.suffix for path in tmp_path.glob(".*")} <= {".checked"}
 
 
@@ -442,7 +443,7 @@ def test_shards_of_an_interrupted_attempt_are_written_anew(
     found = retrain(llama, folder, **settings)
     assert shards(found) == shards(expected)
     # Nothing of the first attempt was kept, so it cost nothing that counts.
-    assert found.spent == {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
+    assert found.spent == Spent()
 
 
 def test_divergence_names_the_step_and_the_loss(llama: Prepared, tmp_path: Path) -> None:

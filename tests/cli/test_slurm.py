@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.cli.slurm import check_accepted, endings, largest_requests
+from freelunch.cli.slurm import check_accepted, count_nodes, endings, largest_requests
 from freelunch.core.errors import UserError
 
 ASKED = {"_cores": 2, "mem_mb": 900, "runtime": 10, "slurm_account": "mine", "gpu": 1}
@@ -54,6 +54,16 @@ def test_what_slurm_takes(tmp_path: Path) -> None:
         *("--test-only", "--wrap=true", "--cpus-per-task=2", "--account=mine"),
         *("--mem=900", "--time=10", "--gpus=1"),
     ]
+
+
+def test_nodes_of_a_partition_are_counted(tmp_path: Path) -> None:
+    """`sinfo` prints a line for each state of nodes."""
+    lines = "main* 3\\nmain* 2\\nlong 7\\nmain2 1"
+    stand_in(tmp_path, "sinfo", f"printf '{lines}\\n'")
+    assert count_nodes(None) == count_nodes("main") == 5
+    assert (count_nodes("long"), count_nodes("nope")) == (7, 0)
+    stand_in(tmp_path, "sinfo", "exit 1")
+    assert count_nodes(None) == 0
 
 
 def test_a_machine_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

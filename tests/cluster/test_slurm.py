@@ -210,14 +210,16 @@ def test_windows_run_as_an_array(study, finished):
     """Jobs of one reconstruction ask for the same, so that one submission may have them all."""
     cell = RESULTS / "windows" / CELL.format("recon_block")
     targets = [str(cell / f"{number}-of-2" / "manifest.json") for number in (1, 2)]
-    output = study.run_study(
-        *("--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window", "--", *targets)
-    )
+    arguments = ["--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window"]
+    # Otherwise they would take over what the finished study has.
+    output = study.run_study(*arguments, "--forcerun", "reconstruct_window", "--", *targets)
     assert "Submitted array job" in output and "task IDs are 1-2" in output, output
     shards = {}
     for number in (1, 2):
         shards |= digests(study.path / cell / f"{number}-of-2")
     assert shards == digests(finished.path / cell / "1-of-1")
+    shard = next(iter(digests(finished.path / cell / "1-of-1")))
+    assert not (study.path / cell / "1-of-2" / shard).samefile(study.path / cell / "1-of-1" / shard)
 
 
 # --- What Slurm refuses

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -366,8 +367,58 @@ def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:
     del writer
     gc.collect()
     artifact = ArtifactWriter(tmp_path, "test", "fingerprint").finish()
-    assert artifact.spent["attempts"] == 2
-    assert 0.1 <= artifact.spent["wall_s"] < 5
+    assert artifact.spent.attempts == 2
+    assert 0.1 <= artifact.spent.wall_s < 5
+
+
+# --- Work that was divided in another way
+
+
+def half_done(folder: Path, *numbers: int, of: str = "fingerprint") -> ArtifactWriter:
+    """Return a writer with some files, of work that may be divided."""
+    writer = ArtifactWriter(folder, "test", of, others=[])
+    for number in numbers:
+        writer.add(f"file{number}", write(f"content {number}"), number=number)
+    return writer
+
+
+def test_files_of_another_division_are_taken_over_with_what_they_cost(tmp_path: Path) -> None:
+    one = ArtifactWriter(tmp_path / "1-of-1", "test", "fingerprint", others=[])
+    one.add("file0", lambda path: (time.sleep(0.05), path.write_text("content 0")), number=0)
+    whole = one.finish()
+    half_done(tmp_path / "1-of-3", 1)
+    gc.collect()
+    folders = sorted(tmp_path.glob("*-of-*"))
+    writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=folders)
+    assert writer.find("file0") and writer.find("file1") and not writer.find("file2")
+    assert "file2" not in writer
+    taken = writer.finish()
+    assert taken.files["file0"] == whole.files["file0"] and taken.files["file1"]["number"] == 1
+    assert taken.path("file0").samefile(whole.path("file0"))
+    assert 0.05 <= taken.spent.wall_s < 5 and taken.spent.host_bytes > 1_000_000
+    assert taken.spent.attempts == 0
+    # And from there once more, after the first division was removed.
+    shutil.rmtree(whole.folder)
+    again = ArtifactWriter(tmp_path / "1-of-4", "test", "fingerprint", others=[taken.folder])
+    assert again.find("file0")
+    assert again.finish().spent.wall_s >= 0.05
+
+
+@pytest.mark.parametrize("of", ["fingerprint", "another"])
+def test_only_the_same_work_is_taken_over(tmp_path: Path, of: str) -> None:
+    made = half_done(tmp_path / "1-of-1", 0, 1, of=of).finish()
+    edited = made.path("file1")
+    edited.chmod(0o644)
+    edited.write_text("content X")
+    writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=[made.folder])
+    assert writer.find("file0") is (of == "fingerprint")
+    assert not writer.find("file1"), "it is not the file that was made"
+
+
+def test_a_finished_folder_takes_nothing_over_from_itself(tmp_path: Path) -> None:
+    half_done(tmp_path, 0).finish()
+    (tmp_path / MANIFEST).unlink()
+    assert not ArtifactWriter(tmp_path, "test", "fingerprint", others=[tmp_path]).find("file0")
 
 
 def test_facts_that_are_no_json_number(tmp_path: Path) -> None:

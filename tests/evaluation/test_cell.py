@@ -10,6 +10,7 @@ import pytest
 
 from freelunch.core.artifact import MANIFEST, Artifact, fingerprint, scratch_folder
 from freelunch.core.errors import UserError
+from freelunch.core.spent import Spent
 from freelunch.evaluation.cell import Evaluation, Part, evaluate_cell
 from freelunch.evaluation.reference import capture_reference
 from freelunch.model.assembly import assemble_model
@@ -238,8 +239,8 @@ def test_a_damaged_part_is_measured_again(cell: Evaluated) -> None:
 
 
 def test_time_spent_on_kept_parts_counts(cell: Evaluated) -> None:
-    assert cell.run().artifact.spent == {"wall_s": 0.0, "cpu_s": 0.0}
-    assert cell.run().artifact.spent["wall_s"] > 0
+    assert cell.run().artifact.spent == Spent()
+    assert cell.run().artifact.spent.wall_s > 0
 
 
 # --- What the dense model makes of held-out text

@@ -46,7 +46,7 @@ from study_folder import Folder
 
 # What no number, table or message is made from: locks, logs, caches, notes of who owns the folder.
 HARMLESS = re.compile(
-    r"(^|/)(\.[^/]*|journal\.jsonl|kept\.json|study\.txt)$|/logs/|^results/smoke/tasks/"
+    r"(^|/)(\.[^/]*|(journal|finished)\.jsonl|kept\.json|study\.txt)$|/logs/|^results/smoke/tasks/"
 )
 # What differs between two equal runs: times and costs.
 _VALUES: list[Any] = [

@@ -11,21 +11,28 @@ from study_folder import Folder
 COMPUTING = {"capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"}
 
 
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    """Return a function that returns the resources of the first job of each rule."""
-    root = tmp_path_factory.mktemp("resources")
-    study = Folder.new(root / "study")
-    make_up_gpus(root / "bin")
+class WithGpus(Folder):
+    """A folder on a machine with three GPUs."""
 
-    class WithGpus(Folder):
-        @property
-        def environment(self):
-            ours = super().environment
-            return {**ours, "PATH": f"{root / 'bin'}{os.pathsep}{ours['PATH']}"}
+    @property
+    def environment(self):
+        ours = super().environment
+        return {**ours, "PATH": f"{self.path.parent / 'bin'}{os.pathsep}{ours['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("resources")
+    make_up_gpus(root / "bin")
+    return Folder.new(root / "study")
+
+
+@pytest.fixture(scope="module")
+def asked(folder):
+    """Return a function that returns the resources of the first job of each rule."""
 
     def run(*arguments, gpus=False):
-        one = WithGpus(study.path) if gpus else study
+        one = WithGpus(folder.path) if gpus else folder
         output = one.run("--dry-run", *arguments)
         found = {}
         for rule, line in re.findall(r"rule (\w+):\n(?:.*\n)*? +resources: (.*)\n", output):
@@ -56,3 +63,14 @@ def test_the_profile_keeps_gpus_off(asked):
 def test_the_profile_asks_for_gpus_that_are_elsewhere(asked):
     resources = asked("--default-resources", "device=cuda")
     assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == COMPUTING
+
+
+def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):
+    (tmp_path / "bin").symlink_to(folder.path.parent / "bin")
+    study = WithGpus(folder.copy(tmp_path / "study").path)
+    # However short a job is.
+    study.edit("workflow/scripts/freelunch/costs/groups.py", "WORTH_S = 600.0", "WORTH_S = 1e-9")
+    assert study.planned()["reconstruct_window"] == 2, "three GPUs for two cells"
+    study.edit("config.yaml", "criteria: [magnitude, wanda]", "criteria: [wanda]")
+    assert study.planned()["reconstruct_window"] == 3
+    assert study.planned("--set-scatter", "windows=2")["reconstruct_window"] == 2

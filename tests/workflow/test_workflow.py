@@ -344,7 +344,7 @@ def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
     assert study.planned(SLOW) == {}
 
 
-def test_groups_of_windows_give_the_same_checkpoint(study):
+def test_another_number_of_groups_keeps_the_windows(study):
     checkpoint = study.path / "results/smoke/checkpoints" / RECONSTRUCTED
     before = digests(checkpoint)
     scattered = ("--set-scatter", "windows=3")
@@ -353,6 +353,15 @@ def test_groups_of_windows_give_the_same_checkpoint(study):
     study.run(*scattered, "--", target)
     assert study.planned(*scattered, "--", target) == {}
     assert digests(checkpoint) == before
+    whole = study.path / WINDOWS
+    for index, group in enumerate(("1-of-3", "2-of-3", "3-of-3", "3-of-3")):
+        shard = f"block-{index:03d}.safetensors"
+        assert (whole.parent / group / shard).samefile(whole / shard), "it was made again"
+    took, once = (
+        json.loads((whole.parent / group / "run.json").read_text())["cost"]
+        for group in ("3-of-3", "1-of-1")
+    )
+    assert took["peak_bytes"] >= 0.9 * once["peak_bytes"]
 
 
 def test_two_runs_at_once_do_not_meet(slow, tmp_path):

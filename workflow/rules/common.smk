@@ -46,6 +46,26 @@ def planned_machine():
     return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes)
 
 
+@cache
+def window_groups():
+    """Return the number of jobs that share the windows of one reconstruction.
+
+    It is what the command line or the profile says, or else chosen from the number of GPUs or nodes.
+    """
+    given = workflow.resource_settings.overwrite_scatter
+    if "windows" not in given and not workflow.remote_exec:
+        workers = len(DEVICES)
+        # A dry run does not know what would execute it, and a report executes nothing.
+        if getattr(workflow.executor_plugin, "name", None) == "slurm":
+            asked = workflow.resource_settings.default_resources or {}
+            partition = getattr(asked.get("slurm_partition"), "raw", None)
+            workers = slurm.count_nodes(partition)
+        found = groups.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
+        # Jobs that start on other machines are told.
+        workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
+    return workflow.resource_settings.overwrite_scatter.get("windows", 1)
+
+
 def check_scheduler():
     """Ask Slurm whether it would take the jobs that are about to run.
 
@@ -70,6 +90,11 @@ def scheduled_cell(wildcards):
     Adaptation, evaluation and record would each wait in the queue and start for a minute's work.
     """
     return Cell.parse(cell_of(wildcards)).record_name.removesuffix(".json")
+
+
+def scheduled_windows(wildcards):
+    """Return the same for a job that adapts windows; None if several are meant to run side by side."""
+    return None if window_groups() > 1 else scheduled_cell(wildcards)
 
 
 def masks_of(wildcards):
@@ -109,7 +134,10 @@ def adapted_of_cell(cell):
         return [paths.manifest(PATHS.windows(cell, windows.MODEL))]
     if settings.is_sequential:
         return [paths.manifest(PATHS.windows(cell, "1-of-1"))]
-    return gather.windows(paths.manifest(PATHS.windows(cell, "{scatteritem}")))
+    return [
+        paths.manifest(PATHS.windows(cell, f"{group}-of-{window_groups()}"))
+        for group in range(1, window_groups() + 1)
+    ]
 
 
 def candidates_adapted_of(wildcards):
@@ -155,11 +183,28 @@ def dense_metrics_of(wildcards):
 def is_forced(rule):
     """Return, as a resource, whether the command line forces a rule to run.
 
-    Where another workflow imports the rule, its name may have a prefix.
+    Snakemake starts each job on another machine with `--force`, so such a job is told what was asked.
     """
+    if workflow.remote_exec:
+        return int(rule in config.get(FORCED, "").split(","))
+    return int(rule in forced_rules())
+
+
+@cache
+def forced_rules():
+    """Return the rules that take over what is finished unless they are forced, and are forced."""
     asked = workflow.dag_settings
-    named = any(re.fullmatch(rf"(\w+_)?{rule}", name) for name in asked.forcerun)
-    return int(asked.forceall or asked.forcetargets or named)
+    everything = asked.forceall or asked.forcetargets
+    # Where another workflow imports a rule, its name may have a prefix.
+    forced = [
+        name
+        for name in (steps.EVALUATE_CELL, steps.RECONSTRUCT_WINDOW)
+        if everything or any(re.fullmatch(rf"(\w+_)?{name}", other) for other in asked.forcerun)
+    ]
+    if forced:
+        settings = workflow.config_settings
+        settings.config_args = [*(settings.config_args or []), f"{FORCED}={','.join(forced)}"]
+    return forced
 
 
 def steps_of(wildcards):

@@ -18,9 +18,8 @@ rule reconstruct_window:
             "seed{seed}",
             "{scatteritem}",
         ),
-    # Windows that several jobs share are meant to run side by side.
     group:
-        scheduled_cell if len(scatter.windows("{scatteritem}")) == 1 else None
+        scheduled_windows
     conda:
         "../../envs/freelunch.yaml"
     # Two jobs side by side with one thread each are faster than one after the other with two.
@@ -31,6 +30,7 @@ rule reconstruct_window:
                 steps.RECONSTRUCT_WINDOW, wildcards.model, adaptation=wildcards.adaptation
             )
         ),
+        anew=lambda wildcards: is_forced("reconstruct_window"),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         # A candidate that diverges is merely not chosen.

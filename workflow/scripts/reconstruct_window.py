@@ -21,4 +21,6 @@ if __name__ == "__main__":
             "blocks": sum(map(len, windows)),
             "pruned_weights": count_pruned(given["masks"]),
         }
-        job.made(reconstruct_windows(window=window, windows=windows, **given))
+        # Groups of an earlier run with another number of them, unless all are to be made anew.
+        others = [] if snakemake.resources.anew else sorted(given["folder"].parent.glob("*-of-*"))
+        job.made(reconstruct_windows(window=window, windows=windows, others=others, **given))

@@ -99,6 +99,22 @@ def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
     )
 
 
+def count_nodes(partition: str | None) -> int:
+    """Return how many nodes a partition has, the default one if none is given; 0 without Slurm."""
+    command = ["sinfo", "--noheader", "--format=%P %D"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    # A line for each partition and state of nodes; Slurm marks the default partition by a star.
+    rows = (line.split() for line in done.stdout.splitlines())
+    return sum(
+        int(nodes)
+        for name, nodes in rows
+        if (name.rstrip("*") == partition if partition else name.endswith("*"))
+    )
+
+
 def largest_requests(jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the largest request among the jobs of each rule, as Slurm will get it.
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,12 @@ from freelunch.core.digest import (
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend, remake
 from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.core.spent import Spent
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
+# The journal of a finished folder whose work may be divided among jobs in another way later.
+FINISHED_JOURNAL = "finished.jsonl"
 LOCK = ".lock"
 # The permissions that this process gives new files. Reading the umask means setting it, so this is
 # done once, before there are threads.
@@ -52,8 +55,8 @@ class Artifact:
         facts: What the step noted about the whole.
         files: For each file name: `sha256`, `bytes`, and what the step noted about the file.
         digest: Digest of the manifest, and so of everything in the folder.
-        spent: What interrupted attempts spent on files that were kept: `wall_s` and `cpu_s`, in
-            seconds, and `attempts`. Known only to the process that finished the folder.
+        spent: What earlier attempts, and jobs of another division of the work, spent on files that
+            were kept. Known only to the process that finished the folder.
 
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
@@ -79,7 +82,7 @@ class Artifact:
             )
         self.folder = folder
         self.digest = file_digest(path)
-        self.spent: dict[str, float] = {}
+        self.spent = Spent()
         self.check(*self.files)
 
     @classmethod
@@ -141,17 +144,24 @@ class ArtifactWriter:
         keep_journal: Whether the journal stays beside the manifest. Snakemake removes the manifest
             before it runs a job again; with the journal, a job that does more than fill this
             folder finds its files as an interrupted attempt would have left them.
+        others: Folders with files of the same work, divided among jobs in another way. `find` looks
+            for files there. None if the work is never divided.
     """
 
     def __init__(
-        self, folder: Path, kind: str, fingerprint: str, keep_journal: bool = False
+        self,
+        folder: Path,
+        kind: str,
+        fingerprint: str,
+        keep_journal: bool = False,
+        others: Iterable[Path] | None = None,
     ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
-        self._keep_journal = keep_journal
+        self._keep_journal, self._others = keep_journal, others
         # A job may outlive its killed Snakemake and still be at work here.
         self._lock = wait_for_lock(folder / LOCK)
-        self._started = time.perf_counter(), time.process_time()
-        self._spent: dict[str, float] = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0}
+        self._last = time.perf_counter(), time.process_time()
+        self._spent = Spent()
         self._checked = CheckedFiles(folder)
         self._files = self._resume()
         for path in sorted(folder.iterdir()):
@@ -159,8 +169,21 @@ class ArtifactWriter:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not self._files:
             self._write_text(JOURNAL, _line({"fingerprint": fingerprint}))
+        self._elsewhere = self._look_elsewhere()
 
     def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def find(self, name: str) -> bool:
+        """Return whether a file is here, after linking it from one of the other folders if not."""
+        if name not in self._files and name in self._elsewhere:
+            origin, line = self._elsewhere[name]
+            sha256 = line["entry"][SHA256]
+            if origin.is_file() and file_digest(origin) == sha256:
+                facts = {key: line["entry"][key] for key in line["entry"] if key != SHA256}
+                spent = Spent.of(line["spent"])
+                self._link(origin, name, facts, sha256, spent)
+                self._spent += spent
         return name in self._files
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -188,8 +211,31 @@ class ArtifactWriter:
         Raises:
             UserError: The file is not the one that the other artifact was made with.
         """
-        temporary, origin = self.folder / f".{name}.part", source.path(source_name)
         source.check(source_name)
+        self._link(source.path(source_name), name, facts, source.files[source_name][SHA256])
+
+    def finish(self, **facts: Any) -> Artifact:
+        """Write the manifest, which makes the folder complete, and return the artifact."""
+        self._checked.save()
+        self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
+        if self._others is not None:
+            (self.folder / JOURNAL).replace(self.folder / FINISHED_JOURNAL)
+        elif not self._keep_journal:
+            (self.folder / JOURNAL).unlink()
+        remove_lock(self._lock)
+        artifact = Artifact(self.folder, self.kind)
+        artifact.spent = self._spent
+        return artifact
+
+    def _link(
+        self,
+        origin: Path,
+        name: str,
+        facts: dict[str, Any],
+        sha256: str,
+        spent: Spent | None = None,
+    ) -> None:
+        temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
             # What a killed process left behind.
             temporary.unlink(missing_ok=True)
@@ -200,33 +246,27 @@ class ArtifactWriter:
                 if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise
                 shutil.copyfile(origin, temporary)
-                self._adopt(temporary, name, facts)
+                self._adopt(temporary, name, facts, spent=spent)
             else:
                 with suppress(PermissionError):
                     temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & ~_WRITABLE)
-                self._adopt(temporary, name, facts, source.files[source_name][SHA256])
-
-    def finish(self, **facts: Any) -> Artifact:
-        """Write the manifest, which makes the folder complete, and return the artifact."""
-        self._checked.save()
-        self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
-        if not self._keep_journal:
-            (self.folder / JOURNAL).unlink()
-        remove_lock(self._lock)
-        artifact = Artifact(self.folder, self.kind)
-        artifact.spent = self._spent
-        return artifact
+                self._adopt(temporary, name, facts, sha256, spent)
 
     def _adopt(
-        self, temporary: Path, name: str, facts: dict[str, Any], sha256: str | None = None
+        self,
+        temporary: Path,
+        name: str,
+        facts: dict[str, Any],
+        sha256: str | None = None,
+        spent: Spent | None = None,
     ) -> None:
         entry = {
             SHA256: sha256 or file_digest(temporary),
             "bytes": temporary.stat().st_size,
             **facts,
         }
-        line = {"name": name, "entry": entry, "wall_s": self._since(0), "cpu_s": self._since(1)}
-        text = _line(line)
+        spent = spent or self._spent_since_last()
+        text = _line({"name": name, "entry": entry, "spent": spent.as_json()})
         # A process that is killed between these two makes the file once more.
         temporary.replace(self.folder / name)
         with (self.folder / JOURNAL).open("a") as journal:
@@ -236,43 +276,53 @@ class ArtifactWriter:
 
     def _resume(self) -> dict[str, dict[str, Any]]:
         """Return the intact files of an interrupted attempt that had the same fingerprint."""
-        journal = self.folder / JOURNAL
-        if (self.folder / MANIFEST).exists() or not journal.is_file():
+        if (self.folder / MANIFEST).exists():
             return {}
-        lines = journal.read_bytes().split(b"\n")
+        first, lines = self._journal(self.folder / JOURNAL)
+        intact = {
+            name: line
+            for name, line in lines.items()
+            if (self.folder / name).is_file()
+            and self._checked.holds(self.folder / name, line["entry"][SHA256], anew=True)
+        }
+        if not intact:
+            return {}
+        attempts = first.get("attempts", 0) + 1
+        spent = (Spent.of(line["spent"]) for line in intact.values())
+        self._spent = sum(spent, Spent(attempts=attempts))
+        first = {"fingerprint": self.fingerprint, "attempts": attempts}
+        self._write_text(JOURNAL, "".join(map(_line, [first, *intact.values()])))
+        return {name: line["entry"] for name, line in intact.items()}
+
+    def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """Return where files of the same fingerprint are in the other folders, and their lines."""
+        return {
+            name: (folder / name, line)
+            for folder in self._others or ()
+            if folder.resolve() != self.folder.resolve()
+            for journal in (JOURNAL, FINISHED_JOURNAL)
+            for name, line in self._journal(folder / journal)[1].items()
+        }
+
+    def _journal(self, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return the first line of a journal and the line of each file, by the file's name.
+
+        Nothing is returned if the journal is missing or damaged, or has another fingerprint.
+        """
         try:
             # An interrupt may have cut the last line short; its file is then written again.
-            first, *complete = map(_read_line, lines[:-1])
-            written = first["fingerprint"]
-            files = {item["name"]: item["entry"] for item in complete}
-        except (ValueError, KeyError):
+            first, *lines = map(_read_line, path.read_bytes().split(b"\n")[:-1])
+            found = {line["name"]: line for line in lines if line["entry"] and line["spent"]}
+            return (first, found) if first["fingerprint"] == self.fingerprint else ({}, {})
+        except (OSError, ValueError, KeyError):
             # Nothing is written yet, or a power cut damaged the journal.
-            return {}
-        if written != self.fingerprint:
-            return {}
-        intact = {
-            name: entry
-            for name, entry in files.items()
-            if (self.folder / name).is_file()
-            and self._checked.holds(self.folder / name, entry[SHA256], anew=True)
-        }
-        if intact:
-            before = first.get("spent", self._spent)
-            last = complete[-1]
-            self._spent = {
-                "wall_s": before["wall_s"] + last.get("wall_s", 0.0),
-                "cpu_s": before["cpu_s"] + last.get("cpu_s", 0.0),
-                "attempts": before["attempts"] + 1,
-            }
-        first = {"fingerprint": written, "spent": self._spent}
-        kept = [{"name": name, "entry": entry} for name, entry in intact.items()]
-        self._write_text(JOURNAL, "".join(map(_line, [first, *kept])))
-        return intact
+            return {}, {}
 
-    def _since(self, clock: int) -> float:
-        """Return the wall (0) or processor (1) seconds since this attempt began."""
+    def _spent_since_last(self) -> Spent:
+        """Return what this attempt spent since it last finished a file."""
         now = time.perf_counter(), time.process_time()
-        return round(now[clock] - self._started[clock], 3)
+        (wall_s, cpu_s), self._last = self._last, now
+        return Spent.now(now[0] - wall_s, now[1] - cpu_s)
 
     def _write_text(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text)

@@ -32,7 +32,7 @@ PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers
 # that another criterion, model or description changes nothing for it; names of rules and files.
 SURROUNDINGS = (
     *("core/checked.py", "core/devices.py", "core/disk.py"),
-    *("core/errors.py", "core/job.py", "core/lock.py"),
+    *("core/errors.py", "core/job.py", "core/lock.py", "core/spent.py"),
     *("study/settings.py", "study/sources.py", "study/criteria.py", "study/steps.py"),
 )
 

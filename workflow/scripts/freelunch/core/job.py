@@ -9,7 +9,6 @@ import ctypes
 import logging
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from freelunch.core.devices import CPU, CUDA, claim_device
 from freelunch.core.digest import sealed
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError
+from freelunch.core.spent import Spent
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
@@ -65,7 +65,7 @@ class Job:
         self.shared: dict[str, Any] = {}
         self.requested: dict[str, int] = {}
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
-        self._earlier = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
+        self._earlier = Spent()
         self._said = self._started
         self._first: tuple[int, float] | None = None
 
@@ -86,9 +86,8 @@ class Job:
         self.say(f"{done}/{total} {note}, {now - self._started:.0f} s gone, {left}")
 
     def made(self, artifact: Artifact) -> None:
-        """Add what interrupted attempts at an artifact spent on the files that were kept."""
-        for key, value in artifact.spent.items():
-            self._earlier[key] += value
+        """Add what earlier attempts at an artifact spent on the files that were kept."""
+        self._earlier += artifact.spent
 
     def say(self, text: str) -> None:
         """Write a line to the terminal and to the log."""
@@ -97,15 +96,24 @@ class Job:
 
     def run_facts(self) -> dict[str, Any]:
         """Return what the job has cost so far, where it runs, and the time."""
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Counted from the end of the imports, which take a process a few seconds.
+        own = Spent.now(
+            time.perf_counter() - self._started, time.process_time() - self._cpu_started
+        )
+        all_in_all = self._earlier + own
+        peaks = {"peak_bytes": all_in_all.host_bytes}
+        if self.device == CUDA:
+            peaks = {
+                "peak_bytes": all_in_all.device_bytes,
+                "peak_host_bytes": all_in_all.host_bytes,
+            }
         facts: dict[str, Any] = {
             "rule": self.rule,
             "cost": {
-                # Counted from the end of the imports, which take a process a few seconds.
-                "wall_s": round(time.perf_counter() - self._started + self._earlier["wall_s"], 3),
-                "cpu_s": round(time.process_time() - self._cpu_started + self._earlier["cpu_s"], 3),
-                "attempts": 1 + int(self._earlier["attempts"]),
-                "peak_bytes": peak_kib * 1024,
+                "wall_s": round(all_in_all.wall_s, 3),
+                "cpu_s": round(all_in_all.cpu_s, 3),
+                "attempts": 1 + all_in_all.attempts,
+                **peaks,
                 **self.requested,
             },
             "counts": self.counts,
@@ -113,11 +121,6 @@ class Job:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "shared": self.shared,
         }
-        if self.device == CUDA:
-            import torch
-
-            facts["cost"]["peak_host_bytes"] = facts["cost"]["peak_bytes"]
-            facts["cost"]["peak_bytes"] = torch.cuda.max_memory_allocated()
         return facts
 
 

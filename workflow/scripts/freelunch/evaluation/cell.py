@@ -8,7 +8,6 @@ parts that are still valid are kept.
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from freelunch.core.artifact import (
 from freelunch.core.digest import file_digest, json_digest, sealed, unsealed
 from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
+from freelunch.core.spent import Spent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.token_loss import check_dense
 from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file
@@ -261,10 +261,9 @@ class _Kept:
         """Return what passed through the model for a part."""
         return dict(self._parts[name]["counts"])
 
-    def spent(self, names: Iterable[str]) -> dict[str, float]:
-        """Return the time that it took to measure some parts, in the form of `Artifact.spent`."""
-        each = [self._parts[name]["spent"] for name in names]
-        return {key: math.fsum(spent[key] for spent in each) for key in ("wall_s", "cpu_s")}
+    def spent(self, names: Iterable[str]) -> Spent:
+        """Return what it cost to measure some parts."""
+        return sum((Spent.of(self._parts[name]["spent"]) for name in names), Spent())
 
     def add(
         self,
@@ -284,7 +283,7 @@ class _Kept:
                 for file, content in files.items()
             },
             "counts": dict(counts),
-            "spent": {"wall_s": round(clock.wall_s, 3), "cpu_s": round(clock.cpu_s, 3)},
+            "spent": Spent.now(clock.wall_s, clock.cpu_s).as_json(),
         }
         write_json(self._folder / KEPT, sealed({"parts": self._parts}))
 

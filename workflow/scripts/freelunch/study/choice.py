@@ -13,6 +13,8 @@ KEY = "study"
 DEVICE = "device_memory"
 # TFLOP/s of the machine that runs the jobs, from which they know how much time to ask for.
 TFLOPS = "tflops"
+# Names of rules that a run is told to run again, for its jobs on other machines. Users don't set it.
+FORCED = "forced"
 
 
 def chosen_study(config: Mapping[str, object]) -> Study:
@@ -26,7 +28,7 @@ def chosen_study(config: Mapping[str, object]) -> Study:
             not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
-    others = config.keys() - {KEY, DEVICE, TFLOPS}
+    others = config.keys() - {KEY, DEVICE, TFLOPS, FORCED}
     if others or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(

@@ -6,7 +6,7 @@ window sees the outputs of the adapted windows before it. Only one window is in 
 """
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def reconstruct_windows(
     fingerprint: str,
     report: Report = silent,
     stop_at_divergence: bool = True,
+    others: Iterable[Path] = (),
 ) -> Artifact:
     """Adapt windows one after another and write one shard per block.
 
@@ -70,6 +71,8 @@ def reconstruct_windows(
         report: Called after each window.
         stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the window
             keeps its pruned weights, and its results say that it diverged.
+        others: Folders of jobs of another division into groups. Windows that are finished there are
+            taken over.
 
     Raises:
         UserError: The masks belong to another model or calibration sample, the halves of the
@@ -77,11 +80,11 @@ def reconstruct_windows(
     """
     check_belongs(masks, "model", model.artifact)
     check_sample(masks, states.calibration)
-    writer = ArtifactWriter(folder, KIND, fingerprint)
+    writer = ArtifactWriter(folder, KIND, fingerprint, others=others)
     run = _Run(model, masks, states, window, settings, seed, stop_at_divergence)
     for done, indices in enumerate(windows, 1):
         # A window is done when its last block is written.
-        if not all(block_shard(index) in writer for index in indices):
+        if not all(writer.find(block_shard(index)) for index in indices):
             run.adapt_and_write(indices, writer)
         if run.sparse is not None and done < len(windows):
             for index in indices:

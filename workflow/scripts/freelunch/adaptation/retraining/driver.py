@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.core.progress import Report, silent
+from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.hidden_states import DenseStates
@@ -169,15 +169,14 @@ class Training:
         self._losses: list[float] = []
         self.facts: dict[str, Any] = {}
 
-    def run(self, report: Report, stop_at_divergence: bool, save_s: float) -> dict[str, float]:
+    def run(self, report: Report, stop_at_divergence: bool, save_s: float) -> Spent:
         """Train, and return what interrupted earlier attempts spent on the steps that were kept."""
-        spent = {"wall_s": 0.0, "cpu_s": 0.0, "attempts": 0.0}
+        spent = Spent()
         if self._resumed is None:
             before = self._checked()
         else:
             before, self._losses = self._resumed["loss_before"], self._resumed["losses"]
-            spent = self._resumed["spent"]
-            spent["attempts"] += 1
+            spent = Spent.of(self._resumed["spent"]) + Spent(attempts=1)
             log.info("resuming from step %d", len(self._losses))
         diverged = self._steps(before, spent, report, save_s)
         after = before
@@ -217,9 +216,7 @@ class Training:
             math.fsum(self._losses[start:stop]) / (stop - start) for start, stop in pairwise(bounds)
         ]
 
-    def _steps(
-        self, before: float, spent: Mapping[str, float], report: Report, save_s: float
-    ) -> int | None:
+    def _steps(self, before: float, spent: Spent, report: Report, save_s: float) -> int | None:
         """Take the remaining steps; return the first whose loss is not finite, counted from 1, or
         None.
         """
@@ -237,12 +234,12 @@ class Training:
             now = time.perf_counter()
             if now - last >= save_s and step < steps:
                 last = now
-                so_far = {
-                    "wall_s": spent["wall_s"] + now - started,
-                    "cpu_s": spent["cpu_s"] + time.process_time() - cpu_started,
-                    "attempts": spent["attempts"],
+                so_far = spent + Spent.now(now - started, time.process_time() - cpu_started)
+                facts = {
+                    "loss_before": before,
+                    "losses": self._losses,
+                    "spent": so_far.as_json(),
                 }
-                facts = {"loss_before": before, "losses": self._losses, "spent": so_far}
                 self.state.save(facts)
         return None
 

@@ -1,0 +1,53 @@
+"""What it cost to make the files that a job finds finished."""
+
+import resource
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time and memory that were spent on files.
+
+    Attributes:
+        wall_s: Wall-clock seconds.
+        cpu_s: Processor seconds.
+        attempts: How many interrupted attempts there were.
+        host_bytes: Peak of the memory that the process took.
+        device_bytes: Peak of the memory that torch took on the GPU; 0 without one.
+    """
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    attempts: int = 0
+    host_bytes: int = 0
+    device_bytes: int = 0
+
+    @classmethod
+    def now(cls, wall_s: float = 0.0, cpu_s: float = 0.0) -> "Spent":
+        """Return what was spent in a time, with this process's peaks of memory so far."""
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch = sys.modules.get("torch")
+        used = torch is not None and torch.cuda.is_initialized()
+        device = torch.cuda.max_memory_allocated() if torch is not None and used else 0
+        return cls(round(wall_s, 3), round(cpu_s, 3), 0, host, device)
+
+    @classmethod
+    def of(cls, written: dict[str, Any]) -> "Spent":
+        """Return what `as_json` wrote; TypeError if it did not."""
+        return cls(**written)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the attributes as a JSON object."""
+        return asdict(self)
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """Return the sum of times and attempts, and the larger peaks."""
+        return Spent(
+            self.wall_s + other.wall_s,
+            self.cpu_s + other.cpu_s,
+            self.attempts + other.attempts,
+            max(self.host_bytes, other.host_bytes),
+            max(self.device_bytes, other.device_bytes),
+        )
