@@ -345,23 +345,26 @@ def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
 
 
 def test_another_number_of_groups_keeps_the_windows(study):
-    checkpoint = study.path / "results/smoke/checkpoints" / RECONSTRUCTED
+    """Also a number larger than that of the windows, which leaves a group empty."""
+    results = study.path / "results/smoke"
+    checkpoint = results / "checkpoints" / RECONSTRUCTED
     before = digests(checkpoint)
-    scattered = ("--set-scatter", "windows=3")
-    assert study.planned(*scattered)["reconstruct_window"] == 6
-    target = str((checkpoint / "manifest.json").relative_to(study.path))
+    scattered = ("--set-scatter", "windows=5")
+    assert study.planned(*scattered)["reconstruct_window"] == 2 * 5
+    target = "results/smoke/records/tiny__wanda-u50__recon_block__seed0.json"
+    once = json.loads((study.path / target).read_text())["cost"]["reconstruct_window"]
     study.run(*scattered, "--", target)
     assert study.planned(*scattered, "--", target) == {}
     assert digests(checkpoint) == before
     whole = study.path / WINDOWS
-    for index, group in enumerate(("1-of-3", "2-of-3", "3-of-3", "3-of-3")):
+    for index in range(4):
         shard = f"block-{index:03d}.safetensors"
-        assert (whole.parent / group / shard).samefile(whole / shard), "it was made again"
-    took, once = (
-        json.loads((whole.parent / group / "run.json").read_text())["cost"]
-        for group in ("3-of-3", "1-of-1")
-    )
-    assert took["peak_bytes"] >= 0.9 * once["peak_bytes"]
+        part = whole.parent / f"{index + 2}-of-5" / shard
+        assert part.samefile(whole / shard), "it was made again"
+    cost = json.loads((study.path / target).read_text())["cost"]["reconstruct_window"]
+    for key in ("flops", "tokens"):
+        assert cost[key] == once[key]
+    assert cost["jobs"] == 5 and cost["peak_bytes"] >= 0.9 * once["peak_bytes"]
 
 
 def test_two_runs_at_once_do_not_meet(slow, tmp_path):
