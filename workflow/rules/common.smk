@@ -43,7 +43,9 @@ def requested(job, attempt):
 @cache
 def planned_machine():
     """Return the machine whose rates the plan takes."""
-    return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes)
+    names = [device.name for device in DEVICES]
+    learnt = learnt_rate(Path("results"), PLAN.device_bytes is not None, names)
+    return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes, learnt=learnt)
 
 
 @cache

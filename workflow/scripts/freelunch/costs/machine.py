@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 from freelunch.core.errors import UserError
 from freelunch.costs.disk import disk_rates
@@ -20,6 +21,19 @@ NETWORK_PER_S = 100e6
 # Operations per second of a GPU if nothing is given: few, since jobs ask for time by it.
 GPU_FLOPS_PER_S = 50e12
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+
+
+class Learnt(NamedTuple):
+    """What earlier jobs say of a machine.
+
+    Attributes:
+        flops_per_s: The rate of a large matrix product, if it was as much faster than their passes
+            as a plan takes it to be.
+        jobs: How many jobs say so.
+    """
+
+    flops_per_s: float
+    jobs: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,7 @@ class Machine:
         disk_per_s: float | None = None,
         network_per_s: float | None = None,
         device_bytes: int | None = None,
+        learnt: Learnt | None = None,
     ) -> "Machine":
         """Return a machine with these rates, and measure those that are not given on this one.
 
@@ -60,9 +75,15 @@ class Machine:
             disk_per_s: Bytes per second that the disk reads, and that it writes.
             network_per_s: Bytes per second over the network.
             device_bytes: Memory of the device that computes.
+            learnt: The rate that earlier jobs had, which comes before an assumed or measured one.
         """
         assumed = GPU_FLOPS_PER_S if device_bytes is not None else None
-        rate = flops_per_s or assumed or matmul_rate()
+        origin = "assumed" if assumed else "on this machine now"
+        if flops_per_s:
+            origin = "as given"
+        elif learnt:
+            origin = f"by the time that {learnt.jobs} earlier jobs took"
+        rate = flops_per_s or (learnt and learnt.flops_per_s) or assumed or matmul_rate()
         read, write = (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS)
         network = network_per_s or NETWORK_PER_S
         disk = f"reading at {rate_text(read)}, writing at {rate_text(write)}"
@@ -74,8 +95,7 @@ class Machine:
             None if flops_per_s else memory_bytes(),
             device_bytes,
             (
-                f"a matrix product at {_flops_text(rate)} "
-                + ("as given" if flops_per_s else "assumed" if assumed else "on this machine now"),
+                f"a matrix product at {_flops_text(rate)} {origin}",
                 disk + (" as given" if disk_per_s else " as measured on this disk"),
                 f"downloads at {rate_text(network)} "
                 + ("as given" if network_per_s else "assumed"),

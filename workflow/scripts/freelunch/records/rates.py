@@ -1,0 +1,65 @@
+"""How fast earlier jobs were on this machine, or on the GPUs of a cluster, as their records say."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.digest import unsealed
+from freelunch.core.job import processor_name
+from freelunch.costs.machine import Learnt
+from freelunch.costs.work import PASSES
+from freelunch.study.steps import EVALUATE_CELL, RECONSTRUCT_WINDOW, RETRAIN_MODEL
+
+# Jobs that mostly pass batches through blocks.
+_PASSING = (EVALUATE_CELL, RECONSTRUCT_WINDOW, RETRAIN_MODEL)
+# The latest records count, and in them jobs that computed for so many seconds.
+_LATEST = 40
+_LEAST_S = 10.0
+# Fewer jobs say nothing: the machine may have been busy with something else.
+_LEAST_JOBS = 3
+
+
+def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ()) -> Learnt | None:
+    """Return the rate of earlier jobs of any study; None if too few are known.
+
+    Args:
+        results: The folder with the results of all studies.
+        on_gpu: Whether jobs on GPUs count, or those on the processor of a machine like this one.
+        gpus: Names of the GPUs that count; all if it is empty.
+    """
+
+    def counts(environment: dict[str, Any]) -> bool:
+        if on_gpu:
+            name = environment.get("device_name")
+            return name is not None and (not gpus or name in gpus)
+        like_this = (environment.get("processor"), environment.get("cores")) == this_machine
+        return environment.get("device") == "cpu" and like_this
+
+    this_machine = processor_name(), os.cpu_count()
+    found = [
+        (flops, seconds) for environment, flops, seconds in _jobs(results) if counts(environment)
+    ]
+    if len(found) < _LEAST_JOBS:
+        return None
+    flops, seconds = map(sum, zip(*found, strict=True))
+    return Learnt(flops / seconds / PASSES.share, len(found))
+
+
+def _jobs(results: Path) -> Iterator[tuple[dict[str, Any], float, float]]:
+    """Yield the environment, the operations and the seconds of jobs that passed batches."""
+    seen = set()
+    for path in sorted(results.glob("*/records/*.json"), key=_changed, reverse=True)[:_LATEST]:
+        record = unsealed(path.read_bytes()) or {}
+        environments = record.get("provenance", {}).get("environments", {})
+        for rule in _PASSING:
+            cost = record.get("cost", {}).get(rule, {})
+            job = cost.get("flops", 0), cost.get("wall_s", 0.0)
+            # Cells share jobs, such as what is measured of an equal checkpoint.
+            if job[0] and job[1] >= _LEAST_S and rule in environments and job not in seen:
+                seen.add(job)
+                yield environments[rule], *job
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
