@@ -1,7 +1,6 @@
-"""What `freelunch new` chooses for a model and a text, and why.
+"""What `freelunch new` chooses: the settings, and the lengths that fit a model and its texts.
 
-Lengths follow from the documents and the model's context, windows from its family, and the number
-of cells from what the machine does in about an hour.
+`cli.cell_choices` chooses the cells.
 """
 
 from collections.abc import Iterator
@@ -9,31 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from freelunch.core.errors import UserError
-from freelunch.costs.jobs import jobs_of
-from freelunch.costs.machine import Machine
-from freelunch.costs.plan import Plan
-from freelunch.costs.room import lacking_disk, misfits
-from freelunch.costs.work import Cost
 from freelunch.data.seen_model import SeenModel
 from freelunch.data.text_amounts import Amounts
-from freelunch.study.families import has_halves, whole_of
 
 # Those of the default study, for which the learning rates were tuned.
 _SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 24, 512
 _HELD_OUT, _DRIFT = 16, 4
 # Shorter sequences say nothing about a model.
-_LEAST_LENGTH = 8
+LEAST_LENGTH = 8
 # Documents for which one calibration sample leaves enough to hold out.
 _MANY_DOCUMENTS = 48
-# Seconds on this machine beyond which fewer cells are chosen.
-_LONGEST_S = 3600
 # Of estimated tokens, how many are counted on.
 _SURE = 0.7
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The settings of a study that depend on the model, the text and the machine.
+    """The settings of a study that depend on the model, the texts and the machine.
 
     Attributes:
         samples: Sequences of the calibration sample.
@@ -44,7 +35,7 @@ class Choices:
         window_length: Tokens in each.
         why_evaluation: Why these.
         criteria: Pruning criteria.
-        adaptations: Adaptations that are compared after the first criterion but magnitude.
+        adaptations: Adaptations that are compared for Wanda.
         why_cells: Why these cells.
     """
 
@@ -66,7 +57,7 @@ class Choices:
             texts: The names of the texts for calibration and for evaluation.
             model: The model's name.
         """
-        asked = [(self.criteria, ("none", "recon_block"))]
+        asked: list[tuple[tuple[str, ...], ...]] = [(self.criteria, ("none", "recon_block"))]
         asked += [(("wanda",), self.adaptations)] if self.adaptations else []
         grids = [
             {
@@ -119,7 +110,7 @@ def choose_lengths(model: SeenModel, text: Amounts, evaluated: Amounts, where: s
 def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
     """Yield lengths from the longest that is sensible, each half of the one before."""
     length = min(longest, model.positions or longest)
-    while length >= _LEAST_LENGTH:
+    while length >= LEAST_LENGTH:
         yield length
         length //= 2
 
@@ -149,7 +140,7 @@ def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int,
             where=where,
             found=f"documents of at most {max(text.lengths, default=0):,} tokens"
             + (f", and a context of {model.positions}" if not lengths else ""),
-            expected=f"one of more than {_LEAST_LENGTH} tokens",
+            expected=f"one of more than {LEAST_LENGTH} tokens",
             todo="use a longer text",
         )
     why = f"too few documents of more than {length} tokens to hold some out, so no drift"
@@ -168,85 +159,6 @@ def _windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int]:
         "the text is too short to evaluate on",
         where=where,
         found=f"about {text.tokens:,} tokens",
-        expected=f"at least two windows of {_LEAST_LENGTH} tokens, and better some thousands",
+        expected=f"at least two windows of {LEAST_LENGTH} tokens, and better some thousands",
         todo="use a longer text",
-    )
-
-
-def choose_cells(
-    base: Choices, study_of: Any, model: SeenModel, machine: Machine | None
-) -> Choices:
-    """Return the criteria and adaptations that fit a model and a machine.
-
-    Args:
-        base: The lengths.
-        study_of: Function from choices to the study with them.
-        model: The model.
-        machine: The machine that runs the study; None to choose without one.
-
-    Raises:
-        UserError: Not even the smallest study fits the machine.
-    """
-    whole = whole_of(model.config)
-    windows = ["recon_matrix"]
-    windows += ["recon_attention_mlp"] if has_halves(model.family, whole) else []
-    windows += ["recon_block"]
-    windows += ["recon_all"] if model.config.get("num_hidden_layers", 0) > 1 else []
-    full = replace(base, adaptations=(*windows, "full"))
-    halves = ""
-    if "recon_attention_mlp" not in windows:
-        halves = (
-            f"; no attention_mlp: {whole.because}"
-            if whole
-            else (
-                f"; no attention_mlp: the parts of {model.family} are not in the table of families"
-            )
-        )
-    first = Plan.of(study_of(full), machine.device_bytes if machine else None)
-    if machine is None or not first.shapes:
-        why = "all windows and a retraining" + halves
-        return replace(full, why_cells=why + ("" if machine else "; another machine runs it"))
-    left_out = {each.name: each.problem for each in misfits(first, machine)}
-    fitting = tuple(name for name in full.adaptations if name not in left_out)
-    without = "".join(
-        f"; no {name}: it {problem}"
-        for name, problem in left_out.items()
-        if name in full.adaptations
-    )
-    smaller = replace(base, criteria=("wanda",))
-    rungs = [
-        (replace(full, adaptations=fitting), "windows and a retraining" + halves + without),
-        (replace(base, criteria=("magnitude", "wanda")), "few cells"),
-        (smaller, "one criterion"),
-        (
-            replace(
-                smaller,
-                length=max(_LEAST_LENGTH, base.length // 2),
-                windows=8 if base.windows > 8 else base.windows,
-            ),
-            "one criterion and short sequences",
-        ),
-    ]
-    possible: list[tuple[float, Choices]] = []
-    problems: list[str] = []
-    for choices, why in rungs:
-        plan = Plan.of(study_of(choices), machine.device_bytes)
-        lacking = lacking_disk(plan)
-        problems = [str(each) for each in misfits(plan, machine)]
-        problems += [f"the study {lacking}"] if lacking else []
-        if problems:
-            continue
-        seconds = sum((plan.step(*job) or Cost()).seconds(machine) for job in jobs_of(plan.study))
-        if why != rungs[0][1]:
-            why += ": more would not fit this machine, or take it more than an hour" + halves
-        possible.append((seconds, replace(choices, why_cells=why)))
-        if seconds <= _LONGEST_S:
-            return possible[-1][1]
-    if possible:
-        return min(possible, key=lambda each: each[0])[1]
-    raise UserError(
-        "not even a small study of this model fits this machine",
-        found="; ".join(problems),
-        todo="use a smaller model or a larger machine; `--elsewhere` writes the study for another "
-        "machine",
     )

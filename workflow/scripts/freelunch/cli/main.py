@@ -198,7 +198,7 @@ def check_command(
 ) -> None:
     """Check a study and what it needs.
 
-    It checks settings, files, models, texts, memory and disk, and ends with one line if all is well.
+    It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
     """
     _check(study, device_memory, elsewhere)
 
@@ -316,11 +316,11 @@ def compare_command(
 
 @app.command("devices")
 def devices_command(
-    study: Study = DEFAULT,
     device_memory: Annotated[
         list[str],
         typer.Option(metavar="GB", help="Memory of a GPU; give it once for each size."),
-    ] = ...,  # type: ignore[assignment]
+    ],
+    study: Study = DEFAULT,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,

@@ -2,14 +2,16 @@
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.cli.choices import choose_cells, choose_lengths
+from freelunch.cli.cell_choices import choose_cells
+from freelunch.cli.choices import Choices, choose_lengths
 from freelunch.cli.study_file import StudyFile
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
@@ -81,17 +83,21 @@ def write_study(
         raise UserError(
             "there is a study of this name; it is kept as it is",
             where=path,
-            todo=f"run it (`make study STUDY={path}`), or give the new one another name: NAME=...",
+            todo=f"run it (make study STUDY={path}), or give the new one another name: make new "
+            f"MODEL={shlex.quote(model)} TEXT={shlex.quote(text)} NAME=...",
         )
-    entry, seen = _model(model)
-    found = {key: text_at(place, key) for key, place in texts.items()}
+    with _then(f"make new MODEL=... TEXT={shlex.quote(text)}"):
+        entry, seen = _model(model)
+    with _then(f"make new MODEL={shlex.quote(model)} TEXT=..."):
+        found = {key: text_at(place, key) for key, place in texts.items()}
     amounts = {
         key: Amounts.of(each.documents, seen.tokenizer, each.complete)
         for key, each in found.items()
     }
     # The last one is the evaluation text, if there are two.
     last = list(texts)[-1]
-    base = choose_lengths(seen, amounts["TEXT"], amounts[last], str(texts["TEXT"]))
+    with _then(f"make new MODEL={shlex.quote(model)} TEXT=..."):
+        base = choose_lengths(seen, amounts["TEXT"], amounts[last], str(texts["TEXT"]))
     taken = dict(_taken())
     entries = {key: _entry(place, found[key]) for key, place in texts.items()}
     names = {}
@@ -111,7 +117,7 @@ def write_study(
         base,
     )
 
-    def study_of(choices: Any) -> Study:
+    def study_of(choices: Choices) -> Study:
         return Study.check(replace(file, choices=choices).config(), str(path))
 
     file = replace(file, choices=choose_cells(base, study_of, seen, machine))
@@ -127,6 +133,15 @@ def write_study(
         f"cells: {chosen.why_cells}",
     ]
     return Written(path, Study.load(path), about)
+
+
+@contextmanager
+def _then(command: str) -> Iterator[None]:
+    """Add to an error the command to type once it is corrected."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}\n  then:     {command}") from error
 
 
 def valid_name(text: str) -> str:

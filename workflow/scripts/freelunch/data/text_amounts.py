@@ -13,8 +13,8 @@ from freelunch.study.cell import derive_seed
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Characters that are counted with the tokenizer, about two seconds; the rest goes by their ratio.
-COUNTED_CHARACTERS = 2_000_000
+# Characters that are counted with the tokenizer, in about a second; the rest goes by their ratio.
+COUNTED_CHARACTERS = 500_000
 # Characters of a token without a tokenizer: those of Wikipedia with SmolLM2's (4.1 in docs/full).
 TOKEN_CHARACTERS = 4.1
 
