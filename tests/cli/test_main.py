@@ -57,7 +57,9 @@ def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None
     assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().err
     for rate in ("0", "-1", "inf", "fast"):
         assert run("plan", "--tflops", rate) == 2
-        assert f"more than 0, such as 400; found '{rate}'; `freelunch plan" in capsys.readouterr().err
+        assert (
+            f"more than 0, such as 400; found '{rate}'; `freelunch plan" in capsys.readouterr().err
+        )
     assert run("plan", "--disk", "fast") == 2
     assert "a rate such as 500MB/s" in capsys.readouterr().err
 

@@ -498,5 +498,3 @@ def test_every_profile_that_is_named_exists():
     assert named
     for name in [*named, "profiles/default"]:
         assert (root / name / "profile.yaml").is_file(), name
-
-
