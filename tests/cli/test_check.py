@@ -131,7 +131,10 @@ def _study(config: dict[str, Any]) -> Any:
     [
         (lambda it: it["texts"]["notes"].update(path="model"), "this is a folder"),
         (lambda it: it["texts"]["notes"].update(format="jsonl"), "not valid JSON"),
-        (lambda it: _study(it)["evaluation"]["perplexity"].update(windows=900), "has about 12,"),
+        (
+            lambda it: _study(it)["evaluation"]["perplexity"].update(windows=900),
+            "the text notes has about 17,",
+        ),
         (
             lambda it: (
                 Path("notes.txt").write_text("\n".join(each[:60] for each in DOCUMENTS)),
@@ -143,25 +146,20 @@ def _study(config: dict[str, Any]) -> Any:
             lambda it: Path("notes.txt").write_text("\n".join(DOCUMENTS[:2])),
             "touches all of the 2 documents",
         ),
-        (
-            lambda it: it["texts"]["notes"].update(source="tokens", path="model", format=None),
-            "token",
-        ),
     ],
 )
 def test_a_text_that_the_run_would_refuse(
     config: dict[str, Any], change: Change, problem: str
 ) -> None:
     change(config)
-    if config["texts"]["notes"]["source"] == "tokens":
-        # Calibrate on token ids, and evaluate on the text.
-        config["texts"] = {
-            "ids": {"source": "tokens", "path": "model"},
-            "notes": {"source": "path", "path": "notes.txt", "format": "lines"},
-        }
-        _study(config)["calibration"]["text"] = "ids"
-        del _study(config)["evaluation"]["drift"]
     assert problem in refused(config)
+
+
+def test_a_folder_for_token_ids(config: dict[str, Any]) -> None:
+    config["texts"]["ids"] = {"source": "tokens", "path": "model"}
+    _study(config)["calibration"]["text"] = "ids"
+    del _study(config)["evaluation"]["drift"]
+    assert "token ids are one file" in refused(config)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -192,7 +192,8 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     adaptations = {name for grid in study.block.grids for name in grid.adaptations}
     assert "recon_block" in adaptations and "recon_all" not in adaptations
     assert "no recon_all: it does not fit" in Path(study.source).read_text()
-    assert "does not fit this machine" in refused(folder, "notes.txt", name="b", on=machine(1, 1))
+    said = refused(folder, "notes.txt", name="b", on=machine(1, 1))
+    assert "not even a small study" in said and "recon_block of large does not fit: needs" in said
     assert len(new(folder, "notes.txt", name="c", on=None).cells) == 11
 
 
