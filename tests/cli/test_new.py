@@ -331,6 +331,11 @@ def test_a_text_that_is_none(models: Path, text: bytes | None, said: str) -> Non
     assert not Path("studies").exists()
 
 
+def test_nothing_is_guessed(models: Path) -> None:
+    """`make new` passes on empty text for what is not given."""
+    assert "TEXT=<file>" in refused("", "notes.txt") and "MODEL=<" in refused(model(models), "")
+
+
 def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:
     write_lines(tmp_path)
     assert "name one of its files" in refused(model(models), tmp_path)

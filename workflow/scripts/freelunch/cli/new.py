@@ -73,6 +73,11 @@ def write_study(
     Raises:
         UserError: There is such a study already, or no study of these can work.
     """
+    if not model or not text:
+        raise UserError(
+            "a study needs a model and a text",
+            todo="make new MODEL=<folder, GGUF file or owner/name on the hub> TEXT=<file>",
+        )
     texts = {"TEXT": Path(text).expanduser()}
     if evaluation is not None:
         texts["EVALUATION"] = Path(evaluation).expanduser()
