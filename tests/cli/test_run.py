@@ -62,10 +62,10 @@ def test_a_profile_is_found_or_refused(tmp_path: Path) -> None:
 
 def test_the_exit_status_is_that_of_snakemake() -> None:
     script = "import os, sys; sys.exit(7 if os.environ['MAKELEVEL'] else 0)"
-    assert run_snakemake([sys.executable, "-c", script]) == 7
+    assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
 
 
 def test_without_snakemake_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "PATH", "")
     with pytest.raises(UserError, match="make env"):
-        run_snakemake(["snakemake"])
+        run_snakemake(["snakemake"], summary=False)

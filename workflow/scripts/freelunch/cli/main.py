@@ -199,7 +199,8 @@ def run_command(
     _check(study, device_memory, elsewhere)
     command += context.obj or []
     command += ["--forcerun", *force.split()] if force else []
-    status = run_snakemake(command)
+    # With options of Snakemake, it may run only a part of the study, or nothing.
+    status = run_snakemake(command, summary=bool(context.obj))
     if status == 0 and not context.obj:
         terminal.say(terminal.summary(open_study(study)))
     return status

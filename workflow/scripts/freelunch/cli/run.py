@@ -66,10 +66,14 @@ def snakemake_command(
     return [*command, "--workflow-profile", str(profile_folder(profile))]
 
 
-def run_snakemake(command: Sequence[str]) -> int:
-    """Run Snakemake and wait for its end; return its exit status."""
-    # `run` shows the summary itself after each run, even if there was nothing to do.
-    environment = {**os.environ, "MAKELEVEL": "1"}
+def run_snakemake(command: Sequence[str], summary: bool) -> int:
+    """Run Snakemake and wait for its end; return its exit status.
+
+    Args:
+        command: The command.
+        summary: Whether the workflow is to show a summary if it computed anything.
+    """
+    environment = dict(os.environ) if summary else {**os.environ, "MAKELEVEL": "1"}
     try:
         with subprocess.Popen(command, env=environment) as process:
             # Snakemake gets an interrupt from the terminal too, and ends its jobs in order.

@@ -127,7 +127,9 @@ def model_of_files(folder: Path, names: Iterable[str], where: str) -> SeenModel:
     tokenizer = read_tokenizer(folder / TOKENIZER, where) if TOKENIZER in names else None
     rows = config.get("vocab_size")
     if tokenizer is not None and isinstance(rows, int):
-        largest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+        # An added token, such as one for images, may lie beyond, as in `data.models`.
+        added = tokenizer.get_added_tokens_decoder()
+        largest = max((at for at in tokenizer.get_vocab().values() if at not in added), default=-1)
         if largest >= rows:
             raise UserError(
                 "the tokenizer does not fit the model's embedding",
@@ -247,9 +249,8 @@ def _gguf_model(file: Path, where: str) -> SeenModel:
         )
     if vocabulary is None:
         raise UserError("the GGUF file has no tokenizer", where=where, todo="use a complete file")
-    named = "mistral" in str(fields.get("general.name", "")).lower()
     config: dict[str, Any] = {
-        "model_type": "mistral" if architecture == "llama" and named else architecture,
+        "model_type": _model_type(architecture, str(fields.get("general.name", ""))),
         "vocab_size": len(vocabulary.data),
         "tie_word_embeddings": tied,
     }
@@ -259,6 +260,13 @@ def _gguf_model(file: Path, where: str) -> SeenModel:
         if isinstance(value, int):
             config[ours] = value
     return SeenModel(config, "float32", None, gguf=True)
+
+
+def _model_type(architecture: str, name: str) -> str:
+    """Return the family of a GGUF file, as transformers names it."""
+    if architecture == "llama" and "mistral" in name.lower():
+        return "mistral"
+    return "gemma3_text" if architecture == "gemma3" else architecture
 
 
 def _models_below(folder: Path) -> list[Path]:
