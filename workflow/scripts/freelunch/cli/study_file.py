@@ -103,7 +103,14 @@ def _entries(
     lines = [f"{registry}:"]
     for name, entry in entries.items():
         lines += [f"  {name}:", *(_comment(why[name], "    ") if why.get(name) else [])]
-        lines += [f"    {key}: {_flow(value)}" for key, value in entry.items()]
+        for key, value in entry.items():
+            if isinstance(value, Mapping):
+                lines += [
+                    f"    {key}:",
+                    *(f"      {at}: {_flow(each)}" for at, each in value.items()),
+                ]
+            else:
+                lines.append(f"    {key}: {_flow(value)}")
     return lines
 
 
