@@ -3,6 +3,8 @@
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
 #   make study FORCE=RULE      run a rule again, and all that follows from it
+#   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
+#                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make fetch                 everything of a study that comes over the network
@@ -46,10 +48,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
-.PHONY: gpu-check help env study fetch full plan summary verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: gpu-check help env new study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,22s/^#   //p' Makefile
+	@sed -n '3,24s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -62,14 +64,18 @@ $(READY): pyproject.toml envs/lock.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+new: env
+	@python -m freelunch new "$(MODEL)" "$(TEXT)" $(if $(NAME),--name "$(NAME)") \
+	  $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(ELSEWHERE),--elsewhere)
+
 study: env
-	@python -m freelunch check "$(STUDY)"
-	$(SNAKEMAKE) $(if $(FORCE),--forcerun $(FORCE))
-	@python -m freelunch summary "$(STUDY)"
+	@python -m freelunch run "$(STUDY)" --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
+	  $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY)) \
+	  $(if $(FORCE),--force "$(FORCE)")
 
 # Downloads run here, whatever the profile: nodes of a cluster may have no network.
 fetch: env
-	@python -m freelunch check "$(STUDY)"
+	@python -m freelunch check "$(STUDY)" --elsewhere
 	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local --config $(CONFIG) -- fetch
 
 full:
@@ -81,6 +87,10 @@ plan: env
 
 summary: env
 	@python -m freelunch summary "$(STUDY)"
+
+# The verdicts, and where the page with the evidence is.
+audit: env
+	@python -m freelunch audit "$(STUDY)"
 
 # Reads everything that a study made, and compares it with the digests that were noted when it was made.
 verify: env
@@ -123,7 +133,7 @@ check: env
 	snakemake --lint
 	mypy
 	lint-imports
-	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study; done
+	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study --elsewhere; done
 
 # SEED chooses what is done.
 fuzz: env
@@ -170,8 +180,9 @@ settings: env
 	python -m freelunch settings > docs/guide/settings.md
 
 # The table of what models of 8 and 72 billion parameters take on one GPU (docs/guide/plan.md).
+large: LARGE := 24 40 80
 large: env
-	python -m freelunch devices studies/large.yaml --tflops 400 --disk 2GB/s --device-memory 24 40 80 \
+	python -m freelunch devices studies/large.yaml --tflops 400 --disk 2GB/s $(LARGE:%=--device-memory %) \
 	  > docs/guide/large_models.md
 
 # All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.

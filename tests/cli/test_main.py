@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs import ROOT
-from freelunch.cli.main import main
+from freelunch.cli.main import app, main
 from freelunch.study.schema import SCHEMA
 
 Captured = pytest.CaptureFixture[str]
@@ -32,9 +32,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return command
 
 
-def test_a_valid_study_is_checked_in_silence(run: Run, capsys: Captured) -> None:
+def test_one_line_says_that_all_is_well(run: Run, capsys: Captured) -> None:
     assert run("check") == run("check", "config.yaml") == 0
-    assert capsys.readouterr() == ("", "")
+    line = "config.yaml: all is well (settings, files and texts, memory and disk; 5 cells).\n"
+    assert capsys.readouterr() == (2 * line, "")
 
 
 def test_what_is_wrong_is_said_without_a_traceback(run: Run, capsys: Captured) -> None:
@@ -55,15 +56,75 @@ def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None
     assert run("plan", "--tflops", "400") == 0
     assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().err
     for rate in ("0", "-1", "inf", "fast"):
-        with pytest.raises(SystemExit):
-            run("plan", "--tflops", rate)
-        assert f"invalid rate value: '{rate}'" in capsys.readouterr().err
+        assert run("plan", "--tflops", rate) == 2
+        assert (
+            f"more than 0, such as 400; found '{rate}'; `freelunch plan" in capsys.readouterr().err
+        )
+    assert run("plan", "--disk", "fast") == 2
+    assert "a rate such as 500MB/s" in capsys.readouterr().err
 
 
 def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
     assert run("summary") == 1
     said = capsys.readouterr().err
     assert "a record is missing" in said and "make study STUDY=config.yaml" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plna"], "No such command 'plna'. Did you mean 'plan'; `freelunch --help` lists"),
+        (["check", "--foo"], "No such option: --foo; `freelunch check --help` shows how"),
+        (["new"], "Missing argument 'model'; `freelunch new --help` shows how"),
+        (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),
+        (["check", "a.yaml", "b.yaml"], "`freelunch check --help` shows how"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_a_hint(
+    run: Run, capsys: Captured, words: list[str], said: str
+) -> None:
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("error: ") and said in err
+
+
+def test_help_names_every_command_in_full_and_without_colours(
+    run: Run, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run("--help") == 0
+    said = capsys.readouterr().out
+    assert "freelunch new ~/models/mine ~/notes.txt" in said
+    commands = said[said.index("Commands:") :]
+    assert "..." not in commands and "\x1b" not in said
+    for command in app.registered_commands:
+        assert run(str(command.name), "--help") == 0
+        assert f"freelunch {command.name}" in capsys.readouterr().out
+        assert f"  {command.name} " in commands
+
+
+def test_a_shell_completes_commands_and_studies(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    Path("studies").mkdir()
+    Path("studies/mine.yaml").touch()
+    monkeypatch.setenv("_FREELUNCH_COMPLETE", "complete_bash")
+
+    def completed(words: str) -> str:
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+        with pytest.raises(SystemExit):
+            run()
+        return capsys.readouterr().out
+
+    assert "verify" in completed("freelunch ve")
+    assert "studies/mine.yaml" in completed("freelunch plan stu")
+
+
+def test_an_audit_needs_a_run(run: Run, capsys: Captured) -> None:
+    assert run("audit") == 1
+    assert "no audit yet" in capsys.readouterr().err
 
 
 def test_generated_files_are_printed(run: Run, capsys: Captured) -> None:

@@ -2,6 +2,7 @@
 
 It speaks HTTP on 127.0.0.1, so that tests run the real huggingface_hub on real bytes:
 
+- `GET /api/models/<repository>`: the newest commit and the names of its files;
 - `GET /api/{models,datasets}/<repository>/tree/<commit>`: the list of files;
 - `HEAD`, `GET /[datasets/]<repository>/resolve/<commit>/<file>`: one file, with its ETag and its
   commit; a file that the hub keeps in Git LFS (here weights) is redirected to another host.
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+_INFO = re.compile(r"/api/(models)/([^/]+/[^/]+)")
 _TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _LFS = re.compile(r"/lfs/([0-9a-f]{64})")
@@ -90,7 +92,9 @@ class HubStandIn:
             name, content = self._blobs[match[1]]
             content = self.spoiled.get(name, content)
             return 200, {"ETag": f'"{match[1]}"', "Content-Length": str(len(content))}, content
-        if match := _TREE.fullmatch(path):
+        if match := _INFO.fullmatch(path):
+            kind, name, commit, wanted = match[1], match[2], None, None
+        elif match := _TREE.fullmatch(path):
             kind, name, commit, wanted = match[1], match[2], match[3], None
         elif match := _FILE.fullmatch(path):
             kind = "datasets" if match[1] else "models"
@@ -103,13 +107,15 @@ class HubStandIn:
             return _refuse(404 if authorization else 401, "RepoNotFound")
         if repository.gated and authorization != f"Bearer {self.token}":
             return _refuse(403 if authorization else 401, "GatedRepo")
+        if commit is None:
+            newest = list(repository.commits)[-1]
+            siblings = [{"rfilename": file} for file in repository.commits[newest]]
+            return _json({"id": name, "sha": newest, "siblings": siblings})
         if commit not in repository.commits:
             return _refuse(404, "RevisionNotFound")
         files = repository.commits[commit]
         if wanted is None:
-            body = json.dumps([_listed(path, data) for path, data in files.items()]).encode()
-            length = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
-            return 200, length, body
+            return _json([_listed(path, data) for path, data in files.items()])
         if wanted not in files:
             return _refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         return self._file(wanted, files[wanted], commit)
@@ -155,6 +161,11 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             """Keep the tests' output clean."""
 
     return Handler
+
+
+def _json(content: object) -> tuple[int, dict[str, str], bytes]:
+    body = json.dumps(content).encode()
+    return 200, {"Content-Length": str(len(body)), "Content-Type": "application/json"}, body
 
 
 def _refuse(

@@ -510,22 +510,3 @@ def test_every_profile_that_is_named_exists():
     assert named
     for name in [*named, "profiles/default"]:
         assert (root / name / "profile.yaml").is_file(), name
-
-
-@pytest.mark.parametrize(
-    ("profile", "said"),
-    [
-        ("slurm", '--workflow-profile "workflow/profiles/slurm"'),
-        ("workflow/profiles/local", '--workflow-profile "workflow/profiles/local"'),
-        ("slrum", "no profile slrum: expected one of local slurm"),
-    ],
-)
-def test_make_finds_a_profile_or_refuses_it(profile, said):
-    done = subprocess.run(
-        ["make", "--dry-run", "study", f"PROFILE={profile}"],
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert said in done.stdout + done.stderr
-    assert done.returncode == (2 if profile == "slrum" else 0)

@@ -1,85 +1,77 @@
-"""Inspect studies without running them.
+"""The command `freelunch`: write, check, plan and run studies, and look at what they made.
 
-    python -m freelunch plan | summary | verify | check | name [config]
-    python -m freelunch repair [config] [--run COMMAND]
-    python -m freelunch devices [config] --device-memory GB [GB ...]
-    python -m freelunch compare A B
-    python -m freelunch schema | settings
-
-`verify` reads all that a study made, and prints a line for each kind; the exit status is 1 if
-anything is damaged or missing. `repair` makes that again, by the command that runs Snakemake.
-`devices` prints a table of what adaptations take on GPUs of these sizes. `compare` takes two of
-these: a config, a folder of results, a folder of records. `schema` prints the JSON Schema of a
-study's file. `settings` prints the reference of all settings.
+`freelunch --help` lists the commands. Each `make` target of the same name runs one of them.
 """
 
-import argparse
 import shlex
 import sys
-from collections.abc import Callable
-from math import inf
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# The classes of usage errors are public in click, but not in typer, which has its own copy.
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from freelunch.cli import terminal
+from freelunch.cli.audit import audit_text
+from freelunch.cli.check import check_study, this_machine
+from freelunch.cli.new import write_study
+from freelunch.cli.options import (
+    DEFAULT,
+    DeviceMemory,
+    Disk,
+    Elsewhere,
+    Network,
+    Study,
+    Tflops,
+)
+from freelunch.cli.run import LOCAL, run_snakemake, snakemake_command
 from freelunch.cli.verify import repair, verify
 from freelunch.core.devices import device_text, visible_devices
 from freelunch.core.disk import disk_error
-from freelunch.core.errors import DEFAULT_STUDY, UserError, mend
+from freelunch.core.errors import UserError, mend
 from freelunch.costs.device_table import device_table
-from freelunch.costs.machine import Machine, read_gigabytes, read_rate
+from freelunch.costs.machine import Machine, read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.study.choice import open_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
 
+# Without colours and frames, help and errors are plain text everywhere.
+app = typer.Typer(
+    name="freelunch",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="""Prune a language model, adapt it, and measure what that costs.
+
+    \b
+    A study is one YAML file. From a model and a text to a page of results:
+      freelunch new ~/models/mine ~/notes.txt    writes studies/mine-notes.yaml
+      freelunch plan studies/mine-notes.yaml     what it will take
+      freelunch run studies/mine-notes.yaml      runs it; again: resumes it
+      freelunch audit studies/mine-notes.yaml    where its page is
+
+    Without STUDY, commands are about config.yaml. Exit status: 0 done, 1 error, 2 wrong usage;
+    `run` passes on Snakemake's. Completion of commands and studies: --install-completion.""",
+)
+
 
 def main() -> int:
     """Run one command; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="freelunch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in _COMMANDS:
-        command = commands.add_parser(name)
-        if name == "compare":
-            command.add_argument("runs", nargs=2, metavar="RUN")
-        if name in ("compare", "schema", "settings"):
-            continue
-        command.add_argument("config", nargs="?", type=Path, default=Path(DEFAULT_STUDY))
-        if name == "repair":
-            command.add_argument(
-                "--run",
-                metavar="COMMAND",
-                help="the command that runs Snakemake (default: snakemake --cores all, with this "
-                "study)",
-            )
-        if name in ("plan", "devices"):
-            command.add_argument(
-                "--tflops",
-                type=rate,
-                metavar="N",
-                help="TFLOP/s of the machine that will run it (default: measured on this one)",
-            )
-            command.add_argument(
-                "--disk",
-                type=read_rate,
-                metavar="RATE",
-                help="what its disk reads and writes, e.g. 500MB/s (default: measured on this one)",
-            )
-            command.add_argument(
-                "--network", type=read_rate, metavar="RATE", help="its network (default: 100MB/s)"
-            )
-            command.add_argument(
-                "--device-memory",
-                metavar="GB",
-                nargs="+" if name == "devices" else None,
-                required=name == "devices",
-                help="memory of its GPU in GB (default: its processor computes)",
-            )
-    arguments = parser.parse_args()
+    # What follows `--` is Snakemake's.
+    given, _, options = _partition(sys.argv[1:], "--")
     try:
-        return _COMMANDS[arguments.command](arguments) or 0
+        status = app(given, prog_name="freelunch", standalone_mode=False, obj=options)
+    except NoArgsIsHelpError as shown:
+        print(shown.format_message(), file=sys.stderr)  # noqa: T201
+        return 2
+    except ClickException as error:
+        print(f"error: {_usage(error, given)}", file=sys.stderr)  # noqa: T201
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -88,90 +80,239 @@ def main() -> int:
             raise
         print(f"error: {known}", file=sys.stderr)  # noqa: T201
         return 1
+    return status or 0
 
 
-def rate(text: str) -> float:
-    """Return the rate in an argument; argparse turns a ValueError into an error message."""
-    number = float(text)
-    if not 0 < number < inf:
-        raise ValueError
-    return number
+def _partition(words: list[str], at: str) -> tuple[list[str], list[str], list[str]]:
+    place = words.index(at) if at in words else len(words)
+    return words[:place], words[place : place + 1], words[place + 1 :]
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    Plan.of(open_study(arguments.config))
+def _usage(error: ClickException, given: list[str]) -> str:
+    """Return a usage error and a hint in one line."""
+    said = " ".join(error.format_message().split()).rstrip(".?")
+    names = [command.name for command in app.registered_commands]
+    if given and given[0] in names:
+        return f"{said}; `freelunch {given[0]} --help` shows how"
+    return f"{said}; `freelunch --help` lists the commands"
 
 
-def _plan(arguments: argparse.Namespace) -> None:
-    given, study = arguments.device_memory, open_study(arguments.config)
-    device: int | None
-    if given is not None:
-        device, text = read_gigabytes(given, "--device-memory"), f"a GPU of {given} GB, as given"
-    else:
-        # With another machine's rate, the plan is for that machine.
-        found = [] if arguments.tflops else visible_devices()
-        device = min((each.memory_bytes for each in found), default=None)
-        text = "cpu, as no GPU is given" if arguments.tflops else device_text(found)
-    terminal.say(plan_text(Plan.of(study, device, text), _machine(arguments, device)))
+@app.command("new")
+def new_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder with config.json, tokenizer and safetensors; a GGUF file; or a model on "
+            "the Hugging Face hub, as owner/name."
+        ),
+    ],
+    text: Annotated[
+        str, typer.Argument(help="A file: plain text, JSON Lines, or Parquet; gzipped or not.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="The study's name. Default: of both names.")
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A text to evaluate on. Default: the same text."),
+    ] = None,
+    elsewhere: Elsewhere = False,
+) -> None:
+    """Write a study of your own model and text.
+
+    It looks at both, chooses settings that fit them and this machine, says why in comments, and
+    shows the plan. Nothing is run, and a file that is there already is kept.
+    """
+    device, said = _device(None, None)
+    machine = None if elsewhere else Machine.of(device_bytes=device)
+    written = write_study(model, text, name, evaluation, machine)
+    for line in written.about:
+        print(line)  # noqa: T201
+    study = open_study(written.path)
+    terminal.say(plan_text(Plan.of(study, device, said), machine))
+    path = shlex.quote(str(written.path))
+    print(  # noqa: T201
+        f"Written: {path}. Look at it, then run it: make study STUDY={path}\n"
+        f"(or, in the activated environment: freelunch run {path})"
+    )
 
 
-def _devices(arguments: argparse.Namespace) -> None:
-    sizes = [read_gigabytes(given, "--device-memory") for given in arguments.device_memory]
-    table = device_table(open_study(arguments.config), _machine(arguments), sizes)
-    print(table, end="")  # noqa: T201
+@app.command("check")
+def check_command(
+    study: Study = DEFAULT, device_memory: DeviceMemory = None, elsewhere: Elsewhere = False
+) -> None:
+    """Check a study and what it needs.
+
+    It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
+    """
+    _check(study, device_memory, elsewhere)
 
 
-def _machine(arguments: argparse.Namespace, device_bytes: int | None = None) -> Machine:
-    flops = arguments.tflops and arguments.tflops * 1e12
-    return Machine.of(flops, arguments.disk, arguments.network, device_bytes)
+@app.command("plan")
+def plan_command(
+    study: Study = DEFAULT,
+    tflops: Tflops = None,
+    disk: Disk = None,
+    network: Network = None,
+    device_memory: DeviceMemory = None,
+) -> None:
+    """Predict time, memory and disk of a study.
+
+    It shows what a study will run, and runs nothing.
+    """
+    opened = open_study(study)
+    device, said = _device(device_memory, tflops)
+    machine = _machine(tflops, disk, network, device)
+    terminal.say(plan_text(Plan.of(opened, device, said), machine))
 
 
-def _summary(arguments: argparse.Namespace) -> None:
-    terminal.say(terminal.summary(open_study(arguments.config)))
+@app.command("run")
+def run_command(
+    context: typer.Context,
+    study: Study = DEFAULT,
+    cores: Annotated[str, typer.Option(help="Cores of this machine to use.")] = "all",
+    profile: Annotated[
+        str, typer.Option(help="A folder of workflow/profiles, such as slurm, or any other.")
+    ] = LOCAL,
+    force: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Run a rule again, and all that follows from it."),
+    ] = None,
+    scatter: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Jobs that share the windows of a reconstruction."),
+    ] = None,
+    tflops: Annotated[
+        str | None, typer.Option(metavar="N", help="TFLOP/s of the machine that runs the jobs.")
+    ] = None,
+    device_memory: DeviceMemory = None,
+) -> int:
+    """Check, run and summarise a study.
+
+    The same command resumes a study that was stopped. Options for Snakemake follow after --:
+
+    \b
+      freelunch run STUDY -- --dry-run
+    """
+    elsewhere = profile != LOCAL or tflops is not None
+    command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
+    _check(study, device_memory, elsewhere)
+    command += context.obj or []
+    command += ["--forcerun", *force.split()] if force else []
+    # With options of Snakemake, it may run only a part of the study, or nothing.
+    status = run_snakemake(command, summary=bool(context.obj))
+    if status == 0 and not context.obj:
+        terminal.say(terminal.summary(open_study(study)))
+    return status
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    lines, whole = verify(open_study(arguments.config))
+@app.command("summary")
+def summary_command(study: Study = DEFAULT) -> None:
+    """Show the table of a study's results."""
+    terminal.say(terminal.summary(open_study(study)))
+
+
+@app.command("audit")
+def audit_command(study: Study = DEFAULT) -> None:
+    """Show the verdicts, and where their page is."""
+    print(audit_text(open_study(study)))  # noqa: T201
+
+
+@app.command("verify")
+def verify_command(study: Study = DEFAULT) -> int:
+    """Say what of a study is damaged or missing.
+
+    It reads all that the study made. The exit status is 1 if something is damaged or missing.
+    """
+    lines, whole = verify(open_study(study))
     print(lines)  # noqa: T201
     if not whole:
         print(f"error: to do: {mend()}", file=sys.stderr)  # noqa: T201
     return 0 if whole else 1
 
 
-def _repair(arguments: argparse.Namespace) -> None:
-    study = open_study(arguments.config)
-    default = f"snakemake --cores all --config study={shlex.quote(study.source)} --"
-    repair(study, shlex.split(arguments.run or default))
+@app.command("repair")
+def repair_command(
+    study: Study = DEFAULT,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="The command that runs Snakemake. Default: on all cores."
+        ),
+    ] = None,
+) -> None:
+    """Make again what is damaged or missing."""
+    opened = open_study(study)
+    default = f"snakemake --cores all --config study={shlex.quote(opened.source)} --"
+    repair(opened, shlex.split(run or default))
 
 
-def _name(arguments: argparse.Namespace) -> None:
-    print(open_study(arguments.config).name)  # noqa: T201
-
-
-def _schema(arguments: argparse.Namespace) -> None:
-    print(schema_text(), end="")  # noqa: T201
-
-
-def _settings(arguments: argparse.Namespace) -> None:
-    print(reference(), end="")  # noqa: T201
-
-
-def _compare(arguments: argparse.Namespace) -> None:
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="A study, its results, or records.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Say which cells of two runs differ, and why."""
     # Imported here, so that a plan starts in a fraction of a second.
     from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 
-    print(comparison_text(*compare_runs(*map(records_of_run, arguments.runs))))  # noqa: T201
+    runs = map(records_of_run, (first, second))
+    print(comparison_text(*compare_runs(*runs)))  # noqa: T201
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
-    "check": _check,
-    "plan": _plan,
-    "devices": _devices,
-    "summary": _summary,
-    "verify": _verify,
-    "repair": _repair,
-    "name": _name,
-    "compare": _compare,
-    "schema": _schema,
-    "settings": _settings,
-}
+@app.command("devices")
+def devices_command(
+    device_memory: Annotated[
+        list[str],
+        typer.Option(metavar="GB", help="Memory of a GPU; give it once for each size."),
+    ],
+    study: Study = DEFAULT,
+    tflops: Tflops = None,
+    disk: Disk = None,
+    network: Network = None,
+) -> None:
+    """Tabulate what adaptations take on GPUs."""
+    sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
+    table = device_table(open_study(study), _machine(tflops, disk, network), sizes)
+    print(table, end="")  # noqa: T201
+
+
+@app.command("name")
+def name_command(study: Study = DEFAULT) -> None:
+    """Print a study's name."""
+    print(open_study(study).name)  # noqa: T201
+
+
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of a study's file."""
+    print(schema_text(), end="")  # noqa: T201
+
+
+@app.command("settings")
+def settings_command() -> None:
+    """Print the reference of all settings."""
+    print(reference(), end="")  # noqa: T201
+
+
+def _check(path: Path, device_memory: str | None, elsewhere: bool) -> None:
+    study = open_study(path)
+    machine = None if elsewhere else this_machine(_device(device_memory, None)[0])
+    print(check_study(study, machine), flush=True)  # noqa: T201
+
+
+def _device(given: str | None, tflops: float | None) -> tuple[int | None, str]:
+    """Return the memory of the smallest GPU in bytes, and what computes in words."""
+    if given is not None:
+        size = read_gigabytes(given, "--device-memory")
+        return size, f"a GPU of {given} GB, as given"
+    # With another machine's rate, the plan is for that machine.
+    found = [] if tflops else visible_devices()
+    text = "cpu, as no GPU is given" if tflops else device_text(found)
+    return min((each.memory_bytes for each in found), default=None), text
+
+
+def _machine(
+    tflops: float | None, disk: float | None, network: float | None, device: int | None = None
+) -> Machine:
+    return Machine.of(tflops and tflops * 1e12, disk, network, device)

@@ -137,7 +137,7 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
             streamed, why = plan.streamed(model, adaptation)
             window = "streamed" if streamed else window
         if problem := misfit(cost, machine):
-            why = f"{problem}; {_way_out(plan, job, machine)}"
+            why = f"{problem}; {way_out_of(plan, job, machine)}"
         scratch = _gigabytes(cost.scratch_bytes)
         rows.append([model, adaptation, str(window), *_row([cost], machine), scratch])
         reasons.append(f"  {why}" if why else "")
@@ -145,7 +145,8 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
     return ["", *lines]
 
 
-def _way_out(plan: Plan, job: Job, machine: Machine) -> str:
+def way_out_of(plan: Plan, job: Job, machine: Machine) -> str:
+    """Return in words what fits instead of an adaptation that does not fit into a machine."""
     settings = plan.study.adaptation(job.adaptation)
     assert isinstance(settings, Windowed | Retraining)
     streamed = isinstance(settings, Retraining) and plan.streamed(job.model, job.adaptation)[0]

@@ -1,0 +1,207 @@
+"""`freelunch check`: what a run would refuse later is refused before it, if small files show it."""
+
+import json
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from freelunch.cli.check import check_study
+from freelunch.core.errors import UserError
+from freelunch.costs import room
+from freelunch.data.drawing import Drawing
+from freelunch.data.text_amounts import Amounts
+from freelunch.study.study import Study
+from own_models import DOCUMENTS, machine, write_lines
+from tiny_models import save_tiny_model, tokenizer
+
+HERE = machine()
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A study of a model and a text that are both there."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(tmp_path / "model")
+    write_lines(tmp_path)
+    return {
+        "models": {"mine": {"source": "path", "path": "model"}},
+        "texts": {"notes": {"source": "path", "path": "notes.txt", "format": "lines"}},
+        "criteria": {"wanda": {"score": "wanda"}},
+        "adaptations": {"recon_block": {"method": "reconstruction"}},
+        "study": {
+            "name": "mine",
+            "calibration": {"text": "notes", "samples": 8, "length": 32},
+            "evaluation": {
+                "perplexity": {"text": "notes", "length": 32, "windows": 8},
+                "drift": {"samples": 4},
+            },
+            "grids": [
+                {
+                    "models": ["mine"],
+                    "criteria": ["wanda"],
+                    "patterns": ["u50"],
+                    "adaptations": ["none", "recon_block"],
+                }
+            ],
+        },
+    }
+
+
+def said(config: dict[str, Any], memory: float = 16) -> str:
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    return check_study(Study.load(Path("mine.yaml")), machine(memory=memory))
+
+
+def refused(config: dict[str, Any], memory: float = 16) -> str:
+    with pytest.raises(UserError) as caught:
+        said(config, memory)
+    return str(caught.value)
+
+
+def test_all_is_well(config: dict[str, Any]) -> None:
+    assert said(config).startswith("mine.yaml: all is well (settings, files and texts, memory")
+
+
+# --- Models
+
+
+def _pickle(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def _cut(model: Path) -> None:
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[:-100])
+
+
+def _pointer(model: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (model / "model.safetensors").write_text(pointer)
+
+
+def _edited(**changes: Any) -> Callable[[Path], None]:
+    def edit(model: Path) -> None:
+        path = model / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda model: (model / "tokenizer.json").unlink(), "there is no tokenizer"),
+        (lambda model: (model / "tokenizer.json").write_text("{}"), "tokenizer cannot be read"),
+        (lambda model: (model / "config.json").unlink(), "there is no config.json"),
+        (lambda model: (model / "config.json").write_text("{"), "not valid JSON"),
+        (_pickle, "never pickle"),
+        (_cut, "not a complete safetensors file"),
+        (_pointer, "git lfs pull"),
+        (_edited(dtype="int8"), "no dtype that can be used"),
+        (_edited(max_position_embeddings=16), "at most 16, the positions of mine"),
+        (_edited(model_type="mamba"), "state-space"),
+    ],
+)
+def test_a_model_that_the_run_would_refuse(
+    config: dict[str, Any], damage: Callable[[Path], object], problem: str
+) -> None:
+    damage(Path("model"))
+    assert problem in refused(config)
+
+
+def test_a_file_for_a_folder(config: dict[str, Any]) -> None:
+    config["models"]["mine"]["path"] = "model/model.safetensors"
+    assert "name its folder: model" in refused(config)
+
+
+# --- Texts
+
+
+def _study(config: dict[str, Any]) -> Any:
+    return config["study"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda it: it["texts"]["notes"].update(path="model"), "this is a folder"),
+        (lambda it: it["texts"]["notes"].update(format="jsonl"), "not valid JSON"),
+        (
+            lambda it: _study(it)["evaluation"]["perplexity"].update(windows=900),
+            "the text notes has about 17,",
+        ),
+        (
+            lambda it: (
+                Path("notes.txt").write_text("\n".join(each[:60] for each in DOCUMENTS)),
+                _study(it)["calibration"].update(length=64),
+            ),
+            "a sequence needs a longer one",
+        ),
+        (
+            lambda it: Path("notes.txt").write_text("\n".join(DOCUMENTS[:2])),
+            "touches all of the 2 documents",
+        ),
+    ],
+)
+def test_a_text_that_the_run_would_refuse(
+    config: dict[str, Any], change: Change, problem: str
+) -> None:
+    change(config)
+    assert problem in refused(config)
+
+
+def test_a_folder_for_token_ids(config: dict[str, Any]) -> None:
+    config["texts"]["ids"] = {"source": "tokens", "path": "model"}
+    _study(config)["calibration"]["text"] = "ids"
+    del _study(config)["evaluation"]["drift"]
+    assert "token ids are one file" in refused(config)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_calibration_touches_is_predicted_as_it_is_drawn(seed: int) -> None:
+    amounts = Amounts.of(DOCUMENTS[:20], tokenizer().backend_tokenizer)
+    drawing = Drawing(DOCUMENTS[:20], tokenizer(), 64, seed, "text")
+    drawing.draw(16)
+    touched = {document for document, _ in drawing.spans}
+    assert amounts.exact and amounts.left_after(16, 64, seed) == 20 - len(touched)
+
+
+def test_tokens_beyond_the_counted_ones_go_by_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Amounts.of(DOCUMENTS, tokenizer().backend_tokenizer)
+    monkeypatch.setattr("freelunch.data.text_amounts.COUNTED_CHARACTERS", 2000)
+    estimated = Amounts.of(DOCUMENTS, tokenizer().backend_tokenizer)
+    assert counted.exact and not estimated.exact
+    assert estimated.tokens == pytest.approx(counted.tokens, rel=0.05)
+
+
+# --- The machine
+
+
+def test_a_study_that_does_not_fit_into_memory(config: dict[str, Any]) -> None:
+    assert "recon_block of mine does not fit: needs" in refused(config, memory=0.1)
+    # Not asked about a machine elsewhere.
+    assert "all is well (settings, files and texts;" in check_study(
+        Study.load(Path("mine.yaml")), None
+    )
+
+
+def test_a_study_that_does_not_fit_on_the_disk(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
+    assert "more on disk, of which 0 GB are free" in refused(config)
+
+
+def test_a_finished_study_needs_no_room(config: dict[str, Any]) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    study = Study.load(Path("mine.yaml"))
+    study.paths.records.mkdir(parents=True)
+    for cell in study.cells:
+        study.paths.record(cell).touch()
+    assert "all is well" in said(config, memory=0.1)

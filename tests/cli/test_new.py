@@ -1,0 +1,392 @@
+"""`freelunch new`: a study of one's own model and text that needs no edit, or one clear error."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from freelunch.cli import cell_choices
+from freelunch.cli.check import check_study
+from freelunch.cli.main import main
+from freelunch.cli.new import valid_name, write_study
+from freelunch.core.errors import UserError
+from freelunch.costs.machine import Machine
+from freelunch.data.seen_model import CONVERTED
+from freelunch.study.families import FAMILIES as TABLE
+from freelunch.study.settings import Name
+from freelunch.study.sources import LocalText
+from freelunch.study.study import Study
+from hub_standin import HubStandIn
+from own_models import DOCUMENTS, TEXTS, machine, write_lines
+from tiny_gguf import write_gguf
+from tiny_models import FAMILIES, VARIANTS, save_tiny_model, tiny_model
+
+HERE = machine()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each family, made when it is asked for."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def model(models: Path, family: str = "llama", **changes: Any) -> Path:
+    folder = models / "-".join([family, *map(str, changes.values())])
+    return folder if folder.exists() else save_tiny_model(folder, family, **changes)
+
+
+def new(
+    model: object,
+    text: object,
+    name: str | None = None,
+    evaluation: Path | None = None,
+    on: Machine | None = HERE,
+) -> Study:
+    return write_study(
+        str(model), str(text), name, str(evaluation) if evaluation else None, on
+    ).study
+
+
+def refused(model: object, text: object, **more: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        new(model, text, **more)
+    return str(caught.value)
+
+
+def edit_config(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+# --- Each family, each kind of text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_needs_no_edit(models: Path, tmp_path: Path, family: str) -> None:
+    for (form, field), write in TEXTS.items():
+        study = new(model(models, family), write(tmp_path), name=form)
+        text = study.text(study.calibration.text)
+        assert isinstance(text, LocalText)
+        assert (text.format, text.field) == (form, field)
+        assert "all is well" in check_study(study, HERE)
+        assert study.drift is not None
+        # The tiny models have 64 positions, but for BLOOM, which has any number of them.
+        assert study.calibration.length == (256 if family == "bloom" else 64)
+        halves = any("recon_attention_mlp" in grid.adaptations for grid in study.block.grids)
+        assert halves == (family not in ("gpt_neox", "falcon"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: str) -> None:
+    family, changes = VARIANTS[variant]
+    study = new(model(models, family, **changes), write_lines(Path()))
+    assert "all is well" in check_study(study, HERE)
+    text = Path(study.source).read_text()
+    assert ("half a block is no window here" in text) == ("recon_attention_mlp" not in text)
+
+
+def test_every_tested_family_is_tried() -> None:
+    assert set(FAMILIES) == set(TABLE)
+
+
+def test_a_gguf_file_is_planned_before_it_is_fetched(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "Tiny-Q8_0.gguf", tiny_model("qwen2"))
+    study = new("Tiny-Q8_0.gguf", write_lines(tmp_path))
+    (entry,) = study.as_json()["models"].values()
+    assert entry["path"] == "Tiny-Q8_0.gguf" and entry["architecture"]["num_hidden_layers"] == 3
+    assert "memory and disk" in check_study(study, HERE)
+
+
+def test_the_families_of_gguf_files_are_those_that_transformers_converts() -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    tested = {*TABLE, "gemma3"} & {*GGUF_SUPPORTED_ARCHITECTURES}
+    assert set(CONVERTED) == tested
+
+
+# --- What is chosen
+
+
+def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> None:
+    study = new(model(models), write_lines(tmp_path))
+    text = Path(study.source).read_text()
+    assert len(text.splitlines()) < 50 and max(map(len, text.splitlines())) <= 120
+    for said in (
+        "llama, 3 blocks, hidden size 16",
+        "64 documents are longer than 64",
+        "the model a context of 64",
+        "calibration has seen parts of this text",
+        "tuned for SmolLM2-135M",
+        "#   recon_block: {method: reconstruction, train_norms: false, learning_rate: [",
+    ):
+        assert said in text, said
+
+
+def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: Path) -> None:
+    """With and without documents to hold out."""
+    (tmp_path / "one.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
+    for text in (write_lines(tmp_path), tmp_path / "one.txt"):
+        path = Path(new(model(models), text).source)
+        path.write_text(
+            path.read_text()
+            .replace("# adaptations:", "adaptations:")
+            .replace("#   recon_block", "  recon_block")
+        )
+        study = Study.load(path)
+        assert len(study.candidate_names("recon_block")) == 3
+        assert "all is well" in check_study(study, HERE)
+
+
+def test_one_document_leaves_nothing_to_hold_out(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
+    study = new(model(models), "book.txt")
+    text = study.text("book")
+    assert isinstance(text, LocalText) and text.format == "plain"
+    assert study.drift is None
+
+
+def test_another_text_is_evaluated_on(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = write_lines(tmp_path / "other")
+    study = new(model(models), write_lines(tmp_path), evaluation=other)
+    assert (study.calibration.text, study.perplexity.text) == ("notes", "notes-2")
+    assert "has seen parts" not in Path(study.source).read_text()
+
+
+def test_a_slow_machine_gets_a_smaller_study(models: Path, tmp_path: Path) -> None:
+    text = write_lines(tmp_path)
+    sizes = [
+        len(new(model(models), text, name=f"at-{flops:g}", on=machine(flops)).cells)
+        for flops in (1e11, 1e5, 1)
+    ]
+    assert sizes[0] > sizes[1] >= sizes[2] == 3
+
+
+def test_windows_that_do_not_fit_into_memory_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of the shapes of Llama 3.1 8B, whose blocks fit, but not all of them at once."""
+    folder = save_tiny_model(tmp_path / "large")
+    large = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
+    # Whatever is free on the disk of this machine.
+    monkeypatch.setattr(cell_choices, "lacking_disk", lambda plan: None)
+    fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
+    study = new(folder, write_lines(tmp_path), on=fast)
+    adaptations = {name for grid in study.block.grids for name in grid.adaptations}
+    assert "recon_block" in adaptations and "recon_all" not in adaptations
+    assert "no recon_all: it does not fit" in Path(study.source).read_text()
+    said = refused(folder, "notes.txt", name="b", on=machine(1, 1))
+    assert "not even a small study" in said and "recon_block of large does not fit: needs" in said
+    assert len(new(folder, "notes.txt", name="c", on=None).cells) == 11
+
+
+def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model(models), tmp_path / "half")
+    for dtype in ("float16", "float8_e4m3fn"):
+        study = new(edit_config(folder, dtype=dtype), write_lines(tmp_path), name=dtype)
+        assert study.model("half").dtype == "float32"
+        assert "all is well" in check_study(study, HERE)
+
+
+# --- Names and paths
+
+
+@given(st.text())
+def test_every_name_is_made_valid(text: str) -> None:
+    TypeAdapter(Name).validate_python(valid_name(text))
+
+
+def test_a_path_may_be_relative_or_begin_with_a_tilde(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copytree(model(models), home / "My Model (v1.0)")
+    text = write_lines(home)
+    monkeypatch.setenv("HOME", str(home))
+    study = new("~/My Model (v1.0)", "home/notes.txt")
+    assert Path(study.source) == Path("studies/my-model-v1.0-notes.yaml")
+    assert study.as_json()["models"]["my-model-v1.0"]["path"] == "home/My Model (v1.0)"
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    assert new("../home/My Model (v1.0)", "~/notes.txt").text("notes").path == str(text)
+
+
+def test_two_models_never_share_a_name(models: Path, tmp_path: Path) -> None:
+    """All studies share resources/models/NAME; a study would fetch what another one replaced."""
+    for name in ("a", "b"):
+        shutil.copytree(model(models), tmp_path / name / "smollm2-135m")
+    text = write_lines(tmp_path)
+    studies = [new(f"{name}/smollm2-135m", text, name=name) for name in ("a", "b", "a")[:2]]
+    named = [next(iter(study.config.models)) for study in studies]
+    # The registry has a model of this name.
+    assert named == ["smollm2-135m-2", "smollm2-135m-3"]
+
+
+def test_a_text_may_be_gzipped(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt.gz"
+    path.write_bytes(gzip.compress(write_lines(tmp_path).read_bytes()))
+    assert new(model(models), path).calibration.text == "notes"
+
+
+# --- The hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with HubStandIn() as standin:
+        monkeypatch.setattr(constants, "ENDPOINT", standin.endpoint)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            standin.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        yield standin
+
+
+def test_a_model_on_the_hub_is_planned_without_its_weights(
+    hub: HubStandIn, models: Path, tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in model(models).iterdir()}
+    commit = hub.add("owner/Tiny-Llama", files)
+    study = new("owner/Tiny-Llama", write_lines(tmp_path))
+    entry = study.as_json()["models"]["tiny-llama"]
+    assert (entry["repository"], entry["revision"]) == ("owner/Tiny-Llama", commit)
+    assert entry["architecture"]["num_hidden_layers"] == 3
+    assert "still to be downloaded: tiny-llama" in check_study(study, HERE)
+    assert not [asked for asked in hub.requests if "safetensors" in asked]
+
+
+def test_a_hub_without_such_a_model_is_an_error(hub: HubStandIn, tmp_path: Path) -> None:
+    said = refused("owner/nothing", write_lines(tmp_path))
+    assert "there is no such model on the hub, and no such folder here" in said
+    hub.add("owner/gated", {"config.json": b"{}"}, gated=True)
+    assert "gated" in refused("owner/gated", "notes.txt")
+    hub.add("owner/pickle", {"config.json": b"{}", "pytorch_model.bin": b""})
+    assert "never pickle" in refused("owner/pickle", "notes.txt")
+
+
+def test_a_hub_without_a_network_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    said = refused("owner/model", write_lines(tmp_path))
+    assert "no such folder here, and the hub cannot be asked" in said
+    assert said.endswith(f"make new MODEL=... TEXT={tmp_path / 'notes.txt'}")
+
+
+# --- Bad input
+
+
+def test_a_study_that_is_there_is_kept(models: Path, tmp_path: Path) -> None:
+    path = Path(new(model(models), write_lines(tmp_path), name="mine").source)
+    path.write_text("# mine\n")
+    said = refused(model(models), "notes.txt", name="mine")
+    assert "it is kept as it is" in said and "NAME=..." in said
+    assert path.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "there is no such file"),
+        (b"", "the text is empty"),
+        (b"\n \n", "the text has no documents"),
+        (b"a few words", "the text is too short"),
+        (b"\x00\x01\x02" * 99, "binary, not text"),
+        (b"caf\xe9 " * 99, "not valid UTF-8"),
+        (b'[{"text": "a"}]', "one JSON object a line"),
+        (b'{"a": 1}\n', "no field holds text in each row"),
+        (b"PAR1 and no more", "not a valid Parquet file"),
+        (b"<doc>\nnever closed\n", "the last <doc> has no </doc>"),
+    ],
+)
+def test_a_text_that_is_none(models: Path, text: bytes | None, said: str) -> None:
+    path = Path("text.json" if text and text.startswith(b"[") else "text")
+    if text is not None:
+        path.write_bytes(text)
+    found = refused(model(models), path)
+    assert said in found
+    assert found.endswith(f"\n  then:     make new MODEL={model(models)} TEXT=...")
+    assert not Path("studies").exists()
+
+
+def test_nothing_is_guessed(models: Path) -> None:
+    """`make new` passes on empty text for what is not given."""
+    assert "TEXT=<file>" in refused("", "notes.txt") and "MODEL=<" in refused(model(models), "")
+
+
+def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path)
+    assert "name one of its files" in refused(model(models), tmp_path)
+
+
+def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
+    text = write_lines(tmp_path)
+    assert "does not exist" in refused("nowhere", text)
+    assert "a GGUF file" in refused(text, text)
+    model(models)
+    model(models, "qwen2")
+    said = refused(models, text)
+    assert "not a model, but holds some" in said and f"such as {models}" in said
+    shutil.copytree(model(models), "cache/snapshots/0123")
+    assert "name it, such as cache/snapshots/0123" in refused("cache", text)
+    folder = shutil.copytree(model(models), tmp_path / "twice")
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    assert "the weights twice" in refused(folder, text)
+    assert "name its folder" in refused(model(models) / "model.safetensors", text)
+    Path("bad.gguf").write_bytes(b"GGUF\x03" + bytes(99))
+    assert "not a valid GGUF file" in refused("bad.gguf", text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
+        ({"model_type": "gpt2"}, "matrices outside of linear layers"),
+        ({"model_type": None}, "names no family"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "the weights are quantised"),
+        ({"hidden_size": -1}, "no model has this shape"),
+        ({"vocab_size": 3}, "the tokenizer does not fit"),
+    ],
+)
+def test_a_model_that_cannot_work_is_said_here(
+    models: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    folder = edit_config(shutil.copytree(model(models), tmp_path / "changed"), **changes)
+    assert said in refused(folder, write_lines(tmp_path))
+
+
+def test_the_command_ends_with_the_plan_and_the_next_command(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["new", str(model(models)), str(write_lines(tmp_path)), "--name", "Mine!"]
+    monkeypatch.setattr("sys.argv", ["freelunch", *given])
+    assert main() == 0
+    out, err = capsys.readouterr()
+    assert "The study `mine` (studies/mine.yaml): 11 cells" in err
+    assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
+    assert main() == 1

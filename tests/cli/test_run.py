@@ -1,0 +1,71 @@
+"""`freelunch run`: the command that it gives Snakemake, and whose exit status it returns."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from freelunch.cli.run import profile_folder, run_snakemake, snakemake_command
+from freelunch.core.errors import UserError
+from freelunch.study.base import REPOSITORY
+
+
+@pytest.fixture
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.mark.usefixtures("_in_the_repository")
+def test_snakemake_runs_as_it_always_did() -> None:
+    said = "snakemake --config study=a.yaml --cores all --workflow-profile workflow/profiles/local"
+    assert snakemake_command("a.yaml") == said.split(" ")
+
+
+@pytest.mark.usefixtures("_in_the_repository")
+def test_all_that_make_takes_reaches_snakemake() -> None:
+    said = (
+        "snakemake --config study=a.yaml device_memory=80 tflops=400 --set-scatter windows=4 "
+        "--workflow-profile workflow/profiles/slurm"
+    )
+    found = snakemake_command("a.yaml", "slurm", "2", 4, "400", "80")
+    # On a cluster, the profile says how many cores this machine uses.
+    assert found == said.split(" ")
+
+
+@pytest.mark.usefixtures("_in_the_repository")
+def test_without_colours_nothing_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "--nocolor" in snakemake_command("a.yaml")
+
+
+def test_in_another_folder_the_workflow_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = snakemake_command("a.yaml")
+    assert command[1:3] == ["--snakefile", str(REPOSITORY / "Snakefile")]
+    assert Path(command[-1]) == REPOSITORY / "workflow" / "profiles" / "local"
+
+
+@pytest.mark.usefixtures("_in_the_repository")
+def test_a_profile_is_found_or_refused(tmp_path: Path) -> None:
+    """Snakemake ignores one that does not exist, with exit status 0."""
+    assert profile_folder("slurm") == Path("workflow/profiles/slurm")
+    assert profile_folder("workflow/profiles/local") == Path("workflow/profiles/local")
+    (tmp_path / "profile.yaml").touch()
+    assert profile_folder(str(tmp_path)) == tmp_path
+    with pytest.raises(UserError, match=r"slrum\n.*slurm \(nearest\) out of: local, slurm"):
+        profile_folder("slrum")
+
+
+def test_the_exit_status_is_that_of_snakemake() -> None:
+    script = "import os, sys; sys.exit(7 if os.environ['MAKELEVEL'] else 0)"
+    assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
+
+
+def test_without_snakemake_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "PATH", "")
+    with pytest.raises(UserError, match="make env"):
+        run_snakemake(["snakemake"], summary=False)

@@ -1,0 +1,29 @@
+"""`freelunch audit`: the verdicts of a study's audit, and where its page is."""
+
+import json
+
+from freelunch.core.errors import UserError
+from freelunch.core.sums import check_sums
+from freelunch.reporting.derived import AUDIT_SUMS
+from freelunch.study.study import Study
+
+
+def audit_text(study: Study) -> str:
+    """Return a line for each claim, and below them the page with the evidence.
+
+    Raises:
+        UserError: The study has no audit, or a file of it is damaged.
+    """
+    root, folder = study.paths.root, study.paths.audit
+    page = folder / "index.html"
+    if not page.is_file():
+        raise UserError(
+            "this study has no audit yet, because it has not run to its end",
+            where=study.source,
+            todo=f"run it: make study STUDY={study.source}",
+        )
+    check_sums(root / AUDIT_SUMS, root)
+    audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    lines = [f"Scope: {audit['scope']}", ""]
+    lines += [f"{each['id']:<5} {each['verdict']}: {each['title']}" for each in audit["claims"]]
+    return "\n".join([*lines, "", f"The page with the evidence: {page}"])

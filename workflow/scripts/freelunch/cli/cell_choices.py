@@ -1,0 +1,109 @@
+"""Which cells `freelunch new` chooses: windows by the model's family, and as many cells as the
+machine computes in about an hour.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from freelunch.cli.choices import LEAST_LENGTH, Choices
+from freelunch.core.errors import UserError
+from freelunch.costs.jobs import jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import duration
+from freelunch.costs.room import lacking_disk, misfits
+from freelunch.costs.work import Cost
+from freelunch.data.seen_model import SeenModel
+from freelunch.study.families import has_halves, whole_of
+from freelunch.study.study import Study
+
+# Seconds of a study on this machine beyond which a smaller one is chosen.
+_LONGEST_S = 3600
+_RETRAINING = "full"
+
+
+def choose_cells(
+    lengths: Choices,
+    study_of: Callable[[Choices], Study],
+    model: SeenModel,
+    machine: Machine | None,
+) -> Choices:
+    """Return choices with the criteria and adaptations that fit a model and a machine.
+
+    Args:
+        lengths: Choices of the samples and windows.
+        study_of: Function from choices to the study with them.
+        model: The model.
+        machine: The machine that runs the study; None to choose without one.
+
+    Raises:
+        UserError: A model of this family cannot be used, or not even the smallest study fits the
+            machine.
+    """
+    windows, no_halves = _windows(model)
+    largest = replace(lengths, adaptations=(*windows, _RETRAINING))
+    said = f"windows and a retraining are compared for Wanda{no_halves}"
+    if machine is None:
+        Plan.of(study_of(largest))
+        return replace(largest, why_cells=said)
+    plan = Plan.of(study_of(largest), machine.device_bytes)
+    if not plan.shapes:
+        said += "; how long it takes is not known until the model is fetched"
+        return replace(largest, why_cells=said)
+    # What of the windows does not fit into memory is left out.
+    without = {each.name: each.problem for each in misfits(plan, machine)}
+    fitting = tuple(name for name in largest.adaptations if name not in without)
+    for name in largest.adaptations:
+        said += f"; no {name}: it {without[name]}" if name in without else ""
+    smallest: Choices | None = None
+    problems: list[str] = []
+    for choices, what in _smaller(replace(largest, adaptations=fitting), said):
+        plan = Plan.of(study_of(choices), machine.device_bytes)
+        problems = list(_problems(plan, machine))
+        if not problems:
+            costs = [plan.step(*job) or Cost() for job in jobs_of(plan.study)]
+            seconds = sum(cost.seconds(machine) for cost in costs)
+            smallest = replace(
+                choices, why_cells=f"{what}; about {duration(seconds)} on this machine, job by job"
+            )
+            if seconds <= _LONGEST_S:
+                return smallest
+    if smallest is not None:
+        return smallest
+    raise UserError(
+        "not even a small study of this model fits this machine",
+        found="; ".join(problems),
+        todo="use a smaller model or a larger machine; `freelunch new --elsewhere` writes a study "
+        "for another machine",
+    )
+
+
+def _windows(model: SeenModel) -> tuple[list[str], str]:
+    """Return the windows that a model has, as adaptations, and why half a block is none of them."""
+    whole, blocks = whole_of(model.config), model.config.get("num_hidden_layers")
+    halves = has_halves(model.family, whole)
+    why = f"the parts of {model.family}'s blocks are not known" if whole is None else whole.because
+    windows = ["recon_matrix", *(["recon_attention_mlp"] if halves else []), "recon_block"]
+    windows += [] if blocks == 1 else ["recon_all"]
+    return windows, "" if halves else f"; half a block is no window here: {why}"
+
+
+def _smaller(largest: Choices, said: str) -> Iterator[tuple[Choices, str]]:
+    """Yield choices from the largest study to the smallest, with what they are."""
+    yield largest, said
+    cause = "more would take this machine over an hour, or does not fit it"
+    few = replace(largest, criteria=("magnitude", "wanda"), adaptations=())
+    yield few, f"two criteria, with and without reconstruction; {cause}"
+    one = replace(few, criteria=("wanda",))
+    yield one, f"Wanda, with and without reconstruction; {cause}"
+    short = replace(
+        one, length=max(LEAST_LENGTH, one.length // 2), windows=max(2, one.windows // 3)
+    )
+    yield short, f"Wanda, with and without reconstruction, on short sequences; {cause}"
+
+
+def _problems(plan: Plan, machine: Machine) -> Iterator[str]:
+    """Yield what of a study does not fit a machine."""
+    yield from map(str, misfits(plan, machine))
+    if lacking := lacking_disk(plan):
+        yield f"the study {lacking}"

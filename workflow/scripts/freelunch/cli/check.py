@@ -1,0 +1,201 @@
+"""Check what a study finds on this machine, before it runs.
+
+What a step would refuse hours later, or minutes, is refused here if small files show it: no tensor
+is read.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from freelunch.core.errors import UserError
+from freelunch.costs.machine import Machine, memory_bytes
+from freelunch.costs.plan import Plan
+from freelunch.costs.room import lacking_disk, misfits
+from freelunch.data.seen_model import TOKENIZER, SeenModel, model_at, read_tokenizer
+from freelunch.data.seen_text import read_documents
+from freelunch.data.text_amounts import Amounts
+from freelunch.study.paths import Paths
+from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.steps import DOCUMENTS
+from freelunch.study.study import Study
+
+# By how much a text may seem too short. A count misses what joins documents; an estimate of tokens
+# by characters can be far off.
+_COUNTED, _ESTIMATED = 0.98, 0.5
+
+
+def check_study(study: Study, machine: Machine | None) -> str:
+    """Check a study and what it needs: files, models, texts, memory and disk.
+
+    Args:
+        study: The study.
+        machine: The machine that runs it; None for one that cannot be asked here.
+
+    Returns:
+        One line that says that all is well.
+
+    Raises:
+        UserError: The study, or what it needs, would stop a run.
+    """
+    seen = {name: found for name in _models(study) if (found := _seen(study, name)) is not None}
+    texts = dict.fromkeys([study.calibration.text, study.perplexity.text])
+    documents = {name: each for name in texts if (each := _documents(study, name)) is not None}
+    for name in study.tasks.get("tasks", {}):
+        task = study.config.tasks[name]
+        if isinstance(task, LocalTask) and not Path(task.path).is_file():
+            raise UserError(
+                "the documents of a task are one file",
+                where=f"tasks.{name}.path",
+                found=f"the folder {task.path}",
+                todo="name the file",
+            )
+    plan = Plan.of(study, machine.device_bytes if machine else None)
+    if problems := list(dict.fromkeys(_amounts(study, seen, documents))):
+        raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
+    # A finished study needs nothing more.
+    finished = all(study.paths.record(cell).is_file() for cell in study.cells)
+    if machine is not None and not finished:
+        _check_room(plan, machine)
+    return _all_is_well(study, plan, machine is not None)
+
+
+def this_machine(device_bytes: int | None) -> Machine:
+    """Return this machine as far as memory goes; its rates are not measured."""
+    return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
+
+
+def _models(study: Study) -> list[str]:
+    return list(dict.fromkeys(cell.model for cell in study.cells))
+
+
+def _seen(study: Study, name: str) -> SeenModel | None:
+    """Look at a model on this machine; None if the study downloads it."""
+    entry = study.model(name)
+    if not isinstance(entry, LocalModel):
+        return None
+    found = model_at(Path(entry.path), f"models.{name}.path")
+    if found.dtype is None and entry.dtype is None:
+        raise UserError(
+            "the model's config.json states no dtype that can be used here",
+            where=f"models.{name}.dtype",
+            found=found.config.get("dtype") or found.config.get("torch_dtype") or "none",
+            expected="float32, bfloat16 or float16",
+            todo=f"set `dtype` in the entry of {name}",
+        )
+    for key, length in _lengths(study).items():
+        if found.positions is not None and length > found.positions:
+            raise UserError(
+                "the model has no such context",
+                where=f"{study.source}: {key}",
+                found=f"{length} tokens",
+                expected=f"at most {found.positions}, the positions of {name}",
+                todo="set a shorter length",
+            )
+    return found
+
+
+def _lengths(study: Study) -> dict[str, int]:
+    return {
+        "study.calibration.length": study.calibration.length,
+        "study.evaluation.perplexity.length": study.perplexity.length,
+    }
+
+
+def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
+    """Return the documents of a text, and whether they are all; None if they are not here yet."""
+    entry, where = study.text(name), f"texts.{name}.path"
+    if isinstance(entry, LocalText):
+        return read_documents(Path(entry.path), entry.format, entry.field, where)
+    if isinstance(entry, Tokens) and not Path(entry.path).is_file():
+        raise UserError(
+            "token ids are one file", where=where, found=f"the folder {entry.path}", todo="name it"
+        )
+    fetched = Paths.text(name) / DOCUMENTS
+    if isinstance(entry, Tokens) or not fetched.is_file():
+        return None
+    return read_documents(fetched, "jsonl", "text", f"texts.{name}")
+
+
+def _amounts(
+    study: Study, seen: dict[str, SeenModel], documents: dict[str, tuple[list[str], bool]]
+) -> Iterator[str]:
+    """Yield what a text is too short for, by each model's tokenizer."""
+    for model in _models(study):
+        fetched = Paths.model(model) / TOKENIZER
+        tokenizer = seen[model].tokenizer if model in seen else None
+        if model not in seen and fetched.is_file():
+            tokenizer = read_tokenizer(fetched, f"models.{model}")
+        counted = {
+            name: Amounts.of(found, tokenizer, complete)
+            for name, (found, complete) in documents.items()
+        }
+        if (text := counted.get(study.perplexity.text)) and text.complete:
+            yield from _evaluated(study, text)
+        if (text := counted.get(study.calibration.text)) and text.complete:
+            yield from _drawn(study, text)
+
+
+def _evaluated(study: Study, text: Amounts) -> Iterator[str]:
+    asked = study.perplexity
+    windows = asked.windows or 2
+    needed = asked.length + (windows - 1) * (asked.stride or asked.length)
+    if text.tokens < needed * (_COUNTED if text.exact else _ESTIMATED):
+        yield (
+            f"  study.evaluation.perplexity.windows: found {windows} windows of {asked.length} "
+            f"tokens, {needed:,} in all; the text {asked.text} has about {text.tokens:,}"
+        )
+
+
+def _drawn(study: Study, text: Amounts) -> Iterator[str]:
+    asked = study.calibration
+    least = asked.length * (1 if text.exact else _ESTIMATED)
+    if not any(length > least for length in text.lengths):
+        yield (
+            f"  study.calibration.length: found {asked.length}; the longest document of the text "
+            f"{asked.text} has about {max(text.lengths):,} tokens, and a sequence needs a longer "
+            "one"
+        )
+        return
+    if not text.longer_than(asked.length):
+        return
+    seeds = {cell.seed for cell in study.cells if study.needs_held_out(cell)}
+    for seed in sorted(seeds):
+        # An estimate tells only whether there is a second document at all.
+        left = text.left_after(asked.samples, asked.length, seed) if text.exact else None
+        if left == 0 or len(text.lengths) == 1:
+            yield (
+                f"  study.selection.samples: the calibration sample of seed {seed} touches all of "
+                f"the {text.longer_than(asked.length)} documents of the text {asked.text} that have"
+                f" more than {asked.length} tokens, and held-out text (for drift, searches and "
+                "larger samples) needs others; expected more documents, or a smaller "
+                "study.calibration.samples"
+            )
+
+
+def _check_room(plan: Plan, machine: Machine) -> None:
+    problems = [f"  {problem}" for problem in misfits(plan, machine)]
+    if lacking := lacking_disk(plan):
+        problems.append(f"  the study {lacking}")
+    if problems:
+        raise UserError(
+            "the study does not fit this machine\n" + "\n".join(problems),
+            where=plan.study.source,
+            todo="remove what does not fit from study.grids, take shorter or fewer sequences, or "
+            "run it on another machine (`freelunch check --elsewhere` leaves this one out)",
+        )
+
+
+def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
+    later = [name for name in _models(study) if not isinstance(study.model(name), LocalModel)]
+    later = [name for name in later if not (Paths.model(name) / "config.json").is_file()]
+    later += sorted(
+        name
+        for name in {study.calibration.text, study.perplexity.text}
+        if not isinstance(study.text(name), LocalText | Tokens)
+        and not (Paths.text(name) / DOCUMENTS).is_file()
+    )
+    checked = "settings, files and texts" + (", memory and disk" if here else "")
+    if set(_models(study)) - plan.shapes.keys():
+        checked = "settings, files and texts"
+    downloads = f"; still to be downloaded: {', '.join(later)}" if later else ""
+    return f"{study.source}: all is well ({checked}; {len(study.cells)} cells{downloads})."

@@ -1,0 +1,164 @@
+"""What `freelunch new` chooses: the settings, and the lengths that fit a model and its texts.
+
+`cli.cell_choices` chooses the cells.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.data.seen_model import SeenModel
+from freelunch.data.text_amounts import Amounts
+
+# Those of the default study, for which the learning rates were tuned.
+_SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 24, 512
+_HELD_OUT, _DRIFT = 16, 4
+# Shorter sequences say nothing about a model.
+LEAST_LENGTH = 8
+# Documents for which one calibration sample leaves enough to hold out.
+_MANY_DOCUMENTS = 48
+# Of estimated tokens, how many are counted on.
+_SURE = 0.7
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The settings of a study that depend on the model, the texts and the machine.
+
+    Attributes:
+        samples: Sequences of the calibration sample.
+        length: Tokens in each.
+        why_calibration: Why these.
+        held_out: Sequences of held-out text; 0 if the text has no documents to hold out.
+        windows: Windows of the perplexity.
+        window_length: Tokens in each.
+        why_evaluation: Why these.
+        criteria: Pruning criteria.
+        adaptations: Adaptations that are compared for Wanda.
+        why_cells: Why these cells.
+    """
+
+    samples: int
+    length: int
+    why_calibration: str
+    held_out: int
+    windows: int
+    window_length: int
+    why_evaluation: str
+    criteria: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
+    adaptations: tuple[str, ...] = ()
+    why_cells: str = ""
+
+    def as_study(self, texts: tuple[str, str], model: str) -> dict[str, Any]:
+        """Return the `study` block without its name.
+
+        Args:
+            texts: The names of the texts for calibration and for evaluation.
+            model: The model's name.
+        """
+        asked: list[tuple[tuple[str, ...], ...]] = [(self.criteria, ("none", "recon_block"))]
+        asked += [(("wanda",), self.adaptations)] if self.adaptations else []
+        grids = [
+            {
+                "models": [model],
+                "criteria": list(criteria),
+                "patterns": ["u50"],
+                "adaptations": list(adaptations),
+            }
+            for criteria, adaptations in asked
+        ]
+        perplexity = {
+            "text": texts[1],
+            "length": self.window_length,
+            "windows": self.windows,
+        }
+        evaluation: dict[str, Any] = {"perplexity": perplexity}
+        study: dict[str, Any] = {
+            "calibration": {"text": texts[0], "samples": self.samples, "length": self.length},
+            "evaluation": evaluation,
+        }
+        if self.held_out:
+            evaluation["drift"] = {"samples": min(_DRIFT, self.held_out)}
+            study["selection"] = {"samples": self.held_out}
+        return {**study, "grids": grids}
+
+
+def choose_lengths(model: SeenModel, text: Amounts, evaluated: Amounts, where: str) -> Choices:
+    """Return the calibration sample and the windows of the perplexity for a model and its texts.
+
+    Args:
+        model: The model.
+        text: The calibration text.
+        evaluated: The evaluation text.
+        where: The text, for messages.
+
+    Raises:
+        UserError: A text is too short, or the model's context is.
+    """
+    samples, length, held_out, why = _calibration(model, text, where)
+    windows, window_length = _windows(model, evaluated, where)
+    about = "" if evaluated.exact else "about "
+    has = f"the text has {about}{evaluated.tokens:,} tokens"
+    if not evaluated.complete:
+        has = f"the text has more than {evaluated.tokens:,} tokens"
+    if model.positions is not None and model.positions == window_length:
+        has += f", the model a context of {model.positions}"
+    return Choices(samples, length, why, held_out, windows, window_length, has)
+
+
+def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
+    """Yield lengths from the longest that is sensible, each half of the one before."""
+    length = min(longest, model.positions or longest)
+    while length >= LEAST_LENGTH:
+        yield length
+        length //= 2
+
+
+def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, int, str]:
+    sure = text if text.exact else replace(text, lengths=[int(_SURE * n) for n in text.lengths])
+    lengths = list(_lengths(_LENGTH, model))
+    for length in lengths:
+        if (count := sure.longer_than(length)) >= _MANY_DOCUMENTS:
+            return _SAMPLES, length, _HELD_OUT, f"{count:,} documents are longer than {length}"
+    # Few documents: a smaller sample leaves some of them to hold out.
+    for length in lengths:
+        count = sure.longer_than(length)
+        for samples in (_SAMPLES, _SAMPLES // 2, _SAMPLES // 4):
+            if count >= 4 and sure.left_after(samples, length, seed=0) >= 2:
+                why = f"{count} documents are longer than {length}; this leaves some to hold out"
+                return samples, length, _HELD_OUT, why
+    for length in lengths:
+        # Sequences of one document overlap unless there is room for all of them.
+        if sure.longer_than(length) and sure.tokens >= _SAMPLES * length:
+            break
+    else:
+        length = next((each for each in lengths if sure.longer_than(each)), 0)
+    if not length:
+        raise UserError(
+            "the text is too short",
+            where=where,
+            found=f"documents of at most {max(text.lengths, default=0):,} tokens"
+            + (f", and a context of {model.positions}" if not lengths else ""),
+            expected=f"one of more than {LEAST_LENGTH} tokens",
+            todo="use a longer text",
+        )
+    why = f"too few documents of more than {length} tokens to hold some out, so no drift"
+    return _SAMPLES, length, 0, why
+
+
+def _windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int]:
+    """Return the number of windows and their length."""
+    tokens = int(text.tokens * (1 if text.exact else _SURE))
+    lengths = list(_lengths(_WINDOW_LENGTH, model))
+    for enough in (_WINDOWS // 3, 2):
+        for length in lengths:
+            if tokens // length >= enough:
+                return min(_WINDOWS, tokens // length), length
+    raise UserError(
+        "the text is too short to evaluate on",
+        where=where,
+        found=f"about {text.tokens:,} tokens",
+        expected=f"at least two windows of {LEAST_LENGTH} tokens, and better some thousands",
+        todo="use a longer text",
+    )

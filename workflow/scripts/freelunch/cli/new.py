@@ -1,0 +1,250 @@
+"""`freelunch new`: write a study of a model and a text that runs as it is."""
+
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from freelunch.cli.cell_choices import choose_cells
+from freelunch.cli.choices import Choices, choose_lengths
+from freelunch.cli.study_file import StudyFile
+from freelunch.core.artifact import write_atomically
+from freelunch.core.errors import UserError
+from freelunch.costs.machine import Machine
+from freelunch.data.seen_hub import is_repository, model_on_hub
+from freelunch.data.seen_model import SeenModel, model_at
+from freelunch.data.seen_text import SeenText, text_at
+from freelunch.data.text_amounts import Amounts
+from freelunch.study.base import REPOSITORY
+from freelunch.study.families import FAMILIES, sizes_of
+from freelunch.study.settings import NAME_LENGTH, RESERVED
+from freelunch.study.sources import UNTRAINED
+from freelunch.study.study import Study
+from freelunch.study.yaml_file import read_yaml
+
+STUDIES = Path("studies")
+_REGISTRY = REPOSITORY / "config" / "registry.yaml"
+# Families whose GGUF files announce the same shapes as their converted config.
+_ANNOUNCED = ("llama", "mistral", "qwen2", "qwen3")
+_REQUIRED = {"num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"}
+_REQUIRED |= {"vocab_size"}
+_SHAPES = (
+    *("model_type", "num_hidden_layers", "hidden_size", "intermediate_size"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+    "tie_word_embeddings",
+)
+
+
+class Written(NamedTuple):
+    """A study that was written.
+
+    Attributes:
+        path: Its file.
+        study: The study.
+        about: What was found and chosen, a line each.
+    """
+
+    path: Path
+    study: Study
+    about: list[str]
+
+
+def write_study(
+    model: str,
+    text: str,
+    name: str | None,
+    evaluation: str | None,
+    machine: Machine | None,
+) -> Written:
+    """Look at a model and a text, and write a study of them to studies/NAME.yaml.
+
+    Args:
+        model: A folder or a GGUF file, or else the name of a repository on the hub.
+        text: The file of the text to calibrate on.
+        name: The study's name; None for one from the names of both.
+        evaluation: The file of the text to evaluate on; None for the same one.
+        machine: The machine that runs it; None to choose without one.
+
+    Raises:
+        UserError: There is such a study already, or no study of these can work.
+    """
+    if not model or not text:
+        raise UserError(
+            "a study needs a model and a text",
+            todo="make new MODEL=<folder, GGUF file or owner/name on the hub> TEXT=<file>",
+        )
+    texts = {"TEXT": Path(text).expanduser()}
+    if evaluation is not None:
+        texts["EVALUATION"] = Path(evaluation).expanduser()
+    model_name, text_name = valid_name(_basename(model)), _text_name(texts["TEXT"])
+    called = valid_name(name or f"{model_name[:29]}-{text_name[:20]}")
+    path = STUDIES / f"{called}.yaml"
+    if path.exists():
+        raise UserError(
+            "there is a study of this name; it is kept as it is",
+            where=path,
+            todo=f"run it (make study STUDY={path}), or give the new one another name: make new "
+            f"MODEL={shlex.quote(model)} TEXT={shlex.quote(text)} NAME=...",
+        )
+    with _then(f"make new MODEL=... TEXT={shlex.quote(text)}"):
+        entry, seen = _model(model)
+    with _then(f"make new MODEL={shlex.quote(model)} TEXT=..."):
+        found = {key: text_at(place, key) for key, place in texts.items()}
+    amounts = {
+        key: Amounts.of(each.documents, seen.tokenizer, each.complete)
+        for key, each in found.items()
+    }
+    # The last one is the evaluation text, if there are two.
+    last = list(texts)[-1]
+    with _then(f"make new MODEL={shlex.quote(model)} TEXT=..."):
+        base = choose_lengths(seen, amounts["TEXT"], amounts[last], str(texts["TEXT"]))
+    taken = dict(_taken())
+    entries = {key: _entry(place, found[key]) for key, place in texts.items()}
+    names = {}
+    for key, place in texts.items():
+        names[key] = _free("texts", _text_name(place), entries[key], taken)
+        taken["texts", names[key]] = entries[key]
+    own = _free("models", model_name, entry, taken)
+    about = [_about_model(model, seen)]
+    about += [_about_text(texts[key], found[key], amounts[key]) for key in texts]
+    file = StudyFile(
+        called,
+        about,
+        {own: entry},
+        {names[key]: entries[key] for key in texts},
+        names["TEXT"],
+        names[last],
+        base,
+    )
+
+    def study_of(choices: Choices) -> Study:
+        return Study.check(replace(file, choices=choices).config(), str(path))
+
+    file = replace(file, choices=choose_cells(base, study_of, seen, machine))
+    why = {own: _why_model(seen)} | {names[key]: found[key].why for key in texts}
+    STUDIES.mkdir(exist_ok=True)
+    write_atomically(path, file.text(why))
+    chosen = file.choices
+    about += [
+        f"calibration: {chosen.samples} sequences of {chosen.length} tokens "
+        f"({chosen.why_calibration})",
+        f"evaluation: {chosen.windows} windows of {chosen.window_length} tokens "
+        f"({chosen.why_evaluation})",
+        f"cells: {chosen.why_cells}",
+    ]
+    return Written(path, Study.load(path), about)
+
+
+@contextmanager
+def _then(command: str) -> Iterator[None]:
+    """Add to an error the command to type once it is corrected."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}\n  then:     {command}") from error
+
+
+def valid_name(text: str) -> str:
+    """Return a name like a text that every registry accepts."""
+    name = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", text.lower())
+    name = re.sub(r"[._-]{2,}", "-", name).strip("._-")[:NAME_LENGTH].strip("._-")
+    return f"{name or 'unnamed'}-1" if name.partition(".")[0] in RESERVED or not name else name
+
+
+def _basename(model: str) -> str:
+    path = Path(model).expanduser()
+    name = path.resolve().name if path.exists() else model.rpartition("/")[2]
+    # A snapshot in the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
+    if path.exists() and path.resolve().parent.name == "snapshots":
+        name = path.resolve().parents[1].name.rpartition("--")[2]
+    return name.removesuffix(".gguf")
+
+
+def _text_name(path: Path) -> str:
+    return valid_name(re.sub(r"(\.(jsonl?|txt|parquet|gz|md|csv))+$", "", path.name))
+
+
+def _model(given: str) -> tuple[dict[str, Any], SeenModel]:
+    """Return the model's entry in the study, and what it is."""
+    path = Path(given).expanduser()
+    if not path.exists() and is_repository(given):
+        with tempfile.TemporaryDirectory() as scratch:
+            seen, commit = model_on_hub(given, Path(scratch))
+        entry: dict[str, Any] = {"source": "hub", "repository": given, "revision": commit}
+    else:
+        seen = model_at(path, f"MODEL={given}")
+        entry = {"source": "path", "path": _written(path)}
+    if seen.dtype in (None, UNTRAINED):
+        entry["dtype"] = "float32"
+    unseen = entry["source"] == "hub" or (seen.gguf and seen.family in _ANNOUNCED)
+    # A config may leave sizes to defaults, which only transformers knows.
+    if unseen and (sizes := sizes_of(seen.config)).keys() >= _REQUIRED:
+        entry["architecture"] = {key: sizes[key] for key in _SHAPES if sizes.get(key) is not None}
+    return entry, seen
+
+
+def _written(path: Path) -> str:
+    """Return a path for a study: relative to this folder if it is inside, and else absolute."""
+    absolute = Path(os.path.abspath(path))
+    inside = absolute.is_relative_to(Path.cwd())
+    return str(absolute.relative_to(Path.cwd()) if inside else absolute)
+
+
+def _entry(path: Path, seen: SeenText) -> dict[str, Any]:
+    """Return a text's entry in the study."""
+    entry = {"source": "path", "path": _written(path), "format": seen.format}
+    if seen.format in ("jsonl", "parquet"):
+        entry["field"] = seen.field
+    return entry
+
+
+def _taken() -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield registry and name of each model and text that is defined here, with its entry: all
+    studies share the folders in which they are kept.
+    """
+    for file in (_REGISTRY, Path("config.yaml"), *sorted(STUDIES.glob("*.yaml"))):
+        # A study that cannot be read keeps no name.
+        with suppress(UserError, AttributeError):
+            config = read_yaml(file)
+            for registry in ("models", "texts"):
+                for name, entry in (config.get(registry) or {}).items():
+                    yield (registry, name), entry
+
+
+def _free(registry: str, name: str, entry: Any, taken: dict[tuple[str, str], Any]) -> str:
+    """Return a name under which no other model or text is known."""
+    numbered: Iterable[str] = (f"{name[: NAME_LENGTH - 4]}-{number}" for number in range(2, 1000))
+    return next(each for each in [name, *numbered] if taken.get((registry, each), entry) == entry)
+
+
+def _about_model(given: str, seen: SeenModel) -> str:
+    sizes = sizes_of(seen.config) if seen.config.get("hidden_size") else dict(seen.config)
+    said = [f"{sizes.get('num_hidden_layers', 'unknown')} blocks"]
+    said += [f"hidden size {sizes['hidden_size']}"] if "hidden_size" in sizes else []
+    said += ["GGUF, dequantised to float32" if seen.gguf else seen.dtype or "of no usable dtype"]
+    said += [f"context {seen.positions or 'not stated'}"]
+    said += ["head tied to the embedding" if sizes.get("tie_word_embeddings") else "own head"]
+    tested = "" if seen.family in FAMILIES else " (a family that was not tested)"
+    return f"model {given}: {seen.family}{tested}, {', '.join(said)}"
+
+
+def _about_text(path: Path, seen: SeenText, amounts: Amounts) -> str:
+    field = f", field `{seen.field}`" if seen.format in ("jsonl", "parquet") else ""
+    count = f"{len(seen.documents):,}"
+    one = "document" if count == "1" else "documents"
+    about = "" if amounts.exact else "about "
+    more = "" if seen.complete else ", and more that was not read"
+    return (
+        f"text {path}: {seen.format}{field}, {count} {one}, {about}{amounts.tokens:,} tokens{more}"
+    )
+
+
+def _why_model(seen: SeenModel) -> str:
+    if seen.dtype is None:
+        return "the model's config states no dtype"
+    return "nothing is trained in float16, the model's own dtype" if seen.dtype == UNTRAINED else ""

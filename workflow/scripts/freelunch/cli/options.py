@@ -1,0 +1,74 @@
+"""Arguments and options that several commands of `freelunch` share."""
+
+from collections.abc import Iterator
+from math import inf
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from freelunch.core.errors import DEFAULT_STUDY
+from freelunch.costs.machine import read_rate
+
+DEFAULT = Path(DEFAULT_STUDY)
+
+
+def _studies(incomplete: str) -> Iterator[str]:
+    """Yield the study files here that begin like this, for completion."""
+    for path in (Path(DEFAULT_STUDY), *sorted(Path("studies").glob("*.yaml"))):
+        if path.is_file() and str(path).startswith(incomplete):
+            yield str(path)
+
+
+def _rate(text: str) -> float:
+    """Return a rate in TFLOP/s."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < inf:
+        raise typer.BadParameter(f"expected a number more than 0, such as 400; found {text!r}")
+    return number
+
+
+def _bytes_per_s(text: str) -> float:
+    try:
+        return read_rate(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Study = Annotated[
+    Path, typer.Argument(metavar="[STUDY]", help="The study's file.", autocompletion=_studies)
+]
+Tflops = Annotated[
+    float | None,
+    typer.Option(
+        parser=_rate,
+        metavar="N",
+        help="TFLOP/s of the machine that will run it. Default: measured on this one.",
+    ),
+]
+Disk = Annotated[
+    float | None,
+    typer.Option(
+        parser=_bytes_per_s,
+        metavar="RATE",
+        help="What its disk reads and writes, such as 500MB/s. Default: measured on this one.",
+    ),
+]
+Network = Annotated[
+    float | None,
+    typer.Option(parser=_bytes_per_s, metavar="RATE", help="Its network. Default: 100MB/s."),
+]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(metavar="GB", help="Memory of its GPU. Default: that of this machine's, if any."),
+]
+Elsewhere = Annotated[
+    bool,
+    typer.Option(
+        "--elsewhere",
+        help="The study runs on another machine: leave this one's memory and disk out.",
+    ),
+]

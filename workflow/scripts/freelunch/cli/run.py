@@ -1,0 +1,96 @@
+"""`freelunch run`: check a study, run Snakemake on it, and show what it found."""
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from freelunch.core.errors import UserError, nearest
+from freelunch.study.base import REPOSITORY
+from freelunch.study.choice import DEVICE, KEY, TFLOPS
+
+LOCAL = "local"
+_PROFILES = Path("workflow") / "profiles"
+
+
+def profile_folder(profile: str) -> Path:
+    """Return the folder of a profile: one of workflow/profiles by its name, or any other by its
+    path. Snakemake itself ignores a profile that does not exist.
+
+    Raises:
+        UserError: There is no such profile.
+    """
+    shipped = _here(_PROFILES)
+    for folder in (shipped / profile, Path(profile)):
+        if (folder / "profile.yaml").is_file():
+            return folder
+    names = [path.name for path in shipped.iterdir()]
+    raise UserError(
+        "there is no such profile",
+        where="--profile",
+        found=profile,
+        expected=f"{nearest(profile, names)}; or a folder with a profile.yaml",
+    )
+
+
+def snakemake_command(
+    study: str,
+    profile: str = LOCAL,
+    cores: str = "all",
+    scatter: int | None = None,
+    tflops: str | None = None,
+    device_memory: str | None = None,
+) -> list[str]:
+    """Return the command that runs Snakemake on a study; options and targets may be appended.
+
+    Args:
+        study: The study's file.
+        profile: As `profile_folder` takes it.
+        cores: Cores of this machine that are used. On a cluster, the profile says how many.
+        scatter: Number of jobs that share the windows of a reconstruction; None for the profile's.
+        tflops: TFLOP/s of the machine that runs the jobs; None if it is this one.
+        device_memory: Memory of its GPU in GB; None if it is this one.
+    """
+    command = ["snakemake"]
+    if Path.cwd() != REPOSITORY:
+        command += ["--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--config", f"{KEY}={study}"]
+    command += [f"{DEVICE}={device_memory}"] if device_memory else []
+    command += [f"{TFLOPS}={tflops}"] if tflops else []
+    command += ["--set-scatter", f"windows={scatter}"] if scatter else []
+    command += ["--nocolor"] if "NO_COLOR" in os.environ else []
+    command += ["--cores", cores] if profile == LOCAL else []
+    # The last option takes one value, so that what follows may be a target.
+    return [*command, "--workflow-profile", str(profile_folder(profile))]
+
+
+def run_snakemake(command: Sequence[str], summary: bool) -> int:
+    """Run Snakemake and wait for its end; return its exit status.
+
+    Args:
+        command: The command.
+        summary: Whether the workflow is to show a summary if it computed anything.
+    """
+    environment = dict(os.environ) if summary else {**os.environ, "MAKELEVEL": "1"}
+    try:
+        with subprocess.Popen(command, env=environment) as process:
+            # Snakemake gets an interrupt from the terminal too, and ends its jobs in order.
+            interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            ended = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+            try:
+                return process.wait()
+            finally:
+                signal.signal(signal.SIGINT, interrupted)
+                signal.signal(signal.SIGTERM, ended)
+    except FileNotFoundError as error:
+        raise UserError(
+            "Snakemake is not here",
+            found=shlex.join(command[:1]),
+            todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
+        ) from error
+
+
+def _here(path: Path) -> Path:
+    return path if path.exists() else REPOSITORY / path

@@ -1,0 +1,137 @@
+"""The text of a study's file that `freelunch new` writes: settings, with reasons as comments."""
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from freelunch.cli.choices import Choices
+
+_PLAIN = re.compile(r"[A-Za-z0-9/_][A-Za-z0-9 ./_+=@%-]*[A-Za-z0-9/_.-]|[A-Za-z/]")
+# Words that YAML reads as something else than text.
+_NOT_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|[\d.:e+_-]+")
+_WIDTH = 118
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A study's file.
+
+    Attributes:
+        name: The study's name.
+        about: What was found out about the model and the texts, a sentence each.
+        models: The entry of the model, by its name.
+        texts: The entries of the texts for calibration and for evaluation, by their names.
+        calibration: The name of the text for calibration.
+        evaluation: The name of the text for evaluation.
+        choices: The settings that depend on them.
+    """
+
+    name: str
+    about: list[str]
+    models: dict[str, dict[str, Any]]
+    texts: dict[str, dict[str, Any]]
+    calibration: str
+    evaluation: str
+    choices: Choices
+
+    def config(self) -> dict[str, Any]:
+        """Return the study as the content of its file."""
+        (model,) = self.models
+        texts = self.calibration, self.evaluation
+        study = {"name": self.name, **self.choices.as_study(texts, model)}
+        return {
+            "base": "config/registry.yaml",
+            "models": self.models,
+            "texts": self.texts,
+            "study": study,
+        }
+
+    def text(self, why: Mapping[str, str]) -> str:
+        """Return the file's text.
+
+        Args:
+            why: Reasons of the entries of models and texts, by their names.
+        """
+        config, choices = self.config(), self.choices
+        study = config["study"]
+        lines = _comment(
+            "Written by `freelunch new`. Edit anything: docs/guide/settings.md describes every key."
+        )
+        lines += [line for said in self.about for line in _comment(said)]
+        lines += ["", f"base: {config['base']}", "", *_entries("models", self.models, why)]
+        lines += ["", *_entries("texts", self.texts, why), "", "study:"]
+        lines += [f"  name: {self.name}", *_comment(choices.why_calibration, "  ")]
+        lines += [f"  calibration: {_flow(study['calibration'])}", "  evaluation:"]
+        same = self.calibration == self.evaluation
+        seen = "; calibration has seen parts of this text" if same else ""
+        seen += ", so also read the held-out perplexity" if same and choices.held_out else ""
+        lines += _comment(choices.why_evaluation + seen, "    ")
+        lines += [f"    perplexity: {_flow(study['evaluation']['perplexity'])}"]
+        if choices.held_out:
+            lines += _comment("on documents that calibration does not touch", "    ")
+            lines += [f"    drift: {_flow(study['evaluation']['drift'])}"]
+            lines += [f"  selection: {_flow(study['selection'])}"]
+        lines += [*_comment(choices.why_cells, "  "), "  grids:"]
+        for grid in study["grids"]:
+            first, *others = grid.items()
+            lines += [f"    - {first[0]}: {_flow(first[1])}"]
+            lines += [f"      {key}: {_flow(value)}" for key, value in others]
+        return "\n".join([*lines, "", *_rates(choices.held_out > 0)]) + "\n"
+
+
+def _rates(held_out: bool) -> list[str]:
+    """Return the comment about learning rates."""
+    search = "{method: reconstruction, train_norms: false, learning_rate: [0.0003, 0.001, 0.003]"
+    search += "}" if held_out else ", select_on: evaluation}"
+    return [
+        *_comment(
+            "The learning rates of these adaptations were tuned for SmolLM2-135M. To search yours, "
+            "remove the # of the next two lines: the best rate of the list is chosen. The same "
+            "works for other adaptations (docs/guide/windows.md)."
+        ),
+        "# adaptations:",
+        f"#   recon_block: {search}",
+    ]
+
+
+def _entries(
+    registry: str, entries: Mapping[str, Mapping[str, Any]], why: Mapping[str, str]
+) -> list[str]:
+    lines = [f"{registry}:"]
+    for name, entry in entries.items():
+        lines += [f"  {name}:", *(_comment(why[name], "    ") if why.get(name) else [])]
+        for key, value in entry.items():
+            if isinstance(value, Mapping):
+                lines += [
+                    f"    {key}:",
+                    *(f"      {at}: {_flow(each)}" for at, each in value.items()),
+                ]
+            else:
+                lines.append(f"    {key}: {_flow(value)}")
+    return lines
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and not _NOT_TEXT.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _comment(said: str, indent: str = "") -> list[str]:
+    text = said[0].upper() + said[1:] + ("" if said.endswith((".", ":")) else ".")
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

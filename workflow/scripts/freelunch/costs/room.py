@@ -1,0 +1,75 @@
+"""Whether a study fits a machine: the memory of its largest job, and the disk of all of them."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from freelunch.costs.fits import amount, misfit
+from freelunch.costs.jobs import adaptation_jobs, jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import way_out_of
+from freelunch.costs.work import Cost, together
+from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
+
+
+class Misfit(NamedTuple):
+    """A kind of job that does not fit into the memory of a machine.
+
+    Attributes:
+        name: The adaptation, or else the rule.
+        model: The model.
+        problem: What it needs, what the machine has, and what would fit.
+    """
+
+    name: str
+    model: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.model} {self.problem}"
+
+
+def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
+    """Return the kinds of jobs that do not fit into the memory of a machine, each once."""
+    found = []
+    for (model, adaptation), job in adaptation_jobs(plan.study).items():
+        cost = plan.step(*job)
+        if cost is not None and (problem := misfit(cost, machine)):
+            problem = f"{problem}; {way_out_of(plan, job, machine)}"
+            found.append(Misfit(adaptation, model, problem))
+    for job in jobs_of(plan.study):
+        cost = plan.step(*job)
+        adapts = job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL)
+        if not adapts and cost is not None and (problem := misfit(cost, machine)):
+            found.append(Misfit(job.rule, job.model, problem))
+    return list(dict.fromkeys(found))
+
+
+def lacking_disk(plan: Plan) -> str | None:
+    """Return in words that a study does not fit on the disk; None if it fits.
+
+    What the study made earlier is part of what it needs.
+    """
+    study = plan.study
+    whole = together([plan.step(*job) or Cost() for job in jobs_of(study)])
+    places = [study.paths.root, *(study.paths.model(name) for name in plan.shapes)]
+    needed = whole.disk_bytes + whole.scratch_bytes - sum(map(_bytes_in, places))
+    folder = study.paths.root.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return f"needs {amount(needed)} more on disk, of which {amount(free)} are free at {folder}"
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes that a folder takes, hard links counted once."""
+    found = {}
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            status = os.lstat(os.path.join(inside, name))
+            found[status.st_ino] = status.st_size
+    return sum(found.values())

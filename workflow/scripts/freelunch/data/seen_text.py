@@ -1,0 +1,223 @@
+"""What a text is: the format of its file, the field that holds it, and its documents."""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from freelunch.core.errors import UserError
+from freelunch.data.sources import Obtained
+from freelunch.data.text_formats import FORMATS, SourceFile
+from freelunch.data.unpacked import lines_of
+
+# Characters that are read of a text: more than any study on one machine draws from.
+MOST_CHARACTERS = 50_000_000
+# Rows by which the field is chosen, and lines by which the format is.
+_ROWS = 200
+# Names that fields with the text usually have, the most usual first.
+_FIELDS = ("text", "content", "document", "body", "passage", "article")
+# A line of at least so many characters may be a document of its own; shorter ones are lines of one
+# document, such as a book.
+_DOCUMENT_CHARACTERS = 400
+_FEWEST_DOCUMENTS = 16
+
+
+@dataclass(frozen=True)
+class SeenText:
+    """A text that was looked at.
+
+    Attributes:
+        format: Its format, a value of `texts.*.format`.
+        field: The field that holds the text (jsonl and parquet).
+        why: Why this format and field, in a few words.
+        documents: Its documents, or those in its first MOST_CHARACTERS characters.
+        complete: Whether these are all of its documents.
+    """
+
+    format: str
+    field: str
+    why: str
+    documents: list[str]
+    complete: bool
+
+
+def text_at(path: Path, where: str) -> SeenText:
+    """Look at a file, and find out how it stores a text.
+
+    Raises:
+        UserError: It is no file, is empty, or holds no text.
+    """
+    _check_file(path, where)
+    name, field = path.name.removesuffix(".gz").lower(), "text"
+    beginning = _beginning(path, where)
+    first = next((line for line in beginning if line.strip()), b"").strip()
+    if name.endswith(".parquet") or first.startswith(b"PAR1"):
+        form = "parquet"
+        field, why = _field(_columns(path, where), path, where)
+    elif first.startswith(b"[") and name.endswith(".json"):
+        raise UserError(
+            "this JSON file is a list, and a text has one JSON object a line",
+            where=where,
+            found=path,
+            expected="one object a line (JSON Lines)",
+            todo=f"convert it, such as by `jq -c '.[]' {path} > {path.with_suffix('.jsonl')}`",
+        )
+    elif _is_object(first):
+        form = "jsonl"
+        field, why = _field(_objects(beginning), path, where)
+    elif first.startswith((b"<doc ", b"<doc>")):
+        form, why = "doc_tags", "documents between <doc ...> and </doc>"
+    else:
+        form, why = _plain_or_lines(beginning)
+    documents, complete = read_documents(path, form, field, where)
+    return SeenText(form, field, why, documents, complete)
+
+
+def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[str], bool]:
+    """Return the documents of a text, or those at its beginning, and whether they are all.
+
+    Args:
+        path: The file.
+        form: A value of `texts.*.format`.
+        field: The field that holds the text.
+        where: The text, for messages.
+
+    Raises:
+        UserError: The file is not there, is not in this format, or has no documents.
+    """
+    _check_file(path, where)
+    source = SourceFile(where, Obtained(path, {"files": {path.name: ""}}))
+    documents, characters = [], 0
+    lines: Iterable[str] = source.lines()
+    if form == "plain":
+        lines = _first(lines)
+    for document in FORMATS[form](source, lines, field):
+        # As `data.texts` keeps them.
+        if document.strip() or form == "parquet":
+            documents.append(document)
+            characters += len(document)
+            if characters >= MOST_CHARACTERS:
+                return documents, False
+    if not any(document.strip() for document in documents):
+        raise UserError(
+            "the text has no documents",
+            where=where,
+            found=f"{path}: blank lines only",
+            todo="use a file with text",
+        )
+    return documents, True
+
+
+def _first(lines: Iterable[str]) -> Iterator[str]:
+    characters = 0
+    for line in lines:
+        yield line
+        characters += len(line) + 1
+        if characters >= MOST_CHARACTERS:
+            return
+
+
+def _check_file(path: Path, where: str) -> None:
+    """Refuse what is no file, or an empty one."""
+    problem, found, todo = None, str(path.absolute()), "name the file that holds the text"
+    if path.is_dir():
+        inside = sorted(file.name for file in path.iterdir() if file.is_file())[:5]
+        problem = "this is a folder, and a text is one file"
+        found += f", with {', '.join(inside) or 'no file'}"
+        todo = f"name one of its files, such as {path / inside[0]}" if inside else todo
+    elif not path.is_file():
+        problem, todo = "there is no such file", "correct the path of the text"
+    elif path.stat().st_size == 0:
+        problem, todo = "the text is empty", "use a file with text"
+    if problem:
+        raise UserError(problem, where=where, found=found, todo=todo)
+
+
+def _beginning(path: Path, where: str) -> list[bytes]:
+    """Return the first lines of a file; UserError if they are not text."""
+    try:
+        lines = list(islice(lines_of(path), _ROWS))
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(
+            "the file cannot be read as text",
+            where=where,
+            found=f"{path}: {error}",
+            todo="fetch or compress it again"
+            if isinstance(error, gzip.BadGzipFile | EOFError)
+            else "use another file",
+        ) from error
+    parquet = lines and lines[0].startswith(b"PAR1")
+    if not parquet and any(b"\0" in line for line in lines):
+        raise UserError(
+            "this file is binary, not text",
+            where=where,
+            found=path,
+            expected="UTF-8 text, JSON Lines, or Parquet; each but Parquet may be gzipped (.gz)",
+            todo="convert the file to text",
+        )
+    return lines
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _objects(lines: Iterable[bytes]) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in lines if _is_object(line)]
+
+
+def _columns(path: Path, where: str) -> list[Mapping[str, Any]]:
+    """Return the first rows of a Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=_ROWS), None)
+            return [] if batch is None else list(batch.to_pylist())
+    except pyarrow.ArrowException as error:
+        raise UserError(
+            "not a valid Parquet file",
+            where=where,
+            found=f"{path}: {error}",
+            todo="fetch the file again",
+        ) from error
+
+
+def _field(rows: list[Mapping[str, Any]], path: Path, where: str) -> tuple[str, str]:
+    """Return the field that holds the text, and why it was chosen."""
+    fields = dict.fromkeys(key for row in rows for key in row)
+    # The text of a document is in every row.
+    texts = [key for key in fields if all(isinstance(row.get(key), str) for row in rows)]
+    if not texts:
+        raise UserError(
+            "no field holds text in each row",
+            where=where,
+            found=f"{path}: fields {', '.join(fields) or '(none)'}",
+            expected="one field that is a string in each row",
+            todo="write the text of each document to one field",
+        )
+    if len(texts) == 1:
+        return texts[0], "the only field with text"
+    others = f"out of the fields {', '.join(texts)}"
+    for name in _FIELDS:
+        if name in texts:
+            return name, others
+    longest = max(texts, key=lambda key: fmean(len(row[key]) for row in rows))
+    return longest, f"the longest {others}"
+
+
+def _plain_or_lines(lines: list[bytes]) -> tuple[str, str]:
+    """Return whether each line is a document, or the file is one, and why."""
+    filled = [line for line in lines if line.strip()]
+    long = [line for line in filled if len(line) >= _DOCUMENT_CHARACTERS]
+    if len(long) >= _FEWEST_DOCUMENTS and 2 * len(long) >= len(filled):
+        return "lines", "long lines, each taken for a document"
+    return "plain", "short or few lines, together taken for one document"
