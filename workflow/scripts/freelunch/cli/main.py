@@ -35,6 +35,7 @@ from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine, read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
+from freelunch.records.rates import learnt_rate
 from freelunch.study.choice import open_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
@@ -124,7 +125,7 @@ def new_command(
     shows the plan. Nothing is run, and a file that is there already is kept.
     """
     device, said = _device(None, None)
-    machine = None if elsewhere else Machine.of(device_bytes=device)
+    machine = None if elsewhere else _machine(None, None, None, device)
     written = write_study(model, text, name, evaluation, machine)
     for line in written.about:
         print(line)  # noqa: T201
@@ -315,4 +316,7 @@ def _device(given: str | None, tflops: float | None) -> tuple[int | None, str]:
 def _machine(
     tflops: float | None, disk: float | None, network: float | None, device: int | None = None
 ) -> Machine:
-    return Machine.of(tflops and tflops * 1e12, disk, network, device)
+    # A device that is given, not seen, may be any of those that earlier jobs used.
+    names = [each.name for each in visible_devices()]
+    learnt = None if tflops else learnt_rate(Path("results"), device is not None, names)
+    return Machine.of(tflops and tflops * 1e12, disk, network, device, learnt)
