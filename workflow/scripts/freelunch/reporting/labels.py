@@ -153,7 +153,7 @@ def _kind_label(settings: Mapping[str, Any]) -> str:
     method, window = kind_of(settings)
     if method in _RETRAINING:
         return f"retraining: {_RETRAINING[method]}"
-    of = _WINDOWS.get(window) or f"{window} blocks"  # type: ignore[call-overload]
+    of = _WINDOWS.get(window) or f"{window} blocks"
     return f"reconstruction: {of}{', exact' if method == LEAST_SQUARES else ''}"
 
 
@@ -161,10 +161,10 @@ def _differences(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list[
     """Return in words how an adaptation differs from the first one of its kind."""
     # Learning rates are chosen for each variant, and memory changes no result.
     quiet = (*AMOUNTS, *MEMORY)
-    changed = [
-        key for key in settings if key not in quiet and settings[key] != first.get(key)
+    changed = [key for key in settings if key not in quiet and settings[key] != first.get(key)]
+    words = [
+        _VALUES.get((key, str(settings[key]))) or _setting(key, settings[key]) for key in changed
     ]
-    words = [_VALUES.get((key, str(settings[key]))) or _setting(key, settings[key]) for key in changed]
     own = _amounts(settings)
     return words + ([] if own == _amounts(first) else own)
 
@@ -174,7 +174,9 @@ def _amounts(settings: Mapping[str, Any]) -> list[str]:
     words = []
     if budget := settings.get("budget"):
         tokens, times = budget.get("tokens"), budget.get("times")
-        words.append(f"{tokens:,} tokens" if tokens else f"{times:g} × tokens")
+        words.append(
+            f"{tokens:,} tokens" if tokens else f"{times:g} \N{MULTIPLICATION SIGN} tokens"
+        )
     if samples := settings.get("samples"):
         words.append(f"{samples} sequences")
     if isinstance(epochs := settings.get("epochs", 1), int) and epochs > 1:

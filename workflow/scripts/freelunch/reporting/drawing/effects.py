@@ -2,22 +2,31 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, QUIET, Mark, Registered, marks
-from freelunch.reporting.drawing.style import SMALL, WIDTH_INCHES, empty, legend_below
-from freelunch.reporting.labels import criterion_label, pattern_label, pruning_label
+from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, QUIET, Mark, marks
+from freelunch.reporting.drawing.style import SMALL, empty
+from freelunch.reporting.labels import Registered, criterion_label, pattern_label, pruning_label
 
-ROW_INCHES = 0.165
-# The axis of a panel with its numbers and its name.
-AXIS_INCHES = 0.56
-LEGEND_INCHES = 0.45
+# The figure is laid out in inches, so that all of its rows are equally high.
+ROW_INCHES = 0.16
+TITLE_INCHES = 0.22
+# The numbers of an axis, and the room below them.
+AXIS_INCHES = 0.34
+LEGEND_INCHES = 0.42
+PLOT_INCHES = 1.9
+GAP_INCHES = 0.1
+INDENT_INCHES = 0.1
 # What a number is multiplied by to be shown, and its unit.
 UNITS = {
     "share": (100.0, "%"),
@@ -35,6 +44,12 @@ class Line:
 
     text: str
     row: Row | None = None
+    indented: bool = False
+
+    @property
+    def style(self) -> Literal["normal", "oblique"]:
+        """Return the style of its text."""
+        return "oblique" if self.row is None else "normal"
 
 
 def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
@@ -48,28 +63,64 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
         return empty("this study measures no effect that has an interval")
     looks = marks(adaptations)
     several = len({row["model"] for row in rows} - {""}) > 1
-    panels: dict[tuple[str, str], list[Row]] = {}
+    panels: dict[str, list[Row]] = {}
     for row in rows:
-        panels.setdefault((row["quantity"], row["unit"]), []).append(row)
-    lines = {panel: _lines(here, looks, several) for panel, here in panels.items()}
-    heights = [AXIS_INCHES + ROW_INCHES * len(its) for its in lines.values()]
-    figure = Figure()
-    figure.set_size_inches(WIDTH_INCHES, sum(heights) + LEGEND_INCHES)
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, ((quantity, unit), its) in zip(grid, lines.items(), strict=True):
-        _panel(axes, its, unit, looks)
-        word = UNITS[unit][1]
-        axes.set_xlabel(f"{quantity} ({word})" if word else quantity)
-    handles = [
-        Line2D([], [], color=PALE, marker=marker, linestyle="none", label=text)
-        for marker, text in (
-            (CARETRIGHTBASE, "claim: above this"),
-            (CARETLEFTBASE, "claim: below this"),
+        unit = UNITS[row["unit"]][1]
+        title = f"{row['quantity']} ({unit})" if unit else row["quantity"]
+        panels.setdefault(title, []).append(row)
+    lines = {title: _lines(here, looks, several) for title, here in panels.items()}
+    figure = Figure(layout=PlaceHolderLayoutEngine(False, False))
+    labels = max(_inches(line.text, line.style) for its in lines.values() for line in its)
+    numbers = max(_inches(_number(row["text"])) for row in rows)
+    left = GAP_INCHES + INDENT_INCHES + labels + GAP_INCHES
+    width = left + PLOT_INCHES + GAP_INCHES + numbers + GAP_INCHES
+    height = LEGEND_INCHES + sum(
+        TITLE_INCHES + ROW_INCHES * len(its) + AXIS_INCHES for its in lines.values()
+    )
+    figure.set_size_inches(width, height)
+    top = height
+    for title, its in lines.items():
+        figure.text(
+            GAP_INCHES / width,
+            (top - 0.6 * TITLE_INCHES) / height,
+            title[0].upper() + title[1:],
+            fontweight="bold",
+            va="center",
         )
-        if any(_threshold(row) == marker for row in rows)
-    ]
-    legend_below(figure, handles, "bars: 95 % intervals of paired differences")
+        top -= TITLE_INCHES + ROW_INCHES * len(its)
+        place = (left / width, top / height, PLOT_INCHES / width, ROW_INCHES * len(its) / height)
+        _panel(figure.add_axes(place), its, left - GAP_INCHES, looks)
+        top -= AXIS_INCHES
+    _legend(figure, rows, height)
     return figure
+
+
+def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
+    """Explain bars and thresholds at the bottom."""
+    sides = {"above": CARETRIGHTBASE, "below": CARETLEFTBASE}
+    handles = [
+        Line2D(
+            [], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {side} this"
+        )
+        for side, marker in sides.items()
+        if any(row["side"] == side for row in rows)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="center",
+        bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
+        ncols=len(handles) or 1,
+        title="bars: 95 % intervals of paired differences",
+        title_fontsize=SMALL,
+        fontsize=SMALL,
+        borderpad=0.0,
+    )
+
+
+def _inches(text: str, style: Literal["normal", "oblique"] = "normal") -> float:
+    """Return how wide a text is."""
+    font = FontProperties(style=style)
+    return float(TextPath((0, 0), text, size=SMALL, prop=font).get_extents().x1) / 72
 
 
 def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> list[Line]:
@@ -91,6 +142,8 @@ def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> lis
     by_adaptation = [row for row in rows if counts[_place(row, several)] == 1]
     order = list(looks)
     by_model.sort(key=lambda row: order.index(row["adaptation"]))
+    patterns = list(dict.fromkeys(row["pattern"] for row in rows))
+    by_adaptation.sort(key=lambda row: patterns.index(row["pattern"]))
     named = [(_place(row, several), looks[row["adaptation"]].label, row) for row in by_model]
     named += [(looks[row["adaptation"]].label, _place(row, several), row) for row in by_adaptation]
     return [line for title, its in _grouped(named).items() for line in _group(title, its, True)]
@@ -107,7 +160,7 @@ def _group(title: str, lines: Sequence[Line], headed: bool = False) -> list[Line
     """Return lines below their heading; a line alone is named by the heading unless `headed`."""
     if len(lines) == 1 and not headed:
         return [Line(title, lines[0].row)]
-    return [Line(title), *lines]
+    return [Line(title), *(replace(line, indented=True) for line in lines)]
 
 
 def _place(row: Row, several: bool) -> str:
@@ -120,11 +173,17 @@ def _place(row: Row, several: bool) -> str:
     return ", ".join(words)
 
 
-def _panel(axes: Axes, lines: Sequence[Line], unit: str, looks: Mapping[str, Mark]) -> None:
-    scale = UNITS[unit][0]
+def _panel(
+    axes: Axes, lines: Sequence[Line], left_inches: float, looks: Mapping[str, Mark]
+) -> None:
+    """Draw the lines of one quantity, with their labels from `left_inches` left of the axes."""
     rows = [line.row for line in lines if line.row is not None]
+    unit = rows[0]["unit"]
+    scale = UNITS[unit][0]
     shown = [
-        scale * float(row[key]) for row in rows for key in ("value", "low", "high", "threshold")
+        scale * float(row[key])
+        for row in rows
+        for key in ("value", "low", "high", "threshold")
         if row[key]
     ]
     finite = [value for value in shown if math.isfinite(value)]
@@ -132,24 +191,33 @@ def _panel(axes: Axes, lines: Sequence[Line], unit: str, looks: Mapping[str, Mar
     if unit == "times":
         axes.set_xscale("log")
         axes.set_xlim(low / 1.4, high * 1.4)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+        subs = (1.0,) if high > 20 * low else (1.0, 2.0, 5.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         room = 0.04 * (high - low or abs(high) or 1.0)
         axes.set_xlim(low - room, high + room)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
     for at, line in enumerate(lines):
         if line.row is not None:
             _draw_row(axes, at, line.row, scale, looks.get(line.row["adaptation"], NEUTRAL))
-    axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set_yticks(range(len(lines)), [line.text for line in lines])
-    for line, label in zip(lines, axes.get_yticklabels(), strict=True):
-        label.set_fontsize(SMALL)
-        label.set_fontweight("bold" if line.row is None else "normal")
-    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_yticks([])
+    for at, line in enumerate(lines):
+        indent = INDENT_INCHES if line.indented else 0.0
+        axes.annotate(
+            line.text,
+            (0.0, at),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(72 * (indent - left_inches), 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL,
+            fontstyle=line.style,
+        )
     axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="x", labelsize=SMALL, pad=2)
     axes.spines["left"].set_visible(False)
 
 
@@ -186,7 +254,7 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     )
 
 
-def _threshold(row: Row) -> int | None:
+def _threshold(row: Row) -> Literal[8, 9] | None:
     """Return the marker of the threshold of a row, which points to where the claim holds."""
     if not row["threshold"]:
         return None

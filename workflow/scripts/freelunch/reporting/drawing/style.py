@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark
+from freelunch.reporting.formatting import NOT_FINITE
 
 matplotlib.use("Agg")
 
@@ -21,7 +22,7 @@ DAGGER = "\N{DAGGER}"
 CHOSEN = f"{DAGGER}: learning rate chosen on the evaluation text"
 UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 # The least distance of labels beside lines, as a share of the height of a panel.
-LABEL_STEP = 0.085
+LABEL_STEP = 0.1
 _STYLE = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.06,
@@ -122,35 +123,23 @@ def start_with_data(
         axes.set_ylim(low - room, high + room)
 
 
-def draw_level(axes: Axes, value: float, text: str, line: str = "--") -> None:
-    """Draw a value as a horizontal line with its name, or say on which side of the axes it is."""
-    if not math.isfinite(value):
-        return
+def draw_level(axes: Axes, value: float, name: str, line: str, word: str) -> str:
+    """Draw a value as a horizontal line if it is within the axes, and return it in words.
+
+    Args:
+        axes: Axes whose limits are set.
+        value: The value.
+        name: What the value is.
+        line: Line style, as matplotlib names it.
+        word: The line style in a word.
+    """
     low, high = axes.get_ylim()
-    text = f"{text} {value:.1f}"
+    if not math.isfinite(value):
+        return f"{name}: {NOT_FINITE}"
     if low <= value <= high:
         axes.axhline(value, color=DENSE_COLOUR, linestyle=line, linewidth=1.0, zorder=1)
-        place = (0.995, value)
-        across, offset, under = axes.get_yaxis_transform(), 2, "bottom"
-        if value > low + 0.85 * (high - low):
-            offset, under = -2, "top"
-    else:
-        above = value > high
-        text = f"{text} {UP if above else DOWN}"
-        place = (0.995, 1.0 if above else 0.0)
-        across, offset, under = axes.transAxes, -2 if above else 2, "top" if above else "bottom"
-    axes.annotate(
-        text,
-        place,
-        xycoords=across,
-        xytext=(0, offset),
-        textcoords="offset points",
-        ha="right",
-        va=under,
-        fontsize=SMALL,
-        color=QUIET,
-        zorder=5,
-    )
+        return f"{name} ({word}): {value:.1f}"
+    return f"{name}: {value:.1f} {UP if value > high else DOWN}"
 
 
 def name_ends(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, str]) -> None:
@@ -211,3 +200,18 @@ def line_handle(look: Mark, label: str) -> Line2D:
 def mark_handle(look: Mark, label: str) -> Line2D:
     """Return the entry of a mark without a line in a legend."""
     return Line2D([], [], **look.points, linestyle="none", label=label)
+
+
+def name_line(axes: Axes, value: float, text: str, colour: str) -> None:
+    """Name a horizontal line, to the right of the axes."""
+    axes.annotate(
+        text,
+        (1.0, value),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        fontsize=SMALL,
+        color=colour,
+    )

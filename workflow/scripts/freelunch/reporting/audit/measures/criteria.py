@@ -126,7 +126,11 @@ def _criteria(
 
 MEASURES = (
     Measure(gap_left, "share of the gap without reconstruction", {"criteria": CRITERIA}),
-    Measure(gap_left_by_size, "share of the gap left, larger minus smaller model", {"criteria": CRITERIA}),
+    Measure(
+        gap_left_by_size,
+        "share of the gap left, larger minus smaller model",
+        {"criteria": CRITERIA},
+    ),
     Measure(
         perplexity_apart,
         "difference in perplexity",

@@ -19,7 +19,6 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.naming import pruned_model
 
-
 RECOVERED = "recovered share of the loss that pruning adds"
 
 
