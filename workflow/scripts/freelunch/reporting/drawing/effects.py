@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE, MarkerStyle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -35,6 +35,8 @@ UNITS = {
     "nats": (1.0, "nats per token"),
     "perplexity": (1.0, ""),
 }
+# The marker of a threshold, whose flat side is at the threshold, by where the claim holds.
+SIDES = {"above": MarkerStyle(CARETRIGHTBASE), "below": MarkerStyle(CARETLEFTBASE)}
 Row = Mapping[str, str]
 
 
@@ -97,12 +99,9 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
 
 def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
     """Explain bars and thresholds at the bottom."""
-    sides = {"above": CARETRIGHTBASE, "below": CARETLEFTBASE}
     handles = [
-        Line2D(
-            [], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {side} this"
-        )
-        for side, marker in sides.items()
+        Line2D([], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {side}")
+        for side, marker in SIDES.items()
         if any(row["side"] == side for row in rows)
     ]
     figure.legend(
@@ -254,11 +253,9 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     )
 
 
-def _threshold(row: Row) -> Literal[8, 9] | None:
+def _threshold(row: Row) -> MarkerStyle | None:
     """Return the marker of the threshold of a row, which points to where the claim holds."""
-    if not row["threshold"]:
-        return None
-    return CARETRIGHTBASE if row["side"] == "above" else CARETLEFTBASE
+    return SIDES[row["side"]] if row["threshold"] else None
 
 
 def _number(text: str) -> str:
