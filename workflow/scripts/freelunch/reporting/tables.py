@@ -5,17 +5,14 @@ compute nothing.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from freelunch.analysis.accuracy import TASK_COLUMNS
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
-from freelunch.analysis.pairing import Records, seed_groups
 from freelunch.analysis.reach import REACH_COLUMNS
 from freelunch.core.artifact import json_text, write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
-from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.latex import tables_text
 from freelunch.reporting.results import Results
