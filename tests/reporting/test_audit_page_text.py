@@ -119,6 +119,15 @@ def test_a_figure_that_is_not_there_is_left_out(audited: Audited) -> None:
     assert not Elements(page).all("img") and "Figures, and" not in page
 
 
+def test_the_page_begins_with_the_forest_plot(audited: Audited) -> None:
+    kept = Path(__file__).resolve().parents[2] / "docs" / "laptop" / "figures" / "effects.png"
+    shutil.copy(kept, audited.root / "figures")
+    page = page_of(audited)
+    assert len(Elements(page).all("img")) == 4
+    first = page[page.index('<figure id="figure-1">') : page.index('id="claims"')]
+    assert first.count("<figure") == 1 and "A forest plot" in first
+
+
 def test_a_figure_of_several_claims_is_shown_once(audited: Audited) -> None:
     page = page_of(audited)
     assert page.count('<figure id="figure-2">') == 1

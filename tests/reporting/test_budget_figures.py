@@ -37,6 +37,7 @@ def rows(**changes: str) -> list[dict[str, str]]:
                 "series": series,
                 "tokens": str(tokens),
                 "flops": str(tokens * 1e9),
+                "peak_bytes": str(tokens * 1e5),
                 "perplexity": str(perplexity),
                 "perplexity_error_beside_reference": "0.4",
                 "perplexity_unadapted": "48.0",
@@ -53,40 +54,49 @@ def figure_of(data: list[dict[str, str]]) -> Figure:
     return figure
 
 
-def test_every_series_is_drawn_against_tokens_and_operations() -> None:
+def test_every_series_is_drawn_against_tokens_operations_and_memory() -> None:
     figure = figure_of(rows())
-    tokens, flops = figure.axes
-    assert (tokens.get_xlabel(), flops.get_xlabel()) == ("tokens seen", "TFLOP")
-    for axes, unit in ((tokens, 1.0), (flops, 1e-3)):
+    labels = ["tokens seen", "operations (TFLOP)", "peak memory of a job (GB)"]
+    assert [axes.get_xlabel() for axes in figure.axes] == labels
+    for axes, unit in zip(figure.axes, (1.0, 1e-3, 1e-4), strict=True):
         assert len(axes.containers) == len(POINTS)
         for (line, *_), points in zip(axes.containers, POINTS.values(), strict=True):
             assert list(line.get_xdata()) == pytest.approx([x * unit for x, _ in points])
             assert list(line.get_ydata()) == [y for _, y in points]
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert shown == list(POINTS)
+    assert shown == ["reconstruction: one block", "retraining: all weights", "retraining: MaskLoRA"]
     marked = {container[0].get_marker() for container in figure.axes[0].containers}
     assert len(marked) == len(POINTS), "marks differ in grey, too"
 
 
-def test_dense_and_pruned_are_lines_with_their_names() -> None:
-    axes = figure_of(rows()).axes[-1]
-    levels = {line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1}
-    assert {48.0, 21.0} <= levels
-    assert [text.get_text() for text in axes.texts] == ["not adapted\n48.0", "dense\n21.0"]
+def test_axes_span_the_data_and_the_title_says_where_the_other_levels_are() -> None:
+    axes = figure_of(rows()).axes[0]
+    low, high = axes.get_ylim()
+    assert 34.9 < low < 35.6 and 44.4 < high < 45.2
+    title = "tiny, Wanda, 50 % unstructured\nnot adapted: 48.0 \u2191, dense: 21.0 \u2193"
+    assert axes.get_title(loc="left") == title
+    near = figure_of(rows(perplexity_unadapted="44.0")).axes[0]
+    assert "not adapted (dotted): 44.0" in near.get_title(loc="left")
+    assert 44.0 in {line.get_ydata()[0] for line in near.lines}
 
 
 def test_a_perplexity_that_is_not_finite_is_left_out() -> None:
     data = rows()
     data[0]["perplexity"] = "nan"
     data[3]["perplexity_unadapted"] = "nan"
-    line = figure_of(data).axes[0].containers[0][0]
-    assert len(line.get_xdata()) == 2
+    axes = figure_of(data).axes[0]
+    assert len(axes.containers[0][0].get_xdata()) == 2
+    assert "not adapted" in axes.get_title(loc="left")
 
 
-def test_a_choice_on_the_evaluation_text_is_an_open_mark() -> None:
+def test_a_choice_on_the_evaluation_text_has_a_dagger() -> None:
     figure = figure_of(rows(selected_on="evaluation"))
-    assert "open marks" in figure.legends[0].get_title().get_text()
-    assert "open marks" not in figure_of(rows()).legends[0].get_title().get_text()
+    assert "\N{DAGGER}: learning rate" in figure.legends[0].get_title().get_text()
+    daggers = [text.get_text() for text in figure.axes[0].texts]
+    assert daggers == ["\N{DAGGER}"] * sum(map(len, POINTS.values()))
+    plain = figure_of(rows())
+    assert "learning rate" not in plain.legends[0].get_title().get_text()
+    assert not plain.axes[0].texts
 
 
 def test_without_data_it_says_so() -> None:

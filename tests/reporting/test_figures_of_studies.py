@@ -21,11 +21,11 @@ def names(study: Study) -> list[str]:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("config.yaml", ["budgets", "criteria", "drift", "windows"]),
-        ("studies/full.yaml", ["budgets", "criteria", "drift", "windows"]),
-        ("studies/retraining.yaml", ["budgets"]),
-        ("studies/criteria.yaml", ["criteria"]),
-        ("studies/published.yaml", ["criteria", "sizes"]),
+        ("config.yaml", ["budgets", "criteria", "drift", "effects", "windows"]),
+        ("studies/full.yaml", ["budgets", "criteria", "drift", "effects", "windows"]),
+        ("studies/retraining.yaml", ["budgets", "effects"]),
+        ("studies/criteria.yaml", ["criteria", "effects"]),
+        ("studies/published.yaml", ["criteria", "effects", "sizes"]),
     ],
 )
 def test_studies_of_this_repository(source: str, expected: list[str]) -> None:
@@ -35,14 +35,19 @@ def test_studies_of_this_repository(source: str, expected: list[str]) -> None:
 def test_one_criterion_is_compared_with_nothing() -> None:
     """The figure of criteria gives way to a comparison, and is there where there is none."""
     adaptations = ["none", "recon_block", "recon_all", "full"]
-    for count, expected in ((2, ["criteria"]), (3, ["windows"]), (4, ["budgets", "windows"])):
+    for count, expected in (
+        (1, ["criteria"]),
+        (2, ["criteria", "effects"]),
+        (3, ["effects", "windows"]),
+        (4, ["budgets", "effects", "windows"]),
+    ):
         study = make_study(
             WINDOWS | BUDGETS, criteria=["wanda"], adaptations=adaptations[:count], seeds=[0]
         )
         assert names(study) == expected
     more = make_study(WINDOWS, criteria=["wanda", "magnitude"], adaptations=adaptations[:3])
-    assert names(more) == ["criteria", "windows"]
+    assert names(more) == ["criteria", "effects", "windows"]
     patterns = make_study(WINDOWS, criteria=["wanda"], patterns=["u50", "u60"])
-    assert names(patterns) == ["criteria"]
+    assert names(patterns) == ["criteria", "effects"]
     sizes = make_study(models=["tiny", "tiny-2"], criteria=["wanda"])
-    assert names(sizes) == ["sizes"]
+    assert names(sizes) == ["effects", "sizes"]

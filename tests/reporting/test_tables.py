@@ -14,9 +14,10 @@ from freelunch.analysis.pairing import mean_over_seeds, paired_difference, seed_
 from freelunch.core.errors import UserError
 from freelunch.reporting.cells import cell_rows, means_over_seeds
 from freelunch.reporting.latex import escaped
+from freelunch.reporting.main_metrics import main_perplexities
 from freelunch.reporting.sections.cells import cells_section
 from freelunch.reporting.summary import summary_text
-from freelunch.reporting.tables import build_tables, metrics_tree
+from freelunch.reporting.tables import build_tables
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
@@ -76,7 +77,7 @@ class Built:
         self.files = set(texts)
         self.summary_csv, self.summary_md = texts["summary.csv"], texts["summary.md"]
         self.summary_tex = texts["summary.tex"]
-        self.numbers, self.metrics_json = json.loads(texts["numbers.json"]), texts["metrics.json"]
+        self.numbers = json.loads(texts["numbers.json"])
         self.criteria_csv, self.gaps_csv = texts["criteria.csv"], texts["gaps.csv"]
         self.pairs_csv = texts["criteria_pairs.csv"]
         # The table of cells and its notes, without the gaps below them.
@@ -104,9 +105,9 @@ def test_headers_and_rows_keep_the_contract() -> None:
     study = make_study()
     built = Built(study, make_records(study, PERPLEXITIES))
     assert built.files == {
-        *("summary.csv", "summary.md", "summary.tex", "numbers.json", "metrics.json"),
+        *("summary.csv", "summary.md", "summary.tex", "numbers.json"),
         *("criteria.csv", "gaps.csv", "sizes.csv", "criteria_pairs.csv", "windows.csv"),
-        *("drift.csv", "budgets.csv", "reach.csv", "tasks.csv"),
+        *("drift.csv", "budgets.csv", "effects.csv", "reach.csv", "tasks.csv"),
     }
     assert built.summary_csv.splitlines()[0] == SUMMARY_HEADER
     assert built.criteria_csv.splitlines()[0] == CRITERIA_HEADER
@@ -201,8 +202,6 @@ def test_perplexity_that_is_not_finite_stays_visible() -> None:
     (line,) = [line for line in built.cells_md.splitlines() if "wanda" in line and " none " in line]
     assert line.count("not finite") == 2  # perplexity and ratio
     assert built.cells_md.count("not finite") == 2
-    metrics = json.loads(built.metrics_json)
-    assert metrics["tiny"]["wanda-u50"]["none"]["seed0"]["perplexity"] == "not finite"
     (drawn,) = [
         row for row in built.criteria if (row["criterion"], row["adaptation"]) == ("wanda", "none")
     ]
@@ -272,11 +271,13 @@ def test_each_model_begins_with_its_dense_cell() -> None:
     assert [cells[0].is_dense for cells in groups] == ([True] + [False] * 4) * 2
 
 
-def test_metrics_are_nested_for_dvc() -> None:
-    tree = metrics_tree(make_records(make_study(), PERPLEXITIES))
-    assert tree["tiny"]["dense"]["none"]["seed0"]["sparsity"] == 0.0
-    leaf = tree["tiny"]["wanda-u50"]["recon_block"]["seed0"]
-    assert leaf == {"perplexity": pytest.approx(39.0), "sparsity": 0.5}
+def test_main_perplexities_are_those_of_the_most_adapted_model() -> None:
+    study = make_study()
+    records = make_records(study, {**PERPLEXITIES, "tiny/magnitude-u50/none/seed0": None})
+    found = main_perplexities(study, records)
+    assert list(found) == ["dense", "none", "recon_block"]
+    assert found["none"] == "not finite"
+    assert found["recon_block"] == PERPLEXITIES["tiny/magnitude-u50/recon_block/seed0"]
 
 
 def test_other_tokens_than_the_dense_model_are_refused() -> None:

@@ -64,3 +64,11 @@ class Results(FinishedStudy):
     def tasks(self) -> Rows:
         """Return zero-shot accuracies, by cell and task."""
         return task_rows(self.records, self.folder)
+
+    @cached_property
+    def effects(self) -> Rows:
+        """Return every effect with its paired interval."""
+        # Planning imports this module, and must not wait for numpy and scipy.
+        from freelunch.reporting.effects import effect_rows
+
+        return effect_rows(self)

@@ -5,17 +5,14 @@ compute nothing.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from freelunch.analysis.accuracy import TASK_COLUMNS
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
-from freelunch.analysis.pairing import Records, seed_groups
 from freelunch.analysis.reach import REACH_COLUMNS
 from freelunch.core.artifact import json_text, write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
-from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.latex import tables_text
 from freelunch.reporting.results import Results
@@ -119,14 +116,13 @@ are between the same documents, and their standard errors are those of the paire
         lambda results: results.tasks,
     ),
 )
-# The other files: tables for people and for papers, numbers for running text and for DVC.
+# The other files: tables for people and for papers, numbers for running text.
 DOCUMENTS: dict[str, Callable[[Results], str]] = {
     "tables/summary.md": lambda results: summary_text(summary_sections(results)),
     "tables/summary.tex": lambda results: tables_text(
         summary_sections(results), results.study.name
     ),
     "tables/numbers.json": lambda results: json_text(numbers_tree(results)),
-    "tables/metrics.json": lambda results: json_text(metrics_tree(results.records)),
 }
 
 
@@ -151,23 +147,3 @@ def table_texts(results: Results) -> dict[str, str]:
     """Return the content of each file of tables, by its path below the folder of the results."""
     texts = {table.file: table.text(results) for table in all_tables()}
     return texts | {file: text(results) for file, text in DOCUMENTS.items()}
-
-
-def metrics_tree(records: Records) -> dict[str, Any]:
-    """Return {model: {pruning: {adaptation: {seed: {perplexity, sparsity, accuracy}}}}} for DVC.
-
-    Cells that were evaluated on tasks have an accuracy. DVC leaves null out of its tables, so a
-    perplexity that is not finite is written in words.
-    """
-    tree: dict[str, Any] = {}
-    for cells in seed_groups(records):
-        for cell in cells:
-            perplexity = records[cell]["metrics"]["perplexity"]["perplexity"]
-            of_pruning = tree.setdefault(cell.model, {}).setdefault(cell.pruning, {})
-            tasks = records[cell]["metrics"].get("tasks")
-            of_pruning.setdefault(cell.adaptation, {})[f"seed{cell.seed}"] = {
-                "perplexity": NOT_FINITE if perplexity is None else perplexity,
-                "sparsity": records[cell]["identity"]["sparsity"],
-                **({"accuracy": tasks["accuracy"]} if tasks else {}),
-            }
-    return tree

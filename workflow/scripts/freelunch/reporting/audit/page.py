@@ -88,6 +88,7 @@ def write_page(
 
 def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str]) -> str:
     environment = _environment()
+    shown = list(_figures(study, root, audit["claims"]))
     # The page's policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -98,7 +99,8 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
         facts=_facts(study, audit),
         tally=f"{tally([claim['verdict'] for claim in audit['claims']], 'claims')}.",
         scope=audit["scope"],
-        claims=shown_claims(audit["claims"], list(_figures(study, root, audit["claims"]))),
+        leading=[figure for figure in shown if figure["sums_up"]],
+        claims=shown_claims(audit["claims"], shown),
         cells=shown_cells(root / "tables"),
         tasks=shown_tasks(root / "tables"),
         protocol=_by_group(audit["protocol"]),
@@ -207,12 +209,14 @@ def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
 def _figures(
     study: Study, root: Path, claims: Sequence[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the figures that are there, numbered in the order of the claims they belong to."""
+    """Yield the figures that are there, numbered: those that sum up the study, then the others in
+    the order of the claims they belong to.
+    """
     places = {claim["id"]: place for place, claim in enumerate(claims)}
     of_claims = [figure for figure in figures().values() if places.keys() & figure.claims]
     of_claims.sort(key=lambda it: min(places[claim] for claim in it.claims if claim in places))
     found = 0
-    for figure in of_claims:
+    for figure in [*(it for it in figures().values() if it.sums_up), *of_claims]:
         drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _TYPES]
         path = next((path for path in drawn if path.is_file()), None)
         if path is None:
@@ -222,6 +226,7 @@ def _figures(
         yield {
             "number": found,
             "claims": figure.claims,
+            "sums_up": figure.sums_up,
             "image": f"data:{_TYPES[path.suffix]};base64,{content}",
             "alternative": figure.alternative,
             "caption": re.split(r"\n\s*\n", figure.caption(study).strip()),

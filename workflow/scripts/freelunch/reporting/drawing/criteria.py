@@ -5,10 +5,9 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark, Registered, marks
+from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark, marks
 from freelunch.reporting.drawing.panels import (
     GAP_STEPS,
     Panel,
@@ -16,8 +15,9 @@ from freelunch.reporting.drawing.panels import (
     panel_grid,
     panel_rows,
 )
-from freelunch.reporting.drawing.style import SMALL, name_line
+from freelunch.reporting.drawing.style import SMALL, legend_below, mark_handle, name_line
 from freelunch.reporting.formatting import NOT_FINITE, marked
+from freelunch.reporting.labels import Registered, criterion_label
 from freelunch.study.cell import DENSE
 
 # The axis is logarithmic if the largest perplexity is more than this many times the smallest.
@@ -75,7 +75,7 @@ def _panel(axes: Axes, panel: Panel, shown: Mapping[str, Mark]) -> None:
         place = places.index(point.adaptation) - (len(places) - 1) / 2
         x = panel.criteria.index(point.criterion) + step * place
         _draw_point(axes, x, point, shown[point.adaptation])
-    axes.set_xticks(range(len(panel.criteria)), panel.criteria)
+    axes.set_xticks(range(len(panel.criteria)), [criterion_label(it) for it in panel.criteria])
     axes.set_xlim(-0.5, len(panel.criteria) - 0.5)
     axes.tick_params(axis="x", length=0)
 
@@ -94,10 +94,8 @@ def _draw_point(axes: Axes, x: float, point: Point, look: Mark) -> None:
         x,
         point.perplexity,
         yerr=point.error,
-        fmt=look.marker,
-        color=look.colour,
-        markerfacecolor=look.face,
-        markeredgecolor=look.colour,
+        **look.points,
+        linestyle="none",
         zorder=3,
     )
     axes.annotate(
@@ -134,15 +132,7 @@ def _dense_label(axes: Axes, dense: Point) -> None:
 def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
     """Put the mark on the upper edge, with the reason beside it."""
     above = axes.get_xaxis_transform()
-    axes.plot(
-        x,
-        1.0,
-        look.marker,
-        color=look.colour,
-        markerfacecolor=look.face,
-        transform=above,
-        clip_on=False,
-    )
+    axes.plot(x, 1.0, **look.points, transform=above, clip_on=False)
     axes.annotate(
         NOT_FINITE,
         (x, 1.0),
@@ -159,29 +149,11 @@ def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
 
 def _legend(figure: Figure, looks: Sequence[Mark], seeds: bool) -> None:
     """Explain marks and bars below the panels."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.colour,
-            marker=look.marker,
-            markerfacecolor=look.face,
-            linestyle="none",
-            label=look.label,
-        )
-        for look in looks
-    ]
+    handles = [mark_handle(look, look.label) for look in looks]
     bars = ["bars and band: ± standard error over windows"]
     bars += ["wide pale bars: ± standard deviation over seeds"] if seeds else []
     bars += ["a bar shorter than its mark is hidden"]
-    legend = figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), 4),
-        title="\n".join(bars),
-        title_fontsize=SMALL,
-    )
-    legend.get_title().set_multialignment("center")
+    legend_below(figure, handles, "\n".join(bars))
 
 
 def _scale(axes: Axes, points: Sequence[Point]) -> None:
@@ -195,7 +167,7 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
     low = max(min(value - bar for value, bar in finite), low / 2)
     if logarithmic:
         axes.set_yscale("log")
-        axes.set_ylim(low / 1.35, high * 1.5)
+        axes.set_ylim(low / 1.35, high * 1.9)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:

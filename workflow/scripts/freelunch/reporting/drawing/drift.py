@@ -1,20 +1,27 @@
 """Draw the drift of activations against depth, by window."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from freelunch.reporting.drawing.marks import Registered, marks
-from freelunch.reporting.drawing.style import SMALL, empty, legend_below, line_handle
+from freelunch.reporting.drawing.marks import PALE, Mark, marks
+from freelunch.reporting.drawing.style import (
+    WIDTH_INCHES,
+    empty,
+    legend_below,
+    line_handle,
+    name_ends,
+    start_with_data,
+)
+from freelunch.reporting.labels import Registered, pruned_model_label
 from freelunch.study.cell import NONE
-from freelunch.study.naming import pruned_model
 from freelunch.study.windows import MATRIX, window_size
 
-PANEL_INCHES = (3.3, 2.5)
-LEGEND_INCHES = 0.2
+PANEL_INCHES = 2.35
 # One block in this many is marked, a different one on each line, so that marks hide no lines.
 MARKED = 5
 KINDS = {
@@ -27,7 +34,8 @@ Row = dict[str, Any]
 def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """Return the figure: for each pruned model the error of block outputs against depth.
 
-    It shows the pruned models that were adapted with several windows, or all if none was.
+    It shows the pruned models that were adapted with several windows, or all if none was. At most
+    four lines are in colour and named; the others are in grey.
 
     Args:
         rows: Rows of drift.csv.
@@ -36,7 +44,7 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     shown = [row for row in rows if row["compared"] == "1" and row["output"] == "block"]
     by_model: dict[str, list[Row]] = {}
     for row in shown:
-        by_model.setdefault(pruned_model(row), []).append(row)
+        by_model.setdefault(pruned_model_label(row), []).append(row)
     several = {
         model: here
         for model, here in by_model.items()
@@ -45,53 +53,82 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     by_model = several or by_model
     if not by_model:
         return empty("no drift was measured")
-    figure = Figure()
     looks = marks(adaptations)
-    drawn = {row["adaptation"] for here in by_model.values() for row in here}
-    # From small windows to large ones.
-    sizes = {NONE: -math.inf}
-    for name, entry in adaptations.items():
-        sizes[name] = window_size(entry.get("window", MATRIX))
-    names = sorted((name for name in looks if name in drawn), key=lambda name: sizes[name])
-    figure.set_size_inches(
-        0.6 + len(KINDS) * PANEL_INCHES[0],
-        0.6 + len(by_model) * PANEL_INCHES[1] + LEGEND_INCHES * -(-len(names) // 3),
-    )
+    figure = Figure()
+    figure.set_size_inches(WIDTH_INCHES, 0.5 + len(KINDS) * len(by_model) * PANEL_INCHES)
     # Local errors are much smaller than accumulated ones, so each panel has its own scale.
-    grid = figure.subplots(len(by_model), len(KINDS), squeeze=False)
-    for (model, here), panels in zip(by_model.items(), grid, strict=True):
-        for axes, (kind, meaning) in zip(panels, KINDS.items(), strict=True):
-            _panel(axes, [row for row in here if row["kind"] == kind], names, looks)
-            axes.set_xlabel(f"block\n{kind}: {meaning}")
-        panels[0].set_ylabel("relative error of a block's output")
-        panels[0].set_title(model, loc="left")
-    legend_below(
-        figure,
-        [line_handle(looks[name], looks[name].label) for name in names],
-        "averaged over tokens of held-out calibration text",
-    )
+    grid = figure.subplots(len(KINDS) * len(by_model), 1, squeeze=False)[:, 0]
+    panels = iter(grid)
+    grey = False
+    for model, here in by_model.items():
+        drawn = {row["adaptation"] for row in here}
+        named = _named([name for name in looks if name in drawn], adaptations)
+        grey |= len(named) < len(drawn)
+        for kind, meaning in KINDS.items():
+            axes = next(panels)
+            of_kind = [row for row in here if row["kind"] == kind]
+            _panel(axes, of_kind, named, [name for name in looks if name in drawn], looks)
+            axes.set_title(f"{model}\n{kind}: {meaning}", loc="left")
+            axes.set_xlabel("block")
+            axes.set_ylabel("relative error of output")
+    handles = [line_handle(_GREY, "other windows")] if grey else []
+    legend_below(figure, handles, "averaged over tokens of held-out calibration text")
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Row], names: Sequence[str], looks: Any) -> None:
+def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
+    """Return the lines that are named: not adapted, the smallest window, one block, the largest.
+
+    Without a window of one block, that in the middle takes its place.
+    """
+    adapted = sorted(
+        (name for name in names if name != NONE),
+        key=lambda name: window_size(adaptations[name].get("window", MATRIX)),
+    )
+    sizes = [window_size(adaptations[name].get("window", MATRIX)) for name in adapted]
+    chosen = [name for name in names if name == NONE]
+    if adapted:
+        middle = sizes.index(1.0) if 1.0 in sizes else len(adapted) // 2
+        chosen += dict.fromkeys((adapted[0], adapted[middle], adapted[-1]))
+    return chosen
+
+
+_GREY = Mark("other windows", "other windows", PALE, "", "full", "-")
+
+
+def _panel(
+    axes: Axes,
+    rows: Sequence[Row],
+    named: Sequence[str],
+    names: Sequence[str],
+    looks: Mapping[str, Mark],
+) -> None:
     axes.set_yscale("log")
+    # A logarithmic scale has no 0.
+    finite = [row for row in rows if math.isfinite(float(row["mean"])) and float(row["mean"])]
+    start_with_data(axes, [float(row["mean"]) for row in finite])
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=SMALL)
-    for at, name in enumerate(names):
-        here = [row for row in rows if row["adaptation"] == name]
-        # A logarithmic scale has no 0.
-        finite = [row for row in here if math.isfinite(float(row["mean"])) and float(row["mean"])]
-        x = [int(row["block"]) for row in finite]
-        y = [float(row["mean"]) for row in finite]
-        look = looks[name]
-        axes.plot(
-            x,
-            y,
-            marker=look.marker,
-            markevery=(at % MARKED, MARKED) if len(x) > 2 * MARKED else None,
-            markersize=4,
-            color=look.colour,
-            linestyle=look.line,
-            linewidth=0.9,
-        )
+    ends: dict[str, float] = {}
+    for name in names:
+        here = [row for row in finite if row["adaptation"] == name]
+        x, y = [int(row["block"]) for row in here], [float(row["mean"]) for row in here]
+        if name not in named:
+            axes.plot(x, y, color=PALE, linewidth=0.7, zorder=1.5)
+            continue
+        look, at = looks[name], named.index(name)
+        every = (at % MARKED, MARKED) if len(x) > 2 * MARKED else None
+        axes.plot(x, y, **look.points, markevery=every, linestyle=look.line, linewidth=1.0)
+        if y:
+            ends[_short(look)] = y[-1]
+    if finite:
+        blocks = [int(row["block"]) for row in finite]
+        axes.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    name_ends(axes, ends, {_short(looks[name]): looks[name].colour for name in named})
+
+
+def _short(look: Mark) -> str:
+    """Return the window of a reconstruction in words."""
+    return look.label.removeprefix("reconstruction: ")

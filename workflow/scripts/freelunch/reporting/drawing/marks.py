@@ -1,13 +1,23 @@
-"""How each series of a figure looks: an adaptation looks the same in every figure of a study.
+"""How each adaptation looks: one mark, one colour and one line, in every figure and every study.
 
 Colours are those of Okabe and Ito (Color Universal Design, 2008), which colour-blind readers can
-tell apart. Each comes with its own marker, filling and line, so a figure is also readable in grey.
+tell apart. In grey, the marker tells adaptations apart: filled for a reconstruction, open for a
+retraining, half filled for a variant of either.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from freelunch.reporting.labels import (
+    Kind,
+    Registered,
+    adaptation_labels,
+    is_retraining,
+    kind_of,
+    series_label,
+    variants,
+)
 from freelunch.study.cell import NONE
 from freelunch.study.methods import (
     BIASES,
@@ -20,84 +30,119 @@ from freelunch.study.methods import (
     SCALELORA,
     SPP,
 )
-from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
+from freelunch.study.windows import ALL, AUTO, HALVES, LEAST_SQUARES, MATRIX
 
 INK = "#000000"
 QUIET = "#595959"
+PALE = "#B0B0B0"
 DENSE_COLOUR = "#595959"
 # Okabe and Ito's yellow is left out: it is hard to see on white.
-_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = COLOURS = (
+_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
 )
-# No two kinds of windows share a colour, and no retraining shares that of a window of one block.
-_WINDOWS = {MATRIX: _VERMILION, HALVES: _ORANGE, ALL: _PINK, AUTO: _SKY}
+# No two kinds have the same colour and marker, and no two retrainings the same marker.
 _RETRAINING = {
-    FULL: _GREEN,
-    MASKLORA: _PINK,
-    **dict.fromkeys((BIASES, NORMS, BIASES_NORMS), _ORANGE),
-    **dict.fromkeys((LORA, LORA_PRUNE), _SKY),
-    **dict.fromkeys((SCALELORA, SPP), _VERMILION),
+    FULL: (_GREEN, "o"),
+    MASKLORA: (_PINK, "D"),
+    BIASES: (_ORANGE, "<"),
+    NORMS: (_ORANGE, ">"),
+    BIASES_NORMS: (_ORANGE, "v"),
+    LORA: (_SKY, "^"),
+    LORA_PRUNE: (_SKY, "s"),
+    SCALELORA: (_VERMILION, "P"),
+    SPP: (_VERMILION, "X"),
 }
-_MARKERS = ("s", "^", "D", "v", "P", "X", "<")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-
-# The registry `adaptations` of a config, as JSON has it.
-Registered = Mapping[str, Mapping[str, Any]]
+_WINDOWS = {
+    MATRIX: (_VERMILION, "^"),
+    HALVES: (_ORANGE, "d"),
+    ALL: (_PINK, "p"),
+    AUTO: (_SKY, "h"),
+}
+_EXACT = (_VERMILION, ">")
+# The half of a variant's marker that is filled, and its line.
+_HALVES = ("left", "right", "bottom", "top")
+_LINES = ("-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a series looks; an adaptation looks the same in every figure of a study.
+    """How an adaptation looks.
 
     Attributes:
-        label: Text in a legend.
+        label: The adaptation in words.
+        series: The same without its amount of text.
         colour: Colour of line, marker and error bar.
         marker: Marker, as matplotlib names it.
-        face: Colour that fills the marker.
+        fill: The part of the marker that is filled, as matplotlib names it; "none" for none.
         line: Line style, as matplotlib names it.
     """
 
     label: str
+    series: str
     colour: str
     marker: str
-    face: str
+    fill: str
     line: Any
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Return the look of its markers, as arguments of matplotlib's `plot` and `errorbar`."""
+        return {
+            "marker": self.marker,
+            "color": self.colour,
+            "fillstyle": "full" if self.fill == "none" else self.fill,
+            "markerfacecolor": "white" if self.fill == "none" else self.colour,
+            "markerfacecoloralt": "white",
+            "markeredgecolor": self.colour,
+        }
+
+
+# For what is about several adaptations.
+NEUTRAL = Mark("", "", INK, "|", "full", "-")
 
 
 def marks(adaptations: Registered) -> Mapping[str, Mark]:
     """Return the mark of each adaptation, and of `none`.
 
-    The colour shows the kind of adaptation, in every study; marker and line distinguish it from the
-    other adaptations of its study.
+    Adaptations that differ only in how much text they see share their mark.
 
     Args:
         adaptations: All adaptations of the config in its order, not only those that a figure shows,
             so that an adaptation looks the same in every figure.
     """
-    found = {NONE: Mark("no adaptation", INK, "o", "#FFFFFF", "-")}
-    for index, (name, settings) in enumerate(adaptations.items()):
-        found[name] = _mark(name, _colour(settings), index)
+    labels, places = adaptation_labels(adaptations), variants(adaptations)
+    found = {NONE: Mark(labels[NONE], labels[NONE], INK, "x", "full", "-")}
+    for name, settings in adaptations.items():
+        series = series_label(settings, labels[name])
+        found[name] = _mark(kind_of(settings), places[name], labels[name], series)
     return found
 
 
-def apart(colours: Mapping[str, str]) -> Mapping[str, Mark]:
-    """Return a mark for each name, with its colour and a marker and line of its own."""
-    return {
-        name: _mark(name, colour, index) for index, (name, colour) in enumerate(colours.items())
-    }
+def _mark(kind: Kind, variant: int, label: str, series: str) -> Mark:
+    colour, marker = _look(kind)
+    if variant:
+        # 16 variants come before one looks like another.
+        fill = _HALVES[(variant - 1) % len(_HALVES)]
+        line = _LINES[(variant - 1 + (variant - 1) // len(_HALVES)) % len(_LINES)]
+        return Mark(label, series, colour, marker, fill, line)
+    if is_retraining(kind):
+        return Mark(label, series, colour, marker, "none", "--")
+    return Mark(label, series, colour, marker, "full", "-")
 
 
-def _mark(name: str, colour: str, index: int) -> Mark:
-    # 7 and 5 have no common divisor, so 35 pairs of marker and line come before one repeats.
-    marker, line = _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
-    return Mark(name, colour, marker, colour, line)
-
-
-def _colour(settings: Mapping[str, Any]) -> str:
-    """Return the colour of an entry of `adaptations`."""
-    if settings["method"] in _RETRAINING:
-        return _RETRAINING[settings["method"]]
-    window = settings.get("window", MATRIX)
+def _look(kind: Kind) -> tuple[str, str]:
+    """Return the colour and the marker of a kind of adaptation."""
+    method, window = kind
+    if method in _RETRAINING:
+        return _RETRAINING[method]
+    if method == LEAST_SQUARES:
+        return _EXACT
     if isinstance(window, int):
-        return _BLUE if window == 1 else _SKY if window < 5 else _GREEN
-    return _WINDOWS[window]
+        return (
+            (_BLUE, "s")
+            if window == 1
+            else (_SKY, "P")
+            if window < 5
+            else (_GREEN, "X" if window < 10 else "*")
+        )
+    return _WINDOWS[str(window)]

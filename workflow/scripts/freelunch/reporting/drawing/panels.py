@@ -1,23 +1,24 @@
 """Lay out the panels of the criteria: one for each model and pattern, in rows that fit a page."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PANEL_HEIGHT_INCHES = 2.7
+from freelunch.reporting.labels import criterion_label, pattern_label
+
+PANEL_HEIGHT_INCHES = 2.3
 # A wider row would become unreadably small on a page, so it continues below.
 PANELS_A_ROW = 3
-ROW_INCHES = 9.5
+ROW_INCHES = 4.2
 # Wide enough for the legend.
 LEAST_WIDTH_INCHES = 3.2
 # The width of a character of titles and names of criteria.
 CHARACTER_INCHES = 0.078
 # From point to point, wide enough for a value of four digits; between criteria half as much again.
-STEP_INCHES = 0.27
+STEP_INCHES = 0.36
 GAP_STEPS = 0.5
 
 
@@ -77,7 +78,7 @@ class Panel:
     def width_inches(self) -> float:
         """Return the width at which neither marks nor words touch."""
         marks_inches = STEP_INCHES * (self.adaptations + GAP_STEPS)
-        name_inches = CHARACTER_INCHES * max(len(name) for name in self.criteria)
+        name_inches = CHARACTER_INCHES * max(len(criterion_label(name)) for name in self.criteria)
         of_criteria = max(marks_inches, name_inches) * len(self.criteria)
         return max(of_criteria, CHARACTER_INCHES * len(self.title))
 
@@ -100,19 +101,6 @@ def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[li
         else:
             rows.append([replace(panel, title=f"{model}, {panel.title}")])
     return rows
-
-
-def pattern_label(pattern: str) -> str:
-    """Return a pattern's name and what it is in words.
-
-    `2of4` has two zeros among four weights; N:M, as the field writes it, counts what stays.
-    """
-    if match := re.fullmatch(r"([us])(\d+)", pattern):
-        kind = "structured" if match[1] == "s" else "unstructured"
-        return f"{pattern} ({match[2]} % {kind})"
-    if match := re.fullmatch(r"(\d+)of(\d+)", pattern):
-        return f"{pattern} ({int(match[2]) - int(match[1])}:{match[2]})"
-    return pattern
 
 
 def panel_grid(figure: Figure, rows: Sequence[Sequence[Panel]]) -> list[list[Axes]]:

@@ -7,10 +7,17 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.reporting.drawing.marks import Registered, marks
-from freelunch.reporting.drawing.style import draw_points, empty, legend_below, line_handle
+from freelunch.reporting.drawing.marks import marks
+from freelunch.reporting.drawing.style import (
+    WIDTH_INCHES,
+    draw_points,
+    empty,
+    legend_below,
+    line_handle,
+)
+from freelunch.reporting.labels import Registered, pattern_label
 
-PANEL_INCHES = (2.9, 2.5)
+PANEL_INCHES = 2.2
 Row = dict[str, Any]
 
 
@@ -36,13 +43,13 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     figure = Figure()
     looks = marks(adaptations)
     names = [name for name in looks if any(name in of for of in several.values())]
-    figure.set_size_inches(0.6 + len(several) * PANEL_INCHES[0], 0.8 + PANEL_INCHES[1])
-    grid = figure.subplots(1, len(several), squeeze=False, sharey=True)
-    for axes, (pattern, of) in zip(grid[0], several.items(), strict=True):
+    figure.set_size_inches(WIDTH_INCHES, 0.8 + len(several) * PANEL_INCHES)
+    grid = figure.subplots(len(several), 1, squeeze=False, sharex=True)
+    for axes, (pattern, of) in zip(grid[:, 0], several.items(), strict=True):
         _panel(axes, of, looks)
-        axes.set_title(pattern, loc="left")
-        axes.set_xlabel("parameters of the model")
-    grid[0][0].set_ylabel("worst minus best criterion (nats per token)")
+        axes.set_title(pattern_label(pattern), loc="left")
+        axes.set_ylabel("worst minus best criterion\n(nats per token)")
+    axes.set_xlabel("parameters of the model")
     legend_below(
         figure,
         [line_handle(looks[name], looks[name].label) for name in names],
@@ -64,5 +71,4 @@ def _panel(axes: Axes, series: dict[str, list[Row]], looks: Any) -> None:
             [float(row["loss_gap"]) for row in here],
             [float(row["loss_gap_standard_error"]) for row in here],
             looks[name],
-            [False] * len(here),
         )

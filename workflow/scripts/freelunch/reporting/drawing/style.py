@@ -1,6 +1,7 @@
 """One style for all figures, and the parts that several of them have."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib
@@ -9,17 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from freelunch.reporting.drawing.marks import QUIET, Mark
+from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark
+from freelunch.reporting.formatting import NOT_FINITE
 
 matplotlib.use("Agg")
 
-SMALL = 7.0
+# A figure is as wide as a phone can show with its words still readable, so panels are stacked.
+WIDTH_INCHES = 4.8
+SMALL = 7.5
+DAGGER = "\N{DAGGER}"
+CHOSEN = f"{DAGGER}: learning rate chosen on the evaluation text"
+UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+# The least distance of labels beside lines, as a share of the height of a panel.
+LABEL_STEP = 0.1
 _STYLE = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-    "font.size": 8.0,
+    "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.5,
     "axes.linewidth": 0.6,
@@ -35,9 +44,11 @@ _STYLE = {
     "ytick.minor.width": 0.4,
     "legend.frameon": False,
     "legend.fontsize": 8.0,
+    "legend.columnspacing": 1.2,
     "lines.linewidth": 1.1,
-    "lines.markersize": 4.2,
-    "savefig.dpi": 200,
+    "lines.markeredgewidth": 1.0,
+    "lines.markersize": 4.8,
+    "savefig.dpi": 220,
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "svg.fonttype": "path",
     "svg.hashsalt": "freelunch",
@@ -57,7 +68,7 @@ def draw_points(
     y: Sequence[float],
     errors: Sequence[float] | None,
     look: Mark,
-    opened: Sequence[bool],
+    chosen: Sequence[bool] = (),
 ) -> None:
     """Draw the points of a series, joined by its line where there are several.
 
@@ -67,26 +78,99 @@ def draw_points(
         y: Value of each point.
         errors: Length of each point's error bar, up and down; None for no bars.
         look: How the series looks.
-        opened: Whether each point's mark is open; the legend has to explain open marks.
+        chosen: Whether each point's settings were chosen on the evaluation text. These get a
+            dagger, which the legend has to explain (`CHOSEN`).
     """
     axes.errorbar(
         x,
         y,
         yerr=errors,
-        marker=look.marker,
-        color=look.colour,
+        **look.points,
         linestyle=look.line if len(x) > 1 else "none",
         linewidth=0.8,
         zorder=3,
     )
-    axes.plot(
-        [value for value, is_open in zip(x, opened, strict=True) if is_open],
-        [value for value, is_open in zip(y, opened, strict=True) if is_open],
-        look.marker,
-        color=look.colour,
-        markerfacecolor="white",
-        zorder=4,
-    )
+    for at, value, marked in zip(x, y, chosen, strict=False):
+        if marked:
+            axes.annotate(
+                DAGGER,
+                (at, value),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=SMALL,
+                color=QUIET,
+            )
+
+
+def start_with_data(
+    axes: Axes, values: Iterable[float], errors: Iterable[float | None] | None = None
+) -> None:
+    """Let the y axis span the data and their bars, with a little room above and below."""
+    found = list(values)
+    bars = [error or 0.0 for error in errors] if errors is not None else [0.0] * len(found)
+    pairs = [pair for pair in zip(found, bars, strict=True) if math.isfinite(sum(pair))]
+    if not pairs:
+        return
+    low = min(value - bar for value, bar in pairs)
+    high = max(value + bar for value, bar in pairs)
+    if axes.get_yscale() == "log":
+        # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
+        low = max(low, min(value for value, _ in pairs) / 2)
+        room = (high / low) ** 0.08 if high > low else 1.1
+        axes.set_ylim(low / room, high * room)
+    else:
+        room = 0.08 * (high - low or abs(high) or 1.0)
+        axes.set_ylim(low - room, high + room)
+
+
+def draw_level(axes: Axes, value: float, name: str, line: str, word: str) -> str:
+    """Draw a value as a horizontal line if it is within the axes, and return it in words.
+
+    Args:
+        axes: Axes whose limits are set.
+        value: The value.
+        name: What the value is.
+        line: Line style, as matplotlib names it.
+        word: The line style in a word.
+    """
+    low, high = axes.get_ylim()
+    if not math.isfinite(value):
+        return f"{name}: {NOT_FINITE}"
+    if low <= value <= high:
+        axes.axhline(value, color=DENSE_COLOUR, linestyle=line, linewidth=1.0, zorder=1)
+        return f"{name} ({word}): {value:.1f}"
+    return f"{name}: {value:.1f} {UP if value > high else DOWN}"
+
+
+def name_ends(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, str]) -> None:
+    """Name lines beside their right ends, moved apart where they would overlap.
+
+    Args:
+        axes: Axes whose limits are set.
+        ends: The value of the right end of each line, by its name.
+        looks: The colour of each name.
+    """
+    scale = math.log if axes.get_yscale() == "log" else float
+    low, high = (scale(limit) for limit in axes.get_ylim())
+    places: dict[str, float] = {}
+    last = -math.inf
+    for name, value in sorted(ends.items(), key=lambda end: end[1]):
+        last = max((scale(value) - low) / (high - low), last + LABEL_STEP)
+        places[name] = last
+    # What would be above the axes moves all labels below it down.
+    over = max(0.0, last - 1.0)
+    for name, place in places.items():
+        axes.annotate(
+            name,
+            (1.0, place - over),
+            xycoords="axes fraction",
+            xytext=(4, 0),
+            textcoords="offset points",
+            ha="left",
+            va="center",
+            fontsize=SMALL,
+            color=looks[name],
+        )
 
 
 def empty(message: str) -> Figure:
@@ -96,20 +180,26 @@ def empty(message: str) -> Figure:
     return figure
 
 
-def legend_below(figure: Figure, handles: Sequence[Line2D], title: str, columns: int = 3) -> None:
+def legend_below(figure: Figure, handles: Sequence[Line2D], title: str, columns: int = 2) -> None:
     """Put a legend below all panels."""
-    figure.legend(
+    legend = figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(columns, len(handles)),
+        ncols=min(columns, len(handles)) or 1,
         title=title,
         title_fontsize=SMALL,
     )
+    legend.get_title().set_multialignment("center")
 
 
 def line_handle(look: Mark, label: str) -> Line2D:
     """Return the entry of a series in a legend."""
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=label)
+    return Line2D([], [], **look.points, linestyle=look.line, linewidth=0.8, label=label)
+
+
+def mark_handle(look: Mark, label: str) -> Line2D:
+    """Return the entry of a mark without a line in a legend."""
+    return Line2D([], [], **look.points, linestyle="none", label=label)
 
 
 def name_line(axes: Axes, value: float, text: str, colour: str) -> None:

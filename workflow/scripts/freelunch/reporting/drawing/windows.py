@@ -1,128 +1,111 @@
-"""Draw perplexity and memory against the window size."""
+"""Draw what each window misses of the best gain, and its memory."""
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from freelunch.reporting.drawing.marks import (
-    COLOURS,
-    DENSE_COLOUR,
-    INK,
-    QUIET,
-    Mark,
-    apart,
-)
+from freelunch.reporting.drawing.marks import INK, Mark, marks
 from freelunch.reporting.drawing.style import (
-    draw_points,
+    CHOSEN,
+    DAGGER,
+    SMALL,
+    WIDTH_INCHES,
     empty,
     legend_below,
-    line_handle,
-    name_line,
 )
-from freelunch.study.naming import pruned_model
-from freelunch.study.windows import HALVES, window_size
+from freelunch.reporting.labels import Registered, pruned_model_label
 
-PANEL_INCHES = (0.62, 2.5)
-# The series, by inputs, targets, and whether least squares took the place of training.
-SERIES = {
-    ("dense", "dense", False): "dense inputs and targets",
-    ("dense", "dense", True): "dense inputs and targets, least squares",
-    ("sparse", "dense", False): "sparse inputs, dense targets",
-    ("sparse", "dense", True): "sparse inputs, dense targets, least squares",
-    ("sparse", "local", False): "sparse inputs, local targets",
-    ("sparse", "local", True): "sparse inputs, local targets, least squares",
-}
+ROW_INCHES = 0.22
+LABEL_CHARACTERS = 26
+# The title, the axis and its name.
+AROUND_INCHES = 0.85
+LEGEND_INCHES = 0.35
 Row = dict[str, Any]
 
 
-def draw(rows: Sequence[Row], text: str) -> Figure:
-    """Return the figure: for each pruned model perplexity above, memory below.
+def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
+    """Return the figure: for each pruned model a row for each window, with what it misses of the
+    best gain, its memory and its perplexity.
 
     Args:
         rows: Rows of windows.csv.
-        text: Name of the evaluation text, for the axis.
+        adaptations: All adaptations of the study's config; they decide the looks.
+        text: Name of the evaluation text, for the head of the perplexities.
     """
     if not rows:
         return empty("no two windows to compare")
-    models = list(dict.fromkeys(pruned_model(row) for row in rows))
-    # Each possible series has its own look, shown or not.
-    colours = dict(zip(SERIES.values(), COLOURS, strict=True))
-    looks = dict(zip(SERIES, apart(colours).values(), strict=True))
-    widest = max(
-        len(_windows([row for row in rows if pruned_model(row) == model])) for model in models
-    )
+    looks = marks(adaptations)
+    by_model: dict[str, list[Row]] = {}
+    for row in rows:
+        by_model.setdefault(pruned_model_label(row), []).append(row)
     figure = Figure()
-    width = max(4.2, 1.6 + PANEL_INCHES[0] * widest)
-    figure.set_size_inches(width, 0.6 + 2 * PANEL_INCHES[1] * len(models))
-    grid = figure.subplots(2 * len(models), 1, squeeze=False)[:, 0]
-    for number, model in enumerate(models):
-        here = [row for row in rows if pruned_model(row) == model]
-        quality, memory = grid[2 * number], grid[2 * number + 1]
-        quality.set_title(model, loc="left")
-        quality.set_ylabel(f"perplexity on {text}")
-        memory.set_ylabel("peak memory of a job (GB)")
-        memory.set_xlabel("window: number of blocks, or part of one")
-        _series(quality, here, looks, "perplexity", 1.0)
-        _series(memory, here, looks, "adaptation_peak_bytes", 1e-9)
-        memory.set_ylim(0, 1.08 * memory.get_ylim()[1])
-        _line(quality, here, "perplexity_unadapted", "not adapted", INK, ":")
-        _line(quality, here, "perplexity_dense", "dense", DENSE_COLOUR, "--")
-    shown = [series for series in SERIES if any(_kind(row) == series for row in rows)]
+    heights = [AROUND_INCHES + ROW_INCHES * len(here) for here in by_model.values()]
+    figure.set_size_inches(WIDTH_INCHES, LEGEND_INCHES + sum(heights))
+    grid = figure.subplots(len(by_model), 2, squeeze=False, height_ratios=heights)
+    for (missed, memory), (model, here) in zip(grid, by_model.items(), strict=True):
+        _panel(missed, here, looks, "gain_missed", 100.0, "gain_missed_standard_error")
+        _panel(memory, here, looks, "adaptation_peak_bytes", 1e-9)
+        missed.set_title(model, loc="left", x=0.0)
+        missed.set_xlabel("gain missed (%)")
+        memory.set_xlabel("memory (GB)")
+        missed.set_yticks(range(len(here)), [_label(row, looks) for row in here], fontsize=SMALL)
+        memory.set_yticks(range(len(here)), [""] * len(here))
+        _numbers(memory, here)
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
-    opened = "\nopen marks: learning rate chosen on the evaluation text" if on_evaluation else ""
     legend_below(
         figure,
-        [line_handle(looks[series], SERIES[series]) for series in shown],
-        "bars: ± standard error over windows of text" + opened,
-        columns=2,
+        [],
+        "gain missed: of the best window's gain; bars: ± standard error of the paired\n"
+        f"difference from the best; memory: peak of a job; numbers: perplexity on {text}"
+        + (f"\n{CHOSEN}" if on_evaluation else ""),
     )
     return figure
 
 
-def _series(
-    axes: Axes, rows: Sequence[Row], looks: dict[tuple[str, str, bool], Mark], key: str, unit: float
+def _label(row: Row, looks: Mapping[str, Mark]) -> str:
+    """Return the window of a row in words."""
+    label = looks[row["adaptation"]].label.removeprefix("reconstruction: ")
+    label = f"{label} {DAGGER}" if row["selected_on"] == "evaluation" else label
+    return textwrap.fill(label, LABEL_CHARACTERS)
+
+
+def _panel(
+    axes: Axes,
+    rows: Sequence[Row],
+    looks: Mapping[str, Mark],
+    key: str,
+    unit: float,
+    error: str | None = None,
 ) -> None:
-    """Draw a quantity of all series; marks that share a window stand side by side."""
-    windows = _windows(rows)
-    finite = [row for row in rows if math.isfinite(float(row[key]))]
-    for kind in dict.fromkeys(_kind(row) for row in rows):
-        here = [row for row in finite if _kind(row) == kind]
-        x = [windows.index(row["window"]) + _beside(row, finite) for row in here]
-        y = [float(row[key]) * unit for row in here]
-        error = None
-        if key == "perplexity":
-            error = [float(row["perplexity_standard_error"]) for row in here]
-        opened = [row["selected_on"] == "evaluation" for row in here]
-        draw_points(axes, x, y, error, looks[kind], opened)
-    names = [name.replace(HALVES, "attention\n/ MLP") for name in windows]
-    axes.set_xticks(range(len(windows)), names)
-    axes.set_xlim(-0.6, len(windows) - 0.4)
-    axes.tick_params(axis="x", length=0)
+    """Draw a quantity of all windows, with its error if it has one."""
+    for at, row in enumerate(rows):
+        value = unit * float(row[key])
+        bar = None if error is None else [unit * float(row[error])]
+        if math.isfinite(value):
+            points = looks[row["adaptation"]].points
+            axes.errorbar([value], [at], xerr=bar, **points, linestyle="none", zorder=3)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
 
 
-def _beside(row: Row, rows: Sequence[Row]) -> float:
-    """Return the shift of a mark to the side, so that marks of one window do not overlap."""
-    sharing = [other for other in rows if other["window"] == row["window"]]
-    place = next(number for number, other in enumerate(sharing) if other is row)
-    return 0.14 * (place - (len(sharing) - 1) / 2)
-
-
-def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, colour: str, style: str) -> None:
-    """Draw a value that all rows share as a horizontal line with its name."""
-    value = float(rows[0][key])
-    if not math.isfinite(value):
-        return
-    axes.axhline(value, color=colour, linestyle=style, linewidth=1.0, zorder=1)
-    name_line(axes, value, f"{label}\n{value:.1f}", QUIET)
-
-
-def _windows(rows: Sequence[Row]) -> list[str]:
-    """Return the windows from small to large."""
-    return sorted({row["window"] for row in rows}, key=window_size)
-
-
-def _kind(row: Row) -> tuple[str, str, bool]:
-    return row["inputs"], row["targets"], row["exact"] == "1"
+def _numbers(axes: Axes, rows: Sequence[Row]) -> None:
+    """Write perplexities to the right of the axes."""
+    for at, row in enumerate(rows):
+        axes.annotate(
+            f"{float(row['perplexity']):.1f}",
+            (1.0, at),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL,
+            color=INK,
+        )

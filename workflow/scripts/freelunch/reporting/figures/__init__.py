@@ -37,6 +37,7 @@ class Figure:
         data_caption: What the columns of the CSV file mean, in reStructuredText.
         columns: Columns of the CSV file.
         rows: Picks the rows of the CSV file from the results of a study.
+        sums_up: Whether it sums up the whole study; the audit's page begins with it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Figure:
     data_caption: Callable[[Study], str]
     columns: Sequence[str]
     rows: Callable[["Results"], Rows]
+    sums_up: bool = False
 
     @property
     def table(self) -> Table:

@@ -1,4 +1,4 @@
-"""Perplexity against tokens and operations: reconstruction beside retraining."""
+"""Perplexity against tokens, operations and memory: reconstruction beside retraining."""
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.figures import Figure
@@ -8,23 +8,26 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     perplexity = study.perplexity
     return f"""\
-Perplexity against the tokens that an adaptation sees (left) and its operations (right), for the
-reconstruction and each way of retraining the same pruned model. Perplexity on
+Perplexity against the tokens that an adaptation sees, its operations, and the peak memory of its
+job, for the reconstruction and each way of retraining the same pruned model. Perplexity on
 ``{perplexity.text}``, windows of {perplexity.length} tokens. A line joins the budgets of one
-method. Bars are one standard error, over windows of text, of the difference from the reconstruction
-that the others are compared with. ``reach.csv`` has the budget at which each retraining reaches
-that reconstruction.
+method. Filled marks are reconstructions, open ones retrainings; a half-filled mark differs in one
+setting. The axes span the data: arrows say where the pruned model without adaptation and the dense
+model are.
+
+Bars are one standard error, over windows of text, of the difference from the reconstruction that
+the others are compared with. ``reach.csv`` has the budget at which each retraining reaches that
+reconstruction.
 """
 
 
 FIGURE = Figure(
     name="budgets",
-    title="quality by tokens and operations",
+    title="quality by tokens, operations and memory",
     caption=_caption,
     alternative=(
-        "Two charts of perplexity, against the tokens seen and against the operations, both "
-        "logarithmic: a line for the reconstruction and one for each way of retraining, between a "
-        "line for the pruned model that is not adapted and one for the dense model."
+        "Three charts of perplexity, against the tokens seen, the operations and the peak memory: "
+        "a line for the reconstruction and one for each way of retraining."
     ),
     claims=("C1",),
     wanted=lambda study: study.compares_budgets,

@@ -1,4 +1,4 @@
-"""Perplexity and memory against the window size."""
+"""What each window misses of the best gain, and its memory."""
 
 from freelunch.analysis.window_effect import WINDOW_COLUMNS
 from freelunch.reporting.figures import Figure
@@ -8,14 +8,15 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     perplexity, calibration = study.perplexity, study.calibration
     return f"""\
-Perplexity and memory against the window size, the part of the model that is adapted together: a
-single matrix, attention and MLP separately, a number of consecutive blocks, or all blocks. The
-masks are the same for all windows.
-Perplexity on ``{perplexity.text}``, windows of {perplexity.length} tokens;
-calibrated on {calibration.samples} sequences of {calibration.length} tokens of
-``{calibration.text}``. Bars are one standard error over windows of text; all cells are
-measured on the same text, so their differences are more certain than the bars suggest: see
-``gain_missed`` in ``windows.csv``. Memory is the peak resident set of a job.
+What each window misses of the best gain, its memory and its perplexity. A window is the part of
+the model that is adapted together: a single matrix, attention and MLP separately (half blocks), a
+number of consecutive blocks, or the whole model. The masks are the same for all windows.
+
+The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
+paired difference from the best window, over windows of text. Perplexity is on
+``{perplexity.text}``, windows of {perplexity.length} tokens; calibrated on {calibration.samples}
+sequences of {calibration.length} tokens of ``{calibration.text}``. Memory is the peak resident set
+of a job.
 """
 
 
@@ -24,13 +25,17 @@ FIGURE = Figure(
     title="quality and memory by window",
     caption=_caption,
     alternative=(
-        "Two charts over the size of the window, from single matrices to the whole model: "
-        "perplexity with its error, between the pruned and the dense model's, and the peak memory "
-        "of a job."
+        "Two charts with a row for each window, from single matrices to the whole model: how much "
+        "of the best gain it misses, with the error, and the peak memory of a job; beside them, "
+        "its perplexity."
     ),
     claims=("C2", "C2b", "C2v1"),
     wanted=lambda study: study.compares_windows,
-    settings=lambda study: {"text": study.perplexity.text},
+    settings=lambda study: {
+        # All adaptations of the config, shown or not: each looks the same in all figures.
+        "adaptations": study.as_json()["adaptations"],
+        "text": study.perplexity.text,
+    },
     data="effect of the window size",
     data_caption=lambda _: (
         """\

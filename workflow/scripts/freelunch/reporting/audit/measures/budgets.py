@@ -105,6 +105,7 @@ def _reached(way: Mapping[str, float], means: Means, reference: str) -> float:
 MEASURES = (
     Measure(
         budget_ratio,
+        "budget of retraining, relative to reconstruction's",
         {
             "unit": {"enum": list(UNITS)},
             "methods": {"type": "array", "minItems": 1, "items": {"enum": list(METHODS)}},

@@ -125,10 +125,15 @@ def _criteria(
 
 
 MEASURES = (
-    Measure(gap_left, {"criteria": CRITERIA}),
-    Measure(gap_left_by_size, {"criteria": CRITERIA}),
+    Measure(gap_left, "share of the gap without reconstruction", {"criteria": CRITERIA}),
+    Measure(
+        gap_left_by_size,
+        "share of the gap left, larger minus smaller model",
+        {"criteria": CRITERIA},
+    ),
     Measure(
         perplexity_apart,
+        "difference in perplexity",
         {
             "criteria": {**CRITERIA, "maxItems": 2},
             "dense_at_most": {"type": "number", "exclusiveMinimum": 0},

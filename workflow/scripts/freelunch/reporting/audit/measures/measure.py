@@ -71,6 +71,7 @@ class Measure:
 
     Attributes:
         ask: Yields what it measures; its name is that of the measure.
+        quantity: What its numbers are, in a few words, for the axis of a figure.
         settings: JSON Schemas of its settings in a claim, all of which are required.
         unit: How its numbers are written: share, times, perplexity, GB or nats.
         unit_of_accuracy: The same for the metric accuracy, if it differs.
@@ -79,6 +80,7 @@ class Measure:
     """
 
     ask: Callable[[Evidence, Settings], Asked]
+    quantity: str
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unit: str = "share"
     unit_of_accuracy: str | None = None

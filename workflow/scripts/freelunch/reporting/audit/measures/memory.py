@@ -50,6 +50,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
 MEASURES = (
     Measure(
         planned_memory,
+        "planned memory",
         {"study": {"type": "string"}, "adaptation": {"type": "string"}},
         unit="GB",
         metrics=(),

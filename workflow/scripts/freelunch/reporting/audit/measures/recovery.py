@@ -1,6 +1,6 @@
 """Measures of how much of the loss that pruning adds the reconstruction recovers."""
 
-from freelunch.analysis.bootstrap import Means
+from freelunch.analysis.bootstrap import Means, Statistic
 from freelunch.analysis.pairing import parameters_by_model
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
@@ -19,6 +19,17 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.naming import pruned_model
 
+RECOVERED = "recovered share of the loss that pruning adds"
+
+
+def recovered_by(adaptation: str) -> Statistic:
+    """Return the share of the loss added by pruning that an adaptation recovers, as a statistic."""
+
+    def statistic(means: Means) -> float:
+        return divided(means[NONE] - means[adaptation], means[NONE] - means[DENSE])
+
+    return statistic
+
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss added by pruning that the reconstruction recovers. All `criteria` have
@@ -31,12 +42,8 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
             continue
         for criterion in settings["criteria"]:
             cells = criteria[criterion]
-
-            def statistic(means: Means, name: str = name) -> float:
-                return divided(means[NONE] - means[name], means[NONE] - means[DENSE])
-
             subject = f"{pruned_model(cells[NONE][0])}, {name}"
-            yield ask(evidence, settings, subject, statistic, cells)
+            yield ask(evidence, settings, subject, recovered_by(name), cells)
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
@@ -79,10 +86,11 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
 
 
 MEASURES = (
-    Measure(recovery, {"criteria": {**CRITERIA, "minItems": 1}}),
-    Measure(gain, unit="nats", unit_of_accuracy="points"),
+    Measure(recovery, RECOVERED, {"criteria": {**CRITERIA, "minItems": 1}}),
+    Measure(gain, "gain of reconstruction", unit="nats", unit_of_accuracy="points"),
     Measure(
         recovery_at_size,
+        RECOVERED,
         {
             "parameters": {"type": "integer", "minimum": 1},
             "criteria": {**CRITERIA, "minItems": 1},

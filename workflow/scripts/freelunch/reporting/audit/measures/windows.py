@@ -23,6 +23,8 @@ from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import HALVES, MATRIX
 
+OF_BEST = "share of the best window's gain"
+
 
 def window_spread(evidence: Evidence, settings: Settings) -> Asked:
     """How far apart the losses of some `windows` are, as a share of what the best of them gains.
@@ -141,11 +143,12 @@ def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) ->
 
 
 MEASURES = (
-    Measure(window_spread, {"windows": {**WINDOWS, "minItems": 2}}),
-    Measure(matrix_penalty, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
-    Measure(halves_missed, {"windows": WINDOWS}),
+    Measure(window_spread, OF_BEST, {"windows": {**WINDOWS, "minItems": 2}}),
+    Measure(matrix_penalty, OF_BEST, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
+    Measure(halves_missed, OF_BEST, {"windows": WINDOWS}),
     Measure(
         halves_memory,
+        "memory, relative to the smallest window's",
         {"windows": WINDOWS},
         unit="times",
         metrics=(),

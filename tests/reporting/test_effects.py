@@ -1,0 +1,113 @@
+"""The forest plot: it shows what the audit found, to the last digit."""
+
+import math
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from freelunch.records.read import load_records
+from freelunch.reporting.audit.audit import audit_records
+from freelunch.reporting.drawing.effects import draw
+from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import figures
+from freelunch.reporting.results import Results
+from freelunch.study.study import Study
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "docs" / "laptop" / "records"
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study.load(ROOT / "config.yaml")
+
+
+@pytest.fixture(scope="module")
+def results(study: Study) -> Results:
+    return Results(study, load_records(study, RECORDS), RECORDS)
+
+
+@pytest.fixture(scope="module")
+def drawn(study: Study, results: Results) -> Figure:
+    effects = figures()["effects"]
+    rows = [
+        {key: written(row.get(key)) for key in effects.columns} for row in effects.rows(results)
+    ]
+    with styled():
+        figure = draw(rows, **effects.settings(study))
+        figure.draw_without_rendering()
+    return figure
+
+
+def written(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def test_every_number_of_the_audit_with_an_interval_is_an_effect(
+    study: Study, results: Results
+) -> None:
+    audited = audit_records(study, results.records, RECORDS)
+    found = {
+        (claim["id"], finding["value"], finding["low"], finding["high"], finding["text"])
+        for claim in audited["claims"]
+        for part in claim["parts"]
+        if part["metric"] is not None
+        for finding in part["findings"]
+        if finding["low"] is not None
+    }
+    keys = ("claim", "value", "low", "high", "text")
+    shown = {tuple(row[key] for key in keys) for row in results.effects if "claim" in row}
+    assert shown == found and len(found) > 10
+
+
+def test_every_kind_of_adaptation_has_its_recovered_share(results: Results) -> None:
+    recovered = [row for row in results.effects if row["measure"] == "recovery"]
+    of_wanda = [row["adaptation"] for row in recovered if row["criterion"] == "wanda"]
+    windows = {"recon_block", "recon_matrix", "recon_attention_mlp", "recon_5", "recon_all"}
+    assert set(of_wanda) == {*windows, "masklora", "full"}
+    # With one seed, the value is the ratio of mean losses, as the summary has them.
+    losses = {
+        row["adaptation"]: row["loss_minus_dense"]
+        for row in results.cells
+        if (row["criterion"], row["seed"]) == ("wanda", 0)
+    }
+    for row in recovered:
+        if row["criterion"] == "wanda":
+            share = 1 - losses[row["adaptation"]] / losses["none"]
+            assert row["value"] == pytest.approx(share)
+            assert row["low"] < row["value"] < row["high"]
+
+
+def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:
+    marks = [
+        line.get_xdata()[0]
+        for axes in drawn.axes
+        for line in axes.lines
+        if len(line.get_xdata()) == 1 and line.get_color() != "#B0B0B0"
+    ]
+    scale = {"share": 100.0, "points": 100.0, "times": 1.0}
+    values = [scale[row["unit"]] * row["value"] for row in results.effects]
+    assert sorted(marks) == pytest.approx(sorted(values))
+    assert all(map(math.isfinite, marks))
+
+
+def test_words_stay_inside_and_apart(drawn: Figure) -> None:
+    window = drawn.get_window_extent()
+    for axes in drawn.axes:
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        assert boxes
+        for index, box in enumerate(boxes):
+            assert window.x0 <= box.x0 and box.x1 <= window.x1, axes.texts[index].get_text()
+            assert not box.count_overlaps(boxes[index + 1 :]), axes.texts[index].get_text()
+    labels = [text.get_text() for axes in drawn.axes for text in axes.texts]
+    assert "Wanda, 50 % unstructured" in labels and "wanda" not in " ".join(labels)
+
+
+def test_the_phone_can_show_it(drawn: Figure) -> None:
+    """Words of 7.5 points are at least 6 pixels high on a screen of 360 pixels."""
+    assert 7.5 / 72 * 360 / drawn.get_size_inches()[0] > 6
+
+
+def test_without_effects_it_says_so() -> None:
+    assert "measures no effect" in draw([], {}).texts[0].get_text()

@@ -1,0 +1,273 @@
+"""Draw every effect with its paired interval: a forest plot."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE, MarkerStyle
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, QUIET, Mark, marks
+from freelunch.reporting.drawing.style import SMALL, empty
+from freelunch.reporting.labels import Registered, criterion_label, pattern_label, pruning_label
+
+# The figure is laid out in inches, so that all of its rows are equally high.
+ROW_INCHES = 0.16
+TITLE_INCHES = 0.22
+# The numbers of an axis, and the room below them.
+AXIS_INCHES = 0.34
+LEGEND_INCHES = 0.42
+PLOT_INCHES = 1.9
+GAP_INCHES = 0.1
+INDENT_INCHES = 0.1
+# What a number is multiplied by to be shown, and its unit.
+UNITS = {
+    "share": (100.0, "%"),
+    "points": (100.0, "percentage points"),
+    "times": (1.0, "times"),
+    "nats": (1.0, "nats per token"),
+    "perplexity": (1.0, ""),
+}
+# The marker of a threshold, whose flat side is at the threshold, by where the claim holds.
+SIDES = {"above": MarkerStyle(CARETRIGHTBASE), "below": MarkerStyle(CARETLEFTBASE)}
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel: a heading, or a row with its label."""
+
+    text: str
+    row: Row | None = None
+    indented: bool = False
+
+    @property
+    def style(self) -> Literal["normal", "oblique"]:
+        """Return the style of its text."""
+        return "oblique" if self.row is None else "normal"
+
+
+def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
+    """Return the figure: a panel for each quantity, a line for each effect.
+
+    Args:
+        rows: Rows of effects.csv.
+        adaptations: All adaptations of the study's config; they decide the looks.
+    """
+    if not rows:
+        return empty("this study measures no effect that has an interval")
+    looks = marks(adaptations)
+    several = len({row["model"] for row in rows} - {""}) > 1
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        unit = UNITS[row["unit"]][1]
+        title = f"{row['quantity']} ({unit})" if unit else row["quantity"]
+        panels.setdefault(title, []).append(row)
+    lines = {title: _lines(here, looks, several) for title, here in panels.items()}
+    figure = Figure(layout=PlaceHolderLayoutEngine(False, False))
+    labels = max(_inches(line.text, line.style) for its in lines.values() for line in its)
+    numbers = max(_inches(_number(row["text"])) for row in rows)
+    left = GAP_INCHES + INDENT_INCHES + labels + GAP_INCHES
+    width = left + PLOT_INCHES + GAP_INCHES + numbers + GAP_INCHES
+    height = LEGEND_INCHES + sum(
+        TITLE_INCHES + ROW_INCHES * len(its) + AXIS_INCHES for its in lines.values()
+    )
+    figure.set_size_inches(width, height)
+    top = height
+    for title, its in lines.items():
+        figure.text(
+            GAP_INCHES / width,
+            (top - 0.6 * TITLE_INCHES) / height,
+            title[0].upper() + title[1:],
+            fontweight="bold",
+            va="center",
+        )
+        top -= TITLE_INCHES + ROW_INCHES * len(its)
+        place = (left / width, top / height, PLOT_INCHES / width, ROW_INCHES * len(its) / height)
+        _panel(figure.add_axes(place), its, left - GAP_INCHES, looks)
+        top -= AXIS_INCHES
+    _legend(figure, rows, height)
+    return figure
+
+
+def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
+    """Explain bars and thresholds at the bottom."""
+    handles = [
+        Line2D([], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {side}")
+        for side, marker in SIDES.items()
+        if any(row["side"] == side for row in rows)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="center",
+        bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
+        ncols=len(handles) or 1,
+        title="bars: 95 % intervals of paired differences",
+        title_fontsize=SMALL,
+        fontsize=SMALL,
+        borderpad=0.0,
+    )
+
+
+def _inches(text: str, style: Literal["normal", "oblique"] = "normal") -> float:
+    """Return how wide a text is."""
+    font = FontProperties(style=style)
+    return float(TextPath((0, 0), text, size=SMALL, prop=font).get_extents().x1) / 72
+
+
+def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> list[Line]:
+    """Return the lines of a panel.
+
+    Args:
+        rows: The effects of one quantity.
+        looks: The look of each adaptation.
+        several: Whether the figure shows several models, so that their names are needed.
+    """
+    if len({row["adaptation"] for row in rows}) == 1:
+        groups = _grouped((row["effect"], _place(row, several), row) for row in rows)
+        return [line for effect, its in groups.items() for line in _group(effect, its)]
+    # Adaptations are compared on one pruned model; pruned models have one adaptation in common.
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[_place(row, several)] = counts.get(_place(row, several), 0) + 1
+    by_model = [row for row in rows if counts[_place(row, several)] > 1]
+    by_adaptation = [row for row in rows if counts[_place(row, several)] == 1]
+    order = list(looks)
+    by_model.sort(key=lambda row: order.index(row["adaptation"]))
+    patterns = list(dict.fromkeys(row["pattern"] for row in rows))
+    by_adaptation.sort(key=lambda row: patterns.index(row["pattern"]))
+    named = [(_place(row, several), looks[row["adaptation"]].label, row) for row in by_model]
+    named += [(looks[row["adaptation"]].label, _place(row, several), row) for row in by_adaptation]
+    return [line for title, its in _grouped(named).items() for line in _group(title, its, True)]
+
+
+def _grouped(named: Iterable[tuple[str, str, Row]]) -> dict[str, list[Line]]:
+    groups: dict[str, list[Line]] = {}
+    for title, label, row in named:
+        groups.setdefault(title, []).append(Line(label, row))
+    return groups
+
+
+def _group(title: str, lines: Sequence[Line], headed: bool = False) -> list[Line]:
+    """Return lines below their heading; a line alone is named by the heading unless `headed`."""
+    if len(lines) == 1 and not headed:
+        return [Line(title, lines[0].row)]
+    return [Line(title), *(replace(line, indented=True) for line in lines)]
+
+
+def _place(row: Row, several: bool) -> str:
+    """Return in words what an effect was measured on."""
+    words = [row["model"]] if several and row["model"] else []
+    if row["criterion"] and row["pattern"]:
+        return ", ".join([*words, pruning_label(row)])
+    words += [criterion_label(row["criterion"])] if row["criterion"] else []
+    words += [pattern_label(row["pattern"])] if row["pattern"] else []
+    return ", ".join(words)
+
+
+def _panel(
+    axes: Axes, lines: Sequence[Line], left_inches: float, looks: Mapping[str, Mark]
+) -> None:
+    """Draw the lines of one quantity, with their labels from `left_inches` left of the axes."""
+    rows = [line.row for line in lines if line.row is not None]
+    unit = rows[0]["unit"]
+    scale = UNITS[unit][0]
+    shown = [
+        scale * float(row[key])
+        for row in rows
+        for key in ("value", "low", "high", "threshold")
+        if row[key]
+    ]
+    finite = [value for value in shown if math.isfinite(value)]
+    low, high = min(finite), max(finite)
+    if unit == "times":
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.4, high * 1.4)
+        subs = (1.0,) if high > 20 * low else (1.0, 2.0, 5.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        room = 0.04 * (high - low or abs(high) or 1.0)
+        axes.set_xlim(low - room, high + room)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
+    for at, line in enumerate(lines):
+        if line.row is not None:
+            _draw_row(axes, at, line.row, scale, looks.get(line.row["adaptation"], NEUTRAL))
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_yticks([])
+    for at, line in enumerate(lines):
+        indent = INDENT_INCHES if line.indented else 0.0
+        axes.annotate(
+            line.text,
+            (0.0, at),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(72 * (indent - left_inches), 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL,
+            fontstyle=line.style,
+        )
+    axes.grid(axis="x")
+    axes.tick_params(axis="x", labelsize=SMALL, pad=2)
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
+    """Draw an estimate, its interval, its threshold, and its number to the right."""
+    edges = axes.get_xlim()
+    value, low, high = (
+        min(max(scale * float(row[key]), edges[0]), edges[1]) for key in ("value", "low", "high")
+    )
+    axes.plot([low, high], [at, at], color=look.colour, linewidth=1.1, zorder=2)
+    axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
+    if math.isinf(float(row["high"])):
+        axes.plot([edges[1]], [at], ">", color=look.colour, clip_on=False, zorder=3)
+    if (marker := _threshold(row)) is not None:
+        axes.plot(
+            [scale * float(row["threshold"])],
+            [at],
+            marker=marker,
+            color=PALE,
+            linestyle="none",
+            clip_on=False,
+            zorder=1.5,
+        )
+    axes.annotate(
+        _number(row["text"]),
+        (1.0, at),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(6, 0),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        fontsize=SMALL,
+        color=INK if row["threshold"] else QUIET,
+    )
+
+
+def _threshold(row: Row) -> MarkerStyle | None:
+    """Return the marker of the threshold of a row, which points to where the claim holds."""
+    return SIDES[row["side"]] if row["threshold"] else None
+
+
+def _number(text: str) -> str:
+    """Return a number and its interval as the audit writes them, without words and units."""
+    for word, sign in (
+        *(("at most ", "\N{LESS-THAN OR EQUAL TO}"), ("more than ", ">")),
+        *(("(95 %: ", "("), (" %", ""), (" times", ""), (" points", ""), (" nats", "")),
+    ):
+        text = text.replace(word, sign)
+    return _signed(text)
+
+
+def _signed(text: str) -> str:
+    """Return text whose minus signs are as wide as plus signs."""
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,119 @@
+"""Every effect that a study measures, with its paired interval: the rows of the forest plot."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from freelunch.analysis.bootstrap import estimate
+from freelunch.reporting.audit.claims import audit_claims, estimate_text, load_claims
+from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
+from freelunch.reporting.audit.measures import MEASURES
+from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
+from freelunch.reporting.finished import FinishedStudy
+from freelunch.reporting.labels import first_of_kinds
+from freelunch.study.cell import DENSE, NONE, Cell
+
+# What a row says about the cells that it compares: a value where they share it, else nothing.
+_SHARED = ("model", "criterion", "pattern", "adaptation")
+Row = dict[str, Any]
+
+
+def effect_rows(finished: FinishedStudy) -> list[Row]:
+    """Return the effects: what each adaptation recovers, and all numbers of claims about losses.
+
+    The numbers of claims are those of the audit, with their intervals, thresholds and verdicts. The
+    share of the loss that each adaptation recovers is computed as the audit computes it for the
+    reconstruction. Numbers without an interval (of memory) and what the study cannot test are left
+    out.
+    """
+    evidence = Evidence(finished.study, finished.records, finished.folder)
+    claims = [
+        {**claim, "parts": parts}
+        for claim in load_claims()
+        if (parts := [part for part in claim["parts"] if "metric" in part])
+    ]
+    rows = [
+        row
+        for claim, audited in zip(claims, audit_claims(evidence, claims), strict=True)
+        for part, found in zip(claim["parts"], audited["parts"], strict=True)
+        for row in _of_claim(claim["id"], part, found)
+    ]
+    recovered = {
+        (row["model"], row["criterion"], row["pattern"], row["adaptation"]): row
+        for row in rows
+        if (row["measure"], row["metric"]) == (recovery.__name__, PERPLEXITY)
+    }
+    others = [row for row in rows if row not in recovered.values()]
+    return [*(recovered.get(_key(row), row) for row in _recovered(evidence)), *others]
+
+
+def _of_claim(claim: str, part: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the numbers of one part of a claim."""
+    side, threshold = next(iter(part["holds"].items()))
+    for finding in found["findings"]:
+        if finding["low"] is not None:
+            yield {
+                **_shared([Cell.parse(cell) for cell in finding["cells"]]),
+                **_of_measure(part["measure"], part["metric"]),
+                "claim": claim,
+                "effect": part.get("effect", part["says"]),
+                "seeds": len(finding["of_seeds"]) or 1,
+                **{key: finding[key] for key in ("value", "low", "high", "text", "verdict")},
+                "threshold": threshold,
+                "side": side,
+            }
+
+
+def _recovered(evidence: Evidence) -> Iterator[Row]:
+    """Yield the share of the loss that each adaptation recovers, for each pruned model.
+
+    Of adaptations of one kind, such as those that differ in how much text they see, only the first
+    one in the config counts.
+    """
+    firsts = first_of_kinds(evidence.study.as_json()["adaptations"]).values()
+    for by_name in evidence.pruned:
+        for name in (name for name in by_name if name in firsts):
+            seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
+            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name) if seeds}
+            sample = evidence.sample(
+                {**cells, DENSE: [Cell.dense(by_name[name][seed].model) for seed in seeds]},
+                PERPLEXITY,
+            )
+            if not seeds or sample is None:
+                continue
+            found = estimate(recovered_by(name), [sample])
+            if math.isnan(found.low):
+                continue
+            yield {
+                **_shared([*cells[NONE], *cells[name]]),
+                **_of_measure(recovery.__name__, PERPLEXITY),
+                "effect": "",
+                "seeds": len(seeds),
+                **{key: getattr(found, key) for key in ("value", "low", "high")},
+                "text": estimate_text(found, MEASURES[recovery.__name__].unit),
+            }
+
+
+def _of_measure(name: str, metric: str) -> Row:
+    measure = MEASURES[name]
+    return {
+        "measure": name,
+        "metric": metric,
+        "unit": measure.unit_for(metric),
+        "quantity": measure.quantity,
+    }
+
+
+def _shared(cells: Sequence[Cell]) -> Row:
+    """Return what all cells share; the adaptation is that of the adapted ones."""
+    pruned = [cell for cell in cells if not cell.is_dense]
+    adapted = [cell for cell in pruned if cell.adaptation != NONE]
+    found = {}
+    for key in _SHARED:
+        values = {getattr(cell, key) for cell in (adapted if key == "adaptation" else pruned)}
+        found[key] = values.pop() if len(values) == 1 else ""
+    return found
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in _SHARED)

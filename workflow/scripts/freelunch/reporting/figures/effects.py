@@ -1,0 +1,49 @@
+"""Every effect with its paired interval, and the thresholds of the claims: a forest plot."""
+
+from freelunch.reporting.figures import Figure
+from freelunch.study.cell import NONE
+from freelunch.study.study import Study
+
+
+def _caption(study: Study) -> str:
+    return f"""\
+Every effect that this study measures, with its 95 % interval. All cells of a model are measured on
+the same windows of ``{study.perplexity.text}`` (or the same documents), so the intervals are those
+of paired differences. A triangle is the threshold of a claim and points to where the claim holds.
+
+Of adaptations that differ only in their amount of text, their loss or their inputs, the first in
+the config is shown; the summary table has all of them. ``effects.csv`` has the numbers, and the
+claims that they belong to.
+"""
+
+
+FIGURE = Figure(
+    name="effects",
+    title="every effect with its interval",
+    caption=_caption,
+    alternative=(
+        "A forest plot: a row for each effect with its estimate and its 95 % interval, in panels "
+        "for the recovered loss, the windows, the criteria and the budgets of retraining."
+    ),
+    claims=(),
+    sums_up=True,
+    wanted=lambda study: any(cell.adaptation != NONE for cell in study.cells),
+    # All adaptations of the config, shown or not: each looks the same in all figures.
+    settings=lambda study: {"adaptations": study.as_json()["adaptations"]},
+    data="every effect with its interval",
+    data_caption=lambda _: (
+        """\
+A row for each effect. ``value`` with its 95 % interval from ``low`` to ``high``, as a number and,
+rounded, as ``text``; a ``unit`` of ``share`` is a fraction of 1. ``measure`` and ``metric`` are
+those of the audit. Where a claim is about the effect, ``claim``, ``threshold``, ``side`` (on which
+the claim holds) and ``verdict`` say so. ``model``, ``criterion``, ``pattern`` and ``adaptation``
+are empty where the effect compares several.
+"""
+    ),
+    columns=(
+        *("quantity", "effect", "model", "criterion", "pattern", "adaptation", "seeds"),
+        *("measure", "metric", "unit", "value", "low", "high", "text"),
+        *("claim", "threshold", "side", "verdict"),
+    ),
+    rows=lambda results: results.effects,
+)

@@ -1,0 +1,78 @@
+"""Write the main perplexities of a finished study, for tools that compare runs, such as DVC.
+
+    python -m freelunch.reporting.main_metrics config.yaml
+
+writes `perplexity.json` into the folder of the study's results. It reads every record, and refuses
+one that was made with other settings than the config asks for.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from freelunch.analysis.pairing import (
+    Records,
+    by_adaptation,
+    mean_over_seeds,
+    measured_perplexity,
+    pruned_models,
+)
+from freelunch.core.artifact import json_text, write_atomically
+from freelunch.core.errors import UserError
+from freelunch.records.read import load_records
+from freelunch.reporting.formatting import NOT_FINITE
+from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.study import Study
+
+FILE = "perplexity.json"
+
+
+def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
+    """Return perplexities of the pruned model with the most adaptations, averaged over seeds.
+
+    They are those of its dense model, and by adaptation of the model without one, with the
+    reconstruction that retraining is compared with, and with the first retraining of the config. A
+    perplexity that is not finite is written in words, since DVC leaves null out of its tables.
+    """
+    models = [by_adaptation(cells) for cells in pruned_models(records)]
+    if not models:
+        return {}
+    adapted = max(models, key=len)
+    entries = study.config.adaptations
+    wanted = (
+        [NONE],
+        study.references,
+        [name for name, entry in entries.items() if entry.is_retraining],
+    )
+    firsts = [next((name for name in names if name in adapted), None) for names in wanted]
+    cells = {name: list(adapted[name].values()) for name in firsts if name is not None}
+    of_dense = Cell.dense(next(iter(next(iter(adapted.values())).values())).model)
+    found: dict[str, float | str] = {}
+    for name, of_seeds in {DENSE: [of_dense], **cells}.items():
+        value, _, _ = mean_over_seeds([measured_perplexity(records[it]) for it in of_seeds])
+        found[name] = value if math.isfinite(value) else NOT_FINITE
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the file of one study; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m freelunch.reporting.main_metrics",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", type=Path, help="the study file")
+    try:
+        study = Study.load(parser.parse_args(arguments).study)
+        found = main_perplexities(study, load_records(study))
+        write_atomically(study.paths.root / FILE, json_text(found))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
