@@ -26,7 +26,7 @@ def asked(tmp_path_factory):
 
     def run(*arguments, gpus=False):
         one = WithGpus(study.path) if gpus else study
-        output = one.run("--dry-run", *arguments)
+        output = one.run("--dry-run", *arguments, verbose=True)
         found = {}
         for rule, line in re.findall(r"rule (\w+):\n(?:.*\n)*? +resources: (.*)\n", output):
             found.setdefault(rule, dict(each.split("=") for each in line.split(", ")))

@@ -1,5 +1,6 @@
 """Where a run is shown: lines, and on a terminal a bar with the running jobs below them."""
 
+import re
 from collections.abc import Iterator
 from typing import IO
 
@@ -41,6 +42,7 @@ class Screen:
     def show_bar(self) -> None:
         """Show the bar from now on, if this is a terminal."""
         if self._live is None and self._console.is_terminal:
+            self._story.has_bar = True
             self._live = Live(
                 get_renderable=self._below,
                 console=self._console,
@@ -66,7 +68,14 @@ class Screen:
         width = max((len(job.name) for job in jobs[:_SHOWN]), default=0)
         for job in jobs[:_SHOWN]:
             yield Text(
-                f"  {job.name:<{width}}  {job.now().text}", no_wrap=True, overflow="ellipsis"
+                f"  {job.name:<{width}}  {_brief(job.now().text)}",
+                no_wrap=True,
+                overflow="ellipsis",
             )
         if len(jobs) > _SHOWN:
             yield Text(f"  and {len(jobs) - _SHOWN} more")
+
+
+def _brief(text: str) -> str:
+    """Return what a job says of itself without remarks in parentheses."""
+    return re.sub(r" \([^)]*\)", "", text)

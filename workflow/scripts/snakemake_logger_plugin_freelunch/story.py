@@ -1,6 +1,7 @@
 """The story of a run: from Snakemake's events to lines, and how far the run is."""
 
 import logging
+import re
 import shlex
 import sys
 import time
@@ -17,6 +18,10 @@ _POINTERS = (
     "Exiting because a job execution failed. Look above for error messages",
     "At least one job did not complete successfully.",
 )
+# How Snakemake says that a script failed, before it says which job failed.
+_SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
+_SIGNAL = re.compile(r"died with <Signals\.(\w+): \d+>")
+_KILLED = " (the system does so when memory is short)"
 # What Snakemake says during a run that people need to know.
 _TOLD = ("Nothing to be done", "Will exit after", "Shutting down")
 # What it says before each run.
@@ -52,7 +57,7 @@ class RunningJob:
         """Return how far it is."""
         if self.waits and not self.log.has_begun:
             return Now("in the queue")
-        return self.log.now()
+        return self.log.now() if self.log.has_begun else Now("starts")
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,19 @@ class Story:
         running: The jobs that run now, by Snakemake's number.
         failures: The jobs whose last attempt failed, by Snakemake's number.
         said: The file with what the jobs' processes said; None if nothing is captured.
+        has_bar: Whether a bar shows how far the run is, so that lines need not.
     """
 
     def __init__(self, dry_run: bool = False) -> None:
         self.running: dict[int, RunningJob] = {}
         self.failures: dict[int, Failure] = {}
         self.said: Path | None = None
+        self.has_bar = False
         self._dry_run, self._started, self._over = dry_run, False, False
         self._weights: Mapping[int, float] = {}
         self._jobs, self._attempts, self._finished = 0, dict[int, int](), dict[int, float]()
         self._targets: set[int] = set()
+        self._script_ends: dict[str, str] = {}
         self._queues = False
         self._began: float | None = None
 
@@ -166,7 +174,8 @@ class Story:
         self.failures.pop(number, None)
         self._finished[number] = job.planned_s
         took = duration(time.monotonic() - job.began)
-        yield _line("finished", f"{job.name}, {took} [{self.progress()}]")
+        progress = "" if self.has_bar else f" [{self.progress()}]"
+        yield _line("finished", f"{job.name}, {took}{progress}")
 
     def _job_error(self, record: logging.LogRecord) -> Iterator[str]:
         found = record.__dict__
@@ -190,7 +199,9 @@ class Story:
         # A log that the job did not write is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
         if error is None:
-            error = said or "its process ended without a message, perhaps killed for memory"
+            end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
+            end = _SIGNAL.sub(_signal, end)
+            error = said or f"its process {end} without a message of its own"
             if last := self._last_words(job):
                 error += "\nWhat its process, and any beside it, said last:\n" + last
                 logs = [*logs, str(self.said)]
@@ -217,7 +228,9 @@ class Story:
         if text in ("", "None") or text.startswith(_USUAL):
             return
         if record.levelno >= logging.ERROR:
-            if not any(pointer in text for pointer in _POINTERS):
+            if script := _SCRIPT_ENDED.search(text):
+                self._script_ends[script[1]] = script[2]
+            elif not any(pointer in text for pointer in _POINTERS):
                 yield text
         elif record.levelno >= logging.WARNING or not self._started or text.startswith(_TOLD):
             yield text
@@ -246,7 +259,8 @@ class Story:
         """Return how far the run is, and the time that is left by the rate so far."""
         done, whole = self.done()
         jobs = f"{len(self._finished)} of {self._jobs} jobs, {done / whole:.0%}".replace("%", " %")
-        if self._began is None or done < _LEAST_SHARE * whole or done >= whole:
+        over = len(self._finished) >= self._jobs
+        if self._began is None or done < _LEAST_SHARE * whole or over:
             return jobs
         left = (whole - done) / done * (time.monotonic() - self._began)
         return f"{jobs}, about {duration(left)} left"
@@ -280,6 +294,10 @@ def _name(rule: str, wildcards: Mapping[str, str]) -> str:
         given["criterion"] += f"-{given.pop('pattern')}"
     parts = [f"seed{value}" if key == "seed" else str(value) for key, value in given.items()]
     return f"{rule} {'/'.join(parts)}".strip()
+
+
+def _signal(found: re.Match[str]) -> str:
+    return f"was ended by {found[1]}{_KILLED if found[1] == 'SIGKILL' else ''}"
 
 
 def _reasons(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from freelunch.cli.summary import summary_text
 from freelunch.cli.verify import check_whole
@@ -41,9 +42,16 @@ def summary(study: Study) -> str:
     return summary_text(study, records)
 
 
-def stopped() -> str:
-    """Return what to do after a run that failed."""
-    return (
+def stopped(logs: Sequence[str]) -> str:
+    """Return what to do after a run that failed.
+
+    Args:
+        logs: Snakemake's logs of the run.
+    """
+    lines = [
         "The study stopped. Finished steps are kept. Fix what the error above names, then run the "
-        f"same command to resume:\n  {resume()}"
-    )
+        "same command to resume:",
+        f"  {resume()}",
+        *(f"Snakemake's log: {log}" for log in logs),
+    ]
+    return "\n".join(lines)
