@@ -41,3 +41,4 @@ class Capture:
         for output, before in self._before.items():
             os.dup2(before, output)
             os.close(before)
+        self.terminal.close()

@@ -179,9 +179,8 @@ class Story:
 
     def _job_error(self, record: logging.LogRecord) -> Iterator[str]:
         found = record.__dict__
-        job = self.running.pop(found["jobid"], None)
-        # The error of a group has come before those of its jobs.
-        if job is not None and not found["indent"]:
+        # The jobs of a group are no longer there: its error has come before theirs.
+        if job := self.running.pop(found["jobid"], None):
             yield self._failed(found["jobid"], job, found["rule_msg"], found["log"])
 
     def _group_error(self, record: logging.LogRecord) -> Iterator[str]:
@@ -190,9 +189,11 @@ class Story:
         jobs = [(info, job) for info in infos if (job := self.running.get(info["jobid"]))]
         begun = [(info, job) for info, job in jobs if job.log.has_begun]
         stopped = [(info, job) for info, job in begun if job.log.error() is not None]
+        for info, _ in jobs:
+            self.running.pop(info["jobid"])
         for info, job in stopped or begun[-1:] or jobs[:1]:
             logs = [*info["log"], *record.__dict__["aux_logs"]]
-            yield self._failed(info["jobid"], job, record.__dict__.get("msg"), logs)
+            yield self._failed(info["jobid"], job, None, logs)
 
     def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
         error = job.log.error()
