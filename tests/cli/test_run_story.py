@@ -106,11 +106,11 @@ def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(events, c
     assert told(story, events.finished(1)) == [
         "finished  prune_model m/wanda-u50/seed0, 60 s [1 of 3 jobs, 30 %, about 2 min left]"
     ]
-    why = "Params have changed since last execution: before: 1 now: 2"
+    why = f"{FIRST}; Params have changed since last execution: before: a; b now: c"
     window = events.job(2, "reconstruct_window", why, **CELL, scatteritem="1-of-1")
     assert told(story, window) == [
         "started   reconstruct_window m/wanda-u50/recon_block/seed0 "
-        "(Params have changed since last execution)"
+        "(Missing output files; Params have changed since last execution)"
     ]
     # Half of a running job is done.
     events.writes(2, "INFO freelunch: 15/30 windows (loss 1 to 2), 9 s gone, 9 s left")
@@ -125,7 +125,7 @@ def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(events, c
 def test_a_log_of_an_earlier_run_says_nothing(events, clock):
     events.writes(1, "INFO freelunch: 30/30 windows", "ERROR freelunch: error: an old one")
     log = JobLog(events.log(1))
-    assert log.now().text == "" and log.error() is None and not log.has_begun
+    assert log.now() is None and log.error() is None and not log.has_begun
     events.writes(1, "WARNING freelunch.core.lock: x: waiting for process 12, which works here")
     assert log.now().text == "x: waiting for process 12, which works here"
 
@@ -176,6 +176,25 @@ def test_a_job_that_succeeds_at_its_second_attempt_has_not_failed(events, clock)
     )
     assert told(story, events.job(1, "fetch_text")) == ["started   fetch_text, attempt 2"]
     told(story, events.finished(1))
+    assert list(story.errors()) == []
+
+
+def test_an_interrupted_job_has_not_failed(events, clock):
+    story = Story()
+    told(
+        story, events.began(), events.plan({1: 1.0, 2: 1.0}), events.job(1, "fetch_text", text="t")
+    )
+    told(story, events.job(2, "build_tables"))
+    clock.s += 5
+    assert story.running[1].now().text == "5 s gone"
+    events.writes(1, "ERROR freelunch: interrupted; finished files are kept: run it again")
+    # The other one was interrupted before it could say so.
+    script = SCRIPT_ENDED.replace("prune_model", "build_tables")
+    ended = events.said(script.format("died with <Signals.SIGINT: 2>"), logging.ERROR, "error")
+    assert told(story, ended, events.failed(1), events.failed(2)) == [
+        "stopped   fetch_text t, 5 s: interrupted",
+        "stopped   build_tables, 5 s: interrupted",
+    ]
     assert list(story.errors()) == []
 
 

@@ -1,7 +1,8 @@
 """Snakemake's logger `freelunch`: what a run shows at the terminal.
 
-`story` turns Snakemake's events into lines, `job_log` reads what happens inside a running job,
-`screen` draws, and `capture` keeps what other processes say off the screen.
+`story` turns Snakemake's events into lines, with the phrases of `words`; `job_log` reads what
+happens inside a running job, `screen` draws, and `capture` keeps what other processes say off the
+screen.
 
 Snakemake finds this package by its name and imports it whenever it starts, jobs included. So it
 imports nothing else before a run asks for it, and nothing of `freelunch` at all: that is the

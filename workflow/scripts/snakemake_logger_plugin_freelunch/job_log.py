@@ -20,12 +20,12 @@ class Now(NamedTuple):
     """How far a job is.
 
     Attributes:
-        text: Its last line, in its own words; empty if it has said nothing yet.
+        text: Its last line, in its own words.
         share: The share of its work that is done.
     """
 
-    text: str = ""
-    share: float = 0.0
+    text: str
+    share: float
 
 
 class JobLog:
@@ -40,19 +40,19 @@ class JobLog:
         """Whether the job has written to its log."""
         return _version(self.path) not in (None, self._before)
 
-    def now(self) -> Now:
-        """Return how far the job is."""
+    def now(self) -> Now | None:
+        """Return how far the job is; None if it has said nothing yet."""
         if not self.has_begun:
-            return Now()
+            return None
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
                 tail = file.read().decode("utf-8", errors="replace")
         except OSError:
-            return Now()
+            return None
         lines = _LINE.findall(tail)
         if not lines:
-            return Now()
+            return None
         counted = [match for line in lines if (match := _DONE.match(line))]
         share = int(counted[-1][1]) / int(counted[-1][2]) if counted else 0.0
         return Now(lines[-1], min(share, 1.0))

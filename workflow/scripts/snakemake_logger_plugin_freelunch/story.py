@@ -10,6 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_logger_plugin_freelunch.job_log import JobLog, Now
+from snakemake_logger_plugin_freelunch.words import (
+    FIRST,
+    FOLLOWS,
+    duration,
+    line_of,
+    name_of,
+    reasons_in,
+    signals_in,
+)
 
 # Events of this workflow among Snakemake's: the plan at the start, and what is said at the end.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
@@ -20,13 +29,11 @@ _POINTERS = (
 )
 # How Snakemake says that a script failed, before it says which job failed.
 _SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
-_SIGNAL = re.compile(r"died with <Signals\.(\w+): \d+>")
-_KILLED = " (the system does so when memory is short)"
+_INTERRUPTED = "<Signals.SIGINT: 2>"
 # What Snakemake says during a run that people need to know.
 _TOLD = ("Nothing to be done", "Will exit after", "Shutting down")
 # What it says before each run.
 _USUAL = ("Building DAG of jobs", "Assuming unrestricted shared filesystem")
-_FOLLOWS, _FIRST = "Input files updated by another job", "Missing output files"
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
 # Lines of other processes that are shown for a job that stopped without a message.
@@ -56,8 +63,8 @@ class RunningJob:
     def now(self) -> Now:
         """Return how far it is."""
         if self.waits and not self.log.has_begun:
-            return Now("in the queue")
-        return self.log.now() if self.log.has_begun else Now("starts")
+            return Now("in the queue", 0.0)
+        return self.log.now() or Now(f"{duration(time.monotonic() - self.began)} gone", 0.0)
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,9 @@ class Story:
             # It only names what the others make.
             self._targets.add(number)
             return
-        name = _name(found["rule_name"], found["wildcards"])
+        name = name_of(found["rule_name"], found["wildcards"])
         if self._dry_run:
-            yield f"  {name}: {_reasons(found['reason'])}"
+            yield f"  {name}: {reasons_in(found['reason'])}"
             return
         now = time.monotonic()
         self._began = self._began or now
@@ -162,9 +169,9 @@ class Story:
             self.said.stat().st_size if self.said is not None else 0,
         )
         again = f", attempt {self._attempts[number]}" if self._attempts[number] > 1 else ""
-        why = _reasons(found["reason"])
-        why = "" if why in (_FIRST, _FOLLOWS) or again else f" ({why})"
-        yield _line("queued" if waits else "started", f"{name}{again}{why}")
+        why = reasons_in(found["reason"])
+        why = "" if why in (FIRST, FOLLOWS) or again else f" ({why})"
+        yield line_of("queued" if waits else "started", f"{name}{again}{why}")
 
     def _job_finished(self, record: logging.LogRecord) -> Iterator[str]:
         number = record.__dict__["job_id"]
@@ -175,7 +182,7 @@ class Story:
         self._finished[number] = job.planned_s
         took = duration(time.monotonic() - job.began)
         progress = "" if self.has_bar else f" [{self.progress()}]"
-        yield _line("finished", f"{job.name}, {took}{progress}")
+        yield line_of("finished", f"{job.name}, {took}{progress}")
 
     def _job_error(self, record: logging.LogRecord) -> Iterator[str]:
         found = record.__dict__
@@ -196,19 +203,22 @@ class Story:
             yield self._failed(info["jobid"], job, None, logs)
 
     def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
-        error = job.log.error()
+        error, took = job.log.error(), duration(time.monotonic() - job.began)
+        if error is not None and error.startswith("interrupted"):
+            return line_of("stopped", f"{job.name}, {took}: interrupted")
         # A log that the job did not write is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
-            end = _SIGNAL.sub(_signal, end)
+            if _INTERRUPTED in end:
+                return line_of("stopped", f"{job.name}, {took}: interrupted")
+            end = signals_in(end)
             error = said or f"its process {end} without a message of its own"
             if last := self._last_words(job):
                 error += "\nWhat its process, and any beside it, said last:\n" + last
                 logs = [*logs, str(self.said)]
         self.failures[number] = Failure(job.name, error, logs)
-        took = duration(time.monotonic() - job.began)
-        return _line("FAILED", f"{job.name}, {took}: {error.splitlines()[0]}")
+        return line_of("FAILED", f"{job.name}, {took}: {error.splitlines()[0]}")
 
     def _last_words(self, job: RunningJob) -> str:
         if self.said is None:
@@ -272,40 +282,5 @@ def resume() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def duration(seconds: float) -> str:
-    """Return a time with the unit that suits it."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.{int(size > 60)}f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _own_words(record: logging.LogRecord) -> Iterator[str]:
     yield f"\n{record.getMessage()}\n"
-
-
-def _line(what: str, text: str) -> str:
-    return f"{time.strftime('%m-%d %H:%M:%S')}  {what:<8}  {text}"
-
-
-def _name(rule: str, wildcards: Mapping[str, str]) -> str:
-    """Return a job's rule and what it is about, such as `prune_model tiny/wanda-u50/seed0`."""
-    given = {key: value for key, value in wildcards.items() if value != "1-of-1"}
-    if "pattern" in given:
-        given["criterion"] += f"-{given.pop('pattern')}"
-    parts = [f"seed{value}" if key == "seed" else str(value) for key, value in given.items()]
-    return f"{rule} {'/'.join(parts)}".strip()
-
-
-def _signal(found: re.Match[str]) -> str:
-    return f"was ended by {found[1]}{_KILLED if found[1] == 'SIGKILL' else ''}"
-
-
-def _reasons(text: str) -> str:
-    """Return Snakemake's reasons without the files and settings that they list.
-
-    That another job makes the inputs is worth a word only where it is the only reason.
-    """
-    reasons = [reason.partition(":")[0] for reason in text.split("; ")]
-    told = [reason for reason in reasons if reason != _FOLLOWS] or reasons
-    return "; ".join(told)

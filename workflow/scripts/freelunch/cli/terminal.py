@@ -49,7 +49,7 @@ def stopped(logs: Sequence[str]) -> str:
         logs: Snakemake's logs of the run.
     """
     lines = [
-        "The study stopped. Finished steps are kept. Fix what the error above names, then run the "
+        "The study stopped. Finished steps are kept. Fix what any error above names, then run the "
         "same command to resume:",
         f"  {resume()}",
         *(f"Snakemake's log: {log}" for log in logs),
