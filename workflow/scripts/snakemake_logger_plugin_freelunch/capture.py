@@ -25,7 +25,7 @@ class Capture:
         sys.stderr.flush()
         self._before = {output: os.dup(output) for output in _OUTPUTS}
         self._stderr = sys.stderr
-        self.terminal: IO[str] = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        self.terminal: IO[str] = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, "replace")
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for output in _OUTPUTS:
             os.dup2(file, output)
