@@ -38,7 +38,8 @@ class OnSlurm(Folder):
         ours = super().environment
         slurm = self.slurm.environment
         path = f"{self.slurm.folder / 'bin'}{os.pathsep}{ours['PATH']}"
-        return {**ours, "SLURM_CONF": slurm["SLURM_CONF"], "PATH": path}
+        # Tests read what Snakemake says of jobs that Slurm gets.
+        return {**ours, "SLURM_CONF": slurm["SLURM_CONF"], "PATH": path, "VERBOSE": "1"}
 
     def run_study(self, *arguments: str, status: int = 0) -> str:
         """Run the study, or a part of it that comes after `--`; return what Snakemake said."""

@@ -69,14 +69,16 @@ class Folder:
     def environment(self) -> dict[str, str]:
         """As if the environment were activated."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        inherited = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "PYTHONPATH")}
+        ours = ("MAKELEVEL", "PYTHONPATH", "VERBOSE")
+        inherited = {k: v for k, v in os.environ.items() if k not in ours}
         return {**inherited, "PATH": path}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, verbose: bool = False) -> subprocess.Popen[str]:
+        """Start Snakemake; it says all that it has to say if this is verbose."""
         return subprocess.Popen(
             ["snakemake", *self.options, *arguments],
             cwd=self.path,
-            env=self.environment,
+            env={**self.environment, **({"VERBOSE": "1"} if verbose else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -86,16 +88,16 @@ class Folder:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, *arguments: str, status: int = 0) -> str:
+    def run(self, *arguments: str, status: int = 0, verbose: bool = False) -> str:
         """Run Snakemake and return what it said; fail if it ends with another status."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, verbose=verbose)
         output = process.communicate()[0]
         assert process.returncode == status, output
         return output
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Return how many jobs of each rule a run would start."""
-        output = self.run("--dry-run", *arguments)
+        output = self.run("--dry-run", *arguments, verbose=True)
         if "Nothing to be done" in output:
             return {}
         stats = output[output.index("Job stats:") :].split("\n\n")[0]

@@ -54,6 +54,7 @@ class Clone:
                 if not (Path(folder) / "snakemake").exists()
             ),
             "DVC_NO_ANALYTICS": "1",
+            "VERBOSE": "1",
             # Nobody's own settings of DVC and git, and no cache of file states but the clone's.
             **{f"DVC_{kind}": str(self.path / ".dvc" / "tmp" / kind) for kind in DVC_FOLDERS},
             "GIT_CONFIG_GLOBAL": os.devnull,

@@ -33,7 +33,7 @@ def asked(folder):
 
     def run(*arguments, gpus=False):
         one = WithGpus(folder.path) if gpus else folder
-        output = one.run("--dry-run", *arguments)
+        output = one.run("--dry-run", *arguments, verbose=True)
         found = {}
         for rule, line in re.findall(r"rule (\w+):\n(?:.*\n)*? +resources: (.*)\n", output):
             found.setdefault(rule, dict(each.split("=") for each in line.split(", ")))

@@ -22,6 +22,7 @@ from study_folder import digests
 
 RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
 WINDOWS = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
+MASKS = "results/smoke/pruned/tiny/wanda-u50/seed0/masks-001.safetensors"
 SLOW = f"{WINDOWS}/manifest.json"
 
 
@@ -98,8 +99,13 @@ def test_another_threshold_audits_again_and_computes_nothing(study):
 
 
 def test_a_missing_cell_is_not_testable_and_an_altered_record_is_refused(study):
+    """All jobs succeed, and the check at the end finds masks that are damaged."""
     study.edit("config.yaml", "adaptations: [none, recon_block]", "adaptations: [none]")
-    study.run()
+    with (study.path / MASKS).open("ab") as file:
+        file.write(b"x")
+    output = study.run(status=1)
+    assert "  finished  audit_study" in output
+    assert "the results are not whole" in output and "make repair" in output
     path = study.path / "results/smoke/audit/audit.json"
     audit = json.loads(path.read_text())
     assert {claim["verdict"] for claim in audit["claims"]} == {"not testable here"}
@@ -116,8 +122,20 @@ def test_terminal_shows_plan_progress_and_summary(finished):
     said = finished.said.read_text()
     assert "Using workflow specific profile profiles/default" in said
     assert "The study `smoke` (config.yaml): 5 cells" in said
-    assert "[reconstruct_window tiny/wanda-u50/recon_block/0/1-of-1] 4/4 windows" in said
-    assert "results/smoke/tables/summary.csv" in said.split("100%) done")[1]
+    jobs = said.count("  started   ")
+    assert jobs == 22 == said.count("  finished  ")
+    assert "  finished  reconstruct_window tiny/wanda-u50/recon_block/seed0, " in said
+    assert re.search(r"\[11 of 22 jobs, \d+ %, about .+ left\]\n", said)
+    summary = said.split("[22 of 22 jobs, 100 %]\n")[1].strip().splitlines()
+    assert len(summary) <= 15
+    assert "tables       results/smoke/tables/summary.md, and more beside it" in summary
+    # The default study has 60 jobs, its target included, and may print 150 lines.
+    others = said.count("\n") - 2 * jobs - len(summary)
+    assert 2 * 59 + 15 + others <= 150
+    (words,) = (finished.path / ".snakemake/log").glob("*.jobs.log")
+    assert (
+        "[reconstruct_window tiny/wanda-u50/recon_block/0/1-of-1] 4/4 windows" in words.read_text()
+    )
 
 
 def test_second_run_does_nothing(study):
@@ -137,7 +155,8 @@ def test_learning_rate_reruns_reconstructions_and_what_follows(study):
         "all": 1,
         "total": 10,
     }
-    assert "Params have changed" in study.run("--dry-run")
+    why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
+    assert f"\n  {why}" in study.run("--dry-run")
 
 
 def test_evaluation_setting_reruns_evaluations_only(study):
@@ -413,7 +432,11 @@ def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
     assert "no document is longer than one calibration sequence" in output
     assert "more than study.calibration.length = 6000" in output
     assert "Traceback" not in output
-    assert "Finished steps are kept" in output
+    end = output.split("1 job failed:")[1]
+    assert "  started   " not in end and "  finished  " not in end
+    assert "sample_calibration tiny/seed0\n" in end
+    assert "no document is longer than one calibration sequence" in end and "to do: " in end
+    assert "Finished steps are kept" in end and "snakemake --cores 2\n" in end
     log = study.path / "results/smoke/logs/sample_calibration/tiny_seed0.log"
     assert "Traceback" in log.read_text()
 
@@ -423,7 +446,7 @@ def test_implausible_dense_model_stops_the_study_before_anything_is_pruned(study
     output = study.run("--forceall", "--cores", "1", status=1)
     assert "the dense model's perplexity is implausible" in output
     assert "study.dense_limit = 100" in output
-    assert "rule prune_model" not in output
+    assert "  started   prune_model" not in output
 
 
 def forced_by(study, said):
@@ -431,7 +454,8 @@ def forced_by(study, said):
     command = re.search(r"`(make study [^`]*)`", said)[1]
     # There is no environment to make: this one's programs are found.
     given = [*shlex.split(command), "--dry-run", "--old-file=.venv/.ready"]
-    options = {"cwd": study.path, "env": study.environment, "capture_output": True, "text": True}
+    environment = {**study.environment, "VERBOSE": "1"}
+    options = {"cwd": study.path, "env": environment, "capture_output": True, "text": True}
     lines = subprocess.run(given, check=True, **options).stdout.splitlines()
     (run,) = (line for line in lines if line.startswith("snakemake "))
     done = subprocess.run([*shlex.split(run), "--dry-run"], check=False, **options)

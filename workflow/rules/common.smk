@@ -68,6 +68,25 @@ def window_groups():
     return workflow.resource_settings.overwrite_scatter.get("windows", 1)
 
 
+def planned_jobs():
+    """Return the seconds that the plan gives each job that is about to run, by its number.
+
+    A job without a log only names what others make.
+    """
+    return {
+        workflow.dag.jobid(job): planned_s(
+            PLAN, planned_machine(), job.rule.name, job.wildcards_dict
+        )
+        for job in workflow.dag.needrun_jobs()
+        if job.log
+    }
+
+
+def makes_whole_study():
+    """Return whether this run was asked for everything that the study makes."""
+    return any(re.fullmatch(r"(\w+_)?all", job.rule.name) for job in workflow.dag.targetjobs)
+
+
 def check_scheduler():
     """Ask Slurm whether it would take the jobs that are about to run.
 

@@ -1,51 +1,57 @@
 """Messages at the terminal before and after a run."""
 
+import logging
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
+from freelunch.cli.summary import summary_text
 from freelunch.cli.verify import check_whole
 from freelunch.records.read import load_records
-from freelunch.reporting.figures import figures_of
-from freelunch.study.paths import Paths
 from freelunch.study.study import Study
+from snakemake_logger_plugin_freelunch.story import resume
 
-FAILED = (
-    "The study stopped. Finished steps are kept. Fix the error above, then run the same command to "
-    "resume."
-)
+# Snakemake's logger. What is said by it stays in order with Snakemake's own messages.
+_SNAKEMAKE = logging.getLogger("snakemake.logging")
 
 
 def say(text: str) -> None:
-    """Write to the terminal, among Snakemake's own messages."""
+    """Write to the terminal."""
     print(f"\n{text}\n", file=sys.stderr, flush=True)  # noqa: T201
 
 
+def tell(event: str, text: str, **found: object) -> None:
+    """Write to the terminal and to Snakemake's log, as an event of the run.
+
+    Args:
+        event: One of the events of `snakemake_logger_plugin_freelunch.story`.
+        text: What is said.
+        found: What the event brings along.
+    """
+    _SNAKEMAKE.info(text, extra={"event": event, **found})
+
+
 def summary(study: Study) -> str:
-    """Return the summary table, the paths of all results, and suggestions for the next step.
+    """Return what a finished study found, in at most fifteen lines.
 
     Raises:
         UserError: A record is missing, or was made with other than the current settings; or
             anything that the study made is damaged or missing.
     """
-    load_records(study)
+    records = load_records(study)
     check_whole(study)
-    paths: Paths = study.paths
-    table = (paths.tables / "summary.md").read_text(encoding="utf-8").rstrip()
-    places = {
-        "table": paths.tables / "summary.csv",
-        **{
-            f"{figure.name} figure": paths.figures / f"{figure.name}.png"
-            for figure in figures_of(study)
-        },
-        "audit": paths.audit / "index.html",
-        "records": paths.records,
-        "checkpoints": Path(paths.root) / "checkpoints",
-    }
-    lines = [table, ""]
-    lines += [f"{what:<16} {where}" for what, where in places.items()]
-    lines += [
-        "",
-        "Next: open the audit, run the study behind the conclusions (`make full`), or edit",
-        f"{study.source} and run the same command again: only what depends on the edit runs.",
+    return summary_text(study, records)
+
+
+def stopped(logs: Sequence[str]) -> str:
+    """Return what to do after a run that failed.
+
+    Args:
+        logs: Snakemake's logs of the run.
+    """
+    lines = [
+        "The study stopped. Finished steps are kept. Fix what any error above names, then run the "
+        "same command to resume:",
+        f"  {resume()}",
+        *(f"Snakemake's log: {log}" for log in logs),
     ]
     return "\n".join(lines)

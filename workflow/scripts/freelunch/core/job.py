@@ -248,6 +248,8 @@ def _keep_freed_memory() -> None:
 
 
 def _stop(job: Job, message: str) -> None:
+    # The last lines of the log, so that whoever shows the run finds the message there.
+    log.error(message)
     logging.shutdown()
     sys.stdout.flush()
     print(f"[{job.name}] {message}", file=sys.stderr, flush=True)  # noqa: T201

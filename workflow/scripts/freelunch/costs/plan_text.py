@@ -1,4 +1,4 @@
-"""A plan as text for the terminal: tables of steps and adaptations, and what does not fit."""
+"""A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -39,23 +39,73 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
         plan: The plan.
         machine: The machine that will run the study; None to measure the rates of this one.
     """
-    study = plan.study
-    cells = study.cells
-    lines = [f"The study `{study.name}` ({study.source}): {len(cells)} cells"]
+    cells = plan.study.cells
+    lines = [_headline(plan)]
     lines += [f"  {cell}" for cell in cells[:12]]
     lines += [f"  ... and {len(cells) - 12} more"] if len(cells) > 12 else []
-    lines += [f"  device: {plan.device}"] if plan.device else []
-    unknown = sorted({cell.model for cell in cells} - plan.shapes.keys())
-    if unknown:
-        lines.append(
-            f"  Cost is unknown until the model is fetched: {', '.join(unknown)} (give its "
-            "`architecture` to see the cost now)"
-        )
-    jobs = [job for job in jobs_of(study) if job.model in plan.shapes]
+    lines += _conditions(plan)
+    jobs = [job for job in jobs_of(plan.study) if job.model in plan.shapes]
     if jobs:
         machine = machine or Machine.of(device_bytes=plan.device_bytes)
         lines += _costs(plan, jobs, machine)
     return "\n".join(lines)
+
+
+def plan_brief(plan: Plan, machine: Machine) -> str:
+    """Return what a run of a plan needs to know at its start: the whole cost, and what does not
+    fit.
+
+    Args:
+        plan: The plan.
+        machine: The machine that runs the study.
+    """
+    lines = [_headline(plan), *_conditions(plan)]
+    known = {
+        job: plan.step(*job) or Cost() for job in jobs_of(plan.study) if job.model in plan.shapes
+    }
+    if known:
+        whole = together(list(known.values()))
+        seconds = sum(cost.seconds(machine) for cost in known.values())
+        memory = max(cost.memory(machine.device_bytes is not None).host for cost in known.values())
+        lines += [
+            f"  From scratch: {whole.flops / 1e12:,.1f} TFLOP, about {duration(seconds)} job after "
+            f"job, besides fetching texts; memory up to {amount(memory)}, disk "
+            f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
+            *_misfits(plan, known, machine),
+            _on_a_cluster(plan, known, machine),
+        ]
+    return "\n".join([*lines, f"  The whole plan: `make plan STUDY={plan.study.source}`"])
+
+
+def _headline(plan: Plan) -> str:
+    study = plan.study
+    return f"The study `{study.name}` ({study.source}): {len(study.cells)} cells"
+
+
+def _conditions(plan: Plan) -> Iterator[str]:
+    """Yield what computes, and the models whose cost is not known."""
+    if plan.device:
+        yield f"  device: {plan.device}"
+    unknown = sorted({cell.model for cell in plan.study.cells} - plan.shapes.keys())
+    if unknown:
+        yield (
+            f"  Cost is unknown until the model is fetched: {', '.join(unknown)} (give its "
+            "`architecture` to see the cost now)"
+        )
+
+
+def _misfits(plan: Plan, costs: Mapping[Job, Cost], machine: Machine) -> Iterator[str]:
+    """Yield which steps and adaptations do not fit into memory, and what to do."""
+    adaptations = adaptation_jobs(plan.study)
+    for job in adaptations.values():
+        if problem := misfit(costs.get(job, Cost()), machine):
+            name = f"{job.model} {job.adaptation}"
+            yield f"  {name} {problem}; {way_out(plan, job, machine)}"
+    for rule in RULES:
+        if rule not in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
+            of_rule = (cost for job, cost in costs.items() if job.rule == rule)
+            problems = [problem for cost in of_rule if (problem := misfit(cost, machine))]
+            yield from (f"  {rule} {problem}." for problem in problems[:1])
 
 
 def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:

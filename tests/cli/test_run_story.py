@@ -1,0 +1,334 @@
+"""What a run shows at the terminal, from Snakemake's events to lines."""
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from snakemake_logger_plugin_freelunch import LogHandler
+from snakemake_logger_plugin_freelunch.job_log import JobLog
+from snakemake_logger_plugin_freelunch.screen import Screen
+from snakemake_logger_plugin_freelunch.story import PLAN, STOPPED, SUMMARY, Story
+
+FIRST = "Missing output files: a, b; Input files updated by another job: c"
+SCRIPT_ENDED = (
+    'RuleException:\nCalledProcessError in file "rules/prune.smk", line 3:\n'
+    "Command 'set -euo pipefail;  python /x/.snakemake/scripts/tmp1.prune_model.py' {}."
+)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test moves on."""
+    now = SimpleNamespace(s=1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now.s)
+    return now
+
+
+class Events:
+    """Snakemake's events of a run, with logs of jobs in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def said(self, text, level=logging.INFO, event=None, **found):
+        record = logging.LogRecord("snakemake.logging", level, "", 0, text, (), None)
+        vars(record).update(event=event, **found)
+        return record
+
+    def began(self):
+        return self.said("Workflow has started!", event="workflow_started")
+
+    def plan(self, planned_s, queues=False):
+        return self.said("The plan", event=PLAN, planned_s=planned_s, queues=queues)
+
+    def job(self, number, rule, reason=FIRST, local=False, **wildcards):
+        return self.said(
+            "",
+            event="job_info",
+            jobid=number,
+            rule_name=rule,
+            wildcards=wildcards,
+            log=[str(self.log(number))],
+            reason=reason,
+            local=local,
+        )
+
+    def target(self, number):
+        record = self.job(number, "all")
+        record.log = []
+        return record
+
+    def finished(self, number):
+        return self.said("", event="job_finished", job_id=number)
+
+    def failed(self, number, said=None, indent=False):
+        found = {"jobid": number, "rule_msg": said, "log": [str(self.log(number))]}
+        return self.said("", logging.ERROR, "job_error", indent=indent, **found)
+
+    def log(self, number):
+        return self.folder / f"{number}.log"
+
+    def writes(self, number, *lines):
+        with self.log(number).open("a") as file:
+            file.writelines(f"2026-11-27 02:31:05,123 {line}\n" for line in lines)
+
+
+@pytest.fixture
+def events(tmp_path):
+    return Events(tmp_path)
+
+
+def told(story, *records):
+    """Return the lines of events, without their times."""
+    return [
+        line[16:] if line[:2].isdigit() else line for each in records for line in story.tell(each)
+    ]
+
+
+CELL = {"model": "m", "pruning": "wanda-u50", "adaptation": "recon_block", "seed": "0"}
+
+
+def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(events, clock):
+    story = Story()
+    lines = told(story, events.began(), events.plan({1: 30.0, 2: 60.0, 3: 10.0}))
+    assert lines == ["\nThe plan\n"]
+    assert told(story, events.said("Select jobs to execute...")) == []
+    pruning = events.job(1, "prune_model", model="m", criterion="wanda", pattern="u50", seed="0")
+    assert told(story, pruning) == ["started   prune_model m/wanda-u50/seed0"]
+    clock.s += 60
+    # 30 of 100 planned seconds took 60: what is left takes 140.
+    assert told(story, events.finished(1)) == [
+        "finished  prune_model m/wanda-u50/seed0, 60 s [1 of 3 jobs, 30 %, about 2 min left]"
+    ]
+    why = f"{FIRST}; Params have changed since last execution: before: a; b now: c"
+    window = events.job(2, "reconstruct_window", why, **CELL, scatteritem="1-of-1")
+    assert told(story, window) == [
+        "started   reconstruct_window m/wanda-u50/recon_block/seed0 "
+        "(Missing output files; Params have changed since last execution)"
+    ]
+    # Half of a running job is done.
+    events.writes(2, "INFO freelunch: 15/30 windows (loss 1 to 2), 9 s gone, 9 s left")
+    assert story.progress() == "1 of 3 jobs, 60 %, about 40 s left"
+    told(story, events.finished(2), events.job(3, "build_tables"), events.finished(3))
+    assert told(story, events.target(4), events.finished(4)) == []
+    assert story.progress() == "3 of 3 jobs, 100 %"
+    assert told(story, events.said("Found", event=SUMMARY)) == ["\nFound\n"]
+    assert told(story, events.said("Elapsed time: 0:01")) == []
+
+
+def test_a_log_of_an_earlier_run_says_nothing(events, clock):
+    events.writes(1, "INFO freelunch: 30/30 windows", "ERROR freelunch: error: an old one")
+    log = JobLog(events.log(1))
+    assert log.now() is None and log.error() is None and not log.has_begun
+    events.writes(1, "WARNING freelunch.core.lock: x: waiting for process 12, which works here")
+    assert log.now().text == "x: waiting for process 12, which works here"
+
+
+def test_errors_are_told_again_at_the_end_in_full(events, clock, tmp_path):
+    story = Story()
+    story.said = tmp_path / "said"
+    story.said.write_text("before\n")
+    told(
+        story, events.began(), events.plan({1: 1.0, 2: 1.0}), events.job(1, "fetch_text", text="t")
+    )
+    told(story, events.job(2, "prune_model", model="m", criterion="ria", pattern="u50", seed="1"))
+    events.writes(1, "ERROR freelunch: stopped\nTraceback ...")
+    events.writes(1, "ERROR freelunch: error: t: it is too short\n  found:    3\n  to do:    more")
+    with story.said.open("a") as file:
+        file.write("Segmentation fault\n")
+    first = "FAILED    fetch_text t, 0 s: t: it is too short"
+    assert told(story, events.failed(1)) == [first]
+    ended = events.said(
+        SCRIPT_ENDED.format("died with <Signals.SIGKILL: 9>"), logging.ERROR, "error"
+    )
+    assert told(story, ended) == []
+    second = (
+        "its process was ended by SIGKILL (the system does so when memory is short) without a "
+        "message of its own"
+    )
+    assert told(story, events.failed(2)) == [
+        f"FAILED    prune_model m/ria-u50/seed1, 0 s: {second}"
+    ]
+    pointer = "Exiting because a job execution failed. Look above for error messages"
+    assert told(story, events.said(pointer, logging.ERROR)) == []
+    assert told(story, events.said("Resume by ...", event=STOPPED)) == [
+        "\n2 jobs failed:",
+        "\n  fetch_text t\n    t: it is too short\n      found:    3\n      to do:    more"
+        f"\n    log:      {events.log(1)}",
+        f"\n  prune_model m/ria-u50/seed1\n    {second}"
+        "\n    What its process, and any beside it, said last:\n    Segmentation fault"
+        f"\n    log:      {story.said}",
+        "\nResume by ...\n",
+    ]
+    assert list(story.errors()) == []
+
+
+def test_a_job_that_succeeds_at_its_second_attempt_has_not_failed(events, clock):
+    story = Story()
+    told(
+        story, events.began(), events.plan({1: 1.0}), events.job(1, "fetch_text"), events.failed(1)
+    )
+    assert told(story, events.job(1, "fetch_text")) == ["started   fetch_text, attempt 2"]
+    told(story, events.finished(1))
+    assert list(story.errors()) == []
+
+
+def test_an_interrupted_job_has_not_failed(events, clock):
+    story = Story()
+    told(
+        story, events.began(), events.plan({1: 1.0, 2: 1.0}), events.job(1, "fetch_text", text="t")
+    )
+    told(story, events.job(2, "build_tables"))
+    clock.s += 5
+    assert story.running[1].now().text == "5 s gone"
+    events.writes(1, "ERROR freelunch: interrupted; finished files are kept: run it again")
+    # The other one was interrupted before it could say so.
+    script = SCRIPT_ENDED.replace("prune_model", "build_tables")
+    ended = events.said(script.format("died with <Signals.SIGINT: 2>"), logging.ERROR, "error")
+    assert told(story, ended, events.failed(1), events.failed(2)) == [
+        "stopped   fetch_text t, 5 s: interrupted",
+        "stopped   build_tables, 5 s: interrupted",
+    ]
+    assert list(story.errors()) == []
+
+
+def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0, 2: 1.0, 3: 1.0}, queues=True))
+    rules = ("reconstruct_window", "evaluate_cell", "collect_records")
+    jobs = [events.job(number, rule, **CELL) for number, rule in enumerate(rules, 1)]
+    assert told(story, jobs[0]) == ["queued    reconstruct_window m/wanda-u50/recon_block/seed0"]
+    told(story, *jobs[1:])
+    assert {job.now().text for job in story.running.values()} == {"in the queue"}
+    events.writes(1, "INFO freelunch: 4/4 windows, done")
+    events.writes(2, "ERROR freelunch: error: no")
+    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (1, 2, 3)]
+    found = {"groupid": "g", "aux_logs": ["slurm.log"], "job_error_info": infos}
+    error = events.said("Error in group g", logging.ERROR, "group_error", **found)
+    each = [events.failed(number, indent=True) for number in (1, 2, 3)]
+    assert told(story, error, *each) == [
+        "FAILED    evaluate_cell m/wanda-u50/recon_block/seed0, 0 s: no"
+    ]
+    assert "slurm.log" in "".join(story.errors()) and not story.running
+
+
+def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(events):
+    story = Story()
+    assert told(story, events.said("Unlocked working directory.")) == [
+        "Unlocked working directory."
+    ]
+    assert told(story, events.said("Building DAG of jobs...")) == []
+    assert told(story, events.began(), events.said("Complete log(s): x")) == []
+    assert told(story, events.said("odd", logging.WARNING)) == ["odd"]
+    assert told(story, events.said("WorkflowError:\nbad", logging.ERROR, "error")) == [
+        "WorkflowError:\nbad"
+    ]
+    nothing = "Nothing to be done (all requested files are present and up to date)."
+    assert told(story, events.said(nothing)) == [nothing]
+
+
+def test_a_dry_run_says_which_jobs_would_run_and_why(events):
+    story = Story(dry_run=True)
+    stats = events.said("", event="run_info", stats={"all": 1, "fetch_text": 1, "total": 2})
+    lines = told(
+        story, events.began(), stats, events.job(1, "fetch_text", text="t"), events.target(2)
+    )
+    assert lines[1:] == ["  fetch_text t: Missing output files"]
+
+
+def test_a_terminal_has_a_bar_and_the_running_jobs_below_it(events, clock):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream, story = Terminal(), Story()
+    screen = Screen(story, stream, colours=False)
+    screen.show_bar()
+    told(story, events.began(), events.plan({1: 3.0, 2: 1.0}))
+    told(story, events.job(1, "evaluate_cell", **CELL), events.job(2, "fetch_text", text="t"))
+    clock.s += 30
+    (line,) = told(story, events.finished(2))
+    assert line == "finished  fetch_text t, 30 s", "the bar says how far the run is"
+    events.writes(1, "INFO freelunch: 15/30 blocks (loss 2.5), 9 s gone, 9 s left")
+    screen.say(line)
+    screen.hide_bar()
+    shown = stream.getvalue()
+    assert "1 of 2 jobs, 62 %, about 18 s left" in shown
+    assert "evaluate_cell m/wanda-u50/recon_block/seed0  15/30 blocks, 9 s gone, 9 s left" in shown
+
+
+def test_no_terminal_gets_plain_lines(events):
+    stream = io.StringIO()
+    screen = Screen(Story(), stream)
+    screen.show_bar()
+    screen.say("11-27 02:31:05  FAILED    x, 3 s: " + 200 * "y")
+    screen.hide_bar()
+    assert stream.getvalue() == "11-27 02:31:05  FAILED    x, 3 s: " + 200 * "y" + "\n"
+
+
+def settings(**given):
+    return SimpleNamespace(**{"dryrun": False, "stdout": False, "nocolor": False, **given})
+
+
+def test_verbose_leaves_the_terminal_to_snakemake(monkeypatch):
+    monkeypatch.delenv("VERBOSE", raising=False)
+    assert LogHandler(settings(), None).writes_to_stream
+    monkeypatch.setenv("VERBOSE", "1")
+    handler = LogHandler(settings(), None)
+    assert not handler.writes_to_stream
+    handler.emit(logging.makeLogRecord({"msg": "x"}))
+    handler.close()
+
+
+def test_what_jobs_say_goes_to_a_file_and_the_rest_to_the_terminal(tmp_path):
+    code = (
+        "import subprocess, sys; from pathlib import Path\n"
+        "from snakemake_logger_plugin_freelunch.capture import Capture\n"
+        f"capture = Capture(Path({str(tmp_path / 'said')!r}))\n"
+        "subprocess.run('echo out; echo err >&2', shell=True)\n"
+        "print('for the person', file=sys.stderr)\n"
+        "capture.end()\n"
+        "subprocess.run('echo after', shell=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (tmp_path / "said").read_text() == "out\nerr\n"
+    assert (done.stdout, done.stderr) == ("after\n", "for the person\n")
+
+
+def test_a_job_leaves_its_message_and_its_progress_in_its_log(tmp_path):
+    """The layout of a log is the one that the terminal reads."""
+    log = JobLog(tmp_path / "prune_model" / "m.log")
+    code = (
+        "from types import SimpleNamespace\n"
+        "from freelunch.core.errors import UserError\n"
+        "from freelunch.core.job import running\n"
+        f"given = dict(log=[{str(log.path)!r}], wildcards=['m'], rule='prune_model')\n"
+        "with running(SimpleNamespace(**given, threads=1, resources={})) as job:\n"
+        "    job.report(4, 8, 'windows')\n"
+        "    job.report(8, 8, 'windows')\n"
+        "    raise UserError('it is wrong', where='config.yaml', found=1, todo='mend it')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert log.now().text.startswith("8/8 windows, ") and log.now().share == 1.0
+    assert log.error() == "config.yaml: it is wrong\n  found:    1\n  to do:    mend it"
+
+
+def test_the_plugin_imports_nothing_of_the_library_before_a_snakefile_does():
+    """It may be installed from another folder than the Snakefile's, whose library counts."""
+    code = (
+        "import sys, logging; from types import SimpleNamespace\n"
+        "from snakemake_logger_plugin_freelunch import LogHandler\n"
+        "assert 'rich' not in sys.modules\n"
+        "settings = SimpleNamespace(dryrun=False, stdout=False, nocolor=False)\n"
+        "LogHandler(settings, None).emit(logging.makeLogRecord({'msg': 'x'}))\n"
+        "assert not [name for name in sys.modules if name.partition('.')[0] == 'freelunch']\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "VERBOSE"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -1,0 +1,53 @@
+"""What a finished study says of itself at the terminal."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import ROOT
+from freelunch.cli import summary
+from freelunch.records.read import load_records
+from freelunch.study.study import Study
+
+SCOPE = "a model; 8,192 tokens; number of seeds: 1."
+VERDICTS = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
+
+
+def of_kept(study_file, name, tmp_path, monkeypatch):
+    """Return the summary of a study whose records docs/ keeps."""
+    monkeypatch.chdir(ROOT)
+    study = Study.load(Path(study_file))
+    records = load_records(study, Path("docs") / name / "records")
+    monkeypatch.chdir(tmp_path)
+    study.paths.audit.mkdir(parents=True)
+    claims = [{"id": claim, "verdict": verdict} for claim, verdict in VERDICTS.items()]
+    text = json.dumps({"scope": SCOPE, "claims": claims})
+    (study.paths.audit / "audit.json").write_text(text)
+    return summary.summary_text(study, records).splitlines()
+
+
+def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
+    lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch)
+    assert len(lines) <= 15 and all(len(line) <= 110 for line in lines)
+    assert lines[0].startswith(
+        "The study `laptop` (config.yaml) is finished. Scope: a model; 8,192"
+    )
+    row = next(line for line in lines if line.startswith("  smollm2-135m"))
+    # As docs/laptop/tables/summary.md has them.
+    assert re.split("  +", row.strip()) == [
+        *("smollm2-135m", "u50", "20.5", "44.7 (wanda)"),
+        *("37.8 (wanda, recon_5)", "35.4 (wanda, masklora)"),
+    ]
+    told = "The paper's claims: found: C1, C2b; found in part: C2; not testable here: C4"
+    assert told in lines
+    assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
+
+
+@pytest.mark.parametrize("limit", [15, 10])
+def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(summary, "LINES", limit)
+    lines = of_kept("studies/full.yaml", "full", tmp_path, monkeypatch)
+    assert len(lines) <= limit
+    assert ("  and 2 more in the tables" in lines) == (limit == 10)

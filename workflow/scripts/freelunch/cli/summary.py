@@ -1,0 +1,104 @@
+"""What a finished study found, in a few lines for the terminal."""
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from freelunch.analysis.pairing import Records
+from freelunch.reporting.audit.verdicts import VERDICTS
+from freelunch.reporting.cells import means_over_seeds
+from freelunch.reporting.formatting import rounded
+from freelunch.study.cell import NONE
+from freelunch.study.study import Study
+
+LINES = 15
+_WIDTH = 100
+_KINDS = ("pruned", "reconstructed", "retrained")
+_NOTHING = "-"
+
+
+def summary_text(study: Study, records: Records) -> str:
+    """Return the study's scope, the best of each kind, the verdicts, and where everything is.
+
+    Args:
+        study: A study whose audit is made.
+        records: The record of each of its cells.
+    """
+    paths = study.paths
+    audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
+    scope = f"The study `{study.name}` ({study.source}) is finished. Scope: {audit['scope']}"
+    before = textwrap.wrap(scope, _WIDTH, subsequent_indent="  ")
+    before.append(f"Best perplexity on `{study.perplexity.text}` of each kind (lower is better):")
+    after = [
+        *_verdicts(audit["claims"]),
+        f"page         {paths.audit / 'index.html'}",
+        f"tables       {paths.tables / 'summary.md'}, and more beside it",
+        f"checkpoints  {Path(paths.root) / 'checkpoints'}",
+        f"Next: open the page, or edit {study.source} and run the same command: only what depends "
+        "on the edit runs.",
+    ]
+    best = list(_best(study, means_over_seeds(records)))
+    room = LINES - len(before) - len(after)
+    if len(best) > room:
+        hidden = len(best) - room + 1
+        best = [*best[: room - 1], f"  and {hidden} more in the tables"]
+    return "\n".join([*before, *best, *after])
+
+
+def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each pruned model and pattern, below a line of headings."""
+    dense = {mean["model"]: _number(mean) for mean in means if not _is_pruned(mean)}
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for mean in filter(_is_pruned, means):
+        of_kind = found.setdefault((mean["model"], mean["pattern"]), {})
+        kind = _kind(study, mean["adaptation"])
+        if kind not in of_kind or _order(mean) < _order(of_kind[kind]):
+            of_kind[kind] = mean
+    rows = [["model", "pattern", "dense", *_KINDS]]
+    for (model, pattern), of_kind in found.items():
+        best = [_named(of_kind[kind]) if kind in of_kind else _NOTHING for kind in _KINDS]
+        rows.append([model, pattern, dense.get(model, _NOTHING), *best])
+    if not found:
+        rows = [["model", "dense"], *([model, number] for model, number in dense.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _verdicts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    named = {
+        verdict: [claim["id"] for claim in claims if claim["verdict"] == verdict]
+        for verdict in VERDICTS
+    }
+    told = "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in named.items() if ids)
+    return textwrap.wrap(f"The paper's claims: {told}", _WIDTH, subsequent_indent="  ")
+
+
+def _is_pruned(mean: Mapping[str, Any]) -> bool:
+    return bool(mean["criterion"] != "dense")
+
+
+def _kind(study: Study, adaptation: str) -> str:
+    settings = study.adaptation(adaptation) if adaptation != NONE else None
+    if settings is None:
+        return _KINDS[0]
+    return _KINDS[2] if settings.is_retraining else _KINDS[1]
+
+
+def _order(mean: Mapping[str, Any]) -> float:
+    value = mean["perplexity"]
+    return float(value) if math.isfinite(value) else math.inf
+
+
+def _number(mean: Mapping[str, Any]) -> str:
+    return rounded(mean["perplexity"], mean["perplexity_standard_error"])
+
+
+def _named(mean: Mapping[str, Any]) -> str:
+    """Return a perplexity, and how the model was pruned and adapted."""
+    how = [mean["criterion"], *([mean["adaptation"]] if mean["adaptation"] != NONE else [])]
+    return f"{_number(mean)} ({', '.join(how)})"

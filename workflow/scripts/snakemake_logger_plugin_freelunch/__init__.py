@@ -1,0 +1,110 @@
+"""Snakemake's logger `freelunch`: what a run shows at the terminal.
+
+`story` turns Snakemake's events into lines, with the phrases of `words`; `job_log` reads what
+happens inside a running job, `screen` draws, and `capture` keeps what other processes say off the
+screen.
+
+Snakemake finds this package by its name and imports it whenever it starts, jobs included. So it
+imports nothing else before a run asks for it, and nothing of `freelunch` at all: that is the
+Snakefile's to import, from the folder that it is in. `VERBOSE=1` leaves the terminal to Snakemake.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+
+if TYPE_CHECKING:
+    from snakemake_logger_plugin_freelunch.capture import Capture
+    from snakemake_logger_plugin_freelunch.screen import Screen
+
+
+class LogHandler(LogHandlerBase):
+    """Handles Snakemake's events, in a thread of their own."""
+
+    def __post_init__(self) -> None:
+        self._capture: Capture | None = None
+        if not self.writes_to_stream:
+            return
+        from snakemake_logger_plugin_freelunch.story import Story
+
+        self._story = Story(self.common_settings.dryrun)
+        self._screen = self._on(sys.stdout if self.common_settings.stdout else sys.stderr)
+
+    def _on(self, stream: IO[str]) -> "Screen":
+        from snakemake_logger_plugin_freelunch.screen import Screen
+
+        return Screen(self._story, stream, colours=not self.common_settings.nocolor)
+
+    @property
+    def writes_to_stream(self) -> bool:
+        """Whether Snakemake leaves the terminal to this."""
+        return not os.environ.get("VERBOSE")
+
+    @property
+    def writes_to_file(self) -> bool:
+        """Snakemake writes its log itself."""
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        """Snakemake's own filter obeys `--quiet`."""
+        return False
+
+    @property
+    def has_formatter(self) -> bool:
+        """Lines are made from events, not from messages."""
+        return True
+
+    @property
+    def needs_rulegraph(self) -> bool:
+        """The order of rules is not shown."""
+        return False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show an event."""
+        if not self.writes_to_stream:
+            return
+        try:
+            self._show(record)
+        except Exception:
+            # As every handler does: the run goes on.
+            self.handleError(record)
+
+    def _show(self, record: logging.LogRecord) -> None:
+        lines = list(self._story.tell(record))
+        if getattr(record, "event", None) == "run_info" and not self.common_settings.dryrun:
+            self._begin()
+        if self._story.is_over:
+            self._screen.hide_bar()
+        for line in lines:
+            self._screen.say(line)
+
+    def _begin(self) -> None:
+        """Keep the words of jobs off the terminal, and show the bar."""
+        files = [
+            Path(handler.baseFilename)
+            for handler in logging.getLogger("snakemake.logging").handlers
+            if isinstance(handler, logging.FileHandler)
+        ]
+        if files and self._capture is None:
+            from snakemake_logger_plugin_freelunch.capture import Capture
+
+            self._story.said = files[0].with_suffix(".jobs.log")
+            self._capture = Capture(self._story.said)
+            self._screen = self._on(self._capture.terminal)
+        self._screen.show_bar()
+
+    def close(self) -> None:
+        """Tell what has not been told, and give the terminal back."""
+        if self.writes_to_stream:
+            self._screen.hide_bar()
+            for line in self._story.errors():
+                self._screen.say(line)
+        if self._capture is not None:
+            self._capture.end()
+            self._capture = None
+        super().close()

@@ -1,0 +1,81 @@
+"""Where a run is shown: lines, and on a terminal a bar with the running jobs below them."""
+
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from snakemake_logger_plugin_freelunch.story import Story
+
+# Running jobs that are shown at most.
+_SHOWN = 8
+_COLOURS = {"FAILED": "bold red", "finished": "green", "started": "cyan", "queued": "cyan"}
+
+
+class Screen:
+    """Shows a story.
+
+    Args:
+        story: The run.
+        stream: Where to write. On a terminal, a bar and the running jobs stay below the lines.
+        colours: Whether there may be colours; `NO_COLOR` turns them off, too.
+    """
+
+    def __init__(self, story: Story, stream: IO[str], colours: bool = True) -> None:
+        self._story = story
+        self._console = Console(file=stream, highlight=False, no_color=None if colours else True)
+        self._live: Live | None = None
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        text = Text(line)
+        for word, style in _COLOURS.items():
+            if line[14:].startswith(f"  {word}"):
+                text.stylize(style, 16, 16 + len(word))
+        self._console.print(text, soft_wrap=True)
+
+    def show_bar(self) -> None:
+        """Show the bar from now on, if this is a terminal."""
+        if self._live is None and self._console.is_terminal:
+            self._story.has_bar = True
+            self._live = Live(
+                get_renderable=self._below,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._live.start()
+
+    def hide_bar(self) -> None:
+        """Remove the bar."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _below(self) -> RenderableType:
+        done, whole = self._story.done()
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=whole, completed=done, width=30), self._story.progress())
+        return Group(bar, *self._running())
+
+    def _running(self) -> Iterator[Text]:
+        jobs = list(self._story.running.values())
+        width = max((len(job.name) for job in jobs[:_SHOWN]), default=0)
+        for job in jobs[:_SHOWN]:
+            yield Text(
+                f"  {job.name:<{width}}  {_brief(job.now().text)}",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+        if len(jobs) > _SHOWN:
+            yield Text(f"  and {len(jobs) - _SHOWN} more")
+
+
+def _brief(text: str) -> str:
+    """Return what a job says of itself without remarks in parentheses."""
+    return re.sub(r" \([^)]*\)", "", text)

@@ -1,0 +1,286 @@
+"""The story of a run: from Snakemake's events to lines, and how far the run is."""
+
+import logging
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snakemake_logger_plugin_freelunch.job_log import JobLog, Now
+from snakemake_logger_plugin_freelunch.words import (
+    FIRST,
+    FOLLOWS,
+    duration,
+    line_of,
+    name_of,
+    reasons_in,
+    signals_in,
+)
+
+# Events of this workflow among Snakemake's: the plan at the start, and what is said at the end.
+PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
+# What Snakemake says at the end of a run in which jobs failed; the story says which, and why.
+_POINTERS = (
+    "Exiting because a job execution failed. Look above for error messages",
+    "At least one job did not complete successfully.",
+)
+# How Snakemake says that a script failed, before it says which job failed.
+_SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
+_INTERRUPTED = "<Signals.SIGINT: 2>"
+# What Snakemake says during a run that people need to know.
+_TOLD = ("Nothing to be done", "Will exit after", "Shutting down")
+# What it says before each run.
+_USUAL = ("Building DAG of jobs", "Assuming unrestricted shared filesystem")
+# The share of the planned work that must be done before its rate says anything.
+_LEAST_SHARE = 0.02
+# Lines of other processes that are shown for a job that stopped without a message.
+_LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """A job that Snakemake started, or gave to a scheduler.
+
+    Attributes:
+        name: Its rule and its cell.
+        planned_s: Seconds that the plan gives it; 1 if there is no plan.
+        log: Its log.
+        began: When it started, by a monotonic clock.
+        waits: Whether a scheduler may let it wait.
+        said: Where its process's words begin in the file that has them.
+    """
+
+    name: str
+    planned_s: float
+    log: JobLog
+    began: float
+    waits: bool
+    said: int
+
+    def now(self) -> Now:
+        """Return how far it is."""
+        if self.waits and not self.log.has_begun:
+            return Now("in the queue", 0.0)
+        return self.log.now() or Now(f"{duration(time.monotonic() - self.began)} gone", 0.0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed.
+
+    Attributes:
+        name: Its rule and its cell.
+        error: Its message, in full.
+        logs: Where there is more.
+    """
+
+    name: str
+    error: str
+    logs: Sequence[str]
+
+
+class Story:
+    """A run, told in lines.
+
+    Attributes:
+        running: The jobs that run now, by Snakemake's number.
+        failures: The jobs whose last attempt failed, by Snakemake's number.
+        said: The file with what the jobs' processes said; None if nothing is captured.
+        has_bar: Whether a bar shows how far the run is, so that lines need not.
+    """
+
+    def __init__(self, dry_run: bool = False) -> None:
+        self.running: dict[int, RunningJob] = {}
+        self.failures: dict[int, Failure] = {}
+        self.said: Path | None = None
+        self.has_bar = False
+        self._dry_run, self._started, self._over = dry_run, False, False
+        self._weights: Mapping[int, float] = {}
+        self._jobs, self._attempts, self._finished = 0, dict[int, int](), dict[int, float]()
+        self._targets: set[int] = set()
+        self._script_ends: dict[str, str] = {}
+        self._queues = False
+        self._began: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end of the run has been told, or begins to be."""
+        return self._over
+
+    def tell(self, record: logging.LogRecord) -> Iterator[str]:
+        """Yield the lines that an event adds to the story."""
+        event = getattr(record, "event", None)
+        tells = {
+            "workflow_started": self._workflow_started,
+            "run_info": self._run_info,
+            PLAN: self._plan,
+            "job_info": self._job_info,
+            "job_finished": self._job_finished,
+            "job_error": self._job_error,
+            "group_error": self._group_error,
+            SUMMARY: self._end,
+            STOPPED: self._end,
+        }
+        if event in tells:
+            yield from tells[event](record)
+        elif event in (None, "error"):
+            yield from self._words(record)
+
+    def _workflow_started(self, record: logging.LogRecord) -> Iterator[str]:
+        self._started = True
+        yield from ()
+
+    def _run_info(self, record: logging.LogRecord) -> Iterator[str]:
+        stats = {rule: count for rule, count in record.__dict__["stats"].items() if rule != "total"}
+        if self._dry_run and not self._jobs:
+            yield "Jobs that would run, and why. Nothing runs now; `VERBOSE=1` shows more."
+        self._jobs = sum(stats.values())
+
+    def _plan(self, record: logging.LogRecord) -> Iterator[str]:
+        found = record.__dict__
+        self._weights, self._queues = found["planned_s"], found["queues"]
+        self._jobs = len(self._weights)
+        yield from _own_words(record)
+
+    def _job_info(self, record: logging.LogRecord) -> Iterator[str]:
+        found = record.__dict__
+        number, logs = found["jobid"], found["log"]
+        if not logs:
+            # It only names what the others make.
+            self._targets.add(number)
+            return
+        name = name_of(found["rule_name"], found["wildcards"])
+        if self._dry_run:
+            yield f"  {name}: {reasons_in(found['reason'])}"
+            return
+        now = time.monotonic()
+        self._began = self._began or now
+        self._attempts[number] = self._attempts.get(number, 0) + 1
+        waits = self._queues and not found["local"]
+        self.running[number] = RunningJob(
+            name,
+            self._weights.get(number, 1.0),
+            JobLog(Path(logs[0])),
+            now,
+            waits,
+            self.said.stat().st_size if self.said is not None else 0,
+        )
+        again = f", attempt {self._attempts[number]}" if self._attempts[number] > 1 else ""
+        why = reasons_in(found["reason"])
+        why = "" if why in (FIRST, FOLLOWS) or again else f" ({why})"
+        yield line_of("queued" if waits else "started", f"{name}{again}{why}")
+
+    def _job_finished(self, record: logging.LogRecord) -> Iterator[str]:
+        number = record.__dict__["job_id"]
+        job = self.running.pop(number, None)
+        if job is None:
+            return
+        self.failures.pop(number, None)
+        self._finished[number] = job.planned_s
+        took = duration(time.monotonic() - job.began)
+        progress = "" if self.has_bar else f" [{self.progress()}]"
+        yield line_of("finished", f"{job.name}, {took}{progress}")
+
+    def _job_error(self, record: logging.LogRecord) -> Iterator[str]:
+        found = record.__dict__
+        # The jobs of a group are no longer there: its error has come before theirs.
+        if job := self.running.pop(found["jobid"], None):
+            yield self._failed(found["jobid"], job, found["rule_msg"], found["log"])
+
+    def _group_error(self, record: logging.LogRecord) -> Iterator[str]:
+        """Tell which of the jobs of a group failed: they ran one after another."""
+        infos = record.__dict__["job_error_info"]
+        jobs = [(info, job) for info in infos if (job := self.running.get(info["jobid"]))]
+        begun = [(info, job) for info, job in jobs if job.log.has_begun]
+        stopped = [(info, job) for info, job in begun if job.log.error() is not None]
+        for info, _ in jobs:
+            self.running.pop(info["jobid"])
+        for info, job in stopped or begun[-1:] or jobs[:1]:
+            logs = [*info["log"], *record.__dict__["aux_logs"]]
+            yield self._failed(info["jobid"], job, None, logs)
+
+    def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
+        error, took = job.log.error(), duration(time.monotonic() - job.began)
+        if error is not None and error.startswith("interrupted"):
+            return line_of("stopped", f"{job.name}, {took}: interrupted")
+        # A log that the job did not write is from an earlier run.
+        logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
+        if error is None:
+            end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
+            if _INTERRUPTED in end:
+                return line_of("stopped", f"{job.name}, {took}: interrupted")
+            end = signals_in(end)
+            error = said or f"its process {end} without a message of its own"
+            if last := self._last_words(job):
+                error += "\nWhat its process, and any beside it, said last:\n" + last
+                logs = [*logs, str(self.said)]
+        self.failures[number] = Failure(job.name, error, logs)
+        return line_of("FAILED", f"{job.name}, {took}: {error.splitlines()[0]}")
+
+    def _last_words(self, job: RunningJob) -> str:
+        if self.said is None:
+            return ""
+        with self.said.open("rb") as file:
+            file.seek(job.said)
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+        return "\n".join(line for line in lines[-_LAST_LINES:])
+
+    def _end(self, record: logging.LogRecord) -> Iterator[str]:
+        self._over = True
+        yield from self.errors()
+        yield from _own_words(record)
+
+    def _words(self, record: logging.LogRecord) -> Iterator[str]:
+        """Yield what Snakemake says in words: warnings and errors, and the rest before a run."""
+        text = record.getMessage()
+        if text in ("", "None") or text.startswith(_USUAL):
+            return
+        if record.levelno >= logging.ERROR:
+            if script := _SCRIPT_ENDED.search(text):
+                self._script_ends[script[1]] = script[2]
+            elif not any(pointer in text for pointer in _POINTERS):
+                yield text
+        elif record.levelno >= logging.WARNING or not self._started or text.startswith(_TOLD):
+            yield text
+
+    def errors(self) -> Iterator[str]:
+        """Yield all errors in full, once."""
+        failures, self.failures = list(self.failures.values()), {}
+        if not failures:
+            return
+        count = "1 job failed" if len(failures) == 1 else f"{len(failures)} jobs failed"
+        yield f"\n{count}:"
+        for failure in failures:
+            error = "\n".join(f"    {line}" for line in failure.error.splitlines())
+            logs = "".join(f"\n    log:      {log}" for log in dict.fromkeys(failure.logs))
+            yield f"\n  {failure.name}\n{error}{logs}"
+
+    def done(self) -> tuple[float, float]:
+        """Return the planned seconds of what is done, running jobs included, and of the whole."""
+        running = list(self.running.values())
+        inside = sum(job.planned_s * job.now().share for job in running)
+        done = sum(self._finished.values()) + inside
+        known = sum(self._weights.values())
+        return done, known if known else float(max(self._jobs - len(self._targets), 1))
+
+    def progress(self) -> str:
+        """Return how far the run is, and the time that is left by the rate so far."""
+        done, whole = self.done()
+        jobs = f"{len(self._finished)} of {self._jobs} jobs, {done / whole:.0%}".replace("%", " %")
+        over = len(self._finished) >= self._jobs
+        if self._began is None or done < _LEAST_SHARE * whole or over:
+            return jobs
+        left = (whole - done) / done * (time.monotonic() - self._began)
+        return f"{jobs}, about {duration(left)} left"
+
+
+def resume() -> str:
+    """Return the command that this process was started with."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _own_words(record: logging.LogRecord) -> Iterator[str]:
+    yield f"\n{record.getMessage()}\n"

@@ -1,0 +1,56 @@
+"""The words of a run's story: names of jobs, reasons, times."""
+
+import re
+import time
+from collections.abc import Mapping
+
+FOLLOWS, FIRST = "Input files updated by another job", "Missing output files"
+# Snakemake's reasons. Some list files or settings behind them, which may contain anything.
+_REASONS = re.compile(
+    r"(?:^|; )(Forced execution|Missing output files|Incomplete output files|Updated input files"
+    r"|Input files updated by another job|(?:Set of input files has|Code has|Params have"
+    r"|Software environment definition has) changed since last execution)"
+)
+_SIGNAL = re.compile(r"died with <Signals\.(\w+): \d+>")
+_KILLED = " (the system does so when memory is short)"
+
+
+def duration(seconds: float) -> str:
+    """Return a time with the unit that suits it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{int(size > 60)}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def line_of(what: str, text: str) -> str:
+    """Return a line that says when something happened to a job."""
+    return f"{time.strftime('%m-%d %H:%M:%S')}  {what:<8}  {text}"
+
+
+def name_of(rule: str, wildcards: Mapping[str, str]) -> str:
+    """Return a job's rule and what it is about, such as `prune_model tiny/wanda-u50/seed0`."""
+    given = {key: value for key, value in wildcards.items() if value != "1-of-1"}
+    if "pattern" in given:
+        given["criterion"] += f"-{given.pop('pattern')}"
+    parts = [f"seed{value}" if key == "seed" else str(value) for key, value in given.items()]
+    return f"{rule} {'/'.join(parts)}".strip()
+
+
+def signals_in(text: str) -> str:
+    """Return how a process ended, with Python's names of signals in words."""
+    return _SIGNAL.sub(_signal, text)
+
+
+def _signal(found: re.Match[str]) -> str:
+    return f"was ended by {found[1]}{_KILLED if found[1] == 'SIGKILL' else ''}"
+
+
+def reasons_in(text: str) -> str:
+    """Return Snakemake's reasons without the files and settings that they list.
+
+    That another job makes the inputs is worth a word only where it is the only reason.
+    """
+    reasons = _REASONS.findall(text) or [text]
+    told = [reason for reason in reasons if reason != FOLLOWS] or reasons
+    return "; ".join(told)
