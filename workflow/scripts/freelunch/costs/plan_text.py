@@ -100,7 +100,7 @@ def _misfits(plan: Plan, costs: Mapping[Job, Cost], machine: Machine) -> Iterato
     for job in adaptations.values():
         if problem := misfit(costs.get(job, Cost()), machine):
             name = f"{job.model} {job.adaptation}"
-            yield f"  {name} {problem}; {way_out(plan, job, machine)}"
+            yield f"  {name} {problem}; {way_out_of(plan, job, machine)}"
     for rule in RULES:
         if rule not in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
             of_rule = (cost for job, cost in costs.items() if job.rule == rule)
