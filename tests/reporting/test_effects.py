@@ -44,6 +44,18 @@ def written(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def test_an_adaptation_without_the_pruned_model_recovers_nothing_that_is_known(
+    study: Study, results: Results
+) -> None:
+    adapted = {
+        cell: record
+        for cell, record in results.records.items()
+        if cell.adaptation != "none" or cell.is_dense
+    }
+    rows = Results(study, adapted, RECORDS).effects
+    assert not [row for row in rows if row["measure"] == "recovery"]
+
+
 def test_every_number_of_the_audit_with_an_interval_is_an_effect(
     study: Study, results: Results
 ) -> None:

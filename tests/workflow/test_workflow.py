@@ -123,10 +123,10 @@ def test_terminal_shows_plan_progress_and_summary(finished):
     assert "Using workflow specific profile profiles/default" in said
     assert "The study `smoke` (config.yaml): 5 cells" in said
     jobs = said.count("  started   ")
-    assert jobs == 22 == said.count("  finished  ")
+    assert jobs == 23 == said.count("  finished  ")
     assert "  finished  reconstruct_window tiny/wanda-u50/recon_block/seed0, " in said
-    assert re.search(r"\[11 of 22 jobs, \d+ %, about .+ left\]\n", said)
-    summary = said.split("[22 of 22 jobs, 100 %]\n")[1].strip().splitlines()
+    assert re.search(r"\[11 of 23 jobs, \d+ %, about .+ left\]\n", said)
+    summary = said.split("[23 of 23 jobs, 100 %]\n")[1].strip().splitlines()
     assert len(summary) <= 15
     assert "tables       results/smoke/tables/summary.md, and more beside it" in summary
     # The default study has 60 jobs, its target included, and may print 150 lines.
@@ -150,10 +150,10 @@ def test_learning_rate_reruns_reconstructions_and_what_follows(study):
         "evaluate_cell": 2,
         "collect_records": 2,
         "build_tables": 1,
-        "draw_figure": 1,
+        "draw_figure": 2,
         "audit_study": 1,
         "all": 1,
-        "total": 10,
+        "total": 11,
     }
     why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
     assert f"\n  {why}" in study.run("--dry-run")

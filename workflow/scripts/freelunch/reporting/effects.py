@@ -74,12 +74,14 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
     for by_name in evidence.pruned:
         for name in (name for name in by_name if name in firsts):
             seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
-            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name) if seeds}
+            if not seeds:
+                continue
+            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
             sample = evidence.sample(
                 {**cells, DENSE: [Cell.dense(by_name[name][seed].model) for seed in seeds]},
                 PERPLEXITY,
             )
-            if not seeds or sample is None:
+            if sample is None:
                 continue
             found = estimate(recovered_by(name), [sample])
             if math.isnan(found.low):
