@@ -159,7 +159,7 @@ def test_a_folder_for_token_ids(config: dict[str, Any]) -> None:
     config["texts"]["ids"] = {"source": "tokens", "path": "model"}
     _study(config)["calibration"]["text"] = "ids"
     del _study(config)["evaluation"]["drift"]
-    assert "token ids are one file" in refused(config)
+    assert "token ids must be in one file" in refused(config)
 
 
 @pytest.mark.parametrize("seed", range(4))
