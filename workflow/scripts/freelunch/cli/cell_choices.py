@@ -63,9 +63,8 @@ def choose_cells(
         if not problems:
             costs = [plan.step(*job) or Cost() for job in jobs_of(plan.study)]
             seconds = sum(cost.seconds(machine) for cost in costs)
-            smallest = replace(
-                choices, why_cells=f"{what}; about {duration(seconds)} on this machine, job after job"
-            )
+            took = f"about {duration(seconds)} on this machine, job after job"
+            smallest = replace(choices, why_cells=f"{what}; {took}")
             if seconds <= _LONGEST_S:
                 return smallest
     if smallest is not None:

@@ -88,9 +88,9 @@ def _rates(held_out: bool) -> list[str]:
     search += "}" if held_out else ", select_on: evaluation}"
     return [
         *_comment(
-            "The learning rates of these adaptations were tuned for SmolLM2-135M. To search them for "
-            "your model, remove the # from the next two lines: the best rate of the list is chosen. "
-            "The same works for other adaptations (docs/guide/windows.md)."
+            "The learning rates of these adaptations were tuned for SmolLM2-135M. To search them "
+            "for your model, remove the # from the next two lines: the best rate of the list is "
+            "chosen. The same works for other adaptations (docs/guide/windows.md)."
         ),
         "# adaptations:",
         f"#   recon_block: {search}",
