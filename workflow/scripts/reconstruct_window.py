@@ -21,7 +21,7 @@ if __name__ == "__main__":
             "blocks": sum(map(len, windows)),
             "pruned_weights": count_pruned(given["masks"]),
         }
-        # Folders of earlier runs, which may have had another number of groups. A forced run takes over
-        # nothing.
+        # Folders of earlier runs, which may have had another number of groups. A forced run takes
+        # nothing over.
         others = [] if snakemake.resources.anew else sorted(given["folder"].parent.glob("*-of-*"))
         job.made(reconstruct_windows(window=window, windows=windows, others=others, **given))
