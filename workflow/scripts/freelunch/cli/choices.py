@@ -144,7 +144,7 @@ def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int,
             expected=f"a document of more than {LEAST_LENGTH} tokens",
             todo="use a longer text",
         )
-    why = f"too few documents are longer than {length} tokens to hold some out, so no drift"
+    why = f"too few documents are longer than {length} tokens to hold some out; drift is left out"
     return _SAMPLES, length, 0, why
 
 
