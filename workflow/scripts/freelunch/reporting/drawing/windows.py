@@ -60,7 +60,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     legend_below(
         figure,
         [],
-        "gain missed: of the best window's gain; bars: ± standard error of the paired\n"
+        "gain missed: share of the best window's gain; bars: ± standard error of the paired\n"
         f"difference from the best; memory: peak of a job; numbers: perplexity on {text}"
         + (f"\n{CHOSEN}" if on_evaluation else ""),
     )
