@@ -97,7 +97,7 @@ def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: s
     study = new(model(models, family, **changes), write_lines(Path()))
     assert "all is well" in check_study(study, HERE)
     text = Path(study.source).read_text()
-    assert ("half a block is no window here" in text) == ("recon_attention_mlp" not in text)
+    assert ("half a block is not a window here" in text) == ("recon_attention_mlp" not in text)
 
 
 def test_every_tested_family_is_tried() -> None:
@@ -128,7 +128,7 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
     assert len(text.splitlines()) < 50 and max(map(len, text.splitlines())) <= 120
     for said in (
         "llama, 3 blocks, hidden size 16",
-        "64 documents are longer than 64",
+        "64 documents are longer than 64 tokens",
         "the model a context of 64",
         "calibration has seen parts of this text",
         "tuned for SmolLM2-135M",
@@ -348,9 +348,9 @@ def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     model(models)
     model(models, "qwen2")
     said = refused(models, text)
-    assert "not a model, but holds some" in said and f"such as {models}" in said
+    assert "holds several models, but is not one itself" in said and f"such as {models}" in said
     shutil.copytree(model(models), "cache/snapshots/0123")
-    assert "name it, such as cache/snapshots/0123" in refused("cache", text)
+    assert "give the path of a model, such as cache/snapshots/0123" in refused("cache", text)
     folder = shutil.copytree(model(models), tmp_path / "twice")
     (folder / "model.gguf").write_bytes(b"GGUF")
     assert "the weights twice" in refused(folder, text)

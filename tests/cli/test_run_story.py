@@ -162,7 +162,7 @@ def test_errors_are_told_again_at_the_end_in_full(events, clock, tmp_path):
         "\n  fetch_text t\n    t: it is too short\n      found:    3\n      to do:    more"
         f"\n    log:      {events.log(1)}",
         f"\n  prune_model m/ria-u50/seed1\n    {second}"
-        "\n    What its process, and any beside it, said last:\n    Segmentation fault"
+        "\n    The last output of its process, and of any beside it:\n    Segmentation fault"
         f"\n    log:      {story.said}",
         "\nResume by ...\n",
     ]

@@ -36,7 +36,7 @@ def test_jobs_of_this_machine_say_how_fast_it_is(tmp_path: Path) -> None:
     assert learnt.flops_per_s == pytest.approx(1e11 / PASSES.share)
     machine = Machine.of(None, 1e9, 1e8, learnt=learnt)
     assert machine.flops_per_s == learnt.flops_per_s
-    assert "by the time that 3 earlier jobs took" in machine.rates[0]
+    assert "estimated from the time of 3 earlier jobs" in machine.rates[0]
     assert Machine.of(5e12, 1e9, 1e8, learnt=learnt).flops_per_s == 5e12
 
 

@@ -52,18 +52,18 @@ def planned_machine():
 def window_groups():
     """Return the number of jobs that share the windows of one reconstruction.
 
-    It is what the command line or the profile says, or else chosen from the number of GPUs or nodes.
+    The command line or the profile may set it; otherwise the number of GPUs or nodes decides.
     """
     given = workflow.resource_settings.overwrite_scatter
     if "windows" not in given and not workflow.remote_exec:
         workers = len(DEVICES)
-        # A dry run does not know what would execute it, and a report executes nothing.
+        # A dry run does not know the executor, and a report has none.
         if getattr(workflow.executor_plugin, "name", None) == "slurm":
             asked = workflow.resource_settings.default_resources or {}
             partition = getattr(asked.get("slurm_partition"), "raw", None)
             workers = slurm.count_nodes(partition)
         found = groups.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
-        # Jobs that start on other machines are told.
+        # This passes the number on to jobs that start on other machines.
         workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
     return workflow.resource_settings.overwrite_scatter.get("windows", 1)
 
@@ -71,7 +71,7 @@ def window_groups():
 def planned_jobs():
     """Return the seconds that the plan gives each job that is about to run, by its number.
 
-    A job without a log only names what others make.
+    A job without a log only names what other jobs make.
     """
     return {
         workflow.dag.jobid(job): planned_s(
@@ -114,7 +114,7 @@ def scheduled_cell(wildcards):
 
 
 def scheduled_windows(wildcards):
-    """Return the same for a job that adapts windows; None if several are meant to run side by side."""
+    """Return the same for a job that adapts windows; None if several such jobs run side by side."""
     return None if window_groups() > 1 else scheduled_cell(wildcards)
 
 
@@ -204,7 +204,8 @@ def dense_metrics_of(wildcards):
 def is_forced(rule):
     """Return, as a resource, whether the command line forces a rule to run.
 
-    Snakemake starts each job on another machine with `--force`, so such a job is told what was asked.
+    Snakemake starts each job on another machine with `--force`, so these jobs are told which rules the
+    command line forces.
     """
     if workflow.remote_exec:
         return int(rule in config.get(FORCED, "").split(","))
@@ -213,7 +214,7 @@ def is_forced(rule):
 
 @cache
 def forced_rules():
-    """Return the rules that take over what is finished unless they are forced, and are forced."""
+    """Return the forced rules among those that otherwise take over what is finished."""
     asked = workflow.dag_settings
     everything = asked.forceall or asked.forcetargets
     # Where another workflow imports a rule, its name may have a prefix.

@@ -21,6 +21,7 @@ if __name__ == "__main__":
             "blocks": sum(map(len, windows)),
             "pruned_weights": count_pruned(given["masks"]),
         }
-        # Groups of an earlier run with another number of them, unless all are to be made anew.
+        # Folders of earlier runs, which may have had another number of groups. A forced run takes
+        # nothing over.
         others = [] if snakemake.resources.anew else sorted(given["folder"].parent.glob("*-of-*"))
         job.made(reconstruct_windows(window=window, windows=windows, others=others, **given))

@@ -1,12 +1,12 @@
 """Snakemake's logger `freelunch`: what a run shows at the terminal.
 
-`story` turns Snakemake's events into lines, with the phrases of `words`; `job_log` reads what
-happens inside a running job, `screen` draws, and `capture` keeps what other processes say off the
-screen.
+`story` turns Snakemake's events into lines, with the phrases of `words`; `job_log` reads how far a
+running job is, `screen` draws, and `capture` keeps the output of other processes off the screen.
 
-Snakemake finds this package by its name and imports it whenever it starts, jobs included. So it
-imports nothing else before a run asks for it, and nothing of `freelunch` at all: that is the
-Snakefile's to import, from the folder that it is in. `VERBOSE=1` leaves the terminal to Snakemake.
+Snakemake finds this package by its name and imports it at every start, in jobs too. The package
+therefore imports its parts only when a run needs them, and nothing from `freelunch` at all: the
+Snakefile imports that library, from its own folder. With `VERBOSE=1`, Snakemake writes to the
+terminal itself.
 """
 
 import logging
@@ -41,7 +41,7 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """Whether Snakemake leaves the terminal to this."""
+        """Whether Snakemake leaves the terminal to this logger."""
         return not os.environ.get("VERBOSE")
 
     @property
@@ -71,7 +71,7 @@ class LogHandler(LogHandlerBase):
         try:
             self._show(record)
         except Exception:
-            # As every handler does: the run goes on.
+            # As in every logging handler, an error here does not stop the run.
             self.handleError(record)
 
     def _show(self, record: logging.LogRecord) -> None:
@@ -84,7 +84,7 @@ class LogHandler(LogHandlerBase):
             self._screen.say(line)
 
     def _begin(self) -> None:
-        """Keep the words of jobs off the terminal, and show the bar."""
+        """Keep the output of jobs off the terminal, and show the bar."""
         files = [
             Path(handler.baseFilename)
             for handler in logging.getLogger("snakemake.logging").handlers
@@ -99,7 +99,7 @@ class LogHandler(LogHandlerBase):
         self._screen.show_bar()
 
     def close(self) -> None:
-        """Tell what has not been told, and give the terminal back."""
+        """Show the errors that have not been shown, and give the terminal back."""
         if self.writes_to_stream:
             self._screen.hide_bar()
             for line in self._story.errors():

@@ -1,4 +1,4 @@
-"""What other processes say goes to a file, while this process still writes to the terminal."""
+"""Send the output of other processes to a file, while this process still writes to the terminal."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ _OUTPUTS = (1, 2)
 
 
 class Capture:
-    """Everything that the processes of jobs write, in a file.
+    """A file that receives everything that the processes of jobs write.
 
     They inherit the file descriptors of this process, which therefore point to the file.
 
@@ -17,7 +17,7 @@ class Capture:
         path: The file.
 
     Attributes:
-        terminal: What was the standard error of this process.
+        terminal: The standard error that this process had before.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class Capture:
         for output in _OUTPUTS:
             os.dup2(file, output)
         os.close(file)
-        # What this process says in Python is for the person at the terminal.
+        # What this process writes in Python is for the person at the terminal.
         sys.stderr = self.terminal
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""What a job's log says: how far the job is, and the error that it stopped by."""
+"""Read a job's log: how far the job is, and the error that stopped it."""
 
 import os
 import re
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 # How much of a log's end is read for its last line.
 _TAIL_BYTES = 4096
-# As `freelunch.core.job` lays out a line of a log, and how far a job is in one.
+# A line of a log as `freelunch.core.job` writes it, and the part that says how far the job is.
 _LINE = re.compile(r"^[\d-]+ [\d:,]+ (?:INFO|WARNING) freelunch[\w.]*: (.+)$", re.M)
 _DONE = re.compile(r"(\d+)/(\d+) ")
-# The last lines of a job that stopped: its message, in as many lines as it has.
+# The last lines of a job that stopped: its message, which may have several lines.
 _STOPPED = re.compile(
     r"^[\d-]+ [\d:,]+ ERROR freelunch: ((?:error: |interrupted; ).*)\Z", re.M | re.S
 )
@@ -29,7 +29,7 @@ class Now(NamedTuple):
 
 
 class JobLog:
-    """The log of a job that is about to start. What an earlier job left there does not count."""
+    """The log of a job that is about to start. What an earlier job wrote there does not count."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class JobLog:
         return Now(lines[-1], min(share, 1.0))
 
     def error(self) -> str | None:
-        """Return the message by which the job stopped; None if it stopped without one."""
+        """Return the message with which the job stopped; None if it stopped without one."""
         if not self.has_begun:
             return None
         said = self.path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Where a run is shown: lines, and on a terminal a bar with the running jobs below them."""
+"""Show a run: lines, and on a terminal a bar with the running jobs below them."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from snakemake_logger_plugin_freelunch.story import Story
 
-# Running jobs that are shown at most.
+# How many running jobs are shown at most.
 _SHOWN = 8
 _COLOURS = {"FAILED": "bold red", "finished": "green", "started": "cyan", "queued": "cyan"}
 
@@ -77,5 +77,5 @@ class Screen:
 
 
 def _brief(text: str) -> str:
-    """Return what a job says of itself without remarks in parentheses."""
+    """Return how far a job says it is, without remarks in parentheses."""
     return re.sub(r" \([^)]*\)", "", text)

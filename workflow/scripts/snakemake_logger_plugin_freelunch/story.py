@@ -20,19 +20,19 @@ from snakemake_logger_plugin_freelunch.words import (
     signals_in,
 )
 
-# Events of this workflow among Snakemake's: the plan at the start, and what is said at the end.
+# This workflow's own events: the plan at the start, and the summary or the error at the end.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
-# What Snakemake says at the end of a run in which jobs failed; the story says which, and why.
+# Snakemake's messages at the end of a run in which jobs failed. The story says which, and why.
 _POINTERS = (
     "Exiting because a job execution failed. Look above for error messages",
     "At least one job did not complete successfully.",
 )
-# How Snakemake says that a script failed, before it says which job failed.
+# Snakemake's message that a script failed, which comes before the event that names the job.
 _SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
 _INTERRUPTED = "<Signals.SIGINT: 2>"
-# What Snakemake says during a run that people need to know.
+# Messages during a run that people need to see.
 _TOLD = ("Nothing to be done", "Will exit after", "Shutting down")
-# What it says before each run.
+# Messages before every run, which nobody needs.
 _USUAL = ("Building DAG of jobs", "Assuming unrestricted shared filesystem")
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
@@ -46,11 +46,11 @@ class RunningJob:
 
     Attributes:
         name: Its rule and its cell.
-        planned_s: Seconds that the plan gives it; 1 if there is no plan.
+        planned_s: Seconds that the plan predicts; 1 if there is no plan.
         log: Its log.
         began: When it started, by a monotonic clock.
-        waits: Whether a scheduler may let it wait.
-        said: Where its process's words begin in the file that has them.
+        waits: Whether it may wait in a scheduler's queue.
+        said: Where its process's output begins in the file with that of all jobs, in bytes.
     """
 
     name: str
@@ -61,7 +61,7 @@ class RunningJob:
     said: int
 
     def now(self) -> Now:
-        """Return how far it is."""
+        """Return how far the job is."""
         if self.waits and not self.log.has_begun:
             return Now("in the queue", 0.0)
         return self.log.now() or Now(f"{duration(time.monotonic() - self.began)} gone", 0.0)
@@ -74,7 +74,7 @@ class Failure:
     Attributes:
         name: Its rule and its cell.
         error: Its message, in full.
-        logs: Where there is more.
+        logs: The logs that say more.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Story:
     Attributes:
         running: The jobs that run now, by Snakemake's number.
         failures: The jobs whose last attempt failed, by Snakemake's number.
-        said: The file with what the jobs' processes said; None if nothing is captured.
+        said: The file with the output of the jobs' processes; None if nothing is captured.
         has_bar: Whether a bar shows how far the run is, so that lines need not.
     """
 
@@ -107,7 +107,7 @@ class Story:
 
     @property
     def is_over(self) -> bool:
-        """Whether the end of the run has been told, or begins to be."""
+        """Whether the end of the run has been told, or is being told."""
         return self._over
 
     def tell(self, record: logging.LogRecord) -> Iterator[str]:
@@ -149,7 +149,7 @@ class Story:
         found = record.__dict__
         number, logs = found["jobid"], found["log"]
         if not logs:
-            # It only names what the others make.
+            # This job only names what the others make.
             self._targets.add(number)
             return
         name = name_of(found["rule_name"], found["wildcards"])
@@ -186,12 +186,12 @@ class Story:
 
     def _job_error(self, record: logging.LogRecord) -> Iterator[str]:
         found = record.__dict__
-        # The jobs of a group are no longer there: its error has come before theirs.
+        # The jobs of a group have been removed by the group's own error, which comes first.
         if job := self.running.pop(found["jobid"], None):
             yield self._failed(found["jobid"], job, found["rule_msg"], found["log"])
 
     def _group_error(self, record: logging.LogRecord) -> Iterator[str]:
-        """Tell which of the jobs of a group failed: they ran one after another."""
+        """Tell which job of a group failed. The jobs of a group run one after another."""
         infos = record.__dict__["job_error_info"]
         jobs = [(info, job) for info in infos if (job := self.running.get(info["jobid"]))]
         begun = [(info, job) for info, job in jobs if job.log.has_begun]
@@ -206,7 +206,7 @@ class Story:
         error, took = job.log.error(), duration(time.monotonic() - job.began)
         if error is not None and error.startswith("interrupted"):
             return line_of("stopped", f"{job.name}, {took}: interrupted")
-        # A log that the job did not write is from an earlier run.
+        # If the job wrote no log, the log that is there is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
@@ -215,7 +215,7 @@ class Story:
             end = signals_in(end)
             error = said or f"its process {end} without a message of its own"
             if last := self._last_words(job):
-                error += "\nWhat its process, and any beside it, said last:\n" + last
+                error += "\nThe last output of its process, and of any beside it:\n" + last
                 logs = [*logs, str(self.said)]
         self.failures[number] = Failure(job.name, error, logs)
         return line_of("FAILED", f"{job.name}, {took}: {error.splitlines()[0]}")
@@ -234,7 +234,7 @@ class Story:
         yield from _own_words(record)
 
     def _words(self, record: logging.LogRecord) -> Iterator[str]:
-        """Yield what Snakemake says in words: warnings and errors, and the rest before a run."""
+        """Yield Snakemake's own messages: warnings and errors, and before a run all others."""
         text = record.getMessage()
         if text in ("", "None") or text.startswith(_USUAL):
             return
@@ -259,7 +259,10 @@ class Story:
             yield f"\n  {failure.name}\n{error}{logs}"
 
     def done(self) -> tuple[float, float]:
-        """Return the planned seconds of what is done, running jobs included, and of the whole."""
+        """Return the planned seconds of the work that is done, and of the whole run.
+
+        Running jobs count by their share that is done.
+        """
         running = list(self.running.values())
         inside = sum(job.planned_s * job.now().share for job in running)
         done = sum(self._finished.values()) + inside

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 FOLLOWS, FIRST = "Input files updated by another job", "Missing output files"
-# Snakemake's reasons. Some list files or settings behind them, which may contain anything.
+# Snakemake's reasons. Behind some of them, it lists files or settings, which may contain anything.
 _REASONS = re.compile(
     r"(?:^|; )(Forced execution|Missing output files|Incomplete output files|Updated input files"
     r"|Input files updated by another job|(?:Set of input files has|Code has|Params have"
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def line_of(what: str, text: str) -> str:
-    """Return a line that says when something happened to a job."""
+    """Return a line with the time, what happened, and to which job."""
     return f"{time.strftime('%m-%d %H:%M:%S')}  {what:<8}  {text}"
 
 
@@ -49,7 +49,7 @@ def _signal(found: re.Match[str]) -> str:
 def reasons_in(text: str) -> str:
     """Return Snakemake's reasons without the files and settings that they list.
 
-    That another job makes the inputs is worth a word only where it is the only reason.
+    That another job makes the inputs is left out if there is another reason.
     """
     reasons = _REASONS.findall(text) or [text]
     told = [reason for reason in reasons if reason != FOLLOWS] or reasons

@@ -1,5 +1,5 @@
-"""Which cells `freelunch new` chooses: windows by the model's family, and as many cells as the
-machine computes in about an hour.
+"""Choose the cells of a new study: windows by the model's family, and as many cells as the machine
+computes in about an hour.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from freelunch.data.seen_model import SeenModel
 from freelunch.study.families import has_halves, whole_of
 from freelunch.study.study import Study
 
-# Seconds of a study on this machine beyond which a smaller one is chosen.
+# If a study takes more than this many seconds on this machine, a smaller one is chosen.
 _LONGEST_S = 3600
 _RETRAINING = "full"
 
@@ -42,15 +42,15 @@ def choose_cells(
     """
     windows, no_halves = _windows(model)
     largest = replace(lengths, adaptations=(*windows, _RETRAINING))
-    said = f"windows and a retraining are compared for Wanda{no_halves}"
+    said = f"windows and retraining are compared for Wanda{no_halves}"
     if machine is None:
         Plan.of(study_of(largest))
         return replace(largest, why_cells=said)
     plan = Plan.of(study_of(largest), machine.device_bytes)
     if not plan.shapes:
-        said += "; how long it takes is not known until the model is fetched"
+        said += "; the time is unknown until the model is fetched"
         return replace(largest, why_cells=said)
-    # What of the windows does not fit into memory is left out.
+    # Adaptations that do not fit into memory are left out.
     without = {each.name: each.problem for each in misfits(plan, machine)}
     fitting = tuple(name for name in largest.adaptations if name not in without)
     for name in largest.adaptations:
@@ -63,9 +63,8 @@ def choose_cells(
         if not problems:
             costs = [plan.step(*job) or Cost() for job in jobs_of(plan.study)]
             seconds = sum(cost.seconds(machine) for cost in costs)
-            smallest = replace(
-                choices, why_cells=f"{what}; about {duration(seconds)} on this machine, job by job"
-            )
+            took = f"about {duration(seconds)} on this machine, job after job"
+            smallest = replace(choices, why_cells=f"{what}; {took}")
             if seconds <= _LONGEST_S:
                 return smallest
     if smallest is not None:
@@ -79,19 +78,19 @@ def choose_cells(
 
 
 def _windows(model: SeenModel) -> tuple[list[str], str]:
-    """Return the windows that a model has, as adaptations, and why half a block is none of them."""
+    """Return the windows that a model has, as adaptations, and why half a block is not one."""
     whole, blocks = whole_of(model.config), model.config.get("num_hidden_layers")
     halves = has_halves(model.family, whole)
     why = f"the parts of {model.family}'s blocks are not known" if whole is None else whole.because
     windows = ["recon_matrix", *(["recon_attention_mlp"] if halves else []), "recon_block"]
     windows += [] if blocks == 1 else ["recon_all"]
-    return windows, "" if halves else f"; half a block is no window here: {why}"
+    return windows, "" if halves else f"; half a block is not a window here: {why}"
 
 
 def _smaller(largest: Choices, said: str) -> Iterator[tuple[Choices, str]]:
-    """Yield choices from the largest study to the smallest, with what they are."""
+    """Yield choices from the largest study to the smallest, and each in words."""
     yield largest, said
-    cause = "more would take this machine over an hour, or does not fit it"
+    cause = "more cells would take over an hour on this machine, or do not fit"
     few = replace(largest, criteria=("magnitude", "wanda"), adaptations=())
     yield few, f"two criteria, with and without reconstruction; {cause}"
     one = replace(few, criteria=("wanda",))
@@ -103,7 +102,7 @@ def _smaller(largest: Choices, said: str) -> Iterator[tuple[Choices, str]]:
 
 
 def _problems(plan: Plan, machine: Machine) -> Iterator[str]:
-    """Yield what of a study does not fit a machine."""
+    """Yield what does not fit a machine in a study."""
     yield from map(str, misfits(plan, machine))
     if lacking := lacking_disk(plan):
         yield f"the study {lacking}"

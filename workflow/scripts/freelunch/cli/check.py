@@ -1,7 +1,7 @@
 """Check what a study finds on this machine, before it runs.
 
-What a step would refuse hours later, or minutes, is refused here if small files show it: no tensor
-is read.
+If small files show that a step would stop minutes or hours later, the check refuses the study now.
+It reads no tensor.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
 
-# By how much a text may seem too short. A count misses what joins documents; an estimate of tokens
-# by characters can be far off.
+# The share of the needed tokens below which a text is refused. A count misses the tokens that join
+# documents; an estimate from characters can be far off.
 _COUNTED, _ESTIMATED = 0.98, 0.5
 
 
@@ -35,7 +35,7 @@ def check_study(study: Study, machine: Machine | None) -> str:
         One line that says that all is well.
 
     Raises:
-        UserError: The study, or what it needs, would stop a run.
+        UserError: Something in the study, or in what it needs, would stop a run.
     """
     seen = {name: found for name in _models(study) if (found := _seen(study, name)) is not None}
     texts = dict.fromkeys([study.calibration.text, study.perplexity.text])
@@ -44,7 +44,7 @@ def check_study(study: Study, machine: Machine | None) -> str:
         task = study.config.tasks[name]
         if isinstance(task, LocalTask) and not Path(task.path).is_file():
             raise UserError(
-                "the documents of a task are one file",
+                "the documents of a task must be in one file",
                 where=f"tasks.{name}.path",
                 found=f"the folder {task.path}",
                 todo="name the file",
@@ -85,7 +85,7 @@ def _seen(study: Study, name: str) -> SeenModel | None:
     for key, length in _lengths(study).items():
         if found.positions is not None and length > found.positions:
             raise UserError(
-                "the model has no such context",
+                "the length exceeds the model's context",
                 where=f"{study.source}: {key}",
                 found=f"{length} tokens",
                 expected=f"at most {found.positions}, the positions of {name}",
@@ -108,7 +108,10 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
         return read_documents(Path(entry.path), entry.format, entry.field, where)
     if isinstance(entry, Tokens) and not Path(entry.path).is_file():
         raise UserError(
-            "token ids are one file", where=where, found=f"the folder {entry.path}", todo="name it"
+            "token ids must be in one file",
+            where=where,
+            found=f"the folder {entry.path}",
+            todo="name the file",
         )
     fetched = Paths.text(name) / DOCUMENTS
     if isinstance(entry, Tokens) or not fetched.is_file():
@@ -119,7 +122,7 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
 def _amounts(
     study: Study, seen: dict[str, SeenModel], documents: dict[str, tuple[list[str], bool]]
 ) -> Iterator[str]:
-    """Yield what a text is too short for, by each model's tokenizer."""
+    """Yield the settings for which a text is too short, by each model's tokenizer."""
     for model in _models(study):
         fetched = Paths.model(model) / TOKENIZER
         tokenizer = seen[model].tokenizer if model in seen else None
@@ -160,7 +163,7 @@ def _drawn(study: Study, text: Amounts) -> Iterator[str]:
         return
     seeds = {cell.seed for cell in study.cells if study.needs_held_out(cell)}
     for seed in sorted(seeds):
-        # An estimate tells only whether there is a second document at all.
+        # An estimate can only tell whether there is a second document at all.
         left = text.left_after(asked.samples, asked.length, seed) if text.exact else None
         if left == 0 or len(text.lengths) == 1:
             yield (
@@ -180,8 +183,8 @@ def _check_room(plan: Plan, machine: Machine) -> None:
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(problems),
             where=plan.study.source,
-            todo="remove what does not fit from study.grids, take shorter or fewer sequences, or "
-            "run it on another machine (`freelunch check --elsewhere` leaves this one out)",
+            todo="remove what does not fit from study.grids, use shorter or fewer sequences, or "
+            "run the study on another machine (`freelunch check --elsewhere` ignores this one)",
         )
 
 

@@ -11,14 +11,14 @@ from freelunch.core.errors import UserError
 from freelunch.data.seen_model import SeenModel
 from freelunch.data.text_amounts import Amounts
 
-# Those of the default study, for which the learning rates were tuned.
+# The settings of the default study, for which the learning rates were tuned.
 _SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 24, 512
 _HELD_OUT, _DRIFT = 16, 4
 # Shorter sequences say nothing about a model.
 LEAST_LENGTH = 8
 # Documents for which one calibration sample leaves enough to hold out.
 _MANY_DOCUMENTS = 48
-# Of estimated tokens, how many are counted on.
+# The share of estimated tokens that is relied on.
 _SURE = 0.7
 
 
@@ -29,11 +29,11 @@ class Choices:
     Attributes:
         samples: Sequences of the calibration sample.
         length: Tokens in each.
-        why_calibration: Why these.
+        why_calibration: Why these samples and this length.
         held_out: Sequences of held-out text; 0 if the text has no documents to hold out.
         windows: Windows of the perplexity.
         window_length: Tokens in each.
-        why_evaluation: Why these.
+        why_evaluation: Why these windows and this length.
         criteria: Pruning criteria.
         adaptations: Adaptations that are compared for Wanda.
         why_cells: Why these cells.
@@ -94,7 +94,7 @@ def choose_lengths(model: SeenModel, text: Amounts, evaluated: Amounts, where: s
         where: The text, for messages.
 
     Raises:
-        UserError: A text is too short, or the model's context is.
+        UserError: A text or the model's context is too short.
     """
     samples, length, held_out, why = _calibration(model, text, where)
     windows, window_length = _windows(model, evaluated, where)
@@ -103,12 +103,12 @@ def choose_lengths(model: SeenModel, text: Amounts, evaluated: Amounts, where: s
     if not evaluated.complete:
         has = f"the text has more than {evaluated.tokens:,} tokens"
     if model.positions is not None and model.positions == window_length:
-        has += f", the model a context of {model.positions}"
+        has += f", and the model a context of {model.positions}"
     return Choices(samples, length, why, held_out, windows, window_length, has)
 
 
 def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
-    """Yield lengths from the longest that is sensible, each half of the one before."""
+    """Yield lengths from the longest sensible one down, each half of the one before."""
     length = min(longest, model.positions or longest)
     while length >= LEAST_LENGTH:
         yield length
@@ -120,14 +120,15 @@ def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int,
     lengths = list(_lengths(_LENGTH, model))
     for length in lengths:
         if (count := sure.longer_than(length)) >= _MANY_DOCUMENTS:
-            return _SAMPLES, length, _HELD_OUT, f"{count:,} documents are longer than {length}"
+            why = f"{count:,} documents are longer than {length} tokens"
+            return _SAMPLES, length, _HELD_OUT, why
     # Few documents: a smaller sample leaves some of them to hold out.
     for length in lengths:
         count = sure.longer_than(length)
         for samples in (_SAMPLES, _SAMPLES // 2, _SAMPLES // 4):
             if count >= 4 and sure.left_after(samples, length, seed=0) >= 2:
-                why = f"{count} documents are longer than {length}; this leaves some to hold out"
-                return samples, length, _HELD_OUT, why
+                why = f"{count} documents are longer than {length} tokens; this sample leaves some "
+                return samples, length, _HELD_OUT, f"{why}to hold out"
     for length in lengths:
         # Sequences of one document overlap unless there is room for all of them.
         if sure.longer_than(length) and sure.tokens >= _SAMPLES * length:
@@ -140,10 +141,10 @@ def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int,
             where=where,
             found=f"documents of at most {max(text.lengths, default=0):,} tokens"
             + (f", and a context of {model.positions}" if not lengths else ""),
-            expected=f"one of more than {LEAST_LENGTH} tokens",
+            expected=f"a document of more than {LEAST_LENGTH} tokens",
             todo="use a longer text",
         )
-    why = f"too few documents of more than {length} tokens to hold some out, so no drift"
+    why = f"too few documents are longer than {length} tokens to hold some out; drift is left out"
     return _SAMPLES, length, 0, why
 
 
@@ -159,6 +160,6 @@ def _windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int]:
         "the text is too short to evaluate on",
         where=where,
         found=f"about {text.tokens:,} tokens",
-        expected=f"at least two windows of {LEAST_LENGTH} tokens, and better some thousands",
+        expected=f"at least two windows of {LEAST_LENGTH} tokens; some thousand tokens are better",
         todo="use a longer text",
     )

@@ -52,12 +52,12 @@ app = typer.Typer(
     \b
     A study is one YAML file. From a model and a text to a page of results:
       freelunch new ~/models/mine ~/notes.txt    writes studies/mine-notes.yaml
-      freelunch plan studies/mine-notes.yaml     what it will take
-      freelunch run studies/mine-notes.yaml      runs it; again: resumes it
-      freelunch audit studies/mine-notes.yaml    where its page is
+      freelunch plan studies/mine-notes.yaml     predicts time, memory and disk
+      freelunch run studies/mine-notes.yaml      runs it, or resumes it
+      freelunch audit studies/mine-notes.yaml    prints the verdicts and the page's path
 
-    Without STUDY, commands are about config.yaml. Exit status: 0 done, 1 error, 2 wrong usage;
-    `run` passes on Snakemake's. Completion of commands and studies: --install-completion.""",
+    Without STUDY, commands use config.yaml. Exit status: 0 done, 1 error, 2 wrong usage; `run`
+    passes on Snakemake's. Completion of commands and studies: --install-completion.""",
 )
 
 
@@ -108,10 +108,10 @@ def new_command(
         ),
     ],
     text: Annotated[
-        str, typer.Argument(help="A file: plain text, JSON Lines, or Parquet; gzipped or not.")
+        str, typer.Argument(help="A file: plain text or JSON Lines, gzipped or not, or Parquet.")
     ],
     name: Annotated[
-        str | None, typer.Option(help="The study's name. Default: of both names.")
+        str | None, typer.Option(help="The study's name. Default: both names, joined.")
     ] = None,
     evaluation: Annotated[
         str | None,
@@ -121,8 +121,8 @@ def new_command(
 ) -> None:
     """Write a study of your own model and text.
 
-    It looks at both, chooses settings that fit them and this machine, says why in comments, and
-    shows the plan. Nothing is run, and a file that is there already is kept.
+    It looks at the model and the text, chooses settings that fit them and this machine, says why in
+    comments, and shows the plan. It runs nothing, and never overwrites an existing study.
     """
     device, said = _device(None, None)
     machine = None if elsewhere else _machine(None, None, None, device)
@@ -173,7 +173,7 @@ def run_command(
     study: Study = DEFAULT,
     cores: Annotated[str, typer.Option(help="Cores of this machine to use.")] = "all",
     profile: Annotated[
-        str, typer.Option(help="A folder of workflow/profiles, such as slurm, or any other.")
+        str, typer.Option(help="A folder in workflow/profiles, such as slurm, or another's path.")
     ] = LOCAL,
     force: Annotated[
         str | None,
@@ -181,7 +181,7 @@ def run_command(
     ] = None,
     scatter: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Jobs that share the windows of a reconstruction."),
+        typer.Option(min=1, metavar="N", help="How many jobs share a reconstruction's windows."),
     ] = None,
     tflops: Annotated[
         str | None, typer.Option(metavar="N", help="TFLOP/s of the machine that runs the jobs.")
@@ -190,7 +190,7 @@ def run_command(
 ) -> int:
     """Check, run and summarise a study.
 
-    The same command resumes a study that was stopped. Options for Snakemake follow after --:
+    The same command resumes a study that was stopped. Options for Snakemake come after --:
 
     \b
       freelunch run STUDY -- --dry-run
@@ -200,7 +200,7 @@ def run_command(
     _check(study, device_memory, elsewhere)
     command += context.obj or []
     command += ["--forcerun", *force.split()] if force else []
-    # With options of Snakemake, it may run only a part of the study, or nothing.
+    # With options for Snakemake, the command may run only a part of the study, or nothing.
     status = run_snakemake(command, summary=bool(context.obj))
     if status == 0 and not context.obj:
         terminal.say(terminal.summary(open_study(study)))
@@ -209,21 +209,21 @@ def run_command(
 
 @app.command("summary")
 def summary_command(study: Study = DEFAULT) -> None:
-    """Show the table of a study's results."""
+    """Show what a study found, in a few lines."""
     terminal.say(terminal.summary(open_study(study)))
 
 
 @app.command("audit")
 def audit_command(study: Study = DEFAULT) -> None:
-    """Show the verdicts, and where their page is."""
+    """Show the verdicts, and the path of their page."""
     print(audit_text(open_study(study)))  # noqa: T201
 
 
 @app.command("verify")
 def verify_command(study: Study = DEFAULT) -> int:
-    """Say what of a study is damaged or missing.
+    """Say what is damaged or missing in a study.
 
-    It reads all that the study made. The exit status is 1 if something is damaged or missing.
+    It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
     lines, whole = verify(open_study(study))
     print(lines)  # noqa: T201
@@ -238,7 +238,7 @@ def repair_command(
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="COMMAND", help="The command that runs Snakemake. Default: on all cores."
+            metavar="COMMAND", help="The command that runs Snakemake. Default: it uses all cores."
         ),
     ] = None,
 ) -> None:
@@ -272,7 +272,7 @@ def devices_command(
     disk: Disk = None,
     network: Network = None,
 ) -> None:
-    """Tabulate what adaptations take on GPUs."""
+    """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
     table = device_table(open_study(study), _machine(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
@@ -303,7 +303,7 @@ def _check(path: Path, device_memory: str | None, elsewhere: bool) -> None:
 
 
 def _device(given: str | None, tflops: float | None) -> tuple[int | None, str]:
-    """Return the memory of the smallest GPU in bytes, and what computes in words."""
+    """Return the memory of the smallest GPU in bytes, and in words what computes."""
     if given is not None:
         size = read_gigabytes(given, "--device-memory")
         return size, f"a GPU of {given} GB, as given"

@@ -66,12 +66,12 @@ def write_study(
     Args:
         model: A folder or a GGUF file, or else the name of a repository on the hub.
         text: The file of the text to calibrate on.
-        name: The study's name; None for one from the names of both.
+        name: The study's name; None to join the names of both.
         evaluation: The file of the text to evaluate on; None for the same one.
         machine: The machine that runs it; None to choose without one.
 
     Raises:
-        UserError: There is such a study already, or no study of these can work.
+        UserError: There is a study of this name already, or no study of these two can run.
     """
     if not model or not text:
         raise UserError(
@@ -86,7 +86,7 @@ def write_study(
     path = STUDIES / f"{called}.yaml"
     if path.exists():
         raise UserError(
-            "there is a study of this name; it is kept as it is",
+            "there is already a study of this name; it is kept as it is",
             where=path,
             todo=f"run it (make study STUDY={path}), or give the new one another name: make new "
             f"MODEL={shlex.quote(model)} TEXT={shlex.quote(text)} NAME=...",
@@ -150,7 +150,7 @@ def _then(command: str) -> Iterator[None]:
 
 
 def valid_name(text: str) -> str:
-    """Return a name like a text that every registry accepts."""
+    """Return a text as a name that every registry accepts."""
     name = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", text.lower())
     name = re.sub(r"[._-]{2,}", "-", name).strip("._-")[:NAME_LENGTH].strip("._-")
     return f"{name or 'unnamed'}-1" if name.partition(".")[0] in RESERVED or not name else name
@@ -204,11 +204,11 @@ def _entry(path: Path, seen: SeenText) -> dict[str, Any]:
 
 
 def _taken() -> Iterator[tuple[tuple[str, str], Any]]:
-    """Yield registry and name of each model and text that is defined here, with its entry: all
-    studies share the folders in which they are kept.
+    """Yield registry and name of each model and text that is defined here, with its entry: studies
+    share the folders that models and texts are fetched to.
     """
     for file in (_REGISTRY, Path("config.yaml"), *sorted(STUDIES.glob("*.yaml"))):
-        # A study that cannot be read keeps no name.
+        # A study that cannot be read reserves no names.
         with suppress(UserError, AttributeError):
             config = read_yaml(file)
             for registry in ("models", "texts"):
@@ -217,7 +217,7 @@ def _taken() -> Iterator[tuple[tuple[str, str], Any]]:
 
 
 def _free(registry: str, name: str, entry: Any, taken: dict[tuple[str, str], Any]) -> str:
-    """Return a name under which no other model or text is known."""
+    """Return a name that no other model or text has."""
     numbered: Iterable[str] = (f"{name[: NAME_LENGTH - 4]}-{number}" for number in range(2, 1000))
     return next(each for each in [name, *numbered] if taken.get((registry, each), entry) == entry)
 
@@ -238,7 +238,7 @@ def _about_text(path: Path, seen: SeenText, amounts: Amounts) -> str:
     count = f"{len(seen.documents):,}"
     one = "document" if count == "1" else "documents"
     about = "" if amounts.exact else "about "
-    more = "" if seen.complete else ", and more that was not read"
+    more = "" if seen.complete else ", and more that were not read"
     return (
         f"text {path}: {seen.format}{field}, {count} {one}, {about}{amounts.tokens:,} tokens{more}"
     )

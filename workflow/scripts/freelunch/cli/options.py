@@ -54,21 +54,23 @@ Disk = Annotated[
     typer.Option(
         parser=_bytes_per_s,
         metavar="RATE",
-        help="What its disk reads and writes, such as 500MB/s. Default: measured on this one.",
+        help="How fast its disk reads and writes, such as 500MB/s. Default: measured on this one.",
     ),
 ]
 Network = Annotated[
     float | None,
-    typer.Option(parser=_bytes_per_s, metavar="RATE", help="Its network. Default: 100MB/s."),
+    typer.Option(
+        parser=_bytes_per_s, metavar="RATE", help="How fast its network is. Default: 100MB/s."
+    ),
 ]
 DeviceMemory = Annotated[
     str | None,
-    typer.Option(metavar="GB", help="Memory of its GPU. Default: that of this machine's, if any."),
+    typer.Option(metavar="GB", help="Memory of the GPU. Default: that of this machine's GPU."),
 ]
 Elsewhere = Annotated[
     bool,
     typer.Option(
         "--elsewhere",
-        help="The study runs on another machine: leave this one's memory and disk out.",
+        help="The study runs on another machine: ignore this one's memory and disk.",
     ),
 ]

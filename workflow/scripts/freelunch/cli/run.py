@@ -49,7 +49,8 @@ def snakemake_command(
         study: The study's file.
         profile: As `profile_folder` takes it.
         cores: Cores of this machine that are used. On a cluster, the profile says how many.
-        scatter: Number of jobs that share the windows of a reconstruction; None for the profile's.
+        scatter: Number of jobs that share the windows of a reconstruction; None if the profile or
+            the workflow chooses it.
         tflops: TFLOP/s of the machine that runs the jobs; None if it is this one.
         device_memory: Memory of its GPU in GB; None if it is this one.
     """
@@ -71,12 +72,12 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
 
     Args:
         command: The command.
-        summary: Whether the workflow is to show a summary if it computed anything.
+        summary: Whether the workflow shows a summary after it computed anything.
     """
     environment = dict(os.environ) if summary else {**os.environ, "MAKELEVEL": "1"}
     try:
         with subprocess.Popen(command, env=environment) as process:
-            # Snakemake gets an interrupt from the terminal too, and ends its jobs in order.
+            # The terminal also interrupts Snakemake, which ends its jobs in order.
             interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
             ended = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
             try:
@@ -86,7 +87,7 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
                 signal.signal(signal.SIGTERM, ended)
     except FileNotFoundError as error:
         raise UserError(
-            "Snakemake is not here",
+            "Snakemake is not installed",
             found=shlex.join(command[:1]),
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error

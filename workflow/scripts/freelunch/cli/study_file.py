@@ -10,7 +10,7 @@ from typing import Any
 from freelunch.cli.choices import Choices
 
 _PLAIN = re.compile(r"[A-Za-z0-9/_][A-Za-z0-9 ./_+=@%-]*[A-Za-z0-9/_.-]|[A-Za-z/]")
-# Words that YAML reads as something else than text.
+# Words that YAML does not read as text.
 _NOT_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|[\d.:e+_-]+")
 _WIDTH = 118
 
@@ -26,7 +26,7 @@ class StudyFile:
         texts: The entries of the texts for calibration and for evaluation, by their names.
         calibration: The name of the text for calibration.
         evaluation: The name of the text for evaluation.
-        choices: The settings that depend on them.
+        choices: The settings that depend on the model and the texts.
     """
 
     name: str
@@ -71,7 +71,7 @@ class StudyFile:
         lines += _comment(choices.why_evaluation + seen, "    ")
         lines += [f"    perplexity: {_flow(study['evaluation']['perplexity'])}"]
         if choices.held_out:
-            lines += _comment("on documents that calibration does not touch", "    ")
+            lines += _comment("drift uses documents that calibration does not touch", "    ")
             lines += [f"    drift: {_flow(study['evaluation']['drift'])}"]
             lines += [f"  selection: {_flow(study['selection'])}"]
         lines += [*_comment(choices.why_cells, "  "), "  grids:"]
@@ -88,9 +88,9 @@ def _rates(held_out: bool) -> list[str]:
     search += "}" if held_out else ", select_on: evaluation}"
     return [
         *_comment(
-            "The learning rates of these adaptations were tuned for SmolLM2-135M. To search yours, "
-            "remove the # of the next two lines: the best rate of the list is chosen. The same "
-            "works for other adaptations (docs/guide/windows.md)."
+            "The learning rates of these adaptations were tuned for SmolLM2-135M. To search them "
+            "for your model, remove the # from the next two lines: the best rate of the list is "
+            "chosen. The same works for other adaptations (docs/guide/windows.md)."
         ),
         "# adaptations:",
         f"#   recon_block: {search}",

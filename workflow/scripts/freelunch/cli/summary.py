@@ -21,7 +21,7 @@ _NOTHING = "-"
 
 
 def summary_text(study: Study, records: Records) -> str:
-    """Return the study's scope, the best of each kind, the verdicts, and where everything is.
+    """Return the study's scope, the best cell of each kind, the verdicts, and where everything is.
 
     Args:
         study: A study whose audit is made.
@@ -31,7 +31,7 @@ def summary_text(study: Study, records: Records) -> str:
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
     scope = f"The study `{study.name}` ({study.source}) is finished. Scope: {audit['scope']}"
     before = textwrap.wrap(scope, _WIDTH, subsequent_indent="  ")
-    before.append(f"Best perplexity on `{study.perplexity.text}` of each kind (lower is better):")
+    before.append(f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):")
     after = [
         *_verdicts(audit["claims"]),
         f"page         {paths.audit / 'index.html'}",

@@ -10,7 +10,7 @@ from freelunch.records.read import load_records
 from freelunch.study.study import Study
 from snakemake_logger_plugin_freelunch.story import resume
 
-# Snakemake's logger. What is said by it stays in order with Snakemake's own messages.
+# Snakemake's logger, which keeps our messages in order with Snakemake's own.
 _SNAKEMAKE = logging.getLogger("snakemake.logging")
 
 
@@ -49,8 +49,8 @@ def stopped(logs: Sequence[str]) -> str:
         logs: Snakemake's logs of the run.
     """
     lines = [
-        "The study stopped. Finished steps are kept. Fix what any error above names, then run the "
-        "same command to resume:",
+        "The study stopped. Finished steps are kept. Fix any error above, then run the same "
+        "command to resume:",
         f"  {resume()}",
         *(f"Snakemake's log: {log}" for log in logs),
     ]

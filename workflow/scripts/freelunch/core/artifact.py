@@ -55,8 +55,8 @@ class Artifact:
         facts: What the step noted about the whole.
         files: For each file name: `sha256`, `bytes`, and what the step noted about the file.
         digest: Digest of the manifest, and so of everything in the folder.
-        spent: What earlier attempts, and jobs of another division of the work, spent on files that
-            were kept. Known only to the process that finished the folder.
+        spent: What earlier attempts, and jobs that divided the work in another way, spent on files
+            that were kept. Known only to the process that finished the folder.
 
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
@@ -175,7 +175,7 @@ class ArtifactWriter:
         return name in self._files
 
     def find(self, name: str) -> bool:
-        """Return whether a file is here, after linking it from one of the other folders if not."""
+        """Return whether a file is here, or can be linked here from one of the other folders."""
         if name not in self._files and name in self._elsewhere:
             origin, line = self._elsewhere[name]
             sha256 = line["entry"][SHA256]
@@ -295,7 +295,7 @@ class ArtifactWriter:
         return {name: line["entry"] for name, line in intact.items()}
 
     def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
-        """Return where files of the same fingerprint are in the other folders, and their lines."""
+        """Return the paths and journal lines of files of this fingerprint in the other folders."""
         return {
             name: (folder / name, line)
             for folder in self._others or ()

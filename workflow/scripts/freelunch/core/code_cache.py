@@ -1,7 +1,7 @@
-"""Keep what source files say between runs, so that a run does not parse the whole library again.
+"""Keep what was found in source files, so that a run does not parse the whole library again.
 
-Parsing it takes more than a second, and each start of Snakemake would do so: the user's, and on a
-cluster each job's.
+Parsing it takes more than a second, at every start of Snakemake: the user's, and on a cluster each
+job's.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ FILE = "freelunch_code.json"
 
 
 class Source(NamedTuple):
-    """What `freelunch.core.code_digest` needs to know of a source file.
+    """What `freelunch.core.code_digest` needs to know about a source file.
 
     Attributes:
         code: The digest of its code without words, 64 hex digits.
@@ -30,14 +30,14 @@ class Source(NamedTuple):
 
 
 class CodeCache:
-    """The sources that were parsed before, in a file of `__pycache__`.
+    """The sources that were parsed before, kept in a file in `__pycache__`.
 
     An entry holds for one content of a file, one version of Python and one version of the code that
-    parses. A file that is damaged or of another version is as good as none.
+    parses. A cache that is damaged or of another version is ignored.
 
     Args:
         scripts: The folder that paths are relative to.
-        parsers: The source files that decide what is found in a source.
+        parsers: The source files of the code that parses.
     """
 
     def __init__(self, scripts: Path, parsers: list[Path]) -> None:
@@ -61,7 +61,7 @@ class CodeCache:
         self._changed = True
 
     def save(self) -> None:
-        """Write the file, if anything was added and the folder can be written to."""
+        """Write the file if anything was added and the folder is writable."""
         if not self._changed:
             return
         content = sealed({"parsers": self._parsers, "sources": self._sources})

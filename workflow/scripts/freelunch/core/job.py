@@ -248,7 +248,7 @@ def _keep_freed_memory() -> None:
 
 
 def _stop(job: Job, message: str) -> None:
-    # The last lines of the log, so that whoever shows the run finds the message there.
+    # The message is the last thing in the log, where the logger at the terminal looks for it.
     log.error(message)
     logging.shutdown()
     sys.stdout.flush()

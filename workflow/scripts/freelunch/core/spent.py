@@ -1,4 +1,4 @@
-"""What it cost to make the files that a job finds finished."""
+"""What it cost to make the finished files that a job takes over."""
 
 import resource
 import sys

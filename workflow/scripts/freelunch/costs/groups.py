@@ -1,4 +1,4 @@
-"""In how many jobs the windows of a reconstruction are adapted, where nobody says how many."""
+"""How many jobs share the windows of a reconstruction, if the user does not say how many."""
 
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
@@ -14,7 +14,7 @@ WORTH_S = 600.0
 def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
     """Return how many jobs share the windows of each reconstruction.
 
-    Cells run side by side first. Windows share out the workers that these leave.
+    Cells run side by side first. The windows of each cell share the workers that are left.
 
     Args:
         plan: The plan.

@@ -24,12 +24,12 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
 class Learnt(NamedTuple):
-    """What earlier jobs say of a machine.
+    """What is known of a machine from earlier jobs.
 
     Attributes:
-        flops_per_s: The rate of a large matrix product, if it was as much faster than their passes
-            as a plan takes it to be.
-        jobs: How many jobs say so.
+        flops_per_s: The rate of a large matrix product, estimated from the rate of their passes by
+            the ratio that a plan assumes.
+        jobs: How many jobs it is estimated from.
     """
 
     flops_per_s: float
@@ -75,14 +75,14 @@ class Machine:
             disk_per_s: Bytes per second that the disk reads, and that it writes.
             network_per_s: Bytes per second over the network.
             device_bytes: Memory of the device that computes.
-            learnt: The rate that earlier jobs had, which comes before an assumed or measured one.
+            learnt: The rate of earlier jobs, which is preferred to an assumed or measured one.
         """
         assumed = GPU_FLOPS_PER_S if device_bytes is not None else None
         origin = "assumed" if assumed else "on this machine now"
         if flops_per_s:
             origin = "as given"
         elif learnt:
-            origin = f"by the time that {learnt.jobs} earlier jobs took"
+            origin = f"estimated from the time of {learnt.jobs} earlier jobs"
         rate = flops_per_s or (learnt and learnt.flops_per_s) or assumed or matmul_rate()
         read, write = (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS)
         network = network_per_s or NETWORK_PER_S

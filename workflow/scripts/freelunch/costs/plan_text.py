@@ -52,8 +52,7 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
 
 
 def plan_brief(plan: Plan, machine: Machine) -> str:
-    """Return what a run of a plan needs to know at its start: the whole cost, and what does not
-    fit.
+    """Return what the user sees when a run begins: the whole cost, and what does not fit.
 
     Args:
         plan: The plan.

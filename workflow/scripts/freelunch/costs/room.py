@@ -1,4 +1,4 @@
-"""Whether a study fits a machine: the memory of its largest job, and the disk of all of them."""
+"""Whether a study fits a machine: the memory of each job, and the disk space of all of them."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
 def lacking_disk(plan: Plan) -> str | None:
     """Return in words that a study does not fit on the disk; None if it fits.
 
-    What the study made earlier is part of what it needs.
+    What the study made earlier counts as space that it already has.
     """
     study = plan.study
     whole = together([plan.step(*job) or Cost() for job in jobs_of(study)])
@@ -62,7 +62,7 @@ def lacking_disk(plan: Plan) -> str | None:
     free = shutil.disk_usage(folder).free
     if needed <= free:
         return None
-    return f"needs {amount(needed)} more on disk, of which {amount(free)} are free at {folder}"
+    return f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
 
 
 def _bytes_in(folder: Path) -> int:

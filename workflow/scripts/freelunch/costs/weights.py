@@ -1,4 +1,4 @@
-"""How much work each job of a run is: what the bar at the terminal is weighted by."""
+"""How much work each job of a run is. The bar at the terminal weights jobs by it."""
 
 import re
 from collections.abc import Mapping

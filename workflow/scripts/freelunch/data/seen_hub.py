@@ -1,4 +1,4 @@
-"""What a model on the Hugging Face hub is: its small files, at the newest commit."""
+"""What a model on the Hugging Face hub is, from its small files at the newest commit."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def model_on_hub(repository: str, scratch: Path) -> tuple[SeenModel, str]:
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
-    token = "accept its terms on the hub, and set HF_TOKEN to a token that may read it"
+    token = "accept its terms on the hub, and set HF_TOKEN to a token that can read it"
     known = (
         (errors.GatedRepoError, "the repository is gated", token),
         (

@@ -1,7 +1,7 @@
 """What a model is, from its small files alone: no tensor is read, and no tensor library imported.
 
-`freelunch new` chooses a study's settings by it, and `freelunch check` refuses what the first step
-of a study would refuse.
+From this, `freelunch new` chooses a study's settings, and `freelunch check` refuses what the first
+step of a study would refuse.
 """
 
 import json
@@ -89,13 +89,13 @@ def model_at(path: Path, where: str) -> SeenModel:
         raise _no_model(path, where)
     if not (path / CONFIG).is_file() and (inside := _models_below(path)):
         raise UserError(
-            "this folder is not a model, but holds some"
+            "this folder holds several models, but is not one itself"
             if len(inside) > 1
-            else "the model is in a folder of this folder",
+            else "this folder is not a model, but holds one",
             where=where,
             found=", ".join(map(str, inside[:5])),
             expected="the folder of one model",
-            todo=f"name it, such as {inside[0]}",
+            todo=f"give the path of a model, such as {inside[0]}",
         )
     names = model_files(where, path)
     for name in names:
@@ -127,7 +127,7 @@ def model_of_files(folder: Path, names: Iterable[str], where: str) -> SeenModel:
     tokenizer = read_tokenizer(folder / TOKENIZER, where) if TOKENIZER in names else None
     rows = config.get("vocab_size")
     if tokenizer is not None and isinstance(rows, int):
-        # An added token, such as one for images, may lie beyond, as in `data.models`.
+        # An added token, such as one for images, may have a larger number, as in `data.models`.
         added = tokenizer.get_added_tokens_decoder()
         largest = max((at for at in tokenizer.get_vocab().values() if at not in added), default=-1)
         if largest >= rows:
@@ -170,8 +170,8 @@ def _check_kind(config: Mapping[str, Any], where: str) -> None:
         )
     if family in _NOT_LINEAR:
         raise UserError(
-            "the blocks of this family hold their matrices outside of linear layers, so they would "
-            "not be pruned",
+            "the blocks of this family hold their matrices outside of linear layers, so the "
+            "matrices would not be pruned",
             where=where,
             found=f"model_type = {family}",
             expected=f"another family, such as {', '.join(FAMILIES)}",
@@ -180,9 +180,9 @@ def _check_kind(config: Mapping[str, Any], where: str) -> None:
     quantised = config.get("quantization_config")
     if isinstance(quantised, Mapping):
         raise UserError(
-            "the weights are quantised, and a study prunes weights as they are",
+            "the weights are quantised, so they cannot be pruned",
             where=where,
-            found=f"quantization_config: {quantised.get('quant_method', 'of some kind')}",
+            found=f"quantization_config: {quantised.get('quant_method', 'no quant_method')}",
             expected="weights in float32, bfloat16 or float16, or a GGUF file",
             todo="use the model that this one was quantised from",
         )
@@ -241,7 +241,7 @@ def _gguf_model(file: Path, where: str) -> SeenModel:
     )
     if architecture not in CONVERTED:
         raise UserError(
-            "a GGUF file of this family cannot be converted, or was never tested",
+            "GGUF files of this family cannot be converted, or are not tested",
             where=where,
             found=architecture,
             expected=f"one of {', '.join(CONVERTED)}",
@@ -270,8 +270,8 @@ def _model_type(architecture: str, name: str) -> str:
 
 
 def _models_below(folder: Path) -> list[Path]:
-    """Return the folders and GGUF files below a folder that may be meant, at most three deep: the
-    hub's cache keeps a model in `snapshots/COMMIT`.
+    """Return the folders and GGUF files below a folder that the user may mean, at most three levels
+    deep: the hub's cache keeps a model in `snapshots/COMMIT`.
     """
     found = {
         path.parent for depth in range(1, 4) for path in folder.glob(f"{'*/' * depth}{CONFIG}")
@@ -282,7 +282,7 @@ def _models_below(folder: Path) -> list[Path]:
 
 def _no_model(path: Path, where: str) -> UserError:
     found = f"{path.absolute()} does not exist"
-    todo = "correct the path: an absolute one, or one relative to this folder"
+    todo = "correct the path; it may be absolute, or relative to this folder"
     if path.is_file():
         found = f"the file {path}"
         todo = f"name its folder: {path.parent}" if path.suffix != ".zip" else "unpack it"

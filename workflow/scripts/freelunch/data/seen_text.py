@@ -16,7 +16,7 @@ from freelunch.data.unpacked import lines_of
 
 # Characters that are read of a text: more than any study on one machine draws from.
 MOST_CHARACTERS = 50_000_000
-# Rows by which the field is chosen, and lines by which the format is.
+# How many rows decide the field, and how many lines decide the format.
 _ROWS = 200
 # Names that fields with the text usually have, the most usual first.
 _FIELDS = ("text", "content", "document", "body", "passage", "article")
@@ -33,7 +33,7 @@ class SeenText:
     Attributes:
         format: Its format, a value of `texts.*.format`.
         field: The field that holds the text (jsonl and parquet).
-        why: Why this format and field, in a few words.
+        why: Why this format and field, as a sentence without its capital letter and full stop.
         documents: Its documents, or those in its first MOST_CHARACTERS characters.
         complete: Whether these are all of its documents.
     """
@@ -49,7 +49,7 @@ def text_at(path: Path, where: str) -> SeenText:
     """Look at a file, and find out how it stores a text.
 
     Raises:
-        UserError: It is no file, is empty, or holds no text.
+        UserError: There is no such file, or it is empty or holds no text.
     """
     _check_file(path, where)
     name, field = path.name.removesuffix(".gz").lower(), "text"
@@ -60,7 +60,7 @@ def text_at(path: Path, where: str) -> SeenText:
         field, why = _field(_columns(path, where), path, where)
     elif first.startswith(b"[") and name.endswith(".json"):
         raise UserError(
-            "this JSON file is a list, and a text has one JSON object a line",
+            "this JSON file is a list, but a text needs one JSON object a line",
             where=where,
             found=path,
             expected="one object a line (JSON Lines)",
@@ -70,7 +70,7 @@ def text_at(path: Path, where: str) -> SeenText:
         form = "jsonl"
         field, why = _field(_objects(beginning), path, where)
     elif first.startswith((b"<doc ", b"<doc>")):
-        form, why = "doc_tags", "documents between <doc ...> and </doc>"
+        form, why = "doc_tags", "each document stands between <doc ...> and </doc>"
     else:
         form, why = _plain_or_lines(beginning)
     documents, complete = read_documents(path, form, field, where)
@@ -122,11 +122,11 @@ def _first(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _check_file(path: Path, where: str) -> None:
-    """Refuse what is no file, or an empty one."""
+    """Refuse a path that is not a file, and an empty file."""
     problem, found, todo = None, str(path.absolute()), "name the file that holds the text"
     if path.is_dir():
         inside = sorted(file.name for file in path.iterdir() if file.is_file())[:5]
-        problem = "this is a folder, and a text is one file"
+        problem = "this is a folder, but a text is one file"
         found += f", with {', '.join(inside) or 'no file'}"
         todo = f"name one of its files, such as {path / inside[0]}" if inside else todo
     elif not path.is_file():
@@ -205,13 +205,12 @@ def _field(rows: list[Mapping[str, Any]], path: Path, where: str) -> tuple[str, 
             todo="write the text of each document to one field",
         )
     if len(texts) == 1:
-        return texts[0], "the only field with text"
-    others = f"out of the fields {', '.join(texts)}"
+        return texts[0], f"`{texts[0]}` is the only field with text"
     for name in _FIELDS:
         if name in texts:
-            return name, others
+            return name, f"`{name}` was chosen from the fields with text: {', '.join(texts)}"
     longest = max(texts, key=lambda key: fmean(len(row[key]) for row in rows))
-    return longest, f"the longest {others}"
+    return longest, f"`{longest}` is the longest of the fields with text: {', '.join(texts)}"
 
 
 def _plain_or_lines(lines: list[bytes]) -> tuple[str, str]:
@@ -219,5 +218,5 @@ def _plain_or_lines(lines: list[bytes]) -> tuple[str, str]:
     filled = [line for line in lines if line.strip()]
     long = [line for line in filled if len(line) >= _DOCUMENT_CHARACTERS]
     if len(long) >= _FEWEST_DOCUMENTS and 2 * len(long) >= len(filled):
-        return "lines", "long lines, each taken for a document"
-    return "plain", "short or few lines, together taken for one document"
+        return "lines", "the lines are long, so each is a document"
+    return "plain", "the lines are short or few, so the whole file is one document"

@@ -13,9 +13,9 @@ from freelunch.study.cell import derive_seed
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Characters that are counted with the tokenizer, in about a second; the rest goes by their ratio.
+# Characters that the tokenizer counts, in about a second. The rest is estimated from their ratio.
 COUNTED_CHARACTERS = 500_000
-# Characters of a token without a tokenizer: those of Wikipedia with SmolLM2's (4.1 in docs/full).
+# Characters per token if there is no tokenizer: as in Wikipedia with SmolLM2's (4.1 in docs/full).
 TOKEN_CHARACTERS = 4.1
 
 

@@ -1,4 +1,4 @@
-"""How fast earlier jobs were on this machine, or on the GPUs of a cluster, as their records say."""
+"""How fast earlier jobs were on this machine, or on the GPUs of a cluster, by their records."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -13,10 +13,10 @@ from freelunch.study.steps import EVALUATE_CELL, RECONSTRUCT_WINDOW, RETRAIN_MOD
 
 # Jobs that mostly pass batches through blocks.
 _PASSING = (EVALUATE_CELL, RECONSTRUCT_WINDOW, RETRAIN_MODEL)
-# The latest records count, and in them jobs that computed for so many seconds.
+# Only the latest records count, and in them only jobs that took at least so many seconds.
 _LATEST = 40
 _LEAST_S = 10.0
-# Fewer jobs say nothing: the machine may have been busy with something else.
+# Fewer jobs tell nothing: the machine may have been busy with something else.
 _LEAST_JOBS = 3
 
 
@@ -25,8 +25,9 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
 
     Args:
         results: The folder with the results of all studies.
-        on_gpu: Whether jobs on GPUs count, or those on the processor of a machine like this one.
-        gpus: Names of the GPUs that count; all if it is empty.
+        on_gpu: Whether jobs on GPUs count; otherwise, those on the processor of a machine like this
+            one count.
+        gpus: Names of the GPUs that count; all count if it is empty.
     """
 
     def counts(environment: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.labels import first_of_kinds
 from freelunch.study.cell import DENSE, NONE, Cell
 
-# What a row says about the cells that it compares: a value where they share it, else nothing.
+# Columns with what all cells of an effect have in common; empty where they differ.
 _SHARED = ("model", "criterion", "pattern", "adaptation")
 Row = dict[str, Any]
 
@@ -67,8 +67,8 @@ def _of_claim(claim: str, part: Mapping[str, Any], found: Mapping[str, Any]) -> 
 def _recovered(evidence: Evidence) -> Iterator[Row]:
     """Yield the share of the loss that each adaptation recovers, for each pruned model.
 
-    Of adaptations of one kind, such as those that differ in how much text they see, only the first
-    one in the config counts.
+    Only the first adaptation of each kind in the config counts. Others differ from it, for example,
+    in how much text they see.
     """
     firsts = first_of_kinds(evidence.study.as_json()["adaptations"]).values()
     for by_name in evidence.pruned:

@@ -119,9 +119,9 @@ def adaptation_labels(adaptations: Registered) -> dict[str, str]:
     """Return each adaptation in words, and `none`: its kind, and what sets it apart.
 
     Args:
-        adaptations: All adaptations of the config. The first of each kind is named by its kind; the
-            others also by how they differ from it. Where words do not tell two apart, the second is
-            also given its name in the config.
+        adaptations: All adaptations of the config. The first of each kind is named by its kind, and
+            the others also by how they differ from it. If two would have the same label, that of
+            the second also has its name in the config.
     """
     firsts, labels = first_of_kinds(adaptations), {NONE: "not adapted"}
     for name in sorted(adaptations, key=lambda name: name not in firsts.values()):
@@ -135,7 +135,7 @@ def adaptation_labels(adaptations: Registered) -> dict[str, str]:
 def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
     """Return the name of the first adaptation of each kind, by kind.
 
-    One without an amount of text of its own comes before the others.
+    An adaptation without an amount of text of its own comes before the others.
     """
     found: dict[Kind, str] = {}
     for name in sorted(adaptations, key=lambda name: bool(_amounts(adaptations[name]))):

@@ -32,9 +32,10 @@ FILE = "perplexity.json"
 def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
     """Return perplexities of the pruned model with the most adaptations, averaged over seeds.
 
-    They are those of its dense model, and by adaptation of the model without one, with the
-    reconstruction that retraining is compared with, and with the first retraining of the config. A
-    perplexity that is not finite is written in words, since DVC leaves null out of its tables.
+    There are four, by adaptation: that of the dense model, and those of the pruned model without
+    adaptation, after the reconstruction that retraining is compared with, and after the first
+    retraining of the config. Adaptations that the study lacks are left out. A perplexity that is
+    not finite is written in words, since DVC leaves null out of its tables.
     """
     models = [by_adaptation(cells) for cells in pruned_models(records)]
     if not models:

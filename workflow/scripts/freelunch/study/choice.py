@@ -13,7 +13,7 @@ KEY = "study"
 DEVICE = "device_memory"
 # TFLOP/s of the machine that runs the jobs, from which they know how much time to ask for.
 TFLOPS = "tflops"
-# Rules that a run was told to run again, for its jobs on other machines. Users don't set it.
+# Rules that a run was told to run again, for its jobs on other machines. Users do not set it.
 FORCED = "forced"
 
 

@@ -71,8 +71,8 @@ def reconstruct_windows(
         report: Called after each window.
         stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the window
             keeps its pruned weights, and its results say that it diverged.
-        others: Folders of jobs of another division into groups. Windows that are finished there are
-            taken over.
+        others: Folders of jobs that divided the windows into other groups. Windows that are
+            finished there are taken over.
 
     Raises:
         UserError: The masks belong to another model or calibration sample, the halves of the

@@ -79,7 +79,7 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
 def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
     """Return the lines that are named: not adapted, the smallest window, one block, the largest.
 
-    Without a window of one block, that in the middle takes its place.
+    If no window is one block, the window in the middle takes its place.
     """
     adapted = sorted(
         (name for name in names if name != NONE),

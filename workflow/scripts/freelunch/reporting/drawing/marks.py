@@ -97,7 +97,7 @@ class Mark:
         }
 
 
-# For what is about several adaptations.
+# The mark of an effect that is about several adaptations.
 NEUTRAL = Mark("", "", INK, "|", "full", "-")
 
 

@@ -17,7 +17,8 @@ ROW_INCHES = 4.2
 LEAST_WIDTH_INCHES = 3.2
 # The width of a character of titles and names of criteria.
 CHARACTER_INCHES = 0.078
-# From point to point, wide enough for a value of four digits; between criteria half as much again.
+# The distance between points, wide enough for a value of four digits. Between criteria, half a step
+# is added.
 STEP_INCHES = 0.36
 GAP_STEPS = 0.5
 

@@ -157,7 +157,7 @@ def name_ends(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, str]) -
     for name, value in sorted(ends.items(), key=lambda end: end[1]):
         last = max((scale(value) - low) / (high - low), last + LABEL_STEP)
         places[name] = last
-    # What would be above the axes moves all labels below it down.
+    # If the highest label would be above the axes, all labels move down.
     over = max(0.0, last - 1.0)
     for name, place in places.items():
         axes.annotate(

@@ -1,4 +1,4 @@
-"""Draw what each window misses of the best gain, and its memory."""
+"""Draw the share of the best gain that each window misses, and its memory."""
 
 import math
 import textwrap
@@ -29,8 +29,8 @@ Row = dict[str, Any]
 
 
 def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
-    """Return the figure: for each pruned model a row for each window, with what it misses of the
-    best gain, its memory and its perplexity.
+    """Return the figure: for each pruned model a row for each window, with the share of the best
+    gain that it misses, its memory and its perplexity.
 
     Args:
         rows: Rows of windows.csv.
@@ -60,7 +60,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     legend_below(
         figure,
         [],
-        "gain missed: of the best window's gain; bars: ± standard error of the paired\n"
+        "gain missed: share of the best window's gain; bars: ± standard error of the paired\n"
         f"difference from the best; memory: peak of a job; numbers: perplexity on {text}"
         + (f"\n{CHOSEN}" if on_evaluation else ""),
     )

@@ -11,9 +11,10 @@ def _caption(study: Study) -> str:
 Perplexity against the tokens that an adaptation sees, its operations, and the peak memory of its
 job, for the reconstruction and each way of retraining the same pruned model. Perplexity on
 ``{perplexity.text}``, windows of {perplexity.length} tokens. A line joins the budgets of one
-method. Filled marks are reconstructions, open ones retrainings; a half-filled mark differs in one
-setting. The axes span the data: arrows say where the pruned model without adaptation and the dense
-model are.
+method. Filled marks are reconstructions, and open marks are retrainings; half-filled marks are
+variants of either with other settings. The vertical axes span the data. The title gives the
+perplexities of the pruned model without adaptation and of the dense model; an arrow beside one of
+them says that it lies above or below the axes.
 
 Bars are one standard error, over windows of text, of the difference from the reconstruction that
 the others are compared with. ``reach.csv`` has the budget at which each retraining reaches that

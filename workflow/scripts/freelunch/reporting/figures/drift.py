@@ -11,7 +11,7 @@ How far the output of each block is from the dense model's: ||y - y_dense|| / ||
 token, averaged over the tokens of held-out sequences of ``{study.calibration.text}``.
 Accumulated: each block sees the output of the checkpoint's own blocks before it. Local: each block
 sees the dense model's activations, so the error is its own. The model without adaptation, the
-smallest window, one block and the largest window are named; the other windows are grey. Where there
+smallest window, one block and the largest window are named; the other windows are grey. If there
 are many blocks, every fifth is marked. The adaptations have dense inputs and targets, and the same
 masks.
 """

@@ -11,8 +11,8 @@ Every effect that this study measures, with its 95 % interval. All cells of a mo
 the same windows of ``{study.perplexity.text}`` (or the same documents), so the intervals are those
 of paired differences. A triangle is the threshold of a claim and points to where the claim holds.
 
-Of adaptations that differ only in their amount of text, their loss or their inputs, the first in
-the config is shown; the summary table has all of them. ``effects.csv`` has the numbers, and the
+If adaptations differ only in their amount of text, their loss or their inputs, the figure shows the
+first one in the config; the summary table has all of them. ``effects.csv`` has the numbers, and the
 claims that they belong to.
 """
 

@@ -1,4 +1,4 @@
-"""What each window misses of the best gain, and its memory."""
+"""The share of the best gain that each window misses, and its memory."""
 
 from freelunch.analysis.window_effect import WINDOW_COLUMNS
 from freelunch.reporting.figures import Figure
@@ -8,15 +8,16 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     perplexity, calibration = study.perplexity, study.calibration
     return f"""\
-What each window misses of the best gain, its memory and its perplexity. A window is the part of
-the model that is adapted together: a single matrix, attention and MLP separately (half blocks), a
-number of consecutive blocks, or the whole model. The masks are the same for all windows.
+The share of the best gain that each window misses, the memory that it takes, and the perplexity
+that it reaches. A window is the part of the model that is adapted together: a single matrix,
+attention and MLP separately (half blocks), a number of consecutive blocks, or the whole model. The
+masks are the same for all windows.
 
 The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
-``{perplexity.text}``, windows of {perplexity.length} tokens; calibrated on {calibration.samples}
-sequences of {calibration.length} tokens of ``{calibration.text}``. Memory is the peak resident set
-of a job.
+``{perplexity.text}``, windows of {perplexity.length} tokens. Calibration uses
+{calibration.samples} sequences of {calibration.length} tokens of ``{calibration.text}``. Memory is
+the peak resident set of a job.
 """
 
 

@@ -125,10 +125,10 @@ def _criteria(
 
 
 MEASURES = (
-    Measure(gap_left, "share of the gap without reconstruction", {"criteria": CRITERIA}),
+    Measure(gap_left, "remaining share of the gap between criteria", {"criteria": CRITERIA}),
     Measure(
         gap_left_by_size,
-        "share of the gap left, larger minus smaller model",
+        "remaining share of the gap, larger minus smaller model",
         {"criteria": CRITERIA},
     ),
     Measure(

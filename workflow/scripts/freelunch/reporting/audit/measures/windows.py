@@ -23,7 +23,7 @@ from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import HALVES, MATRIX
 
-OF_BEST = "share of the best window's gain"
+OF_BEST = "difference, as a share of the best window's gain"
 
 
 def window_spread(evidence: Evidence, settings: Settings) -> Asked:
