@@ -71,6 +71,13 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(copy: Path) -> None:
     assert len(code_digest("prune_model")) == 16
 
 
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(copy: Path) -> None:
+    file = copy / "__pycache__" / code_cache.FILE
+    file.mkdir(parents=True)
+    assert len(code_digest("prune_model")) == 16
+    assert list(file.parent.iterdir()) == [file]
+
+
 # --- What counts as a change
 
 

@@ -11,7 +11,7 @@ from freelunch.cli.choices import Choices
 
 _PLAIN = re.compile(r"[A-Za-z0-9/_][A-Za-z0-9 ./_+=@%-]*[A-Za-z0-9/_.-]|[A-Za-z/]")
 # Words that YAML reads as something else than text.
-_NOT_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|[\d.:e+_-]+")
+_NOT_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|0[xb][\da-f_]+|[\d.:e+_-]+")
 _WIDTH = 118
 
 

@@ -74,13 +74,13 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
     for by_name in evidence.pruned:
         for name in (name for name in by_name if name in firsts):
             seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
-            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name) if seeds}
-            sample = evidence.sample(
-                {**cells, DENSE: [Cell.dense(by_name[name][seed].model) for seed in seeds]},
-                PERPLEXITY,
-            )
-            if not seeds or sample is None:
+            if not seeds:
                 continue
+            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
+            dense = [Cell.dense(cell.model) for cell in cells[name]]
+            sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
+            # Every cell has a perplexity.
+            assert sample is not None
             found = estimate(recovered_by(name), [sample])
             if math.isnan(found.low):
                 continue

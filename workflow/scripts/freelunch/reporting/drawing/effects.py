@@ -63,7 +63,8 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """
     if not rows:
         return empty("this study measures no effect that has an interval")
-    looks = marks(adaptations)
+    # An effect of several adaptations names none.
+    looks = {**marks(adaptations), "": NEUTRAL}
     several = len({row["model"] for row in rows} - {""}) > 1
     panels: dict[str, list[Row]] = {}
     for row in rows:
@@ -200,7 +201,7 @@ def _panel(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
     for at, line in enumerate(lines):
         if line.row is not None:
-            _draw_row(axes, at, line.row, scale, looks.get(line.row["adaptation"], NEUTRAL))
+            _draw_row(axes, at, line.row, scale, looks[line.row["adaptation"]])
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_yticks([])
     for at, line in enumerate(lines):

@@ -98,7 +98,7 @@ class Mark:
 
 
 # For what is about several adaptations.
-NEUTRAL = Mark("", "", INK, "|", "full", "-")
+NEUTRAL = Mark("several adaptations", "several adaptations", INK, "|", "full", "-")
 
 
 def marks(adaptations: Registered) -> Mapping[str, Mark]:
