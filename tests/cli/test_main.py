@@ -78,6 +78,8 @@ def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
         (["new"], "Missing argument 'model'; `freelunch new --help` shows how"),
         (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),
         (["check", "a.yaml", "b.yaml"], "`freelunch check --help` shows how"),
+        (["plan", "--", "--dry-run"], "Options after -- are Snakemake's"),
+        (["run", "--tflops", "fast"], "more than 0, such as 400; found 'fast'; `freelunch run"),
     ],
 )
 def test_wrong_usage_is_one_line_with_a_hint(

@@ -1,12 +1,11 @@
 """In how many jobs windows are adapted, where nobody says how many."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from configs import ROOT
-from freelunch.costs.groups import WORTH_S, finished_groups, window_groups
+from freelunch.costs.groups import WORTH_S, window_groups
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -49,29 +48,3 @@ def test_short_jobs_are_not_divided(plan: Plan, flops_per_s: float) -> None:
 def test_without_windows_there_is_one_group(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("freelunch.costs.groups.jobs_of", lambda study: [])
     assert window_groups(plan, Machine.of(1e9), 1000) == 1
-
-
-def test_a_study_stays_with_the_number_of_its_finished_windows(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Other GPUs, another executor or a rate learnt meanwhile must not run finished jobs again."""
-    monkeypatch.chdir(tmp_path)
-    study = plan.study
-    cell = next(cell for cell in study.cells if cell.adaptation == "recon_block")
-
-    def finish(group: str, at: int) -> None:
-        manifest = study.paths.windows(cell, group) / "manifest.json"
-        manifest.parent.mkdir(parents=True)
-        manifest.touch()
-        os.utime(manifest, (at, at))
-
-    assert finished_groups(study) is None
-    finish("2-of-2", 10)
-    finish("1-of-4", 90)
-    assert finished_groups(study) is None, "none of these divisions is complete"
-    finish("1-of-2", 20)
-    assert finished_groups(study) == 2
-    finish("1-of-1", 30)
-    assert finished_groups(study) == 1
-    study.paths.windows(cell, "1-of-1").joinpath("manifest.json").unlink()
-    assert finished_groups(study) == 2

@@ -107,6 +107,17 @@ def test_an_effect_of_several_adaptations_may_stand_beside_those_of_one(
     assert "several adaptations" in [text.get_text() for text in drawn.axes[0].texts]
 
 
+def test_effects_that_are_not_finite_are_drawn_at_the_edge(study: Study, results: Results) -> None:
+    """As of an adaptation whose perplexity is infinite, alone in its panel."""
+    effects = figures()["effects"]
+    row = next(row for row in effects.rows(results) if row["measure"] == "recovery")
+    written_row = {key: written(row.get(key)) for key in effects.columns}
+    written_row |= dict.fromkeys(("value", "low", "high"), "-inf") | {"threshold": ""}
+    drawn = draw([written_row], **effects.settings(study))
+    (axes,) = drawn.axes
+    assert "<" in [line.get_marker() for line in axes.lines]
+
+
 def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:
     marks = [
         line.get_xdata()[0]

@@ -67,7 +67,7 @@ def window_groups():
     """
     given = workflow.resource_settings.overwrite_scatter
     if "windows" not in given and not workflow.remote_exec:
-        found = groups.finished_groups(STUDY)
+        found = finished_groups(STUDY)
         if found is None:
             found = groups.window_groups(PLAN, planned_machine(), workers()) if workers() > 1 else 1
         # Jobs that start on other machines are told.

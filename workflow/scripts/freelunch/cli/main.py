@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 # The classes of usage errors are public in click, but not in typer, which has its own copy.
-from typer._click.exceptions import ClickException, NoArgsIsHelpError
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
 from freelunch.cli import terminal
 from freelunch.cli.audit import audit_text
@@ -66,6 +66,8 @@ def main() -> int:
     # What follows `--` is Snakemake's.
     given, _, options = _partition(sys.argv[1:], "--")
     try:
+        if options and given[:1] != ["run"]:
+            raise UsageError("Options after -- are Snakemake's, which only `freelunch run` starts")
         status = app(given, prog_name="freelunch", standalone_mode=False, obj=options)
     except NoArgsIsHelpError as shown:
         print(shown.format_message(), file=sys.stderr)  # noqa: T201
@@ -183,9 +185,7 @@ def run_command(
         int | None,
         typer.Option(min=1, metavar="N", help="Jobs that share the windows of a reconstruction."),
     ] = None,
-    tflops: Annotated[
-        str | None, typer.Option(metavar="N", help="TFLOP/s of the machine that runs the jobs.")
-    ] = None,
+    tflops: Tflops = None,
     device_memory: DeviceMemory = None,
 ) -> int:
     """Check, run and summarise a study.
