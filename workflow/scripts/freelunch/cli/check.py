@@ -181,7 +181,7 @@ def _check_room(plan: Plan, machine: Machine) -> None:
             "the study does not fit this machine\n" + "\n".join(problems),
             where=plan.study.source,
             todo="remove what does not fit from study.grids, take shorter or fewer sequences, or "
-            "run it on another machine (`freelunch check --elsewhere` leaves this one out)",
+            "run it on another machine; `freelunch run --elsewhere` runs it here all the same",
         )
 
 

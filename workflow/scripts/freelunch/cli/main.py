@@ -187,6 +187,7 @@ def run_command(
     ] = None,
     tflops: Tflops = None,
     device_memory: DeviceMemory = None,
+    elsewhere: Elsewhere = False,
 ) -> int:
     """Check, run and summarise a study.
 
@@ -195,7 +196,7 @@ def run_command(
     \b
       freelunch run STUDY -- --dry-run
     """
-    elsewhere = profile != LOCAL or tflops is not None
+    elsewhere = elsewhere or profile != LOCAL or tflops is not None
     command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
     _check(study, device_memory, elsewhere)
     command += context.obj or []
