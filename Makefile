@@ -71,7 +71,7 @@ new: env
 study: env
 	@python -m freelunch run "$(STUDY)" --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	  $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY)) \
-	  $(if $(FORCE),--force "$(FORCE)")
+	  $(if $(FORCE),--force "$(FORCE)") $(if $(ELSEWHERE),--elsewhere)
 
 # Downloads run here, whatever the profile: nodes of a cluster may have no network.
 fetch: env

@@ -101,8 +101,9 @@ def test_each_window_is_a_line_over_depth() -> None:
         assert axes.get_yscale() == "log"
     ends = sorted(round(float(line.get_ydata()[-1]), 6) for line in accumulated.lines)
     assert ends == [0.3, 0.3, 0.6, 1.2]
-    shown = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert shown == ["no adaptation", "recon_matrix", "recon_block", "recon_all"]
+    named = [text.get_text() for text in accumulated.texts]
+    # From the lowest line at the right end to the highest.
+    assert named == ["not adapted", "one block", "whole model", "single matrices"]
 
 
 def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:

@@ -133,10 +133,14 @@ def test_only_windows_are_compared() -> None:
     assert [row["adaptation"] for row in window_rows(records)] == ["recon_block", "whole"]
 
 
+ADAPTATIONS = make_study(MORE).as_json()["adaptations"]
+
+
 def test_a_figure_of_nothing(tmp_path: Path) -> None:
     """The config compares windows, but what `auto` decides is what another entry says."""
     (tmp_path / "windows.csv").write_text(",".join(WINDOW_COLUMNS) + "\n")
-    draw_figure("windows", tmp_path / "windows.csv", {"text": "text"}, [tmp_path / "windows.png"])
+    settings = {"adaptations": ADAPTATIONS, "text": "text"}
+    draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
     assert (tmp_path / "windows.png").stat().st_size > 0
 
 
@@ -208,24 +212,20 @@ def data_of(path: Path, *adaptations: str) -> list[dict[str, str]]:
 def test_the_figure_shows_its_data(tmp_path: Path) -> None:
     rows = data_of(tmp_path / "windows.csv", *ALL)
     with styled():
-        figure = windows.draw(rows, "evaluation-text")
+        figure = windows.draw(rows, ADAPTATIONS, "evaluation-text")
         figure.draw_without_rendering()
-    quality, memory = figure.axes
-    shown = {
-        round(float(y), 6) for line in quality.lines if line.get_marker() for y in line.get_ydata()
-    }
-    assert {round(float(row["perplexity"]), 6) for row in rows} <= shown
-    labels = [label.get_text() for label in memory.get_xticklabels()]
-    assert labels == ["matrix", "attention\n/ MLP", "1", "2", "all"]
-    assert quality.get_ylabel() == "perplexity on evaluation-text"
+    missed, memory = figure.axes
+    for axes, key, unit in ((missed, "gain_missed", 100), (memory, "adaptation_peak_bytes", 1e-9)):
+        shown = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() != "None"]
+        assert shown == pytest.approx([unit * float(row[key]) for row in rows])
+    labels = [label.get_text() for label in missed.get_yticklabels()]
+    assert labels[:3] == ["single matrices", "single matrices, exact", "half blocks"]
+    assert sum("sparse inputs" in label for label in labels) == 1
+    assert sum("†" in label for label in labels) == 1, "chosen on the evaluation text"
+    numbers = [text.get_text() for text in memory.texts]
+    assert numbers == [f"{float(row['perplexity']):.1f}" for row in rows]
     (legend,) = figure.legends
-    assert "open marks" in legend.get_title().get_text()
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == [
-        "dense inputs and targets",
-        "dense inputs and targets, least squares",
-        "sparse inputs, local targets",
-    ]
+    assert "perplexity on evaluation-text" in legend.get_title().get_text()
 
 
 def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:
@@ -233,7 +233,8 @@ def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:
     names = ("windows.png", "windows.svg", "windows.pdf")
     for folder in ("one", "two"):
         outputs = [tmp_path / folder / name for name in names]
-        draw_figure("windows", tmp_path / "windows.csv", {"text": "evaluation-text"}, outputs)
+        settings = {"adaptations": ADAPTATIONS, "text": "evaluation-text"}
+        draw_figure("windows", tmp_path / "windows.csv", settings, outputs)
     for name in names:
         one, two = (tmp_path / folder / name for folder in ("one", "two"))
         assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 1000

@@ -14,6 +14,7 @@ from freelunch.core.errors import UserError
 from freelunch.costs import room
 from freelunch.data.drawing import Drawing
 from freelunch.data.text_amounts import Amounts
+from freelunch.study.paths import Paths
 from freelunch.study.study import Study
 from own_models import DOCUMENTS, machine, write_lines
 from tiny_models import save_tiny_model, tokenizer
@@ -206,3 +207,11 @@ def test_a_finished_study_needs_no_room(config: dict[str, Any]) -> None:
     for cell in study.cells:
         study.paths.record(cell).touch()
     assert "all is well" in said(config, memory=0.1)
+
+
+def test_a_file_that_a_job_removes_meanwhile_is_no_obstacle(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = [(str(Paths("mine").root), [], ["gone.part"])]
+    monkeypatch.setattr(room.os, "walk", lambda folder: walk)
+    assert "all is well" in said(config)

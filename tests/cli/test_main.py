@@ -10,6 +10,7 @@ import pytest
 from configs import ROOT
 from freelunch.cli.main import app, main
 from freelunch.study.schema import SCHEMA
+from own_models import machine
 
 Captured = pytest.CaptureFixture[str]
 Run = Callable[..., int]
@@ -64,6 +65,17 @@ def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None
     assert "a rate such as 500MB/s" in capsys.readouterr().err
 
 
+def test_a_study_that_does_not_fit_runs_only_if_it_is_told_to(
+    run: Run, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is a prediction, and a machine may have swap."""
+    monkeypatch.setattr("freelunch.cli.main.this_machine", lambda size: machine(memory=0.001))
+    monkeypatch.setattr("freelunch.cli.main.run_snakemake", lambda command, summary: 0)
+    assert run("run", "--", "--dry-run") == 1
+    assert "`freelunch run --elsewhere`" in capsys.readouterr().err
+    assert run("run", "--elsewhere", "--", "--dry-run") == 0
+
+
 def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
     assert run("summary") == 1
     said = capsys.readouterr().err
@@ -78,6 +90,8 @@ def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
         (["new"], "Missing argument 'model'; `freelunch new --help` shows how"),
         (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),
         (["check", "a.yaml", "b.yaml"], "`freelunch check --help` shows how"),
+        (["plan", "--", "--dry-run"], "Options after -- are Snakemake's"),
+        (["run", "--tflops", "fast"], "more than 0, such as 400; found 'fast'; `freelunch run"),
     ],
 )
 def test_wrong_usage_is_one_line_with_a_hint(

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import constants
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from freelunch.cli import cell_choices
 from freelunch.cli.check import check_study
+from freelunch.cli.choices import Choices
 from freelunch.cli.main import main
 from freelunch.cli.new import valid_name, write_study
+from freelunch.cli.study_file import StudyFile
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine
 from freelunch.data.seen_model import CONVERTED
@@ -211,6 +214,17 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
 @given(st.text())
 def test_every_name_is_made_valid(text: str) -> None:
     TypeAdapter(Name).validate_python(valid_name(text))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+@example("0x10")
+@example("Notes: mine # 2")
+@example("\x85\x7f")
+def test_every_path_is_read_as_it_is_written(path: str) -> None:
+    choices = Choices(8, 32, "why", 0, 8, 32, "why")
+    texts = {"notes": {"source": "path", "path": path}}
+    file = StudyFile("mine", [], {"tiny": {"source": "hub"}}, texts, "notes", "notes", choices)
+    assert yaml.safe_load(file.text({})) == file.config()
 
 
 def test_a_path_may_be_relative_or_begin_with_a_tilde(

@@ -29,7 +29,7 @@ def test_all_that_make_takes_reaches_snakemake() -> None:
         "snakemake --config study=a.yaml device_memory=80 tflops=400 --set-scatter windows=4 "
         "--workflow-profile workflow/profiles/slurm"
     )
-    found = snakemake_command("a.yaml", "slurm", "2", 4, "400", "80")
+    found = snakemake_command("a.yaml", "slurm", "2", 4, 400.0, "80")
     # On a cluster, the profile says how many cores this machine uses.
     assert found == said.split(" ")
 

@@ -71,6 +71,13 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(copy: Path) -> None:
     assert len(code_digest("prune_model")) == 16
 
 
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(copy: Path) -> None:
+    file = copy / "__pycache__" / code_cache.FILE
+    file.mkdir(parents=True)
+    assert len(code_digest("prune_model")) == 16
+    assert list(file.parent.iterdir()) == [file]
+
+
 # --- What counts as a change
 
 
@@ -224,9 +231,7 @@ def test_an_incomplete_digest_is_noticed(
 ) -> None:
     """If the imports of one module were not followed, the test above would fail."""
     complete = digest._files
-    monkeypatch.setattr(
-        digest, "_module_files", lambda name: [] if "masks" in name else complete(name)
-    )
+    monkeypatch.setattr(digest, "_files", lambda name: [] if "masks" in name else complete(name))
     covered = set(reachable_files(SCRIPTS / "prune_model.py"))
     assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "pruning" / "masks.py"}
 

@@ -69,4 +69,4 @@ def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> N
     assert cluster in brief and brief.splitlines()[0] == whole.splitlines()[0]
     flops = whole[whole.index("  total ") :].split()[2]
     assert f"From scratch: {flops} TFLOP, about " in brief
-    assert "qwen2.5-72b recon_block does not fit: needs 23.6 GB, the device has 8 GB;" in brief
+    assert "recon_block of qwen2.5-72b does not fit: needs 23.6 GB, the device has 8 GB;" in brief

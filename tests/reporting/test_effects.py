@@ -10,8 +10,11 @@ from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.drawing.effects import draw
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.effects import effect_rows
 from freelunch.reporting.figures import figures
+from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.results import Results
+from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +92,42 @@ def test_every_kind_of_adaptation_has_its_recovered_share(results: Results) -> N
             share = 1 - losses[row["adaptation"]] / losses["none"]
             assert row["value"] == pytest.approx(share)
             assert row["low"] < row["value"] < row["high"]
+
+
+def test_without_unadapted_cells_nothing_is_recovered(study: Study, results: Results) -> None:
+    records = {
+        cell: record
+        for cell, record in results.records.items()
+        if cell.is_dense or cell.adaptation != NONE
+    }
+    rows = effect_rows(FinishedStudy(study, records, RECORDS))
+    assert rows and all(row["measure"] != "recovery" for row in rows)
+
+
+def test_an_effect_of_several_adaptations_may_stand_beside_those_of_one(
+    study: Study, results: Results
+) -> None:
+    """Such as a comparison of two models beside those of one."""
+    effects = figures()["effects"]
+    rows = [
+        {key: written(row.get(key)) for key in effects.columns}
+        for row in effects.rows(results)
+        if row["measure"] == "recovery"
+    ]
+    rows[-1]["adaptation"] = ""
+    drawn = draw(rows, **effects.settings(study))
+    assert "several adaptations" in [text.get_text() for text in drawn.axes[0].texts]
+
+
+def test_effects_that_are_not_finite_are_drawn_at_the_edge(study: Study, results: Results) -> None:
+    """As of an adaptation whose perplexity is infinite, alone in its panel."""
+    effects = figures()["effects"]
+    row = next(row for row in effects.rows(results) if row["measure"] == "recovery")
+    written_row = {key: written(row.get(key)) for key in effects.columns}
+    written_row |= dict.fromkeys(("value", "low", "high"), "-inf") | {"threshold": ""}
+    drawn = draw([written_row], **effects.settings(study))
+    (axes,) = drawn.axes
+    assert "<" in [line.get_marker() for line in axes.lines]
 
 
 def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:

@@ -78,9 +78,7 @@ def study(finished, tmp_path):
 def test_a_job_asks_for_what_it_needs_runs_on_the_volume_and_makes_the_same(study, finished):
     for path in (study.path / WINDOWS).iterdir():
         path.unlink()
-    target = str(WINDOWS / "manifest.json")
-    assert study.planned(target)["reconstruct_window"] == 1
-    said = study.run(target)
+    said = study.run(str(WINDOWS / "manifest.json"), verbose=True)
     assert digests(study.path / WINDOWS) == digests(finished.path / WINDOWS)
     (file,) = (study.path.parent / "bin" / "jobs").glob("*.json")
     assert file.stem in said, "the name by which Snakemake asks for the job"
@@ -118,6 +116,13 @@ def test_a_gpu_is_asked_for(tmp_path):
     expected = {"cpu": "4", "memory": "5000M", "nvidia.com/gpu": "1"}
     assert pod["resources"] == {"requests": expected, "limits": expected}
     assert job["spec"]["activeDeadlineSeconds"] == 1800
+
+
+def test_a_profile_that_is_not_filled_in_is_refused(tmp_path):
+    """Its pods would wait for a volume that does not exist."""
+    done = submit(tmp_path, f"--mount={tmp_path}", "--claim=CLAIM", mem_mb=1)
+    assert done.returncode == 1 and "the profile is not filled in" in done.stderr
+    assert not (tmp_path / "bin" / "jobs").exists()
 
 
 def test_a_study_beside_the_volume_is_refused(tmp_path):

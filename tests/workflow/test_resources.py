@@ -70,7 +70,5 @@ def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):
     study = WithGpus(folder.copy(tmp_path / "study").path)
     # However short a job is.
     study.edit("workflow/scripts/freelunch/costs/groups.py", "WORTH_S = 600.0", "WORTH_S = 1e-9")
-    assert study.planned()["reconstruct_window"] == 2, "three GPUs for two cells"
     study.edit("config.yaml", "criteria: [magnitude, wanda]", "criteria: [wanda]")
     assert study.planned()["reconstruct_window"] == 3
-    assert study.planned("--set-scatter", "windows=2")["reconstruct_window"] == 2

@@ -49,20 +49,27 @@ def planned_machine():
 
 
 @cache
+def workers():
+    """Return how many jobs can compute at a time: GPUs of this machine, or nodes of a partition."""
+    # A dry run does not know what would execute it, and a report executes nothing.
+    if getattr(workflow.executor_plugin, "name", None) != "slurm":
+        return len(DEVICES)
+    asked = workflow.resource_settings.default_resources or {}
+    return slurm.count_nodes(getattr(asked.get("slurm_partition"), "raw", None))
+
+
+@cache
 def window_groups():
     """Return the number of jobs that share the windows of one reconstruction.
 
-    The command line or the profile may set it; otherwise the number of GPUs or nodes decides.
+    The command line or the profile may set it. Otherwise it is what it was when the study's
+    reconstructions were finished, or else the number of GPUs or nodes decides.
     """
     given = workflow.resource_settings.overwrite_scatter
     if "windows" not in given and not workflow.remote_exec:
-        workers = len(DEVICES)
-        # A dry run does not know the executor, and a report has none.
-        if getattr(workflow.executor_plugin, "name", None) == "slurm":
-            asked = workflow.resource_settings.default_resources or {}
-            partition = getattr(asked.get("slurm_partition"), "raw", None)
-            workers = slurm.count_nodes(partition)
-        found = groups.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
+        found = finished_groups(STUDY)
+        if found is None:
+            found = groups.window_groups(PLAN, planned_machine(), workers()) if workers() > 1 else 1
         # This passes the number on to jobs that start on other machines.
         workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
     return workflow.resource_settings.overwrite_scatter.get("windows", 1)

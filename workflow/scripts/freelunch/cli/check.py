@@ -37,6 +37,7 @@ def check_study(study: Study, machine: Machine | None) -> str:
     Raises:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
+    plan = Plan.of(study, machine.device_bytes if machine else None)
     seen = {name: found for name in _models(study) if (found := _seen(study, name)) is not None}
     texts = dict.fromkeys([study.calibration.text, study.perplexity.text])
     documents = {name: each for name in texts if (each := _documents(study, name)) is not None}
@@ -49,7 +50,6 @@ def check_study(study: Study, machine: Machine | None) -> str:
                 found=f"the folder {task.path}",
                 todo="name the file",
             )
-    plan = Plan.of(study, machine.device_bytes if machine else None)
     if problems := list(dict.fromkeys(_amounts(study, seen, documents))):
         raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
     # A finished study needs nothing more.
@@ -183,8 +183,8 @@ def _check_room(plan: Plan, machine: Machine) -> None:
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(problems),
             where=plan.study.source,
-            todo="remove what does not fit from study.grids, use shorter or fewer sequences, or "
-            "run the study on another machine (`freelunch check --elsewhere` ignores this one)",
+            todo="remove what does not fit from study.grids, use shorter or fewer sequences, or run "
+            "the study on another machine; `freelunch run --elsewhere` runs it here all the same",
         )
 
 

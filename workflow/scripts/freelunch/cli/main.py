@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 # The classes of usage errors are public in click, but not in typer, which has its own copy.
-from typer._click.exceptions import ClickException, NoArgsIsHelpError
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
 from freelunch.cli import terminal
 from freelunch.cli.audit import audit_text
 from freelunch.cli.check import check_study, this_machine
+from freelunch.cli.machine import device_of, machine_of
 from freelunch.cli.new import write_study
 from freelunch.cli.options import (
     DEFAULT,
@@ -28,14 +29,12 @@ from freelunch.cli.options import (
 )
 from freelunch.cli.run import LOCAL, run_snakemake, snakemake_command
 from freelunch.cli.verify import repair, verify
-from freelunch.core.devices import device_text, visible_devices
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend
 from freelunch.costs.device_table import device_table
-from freelunch.costs.machine import Machine, read_gigabytes
+from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.records.rates import learnt_rate
 from freelunch.study.choice import open_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
@@ -66,6 +65,8 @@ def main() -> int:
     # What follows `--` is Snakemake's.
     given, _, options = _partition(sys.argv[1:], "--")
     try:
+        if options and given[:1] != ["run"]:
+            raise UsageError("Options after -- are Snakemake's, which only `freelunch run` starts")
         status = app(given, prog_name="freelunch", standalone_mode=False, obj=options)
     except NoArgsIsHelpError as shown:
         print(shown.format_message(), file=sys.stderr)  # noqa: T201
@@ -124,8 +125,8 @@ def new_command(
     It looks at the model and the text, chooses settings that fit them and this machine, says why in
     comments, and shows the plan. It runs nothing, and never overwrites an existing study.
     """
-    device, said = _device(None, None)
-    machine = None if elsewhere else _machine(None, None, None, device)
+    device, said = device_of(None, None)
+    machine = None if elsewhere else machine_of(None, None, None, device)
     written = write_study(model, text, name, evaluation, machine)
     for line in written.about:
         print(line)  # noqa: T201
@@ -162,8 +163,8 @@ def plan_command(
     It shows what a study will run, and runs nothing.
     """
     opened = open_study(study)
-    device, said = _device(device_memory, tflops)
-    machine = _machine(tflops, disk, network, device)
+    device, said = device_of(device_memory, tflops)
+    machine = machine_of(tflops, disk, network, device)
     terminal.say(plan_text(Plan.of(opened, device, said), machine))
 
 
@@ -183,10 +184,9 @@ def run_command(
         int | None,
         typer.Option(min=1, metavar="N", help="How many jobs share a reconstruction's windows."),
     ] = None,
-    tflops: Annotated[
-        str | None, typer.Option(metavar="N", help="TFLOP/s of the machine that runs the jobs.")
-    ] = None,
+    tflops: Tflops = None,
     device_memory: DeviceMemory = None,
+    elsewhere: Elsewhere = False,
 ) -> int:
     """Check, run and summarise a study.
 
@@ -195,7 +195,7 @@ def run_command(
     \b
       freelunch run STUDY -- --dry-run
     """
-    elsewhere = profile != LOCAL or tflops is not None
+    elsewhere = elsewhere or profile != LOCAL or tflops is not None
     command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
     _check(study, device_memory, elsewhere)
     command += context.obj or []
@@ -244,8 +244,7 @@ def repair_command(
 ) -> None:
     """Make again what is damaged or missing."""
     opened = open_study(study)
-    default = f"snakemake --cores all --config study={shlex.quote(opened.source)} --"
-    repair(opened, shlex.split(run or default))
+    repair(opened, shlex.split(run) if run else [*snakemake_command(opened.source), "--"])
 
 
 @app.command("compare")
@@ -274,7 +273,7 @@ def devices_command(
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
-    table = device_table(open_study(study), _machine(tflops, disk, network), sizes)
+    table = device_table(open_study(study), machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 
 
@@ -298,25 +297,5 @@ def settings_command() -> None:
 
 def _check(path: Path, device_memory: str | None, elsewhere: bool) -> None:
     study = open_study(path)
-    machine = None if elsewhere else this_machine(_device(device_memory, None)[0])
+    machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
     print(check_study(study, machine), flush=True)  # noqa: T201
-
-
-def _device(given: str | None, tflops: float | None) -> tuple[int | None, str]:
-    """Return the memory of the smallest GPU in bytes, and in words what computes."""
-    if given is not None:
-        size = read_gigabytes(given, "--device-memory")
-        return size, f"a GPU of {given} GB, as given"
-    # With another machine's rate, the plan is for that machine.
-    found = [] if tflops else visible_devices()
-    text = "cpu, as no GPU is given" if tflops else device_text(found)
-    return min((each.memory_bytes for each in found), default=None), text
-
-
-def _machine(
-    tflops: float | None, disk: float | None, network: float | None, device: int | None = None
-) -> Machine:
-    # A device that is given, not seen, may be any of those that earlier jobs used.
-    names = [each.name for each in visible_devices()]
-    learnt = None if tflops else learnt_rate(Path("results"), device is not None, names)
-    return Machine.of(tflops and tflops * 1e12, disk, network, device, learnt)

@@ -40,7 +40,7 @@ def snakemake_command(
     profile: str = LOCAL,
     cores: str = "all",
     scatter: int | None = None,
-    tflops: str | None = None,
+    tflops: float | None = None,
     device_memory: str | None = None,
 ) -> list[str]:
     """Return the command that runs Snakemake on a study; options and targets may be appended.
@@ -59,7 +59,7 @@ def snakemake_command(
         command += ["--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--config", f"{KEY}={study}"]
     command += [f"{DEVICE}={device_memory}"] if device_memory else []
-    command += [f"{TFLOPS}={tflops}"] if tflops else []
+    command += [f"{TFLOPS}={tflops:g}"] if tflops else []
     command += ["--set-scatter", f"windows={scatter}"] if scatter else []
     command += ["--nocolor"] if "NO_COLOR" in os.environ else []
     command += ["--cores", cores] if profile == LOCAL else []

@@ -1,17 +1,15 @@
 """The text of a study's file that `freelunch new` writes: settings, with reasons as comments."""
 
-import json
-import re
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from freelunch.cli.choices import Choices
 
-_PLAIN = re.compile(r"[A-Za-z0-9/_][A-Za-z0-9 ./_+=@%-]*[A-Za-z0-9/_.-]|[A-Za-z/]")
-# Words that YAML does not read as text.
-_NOT_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|[\d.:e+_-]+")
 _WIDTH = 118
 
 
@@ -116,13 +114,17 @@ def _entries(
 
 def _flow(value: Any) -> str:
     """Return a value as YAML in one line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and not _NOT_TEXT.fullmatch(value):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    has_breaks = isinstance(value, str) and value.splitlines() not in ([], [value])
+    text = yaml.safe_dump(
+        value,
+        default_style='"' if has_breaks else None,
+        default_flow_style=True,
+        allow_unicode=True,
+        sort_keys=False,
+        width=math.inf,
+    )
+    # A value that is no list or mapping ends with a mark.
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 def _comment(said: str, indent: str = "") -> list[str]:

@@ -43,9 +43,7 @@ class CodeCache:
     def __init__(self, scripts: Path, parsers: list[Path]) -> None:
         self._scripts, self._file = scripts, scripts / "__pycache__" / FILE
         self._parsers = json_digest([sys.version, *map(file_digest, parsers)])
-        content = unsealed(self._file.read_bytes()) if self._file.is_file() else None
-        found = content and content["parsers"] == self._parsers
-        self._sources: dict[str, list[object]] = content["sources"] if content and found else {}
+        self._sources: dict[str, list[object]] = self._read()
         self._changed = False
 
     def get(self, path: Path, content: bytes) -> Source | None:
@@ -69,9 +67,21 @@ class CodeCache:
         temporary = self._file.with_name(f".{FILE}.{os.getpid()}")
         with suppress(OSError):
             self._file.parent.mkdir(exist_ok=True)
-            temporary.write_text(json_text(content))
-            temporary.replace(self._file)
+            try:
+                temporary.write_text(json_text(content))
+                temporary.replace(self._file)
+            finally:
+                temporary.unlink(missing_ok=True)
         self._changed = False
+
+    def _read(self) -> dict[str, list[object]]:
+        # Another user's file may be unreadable, too.
+        with suppress(OSError):
+            content = unsealed(self._file.read_bytes())
+            if content is not None and content["parsers"] == self._parsers:
+                sources: dict[str, list[object]] = content["sources"]
+                return sources
+        return {}
 
     def _key(self, path: Path) -> str:
         return str(path.relative_to(self._scripts))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from freelunch.costs.fits import amount, misfit, way_out
+from freelunch.costs.fits import amount, misfit
 from freelunch.costs.jobs import (
     RULES,
     Job,
@@ -13,6 +13,7 @@ from freelunch.costs.jobs import (
 )
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.costs.room import misfits, way_out_of
 from freelunch.costs.text_lengths import text_windows
 from freelunch.costs.work import (
     ATTENTION,
@@ -25,9 +26,7 @@ from freelunch.costs.work import (
     Cost,
     together,
 )
-from freelunch.study.adaptations import Windowed
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
 _KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
@@ -70,7 +69,7 @@ def plan_brief(plan: Plan, machine: Machine) -> str:
             f"  From scratch: {whole.flops / 1e12:,.1f} TFLOP, about {duration(seconds)} job after "
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
-            *_misfits(plan, known, machine),
+            *(f"  {each}" for each in misfits(plan, machine)),
             _on_a_cluster(plan, known, machine),
         ]
     return "\n".join([*lines, f"  The whole plan: `make plan STUDY={plan.study.source}`"])
@@ -91,20 +90,6 @@ def _conditions(plan: Plan) -> Iterator[str]:
             f"  Cost is unknown until the model is fetched: {', '.join(unknown)} (give its "
             "`architecture` to see the cost now)"
         )
-
-
-def _misfits(plan: Plan, costs: Mapping[Job, Cost], machine: Machine) -> Iterator[str]:
-    """Yield which steps and adaptations do not fit into memory, and what to do."""
-    adaptations = adaptation_jobs(plan.study)
-    for job in adaptations.values():
-        if problem := misfit(costs.get(job, Cost()), machine):
-            name = f"{job.model} {job.adaptation}"
-            yield f"  {name} {problem}; {way_out_of(plan, job, machine)}"
-    for rule in RULES:
-        if rule not in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
-            of_rule = (cost for job, cost in costs.items() if job.rule == rule)
-            problems = [problem for cost in of_rule if (problem := misfit(cost, machine))]
-            yield from (f"  {rule} {problem}." for problem in problems[:1])
 
 
 def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
@@ -145,11 +130,8 @@ def _on_a_cluster(plan: Plan, costs: Mapping[Job, Cost], machine: Machine) -> st
 
 def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iterator[str]:
     everything = [cost for costs in by_rule.values() for cost in costs]
-    for rule, costs in by_rule.items():
-        # Adaptations have lines of their own.
-        problems = [problem for cost in costs if (problem := misfit(cost, machine))]
-        if problems and rule not in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
-            yield f"  {rule} {problems[0]}."
+    # Adaptations have lines of their own.
+    yield from (f"  {each}." for each in misfits(plan, machine) if each.name in by_rule)
     for note in dict.fromkeys(text_windows(plan.study, model).note for model in plan.shapes):
         if note:
             yield f"  {note[0].upper()}{note[1:]}."
@@ -192,15 +174,6 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
         reasons.append(f"  {why}" if why else "")
     lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]
     return ["", *lines]
-
-
-def way_out_of(plan: Plan, job: Job, machine: Machine) -> str:
-    """Return in words what fits instead of an adaptation that does not fit into a machine."""
-    settings = plan.study.adaptation(job.adaptation)
-    assert isinstance(settings, Windowed | Retraining)
-    streamed = isinstance(settings, Retraining) and plan.streamed(job.model, job.adaptation)[0]
-    sample = plan.study.samples(job.adaptation), plan.study.calibration.length
-    return way_out(plan.shapes[job.model], *sample, settings, streamed, machine)
 
 
 def _memory_heads(machine: Machine) -> list[str]:

@@ -2,15 +2,17 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from freelunch.costs.fits import amount, misfit
-from freelunch.costs.jobs import adaptation_jobs, jobs_of
+from freelunch.costs.fits import amount, misfit, way_out
+from freelunch.costs.jobs import Job, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import way_out_of
 from freelunch.costs.work import Cost, together
+from freelunch.study.adaptations import Windowed
+from freelunch.study.retraining import Retraining
 from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
 
@@ -47,6 +49,15 @@ def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
     return list(dict.fromkeys(found))
 
 
+def way_out_of(plan: Plan, job: Job, machine: Machine) -> str:
+    """Return in words what fits instead of an adaptation that does not fit into a machine."""
+    settings = plan.study.adaptation(job.adaptation)
+    assert isinstance(settings, Windowed | Retraining)
+    streamed = isinstance(settings, Retraining) and plan.streamed(job.model, job.adaptation)[0]
+    sample = plan.study.samples(job.adaptation), plan.study.calibration.length
+    return way_out(plan.shapes[job.model], *sample, settings, streamed, machine)
+
+
 def lacking_disk(plan: Plan) -> str | None:
     """Return in words that a study does not fit on the disk; None if it fits.
 
@@ -70,6 +81,8 @@ def _bytes_in(folder: Path) -> int:
     found = {}
     for inside, _, names in os.walk(folder):
         for name in names:
-            status = os.lstat(os.path.join(inside, name))
-            found[status.st_ino] = status.st_size
+            # A job that is at work may remove a file meanwhile.
+            with suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(inside, name))
+                found[status.st_ino] = status.st_size
     return sum(found.values())

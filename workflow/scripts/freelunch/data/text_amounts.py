@@ -79,7 +79,3 @@ class Amounts:
                 touched.add(index)
                 drawn += 1
         return self.longer_than(length) - len(touched)
-
-    def windows(self, length: int) -> int:
-        """Return how many windows the joined documents have that do not overlap."""
-        return self.tokens // length

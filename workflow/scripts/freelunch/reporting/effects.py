@@ -77,12 +77,10 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
             if not seeds:
                 continue
             cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
-            sample = evidence.sample(
-                {**cells, DENSE: [Cell.dense(by_name[name][seed].model) for seed in seeds]},
-                PERPLEXITY,
-            )
-            if sample is None:
-                continue
+            dense = [Cell.dense(cell.model) for cell in cells[name]]
+            sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
+            # Every cell has a perplexity.
+            assert sample is not None
             found = estimate(recovered_by(name), [sample])
             if math.isnan(found.low):
                 continue

@@ -63,7 +63,8 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """
     if not rows:
         return empty("this study measures no effect that has an interval")
-    looks = marks(adaptations)
+    # An effect of several adaptations names none.
+    looks = {**marks(adaptations), "": NEUTRAL}
     several = len({row["model"] for row in rows} - {""}) > 1
     panels: dict[str, list[Row]] = {}
     for row in rows:
@@ -187,7 +188,7 @@ def _panel(
         if row[key]
     ]
     finite = [value for value in shown if math.isfinite(value)]
-    low, high = min(finite), max(finite)
+    low, high = min(finite, default=1.0), max(finite, default=1.0)
     if unit == "times":
         axes.set_xscale("log")
         axes.set_xlim(low / 1.4, high * 1.4)
@@ -201,7 +202,7 @@ def _panel(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
     for at, line in enumerate(lines):
         if line.row is not None:
-            _draw_row(axes, at, line.row, scale, looks.get(line.row["adaptation"], NEUTRAL))
+            _draw_row(axes, at, line.row, scale, looks[line.row["adaptation"]])
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_yticks([])
     for at, line in enumerate(lines):
@@ -229,8 +230,13 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     )
     axes.plot([low, high], [at, at], color=look.colour, linewidth=1.1, zorder=2)
     axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
-    if math.isinf(float(row["high"])):
-        axes.plot([edges[1]], [at], ">", color=look.colour, clip_on=False, zorder=3)
+    ends = (
+        (float(row["low"]), -math.inf, "<", edges[0]),
+        (float(row["high"]), math.inf, ">", edges[1]),
+    )
+    for end, infinity, arrow, edge in ends:
+        if end == infinity:
+            axes.plot([edge], [at], arrow, color=look.colour, clip_on=False, zorder=3)
     if (marker := _threshold(row)) is not None:
         axes.plot(
             [scale * float(row["threshold"])],

@@ -98,7 +98,7 @@ class Mark:
 
 
 # The mark of an effect that is about several adaptations.
-NEUTRAL = Mark("", "", INK, "|", "full", "-")
+NEUTRAL = Mark("several adaptations", "several adaptations", INK, "|", "full", "-")
 
 
 def marks(adaptations: Registered) -> Mapping[str, Mark]:
