@@ -231,9 +231,7 @@ def test_an_incomplete_digest_is_noticed(
 ) -> None:
     """If the imports of one module were not followed, the test above would fail."""
     complete = digest._files
-    monkeypatch.setattr(
-        digest, "_module_files", lambda name: [] if "masks" in name else complete(name)
-    )
+    monkeypatch.setattr(digest, "_files", lambda name: [] if "masks" in name else complete(name))
     covered = set(reachable_files(SCRIPTS / "prune_model.py"))
     assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "pruning" / "masks.py"}
 
