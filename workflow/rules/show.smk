@@ -4,7 +4,9 @@
 
 rule build_tables:
     input:
-        [str(PATHS.record(cell)) for cell in CELLS],
+        records=[str(PATHS.record(cell)) for cell in CELLS],
+        # The effects show the thresholds of the claims.
+        claims=of_this_repository("workflow/data/claims.yaml"),
     output:
         [table_file(table) for table in tables.all_tables()],
         [PATHS.root / file for file in tables.DOCUMENTS],
