@@ -104,7 +104,7 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
         (_cut, "not a complete safetensors file"),
         (_pointer, "git lfs pull"),
         (_edited(dtype="int8"), "no dtype that can be used"),
-        (_edited(max_position_embeddings=16), "at most 16, the positions of mine"),
+        (_edited(max_position_embeddings=16), "at most 16, since the model mine"),
         (_edited(model_type="mamba"), "state-space"),
     ],
 )

@@ -82,23 +82,7 @@ def _seen(study: Study, name: str) -> SeenModel | None:
             expected="float32, bfloat16 or float16",
             todo=f"set `dtype` in the entry of {name}",
         )
-    for key, length in _lengths(study).items():
-        if found.positions is not None and length > found.positions:
-            raise UserError(
-                "the length exceeds the model's context",
-                where=f"{study.source}: {key}",
-                found=f"{length} tokens",
-                expected=f"at most {found.positions}, the positions of {name}",
-                todo="set a shorter length",
-            )
     return found
-
-
-def _lengths(study: Study) -> dict[str, int]:
-    return {
-        "study.calibration.length": study.calibration.length,
-        "study.evaluation.perplexity.length": study.perplexity.length,
-    }
 
 
 def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
@@ -183,8 +167,8 @@ def _check_room(plan: Plan, machine: Machine) -> None:
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(problems),
             where=plan.study.source,
-            todo="remove what does not fit from study.grids, use shorter or fewer sequences, or run "
-            "the study on another machine; `freelunch run --elsewhere` runs it here all the same",
+            todo="remove what does not fit from study.grids, use shorter or fewer sequences, or "
+            "another machine; `freelunch run --elsewhere` runs the study here all the same",
         )
 
 
