@@ -221,7 +221,7 @@ def test_every_name_is_made_valid(text: str) -> None:
 @example("Notes: mine # 2")
 @example("\x85\x7f")
 def test_every_path_is_read_as_it_is_written(path: str) -> None:
-    choices = Choices(8, 32, "why", 0, 8, 32, "why")
+    choices = Choices(8, 32, "why", 0, 8, 32, "why", why_cells="why")
     texts = {"notes": {"source": "path", "path": path}}
     file = StudyFile("mine", [], {"tiny": {"source": "hub"}}, texts, "notes", "notes", choices)
     assert yaml.safe_load(file.text({})) == file.config()

@@ -78,7 +78,7 @@ def study(finished, tmp_path):
 def test_a_job_asks_for_what_it_needs_runs_on_the_volume_and_makes_the_same(study, finished):
     for path in (study.path / WINDOWS).iterdir():
         path.unlink()
-    said = study.run(str(WINDOWS / "manifest.json"))
+    said = study.run(str(WINDOWS / "manifest.json"), verbose=True)
     assert digests(study.path / WINDOWS) == digests(finished.path / WINDOWS)
     (file,) = (study.path.parent / "bin" / "jobs").glob("*.json")
     assert file.stem in said, "the name by which Snakemake asks for the job"
