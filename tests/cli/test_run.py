@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.cli.run import profile_folder, run_snakemake, snakemake_command
+from freelunch.cli.run import profile_folder, run_snakemake, runs_here, snakemake_command
 from freelunch.core.errors import UserError
 from freelunch.study.base import REPOSITORY
 
@@ -32,6 +32,18 @@ def test_all_that_make_takes_reaches_snakemake() -> None:
     found = snakemake_command("a.yaml", "slurm", "2", 4, 400.0, "80")
     # On a cluster, the profile says how many cores this machine uses.
     assert found == said.split(" ")
+
+
+def test_any_profile_without_an_executor_runs_here(tmp_path: Path) -> None:
+    for name, text, here in (
+        ("local", "keep-going: true\n", True),
+        ("far", "executor: slurm\n", False),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "profile.yaml").write_text(text)
+        assert runs_here(str(tmp_path / name)) is here
+        assert ("--cores" in snakemake_command("a.yaml", str(tmp_path / name))) is here
+    assert runs_here("local") and not runs_here("slurm") and not runs_here("kubernetes")
 
 
 @pytest.mark.usefixtures("_in_the_repository")

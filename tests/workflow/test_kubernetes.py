@@ -151,3 +151,12 @@ def test_the_state_of_a_job(tmp_path, kubectl, expected):
         [SCRIPTS / "status", "freelunch-1"], env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.strip()) == (0, expected)
+
+
+def test_without_kubectl_the_state_of_a_job_is_an_error(tmp_path):
+    shell = tmp_path / "sh"
+    shell.symlink_to("/bin/sh")
+    environment = {"PATH": str(tmp_path)}
+    command = ["sh", SCRIPTS / "status", "freelunch-1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "kubectl is not here" in done.stderr

@@ -27,7 +27,7 @@ from freelunch.cli.options import (
     Study,
     Tflops,
 )
-from freelunch.cli.run import LOCAL, run_snakemake, snakemake_command
+from freelunch.cli.run import LOCAL, run_snakemake, runs_here, snakemake_command
 from freelunch.cli.verify import repair, verify
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend
@@ -195,7 +195,7 @@ def run_command(
     \b
       freelunch run STUDY -- --dry-run
     """
-    elsewhere = elsewhere or profile != LOCAL or tflops is not None
+    elsewhere = elsewhere or not runs_here(profile) or tflops is not None
     command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
     _check(study, device_memory, elsewhere)
     command += context.obj or []

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.base import REPOSITORY
 from freelunch.study.choice import DEVICE, KEY, TFLOPS
@@ -33,6 +35,12 @@ def profile_folder(profile: str) -> Path:
         found=profile,
         expected=f"{nearest(profile, names)}; or a folder with a profile.yaml",
     )
+
+
+def runs_here(profile: str) -> bool:
+    """Return whether jobs run on this machine by a profile, which then names no executor."""
+    content = yaml.safe_load((profile_folder(profile) / "profile.yaml").read_text("utf-8")) or {}
+    return bool(content.get("executor", LOCAL) == LOCAL)
 
 
 def snakemake_command(
@@ -62,7 +70,7 @@ def snakemake_command(
     command += [f"{TFLOPS}={tflops:g}"] if tflops else []
     command += ["--set-scatter", f"windows={scatter}"] if scatter else []
     command += ["--nocolor"] if "NO_COLOR" in os.environ else []
-    command += ["--cores", cores] if profile == LOCAL else []
+    command += ["--cores", cores] if runs_here(profile) else []
     # The last option takes one value, so that what follows may be a target.
     return [*command, "--workflow-profile", str(profile_folder(profile))]
 

@@ -100,8 +100,8 @@ def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
 
 
 def count_nodes(partition: str | None) -> int:
-    """Return how many nodes a partition has, the default one if none is given; 0 without Slurm."""
-    command = ["sinfo", "--noheader", "--format=%P %D"]
+    """Return how many nodes of a partition work, by default the default one; 0 without Slurm."""
+    command = ["sinfo", "--noheader", "--states=idle,mixed,allocated", "--format=%P %D"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
