@@ -170,31 +170,3 @@ def test_shapes_are_checked_under_all_their_names() -> None:
     for config in ({"n_layer": 10**9}, {"text_config": {"num_hidden_layers": 10**9}}):
         with pytest.raises(UserError, match="no model has this shape"):
             check_shapes(config, "here")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("num_hidden_layers", None),
-        ("num_attention_heads", 7),
-        ("hidden_act", "made_up"),
-        ("rope_parameters", 3),
-    ],
-)
-def test_a_config_that_transformers_does_not_accept(source: Path, key: str, value: object) -> None:
-    edit_config(source, **{key: value})
-    message = refused(source)
-    assert "config.json" in message and "to do:" in message
-
-
-# --- Code from elsewhere
-
-
-@pytest.mark.parametrize("value", ["owner/kernel", "owner/kernel@v1:function", {"": "owner/it"}])
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-def test_a_config_that_names_code_on_the_hub(source: Path, key: str, value: object) -> None:
-    """transformers would download a kernel and run it."""
-    edit_config(source, **{key: value})
-    message = refused(source)
-    assert "asks for code from the hub, which is never run here" in message
-    assert f"remove {key} from the model's config.json" in message

@@ -70,14 +70,12 @@ def fetch_model(
         written = read_config(raw)
         check_supported(written, f"models.{name}")
         check_shapes(written, raw / "config.json")
-        with _accepted_by_transformers(raw):
-            config = load_config(raw)
+        config = load_config(raw)
         if entry.architecture is not None:
             _check_architecture(name, config, entry.architecture.as_json())
         dtype = _dtype(name, entry, config)
         config.dtype = dtype
-        with _accepted_by_transformers(raw):
-            meta = meta_model(config)
+        meta = meta_model(config)
         sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
         check_blocks(meta, sharding.path)
         tokenizer = [file for file in files if not file.endswith(".safetensors")]
@@ -94,26 +92,6 @@ def fetch_model(
             origin=obtained.origin,
             block_path=sharding.path,
         )
-
-
-@contextmanager
-def _accepted_by_transformers(folder: Path) -> Iterator[None]:
-    """Turn whatever transformers raises for a config that it does not accept into one error.
-
-    Its checks, and the modules that it builds from the config, raise exceptions of any class.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            "transformers cannot make a model from this config",
-            where=folder / "config.json",
-            found=first_line(error),
-            expected="the config of a complete model",
-            todo="correct the file, or use another model",
-        ) from error
 
 
 def _dtype(name: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:

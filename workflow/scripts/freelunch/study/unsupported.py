@@ -5,7 +5,6 @@ leave most of the weights unpruned: transformers keeps experts in tensors of thr
 are not linear layers.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -75,20 +74,9 @@ def check_supported(config: Mapping[str, Any], where: str) -> None:
         where: The model's key in the study, for messages.
 
     Raises:
-        UserError: The model is a mixture of experts, recurrent, or no decoder, or its config asks
-            for code.
+        UserError: The model is a mixture of experts, recurrent, or no decoder.
     """
     parts = list(_parts(config))
-    for key, value in ((key, value) for part in parts for key, value in part.items()):
-        # transformers takes `owner/name` for a kernel on the hub, which it downloads and runs.
-        if str(key).endswith("implementation") and "/" in json.dumps(value):
-            raise UserError(
-                "the model's config asks for code from the hub, which is never run here",
-                where=where,
-                found=f"{key} = {json.dumps(value)[:100]}",
-                expected="an implementation that is part of transformers",
-                todo=f"remove {key} from the model's config.json",
-            )
     model_type = next((str(part["model_type"]) for part in parts if "model_type" in part), "")
     for kind in _KINDS:
         keys = [shown for part in parts for shown in _shown(part, kind)]
