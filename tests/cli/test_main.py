@@ -48,6 +48,13 @@ def test_what_is_wrong_is_said_without_a_traceback(run: Run, capsys: Captured) -
     assert "Traceback" not in said
 
 
+def test_a_message_has_no_power_over_the_terminal(run: Run, capsys: Captured) -> None:
+    path = Path("config.yaml")
+    path.write_text(path.read_text().replace("tests/fixtures/tiny-llama", '"\\e[2Jgone"'))
+    assert run("check") == 1
+    assert "there is nothing at \\x1b[2Jgone" in capsys.readouterr().err
+
+
 def test_a_name_is_that_of_the_study(run: Run, capsys: Captured) -> None:
     assert run("name", "config.yaml") == 0
     assert capsys.readouterr().out == "smoke\n"

@@ -345,6 +345,13 @@ def test_a_text_that_is_none(models: Path, text: bytes | None, said: str) -> Non
     assert not Path("studies").exists()
 
 
+@pytest.mark.parametrize("text", [b'"text": "cut off at the front"}\n', b"[" * 100_000, b"1\n2\n"])
+def test_damaged_lines_are_not_taken_for_plain_text(models: Path, text: bytes) -> None:
+    Path("text.jsonl").write_bytes(text * 20)
+    found = refused(model(models), Path("text.jsonl"))
+    assert "named as JSON Lines, but its first line is not a JSON object" in found
+
+
 def test_nothing_is_guessed(models: Path) -> None:
     """`make new` passes on empty text for what is not given."""
     assert "TEXT=<file>" in refused("", "notes.txt") and "MODEL=<" in refused(model(models), "")

@@ -12,7 +12,9 @@ import pytest
 
 from damage import DAMAGES, KINDS, RESULTS, digests, metrics
 from freelunch.cli.verify import check_whole, problems_of, verify
+from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
+from freelunch.records.whole import files_to_remove
 from freelunch.study.choice import open_study
 
 pytestmark = pytest.mark.long
@@ -73,6 +75,39 @@ def test_a_change_that_leaves_size_and_time_is_found_by_reading_all(shared, monk
     finally:
         path.write_bytes(content)
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert problems_of(study, anew=True) == []
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "unlike"),
+    [
+        ("checkpoints/tiny/wanda-u50/none", "checkpoints/tiny/magnitude-u50/none", "checkpoint"),
+        ("pruned/tiny/wanda-u50", "pruned/tiny/magnitude-u50", "masks"),
+    ],
+)
+def test_whole_folders_in_each_other_s_place_are_found(shared, monkeypatch, one, other, unlike):
+    """Each folder agrees with its own manifest. Nothing says whether it or the record is wrong.
+
+    So both are made again: the record alone would only be refused by the collector.
+    """
+    monkeypatch.chdir(shared.path)
+    study = open_study(Path("config.yaml"))
+    swap(RESULTS / one, RESULTS / other)
+    try:
+        problems = {str(problem.made.target): problem for problem in problems_of(study, anew=True)}
+    finally:
+        swap(RESULTS / one, RESULTS / other)
+    problem = problems[str(RESULTS / "records/tiny__wanda-u50__none__seed0.json")]
+    assert f"the record does not belong to what is on disk ({unlike})" in problem.said
+    manifest = RESULTS / one / "seed0" / MANIFEST
+    assert set(files_to_remove(problem)) == {problem.made.target, manifest}
     assert problems_of(study, anew=True) == []
 
 
@@ -166,5 +201,5 @@ def test_verify_says_by_its_status_whether_a_study_is_whole(study):
     DAMAGES["zero length"](study.path / KINDS["figure"])
     done = subprocess.run(command, check=False, **options)
     assert done.returncode == 1
-    assert "figures                  0 whole, 1 damaged or missing" in done.stdout
+    assert "figures                  1 whole, 1 damaged or missing" in done.stdout
     assert re.search(COMMAND, done.stderr)

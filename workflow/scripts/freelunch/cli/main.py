@@ -75,14 +75,21 @@ def main() -> int:
         print(f"error: {_usage(error, given)}", file=sys.stderr)  # noqa: T201
         return 2
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {_printable(error)}", file=sys.stderr)  # noqa: T201
         return 1
     except OSError as error:
         if (known := disk_error(error)) is None:
             raise
-        print(f"error: {known}", file=sys.stderr)  # noqa: T201
+        print(f"error: {_printable(known)}", file=sys.stderr)  # noqa: T201
         return 1
     return status or 0
+
+
+def _printable(error: UserError) -> str:
+    """Return a message whose control characters, which files can bring, reach no terminal."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in str(error)
+    )
 
 
 def _partition(words: list[str], at: str) -> tuple[list[str], list[str], list[str]]:

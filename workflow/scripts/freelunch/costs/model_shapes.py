@@ -87,6 +87,8 @@ def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
     """
     try:
         check_shapes(json.loads(config_json.read_text()), config_json)
-        return Shapes.read(config_json, dtype)
+        shapes = Shapes.read(config_json, dtype)
+        # `null` in place of a number survives until it is used.
+        return None if None in (shapes.blocks, shapes.intermediate) else shapes
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

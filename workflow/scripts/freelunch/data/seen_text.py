@@ -69,6 +69,14 @@ def text_at(path: Path, where: str) -> SeenText:
     elif _is_object(first):
         form = "jsonl"
         field, why = _field(_objects(beginning), path, where)
+    elif name.endswith((".jsonl", ".ndjson")):
+        raise UserError(
+            "this is named as JSON Lines, but its first line is not a JSON object",
+            where=where,
+            found=f"{path}: {first[:40].decode(errors='replace')}",
+            expected="one object a line",
+            todo="correct the file; if it is plain text, let its name end in .txt",
+        )
     elif first.startswith((b"<doc ", b"<doc>")):
         form, why = "doc_tags", "each document stands between <doc ...> and </doc>"
     else:

@@ -49,6 +49,18 @@ class Made:
         return all(path.name.startswith(".") for path in self.place.iterdir())
 
 
+class _OfOthers(UserError):
+    """A record was made from other artifacts than those on disk; either may be wrong.
+
+    Attributes:
+        manifests: The manifests of those on disk.
+    """
+
+    def __init__(self, problem: str, *, where: Path, manifests: tuple[Path, ...]) -> None:
+        super().__init__(problem, where=where)
+        self.manifests = manifests
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that is damaged or missing.
@@ -56,10 +68,13 @@ class Problem:
     Attributes:
         made: What it is.
         said: What is wrong with it.
+        others: Manifests of other steps that have to be made again too, since nothing says whether
+            they or what was made from them is wrong.
     """
 
     made: Made
     said: str
+    others: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.said} (made by {self.made.rule})"
@@ -77,7 +92,8 @@ def problem_of(made: Made, anew: bool) -> Problem | None:
     try:
         made.check(anew)
     except (UserError, OSError) as error:
-        return Problem(made, str(error).splitlines()[0])
+        others = error.manifests if isinstance(error, _OfOthers) else ()
+        return Problem(made, str(error).splitlines()[0], others)
     return None
 
 
@@ -222,19 +238,33 @@ def _cache(folder: Path, rule: str) -> Made:
 
 
 def _record(study: Study, cell: Cell) -> Made:
-    path, checkpoint = study.paths.record(cell), study.paths.checkpoint(cell)
+    path, paths = study.paths.record(cell), study.paths
+    folders = {"model": paths.model(cell.model), "checkpoint": paths.checkpoint(cell)}
+    if not cell.is_dense:
+        folders["masks"] = paths.pruned(cell.model, cell.pruning, cell.seed)
 
     def check(anew: bool) -> None:
         record = read_record(path)
+        if record["cell"] != str(cell):
+            raise UserError("this is the record of another cell", where=path)
         if steps.TASKS in record["metrics"]:
             expected = record["metrics"][steps.TASKS]["answers_sha256"]
             answers = answers_beside(path)
             if not answers.is_file() or file_digest(answers) != expected:
                 raise UserError("the answers differ from what the record says", where=answers)
-        made_from = record["provenance"]["digests"]["checkpoint"]
-        manifest = checkpoint / MANIFEST
-        if manifest.is_file() and file_digest(manifest) != made_from:
-            raise UserError("this is the record of another checkpoint", where=path)
+        made_from = record["provenance"]["digests"]
+        others = {
+            what: manifest
+            for what, folder in folders.items()
+            if (manifest := folder / MANIFEST).is_file()
+            and file_digest(manifest) != made_from.get(what)
+        }
+        if others:
+            raise _OfOthers(
+                f"the record does not belong to what is on disk ({', '.join(others)})",
+                where=path,
+                manifests=tuple(others.values()),
+            )
 
     return Made("records", steps.COLLECT_RECORDS, path, True, check, path)
 
@@ -244,4 +274,5 @@ def files_to_remove(problem: Problem) -> list[Path]:
     made = problem.made
     if made.target is None:
         return [made.place / MANIFEST]
-    return [made.target, made.place / RUN] if made.target.name == MANIFEST else [made.target]
+    run = [made.place / RUN] if made.target.name == MANIFEST else []
+    return [made.target, *run, *problem.others]
