@@ -358,7 +358,7 @@ def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:
 def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     text = write_lines(tmp_path)
     assert "does not exist" in refused("nowhere", text)
-    assert "a GGUF file" in refused(text, text)
+    assert "give the path of a model" in refused(text, text)
     model(models)
     model(models, "qwen2")
     said = refused(models, text)
