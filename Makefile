@@ -68,8 +68,10 @@ new: env
 	@python -m freelunch new "$(MODEL)" "$(TEXT)" $(if $(NAME),--name "$(NAME)") \
 	  $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(ELSEWHERE),--elsewhere)
 
+# An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
-	@python -m freelunch run "$(STUDY)" --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
+	@FREELUNCH_COMMAND="$(strip make study $(MAKEOVERRIDES))" \
+	  python -m freelunch run "$(STUDY)" --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	  $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY)) \
 	  $(if $(FORCE),--force "$(FORCE)") $(if $(ELSEWHERE),--elsewhere)
 

@@ -101,6 +101,7 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
         (lambda model: (model / "config.json").unlink(), "there is no config.json"),
         (lambda model: (model / "config.json").write_text("{"), "not valid JSON"),
         (_pickle, "never pickle"),
+        (lambda model: (model / "model.safetensors").unlink(), "there are no weights"),
         (_cut, "not a complete safetensors file"),
         (_pointer, "git lfs pull"),
         (_edited(dtype="int8"), "no dtype that can be used"),

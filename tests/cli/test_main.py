@@ -143,6 +143,12 @@ def test_a_shell_completes_commands_and_studies(
     assert "studies/mine.yaml" in completed("freelunch plan stu")
 
 
+def test_a_study_that_has_not_run_is_not_damaged(run: Run, capsys: Captured) -> None:
+    assert run("verify") == 1
+    said = capsys.readouterr().err
+    assert "it has not run" in said and "run it: make study STUDY=config.yaml" in said
+
+
 def test_an_audit_needs_a_run(run: Run, capsys: Captured) -> None:
     assert run("audit") == 1
     assert "no audit yet" in capsys.readouterr().err

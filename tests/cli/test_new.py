@@ -24,6 +24,7 @@ from freelunch.cli.study_file import StudyFile
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine
 from freelunch.data.seen_model import CONVERTED
+from freelunch.reporting.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.settings import Name
 from freelunch.study.sources import LocalText
@@ -197,7 +198,34 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     assert "no recon_all: it does not fit" in Path(study.source).read_text()
     said = refused(folder, "notes.txt", name="b", on=machine(1, 1))
     assert "not even a small study" in said and "recon_block of large does not fit: needs" in said
-    assert len(new(folder, "notes.txt", name="c", on=None).cells) == 11
+    assert len(new(folder, "notes.txt", name="c", on=None).cells) == 15
+
+
+def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
+    """Without one of them, the page of a finished study says of each claim: not testable here."""
+    folder = save_tiny_model(tmp_path / "mine", num_hidden_layers=6, hidden_size=64)
+    study = new(folder, write_lines(tmp_path), on=None)
+    criteria = {name for grid in study.block.grids for name in grid.criteria}
+    adaptations = {name for grid in study.block.grids for name in grid.adaptations}
+    found = [study.adaptation(name) for name in adaptations - {"none"}]
+    windows = {str(each.window) for each in found if not each.is_retraining}
+    # C4 is about models of 70 billion parameters.
+    claims = [claim for claim in load_claims() if claim["id"] != "C4"]
+    asked = [part.get("settings", {}) for claim in claims for part in claim["parts"]]
+    assert any("criteria" in each for each in asked) and any("windows" in each for each in asked)
+    for settings in asked:
+        assert criteria >= set(settings.get("criteria", []))
+        assert windows >= set(map(str, settings.get("windows", [])))
+        assert adaptations >= set(settings.get("methods", []))
+
+
+def test_what_only_claims_need_is_left_out_first() -> None:
+    largest = Choices(8, 32, "", 0, 8, 32, "", adaptations=("recon_5", "masklora", "full"))
+    _, (second, _), (third, why), (fourth, _), *_ = cell_choices._smaller(largest, "all")
+    assert second == replace(largest, criteria=("magnitude", "wanda", "sparsegpt"))
+    assert third == replace(second, adaptations=("recon_5", "full"))
+    assert fourth == replace(second, adaptations=("full",))
+    assert "all; without ria, masklora, which some of the paper's claims need" in why
 
 
 def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_path: Path) -> None:
@@ -365,7 +393,7 @@ def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:
 def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     text = write_lines(tmp_path)
     assert "does not exist" in refused("nowhere", text)
-    assert "a GGUF file" in refused(text, text)
+    assert "give the path of a model" in refused(text, text)
     model(models)
     model(models, "qwen2")
     said = refused(models, text)
@@ -408,6 +436,6 @@ def test_the_command_ends_with_the_plan_and_the_next_command(
     monkeypatch.setattr("sys.argv", ["freelunch", *given])
     assert main() == 0
     out, err = capsys.readouterr()
-    assert "The study `mine` (studies/mine.yaml): 11 cells" in err
+    assert "The study `mine` (studies/mine.yaml): 13 cells" in err
     assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
     assert main() == 1

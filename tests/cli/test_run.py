@@ -9,6 +9,7 @@ import pytest
 from freelunch.cli.run import profile_folder, run_snakemake, runs_here, snakemake_command
 from freelunch.core.errors import UserError
 from freelunch.study.base import REPOSITORY
+from snakemake_logger_plugin_freelunch.story import COMMAND
 
 
 @pytest.fixture
@@ -75,6 +76,20 @@ def test_a_profile_is_found_or_refused(tmp_path: Path) -> None:
 def test_the_exit_status_is_that_of_snakemake() -> None:
     script = "import os, sys; sys.exit(7 if os.environ['MAKELEVEL'] else 0)"
     assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
+
+
+def test_an_interrupted_run_names_what_the_user_typed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The environment of `make study` is not activated, so its users cannot type `snakemake`."""
+    script = "from snakemake_logger_plugin_freelunch.story import resume; print(resume())"
+    command = [sys.executable, "-c", script]
+    monkeypatch.setattr(sys, "argv", ["/bin/freelunch", "run", "my study.yaml"])
+    monkeypatch.delenv(COMMAND, raising=False)
+    run_snakemake(command, summary=False)
+    monkeypatch.setenv(COMMAND, "make study")
+    run_snakemake(command, summary=False)
+    assert capfd.readouterr().out.splitlines() == ["freelunch run 'my study.yaml'", "make study"]
 
 
 def test_without_snakemake_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def of_kept(study_file, name, tmp_path, monkeypatch):
 
 def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch)
-    assert len(lines) <= 15 and all(len(line) <= 110 for line in lines)
+    assert len(lines) <= 15 and all(len(line) <= 100 for line in lines)
     assert lines[0].startswith(
         "The study `laptop` (config.yaml) is finished. Scope: a model; 8,192"
     )
@@ -45,9 +45,15 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
 
 
+def test_a_name_is_not_broken_at_its_hyphen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "SCOPE", f"{'a' * 38} tiny-llama; number of seeds: 1.")
+    lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch)
+    assert not any(line.endswith("-") for line in lines)
+
+
 @pytest.mark.parametrize("limit", [15, 10])
 def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(summary, "LINES", limit)
     lines = of_kept("studies/full.yaml", "full", tmp_path, monkeypatch)
     assert len(lines) <= limit
-    assert ("  and 2 more in the tables" in lines) == (limit == 10)
+    assert ("  and 3 more in the tables" in lines) == (limit == 10)

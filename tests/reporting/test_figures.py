@@ -17,7 +17,7 @@ from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import criteria, marks, panels
 from freelunch.reporting.drawing.files import draw_figure
-from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.drawing.style import styled, widen
 from freelunch.reporting.table import csv_text
 from freelunch.study.methods import METHODS
 from records_for_tests import PERPLEXITIES, make_records, make_study
@@ -358,3 +358,15 @@ def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="no space"):
         draw_figure("criteria", data, SETTINGS, [tmp_path / "criteria.png"])
     assert [path.name for path in tmp_path.iterdir()] == ["criteria.csv"]
+
+
+@pytest.mark.parametrize(("values", "wide"), [((0.4275, 0.4292), True), ((0.5, 2.9), False)])
+def test_megabytes_do_not_fill_a_panel_of_memory(values: tuple[float, float], wide: bool) -> None:
+    """Ticks of five digits would overlap, and noise would look like a trend."""
+    axes = Figure().subplots()
+    axes.plot(values, (0, 1))
+    before = axes.get_xlim()
+    widen(axes)
+    low, high = axes.get_xlim()
+    assert ((low, high) != before) == wide
+    assert high - low > 0.15 * high and low + high == pytest.approx(sum(before))

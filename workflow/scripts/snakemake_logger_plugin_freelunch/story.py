@@ -1,6 +1,7 @@
 """The story of a run: from Snakemake's events to lines, and how far the run is."""
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -20,6 +21,8 @@ from snakemake_logger_plugin_freelunch.words import (
     signals_in,
 )
 
+# The variable that holds the command which started Snakemake, such as `make study`.
+COMMAND = "FREELUNCH_COMMAND"
 # This workflow's own events: the plan at the start, and the summary or the error at the end.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
 # Snakemake's messages at the end of a run in which jobs failed. The story says which, and why.
@@ -281,8 +284,8 @@ class Story:
 
 
 def resume() -> str:
-    """Return the command that this process was started with."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command that the user typed: `COMMAND`, or else that of this process."""
+    return os.environ.get(COMMAND) or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _own_words(record: logging.LogRecord) -> Iterator[str]:

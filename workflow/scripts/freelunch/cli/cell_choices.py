@@ -15,11 +15,14 @@ from freelunch.costs.room import lacking_disk, misfits
 from freelunch.costs.work import Cost
 from freelunch.data.seen_model import SeenModel
 from freelunch.study.families import has_halves, whole_of
+from freelunch.study.methods import RANK
 from freelunch.study.study import Study
 
 # If a study takes more than this many seconds on this machine, a smaller one is chosen.
 _LONGEST_S = 3600
-_RETRAINING = "full"
+# Some of the paper's claims need these. Smaller studies leave them out one after another.
+_OF_CLAIMS = ("ria", "masklora", "recon_5")
+_BLOCKS = 5
 
 
 def choose_cells(
@@ -41,8 +44,9 @@ def choose_cells(
             machine.
     """
     windows, no_halves = _windows(model)
-    largest = replace(lengths, adaptations=(*windows, _RETRAINING))
-    said = f"windows and retraining are compared for Wanda{no_halves}"
+    retraining, no_adapter = _retraining(Plan.of(study_of(lengths)))
+    largest = replace(lengths, adaptations=(*windows, *retraining))
+    said = f"windows and retraining are compared for Wanda{no_halves}{no_adapter}"
     if machine is None:
         Plan.of(study_of(largest))
         return replace(largest, why_cells=said)
@@ -83,14 +87,33 @@ def _windows(model: SeenModel) -> tuple[list[str], str]:
     halves = has_halves(model.family, whole)
     why = f"the parts of {model.family}'s blocks are not known" if whole is None else whole.because
     windows = ["recon_matrix", *(["recon_attention_mlp"] if halves else []), "recon_block"]
+    # With fewer blocks, this window would be the whole model.
+    windows += ["recon_5"] if isinstance(blocks, int) and blocks > _BLOCKS else []
     windows += [] if blocks == 1 else ["recon_all"]
     return windows, "" if halves else f"; half a block is not a window here: {why}"
+
+
+def _retraining(plan: Plan) -> tuple[list[str], str]:
+    """Return the retraining methods that a model has, and why MaskLoRA is not one."""
+    matrices = [matrix for shapes in plan.shapes.values() for matrix in shapes.matrices]
+    if any(min(matrix.inputs, matrix.outputs) < RANK for matrix in matrices):
+        return ["full"], f"; no masklora: a matrix is smaller than its rank, {RANK}"
+    return ["masklora", "full"], ""
 
 
 def _smaller(largest: Choices, said: str) -> Iterator[tuple[Choices, str]]:
     """Yield choices from the largest study to the smallest, and each in words."""
     yield largest, said
     cause = "more cells would take over an hour on this machine, or do not fit"
+    for count in range(1, len(_OF_CLAIMS) + 1):
+        without = _OF_CLAIMS[:count]
+        smaller = replace(
+            largest,
+            criteria=tuple(name for name in largest.criteria if name not in without),
+            adaptations=tuple(name for name in largest.adaptations if name not in without),
+        )
+        untested = f"without {', '.join(without)}, which some of the paper's claims need"
+        yield smaller, f"{said}; {untested}; {cause}"
     few = replace(largest, criteria=("magnitude", "wanda"), adaptations=())
     yield few, f"two criteria, with and without reconstruction; {cause}"
     one = replace(few, criteria=("wanda",))

@@ -46,7 +46,7 @@ class Choices:
     windows: int
     window_length: int
     why_evaluation: str
-    criteria: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
+    criteria: tuple[str, ...] = ("magnitude", "wanda", "ria", "sparsegpt")
     adaptations: tuple[str, ...] = ()
     why_cells: str = ""
 

@@ -110,7 +110,7 @@ def write_study(
         names[key] = _free("texts", _text_name(place), entries[key], taken)
         taken["texts", names[key]] = entries[key]
     own = _free("models", model_name, entry, taken)
-    about = [_about_model(model, seen)]
+    about = [_about_model(str(Path(model).expanduser()), seen)]
     about += [_about_text(texts[key], found[key], amounts[key]) for key in texts]
     file = StudyFile(
         called,

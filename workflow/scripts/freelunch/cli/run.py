@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.base import REPOSITORY
 from freelunch.study.choice import DEVICE, KEY, TFLOPS
+from snakemake_logger_plugin_freelunch.story import COMMAND
 
 LOCAL = "local"
 _PROFILES = Path("workflow") / "profiles"
@@ -82,7 +84,9 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
         command: The command.
         summary: Whether the workflow shows a summary after it computed anything.
     """
-    environment = dict(os.environ) if summary else {**os.environ, "MAKELEVEL": "1"}
+    # `make` says what the user typed; without it, this is the command.
+    environment = {COMMAND: shlex.join(["freelunch", *sys.argv[1:]]), **os.environ}
+    environment |= {} if summary else {"MAKELEVEL": "1"}
     try:
         with subprocess.Popen(command, env=environment) as process:
             # The terminal also interrupts Snakemake, which ends its jobs in order.

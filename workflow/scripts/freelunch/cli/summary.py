@@ -30,15 +30,17 @@ def summary_text(study: Study, records: Records) -> str:
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
     scope = f"The study `{study.name}` ({study.source}) is finished. Scope: {audit['scope']}"
-    before = textwrap.wrap(scope, _WIDTH, subsequent_indent="  ")
+    before = _wrapped(scope)
     before.append(f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):")
     after = [
         *_verdicts(audit["claims"]),
         f"page         {paths.audit / 'index.html'}",
         f"tables       {paths.tables / 'summary.md'}, and more beside it",
         f"checkpoints  {Path(paths.root) / 'checkpoints'}",
-        f"Next: open the page, or edit {study.source} and run the same command: only what depends "
-        "on the edit runs.",
+        *_wrapped(
+            f"Next: open the page, or edit {study.source} and run the same command: only what "
+            "depends on the edit runs."
+        ),
     ]
     best = list(_best(study, means_over_seeds(records)))
     room = LINES - len(before) - len(after)
@@ -75,7 +77,12 @@ def _verdicts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
         for verdict in VERDICTS
     }
     told = "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in named.items() if ids)
-    return textwrap.wrap(f"The paper's claims: {told}", _WIDTH, subsequent_indent="  ")
+    return _wrapped(f"The paper's claims: {told}")
+
+
+def _wrapped(text: str) -> list[str]:
+    # Names of models and paths are not broken at their hyphens.
+    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _is_pruned(mean: Mapping[str, Any]) -> bool:

@@ -46,7 +46,17 @@ def check_whole(study: Study) -> None:
 
 
 def verify(study: Study) -> tuple[str, bool]:
-    """Read all that a study made; return a line for each kind, and whether all is whole."""
+    """Read all that a study made; return a line for each kind, and whether all is whole.
+
+    Raises:
+        UserError: The study has no results.
+    """
+    if not Path(study.paths.root).is_dir():
+        raise UserError(
+            "this study has no results, because it has not run or they were removed",
+            where=study.paths.root,
+            todo=f"run it: make study STUDY={shlex.quote(study.source)}",
+        )
     lines, whole = [], True
     # Kinds may come in turns, model by model.
     each = [(made, problem_of(made, anew=True)) for made in made_by_study(study)]

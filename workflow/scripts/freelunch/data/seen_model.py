@@ -285,7 +285,9 @@ def _no_model(path: Path, where: str) -> UserError:
     todo = "correct the path; it may be absolute, or relative to this folder"
     if path.is_file():
         found = f"the file {path}"
-        todo = f"name its folder: {path.parent}" if path.suffix != ".zip" else "unpack it"
+        todo = "unpack it" if path.suffix == ".zip" else "give the path of a model"
+        if (path.parent / CONFIG).is_file():
+            todo = f"name its folder: {path.parent}"
     return UserError(
         "there is no model",
         where=where,

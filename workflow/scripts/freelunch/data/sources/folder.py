@@ -74,11 +74,15 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
     if not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in present if name.endswith(PICKLES)]
         raise UserError(
-            "safetensors only, never pickle: opening a pickle can run any code",
+            "safetensors only, never pickle: opening a pickle can run any code"
+            if pickles
+            else "there are no weights",
             where=where,
-            found=", ".join(pickles[:5]) or "no weights",
+            found=", ".join((pickles or present)[:5]),
             expected="*.safetensors",
-            todo="if you trust the model, save it with `save_pretrained(folder)` and use that",
+            todo="if you trust the model, save it with `save_pretrained(folder)` and use that"
+            if pickles
+            else "add them to the model",
         )
     if not any(name in names for name in TOKENIZERS):
         raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)

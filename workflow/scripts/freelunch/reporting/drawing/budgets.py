@@ -18,6 +18,7 @@ from freelunch.reporting.drawing.style import (
     legend_below,
     line_handle,
     start_with_data,
+    widen,
 )
 from freelunch.reporting.labels import Registered, pruned_model_label
 
@@ -112,6 +113,8 @@ def _panel(
             looks[name],
             [row["selected_on"] == "evaluation" for row in here],
         )
+    if key == MEMORY:
+        widen(axes)
     levels = (
         draw_level(axes, float(rows[0]["perplexity_unadapted"]), "not adapted", ":", "dotted"),
         draw_level(axes, float(rows[0]["perplexity_dense"]), "dense", "--", "dashed"),

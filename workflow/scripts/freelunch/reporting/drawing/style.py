@@ -23,6 +23,8 @@ CHOSEN = f"{DAGGER}: learning rate chosen on the evaluation text"
 UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 # The least distance of labels beside lines, as a share of the height of a panel.
 LABEL_STEP = 0.1
+# The least span of an axis of memory, as a share of its largest value.
+LEAST_SPAN = 0.2
 _STYLE = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.06,
@@ -121,6 +123,14 @@ def start_with_data(
     else:
         room = 0.08 * (high - low or abs(high) or 1.0)
         axes.set_ylim(low - room, high + room)
+
+
+def widen(axes: Axes) -> None:
+    """Let the x axis span at least a share of its values, so that noise does not fill a panel."""
+    low, high = axes.get_xlim()
+    lacking = LEAST_SPAN * abs(high) - (high - low)
+    if lacking > 0:
+        axes.set_xlim(low - lacking / 2, high + lacking / 2)
 
 
 def draw_level(axes: Axes, value: float, name: str, line: str, word: str) -> str:

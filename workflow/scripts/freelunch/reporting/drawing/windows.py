@@ -17,6 +17,7 @@ from freelunch.reporting.drawing.style import (
     WIDTH_INCHES,
     empty,
     legend_below,
+    widen,
 )
 from freelunch.reporting.labels import Registered, pruned_model_label
 
@@ -50,6 +51,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     for (missed, memory), (model, here) in zip(grid, by_model.items(), strict=True):
         _panel(missed, here, looks, "gain_missed", 100.0, "gain_missed_standard_error")
         _panel(memory, here, looks, "adaptation_peak_bytes", 1e-9)
+        widen(memory)
         missed.set_title(model, loc="left", x=0.0)
         missed.set_xlabel("gain missed (%)")
         memory.set_xlabel("memory (GB)")
