@@ -266,7 +266,7 @@ def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -
         ({"tokenizer.json": "", "model.safetensors": ""}, "there is no config.json"),
         ({"config.json": "", "model.safetensors": ""}, "there is no tokenizer"),
         ({"config.json": "", "tokenizer.json": "", "pytorch_model.bin": ""}, "safetensors only"),
-        ({"config.json": "", "tokenizer.json": ""}, "safetensors only"),
+        ({"config.json": "", "tokenizer.json": ""}, "there are no weights"),
         ({}, "there is no config.json"),
     ],
 )

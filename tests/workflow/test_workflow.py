@@ -459,7 +459,8 @@ def forced_by(study, said):
     options = {"cwd": study.path, "env": environment, "capture_output": True, "text": True}
     said = subprocess.run(given, check=True, **options).stdout.replace("\\\n", " ")
     (run,) = (line for line in said.splitlines() if "freelunch run" in line)
-    done = subprocess.run([*shlex.split(run), "--", "--dry-run"], check=False, **options)
+    # A shell, since the recipe sets a variable before its command.
+    done = subprocess.run(["bash", "-c", f"{run} -- --dry-run"], check=False, **options)
     assert done.returncode == 0, done.stderr
     forced = re.search(r"^    forced:\n +(.+)$", done.stdout + done.stderr, re.MULTILINE)
     return forced[1].split(", ") if forced else []
