@@ -22,6 +22,7 @@ from freelunch.cli.main import main
 from freelunch.cli.new import valid_name, write_study
 from freelunch.cli.study_file import StudyFile
 from freelunch.core.errors import UserError
+from freelunch.costs import room
 from freelunch.costs.machine import Machine
 from freelunch.data.seen_model import CONVERTED
 from freelunch.reporting.audit.claims import load_claims
@@ -190,7 +191,7 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine.
-    monkeypatch.setattr(cell_choices, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(room, "lacking_disk", lambda plan: None)
     fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)
     adaptations = {name for grid in study.block.grids for name in grid.adaptations}

@@ -11,7 +11,7 @@ from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import duration
-from freelunch.costs.room import lacking_disk, misfits
+from freelunch.costs.room import lacking, misfits
 from freelunch.costs.work import Cost
 from freelunch.data.seen_model import SeenModel
 from freelunch.study.families import has_halves, whole_of
@@ -63,7 +63,7 @@ def choose_cells(
     problems: list[str] = []
     for choices, what in _smaller(replace(largest, adaptations=fitting), said):
         plan = Plan.of(study_of(choices), machine.device_bytes)
-        problems = list(_problems(plan, machine))
+        problems = lacking(plan, machine)
         if not problems:
             costs = [plan.step(*job) or Cost() for job in jobs_of(plan.study)]
             seconds = sum(cost.seconds(machine) for cost in costs)
@@ -122,10 +122,3 @@ def _smaller(largest: Choices, said: str) -> Iterator[tuple[Choices, str]]:
         one, length=max(LEAST_LENGTH, one.length // 2), windows=max(2, one.windows // 3)
     )
     yield short, f"Wanda, with and without reconstruction, on short sequences; {cause}"
-
-
-def _problems(plan: Plan, machine: Machine) -> Iterator[str]:
-    """Yield what does not fit a machine in a study."""
-    yield from map(str, misfits(plan, machine))
-    if lacking := lacking_disk(plan):
-        yield f"the study {lacking}"

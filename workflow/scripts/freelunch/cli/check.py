@@ -10,7 +10,7 @@ from pathlib import Path
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine, memory_bytes
 from freelunch.costs.plan import Plan
-from freelunch.costs.room import lacking_disk, misfits
+from freelunch.costs.room import lacking
 from freelunch.data.seen_model import TOKENIZER, SeenModel, model_at, read_tokenizer
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
@@ -160,12 +160,9 @@ def _drawn(study: Study, text: Amounts) -> Iterator[str]:
 
 
 def _check_room(plan: Plan, machine: Machine) -> None:
-    problems = [f"  {problem}" for problem in misfits(plan, machine)]
-    if lacking := lacking_disk(plan):
-        problems.append(f"  the study {lacking}")
-    if problems:
+    if problems := lacking(plan, machine):
         raise UserError(
-            "the study does not fit this machine\n" + "\n".join(problems),
+            "the study does not fit this machine\n" + "\n".join(f"  {each}" for each in problems),
             where=plan.study.source,
             todo="remove what does not fit from study.grids, use shorter or fewer sequences, or "
             "another machine; `freelunch run --elsewhere` runs the study here all the same",

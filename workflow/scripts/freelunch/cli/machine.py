@@ -37,7 +37,9 @@ def machine_of(
         network: Bytes per second of the network.
         device: Memory of the device that computes, in bytes; None if the processor computes.
     """
-    # A device that is given, not seen, may be any of those that earlier jobs used.
-    names = [each.name for each in visible_devices()]
-    learnt = None if tflops else learnt_rate(Path("results"), device is not None, names)
+    learnt = None
+    if not tflops:
+        # A device that is given, not seen, may be any of those that earlier jobs used.
+        names = [each.name for each in visible_devices()] if device is not None else []
+        learnt = learnt_rate(Path("results"), device is not None, names)
     return Machine.of(tflops and tflops * 1e12, disk, network, device, learnt)

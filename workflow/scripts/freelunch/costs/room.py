@@ -49,6 +49,12 @@ def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
     return list(dict.fromkeys(found))
 
 
+def lacking(plan: Plan, machine: Machine) -> list[str]:
+    """Return what does not fit a machine: kinds of jobs, and the whole study on its disk."""
+    disk = lacking_disk(plan)
+    return [*map(str, misfits(plan, machine)), *([f"the study {disk}"] if disk else [])]
+
+
 def way_out_of(plan: Plan, job: Job, machine: Machine) -> str:
     """Return in words what fits instead of an adaptation that does not fit into a machine."""
     settings = plan.study.adaptation(job.adaptation)

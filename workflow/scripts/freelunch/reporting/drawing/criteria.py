@@ -15,7 +15,7 @@ from freelunch.reporting.drawing.panels import (
     panel_grid,
     panel_rows,
 )
-from freelunch.reporting.drawing.style import SMALL, legend_below, mark_handle, name_line
+from freelunch.reporting.drawing.style import SMALL, legend_below, mark_handle, write_beside
 from freelunch.reporting.formatting import NOT_FINITE, marked
 from freelunch.reporting.labels import Registered, criterion_label
 from freelunch.study.cell import DENSE
@@ -126,7 +126,7 @@ def _dense_label(axes: Axes, dense: Point) -> None:
     if dense.perplexity is None:
         return
     text = f"dense\n{_plain(dense.perplexity)}"
-    name_line(axes, dense.perplexity, text, DENSE_COLOUR)
+    write_beside(axes, dense.perplexity, text, DENSE_COLOUR, gap=3)
 
 
 def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:

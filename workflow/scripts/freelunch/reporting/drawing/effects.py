@@ -15,7 +15,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, QUIET, Mark, marks
-from freelunch.reporting.drawing.style import SMALL, empty
+from freelunch.reporting.drawing.style import SMALL, empty, write_beside
 from freelunch.reporting.labels import Registered, criterion_label, pattern_label, pruning_label
 
 # The figure is laid out in inches, so that all of its rows are equally high.
@@ -247,17 +247,8 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
             clip_on=False,
             zorder=1.5,
         )
-    axes.annotate(
-        _number(row["text"]),
-        (1.0, at),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(6, 0),
-        textcoords="offset points",
-        ha="left",
-        va="center",
-        fontsize=SMALL,
-        color=INK if row["threshold"] else QUIET,
-    )
+    colour = INK if row["threshold"] else QUIET
+    write_beside(axes, at, _number(row["text"]), colour, gap=6)
 
 
 def _threshold(row: Row) -> MarkerStyle | None:

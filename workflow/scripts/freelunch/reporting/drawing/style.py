@@ -212,13 +212,13 @@ def mark_handle(look: Mark, label: str) -> Line2D:
     return Line2D([], [], **look.points, linestyle="none", label=label)
 
 
-def name_line(axes: Axes, value: float, text: str, colour: str) -> None:
-    """Name a horizontal line, to the right of the axes."""
+def write_beside(axes: Axes, value: float, text: str, colour: str, gap: float) -> None:
+    """Write a text to the right of the axes, at the height of a value, `gap` points away."""
     axes.annotate(
         text,
         (1.0, value),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(3, 0),
+        xytext=(gap, 0),
         textcoords="offset points",
         ha="left",
         va="center",

@@ -18,6 +18,7 @@ from freelunch.reporting.drawing.style import (
     empty,
     legend_below,
     widen,
+    write_beside,
 )
 from freelunch.reporting.labels import Registered, pruned_model_label
 
@@ -101,13 +102,4 @@ def _panel(
 def _numbers(axes: Axes, rows: Sequence[Row]) -> None:
     """Write perplexities to the right of the axes."""
     for at, row in enumerate(rows):
-        axes.annotate(
-            f"{float(row['perplexity']):.1f}",
-            (1.0, at),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=SMALL,
-            color=INK,
-        )
+        write_beside(axes, at, f"{float(row['perplexity']):.1f}", INK, gap=5)
