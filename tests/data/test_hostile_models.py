@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
@@ -124,7 +125,13 @@ def test_a_header_of_any_size(source: Path) -> None:
     assert "not a complete safetensors file" in refused(source)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"version": "1.0"}', "[" * 10_000])
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000])
+def test_a_tokenizer_that_is_no_json(source: Path, content: str) -> None:
+    (source / "tokenizer.json").write_text(content)
+    assert "tokenizer.json: a file of the model is not valid JSON" in refused(source)
+
+
+@pytest.mark.parametrize("content", ['{"version": "1.0"}', "[]", "[" * 500 + "]" * 500])
 def test_a_broken_tokenizer(source: Path, content: str) -> None:
     (source / "tokenizer.json").write_text(content)
     message = refused(source)
@@ -163,6 +170,56 @@ def test_an_absurd_shape(source: Path, key: str, value: object) -> None:
     edit_config(source, **{key: value})
     message = refused(source)
     assert f"no model has this shape\n  found:    {key} = {value}" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rms_norm_eps", float("nan")),
+        ("rope_theta", float("inf")),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": float("-inf")}),
+    ],
+)
+def test_a_number_that_is_not_finite(source: Path, key: str, value: object) -> None:
+    """Every activation would be NaN."""
+    edit_config(source, **{key: value})
+    assert "config.json: no model has this number\n  found:    r" in refused(source)
+
+
+# --- Weights that do not fit the config
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "stored"),
+    [("vocab_size", 1, "lm_head.weight"), ("intermediate_size", -8, "_proj.weight")],
+)
+def test_weights_of_other_shapes_than_the_config_s(
+    source: Path, key: str, change: int, stored: str
+) -> None:
+    size = json.loads((source / "config.json").read_text())[key]
+    edit_config(source, **{key: size + change})
+    message = refused(source)
+    assert f"{stored}: a tensor has another shape than the model's config gives it" in message
+    assert f"{size + change}" in message and "config.json that belongs to the weights" in message
+
+
+def test_a_transposed_weight(source: Path) -> None:
+    path = source / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.1.mlp.down_proj.weight"
+    rows, columns = tensors[name].shape
+    tensors[name] = tensors[name].T.contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+    message = refused(source)
+    assert f"{path}: {name}: a tensor has another shape" in message
+    assert f"found:    {columns} x {rows}\n  expected: {rows} x {columns}" in message
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json"])
+def test_a_broken_file_beside_the_weights(source: Path, name: str) -> None:
+    """It would be copied into every checkpoint, and fail whoever loads one."""
+    (source / name).write_text("{")
+    assert f"{source / name}: a file of the model is not valid JSON" in refused(source)
 
 
 def test_shapes_are_checked_under_all_their_names() -> None:

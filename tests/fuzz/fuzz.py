@@ -6,7 +6,8 @@ Each trial does one of these things to a copy of a finished study and counts wha
 
     config    change a study's file at random: it must be a study or one clear error
     damage    flip, cut, empty or delete any file: the check must name it
-    repair    damage a few files and run the command that the message names: all must be as before
+    swap      put two files or folders of one kind in each other's place: the check must name one
+    repair    damage or swap files and run the command that the message names: all must be as before
     kill      remove some results, run, kill everything at a random moment, run again: as before
     resume    the same, and damage what was half done, or edit the text for a while
 
@@ -160,7 +161,14 @@ class Fuzzer:
 
     def _damage(self) -> tuple[str, str]:
         root = self._copy()
-        said = self._damage_(root, 1)
+        return self._check(root, self._damage_(root, 1))
+
+    def _swap(self) -> tuple[str, str]:
+        root = self._copy()
+        return self._check(root, self._swap_(root))
+
+    def _check(self, root: Path, said: str) -> tuple[str, str]:
+        """Return whether the check at the end of a run finds what was done."""
         os.chdir(root)
         try:
             check_whole(open_study(Path("config.yaml")))
@@ -171,7 +179,7 @@ class Fuzzer:
         finally:
             os.chdir(self.scratch)
             shutil.rmtree(root)
-        harmless = HARMLESS.search(said.partition(" ")[2])
+        harmless = HARMLESS.search(said.split(" ")[1])
         return ("valid or harmless" if harmless else "silent"), said
 
     def _damage_(self, root: Path, count: int) -> str:
@@ -185,9 +193,34 @@ class Fuzzer:
             done.append(f"{way.partition(' ')[0]} {path.relative_to(root)}")
         return ", ".join(done)
 
+    def _swap_(self, root: Path) -> str:
+        """Put two unlike files of one name, or their folders, in each other's place."""
+        while True:
+            files = [path for path in (root / RESULTS).rglob("*") if path.is_file()]
+            one = self.random.choice(sorted(files))
+            part = root / RESULTS / one.relative_to(root / RESULTS).parts[0]
+            others = [
+                path
+                for path in sorted(part.rglob(one.name))
+                if len(path.parts) == len(one.parts) and path.read_bytes() != one.read_bytes()
+            ]
+            if not others:
+                continue
+            other = self.random.choice(others)
+            if self.random.random() < 0.5:
+                one, other = one.parent, other.parent
+            aside = root / "aside"
+            one.rename(aside)
+            other.rename(one)
+            aside.rename(other)
+            return f"swap {one.relative_to(root)} and {other.relative_to(root)}"
+
     def _repair(self) -> tuple[str, str]:
         root = self._copy()
-        said = self._damage_(root, self.random.randint(1, 3))
+        if self.random.random() < 0.5:
+            said = self._damage_(root, self.random.randint(1, 3))
+        else:
+            said = self._swap_(root)
         return self._end(root, said, ["make", "repair", "STUDY=config.yaml"])
 
     # --- Kills
@@ -313,7 +346,14 @@ def _keys(schema: Any) -> Iterator[str]:
 
 _KEYS = sorted(set(_keys(config_schema())))
 # How many trials of each kind come before the next of the slowest.
-_TURN: dict[str, int] = {"config": 200, "damage": 40, "repair": 1, "kill": 1, "resume": 1}
+_TURN: dict[str, int] = {
+    "config": 200,
+    "damage": 40,
+    "swap": 20,
+    "repair": 1,
+    "kill": 1,
+    "resume": 1,
+}
 
 
 def table(counts: dict[str, Counter[str]]) -> str:

@@ -60,8 +60,8 @@ def test_a_study_and_its_base_are_read_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"a: \xff\xfe\n", "not a valid YAML file"),
-        ("a: ä\n".encode("utf-16"), "not a valid YAML file"),
+        (b"a: \xff\xfe\n", "this file is not in UTF-8"),
+        ("a: ä\n".encode("utf-16"), "this file is not in UTF-8"),
         (b"a: \0\n", "not a valid YAML file"),
         (b"[" * 100_000, "this is nested too deeply"),
         (b"a: &a [*a]\n", "an anchor that contains itself"),
@@ -83,3 +83,18 @@ def test_a_file_that_no_study_is_like_is_one_clear_error(
     with pytest.raises(UserError, match=said) as caught:
         read_yaml(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["1:30", "-1:30", "1:30.5", "010", "0_7", "08"])
+def test_numbers_to_other_bases_than_they_look_stay_strings(tmp_path: Path, written: str) -> None:
+    """By YAML 1.1, `1:30` is 90 and `010` is 8; the schema then refuses the string."""
+    path = tmp_path / "study.yaml"
+    path.write_text(f"a: {written}\n")
+    assert read_yaml(path) == {"a": written}
+
+
+def test_numbers_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("a: [0, -7, 12, 1_000, 0x1F, 1.5, 0.5, 1.0e-3, .5, .inf, 'x', 00:x]\n")
+    numbers = [0, -7, 12, 1000, 31, 1.5, 0.5, 0.001, 0.5, float("inf"), "x", "00:x"]
+    assert read_yaml(path) == {"a": numbers}

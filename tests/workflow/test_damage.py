@@ -12,9 +12,7 @@ import pytest
 
 from damage import DAMAGES, KINDS, RESULTS, digests, metrics
 from freelunch.cli.verify import check_whole, problems_of, verify
-from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.records.whole import files_to_remove
 from freelunch.study.choice import open_study
 
 pytestmark = pytest.mark.long
@@ -85,30 +83,75 @@ def swap(one: Path, other: Path) -> None:
     aside.rename(other)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "unlike"),
-    [
-        ("checkpoints/tiny/wanda-u50/none", "checkpoints/tiny/magnitude-u50/none", "checkpoint"),
-        ("pruned/tiny/wanda-u50", "pruned/tiny/magnitude-u50", "masks"),
-    ],
-)
-def test_whole_folders_in_each_other_s_place_are_found(shared, monkeypatch, one, other, unlike):
-    """Each folder agrees with its own manifest. Nothing says whether it or the record is wrong.
+WANDA, MAGNITUDE = "tiny/wanda-u50", "tiny/magnitude-u50"
+# What is put in each other's place: two files or folders, the problem, and the file whose removal
+# makes it again.
+SWAPS: dict[str, tuple[str, str, str, str]] = {
+    "masks": (
+        f"pruned/{WANDA}",
+        f"pruned/{MAGNITUDE}",
+        "this was made with other settings than the study's: criterion.scope",
+        f"pruned/{WANDA}/seed0/manifest.json",
+    ),
+    "adapted blocks": (
+        f"windows/{WANDA}/recon_block",
+        f"windows/{MAGNITUDE}/recon_block",
+        "this was not made from what is on disk (masks)",
+        f"windows/{WANDA}/recon_block/seed0/1-of-1/manifest.json",
+    ),
+    "checkpoints": (
+        f"checkpoints/{WANDA}/none",
+        f"checkpoints/{MAGNITUDE}/none",
+        "this was not made from what is on disk (masks)",
+        f"checkpoints/{WANDA}/none/seed0/manifest.json",
+    ),
+    "checkpoints of one mask": (
+        f"checkpoints/{WANDA}/none",
+        f"checkpoints/{WANDA}/recon_block",
+        "this was not made from the adapted blocks on disk",
+        f"checkpoints/{WANDA}/recon_block/seed0/manifest.json",
+    ),
+    "measurements": (
+        f"metrics/{WANDA}/none",
+        f"metrics/{MAGNITUDE}/none",
+        "this was not made from what is on disk (checkpoint)",
+        f"metrics/{WANDA}/none/seed0/manifest.json",
+    ),
+    "run facts": (
+        f"pruned/{WANDA}/seed0/run.json",
+        f"pruned/{MAGNITUDE}/seed0/run.json",
+        "these run facts are not those of the step that filled this folder",
+        f"pruned/{WANDA}/seed0/manifest.json",
+    ),
+}
 
-    So both are made again: the record alone would only be refused by the collector.
-    """
+
+@pytest.mark.parametrize("what", SWAPS)
+def test_what_is_whole_but_in_the_wrong_place_is_found(shared, monkeypatch, what):
+    """Each folder agrees with its own manifest, but not with the study or with other folders."""
     monkeypatch.chdir(shared.path)
     study = open_study(Path("config.yaml"))
+    one, other, said, target = SWAPS[what]
     swap(RESULTS / one, RESULTS / other)
     try:
         problems = {str(problem.made.target): problem for problem in problems_of(study, anew=True)}
     finally:
         swap(RESULTS / one, RESULTS / other)
-    problem = problems[str(RESULTS / "records/tiny__wanda-u50__none__seed0.json")]
-    assert f"the record does not belong to what is on disk ({unlike})" in problem.said
-    manifest = RESULTS / one / "seed0" / MANIFEST
-    assert set(files_to_remove(problem)) == {problem.made.target, manifest}
+    assert said in problems[str(RESULTS / target)].said
     assert problems_of(study, anew=True) == []
+
+
+def test_a_file_that_no_step_made_is_found_in_a_checkpoint(shared, monkeypatch):
+    """transformers takes a folder with this file for an adapter of another model."""
+    monkeypatch.chdir(shared.path)
+    study = open_study(Path("config.yaml"))
+    path = RESULTS / f"checkpoints/{WANDA}/none/seed0/adapter_config.json"
+    path.write_text("{}")
+    try:
+        (problem,) = problems_of(study, anew=False)
+    finally:
+        path.unlink()
+    assert problem.said == f"{path}: no step of the study made this file"
 
 
 def test_what_may_be_removed_is_not_missed(study, monkeypatch):
@@ -158,6 +201,24 @@ def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch
     assert study.planned() == {}
 
 
+def test_the_named_command_mends_what_is_in_the_wrong_place(study, monkeypatch):
+    """Masks, adapted blocks, measurements and run facts are swapped, each with its manifest."""
+    monkeypatch.chdir(study.path)
+    before, measured = digests(study.path), metrics(study.path)
+    for what in ("masks", "adapted blocks", "measurements"):
+        one, other, *_ = SWAPS[what]
+        swap(RESULTS / one, RESULTS / other)
+    run = "windows/tiny/{}/recon_block/seed0/1-of-1/run.json"
+    swap(RESULTS / run.format("wanda-u50"), RESULTS / run.format("magnitude-u50"))
+    with pytest.raises(UserError, match="the results are not whole") as caught:
+        check_whole(open_study(Path("config.yaml")))
+    mend(study, str(caught.value))
+    after = digests(study.path)
+    assert {name: after.get(name) for name in before} == before
+    assert metrics(study.path) == measured
+    assert study.planned() == {}
+
+
 def test_a_step_refuses_damaged_input_and_the_named_command_mends_it(study):
     """The block has the same size and is shared by a checkpoint: linking does not trust it."""
     path = study.path / KINDS["adapted block"]
@@ -180,9 +241,9 @@ def test_an_edited_table_is_neither_drawn_nor_audited(study):
         path = study.path / KINDS[kind]
         path.write_text(path.read_text().replace("wanda", "wander"))
     output = study.run("--keep-going", status=1)
-    assert "figures/criteria.csv: a file is not the one that was made from the records" in output
+    assert "figures/criteria.csv: this file does not have the digest that" in output
     output = study.run("results/smoke/audit/index.html", "--rerun-triggers", "mtime", status=1)
-    assert "a file is not the one that was made from the records" in output
+    assert "this file does not have the digest that" in output
 
 
 def test_damaged_metadata_of_snakemake_is_said_and_changes_nothing(study):

@@ -227,16 +227,16 @@ def audit_command(study: Study = DEFAULT) -> None:
 
 
 @app.command("verify")
-def verify_command(study: Study = DEFAULT) -> int:
+def verify_command(study: Study = DEFAULT) -> None:
     """Say what is damaged or missing in a study.
 
     It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
-    lines, whole = verify(open_study(study))
+    opened = open_study(study)
+    lines, whole = verify(opened)
     print(lines)  # noqa: T201
     if not whole:
-        print(f"error: to do: {mend()}", file=sys.stderr)  # noqa: T201
-    return 0 if whole else 1
+        raise UserError("the results are not whole", where=opened.paths.root, todo=mend())
 
 
 @app.command("repair")

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from freelunch.core.errors import UserError, mend
-from freelunch.records.whole import Made, Problem, files_to_remove, made_by_steps, problem_of
+from freelunch.records.made import Made, Problem, files_to_remove, problem_of
+from freelunch.records.whole import made_by_steps
 from freelunch.reporting.derived import made_from_records
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study

@@ -30,7 +30,7 @@ from freelunch.core.digest import (
     unsealed,
 )
 from freelunch.core.disk import disk_error
-from freelunch.core.errors import UserError, mend, remake
+from freelunch.core.errors import UserError, mend
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.core.spent import Spent
 
@@ -328,6 +328,12 @@ class ArtifactWriter:
         write_atomically(self.folder / name, text)
 
 
+def manifest_digest(folder: Path) -> str | None:
+    """Return the digest of a folder's manifest, and so of all in it; None if there is none."""
+    path = folder / MANIFEST
+    return file_digest(path) if path.is_file() else None
+
+
 def manifest_text(kind: str, facts: Mapping[str, Any], files: Mapping[str, Any]) -> str:
     """Return the content of a manifest; its arguments are attributes of `Artifact`."""
     content = {"kind": kind, "facts": facts, "files": dict(sorted(files.items()))}
@@ -382,7 +388,7 @@ def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None
             where=artifact.folder,
             found=f"{what} {artifact.facts[what]}",
             expected="none" if other is None else f"{other.digest}, which is {other.folder}",
-            todo=remake(artifact.folder / MANIFEST),
+            todo=mend(),
         )
 
 

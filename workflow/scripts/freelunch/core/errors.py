@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
-from pathlib import Path
 
 DEFAULT_STUDY = "config.yaml"
 # The environment variable with the study's file. A process that is about one study sets it, and its
@@ -52,11 +51,6 @@ def first_line(error: Exception) -> str:
     """Return the class of an exception and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def remake(manifest: Path) -> str:
-    """Return what to do about an artifact that is out of date."""
-    return f"remove {manifest} and run the study again"
 
 
 def mend() -> str:

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import Artifact, write_json
+from freelunch.core.artifact import Artifact, manifest_digest, write_json
 from freelunch.core.devices import CPU, CUDA, claim_device
 from freelunch.core.digest import sealed
 from freelunch.core.disk import disk_error
@@ -151,7 +151,8 @@ def running(snakemake: Any) -> Iterator[Job]:
         _configure_libraries(job)
         yield job
         if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
-            write_json(Path(snakemake.output.run), sealed(job.run_facts()))
+            path = Path(snakemake.output.run)
+            write_json(path, sealed({**job.run_facts(), "manifest": manifest_digest(path.parent)}))
     except UserError as error:
         log.exception("stopped")
         _stop(job, f"error: {error}")

@@ -41,7 +41,7 @@ def check_sums(path: Path, root: Path, only: Collection[str] = ()) -> None:
         found = file_digest(file) if file.is_file() else None
         if found != listed[name]:
             raise UserError(
-                "a file is not the one that was made from the records",
+                f"this file does not have the digest that {path} gives it",
                 where=file,
                 found="no file" if found is None else f"sha256 {found}",
                 expected=f"sha256 {listed[name]}",

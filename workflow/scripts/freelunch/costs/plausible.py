@@ -13,8 +13,8 @@ from freelunch.study.sources import LocalText
 if TYPE_CHECKING:
     from freelunch.costs.plan import Plan
 
-# How often a sample may draw each part of its text, on average.
-MOST_DRAWS = 1000
+# How often a sample may draw each token that its text can hold.
+MOST_DRAWS = 10
 # A year at 300 PFLOP/s, more than the training of any published model.
 MOST_OPERATIONS = 1e25
 # Documents are joined by two characters, and each may consist of one.
@@ -58,20 +58,20 @@ def _lengths(plan: "Plan") -> Iterator[str]:
 def _of_texts(plan: "Plan") -> Iterator[str]:
     """Yield each number that needs more text than there is; a token is at least a byte of it."""
     study = plan.study
-    if (size := _bytes_of(plan, study.perplexity.text)) is not None:
+    if (most := _most_tokens(plan, study.perplexity.text)) is not None:
         asked = study.perplexity
         needed = asked.length + ((asked.windows or 2) - 1) * (asked.stride or asked.length)
-        if needed > size:
+        if needed > most:
             yield (
                 f"  study.evaluation.perplexity.windows: found {asked.windows}, {needed:,} tokens "
-                f"in all; the text {asked.text} has only {size:,} bytes"
+                f"in all; the text {asked.text} holds at most {most:,}"
             )
-    if (size := _bytes_of(plan, study.calibration.text)) is not None:
+    if (most := _most_tokens(plan, study.calibration.text)) is not None:
         sample = study.calibration
-        if sample.length > size:
+        if sample.length > most:
             yield (
-                f"  study.calibration.length: found {sample.length}; the text {sample.text} has "
-                f"only {size:,} bytes"
+                f"  study.calibration.length: found {sample.length}; the text {sample.text} holds "
+                f"at most {most:,} tokens"
             )
         of = {"study.calibration.samples": sample.samples}
         of["study.selection.samples"] = study.block.selection.samples
@@ -79,10 +79,10 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
             if name != NONE:
                 of[f"adaptations.{name}"] = max(study.sizes(name), default=0)
         for key, samples in of.items():
-            if samples * sample.length > MOST_DRAWS * size:
+            if samples * sample.length > MOST_DRAWS * most:
                 yield (
                     f"  {key}: {samples:,} sequences draw {samples * sample.length:,} tokens from "
-                    f"the {size:,} bytes of the text {sample.text}; expected at most "
+                    f"the text {sample.text}, which holds at most {most:,}; expected at most "
                     f"{MOST_DRAWS} times as many"
                 )
 
@@ -106,8 +106,8 @@ def _operations(plan: "Plan") -> Iterator[str]:
                 )
 
 
-def _bytes_of(plan: "Plan", text: str) -> int | None:
-    """Return the most bytes that a text can have; None if that is not known yet."""
+def _most_tokens(plan: "Plan", text: str) -> int | None:
+    """Return the most tokens that a text can hold; None if that is not known yet."""
     entry = plan.study.config.texts.get(text)
     if isinstance(entry, LocalText):
         path = Path(entry.path)

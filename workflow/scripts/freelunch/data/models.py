@@ -20,7 +20,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.errors import UserError, first_line
 from freelunch.data.sources import obtain_model
-from freelunch.data.sources.folder import read_config
+from freelunch.data.sources.folder import check_json_files, read_config
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import (
     KIND,
@@ -79,8 +79,11 @@ def fetch_model(
         sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
         check_blocks(meta, sharding.path)
         tokenizer = [file for file in files if not file.endswith(".safetensors")]
+        check_json_files(raw, tokenizer)
         _check_tokenizer(name, raw, tokenizer, config.vocab_size)
-        _write_shards(writer, sharding, _tensor_files(raw, files, meta), dtype)
+        places = _tensor_files(raw, files, meta)
+        _check_tensor_shapes(places, meta)
+        _write_shards(writer, sharding, places, dtype)
         for file in files:
             if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
                 writer.add(file, partial(shutil.copyfile, raw / file))
@@ -209,6 +212,30 @@ def _tensor_files(
             todo="use a complete safetensors checkpoint",
         )
     return {name: place for name, place in renamed.items() if name in needed}
+
+
+def _check_tensor_shapes(places: Mapping[str, tuple[Path, str]], meta: torch.nn.Module) -> None:
+    """Refuse tensors whose shapes are not those that the model's config gives them.
+
+    Args:
+        places: The file that holds each tensor of the model, and the tensor's name there.
+        meta: The model without weights.
+
+    Raises:
+        UserError: There is such a tensor, so `from_pretrained` would refuse the checkpoint.
+    """
+    expected = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
+    for name, (path, stored) in places.items():
+        with _opened(path) as file:
+            found = list(file.get_slice(stored).get_shape())
+        if found != expected[name]:
+            raise UserError(
+                "a tensor has another shape than the model's config gives it",
+                where=f"{path}: {stored}",
+                found=" x ".join(map(str, found)),
+                expected=" x ".join(map(str, expected[name])),
+                todo="use the config.json that belongs to the weights",
+            )
 
 
 def _write_shards(

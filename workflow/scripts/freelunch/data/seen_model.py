@@ -4,15 +4,14 @@ From this, `freelunch new` chooses a study's settings, and `freelunch check` ref
 step of a study would refuse.
 """
 
-import json
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from freelunch.core.errors import UserError, first_line
-from freelunch.data.sources.folder import CONFIG, model_files, read_config
+from freelunch.data.seen_weights import check_weights
+from freelunch.data.sources.folder import CONFIG, check_json_files, model_files, read_config
 from freelunch.study.families import FAMILIES
 from freelunch.study.gguf import SUFFIX as GGUF
 from freelunch.study.gguf import gguf_of
@@ -38,8 +37,6 @@ _GGUF_KEYS = {
 }
 # Families whose blocks keep their matrices outside of linear layers (transformers' Conv1D).
 _NOT_LINEAR = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-# A file with a longer header is damaged.
-_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,10 @@ def model_at(path: Path, where: str) -> SeenModel:
             todo=f"give the path of a model, such as {inside[0]}",
         )
     names = model_files(where, path)
-    for name in names:
-        if name.endswith(".safetensors"):
-            _check_complete(path / name)
-    return model_of_files(path, names, where)
+    check_json_files(path, names)
+    seen = model_of_files(path, names, where)
+    check_weights(path, [name for name in names if name.endswith(".safetensors")], seen.config)
+    return seen
 
 
 def model_of_files(folder: Path, names: Iterable[str], where: str) -> SeenModel:
@@ -185,33 +182,6 @@ def _check_kind(config: Mapping[str, Any], where: str) -> None:
             found=f"quantization_config: {quantised.get('quant_method', 'no quant_method')}",
             expected="weights in float32, bfloat16 or float16, or a GGUF file",
             todo="use the model that this one was quantised from",
-        )
-
-
-def _check_complete(file: Path) -> None:
-    """Refuse a safetensors file that is shorter or longer than its header says."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header: Any = json.loads(opened.read(length)) if length <= _HEADER_BYTES else None
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        announced = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(
-            "not a complete safetensors file",
-            where=file,
-            found=f"{size:,} bytes that do not begin with a header",
-            todo="complete the download of the model (a file of about 130 bytes is a pointer of Git"
-            " LFS: run `git lfs pull`)",
-        ) from error
-    if announced != size:
-        raise UserError(
-            "not a complete safetensors file",
-            where=file,
-            found=f"{size:,} bytes",
-            expected=f"{announced:,} bytes, as its header says",
-            todo="complete the download of the model",
         )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums, write_sums
+from freelunch.records.made import Made
 from freelunch.records.read import load_records
-from freelunch.records.whole import Made
 from freelunch.reporting.figures import FORMATS, figures_of
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import DOCUMENTS, all_tables, table_texts

@@ -12,7 +12,7 @@ from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
 Rate = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1, le=100_000)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),

@@ -12,7 +12,7 @@ from freelunch.study.sources import ModelEntry, TaskEntry, TextEntry
 REGISTRIES = ("models", "texts", "tasks", "criteria", "adaptations")
 # The key of a study's file that names a file of registries.
 BASE = "base"
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Calibration(Settings):

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import MANIFEST
+from freelunch.core.artifact import MANIFEST, manifest_digest
 from freelunch.core.digest import read_sealed
+from freelunch.core.errors import UserError, mend
 from freelunch.study.cell import Cell
 
 RESOURCES = Path("resources")
@@ -134,5 +135,17 @@ def run(folder: Path) -> str:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run facts of the step that filled a folder; UserError if they are damaged."""
-    return read_sealed(folder / RUN, problem="the run facts of a step are damaged")
+    """Return the run facts of the step that filled a folder.
+
+    Raises:
+        UserError: They are damaged, or those of another folder.
+    """
+    path = folder / RUN
+    facts = read_sealed(path, problem="the run facts of a step are damaged")
+    if facts.get("manifest") != manifest_digest(folder):
+        raise UserError(
+            "these run facts are not those of the step that filled this folder",
+            where=path,
+            todo=mend(),
+        )
+    return facts

@@ -1,10 +1,11 @@
-"""Largest shapes that a model can have here: others are taken for a damaged or hostile config.
+"""Numbers that no model's config can hold: they are taken for damage or for malice.
 
-They are far beyond any published model's. A module tree of a billion blocks would otherwise be
-built before anything says so.
+The largest shapes are far beyond any published model's. A module tree of a billion blocks would
+otherwise be built before anything says so.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from freelunch.core.errors import UserError
@@ -29,15 +30,25 @@ _LARGEST_BY_NAME = LARGEST | {
 
 
 def check_shapes(config: Any, where: object) -> None:
-    """Refuse shapes that no model can have.
+    """Refuse shapes that no model can have, and numbers that are not finite.
 
     Args:
         config: A transformers config, or any JSON data: what is not a config is left to its reader.
         where: The model, for messages.
 
     Raises:
-        UserError: A shape is not a whole number from 1 to its largest value.
+        UserError: A shape is not a whole number from 1 to its largest value, or a number is NaN or
+            infinite, which Python's JSON admits.
     """
+    for key, number in _numbers(config):
+        if not math.isfinite(number):
+            raise UserError(
+                "no model has this number",
+                where=where,
+                found=f"{key} = {number}",
+                expected="a finite number",
+                todo="use a sound config.json",
+            )
     for part in (config, config.get("text_config")) if isinstance(config, Mapping) else ():
         for key, value in part.items() if isinstance(part, Mapping) else ():
             largest = _LARGEST_BY_NAME.get(key)
@@ -51,3 +62,11 @@ def check_shapes(config: Any, where: object) -> None:
                     expected=f"a whole number from 1 to {largest:,}",
                     todo="use a sound config.json",
                 )
+
+
+def _numbers(config: Any, inside: str = "") -> Iterator[tuple[str, float]]:
+    """Yield each number with a fraction in a config, and its dotted key; lists are passed over."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if isinstance(value, float):
+            yield f"{inside}{key}", value
+        yield from _numbers(value, f"{inside}{key}.")

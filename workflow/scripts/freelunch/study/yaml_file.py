@@ -1,6 +1,7 @@
 """YAML files that people write: a key that is given twice is refused, and so is absurd size."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,15 @@ def read_yaml(path: Path) -> Any:
         raise UserError("there is no such file", where=path) from error
     except OSError as error:
         raise UserError("this file cannot be read", where=path, found=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "this file is not in UTF-8",
+            where=path,
+            found=f"the byte 0x{error.object[error.start]:02x} at position {error.start}",
+            todo="save it in the encoding UTF-8",
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
-        # ValueError: bytes that are not text, or an impossible date such as 2026-13-01.
+        # ValueError: an impossible date such as 2026-13-01.
         raise UserError("not a valid YAML file", where=path, found=error) from error
 
 
@@ -69,10 +77,22 @@ def _expanded(node: yaml.Node, known: dict[int, float], above: set[int]) -> floa
     return known[id(node)]
 
 
+# What PyYAML, by YAML 1.1, takes for a number to the base of 60 or 8: `1:30` for 90, `010` for 8.
+# Nobody who writes them means that, so they stay strings, which the schema refuses.
+_OLD_NUMBERS = re.compile(r"[-+]?([0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|0[0-9_]+)")
+
+
 class _Loader(yaml.SafeLoader):
     """Reads YAML, and refuses a key that a mapping gives twice."""
 
     path: Path
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """Return the tag of a node; a plain scalar's implicit type is that of YAML 1.2."""
+        if kind is yaml.ScalarNode and implicit[0] and _OLD_NUMBERS.fullmatch(value):
+            return str(self.DEFAULT_SCALAR_TAG)
+        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a mapping as it is written, before `<<` brings keys of others."""

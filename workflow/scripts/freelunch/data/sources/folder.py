@@ -50,6 +50,28 @@ def read_config(folder: Path) -> Any:
     return config
 
 
+def check_json_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuse JSON files of a model that are damaged: whoever loads its checkpoint reads them.
+
+    Args:
+        folder: The folder.
+        names: Names of files in it; those that are no JSON are passed over.
+
+    Raises:
+        UserError: One of them is not valid JSON.
+    """
+    for path in (folder / name for name in names if name.endswith(".json")):
+        try:
+            json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                "a file of the model is not valid JSON",
+                where=path,
+                found=first_line(error),
+                todo="complete the download of the model, or correct the file",
+            ) from error
+
+
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
     """Return the names of the files that make up the model in a folder.
 

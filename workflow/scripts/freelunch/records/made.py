@@ -1,0 +1,162 @@
+"""Something that a rule makes, and what can be wrong with it.
+
+An artifact is right if its files are those of its manifest, its settings are the study's, and it
+was made from what is on disk. So each is checked against what came before it, in the order of the
+data, and of two that disagree the later one is wrong.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact, manifest_digest
+from freelunch.core.errors import UserError
+from freelunch.records.read import differences
+from freelunch.study.paths import RUN
+
+Check = Callable[[bool], None]
+# Folders by the fact, in the manifest of what was made from them, that holds their digest.
+MadeFrom = Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Something that a rule makes.
+
+    Attributes:
+        what: What it is, in the plural, for people.
+        rule: The rule that makes it.
+        target: The file by which Snakemake knows it, whose removal makes the rule run again; None
+            if the rule makes it on the side, as it does a cache.
+        needed: Whether a finished study must have it. If not, it may be removed as a whole, and
+            steps that need it make it again.
+        check: Raises UserError if it is damaged; reads all of it if its argument is true.
+        place: The folder or file itself.
+    """
+
+    what: str
+    rule: str
+    target: Path | None
+    needed: bool
+    check: Check
+    place: Path
+
+    def is_removed(self) -> bool:
+        """Return whether nothing of it is there."""
+        if not self.place.is_dir():
+            return not self.place.exists()
+        return all(path.name.startswith(".") for path in self.place.iterdir())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is damaged or missing.
+
+    Attributes:
+        made: What it is.
+        said: What is wrong with it.
+    """
+
+    made: Made
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.said} (made by {self.made.rule})"
+
+
+def problem_of(made: Made, anew: bool) -> Problem | None:
+    """Return what is wrong with something that a rule makes; None if nothing is.
+
+    Args:
+        made: What the rule makes.
+        anew: Whether to read all files, even those whose digests are known.
+    """
+    if made.is_removed():
+        return Problem(made, f"{made.place}: missing") if made.needed else None
+    try:
+        made.check(anew)
+    except (UserError, OSError) as error:
+        return Problem(made, str(error).splitlines()[0])
+    return None
+
+
+def files_to_remove(problem: Problem) -> list[Path]:
+    """Return the files whose removal makes Snakemake run the rule again, or ends a cache."""
+    made = problem.made
+    if made.target is None:
+        return [made.place / MANIFEST]
+    run = [made.place / RUN] if made.target.name == MANIFEST else []
+    return [made.target, *run]
+
+
+def check_nothing_beside(checkpoint: Artifact) -> None:
+    """Refuse files that no step made: `from_pretrained` reads some by their name alone."""
+    own = {MANIFEST, RUN, JOURNAL, *checkpoint.files}
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.name not in own and not path.name.startswith("."):
+            raise UserError("no step of the study made this file", where=path)
+
+
+def check_made_from(where: Path, digests: Mapping[str, Any], made_from: MadeFrom) -> None:
+    """Refuse something that was made from other artifacts than those on disk.
+
+    Args:
+        where: What was made.
+        digests: Digests of the manifests that it was made from, by their names in `made_from`.
+        made_from: What is on disk; what was removed is passed over.
+
+    Raises:
+        UserError: There are such artifacts. Those on disk have been checked by themselves, so what
+            was made from others is wrong.
+    """
+    unlike = [
+        what
+        for what, folder in made_from.items()
+        if manifest_digest(folder) not in (None, digests.get(what))
+    ]
+    if unlike:
+        raise UserError(
+            f"this was not made from what is on disk ({', '.join(unlike)})", where=where
+        )
+
+
+def check_settings(artifact: Artifact, settings: Any) -> None:
+    """Refuse an artifact that was made with other settings than the study's.
+
+    Args:
+        artifact: The artifact.
+        settings: Its fact `settings`, as the study would have it.
+
+    Raises:
+        UserError: Its settings are others.
+    """
+    unlike = list(differences(artifact.facts["settings"], json.loads(json.dumps(settings))))
+    if unlike:
+        key, found, expected = unlike[0]
+        raise UserError(
+            f"this was made with other settings than the study's: {key} = {json.dumps(found)}, not "
+            f"{json.dumps(expected)}",
+            where=artifact.folder,
+        )
+
+
+def check_adapted(checkpoint: Artifact, is_adapted: bool, windows: Path) -> None:
+    """Refuse a checkpoint that was not made from the adapted blocks on disk.
+
+    Args:
+        checkpoint: The checkpoint.
+        is_adapted: Whether it should have been made from adapted blocks.
+        windows: The folder of the cell's groups of adapted blocks, which may have been removed.
+            Groups of another division may be left from earlier runs.
+
+    Raises:
+        UserError: It should not have been, but was, or it was made from other blocks.
+    """
+    made_from = checkpoint.facts["adapted"]
+    found = {manifest_digest(folder) for folder in windows.glob("[!.]*")} - {None}
+    if bool(made_from) != is_adapted or (found and not found.issuperset(made_from)):
+        raise UserError(
+            "this was not made from the adapted blocks on disk", where=checkpoint.folder
+        )
