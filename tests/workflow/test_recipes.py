@@ -1,0 +1,154 @@
+"""The recipes of docs/recipes, followed to the letter, one after the other in one study.
+
+What each of them makes run again is planned before the next is followed. The study then runs once.
+"""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from freelunch.pruning.dense_pass import statistics_file
+from recipes import files_of, follow, succeed
+
+ROOT = Path(__file__).resolve().parents[2]
+# The tests that a recipe changes, or that take up by themselves what it adds.
+TESTS = (
+    *("adaptation/conftest.py", "adaptation/test_reconstruction.py"),
+    *("study/conftest.py", "study/test_schema.py", "pruning/test_criteria.py"),
+)
+COMPUTES_WEIGHTS = {"fetch_model", "capture_dense", "prune_model", "reconstruct_window"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "most"), [("metric", 5), ("figure", 3), ("criterion", 3), ("loss", 3)]
+)
+def test_a_recipe_touches_few_files(recipe: str, most: int) -> None:
+    assert len(files_of(recipe)) <= most
+
+
+@pytest.fixture(scope="module")
+def followed(finished, tmp_path_factory):
+    """A study in which all recipes were followed, then run.
+
+    Attributes:
+        planned_after: What a run would have started after each recipe.
+    """
+    study = finished.copy(tmp_path_factory.mktemp("recipes") / "study")
+    shutil.copytree(ROOT / "tests" / "support", study.path / "tests" / "support")
+    shutil.copytree(ROOT / "docs" / "guide", study.path / "docs" / "guide")
+    (study.path / "tests" / "reporting").mkdir()
+    for name in TESTS:
+        (study.path / "tests" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests" / name, study.path / "tests" / name)
+
+    study.planned_after = {}
+    for recipe in ("figure", "metric", "criterion", "loss"):
+        follow(recipe, study.path)
+        configure(study, recipe)
+        study.planned_after[recipe] = study.planned()
+    # As `make settings` does.
+    schema = succeed("freelunch", "schema", folder=study.path, environment=with_library(study))
+    (study.path / "workflow" / "schemas" / "config.schema.json").write_text(schema)
+    study.run()
+    return study
+
+
+def configure(study, recipe: str) -> None:
+    """Have the study use what a recipe added."""
+    path = study.path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    if recipe == "criterion":
+        config["criteria"]["product"] = {"score": "product"}
+        config["study"]["grids"][0]["criteria"].append("product")
+    if recipe == "loss":
+        config["adaptations"]["recon_block"]["loss"] = "huber"
+    path.write_text(yaml.safe_dump(config))
+
+
+def with_library(study) -> dict[str, str]:
+    return {**study.environment, "PYTHONPATH": str(study.path / "workflow" / "scripts")}
+
+
+def test_the_tests_that_recipes_add_or_reach_pass(followed):
+    added = [
+        name
+        for recipe in ("metric", "figure")
+        for name in files_of(recipe)
+        if name.startswith("tests/reporting/")
+    ]
+    command = ("pytest", "-v", *added, *(f"tests/{name}" for name in TESTS if "test_" in name))
+    chosen = "huber or product or schema or worst_window or sparsity"
+    printed = succeed(
+        *command, "-k", chosen, folder=followed.path, environment=followed.environment
+    )
+    for said in ("-huber] PASSED", "[product] PASSED", *(f"{name}::" for name in added)):
+        assert said in printed
+
+
+def test_what_recipes_add_is_in_style(followed):
+    recipes = ("figure", "metric", "criterion", "loss")
+    files = {file for recipe in recipes for file in files_of(recipe) if file.endswith(".py")}
+    # What mypy knows of the files that no recipe touches is of use here too.
+    mypy = ["mypy", "--cache-dir", str(ROOT / ".mypy_cache")]
+    for command in (["ruff", "check", *sorted(files)], mypy):
+        succeed(*command, folder=followed.path, environment=followed.environment)
+
+
+def test_a_figure_is_drawn_and_nothing_computed_again(followed):
+    planned = followed.planned_after["figure"]
+    assert planned.keys() == {"build_tables", "draw_figure", "audit_study", "all", "total"}
+    figures = followed.path / "results" / "smoke" / "figures"
+    rows = (figures / "sparsity.csv").read_text().splitlines()
+    assert rows[0].startswith("model,criterion,pattern,adaptation,sparsity,perplexity")
+    assert len(rows) == 1 + 7
+    for suffix in ("png", "svg", "pdf"):
+        assert (figures / f"sparsity.{suffix}").stat().st_size > 1000
+    page = (figures.parent / "audit" / "index.html").read_text()
+    assert "whose perplexity rises with its sparsity" in page
+
+
+def test_a_metric_is_measured_of_all_cells_and_shown(followed):
+    planned = followed.planned_after["metric"]
+    assert planned["evaluate_cell"] == 5 and not planned.keys() & COMPUTES_WEIGHTS
+    results = followed.path / "results" / "smoke"
+    with (results / "tables" / "summary.csv").open(newline="") as file:
+        shown = {row["record"]: float(row["worst_window_loss"]) for row in csv.DictReader(file)}
+    records = {path.name: json.loads(path.read_text()) for path in results.glob("records/*.json")}
+    assert shown.keys() == records.keys()
+    for name, record in records.items():
+        metrics = record["metrics"]["perplexity"]
+        assert shown[name] == metrics["worst_window_loss"] == max(metrics["window_losses"])
+    assert "Worst window" in (results / "audit" / "index.html").read_text()
+
+
+def test_a_criterion_prunes_by_its_scores(followed):
+    planned = followed.planned_after["criterion"]
+    assert planned["prune_model"] == 1 and "capture_dense" not in planned
+    results = followed.path / "results/smoke"
+    dense = load_file(results / "checkpoints/tiny/dense/none/seed0/block-000.safetensors")
+    pruned = load_file(results / "checkpoints/tiny/product-u50/none/seed0/block-000.safetensors")
+    told = load_file(results / "dense/tiny/seed0" / statistics_file(0))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    worth = (dense[name] * told["self_attn.q_proj.mean"]).abs()
+    order = worth.argsort(dim=1, stable=True)
+    half = worth.shape[1] // 2
+    assert not pruned[name].gather(1, order[:, :half]).any()
+    assert torch.equal(
+        pruned[name].gather(1, order[:, half:]), dense[name].gather(1, order[:, half:])
+    )
+
+
+def test_a_loss_is_trained_by(followed):
+    # Of three criteria, with the one that a recipe added.
+    assert followed.planned_after["loss"]["reconstruct_window"] == 3
+    records = followed.path / "results" / "smoke" / "records"
+    record = json.loads((records / "tiny__wanda-u50__recon_block__seed0.json").read_text())
+    assert "huber" in json.dumps(record["spec"])
+    for loss in record["adaptation"]["losses"].values():
+        assert 0 < loss["after"] < loss["before"]
