@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from freelunch.analysis.budget_effect import (
@@ -107,11 +108,11 @@ def test_without_both_there_is_nothing_to_compare() -> None:
         ([2], [-0.1], 2),
         # The first time counts.
         ([1, 4, 16], [0.1, -0.1, 0.1], 2),
-        ([], [], math.inf),
     ],
 )
 def test_where_a_budget_reaches(amounts: list[float], excess: list[float], expected: float) -> None:
-    assert reached_at(amounts, excess) == pytest.approx(expected)
+    found = reached_at(amounts, [np.array(loss) for loss in excess])
+    assert float(found) == pytest.approx(expected)
 
 
 def test_reach_in_tokens_and_operations_with_an_interval() -> None:

@@ -18,6 +18,7 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
+from freelunch.reporting.audit.verdicts import HOLDS, kind
 from freelunch.study.reference import reference
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
@@ -90,10 +91,19 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
         found = [100 * finding["value"] for finding in part["findings"]]
         return f"{min(found):.0f} to {max(found):.0f} %"
 
-    recovered, _, tokens, _ = parts["C1"]
+    recovered, _, tokens, *_ = parts["C1"]
     assert f"{percents(recovered)} of the loss that pruning adds" in text
-    assert f"{percents(parts['C3'][0])} of the gap between four criteria" in text
-    (ratio,) = tokens["findings"]
+    assert f"{percents(parts['C3'][0])} of the gap to magnitude pruning" in text
+    shrink = [kind(it["verdict"]) == HOLDS for it in parts["C3"][1]["findings"]]
+    assert (sum(shrink), len(shrink)) == (3, 9)
+    assert "Of nine gaps between the other criteria, three clearly shrink" in text
+    (matrix,) = parts["C2b"][0]["findings"]
+    assert f"misses {100 * matrix['value']:.0f} % of the gain" in text
+    ends = f"{100 * matrix['low']:.0f} to {100 * matrix['high']:.0f} %"
+    assert f"of the worst larger window (95 %: {ends})" in text
+    (five,) = parts["C2"][1]["findings"]
+    assert f"five blocks gain {-100 * five['value']:.0f} % more" in text
+    (ratio,) = (it for it in tokens["findings"] if it["about"] == "recon_block")
     assert 1 / 6 < ratio["value"] < 1 / 5 and "less than a fifth of the tokens" in text
     cells = list(csv.DictReader((kept.root / "tables" / "summary.csv").open()))
     amounts = [float(cell["adaptation_tokens"]) for cell in cells if cell["adaptation_tokens"]]

@@ -215,7 +215,7 @@ def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
 
 def test_the_scope_stands_above_the_table_of_verdicts(audited: Audited) -> None:
     page = page_of(audited)
-    assert page.index(audited.audit["scope"].split("`")[0]) < page.index("verdicts-table")
+    assert page.index(audited.audit["scope"].split("paper")[0]) < page.index("verdicts-table")
 
 
 @pytest.mark.parametrize("role", ["decides", "adds"])
@@ -228,6 +228,7 @@ def test_the_role_of_a_part_is_worded_for_people(audited: Audited, role: str) ->
 
 def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
     base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
+    base["set"] = {"by": "us", "date": "2026-11-26", "after_results": True}
     return base | {"verdict": verdict, "role": role} | more
 
 
@@ -238,7 +239,7 @@ def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
         (
             FAILS,
             [part(HOLDS), part(FAILS, "decides")],
-            "“So” is not found at this scale: of 2, 1.",
+            "“So” is not found: of 2, 1.",
         ),
         (
             UNTESTED,
@@ -248,7 +249,7 @@ def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
         (
             IN_PART,
             [part(HOLDS), part(HOLDS), part(FAILS)],
-            "Of 3 parts, 2 are found, 1 is not found at this scale.",
+            "Of 3 parts, 2 are found, 1 is not found.",
         ),
     ],
 )
@@ -265,13 +266,29 @@ def test_numbers_of_seeds_are_written_in_the_unit_of_the_measure() -> None:
 
     assert seeds("recovery", 0.3667, 0.358) == "36.67 %, 35.80 %"
     assert seeds("budget_ratio", 1.3, "infinity") == "1.30 times, never reached"
-    assert seeds("perplexity_apart", 0.94, None) == "0.94, not finite"
+    assert seeds("perplexity_difference", 0.94, None) == "0.94, not finite"
     assert seeds("recovery") == ""
+
+
+def test_thresholds_that_were_set_late_say_so(audited: Audited) -> None:
+    page = page_of(audited)
+    assert "set by us, written down on 2026-11-26, after results were seen" in page
+    assert "set by the paper, written down on 2026-11-26" in page
+
+
+def test_a_page_gives_both_answers_and_the_scope_of_each_verdict(audited: Audited) -> None:
+    """In the line of the verdict."""
+    rows = re.findall(r'<tr><th scope="row"><a href="#C.*?</tr>', page_of(audited), re.S)
+    assert len(rows) == len(audited.audit["claims"])
+    for row, claim in zip(rows, audited.audit["claims"], strict=True):
+        assert f"{claim['verdict']}</span>" in row
+        assert "<td>not tested at this scale</td>" in row
+        assert (claim["scope"] or "-").split("paper")[0] in row
 
 
 def test_a_tally_counts_in_the_order_of_verdicts() -> None:
     assert tally([UNTESTED, HOLDS, FAILS, HOLDS], "claims") == (
-        "Of 4 claims, 2 are found, 1 is not found at this scale, 1 is not testable here"
+        "Of 4 claims, 2 are found, 1 is not found, 1 is not testable here"
     )
 
 

@@ -134,7 +134,9 @@ def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:
         line.get_xdata()[0]
         for axes in drawn.axes
         for line in axes.lines
-        if len(line.get_xdata()) == 1 and line.get_color() != "#B0B0B0"
+        if len(line.get_xdata()) == 1
+        and line.get_color() != "#B0B0B0"
+        and line.get_marker() not in ("<", ">")
     ]
     scale = {"share": 100.0, "points": 100.0, "times": 1.0}
     values = [scale[row["unit"]] * row["value"] for row in results.effects]

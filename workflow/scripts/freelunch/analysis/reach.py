@@ -2,15 +2,19 @@
 
 The loss of a retraining series is interpolated linearly in the logarithm of the budget. The budget
 at which it comes down to the reconstruction's loss, divided by the reconstruction's own budget, is
-the series' reach. Its interval comes from the bootstrap (`analysis.bootstrap`).
+the series' reach. Its interval is that of `analysis.intervals`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from freelunch.analysis.budget_effect import Adapted, budget_comparisons
 from freelunch.analysis.pairing import Records, Row
 from freelunch.study.study import Study
+
+if TYPE_CHECKING:
+    from freelunch.analysis.intervals import Means, Numbers
 
 REACH_COLUMNS = (
     *("model", "criterion", "pattern", "series", "reference", "budgets", "unit"),
@@ -40,21 +44,22 @@ def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str)
     # Planning reads the columns of this module, and must not wait for numpy and scipy.
     import numpy as np
 
-    from freelunch.analysis.bootstrap import Sample, estimate
+    from freelunch.analysis.intervals import Sample, estimate
 
     amounts = {each.name: getattr(each, unit) / getattr(reference, unit) for each in members}
     # An adaptation that diverged reaches nothing.
     finite = [each for each in members if each.finite]
 
-    def crossing(means: Mapping[str, float]) -> float:
+    def crossing(means: "Means") -> "Numbers":
+        if not finite:
+            return np.full_like(means[reference.name], math.inf)
         excess = [means[each.name] - means[reference.name] for each in finite]
         return reached_at([amounts[each.name] for each in finite], excess)
 
     compared = [reference, *finite]
-    sample = Sample(
-        [each.name for each in compared], [np.array([each.losses for each in compared])]
-    )
-    found = estimate(crossing, [sample])
+    losses = np.array([each.losses for each in compared])
+    sample = Sample([each.name for each in compared], [losses], neighbours=True)
+    found = estimate([crossing], [sample])
     one = reference.cells[0]
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
@@ -70,23 +75,26 @@ def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str)
     }
 
 
-def reached_at(amounts: Sequence[float], excess: Sequence[float]) -> float:
+def reached_at(amounts: Sequence[float], excess: "Sequence[Numbers]") -> "Numbers":
     """Return the first amount at which an excess loss comes down to 0.
 
     Between the given amounts the excess is interpolated linearly in the logarithm of the amount.
 
     Args:
-        amounts: Positive, in rising order.
+        amounts: Positive, in rising order; at least one.
         excess: Loss at each amount minus the loss to be reached; finite.
 
     Returns:
         The smallest amount if its excess is already 0 or less; infinity if none is.
     """
-    if excess and excess[0] <= 0:
-        return amounts[0]
-    for at in range(1, len(amounts)):
-        if excess[at] <= 0:
-            share = excess[at - 1] / (excess[at - 1] - excess[at])
-            logs = math.log(amounts[at - 1]), math.log(amounts[at])
-            return math.exp(logs[0] + share * (logs[1] - logs[0]))
-    return math.inf
+    import numpy as np
+
+    found = np.full_like(excess[0], math.inf)
+    # From the last amount to the first, so that the first one that reaches it stays.
+    for at in range(len(amounts) - 1, 0, -1):
+        before, after = excess[at - 1], excess[at]
+        crosses = (before > 0) & (after <= 0)
+        share = np.divide(before, before - after, out=np.zeros_like(found), where=crosses)
+        low, high = math.log(amounts[at - 1]), math.log(amounts[at])
+        found = np.where(after <= 0, np.exp(low + share * (high - low)), found)
+    return np.where(excess[0] <= 0, amounts[0], found)

@@ -12,6 +12,8 @@ from freelunch.study.study import Study
 def audit_text(study: Study) -> str:
     """Return a line for each claim, and below them the page with the evidence.
 
+    A line says what was found, and in brackets what that says of the claim.
+
     Raises:
         UserError: The study has no audit, or a file of it is damaged.
     """
@@ -26,5 +28,8 @@ def audit_text(study: Study) -> str:
     check_sums(root / AUDIT_SUMS, root)
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     lines = [f"Scope: {audit['scope']}", ""]
-    lines += [f"{each['id']:<5} {each['verdict']}: {each['title']}" for each in audit["claims"]]
+    lines += [
+        f"{each['id']:<5} {each['verdict']} ({each['bearing']}): {each['title']}"
+        for each in audit["claims"]
+    ]
     return "\n".join([*lines, "", f"The page with the evidence: {page}"])

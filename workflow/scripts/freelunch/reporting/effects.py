@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.bootstrap import estimate
-from freelunch.reporting.audit.claims import audit_claims, estimate_text, load_claims
+from freelunch.analysis.intervals import estimate
+from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
+from freelunch.reporting.audit.numbers import estimate_text
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.labels import first_of_kinds
 from freelunch.study.cell import DENSE, NONE, Cell
@@ -34,7 +35,8 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
     ]
     rows = [
         row
-        for claim, audited in zip(claims, audit_claims(evidence, claims), strict=True)
+        # What the numbers say of the paper is not shown here.
+        for claim, audited in zip(claims, audit_claims(evidence, claims, {}), strict=True)
         for part, found in zip(claim["parts"], audited["parts"], strict=True)
         for row in _of_claim(claim["id"], part, found)
     ]
@@ -49,19 +51,28 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
 
 def _of_claim(claim: str, part: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the numbers of one part of a claim."""
-    side, threshold = next(iter(part["holds"].items()))
+    name = part.get("effect", part["says"])
     for finding in found["findings"]:
         if finding["low"] is not None:
+            side, threshold = _end(part["holds"], finding["value"])
             yield {
                 **_shared([Cell.parse(cell) for cell in finding["cells"]]),
                 **_of_measure(part["measure"], part["metric"]),
                 "claim": claim,
-                "effect": part.get("effect", part["says"]),
-                "seeds": len(finding["of_seeds"]) or 1,
+                "effect": f"{name}, {finding['about']}" if finding["about"] else name,
+                "seeds": finding["seeds"],
                 **{key: finding[key] for key in ("value", "low", "high", "text", "verdict")},
                 "threshold": threshold,
                 "side": side,
             }
+
+
+def _end(holds: Mapping[str, float], value: float) -> tuple[str, float]:
+    """Return a threshold and its side; that of `within` is the end that is nearer to the number."""
+    ((side, threshold),) = holds.items()
+    if side != "within":
+        return side, threshold
+    return ("below", threshold) if value > 0 else ("above", -threshold)
 
 
 def _recovered(evidence: Evidence) -> Iterator[Row]:
@@ -81,7 +92,7 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
             sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
             # Every cell has a perplexity.
             assert sample is not None
-            found = estimate(recovered_by(name), [sample])
+            found = estimate([recovered_by(name)], [sample])
             if math.isnan(found.low):
                 continue
             yield {

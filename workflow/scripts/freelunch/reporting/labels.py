@@ -65,6 +65,11 @@ def criterion_label(name: str) -> str:
     return _CRITERIA.get(name, name)
 
 
+def window_label(window: int | str | None) -> str:
+    """Return a window in words."""
+    return _WINDOWS.get(window) or f"{window} blocks"
+
+
 def pattern_label(name: str) -> str:
     """Return a pattern in words.
 
@@ -153,8 +158,7 @@ def _kind_label(settings: Mapping[str, Any]) -> str:
     method, window = kind_of(settings)
     if method in _RETRAINING:
         return f"retraining: {_RETRAINING[method]}"
-    of = _WINDOWS.get(window) or f"{window} blocks"
-    return f"reconstruction: {of}{', exact' if method == LEAST_SQUARES else ''}"
+    return f"reconstruction: {window_label(window)}{', exact' if method == LEAST_SQUARES else ''}"
 
 
 def _differences(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:

@@ -94,7 +94,8 @@ The budget at which a retraining reaches the reconstruction ``reference``, divid
 reconstruction's own, in ``unit``: where its loss, interpolated linearly in the logarithm of the
 budget, comes down to the reconstruction's. ``inf``: no budget that was run reaches it. A value
 equal to ``smallest_over_reference`` means at most that: the smallest budget that was run already
-reaches it. ``low`` and ``high`` bound 95 % of 1,000 bootstrap draws of the windows of text.
+reaches it. ``low`` and ``high`` bound the 95 % interval over the windows of text, and over seeds if
+there are several.
 """
         ),
         REACH_COLUMNS,

@@ -12,7 +12,7 @@ from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
 from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
 from freelunch.reporting.audit.published import audit_published
 from freelunch.reporting.audit.published_file import load_published
-from freelunch.reporting.audit.scope import scope_text
+from freelunch.reporting.audit.scope import load_regimes, scope_text
 from freelunch.study.study import Study
 
 
@@ -37,7 +37,7 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
     return {
         "study": study.name,
         "config_file": study.source,
-        "scope": scope_text(study, records),
+        "scope": scope_text(study, records, load_regimes()),
         "claims": audit_claims(evidence, load_claims()),
         "protocol": audit_protocol(study, load_protocol()),
         "published": audit_published(evidence, load_published()),

@@ -3,27 +3,33 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from freelunch.analysis.bootstrap import Estimate, estimate
+from freelunch.analysis.intervals import estimate
 from freelunch.core.errors import UserError, nearest
 from freelunch.reporting.audit.data import DATA, checked
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Absent, Measurement
+from freelunch.reporting.audit.numbers import estimate_text, json_number, number_text
+from freelunch.reporting.audit.scope import Regimes, Scope, load_regimes
 from freelunch.reporting.audit.verdicts import (
+    ADDS,
     COUNTS,
-    UNBOUNDED,
+    TOO_SMALL,
     UNTESTED,
+    bearing,
     judge,
     of_claim,
+    of_one_seed,
     tally,
+    threshold_text,
     together,
 )
-from freelunch.reporting.formatting import NOT_FINITE, rounded
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import CRITERIA
 from freelunch.study.steps import EVALUATE_CELL
@@ -31,8 +37,6 @@ from freelunch.study.study import Study
 
 CLAIMS = DATA / "claims.yaml"
 Claim = Mapping[str, Any]
-# The text after a number, by its unit.
-_SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points", "nats": " nats"}
 
 
 def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
@@ -87,45 +91,84 @@ def _check_part(part: Mapping[str, Any], where: str) -> None:
         )
 
 
-def audit_claims(evidence: Evidence, claims: Iterable[Claim]) -> list[dict[str, Any]]:
-    """Return the verdict on each claim, with the findings it comes from.
+def audit_claims(
+    evidence: Evidence, claims: Iterable[Claim], regimes: Regimes | None = None
+) -> list[dict[str, Any]]:
+    """Return the verdict on each claim, its scope and its bearing, with the findings it comes from.
+
+    Args:
+        evidence: The study.
+        claims: As `load_claims` returns them.
+        regimes: As `load_regimes` returns them; by default, those of the paper.
 
     Raises:
         UserError: A claim names a cell or a criterion that the study does not have.
     """
-    return [_claim(claim, evidence) for claim in claims]
+    regimes = load_regimes() if regimes is None else regimes
+    return [_claim(claim, evidence, regimes.get(claim["id"])) for claim in claims]
 
 
-def _claim(claim: Claim, evidence: Evidence) -> dict[str, Any]:
-    parts = [_part(part, claim, evidence) for part in claim["parts"]]
+def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any]:
+    parts = [_part(part, claim, evidence, paper) for part in claim["parts"]]
     verdict = of_claim([(part["verdict"], part["role"]) for part in parts])
+    own = [part for part in parts if part["role"] != ADDS]
+    findings = [finding for part in parts for finding in part["findings"]]
     facts = ("id", "title", "statement", "source", "published")
-    return {**{key: claim.get(key) for key in facts}, "verdict": verdict, "parts": parts}
+    return {
+        **{key: claim.get(key) for key in facts},
+        "verdict": verdict,
+        "bearing": bearing(verdict, any(part["bearing"] == TOO_SMALL for part in own)),
+        "scope": _scope(evidence, findings, paper)[0],
+        "parts": parts,
+    }
 
 
-def _part(part: Mapping[str, Any], claim: Claim, evidence: Evidence) -> dict[str, Any]:
+def _part(
+    part: Mapping[str, Any], claim: Claim, evidence: Evidence, paper: int | None
+) -> dict[str, Any]:
     metric = part.get("metric")
     settings = {**part.get("settings", {}), "metric": metric}
     criteria = {*evidence.study.config.criteria, *CRITERIA}
-    _check_known(settings.get("criteria", []), criteria, "an unknown criterion", claim)
+    named = [*settings.get("criteria", []), *chain(*settings.get("groups", []))]
+    _check_known(named, criteria, "an unknown criterion", claim)
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
     measure = MEASURES[part["measure"]]
-    findings = [_finding(asked, part, evidence) for asked in measure.ask(evidence, settings)]
-    verdict = together([finding["verdict"] for finding in findings])
+    asked = list(measure.ask(evidence, settings))
+    findings = [_finding(each, part, evidence) for each in asked]
+    verdict = together([finding["verdict"] for finding in findings], measure.agree)
+    scope, too_small = _scope(evidence, findings, paper)
+    too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
+    unit = measure.unit_for(metric)
     return {
         "says": part["says"],
         "role": part.get("role", COUNTS),
         "verdict": verdict,
-        "reason": _reason(findings),
+        "bearing": bearing(verdict, too_small),
+        "scope": scope,
+        "reason": _reason(findings, verdict),
         "measure": part["measure"],
         "measures": measure.description,
         "settings": part.get("settings", {}),
         "metric": metric,
-        "threshold": threshold_text(part["holds"], measure.unit_for(metric)),
+        "threshold": threshold_text(part["holds"], lambda value: number_text(value, unit)),
+        "set": part["set"],
         "why_this_threshold": part["why"],
         "findings": findings,
     }
+
+
+def _scope(
+    evidence: Evidence, findings: Sequence[Mapping[str, Any]], paper: int | None
+) -> tuple[str | None, bool]:
+    """Return the scope of findings in words, and whether it is below the paper's.
+
+    Without cells there is no scope in words, and the scale is that of the study.
+    """
+    cells = dict.fromkeys(Cell.parse(cell) for finding in findings for cell in finding["cells"])
+    seeds = [finding["seeds"] for finding in findings if finding["seeds"]]
+    scope = Scope.of(evidence.study, cells or evidence.study.cells, seeds, paper)
+    return scope.text if cells else None, scope.too_small
 
 
 def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
@@ -161,31 +204,33 @@ def _finding(
             "subject": asked.subject,
             "verdict": UNTESTED,
             "reason": asked.reason,
-            **dict.fromkeys(("value", "low", "high", "text", "command")),
+            "about": "",
+            **dict.fromkeys(("value", "low", "high", "text", "command", "seeds")),
             "of_seeds": [],
             "cells": [],
         }
-    found = estimate(asked.statistic, asked.samples)
+    found = estimate(asked.statistics, asked.samples, asked.pick)
     measure, metric = MEASURES[part["measure"]], part.get("metric")
     unit = measure.unit_for(metric)
     verdict, reason = judge(
-        found, part["holds"], lambda value: _written(value, unit), asked.bounds, asked.undefined
+        found, part["holds"], lambda value: number_text(value, unit), asked.bounds, asked.undefined
     )
-    if asked.samples and min(sample.seeds for sample in asked.samples) == 1:
-        all_of_them = max(sample.seeds for sample in asked.samples) == 1
-        reason += " (one seed)" if all_of_them else " (one seed of some)"
+    seeds = min((sample.seeds for sample in asked.samples), default=None)
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
     rule = measure.repeated_by or EVALUATE_CELL
+    text = asked.without if math.isnan(found.value) else estimate_text(found, unit, asked.bounds)
     return {
-        "subject": asked.subject,
-        "verdict": verdict,
+        "subject": f"{asked.subject}: {asked.about}" if asked.about else asked.subject,
+        "about": asked.about,
+        "verdict": of_one_seed(verdict) if seeds == 1 else verdict,
         "reason": reason,
-        "value": _number(found.value),
-        "low": _number(found.low),
-        "high": _number(found.high),
-        "text": estimate_text(found, unit, asked.bounds),
-        "of_seeds": [_number(value) for value in found.of_seeds],
+        "value": json_number(found.value),
+        "low": json_number(found.low),
+        "high": json_number(found.high),
+        "text": text,
+        "seeds": seeds,
+        "of_seeds": [json_number(value) for value in found.of_seeds],
         "cells": [str(cell) for cell in asked.cells],
         "command": asked.command or command(evidence.study, asked.cells, rule),
     }
@@ -197,7 +242,7 @@ def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str
     return [name for name in adaptations if name in evidence.study.selected_on_evaluation]
 
 
-def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
+def _reason(findings: Sequence[Mapping[str, Any]], verdict: str) -> str:
     """Return the reason for the verdict on a part, in a sentence."""
     if not findings:
         return "This study has no cells to test it on."
@@ -205,6 +250,8 @@ def _reason(findings: Sequence[Mapping[str, Any]]) -> str:
         return _sentence(findings[0])
     reasons = {finding["reason"] for finding in findings}
     why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+    if verdict == UNTESTED and any(finding["verdict"] != UNTESTED for finding in findings):
+        why = ", and all have to agree"
     return f"{tally([finding['verdict'] for finding in findings], 'comparisons')}{why}."
 
 
@@ -224,52 +271,3 @@ def snakemake(source: str) -> str:
     return (
         f"snakemake --cores all --workflow-profile workflow/profiles/local --config study={source}"
     )
-
-
-def threshold_text(holds: Mapping[str, Any], unit: str) -> str:
-    """Return a threshold in words."""
-    side = "above" if "above" in holds else "below"
-    return f"{side} {_written(holds[side], unit)}"
-
-
-def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBOUNDED) -> str:
-    """Return a number and its interval as people read them.
-
-    Args:
-        found: The number.
-        unit: share, times, perplexity, GB, points or nats.
-        bounds: As those of a `Measurement`.
-    """
-    if math.isnan(found.value):
-        return NOT_FINITE
-    least, most = bounds
-    # A quarter of a 95 % interval is the standard error, of which two digits are shown.
-    ends = [min(value, most) for value in (found.low, found.high) if not math.isnan(value)]
-    error = (max(ends) - min(ends)) / 4 if ends else 0.0
-
-    def written(value: float) -> str:
-        if math.isinf(value):
-            return f"more than {_written(most, unit)}"
-        text = _written(value, unit, error)
-        return f"at most {text}" if value <= least else text
-
-    text = written(found.value)
-    if found.low < found.high:
-        bare = _written(found.low, unit, error).removesuffix(_SUFFIXES.get(unit, ""))
-        low = f"at most {bare}" if found.low <= least else bare
-        text += f" (95 %: {low} to {written(found.high)})"
-    return text
-
-
-def _written(value: float, unit: str, error: float | None = None) -> str:
-    """Return a number as text, rounded by its error; with all its digits if there is no error."""
-    scale = 100 if unit in ("share", "points") else 1
-    digits = f"{scale * value:g}" if error is None else rounded(scale * value, scale * error)
-    return f"{digits}{_SUFFIXES.get(unit, '')}"
-
-
-def _number(value: float) -> float | str | None:
-    """Return a number as JSON can hold it."""
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else "infinity"

@@ -5,8 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from freelunch.analysis.bootstrap import Sample
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
+from freelunch.analysis.intervals import Sample
 from freelunch.analysis.pairing import by_adaptation, paired_losses, pruned_models, window_losses
 from freelunch.records.read import load_answers
 from freelunch.reporting.finished import FinishedStudy
@@ -53,6 +53,8 @@ class Evidence(FinishedStudy):
                 )
                 for at in strata
             ],
+            # Held-out sequences and a task's documents were drawn at random.
+            neighbours=metric == PERPLEXITY,
         )
 
     def _dense_beside(self, cell: Cell) -> list[list[float]] | None:

@@ -42,6 +42,7 @@ from freelunch.reporting.audit.verdicts import (
     HOLDS,
     IN_PART,
     UNTESTED,
+    of_one_seed,
     tally,
 )
 from freelunch.reporting.figures import figures
@@ -53,9 +54,9 @@ from freelunch.study.study import Study
 REPORT = Path(__file__).resolve().parents[4] / "report"
 # The shape beside each word, so that verdicts differ in more than colour.
 MARKS = {
-    **dict.fromkeys((HOLDS, SAME, AGREES), "full"),
-    **dict.fromkeys((IN_PART, PARTLY), "half"),
-    **dict.fromkeys((FAILS, DIFFERENT, DIFFERS), "cross"),
+    **dict.fromkeys((HOLDS, of_one_seed(HOLDS), SAME, AGREES), "full"),
+    **dict.fromkeys((IN_PART, of_one_seed(IN_PART), PARTLY), "half"),
+    **dict.fromkeys((FAILS, of_one_seed(FAILS), DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((UNTESTED, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
 # What a part is called that counts for more or less than the others of its claim.
@@ -132,6 +133,7 @@ def _environment() -> Environment:
     environment.globals |= {"marks": MARKS, "nothing": NOTHING, "roles": ROLES}
     environment.filters |= {
         "duration": duration,
+        "listed": _in_line,
         "prose": _prose,
         "quoted": shlex.quote,
         "record": lambda cell: f"../records/{Cell.parse(cell).record_name}",
@@ -141,6 +143,14 @@ def _environment() -> Environment:
         "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
     }
     return environment
+
+
+def _in_line(value: Any) -> str:
+    """Return a setting of a measure in one line; lists within a list are set apart."""
+    if not isinstance(value, list):
+        return str(value)
+    apart = "; " if any(isinstance(each, list) for each in value) else ", "
+    return apart.join(map(_in_line, value))
 
 
 def _prose(text: str) -> Markup:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.bootstrap import Estimate
-from freelunch.reporting.audit.claims import estimate_text
+from freelunch.analysis.intervals import Estimate
 from freelunch.reporting.audit.measures import MEASURES
-from freelunch.reporting.audit.verdicts import DECIDES, FAILS, UNTESTED, tally
+from freelunch.reporting.audit.numbers import estimate_text
+from freelunch.reporting.audit.verdicts import DECIDES, FAILS, UNTESTED, kind, tally
 from freelunch.reporting.formatting import NOT_FINITE
 
 
@@ -43,7 +43,8 @@ def _reason(claim: Mapping[str, Any]) -> str:
     if len(parts) == 1:
         return str(parts[0]["reason"])
     for part in parts:
-        if part["role"] == DECIDES and part["verdict"] == verdict and verdict in (FAILS, UNTESTED):
+        decides = part["role"] == DECIDES and part["verdict"] == verdict
+        if decides and kind(verdict) in (FAILS, UNTESTED):
             reason = part["reason"][0].lower() + part["reason"][1:]
             return f"“{part['says']}” is {verdict}: {reason}"
     return f"{tally([part['verdict'] for part in parts], 'parts')}."
@@ -63,4 +64,15 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
         for finding in part["findings"]
     ]
     several = any(finding["seeds"] for finding in findings)
-    return {**part, "findings": findings, "several_seeds": several}
+    return {
+        **part,
+        "findings": findings,
+        "several_seeds": several,
+        "set": threshold_history(part["set"]),
+    }
+
+
+def threshold_history(history: Mapping[str, Any]) -> str:
+    """Return who set a threshold, and when, in words."""
+    after = ", after results were seen" if history["after_results"] else ""
+    return f"by {history['by']}, written down on {history['date']}{after}"

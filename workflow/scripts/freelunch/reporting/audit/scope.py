@@ -1,29 +1,117 @@
-"""The scope of the verdicts on a study: models, tokens, text and seeds, in one sentence."""
+"""The scope of verdicts: models, patterns, calibration tokens and seeds, beside the paper's."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from freelunch.analysis.pairing import Records, seed_groups
-from freelunch.reporting.cells import cell_rows
+from freelunch.reporting.audit.data import checked
+from freelunch.reporting.audit.protocol import PROTOCOL
+from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
-# The paper calibrates on at least 128 sequences of 4096 tokens.
-PAPER_TOKENS = 128 * 4096
+# The tokens of the smallest calibration sample with which the paper makes a claim, by the claim.
+Regimes = Mapping[str, int]
 
 
-def scope_text(study: Study, records: Records) -> str:
-    """Return the scope, which a reader needs to know before any verdict."""
-    models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
-    amounts = [row["adaptation_tokens"] for row in cell_rows(records)]
-    tokens = _range([int(amount) for amount in amounts if amount is not None])
-    seeds = _range([len(cells) for cells in seed_groups(records) if not cells[0].is_dense])
+def load_regimes(path: Path = PROTOCOL) -> Regimes:
+    """Return the scale below which a study says nothing about a claim.
+
+    Raises:
+        UserError: The file does not match `workflow/schemas/protocol.schema.json`.
+    """
+    return {
+        claim: regime["tokens"]
+        for regime in checked(path, "protocol").get("regimes", [])
+        for claim in regime["claims"]
+    }
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a verdict is about.
+
+    Attributes:
+        models: The models.
+        patterns: The patterns.
+        tokens: The fewest and the most calibration tokens of an adaptation.
+        reconstructed: The most calibration tokens of a reconstruction.
+        seeds: The fewest and the most seeds of a number.
+        paper: The paper's fewest calibration tokens; None for a claim that is not the paper's.
+    """
+
+    models: list[str]
+    patterns: list[str]
+    tokens: tuple[int, int]
+    reconstructed: int
+    seeds: tuple[int, int]
+    paper: int | None
+
+    @classmethod
+    def of(
+        cls, study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: int | None
+    ) -> "Scope":
+        """Return the scope of numbers.
+
+        Args:
+            study: The study.
+            cells: The cells that the numbers come from; at least one.
+            seeds: The number of seeds of each number.
+            paper: The paper's fewest calibration tokens.
+        """
+        cells, seeds = list(cells), list(seeds) or [1]
+        pruned = [cell for cell in cells if not cell.is_dense]
+        length = study.calibration.length
+        tokens, reconstructed = {study.calibration.samples * length}, {0}
+        if adapted := {cell.adaptation: study.adaptation(cell.adaptation) for cell in pruned}:
+            of = {name: study.samples(name) * length for name, it in adapted.items() if it}
+            tokens = set(of.values()) or tokens
+            reconstructed = {
+                of[name] for name, it in adapted.items() if it and not it.is_retraining
+            } or reconstructed
+        return cls(
+            list(dict.fromkeys(cell.model for cell in cells)),
+            list(dict.fromkeys(cell.pattern for cell in pruned)),
+            (min(tokens), max(tokens)),
+            max(reconstructed),
+            (min(seeds), max(seeds)),
+            paper,
+        )
+
+    @property
+    def too_small(self) -> bool:
+        """Return whether the study is below the scale of the paper."""
+        return self.paper is not None and self.reconstructed < self.paper
+
+    @property
+    def text(self) -> str:
+        """Return the scope in words."""
+        parts = [", ".join(self.models), ", ".join(self.patterns)]
+        tokens = f"{_range(*self.tokens)} calibration tokens"
+        if self.paper is not None:
+            shares = f"{_range(*(100 * of / self.paper for of in self.tokens))} %"
+            tokens += f", {shares} of the paper's smallest"
+        least, most = self.seeds
+        parts += [tokens, "one seed" if most == 1 else f"{_range(least, most)} seeds"]
+        return "; ".join(filter(None, parts))
+
+
+def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
+    """Return the scope of all verdicts on a study, which a reader needs to know before any."""
+    seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
+    scope = Scope.of(study, study.cells, seeds, min(regimes.values(), default=None))
     perplexity = study.perplexity
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     return (
-        f"{models}; adaptation on {tokens} tokens of `{study.calibration.text}` (the paper: "
-        f"{PAPER_TOKENS:,} and more); perplexity on {windows} windows of {perplexity.length:,} "
-        f"tokens of `{perplexity.text}`; number of seeds: {seeds}."
+        f"{scope.text}; calibration on `{study.calibration.text}`; perplexity on {windows} windows "
+        f"of {perplexity.length:,} tokens of `{perplexity.text}`."
     )
 
 
-def _range(values: list[int]) -> str:
-    """Return the smallest and the largest value, or one number if they are equal."""
-    least, most = min(values, default=0), max(values, default=0)
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+def _range(least: float, most: float) -> str:
+    """Return two numbers, or one if they are equal."""
+    low, high = (
+        f"{value:.2g}" if isinstance(value, float) and value < 100 else f"{value:,.0f}"
+        for value in (least, most)
+    )
+    return low if low == high else f"{low} to {high}"

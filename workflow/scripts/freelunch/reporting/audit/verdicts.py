@@ -1,22 +1,52 @@
-"""Verdicts, and how they follow from numbers and from each other."""
+"""Verdicts, and how they follow from numbers and from each other.
+
+Two questions have two answers. The verdict says what was found in a study. What that says of the
+paper's claim is the bearing; it is nothing where the study is smaller than the paper's.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.bootstrap import Estimate
+from freelunch.analysis.intervals import Estimate
 
 # These words are the verdicts in `audit.json`, and people read them everywhere: the effect that a
-# claim describes was found, or was not found in this study, which is small.
+# claim describes was found in this study, or it was not.
 HOLDS = "found"
 IN_PART = "found in part"
-FAILS = "not found at this scale"
+FAILS = "not found"
 UNTESTED = "not testable here"
-VERDICTS = (HOLDS, IN_PART, FAILS, UNTESTED)
+# One seed says nothing about another calibration sample or training order.
+ONE_SEED = "on this sample and order"
+# What a study that is large enough says of the paper's claim, and what others say.
+BEARINGS = {
+    HOLDS: "supported",
+    IN_PART: "supported in part",
+    FAILS: "not supported",
+    UNTESTED: UNTESTED,
+}
+TOO_SMALL = "not tested at this scale"
+TOO_FEW_SEEDS = "not testable: one seed"
 # The role of a part in its claim.
 DECIDES, COUNTS, ADDS = "decides", "counts", "adds"
-UNDEFINED = "a loss is not finite, or there is nothing to divide by"
+UNDEFINED = "a loss is not finite, windows are too few, or there may be nothing to divide by"
 UNBOUNDED = (-math.inf, math.inf)
+
+
+def of_one_seed(verdict: str) -> str:
+    """Return the verdict that a single seed can give."""
+    return verdict if verdict == UNTESTED else f"{verdict} {ONE_SEED}"
+
+
+def kind(verdict: str) -> str:
+    """Return a verdict without the words that one seed adds to it."""
+    return verdict.removesuffix(f" {ONE_SEED}")
+
+
+VERDICTS = (
+    *(word for each in (HOLDS, IN_PART, FAILS) for word in (each, of_one_seed(each))),
+    UNTESTED,
+)
 
 
 def judge(
@@ -29,31 +59,50 @@ def judge(
     """Return the verdict on a number, and why.
 
     The effect is found if the whole interval lies beyond the threshold, and not found if none of
-    the interval does. An interval that contains the threshold is too wide for a verdict.
+    the interval does. An interval that contains the threshold is too wide for a verdict. As the
+    interval has 2.5 % on each side, `above` and `below` are one-sided tests, and `within` consists
+    of two of them: a test of equivalence.
 
     Args:
         estimate: The number and its interval.
-        threshold: `above` or `below` a number.
+        threshold: `above` or `below` a number, or `within` it and its negative.
         written: Returns a number of this kind as text.
         bounds: The range within which the number is known. A number at or below the first bound may
             be any smaller number; an infinite one is known to exceed the second bound.
-        undefined: The reason to give if there is no number, or some draws have none.
+        undefined: The reason to give if there is no number, or too many draws have none.
     """
-    if math.isnan(estimate.value) or math.isnan(estimate.low):
+    low, high = estimate.low, estimate.high
+    if any(map(math.isnan, (estimate.value, low, high))):
         return UNTESTED, undefined
-    side = "above" if "above" in threshold else "below"
-    wanted = threshold[side]
-    (least, most), low, high = bounds, estimate.low, estimate.high
+    least, most = bounds
     if low <= least:
         low = -math.inf
     elif low == math.inf:
         low = math.nextafter(most, math.inf)
+    start, end = _range(threshold)
+    where = threshold_text(threshold, written)
+    if (low > start or start == -math.inf) and (high < end or end == math.inf):
+        return HOLDS, f"the whole interval is {where}"
+    if high <= start or low >= end:
+        return FAILS, f"none of the interval is {where}"
+    return UNTESTED, f"only a part of the interval is {where}"
 
-    if low > wanted if side == "above" else high < wanted:
-        return HOLDS, f"the whole interval is {side} {written(wanted)}"
-    if high <= wanted if side == "above" else low >= wanted:
-        return FAILS, f"none of the interval is {side} {written(wanted)}"
-    return UNTESTED, f"the interval contains {written(wanted)}"
+
+def threshold_text(threshold: Mapping[str, Any], written: Callable[[float], str]) -> str:
+    """Return a threshold in words."""
+    ((side, value),) = threshold.items()
+    sign = "\N{PLUS-MINUS SIGN}" if side == "within" else ""
+    return f"{side} {sign}{written(value)}"
+
+
+def _range(threshold: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the open range of the numbers with which an effect is found."""
+    ((side, value),) = threshold.items()
+    return {
+        "above": (value, math.inf),
+        "below": (-math.inf, value),
+        "within": (-value, value),
+    }[side]
 
 
 def tally(verdicts: Sequence[str], what: str) -> str:
@@ -68,31 +117,51 @@ def tally(verdicts: Sequence[str], what: str) -> str:
     return f"Of {len(verdicts)} {what}, {told}"
 
 
-def together(verdicts: Sequence[str]) -> str:
+def together(verdicts: Sequence[str], agree: bool = False) -> str:
     """Return the joint verdict of several comparisons, such as of several pruned models.
 
     Comparisons that could not be tested count neither way. If none could be tested, the result is
     not testable; if only some could, it is at most "in part".
+
+    Args:
+        verdicts: The verdicts.
+        agree: Whether "not found" needs all comparisons to agree, those not tested included.
     """
     told = [verdict for verdict in verdicts if verdict != UNTESTED]
-    if not told:
+    kinds = {kind(verdict) for verdict in told}
+    if not told or (agree and kinds == {FAILS} and len(told) < len(verdicts)):
         return UNTESTED
-    if set(told) == {FAILS}:
-        return FAILS
-    return HOLDS if set(verdicts) == {HOLDS} else IN_PART
+    found = FAILS if kinds == {FAILS} else IN_PART
+    if kinds == {HOLDS} and len(told) == len(verdicts):
+        found = HOLDS
+    return found if told == [*map(kind, told)] else of_one_seed(found)
 
 
 def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     """Return the verdict on a claim.
 
     Args:
-        parts: The verdict and the role of each part. If a deciding part fails or cannot be tested,
-            so does the claim. A part that `adds` can only weaken a claim.
+        parts: The verdict and the role of each part. If a deciding part cannot be tested, neither
+            can the claim; if all deciding parts fail, so does the claim. A part that `adds` can
+            only weaken a claim.
     """
     deciding = [verdict for verdict, role in parts if role == DECIDES]
-    for verdict in (FAILS, UNTESTED):
-        if verdict in deciding:
-            return verdict
+    if UNTESTED in deciding:
+        return UNTESTED
+    if deciding and kind(together(deciding)) == FAILS:
+        return together(deciding)
     own = together([verdict for verdict, role in parts if role != ADDS])
     added = [verdict for verdict, role in parts if role == ADDS and verdict != UNTESTED]
-    return together([own, *added]) if own in (HOLDS, IN_PART) else own
+    return together([own, *added]) if kind(own) in (HOLDS, IN_PART) else own
+
+
+def bearing(verdict: str, too_small: bool) -> str:
+    """Return what a verdict says of the paper's claim.
+
+    Args:
+        verdict: What was found.
+        too_small: Whether the study is below the scale of the paper.
+    """
+    if too_small:
+        return TOO_SMALL
+    return BEARINGS.get(verdict, TOO_FEW_SEEDS)

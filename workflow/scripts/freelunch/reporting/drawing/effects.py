@@ -133,7 +133,8 @@ def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> lis
     """
     if len({row["adaptation"] for row in rows}) == 1:
         groups = _grouped((row["effect"], _place(row, several), row) for row in rows)
-        return [line for effect, its in groups.items() for line in _group(effect, its)]
+        headed = len({_place(row, several) for row in rows}) > 1
+        return [line for effect, its in groups.items() for line in _group(effect, its, headed)]
     # A pruned model with several adaptations is a group of its own. The other rows are grouped by
     # adaptation.
     counts: dict[str, int] = {}

@@ -18,10 +18,10 @@ NOTES = (
     "of the reconstruction it is compared with, in nats per token; ± is the standard error of the "
     "paired differences over windows of text.",
     "A retraining reaches the reconstruction at the budget where its loss, interpolated linearly "
-    "in the logarithm of the budget, comes down to the reconstruction's. The interval contains "
-    "95 % of 1,000 bootstrap draws of the windows of text, and is wider if there are several "
-    "seeds. At most: the smallest budget that was run already reaches it; smaller ones were not "
-    "tried.",
+    "in the logarithm of the budget, comes down to the reconstruction's. The interval is a "
+    "Student's t interval over windows of text, which allows for the correlation of neighbouring "
+    "windows, and over seeds if there are several. At most: the smallest budget that was run "
+    "already reaches it; smaller ones were not tried.",
 )
 
 

@@ -85,7 +85,8 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     text = study.text(name)
     yield (
         f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over "
-        "windows."
+        "windows, taken as independent. Neighbouring windows are not quite, so it is somewhat too "
+        "small; the intervals of the audit allow for that."
     )
     if isinstance(text, Wheel):
         yield (

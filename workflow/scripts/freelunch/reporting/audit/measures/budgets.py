@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from freelunch.analysis.bootstrap import Means
+import numpy as np
+
+from freelunch.analysis.budget_effect import Adapted
+from freelunch.analysis.intervals import Means, Numbers
 from freelunch.analysis.reach import UNITS, reached_at
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     Absent,
     Asked,
     Measure,
+    Measurement,
     Settings,
     ask,
     only,
@@ -19,64 +24,70 @@ from freelunch.study.naming import pruned_model
 
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
-    """The smallest budget, in `unit`, with which any way of retraining on text reaches the
-    reconstruction, divided by the reconstruction's own budget. All `methods` have to be in the
-    study, and no others count. The loss is interpolated linearly in the logarithm of the budget
-    between budgets that are at most `apart` times apart; budgets beyond a larger step do not count.
-    A number that is no larger than the smallest budget of every way is "at most" that budget. Where
-    no way reaches the reconstruction, the number is "more than" the largest budget that all ways
-    were run with. That counts only if each way was also run with no more than the reconstruction's
-    budget and a larger budget did not make it worse; otherwise a smaller budget may suffice.
+    """The smallest budget, in `unit`, with which any way of retraining on text reaches a
+    reconstruction, divided by the reconstruction's own budget, for each budget that the
+    reconstruction was run with. All `methods` have to be in the study, and no others count. The
+    loss is interpolated linearly in the logarithm of the budget between budgets that are at most
+    `apart` times apart; budgets beyond a larger step do not count. A number that is no larger than
+    the smallest budget of every way is "at most" that budget. Where no way reaches the
+    reconstruction, the number is "more than" the largest budget that all ways were run with. That
+    counts only if each way was also run with no more than the reconstruction's budget and a larger
+    budget did not make it worse; otherwise a smaller budget may suffice.
     """
-    unit, apart = settings["unit"], settings["apart"]
     for comparison in evidence.comparisons:
-        reference = comparison.reference
+        place = pruned_model(comparison.reference.cells[0])
         ways = {
             series: members
             for series, members in comparison.series.items()
             if members[0].settings.method in settings["methods"] and not members[0].settings.distils
         }
-        subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)} against {reference.name}"
         there = {members[0].settings.method for members in ways.values()}
         if missing := [name for name in settings["methods"] if name not in there]:
-            place = f"{pruned_model(reference.cells[0])}, retraining against {reference.name}"
-            yield Absent(place, f"retraining that was not run: {', '.join(missing)}")
+            subject = f"{place}, retraining against {comparison.reference.name}"
+            yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
-        amounts = {
-            each.name: getattr(each, unit) / getattr(reference, unit)
-            for members in ways.values()
-            for each in members
-        }
-        of_ways = [
-            _without_gaps({each.name: amounts[each.name] for each in way}, apart)
-            for way in ways.values()
-        ]
+        for reference in comparison.series[comparison.reference.series]:
+            found = _ratio(evidence, settings, ways, reference)
+            yield found
+            if isinstance(found, Absent):
+                # It would be absent beside the other references, too.
+                break
 
-        def statistic(
-            means: Means,
-            of_ways: Sequence[Mapping[str, float]] = of_ways,
-            reference: str = reference.name,
-        ) -> float:
-            found = [_reached(way, means, reference) for way in of_ways]
-            reached = [value for value in found if math.isfinite(value)]
-            return min(reached) if reached else max(found, key=math.isnan)
 
-        used = {name for way in of_ways for name in way}
-        cells = {each.name: each.cells for way in ways.values() for each in way}
-        least, most = (
-            pick(choose(way.values()) for way in of_ways)
-            for pick, choose in ((max, min), (min, max))
+def _ratio(
+    evidence: Evidence,
+    settings: Settings,
+    ways: Mapping[str, Sequence[Adapted]],
+    reference: Adapted,
+) -> Measurement | Absent:
+    """Return the budget with which one of some ways of retraining reaches a reconstruction."""
+    unit = settings["unit"]
+    of_ways = [
+        _without_gaps(
+            {each.name: getattr(each, unit) / getattr(reference, unit) for each in way},
+            settings["apart"],
         )
-        yield ask(
-            evidence,
-            settings,
-            subject,
-            statistic,
-            {**only(cells, sorted(used)), reference.name: reference.cells},
-            (least, most),
-            "in at least some draws no way reaches it, and one of them was run only with larger "
-            "budgets than the reconstruction's or got worse with more: a smaller one may suffice",
-        )
+        for way in ways.values()
+    ]
+    used = {name for way in of_ways for name in way}
+    cells = {each.name: each.cells for way in ways.values() for each in way}
+    least = max(min(way.values()) for way in of_ways)
+    most = min(max(way.values()) for way in of_ways)
+    ends = dict.fromkeys(f"{of:.2g}" for of in (min(min(way.values()) for way in of_ways), most))
+    subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)}"
+    return ask(
+        evidence,
+        settings,
+        f"{subject}, {' to '.join(ends)} times the reconstruction's budget",
+        [partial(_reached, way, reference.name) for way in of_ways],
+        {**only(cells, sorted(used)), reference.name: reference.cells},
+        about=reference.name,
+        bounds=(least, most),
+        without="not reached",
+        undefined="it may be that no way reaches it; then a budget that was not run may still "
+        "suffice, as one of them was run only with larger budgets than the reconstruction's or got "
+        "worse with more",
+    )
 
 
 def _without_gaps(way: Mapping[str, float], apart: float) -> dict[str, float]:
@@ -90,7 +101,7 @@ def _without_gaps(way: Mapping[str, float], apart: float) -> dict[str, float]:
     return found
 
 
-def _reached(way: Mapping[str, float], means: Means, reference: str) -> float:
+def _reached(way: Mapping[str, float], reference: str, means: Means) -> Numbers:
     """Return the budget with which a way of retraining reaches the reconstruction.
 
     It is infinite where no budget that was run does, NaN where a smaller one may.
@@ -98,8 +109,7 @@ def _reached(way: Mapping[str, float], means: Means, reference: str) -> float:
     budgets, excess = list(way.values()), [means[name] - means[reference] for name in way]
     reached = reached_at(budgets, excess)
     made_worse = len(excess) > 1 and excess[-1] > excess[-2]
-    unknown = math.isinf(reached) and (budgets[0] > 1 or made_worse)
-    return math.nan if unknown else reached
+    return np.where(np.isinf(reached) & ((budgets[0] > 1) | made_worse), np.nan, reached)
 
 
 MEASURES = (
@@ -112,5 +122,6 @@ MEASURES = (
             "apart": {"type": "number", "exclusiveMinimum": 1},
         },
         unit="times",
+        agree=True,
     ),
 )

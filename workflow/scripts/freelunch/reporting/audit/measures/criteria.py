@@ -1,10 +1,12 @@
 """Measures of how far apart criteria are with the reconstruction."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
-from freelunch.analysis.bootstrap import Means
-from freelunch.analysis.pairing import exp, parameters_by_model
+import numpy as np
+
+from freelunch.analysis.intervals import Means, Numbers
+from freelunch.analysis.pairing import parameters_by_model
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
@@ -17,51 +19,58 @@ from freelunch.reporting.audit.measures.measure import (
     by_criterion,
     divided,
 )
+from freelunch.reporting.labels import criterion_label
 from freelunch.study.cell import NONE, Cell
+
+# Criteria whose mean loss is compared.
+Group = Sequence[str]
 
 
 def gap_left(evidence: Evidence, settings: Settings) -> Asked:
-    """The gap in loss between the worst and the best of some `criteria` with the reconstruction,
-    divided by the gap without it. All of them have to be in the study, and no others count.
+    """The gap in loss between every two `groups` of criteria with the reconstruction, divided by
+    the gap without it. The loss of a group is the mean of its criteria; below 0, the order of the
+    two changes. All criteria have to be in the study, and no others count.
     """
     for criteria, name in _criteria(evidence, settings["metric"]):
-        yield _gap_left(evidence, settings, criteria, name)
+        yield from _gaps_left(evidence, settings, criteria, name)
 
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
-    """How much more of the gap between `criteria` is left in a model than in the next smaller."""
+    """How much more of the gap between `groups` is left in a model than in the next smaller."""
     sizes = parameters_by_model(evidence.records)
-    by_pattern: dict[str, list[Measurement]] = {}
+    by_gap: dict[tuple[str, str], list[Measurement]] = {}
     for criteria, name in _criteria(evidence, settings["metric"]):
-        found = _gap_left(evidence, settings, criteria, name)
-        if isinstance(found, Measurement):
-            by_pattern.setdefault(found.cells[0].pattern, []).append(found)
-    several = {pattern: each for pattern, each in by_pattern.items() if len(each) > 1}
+        for found in _gaps_left(evidence, settings, criteria, name):
+            if isinstance(found, Measurement):
+                by_gap.setdefault((found.cells[0].pattern, found.about), []).append(found)
+    several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
     if not several:
         yield Absent(
             "models of different sizes",
             "this study does not compare these criteria on models of several sizes",
         )
-    for pattern, of_models in several.items():
+    for (pattern, about), of_models in several.items():
         ordered = sorted(of_models, key=lambda each: sizes[each.cells[0].model])
         for small, large in pairwise(ordered):
 
             def statistic(
                 means: Means, small: Measurement = small, large: Measurement = large
-            ) -> float:
-                return large.statistic(means) - small.statistic(means)
+            ) -> Numbers:
+                return large.statistics[0](means) - small.statistics[0](means)
 
             yield Measurement(
                 f"{pattern}: {large.subject} minus {small.subject}",
-                statistic,
+                [statistic],
                 [*small.samples, *large.samples],
                 [*small.cells, *large.cells],
+                about=about,
             )
 
 
-def perplexity_apart(evidence: Evidence, settings: Settings) -> Asked:
-    """How far apart the perplexities of two `criteria` are with the reconstruction, in models whose
-    dense perplexity is at most `dense_at_most`: differences do not carry over to other levels.
+def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
+    """The perplexity of the first of two `criteria` minus that of the second with the
+    reconstruction, in models whose dense perplexity is at most `dense_at_most`: differences do not
+    carry over to other levels.
     """
     one, other = settings["criteria"]
     for criteria, name in _criteria(evidence, settings["metric"]):
@@ -69,42 +78,70 @@ def perplexity_apart(evidence: Evidence, settings: Settings) -> Asked:
             continue
         cells = {criterion: criteria[criterion][1] for criterion in (one, other)}
         model = cells[one][0].model
-        subject = f"{model}, {cells[one][0].pattern}, {name}: {one} and {other}"
+        subject = f"{model}, {cells[one][0].pattern}, {name}: {one} minus {other}"
         metrics = evidence.records[Cell.dense(model)]["metrics"]["perplexity"]
         dense, most = metrics["perplexity"], settings["dense_at_most"]
         if dense is None or dense > most:
             found = "not finite" if dense is None else f"{dense:.1f}"
-            yield Absent(subject, f"the dense perplexity is {found}, not at most {most}")
+            reason = f"the dense perplexity is {found}, not at most {most}"
+            yield Absent(subject, reason, too_small=True)
             continue
 
-        def statistic(means: Means) -> float:
-            return abs(exp(means[one]) - exp(means[other]))
+        def statistic(means: Means) -> Numbers:
+            return np.exp(means[one]) - np.exp(means[other])
 
-        yield ask(evidence, settings, subject, statistic, cells)
+        yield ask(evidence, settings, subject, [statistic], cells)
 
 
-def _gap_left(
+def _gaps_left(
     evidence: Evidence,
     settings: Settings,
     criteria: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]],
     name: str,
-) -> Measurement | Absent:
+) -> Asked:
+    """Yield how much of the gap between every two groups of criteria is left."""
     one = next(iter(criteria.values()))[0][0]
     subject = f"{one.model}, {one.pattern}, {name}"
-    if missing := [it for it in settings["criteria"] if it not in criteria]:
-        return Absent(subject, f"there are no cells of {', '.join(missing)}")
-    # Names of one model have to differ from those of another.
-    names = {
-        it: [f"{one.model} {it} {adaptation}" for adaptation in (NONE, name)]
-        for it in settings["criteria"]
-    }
-    cells = {names[it][at]: criteria[it][at] for it in names for at in (0, 1)}
+    wanted = [it for group in settings["groups"] for it in group]
+    if missing := [it for it in wanted if it not in criteria]:
+        yield Absent(subject, f"there are no cells of {', '.join(missing)}")
+        return
 
-    def statistic(means: Means) -> float:
-        before, after = ([means[each[at]] for each in names.values()] for at in (0, 1))
-        return divided(max(after) - min(after), max(before) - min(before))
+    def key(criterion: str, adaptation: str) -> str:
+        # Names of one model have to differ from those of another.
+        return f"{one.model} {criterion} {adaptation}"
 
-    return ask(evidence, settings, subject, statistic, cells)
+    def gap(means: Means, pair: Sequence[Group], adaptation: str) -> Numbers:
+        levels = [np.mean([means[key(it, adaptation)] for it in of], axis=0) for of in pair]
+        return np.asarray(levels[0] - levels[1])
+
+    for pair in combinations(settings["groups"], 2):
+        cells = {
+            key(it, adaptation): criteria[it][at]
+            for group in pair
+            for it in group
+            for at, adaptation in enumerate((NONE, name))
+        }
+        sample = evidence.sample(cells, settings["metric"])
+        # The group that is worse without the reconstruction comes first.
+        ordered = pair[::-1] if sample and gap(sample.means(), pair, NONE) < 0 else pair
+
+        def statistic(means: Means, pair: Sequence[Group] = ordered) -> Numbers:
+            return divided(gap(means, pair, name), gap(means, pair, NONE))
+
+        yield ask(
+            evidence,
+            settings,
+            subject,
+            [statistic],
+            cells,
+            about=" beside ".join(map(_group_label, ordered)),
+            undefined="without the reconstruction, there may be no gap",
+        )
+
+
+def _group_label(group: Group) -> str:
+    return criterion_label(group[0]) if len(group) == 1 else f"{len(group)} others"
 
 
 def _criteria(
@@ -124,18 +161,19 @@ def _criteria(
             yield {it: (kept(of[NONE]), kept(of[name])) for it, of in criteria.items()}, name
 
 
+GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}
 MEASURES = (
-    Measure(gap_left, "remaining share of the gap between criteria", {"criteria": CRITERIA}),
+    Measure(gap_left, "remaining share of the gap between criteria", {"groups": GROUPS}),
     Measure(
         gap_left_by_size,
         "remaining share of the gap, larger minus smaller model",
-        {"criteria": CRITERIA},
+        {"groups": GROUPS},
     ),
     Measure(
-        perplexity_apart,
+        perplexity_difference,
         "difference in perplexity",
         {
-            "criteria": {**CRITERIA, "maxItems": 2},
+            "criteria": {**CRITERIA, "minItems": 2, "maxItems": 2},
             "dense_at_most": {"type": "number", "exclusiveMinimum": 0},
         },
         unit="perplexity",

@@ -1,30 +1,28 @@
-"""What a measure is: a number for each pruned model, computed from the mean losses of its cells.
+"""What a measure is: numbers for each pruned model, computed from the mean losses of its cells.
 
 A measure finds the cells that it compares and the statistic of their mean losses that a claim asks
-for; `analysis.bootstrap` then computes the number and its interval. Losses are in the metric that
+for; `analysis.intervals` then computes the number and its interval. Losses are in the metric that
 the claim names: nats per token, or the share of wrong answers. The audit's page shows the docstring
 of each measure.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from freelunch.analysis.bootstrap import Sample, Statistic
+import numpy as np
+
+from freelunch.analysis.intervals import Numbers, Pick, Sample, Statistic
 from freelunch.reporting.audit.evidence import ACCURACY, METRICS, Evidence
 from freelunch.reporting.audit.verdicts import UNBOUNDED, UNDEFINED
+from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.windows import ALL, HALVES, MATRIX
 
 # JSON Schemas of settings that several measures have.
-WINDOWS = {
-    "type": "array",
-    "minItems": 1,
-    "uniqueItems": True,
-    "items": {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimum": 1}]},
-}
-CRITERIA = {"type": "array", "minItems": 2, "uniqueItems": True, "items": {"type": "string"}}
+WINDOW = {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimum": 1}]}
+WINDOWS = {"type": "array", "minItems": 1, "uniqueItems": True, "items": WINDOW}
+CRITERIA = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string"}}
 
 
 @dataclass(frozen=True)
@@ -33,30 +31,45 @@ class Measurement:
 
     Attributes:
         subject: What the number describes.
-        statistic: Computes the number from mean losses, by the names in the samples.
+        statistics: Compute numbers from mean losses, by the names in the samples; one of them
+            counts.
         samples: One sample for each model.
         cells: The cells that the number comes from.
+        about: What tells the number from others of the same subject.
+        pick: Which of several statistics counts: `min` or `max`.
         bounds: The range within which the number is known. A number at or below the first bound is
             "at most" that bound; an infinite one is "more than" the second bound.
-        undefined: The reason to give if there is no number, or some draws have none.
+        without: What to show if there is no number.
+        undefined: The reason to give if there is no number, or too many draws have none.
         command: The command that repeats the measurement, if it does not measure cells again.
     """
 
     subject: str
-    statistic: Statistic
+    statistics: Sequence[Statistic]
     samples: Sequence[Sample]
     cells: Sequence[Cell]
+    about: str = ""
+    pick: Pick = min
     bounds: tuple[float, float] = UNBOUNDED
+    without: str = NOT_FINITE
     undefined: str = UNDEFINED
     command: str | None = None
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A number that cannot be measured, and why."""
+    """A number that cannot be measured, and why.
+
+    Attributes:
+        subject: What the number would describe.
+        reason: Why it cannot be measured.
+        too_small: Whether the reason is that the study's models are smaller or weaker than those
+            that the claim is about.
+    """
 
     subject: str
     reason: str
+    too_small: bool = False
 
 
 Settings = Mapping[str, Any]
@@ -76,6 +89,8 @@ class Measure:
         unit: How its numbers are written: share, times, perplexity, GB or nats.
         unit_of_accuracy: The same for the metric accuracy, if it differs.
         metrics: The metrics whose losses it can compare; none for a measure of memory.
+        agree: Whether its numbers describe one thing in several ways, such as with several
+            references, so that only a verdict on which all agree counts.
         repeated_by: The rule that measures its cells again, if it is not the metric's.
     """
 
@@ -85,6 +100,7 @@ class Measure:
     unit: str = "share"
     unit_of_accuracy: str | None = None
     metrics: Sequence[str] = METRICS
+    agree: bool = False
     repeated_by: str | None = None
 
     @property
@@ -106,17 +122,16 @@ def ask(
     evidence: Evidence,
     settings: Settings,
     subject: str,
-    statistic: Statistic,
+    statistics: Sequence[Statistic],
     cells: Cells,
-    bounds: tuple[float, float] = UNBOUNDED,
-    undefined: str = UNDEFINED,
+    **more: Any,
 ) -> Measurement | Absent:
-    """Return the measurement of the cells of one model."""
+    """Return the measurement of the cells of one model; `more` are attributes of it."""
     sample = evidence.sample(cells, settings["metric"])
     if sample is None:
         return Absent(subject, f"{settings['metric']} was not measured on all of these cells")
     used = dict.fromkeys(cell for of_seeds in cells.values() for cell in of_seeds)
-    return Measurement(subject, statistic, [sample], list(used), bounds, undefined)
+    return Measurement(subject, statistics, [sample], list(used), **more)
 
 
 def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
@@ -154,11 +169,11 @@ def only(cells: Cells, names: Sequence[str]) -> Cells:
     return {name: cells[name] for name in names}
 
 
-def divided(value: float, by: float) -> float:
+def divided(value: Numbers, by: Numbers) -> Numbers:
     """Return a quotient; NaN where there is nothing to divide by."""
-    return value / by if by > 0 else math.nan
+    return np.divide(value, by, out=np.full_like(by, np.nan), where=by > 0)
 
 
 def constant(value: float) -> Statistic:
     """Return a statistic that does not depend on losses."""
-    return lambda _: value
+    return lambda _: np.asarray(value)

@@ -40,7 +40,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
             gigabytes = cost.memory_bytes / 1e9
             yield Measurement(
                 f"{cell.model}, {name}",
-                constant(gigabytes),
+                [constant(gigabytes)],
                 [],
                 [],
                 command=f"make plan STUDY={settings['study']}",

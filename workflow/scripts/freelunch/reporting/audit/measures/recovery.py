@@ -1,6 +1,6 @@
 """Measures of how much of the loss that pruning adds the reconstruction recovers."""
 
-from freelunch.analysis.bootstrap import Means, Statistic
+from freelunch.analysis.intervals import Means, Numbers, Statistic
 from freelunch.analysis.pairing import parameters_by_model
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
@@ -25,7 +25,7 @@ RECOVERED = "recovered share of the loss that pruning adds"
 def recovered_by(adaptation: str) -> Statistic:
     """Return the share of the loss added by pruning that an adaptation recovers, as a statistic."""
 
-    def statistic(means: Means) -> float:
+    def statistic(means: Means) -> Numbers:
         return divided(means[NONE] - means[adaptation], means[NONE] - means[DENSE])
 
     return statistic
@@ -43,7 +43,7 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
         for criterion in settings["criteria"]:
             cells = criteria[criterion]
             subject = f"{pruned_model(cells[NONE][0])}, {name}"
-            yield ask(evidence, settings, subject, recovered_by(name), cells)
+            yield ask(evidence, settings, subject, [recovered_by(name)], cells)
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
@@ -53,11 +53,11 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
     asked = []
     for cells, name in reconstructed(evidence, settings["metric"]):
 
-        def statistic(means: Means, name: str = name) -> float:
+        def statistic(means: Means, name: str = name) -> Numbers:
             return means[NONE] - means[name]
 
         subject = f"{pruned_model(cells[NONE][0])}, {name}"
-        asked.append(ask(evidence, settings, subject, statistic, only(cells, [NONE, name])))
+        asked.append(ask(evidence, settings, subject, [statistic], only(cells, [NONE, name])))
     measured = [each for each in asked if isinstance(each, Measurement)]
     yield from measured
     # Slow metrics are measured on few cells; the others share one line.
@@ -81,19 +81,20 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
         yield Absent(
             f"models of {settings['parameters']:,} parameters or more",
             f"the largest model of this study has {max(sizes.values()):,}",
+            too_small=True,
         )
     yield from asked
 
 
 MEASURES = (
-    Measure(recovery, RECOVERED, {"criteria": {**CRITERIA, "minItems": 1}}),
+    Measure(recovery, RECOVERED, {"criteria": CRITERIA}),
     Measure(gain, "gain of reconstruction", unit="nats", unit_of_accuracy="points"),
     Measure(
         recovery_at_size,
         RECOVERED,
         {
             "parameters": {"type": "integer", "minimum": 1},
-            "criteria": {**CRITERIA, "minItems": 1},
+            "criteria": CRITERIA,
         },
     ),
 )

@@ -1,11 +1,14 @@
 """Measures of the effect of the window size."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from freelunch.analysis.bootstrap import Means
+from freelunch.analysis.intervals import Pick, Statistic
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
+    WINDOW,
     WINDOWS,
     Absent,
     Asked,
@@ -18,67 +21,73 @@ from freelunch.reporting.audit.measures.measure import (
     divided,
     only,
 )
-from freelunch.study.cell import NONE
+from freelunch.reporting.labels import window_label
+from freelunch.study.cell import NONE, Cell
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import HALVES, MATRIX
 
-OF_BEST = "difference, as a share of the best window's gain"
+# Runs that a comparison of peak memory needs.
+RUNS = 3
+MISSED = "gain missed, as a share of the other window's gain"
 
 
-def window_spread(evidence: Evidence, settings: Settings) -> Asked:
-    """How far apart the losses of some `windows` are, as a share of what the best of them gains.
-    All of them have to be in the study, and no others count.
+def window_difference(evidence: Evidence, settings: Settings) -> Asked:
+    """How much less each of some `windows` gains than the window `beside`, as a share of what that
+    gains; below 0, it gains more. All of them have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
         place = pruned_model(cells[NONE][0])
-        chosen = [row for row in rows if row["window"] in settings["windows"]]
-        if absent := _absent_windows(chosen, settings["windows"]):
+        wanted = [settings["beside"], *settings["windows"]]
+        if absent := _absent_windows(rows, wanted):
             yield Absent(place, absent)
             continue
-        names = [row["adaptation"] for row in chosen]
-
-        def statistic(means: Means, names: Sequence[str] = names) -> float:
-            losses = [means[name] for name in names]
-            return divided(max(losses) - min(losses), means[NONE] - min(losses))
-
-        subject = f"{place}, windows {', '.join(str(row['window']) for row in chosen)}"
-        yield ask(evidence, settings, subject, statistic, only(cells, [NONE, *names]))
+        names = _adaptations(rows)
+        beside = names[settings["beside"]]
+        for window in settings["windows"]:
+            yield ask(
+                evidence,
+                settings,
+                f"{place}, windows",
+                [_missed(names[window], beside)],
+                only(cells, [NONE, names[window], beside]),
+                about=f"{window_label(window)} beside {window_label(settings['beside'])}",
+            )
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
-    """How much worse the window of a single matrix is than the worst of some `windows`, as a
-    share of what the best of these gains. The matrix is solved exactly if `exact`, and trained
+    """How much less the window of a single matrix gains than each of some `windows`, as a share of
+    what that gains; the smallest share counts. The matrix is solved exactly if `exact`, and trained
     otherwise. All of the windows have to be in the study, and no others count.
     """
     for cells, rows in _windows(evidence):
         place = pruned_model(cells[NONE][0])
-        others = [row for row in rows if row["window"] in settings["windows"]]
-        of_matrix = [
-            row["adaptation"]
-            for row in rows
-            if row["window"] == MATRIX and bool(row["exact"]) == settings["exact"]
-        ]
-        absent = _absent_windows(others, settings["windows"])
-        if absent or not of_matrix:
+        absent = _absent_windows(rows, settings["windows"])
+        matrix = _adaptations(rows, settings["exact"]).get(MATRIX)
+        if absent or matrix is None:
             how = "solved exactly" if settings["exact"] else "trained"
             yield Absent(place, absent or f"no window of one matrix was {how}")
             continue
-        names = [row["adaptation"] for row in others]
-
-        def statistic(
-            means: Means, name: str = of_matrix[0], names: Sequence[str] = names
-        ) -> float:
-            losses = [means[other] for other in names]
-            return divided(means[name] - max(losses), means[NONE] - min(losses))
-
-        used = only(cells, [NONE, of_matrix[0], *names])
-        yield ask(evidence, settings, f"{place}, {of_matrix[0]}", statistic, used)
+        yield _beside_each(evidence, settings, cells, matrix, rows, min)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
-    """How much less the window of half a block gains than the best of it and some `windows`, as a
-    share of the best gain. All of them have to be in the study, and no others count.
+    """How much less the window of half a block gains than each of some `windows`, as a share of
+    what that gains; the largest share counts. Below 0, half a block gains more than all of them,
+    which have to be in the study; no others count.
+    """
+    for cells, rows in _windows(evidence):
+        if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
+            yield Absent(pruned_model(cells[NONE][0]), absent)
+            continue
+        yield _beside_each(evidence, settings, cells, _adaptations(rows)[HALVES], rows, max)
+
+
+def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
+    """The peak resident memory of the job that adapts halves of a block, divided by the smallest
+    peak of some `windows`, all of which have to be in the study. Both are net of the smallest peak
+    of any job of that model, which is mostly libraries, and averaged over seeds, of which three are
+    needed.
     """
     for cells, rows in _windows(evidence):
         place = pruned_model(cells[NONE][0])
@@ -87,31 +96,52 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
             yield Absent(place, absent)
             continue
         names = [row["adaptation"] for row in rows if row["window"] in wanted]
-        half = next(row["adaptation"] for row in rows if row["window"] == HALVES)
-
-        def statistic(means: Means, half: str = half, names: Sequence[str] = names) -> float:
-            best = min(means[name] for name in names)
-            return divided(means[half] - best, means[NONE] - best)
-
-        used = only(cells, [NONE, *names])
-        yield ask(evidence, settings, f"{place}, {half}", statistic, used)
-
-
-def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
-    """The peak resident memory of the job that adapts halves of a block, including its libraries,
-    divided by the smallest peak of some `windows`, all of which have to be in the study.
-    """
-    for cells, rows in _windows(evidence):
-        place = pruned_model(cells[NONE][0])
-        if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
-            yield Absent(place, absent)
+        used = [cell for name in names for cell in cells[name]]
+        if len(used) < RUNS * len(names):
+            yield Absent(place, f"peak memory was not measured in {RUNS} runs, with {RUNS} seeds")
             continue
-        others = [row for row in rows if row["window"] in settings["windows"]]
-        half = next(row for row in rows if row["window"] == HALVES)
-        least = min(row["adaptation_peak_bytes"] for row in others)
-        used = [cell for row in (half, *others) for cell in cells[row["adaptation"]]]
-        times = half["adaptation_peak_bytes"] / least
-        yield Measurement(f"{place}, {half['adaptation']}", constant(times), [], used)
+        half = _adaptations(rows)[HALVES]
+        base = _smallest_peak(evidence, used[0].model)
+        net = {name: _peak(evidence, cells[name]) - base for name in names}
+        least = min(value for name, value in net.items() if name != half)
+        times = constant(net[half] / least if least > 0 else math.nan)
+        yield Measurement(f"{place}, {half}", [times], [], used)
+
+
+def _peak(evidence: Evidence, cells: Sequence[Cell]) -> float:
+    """Return the peak memory of the adaptation of some cells, averaged over them."""
+    return fmean(evidence.records[cell]["cost"][RECONSTRUCT_WINDOW]["peak_bytes"] for cell in cells)
+
+
+def _smallest_peak(evidence: Evidence, model: str) -> int:
+    """Return the smallest peak memory of any job of a model."""
+    costs = [record["cost"] for cell, record in evidence.records.items() if cell.model == model]
+    return int(min(step["peak_bytes"] for cost in costs for step in cost.values()))
+
+
+def _missed(name: str, other: str) -> Statistic:
+    """Return how much less an adaptation gains than another, as a share of the other's gain."""
+    return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
+
+
+def _beside_each(
+    evidence: Evidence,
+    settings: Settings,
+    cells: Cells,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    pick: Pick,
+) -> Measurement | Absent:
+    """Return how much less an adaptation gains than each of the windows of the settings."""
+    others = [_adaptations(rows)[window] for window in settings["windows"]]
+    return ask(
+        evidence,
+        settings,
+        f"{pruned_model(cells[NONE][0])}, {name}",
+        [_missed(name, other) for other in others],
+        only(cells, [NONE, name, *others]),
+        pick=pick,
+    )
 
 
 def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]]]]:
@@ -135,6 +165,11 @@ def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]
             yield {name: [by_name[name][seed] for seed in seeds] for name in names}, rows
 
 
+def _adaptations(rows: Sequence[Mapping[str, Any]], exact: bool = False) -> dict[Any, str]:
+    """Return the trained adaptations, or those that were solved exactly, by their window."""
+    return {row["window"]: row["adaptation"] for row in rows if bool(row["exact"]) == exact}
+
+
 def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) -> str | None:
     """Return which of the wanted windows were not run, in words; None if all were."""
     there = [row["window"] for row in rows]
@@ -143,9 +178,9 @@ def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) ->
 
 
 MEASURES = (
-    Measure(window_spread, OF_BEST, {"windows": {**WINDOWS, "minItems": 2}}),
-    Measure(matrix_penalty, OF_BEST, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
-    Measure(halves_missed, OF_BEST, {"windows": WINDOWS}),
+    Measure(window_difference, MISSED, {"beside": WINDOW, "windows": WINDOWS}),
+    Measure(matrix_penalty, MISSED, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
+    Measure(halves_missed, MISSED, {"windows": WINDOWS}),
     Measure(
         halves_memory,
         "memory, relative to the smallest window's",

@@ -1,0 +1,220 @@
+"""Intervals of statistics of mean losses: what they cover, and what they have to be."""
+
+import math
+import random
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.special import stdtrit
+
+from freelunch.analysis.intervals import Means, Numbers, Sample, components, estimate
+
+WINDOWS = 200
+GENERATOR = np.random.default_rng(0)
+
+
+def losses(mean: float, spread: float, name: str, windows: int = WINDOWS) -> list[float]:
+    generator = random.Random(name)
+    return [generator.gauss(mean, spread) for _ in range(windows)]
+
+
+def sample(**of: list[list[float]]) -> Sample:
+    return Sample(list(of), [np.array(list(of.values()))])
+
+
+def first(means: Means) -> Numbers:
+    return means["a"]
+
+
+def difference(means: Means) -> Numbers:
+    return means["a"] - means["b"]
+
+
+# --- Coverage
+
+
+def independent(shape: tuple[int, int]) -> Numbers:
+    return GENERATOR.standard_normal(shape)
+
+
+def heavy_tailed(shape: tuple[int, int]) -> Numbers:
+    return GENERATOR.standard_t(4, shape)
+
+
+def autocorrelated(shape: tuple[int, int], lag_1: float = 0.45) -> Numbers:
+    """Return windows of a text whose lag-1 correlation is that of our 24 windows."""
+    studies, units = shape
+    found = np.empty(shape)
+    found[:, 0] = GENERATOR.standard_normal(studies)
+    for at in range(1, units):
+        own = GENERATOR.standard_normal(studies)
+        found[:, at] = lag_1 * found[:, at - 1] + math.sqrt(1 - lag_1**2) * own
+    return found
+
+
+def of_articles(shape: tuple[int, int]) -> Numbers:
+    """Return windows of which half begin a new article; what an article shares is nine tenths."""
+    begins = GENERATOR.random(shape) < 0.5
+    article = np.cumsum(begins, axis=1) - begins[:, :1]
+    shared = np.take_along_axis(GENERATOR.standard_normal(shape), article, axis=1)
+    return math.sqrt(0.9) * shared + math.sqrt(0.1) * GENERATOR.standard_normal(shape)
+
+
+@pytest.mark.parametrize(
+    ("make", "neighbours", "sizes"),
+    [
+        (independent, False, (4, 8, 24, 50, 200)),
+        (heavy_tailed, False, (4, 8, 24, 50, 200)),
+        (independent, True, (8, 24, 50, 200)),
+        (autocorrelated, True, (8, 24, 50, 200)),
+        (of_articles, True, (8, 24, 50, 200)),
+    ],
+)
+def test_intervals_cover_the_mean(
+    make: Callable[[tuple[int, int]], Numbers], neighbours: bool, sizes: tuple[int, ...]
+) -> None:
+    """The t interval of a mean, which the next test shows to be that of `estimate`.
+
+    Percentiles of a bootstrap cover 80 % with four units, and 72 to 74 % with 24 such neighbours.
+    """
+    for units in sizes:
+        values = make((20_000, units))
+        moves = components(values, neighbours)
+        error = np.sqrt((moves**2).mean(1) / units)
+        held = np.abs(values.mean(1)) <= stdtrit(moves.shape[1], 0.975) * error
+        assert 0.93 <= held.mean() <= 0.965, (units, held.mean())
+
+
+@pytest.mark.parametrize(("units", "neighbours"), [(4, False), (24, False), (24, True)])
+def test_the_interval_of_a_difference_is_its_t_interval(units: int, neighbours: bool) -> None:
+    values = autocorrelated((2, units))
+    found = estimate([difference], [Sample(["a", "b"], [values[:, None]], neighbours)])
+    moves = components(values[0] - values[1], neighbours)
+    wide = stdtrit(moves.size, 0.975) * math.sqrt((moves**2).mean() / units)
+    mean = (values[0] - values[1]).mean()
+    assert (found.low, found.high) == pytest.approx((mean - wide, mean + wide), abs=0.04 * wide)
+
+
+def test_all_components_together_are_the_usual_variance() -> None:
+    values = independent((3, 24))
+    assert (components(values, False) ** 2).mean(1) == pytest.approx(values.var(1, ddof=1))
+
+
+@pytest.mark.parametrize(("units", "neighbours"), [(1, False), (1, True), (5, True)])
+def test_too_few_units_have_no_interval(units: int, neighbours: bool) -> None:
+    found = estimate([first], [Sample(["a"], [np.ones((1, 1, units))], neighbours)])
+    assert found.value == 1 and math.isnan(found.low) and math.isnan(found.high)
+
+
+@pytest.mark.parametrize(("pick", "end"), [(min, "high"), (max, "low")])
+def test_the_best_of_equals_is_not_found_to_be_better(pick: Callable[..., float], end: str) -> None:
+    """Six equal cells, of which the best or worst is judged by the numbers that chose it.
+
+    The interval of the chosen one alone would miss 0 in 14 % of studies, the corrected one in 2.5 %
+    at most. In 120 studies, that makes 17 and 3.
+    """
+    names = list("abcdef")
+    chosen = [lambda means, name=name: means[name] for name in names]
+    missed = 0
+    for _ in range(120):
+        found = estimate(chosen, [Sample(names, [independent((6, 24))[:, None]])], pick)
+        missed += getattr(found, end) < 0 if end == "high" else getattr(found, end) > 0
+    assert missed <= 8
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error() -> None:
+    a = losses(3.0, 0.5, "a")
+    found = estimate([first], [sample(a=[a])])
+    error = statistics.stdev(a) / math.sqrt(WINDOWS)
+    assert found.value == pytest.approx(statistics.fmean(a))
+    assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.3 * error)
+    assert found.high == pytest.approx(found.value + 1.96 * error, abs=0.3 * error)
+    assert found.of_seeds == ()
+
+
+def test_windows_of_one_model_are_drawn_together() -> None:
+    """What they share drops out of a difference."""
+    shared, own = losses(3.0, 1.0, "shared"), losses(0.1, 0.01, "own")
+    a = [loss + more for loss, more in zip(shared, own, strict=True)]
+    paired = estimate([difference], [sample(a=[a], b=[shared])])
+    apart = estimate([difference], [sample(a=[a]), sample(b=[shared])])
+    assert paired.value == pytest.approx(apart.value)
+    error = statistics.stdev(own) / math.sqrt(WINDOWS)
+    assert paired.high - paired.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert apart.high - apart.low > 50 * (paired.high - paired.low)
+
+
+@pytest.mark.parametrize("levels", [(1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 2.1, 1.9, 2.0)])
+def test_seeds_widen_the_interval_by_students_t(levels: tuple[float, ...]) -> None:
+    seeds = [losses(mean, 1e-6, str(mean)) for mean in levels]
+    found = estimate([first], [sample(a=seeds)])
+    assert found.of_seeds == pytest.approx(levels, abs=1e-5)
+    error = stdtrit(len(levels) - 1, 0.975) * statistics.stdev(levels) / math.sqrt(len(levels))
+    assert found.value == pytest.approx(statistics.fmean(levels), abs=1e-5)
+    assert found.high - found.value == pytest.approx(error, rel=0.08)
+    assert found.value - found.low == pytest.approx(error, rel=0.08)
+
+
+def test_intervals_over_seeds_hold_what_they_say() -> None:
+    """Of many studies with three seeds, whose noise is as large as that over windows."""
+    generator, held = np.random.default_rng(1), 0
+    studies = 100
+    for _ in range(studies):
+        own = generator.normal(0, 1, (1, 3, 1))
+        windows = generator.normal(0, np.sqrt(24), (1, 1, 24))
+        noise = Sample(["a"], [own + windows])
+        found = estimate([first], [noise])
+        held += found.low <= 0 <= found.high
+    assert 0.9 <= held / studies <= 0.995
+
+
+def test_nothing_was_measured() -> None:
+    found = estimate([lambda means: np.array(23.7)], [])
+    assert (found.value, found.low, found.high) == (23.7, 23.7, 23.7)
+
+
+def test_the_mean_over_strata_is_plain() -> None:
+    """A task of many documents counts as much as one of few."""
+    parts = [np.array([[[1.0] * 90]]), np.array([[[0.0] * 10]])]
+    found = estimate([first], [Sample(["a"], parts)])
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_a_loss_that_is_not_finite_leaves_nothing_to_say() -> None:
+    a = losses(3.0, 0.5, "a")
+    a[3] = math.nan
+    found = estimate([lambda means: means["a"] + math.inf], [sample(a=[a])])
+    assert math.isnan(found.value) and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_infinity_is_a_number() -> None:
+    found = estimate([lambda means: means["a"] + math.inf], [sample(a=[losses(3.0, 0.5, "a")])])
+    assert found.value == found.low == found.high == math.inf
+
+
+def test_equal_records_give_equal_intervals() -> None:
+    one, other = (
+        estimate([difference], [sample(a=[losses(1, 1, "a")], b=[losses(1, 1, "b")])])
+        for _ in range(2)
+    )
+    assert one == other
+
+
+def test_each_model_brings_the_spread_of_its_own_seeds() -> None:
+    """Also where another has but one."""
+    shared = losses(0.0, 0.1, "windows", 8)
+    levels = ([3.0, 3.5, 4.0], [3.5] * 3)
+    found = []
+    for level in levels:
+        of_seeds = [[mean + each for each in shared] for mean in level]
+        many = Sample(["a"], [np.array([of_seeds])])
+        one = Sample(["b"], [np.array([[[3.0 + each for each in shared]]])])
+        found.append(estimate([difference], [many, one]))
+    spread, equal = found
+    assert spread.value == pytest.approx(equal.value)
+    error = stdtrit(2, 0.975) * statistics.stdev(levels[0]) / math.sqrt(3)
+    expected = spread.value - math.hypot(equal.value - equal.low, error)
+    assert spread.low == pytest.approx(expected, rel=0.05)
+    assert spread.of_seeds == ()

@@ -1,0 +1,54 @@
+"""Numbers of an audit as people and programs read them."""
+
+import math
+
+from freelunch.analysis.intervals import Estimate
+from freelunch.reporting.audit.verdicts import UNBOUNDED
+from freelunch.reporting.formatting import NOT_FINITE, rounded
+
+# The text after a number, by its unit.
+_SUFFIXES = {"share": " %", "times": " times", "GB": " GB", "points": " points", "nats": " nats"}
+
+
+def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBOUNDED) -> str:
+    """Return a number and its interval as people read them.
+
+    Args:
+        found: The number.
+        unit: share, times, perplexity, GB, points or nats.
+        bounds: As those of a `Measurement`.
+    """
+    if math.isnan(found.value):
+        return NOT_FINITE
+    least, most = bounds
+    # A quarter of a 95 % interval is the standard error, of which two digits are shown.
+    width = min(found.high, most) - max(found.low, least)
+    error = width / 4 if math.isfinite(width) else abs(found.value) / 10
+
+    def written(value: float) -> str:
+        if value == math.inf:
+            return f"more than {number_text(float(f'{most:.3g}'), unit)}"
+        text = number_text(value if math.isfinite(value) else least, unit, error)
+        return f"at most {text}" if value <= least else text
+
+    text = written(found.value)
+    if math.isnan(found.low):
+        return f"{text} (no interval)"
+    if found.low < found.high:
+        bare = written(found.low).removesuffix(_SUFFIXES.get(unit, ""))
+        text += f" (95 %: {bare} to {written(found.high)})"
+    return text
+
+
+def number_text(value: float, unit: str, error: float | None = None) -> str:
+    """Return a number as text, rounded by its error; with all its digits if there is no error."""
+    scale = 100 if unit in ("share", "points") else 1
+    digits = f"{scale * value:g}" if error is None else rounded(scale * value, scale * error)
+    return f"{digits}{_SUFFIXES.get(unit, '')}"
+
+
+def json_number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else f"{'-' * (value < 0)}infinity"
