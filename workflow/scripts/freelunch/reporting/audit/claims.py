@@ -21,6 +21,7 @@ from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
     TOO_SMALL,
+    OPEN,
     UNTESTED,
     bearing,
     judge,
@@ -250,7 +251,7 @@ def _reason(findings: Sequence[Mapping[str, Any]], verdict: str) -> str:
         return _sentence(findings[0])
     reasons = {finding["reason"] for finding in findings}
     why = f": {reasons.pop()}" if len(reasons) == 1 else ""
-    if verdict == UNTESTED and any(finding["verdict"] != UNTESTED for finding in findings):
+    if verdict in OPEN and any(finding["verdict"] not in OPEN for finding in findings):
         why = ", and all have to agree"
     return f"{tally([finding['verdict'] for finding in findings], 'comparisons')}{why}."
 

@@ -41,7 +41,7 @@ from freelunch.reporting.audit.verdicts import (
     FAILS,
     HOLDS,
     IN_PART,
-    UNTESTED,
+    OPEN,
     of_one_seed,
     tally,
 )
@@ -57,7 +57,7 @@ MARKS = {
     **dict.fromkeys((HOLDS, of_one_seed(HOLDS), SAME, AGREES), "full"),
     **dict.fromkeys((IN_PART, of_one_seed(IN_PART), PARTLY), "half"),
     **dict.fromkeys((FAILS, of_one_seed(FAILS), DIFFERENT, DIFFERS), "cross"),
-    **dict.fromkeys((UNTESTED, UNKNOWN, ABSENT, NOT_RUN), "open"),
+    **dict.fromkeys((*OPEN, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
 # What a part is called that counts for more or less than the others of its claim.
 ROLES = {DECIDES: "deciding", ADDS: "additional"}

@@ -6,7 +6,7 @@ from typing import Any
 from freelunch.analysis.intervals import Estimate
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.numbers import estimate_text
-from freelunch.reporting.audit.verdicts import DECIDES, FAILS, UNTESTED, kind, tally
+from freelunch.reporting.audit.verdicts import DECIDES, FAILS, OPEN, kind, tally
 from freelunch.reporting.formatting import NOT_FINITE
 
 
@@ -44,7 +44,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
         return str(parts[0]["reason"])
     for part in parts:
         decides = part["role"] == DECIDES and part["verdict"] == verdict
-        if decides and kind(verdict) in (FAILS, UNTESTED):
+        if decides and kind(verdict) in (FAILS, *OPEN):
             reason = part["reason"][0].lower() + part["reason"][1:]
             return f"“{part['says']}” is {verdict}: {reason}"
     return f"{tally([part['verdict'] for part in parts], 'parts')}."

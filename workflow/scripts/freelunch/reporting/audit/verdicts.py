@@ -15,6 +15,10 @@ from freelunch.analysis.intervals import Estimate
 HOLDS = "found"
 IN_PART = "found in part"
 FAILS = "not found"
+# The numbers are there, but an interval contains the threshold, or comparisons that must agree do
+# not.
+UNDECIDED = "undecided"
+# The numbers are not there.
 UNTESTED = "not testable here"
 # One seed says nothing about another calibration sample or training order.
 ONE_SEED = "on this sample and order"
@@ -23,10 +27,13 @@ BEARINGS = {
     HOLDS: "supported",
     IN_PART: "supported in part",
     FAILS: "not supported",
+    UNDECIDED: UNDECIDED,
     UNTESTED: UNTESTED,
 }
 TOO_SMALL = "not tested at this scale"
 TOO_FEW_SEEDS = "not testable: one seed"
+# The verdicts that count neither way.
+OPEN = (UNDECIDED, UNTESTED)
 # The role of a part in its claim.
 DECIDES, COUNTS, ADDS = "decides", "counts", "adds"
 UNDEFINED = "a loss is not finite, windows are too few, or there may be nothing to divide by"
@@ -35,7 +42,7 @@ UNBOUNDED = (-math.inf, math.inf)
 
 def of_one_seed(verdict: str) -> str:
     """Return the verdict that a single seed can give."""
-    return verdict if verdict == UNTESTED else f"{verdict} {ONE_SEED}"
+    return verdict if verdict in OPEN else f"{verdict} {ONE_SEED}"
 
 
 def kind(verdict: str) -> str:
@@ -45,7 +52,7 @@ def kind(verdict: str) -> str:
 
 VERDICTS = (
     *(word for each in (HOLDS, IN_PART, FAILS) for word in (each, of_one_seed(each))),
-    UNTESTED,
+    *OPEN,
 )
 
 
@@ -59,7 +66,7 @@ def judge(
     """Return the verdict on a number, and why.
 
     The effect is found if the whole interval lies beyond the threshold, and not found if none of
-    the interval does. An interval that contains the threshold is too wide for a verdict. As the
+    the interval does. An interval that contains the threshold leaves it undecided. As the
     interval has 2.5 % on each side, `above` and `below` are one-sided tests, and `within` consists
     of two of them: a test of equivalence.
 
@@ -85,7 +92,7 @@ def judge(
         return HOLDS, f"the whole interval is {where}"
     if high <= start or low >= end:
         return FAILS, f"none of the interval is {where}"
-    return UNTESTED, f"only a part of the interval is {where}"
+    return UNDECIDED, f"only a part of the interval is {where}"
 
 
 def threshold_text(threshold: Mapping[str, Any], written: Callable[[float], str]) -> str:
@@ -120,17 +127,17 @@ def tally(verdicts: Sequence[str], what: str) -> str:
 def together(verdicts: Sequence[str], agree: bool = False) -> str:
     """Return the joint verdict of several comparisons, such as of several pruned models.
 
-    Comparisons that could not be tested count neither way. If none could be tested, the result is
-    not testable; if only some could, it is at most "in part".
+    Comparisons that are undecided or could not be tested count neither way. If there are no others,
+    the result is as open; if only some are decided, it is at most "in part".
 
     Args:
         verdicts: The verdicts.
-        agree: Whether "not found" needs all comparisons to agree, those not tested included.
+        agree: Whether "not found" needs all comparisons to agree, open ones included.
     """
-    told = [verdict for verdict in verdicts if verdict != UNTESTED]
+    told = [verdict for verdict in verdicts if verdict not in OPEN]
     kinds = {kind(verdict) for verdict in told}
     if not told or (agree and kinds == {FAILS} and len(told) < len(verdicts)):
-        return UNTESTED
+        return UNDECIDED if UNDECIDED in verdicts else UNTESTED
     found = FAILS if kinds == {FAILS} else IN_PART
     if kinds == {HOLDS} and len(told) == len(verdicts):
         found = HOLDS
@@ -141,17 +148,18 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     """Return the verdict on a claim.
 
     Args:
-        parts: The verdict and the role of each part. If a deciding part cannot be tested, neither
-            can the claim; if all deciding parts fail, so does the claim. A part that `adds` can
-            only weaken a claim.
+        parts: The verdict and the role of each part. If a deciding part cannot be tested or is
+            undecided, so is the claim; if all deciding parts fail, so does the claim. A part that
+            `adds` can only weaken a claim.
     """
     deciding = [verdict for verdict, role in parts if role == DECIDES]
-    if UNTESTED in deciding:
-        return UNTESTED
+    for verdict in (UNTESTED, UNDECIDED):
+        if verdict in deciding:
+            return verdict
     if deciding and kind(together(deciding)) == FAILS:
         return together(deciding)
     own = together([verdict for verdict, role in parts if role != ADDS])
-    added = [verdict for verdict, role in parts if role == ADDS and verdict != UNTESTED]
+    added = [verdict for verdict, role in parts if role == ADDS and verdict not in OPEN]
     return together([own, *added]) if kind(own) in (HOLDS, IN_PART) else own
 
 
