@@ -223,7 +223,7 @@ def test_the_figure_shows_its_data(tmp_path: Path) -> None:
     assert sum("sparse inputs" in label for label in labels) == 1
     assert sum("†" in label for label in labels) == 1, "chosen on the evaluation text"
     numbers = [text.get_text() for text in memory.texts]
-    assert numbers == [f"{float(row['perplexity']):.1f}" for row in rows]
+    assert numbers == [*(f"{float(row['perplexity']):.1f}" for row in rows), "perplexity"]
     (legend,) = figure.legends
     assert "perplexity on evaluation-text" in legend.get_title().get_text()
 

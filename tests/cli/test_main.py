@@ -1,6 +1,7 @@
 """The command line: what each command prints, and its exit status."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
     [
         (["plna"], "No such command 'plna'. Did you mean 'plan'; `freelunch --help` lists"),
         (["check", "--foo"], "No such option: --foo; `freelunch check --help` shows how"),
-        (["new"], "Missing argument 'model'; `freelunch new --help` shows how"),
+        (["new"], "Missing argument 'MODEL'; `freelunch new --help` shows how"),
         (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),
         (["check", "a.yaml", "b.yaml"], "`freelunch check --help` shows how"),
         (["plan", "--", "--dry-run"], "Options after -- are Snakemake's"),
@@ -121,8 +122,15 @@ def test_help_names_every_command_in_full_and_without_colours(
     assert "..." not in commands and "\x1b" not in said
     for command in app.registered_commands:
         assert run(str(command.name), "--help") == 0
-        assert f"freelunch {command.name}" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"freelunch {command.name}" in shown
         assert f"  {command.name} " in commands
+        assert not {"{", "[["} & set(re.findall(r"\{|\[\[", shown)), shown
+        usage = shown.splitlines()[0]
+        if command.name == "new":
+            assert usage == "Usage: freelunch new [OPTIONS] MODEL TEXT"
+        if command.name == "plan":
+            assert usage == "Usage: freelunch plan [OPTIONS] [STUDY]"
 
 
 def test_a_shell_completes_commands_and_studies(

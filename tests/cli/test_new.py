@@ -1,8 +1,11 @@
 """`freelunch new`: a study of one's own model and text that needs no edit, or one clear error."""
 
+import csv
 import gzip
+import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -381,9 +384,58 @@ def test_damaged_lines_are_not_taken_for_plain_text(models: Path, text: bytes) -
     assert "named as JSON Lines, but its first line is not a JSON object" in found
 
 
-def test_nothing_is_guessed(models: Path) -> None:
+def test_what_is_missing_is_said_with_the_whole_command(models: Path) -> None:
     """`make new` passes on empty text for what is not given."""
-    assert "TEXT=<file>" in refused("", "notes.txt") and "MODEL=<" in refused(model(models), "")
+    given = model(models)
+    said = refused(given, "")
+    assert said.startswith("TEXT is missing") and f"make new MODEL={given} TEXT=<file>" in said
+    said = refused("", "my notes.txt")
+    assert said.startswith("MODEL is missing") and said.endswith("TEXT='my notes.txt'")
+    assert refused("", "").startswith("MODEL and TEXT are missing")
+
+
+@pytest.mark.parametrize("name", ["notes.csv", "My notes.TSV", "notes.csv.gz"])
+def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name: str) -> None:
+    """Its separators and other columns would otherwise be read as text."""
+    rows = io.StringIO()
+    delimiter = "\t" if "TSV" in name else ","
+    writer = csv.writer(rows, delimiter=delimiter)
+    writer.writerow(["id", "story"])
+    writer.writerows(enumerate(f'"{text}",\nand so on' for text in DOCUMENTS))
+    content = rows.getvalue().encode()
+    Path(name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    said = refused(model(models), name)
+    assert "this is a table" in said and "columns id, story" in said
+    (command,) = (line for line in said.splitlines() if "to do:" in line)
+    subprocess.run(command.partition("convert it: ")[2], shell=True, check=True)
+    (made,) = Path().glob("*.jsonl")
+    study = new(model(models), made)
+    text = study.text(study.calibration.text)
+    assert isinstance(text, LocalText) and (text.format, text.field) == ("jsonl", "story")
+    # The same of a study that names the table.
+    path = Path(study.source)
+    path.write_text(
+        path.read_text()
+        .replace(made.name, name)
+        .replace("format: jsonl", "format: lines")
+        .replace("    field: story\n", "")
+    )
+    with pytest.raises(UserError, match=r"texts\..*path: this is a table"):
+        check_study(Study.load(path), HERE)
+
+
+def test_a_study_for_another_machine_is_planned_for_none(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["new", str(model(models)), str(write_lines(tmp_path)), "--elsewhere"]
+    monkeypatch.setattr("sys.argv", ["freelunch", *given])
+    assert main() == 0
+    out, err = capsys.readouterr()
+    assert "GFLOP/s" not in out + err and "whatever its speed, memory and disk" in out
+    assert out.splitlines()[-1].startswith("  make plan STUDY=studies/llama-notes.yaml TFLOPS=")
 
 
 def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from freelunch.cli import terminal
 from snakemake_logger_plugin_freelunch import LogHandler
 from snakemake_logger_plugin_freelunch.job_log import JobLog
 from snakemake_logger_plugin_freelunch.screen import Screen
-from snakemake_logger_plugin_freelunch.story import PLAN, STOPPED, SUMMARY, Story
+from snakemake_logger_plugin_freelunch.story import COMMAND, PLAN, STOPPED, SUMMARY, Story
 
 FIRST = "Missing output files: a, b; Input files updated by another job: c"
 SCRIPT_ENDED = (
@@ -198,6 +201,24 @@ def test_an_interrupted_job_has_not_failed(events, clock):
     assert list(story.errors()) == []
 
 
+def test_a_job_that_was_interrupted_before_is_not_said_to_be_forced(events):
+    """Snakemake gives both the same reason."""
+    job = events.job(1, "build_tables", "Forced execution; Input files updated by another job: x")
+    (line,) = told(Story(), job)
+    assert line == "started   build_tables (Forced, or left unfinished by an earlier run)"
+
+
+def test_what_fails_after_an_interruption_is_interrupted(events, clock):
+    """As a library that was being imported, and takes the interruption for a missing module."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}), events.job(1, "evaluate_cell", **CELL))
+    assert told(story, events.said("Terminating processes on user request, this ...")) == []
+    events.writes(1, "ERROR freelunch: error: ModuleNotFoundError: Could not import 'LlamaConfig'")
+    (line,) = told(story, events.failed(1))
+    assert line.startswith("stopped") and line.endswith("interrupted")
+    assert list(story.errors()) == []
+
+
 def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
     story = Story()
     told(story, events.began(), events.plan({1: 1.0, 2: 1.0, 3: 1.0}, queues=True))
@@ -261,6 +282,66 @@ def test_a_terminal_has_a_bar_and_the_running_jobs_below_it(events, clock):
     shown = stream.getvalue()
     assert "1 of 2 jobs, 62 %, about 18 s left" in shown
     assert "evaluate_cell m/wanda-u50/recon_block/seed0  15/30 blocks, 9 s gone, 9 s left" in shown
+
+
+def test_nothing_exceeds_a_narrow_terminal(events, clock, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, story = Terminal(), Story()
+    screen = Screen(story, stream, colours=False)
+    cell = CELL | {"model": "smollm2-135m", "adaptation": "recon_attention_mlp"}
+    screen.show_bar()
+    told(story, events.began(), events.plan({1: 3.0, 2: 1.0}))
+    (line,) = story.tell(events.job(1, "reconstruct_window", **cell))
+    screen.say(line)
+    events.writes(1, "INFO freelunch: 15/30 windows, 9 s gone, 9 s left")
+    screen.hide_bar()
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue())
+    lines = [each.rstrip() for each in re.split(r"[\r\n]", shown)]
+    assert max(map(len, lines)) <= 80
+    assert f"{26 * ' '}smollm2-135m/wanda-u50/recon_attention_mlp/seed0" in lines
+    assert any("\u2026  15/30 windows, 9 s gone, 9 s left" in each for each in lines)
+
+
+def test_what_people_copy_stays_whole():
+    command = "    make study" + 30 * " word"
+    assert terminal.fitted(command, 40) == command
+    assert terminal.fitted("a\n  " + 9 * "word ", 20).splitlines() == [
+        "a",
+        "  word word word",
+        *2 * ["    word word word"],
+    ]
+
+
+def test_a_bar_is_not_red(events, clock):
+    """Red means an error."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream, story = Terminal(), Story()
+    screen = Screen(story, stream)
+    screen._console = Console(file=stream, force_terminal=True, color_system="truecolor")
+    told(story, events.began(), events.plan({1: 3.0, 2: 1.0}), events.job(2, "a"))
+    told(story, events.finished(2))
+    screen.show_bar()
+    screen.hide_bar()
+    assert "\u2501" in stream.getvalue() and "38;2;249;38;114" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("said", ["Terminating processes on user request, this ...", "Error in x"])
+def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
+    monkeypatch.setenv(COMMAND, "make study")
+    log = tmp_path / "x.snakemake.log"
+    log.write_text(said)
+    text = terminal.stopped([log])
+    assert "    make study" in text.splitlines()
+    interrupted = said.startswith("Terminating")
+    assert ("was interrupted" in text) == interrupted == ("Fix any error" not in text)
 
 
 def test_no_terminal_gets_plain_lines(events):

@@ -15,7 +15,7 @@ SCOPE = "a model; 8,192 tokens; number of seeds: 1."
 VERDICTS = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
 
 
-def of_kept(study_file, name, tmp_path, monkeypatch):
+def of_kept(study_file, name, tmp_path, monkeypatch, width=100):
     """Return the summary of a study whose records docs/ keeps."""
     monkeypatch.chdir(ROOT)
     study = Study.load(Path(study_file))
@@ -25,7 +25,7 @@ def of_kept(study_file, name, tmp_path, monkeypatch):
     claims = [{"id": claim, "verdict": verdict} for claim, verdict in VERDICTS.items()]
     text = json.dumps({"scope": SCOPE, "claims": claims})
     (study.paths.audit / "audit.json").write_text(text)
-    return summary.summary_text(study, records).splitlines()
+    return summary.summary_text(study, records, width).splitlines()
 
 
 def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
@@ -43,6 +43,16 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     told = "The paper's claims: found: C1, C2b; found in part: C2; not testable here: C4"
     assert told in lines
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_lines_fit_the_terminal(tmp_path, monkeypatch, width):
+    lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch, width)
+    assert len(lines) <= 15
+    # Only paths may be longer.
+    assert all(len(line) <= width for line in lines if "results/" not in line)
+    assert "35.4 (wanda, masklora)" in "\n".join(lines)
+    assert ("  model         pattern" in "\n".join(lines)) == (width == 200)
 
 
 def test_a_name_is_not_broken_at_its_hyphen(tmp_path, monkeypatch):

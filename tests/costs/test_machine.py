@@ -10,7 +10,7 @@ import pytest
 from freelunch.core.errors import UserError
 from freelunch.costs import disk, machine
 from freelunch.costs.disk import DAYS, disk_rates
-from freelunch.costs.machine import Machine, read_gigabytes, read_rate
+from freelunch.costs.machine import Learnt, Machine, read_gigabytes, read_rate
 
 
 @pytest.fixture
@@ -91,6 +91,23 @@ def test_where_nothing_can_be_kept(tmp_path: Path, measured: list[Path]) -> None
     for _ in range(2):
         disk_rates(tmp_path, tmp_path / "file" / "disk.json")
     assert len(measured) == 2
+
+
+def test_an_assumed_machine_is_the_same_however_busy_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make new` chooses the size of a study by it, so nothing may be measured."""
+    monkeypatch.setattr(machine, "disk_rates", None)
+    monkeypatch.setattr(machine, "matmul_rate", None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    here = Machine.assumed()
+    assert here.flops_per_s == 2 * machine.CORE_FLOPS_PER_S
+    assert here.rates == (
+        "a matrix product at 100 GFLOP/s assumed for 2 cores",
+        "reading at 500 MB/s, writing at 500 MB/s assumed",
+        "downloads at 100 MB/s assumed",
+    )
+    known = Machine.assumed(learnt=Learnt(3e11, 7))
+    assert known.flops_per_s == 3e11 and "7 earlier jobs" in known.rates[0]
+    assert Machine.assumed(10**10).flops_per_s == machine.GPU_FLOPS_PER_S
 
 
 def test_rates_say_where_they_come_from(

@@ -69,6 +69,23 @@ def test_every_series_is_drawn_against_tokens_operations_and_memory() -> None:
     assert len(marked) == len(POINTS), "marks differ in grey, too"
 
 
+@pytest.mark.parametrize(
+    ("flops", "label", "divided"),
+    [
+        ([5e7, 2e8], "operations (MFLOP)", [50, 200]),
+        ([9e11, 4e12], "operations (TFLOP)", [0.9, 4]),
+        ([2e15, 5e17], "operations (PFLOP)", [2, 500]),
+        ([1e3], "operations (MFLOP)", [1e-3]),
+    ],
+)
+def test_the_unit_of_operations_fits_the_data(
+    flops: list[float], label: str, divided: list[float]
+) -> None:
+    found, unit = budgets.axis_of(budgets.OPERATIONS, flops)
+    assert found == label
+    assert [value / unit for value in flops] == pytest.approx(divided)
+
+
 def test_axes_span_the_data_and_the_title_says_where_the_other_levels_are() -> None:
     axes = figure_of(rows()).axes[0]
     low, high = axes.get_ylim()

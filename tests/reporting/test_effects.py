@@ -1,6 +1,7 @@
 """The forest plot: it shows what the audit found, to the last digit."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,14 @@ def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:
     assert all(map(math.isfinite, marks))
 
 
+def test_all_numbers_of_a_panel_have_equal_decimals(drawn: Figure) -> None:
+    assert any("95 % interval" in text.get_text() for text in drawn.texts)
+    for axes in drawn.axes:
+        texts = [text.get_text() for text in axes.texts]
+        numbers = [found for text in texts for found in re.findall(r"\d+\.(\d+)(?: to|\)|$)", text)]
+        assert len(set(map(len, numbers))) == 1
+
+
 def test_words_stay_inside_and_apart(drawn: Figure) -> None:
     window = drawn.get_window_extent()
     for axes in drawn.axes:
@@ -161,5 +170,13 @@ def test_the_phone_can_show_it(drawn: Figure) -> None:
     assert 7.5 / 72 * 360 / drawn.get_size_inches()[0] > 6
 
 
-def test_without_effects_it_says_so() -> None:
-    assert "measures no effect" in draw([], {}).texts[0].get_text()
+def test_without_effects_it_names_the_missing_cells(study: Study) -> None:
+    config = study.as_json()
+    for grid in config["study"]["grids"]:
+        grid["adaptations"] = ["recon_block"]
+    lacking = Study.check(config, "config.yaml")
+    settings = figures()["effects"].settings(lacking)
+    said = draw([], **settings).texts[0].get_text()
+    assert "smollm2-135m/wanda-u50/none/seed0" in said
+    assert figures()["effects"].settings(study)["missing"] == []
+    assert "no effect of this study has a finite interval" in draw([], {}).texts[0].get_text()

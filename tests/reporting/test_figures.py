@@ -17,7 +17,7 @@ from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import criteria, marks, panels
 from freelunch.reporting.drawing.files import draw_figure
-from freelunch.reporting.drawing.style import styled, widen
+from freelunch.reporting.drawing.style import apart, styled, widen
 from freelunch.reporting.table import csv_text
 from freelunch.study.methods import METHODS
 from records_for_tests import PERPLEXITIES, make_records, make_study
@@ -358,6 +358,21 @@ def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="no space"):
         draw_figure("criteria", data, SETTINGS, [tmp_path / "criteria.png"])
     assert [path.name for path in tmp_path.iterdir()] == ["criteria.csv"]
+
+
+@pytest.mark.parametrize(
+    ("places", "moved"),
+    [
+        ([0.2, 0.5, 0.9], [0.2, 0.5, 0.9]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.1, 0.5, 0.52, 0.54, 0.9], [0.1, 0.42, 0.52, 0.62, 0.9]),
+        ([], []),
+    ],
+)
+def test_labels_move_apart_by_as_little_as_possible(
+    places: list[float], moved: list[float]
+) -> None:
+    assert apart(places, 0.1) == pytest.approx(moved)
 
 
 @pytest.mark.parametrize(("values", "wide"), [((0.4275, 0.4292), True), ((0.5, 2.9), False)])

@@ -11,10 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from snakemake_logger_plugin_freelunch.story import Story
+from snakemake_logger_plugin_freelunch.words import fitted
 
 # How many running jobs are shown at most.
 _SHOWN = 8
 _COLOURS = {"FAILED": "bold red", "finished": "green", "started": "cyan", "queued": "cyan"}
+# The columns of the bar, and those that a job's name keeps beside how far the job is.
+_BAR, _LEAST_NAME = 30, 20
 
 
 class Screen:
@@ -33,7 +36,7 @@ class Screen:
 
     def say(self, line: str) -> None:
         """Write a line above the bar."""
-        text = Text(line)
+        text = Text(fitted(line, self._console.width) if self._console.is_terminal else line)
         for word, style in _COLOURS.items():
             if line[14:].startswith(f"  {word}"):
                 text.stylize(style, 16, 16 + len(word))
@@ -60,18 +63,23 @@ class Screen:
     def _below(self) -> RenderableType:
         done, whole = self._story.done()
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=whole, completed=done, width=30), self._story.progress())
+        # Red would look like an error.
+        drawn = ProgressBar(
+            whole, done, min(_BAR, self._console.width // 3), complete_style="bar.finished"
+        )
+        bar.add_row(drawn, Text(self._story.progress(), no_wrap=True, overflow="ellipsis"))
         return Group(bar, *self._running())
 
     def _running(self) -> Iterator[Text]:
         jobs = list(self._story.running.values())
-        width = max((len(job.name) for job in jobs[:_SHOWN]), default=0)
-        for job in jobs[:_SHOWN]:
-            yield Text(
-                f"  {job.name:<{width}}  {_brief(job.now().text)}",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
+        shown = [(job.name, _brief(job.now().text)) for job in jobs[:_SHOWN]]
+        # A name is cut rather than what the job says.
+        room = self._console.width - 4 - max((len(said) for _, said in shown), default=0)
+        longest = max((len(name) for name, _ in shown), default=0)
+        width = min(longest, max(_LEAST_NAME, room))
+        for name, said in shown:
+            cut = name if len(name) <= width else f"{name[: width - 1]}\u2026"
+            yield Text(f"  {cut:<{width}}  {said}", no_wrap=True, overflow="ellipsis")
         if len(jobs) > _SHOWN:
             yield Text(f"  and {len(jobs) - _SHOWN} more")
 

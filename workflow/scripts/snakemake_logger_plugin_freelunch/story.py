@@ -33,6 +33,8 @@ _POINTERS = (
 # Snakemake's message that a script failed, which comes before the event that names the job.
 _SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
 _INTERRUPTED = "<Signals.SIGINT: 2>"
+# Snakemake's message when Ctrl-C ends a run.
+_ENDING = "Terminating processes on user request"
 # Messages during a run that people need to see.
 _TOLD = ("Nothing to be done", "Will exit after", "Shutting down")
 # Messages before every run, which nobody needs.
@@ -101,6 +103,7 @@ class Story:
         self.said: Path | None = None
         self.has_bar = False
         self._dry_run, self._started, self._over = dry_run, False, False
+        self._interrupted = False
         self._weights: Mapping[int, float] = {}
         self._jobs, self._attempts, self._finished = 0, dict[int, int](), dict[int, float]()
         self._targets: set[int] = set()
@@ -207,7 +210,8 @@ class Story:
 
     def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
         error, took = job.log.error(), duration(time.monotonic() - job.began)
-        if error is not None and error.startswith("interrupted"):
+        # What libraries make of an interruption may look like an error of their own.
+        if self._interrupted or (error is not None and error.startswith("interrupted")):
             return line_of("stopped", f"{job.name}, {took}: interrupted")
         # If the job wrote no log, the log that is there is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
@@ -239,6 +243,7 @@ class Story:
     def _words(self, record: logging.LogRecord) -> Iterator[str]:
         """Yield Snakemake's own messages: warnings and errors, and before a run all others."""
         text = record.getMessage()
+        self._interrupted = self._interrupted or text.startswith(_ENDING)
         if text in ("", "None") or text.startswith(_USUAL):
             return
         if record.levelno >= logging.ERROR:

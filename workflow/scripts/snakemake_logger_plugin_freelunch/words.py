@@ -1,6 +1,7 @@
 """The words of a run's story: names of jobs, reasons, times."""
 
 import re
+import textwrap
 import time
 from collections.abc import Mapping
 
@@ -11,7 +12,11 @@ _REASONS = re.compile(
     r"|Input files updated by another job|(?:Set of input files has|Code has|Params have"
     r"|Software environment definition has) changed since last execution)"
 )
+# Snakemake forces jobs that the user names, and those that an earlier run left unfinished.
+_FORCED, _UNFINISHED = "Forced execution", "Forced, or left unfinished by an earlier run"
 _SIGNAL = re.compile(r"died with <Signals\.(\w+): \d+>")
+# The time of a line, and what happened, as `line_of` writes them.
+_JOB_LINE = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d  \w+ +")
 _KILLED = " (the system does so when memory is short)"
 
 
@@ -21,6 +26,24 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.{int(size > 60)}f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def fitted(line: str, width: int) -> str:
+    """Return a job's line, broken between words where it exceeds a width: what follows goes below
+    the job's name. Other lines stay as they are.
+    """
+    head = _JOB_LINE.match(line)
+    if head is None or len(line) <= width:
+        return line
+    # A name that is longer than the room below it needs the whole line.
+    indent = " " * (head.end() if width > 2 * head.end() else 2)
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def line_of(what: str, text: str) -> str:
@@ -53,4 +76,4 @@ def reasons_in(text: str) -> str:
     """
     reasons = _REASONS.findall(text) or [text]
     told = [reason for reason in reasons if reason != FOLLOWS] or reasons
-    return "; ".join(told)
+    return "; ".join(_UNFINISHED if reason == _FORCED else reason for reason in told)

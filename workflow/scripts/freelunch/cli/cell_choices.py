@@ -49,6 +49,7 @@ def choose_cells(
     said = f"windows and retraining are compared for Wanda{no_halves}{no_adapter}"
     if machine is None:
         Plan.of(study_of(largest))
+        said += "; chosen for another machine, whatever its speed, memory and disk"
         return replace(largest, why_cells=said)
     plan = Plan.of(study_of(largest), machine.device_bytes)
     if not plan.shapes:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from freelunch.core.devices import device_text, visible_devices
-from freelunch.costs.machine import Machine, read_gigabytes
+from freelunch.costs.machine import Learnt, Machine, read_gigabytes
 from freelunch.records.rates import learnt_rate
 
 
@@ -37,9 +37,20 @@ def machine_of(
         network: Bytes per second of the network.
         device: Memory of the device that computes, in bytes; None if the processor computes.
     """
-    learnt = None
-    if not tflops:
-        # A device that is given, not seen, may be any of those that earlier jobs used.
-        names = [each.name for each in visible_devices()] if device is not None else []
-        learnt = learnt_rate(Path("results"), device is not None, names)
+    learnt = None if tflops else _learnt(device)
     return Machine.of(tflops and tflops * 1e12, disk, network, device, learnt)
+
+
+def assumed_machine(device: int | None) -> Machine:
+    """Return this machine, with rates that do not depend on how busy it is now.
+
+    Args:
+        device: As `machine_of` takes it.
+    """
+    return Machine.assumed(device, _learnt(device))
+
+
+def _learnt(device: int | None) -> Learnt | None:
+    # A device that is given, not seen, may be any of those that earlier jobs used.
+    names = [each.name for each in visible_devices()] if device is not None else []
+    return learnt_rate(Path("results"), device is not None, names)

@@ -16,7 +16,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageErro
 from freelunch.cli import terminal
 from freelunch.cli.audit import audit_text
 from freelunch.cli.check import check_study, this_machine
-from freelunch.cli.machine import device_of, machine_of
+from freelunch.cli.machine import assumed_machine, device_of, machine_of
 from freelunch.cli.new import write_study
 from freelunch.cli.options import (
     DEFAULT,
@@ -26,6 +26,7 @@ from freelunch.cli.options import (
     Network,
     Study,
     Tflops,
+    WithArguments,
 )
 from freelunch.cli.run import LOCAL, run_snakemake, runs_here, snakemake_command
 from freelunch.cli.verify import repair, verify
@@ -106,17 +107,22 @@ def _usage(error: ClickException, given: list[str]) -> str:
     return f"{said}; `freelunch --help` lists the commands"
 
 
-@app.command("new")
+@app.command("new", cls=WithArguments)
 def new_command(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="A folder with config.json, tokenizer and safetensors; a GGUF file; or a model on "
-            "the Hugging Face hub, as owner/name."
+            "the Hugging Face hub, as owner/name.",
         ),
     ],
     text: Annotated[
-        str, typer.Argument(help="A file: plain text or JSON Lines, gzipped or not, or Parquet.")
+        str,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file: plain text or JSON Lines, gzipped or not, or Parquet.",
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="The study's name. Default: both names, joined.")
@@ -130,17 +136,23 @@ def new_command(
     """Write a study of your own model and text.
 
     It looks at the model and the text, chooses settings that fit them and this machine, says why in
-    comments, and shows the plan. It runs nothing, and never overwrites an existing study.
+    comments, and shows the plan. How busy the machine is does not matter. It runs nothing, and
+    never overwrites an existing study.
     """
-    device, said = device_of(None, None)
-    machine = None if elsewhere else machine_of(None, None, None, device)
+    device, said = (None, "") if elsewhere else device_of(None, None)
+    machine = None if elsewhere else assumed_machine(device)
     written = write_study(model, text, name, evaluation, machine)
     for line in written.about:
-        print(line)  # noqa: T201
-    study = open_study(written.path)
-    terminal.say(plan_text(Plan.of(study, device, said), machine))
+        terminal.show(line)
     path = shlex.quote(str(written.path))
-    print(  # noqa: T201
+    if machine is None:
+        terminal.show(
+            f"Written: {path}, without a plan, since nothing is known of the other machine. "
+            f"Describe it to see one:\n  make plan STUDY={path} TFLOPS=400 DEVICE_MEMORY=80"
+        )
+        return
+    terminal.say(plan_text(Plan.of(open_study(written.path), device, said), machine))
+    terminal.show(
         f"Written: {path}. Look at it, then run it: make study STUDY={path}\n"
         f"(or, in the activated environment: freelunch run {path})"
     )
@@ -223,7 +235,7 @@ def summary_command(study: Study = DEFAULT) -> None:
 @app.command("audit")
 def audit_command(study: Study = DEFAULT) -> None:
     """Show the verdicts, and the path of their page."""
-    print(audit_text(open_study(study)))  # noqa: T201
+    terminal.show(audit_text(open_study(study)))
 
 
 @app.command("verify")
@@ -254,7 +266,7 @@ def repair_command(
     repair(opened, shlex.split(run) if run else [*snakemake_command(opened.source), "--"])
 
 
-@app.command("compare")
+@app.command("compare", cls=WithArguments)
 def compare_command(
     first: Annotated[str, typer.Argument(metavar="A", help="A study, its results, or records.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
@@ -305,4 +317,4 @@ def settings_command() -> None:
 def _check(path: Path, device_memory: str | None, elsewhere: bool) -> None:
     study = open_study(path)
     machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
-    print(check_study(study, machine), flush=True)  # noqa: T201
+    terminal.show(check_study(study, machine))

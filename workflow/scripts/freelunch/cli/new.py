@@ -73,11 +73,7 @@ def write_study(
     Raises:
         UserError: There is a study of this name already, or no study of these two can run.
     """
-    if not model or not text:
-        raise UserError(
-            "a study needs a model and a text",
-            todo="make new MODEL=<folder, GGUF file or owner/name on the hub> TEXT=<file>",
-        )
+    _check_given(model, text)
     texts = {"TEXT": Path(text).expanduser()}
     if evaluation is not None:
         texts["EVALUATION"] = Path(evaluation).expanduser()
@@ -140,6 +136,21 @@ def write_study(
     return Written(path, Study.load(path), about)
 
 
+def _check_given(model: str, text: str) -> None:
+    """Refuse an empty model or text, which `make new` passes on if it was not given."""
+    given = {
+        "MODEL": shlex.quote(model) if model else "<folder, GGUF file or owner/name on the hub>",
+        "TEXT": shlex.quote(text) if text else "<file>",
+    }
+    missing = [key for key, value in (("MODEL", model), ("TEXT", text)) if not value]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: a study "
+            "needs a model and a text",
+            todo="type it: make new " + " ".join(f"{key}={value}" for key, value in given.items()),
+        )
+
+
 @contextmanager
 def _then(command: str) -> Iterator[None]:
     """Add to an error the command to type once it is corrected."""
@@ -166,7 +177,7 @@ def _basename(model: str) -> str:
 
 
 def _text_name(path: Path) -> str:
-    return valid_name(re.sub(r"(\.(jsonl?|txt|parquet|gz|md|csv))+$", "", path.name))
+    return valid_name(re.sub(r"(\.(jsonl?|txt|parquet|gz|md))+$", "", path.name))
 
 
 def _model(given: str) -> tuple[dict[str, Any], SeenModel]:

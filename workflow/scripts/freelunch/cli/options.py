@@ -7,10 +7,22 @@ from typing import Annotated
 
 import typer
 
+# The class of contexts is public in click, but not in typer, which has its own copy.
+from typer._click.core import Context
+from typer.core import TyperCommand
+
 from freelunch.core.errors import DEFAULT_STUDY
 from freelunch.costs.machine import read_rate
 
 DEFAULT = Path(DEFAULT_STUDY)
+
+
+class WithArguments(TyperCommand):
+    """A command whose usage names a required argument as MODEL, not as {MODEL}."""
+
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        """Return the words of the usage."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 def _studies(incomplete: str) -> Iterator[str]:
@@ -39,7 +51,7 @@ def _bytes_per_s(text: str) -> float:
 
 
 Study = Annotated[
-    Path, typer.Argument(metavar="[STUDY]", help="The study's file.", autocompletion=_studies)
+    Path, typer.Argument(metavar="STUDY", help="The study's file.", autocompletion=_studies)
 ]
 Tflops = Annotated[
     float | None,
@@ -71,6 +83,6 @@ Elsewhere = Annotated[
     bool,
     typer.Option(
         "--elsewhere",
-        help="The study runs on another machine: ignore this one's memory and disk.",
+        help="The study runs on another machine: ignore this one.",
     ),
 ]

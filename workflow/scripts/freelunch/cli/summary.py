@@ -3,7 +3,7 @@
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,51 @@ from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
 LINES = 15
-_WIDTH = 100
+# The columns of a line if no terminal says how many it has.
+LINE = 100
 _KINDS = ("pruned", "reconstructed", "retrained")
 _NOTHING = "-"
 
 
-def summary_text(study: Study, records: Records) -> str:
+def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     """Return the study's scope, the best cell of each kind, the verdicts, and where everything is.
 
     Args:
         study: A study whose audit is made.
         records: The record of each of its cells.
+        width: The columns of a line, which only paths may exceed.
     """
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
     scope = f"The study `{study.name}` ({study.source}) is finished. Scope: {audit['scope']}"
-    before = _wrapped(scope)
-    before.append(f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):")
+    before = _wrapped(scope, width)
+    of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
+    before += _wrapped(of_kind, width)
     after = [
-        *_verdicts(audit["claims"]),
+        *_wrapped(_verdicts(audit["claims"]), width),
         f"page         {paths.audit / 'index.html'}",
         f"tables       {paths.tables / 'summary.md'}, and more beside it",
         f"checkpoints  {Path(paths.root) / 'checkpoints'}",
         *_wrapped(
             f"Next: open the page, or edit {study.source} and run the same command: only what "
-            "depends on the edit runs."
+            "depends on the edit runs.",
+            width,
         ),
     ]
-    best = list(_best(study, means_over_seeds(records)))
+    rows = _best(study, means_over_seeds(records))
+    best = _table(rows, width)
     room = LINES - len(before) - len(after)
-    if len(best) > room:
-        hidden = len(best) - room + 1
-        best = [*best[: room - 1], f"  and {hidden} more in the tables"]
-    return "\n".join([*before, *best, *after])
+    if sum(map(len, best)) > room:
+        hidden = 0
+        while best and sum(map(len, best)) > room - 1:
+            best.pop()
+            hidden += 1
+        best.append([f"  and {hidden} more in the tables"])
+    return "\n".join([*before, *(line for lines in best for line in lines), *after])
 
 
-def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each pruned model and pattern, below a line of headings."""
+def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row for each pruned model and pattern, below a row of headings."""
     dense = {mean["model"]: _number(mean) for mean in means if not _is_pruned(mean)}
     found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for mean in filter(_is_pruned, means):
@@ -65,24 +73,47 @@ def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         rows.append([model, pattern, dense.get(model, _NOTHING), *best])
     if not found:
         rows = [["model", "dense"], *([model, number] for model, number in dense.items())]
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Return the lines of each row: one, in columns, or if that is too wide, the row as a text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(cells)}".rstrip()
+    lines = [
+        f"  {'  '.join(f'{cell:<{size}}' for cell, size in zip(row, widths, strict=True))}".rstrip()
+        for row in rows
+    ]
+    if max(map(len, lines)) <= width:
+        return [[line] for line in lines]
+    heads, *others = rows
+    texts = (
+        ", ".join(
+            f"{head} {cell}" if at else cell
+            for at, (head, cell) in enumerate(zip(heads, row, strict=True))
+            if cell != _NOTHING
+        )
+        for row in others
+    )
+    return [
+        textwrap.wrap(
+            text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+        )
+        for text in texts
+    ]
 
 
-def _verdicts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+def _verdicts(claims: Sequence[Mapping[str, Any]]) -> str:
     named = {
         verdict: [claim["id"] for claim in claims if claim["verdict"] == verdict]
         for verdict in VERDICTS
     }
     told = "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in named.items() if ids)
-    return _wrapped(f"The paper's claims: {told}")
+    return f"The paper's claims: {told}"
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrapped(text: str, width: int) -> list[str]:
     # Names of models and paths are not broken at their hyphens.
-    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _is_pruned(mean: Mapping[str, Any]) -> bool:

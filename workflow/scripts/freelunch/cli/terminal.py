@@ -1,10 +1,14 @@
 """Messages at the terminal before and after a run."""
 
 import logging
+import os
 import sys
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
-from freelunch.cli.summary import summary_text
+from freelunch.cli.summary import LINE, summary_text
 from freelunch.cli.verify import check_whole
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
@@ -12,11 +16,49 @@ from snakemake_logger_plugin_freelunch.story import resume
 
 # Snakemake's logger, which keeps our messages in order with Snakemake's own.
 _SNAKEMAKE = logging.getLogger("snakemake.logging")
+# What Snakemake logs when Ctrl-C or a signal ends a run.
+_INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing currently")
 
 
 def say(text: str) -> None:
-    """Write to the terminal."""
-    print(f"\n{text}\n", file=sys.stderr, flush=True)  # noqa: T201
+    """Write to standard error, in lines that fit the terminal."""
+    print(f"\n{_fitting(text, sys.stderr)}\n", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show(text: str) -> None:
+    """Write to standard output, in lines that fit the terminal."""
+    print(_fitting(text, sys.stdout), flush=True)  # noqa: T201
+
+
+def _fitting(text: str, stream: IO[str]) -> str:
+    columns = _width(stream)
+    return fitted(text, columns) if columns else text
+
+
+def fitted(text: str, width: int) -> str:
+    """Return a text whose lines are broken between words where they exceed a width.
+
+    Lines that are indented by four spaces or more stay whole: they hold what people copy.
+    """
+    return "\n".join(piece for line in text.split("\n") for piece in _pieces(line, width))
+
+
+def _pieces(line: str, width: int) -> list[str]:
+    if len(line) <= width or line.startswith("    "):
+        return [line]
+    indent = " " * (2 + len(line) - len(line.lstrip()))
+    # Names of models and paths are not broken at their hyphens.
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _width(stream: IO[str]) -> int | None:
+    """Return how many columns a terminal has; None if this is not a terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 def tell(event: str, text: str, **found: object) -> None:
@@ -27,7 +69,7 @@ def tell(event: str, text: str, **found: object) -> None:
         text: What is said.
         found: What the event brings along.
     """
-    _SNAKEMAKE.info(text, extra={"event": event, **found})
+    _SNAKEMAKE.info(_fitting(text, sys.stderr), extra={"event": event, **found})
 
 
 def summary(study: Study) -> str:
@@ -39,19 +81,20 @@ def summary(study: Study) -> str:
     """
     records = load_records(study)
     check_whole(study)
-    return summary_text(study, records)
+    return summary_text(study, records, _width(sys.stderr) or LINE)
 
 
 def stopped(logs: Sequence[str]) -> str:
-    """Return what to do after a run that failed.
+    """Return what to do after a run that failed or was interrupted.
 
     Args:
         logs: Snakemake's logs of the run.
     """
-    lines = [
-        "The study stopped. Finished steps are kept. Fix any error above, then run the same "
-        "command to resume:",
-        f"  {resume()}",
-        *(f"Snakemake's log: {log}" for log in logs),
-    ]
-    return "\n".join(lines)
+    said = "".join(Path(log).read_text(encoding="utf-8") for log in logs)
+    why = (
+        "The study was interrupted. Nothing is lost.\nThe same command goes on where it stopped:"
+        if any(words in said for words in _INTERRUPTED)
+        else "The study stopped. Finished steps are kept.\n"
+        "Fix any error above, then run the same command to resume:"
+    )
+    return "\n".join([why, f"    {resume()}", *(f"Snakemake's log: {log}" for log in logs)])

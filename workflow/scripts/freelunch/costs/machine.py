@@ -20,6 +20,9 @@ _RESULTS = Path("results")
 NETWORK_PER_S = 100e6
 # Operations per second of a GPU if nothing is given: few, since jobs ask for time by it.
 GPU_FLOPS_PER_S = 50e12
+# What `Machine.assumed` takes for one core, in float32, and for the disk.
+CORE_FLOPS_PER_S = 50e9
+DISK_PER_S = 500e6
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -34,6 +37,16 @@ class Learnt(NamedTuple):
 
     flops_per_s: float
     jobs: int
+
+
+class _Rate(NamedTuple):
+    """A rate per second, and where it comes from."""
+
+    per_s: float
+    origin: str
+
+
+_NETWORK = _Rate(NETWORK_PER_S, "assumed")
 
 
 @dataclass(frozen=True)
@@ -77,30 +90,61 @@ class Machine:
             device_bytes: Memory of the device that computes.
             learnt: The rate of earlier jobs, which is preferred to an assumed or measured one.
         """
-        assumed = GPU_FLOPS_PER_S if device_bytes is not None else None
-        origin = "assumed" if assumed else "on this machine now"
-        if flops_per_s:
-            origin = "as given"
-        elif learnt:
-            origin = f"estimated from the time of {learnt.jobs} earlier jobs"
-        rate = flops_per_s or (learnt and learnt.flops_per_s) or assumed or matmul_rate()
-        read, write = (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS)
-        network = network_per_s or NETWORK_PER_S
-        disk = f"reading at {rate_text(read)}, writing at {rate_text(write)}"
-        return cls(
-            rate,
-            read,
-            write,
-            network,
+        product = _Rate(flops_per_s, "as given") if flops_per_s else _known(device_bytes, learnt)
+        return cls._at(
+            product or _Rate(matmul_rate(), "on this machine now"),
+            (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS),
+            "as given" if disk_per_s else "as measured on this disk",
+            _Rate(network_per_s, "as given") if network_per_s else _NETWORK,
             None if flops_per_s else memory_bytes(),
             device_bytes,
-            (
-                f"a matrix product at {_flops_text(rate)} {origin}",
-                disk + (" as given" if disk_per_s else " as measured on this disk"),
-                f"downloads at {rate_text(network)} "
-                + ("as given" if network_per_s else "assumed"),
-            ),
         )
+
+    @classmethod
+    def assumed(cls, device_bytes: int | None = None, learnt: Learnt | None = None) -> "Machine":
+        """Return this machine without measuring anything, so that it is the same however busy the
+        machine is. A rate that is not known is assumed.
+
+        Args:
+            device_bytes: As `of` takes it.
+            learnt: As `of` takes it.
+        """
+        cores = len(os.sched_getaffinity(0))
+        said = f"assumed for {cores} core{'s' if cores > 1 else ''}"
+        return cls._at(
+            _known(device_bytes, learnt) or _Rate(cores * CORE_FLOPS_PER_S, said),
+            (DISK_PER_S, DISK_PER_S),
+            "assumed",
+            _NETWORK,
+            memory_bytes(),
+            device_bytes,
+        )
+
+    @classmethod
+    def _at(
+        cls,
+        product: _Rate,
+        disk: tuple[float, float],
+        disk_origin: str,
+        network: _Rate,
+        memory: int | None,
+        device_bytes: int | None,
+    ) -> "Machine":
+        read, write = disk
+        rates = (
+            f"a matrix product at {_flops_text(product.per_s)} {product.origin}",
+            f"reading at {rate_text(read)}, writing at {rate_text(write)} {disk_origin}",
+            f"downloads at {rate_text(network.per_s)} {network.origin}",
+        )
+        return cls(product.per_s, read, write, network.per_s, memory, device_bytes, rates)
+
+
+def _known(device_bytes: int | None, learnt: Learnt | None) -> _Rate | None:
+    """Return the rate of a matrix product that is known without a measurement; None if none is."""
+    if learnt:
+        said = f"estimated from the time of {learnt.jobs} earlier jobs"
+        return _Rate(learnt.flops_per_s, said)
+    return None if device_bytes is None else _Rate(GPU_FLOPS_PER_S, "assumed")
 
 
 def memory_bytes() -> int:

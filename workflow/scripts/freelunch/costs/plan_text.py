@@ -50,12 +50,14 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
     return "\n".join(lines)
 
 
-def plan_brief(plan: Plan, machine: Machine) -> str:
+def plan_brief(plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False) -> str:
     """Return what the user sees when a run begins: the whole cost, and what does not fit.
 
     Args:
         plan: The plan.
         machine: The machine that runs the study.
+        jobs: How many jobs run now, those that take seconds included.
+        on_cluster: Whether a scheduler runs them.
     """
     lines = [_headline(plan), *_conditions(plan)]
     known = {
@@ -70,9 +72,14 @@ def plan_brief(plan: Plan, machine: Machine) -> str:
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
             *(f"  {each}" for each in misfits(plan, machine)),
-            _on_a_cluster(plan, known, machine),
+            *([_on_a_cluster(plan, known, machine)] if on_cluster else []),
         ]
-    return "\n".join([*lines, f"  The whole plan: `make plan STUDY={plan.study.source}`"])
+    return "\n".join(
+        [
+            *lines,
+            f"  {jobs:,} jobs run now. The whole plan: `make plan STUDY={plan.study.source}`",
+        ]
+    )
 
 
 def _headline(plan: Plan) -> str:
@@ -146,6 +153,9 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
             f"{_percent(SINGLE_ON_GPU)} of the rate."
         )
     yield "  Passes, windows and streamed retraining read and write while they compute."
+    yield (
+        "  A run has more jobs: those for texts, samples, records, tables and figures take seconds."
+    )
     yield "  Memory is the peak of one job, disk is what remains at the end, and scratch is what"
     whole = together(everything)
     yield (

@@ -1,7 +1,9 @@
 """What a text is: the format of its file, the field that holds it, and its documents."""
 
+import csv
 import gzip
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +26,8 @@ _FIELDS = ("text", "content", "document", "body", "passage", "article")
 # document, such as a book.
 _DOCUMENT_CHARACTERS = 400
 _FEWEST_DOCUMENTS = 16
+# Tables of one row a line, and how Python's `csv` reads them.
+_TABLES = {".csv": "", ".tsv": ", delimiter='\\t'"}
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,12 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
         where: The text, for messages.
 
     Raises:
-        UserError: The file is not there, is not in this format, or has no documents.
+        UserError: The file is not there, is not in this format, is a table, or has no documents.
     """
     _check_file(path, where)
     source = SourceFile(where, Obtained(path, {"files": {path.name: ""}}))
+    if form in ("plain", "lines"):
+        _check_no_table(path, where)
     documents, characters = [], 0
     lines: Iterable[str] = source.lines()
     if form == "plain":
@@ -143,6 +149,31 @@ def _check_file(path: Path, where: str) -> None:
         problem, todo = "the text is empty", "use a file with text"
     if problem:
         raise UserError(problem, where=where, found=found, todo=todo)
+
+
+def _check_no_table(path: Path, where: str) -> None:
+    """Refuse a table (CSV), whose separators and other columns would be read as text."""
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    if (reading := _TABLES.get(plain.suffix.lower())) is None:
+        return
+    first = next(SourceFile(where, Obtained(path, {"files": {path.name: ""}})).lines(), "")
+    columns = next(csv.reader([first], delimiter="\t" if reading else ","), [])
+    script = (
+        "import csv, json, sys; csv.field_size_limit(10**9); "
+        f"[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{reading})]"
+    )
+    given, made = shlex.quote(str(path)), shlex.quote(str(plain.with_suffix(".jsonl")))
+    feeds = f"zcat {given} | " if plain != path else ""
+    takes = "" if feeds else f" < {given}"
+    raise UserError(
+        f"this is a table ({plain.suffix[1:].upper()}), but a text is plain text, JSON Lines or "
+        "Parquet",
+        where=where,
+        found=f"{path}: columns {', '.join(columns) or '(none)'}",
+        expected="a format whose `field` names the column that holds the text",
+        todo=f'convert it: {feeds}python3 -c "{script}"{takes} > {made}'
+        "\n            (if it is plain text, let its name end in .txt)",
+    )
 
 
 def _beginning(path: Path, where: str) -> list[bytes]:

@@ -24,13 +24,9 @@ from freelunch.reporting.labels import Registered, pruned_model_label
 
 PANEL_INCHES = 2.35
 LEGEND_INCHES = 0.2
-# Column, label and unit of each axis.
-AXES = {
-    "tokens": ("tokens seen", 1.0),
-    "flops": ("operations (TFLOP)", 1e-12),
-    "peak_bytes": ("peak memory of a job (GB)", 1e-9),
-}
-MEMORY = "peak_bytes"
+TOKENS, OPERATIONS, MEMORY = AXES = ("tokens", "flops", "peak_bytes")
+# Units of operations, from the largest.
+FLOP = {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
 Row = dict[str, Any]
 
 
@@ -62,7 +58,8 @@ def draw(
     for number, model in enumerate(models):
         here = [row for row in rows if pruned_model_label(row) == model]
         panels = grid[number * len(AXES) : (number + 1) * len(AXES)]
-        for axes, (key, (label, unit)) in zip(panels, AXES.items(), strict=True):
+        for axes, key in zip(panels, AXES, strict=True):
+            label, unit = axis_of(key, [float(row[key]) for row in here])
             levels = _panel(axes, here, key, unit, looks)
             axes.set_xlabel(label)
             axes.set_ylabel(f"perplexity on {text}")
@@ -78,6 +75,20 @@ def draw(
     return figure
 
 
+def axis_of(key: str, values: Sequence[float]) -> tuple[str, float]:
+    """Return the label of the axis of a column, and the unit that its values are divided by.
+
+    Most operations are 1 to 1,000 of their unit: the largest one below their geometric middle.
+    """
+    if key == TOKENS:
+        return "tokens seen", 1.0
+    if key == MEMORY:
+        return "peak memory of a job (GB)", 1e9
+    middle = math.sqrt(min(values) * max(values))
+    name = next((name for name, unit in FLOP.items() if unit <= middle), "MFLOP")
+    return f"operations ({name})", FLOP[name]
+
+
 def _panel(
     axes: Axes, rows: Sequence[Row], key: str, unit: float, looks: Mapping[str, Mark]
 ) -> str:
@@ -87,7 +98,7 @@ def _panel(
     else:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(EngFormatter(sep="") if key == TOKENS else "{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yscale("log")
     finite = [row for row in rows if math.isfinite(float(row["perplexity"]))]
@@ -99,7 +110,7 @@ def _panel(
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    amounts = [float(row[key]) * unit for row in rows]
+    amounts = [float(row[key]) / unit for row in rows]
     if key != MEMORY and max(amounts) < 2 * min(amounts):
         # Otherwise a few percent would fill the panel.
         axes.set_xlim(min(amounts) / 2, 2 * max(amounts))
@@ -107,7 +118,7 @@ def _panel(
         here = [row for row in finite if row["series"] == name]
         draw_points(
             axes,
-            [float(row[key]) * unit for row in here],
+            [float(row[key]) / unit for row in here],
             [float(row["perplexity"]) for row in here],
             [float(row["perplexity_error_beside_reference"]) for row in here],
             looks[name],

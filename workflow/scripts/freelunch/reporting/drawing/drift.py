@@ -110,7 +110,7 @@ def _panel(
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    ends: dict[str, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
     for name in names:
         here = [row for row in finite if row["adaptation"] == name]
         x, y = [int(row["block"]) for row in here], [float(row["mean"]) for row in here]
@@ -121,7 +121,7 @@ def _panel(
         every = (at % MARKED, MARKED) if len(x) > 2 * MARKED else None
         axes.plot(x, y, **look.points, markevery=every, linestyle=look.line, linewidth=1.0)
         if y:
-            ends[_short(look)] = y[-1]
+            ends[_short(look)] = x[-1], y[-1]
     if finite:
         blocks = [int(row["block"]) for row in finite]
         axes.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)

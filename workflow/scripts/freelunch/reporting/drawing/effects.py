@@ -14,7 +14,8 @@ from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE, MarkerStyle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, QUIET, Mark, marks
+from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, Mark, marks
+from freelunch.reporting.drawing.numbers import UNITS, number_text, signed
 from freelunch.reporting.drawing.style import SMALL, empty, write_beside
 from freelunch.reporting.labels import Registered, criterion_label, pattern_label, pruning_label
 
@@ -27,14 +28,10 @@ LEGEND_INCHES = 0.42
 PLOT_INCHES = 1.9
 GAP_INCHES = 0.1
 INDENT_INCHES = 0.1
-# What a number is multiplied by to be shown, and its unit.
-UNITS = {
-    "share": (100.0, "%"),
-    "points": (100.0, "percentage points"),
-    "times": (1.0, "times"),
-    "nats": (1.0, "nats per token"),
-    "perplexity": (1.0, ""),
-}
+# What stands above the numbers.
+HEAD = "value (95 % interval)"
+# Missing cells that an empty figure names.
+NAMED = 8
 # The marker of a threshold, whose flat side is at the threshold, by where the claim holds.
 SIDES = {"above": MarkerStyle(CARETRIGHTBASE), "below": MarkerStyle(CARETLEFTBASE)}
 Row = Mapping[str, str]
@@ -54,27 +51,28 @@ class Line:
         return "oblique" if self.row is None else "normal"
 
 
-def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
+def draw(rows: Sequence[Row], adaptations: Registered, missing: Sequence[str] = ()) -> Figure:
     """Return the figure: a panel for each quantity, a line for each effect.
 
     Args:
         rows: Rows of effects.csv.
         adaptations: All adaptations of the study's config; they decide the looks.
+        missing: The cells without adaptation that adapted cells lack; an empty figure names them.
     """
     if not rows:
-        return empty("this study measures no effect that has an interval")
+        return empty(_why_empty(missing))
     # An effect of several adaptations names none.
     looks = {**marks(adaptations), "": NEUTRAL}
     several = len({row["model"] for row in rows} - {""}) > 1
     panels: dict[str, list[Row]] = {}
     for row in rows:
-        unit = UNITS[row["unit"]][1]
+        _, unit, _ = UNITS[row["unit"]]
         title = f"{row['quantity']} ({unit})" if unit else row["quantity"]
         panels.setdefault(title, []).append(row)
     lines = {title: _lines(here, looks, several) for title, here in panels.items()}
     figure = Figure(layout=PlaceHolderLayoutEngine(False, False))
     labels = max(_inches(line.text, line.style) for its in lines.values() for line in its)
-    numbers = max(_inches(_number(row["text"])) for row in rows)
+    numbers = max(map(_inches, [HEAD, *map(number_text, rows)]))
     left = GAP_INCHES + INDENT_INCHES + labels + GAP_INCHES
     width = left + PLOT_INCHES + GAP_INCHES + numbers + GAP_INCHES
     height = LEGEND_INCHES + sum(
@@ -82,6 +80,13 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     )
     figure.set_size_inches(width, height)
     top = height
+    figure.text(
+        (width - GAP_INCHES - numbers) / width,
+        (top - 0.6 * TITLE_INCHES) / height,
+        HEAD,
+        fontsize=SMALL,
+        va="center",
+    )
     for title, its in lines.items():
         figure.text(
             GAP_INCHES / width,
@@ -96,6 +101,22 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
         top -= AXIS_INCHES
     _legend(figure, rows, height)
     return figure
+
+
+def _why_empty(missing: Sequence[str]) -> str:
+    """Return why there is no effect."""
+    if not missing:
+        return "no effect of this study has a finite interval"
+    cells = [*missing[:NAMED]]
+    cells += [f"and {len(missing) - NAMED} more"] if len(missing) > NAMED else []
+    return "\n".join(
+        [
+            "An effect compares an adapted model with the same model without adaptation.",
+            "This study lacks these cells:",
+            "",
+            *cells,
+        ]
+    )
 
 
 def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
@@ -181,7 +202,7 @@ def _panel(
     """Draw the lines of one quantity, with their labels from `left_inches` left of the axes."""
     rows = [line.row for line in lines if line.row is not None]
     unit = rows[0]["unit"]
-    scale = UNITS[unit][0]
+    scale, _, _ = UNITS[unit]
     shown = [
         scale * float(row[key])
         for row in rows
@@ -200,7 +221,7 @@ def _panel(
         room = 0.04 * (high - low or abs(high) or 1.0)
         axes.set_xlim(low - room, high + room)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(f"{value:g}")))
     for at, line in enumerate(lines):
         if line.row is not None:
             _draw_row(axes, at, line.row, scale, looks[line.row["adaptation"]])
@@ -248,25 +269,9 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
             clip_on=False,
             zorder=1.5,
         )
-    colour = INK if row["threshold"] else QUIET
-    write_beside(axes, at, _number(row["text"]), colour, gap=6)
+    write_beside(axes, at, number_text(row), INK, gap=72 * GAP_INCHES)
 
 
 def _threshold(row: Row) -> MarkerStyle | None:
     """Return the marker of the threshold of a row, which points to where the claim holds."""
     return SIDES[row["side"]] if row["threshold"] else None
-
-
-def _number(text: str) -> str:
-    """Return a number and its interval as the audit writes them, without words and units."""
-    for word, sign in (
-        *(("at most ", "\N{LESS-THAN OR EQUAL TO}"), ("more than ", ">")),
-        *(("(95 %: ", "("), (" %", ""), (" times", ""), (" points", ""), (" nats", "")),
-    ):
-        text = text.replace(word, sign)
-    return _signed(text)
-
-
-def _signed(text: str) -> str:
-    """Return text whose minus signs are as wide as plus signs."""
-    return text.replace("-", "\N{MINUS SIGN}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 
 import matplotlib
 import matplotlib.style
@@ -23,6 +24,8 @@ CHOSEN = f"{DAGGER}: learning rate chosen on the evaluation text"
 UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 # The least distance of labels beside lines, as a share of the height of a panel.
 LABEL_STEP = 0.1
+# How far right of a panel they begin, as a share of its width.
+LABEL_GAP = 0.06
 # The least span of an axis of memory, as a share of its largest value.
 LEAST_SPAN = 0.2
 _STYLE = {
@@ -152,35 +155,54 @@ def draw_level(axes: Axes, value: float, name: str, line: str, word: str) -> str
     return f"{name}: {value:.1f} {UP if value > high else DOWN}"
 
 
-def name_ends(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, str]) -> None:
-    """Name lines beside their right ends, moved apart where they would overlap.
+def name_ends(
+    axes: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, str]
+) -> None:
+    """Name lines beside their right ends, to which thin lines lead from their names.
 
     Args:
         axes: Axes whose limits are set.
-        ends: The value of the right end of each line, by its name.
+        ends: The right end of each line, by its name.
         looks: The colour of each name.
     """
     scale = math.log if axes.get_yscale() == "log" else float
     low, high = (scale(limit) for limit in axes.get_ylim())
-    places: dict[str, float] = {}
-    last = -math.inf
-    for name, value in sorted(ends.items(), key=lambda end: end[1]):
-        last = max((scale(value) - low) / (high - low), last + LABEL_STEP)
-        places[name] = last
-    # If the highest label would be above the axes, all labels move down.
-    over = max(0.0, last - 1.0)
-    for name, place in places.items():
+    ordered = sorted(ends.items(), key=lambda end: end[1][1])
+    places = apart([(scale(y) - low) / (high - low) for _, (_, y) in ordered], LABEL_STEP)
+    for (name, end), place in zip(ordered, places, strict=True):
         axes.annotate(
             name,
-            (1.0, place - over),
-            xycoords="axes fraction",
-            xytext=(4, 0),
-            textcoords="offset points",
+            end,
+            xytext=(1.0 + LABEL_GAP, place),
+            textcoords="axes fraction",
             ha="left",
             va="center",
             fontsize=SMALL,
             color=looks[name],
+            arrowprops={
+                "arrowstyle": "-",
+                "color": looks[name],
+                "linewidth": 0.5,
+                "shrinkA": 1.0,
+                "shrinkB": 0.0,
+                "relpos": (0.0, 0.5),
+            },
         )
+
+
+def apart(places: Sequence[float], step: float) -> list[float]:
+    """Return ascending places moved at least a step apart, by as little as possible.
+
+    The sum of the squared moves is the least one (isotonic regression, by pooling neighbours).
+    """
+    pools: list[list[float]] = []
+    for at, place in enumerate(places):
+        pools.append([place - at * step])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    means = [fmean(pool) for pool in pools for _ in pool]
+    return [mean + at * step for at, mean in enumerate(means)]
 
 
 def empty(message: str) -> Figure:

@@ -27,6 +27,8 @@ LABEL_CHARACTERS = 26
 # The title, the axis and its name.
 AROUND_INCHES = 0.85
 LEGEND_INCHES = 0.35
+# How far below the axes the name of the x axis is.
+HEAD_POINTS = -19.5
 Row = dict[str, Any]
 
 
@@ -59,12 +61,13 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
         missed.set_yticks(range(len(here)), [_label(row, looks) for row in here], fontsize=SMALL)
         memory.set_yticks(range(len(here)), [""] * len(here))
         _numbers(memory, here)
+        _head_below(memory, "perplexity")
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     legend_below(
         figure,
         [],
         "gain missed: share of the best window's gain; bars: ± standard error of the paired\n"
-        f"difference from the best; memory: peak of a job; numbers: perplexity on {text}"
+        f"difference from the best; memory: peak of a job; perplexity on {text}"
         + (f"\n{CHOSEN}" if on_evaluation else ""),
     )
     return figure
@@ -97,6 +100,19 @@ def _panel(
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
+
+
+def _head_below(axes: Axes, text: str) -> None:
+    """Name the numbers right of the axes, at the height of the name of the x axis."""
+    axes.annotate(
+        text,
+        (1.0, 0.0),
+        xycoords="axes fraction",
+        xytext=(5, HEAD_POINTS),
+        textcoords="offset points",
+        ha="left",
+        va="top",
+    )
 
 
 def _numbers(axes: Axes, rows: Sequence[Row]) -> None:

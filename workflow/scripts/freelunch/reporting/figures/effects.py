@@ -1,5 +1,7 @@
 """Every effect with its paired interval, and the thresholds of the claims: a forest plot."""
 
+from dataclasses import replace
+
 from freelunch.reporting.figures import Figure
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
@@ -17,6 +19,13 @@ claims that they belong to.
 """
 
 
+def _missing(study: Study) -> list[str]:
+    """Return the cells without adaptation that adapted cells lack."""
+    cells = set(study.cells)
+    unadapted = (replace(cell, adaptation=NONE) for cell in study.cells)
+    return sorted({str(cell) for cell in unadapted if cell not in cells})
+
+
 FIGURE = Figure(
     name="effects",
     title="every effect with its interval",
@@ -29,7 +38,10 @@ FIGURE = Figure(
     sums_up=True,
     wanted=lambda study: any(cell.adaptation != NONE for cell in study.cells),
     # All adaptations of the config, shown or not: each looks the same in all figures.
-    settings=lambda study: {"adaptations": study.as_json()["adaptations"]},
+    settings=lambda study: {
+        "adaptations": study.as_json()["adaptations"],
+        "missing": _missing(study),
+    },
     data="every effect with its interval",
     data_caption=lambda _: (
         """\

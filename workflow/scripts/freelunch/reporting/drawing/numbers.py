@@ -1,0 +1,41 @@
+"""The numbers beside a forest plot: all numbers of a unit have equal decimals."""
+
+import math
+import re
+from collections.abc import Mapping
+
+# What a number is multiplied by to be shown, its unit, and its decimals.
+UNITS = {
+    "share": (100.0, "%", 1),
+    "points": (100.0, "percentage points", 1),
+    "times": (1.0, "times", 2),
+    "nats": (1.0, "nats per token", 3),
+    "perplexity": (1.0, "", 2),
+}
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def number_text(row: Mapping[str, str]) -> str:
+    """Return a number and its interval as the audit writes them, without words and units, and with
+    the decimals that all numbers of this unit have.
+    """
+    scale, _, decimals = UNITS[row["unit"]]
+    text, exact = row["text"].replace("(95 %: ", "("), iter(("value", "low", "high"))
+
+    def written(found: re.Match[str]) -> str:
+        value = scale * float(row[next(exact)])
+        # Where a number is infinite, the text has the bound that it exceeds.
+        return f"{value:,.{decimals}f}" if math.isfinite(value) else found[0]
+
+    text = _NUMBER.sub(written, text)
+    for word, sign in (
+        *(("at most ", "\N{LESS-THAN OR EQUAL TO}"), ("more than ", ">")),
+        *((" %", ""), (" times", ""), (" points", ""), (" nats", "")),
+    ):
+        text = text.replace(word, sign)
+    return signed(text)
+
+
+def signed(text: str) -> str:
+    """Return text whose minus signs are as wide as plus signs."""
+    return text.replace("-", "\N{MINUS SIGN}")
