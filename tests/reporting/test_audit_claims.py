@@ -25,6 +25,7 @@ from freelunch.reporting.audit.verdicts import (
     FAILS,
     HOLDS,
     IN_PART,
+    UNDECIDED,
     UNTESTED,
     bearing,
     judge,
@@ -49,19 +50,19 @@ def number(low: float, high: float) -> Estimate:
     ("low", "high", "threshold", "expected"),
     [
         (10.1, 12, {"above": 10}, HOLDS),
-        (10, 12, {"above": 10}, UNTESTED),
-        (9.9, 12, {"above": 10}, UNTESTED),
+        (10, 12, {"above": 10}, UNDECIDED),
+        (9.9, 12, {"above": 10}, UNDECIDED),
         (8, 10, {"above": 10}, FAILS),
         (8, 9.9, {"above": 10}, FAILS),
         (math.inf, math.inf, {"above": 10}, HOLDS),
         (0.05, 0.09, {"below": 0.1}, HOLDS),
-        (0.05, 0.1, {"below": 0.1}, UNTESTED),
+        (0.05, 0.1, {"below": 0.1}, UNDECIDED),
         (0.1, 0.2, {"below": 0.1}, FAILS),
-        (math.nan, math.nan, {"below": 0.1}, UNTESTED),
+        (math.nan, math.nan, {"below": 0.1}, UNDECIDED),
         # Equivalence is found on both sides or not at all.
         (-0.09, 0.09, {"within": 0.1}, HOLDS),
-        (-0.059, 0.101, {"within": 0.1}, UNTESTED),
-        (-0.118, 0.059, {"within": 0.1}, UNTESTED),
+        (-0.059, 0.101, {"within": 0.1}, UNDECIDED),
+        (-0.118, 0.059, {"within": 0.1}, UNDECIDED),
         (-0.2, -0.1, {"within": 0.1}, FAILS),
         (0.1, 0.2, {"within": 0.1}, FAILS),
     ],
@@ -77,12 +78,12 @@ def test_a_verdict_needs_the_whole_interval(
     [
         # Reached by the smallest budget of 2: perhaps by less.
         (2, 2, FAILS),
-        (2, 5.5, UNTESTED),
+        (2, 5.5, UNDECIDED),
         # Not reached by the largest budget of 6: perhaps by 7, perhaps by 70.
         (math.inf, math.inf, HOLDS),
         (5.5, math.inf, HOLDS),
-        (3, math.inf, UNTESTED),
-        (0.5, math.inf, UNTESTED),
+        (3, math.inf, UNDECIDED),
+        (0.5, math.inf, UNDECIDED),
     ],
 )
 def test_what_lies_beyond_the_bounds_is_not_known(low: float, high: float, expected: str) -> None:
@@ -93,7 +94,7 @@ def test_what_lies_beyond_the_bounds_is_not_known(low: float, high: float, expec
 def test_more_than_the_largest_budget_is_more_than_it() -> None:
     found = Estimate(math.inf, math.inf, math.inf, ())
     assert judge(found, {"above": 10}, bounds=(1, 10))[0] == HOLDS
-    assert judge(found, {"above": 10}, bounds=(1, 9.9))[0] == UNTESTED
+    assert judge(found, {"above": 10}, bounds=(1, 9.9))[0] == UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,13 @@ BASE = {"dense none": 20.0, "wanda none": 60.0, "wanda recon_block": 40.0}
 
 @pytest.mark.parametrize(
     ("adapted", "above", "expected"),
-    [(40.0, 0, HOLDS), (61.5, 0, FAILS), (60.1, 0, UNTESTED), (40.0, 0.6, FAILS), (30, 0.6, HOLDS)],
+    [
+        (40.0, 0, HOLDS),
+        (61.5, 0, FAILS),
+        (60.1, 0, UNDECIDED),
+        (40.0, 0.6, FAILS),
+        (30, 0.6, HOLDS),
+    ],
 )
 def test_recovery(adapted: float, above: float, expected: str) -> None:
     part = audited("recovery", {"above": above}, BASE | {"wanda recon_block": adapted})
@@ -310,9 +317,9 @@ def test_recovery(adapted: float, above: float, expected: str) -> None:
         (70, 55, 30, FAILS, ""),
         (55, 38, 30, FAILS, ""),
         (39, 38, 30, FAILS, "at most 0.5"),
-        (70, 42, 39.4, UNTESTED, ""),
+        (70, 42, 39.4, UNDECIDED, ""),
         # It was made worse by more.
-        (70, 45, 55, UNTESTED, ""),
+        (70, 45, 55, UNDECIDED, ""),
     ],
 )
 def test_budget_ratio(half: float, one: float, twenty: float, expected: str, text: str) -> None:
@@ -338,14 +345,14 @@ def test_the_best_way_of_retraining_counts() -> None:
 
 def test_a_way_that_was_run_with_more_alone_proves_nothing() -> None:
     part = audited("budget_ratio", {"above": 10}, BASE | {"wanda full_20": 55}, TOKENS)
-    assert kind(part["verdict"]) == UNTESTED
+    assert kind(part["verdict"]) == UNDECIDED
     assert "a budget that was not run may still suffice" in part["reason"]
 
 
 def test_budgets_that_end_too_early_prove_nothing() -> None:
     values = BASE | {"wanda full_half": 70, "wanda full": 55}
     part = audited("budget_ratio", {"above": 10}, values, TOKENS)
-    assert kind(part["verdict"]) == UNTESTED
+    assert kind(part["verdict"]) == UNDECIDED
     assert part["findings"][0]["value"] == "infinity"
 
 
@@ -354,7 +361,7 @@ def test_what_happens_between_budgets_far_apart_nobody_knows() -> None:
     settings = TOKENS | {"apart": 4}
     values = BASE | {"wanda full_half": 70, "wanda full": 55, "wanda full_20": 39.5}
     part = audited("budget_ratio", {"above": 10}, values, settings)
-    assert kind(part["verdict"]) == UNTESTED
+    assert kind(part["verdict"]) == UNDECIDED
     assert part["findings"][0]["text"].startswith("more than 1 times")
     values |= {"wanda full_3": 35.0}
     part = audited("budget_ratio", {"above": 10}, values, settings)
@@ -373,12 +380,12 @@ def test_seeds_that_disagree_about_infinity() -> None:
     part = audited("budget_ratio", {"above": 10}, values, TOKENS, seeds=[0, 1], adaptations=names)
     (finding,) = part["findings"]
     assert finding["of_seeds"] == ["infinity", 0.5]
-    assert kind(part["verdict"]) == UNTESTED
+    assert kind(part["verdict"]) == UNDECIDED
 
 
 @pytest.mark.parametrize(
     ("whole", "expected"),
-    [(40.1, HOLDS), (39.9, HOLDS), (45, FAILS), (36, FAILS), (41.7, UNTESTED), (38.4, UNTESTED)],
+    [(40.1, HOLDS), (39.9, HOLDS), (45, FAILS), (36, FAILS), (41.7, UNDECIDED), (38.4, UNDECIDED)],
 )
 def test_window_difference(whole: float, expected: str) -> None:
     """In either direction: a window that gains more than one block is no equal of it."""
@@ -393,7 +400,7 @@ def test_window_difference(whole: float, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("matrix", "expected"), [(50, HOLDS), (45.1, UNTESTED), (42, FAILS), (39, FAILS)]
+    ("matrix", "expected"), [(50, HOLDS), (45.1, UNDECIDED), (42, FAILS), (39, FAILS)]
 )
 def test_matrix_penalty(matrix: float, expected: str) -> None:
     """It has to be worse than all others, not than the best."""
@@ -439,7 +446,7 @@ def test_halves_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("magnitude", "expected"), [(50.0, HOLDS), (150.0, FAILS), (80.2, UNTESTED)]
+    ("magnitude", "expected"), [(50.0, HOLDS), (150.0, FAILS), (80.2, UNDECIDED)]
 )
 def test_gap_left(magnitude: float, expected: str) -> None:
     values = BASE | {"magnitude none": 120.0, "magnitude recon_block": magnitude}
@@ -487,7 +494,7 @@ def test_gap_left_by_size(large: float, expected: str) -> None:
     assert kind(one["verdict"]) == UNTESTED and "models of several sizes" in one["reason"]
 
 
-@pytest.mark.parametrize(("other", "expected"), [(40.02, UNTESTED), (45, FAILS)])
+@pytest.mark.parametrize(("other", "expected"), [(40.02, UNDECIDED), (45, FAILS)])
 def test_perplexity_difference(other: float, expected: str) -> None:
     values = BASE | {"magnitude none": 70.0, "magnitude recon_block": other}
     settings = {"criteria": ["wanda", "magnitude"], "dense_at_most": 21}
@@ -543,7 +550,7 @@ def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("adapted", "expected"), [("1" * 70 + "0" * 30, HOLDS), ("1" * 52 + "0" * 48, UNTESTED)]
+    ("adapted", "expected"), [("1" * 70 + "0" * 30, HOLDS), ("1" * 52 + "0" * 48, UNDECIDED)]
 )
 def test_gain_of_answers(tmp_path: Path, adapted: str, expected: str) -> None:
     """Of the cells that were asked; that others were not is said."""
@@ -640,9 +647,9 @@ def test_a_missing_cell_never_lets_a_claim_hold(tmp_path: Path, changes: dict[st
             assert rank(verdict) <= rank(whole[claim]), (claim, one)
 
 
-def test_a_loss_that_is_not_finite_is_not_testable() -> None:
+def test_a_loss_that_is_not_finite_decides_nothing() -> None:
     part = audited("recovery", {"above": 0}, BASE | {"wanda recon_block": None})
-    assert kind(part["verdict"]) == UNTESTED
+    assert kind(part["verdict"]) == UNDECIDED
     assert part["findings"][0]["value"] is None
 
 

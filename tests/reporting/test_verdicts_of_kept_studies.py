@@ -15,7 +15,7 @@ from freelunch.reporting.audit.verdicts import (
     HOLDS,
     TOO_FEW_SEEDS,
     TOO_SMALL,
-    UNTESTED,
+    UNDECIDED,
     kind,
     of_one_seed,
 )
@@ -55,7 +55,7 @@ def test_one_block_to_five_is_not_supported(full: dict[str, Any]) -> None:
     (finding,) = found(full, "C2", 1).values()
     assert finding["value"] == pytest.approx(-0.022, abs=5e-4)
     assert finding["low"] < -0.1 and finding["high"] > 0.1
-    assert full["C2"]["parts"][1]["verdict"] == full["C2"]["verdict"] == UNTESTED
+    assert full["C2"]["parts"][1]["verdict"] == full["C2"]["verdict"] == UNDECIDED
 
 
 def test_the_budget_ratio_depends_on_the_reference(full: dict[str, Any]) -> None:
@@ -70,8 +70,8 @@ def test_the_budget_ratio_depends_on_the_reference(full: dict[str, Any]) -> None
     assert wikipedia["recon_block_10"] is None
     assert values["c4"]["recon_block_10"] == pytest.approx(0.17, abs=5e-3)
     verdicts = {it["verdict"] for it in found(full, "C1", 2).values()}
-    assert verdicts == {of_one_seed(FAILS), UNTESTED}
-    assert full["C1"]["parts"][2]["verdict"] == full["C1"]["verdict"] == UNTESTED
+    assert verdicts == {of_one_seed(FAILS), UNDECIDED}
+    assert full["C1"]["parts"][2]["verdict"] == full["C1"]["verdict"] == UNDECIDED
     assert full["C1"]["parts"][2]["reason"].endswith("and all have to agree.")
 
 
@@ -82,14 +82,14 @@ def test_three_seeds_undo_what_one_seed_found(full: dict[str, Any], laptop: dict
     assert one["value"] == pytest.approx(0.47, abs=5e-3)
     assert one["seeds"] == 1 and three["seeds"] == 3
     assert three["of_seeds"] == pytest.approx([0.474, 0.779, 2.223], abs=5e-4)
-    assert one["verdict"] == three["verdict"] == UNTESTED
+    assert one["verdict"] == three["verdict"] == UNDECIDED
 
 
 def test_four_held_out_sequences_decide_little(full: dict[str, Any]) -> None:
     """Their interval has the t of three degrees of freedom."""
     findings = found(full, "C2", 2)
     assert len(findings) == 3
-    assert all(it["verdict"] == UNTESTED for it in findings.values())
+    assert all(it["verdict"] == UNDECIDED for it in findings.values())
 
 
 def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_of_a_study_at_scale_the_seeds_decide() -> None:
     assert claims["C2b"]["bearing"] == claims["C2v1"]["bearing"] == TOO_FEW_SEEDS
     assert claims["C3"]["parts"][0]["bearing"] == TOO_FEW_SEEDS
     assert claims["C3b"]["bearing"] == claims["C4"]["bearing"] == TOO_SMALL
-    assert claims["C1"]["bearing"] == UNTESTED
+    assert claims["C1"]["bearing"] == UNDECIDED
 
 
 def test_from_one_seed_everything_is_so_on_this_sample_and_order(laptop: dict[str, Any]) -> None:

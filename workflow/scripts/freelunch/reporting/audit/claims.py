@@ -20,8 +20,8 @@ from freelunch.reporting.audit.scope import Regimes, Scope, load_regimes
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
-    TOO_SMALL,
     OPEN,
+    TOO_SMALL,
     UNTESTED,
     bearing,
     judge,

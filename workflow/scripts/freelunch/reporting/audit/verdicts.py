@@ -15,10 +15,9 @@ from freelunch.analysis.intervals import Estimate
 HOLDS = "found"
 IN_PART = "found in part"
 FAILS = "not found"
-# The numbers are there, but an interval contains the threshold, or comparisons that must agree do
-# not.
+# The study has the cells, but their numbers do not settle it.
 UNDECIDED = "undecided"
-# The numbers are not there.
+# The study lacks the cells.
 UNTESTED = "not testable here"
 # One seed says nothing about another calibration sample or training order.
 ONE_SEED = "on this sample and order"
@@ -80,7 +79,7 @@ def judge(
     """
     low, high = estimate.low, estimate.high
     if any(map(math.isnan, (estimate.value, low, high))):
-        return UNTESTED, undefined
+        return UNDECIDED, undefined
     least, most = bounds
     if low <= least:
         low = -math.inf

@@ -22,6 +22,9 @@ from freelunch.reporting.labels import Registered, criterion_label, pattern_labe
 # The figure is laid out in inches, so that all of its rows are equally high.
 ROW_INCHES = 0.16
 TITLE_INCHES = 0.22
+# How far an interval may widen its axis, in times the distance between the outermost estimates and
+# thresholds. An arrow ends what goes further, so that one interval does not hide the others.
+MOST_SPANS = 1.5
 # The numbers of an axis, and the room below them.
 AXIS_INCHES = 0.34
 LEGEND_INCHES = 0.42
@@ -203,14 +206,7 @@ def _panel(
     rows = [line.row for line in lines if line.row is not None]
     unit = rows[0]["unit"]
     scale, _, _ = UNITS[unit]
-    shown = [
-        scale * float(row[key])
-        for row in rows
-        for key in ("value", "low", "high", "threshold")
-        if row[key]
-    ]
-    finite = [value for value in shown if math.isfinite(value)]
-    low, high = min(finite, default=1.0), max(finite, default=1.0)
+    low, high = _range(rows, scale)
     if unit == "times":
         axes.set_xscale("log")
         axes.set_xlim(low / 1.4, high * 1.4)
@@ -218,6 +214,10 @@ def _panel(
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
+        points = _range(rows, scale, ("value", "threshold"))
+        wide = MOST_SPANS * (points[1] - points[0])
+        if wide:
+            low, high = max(low, points[0] - wide), min(high, points[1] + wide)
         room = 0.04 * (high - low or abs(high) or 1.0)
         axes.set_xlim(low - room, high + room)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -244,6 +244,15 @@ def _panel(
     axes.spines["left"].set_visible(False)
 
 
+def _range(
+    rows: Sequence[Row], scale: float, keys: Sequence[str] = ("value", "low", "high", "threshold")
+) -> tuple[float, float]:
+    """Return the least and the largest finite number of some rows."""
+    shown = [scale * float(row[key]) for row in rows for key in keys if row[key]]
+    finite = [value for value in shown if math.isfinite(value)]
+    return min(finite, default=1.0), max(finite, default=1.0)
+
+
 def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     """Draw an estimate, its interval, its threshold, and its number to the right."""
     edges = axes.get_xlim()
@@ -252,12 +261,12 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     )
     axes.plot([low, high], [at, at], color=look.colour, linewidth=1.1, zorder=2)
     axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
-    ends = (
-        (float(row["low"]), -math.inf, "<", edges[0]),
-        (float(row["high"]), math.inf, ">", edges[1]),
+    beyond = (
+        (scale * float(row["low"]) < edges[0], "<", edges[0]),
+        (scale * float(row["high"]) > edges[1], ">", edges[1]),
     )
-    for end, infinity, arrow, edge in ends:
-        if end == infinity:
+    for is_beyond, arrow, edge in beyond:
+        if is_beyond:
             axes.plot([edge], [at], arrow, color=look.colour, clip_on=False, zorder=3)
     if (marker := _threshold(row)) is not None:
         axes.plot(

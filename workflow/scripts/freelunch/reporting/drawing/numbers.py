@@ -25,7 +25,8 @@ def number_text(row: Mapping[str, str]) -> str:
     def written(found: re.Match[str]) -> str:
         value = scale * float(row[next(exact)])
         # Where a number is infinite, the text has the bound that it exceeds.
-        return f"{value:,.{decimals}f}" if math.isfinite(value) else found[0]
+        shown = value if math.isfinite(value) else float(found[0].replace(",", ""))
+        return f"{shown:,.{decimals}f}"
 
     text = _NUMBER.sub(written, text)
     for word, sign in (
