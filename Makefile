@@ -58,11 +58,12 @@ env: $(READY)
 # We use pip rather than uv, since pip finds a CPU build of torch on machines that keep one and does not
 # insist on another build. The lock holds every package except torch.
 $(READY): pyproject.toml envs/lock.txt
-	$(PYTHON) -m venv $(ENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
-	$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev --group docs -r envs/lock.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
-	touch $@
+	@echo "Making the environment in $(ENV), which takes a few minutes"
+	@$(PYTHON) -m venv $(ENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev --group docs -r envs/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
 
 new: env
 	@python -m freelunch new "$(MODEL)" "$(TEXT)" $(if $(NAME),--name "$(NAME)") \
