@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 from audits_for_tests import Audited, make_audited, make_kept
 from freelunch.reporting.audit.page import write_page
-from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -364,7 +364,7 @@ def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> No
     page = opened(java_script_enabled=False)
     shown = page.locator("#verdicts tbody .verdict").all_inner_texts()
     assert shown == [claim["verdict"] for claim in audited.audit["claims"]]
-    assert {HOLDS, IN_PART, FAILS, UNTESTED} == {
+    assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} == {
         *page.locator("#claims .verdict").all_inner_texts()
     }
     assert page.locator("#cells tbody tr").filter(visible=True).count() == len(audited.study.cells)

@@ -9,17 +9,26 @@ from typing import Any
 import pytest
 import yaml
 
+from freelunch.cli import check
 from freelunch.cli.check import check_study
 from freelunch.core.errors import UserError
 from freelunch.costs import room
+from freelunch.data import seen_model
 from freelunch.data.drawing import Drawing
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
-from own_models import DOCUMENTS, machine, write_lines
+from own_models import DOCUMENTS, check_here, machine, write_lines
 from tiny_models import save_tiny_model, tokenizer
 
 HERE = machine()
+
+
+@pytest.fixture(autouse=True)
+def _checks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "check_as_fetched", check_here)
+
+
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -104,8 +113,11 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
         (lambda model: (model / "model.safetensors").unlink(), "there are no weights"),
         (_cut, "not a complete safetensors file"),
         (_pointer, "git lfs pull"),
-        (_edited(vocab_size=400), "the embedding does not have a row for each token"),
-        (_edited(num_hidden_layers=9), "the weights lack blocks of the model"),
+        (_edited(vocab_size=400), "another shape than the model's config gives it"),
+        (_edited(num_hidden_layers=9), "lacks tensors of its own architecture"),
+        (_edited(num_hidden_layers=1), "the weights have more blocks than the config says"),
+        (_edited(hidden_act="evil"), "cannot build a causal language model from this config"),
+        (_edited(model_type="evil"), "transformers cannot read this model's config"),
         (_edited(rope_theta=float("inf")), "no model has this number"),
         (lambda model: (model / "generation_config.json").write_text("{"), "is not valid JSON"),
         (_edited(dtype="int8"), "no dtype that can be used"),
@@ -118,6 +130,16 @@ def test_a_model_that_the_run_would_refuse(
 ) -> None:
     damage(Path("model"))
     assert problem in refused(config)
+
+
+def test_the_checks_of_fetching_need_no_torch_here(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "check_as_fetched", seen_model.check_as_fetched)
+    assert "all is well" in said(config)
+    _edited(num_key_value_heads=1)(Path("model"))
+    message = refused(config)
+    assert "k_proj.weight: a tensor has another shape than the model's config gives" in message
 
 
 def test_a_file_for_a_folder(config: dict[str, Any]) -> None:

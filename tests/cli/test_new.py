@@ -18,7 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from freelunch.cli import cell_choices
+from freelunch.cli import cell_choices, check
+from freelunch.cli import new as new_module
 from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
 from freelunch.cli.main import main
@@ -27,7 +28,6 @@ from freelunch.cli.study_file import StudyFile
 from freelunch.core.errors import UserError
 from freelunch.costs import room
 from freelunch.costs.machine import Machine
-from freelunch.data import seen_model
 from freelunch.data.seen_model import CONVERTED
 from freelunch.reporting.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
@@ -35,11 +35,17 @@ from freelunch.study.settings import Name
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
 from hub_standin import HubStandIn
-from own_models import DOCUMENTS, TEXTS, machine, write_lines
+from own_models import DOCUMENTS, TEXTS, check_here, machine, write_lines
 from tiny_gguf import write_gguf
 from tiny_models import FAMILIES, VARIANTS, save_tiny_model, tiny_model
 
 HERE = machine()
+
+
+@pytest.fixture(autouse=True)
+def _checks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (new_module, check):
+        monkeypatch.setattr(module, "check_as_fetched", check_here)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +202,7 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine; and there are no weights of this size.
     monkeypatch.setattr(room, "lacking_disk", lambda plan: None)
-    monkeypatch.setattr(seen_model, "check_weights", lambda *arguments: None)
+    monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
     fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)
     adaptations = {name for grid in study.block.grids for name in grid.adaptations}

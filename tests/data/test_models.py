@@ -260,7 +260,10 @@ def test_a_gguf_file_that_lacks_a_tensor(tmp_path: Path) -> None:
         (MambaConfig(hidden_size=16), "this model is a state-space or other recurrent model"),
         (T5Config(), "this model is an encoder-decoder"),
         ({"model_type": "not_in_transformers"}, "transformers cannot read this model's config"),
-        ({"model_type": "clip"}, "transformers has no causal language model for this config"),
+        (
+            {"model_type": "clip"},
+            "transformers cannot build a causal language model from this config",
+        ),
         (
             {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}},
             "transformers cannot read this model's config",

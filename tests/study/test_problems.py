@@ -236,7 +236,10 @@ def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a valid YAML file") as error:
         Study.load(path)
     assert "line 1" in str(error.value)
-    for content in (b"\xff\xfe\x00", b"revision: 2026-13-01"):
+    for content, said in (
+        (b"\xff\xfe\x00", "this file is not in UTF-8"),
+        (b"revision: 2026-13-01", "not a valid YAML file"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="not a valid YAML file"):
+        with pytest.raises(UserError, match=said):
             Study.load(path)

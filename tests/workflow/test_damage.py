@@ -151,7 +151,7 @@ def test_a_file_that_no_step_made_is_found_in_a_checkpoint(shared, monkeypatch):
         (problem,) = problems_of(study, anew=False)
     finally:
         path.unlink()
-    assert problem.said == f"{path}: no step of the study made this file"
+    assert problem.said == f"{path}: this file does not belong to the checkpoint"
 
 
 def test_what_may_be_removed_is_not_missed(study, monkeypatch):

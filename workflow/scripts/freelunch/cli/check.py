@@ -1,17 +1,24 @@
 """Check what a study finds on this machine, before it runs.
 
 If small files show that a step would stop minutes or hours later, the check refuses the study now.
-It reads no tensor.
+It reads no tensor, but the headers of weights.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine, memory_bytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.room import lacking
-from freelunch.data.seen_model import TOKENIZER, SeenModel, model_at, read_tokenizer
+from freelunch.data.seen_model import (
+    TOKENIZER,
+    SeenModel,
+    check_as_fetched,
+    model_at,
+    read_tokenizer,
+)
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.paths import Paths
@@ -52,6 +59,10 @@ def check_study(study: Study, machine: Machine | None) -> str:
             )
     if problems := list(dict.fromkeys(_amounts(study, seen, documents))):
         raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
+    for name in seen:
+        entry = study.model(name)
+        if isinstance(entry, LocalModel) and not (study.paths.model(name) / MANIFEST).is_file():
+            check_as_fetched(Path(entry.path), f"models.{name}.path")
     # A finished study needs nothing more.
     finished = all(study.paths.record(cell).is_file() for cell in study.cells)
     if machine is not None and not finished:

@@ -17,7 +17,7 @@ from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine
 from freelunch.data.seen_hub import is_repository, model_on_hub
-from freelunch.data.seen_model import SeenModel, model_at
+from freelunch.data.seen_model import SeenModel, check_as_fetched, model_at
 from freelunch.data.seen_text import SeenText, text_at
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.base import REPOSITORY
@@ -189,6 +189,7 @@ def _model(given: str) -> tuple[dict[str, Any], SeenModel]:
         entry: dict[str, Any] = {"source": "hub", "repository": given, "revision": commit}
     else:
         seen = model_at(path, f"MODEL={given}")
+        check_as_fetched(path, f"MODEL={given}")
         entry = {"source": "path", "path": _written(path)}
     if seen.dtype in (None, UNTRAINED):
         entry["dtype"] = "float32"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from freelunch.core.errors import UserError, mend
-from freelunch.records.made import Made, Problem, files_to_remove, problem_of
+from freelunch.records.made import Made, Problem, problem_of, remove
 from freelunch.records.whole import made_by_steps
 from freelunch.reporting.derived import made_from_records
 from freelunch.study.steps import RULES
@@ -89,7 +89,9 @@ def repair(study: Study, command: Sequence[str]) -> None:
         UserError: A run failed, or something is still damaged.
     """
     tried: set[Path] = set()
-    while problems := problems_of(study, anew=not tried):
+    _remove_dangling_links(study)
+    # After a repair, the files that no step touched are not read again before all else is right.
+    while problems := (tried and problems_of(study, anew=False)) or problems_of(study, anew=True):
         rule = min((problem.made.rule for problem in problems), key=RULES.index)
         of_rule = [problem for problem in problems if problem.made.rule == rule]
         if tried.issuperset(problem.made.place for problem in of_rule):
@@ -98,8 +100,7 @@ def repair(study: Study, command: Sequence[str]) -> None:
         for problem in of_rule:
             tried.add(problem.made.place)
             _say(str(problem))
-            for file in files_to_remove(problem):
-                file.unlink(missing_ok=True)
+            remove(problem)
             targets += [str(problem.made.target)] if problem.made.target else []
         if targets:
             _run([*command, *targets])
@@ -110,6 +111,14 @@ def repair(study: Study, command: Sequence[str]) -> None:
             todo="read the message of the step above; if there is none, report this",
         )
     _say("The study is whole.")
+
+
+def _remove_dangling_links(study: Study) -> None:
+    """Remove links to nothing, which no step makes, and which Snakemake takes for its outputs."""
+    for path in sorted(Path(study.paths.root).rglob("*")):
+        if path.is_symlink() and not path.exists():
+            _say(f"{path}: a link to nothing")
+            path.unlink()
 
 
 def _run(command: Sequence[str]) -> None:

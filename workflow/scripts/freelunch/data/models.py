@@ -2,37 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from gguf import GGUFReader
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
-from freelunch.core.errors import UserError, first_line
+from freelunch.core.errors import UserError
+from freelunch.data.model_source import opened, read_source
 from freelunch.data.sources import obtain_model
-from freelunch.data.sources.folder import check_json_files, read_config
-from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import (
     KIND,
     Sharding,
     finish_checkpoint,
-    load_config,
-    meta_model,
     write_shard,
 )
 from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.gguf import SUFFIX as GGUF
-from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import Dtype, Model
 from freelunch.study.unsupported import check_supported
 
@@ -67,23 +59,12 @@ def fetch_model(
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
-        written = read_config(raw)
-        check_supported(written, f"models.{name}")
-        check_shapes(written, raw / "config.json")
-        config = load_config(raw)
+        source = read_source(f"models.{name}", raw, files)
+        config, sharding = source.config, source.sharding
         if entry.architecture is not None:
             _check_architecture(name, config, entry.architecture.as_json())
-        dtype = _dtype(name, entry, config)
-        config.dtype = dtype
-        meta = meta_model(config)
-        sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
-        check_blocks(meta, sharding.path)
-        tokenizer = [file for file in files if not file.endswith(".safetensors")]
-        check_json_files(raw, tokenizer)
-        _check_tokenizer(name, raw, tokenizer, config.vocab_size)
-        places = _tensor_files(raw, files, meta)
-        _check_tensor_shapes(places, meta)
-        _write_shards(writer, sharding, places, dtype)
+        config.dtype = _dtype(name, entry, config)
+        _write_shards(writer, sharding, source.places, config.dtype)
         for file in files:
             if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
                 writer.add(file, partial(shutil.copyfile, raw / file))
@@ -175,69 +156,6 @@ def dequantise(gguf: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _tensor_files(
-    folder: Path, files: Iterable[str], meta: torch.nn.Module
-) -> dict[str, tuple[Path, str]]:
-    """Return, for each tensor of the model, the file that holds it and its name there.
-
-    Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`), or
-    as older releases of transformers did (`embed_out` for GPT-NeoX's head).
-    """
-    found: dict[str, tuple[Path, str]] = {}
-    for path in (folder / file for file in files if file.endswith(".safetensors")):
-        with _opened(path) as opened:
-            for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
-                found[name] = (path, name)
-    prefix = f"{meta.base_model_prefix}."
-    needed = set(meta.state_dict())
-    conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
-    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
-
-    def today(name: str) -> str:
-        for renaming in [] if name in needed else renamings:
-            name = renaming.rename_source_key(name)[0]
-        return name if name in needed or prefix + name not in needed else prefix + name
-
-    renamed = {today(name): place for name, place in found.items()}
-    # Tied tensors are stored once, under either name.
-    tied = getattr(meta, "all_tied_weights_keys", None) or {}
-    stored = {tied.get(name, name) for name in renamed}
-    missing = {name for name in needed if tied.get(name, name) not in stored}
-    if missing:
-        raise UserError(
-            "the checkpoint lacks tensors of its own architecture",
-            where=folder,
-            found=f"no {', '.join(sorted(missing)[:5])} ({len(missing)} in all)",
-            expected=f"the {len(needed)} tensors of {type(meta).__name__}",
-            todo="use a complete safetensors checkpoint",
-        )
-    return {name: place for name, place in renamed.items() if name in needed}
-
-
-def _check_tensor_shapes(places: Mapping[str, tuple[Path, str]], meta: torch.nn.Module) -> None:
-    """Refuse tensors whose shapes are not those that the model's config gives them.
-
-    Args:
-        places: The file that holds each tensor of the model, and the tensor's name there.
-        meta: The model without weights.
-
-    Raises:
-        UserError: There is such a tensor, so `from_pretrained` would refuse the checkpoint.
-    """
-    expected = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
-    for name, (path, stored) in places.items():
-        with _opened(path) as file:
-            found = list(file.get_slice(stored).get_shape())
-        if found != expected[name]:
-            raise UserError(
-                "a tensor has another shape than the model's config gives it",
-                where=f"{path}: {stored}",
-                found=" x ".join(map(str, found)),
-                expected=" x ".join(map(str, expected[name])),
-                todo="use the config.json that belongs to the weights",
-            )
-
-
 def _write_shards(
     writer: ArtifactWriter,
     sharding: Sharding,
@@ -256,7 +174,7 @@ def _read(
 ) -> Iterator[tuple[str, Tensor]]:
     for name in names:
         path, stored = places[name]
-        with _opened(path) as file:
+        with opened(path) as file:
             tensor: Tensor = file.get_tensor(stored).to(dtype)
         if not torch.isfinite(tensor).all():
             raise UserError(
@@ -267,52 +185,6 @@ def _read(
                 todo="use a sound checkpoint, or a dtype that can hold its largest weight",
             )
         yield name, tensor
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; raise UserError if it is not a complete one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise UserError(
-            "not a complete safetensors file",
-            where=path,
-            found=f"{path.stat().st_size:,} bytes: {first_line(error)}",
-            todo="complete the download of the model",
-        ) from error
-
-
-def _check_tokenizer(name: str, folder: Path, files: Iterable[str], vocabulary: int) -> None:
-    """Refuse a tokenizer that cannot be read, or has tokens for which there is no embedding.
-
-    Raises:
-        UserError: It is such a tokenizer.
-    """
-    where = f"models.{name}: tokenizer"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # An added token, such as one for images, may lie beyond: texts with it are refused later.
-        added = tokenizer.added_tokens_decoder
-        largest = max((at for at in tokenizer.get_vocab().values() if at not in added), default=-1)
-    # Whatever a damaged or hostile tokenizer makes these libraries raise.
-    except Exception as error:
-        raise UserError(
-            "the tokenizer cannot be read",
-            where=where,
-            found=first_line(error),
-            expected=f"a tokenizer that transformers reads, in {', '.join(files)}",
-            todo="complete the download of the model, or correct the file",
-        ) from error
-    if largest >= vocabulary:
-        raise UserError(
-            "the tokenizer does not fit the model's embedding",
-            where=where,
-            found=f"a token with the number {largest:,}",
-            expected=f"numbers below {vocabulary:,}, the rows of the embedding",
-            todo="use the tokenizer that belongs to the model",
-        )
 
 
 def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:

@@ -4,13 +4,17 @@ From this, `freelunch new` chooses a study's settings, and `freelunch check` ref
 step of a study would refuse.
 """
 
+import json
+import os
+import struct
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from freelunch.core.errors import UserError, first_line
-from freelunch.data.seen_weights import check_weights
 from freelunch.data.sources.folder import CONFIG, check_json_files, model_files, read_config
 from freelunch.study.families import FAMILIES
 from freelunch.study.gguf import SUFFIX as GGUF
@@ -35,6 +39,10 @@ _GGUF_KEYS = {
     "attention.key_length": "head_dim",
     "context_length": "max_position_embeddings",
 }
+# Exit status of `freelunch.data.model_source` for a model that it refuses.
+REFUSED = 3
+# A file with a longer header is damaged.
+_HEADER_BYTES = 100_000_000
 # Families whose blocks keep their matrices outside of linear layers (transformers' Conv1D).
 _NOT_LINEAR = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
@@ -95,10 +103,48 @@ def model_at(path: Path, where: str) -> SeenModel:
             todo=f"give the path of a model, such as {inside[0]}",
         )
     names = model_files(where, path)
+    for name in names:
+        if name.endswith(".safetensors"):
+            _check_complete(path / name)
     check_json_files(path, names)
-    seen = model_of_files(path, names, where)
-    check_weights(path, [name for name in names if name.endswith(".safetensors")], seen.config)
-    return seen
+    return model_of_files(path, names, where)
+
+
+def check_as_fetched(path: Path, where: str) -> None:
+    """Refuse a folder that fetching would refuse before it reads a weight.
+
+    These checks need torch, so a process of their own makes them. A GGUF file is passed over, since
+    it must be converted first.
+
+    Args:
+        path: As of `model_at`, which has looked at it.
+        where: The path's key in the study, or the argument that gave it, for messages.
+
+    Raises:
+        UserError: The config, the tokenizer or the headers of the weights are damaged, or do not
+            fit each other.
+    """
+    if gguf_of(path, where) is not None:
+        return
+    files = model_files(where, path)
+    command = [sys.executable, "-m", "freelunch.data.model_source", where, str(path), *files]
+    library = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": library},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == REFUSED:
+        raise UserError(done.stdout.strip())
+    if done.returncode:
+        raise UserError(
+            "the model cannot be read",
+            where=where,
+            found=(done.stderr.strip().splitlines() or ["no reason given"])[-1][:300],
+            todo="use a sound model",
+        )
 
 
 def model_of_files(folder: Path, names: Iterable[str], where: str) -> SeenModel:
@@ -182,6 +228,33 @@ def _check_kind(config: Mapping[str, Any], where: str) -> None:
             found=f"quantization_config: {quantised.get('quant_method', 'no quant_method')}",
             expected="weights in float32, bfloat16 or float16, or a GGUF file",
             todo="use the model that this one was quantised from",
+        )
+
+
+def _check_complete(file: Path) -> None:
+    """Refuse a safetensors file that is shorter or longer than its header says."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header: Any = json.loads(opened.read(length)) if length <= _HEADER_BYTES else None
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        announced = 8 + length + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(
+            "not a complete safetensors file",
+            where=file,
+            found=f"{size:,} bytes that do not begin with a header",
+            todo="complete the download of the model (a file of about 130 bytes is a pointer of Git"
+            " LFS: run `git lfs pull`)",
+        ) from error
+    if announced != size:
+        raise UserError(
+            "not a complete safetensors file",
+            where=file,
+            found=f"{size:,} bytes",
+            expected=f"{announced:,} bytes, as its header says",
+            todo="complete the download of the model",
         )
 
 

@@ -47,7 +47,8 @@ def load_config(folder: Path) -> PreTrainedConfig:
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    # Whatever a damaged or hostile config makes transformers raise.
+    except Exception as error:
         raise UserError(
             "transformers cannot read this model's config",
             where=folder / CONFIG,
@@ -73,9 +74,10 @@ def meta_model(config: PreTrainedConfig) -> nn.Module:
             model: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 config, trust_remote_code=False
             )
-    except ValueError as error:
+    # Whatever a damaged or hostile config makes transformers raise.
+    except Exception as error:
         raise UserError(
-            "transformers has no causal language model for this config",
+            "transformers cannot build a causal language model from this config",
             where=config.model_type,
             found=first_line(error),
             expected=f"a decoder-only causal language model; {tested()}",

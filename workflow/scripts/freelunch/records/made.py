@@ -6,6 +6,7 @@ data, and of two that disagree the later one is wrong.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,21 +83,28 @@ def problem_of(made: Made, anew: bool) -> Problem | None:
     return None
 
 
-def files_to_remove(problem: Problem) -> list[Path]:
-    """Return the files whose removal makes Snakemake run the rule again, or ends a cache."""
+def remove(problem: Problem) -> None:
+    """Remove the files without which Snakemake runs the rule again, or a cache ends."""
     made = problem.made
-    if made.target is None:
-        return [made.place / MANIFEST]
-    run = [made.place / RUN] if made.target.name == MANIFEST else []
-    return [made.target, *run]
+    files = [made.place / MANIFEST] if made.target is None else [made.target]
+    if made.target is not None and made.target.name == MANIFEST:
+        files.append(made.place / RUN)
+    if made.place not in files and made.place.exists() and not made.place.is_dir():
+        # A file stands where a folder should.
+        made.place.unlink()
+    for path in files:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_nothing_beside(checkpoint: Artifact) -> None:
-    """Refuse files that no step made: `from_pretrained` reads some by their name alone."""
+    """Refuse files beside those of the step: `from_pretrained` reads some by their name alone."""
     own = {MANIFEST, RUN, JOURNAL, *checkpoint.files}
     for path in sorted(checkpoint.folder.iterdir()):
         if path.name not in own and not path.name.startswith("."):
-            raise UserError("no step of the study made this file", where=path)
+            raise UserError("this file does not belong to the checkpoint", where=path)
 
 
 def check_made_from(where: Path, digests: Mapping[str, Any], made_from: MadeFrom) -> None:
