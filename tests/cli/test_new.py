@@ -248,6 +248,8 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
 
 
 @given(st.text())
+@example("CON.x")
+@example(f"aux.{'a' * 60}")
 def test_every_name_is_made_valid(text: str) -> None:
     TypeAdapter(Name).validate_python(valid_name(text))
 

@@ -146,8 +146,10 @@ def write_study(
 def valid_name(text: str) -> str:
     """Return a text as a name that every registry accepts."""
     name = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", text.lower())
-    name = re.sub(r"[._-]{2,}", "-", name).strip("._-")[:NAME_LENGTH].strip("._-")
-    return f"{name or 'unnamed'}-1" if name.partition(".")[0] in RESERVED or not name else name
+    name = re.sub(r"[._-]{2,}", "-", name).strip("._-") or "unnamed-1"
+    stem, dot, rest = name.partition(".")
+    name = f"{stem}-1{dot}{rest}" if stem in RESERVED else name
+    return name[:NAME_LENGTH].strip("._-")
 
 
 def _basename(model: str) -> str:
