@@ -93,7 +93,12 @@ def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["plna"], "No such command 'plna'. Did you mean 'plan'; `freelunch --help` lists"),
+        (["plna"], "No such command 'plna'. Did you mean 'plan'? `freelunch --help` lists"),
+        (["chema"], "Did you mean 'schema' or 'check'? `freelunch --help` lists"),
+        (["run", "--cores", "0"], "found 0; expected a positive number or all; `freelunch run"),
+        (["run", "--cores", "-1"], "found -1; expected a positive number or all"),
+        (["run", "--cores", "0x"], "found 0x; expected a positive number or all"),
+        (["run", "--force", "prune_model prune"], "found prune; expected prune_model (nearest) "),
         (["check", "--foo"], "No such option: --foo; `freelunch check --help` shows how"),
         (["new"], "Missing argument 'MODEL'; `freelunch new --help` shows how"),
         (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),

@@ -57,6 +57,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # As below `make new`.
+    monkeypatch.setenv("MAKELEVEL", "1")
 
 
 def model(models: Path, family: str = "llama", **changes: Any) -> Path:
@@ -252,6 +254,8 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
 
 
 @given(st.text())
+@example("CON.x")
+@example(f"aux.{'a' * 60}")
 def test_every_name_is_made_valid(text: str) -> None:
     TypeAdapter(Name).validate_python(valid_name(text))
 
@@ -356,8 +360,35 @@ def test_a_study_that_is_there_is_kept(models: Path, tmp_path: Path) -> None:
     path = Path(new(model(models), write_lines(tmp_path), name="mine").source)
     path.write_text("# mine\n")
     said = refused(model(models), "notes.txt", name="mine")
-    assert "it is kept as it is" in said and "NAME=..." in said
+    assert "it is kept as it is" in said and "NAME=mine-2" in said
     assert path.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "studies/other.yaml"])
+def test_two_studies_never_share_a_name(models: Path, tmp_path: Path, file: str) -> None:
+    """Both would write into results/NAME, whatever their files are called."""
+    Path("studies").mkdir()
+    Path("studies/laptop-2.yaml").touch()
+    Path(file).write_text("study: {name: laptop}\n")
+    said = refused(model(models), write_lines(tmp_path), name="laptop")
+    assert said.startswith(f"{file}: there is already a study of this name")
+    assert said.endswith("NAME=laptop-3")
+
+
+@pytest.mark.parametrize("evaluation", ["none.txt", "short.txt"])
+def test_the_command_to_type_keeps_what_was_given(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluation: str
+) -> None:
+    """With only what was wrong left open, in the words of who typed it."""
+    Path("short.txt").write_text("few")
+    given = (model(models), write_lines(tmp_path))
+    more = {"name": "mine", "evaluation": Path(evaluation), "on": None}
+    said = refused(*given, **more)
+    head, tail = f"MODEL={given[0]} TEXT={given[1]}", "NAME=mine EVALUATION=... ELSEWHERE=1"
+    assert evaluation in said and said.endswith(f"  then:     make new {head} {tail}")
+    monkeypatch.delenv("MAKELEVEL")
+    head, tail = f"{given[0]} {given[1]}", "--name mine --evaluation ... --elsewhere"
+    assert refused(*given, **more).endswith(f"  then:     freelunch new {head} {tail}")
 
 
 @pytest.mark.parametrize(
@@ -499,4 +530,5 @@ def test_the_command_ends_with_the_plan_and_the_next_command(
     out, err = capsys.readouterr()
     assert "The study `mine` (studies/mine.yaml): 13 cells" in err
     assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
+    assert "named mine: a name has only lower-case letters" in out
     assert main() == 1

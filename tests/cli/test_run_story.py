@@ -201,11 +201,28 @@ def test_an_interrupted_job_has_not_failed(events, clock):
     assert list(story.errors()) == []
 
 
-def test_a_job_that_was_interrupted_before_is_not_said_to_be_forced(events):
-    """Snakemake gives both the same reason."""
+def test_one_job_is_not_said_to_be_several(events):
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}), events.job(1, "build_tables"))
+    told(story, events.finished(1))
+    assert story.progress() == "1 of 1 job, 100 %"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ([], "Left unfinished by an earlier run"),
+        (["--forcerun", "build_tables"], "Forced, or left unfinished by an earlier run"),
+    ],
+)
+def test_a_job_that_was_interrupted_before_is_not_said_to_be_forced(
+    events, monkeypatch, options, why
+):
+    """Snakemake gives both the same reason, and its options say whether anything was forced."""
     job = events.job(1, "build_tables", "Forced execution; Input files updated by another job: x")
+    monkeypatch.setattr("sys.argv", ["snakemake", *options])
     (line,) = told(Story(), job)
-    assert line == "started   build_tables (Forced, or left unfinished by an earlier run)"
+    assert line == f"started   build_tables ({why})"
 
 
 def test_what_fails_after_an_interruption_is_interrupted(events, clock):

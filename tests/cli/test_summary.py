@@ -45,13 +45,15 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_lines_fit_the_terminal(tmp_path, monkeypatch, width):
+    monkeypatch.setitem(globals(), "SCOPE", 6 * SCOPE)
     lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch, width)
     assert len(lines) <= 15
     # Only paths may be longer.
     assert all(len(line) <= width for line in lines if "results/" not in line)
-    assert "35.4 (wanda, masklora)" in "\n".join(lines)
+    # Cells matter more than the scope and than paths.
+    assert "35.4 (wanda, masklora)" in " ".join(map(str.strip, lines))
     assert ("  model         pattern" in "\n".join(lines)) == (width == 200)
 
 
@@ -61,9 +63,11 @@ def test_a_name_is_not_broken_at_its_hyphen(tmp_path, monkeypatch):
     assert not any(line.endswith("-") for line in lines)
 
 
-@pytest.mark.parametrize("limit", [15, 10])
-def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, limit):
+@pytest.mark.parametrize(("limit", "hidden"), [(15, None), (10, None), (9, 1)])
+def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, limit, hidden):
     monkeypatch.setattr(summary, "LINES", limit)
     lines = of_kept("studies/full.yaml", "full", tmp_path, monkeypatch)
     assert len(lines) <= limit
-    assert ("  and 3 more in the tables" in lines) == (limit == 10)
+    more = [line for line in lines if "more: " in line]
+    assert more == ([f"  and {hidden} more: results/full/tables/summary.md"] if hidden else [])
+    assert any("smollm2-135m, pattern u50" in line for line in lines)

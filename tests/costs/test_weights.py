@@ -68,6 +68,7 @@ def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> N
     (cluster,) = (line for line in whole.splitlines() if "On a cluster" in line)
     assert cluster in brief and brief.splitlines()[0] == whole.splitlines()[0]
     assert "  23 jobs run now. The whole plan: `make plan" in brief
+    assert "  1 job runs now. " in plan_brief(plan, machine, 1)
     assert "On a cluster" not in plan_brief(plan, machine, 23)
     flops = whole[whole.index("  total ") :].split()[2]
     assert f"From scratch: {flops} TFLOP, about " in brief

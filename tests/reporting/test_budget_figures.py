@@ -34,6 +34,7 @@ def rows(**changes: str) -> list[dict[str, str]]:
                 "model": "tiny",
                 "criterion": "wanda",
                 "pattern": "u50",
+                "seeds": "1",
                 "series": series,
                 "tokens": str(tokens),
                 "flops": str(tokens * 1e9),
@@ -90,7 +91,7 @@ def test_axes_span_the_data_and_the_title_says_where_the_other_levels_are() -> N
     axes = figure_of(rows()).axes[0]
     low, high = axes.get_ylim()
     assert 34.9 < low < 35.6 and 44.4 < high < 45.2
-    title = "tiny, Wanda, 50 % unstructured\nnot adapted: 48.0 \u2191, dense: 21.0 \u2193"
+    title = "tiny, Wanda, 50 % unstructured, one seed\nnot adapted: 48.0 \u2191, dense: 21.0 \u2193"
     assert axes.get_title(loc="left") == title
     near = figure_of(rows(perplexity_unadapted="44.0")).axes[0]
     assert "not adapted (dotted): 44.0" in near.get_title(loc="left")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.drawing.effects import draw
+from freelunch.reporting.drawing.numbers import number_text
 from freelunch.reporting.drawing.style import styled
 from freelunch.reporting.effects import effect_rows
 from freelunch.reporting.figures import figures
@@ -163,6 +164,26 @@ def test_words_stay_inside_and_apart(drawn: Figure) -> None:
             assert not box.count_overlaps(boxes[index + 1 :]), axes.texts[index].get_text()
     labels = [text.get_text() for axes in drawn.axes for text in axes.texts]
     assert "Wanda, 50 % unstructured" in labels and "wanda" not in " ".join(labels)
+
+
+def test_adaptations_and_open_intervals_are_said_in_words() -> None:
+    kept = Study.load(ROOT / "studies" / "full.yaml")
+    records = ROOT / "docs" / "full" / "records"
+    rows = Results(kept, load_records(kept, records), records).effects
+    budgets = [row for row in rows if row["measure"] == "budget_ratio"]
+    assert "tokens, held out: one block, 10 \N{MULTIPLICATION SIGN} tokens" in [
+        row["effect"] for row in budgets
+    ]
+    assert not [row["effect"] for row in rows if "recon_" in row["effect"]]
+    numbers = [number_text({key: written(it) for key, it in row.items()}) for row in budgets]
+    assert not [number for number in numbers if " to >" in number]
+    assert any(number.endswith("no upper end)") for number in numbers), numbers
+
+
+def test_an_interval_whose_lower_end_is_its_value_says_it_once() -> None:
+    row = {"unit": "times", "value": "-inf", "low": "-inf", "high": "inf"}
+    row["text"] = "at most 1 times (95 %: at most 1 to more than 1 times)"
+    assert number_text(row) == "\N{LESS-THAN OR EQUAL TO}1.00 (no upper end)"
 
 
 def test_the_phone_can_show_it(drawn: Figure) -> None:

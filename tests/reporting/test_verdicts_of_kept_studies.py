@@ -97,7 +97,8 @@ def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
         for part in claim["parts"]:
             assert (part["scope"] is None) == (not any(it["cells"] for it in part["findings"]))
     assert full["C2"]["scope"] == (
-        "smollm2-135m; u50; 8,192 calibration tokens, 1.6 % of the paper's smallest; one seed"
+        "smollm2-135m; u50; 8,192 calibration tokens, 1.6 % of the paper's smallest calibration "
+        "sample; one seed"
     )
     assert full["C3"]["scope"].endswith("; 1 to 3 seeds")
     assert "512 to 81,920 calibration tokens, 0.098 to 16 %" in full["C1"]["scope"]

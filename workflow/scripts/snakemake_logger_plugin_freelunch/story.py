@@ -280,7 +280,8 @@ class Story:
     def progress(self) -> str:
         """Return how far the run is, and the time that is left by the rate so far."""
         done, whole = self.done()
-        jobs = f"{len(self._finished)} of {self._jobs} jobs, {done / whole:.0%}".replace("%", " %")
+        one = "job" if self._jobs == 1 else "jobs"
+        jobs = f"{len(self._finished)} of {self._jobs} {one}, {done / whole:.0%}".replace("%", " %")
         over = len(self._finished) >= self._jobs
         if self._began is None or done < _LEAST_SHARE * whole or over:
             return jobs

@@ -1,6 +1,7 @@
 """The words of a run's story: names of jobs, reasons, times."""
 
 import re
+import sys
 import textwrap
 import time
 from collections.abc import Mapping
@@ -12,8 +13,11 @@ _REASONS = re.compile(
     r"|Input files updated by another job|(?:Set of input files has|Code has|Params have"
     r"|Software environment definition has) changed since last execution)"
 )
-# Snakemake forces jobs that the user names, and those that an earlier run left unfinished.
-_FORCED, _UNFINISHED = "Forced execution", "Forced, or left unfinished by an earlier run"
+# Snakemake's reason for jobs that its options force, and for those that an earlier run left
+# unfinished.
+_FORCED = "Forced execution"
+_FORCING = {"-f", "--force", "-F", "--forceall", "-R", "--forcerun"}
+_UNFINISHED = "left unfinished by an earlier run"
 _SIGNAL = re.compile(r"died with <Signals\.(\w+): \d+>")
 # The time of a line, and what happened, as `line_of` writes them.
 _JOB_LINE = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d  \w+ +")
@@ -76,4 +80,6 @@ def reasons_in(text: str) -> str:
     """
     reasons = _REASONS.findall(text) or [text]
     told = [reason for reason in reasons if reason != FOLLOWS] or reasons
-    return "; ".join(_UNFINISHED if reason == _FORCED else reason for reason in told)
+    given = {word.partition("=")[0] for word in sys.argv}
+    unfinished = f"Forced, or {_UNFINISHED}" if given & _FORCING else _UNFINISHED.capitalize()
+    return "; ".join(unfinished if reason == _FORCED else reason for reason in told)

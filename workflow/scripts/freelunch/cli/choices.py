@@ -84,29 +84,6 @@ class Choices:
         return {**study, "grids": grids}
 
 
-def choose_lengths(model: SeenModel, text: Amounts, evaluated: Amounts, where: str) -> Choices:
-    """Return the calibration sample and the windows of the perplexity for a model and its texts.
-
-    Args:
-        model: The model.
-        text: The calibration text.
-        evaluated: The evaluation text.
-        where: The text, for messages.
-
-    Raises:
-        UserError: A text or the model's context is too short.
-    """
-    samples, length, held_out, why = _calibration(model, text, where)
-    windows, window_length = _windows(model, evaluated, where)
-    about = "" if evaluated.exact else "about "
-    has = f"the text has {about}{evaluated.tokens:,} tokens"
-    if not evaluated.complete:
-        has = f"the text has more than {evaluated.tokens:,} tokens"
-    if model.positions is not None and model.positions == window_length:
-        has += f", and the model a context of {model.positions}"
-    return Choices(samples, length, why, held_out, windows, window_length, has)
-
-
 def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
     """Yield lengths from the longest sensible one down, each half of the one before."""
     length = min(longest, model.positions or longest)
@@ -115,20 +92,30 @@ def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
         length //= 2
 
 
-def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, int, str]:
+def choose_calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str, int]:
+    """Return the first four settings of `Choices`: those of the calibration sample.
+
+    Args:
+        model: The model.
+        text: The calibration text.
+        where: The text, for messages.
+
+    Raises:
+        UserError: The text or the model's context is too short.
+    """
     sure = text if text.exact else replace(text, lengths=[int(_SURE * n) for n in text.lengths])
     lengths = list(_lengths(_LENGTH, model))
     for length in lengths:
         if (count := sure.longer_than(length)) >= _MANY_DOCUMENTS:
             why = f"{count:,} documents are longer than {length} tokens"
-            return _SAMPLES, length, _HELD_OUT, why
+            return _SAMPLES, length, why, _HELD_OUT
     # Few documents: a smaller sample leaves some of them to hold out.
     for length in lengths:
         count = sure.longer_than(length)
         for samples in (_SAMPLES, _SAMPLES // 2, _SAMPLES // 4):
             if count >= 4 and sure.left_after(samples, length, seed=0) >= 2:
                 why = f"{count} documents are longer than {length} tokens; this sample leaves some "
-                return samples, length, _HELD_OUT, f"{why}to hold out"
+                return samples, length, f"{why}to hold out", _HELD_OUT
     for length in lengths:
         # Sequences of one document overlap unless there is room for all of them.
         if sure.longer_than(length) and sure.tokens >= _SAMPLES * length:
@@ -145,17 +132,27 @@ def _calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int,
             todo="use a longer text",
         )
     why = f"too few documents are longer than {length} tokens to hold some out; drift is left out"
-    return _SAMPLES, length, 0, why
+    return _SAMPLES, length, why, 0
 
 
-def _windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int]:
-    """Return the number of windows and their length."""
+def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str]:
+    """Return the next three settings of `Choices`: the windows of the perplexity.
+
+    Args:
+        model: The model.
+        text: The evaluation text.
+        where: The text, for messages.
+
+    Raises:
+        UserError: The text is too short.
+    """
     tokens = int(text.tokens * (1 if text.exact else _SURE))
     lengths = list(_lengths(_WINDOW_LENGTH, model))
     for enough in (_WINDOWS // 3, 2):
         for length in lengths:
             if tokens // length >= enough:
-                return min(_WINDOWS, tokens // length), length
+                has = _why_windows(model, text, length)
+                return min(_WINDOWS, tokens // length), length, has
     raise UserError(
         "the text is too short to evaluate on",
         where=where,
@@ -163,3 +160,14 @@ def _windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int]:
         expected=f"at least two windows of {LEAST_LENGTH} tokens; some thousand tokens are better",
         todo="use a longer text",
     )
+
+
+def _why_windows(model: SeenModel, text: Amounts, length: int) -> str:
+    """Return why windows have this length."""
+    about = "" if text.exact else "about "
+    has = f"the text has {about}{text.tokens:,} tokens"
+    if not text.complete:
+        has = f"the text has more than {text.tokens:,} tokens"
+    if model.positions == length:
+        has += f", and the model a context of {model.positions}"
+    return has

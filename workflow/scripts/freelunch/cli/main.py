@@ -20,9 +20,11 @@ from freelunch.cli.machine import assumed_machine, device_of, machine_of
 from freelunch.cli.new import write_study
 from freelunch.cli.options import (
     DEFAULT,
+    Cores,
     DeviceMemory,
     Disk,
     Elsewhere,
+    Force,
     Network,
     Study,
     Tflops,
@@ -101,10 +103,13 @@ def _partition(words: list[str], at: str) -> tuple[list[str], list[str], list[st
 def _usage(error: ClickException, given: list[str]) -> str:
     """Return a usage error and a hint in one line."""
     said = " ".join(error.format_message().split()).rstrip(".?")
+    said, asked, meant = said.partition("Did you mean ")
+    said += asked + " or ".join(meant.rsplit(", ", 1))
+    then = "?" if asked else ";"
     names = [command.name for command in app.registered_commands]
     if given and given[0] in names:
-        return f"{said}; `freelunch {given[0]} --help` shows how"
-    return f"{said}; `freelunch --help` lists the commands"
+        return f"{said}{then} `freelunch {given[0]} --help` shows how"
+    return f"{said}{then} `freelunch --help` lists the commands"
 
 
 @app.command("new", cls=WithArguments)
@@ -191,14 +196,11 @@ def plan_command(
 def run_command(
     context: typer.Context,
     study: Study = DEFAULT,
-    cores: Annotated[str, typer.Option(help="Cores of this machine to use.")] = "all",
+    cores: Cores = "all",
     profile: Annotated[
         str, typer.Option(help="A folder in workflow/profiles, such as slurm, or another's path.")
     ] = LOCAL,
-    force: Annotated[
-        str | None,
-        typer.Option(metavar="RULE", help="Run a rule again, and all that follows from it."),
-    ] = None,
+    force: Force = None,
     scatter: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="How many jobs share a reconstruction's windows."),

@@ -2,16 +2,16 @@
 
 import os
 import re
-import shlex
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from freelunch.cli.cell_choices import choose_cells
-from freelunch.cli.choices import Choices, choose_lengths
+from freelunch.cli.choices import Choices, choose_calibration, choose_windows
+from freelunch.cli.given import Given, again, check_given, then
 from freelunch.cli.study_file import StudyFile
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
@@ -73,32 +73,38 @@ def write_study(
     Raises:
         UserError: There is a study of this name already, or no study of these two can run.
     """
-    _check_given(model, text)
+    given = {
+        "MODEL": model,
+        "TEXT": text,
+        "NAME": name or "",
+        "EVALUATION": evaluation or "",
+        "ELSEWHERE": "" if machine else "1",
+    }
+    check_given(given)
     texts = {"TEXT": Path(text).expanduser()}
     if evaluation is not None:
         texts["EVALUATION"] = Path(evaluation).expanduser()
     model_name, text_name = valid_name(_basename(model)), _text_name(texts["TEXT"])
     called = valid_name(name or f"{model_name[:29]}-{text_name[:20]}")
     path = STUDIES / f"{called}.yaml"
-    if path.exists():
-        raise UserError(
-            "there is already a study of this name; it is kept as it is",
-            where=path,
-            todo=f"run it (make study STUDY={path}), or give the new one another name: make new "
-            f"MODEL={shlex.quote(model)} TEXT={shlex.quote(text)} NAME=...",
-        )
-    with _then(f"make new MODEL=... TEXT={shlex.quote(text)}"):
+    _check_free(called, path, given)
+    with then(given, "MODEL"):
         entry, seen = _model(model)
-    with _then(f"make new MODEL={shlex.quote(model)} TEXT=..."):
-        found = {key: text_at(place, key) for key, place in texts.items()}
+    found = {}
+    for key, place in texts.items():
+        with then(given, key):
+            found[key] = text_at(place, key)
     amounts = {
         key: Amounts.of(each.documents, seen.tokenizer, each.complete)
         for key, each in found.items()
     }
     # The last one is the evaluation text, if there are two.
     last = list(texts)[-1]
-    with _then(f"make new MODEL={shlex.quote(model)} TEXT=..."):
-        base = choose_lengths(seen, amounts["TEXT"], amounts[last], str(texts["TEXT"]))
+    with then(given, "TEXT"):
+        calibration = choose_calibration(seen, amounts["TEXT"], str(texts["TEXT"]))
+    with then(given, last):
+        windows = choose_windows(seen, amounts[last], str(texts[last]))
+    base = Choices(*calibration, *windows)
     taken = dict(_taken())
     entries = {key: _entry(place, found[key]) for key, place in texts.items()}
     names = {}
@@ -126,6 +132,7 @@ def write_study(
     STUDIES.mkdir(exist_ok=True)
     write_atomically(path, file.text(why))
     chosen = file.choices
+    about += [_about_name(name, called)] if name and name != called else []
     about += [
         f"calibration: {chosen.samples} sequences of {chosen.length} tokens "
         f"({chosen.why_calibration})",
@@ -136,35 +143,13 @@ def write_study(
     return Written(path, Study.load(path), about)
 
 
-def _check_given(model: str, text: str) -> None:
-    """Refuse an empty model or text, which `make new` passes on if it was not given."""
-    given = {
-        "MODEL": shlex.quote(model) if model else "<folder, GGUF file or owner/name on the hub>",
-        "TEXT": shlex.quote(text) if text else "<file>",
-    }
-    missing = [key for key, value in (("MODEL", model), ("TEXT", text)) if not value]
-    if missing:
-        raise UserError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: a study "
-            "needs a model and a text",
-            todo="type it: make new " + " ".join(f"{key}={value}" for key, value in given.items()),
-        )
-
-
-@contextmanager
-def _then(command: str) -> Iterator[None]:
-    """Add to an error the command to type once it is corrected."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{error}\n  then:     {command}") from error
-
-
 def valid_name(text: str) -> str:
     """Return a text as a name that every registry accepts."""
     name = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", text.lower())
-    name = re.sub(r"[._-]{2,}", "-", name).strip("._-")[:NAME_LENGTH].strip("._-")
-    return f"{name or 'unnamed'}-1" if name.partition(".")[0] in RESERVED or not name else name
+    name = re.sub(r"[._-]{2,}", "-", name).strip("._-") or "unnamed-1"
+    stem, dot, rest = name.partition(".")
+    name = f"{stem}-1{dot}{rest}" if stem in RESERVED else name
+    return name[:NAME_LENGTH].strip("._-")
 
 
 def _basename(model: str) -> str:
@@ -228,10 +213,43 @@ def _taken() -> Iterator[tuple[tuple[str, str], Any]]:
                     yield (registry, name), entry
 
 
+def _check_free(name: str, path: Path, given: Given) -> None:
+    """Refuse the name of another study: both would write into results/NAME."""
+    names: dict[object, Path] = {}
+    for file in (Path("config.yaml"), *sorted(STUDIES.glob("*.yaml"))):
+        names[file.stem] = file
+        # A study that cannot be read reserves no other name.
+        with suppress(UserError, AttributeError, KeyError, TypeError):
+            names[read_yaml(file)["study"]["name"]] = file
+    if name in names:
+        other = next(each for each in _numbered(name) if each not in names)
+        raise UserError(
+            "there is already a study of this name; it is kept as it is",
+            where=names[name],
+            found=name,
+            todo=f"run it (make study STUDY={names[name]}), or give the new one another name: "
+            f"{again(given, NAME=other)}",
+        )
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield names that differ from this one by a number."""
+    return (f"{name[: NAME_LENGTH - 4]}-{number}" for number in range(2, 1000))
+
+
 def _free(registry: str, name: str, entry: Any, taken: dict[tuple[str, str], Any]) -> str:
     """Return a name that no other model or text has."""
-    numbered: Iterable[str] = (f"{name[: NAME_LENGTH - 4]}-{number}" for number in range(2, 1000))
-    return next(each for each in [name, *numbered] if taken.get((registry, each), entry) == entry)
+    names = [name, *_numbered(name)]
+    return next(each for each in names if taken.get((registry, each), entry) == entry)
+
+
+def _about_name(given: str, called: str) -> str:
+    if given.lower().partition(".")[0] in RESERVED:
+        return f"named {called}: some systems reserve the name {given}"
+    return (
+        f"named {called}: a name has only lower-case letters and digits, with single `.`, `_` or "
+        f"`-` between them, and at most {NAME_LENGTH} characters"
+    )
 
 
 def _about_model(given: str, seen: SeenModel) -> str:

@@ -11,8 +11,9 @@ import typer
 from typer._click.core import Context
 from typer.core import TyperCommand
 
-from freelunch.core.errors import DEFAULT_STUDY
+from freelunch.core.errors import DEFAULT_STUDY, nearest
 from freelunch.costs.machine import read_rate
+from freelunch.study.steps import RULES
 
 DEFAULT = Path(DEFAULT_STUDY)
 
@@ -43,6 +44,21 @@ def _rate(text: str) -> float:
     return number
 
 
+def _cores(text: str) -> str:
+    """Return how many cores Snakemake uses, which waits for ever if there are none."""
+    if text != "all" and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise typer.BadParameter(f"found {text}; expected a positive number or all")
+    return text
+
+
+def _rules(text: str) -> str:
+    """Return names of rules, separated by spaces."""
+    for name in text.split():
+        if name not in RULES:
+            raise typer.BadParameter(f"found {name}; expected {nearest(name, RULES)}")
+    return text
+
+
 def _bytes_per_s(text: str) -> float:
     try:
         return read_rate(text)
@@ -52,6 +68,17 @@ def _bytes_per_s(text: str) -> float:
 
 Study = Annotated[
     Path, typer.Argument(metavar="STUDY", help="The study's file.", autocompletion=_studies)
+]
+Cores = Annotated[
+    str, typer.Option(parser=_cores, metavar="N", help="Cores of this machine to use.")
+]
+Force = Annotated[
+    str | None,
+    typer.Option(
+        parser=_rules,
+        metavar="RULE",
+        help="Run a rule again, and all that follows from it.",
+    ),
 ]
 Tflops = Annotated[
     float | None,

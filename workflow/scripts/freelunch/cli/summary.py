@@ -24,6 +24,8 @@ _NOTHING = "-"
 def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     """Return the study's scope, the best cell of each kind, the verdicts, and where everything is.
 
+    On a narrow terminal, or with many cells, less important lines make room for the cells.
+
     Args:
         study: A study whose audit is made.
         records: The record of each of its cells.
@@ -31,31 +33,42 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     """
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
-    scope = f"The study `{study.name}` ({study.source}) is finished. Scope: {audit['scope']}"
-    before = _wrapped(scope, width)
+    finished = f"The study `{study.name}` ({study.source}) is finished."
     of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
-    before += _wrapped(of_kind, width)
-    after = [
-        *_wrapped(_verdicts(audit["claims"]), width),
-        f"page         {paths.audit / 'index.html'}",
-        f"tables       {paths.tables / 'summary.md'}, and more beside it",
-        f"checkpoints  {Path(paths.root) / 'checkpoints'}",
-        *_wrapped(
+    parts = {
+        "finished": _wrapped(f"{finished} Scope: {audit['scope']}", width),
+        "kinds": _wrapped(of_kind, width),
+        "best": [],
+        "claims": _wrapped(_verdicts(audit["claims"]), width),
+        "page": _wrapped(f"page         {paths.audit / 'index.html'}", width),
+        "tables": _wrapped(
+            f"tables       {paths.tables / 'summary.md'}, and more beside it", width
+        ),
+        "checkpoints": _wrapped(f"checkpoints  {Path(paths.root) / 'checkpoints'}", width),
+        "next": _wrapped(
             f"Next: open the page, or edit {study.source} and run the same command: only what "
             "depends on the edit runs.",
             width,
         ),
-    ]
-    rows = _best(study, means_over_seeds(records))
-    best = _table(rows, width)
-    room = LINES - len(before) - len(after)
-    if sum(map(len, best)) > room:
-        hidden = 0
-        while best and sum(map(len, best)) > room - 1:
-            best.pop()
-            hidden += 1
-        best.append([f"  and {hidden} more in the tables"])
-    return "\n".join([*before, *(line for lines in best for line in lines), *after])
+    }
+    rows = _table(_best(study, means_over_seeds(records)), width)
+    shorter = {"next": [], "finished": _wrapped(finished, width), "checkpoints": [], "tables": []}
+    for key, lines in shorter.items():
+        if sum(map(len, [*parts.values(), *rows])) > LINES:
+            parts[key] = lines
+    room = LINES - sum(map(len, parts.values()))
+    parts["best"] = _first(rows, room, f"  and NUMBER more: {paths.tables / 'summary.md'}", width)
+    return "\n".join(line for lines in parts.values() for line in lines)
+
+
+def _first(rows: Sequence[Sequence[str]], room: int, more: str, width: int) -> list[str]:
+    """Return the lines of the first rows that have room, and how many more there are."""
+    shown = list(rows)
+    said: list[str] = []
+    while len(shown) > 1 and sum(map(len, shown)) + len(said) > room:
+        shown.pop()
+        said = _wrapped(more.replace("NUMBER", str(len(rows) - len(shown))), width)
+    return [*(line for lines in shown for line in lines), *said]
 
 
 def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -112,8 +125,10 @@ def _verdicts(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    # Names of models and paths are not broken at their hyphens.
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    # Names of models and paths are not broken.
+    return textwrap.wrap(
+        text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _is_pruned(mean: Mapping[str, Any]) -> bool:

@@ -74,12 +74,8 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False
             *(f"  {each}" for each in misfits(plan, machine)),
             *([_on_a_cluster(plan, known, machine)] if on_cluster else []),
         ]
-    return "\n".join(
-        [
-            *lines,
-            f"  {jobs:,} jobs run now. The whole plan: `make plan STUDY={plan.study.source}`",
-        ]
-    )
+    now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
+    return "\n".join([*lines, f"  {now}. The whole plan: `make plan STUDY={plan.study.source}`"])
 
 
 def _headline(plan: Plan) -> str:

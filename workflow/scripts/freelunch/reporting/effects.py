@@ -11,7 +11,7 @@ from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
 from freelunch.reporting.audit.numbers import estimate_text
 from freelunch.reporting.finished import FinishedStudy
-from freelunch.reporting.labels import first_of_kinds
+from freelunch.reporting.labels import adaptation_labels, first_of_kinds
 from freelunch.study.cell import DENSE, NONE, Cell
 
 # Columns with what all cells of an effect have in common; empty where they differ.
@@ -33,12 +33,13 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
         for claim in load_claims()
         if (parts := [part for part in claim["parts"] if "metric" in part])
     ]
+    labels = adaptation_labels(finished.study.as_json()["adaptations"])
     rows = [
         row
         # What the numbers say of the paper is not shown here.
         for claim, audited in zip(claims, audit_claims(evidence, claims, {}), strict=True)
         for part, found in zip(claim["parts"], audited["parts"], strict=True)
-        for row in _of_claim(claim["id"], part, found)
+        for row in _of_claim(claim["id"], part, found, labels)
     ]
     recovered = {
         (row["model"], row["criterion"], row["pattern"], row["adaptation"]): row
@@ -49,7 +50,9 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
     return [*(recovered.get(_key(row), row) for row in _recovered(evidence)), *others]
 
 
-def _of_claim(claim: str, part: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
+def _of_claim(
+    claim: str, part: Mapping[str, Any], found: Mapping[str, Any], labels: Mapping[str, str]
+) -> Iterator[Row]:
     """Yield the numbers of one part of a claim."""
     name = part.get("effect", part["says"])
     for finding in found["findings"]:
@@ -59,12 +62,19 @@ def _of_claim(claim: str, part: Mapping[str, Any], found: Mapping[str, Any]) -> 
                 **_shared([Cell.parse(cell) for cell in finding["cells"]]),
                 **_of_measure(part["measure"], part["metric"]),
                 "claim": claim,
-                "effect": f"{name}, {finding['about']}" if finding["about"] else name,
+                "effect": _about(name, finding["about"], labels),
                 "seeds": finding["seeds"],
                 **{key: finding[key] for key in ("value", "low", "high", "text", "verdict")},
                 "threshold": threshold,
                 "side": side,
             }
+
+
+def _about(name: str, about: str, labels: Mapping[str, str]) -> str:
+    """Return a name with what a number is about: an adaptation, in words, or a phrase."""
+    if about in labels:
+        return f"{name}: {labels[about].removeprefix('reconstruction: ')}"
+    return f"{name}, {about}" if about else name
 
 
 def _end(holds: Mapping[str, float], value: float) -> tuple[str, float]:

@@ -1,7 +1,7 @@
 """Names of criteria, patterns and adaptations in words, for figures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from freelunch.study.cell import NONE
@@ -90,6 +90,14 @@ def pruning_label(row: Mapping[str, Any]) -> str:
 def pruned_model_label(row: Mapping[str, Any]) -> str:
     """Return the model, the criterion and the pattern of a row in words."""
     return f"{row['model']}, {pruning_label(row)}"
+
+
+def seeds_label(counts: Collection[int]) -> str:
+    """Return over how many seeds the numbers of a panel are means."""
+    least, most = min(counts), max(counts)
+    if most == 1:
+        return "one seed"
+    return f"mean of {most} seeds" if least == most else f"means of {least} to {most} seeds"
 
 
 def kind_of(settings: Mapping[str, Any]) -> Kind:

@@ -90,7 +90,7 @@ class Scope:
         tokens = f"{_range(*self.tokens)} calibration tokens"
         if self.paper is not None:
             shares = f"{_range(*(100 * of / self.paper for of in self.tokens))} %"
-            tokens += f", {shares} of the paper's smallest"
+            tokens += f", {shares} of the paper's smallest calibration sample"
         least, most = self.seeds
         parts += [tokens, "one seed" if most == 1 else f"{_range(least, most)} seeds"]
         return "; ".join(filter(None, parts))

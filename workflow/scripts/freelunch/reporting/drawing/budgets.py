@@ -20,7 +20,7 @@ from freelunch.reporting.drawing.style import (
     start_with_data,
     widen,
 )
-from freelunch.reporting.labels import Registered, pruned_model_label
+from freelunch.reporting.labels import Registered, pruned_model_label, seeds_label
 
 PANEL_INCHES = 2.35
 LEGEND_INCHES = 0.2
@@ -63,7 +63,8 @@ def draw(
             levels = _panel(axes, here, key, unit, looks)
             axes.set_xlabel(label)
             axes.set_ylabel(f"perplexity on {text}")
-        panels[0].set_title(f"{model}\n{levels}", loc="left")
+        seeds = seeds_label({int(row["seeds"]) for row in here})
+        panels[0].set_title(f"{model}, {seeds}\n{levels}", loc="left")
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     legend_below(
         figure,

@@ -24,7 +24,7 @@ ROW_INCHES = 0.16
 TITLE_INCHES = 0.22
 # How far an interval may widen its axis, in times the distance between the outermost estimates and
 # thresholds. An arrow ends what goes further, so that one interval does not hide the others.
-MOST_SPANS = 1.5
+MOST_SPANS = 0.5
 # The numbers of an axis, and the room below them.
 AXIS_INCHES = 0.34
 LEGEND_INCHES = 0.42
@@ -35,6 +35,8 @@ INDENT_INCHES = 0.1
 HEAD = "value (95 % interval)"
 # Missing cells that an empty figure names.
 NAMED = 8
+# Thresholds are small and this many rows above their row's interval, which would hide them.
+THRESHOLD_POINTS, ABOVE = 4.5, 0.24
 # The marker of a threshold, whose flat side is at the threshold, by where the claim holds.
 SIDES = {"above": MarkerStyle(CARETRIGHTBASE), "below": MarkerStyle(CARETLEFTBASE)}
 Row = Mapping[str, str]
@@ -134,7 +136,7 @@ def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
         loc="center",
         bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
         ncols=len(handles) or 1,
-        title="bars: 95 % intervals of paired differences",
+        title="bars: 95 % intervals",
         title_fontsize=SMALL,
         fontsize=SMALL,
         borderpad=0.0,
@@ -216,7 +218,7 @@ def _panel(
     else:
         points = _range(rows, scale, ("value", "threshold"))
         wide = MOST_SPANS * (points[1] - points[0])
-        if wide:
+        if wide and len(rows) > 1:
             low, high = max(low, points[0] - wide), min(high, points[1] + wide)
         room = 0.04 * (high - low or abs(high) or 1.0)
         axes.set_xlim(low - room, high + room)
@@ -271,12 +273,13 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     if (marker := _threshold(row)) is not None:
         axes.plot(
             [scale * float(row["threshold"])],
-            [at],
+            [at - ABOVE],
             marker=marker,
+            markersize=THRESHOLD_POINTS,
             color=PALE,
             linestyle="none",
             clip_on=False,
-            zorder=1.5,
+            zorder=4,
         )
     write_beside(axes, at, number_text(row), INK, gap=72 * GAP_INCHES)
 

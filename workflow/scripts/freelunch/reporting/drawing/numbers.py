@@ -34,7 +34,14 @@ def number_text(row: Mapping[str, str]) -> str:
         *((" %", ""), (" times", ""), (" points", ""), (" nats", "")),
     ):
         text = text.replace(word, sign)
-    return signed(text)
+    return signed(_without_end(text) if float(row["high"]) == math.inf else text)
+
+
+def _without_end(text: str) -> str:
+    """Return a number and its interval, of which only the lower end is known."""
+    rest, _, _ = text.rpartition(" to ")
+    value, _, low = rest.partition(" (")
+    return f"{value} (no upper end)" if low == value else f"{value} ({low}, no upper end)"
 
 
 def signed(text: str) -> str:

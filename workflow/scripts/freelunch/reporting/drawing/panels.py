@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
 
 PANEL_HEIGHT_INCHES = 2.3
 # A wider row would become unreadably small on a page, so it continues below.
@@ -31,6 +31,7 @@ class Point:
     pattern: str
     model: str
     adaptation: str
+    seeds: int
     perplexity: float | None
     error: float | None
     spread: float | None
@@ -43,6 +44,7 @@ class Point:
             row["pattern"],
             row["model"],
             row["adaptation"],
+            int(row["seeds"]),
             _finite(row["perplexity"]),
             _finite(row["perplexity_standard_error"]),
             _finite(row["perplexity_standard_deviation_over_seeds"]),
@@ -81,7 +83,7 @@ class Panel:
         marks_inches = STEP_INCHES * (self.adaptations + GAP_STEPS)
         name_inches = CHARACTER_INCHES * max(len(criterion_label(name)) for name in self.criteria)
         of_criteria = max(marks_inches, name_inches) * len(self.criteria)
-        return max(of_criteria, CHARACTER_INCHES * len(self.title))
+        return max(of_criteria, CHARACTER_INCHES * max(map(len, self.title.splitlines())))
 
 
 def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
@@ -93,15 +95,22 @@ def panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[li
         adaptations: How many adaptations each criterion has room for.
     """
     rows: list[list[Panel]] = []
+    several = any(point.seeds > 1 for point in points)
     of_model = [point for point in points if point.model == model]
     for pattern in _distinct(point.pattern for point in of_model):
         here = [point for point in of_model if point.pattern == pattern]
-        panel = Panel(model, pattern_label(pattern), here, adaptations)
+        panel = Panel(model, _title(pattern, here, several), here, adaptations)
         if rows and _fits([*rows[-1], panel]):
             rows[-1].append(panel)
         else:
             rows.append([replace(panel, title=f"{model}, {panel.title}")])
     return rows
+
+
+def _title(pattern: str, points: Sequence[Point], several: bool) -> str:
+    """Return the pattern in words and, if there are several seeds, the number of seeds below it."""
+    label = pattern_label(pattern)
+    return f"{label}\n{seeds_label({point.seeds for point in points})}" if several else label
 
 
 def panel_grid(figure: Figure, rows: Sequence[Sequence[Panel]]) -> list[list[Axes]]:

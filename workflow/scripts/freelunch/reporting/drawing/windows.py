@@ -20,12 +20,12 @@ from freelunch.reporting.drawing.style import (
     widen,
     write_beside,
 )
-from freelunch.reporting.labels import Registered, pruned_model_label
+from freelunch.reporting.labels import Registered, pruned_model_label, seeds_label
 
 ROW_INCHES = 0.22
 LABEL_CHARACTERS = 26
 # The title, the axis and its name.
-AROUND_INCHES = 0.85
+AROUND_INCHES = 1.0
 LEGEND_INCHES = 0.35
 # How far below the axes the name of the x axis is.
 HEAD_POINTS = -19.5
@@ -55,7 +55,8 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
         _panel(missed, here, looks, "gain_missed", 100.0, "gain_missed_standard_error")
         _panel(memory, here, looks, "adaptation_peak_bytes", 1e-9)
         widen(memory)
-        missed.set_title(model, loc="left", x=0.0)
+        seeds = seeds_label({int(row["seeds"]) for row in here})
+        missed.set_title(f"{model}\n{seeds}", loc="left", x=0.0)
         missed.set_xlabel("gain missed (%)")
         memory.set_xlabel("memory (GB)")
         missed.set_yticks(range(len(here)), [_label(row, looks) for row in here], fontsize=SMALL)

@@ -12,6 +12,8 @@ def _caption(study: Study) -> str:
 Every effect that this study measures, with its 95 % interval. All cells of a model are measured on
 the same windows of ``{study.perplexity.text}`` (or the same documents), so the intervals are those
 of paired differences. A triangle is the threshold of a claim and points to where the claim holds.
+An arrow ends an interval that goes beyond the axis. An interval without an upper end goes beyond
+the largest budget that was run.
 
 If adaptations differ only in their amount of text, their loss or their inputs, the figure shows the
 first one in the config; the summary table has all of them. ``effects.csv`` has the numbers, and the
