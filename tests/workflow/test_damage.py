@@ -12,6 +12,7 @@ import pytest
 
 from damage import DAMAGES, KINDS, RESULTS, digests, metrics
 from freelunch.cli.verify import check_whole, problems_of, verify
+from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.study.choice import open_study
 
@@ -217,6 +218,34 @@ def test_the_named_command_mends_what_is_in_the_wrong_place(study, monkeypatch):
     assert {name: after.get(name) for name in before} == before
     assert metrics(study.path) == measured
     assert study.planned() == {}
+
+
+def test_the_named_command_mends_whatever_stands_in_the_place_of_a_file(study, monkeypatch):
+    """A folder, a file, a link to nothing, and a table that is damaged in a later look only."""
+    monkeypatch.chdir(study.path)
+    before, measured = digests(study.path), metrics(study.path)
+    for path in (KINDS["record"], KINDS["manifest"]):
+        path.unlink()
+        path.mkdir()
+    masks = RESULTS / "pruned/tiny/wanda-u50/seed0"
+    shutil.rmtree(masks)
+    masks.write_text("a file")
+    KINDS["figure"].unlink()
+    KINDS["figure"].symlink_to("/nonexistent")
+    # As if somebody had edited a table and its digests with it.
+    table, sums = KINDS["table"], KINDS["digests"]
+    old = file_digest(table)
+    table.write_text(table.read_text().replace("wanda", "wander"))
+    for path in (sums, RESULTS / "audit.sha256"):
+        path.write_text(path.read_text().replace(old, file_digest(table)))
+    with pytest.raises(UserError, match="the results are not whole") as caught:
+        check_whole(open_study(Path("config.yaml")))
+    mend(study, str(caught.value))
+    assert "wander" not in table.read_text()
+    after = digests(study.path)
+    assert {name: after.get(name) for name in before} == before
+    assert metrics(study.path) == measured
+    assert problems_of(open_study(Path("config.yaml")), anew=True) == []
 
 
 def test_a_step_refuses_damaged_input_and_the_named_command_mends_it(study):

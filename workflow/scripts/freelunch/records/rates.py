@@ -50,7 +50,8 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
 def _jobs(results: Path) -> Iterator[tuple[dict[str, Any], float, float]]:
     """Yield the environment, the operations and the seconds of jobs that passed batches."""
     seen = set()
-    for path in sorted(results.glob("*/records/*.json"), key=_changed, reverse=True)[:_LATEST]:
+    records = (path for path in results.glob("*/records/*.json") if path.is_file())
+    for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:
         record = unsealed(path.read_bytes()) or {}
         environments = record.get("provenance", {}).get("environments", {})
         for rule in _PASSING:
