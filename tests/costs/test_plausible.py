@@ -41,6 +41,12 @@ def test_more_windows_than_a_text_has_bytes() -> None:
     assert "perplexity.windows: found 10000, 320,000 tokens in all; the text speeches" in message
 
 
+def test_an_empty_text(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    message = said({"texts.speeches.path": str(tmp_path / "empty.jsonl")})
+    assert message.splitlines()[1:] == ["  texts.speeches: the file is empty"]
+
+
 @pytest.mark.parametrize("key", ["study.calibration.samples", "study.selection"])
 def test_more_samples_than_a_text_can_hold(key: str) -> None:
     samples = 800_000

@@ -61,13 +61,18 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
     if (most := _most_tokens(plan, study.perplexity.text)) is not None:
         asked = study.perplexity
         needed = asked.length + ((asked.windows or 2) - 1) * (asked.stride or asked.length)
-        if needed > most:
+        if most == 0:
+            yield f"  texts.{asked.text}: the file is empty"
+        elif needed > most:
             yield (
                 f"  study.evaluation.perplexity.windows: found {asked.windows}, {needed:,} tokens "
                 f"in all; the text {asked.text} holds at most {most:,}"
             )
     if (most := _most_tokens(plan, study.calibration.text)) is not None:
         sample = study.calibration
+        if most == 0:
+            yield f"  texts.{sample.text}: the file is empty"
+            return
         if sample.length > most:
             yield (
                 f"  study.calibration.length: found {sample.length}; the text {sample.text} holds "

@@ -1,5 +1,6 @@
 """What a text is: the format of its file, the field that holds it, and its documents."""
 
+import codecs
 import csv
 import gzip
 import json
@@ -189,6 +190,14 @@ def _beginning(path: Path, where: str) -> list[bytes]:
             if isinstance(error, gzip.BadGzipFile | EOFError)
             else "use another file",
         ) from error
+    if lines and lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(
+            "this text is in UTF-16",
+            where=where,
+            found=path,
+            expected="UTF-8",
+            todo=f"convert it: iconv -f UTF-16 -t UTF-8 {shlex.quote(str(path))} > text.txt",
+        )
     parquet = lines and lines[0].startswith(b"PAR1")
     if not parquet and any(b"\0" in line for line in lines):
         raise UserError(

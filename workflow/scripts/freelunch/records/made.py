@@ -45,7 +45,9 @@ class Made:
     place: Path
 
     def is_removed(self) -> bool:
-        """Return whether nothing of it is there."""
+        """Return whether nothing of it is there; nobody reads a cache without its manifest."""
+        if self.target is None:
+            return not (self.place / MANIFEST).is_file()
         if not self.place.is_dir():
             return not self.place.exists()
         return all(path.name.startswith(".") for path in self.place.iterdir())

@@ -261,12 +261,10 @@ def _step(
 
 def _cache(folder: Path, rule: str, made_from: MadeFrom) -> Made:
     def check(anew: bool) -> None:
-        # Without a manifest, nobody reads it.
-        if (folder / MANIFEST).is_file():
-            artifact = Artifact(folder, steps.HIDDEN_STATES)
-            if anew:
-                artifact.verify()
-            check_made_from(folder, artifact.facts, made_from)
+        artifact = Artifact(folder, steps.HIDDEN_STATES)
+        if anew:
+            artifact.verify()
+        check_made_from(folder, artifact.facts, made_from)
 
     return Made("hidden states (a cache)", rule, None, False, check, folder)
 
