@@ -183,6 +183,17 @@ def mend(study, said):
     return done.stderr
 
 
+def assert_mended(study, before, measured):
+    """Run the command that the check of a damaged study names: all is then as it was before."""
+    with pytest.raises(UserError, match="the results are not whole") as caught:
+        check_whole(open_study(Path("config.yaml")))
+    assert "The study is whole." in mend(study, str(caught.value))
+    assert problems_of(open_study(Path("config.yaml")), anew=True) == []
+    after = digests(study.path)
+    assert {name: after.get(name) for name in before} == before
+    assert metrics(study.path) == measured
+
+
 def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch):
     """All kinds are damaged at once, the ways in turn: together, they take one repair."""
     monkeypatch.chdir(study.path)
@@ -191,14 +202,7 @@ def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch
     # The shared file comes last, since its damage is that of every file that shares it.
     for number, kind in enumerate(KINDS):
         DAMAGES[ways[number % len(ways)]](KINDS[kind])
-    with pytest.raises(UserError, match="the results are not whole") as caught:
-        check_whole(open_study(Path("config.yaml")))
-    said = mend(study, str(caught.value))
-    assert "The study is whole." in said
-    assert problems_of(open_study(Path("config.yaml")), anew=True) == []
-    after = digests(study.path)
-    assert {name: after.get(name) for name in before} == before
-    assert metrics(study.path) == measured
+    assert_mended(study, before, measured)
     assert study.planned() == {}
 
 
@@ -211,12 +215,7 @@ def test_the_named_command_mends_what_is_in_the_wrong_place(study, monkeypatch):
         swap(RESULTS / one, RESULTS / other)
     run = "windows/tiny/{}/recon_block/seed0/1-of-1/run.json"
     swap(RESULTS / run.format("wanda-u50"), RESULTS / run.format("magnitude-u50"))
-    with pytest.raises(UserError, match="the results are not whole") as caught:
-        check_whole(open_study(Path("config.yaml")))
-    mend(study, str(caught.value))
-    after = digests(study.path)
-    assert {name: after.get(name) for name in before} == before
-    assert metrics(study.path) == measured
+    assert_mended(study, before, measured)
     assert study.planned() == {}
 
 
@@ -238,14 +237,8 @@ def test_the_named_command_mends_whatever_stands_in_the_place_of_a_file(study, m
     table.write_text(table.read_text().replace("wanda", "wander"))
     for path in (sums, RESULTS / "audit.sha256"):
         path.write_text(path.read_text().replace(old, file_digest(table)))
-    with pytest.raises(UserError, match="the results are not whole") as caught:
-        check_whole(open_study(Path("config.yaml")))
-    mend(study, str(caught.value))
+    assert_mended(study, before, measured)
     assert "wander" not in table.read_text()
-    after = digests(study.path)
-    assert {name: after.get(name) for name in before} == before
-    assert metrics(study.path) == measured
-    assert problems_of(open_study(Path("config.yaml")), anew=True) == []
 
 
 def test_a_step_refuses_damaged_input_and_the_named_command_mends_it(study):

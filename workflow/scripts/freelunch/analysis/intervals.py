@@ -135,9 +135,9 @@ def estimate(
 ) -> Estimate:
     """Return a statistic of mean losses and its interval; NaN if a loss is not finite.
 
-    Of several statistics, one counts: the smallest or the largest. As it is chosen by the numbers
-    that it is judged by, the end of the interval that the choice favours is that of an interval
-    with a correspondingly higher probability (Bonferroni).
+    If there are several statistics, the smallest or the largest counts. The same numbers choose it
+    and judge it. Therefore the end of the interval that the choice favours is taken from an
+    interval with a correspondingly higher probability (Bonferroni).
 
     Args:
         statistics: Each computes a number from the mean losses of all samples, by name. A number

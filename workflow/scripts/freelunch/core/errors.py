@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 DEFAULT_STUDY = "config.yaml"
+# Exit status of a process of ours that prints a UserError for the process that started it.
+REFUSED = 3
 # The environment variable with the study's file. A process that is about one study sets it, and its
 # jobs inherit it, so that the commands in their messages are about the same study.
 STUDY_VARIABLE = "FREELUNCH_STUDY"

@@ -3,7 +3,7 @@
     python -m freelunch.data.model_source WHERE FOLDER FILE...
 
 does so in a process of its own, for `freelunch check` and `freelunch new`, which must not import
-torch. It prints an error, and its exit status is then 3.
+torch. It prints an error, and its exit status is then `REFUSED`.
 """
 
 import sys
@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-from freelunch.core.errors import UserError, first_line
-from freelunch.data.sources.folder import check_json_files, read_config
+from freelunch.core.errors import REFUSED, UserError, first_line
+from freelunch.data.sources.folder import check_json_files, check_rows, read_config
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import Sharding, load_config, meta_model
 from freelunch.study.shape_limits import check_shapes
@@ -154,9 +154,7 @@ def _check_tokenizer(model: str, folder: Path, files: Iterable[str], vocabulary:
     where = f"{model}: tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # An added token, such as one for images, may lie beyond: texts with it are refused later.
-        added = tokenizer.added_tokens_decoder
-        largest = max((at for at in tokenizer.get_vocab().values() if at not in added), default=-1)
+        added, known = tokenizer.added_tokens_decoder, tokenizer.get_vocab()
     # Whatever a damaged or hostile tokenizer makes these libraries raise.
     except Exception as error:
         raise UserError(
@@ -166,14 +164,7 @@ def _check_tokenizer(model: str, folder: Path, files: Iterable[str], vocabulary:
             expected=f"a tokenizer that transformers reads, in {', '.join(files)}",
             todo="complete the download of the model, or correct the file",
         ) from error
-    if largest >= vocabulary:
-        raise UserError(
-            "the tokenizer does not fit the model's embedding",
-            where=where,
-            found=f"a token with the number {largest:,}",
-            expected=f"numbers below {vocabulary:,}, the rows of the embedding",
-            todo="use the tokenizer that belongs to the model",
-        )
+    check_rows(known, added, vocabulary, where)
 
 
 @contextmanager
@@ -196,4 +187,4 @@ if __name__ == "__main__":
         read_source(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
     except UserError as error:
         print(error)  # noqa: T201
-        sys.exit(3)
+        sys.exit(REFUSED)

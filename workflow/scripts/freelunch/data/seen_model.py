@@ -14,8 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from freelunch.core.errors import UserError, first_line
-from freelunch.data.sources.folder import CONFIG, check_json_files, model_files, read_config
+from freelunch.core.errors import REFUSED, UserError, first_line
+from freelunch.data.sources.folder import (
+    CONFIG,
+    check_json_files,
+    check_rows,
+    model_files,
+    read_config,
+)
 from freelunch.study.families import FAMILIES
 from freelunch.study.gguf import SUFFIX as GGUF
 from freelunch.study.gguf import gguf_of
@@ -39,8 +45,6 @@ _GGUF_KEYS = {
     "attention.key_length": "head_dim",
     "context_length": "max_position_embeddings",
 }
-# Exit status of `freelunch.data.model_source` for a model that it refuses.
-REFUSED = 3
 # A file with a longer header is damaged.
 _HEADER_BYTES = 100_000_000
 # Families whose blocks keep their matrices outside of linear layers (transformers' Conv1D).
@@ -170,17 +174,7 @@ def model_of_files(folder: Path, names: Iterable[str], where: str) -> SeenModel:
     tokenizer = read_tokenizer(folder / TOKENIZER, where) if TOKENIZER in names else None
     rows = config.get("vocab_size")
     if tokenizer is not None and isinstance(rows, int):
-        # An added token, such as one for images, may have a larger number, as in `data.models`.
-        added = tokenizer.get_added_tokens_decoder()
-        largest = max((at for at in tokenizer.get_vocab().values() if at not in added), default=-1)
-        if largest >= rows:
-            raise UserError(
-                "the tokenizer does not fit the model's embedding",
-                where=where,
-                found=f"a token with the number {largest:,}",
-                expected=f"numbers below {rows:,}, the rows of the embedding",
-                todo="use the tokenizer that belongs to the model",
-            )
+        check_rows(tokenizer.get_vocab(), tokenizer.get_added_tokens_decoder(), rows, where)
     return SeenModel(config, dtype, tokenizer, gguf=False)
 
 

@@ -145,10 +145,7 @@ def _masks(study: Study) -> Iterator[Made]:
 
 
 def _of_cell(study: Study, cell: Cell, needed: bool) -> Iterator[Made]:
-    paths = study.paths
-    made_from = {"model": paths.model(cell.model)}
-    if not cell.is_dense:
-        made_from["masks"] = paths.pruned(cell.model, cell.pruning, cell.seed)
+    paths, made_from = study.paths, _model_and_masks(study, cell)
     if cell.adaptation != NONE:
         adaptation = study.adaptation(cell.adaptation)
         assert adaptation is not None  # Only `none` has no settings.
@@ -173,6 +170,14 @@ def _of_cell(study: Study, cell: Cell, needed: bool) -> Iterator[Made]:
     of_checkpoint = {"checkpoint": paths.checkpoint(cell)}
     folder = paths.metrics(cell)
     yield _step("measurements", steps.EVALUATE_CELL, folder, made_from=of_checkpoint, needed=False)
+
+
+def _model_and_masks(study: Study, cell: Cell) -> MadeFrom:
+    """Return what everything of a cell was made from; a dense cell has no masks."""
+    paths = study.paths
+    model = {"model": paths.model(cell.model)}
+    masks = {"masks": paths.pruned(cell.model, cell.pruning, cell.seed)}
+    return model if cell.is_dense else model | masks
 
 
 def _adapted(study: Study, cell: Cell, settings: Adaptation) -> list[Path]:
@@ -270,10 +275,8 @@ def _cache(folder: Path, rule: str, made_from: MadeFrom) -> Made:
 
 
 def _record(study: Study, cell: Cell) -> Made:
-    path, paths = study.paths.record(cell), study.paths
-    made_from = {"model": paths.model(cell.model), "checkpoint": paths.checkpoint(cell)}
-    if not cell.is_dense:
-        made_from["masks"] = paths.pruned(cell.model, cell.pruning, cell.seed)
+    path = study.paths.record(cell)
+    made_from = {**_model_and_masks(study, cell), "checkpoint": study.paths.checkpoint(cell)}
 
     def check(anew: bool) -> None:
         record = read_record(path)

@@ -1,7 +1,7 @@
 """Decide which files of a folder make up a model."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,30 @@ def check_json_files(folder: Path, names: Iterable[str]) -> None:
                 found=first_line(error),
                 todo="complete the download of the model, or correct the file",
             ) from error
+
+
+def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, where: str) -> None:
+    """Refuse a tokenizer with tokens for which there is no embedding.
+
+    Args:
+        vocabulary: The number of each token.
+        added: Numbers that may lie beyond, such as that of a token for images: texts with it are
+            refused later.
+        rows: The rows of the embedding.
+        where: The model, for messages.
+
+    Raises:
+        UserError: It has such tokens.
+    """
+    largest = max((at for at in vocabulary.values() if at not in added), default=-1)
+    if largest >= rows:
+        raise UserError(
+            "the tokenizer does not fit the model's embedding",
+            where=where,
+            found=f"a token with the number {largest:,}",
+            expected=f"numbers below {rows:,}, the rows of the embedding",
+            todo="use the tokenizer that belongs to the model",
+        )
 
 
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
