@@ -11,8 +11,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
-from audits_for_tests import Audited, make_audited, make_kept
-from freelunch.reporting.audit.page import write_page
+from audits_for_tests import Audited, make_audited, make_kept, write_page
 from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED
 
 CHROMIUM = shutil.which("chromium")
@@ -31,7 +30,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     made = make_audited(tmp_path_factory.mktemp("results") / "made-up")
     # More numbers than one sees at a glance have a filter.
     made.audit["claims"][0]["parts"][0]["findings"] *= 5
-    write_page(made.study, made.audit, made.root)
+    write_page(made)
     return made
 
 
@@ -375,7 +374,7 @@ def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> No
 def test_the_page_of_an_embedded_study(name: str, browser: Browser, tmp_path: Path) -> None:
     """Real records, all four figures: in both schemes, on a desk and on a phone."""
     made = make_kept(name, tmp_path / name)
-    opened = Opened(browser, write_page(made.study, made.audit, made.root).as_uri())
+    opened = Opened(browser, write_page(made).as_uri())
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)):
         page = opened(color_scheme=scheme, viewport={"width": width, "height": 900})
         images = page.locator("img")

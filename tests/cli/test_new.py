@@ -460,7 +460,7 @@ def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name
         .replace("format: jsonl", "format: lines")
         .replace("    field: story\n", "")
     )
-    with pytest.raises(UserError, match=r"texts\..*path: this is a table"):
+    with pytest.raises(UserError, match=r"texts\..*path: .*: this is a table"):
         check_study(Study.load(path), HERE)
 
 

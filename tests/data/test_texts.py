@@ -136,6 +136,8 @@ def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
     [
         (b"one\ntwo \xff\n", "lines", ["words.txt, line 2", "not valid UTF-8", "0xff at column 5"]),
         ("é".encode("latin-1"), "plain", ["line 1", "not valid UTF-8", "0xe9"]),
+        (b"one\ntwo \x00\n", "lines", ["words.txt, line 2", "binary, not text", "a NUL byte"]),
+        ("one\ntwo\n".encode("utf-16"), "plain", ["line 1", "in UTF-16", "iconv -f UTF-16"]),
         (b"", "lines", ["no documents", "an empty file"]),
         (b"\n \n", "plain", ["no documents", "blank lines only"]),
         (b"<doc>\n\n</doc>\n", "doc_tags", ["no documents"]),
@@ -174,6 +176,13 @@ def test_says_what_is_wrong_and_where(
 )
 def test_refuses_what_is_no_gzip_file(content: bytes, tmp_path: Path) -> None:
     assert "not a complete gzip" in refused(tmp_path, content, "lines", name="words.txt.gz")
+
+
+@pytest.mark.parametrize("format", ["plain", "lines"])
+def test_refuses_a_table(format: str, tmp_path: Path) -> None:
+    message = refused(tmp_path, b"id,story\n1,one\n", format, name="words.CSV")
+    assert "this is a table (CSV)" in message and "columns id, story" in message
+    assert f"< {tmp_path / 'words.CSV'} > {tmp_path / 'words.jsonl'}" in message
 
 
 def test_a_failure_leaves_no_finished_text(tmp_path: Path) -> None:

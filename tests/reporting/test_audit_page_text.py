@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from audits_for_tests import Audited, make_audited
-from freelunch.reporting.audit.page import MARKS, ROLES, write_page
+from freelunch.reporting.audit.page import MARKS, ROLES, page_text
 from freelunch.reporting.audit.page_cells import (
     duration,
     shown_cells,
@@ -66,9 +66,7 @@ class Elements(HTMLParser):
 
 
 def page_of(audited: Audited, **more: Any) -> str:
-    path = write_page(audited.study, audited.audit, audited.root, **more)
-    assert path == audited.root / "audit" / "index.html"
-    return path.read_text(encoding="utf-8")
+    return page_text(audited.study, audited.audit, audited.root, **more)
 
 
 def everywhere(value: Any, text: str) -> Any:

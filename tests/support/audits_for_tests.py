@@ -11,6 +11,8 @@ from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.page import page_text
+from freelunch.reporting.derived import PAGE
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures
 from freelunch.reporting.results import Results
@@ -79,6 +81,13 @@ class Audited:
     study: Study
     audit: dict[str, Any]
     root: Path
+
+
+def write_page(audited: Audited, **more: Any) -> Path:
+    """Write the page of an audit where the workflow does, and return its path."""
+    path = audited.root / PAGE
+    write_atomically(path, page_text(audited.study, audited.audit, audited.root, **more))
+    return path
 
 
 def make_audited(root: Path, figures: bool = True) -> Audited:

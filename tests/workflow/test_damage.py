@@ -14,6 +14,8 @@ from damage import DAMAGES, KINDS, RESULTS, digests, metrics
 from freelunch.cli.verify import check_whole, problems_of, verify
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
+from freelunch.core.sums import write_sums
+from freelunch.reporting.derived import AUDIT_SUMS, PAGE, TABLE_SUMS, figure_sums
 from freelunch.study.choice import open_study
 
 pytestmark = pytest.mark.long
@@ -153,6 +155,53 @@ def test_a_file_that_no_step_made_is_found_in_a_checkpoint(shared, monkeypatch):
     finally:
         path.unlink()
     assert problem.said == f"{path}: this file does not belong to the checkpoint"
+
+
+@pytest.mark.parametrize("name", [PAGE, "figures/criteria.csv"])
+def test_digests_that_were_written_again_hide_no_edit(shared, monkeypatch, name):
+    monkeypatch.chdir(shared.path)
+    study, edited = open_study(Path("config.yaml")), RESULTS / name
+    sums = [RESULTS / AUDIT_SUMS, RESULTS / TABLE_SUMS, RESULTS / figure_sums("criteria")]
+    kept = {path: path.read_text() for path in (edited, *sums)}
+    edited.write_text(kept[edited].replace("5", "6"))
+    try:
+        for path in reversed(sums):
+            names = [line.split("  ", 1)[1] for line in kept[path].splitlines()]
+            write_sums(path, RESULTS, [RESULTS / name for name in names])
+        check_whole(study)
+        (said,) = {problem.said for problem in problems_of(study, anew=True)}
+    finally:
+        for path, text in kept.items():
+            path.write_text(text)
+    assert said == f"{edited}: this file differs from what the records give"
+    assert problems_of(study, anew=True) == []
+
+
+def test_files_that_are_not_the_studys_are_named_and_not_shown(shared, monkeypatch):
+    monkeypatch.chdir(shared.path)
+    study, other = open_study(Path("config.yaml")), RESULTS / "tables" / "mine.csv"
+    other.write_text("a,b\n")
+    try:
+        lines, whole = verify(study)
+    finally:
+        other.unlink()
+    assert whole
+    assert "not of this study        1, which nothing reads: tables/mine.csv" in lines.splitlines()
+
+
+def test_an_edited_study_is_not_called_damaged_without_a_word(shared, monkeypatch):
+    monkeypatch.chdir(shared.path)
+    path = Path("config.yaml")
+    content = path.read_text()
+    path.write_text(content.replace("patterns: [u50]", "patterns: [u60]"))
+    assert path.read_text() != content
+    try:
+        lines, whole = verify(open_study(path))
+    finally:
+        path.write_text(content)
+    assert not whole
+    assert "The study was edited since it ran to its end" in lines.splitlines()[-1]
+    assert "make study STUDY=config.yaml" in lines
 
 
 def test_what_may_be_removed_is_not_missed(study, monkeypatch):

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import write_atomically, write_json
+from freelunch.core.artifact import write_atomically
 from freelunch.core.job import running
 from freelunch.records.read import load_records
-from freelunch.reporting.audit.audit import audit_records
-from freelunch.reporting.audit.crate import METADATA, write_crate
-from freelunch.reporting.audit.page import write_page
-from freelunch.reporting.audit.verdict_table import verdict_table
+from freelunch.reporting.audit.crate import write_crate
+from freelunch.reporting.audit.texts import audit_texts
 from freelunch.reporting.derived import check_before_audit, seal_audit
 from freelunch.study.study import Study
 
@@ -21,10 +19,8 @@ if __name__ == "__main__":
         study = Study.check(snakemake.params.config, snakemake.params.source)
         records = load_records(study)
         check_before_audit(study)
-        audit = audit_records(study, records, study.paths.records)
-        write_json(Path(snakemake.output.audit), audit)
-        write_atomically(Path(snakemake.output.verdicts), verdict_table(audit))
-        write_page(study, audit, study.paths.root, later=[METADATA])
+        for name, text in audit_texts(study, records).items():
+            write_atomically(study.paths.root / name, text)
         # The crate comes last, because it lists all files of the results.
         write_crate(study, records, study.paths.root)
         seal_audit(

@@ -10,7 +10,7 @@ from pathlib import Path
 from freelunch.core.errors import UserError, mend
 from freelunch.records.made import Made, Problem, problem_of, remove
 from freelunch.records.whole import made_by_steps
-from freelunch.reporting.derived import made_from_records
+from freelunch.reporting.whole import files_of_others, made_from_records, was_edited
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study
 
@@ -72,7 +72,20 @@ def verify(study: Study) -> tuple[str, bool]:
         lines += [line, *(f"  {said}" for said in problems[:_SHOWN])]
         lines += [f"  and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         whole = whole and not problems
+    if others := files_of_others(study):
+        lines.append(
+            f"{'not of this study':<24} {len(others)}, which nothing reads: {_few(others)}"
+        )
+    if not whole and was_edited(study):
+        lines.append(
+            "The study was edited since it ran to its end. What the edit asks for is made by: "
+            f"make study STUDY={shlex.quote(study.source)}"
+        )
     return "\n".join(lines), whole
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 
 def repair(study: Study, command: Sequence[str]) -> None:

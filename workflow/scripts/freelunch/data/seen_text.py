@@ -1,10 +1,6 @@
 """What a text is: the format of its file, the field that holds it, and its documents."""
 
-import codecs
-import csv
-import gzip
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +11,6 @@ from typing import Any
 from freelunch.core.errors import UserError
 from freelunch.data.sources import Obtained
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.data.unpacked import lines_of
 
 # Characters that are read of a text: more than any study on one machine draws from.
 MOST_CHARACTERS = 50_000_000
@@ -27,8 +22,6 @@ _FIELDS = ("text", "content", "document", "body", "passage", "article")
 # document, such as a book.
 _DOCUMENT_CHARACTERS = 400
 _FEWEST_DOCUMENTS = 16
-# Tables of one row a line, and how Python's `csv` reads them.
-_TABLES = {".csv": "", ".tsv": ", delimiter='\\t'"}
 
 
 @dataclass(frozen=True)
@@ -58,12 +51,13 @@ def text_at(path: Path, where: str) -> SeenText:
     """
     _check_file(path, where)
     name, field = path.name.removesuffix(".gz").lower(), "text"
-    beginning = _beginning(path, where)
-    first = next((line for line in beginning if line.strip()), b"").strip()
-    if name.endswith(".parquet") or first.startswith(b"PAR1"):
+    parquet = _is_parquet(path)
+    beginning = [] if parquet else list(islice(_source(path, where).lines(), _ROWS))
+    first = next((line for line in beginning if line.strip()), "").strip()
+    if parquet:
         form = "parquet"
         field, why = _field(_columns(path, where), path, where)
-    elif first.startswith(b"[") and name.endswith(".json"):
+    elif first.startswith("[") and name.endswith(".json"):
         raise UserError(
             "this JSON file is a list, but a text needs one JSON object a line",
             where=where,
@@ -78,11 +72,11 @@ def text_at(path: Path, where: str) -> SeenText:
         raise UserError(
             "this is named as JSON Lines, but its first line is not a JSON object",
             where=where,
-            found=f"{path}: {first[:40].decode(errors='replace')}",
+            found=f"{path}: {first[:40]}",
             expected="one object a line",
             todo="correct the file; if it is plain text, let its name end in .txt",
         )
-    elif first.startswith((b"<doc ", b"<doc>")):
+    elif first.startswith(("<doc ", "<doc>")):
         form, why = "doc_tags", "each document stands between <doc ...> and </doc>"
     else:
         form, why = _plain_or_lines(beginning)
@@ -103,9 +97,7 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
         UserError: The file is not there, is not in this format, is a table, or has no documents.
     """
     _check_file(path, where)
-    source = SourceFile(where, Obtained(path, {"files": {path.name: ""}}))
-    if form in ("plain", "lines"):
-        _check_no_table(path, where)
+    source = _source(path, where)
     documents, characters = [], 0
     lines: Iterable[str] = source.lines()
     if form == "plain":
@@ -125,6 +117,10 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
             todo="use a file with text",
         )
     return documents, True
+
+
+def _source(path: Path, where: str) -> SourceFile:
+    return SourceFile(where, Obtained(path, {"files": {path.name: ""}}))
 
 
 def _first(lines: Iterable[str]) -> Iterator[str]:
@@ -152,72 +148,19 @@ def _check_file(path: Path, where: str) -> None:
         raise UserError(problem, where=where, found=found, todo=todo)
 
 
-def _check_no_table(path: Path, where: str) -> None:
-    """Refuse a table (CSV), whose separators and other columns would be read as text."""
-    plain = path.with_suffix("") if path.suffix == ".gz" else path
-    if (reading := _TABLES.get(plain.suffix.lower())) is None:
-        return
-    first = next(SourceFile(where, Obtained(path, {"files": {path.name: ""}})).lines(), "")
-    columns = next(csv.reader([first], delimiter="\t" if reading else ","), [])
-    script = (
-        "import csv, json, sys; csv.field_size_limit(10**9); "
-        f"[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{reading})]"
-    )
-    given, made = shlex.quote(str(path)), shlex.quote(str(plain.with_suffix(".jsonl")))
-    feeds = f"zcat {given} | " if plain != path else ""
-    takes = "" if feeds else f" < {given}"
-    raise UserError(
-        f"this is a table ({plain.suffix[1:].upper()}), but a text is plain text, JSON Lines or "
-        "Parquet",
-        where=where,
-        found=f"{path}: columns {', '.join(columns) or '(none)'}",
-        expected="a format whose `field` names the column that holds the text",
-        todo=f'convert it: {feeds}python3 -c "{script}"{takes} > {made}'
-        "\n            (if it is plain text, let its name end in .txt)",
-    )
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.name.lower().endswith(".parquet") or file.read(4) == b"PAR1"
 
 
-def _beginning(path: Path, where: str) -> list[bytes]:
-    """Return the first lines of a file; UserError if they are not text."""
-    try:
-        lines = list(islice(lines_of(path), _ROWS))
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(
-            "the file cannot be read as text",
-            where=where,
-            found=f"{path}: {error}",
-            todo="fetch or compress it again"
-            if isinstance(error, gzip.BadGzipFile | EOFError)
-            else "use another file",
-        ) from error
-    if lines and lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(
-            "this text is in UTF-16",
-            where=where,
-            found=path,
-            expected="UTF-8",
-            todo=f"convert it: iconv -f UTF-16 -t UTF-8 {shlex.quote(str(path))} > text.txt",
-        )
-    parquet = lines and lines[0].startswith(b"PAR1")
-    if not parquet and any(b"\0" in line for line in lines):
-        raise UserError(
-            "this file is binary, not text",
-            where=where,
-            found=path,
-            expected="UTF-8 text, JSON Lines, or Parquet; each but Parquet may be gzipped (.gz)",
-            todo="convert the file to text",
-        )
-    return lines
-
-
-def _is_object(line: bytes) -> bool:
+def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _objects(lines: Iterable[bytes]) -> list[Mapping[str, Any]]:
+def _objects(lines: Iterable[str]) -> list[Mapping[str, Any]]:
     return [json.loads(line) for line in lines if _is_object(line)]
 
 
@@ -261,7 +204,7 @@ def _field(rows: list[Mapping[str, Any]], path: Path, where: str) -> tuple[str, 
     return longest, f"`{longest}` is the longest of the fields with text: {', '.join(texts)}"
 
 
-def _plain_or_lines(lines: list[bytes]) -> tuple[str, str]:
+def _plain_or_lines(lines: list[str]) -> tuple[str, str]:
     """Return whether each line is a document, or the file is one, and why."""
     filled = [line for line in lines if line.strip()]
     long = [line for line in filled if len(line) >= _DOCUMENT_CHARACTERS]

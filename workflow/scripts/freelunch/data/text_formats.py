@@ -1,8 +1,11 @@
 """Read the documents of a text from its source's file, in each format of `texts.*.format`."""
 
+import codecs
+import csv
 import gzip
 import json
 import re
+import shlex
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,6 +17,8 @@ from freelunch.data.unpacked import lines_of
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
 _OPENING = re.compile(r"<doc(\s[^<>]*)?>")
 _CLOSING = "</doc>"
+# Tables of one row a line, and how Python's `csv` reads them.
+_TABLES = {".csv": "", ".tsv": ", delimiter='\\t'"}
 
 
 class SourceFile:
@@ -33,10 +38,14 @@ class SourceFile:
         """Yield each line without its end.
 
         A file whose name ends in `.gz` is decompressed; a byte order mark at its start is dropped.
+
+        Raises:
+            UserError: The file is binary, is not in UTF-8, or cannot be decompressed.
         """
         try:
             for raw in lines_of(self._path):
                 self.number += 1
+                self._check_encoding(raw)
                 content = raw.removesuffix(b"\n").removesuffix(b"\r")
                 yield content.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -54,6 +63,56 @@ class SourceFile:
                 found=error,
                 todo="fetch or compress the file again",
             ) from error
+
+    def _check_encoding(self, raw: bytes) -> None:
+        """Refuse a line that says by itself that the file is not text in UTF-8."""
+        if self.number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise self.error(
+                "this text is in UTF-16",
+                found=self._path,
+                expected="UTF-8",
+                todo=f"convert it: iconv -f UTF-16 -t UTF-8 {shlex.quote(str(self._path))} "
+                "> text.txt",
+            )
+        if b"\0" in raw:
+            raise self.error(
+                "this file is binary, not text",
+                found=f"{self._path}: a NUL byte",
+                expected="UTF-8 text, JSON Lines, or Parquet; each but Parquet may be gzipped",
+                todo="convert the file to text",
+            )
+
+    def check_no_table(self, lines: Iterable[str]) -> None:
+        """Refuse a table (CSV), whose separators and other columns would be read as text.
+
+        Args:
+            lines: The file's lines; the first is read only if the file is a table.
+        """
+        name = self._name.removesuffix(".gz")
+        ending = next((each for each in _TABLES if name.lower().endswith(each)), None)
+        if ending is None:
+            return
+        reading = _TABLES[ending]
+        header = next(iter(lines), "")
+        columns = next(csv.reader([header], delimiter="\t" if reading else ","), [])
+        script = (
+            "import csv, json, sys; csv.field_size_limit(10**9); "
+            f"[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{reading})]"
+        )
+        # A file from a package is in a scratch folder, which nobody can name in a command.
+        file = str(self._path) if self._path.name == self._name else self._name
+        made = shlex.quote(file.removesuffix(".gz")[: -len(ending)] + ".jsonl")
+        given = shlex.quote(file)
+        feeds = f"zcat {given} | " if file.endswith(".gz") else ""
+        takes = "" if feeds else f" < {given}"
+        raise self.error(
+            f"this is a table ({ending[1:].upper()}), but a text is plain text, JSON Lines or "
+            "Parquet",
+            found=f"{file}: columns {', '.join(columns) or '(none)'}",
+            expected="a format whose `field` names the column that holds the text",
+            todo=f'convert it: {feeds}python3 -c "{script}"{takes} > {made}'
+            "\n            (if it is plain text, let its name end in .txt)",
+        )
 
     def rows(self, field: str) -> Iterator[Any]:
         """Yield a column of a Parquet file."""
@@ -91,10 +150,12 @@ class SourceFile:
 
 
 def _each_line(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+    source.check_no_table(lines)
     yield from lines
 
 
 def _whole_file(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+    source.check_no_table(lines)
     yield "\n".join(lines)
 
 

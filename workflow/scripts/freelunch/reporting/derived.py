@@ -1,18 +1,16 @@
-"""Whether what is derived from the records (tables, figures, the audit) is what they give."""
+"""The files that are derived from records (tables, figures, the audit), and their digests."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums, write_sums
-from freelunch.records.made import Made
-from freelunch.records.read import load_records
+from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS, figures_of
-from freelunch.reporting.results import Results
-from freelunch.reporting.tables import DOCUMENTS, all_tables, table_texts
-from freelunch.study import steps
+from freelunch.reporting.tables import DOCUMENTS, all_tables
 from freelunch.study.study import Study
 
+# The files of the audit that are functions of the records.
+AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
 # Digests of the records that tables were made from, and of the tables.
 TABLE_SUMS = "tables/tables.sha256"
 # Digests of the audit, and of the other files of digests: those of what it shows.
@@ -22,6 +20,25 @@ AUDIT_SUMS = "audit.sha256"
 def figure_sums(name: str) -> str:
     """Return the file with the digests of a figure's files, below the folder of the results."""
     return f"figures/{name}.sha256"
+
+
+def own_files(study: Study) -> list[str]:
+    """Return the names, below the folder of the results, of a study's records and all derived files
+    except the audit's. Some may not exist: a cell has answers only if it was asked tasks.
+    """
+    root = study.paths.root
+    records = [study.paths.record(cell) for cell in study.cells]
+    records += [answers_beside(record) for record in records]
+    drawn = [figure.name for figure in figures_of(study)]
+    return sorted(
+        [
+            *(record.relative_to(root).as_posix() for record in records),
+            *_tables(),
+            TABLE_SUMS,
+            *(f"figures/{name}.{suffix}" for name in drawn for suffix in FORMATS),
+            *map(figure_sums, drawn),
+        ]
+    )
 
 
 def seal_tables(study: Study) -> None:
@@ -36,37 +53,6 @@ def seal_audit(study: Study, files: Iterable[Path]) -> None:
     root = study.paths.root
     sums = [TABLE_SUMS, *(figure_sums(figure.name) for figure in figures_of(study))]
     write_sums(root / AUDIT_SUMS, root, [*files, *(root / name for name in sums)])
-
-
-def made_from_records(study: Study) -> Iterator[Made]:
-    """Yield what rules derive from the records of a study."""
-    root = study.paths.root
-
-    def check_tables(anew: bool) -> None:
-        check_sums(root / TABLE_SUMS, root)
-        if anew:
-            results = Results(study, load_records(study), study.paths.records)
-            for file, text in table_texts(results).items():
-                if (root / file).read_text(encoding="utf-8") != text:
-                    raise UserError("a table differs from the records", where=root / file)
-
-    yield Made(
-        "tables", steps.BUILD_TABLES, root / TABLE_SUMS, True, check_tables, root / TABLE_SUMS
-    )
-    for figure in figures_of(study):
-        sums = root / figure_sums(figure.name)
-
-        def check_figure(anew: bool, sums: Path = sums) -> None:
-            check_sums(sums, root)
-
-        yield Made("figures", steps.DRAW_FIGURE, sums, True, check_figure, sums)
-
-    audit = root / AUDIT_SUMS
-
-    def check_audit(anew: bool) -> None:
-        check_sums(audit, root)
-
-    yield Made("audit", steps.AUDIT_STUDY, audit, True, check_audit, audit)
 
 
 def check_before_audit(study: Study) -> None:

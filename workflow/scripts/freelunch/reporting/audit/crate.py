@@ -24,6 +24,7 @@ from freelunch.core.errors import UserError
 from freelunch.reporting.audit.crate_facts import facts_of, known, package_url, source_of
 from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.provenance import gather_provenance
+from freelunch.reporting.derived import AUDIT, PAGE, VERDICTS, own_files
 from freelunch.study.study import Study
 
 METADATA = "ro-crate-metadata.json"
@@ -55,8 +56,8 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     Args:
         study: The study.
         records: The record of each of its cells.
-        root: The folder of its results, which becomes the crate. Every file in its records, tables,
-            figures and audit is a result of the run, except hidden ones.
+        root: The folder of its results, which becomes the crate. The study's records, tables,
+            figures and audit are results of the run.
 
     Raises:
         UserError: A record is not in `root`.
@@ -64,7 +65,7 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     provenance = gather_provenance(study, records)
     ended = _ended(study, records, provenance, root)
     write_atomically(root / SNAKEFILE, (REPOSITORY / "workflow" / "Snakefile").read_bytes())
-    write_atomically(root / CONFIG, _config(study))
+    write_atomically(root / CONFIG, config_text(study))
     write_json(root / METADATA, _Description(study, records, provenance, root).of_run(ended))
     return root / METADATA
 
@@ -86,7 +87,7 @@ def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: 
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
 
-def _config(study: Study) -> str:
+def config_text(study: Study) -> str:
     """Return the study that was run, with what it takes from its base and with all defaults."""
     return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
@@ -212,13 +213,12 @@ class _Description:
         )
 
     def results(self, workflow: Any) -> list[Any]:
-        """Add every file in the folders of results, as outputs of the workflow."""
+        """Add the study's files in the folders of results, as outputs of the workflow."""
         results = []
+        own = [*own_files(self.study), AUDIT, PAGE, VERDICTS]
         for folder, description in RESULTS.items():
-            paths = sorted(path for path in (self.root / folder).rglob("*") if path.is_file())
-            names = [path.relative_to(self.root).as_posix() for path in paths]
-            shown = [name for name in names if name not in (SNAKEFILE, CONFIG) and "/." not in name]
-            if files := [self.file(name) for name in shown]:
+            names = [name for name in own if name.startswith(f"{folder}/")]
+            if files := [self.file(name) for name in names if (self.root / name).is_file()]:
                 self.parameter(workflow, "output", folder, description, files)
                 results += files
         return results

@@ -17,7 +17,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from freelunch.core.artifact import write_atomically
 from freelunch.reporting.audit.page_cells import (
     duration,
     shown_cells,
@@ -45,6 +44,7 @@ from freelunch.reporting.audit.verdicts import (
     of_one_seed,
     tally,
 )
+from freelunch.reporting.derived import AUDIT, own_files
 from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import NONE, Cell
@@ -62,7 +62,7 @@ MARKS = {
 # What a part is called that counts for more or less than the others of its claim.
 ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
-SINGLE_FILES = ("audit/audit.json", "ro-crate-metadata.json")
+SINGLE_FILES = (AUDIT, "ro-crate-metadata.json")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # The settings of an adaptation that explain its name.
 _TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
@@ -70,10 +70,8 @@ _TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_ra
 _PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
 
 
-def write_page(
-    study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str] = ()
-) -> Path:
-    """Write the page of an audit, and return its path: `audit/index.html`.
+def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str] = ()) -> str:
+    """Return the page of an audit.
 
     Args:
         study: The study.
@@ -82,12 +80,6 @@ def write_page(
             figures and other files that exist, and leaves out those that do not.
         later: Files that will exist when the page is read, as paths from `root`.
     """
-    path = root / "audit" / "index.html"
-    write_atomically(path, _page(study, audit, root, later))
-    return path
-
-
-def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str]) -> str:
     environment = _environment()
     shown = list(_figures(study, root, audit["claims"]))
     # The page's policy lets only this script run, whatever a record may contain.
@@ -115,7 +107,7 @@ def _page(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[st
         origins=list(_origins(audit["provenance"])),
         tokens=_tokens(audit["provenance"]),
         costs=audit["costs"],
-        files=_files(root, later),
+        files=_files(study, root, later),
         script=Markup(script),
         script_digest=digest,
     )
@@ -277,11 +269,12 @@ def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
     )
 
 
-def _files(root: Path, later: Sequence[str]) -> dict[str, list[str]]:
+def _files(study: Study, root: Path, later: Sequence[str]) -> dict[str, list[str]]:
     """Return the other files of the study, as paths from its folder."""
-    single = [name for name in SINGLE_FILES if name in later or (root / name).is_file()]
-    groups = {"For programs": single}
-    for title, folder in (("Tables", "tables"), ("Figures, and the data they draw", "figures")):
-        # Hidden files are only half written.
-        groups[title] = [f"{folder}/{path.name}" for path in sorted((root / folder).glob("[!.]*"))]
+    there = [name for name in own_files(study) if (root / name).is_file()]
+    groups = {
+        "For programs": [name for name in SINGLE_FILES if name in later or (root / name).is_file()],
+        "Tables": [name for name in there if name.startswith("tables/")],
+        "Figures, and the data they draw": [name for name in there if name.startswith("figures/")],
+    }
     return {title: paths for title, paths in groups.items() if paths}

@@ -1,0 +1,27 @@
+"""The files of an audit that are functions of the records."""
+
+from freelunch.analysis.pairing import Records
+from freelunch.core.artifact import json_text
+from freelunch.reporting.audit.audit import audit_records
+from freelunch.reporting.audit.crate import METADATA
+from freelunch.reporting.audit.page import page_text
+from freelunch.reporting.audit.verdict_table import verdict_table
+from freelunch.reporting.derived import AUDIT, PAGE, VERDICTS
+from freelunch.study.study import Study
+
+
+def audit_texts(study: Study, records: Records) -> dict[str, str]:
+    """Return the content of each file, by its name below the folder of the results.
+
+    The page shows the figures that are there.
+
+    Args:
+        study: The study.
+        records: The record of each of its cells.
+    """
+    audit = audit_records(study, records, study.paths.records)
+    return {
+        AUDIT: json_text(audit),
+        VERDICTS: verdict_table(audit),
+        PAGE: page_text(study, audit, study.paths.root, later=[AUDIT, METADATA]),
+    }
