@@ -415,6 +415,11 @@ def test_bad_config_is_one_clear_error(study):
     assert "studies/mine.yaml: 2 problems" in study.run("--dry-run", *mine, status=1)
 
 
+def test_without_a_core_no_run_waits_for_ever(study):
+    output = study.run("fetch", "--cores", "0", status=1)
+    assert "--cores: no job can start without a core" in output and "Traceback" not in output
+
+
 def test_results_are_not_replaced_by_those_of_another_study_file(study):
     (study.path / "studies" / "mine.yaml").write_text((study.path / "config.yaml").read_text())
     mine = ("--config", "study=studies/mine.yaml")

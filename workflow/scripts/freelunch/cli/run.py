@@ -39,6 +39,17 @@ def profile_folder(profile: str) -> Path:
     )
 
 
+def check_cores(cores: int | None) -> None:
+    """Refuse a number of cores with which Snakemake would wait for ever; None is no number yet."""
+    if cores is not None and cores < 1:
+        raise UserError(
+            "no job can start without a core of this machine",
+            where="--cores",
+            found=cores,
+            expected="a positive number or all",
+        )
+
+
 def runs_here(profile: str) -> bool:
     """Return whether jobs run on this machine by a profile, which then names no executor."""
     content = yaml.safe_load((profile_folder(profile) / "profile.yaml").read_text("utf-8")) or {}
