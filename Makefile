@@ -48,6 +48,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
+# How `freelunch run` and `freelunch repair` run Snakemake.
+RUN_OPTIONS = --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
+	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
+
 .PHONY: gpu-check help env new study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
@@ -72,8 +76,7 @@ new: env
 # An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
 	@FREELUNCH_COMMAND="$(strip make study $(MAKEOVERRIDES))" \
-	  python -m freelunch run "$(STUDY)" --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
-	  $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY)) \
+	  python -m freelunch run "$(STUDY)" $(RUN_OPTIONS) \
 	  $(if $(FORCE),--force "$(FORCE)") $(if $(ELSEWHERE),--elsewhere)
 
 # Downloads run here, whatever the profile: nodes of a cluster may have no network.
@@ -100,7 +103,7 @@ verify: env
 	@python -m freelunch verify "$(STUDY)"
 
 repair: env
-	@python -m freelunch repair "$(STUDY)" --run '$(SNAKEMAKE) --'
+	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS)
 
 report: env
 	$(SNAKEMAKE)

@@ -224,7 +224,7 @@ def test_a_study_that_does_not_fit_on_the_disk(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
     problem = refused(config)
-    assert "more on disk, but" in problem and "has only 0 GB free" in problem
+    assert "more on disk, but" in problem and "has only 0 MB free" in problem
 
 
 def test_a_finished_study_needs_no_room(config: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Locks of folders and of runs: they exclude, and end with the process that holds them."""
 
+import errno
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from freelunch.core import lock
+from freelunch.core.errors import UserError
 from freelunch.core.lock import remove_lock, wait_for_lock
 
 SCRIPTS = Path(lock.__file__).parents[2]
@@ -108,3 +110,14 @@ def test_snakemakes_locks_are_stale_only_if_no_run_is_alive(tmp_path: Path) -> N
             second.send_signal(signal.SIGKILL)
             second.wait()
             assert clears(folder)
+
+
+def test_a_disk_that_refuses_the_lock_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(lock, "ReadWriteLock", refuse)
+    with pytest.raises(UserError, match=r"runs\.lock: the file system is read-only"):
+        lock.clear_stale_locks(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_where_nothing_can_be_kept(tmp_path: Path, measured: list[Path]) -> None
     for _ in range(2):
         disk_rates(tmp_path, tmp_path / "file" / "disk.json")
     assert len(measured) == 2
+
+
+def test_a_disk_without_room_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**6))
+    monkeypatch.setattr(machine, "disk_rates", lambda folder: disk_rates(tmp_path, tmp_path / "k"))
+    assert disk_rates(tmp_path, tmp_path / "kept") is None
+    assert not list(tmp_path.iterdir())
+    assert "assumed, as this disk takes no file" in Machine.of(flops_per_s=1e9).rates[1]
 
 
 def test_an_assumed_machine_is_the_same_however_busy_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Damaged files: each is found and named, and the command that the message names mends it."""
 
+import json
 import os
 import re
 import shlex
@@ -157,6 +158,29 @@ def test_a_file_that_no_step_made_is_found_in_a_checkpoint(shared, monkeypatch):
     assert problem.said == f"{path}: this file does not belong to the checkpoint"
 
 
+def names_in(sums: str) -> list[str]:
+    return [line.split("  ", 1)[1] for line in sums.splitlines()]
+
+
+@pytest.mark.parametrize("name", [TABLE_SUMS, figure_sums("criteria"), AUDIT_SUMS])
+def test_digests_of_other_files_than_the_studys_are_found(shared, monkeypatch, name):
+    """A list of digests that lost lines, or is another's, says nothing of the files."""
+    monkeypatch.chdir(shared.path)
+    study, path = open_study(Path("config.yaml")), RESULTS / name
+    content = path.read_text()
+    lines = content.splitlines(keepends=True)
+    others = [each for each in (TABLE_SUMS, figure_sums("effects"), AUDIT_SUMS) if each != name]
+    try:
+        for other in ("".join(lines[1:]), "".join(lines[:-1]), (RESULTS / others[0]).read_text()):
+            path.write_text(other)
+            with pytest.raises(UserError, match="these are not the digests of the files"):
+                check_whole(study)
+            first = problems_of(study, anew=False)[0]
+            assert first.made.target == path and first.said.startswith(f"{path}: ")
+    finally:
+        path.write_text(content)
+
+
 @pytest.mark.parametrize("name", [PAGE, "figures/criteria.csv"])
 def test_digests_that_were_written_again_hide_no_edit(shared, monkeypatch, name):
     monkeypatch.chdir(shared.path)
@@ -166,8 +190,7 @@ def test_digests_that_were_written_again_hide_no_edit(shared, monkeypatch, name)
     edited.write_text(kept[edited].replace("5", "6"))
     try:
         for path in reversed(sums):
-            names = [line.split("  ", 1)[1] for line in kept[path].splitlines()]
-            write_sums(path, RESULTS, [RESULTS / name for name in names])
+            write_sums(path, RESULTS, [RESULTS / name for name in names_in(kept[path])])
         check_whole(study)
         (said,) = {problem.said for problem in problems_of(study, anew=True)}
     finally:
@@ -268,8 +291,10 @@ def test_the_named_command_mends_what_is_in_the_wrong_place(study, monkeypatch):
     assert study.planned() == {}
 
 
-def test_the_named_command_mends_whatever_stands_in_the_place_of_a_file(study, monkeypatch):
-    """A folder, a file, a link to nothing, and a table that is damaged in a later look only."""
+def test_the_named_command_mends_whatever_stands_in_the_place_of_a_file(
+    study, monkeypatch, tmp_path
+):
+    """A folder, a file, a link, and a table that is damaged in a later look only."""
     monkeypatch.chdir(study.path)
     before, measured = digests(study.path), metrics(study.path)
     for path in (KINDS["record"], KINDS["manifest"]):
@@ -280,6 +305,13 @@ def test_the_named_command_mends_whatever_stands_in_the_place_of_a_file(study, m
     masks.write_text("a file")
     KINDS["figure"].unlink()
     KINDS["figure"].symlink_to("/nonexistent")
+    for path in (RESULTS / "dense/tiny", RESULTS / "audit"):
+        shutil.rmtree(path)
+        path.write_text("a file")
+    drawn = KINDS["figure"].with_suffix(".svg")
+    drawn.unlink()
+    (drawn / "inside").mkdir(parents=True)
+    (RESULTS / f"checkpoints/{WANDA}/none/seed0/link").symlink_to(tmp_path)
     # As if somebody had edited a table and its digests with it.
     table, sums = KINDS["table"], KINDS["digests"]
     old = file_digest(table)
@@ -317,11 +349,23 @@ def test_an_edited_table_is_neither_drawn_nor_audited(study):
     assert "this file does not have the digest that" in output
 
 
-def test_damaged_metadata_of_snakemake_is_said_and_changes_nothing(study):
-    for number, path in enumerate(sorted((study.path / ".snakemake/metadata").iterdir())):
-        list(DAMAGES.values())[number % len(DAMAGES)](path)
+def test_damaged_metadata_of_snakemake_is_removed_and_changes_nothing(study):
+    def folder(path: Path) -> None:
+        path.unlink()
+        (path / "inside").mkdir(parents=True)
+
+    ways = [
+        *DAMAGES.values(),
+        lambda path: path.write_bytes(b"\xfb" + path.read_bytes()[1:]),
+        lambda path: path.write_text(json.dumps({"input": 3, "params": 7})),
+        folder,
+    ]
+    paths = sorted(path for path in (study.path / ".snakemake/metadata").iterdir())
+    assert len(paths) >= len(ways)
+    for number, path in enumerate(paths):
+        ways[number % len(ways)](path)
     output = study.run("--dry-run", "--rerun-triggers", "mtime")
-    assert "corrupted" in output and "Traceback" not in output
+    assert "removed, since Snakemake could not read" in output and "Traceback" not in output
     assert "Nothing to be done" in output
 
 

@@ -1,6 +1,5 @@
 """Audit the study: verdicts on the paper's claims, as data, as a page and as a crate."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import write_atomically
@@ -23,6 +22,4 @@ if __name__ == "__main__":
             write_atomically(study.paths.root / name, text)
         # The crate comes last, because it lists all files of the results.
         write_crate(study, records, study.paths.root)
-        seal_audit(
-            study, [Path(path) for path in snakemake.output if path != snakemake.output.sums]
-        )
+        seal_audit(study)

@@ -14,7 +14,8 @@ if __name__ == "__main__":
     with running(snakemake):
         data = Path(snakemake.input.data)
         root = data.parents[1]
-        check_sums(Path(snakemake.input.sums), root, [data.relative_to(root).as_posix()])
+        name = data.relative_to(root).as_posix()
+        check_sums(Path(snakemake.input.sums), root, [name], others=True)
         figure = [Path(path) for path in snakemake.output.figure]
         draw_figure(
             name=snakemake.wildcards.figure,

@@ -5,7 +5,7 @@ import shlex
 
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
-from freelunch.reporting.derived import AUDIT_SUMS
+from freelunch.reporting.derived import AUDIT_SUMS, audit_files
 from freelunch.study.study import Study
 
 
@@ -25,7 +25,7 @@ def audit_text(study: Study) -> str:
             where=study.source,
             todo=f"run it: make study STUDY={shlex.quote(study.source)}",
         )
-    check_sums(root / AUDIT_SUMS, root)
+    check_sums(root / AUDIT_SUMS, root, audit_files(study))
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     lines = [f"Scope: {audit['scope']}", ""]
     lines += [

@@ -26,6 +26,8 @@ from freelunch.cli.options import (
     Elsewhere,
     Force,
     Network,
+    Profile,
+    Scatter,
     Study,
     Tflops,
     WithArguments,
@@ -197,14 +199,9 @@ def run_command(
     context: typer.Context,
     study: Study = DEFAULT,
     cores: Cores = "all",
-    profile: Annotated[
-        str, typer.Option(help="A folder in workflow/profiles, such as slurm, or another's path.")
-    ] = LOCAL,
+    profile: Profile = LOCAL,
     force: Force = None,
-    scatter: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="How many jobs share a reconstruction's windows."),
-    ] = None,
+    scatter: Scatter = None,
     tflops: Tflops = None,
     device_memory: DeviceMemory = None,
     elsewhere: Elsewhere = False,
@@ -256,16 +253,15 @@ def verify_command(study: Study = DEFAULT) -> None:
 @app.command("repair")
 def repair_command(
     study: Study = DEFAULT,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMAND", help="The command that runs Snakemake. Default: it uses all cores."
-        ),
-    ] = None,
+    cores: Cores = "all",
+    profile: Profile = LOCAL,
+    scatter: Scatter = None,
+    tflops: Tflops = None,
+    device_memory: DeviceMemory = None,
 ) -> None:
     """Make again what is damaged or missing."""
-    opened = open_study(study)
-    repair(opened, shlex.split(run) if run else [*snakemake_command(opened.source), "--"])
+    command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
+    repair(open_study(study), [*command, "--"])
 
 
 @app.command("compare", cls=WithArguments)

@@ -72,6 +72,13 @@ Study = Annotated[
 Cores = Annotated[
     str, typer.Option(parser=_cores, metavar="N", help="Cores of this machine to use.")
 ]
+Profile = Annotated[
+    str, typer.Option(help="A folder in workflow/profiles, such as slurm, or another's path.")
+]
+Scatter = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="How many jobs share a reconstruction's windows."),
+]
 Force = Annotated[
     str | None,
     typer.Option(

@@ -166,7 +166,7 @@ class ArtifactWriter:
         self._files = self._resume()
         for path in sorted(folder.iterdir()):
             if path.name not in {*self._files, JOURNAL, LOCK}:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove_path(path)
         if not self._files:
             self._write_text(JOURNAL, _line({"fingerprint": fingerprint}))
         self._elsewhere = self._look_elsewhere()
@@ -269,6 +269,8 @@ class ArtifactWriter:
         text = _line({"name": name, "entry": entry, "spent": spent.as_json()})
         # A process that is killed between these two makes the file once more.
         temporary.replace(self.folder / name)
+        # Renaming one hard link to another of the same file does nothing.
+        temporary.unlink(missing_ok=True)
         with (self.folder / JOURNAL).open("a") as journal:
             journal.write(text)
         self._checked.note(self.folder / name, entry[SHA256])
@@ -397,6 +399,14 @@ def fingerprint(code: str, settings: Any, *inputs: Artifact) -> str:
     return json_digest(
         {"code": code, "settings": settings, "inputs": [artifact.digest for artifact in inputs]}
     )
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -64,7 +64,7 @@ class CheckedFiles:
 
     def _read(self) -> dict[str, list[int | str]]:
         try:
-            known = json.loads(self._path.read_text())
+            known = json.loads(self._path.read_text()) if self._path.is_file() else {}
         except (OSError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}

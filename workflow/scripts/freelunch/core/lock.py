@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, ReadWriteLock, Timeout
 
+from freelunch.core.disk import disk_error
+
 log = logging.getLogger(__name__)
 # Locks that this process holds until it ends.
 _held: list[ReadWriteLock] = []
@@ -48,19 +50,31 @@ def remove_lock(lock: BaseFileLock) -> None:
     lock.release()
 
 
-def clear_stale_locks(snakemake_folder: Path) -> None:
+def clear_stale_locks(snakemake_folder: Path) -> bool:
     """Remove the locks that a killed Snakemake left behind, unless a Snakemake is alive here.
+
+    Returns:
+        Whether this is the only Snakemake that is alive here.
 
     Snakemake locks by plain files, which outlive a `kill -9` or a power cut and then ask for
     `snakemake --unlock`. Here every run also shares a lock that the system releases. A run that can
     have this lock for itself is the only one alive, so that all of Snakemake's locks are stale.
+
+    Raises:
+        UserError: The file system refuses files here.
     """
-    snakemake_folder.mkdir(parents=True, exist_ok=True)
-    running = ReadWriteLock(snakemake_folder / "runs.lock")
-    with suppress(Timeout), running.write_lock(blocking=False):
-        shutil.rmtree(snakemake_folder / "locks", ignore_errors=True)
-    running.acquire_read()
+    path, alone = snakemake_folder / "runs.lock", False
+    try:
+        snakemake_folder.mkdir(parents=True, exist_ok=True)
+        running = ReadWriteLock(path)
+        with suppress(Timeout), running.write_lock(blocking=False):
+            shutil.rmtree(snakemake_folder / "locks", ignore_errors=True)
+            alone = True
+        running.acquire_read()
+    except OSError as error:
+        raise disk_error(error, path) or error from error
     _held.append(running)
+    return alone
 
 
 def _write_process_id(descriptor: int) -> None:

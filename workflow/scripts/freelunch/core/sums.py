@@ -21,22 +21,29 @@ def write_sums(path: Path, root: Path, files: Iterable[Path]) -> None:
     write_atomically(path, "".join(lines))
 
 
-def check_sums(path: Path, root: Path, only: Collection[str] = ()) -> None:
+def check_sums(path: Path, root: Path, names: Collection[str], others: bool = False) -> None:
     """Check files against the digests that `write_sums` wrote.
 
     Args:
         path: The file of digests.
         root: The folder that names are relative to.
-        only: Names to check; by default, all.
+        names: The files to check.
+        others: Whether there may be digests of other files, too.
 
     Raises:
-        UserError: The file of digests is damaged, or a file is missing, has another digest, or is
-            one of `only` and not listed.
+        UserError: The file of digests is damaged or is of other files, or a file is missing or has
+            another digest.
     """
     listed = _read(path)
-    for name in only or listed:
-        if name not in listed:
-            raise UserError(f"there is no digest of {name}", where=path, todo=mend())
+    missing, surplus = sorted({*names} - {*listed}), sorted({*listed} - {*names})
+    if missing or (surplus and not others):
+        raise UserError(
+            "these are not the digests of the files that belong here",
+            where=path,
+            found=f"no digest of {missing[0]}" if missing else f"a digest of {surplus[0]}",
+            todo=mend(),
+        )
+    for name in sorted(names):
         file = root / name
         found = file_digest(file) if file.is_file() else None
         if found != listed[name]:
@@ -52,6 +59,8 @@ def check_sums(path: Path, root: Path, only: Collection[str] = ()) -> None:
 def _read(path: Path) -> dict[str, str]:
     """Return the digest of each file by its name."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

@@ -1,8 +1,10 @@
 """The rates at which a disk reads and writes, measured once and kept for some days."""
 
+import errno
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from contextlib import suppress
@@ -16,8 +18,10 @@ DAYS = 7
 _BYTES, _CHUNK = 2**27, 2**22
 
 
-def disk_rates(folder: Path, kept: Path = KEPT) -> tuple[float, float]:
+def disk_rates(folder: Path, kept: Path = KEPT) -> tuple[float, float] | None:
     """Return the bytes per second that the disk below a folder reads and writes.
+
+    None if they cannot be measured, since the disk is nearly full or cannot be written to.
 
     Args:
         folder: The folder; if it does not exist yet, the nearest one above it stands for it.
@@ -29,7 +33,10 @@ def disk_rates(folder: Path, kept: Path = KEPT) -> tuple[float, float]:
     noted = _noted(kept)
     found = noted.get(key)
     if found is None or time.time() - found["measured"] > DAYS * 86400:
-        read, write = _measured(folder)
+        try:
+            read, write = _measured(folder)
+        except OSError:
+            return None
         found = noted[key] = {"read": read, "write": write, "measured": time.time()}
         # A plan of a folder that cannot be written to measures each time.
         with suppress(OSError):
@@ -53,7 +60,13 @@ def _noted(kept: Path) -> dict[str, dict[str, float]]:
 
 
 def _measured(folder: Path) -> tuple[float, float]:
-    """Write a file to its disk, then read it from there rather than from the page cache."""
+    """Write a file to its disk, then read it from there rather than from the page cache.
+
+    Raises:
+        OSError: The disk has no room to spare, or refuses the file.
+    """
+    if shutil.disk_usage(folder).free < 10 * _BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     # Random bytes, since a disk may compress others.
     buffer = bytearray(os.urandom(_CHUNK))
     handle, name = tempfile.mkstemp(dir=folder, prefix=".rate-")

@@ -209,12 +209,10 @@ def _misfit(needs: int, name: str, size: int) -> str:
 
 
 def amount(size: float) -> str:
-    """Return bytes in GB, with a fraction below 100 GB."""
-    return (
-        f"{size / 1e9:,.0f} GB"
-        if size >= 100e9
-        else f"{size / 1e9:,.1f}".removesuffix(".0") + " GB"
-    )
+    """Return bytes in GB, or in MB below a tenth of a GB; with a fraction below 100."""
+    number, unit = (size / 1e9, "GB") if size >= 0.1e9 else (size / 1e6, "MB")
+    text = f"{number:,.0f}" if number >= 100 else f"{number:,.1f}".removesuffix(".0")
+    return f"{text} {unit}"
 
 
 def _advised(needs: int) -> str:

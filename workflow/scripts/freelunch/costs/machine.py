@@ -91,10 +91,16 @@ class Machine:
             learnt: The rate of earlier jobs, which is preferred to an assumed or measured one.
         """
         product = _Rate(flops_per_s, "as given") if flops_per_s else _known(device_bytes, learnt)
+        if disk_per_s is not None:
+            disk, disk_origin = (disk_per_s, disk_per_s), "as given"
+        elif (measured := disk_rates(_RESULTS)) is not None:
+            disk, disk_origin = measured, "as measured on this disk"
+        else:
+            disk, disk_origin = (DISK_PER_S, DISK_PER_S), "assumed, as this disk takes no file"
         return cls._at(
             product or _Rate(matmul_rate(), "on this machine now"),
-            (disk_per_s, disk_per_s) if disk_per_s else disk_rates(_RESULTS),
-            "as given" if disk_per_s else "as measured on this disk",
+            disk,
+            disk_origin,
             _Rate(network_per_s, "as given") if network_per_s else _NETWORK,
             None if flops_per_s else memory_bytes(),
             device_bytes,

@@ -6,13 +6,13 @@ data, and of two that disagree the later one is wrong.
 """
 
 import json
-import shutil
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact, manifest_digest
+from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact, manifest_digest, remove_path
 from freelunch.core.errors import UserError
 from freelunch.records.read import differences
 from freelunch.study.paths import RUN
@@ -35,6 +35,7 @@ class Made:
             steps that need it make it again.
         check: Raises UserError if it is damaged; reads all of it if its argument is true.
         place: The folder or file itself.
+        outputs: Other files that the rule writes, whose digests are in `place`.
     """
 
     what: str
@@ -43,6 +44,7 @@ class Made:
     needed: bool
     check: Check
     place: Path
+    outputs: Sequence[Path] = ()
 
     def is_removed(self) -> bool:
         """Return whether nothing of it is there; nobody reads a cache without its manifest."""
@@ -76,6 +78,8 @@ def problem_of(made: Made, anew: bool) -> Problem | None:
         made: What the rule makes.
         anew: Whether to read all files, even those whose digests are known.
     """
+    if (other := _in_the_way(made.place)) is not None:
+        return Problem(made, f"{other}: this stands in the place of a folder")
     if made.is_removed():
         return Problem(made, f"{made.place}: missing") if made.needed else None
     try:
@@ -86,19 +90,26 @@ def problem_of(made: Made, anew: bool) -> Problem | None:
 
 
 def remove(problem: Problem) -> None:
-    """Remove the files without which Snakemake runs the rule again, or a cache ends."""
+    """Remove the files without which Snakemake runs the rule again, or a cache ends.
+
+    Whatever stands in the place of a folder or a file that the rule writes is removed as well.
+    """
     made = problem.made
-    files = [made.place / MANIFEST] if made.target is None else [made.target]
-    if made.target is not None and made.target.name == MANIFEST:
-        files.append(made.place / RUN)
-    if made.place not in files and made.place.exists() and not made.place.is_dir():
-        # A file stands where a folder should.
-        made.place.unlink()
-    for path in files:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    target = made.place / MANIFEST if made.target is None else made.target
+    is_folder = target.name == MANIFEST
+    for path in (made.place, *made.outputs):
+        while (other := _in_the_way(path)) is not None:
+            remove_path(other)
+        if path.is_dir() != is_folder:
+            remove_path(path)
+    for path in (target, made.place / RUN) if is_folder else (target,):
+        remove_path(path)
+
+
+def _in_the_way(path: Path) -> Path | None:
+    """Return what stands in the place of a folder above a path; None if nothing does."""
+    above = (parent for parent in reversed(path.parents) if os.path.lexists(parent))
+    return next((parent for parent in above if not parent.is_dir()), None)
 
 
 def check_nothing_beside(checkpoint: Artifact) -> None:

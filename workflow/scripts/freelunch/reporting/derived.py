@@ -1,16 +1,17 @@
 """The files that are derived from records (tables, figures, the audit), and their digests."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
 from freelunch.core.sums import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS, figures_of
 from freelunch.reporting.tables import DOCUMENTS, all_tables
 from freelunch.study.study import Study
 
-# The files of the audit that are functions of the records.
+# The files of the audit that are functions of the records and figures.
 AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
+# The crate, and the copies in it of the Snakefile and the config that were run.
+METADATA = "ro-crate-metadata.json"
+SNAKEFILE, CONFIG = "audit/run/Snakefile", "audit/run/config.yaml"
+AUDIT_FILES = (AUDIT, VERDICTS, PAGE, METADATA, SNAKEFILE, CONFIG)
 # Digests of the records that tables were made from, and of the tables.
 TABLE_SUMS = "tables/tables.sha256"
 # Digests of the audit, and of the other files of digests: those of what it shows.
@@ -23,36 +24,50 @@ def figure_sums(name: str) -> str:
 
 
 def own_files(study: Study) -> list[str]:
-    """Return the names, below the folder of the results, of a study's records and all derived files
-    except the audit's. Some may not exist: a cell has answers only if it was asked tasks.
+    """Return the names, below the folder of the results, of a study's records, tables and figures.
+
+    Some may not exist: a cell has answers only if it was asked tasks.
     """
-    root = study.paths.root
-    records = [study.paths.record(cell) for cell in study.cells]
-    records += [answers_beside(record) for record in records]
-    drawn = [figure.name for figure in figures_of(study)]
-    return sorted(
-        [
-            *(record.relative_to(root).as_posix() for record in records),
-            *_tables(),
-            TABLE_SUMS,
-            *(f"figures/{name}.{suffix}" for name in drawn for suffix in FORMATS),
-            *map(figure_sums, drawn),
-        ]
-    )
+    figures = [figure.name for figure in figures_of(study)]
+    drawn = [name for figure in figures for name in figure_files(figure)]
+    answers = [answers_beside(study.paths.record(cell)) for cell in study.cells]
+    names = [path.relative_to(study.paths.root).as_posix() for path in answers]
+    sums = [TABLE_SUMS, *map(figure_sums, figures)]
+    return sorted({*table_files(study), *drawn, *names, *sums})
+
+
+def table_names() -> list[str]:
+    """Return the names of the tables, below the folder of the results."""
+    return [*(table.file for table in all_tables()), *DOCUMENTS]
+
+
+def table_files(study: Study) -> list[str]:
+    """Return the names of the files whose digests TABLE_SUMS holds."""
+    records = [study.paths.record(cell).relative_to(study.paths.root) for cell in study.cells]
+    return [*(record.as_posix() for record in records), *table_names()]
+
+
+def figure_files(name: str) -> list[str]:
+    """Return the names of the files whose digests the sums of a figure hold: its data first."""
+    return [f"figures/{name}.{suffix}" for suffix in ("csv", *FORMATS)]
+
+
+def audit_files(study: Study) -> list[str]:
+    """Return the names of the files whose digests AUDIT_SUMS holds: those of the audit first."""
+    shown = [TABLE_SUMS, *(figure_sums(figure.name) for figure in figures_of(study))]
+    return [*AUDIT_FILES, *shown]
 
 
 def seal_tables(study: Study) -> None:
     """Write the digests of the tables and of the records that they were made from."""
     root = study.paths.root
-    records = [study.paths.record(cell) for cell in study.cells]
-    write_sums(root / TABLE_SUMS, root, [*records, *(root / file for file in _tables())])
+    write_sums(root / TABLE_SUMS, root, [root / name for name in table_files(study)])
 
 
-def seal_audit(study: Study, files: Iterable[Path]) -> None:
-    """Write the digests of the audit's files."""
+def seal_audit(study: Study) -> None:
+    """Write the digests of the audit's files and of the sums of what it shows."""
     root = study.paths.root
-    sums = [TABLE_SUMS, *(figure_sums(figure.name) for figure in figures_of(study))]
-    write_sums(root / AUDIT_SUMS, root, [*files, *(root / name for name in sums)])
+    write_sums(root / AUDIT_SUMS, root, [root / name for name in audit_files(study)])
 
 
 def check_before_audit(study: Study) -> None:
@@ -62,11 +77,6 @@ def check_before_audit(study: Study) -> None:
         UserError: One of them is not what was made from the records.
     """
     root = study.paths.root
-    check_sums(root / TABLE_SUMS, root)
+    check_sums(root / TABLE_SUMS, root, table_files(study))
     for figure in figures_of(study):
-        names = [f"figures/{figure.name}.{suffix}" for suffix in ("csv", *FORMATS)]
-        check_sums(root / figure_sums(figure.name), root, names)
-
-
-def _tables() -> list[str]:
-    return [*(table.file for table in all_tables()), *DOCUMENTS]
+        check_sums(root / figure_sums(figure.name), root, figure_files(figure.name))

@@ -1,15 +1,26 @@
 """Whether what is derived from the records (tables, figures, the audit) is what they give."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
-from freelunch.records.made import Made
+from freelunch.records.made import Check, Made
 from freelunch.records.read import load_records
-from freelunch.reporting.audit.crate import CONFIG, config_text
+from freelunch.reporting.audit.crate import config_text
 from freelunch.reporting.audit.texts import audit_texts
-from freelunch.reporting.derived import AUDIT_SUMS, TABLE_SUMS, figure_sums, own_files
+from freelunch.reporting.derived import (
+    AUDIT_FILES,
+    AUDIT_SUMS,
+    CONFIG,
+    TABLE_SUMS,
+    audit_files,
+    figure_files,
+    figure_sums,
+    own_files,
+    table_files,
+    table_names,
+)
 from freelunch.reporting.figures import figures_of
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
@@ -22,28 +33,33 @@ def made_from_records(study: Study) -> Iterator[Made]:
     root = study.paths.root
 
     def check_tables(anew: bool) -> None:
-        check_sums(root / TABLE_SUMS, root)
+        check_sums(root / TABLE_SUMS, root, table_files(study))
         if anew:
             results = Results(study, load_records(study), study.paths.records)
             _check_texts(root, table_texts(results))
 
-    sums = root / TABLE_SUMS
-    yield Made("tables", steps.BUILD_TABLES, sums, True, check_tables, sums)
+    yield _made("tables", steps.BUILD_TABLES, root, TABLE_SUMS, check_tables, table_names())
     for figure in figures_of(study):
-        sums = root / figure_sums(figure.name)
+        sums, files = figure_sums(figure.name), figure_files(figure.name)
 
-        def check_figure(anew: bool, sums: Path = sums) -> None:
-            check_sums(sums, root)
+        def check_figure(anew: bool, sums: str = sums, files: Sequence[str] = files) -> None:
+            check_sums(root / sums, root, files)
 
-        yield Made("figures", steps.DRAW_FIGURE, sums, True, check_figure, sums)
+        # Its data is one of the tables.
+        yield _made("figures", steps.DRAW_FIGURE, root, sums, check_figure, files[1:])
 
     def check_audit(anew: bool) -> None:
-        check_sums(root / AUDIT_SUMS, root)
+        check_sums(root / AUDIT_SUMS, root, audit_files(study))
         if anew:
             _check_texts(root, audit_texts(study, load_records(study)))
 
-    sums = root / AUDIT_SUMS
-    yield Made("audit", steps.AUDIT_STUDY, sums, True, check_audit, sums)
+    yield _made("audit", steps.AUDIT_STUDY, root, AUDIT_SUMS, check_audit, AUDIT_FILES)
+
+
+def _made(what: str, rule: str, root: Path, sums: str, check: Check, files: Iterable[str]) -> Made:
+    """Return what a rule derives: files, and the file with their digests, by names below `root`."""
+    outputs = tuple(root / name for name in files)
+    return Made(what, rule, root / sums, True, check, root / sums, outputs)
 
 
 def was_edited(study: Study) -> bool:

@@ -20,6 +20,7 @@ LARGEST = {
     "num_key_value_heads": 10_000,
     "head_dim": 100_000,
     "vocab_size": 10_000_000,
+    "max_position_embeddings": 1_000_000_000,
 }
 _LARGEST_BY_NAME = LARGEST | {
     other: LARGEST[ours]

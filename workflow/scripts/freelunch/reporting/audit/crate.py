@@ -24,13 +24,17 @@ from freelunch.core.errors import UserError
 from freelunch.reporting.audit.crate_facts import facts_of, known, package_url, source_of
 from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.provenance import gather_provenance
-from freelunch.reporting.derived import AUDIT, PAGE, VERDICTS, own_files
+from freelunch.reporting.derived import (
+    AUDIT,
+    CONFIG,
+    METADATA,
+    PAGE,
+    SNAKEFILE,
+    VERDICTS,
+    own_files,
+)
 from freelunch.study.study import Study
 
-METADATA = "ro-crate-metadata.json"
-# Copies, within the crate, of the Snakefile and the config that were run.
-SNAKEFILE = "audit/run/Snakefile"
-CONFIG = "audit/run/config.yaml"
 # Folders of results, each an output of the workflow.
 RESULTS = {
     "records": "One record per cell: settings, metrics, sparsity, cost, provenance; task answers",

@@ -44,7 +44,7 @@ from freelunch.reporting.audit.verdicts import (
     of_one_seed,
     tally,
 )
-from freelunch.reporting.derived import AUDIT, own_files
+from freelunch.reporting.derived import AUDIT, METADATA, own_files
 from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import NONE, Cell
@@ -62,7 +62,7 @@ MARKS = {
 # What a part is called that counts for more or less than the others of its claim.
 ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
-SINGLE_FILES = (AUDIT, "ro-crate-metadata.json")
+SINGLE_FILES = (AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # The settings of an adaptation that explain its name.
 _TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")

@@ -3,10 +3,9 @@
 from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import json_text
 from freelunch.reporting.audit.audit import audit_records
-from freelunch.reporting.audit.crate import METADATA
 from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.derived import AUDIT, PAGE, VERDICTS
+from freelunch.reporting.derived import AUDIT, METADATA, PAGE, VERDICTS
 from freelunch.study.study import Study
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from freelunch.core.artifact import no_half_file
 from freelunch.reporting.drawing.style import styled
 
 # Metadata that would otherwise contain a date or the version of matplotlib.
@@ -47,8 +48,6 @@ def save(figure: Figure, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    try:
+    with no_half_file(temporary):
         figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
