@@ -398,6 +398,8 @@ def test_the_command_to_type_keeps_what_was_given(
         (b"", "the text is empty"),
         (b"\n \n", "the text has no documents"),
         (b"a few words", "the text is too short"),
+        # Fewer tokens than the smallest sample, and than the fewest windows.
+        (b"hello world\n" * 3, "the text is too short"),
         (b"\x00\x01\x02" * 99, "binary, not text"),
         (("the cat sat on the mat\n" * 99).encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
         (b"caf\xe9 " * 99, "not valid UTF-8"),

@@ -1,12 +1,21 @@
 """`freelunch run`: the command that it gives Snakemake, and whose exit status it returns."""
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from freelunch.cli.run import profile_folder, run_snakemake, runs_here, snakemake_command
+from freelunch.cli.run import (
+    check_unlock,
+    profile_folder,
+    run_snakemake,
+    runs_here,
+    snakemake_command,
+)
+from freelunch.cli.signals import handle_in_thread
 from freelunch.core.errors import UserError
 from freelunch.study.base import REPOSITORY
 from snakemake_logger_plugin_freelunch.story import COMMAND
@@ -96,3 +105,29 @@ def test_without_snakemake_the_environment_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(os.environ, "PATH", "")
     with pytest.raises(UserError, match="make env"):
         run_snakemake(["snakemake"], summary=False)
+
+
+def test_a_handler_that_waits_for_its_own_thread_ends() -> None:
+    """Snakemake's handler of SIGTERM waits for a lock that the interrupted thread may hold."""
+    lock, handled = threading.Lock(), threading.Event()
+
+    def handler(number: int, frame: object) -> None:
+        with lock:
+            handled.set()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        handle_in_thread(signal.SIGUSR1)
+        with lock:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not handled.is_set()
+        assert handled.wait(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_the_locks_of_a_run_that_is_alive_stay() -> None:
+    check_unlock(["snakemake", "--unlock"], alone=True)
+    check_unlock(["snakemake"], alone=False)
+    with pytest.raises(UserError, match="--unlock: another run is alive"):
+        check_unlock(["snakemake", "--unlock"], alone=False)

@@ -25,9 +25,12 @@ SIZES = {
 
 
 @pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of a config are relative to it."""
-    monkeypatch.chdir(ROOT)
+def _in_a_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Paths of a config are relative to it, and nothing was fetched here."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(folder)
 
 
 @pytest.fixture

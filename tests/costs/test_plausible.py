@@ -52,15 +52,15 @@ def test_more_samples_than_a_text_can_hold(key: str) -> None:
     samples = 800_000
     message = said({key: {"samples": samples} if key == "study.selection" else samples})
     assert "800,000 sequences draw 25,600,000 tokens from the text speeches" in message
-    assert "expected at most 10 times as many" in message
+    assert "expected at most as many" in message
 
 
 def test_more_epochs_than_time_can_hold(tmp_path: Path) -> None:
     large = shutil.copytree(ROOT / "tests/fixtures/tiny-llama", tmp_path / "large")
     config = json.loads((large / "config.json").read_text())
-    config |= {"hidden_size": 262144, "intermediate_size": 1048576, "num_hidden_layers": 1000}
+    config |= {"hidden_size": 999_936, "intermediate_size": 4_000_000, "num_hidden_layers": 1000}
     (large / "config.json").write_text(json.dumps(config))
-    changes = {"models.tiny.path": str(large), "study.calibration.samples": 30_000}
+    changes = {"models.tiny.path": str(large), "study.calibration.samples": 3_800}
     Plan.of(smoke(changes))
     message = said({**changes, "adaptations.recon_block.epochs": 10_000})
     assert "adaptations.recon_block: its samples and epochs take" in message

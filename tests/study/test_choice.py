@@ -93,8 +93,12 @@ def test_a_renamed_file_keeps_its_results(two_of_a_name: tuple[Path, Path]) -> N
     assert chosen_study({"study": str(two)}).name == "criteria"
 
 
-def test_a_file_outside_of_the_repository(tmp_path: Path) -> None:
+def test_a_file_outside_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.yaml"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(folder)
     path.write_text((ROOT / "studies" / "smoke.yaml").read_text())
     found = chosen_study({"study": str(path)})
     assert found.name == "smoke"

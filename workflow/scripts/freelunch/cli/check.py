@@ -154,6 +154,12 @@ def _drawn(study: Study, text: Amounts) -> Iterator[str]:
             "one"
         )
         return
+    drawn = asked.samples * asked.length
+    if text.tokens < drawn * (_COUNTED if text.exact else _ESTIMATED):
+        yield (
+            f"  study.calibration.samples: found {asked.samples} sequences of {asked.length} "
+            f"tokens, {drawn:,} in all; the text {asked.text} has about {text.tokens:,}"
+        )
     if not text.longer_than(asked.length):
         return
     seeds = {cell.seed for cell in study.cells if study.needs_held_out(cell)}

@@ -14,6 +14,8 @@ from freelunch.data.text_amounts import Amounts
 # The settings of the default study, for which the learning rates were tuned.
 _SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 24, 512
 _HELD_OUT, _DRIFT = 16, 4
+# Sequences of a sample, the preferred number first, and the fewest windows that have an interval.
+_SIZES, _FEWEST_WINDOWS = (_SAMPLES, _SAMPLES // 2, _SAMPLES // 4), _WINDOWS // 3
 # Shorter sequences say nothing about a model.
 LEAST_LENGTH = 8
 # Documents for which one calibration sample leaves enough to hold out.
@@ -112,27 +114,26 @@ def choose_calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int
     # Few documents: a smaller sample leaves some of them to hold out.
     for length in lengths:
         count = sure.longer_than(length)
-        for samples in (_SAMPLES, _SAMPLES // 2, _SAMPLES // 4):
+        for samples in _SIZES:
             if count >= 4 and sure.left_after(samples, length, seed=0) >= 2:
                 why = f"{count} documents are longer than {length} tokens; this sample leaves some "
                 return samples, length, f"{why}to hold out", _HELD_OUT
-    for length in lengths:
-        # Sequences of one document overlap unless there is room for all of them.
-        if sure.longer_than(length) and sure.tokens >= _SAMPLES * length:
-            break
-    else:
-        length = next((each for each in lengths if sure.longer_than(each)), 0)
-    if not length:
-        raise UserError(
-            "the text is too short",
-            where=where,
-            found=f"documents of at most {max(text.lengths, default=0):,} tokens"
-            + (f", and a context of {model.positions}" if not lengths else ""),
-            expected=f"a document of more than {LEAST_LENGTH} tokens",
-            todo="use a longer text",
-        )
-    why = f"too few documents are longer than {length} tokens to hold some out; drift is left out"
-    return _SAMPLES, length, why, 0
+    for samples in _SIZES:
+        for length in lengths:
+            # Sequences of one document overlap unless there is room for all of them.
+            if sure.longer_than(length) and sure.tokens >= samples * length:
+                why = f"too few documents are longer than {length} tokens to hold some out; drift "
+                return samples, length, f"{why}is left out", 0
+    about = "" if text.exact else "about "
+    raise UserError(
+        "the text is too short",
+        where=where,
+        found=f"{about}{text.tokens:,} tokens, in documents of at most {max(text.lengths):,}"
+        + (f", and a context of {model.positions}" if not lengths else ""),
+        expected=f"at least {_SIZES[-1]} sequences of {LEAST_LENGTH} tokens, and a document that "
+        "is longer than one of them; some thousand tokens are better",
+        todo="use a longer text",
+    )
 
 
 def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str]:
@@ -148,16 +149,16 @@ def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, in
     """
     tokens = int(text.tokens * (1 if text.exact else _SURE))
     lengths = list(_lengths(_WINDOW_LENGTH, model))
-    for enough in (_WINDOWS // 3, 2):
-        for length in lengths:
-            if tokens // length >= enough:
-                has = _why_windows(model, text, length)
-                return min(_WINDOWS, tokens // length), length, has
+    for length in lengths:
+        if tokens // length >= _FEWEST_WINDOWS:
+            has = _why_windows(model, text, length)
+            return min(_WINDOWS, tokens // length), length, has
     raise UserError(
         "the text is too short to evaluate on",
         where=where,
         found=f"about {text.tokens:,} tokens",
-        expected=f"at least two windows of {LEAST_LENGTH} tokens; some thousand tokens are better",
+        expected=f"at least {_FEWEST_WINDOWS} windows of {LEAST_LENGTH} tokens; some thousand "
+        "tokens are better",
         todo="use a longer text",
     )
 

@@ -50,6 +50,21 @@ def check_cores(cores: int | None) -> None:
         )
 
 
+def check_unlock(arguments: Sequence[str], alone: bool) -> None:
+    """Refuse to take the locks of a run that is alive away; those of a killed run are gone.
+
+    Args:
+        arguments: The command line of Snakemake.
+        alone: Whether no other run is alive here.
+    """
+    if "--unlock" in arguments and not alone:
+        raise UserError(
+            "another run is alive in this folder, so its locks are not stale",
+            where="--unlock",
+            todo="wait for its end or stop it; the locks of a killed run are removed without this",
+        )
+
+
 def runs_here(profile: str) -> bool:
     """Return whether jobs run on this machine by a profile, which then names no executor."""
     content = yaml.safe_load((profile_folder(profile) / "profile.yaml").read_text("utf-8")) or {}

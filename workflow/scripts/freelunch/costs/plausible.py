@@ -84,11 +84,12 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
             if name != NONE:
                 of[f"adaptations.{name}"] = max(study.sizes(name), default=0)
         for key, samples in of.items():
-            if samples * sample.length > MOST_DRAWS * most:
+            times = MOST_DRAWS if key.startswith("adaptations.") else 1
+            if samples * sample.length > times * most:
                 yield (
                     f"  {key}: {samples:,} sequences draw {samples * sample.length:,} tokens from "
                     f"the text {sample.text}, which holds at most {most:,}; expected at most "
-                    f"{MOST_DRAWS} times as many"
+                    f"{'' if times == 1 else f'{times} times '}as many"
                 )
 
 

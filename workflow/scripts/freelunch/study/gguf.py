@@ -41,4 +41,13 @@ def gguf_of(path: Path, where: str) -> Path | None:
             todo="name one of them as `path`; join the parts of a split model with llama.cpp's "
             "`llama-gguf-split --merge`",
         )
+    beside = sorted(folder.name for folder in path.iterdir() if (folder / "config.json").is_file())
+    if found and beside:
+        raise UserError(
+            "the folder holds a GGUF file, and other models in folders",
+            where=where,
+            found=", ".join([found[0], *beside[:4]]),
+            expected="one model",
+            todo=f"name one of them, such as {path / found[0]}",
+        )
     return path / found[0] if found else None
