@@ -493,6 +493,8 @@ def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     model(models, "qwen2")
     said = refused(models, text)
     assert "holds several models, but is not one itself" in said and f"such as {models}" in said
+    (models / "one.gguf").write_bytes(b"GGUF")
+    assert "a GGUF file, and other models in folders" in refused(models, text)
     shutil.copytree(model(models), "cache/snapshots/0123")
     assert "give the path of a model, such as cache/snapshots/0123" in refused("cache", text)
     folder = shutil.copytree(model(models), tmp_path / "twice")

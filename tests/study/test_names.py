@@ -49,3 +49,12 @@ def test_a_repository_is_owner_and_name(repository: str) -> None:
     assert "models.hub.repository" in refusal(
         changed({"models": {**config()["models"], "hub": hub}})
     )
+
+
+@pytest.mark.parametrize(
+    "member", ["/etc/passwd", "a/../../b", "a\\b", "a\0b", "a\nb", "", "x" * 501]
+)
+def test_a_member_is_a_path_inside(member: str) -> None:
+    wheel = {"source": "wheel", "package": "p", "version": "1", "sha256": "0" * 64}
+    entry = {**wheel, "member": member, "format": "plain"}
+    assert "texts.speeches.member" in refusal(changed({"texts.speeches": entry}))

@@ -122,7 +122,8 @@ def _not_reserved(name: str) -> str:
 
 def _inside(member: str) -> str:
     path = PurePosixPath(member)
-    if path.is_absolute() or ".." in path.parts or "\\" in member or not path.name:
+    odd = "\\" in member or not member.isprintable()
+    if path.is_absolute() or ".." in path.parts or odd or not path.name:
         raise PydanticCustomError("member", "expected a path inside, without `..`")
     return member
 
@@ -141,7 +142,7 @@ Word = Annotated[
 # A package and its version are passed to pip as one argument, which must not be a URL or an option.
 Package = Annotated[str, StringConstraints(pattern=_PACKAGE, max_length=100)]
 Version = Annotated[str, StringConstraints(pattern=_VERSION, max_length=100)]
-Member = Annotated[str, AfterValidator(_inside)]
+Member = Annotated[str, StringConstraints(max_length=500), AfterValidator(_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]
 Repository = Annotated[str, StringConstraints(pattern=_REPOSITORY)]
