@@ -14,7 +14,7 @@ rule cut_windows:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings={key: getattr(STUDY.perplexity, key) for key in ("length", "windows", "stride")},
+        settings=STUDY.perplexity.cutting(),
         code=code_digest("cut_windows"),
     script:
         "../scripts/cut_windows.py"

@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         settings = snakemake.params.settings
-        job.made(cut_windows(**token_id_inputs(snakemake, settings), **settings))
+        job.made(cut_windows(**token_id_inputs(snakemake, settings), settings=settings))

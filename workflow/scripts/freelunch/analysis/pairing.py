@@ -86,14 +86,14 @@ def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float
                 expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
                 todo=run_again(EVALUATE_CELL),
             )
-    return window_losses(metrics), window_losses(dense_metrics)
+    return unit_losses(metrics), unit_losses(dense_metrics)
 
 
 def measured_perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[float]]:
-    """Return a perplexity, its standard error over windows, and the loss of each window."""
+    """Return a perplexity, its standard error, and the loss of each independent unit."""
     metrics = record["metrics"]["perplexity"]
-    value, error = metrics["perplexity"], metrics["perplexity_standard_error"]
-    return number(value), number(error), window_losses(metrics)
+    value, losses = number(metrics["perplexity"]), unit_losses(metrics)
+    return value, value * standard_error(losses), losses
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -155,9 +155,25 @@ def exp(value: float) -> float:
         return math.nan
 
 
-def window_losses(metrics: Mapping[str, Any]) -> list[float]:
-    """Return the loss of each window, NaN where it is not finite."""
-    return [number(loss) for loss in metrics["window_losses"]]
+def unit_losses(metrics: Mapping[str, Any]) -> list[float]:
+    """Return the loss of each independent unit of a text, NaN where it is not finite.
+
+    Windows of one document are not independent, so that a document is a unit. Its value is the mean
+    loss of all windows, plus the document's own deviation from it, weighted by its windows: the
+    mean over units is the mean over windows, and the error of that mean is clustered by document
+    (to first order, as of a ratio). Windows of joined documents, and sequences that were drawn at
+    random, are units of their own.
+    """
+    losses = [number(loss) for loss in metrics["window_losses"]]
+    documents = metrics.get("documents")
+    if documents is None:
+        return losses
+    mean = fmean(losses)
+    of_document: dict[int, float] = dict.fromkeys(documents, 0.0)
+    for document, loss in zip(documents, losses, strict=True):
+        of_document[document] += loss - mean
+    share = len(of_document) / len(losses)
+    return [mean + share * deviation for deviation in of_document.values()]
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.analysis.budget_effect import Adapted, budget_comparisons
 from freelunch.analysis.pairing import Records, Row
+from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def reach_rows(records: Records, study: Study) -> list[Row]:
     and NaN where the reconstruction diverged.
     """
     return [
-        _reach(name, members, comparison.reference, unit)
+        _reach(name, members, comparison.reference, unit, study.perplexity.cut == JOINED)
         for comparison in budget_comparisons(records, study)
         for name, members in comparison.series.items()
         if name != comparison.reference.series
@@ -40,7 +41,9 @@ def reach_rows(records: Records, study: Study) -> list[Row]:
     ]
 
 
-def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str) -> Row:
+def _reach(
+    name: str, members: Sequence[Adapted], reference: Adapted, unit: str, neighbours: bool
+) -> Row:
     # Planning reads the columns of this module, and must not wait for numpy and scipy.
     import numpy as np
 
@@ -58,7 +61,7 @@ def _reach(name: str, members: Sequence[Adapted], reference: Adapted, unit: str)
 
     compared = [reference, *finite]
     losses = np.array([each.losses for each in compared])
-    sample = Sample([each.name for each in compared], [losses], neighbours=True)
+    sample = Sample([each.name for each in compared], [losses], neighbours)
     found = estimate([crossing], [sample])
     one = reference.cells[0]
     return {

@@ -23,7 +23,7 @@ from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.paths import Paths
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
-from freelunch.study.steps import DOCUMENTS
+from freelunch.study.steps import DOCUMENTS, JOINED
 from freelunch.study.study import Study
 
 # The share of the needed tokens below which a text is refused. A count misses the tokens that join
@@ -136,11 +136,30 @@ def _amounts(
 def _evaluated(study: Study, text: Amounts) -> Iterator[str]:
     asked = study.perplexity
     windows = asked.windows or 2
+    if asked.cut != JOINED:
+        yield from _within_documents(study, text, windows)
+        return
     needed = asked.length + (windows - 1) * (asked.stride or asked.length)
     if text.tokens < needed * (_COUNTED if text.exact else _ESTIMATED):
         yield (
             f"  study.evaluation.perplexity.windows: found {windows} windows of {asked.length} "
             f"tokens, {needed:,} in all; the text {asked.text} has about {text.tokens:,}"
+        )
+
+
+def _within_documents(study: Study, text: Amounts, windows: int) -> Iterator[str]:
+    asked, sure = study.perplexity, 1 if text.exact else _ESTIMATED
+    counts = [int(tokens / sure) // asked.length for tokens in text.lengths]
+    if sum(counts) < windows:
+        yield (
+            f"  study.evaluation.perplexity.windows: found {windows} windows of {asked.length} "
+            f"tokens; the documents of the text {asked.text} have about {sum(counts)}"
+        )
+    elif sum(count > 0 for count in counts) < 2:
+        yield (
+            f"  study.evaluation.perplexity.cut: found documents; the text {asked.text} has a "
+            f"single document of {asked.length} tokens, and errors over windows need several; "
+            "expected joined, or a text with more documents"
         )
 
 

@@ -3,6 +3,7 @@
 `cli.cell_choices` chooses the cells.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 from freelunch.core.errors import UserError
 from freelunch.data.seen_model import SeenModel
 from freelunch.data.text_amounts import Amounts
+from freelunch.study.steps import JOINED, WITHIN
 
 # The settings of the default study, for which the learning rates were tuned.
-_SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 24, 512
+_SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 48, 256
 _HELD_OUT, _DRIFT = 16, 4
-# Sequences of a sample, the preferred number first, and the fewest windows that have an interval.
-_SIZES, _FEWEST_WINDOWS = (_SAMPLES, _SAMPLES // 2, _SAMPLES // 4), _WINDOWS // 3
+# Sequences of a sample, the preferred number first.
+_SIZES = _SAMPLES, _SAMPLES // 2, _SAMPLES // 4
+# The fewest documents that windows are drawn from, one from each, and the fewest windows of joined
+# documents that have an interval.
+_FEWEST_DOCUMENTS, _FEWEST_WINDOWS = 24, 8
 # Shorter sequences say nothing about a model.
 LEAST_LENGTH = 8
 # Documents for which one calibration sample leaves enough to hold out.
@@ -35,7 +40,8 @@ class Choices:
         held_out: Sequences of held-out text; 0 if the text has no documents to hold out.
         windows: Windows of the perplexity.
         window_length: Tokens in each.
-        why_evaluation: Why these windows and this length.
+        cut: How the evaluation text is cut, as in a study.
+        why_evaluation: Why these windows, this length and this cut.
         criteria: Pruning criteria.
         adaptations: Adaptations that are compared for Wanda.
         why_cells: Why these cells.
@@ -47,6 +53,7 @@ class Choices:
     held_out: int
     windows: int
     window_length: int
+    cut: str
     why_evaluation: str
     criteria: tuple[str, ...] = ("magnitude", "wanda", "ria", "sparsegpt")
     adaptations: tuple[str, ...] = ()
@@ -74,6 +81,7 @@ class Choices:
             "text": texts[1],
             "length": self.window_length,
             "windows": self.windows,
+            **({} if self.cut == WITHIN else {"cut": self.cut}),
         }
         evaluation: dict[str, Any] = {"perplexity": perplexity}
         study: dict[str, Any] = {
@@ -136,8 +144,8 @@ def choose_calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int
     )
 
 
-def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str]:
-    """Return the next three settings of `Choices`: the windows of the perplexity.
+def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str, str]:
+    """Return the next four settings of `Choices`: the windows of the perplexity.
 
     Args:
         model: The model.
@@ -149,10 +157,16 @@ def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, in
     """
     tokens = int(text.tokens * (1 if text.exact else _SURE))
     lengths = list(_lengths(_WINDOW_LENGTH, model))
+    sure = 1 if text.exact else _SURE
+    for length in lengths:
+        count = text.longer_than(math.ceil(length / sure) - 1)
+        if count >= _FEWEST_DOCUMENTS:
+            has = f"{count:,} documents have {length} tokens or more, and windows of different "
+            return min(_WINDOWS, count), length, WITHIN, f"{has}documents are independent"
     for length in lengths:
         if tokens // length >= _FEWEST_WINDOWS:
-            has = _why_windows(model, text, length)
-            return min(_WINDOWS, tokens // length), length, has
+            has = f"{_why_windows(model, text, length)}, in too few documents for a window of each"
+            return min(_WINDOWS, tokens // length), length, JOINED, has
     raise UserError(
         "the text is too short to evaluate on",
         where=where,

@@ -38,8 +38,9 @@ def text_windows(study: Study, model: str) -> TextWindows:
         return TextWindows(settings.windows)
     whole = f"evaluation on all of {settings.text}"
     cut = study.paths.text_windows(model)
-    asked = {name: getattr(settings, name) for name in ("length", "windows", "stride")}
-    if _facts(cut).get("settings") == asked and (count := _count(cut / "tokens.safetensors")):
+    if _facts(cut).get("settings") == settings.cutting() and (
+        count := _count(cut / "tokens.safetensors")
+    ):
         return TextWindows(count, f"{whole}: {count:,} windows")
 
     def windows(tokens: float) -> int:

@@ -1,10 +1,13 @@
 """Windows of the evaluation text: cut once per model, used for every checkpoint of that model."""
 
+import random
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +16,11 @@ from transformers import AutoTokenizer
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
+from freelunch.data.drawing import Span
 from freelunch.model.token_ids import check_vocabulary, write_tokens
 from freelunch.model.token_loss import scored_tokens
-from freelunch.study.steps import TEXT_WINDOWS
+from freelunch.study.cell import derive_seed
+from freelunch.study.steps import JOINED, TEXT_WINDOWS, WITHIN
 
 
 @dataclass(frozen=True)
@@ -30,20 +35,20 @@ class TextWindows:
             in the text a token is.
         words: Number of words, runs of characters other than white space, that begin in that text;
             None if the tokenizer does not say where a token is.
+        documents: The document of each window; None if documents were joined.
     """
 
     input_ids: Tensor
     stride: int
     bytes: int | None
     words: int | None
+    documents: list[int] | None
 
 
 def cut_windows(
     model: Artifact,
     text: Artifact,
-    length: int,
-    windows: int | None,
-    stride: int | None,
+    settings: Mapping[str, Any],
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
@@ -52,35 +57,39 @@ def cut_windows(
     Args:
         model: For its tokenizer.
         text: The text.
-        length: Tokens in a window.
-        windows: Number of windows; None for as many as the text has.
-        stride: Tokens from one to the next; None for `length`.
+        settings: `length`, `windows`, `stride` and `cut`, as in a study.
         folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
         UserError: As `text_windows`.
     """
-    found = text_windows(model, text, length, windows, stride)
+    found = text_windows(model, text, **settings)
     return write_tokens(
         folder,
         fingerprint,
         found.input_ids,
         kind=TEXT_WINDOWS,
-        settings={"length": length, "windows": windows, "stride": stride},
+        settings=dict(settings),
         stride=found.stride,
-        scored=scored_tokens(length, found.stride),
+        scored=scored_tokens(settings["length"], found.stride),
         bytes=found.bytes,
         words=found.words,
+        documents=found.documents,
         model=model.digest,
         text=text.digest,
     )
 
 
 def text_windows(
-    model: Artifact, text: Artifact, length: int, windows: int | None, stride: int | None = None
+    model: Artifact,
+    text: Artifact,
+    length: int,
+    windows: int | None,
+    stride: int | None = None,
+    cut: str = WITHIN,
 ) -> TextWindows:
-    """Return the first windows of a text, its documents joined by two newlines, its tail dropped.
+    """Return windows of a text.
 
     Args:
         model: For its tokenizer.
@@ -88,40 +97,104 @@ def text_windows(
         length: Tokens in a window.
         windows: Number of windows; None for as many as the text has.
         stride: Tokens from one to the next; None for `length`: windows that do not overlap.
+        cut: WITHIN for windows within documents, drawn over all of them; JOINED for the first
+            windows of the documents joined by two newlines, the tail dropped.
 
     Raises:
         UserError: The text has fewer windows than this.
     """
     tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
-    joined = "\n\n".join(read_documents(text.folder))
-    encoded = tokenizer(joined, verbose=False, return_offsets_mapping=tokenizer.is_fast)
-    tokens = torch.tensor(encoded["input_ids"], dtype=torch.int64)
+    documents = read_documents(text.folder)
+    pieces = ["\n\n".join(documents)] if cut == JOINED else documents
+    encoded = [
+        tokenizer(piece, verbose=False, return_offsets_mapping=tokenizer.is_fast)
+        for piece in pieces
+    ]
+    lengths = [len(each["input_ids"]) for each in encoded]
     stride = stride or length
-    available = max(0, (len(tokens) - length) // stride + 1)
-    wanted = available if windows is None else windows
-    if available < max(wanted, 2):
+    starts = _joined(lengths[0], length, stride) if cut == JOINED else drawn(lengths, length)
+    spans = list(islice(starts, windows))
+    if len(spans) < max(windows or 0, 2):
         raise UserError(
             "the evaluation text is too short",
             where=text.folder,
-            found=f"{len(tokens)} tokens, {available} windows of {length}",
-            expected=f"{max(wanted, 2)} windows (study.evaluation.perplexity)",
+            found=f"{sum(lengths)} tokens, {len(spans)} windows of {length}"
+            + ("" if cut == JOINED else " within documents"),
+            expected=f"{max(windows or 0, 2)} windows (study.evaluation.perplexity)",
             todo="ask for fewer or shorter windows, or use a longer text",
         )
-    check_vocabulary(tokens, model, text.folder)
+    if cut != JOINED and len({document for document, _ in spans}) < 2:
+        raise UserError(
+            "the windows of the evaluation text lie in a single document, so their errors are not "
+            "known",
+            where=text.folder,
+            found=f"1 document of at least {length} tokens",
+            expected="at least 2",
+            todo="set `cut: joined` (study.evaluation.perplexity), use shorter windows, or a text "
+            "with more documents",
+        )
+    tokens = [encoded[piece]["input_ids"][start : start + length] for piece, start in spans]
+    input_ids = torch.tensor(tokens, dtype=torch.int64)
+    check_vocabulary(input_ids, model, text.folder)
     amounts: tuple[int | None, int | None] = (None, None)
     if tokenizer.is_fast:
-        # A token ends where the next begins: some tokenizers assign white space to neither of two.
-        begins = [begin for begin, _ in encoded["offset_mapping"]] + [len(joined)]
-        lasts = range(length, length + wanted * stride, stride)
-        scored = scored_tokens(length, stride)
-        amounts = _amounts(joined, [(begins[last - scored], begins[last]) for last in lasts])
-    return TextWindows(tokens.unfold(0, length, stride)[:wanted].contiguous(), stride, *amounts)
+        unscored = length - scored_tokens(length, stride)
+        scored = [(piece, start + unscored, start + length) for piece, start in spans]
+        amounts = _amounts(pieces, encoded, scored)
+    of = None if cut == JOINED else [document for document, _ in spans]
+    return TextWindows(input_ids, stride, *amounts, of)
 
 
-def _amounts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return how many bytes the spans of a text have, and how many words begin in them."""
-    starts = [match.start() for match in re.finditer(r"\S+", text)]
-    return (
-        sum(len(text[begin:end].encode()) for begin, end in spans),
-        sum(bisect_left(starts, end) - bisect_left(starts, begin) for begin, end in spans),
-    )
+def drawn(lengths: Sequence[int], length: int) -> Iterator[Span]:
+    """Yield windows within documents: the document and the first token of each, in random order.
+
+    Every document that is long enough gives one window before any gives a second. Windows do not
+    overlap. The order is the same in every study.
+
+    Args:
+        lengths: Tokens of each document.
+        length: Tokens in a window.
+    """
+    generator = random.Random(derive_seed(0, "windows of text"))
+    places: dict[int, list[int]] = {}
+    for document, tokens in enumerate(lengths):
+        count, left = divmod(tokens, length)
+        offset = generator.randrange(left + 1)
+        places[document] = [offset + at * length for at in range(count)]
+        generator.shuffle(places[document])
+    order = [document for document in places if places[document]]
+    generator.shuffle(order)
+    while order:
+        for document in order:
+            yield document, places[document].pop()
+        order = [document for document in order if places[document]]
+
+
+def _joined(tokens: int, length: int, stride: int) -> Iterator[Span]:
+    """Yield windows of one piece of text from its start."""
+    return ((0, start) for start in range(0, tokens - length + 1, stride))
+
+
+def _amounts(
+    pieces: Sequence[str], encoded: Sequence[Any], scored: Sequence[tuple[int, int, int]]
+) -> tuple[int, int]:
+    """Return how many bytes the scored tokens of a text have, and how many words begin in them.
+
+    Args:
+        pieces: The pieces of the text.
+        encoded: Each as tokens, with the characters that they stand for.
+        scored: Piece, first token and end of each span of scored tokens.
+    """
+    size = words = 0
+    begins: dict[int, tuple[list[int], list[int]]] = {}
+    for piece, first, last in scored:
+        if piece not in begins:
+            # A token ends where the next begins: some tokenizers assign white space to neither.
+            of_tokens = [begin for begin, _ in encoded[piece]["offset_mapping"]]
+            of_words = [match.start() for match in re.finditer(r"\S+", pieces[piece])]
+            begins[piece] = [*of_tokens, len(pieces[piece])], of_words
+        of_tokens, of_words = begins[piece]
+        begin, end = of_tokens[first], of_tokens[last]
+        size += len(pieces[piece][begin:end].encode())
+        words += bisect_left(of_words, end) - bisect_left(of_words, begin)
+    return size, words

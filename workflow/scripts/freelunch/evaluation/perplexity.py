@@ -81,6 +81,8 @@ class TextPerplexity(Perplexity):
         """
         found = super().found()
         found.metrics.update(per_text(found.metrics, self._facts), text=self._facts["text"])
+        if (documents := self._facts["documents"]) is not None:
+            found.metrics["documents"] = documents
         return found
 
 

@@ -113,7 +113,7 @@ def _text_windows(study: Study) -> Iterator[Made]:
             "windows of text",
             steps.CUT_WINDOWS,
             paths.text_windows(model),
-            settings={key: getattr(asked, key) for key in ("length", "windows", "stride")},
+            settings=asked.cutting(),
             made_from={"model": paths.model(model), "text": paths.text(asked.text)},
             needed=False,
         )

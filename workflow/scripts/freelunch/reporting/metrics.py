@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from freelunch.analysis.pairing import paired_difference, window_losses
+from freelunch.analysis.pairing import paired_difference, unit_losses
 from freelunch.reporting.formatting import percent, rounded, with_error
 from freelunch.study.study import Study
 
@@ -114,7 +114,7 @@ def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
     drift = record["metrics"].get("drift")
     if drift is None:
         return None, None
-    return paired_difference(window_losses(drift), window_losses(drift["dense"]))
+    return paired_difference(unit_losses(drift), unit_losses(drift["dense"]))
 
 
 def _held_out_note(study: Study) -> str:

@@ -13,6 +13,7 @@ from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Source, Tokens
+from freelunch.study.steps import JOINED
 
 Names = Mapping[str, list[str]]
 
@@ -104,6 +105,11 @@ def _stride(config: Config, names: Names) -> Iterator[str]:
         yield (
             f"  study.evaluation.perplexity.stride: found {perplexity.stride}; expected at most "
             f"the length, {perplexity.length}: tokens between windows would be left out"
+        )
+    if perplexity.stride is not None and perplexity.cut != JOINED:
+        yield (
+            f"  study.evaluation.perplexity.stride: found {perplexity.stride}; windows overlap "
+            "only with `cut: joined`"
         )
 
 

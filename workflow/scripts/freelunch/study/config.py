@@ -1,6 +1,6 @@
 """A complete config: the registries, and the study that takes entries from them."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,7 @@ from freelunch.study.adaptation_entries import AdaptationEntry
 from freelunch.study.criteria import CriterionEntry
 from freelunch.study.settings import Absent, Distinct, KeptStates, Name, Settings, Word, absent
 from freelunch.study.sources import ModelEntry, TaskEntry, TextEntry
+from freelunch.study.steps import WITHIN
 
 REGISTRIES = ("models", "texts", "tasks", "criteria", "adaptations")
 # The key of a study's file that names a file of registries.
@@ -24,23 +25,35 @@ class Calibration(Settings):
 
 
 class PerplexitySettings(Settings):
-    """Perplexity over windows of a text, whose documents are joined by two newlines."""
+    """Perplexity over windows of a text."""
 
     text: str = Field(description="A key of `texts`.")
     length: int = Field(ge=2, description="Tokens in a window.")
     windows: int | None = Field(
         default=None,
         ge=2,
-        description="Number of windows, from the start of the text; null: the whole text. At least "
-        "two, for a standard error.",
+        description="Number of windows; null: as many as the text has. At least two, for a "
+        "standard error.",
+    )
+    cut: Literal["documents", "joined"] = Field(
+        default=WITHIN,
+        description="How windows are cut. `documents`: each lies within a document, and they are "
+        "drawn over all documents (seeded, the same for all cells): one from each document that is "
+        "long enough before a second from any. Errors are clustered by document. `joined`: all "
+        "documents are joined by two newlines and cut from their start, as for published numbers; "
+        "neighbours are not independent, which the intervals take into account.",
     )
     stride: int | None = Field(
         default=None,
         ge=1,
         description="Tokens from the start of a window to the next one's, at most `length`; null: "
         "`length`, so that windows do not overlap. The last `stride` tokens of each window are "
-        "scored.",
+        "scored. Only with `cut: joined`.",
     )
+
+    def cutting(self) -> dict[str, Any]:
+        """Return the settings that decide how the text is cut into windows."""
+        return {key: value for key, value in self.as_json().items() if key != "text"}
 
 
 class DriftSettings(Settings):

@@ -15,8 +15,7 @@ def measurements(study: Study, cell: Cell) -> dict[str, dict[str, Any]]:
         study: The study.
         cell: A cell, or one of the candidates that are compared to choose it.
     """
-    written = study.perplexity.as_json()
-    perplexity = {key: written[key] for key in ("length", "windows", "stride")}
+    perplexity = study.perplexity.cutting()
     adaptation = adaptation_of(cell.adaptation)
     if adaptation != cell.adaptation:
         by = compared_by(study.config.adaptations[adaptation])

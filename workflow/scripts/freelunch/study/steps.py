@@ -1,5 +1,7 @@
 """Names that the rules share with the library: rules, kinds of artifacts, measurements, files."""
 
+from typing import Final
+
 # Rules, in the order of the data.
 FETCH_MODEL = "fetch_model"
 FETCH_TEXT = "fetch_text"
@@ -48,6 +50,10 @@ PERPLEXITY = "perplexity"
 HELD_OUT = "held_out"
 DRIFT = "drift"
 TASKS = "tasks"
+
+# How the evaluation text is cut into windows: each within a document, or all documents joined.
+WITHIN: Final = "documents"
+JOINED: Final = "joined"
 
 # Files.
 DOCUMENTS = "documents.jsonl"

@@ -7,10 +7,11 @@ import numpy as np
 
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
 from freelunch.analysis.intervals import Sample
-from freelunch.analysis.pairing import by_adaptation, paired_losses, pruned_models, window_losses
+from freelunch.analysis.pairing import by_adaptation, paired_losses, pruned_models, unit_losses
 from freelunch.records.read import load_answers
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
+from freelunch.study.steps import JOINED
 
 PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 
@@ -53,13 +54,13 @@ class Evidence(FinishedStudy):
                 )
                 for at in strata
             ],
-            # Held-out sequences and a task's documents were drawn at random.
-            neighbours=metric == PERPLEXITY,
+            # All else was drawn at random.
+            neighbours=metric == PERPLEXITY and self.study.perplexity.cut == JOINED,
         )
 
     def _dense_beside(self, cell: Cell) -> list[list[float]] | None:
         drift = self.records[cell]["metrics"].get("drift")
-        return [window_losses(drift["dense"])] if drift else None
+        return [unit_losses(drift["dense"])] if drift else None
 
     @cached_property
     def comparisons(self) -> list[BudgetComparison]:
@@ -79,7 +80,7 @@ def _perplexity(evidence: Evidence, cell: Cell) -> list[list[float]]:
 def _held_out(evidence: Evidence, cell: Cell) -> list[list[float]] | None:
     """Return none for the dense model, which is measured with each of the other cells."""
     drift = evidence.records[cell]["metrics"].get("drift")
-    return [window_losses(drift)] if drift else None
+    return [unit_losses(drift)] if drift else None
 
 
 def _accuracy(evidence: Evidence, cell: Cell) -> list[list[float]] | None:

@@ -21,7 +21,7 @@ from freelunch.reporting.audit.protocol import text_identity
 from freelunch.reporting.audit.published_file import TEXTS, TOLERANCES, Published
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
-from freelunch.study.steps import EVALUATE_CELL
+from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
@@ -151,6 +151,8 @@ def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
     settings, text = study.perplexity, meaning.text(TEXTS[published.metric])
     if settings.length != published.length:
         return f"windows of {settings.length} tokens, not of {published.length}"
+    if settings.cut != JOINED:
+        return "windows lie within documents, which are not joined"
     if settings.stride not in (None, settings.length):
         return "windows overlap"
     if settings.windows is not None:

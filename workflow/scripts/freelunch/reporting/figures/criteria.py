@@ -7,7 +7,7 @@ from freelunch.study.study import Study
 
 def _caption(study: Study) -> str:
     perplexity, calibration = study.perplexity, study.calibration
-    windows = f"the first {perplexity.windows}" if perplexity.windows else "all"
+    windows = perplexity.windows or "all"
     length, stride = perplexity.length, perplexity.stride
     overlap = "without overlap" if stride in (None, length) else f"one every {stride} tokens"
     return f"""\
