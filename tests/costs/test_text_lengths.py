@@ -18,7 +18,7 @@ from freelunch.study.study import Study
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
 LENGTH = 32
-CUT = {"length": LENGTH, "windows": None, "stride": None}
+CUT = {"length": LENGTH, "windows": None, "cut": "documents", "stride": None}
 
 
 @pytest.fixture

@@ -4,17 +4,21 @@ import hashlib
 import json
 import math
 import statistics
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.data.text_windows import text_windows
+from freelunch.data.text_windows import TextWindows, drawn, text_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.perplexity import per_text
@@ -22,6 +26,7 @@ from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.token_loss import check_dense
 from freelunch.study.sources import read_text
+from freelunch.study.steps import JOINED
 from measuring import identity_of, perplexity_of
 from tiny_models import (
     BLOCKS,
@@ -234,6 +239,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return fetch_text("lines", read_text(entry), folder / "text", "fingerprint")
 
 
+def joined_windows(
+    prepared: Prepared, text: Artifact, length: int, windows: int | None, stride: int | None = None
+) -> TextWindows:
+    return text_windows(prepared.model.artifact, text, length, windows, stride, JOINED)
+
+
 def expected_tokens() -> list[int]:
     return tokenizer()("\n\n".join(TRAINING_TEXT))["input_ids"]
 
@@ -245,14 +256,14 @@ def test_documents_are_joined_by_two_newlines_and_the_tail_is_dropped(
     length = 6
     assert len(tokens) % length, "without a tail there would be nothing to drop"
     assert tokens != [token for line in TRAINING_TEXT for token in tokenizer()(line)["input_ids"]]
-    windows = text_windows(prepared.model.artifact, text, length, None).input_ids
+    windows = joined_windows(prepared, text, length, None).input_ids
     assert windows.dtype == torch.int64
     assert windows.shape == (len(tokens) // length, length)
     assert windows.flatten().tolist() == tokens[: len(tokens) // length * length]
 
 
 def test_the_first_windows(prepared: Prepared, text: Artifact) -> None:
-    windows = text_windows(prepared.model.artifact, text, 7, 3)
+    windows = joined_windows(prepared, text, 7, 3)
     assert windows.stride == 7
     assert windows.input_ids.flatten().tolist() == expected_tokens()[:21]
 
@@ -262,7 +273,7 @@ def test_strided_windows_score_each_token_once(
     prepared: Prepared, text: Artifact, stride: int
 ) -> None:
     tokens, length = expected_tokens(), 7
-    found = text_windows(prepared.model.artifact, text, length, None, stride)
+    found = joined_windows(prepared, text, length, None, stride)
     assert found.stride == stride
     starts = range(0, len(tokens) - length + 1, stride)
     assert found.input_ids.tolist() == [tokens[start : start + length] for start in starts]
@@ -276,7 +287,7 @@ def test_strided_windows_score_each_token_once(
 def test_bytes_and_words_are_those_of_the_scored_text(
     prepared: Prepared, text: Artifact, length: int, stride: int | None
 ) -> None:
-    found = text_windows(prepared.model.artifact, text, length, None, stride)
+    found = joined_windows(prepared, text, length, None, stride)
     scored = min(stride or length, length - 1)
     joined = "\n\n".join(TRAINING_TEXT)
     offsets = tokenizer()(joined, return_offsets_mapping=True)["offset_mapping"]
@@ -299,11 +310,60 @@ def test_all_bytes_and_words_of_a_text(prepared: Prepared, tmp_path: Path) -> No
     entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
     artifact = fetch_text("lines", read_text(entry), tmp_path / "text", "fingerprint")
     tokens = tokenizer()(line)["input_ids"]
-    found = text_windows(prepared.model.artifact, artifact, 2, None, 1)
+    found = joined_windows(prepared, artifact, 2, None, 1)
     assert len(found.input_ids) == len(tokens) - 1, "but for the first, all are scored"
     first = tokenizer()(line, return_offsets_mapping=True)["offset_mapping"][1][0]
     assert found.bytes == len(line[first:].encode())
     assert found.words == 5 - bool(line[:first])
+
+
+def test_windows_are_drawn_over_all_documents(prepared: Prepared, text: Artifact) -> None:
+    length = 4
+    documents = [tokenizer()(line)["input_ids"] for line in TRAINING_TEXT]
+    found = text_windows(prepared.model.artifact, text, length, None)
+    assert found.stride == length and found.documents is not None
+    for window, document in zip(found.input_ids.tolist(), found.documents, strict=True):
+        starts = range(len(documents[document]) - length + 1)
+        assert window in [documents[document][start : start + length] for start in starts]
+    counts = Counter(found.documents)
+    assert counts == {at: len(each) // length for at, each in enumerate(documents) if each[3:]}
+    assert found.documents != sorted(found.documents)
+    few = text_windows(prepared.model.artifact, text, length, len(counts))
+    assert set(few.documents or ()) == set(counts), "each document before a second window of any"
+    assert few.input_ids.tolist() == found.input_ids.tolist()[: len(counts)]
+    assert few.bytes is not None and few.words is not None
+    pieces = [tokenizer().decode(window[1:]) for window in few.input_ids.tolist()]
+    assert few.bytes == sum(len(piece.encode()) for piece in pieces)
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=12),
+    st.integers(1, 20),
+)
+def test_drawn_windows_are_disjoint_and_in_turns(lengths: list[int], length: int) -> None:
+    spans = list(drawn(lengths, length))
+    assert spans == list(drawn(lengths, length)), "the same in every study"
+    assert len(spans) == sum(tokens // length for tokens in lengths)
+    for document, tokens in enumerate(lengths):
+        starts = sorted(start for of, start in spans if of == document)
+        assert all(0 <= start <= tokens - length for start in starts)
+        assert all(after - before >= length for before, after in pairwise(starts))
+    # No document is drawn twice before all others that have windows left.
+    seen: Counter[int] = Counter()
+    for document, _ in spans:
+        left = [of for of, tokens in enumerate(lengths) if tokens // length > seen[of]]
+        assert seen[document] == min(seen[of] for of in left)
+        seen[document] += 1
+
+
+def test_windows_within_a_single_document(prepared: Prepared, tmp_path: Path) -> None:
+    source = tmp_path / "text.jsonl"
+    source.write_text(json.dumps({"text": " ".join(TRAINING_TEXT)}) + "\n")
+    entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
+    artifact = fetch_text("lines", read_text(entry), tmp_path / "text", "fingerprint")
+    with pytest.raises(UserError, match="lie in a single document") as caught:
+        text_windows(prepared.model.artifact, artifact, 4, 3)
+    assert "set `cut: joined`" in str(caught.value)
 
 
 def test_perplexity_of_bytes_and_words() -> None:
@@ -338,7 +398,7 @@ def test_a_text_that_is_too_short(
     tokens = len(expected_tokens())
     assert tokens // 60 == 1, "one window has no standard error"
     with pytest.raises(UserError, match="too short") as error:
-        text_windows(prepared.model.artifact, text, length, windows)
+        joined_windows(prepared, text, length, windows)
     message = str(error.value)
     assert f"{tokens} tokens, {tokens // length} windows of {length}" in message
     assert f"{windows or 2} windows" in message
