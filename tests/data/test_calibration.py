@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_three_artifacts_hold_one_stream_of_draws(tmp_path: Path, seed: int) -> 
     ]
     model, text = tiny_checkpoint(tmp_path), text_of(tmp_path / "text", texts)
     sample = sample_calibration(model, text, 8, LENGTH, seed, tmp_path / "sample", "test")
-    held_out = sample_held_out(model, text, sample, 5, tmp_path / "held_out", "test")
+    held_out = sample_held_out(model, text, sample, 5, 0, tmp_path / "held_out", "test")
     extended = extend_calibration(model, text, sample, held_out, 30, tmp_path / "more", "test")
     calibration, reserved, more = draw_all(texts, LENGTH, seed, (8, 5, 22))
     assert rows_of(sample) == calibration
@@ -91,7 +92,7 @@ def test_token_ids_are_those_of_earlier_versions(tmp_path: Path) -> None:
     ]
     text = text_of(tmp_path / "text", texts)
     sample = sample_calibration(model, text, 6, 9, 0, tmp_path / "sample", "test")
-    held_out = sample_held_out(model, text, sample, 5, tmp_path / "held_out", "test")
+    held_out = sample_held_out(model, text, sample, 5, 0, tmp_path / "held_out", "test")
     extended = extend_calibration(model, text, sample, held_out, 40, tmp_path / "more", "test")
     assert [each.facts["tokens_sha256"][:16] for each in (sample, held_out, extended)] == [
         "ef226ec60cee45ab",
@@ -106,7 +107,7 @@ def test_held_out_text_shares_no_document_with_the_sample(tmp_path: Path, seed: 
     model = tiny_checkpoint(tmp_path)
     text = text_of(tmp_path / "text", documents(30))
     sample = sample_calibration(model, text, 12, LENGTH, seed, tmp_path / "sample", "test")
-    held_out = sample_held_out(model, text, sample, 10, tmp_path / "held_out", "test")
+    held_out = sample_held_out(model, text, sample, 10, 0, tmp_path / "held_out", "test")
     encoded = [tokenizer()(document)["input_ids"] for document in read_documents(text.folder)]
 
     def sources(artifact: Artifact) -> set[int]:
@@ -123,12 +124,48 @@ def test_held_out_text_shares_no_document_with_the_sample(tmp_path: Path, seed: 
     assert not sources(sample) & sources(held_out)
 
 
+def test_samples_share_no_document_and_no_13_tokens(tmp_path: Path) -> None:
+    """Documents repeat each other's sentences; what is measured is apart from all else."""
+    words, vocabulary = random.Random(0), ["cat", "sat", "shells", "window", "7x", "8y", "z"]
+    sentences = [" ".join(words.choices(vocabulary, k=12)) for _ in range(25)]
+    texts = [" ".join(words.sample(sentences, 3)) for _ in range(60)]
+    model, text = tiny_checkpoint(tmp_path), text_of(tmp_path / "text", texts)
+    sample = sample_calibration(model, text, 4, 20, 0, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, 4, 3, tmp_path / "held_out", "test")
+    extended = extend_calibration(model, text, sample, held_out, 30, tmp_path / "more", "test")
+    rows = rows_of(held_out)
+    assert len(rows) == 7 and held_out.facts["settings"]["measured"] == 3
+
+    def grams(sequences: list[list[int]]) -> set[tuple[int, ...]]:
+        return {tuple(row[at : at + 13]) for row in sequences for at in range(len(row) - 12)}
+
+    spans = read_spans(held_out)
+    parts = [rows_of(sample), rows[:4], rows[4:]]
+    documents = [
+        {document for document, _ in each} for each in (read_spans(sample), spans[:4], spans[4:])
+    ]
+    for one, other in combinations(range(3), 2):
+        assert not grams(parts[one]) & grams(parts[other])
+        assert not documents[one] & documents[other]
+    assert not grams(rows_of(extended)) & grams(rows)
+    plain = draw_all(texts, 20, 0, (4, 7, 26))
+    assert parts[0] == plain[0] and rows != plain[1], "nothing was ever refused"
+
+
+def test_text_that_only_repeats_itself(tmp_path: Path) -> None:
+    model, text = tiny_checkpoint(tmp_path), text_of(tmp_path / "text", ["the cat sat " * 20] * 9)
+    sample = sample_calibration(model, text, 2, 20, 0, tmp_path / "sample", "test")
+    with pytest.raises(UserError, match="no sequence is left that is apart") as error:
+        sample_held_out(model, text, sample, 4, 0, tmp_path / "held_out", "test")
+    assert "13 tokens in a row" in str(error.value)
+
+
 def test_a_sample_that_leaves_nothing(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path)
     text = text_of(tmp_path / "text", [*documents(2), "short"])
     sample = sample_calibration(model, text, 20, LENGTH, 0, tmp_path / "sample", "test")
     with pytest.raises(UserError, match="no document is left to draw from") as error:
-        sample_held_out(model, text, sample, 4, tmp_path / "held_out", "test")
+        sample_held_out(model, text, sample, 4, 0, tmp_path / "held_out", "test")
     assert "2 documents that another sample has touched" in str(error.value)
     assert "select_on: evaluation" in str(error.value)
 
@@ -149,8 +186,8 @@ def test_a_sample_of_another_text(tmp_path: Path) -> None:
         for number, text in enumerate(texts)
     )
     with pytest.raises(UserError, match="made from a different artifact: text"):
-        sample_held_out(model, texts[1], sample, 4, tmp_path / "held_out", "test")
-    held_out = sample_held_out(model, texts[1], other, 4, tmp_path / "held_out", "test")
+        sample_held_out(model, texts[1], sample, 4, 0, tmp_path / "held_out", "test")
+    held_out = sample_held_out(model, texts[1], other, 4, 0, tmp_path / "held_out", "test")
     with pytest.raises(UserError, match="made from a different artifact: calibration"):
         extend_calibration(model, texts[0], sample, held_out, 9, tmp_path / "more", "test")
 
@@ -168,7 +205,7 @@ def test_an_extended_sample_goes_on_like_the_calibration_sample(tmp_path: Path, 
     model = tiny_checkpoint(tmp_path)
     text = text_of(tmp_path / "text", documents(30))
     sample = sample_calibration(model, text, 12, LENGTH, seed, tmp_path / "sample", "test")
-    held_out = sample_held_out(model, text, sample, 10, tmp_path / "held_out", "test")
+    held_out = sample_held_out(model, text, sample, 10, 0, tmp_path / "held_out", "test")
 
     def extended(samples: int) -> Artifact:
         folder = tmp_path / f"extended-{samples}"
@@ -219,7 +256,7 @@ def test_ready_token_ids_are_taken_as_they_are(tmp_path: Path) -> None:
         sample_calibration(model, ready, 3, 5, 0, tmp_path / "other", "test")
     assert "found:    (3, 4)" in str(error.value) and "expected: (3, 5)" in str(error.value)
     with pytest.raises(UserError, match="wrong kind of folder"):
-        sample_held_out(model, ready, sample, 2, tmp_path / "held_out", "test")
+        sample_held_out(model, ready, sample, 2, 0, tmp_path / "held_out", "test")
 
 
 @pytest.mark.parametrize(

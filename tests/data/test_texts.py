@@ -109,6 +109,14 @@ def test_writes_one_json_object_a_line_and_says_where_it_is_from(tmp_path: Path)
     }
 
 
+def test_equal_documents_are_one_but_rows_of_a_table_are_kept(tmp_path: Path) -> None:
+    artifact = fetch(tmp_path, b"one\ntwo\n\none\n\ntwo \n", "lines")
+    assert read_documents(artifact.folder) == ["one", "two", "two "]
+    assert artifact.facts["duplicates"] == 1 and artifact.facts["documents"] == 3
+    rows = fetch(tmp_path, table("a", "", "a", ""), "parquet")
+    assert read_documents(rows.folder) == ["a", "", "a", ""] and rows.facts["duplicates"] == 0
+
+
 def test_odd_characters_come_back(tmp_path: Path) -> None:
     content = json.dumps({"body": ODD + "\r\n\x00"}).encode()
     artifact = fetch(tmp_path, content, "jsonl", field="body")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from freelunch.core.artifact import MANIFEST, Artifact, fingerprint, scratch_folder
 from freelunch.core.errors import UserError
@@ -62,8 +63,9 @@ def cell(tmp_path: Path) -> Evaluated:
         kind=TEXT_WINDOWS,
         settings={"length": 24},
         **{"stride": None, "bytes": 50, "words": None, "text": "digest of the text"},
+        documents=[4, 0, 2, 0],
     )
-    held_out = save_calibration(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
+    held_out = held_out_text(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
     reference = captured(model, held_out, tmp_path / "reference", "all")
     parts = [
         Part("identity", {}, [], "code"),
@@ -80,12 +82,17 @@ def cell(tmp_path: Path) -> Evaluated:
     return Evaluated(tmp_path, prepared, checkpoint, parts)
 
 
+def held_out_text(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
+    """Write held-out token ids, of which the last SAMPLES are measured."""
+    settings = {"samples": len(input_ids) - SAMPLES, "measured": SAMPLES}
+    return save_calibration(model, folder, input_ids, settings=settings)
+
+
 def captured(model: StreamedModel, held_out: Artifact, folder: Path, keep: str) -> Artifact:
     with scratch_folder(folder.with_name("capturing")) as scratch:
         return capture_reference(
             model,
             held_out,
-            SAMPLES,
             keep,
             folder,
             folder.with_name(f"{folder.name}-cache"),
@@ -103,9 +110,9 @@ def test_all_is_measured_as_each_by_itself(cell: Evaluated) -> None:
     expected = {
         "identity": identity_of(model),
         "perplexity": perplexity_of(model, random_tokens(4, seed=3), cell.base),
-        "held_out": perplexity_of(model, random_tokens(5, seed=4), cell.base),
+        "held_out": perplexity_of(model, random_tokens(5, seed=4)[:-SAMPLES], cell.base),
         "drift": drift_of(
-            cell.prepared.model, model, random_tokens(5, seed=4)[:SAMPLES], cell.base
+            cell.prepared.model, model, random_tokens(5, seed=4)[-SAMPLES:], cell.base
         ),
     }
     del expected["drift"]["tokens_per_second"]
@@ -136,7 +143,7 @@ def test_counts_are_what_passed(cell: Evaluated) -> None:
     length = random_tokens(1).shape[1]
     assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
     assert counts["drift"]["tokens"] == 2 * SAMPLES * length
-    assert counts["tokens"] == (4 + 5 + 2 * SAMPLES) * length
+    assert counts["tokens"] == (4 + 2 + 2 * SAMPLES) * length
 
 
 @pytest.mark.parametrize("shard", [OUTER, block_shard(1)])
@@ -198,7 +205,7 @@ def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> Non
 
 
 def test_a_new_input_measures_that_part_again(cell: Evaluated) -> None:
-    other = save_calibration(
+    other = held_out_text(
         cell.prepared.model.artifact, cell.base / "longer", random_tokens(6, seed=4)
     )
     found = changed(cell, lambda part: replace(part, inputs=[other.folder]), "held_out")
@@ -266,7 +273,7 @@ def test_a_reference_that_keeps_nothing_says_the_same(cell: Evaluated) -> None:
 
 
 def test_activations_of_another_reference_are_refused(cell: Evaluated) -> None:
-    held_out = save_calibration(
+    held_out = held_out_text(
         cell.prepared.model.artifact, cell.base / "else", random_tokens(5, seed=9)
     )
     captured(cell.prepared.model, held_out, cell.base / "other", "all")

@@ -232,11 +232,11 @@ def random_tokens(sequences: int, length: int = LENGTH, seed: int = 0) -> Tensor
     return torch.randint(2, len(tokenizer()), (sequences, length), generator=generator)
 
 
-def save_calibration(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
+def save_calibration(model: Artifact, folder: Path, input_ids: Tensor, **facts: object) -> Artifact:
     """Write token ids, (sequences, length), as a calibration sample."""
     writer = ArtifactWriter(folder, token_ids.KIND, fingerprint("code", input_ids.tolist()))
     writer.add(token_ids.TOKENS, lambda path: save_file({"input_ids": input_ids}, path))
-    return writer.finish(model=model.digest)
+    return writer.finish(model=model.digest, **facts)
 
 
 def capture(

@@ -38,7 +38,7 @@ rule sample_held_out:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        samples=STUDY.block.selection.samples,
+        settings=STUDY.held_out_samples,
         code=code_digest("sample_held_out"),
     script:
         "../scripts/sample_held_out.py"

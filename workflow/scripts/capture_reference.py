@@ -16,7 +16,6 @@ if __name__ == "__main__":
         with dense_inputs(snakemake, job, snakemake.input.held_out, samples) as (held_out, given):
             made = capture_reference(
                 held_out=held_out,
-                samples=samples,
                 cache_folder=Path(snakemake.params.hidden),
                 **given,
             )

@@ -1,4 +1,4 @@
-"""Draw held-out calibration text, on which candidates are compared."""
+"""Draw held-out calibration text: for comparing candidates, and for measuring cells."""
 
 from typing import TYPE_CHECKING
 
@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake) as job:
-        samples = snakemake.params.samples
-        job.made(sample_held_out(**token_id_inputs(snakemake, samples), samples=samples))
+        settings = snakemake.params.settings
+        job.made(sample_held_out(**token_id_inputs(snakemake, settings), **settings))

@@ -83,33 +83,43 @@ def sample_held_out(
     text: Artifact,
     calibration: Artifact,
     samples: int,
+    measured: int,
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
-    """Write the token ids, (samples, length), int64, of documents that the calibration sample does
-    not touch.
+    """Write the token ids, (samples + measured, length), int64, of held-out text.
+
+    The first sequences are those on which candidates are compared, the others those on which cells
+    are measured. The two and the calibration sample are apart: they share no document, and no 13
+    tokens in a row.
 
     Args:
         model: For its tokenizer.
         text: The text that the calibration sample was drawn from.
         calibration: The calibration sample; its length and seed apply here too.
-        samples: Number of sequences.
+        samples: Number of sequences on which candidates are compared.
+        measured: Number of sequences on which cells are measured.
         folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
     Raises:
-        UserError: The calibration sample was drawn from another text, or it touches every document
-            that is long enough.
+        UserError: The calibration sample was drawn from another text, or no text is left that is
+            apart.
     """
     drawing = Drawing.resume(model, text, calibration)
-    drawing.leave_out(read_spans(calibration))
-    input_ids = drawing.draw(samples)
+    drawn, spans = [], read_spans(calibration)
+    for count in filter(None, (samples, measured)):
+        drawing.keep_apart(spans)
+        drawn.append(drawing.draw(count))
+        spans += drawing.spans
+    input_ids = torch.cat(drawn)
+    drawing.spans = spans[-len(input_ids) :]
     return write_tokens(
         folder,
         fingerprint,
         input_ids,
         files={DRAWN: drawing.drawn()},
-        settings={**calibration.facts["settings"], "samples": samples},
+        settings={**calibration.facts["settings"], "samples": samples, "measured": measured},
         model=model.digest,
         text=text.digest,
         calibration=calibration.digest,
@@ -128,7 +138,7 @@ def extend_calibration(
     """Write token ids, (samples, length), int64, that begin with the calibration sample.
 
     A smaller sample is the beginning of the calibration sample. A larger one continues with
-    sequences from any document that the held-out sample does not touch.
+    sequences that are apart from the held-out sample.
 
     Args:
         model: For its tokenizer.
@@ -148,7 +158,7 @@ def extend_calibration(
     if held_out is not None and samples > len(input_ids):
         check_belongs(held_out, "calibration", calibration)
         drawing = Drawing.resume(model, text, held_out)
-        drawing.leave_out(read_spans(held_out))
+        drawing.keep_apart(read_spans(held_out))
         input_ids = torch.cat([input_ids, drawing.draw(samples - len(input_ids))])
         distinct = distinct_tokens([*read_spans(calibration), *drawing.spans], length)
         facts["held_out"] = held_out.digest

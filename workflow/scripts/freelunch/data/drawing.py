@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,14 +19,20 @@ from freelunch.study.cell import derive_seed
 DRAWN = "drawn.json"
 
 Span = tuple[int, int]
+Gram = tuple[int, ...]
+# Tokens in a row that two samples must not share if they are to be apart.
+GRAM = 13
+# Sequences in a row that may be refused before a drawing gives up, for each document.
+_TRIES = 100
 
 
 class Drawing:
     """Draw documents with replacement, and from each a random sequence of tokens.
 
-    A document that is not longer than a sequence is skipped, and so is one that is left out. This
-    is the full-length mode of the paper's third version: nothing is padded. Successive draws
-    continue one stream of random numbers.
+    A document that is not longer than a sequence is skipped, and so is one that is left out, and a
+    sequence that shares GRAM tokens in a row with one that is kept apart. This is the full-length
+    mode of the paper's third version: nothing is padded. Successive draws continue one stream of
+    random numbers.
 
     Args:
         documents: The text.
@@ -47,6 +53,7 @@ class Drawing:
         self._generator = random.Random(derive_seed(seed, "calibration"))
         self._encoded: dict[int, list[int]] = {}
         self._left_out: frozenset[int] = frozenset()
+        self._apart: frozenset[Gram] = frozenset()
         self.spans: list[Span] = []
 
     @classmethod
@@ -79,6 +86,7 @@ class Drawing:
         """
         sequences: list[list[int]] = []
         seen: set[int] = set()
+        refused = 0
         self.spans = []
         while len(sequences) < count:
             index = self._generator.randrange(len(self._documents))
@@ -86,15 +94,30 @@ class Drawing:
             tokens = [] if index in self._left_out else self._tokens(index)
             if len(tokens) > self._length:
                 start = self._generator.randrange(len(tokens) - self._length + 1)
-                sequences.append(tokens[start : start + self._length])
-                self.spans.append((index, start))
-            elif not sequences and len(seen) == len(self._documents):
+                sequence = tokens[start : start + self._length]
+                if self._apart.isdisjoint(_grams(sequence)):
+                    refused = 0
+                    sequences.append(sequence)
+                    self.spans.append((index, start))
+                    continue
+                refused += 1
+            elif not sequences and not refused and len(seen) == len(self._documents):
                 raise self._nothing_to_draw()
+            if refused > _TRIES * len(self._documents):
+                raise self._nothing_apart()
         return torch.tensor(sequences)
 
-    def leave_out(self, spans: Iterable[Span]) -> None:
-        """Skip the documents of these spans from now on, and no longer those skipped before."""
+    def keep_apart(self, spans: Iterable[Span]) -> None:
+        """Skip the documents of these spans from now on, and sequences that share GRAM tokens in a
+        row with one of them; no longer those skipped before.
+        """
+        spans = list(spans)
         self._left_out = frozenset(document for document, _ in spans)
+        self._apart = frozenset(
+            gram
+            for document, start in spans
+            for gram in _grams(self._tokens(document)[start : start + self._length])
+        )
 
     def drawn(self) -> str:
         """Return the content of the file DRAWN for the last draw."""
@@ -105,6 +128,16 @@ class Drawing:
             document = self._documents[index]
             self._encoded[index] = self._tokenizer(document, verbose=False)["input_ids"]
         return self._encoded[index]
+
+    def _nothing_apart(self) -> UserError:
+        return UserError(
+            "no sequence is left that is apart from another sample",
+            where=self._where,
+            found=f"{GRAM} tokens in a row of every sequence are in another sample, too",
+            expected="text that does not repeat itself",
+            todo="use a text with more documents, or smaller samples (study.calibration, "
+            "study.selection, study.evaluation.drift)",
+        )
 
     def _nothing_to_draw(self) -> UserError:
         if self._left_out:
@@ -126,6 +159,11 @@ class Drawing:
             expected=f"more than study.calibration.length = {self._length}",
             todo="shorten `length`, or use a text with longer documents",
         )
+
+
+def _grams(tokens: list[int]) -> Iterator[Gram]:
+    """Yield each GRAM tokens in a row."""
+    return (tuple(tokens[at : at + GRAM]) for at in range(len(tokens) - GRAM + 1))
 
 
 def read_spans(sample: Artifact) -> list[Span]:

@@ -1,8 +1,9 @@
 """Fetch a text and write it as documents, or store ready token ids.
 
 A text becomes `documents.jsonl`: one JSON object `{"text": ...}` per line, in the order of the
-source. Blank documents are dropped, except for rows of a table. All others are kept exactly, apart
-from line ends: CRLF becomes LF, and the line end that separates two documents belongs to neither.
+source. Blank documents and all but the first of equal ones are dropped, except for rows of a table.
+All others are kept exactly, apart from line ends: CRLF becomes LF, and the line end that separates
+two documents belongs to neither.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifa
 
     Returns:
         An artifact of kind "text", with the facts `settings` (the entry), `origin`, `documents` and
-        `characters` (how many). For the source `tokens`, an artifact of kind "tokens":
+        `characters` (how many), and `duplicates` (how many documents were dropped since an equal
+        one came before). For the source `tokens`, an artifact of kind "tokens":
         `tokens.safetensors` with `input_ids`, int64 (samples, length), and the facts `settings`,
         `origin`, `samples`, `length` and `tokens_sha256`, the digest of the ids as little-endian
         int64 in row order.
@@ -56,16 +58,22 @@ def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifa
 def _write_text(
     name: str, entry: DocumentText, obtained: Obtained, writer: ArtifactWriter
 ) -> Artifact:
-    counts = {"documents": 0, "characters": 0}
+    counts = {"documents": 0, "characters": 0, "duplicates": 0}
     source = SourceFile(f"texts.{name}", obtained)
 
     def write(target: Path) -> None:
-        read = FORMATS[entry.format]
+        read, seen = FORMATS[entry.format], set[bytes]()
         with target.open("w", encoding="utf-8", newline="\n") as file:
             for document in read(source, source.lines(), entry.field):
-                # A blank row of a table is a document: the customary perplexity on WikiText-2 is of
-                # all of its rows joined, the blank ones included.
-                if document.strip() or entry.format == "parquet":
+                # Each row of a table is a document: the customary perplexity on WikiText-2 is of
+                # all of its rows joined, blank and equal ones included.
+                digest = hashlib.sha256(document.encode()).digest()
+                is_row = entry.format == "parquet"
+                if digest in seen and not is_row:
+                    counts["duplicates"] += bool(document.strip())
+                    continue
+                seen.add(digest)
+                if document.strip() or is_row:
                     file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
                     counts["documents"] += 1
                     counts["characters"] += len(document)

@@ -19,6 +19,7 @@ from freelunch.evaluation.reference import (
     BLOCK,
     Reference,
     block_outputs,
+    measured_on,
     open_reference,
     timed,
 )
@@ -26,7 +27,6 @@ from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
-from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.steps import CAPTURE_REFERENCE, REFERENCE
@@ -136,7 +136,7 @@ def begin(model: StreamedModel, part: Part, scratch: Path) -> Drift:
     measured = Artifact(reference, REFERENCE)
     check_made_with(measured, part.settings, CAPTURE_REFERENCE)
     sample = Artifact(held_out, token_ids.KIND)
-    input_ids = read_tokens(sample)[: part.settings["samples"]]
+    input_ids = measured_on(sample)
     facts = {
         "dense": measured.facts["losses"],
         "model": measured.facts["model"],

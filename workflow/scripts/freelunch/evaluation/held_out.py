@@ -15,12 +15,13 @@ class HeldOutPerplexity(Perplexity):
 
     Args:
         model: The checkpoint.
-        held_out: The held-out token ids.
+        held_out: Held-out token ids; the first of them are for choosing.
         scratch: As in `Perplexity`.
     """
 
     def __init__(self, model: StreamedModel, held_out: Artifact, scratch: Path) -> None:
-        super().__init__(model, read_tokens(held_out), scratch)
+        samples = held_out.facts["settings"]["samples"]
+        super().__init__(model, read_tokens(held_out)[:samples], scratch)
         self._held_out = held_out
 
     def found(self) -> Found:

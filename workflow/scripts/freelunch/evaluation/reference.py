@@ -43,11 +43,18 @@ def outputs_file(block: int) -> str:
     return f"outputs-{block:03d}.safetensors"
 
 
+def measured_on(held_out: Artifact) -> Tensor:
+    """Return the held-out token ids on which cells are measured, (sequences, length), int64.
+
+    Those on which candidates are compared come before them.
+    """
+    return read_tokens(held_out)[held_out.facts["settings"]["samples"] :]
+
+
 @torch.no_grad()
 def capture_reference(
     model: StreamedModel,
     held_out: Artifact,
-    samples: int,
     keep: str,
     folder: Path,
     cache_folder: Path,
@@ -59,8 +66,8 @@ def capture_reference(
 
     Args:
         model: The dense model.
-        held_out: Held-out token ids.
-        samples: Number of its sequences to use.
+        held_out: Held-out token ids; those on which candidates are compared come first, and are
+            left out.
         keep: `keep_hidden_states` of the study. Only `all` keeps activations, because computing any
             of them again takes a pass through all blocks before it.
         folder: Folder for the losses.
@@ -69,7 +76,7 @@ def capture_reference(
         scratch: Folder for the hidden states before the next block.
         report: Called after each block.
     """
-    input_ids = read_tokens(held_out)[:samples]
+    input_ids = measured_on(held_out)
     writer = ArtifactWriter(folder, REFERENCE, fingerprint)
     cache = ArtifactWriter(cache_folder, HIDDEN_STATES, fingerprint)
     reference = PassingReference(model, input_ids, scratch)
@@ -86,7 +93,7 @@ def capture_reference(
     losses = window_losses(model, input_ids, reference.inputs)
     report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
     made = writer.finish(
-        settings={"samples": samples},
+        settings={"samples": len(input_ids)},
         model=model.artifact.digest,
         held_out=held_out.digest,
         losses=loss_facts(losses),

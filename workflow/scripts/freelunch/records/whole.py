@@ -77,7 +77,7 @@ def _samples(study: Study, model: str, seed: int) -> Iterator[Made]:
             "held-out samples",
             steps.SAMPLE_HELD_OUT,
             held_out,
-            settings={**sample, "samples": study.block.selection.samples},
+            settings={**sample, **study.held_out_samples},
             made_from={**of_text, **of_sample},
             needed=False,
         )

@@ -117,11 +117,6 @@ def _drift(config: Config, names: Names) -> Iterator[str]:
     study, where = config.study, "  study.evaluation.drift"
     if study.evaluation.drift is None:
         return
-    if study.evaluation.drift.samples > study.selection.samples:
-        yield (
-            f"{where}.samples: found {study.evaluation.drift.samples}; expected at most "
-            f"selection.samples, {study.selection.samples}, the number of held-out sequences"
-        )
     if isinstance(config.texts.get(study.calibration.text), Tokens):
         yield f"{where}: a `tokens` source has no documents to hold out; expected no such key"
 

@@ -58,7 +58,8 @@ class PerplexitySettings(Settings):
 
 class DriftSettings(Settings):
     """Distance of each pruned cell's activations from the dense model's, and the cell's perplexity,
-    on the first sequences of the held-out calibration text (`selection`).
+    on calibration text that is apart from the calibration sample and from `selection`: it shares no
+    document and no 13 tokens in a row with them.
     """
 
     samples: int = Field(default=8, ge=2, description="Number of sequences.")
@@ -88,9 +89,9 @@ class Evaluation(Settings):
 
 
 class Selection(Settings):
-    """Held-out calibration text: documents that the calibration sample does not touch, in sequences
-    of the same length. `evaluation.drift` uses it, and so do adaptations that list several learning
-    rates or epochs.
+    """Held-out calibration text on which adaptations that list several learning rates or epochs
+    choose among them: documents that the calibration sample does not touch, in sequences of the
+    same length.
     """
 
     samples: int = Field(default=16, ge=2, description="Number of sequences.")

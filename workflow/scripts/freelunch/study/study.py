@@ -257,6 +257,14 @@ class Study(Comparisons):
         found = {self.samples(name) for name in names}
         return sorted(found - {self.calibration.samples})
 
+    @property
+    def held_out_samples(self) -> dict[str, int]:
+        """Return the numbers of held-out sequences: `samples`, on which candidates are compared,
+        and `measured`, on which drift and perplexity of the cells are measured.
+        """
+        measured = self.drift.samples if self.drift else 0
+        return {"samples": self.block.selection.samples, "measured": measured}
+
     def needs_held_out(self, cell: Cell) -> bool:
         """Return whether a cell depends on held-out text: its drift is measured on it, its
         candidates are compared on it, or its extended sample leaves it out.
