@@ -1,6 +1,7 @@
 """`freelunch run`: the command that it gives Snakemake, and whose exit status it returns."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_a_profile_is_found_or_refused(tmp_path: Path) -> None:
 def test_the_exit_status_is_that_of_snakemake() -> None:
     script = "import os, sys; sys.exit(7 if os.environ['MAKELEVEL'] else 0)"
     assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
+
+
+def test_sigterm_interrupts_whatever_lock_is_held() -> None:
+    """Snakemake's own handler would wait for the lock of its scheduler, which it may hold."""
+    script = (
+        "import os, signal, threading; from freelunch.cli.run import stop_as_ctrl_c_does\n"
+        "stop_as_ctrl_c_does()\n"
+        "lock = threading.Lock()\n"
+        "try:\n"
+        "    with lock: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except KeyboardInterrupt:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(lock.locked())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def test_an_interrupted_run_names_what_the_user_typed(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import yaml
 
@@ -114,6 +115,19 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             found=shlex.join(command[:1]),
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
+
+
+def stop_as_ctrl_c_does() -> None:
+    """Have SIGTERM interrupt this process as Ctrl-C does; a second SIGTERM changes nothing.
+
+    Snakemake's own handler takes a lock that the code below it may hold, and then waits for ever.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _here(path: Path) -> Path:
