@@ -27,17 +27,20 @@ def profile_folder(profile: str) -> Path:
     Raises:
         UserError: There is no such profile.
     """
-    shipped = _here(_PROFILES)
-    for folder in (shipped / profile, Path(profile)):
+    for folder in (_here(_PROFILES) / profile, Path(profile)):
         if (folder / "profile.yaml").is_file():
             return folder
-    names = [path.name for path in shipped.iterdir()]
     raise UserError(
         "there is no such profile",
         where="--profile",
         found=profile,
-        expected=f"{nearest(profile, names)}; or a folder with a profile.yaml",
+        expected=f"{nearest(profile, shipped_profiles())}; or a folder with a profile.yaml",
     )
+
+
+def shipped_profiles() -> list[str]:
+    """Return the names of the profiles in workflow/profiles."""
+    return sorted(path.name for path in _here(_PROFILES).iterdir())
 
 
 def check_cores(cores: int | None) -> None:
