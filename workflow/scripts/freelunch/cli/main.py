@@ -277,7 +277,7 @@ def compare_command(
     from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 
     runs = map(records_of_run, (first, second))
-    print(comparison_text(*compare_runs(*runs)))  # noqa: T201
+    print(comparison_text(compare_runs(*runs)))  # noqa: T201
 
 
 @command("devices")
