@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import yaml
 
@@ -26,17 +27,20 @@ def profile_folder(profile: str) -> Path:
     Raises:
         UserError: There is no such profile.
     """
-    shipped = _here(_PROFILES)
-    for folder in (shipped / profile, Path(profile)):
+    for folder in (_here(_PROFILES) / profile, Path(profile)):
         if (folder / "profile.yaml").is_file():
             return folder
-    names = [path.name for path in shipped.iterdir()]
     raise UserError(
         "there is no such profile",
         where="--profile",
         found=profile,
-        expected=f"{nearest(profile, names)}; or a folder with a profile.yaml",
+        expected=f"{nearest(profile, shipped_profiles())}; or a folder with a profile.yaml",
     )
+
+
+def shipped_profiles() -> list[str]:
+    """Return the names of the profiles in workflow/profiles."""
+    return sorted(path.name for path in _here(_PROFILES).iterdir())
 
 
 def check_cores(cores: int | None) -> None:
@@ -129,6 +133,19 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             found=shlex.join(command[:1]),
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
+
+
+def stop_as_ctrl_c_does() -> None:
+    """Have SIGTERM interrupt this process as Ctrl-C does; a second SIGTERM changes nothing.
+
+    Snakemake's own handler takes a lock that the code below it may hold, and then waits for ever.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _here(path: Path) -> Path:
