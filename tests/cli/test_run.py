@@ -85,20 +85,21 @@ def test_the_exit_status_is_that_of_snakemake() -> None:
     assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
 
 
-def test_sigterm_interrupts_whatever_lock_is_held() -> None:
-    """Snakemake's own handler would wait for the lock of its scheduler, which it may hold."""
+def test_a_handler_of_sigterm_may_wait_for_the_thread_that_it_interrupts() -> None:
+    """Snakemake's handler waits for the lock of its scheduler."""
     script = (
-        "import os, signal, threading; from freelunch.cli.run import stop_as_ctrl_c_does\n"
-        "stop_as_ctrl_c_does()\n"
-        "lock = threading.Lock()\n"
-        "try:\n"
-        "    with lock: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "except KeyboardInterrupt:\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print(lock.locked())\n"
+        "import os, signal, threading; from freelunch.cli.run import handle_sigterm_in_thread\n"
+        "lock, handled = threading.Lock(), threading.Event()\n"
+        "def handler(*arguments):\n"
+        "    with lock: handled.set()\n"
+        "signal.signal(signal.SIGTERM, handler)\n"
+        "handle_sigterm_in_thread()\n"
+        "with lock: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(handled.wait(10))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_an_interrupted_run_names_what_the_user_typed(

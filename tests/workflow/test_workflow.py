@@ -316,7 +316,6 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     said, _ = process.communicate()
     assert not (windows / "manifest.json").exists(), "the run was over before it was killed"
     if kill == signal.SIGTERM:
-        # It takes the way of Ctrl-C.
         assert "was interrupted. Nothing is lost." in said and "FAILED" not in said, said
         assert "job failed" not in said and "Fix any error" not in said, said
     survived = {path.name: path.stat().st_mtime_ns for path in windows.glob("block-*")}

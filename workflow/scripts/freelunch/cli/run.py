@@ -5,9 +5,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import yaml
 
@@ -135,17 +135,18 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
         ) from error
 
 
-def stop_as_ctrl_c_does() -> None:
-    """Have SIGTERM interrupt this process as Ctrl-C does; a second SIGTERM changes nothing.
+def handle_sigterm_in_thread() -> None:
+    """Run Snakemake's handler of SIGTERM, which ends a run when its jobs have ended, in a thread.
 
-    Snakemake's own handler takes a lock that the code below it may hold, and then waits for ever.
+    It waits for a lock that the interrupted main thread may hold, and there would wait for ever.
     """
+    handler = signal.getsignal(signal.SIGTERM)
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    def start(*arguments: object) -> None:
+        if callable(handler):
+            threading.Thread(target=handler, args=arguments, daemon=True).start()
 
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, start)
 
 
 def _here(path: Path) -> Path:
