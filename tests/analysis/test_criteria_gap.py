@@ -434,7 +434,7 @@ def test_summary_has_a_line_for_each_gap() -> None:
     )
     assert header == [
         *("model", "pattern", "adaptation", "criteria"),
-        *("best (perplexity)", "worst (perplexity)", "worst / best", "gap left"),
+        *("best (perplexity)", "worst (perplexity)", "worst / best", "remaining gap"),
     ]
     assert {none.pop(3), adapted.pop(3)} == {"all 2"}
     assert none[:5] == ["tiny", "u50", "none", "wanda (46.0)", "magnitude (307)"]

@@ -132,6 +132,8 @@ def test_help_names_every_command_in_full_and_without_colours(
         assert f"  {command.name} " in commands
         assert not {"{", "[["} & set(re.findall(r"\{|\[\[", shown)), shown
         usage = shown.splitlines()[0]
+        # All placeholders are words in capitals.
+        assert not re.findall(r"<\w+>", shown), shown
         if command.name == "new":
             assert usage == "Usage: freelunch new [OPTIONS] MODEL TEXT"
         if command.name == "plan":
@@ -154,6 +156,8 @@ def test_a_shell_completes_commands_and_studies(
 
     assert "verify" in completed("freelunch ve")
     assert "studies/mine.yaml" in completed("freelunch plan stu")
+    assert completed("freelunch run --profile ").split() == ["kubernetes", "local", "slurm"]
+    assert completed("freelunch run --force prune").split() == ["prune_model"]
 
 
 def test_a_study_that_has_not_run_is_not_damaged(run: Run, capsys: Captured) -> None:

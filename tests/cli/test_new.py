@@ -22,6 +22,7 @@ from freelunch.cli import cell_choices, check
 from freelunch.cli import new as new_module
 from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
+from freelunch.cli.given import EXPECTED
 from freelunch.cli.main import main
 from freelunch.cli.new import valid_name, write_study
 from freelunch.cli.study_file import StudyFile
@@ -296,6 +297,8 @@ def test_two_models_never_share_a_name(models: Path, tmp_path: Path) -> None:
     named = [next(iter(study.config.models)) for study in studies]
     # The registry has a model of this name.
     assert named == ["smollm2-135m-2", "smollm2-135m-3"]
+    said = Path(studies[0].source).read_text().replace("\n# ", " ")
+    assert "The model is called smollm2-135m-2 here, since config/registry.yaml or" in said
 
 
 def test_a_text_may_be_gzipped(models: Path, tmp_path: Path) -> None:
@@ -350,7 +353,7 @@ def test_a_hub_without_a_network_is_an_error(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     said = refused("owner/model", write_lines(tmp_path))
     assert "no such folder here, and the hub cannot be asked" in said
-    assert said.endswith(f"make new MODEL=... TEXT={tmp_path / 'notes.txt'}")
+    assert said.endswith(f"make new MODEL={EXPECTED['MODEL']} TEXT={tmp_path / 'notes.txt'}")
 
 
 # --- Bad input
@@ -384,10 +387,10 @@ def test_the_command_to_type_keeps_what_was_given(
     given = (model(models), write_lines(tmp_path))
     more = {"name": "mine", "evaluation": Path(evaluation), "on": None}
     said = refused(*given, **more)
-    head, tail = f"MODEL={given[0]} TEXT={given[1]}", "NAME=mine EVALUATION=... ELSEWHERE=1"
+    head, tail = f"MODEL={given[0]} TEXT={given[1]}", "NAME=mine EVALUATION=<file> ELSEWHERE=1"
     assert evaluation in said and said.endswith(f"  then:     make new {head} {tail}")
     monkeypatch.delenv("MAKELEVEL")
-    head, tail = f"{given[0]} {given[1]}", "--name mine --evaluation ... --elsewhere"
+    head, tail = f"{given[0]} {given[1]}", "--name mine --evaluation <file> --elsewhere"
     assert refused(*given, **more).endswith(f"  then:     freelunch new {head} {tail}")
 
 
@@ -415,7 +418,8 @@ def test_a_text_that_is_none(models: Path, text: bytes | None, said: str) -> Non
         path.write_bytes(text)
     found = refused(model(models), path)
     assert said in found
-    assert found.endswith(f"\n  then:     make new MODEL={model(models)} TEXT=...")
+    fits = "TEXT=text.jsonl" if path.suffix else "TEXT=<file>"
+    assert found.endswith(f"\n  then:     make new MODEL={model(models)} {fits}")
     assert not Path("studies").exists()
 
 
@@ -482,12 +486,20 @@ def test_a_study_for_another_machine_is_planned_for_none(
 
 def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:
     write_lines(tmp_path)
-    assert "name one of its files" in refused(model(models), tmp_path)
+    Path("a folder").mkdir()
+    Path("a folder/the notes.txt").touch()
+    said = refused(model(models), "a folder")
+    assert "name one of its files" in said
+    assert said.endswith(f"make new MODEL={model(models)} TEXT='a folder/the notes.txt'")
 
 
 def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     text = write_lines(tmp_path)
-    assert "does not exist" in refused("nowhere", text)
+    said = refused("gpt2", text)
+    assert "does not exist" in said and "Hugging Face hub, which is owner/name" in said
+    Path("empty").mkdir()
+    said = refused("empty", text)
+    assert "this folder is empty" in said
     assert "give the path of a model" in refused(text, text)
     model(models)
     model(models, "qwen2")
@@ -496,13 +508,20 @@ def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     (models / "one.gguf").write_bytes(b"GGUF")
     assert "a GGUF file, and other models in folders" in refused(models, text)
     shutil.copytree(model(models), "cache/snapshots/0123")
-    assert "give the path of a model, such as cache/snapshots/0123" in refused("cache", text)
+    said = refused("cache", text)
+    assert "give the path of a model, such as cache/snapshots/0123" in said
+    assert said.endswith(f"make new MODEL=cache/snapshots/0123 TEXT={text}")
     folder = shutil.copytree(model(models), tmp_path / "twice")
     (folder / "model.gguf").write_bytes(b"GGUF")
     assert "the weights twice" in refused(folder, text)
     assert "name its folder" in refused(model(models) / "model.safetensors", text)
     Path("bad.gguf").write_bytes(b"GGUF\x03" + bytes(99))
-    assert "not a valid GGUF file" in refused("bad.gguf", text)
+    write_gguf(Path("cut.gguf"), tiny_model("qwen2"))
+    Path("cut.gguf").write_bytes(Path("cut.gguf").read_bytes()[:-1000])
+    for name in ("bad.gguf", "cut.gguf"):
+        said = refused(name, text)
+        assert "not a valid GGUF file: it is damaged or cut off" in said
+        assert f"found:    {name}\n" in said and "fetch the file again" in said
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """`freelunch run`: the command that it gives Snakemake, and whose exit status it returns."""
 
 import os
-import signal
+import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from freelunch.cli.run import (
     runs_here,
     snakemake_command,
 )
-from freelunch.cli.signals import handle_in_thread
 from freelunch.core.errors import UserError
 from freelunch.study.base import REPOSITORY
 from snakemake_logger_plugin_freelunch.story import COMMAND
@@ -87,6 +85,23 @@ def test_the_exit_status_is_that_of_snakemake() -> None:
     assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
 
 
+def test_a_handler_of_sigterm_may_wait_for_the_thread_that_it_interrupts() -> None:
+    """Snakemake's handler waits for the lock of its scheduler."""
+    script = (
+        "import os, signal, threading; from freelunch.cli.run import handle_sigterm_in_thread\n"
+        "lock, handled = threading.Lock(), threading.Event()\n"
+        "def handler(*arguments):\n"
+        "    with lock: handled.set()\n"
+        "signal.signal(signal.SIGTERM, handler)\n"
+        "handle_sigterm_in_thread()\n"
+        "with lock: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(handled.wait(10))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def test_an_interrupted_run_names_what_the_user_typed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,25 +120,6 @@ def test_without_snakemake_the_environment_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(os.environ, "PATH", "")
     with pytest.raises(UserError, match="make env"):
         run_snakemake(["snakemake"], summary=False)
-
-
-def test_a_handler_that_waits_for_its_own_thread_ends() -> None:
-    """Snakemake's handler of SIGTERM waits for a lock that the interrupted thread may hold."""
-    lock, handled = threading.Lock(), threading.Event()
-
-    def handler(number: int, frame: object) -> None:
-        with lock:
-            handled.set()
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        handle_in_thread(signal.SIGUSR1)
-        with lock:
-            signal.raise_signal(signal.SIGUSR1)
-            assert not handled.is_set()
-        assert handled.wait(10)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_locks_of_a_run_that_is_alive_stay() -> None:

@@ -198,7 +198,44 @@ def test_an_interrupted_job_has_not_failed(events, clock):
         "stopped   fetch_text t, 5 s: interrupted",
         "stopped   build_tables, 5 s: interrupted",
     ]
+    told(story, events.said("Terminating processes on user request, this ..."))
     assert list(story.errors()) == []
+
+
+TERMINATED = "Will exit after finishing currently running jobs (scheduler)."
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "end", ["died with <Signals.SIGTERM: 15>", "returned non-zero exit status 143"]
+)
+def test_jobs_of_a_terminated_run_have_not_failed(events, clock, before, end):
+    """Whichever Snakemake says first: that a job ended, or that it ends the run."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}), events.job(1, "prune_model", model="m"))
+    ended = [events.said(SCRIPT_ENDED.format(end), logging.ERROR, "error"), events.failed(1)]
+    terminated = [events.said(TERMINATED)] * 3
+    lines = told(story, *([*terminated, *ended] if before else [*ended, *terminated]))
+    stopped = "stopped   prune_model m, 0 s: interrupted"
+    said = "Stopping: no further job starts, and the run ends when no job runs any more."
+    assert lines == ([said, stopped] if before else [stopped, said])
+    assert told(story, events.said("Resume by ...", event=STOPPED)) == ["\nResume by ...\n"]
+
+
+def test_a_job_that_alone_was_terminated_has_failed(events, clock):
+    """As by a guard of the machine's memory: the end says what became of it."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}), events.job(1, "prune_model", model="m"))
+    end = SCRIPT_ENDED.format("died with <Signals.SIGTERM: 15>")
+    told(story, events.said(end, logging.ERROR, "error"), events.failed(1))
+    assert "was ended by SIGTERM without a message of its own" in "".join(story.errors())
+
+
+def test_snakemakes_own_words_stay_in_its_log(events):
+    own = ["Loading script code for rule all", "Adding x (1 B).", "Creating report..."]
+    assert told(Story(), *map(events.said, own)) == []
+    own = ["Shutting down, this might take some time.", "Select jobs to execute..."]
+    assert told(Story(), events.began(), *map(events.said, own)) == []
 
 
 def test_one_job_is_not_said_to_be_several(events):
@@ -229,7 +266,8 @@ def test_what_fails_after_an_interruption_is_interrupted(events, clock):
     """As a library that was being imported, and takes the interruption for a missing module."""
     story = Story()
     told(story, events.began(), events.plan({1: 1.0}), events.job(1, "evaluate_cell", **CELL))
-    assert told(story, events.said("Terminating processes on user request, this ...")) == []
+    (line,) = told(story, events.said("Terminating processes on user request, this ..."))
+    assert line.startswith("Stopping: no further job starts")
     events.writes(1, "ERROR freelunch: error: ModuleNotFoundError: Could not import 'LlamaConfig'")
     (line,) = told(story, events.failed(1))
     assert line.startswith("stopped") and line.endswith("interrupted")
@@ -350,14 +388,16 @@ def test_a_bar_is_not_red(events, clock):
     assert "\u2501" in stream.getvalue() and "38;2;249;38;114" not in stream.getvalue()
 
 
-@pytest.mark.parametrize("said", ["Terminating processes on user request, this ...", "Error in x"])
+@pytest.mark.parametrize(
+    "said", ["Terminating processes on user request, this ...", TERMINATED, "Error in x"]
+)
 def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     monkeypatch.setenv(COMMAND, "make study")
     log = tmp_path / "x.snakemake.log"
     log.write_text(said)
     text = terminal.stopped([log])
     assert "    make study" in text.splitlines()
-    interrupted = said.startswith("Terminating")
+    interrupted = not said.startswith("Error")
     assert ("was interrupted" in text) == interrupted == ("Fix any error" not in text)
 
 

@@ -15,7 +15,7 @@ from freelunch.core.errors import UserError
 from freelunch.costs.jobs import Job, evaluation, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
+from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.requests import request
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
@@ -395,6 +395,18 @@ def test_the_text_of_a_plan() -> None:
     assert "tiny/wanda-u50/recon_block/seed0" in text
     for rule in ("fetch_model", "capture_dense", "reconstruct_window", "total"):
         assert any(line.split()[:1] == [rule] for line in text.splitlines()), rule
+
+
+def test_the_plan_of_a_tiny_model_is_in_small_units() -> None:
+    """In TFLOP and GB, it would be a table of zeros."""
+    plan = Plan.of(smoke())
+    text = plan_text(plan, MACHINE)
+    head, *_ = (line for line in text.splitlines() if line.startswith("  step "))
+    total, *_ = (line for line in text.splitlines() if line.startswith("  total "))
+    assert "GFLOP" in head.split()
+    number = total.split()[2]
+    assert float(number) > 0 and total.split().count("MB") == 3, total
+    assert f"From scratch: {number} GFLOP, about " in plan_brief(plan, MACHINE, 1)
 
 
 def test_a_model_whose_shapes_are_not_known(

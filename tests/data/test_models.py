@@ -221,7 +221,9 @@ def test_a_folder_with_gguf_and_safetensors(tmp_path: Path) -> None:
 def test_a_gguf_file_that_is_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tiny.gguf"
     path.write_bytes(content)
-    assert refused(path).startswith("models.tiny: not a valid GGUF file")
+    said = refused(path)
+    assert said.startswith("models.tiny: not a valid GGUF file: it is damaged or cut off")
+    assert said.endswith("fetch the file again")
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
         (b"{}\n", "jsonl", ["line 1", "no field 'text'", "(none)"]),
         (b'{"text": 7}\n', "jsonl", ["line 1", "'text' is not a string", "7"]),
         (b'{"text": null}\n', "jsonl", ["line 1", "'text' is not a string", "null"]),
-        (b'\n{"text": \n', "jsonl", ["line 2", "not valid JSON"]),
+        (b'\n{"text": \n', "jsonl", ["line 2", "not valid JSON", "correct or remove this entry"]),
         (b'["text"]\n', "jsonl", ["line 1", "not a JSON object"]),
         (table("a", column="txt"), "parquet", ["no field 'text'", "txt (nearest)"]),
         (table("a", None), "parquet", ["line 2", "'text' is not a string", "None"]),

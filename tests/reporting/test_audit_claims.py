@@ -395,7 +395,7 @@ def test_window_difference(whole: float, expected: str) -> None:
     assert kind(part["verdict"]) == expected, part
     (finding,) = part["findings"]
     assert finding["value"] == pytest.approx(math.log(whole / 40) / math.log(60 / 40))
-    assert finding["subject"] == "tiny, wanda, u50, windows: whole model beside one block"
+    assert finding["subject"] == "tiny, wanda, u50, windows: whole model vs. one block"
     assert (finding["low"] < 0 < finding["high"]) == (expected == HOLDS)
 
 

@@ -55,18 +55,28 @@ def changed(results: Path, key: str, value: Any) -> None:
 
 
 def compared(one: Path, other: Path) -> str:
-    return comparison_text(*compare_runs(records_of_run(str(one)), records_of_run(str(other))))
+    return comparison_text(compare_runs(records_of_run(str(one)), records_of_run(str(other))))
+
+
+EQUAL = (
+    "5 cells in both runs: 5 equal, 0 equal up to rounding, 0 different; 0 only in A, 0 only in B."
+)
 
 
 def test_equal_runs(tmp_path: Path) -> None:
     one, other = run(tmp_path / "a"), run(tmp_path / "b")
-    assert compared(one, other) == "The 5 cells that both have are equal up to rounding."
+    assert compared(one, other) == EQUAL
     assert compared(one / "records", other) == compared(one, other)
 
 
 def test_a_number_that_nothing_explains(tmp_path: Path) -> None:
     text = compared(run(tmp_path / "a"), run(tmp_path / "b", adapted=42.0))
-    assert text.startswith("tiny/wanda-u50/recon_block/seed0: 39.0 ± ")
+    first, second, *_ = text.splitlines()
+    assert first == (
+        "5 cells in both runs: 4 equal, 0 equal up to rounding, 1 different; 0 only in A, "
+        "0 only in B."
+    )
+    assert second.startswith("tiny/wanda-u50/recon_block/seed0: 39.0 ± ")
     assert "42.0" in text and "no recorded setting or environment explains the difference" in text
     assert "loss B - A: 0.07" in text
     assert "magnitude" not in text, "those are equal"
@@ -83,10 +93,28 @@ def test_settings_and_environment_explain(tmp_path: Path) -> None:
     assert "no recorded setting" not in text
 
 
+def test_what_differs_for_all_cells_is_said_once(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "a"), run(tmp_path / "b")
+    for path in (other / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        found = record["metrics"]["perplexity"]
+        more = 1e-7 if "dense" in path.name else 0.1
+        found["window_losses"] = [loss + more for loss in found["window_losses"]]
+        record["provenance"]["environments"]["prune_model"]["commit"] = "b" * 40
+        path.write_text(json.dumps(sealed(record)))
+    changed(other, "threads", 2)
+    first, *lines = compared(one, other).splitlines()
+    assert "0 equal, 1 equal up to rounding, 4 different" in first
+    commit = f"  environment commit of prune_model: {'a' * 12} in A, {'b' * 12} in B"
+    assert lines[:2] == ["What differs for all of these cells:", commit]
+    assert lines.count(commit) == 1
+    assert lines.count("  environment threads of prune_model: 1 in A, 2 in B") == 1
+
+
 def test_cells_of_one_run_only(tmp_path: Path) -> None:
     more = make_study(patterns=["u50", "u60"])
     text = compared(run(tmp_path / "a"), run(tmp_path / "b", more))
-    assert "only in B: tiny/magnitude-u60/none/seed0" in text and "only in A" not in text
+    assert "only in B: tiny/magnitude-u60/none/seed0" in text and "only in A:" not in text
 
 
 def test_numbers_of_other_tokens_do_not_compare(tmp_path: Path) -> None:
@@ -118,7 +146,7 @@ def test_a_record_that_was_altered_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_is_equal_to_itself_whatever_it_diverged_to(tmp_path: Path) -> None:
     one = run(tmp_path / "a", adapted=None)
-    assert "are equal" in compared(one, one)
+    assert compared(one, one) == EQUAL
 
 
 def test_a_run_that_is_not_named(tmp_path: Path) -> None:
@@ -128,7 +156,8 @@ def test_a_run_that_is_not_named(tmp_path: Path) -> None:
 
 def test_runs_without_a_cell_in_common(tmp_path: Path) -> None:
     other = run(tmp_path / "b", make_study(models=["tiny-2"]))
-    assert "no cell in common" in compared(run(tmp_path / "a"), other)
+    text = compared(run(tmp_path / "a"), other)
+    assert text.startswith("0 cells in both runs: ") and "; 5 only in A, 5 only in B." in text
 
 
 def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
@@ -137,7 +166,7 @@ def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
         record = json.loads(path.read_text())
         del record["metrics"]["perplexity"]["bytes"], record["sha256"], record["provenance"]
         path.write_text(json.dumps(record))
-    assert "are equal" in compared(one, other)
+    assert compared(one, other) == EQUAL
     path.write_text("{}")
     with pytest.raises(UserError, match="not the record of a cell"):
         records_of_run(str(other))

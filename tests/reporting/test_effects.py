@@ -175,6 +175,8 @@ def test_adaptations_and_open_intervals_are_said_in_words() -> None:
         row["effect"] for row in budgets
     ]
     assert not [row["effect"] for row in rows if "recon_" in row["effect"]]
+    gaps = {row["effect"] for row in rows if row["measure"] == "gap_left"}
+    assert {"gap, Magnitude vs. Wanda/RIA/SparseGPT", "gap, RIA vs. Wanda"} <= gaps
     numbers = [number_text({key: written(it) for key, it in row.items()}) for row in budgets]
     assert not [number for number in numbers if " to >" in number]
     assert any(number.endswith("no upper end)") for number in numbers), numbers

@@ -77,7 +77,7 @@ def test_the_budget_ratio_depends_on_the_reference(full: dict[str, Any]) -> None
 
 def test_three_seeds_undo_what_one_seed_found(full: dict[str, Any], laptop: dict[str, Any]) -> None:
     """With the first seed, 47 % of the gap between Wanda and SparseGPT is left."""
-    pair = "SparseGPT beside Wanda"
+    pair = "SparseGPT vs. Wanda"
     one, three = (found(claims, "C3", 1)[pair] for claims in (laptop, full))
     assert one["value"] == pytest.approx(0.47, abs=5e-3)
     assert one["seeds"] == 1 and three["seeds"] == 3

@@ -142,7 +142,9 @@ def test_a_study_that_is_no_name_of_a_file(value: object, shown: str) -> None:
 
 @pytest.mark.parametrize("name", ["studies/none.yaml", "studies"])
 def test_a_file_that_is_not_there(name: str) -> None:
-    assert refusal({"study": name}) == f"{name}: there is no such file"
+    said = refusal({"study": name})
+    assert said.startswith(f"{name}: there is no such study file")
+    assert "studies/smoke.yaml" in said and "freelunch new MODEL TEXT" in said
 
 
 def test_what_is_wrong_with_the_study_is_said_of_its_file(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import sys
 import time
@@ -12,8 +11,14 @@ from pathlib import Path
 
 from snakemake_logger_plugin_freelunch.job_log import JobLog, Now
 from snakemake_logger_plugin_freelunch.words import (
+    BY_SIGNAL,
     FIRST,
     FOLLOWS,
+    INTERRUPTED,
+    POINTERS,
+    SCRIPT_ENDED,
+    TOLD,
+    USUAL,
     duration,
     line_of,
     name_of,
@@ -25,20 +30,7 @@ from snakemake_logger_plugin_freelunch.words import (
 COMMAND = "FREELUNCH_COMMAND"
 # This workflow's own events: the plan at the start, and the summary or the error at the end.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
-# Snakemake's messages at the end of a run in which jobs failed. The story says which, and why.
-_POINTERS = (
-    "Exiting because a job execution failed. Look above for error messages",
-    "At least one job did not complete successfully.",
-)
-# Snakemake's message that a script failed, which comes before the event that names the job.
-_SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
-_INTERRUPTED = "<Signals.SIGINT: 2>"
-# Snakemake's message when Ctrl-C ends a run.
-_ENDING = "Terminating processes on user request"
-# Messages during a run that people need to see.
-_TOLD = ("Nothing to be done", "Will exit after", "Shutting down")
-# Messages before every run, which nobody needs.
-_USUAL = ("Building DAG of jobs", "Assuming unrestricted shared filesystem")
+_STOPPING = "Stopping: no further job starts, and the run ends when no job runs any more."
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
 # Lines of other processes that are shown for a job that stopped without a message.
@@ -80,11 +72,13 @@ class Failure:
         name: Its rule and its cell.
         error: Its message, in full.
         logs: The logs that say more.
+        by_signal: Whether a signal ended it, which is no failure if the run was interrupted.
     """
 
     name: str
     error: str
     logs: Sequence[str]
+    by_signal: bool
 
 
 class Story:
@@ -215,16 +209,19 @@ class Story:
             return line_of("stopped", f"{job.name}, {took}: interrupted")
         # If the job wrote no log, the log that is there is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
+        by_signal = False
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
-            if _INTERRUPTED in end:
-                return line_of("stopped", f"{job.name}, {took}: interrupted")
+            by_signal = BY_SIGNAL.search(end) is not None
             end = signals_in(end)
             error = said or f"its process {end} without a message of its own"
             if last := self._last_words(job):
                 error += "\nThe last output of its process, and of any beside it:\n" + last
                 logs = [*logs, str(self.said)]
-        self.failures[number] = Failure(job.name, error, logs)
+        self.failures[number] = Failure(job.name, error, logs, by_signal)
+        if by_signal:
+            # The message that the whole run was interrupted may come after this event.
+            return line_of("stopped", f"{job.name}, {took}: interrupted")
         return line_of("FAILED", f"{job.name}, {took}: {error.splitlines()[0]}")
 
     def _last_words(self, job: RunningJob) -> str:
@@ -243,20 +240,30 @@ class Story:
     def _words(self, record: logging.LogRecord) -> Iterator[str]:
         """Yield Snakemake's own messages: warnings and errors, and before a run all others."""
         text = record.getMessage()
-        self._interrupted = self._interrupted or text.startswith(_ENDING)
-        if text in ("", "None") or text.startswith(_USUAL):
+        if text.startswith(INTERRUPTED):
+            # Snakemake may say it again and again.
+            if not self._interrupted:
+                yield _STOPPING
+            self._interrupted = True
+            return
+        if text in ("", "None") or text.startswith(USUAL):
             return
         if record.levelno >= logging.ERROR:
-            if script := _SCRIPT_ENDED.search(text):
+            if script := SCRIPT_ENDED.search(text):
                 self._script_ends[script[1]] = script[2]
-            elif not any(pointer in text for pointer in _POINTERS):
+            elif not any(pointer in text for pointer in POINTERS):
                 yield text
-        elif record.levelno >= logging.WARNING or not self._started or text.startswith(_TOLD):
+        elif record.levelno >= logging.WARNING or not self._started or text.startswith(TOLD):
             yield text
 
     def errors(self) -> Iterator[str]:
         """Yield all errors in full, once."""
-        failures, self.failures = list(self.failures.values()), {}
+        failures = [
+            failure
+            for failure in self.failures.values()
+            if not (self._interrupted and failure.by_signal)
+        ]
+        self.failures = {}
         if not failures:
             return
         count = "1 job failed" if len(failures) == 1 else f"{len(failures)} jobs failed"

@@ -1,4 +1,4 @@
-"""The words of a run's story: names of jobs, reasons, times."""
+"""The words of a run's story: Snakemake's messages, names of jobs, reasons, times."""
 
 import re
 import sys
@@ -6,6 +6,24 @@ import textwrap
 import time
 from collections.abc import Mapping
 
+# Snakemake's messages at the end of a run in which jobs failed. The story says which, and why.
+POINTERS = (
+    "Exiting because a job execution failed. Look above for error messages",
+    "At least one job did not complete successfully.",
+)
+# Snakemake's message that a script failed, which comes before the event that names the job.
+SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
+# How a process ends that is interrupted or terminated; a shell reports it of its own processes.
+BY_SIGNAL = re.compile(r"<Signals\.SIG(?:INT|TERM): \d+>|exit status (?:130|143)\b")
+# Snakemake's messages when Ctrl-C ends a run, and when SIGTERM does by its own handler.
+INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing")
+# Snakemake's message during a run that people need to see.
+TOLD = "Nothing to be done"
+# Messages before every run or report, which nobody needs.
+USUAL = (
+    *("Building DAG of jobs", "Assuming unrestricted shared filesystem"),
+    *("Creating report", "Adding ", "Loading script code", "Loading wrapper code"),
+)
 FOLLOWS, FIRST = "Input files updated by another job", "Missing output files"
 # Snakemake's reasons. Behind some of them, it lists files or settings, which may contain anything.
 _REASONS = re.compile(

@@ -9,6 +9,11 @@ from freelunch.core.errors import UserError
 
 # Arguments as `make new` takes them; an empty value was not given.
 Given = Mapping[str, str]
+EXPECTED = {
+    "MODEL": "<folder, GGUF file or owner/name on the hub>",
+    "TEXT": "<file>",
+    "EVALUATION": "<file>",
+}
 _OPTIONS = {"NAME": "--name", "EVALUATION": "--evaluation"}
 
 
@@ -32,17 +37,17 @@ def again(given: Given, **instead: str) -> str:
 
 @contextmanager
 def then(given: Given, wrong: str) -> Iterator[None]:
-    """Add to an error the command to type once the argument `wrong` is corrected."""
+    """Add to an error the command to type, with what fits in the place of the argument `wrong`."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}\n  then:     {again(given, **{wrong: '...'})}") from error
+        fits = EXPECTED[wrong] if error.instead is None else shlex.quote(str(error.instead))
+        raise UserError(f"{error}\n  then:     {again(given, **{wrong: fits})}") from error
 
 
 def check_given(given: Given) -> None:
     """Refuse an empty model or text, which `make new` passes on if it was not given."""
-    expected = {"MODEL": "<folder, GGUF file or owner/name on the hub>", "TEXT": "<file>"}
-    missing = {key: words for key, words in expected.items() if not given[key]}
+    missing = {key: EXPECTED[key] for key in ("MODEL", "TEXT") if not given[key]}
     if missing:
         raise UserError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: a study "

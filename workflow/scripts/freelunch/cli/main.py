@@ -5,6 +5,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from freelunch.cli.machine import assumed_machine, device_of, machine_of
 from freelunch.cli.new import write_study
 from freelunch.cli.options import (
     DEFAULT,
+    Command,
     Cores,
     DeviceMemory,
     Disk,
@@ -30,7 +32,6 @@ from freelunch.cli.options import (
     Scatter,
     Study,
     Tflops,
-    WithArguments,
 )
 from freelunch.cli.run import LOCAL, run_snakemake, runs_here, snakemake_command
 from freelunch.cli.verify import repair, verify
@@ -61,8 +62,9 @@ app = typer.Typer(
       freelunch audit studies/mine-notes.yaml    prints the verdicts and the page's path
 
     Without STUDY, commands use config.yaml. Exit status: 0 done, 1 error, 2 wrong usage; `run`
-    passes on Snakemake's. Completion of commands and studies: --install-completion.""",
+    passes on Snakemake's. Completion of commands, studies and rules: --install-completion.""",
 )
+command = partial(app.command, cls=Command)
 
 
 def main() -> int:
@@ -108,13 +110,13 @@ def _usage(error: ClickException, given: list[str]) -> str:
     said, asked, meant = said.partition("Did you mean ")
     said += asked + " or ".join(meant.rsplit(", ", 1))
     then = "?" if asked else ";"
-    names = [command.name for command in app.registered_commands]
+    names = [each.name for each in app.registered_commands]
     if given and given[0] in names:
         return f"{said}{then} `freelunch {given[0]} --help` shows how"
     return f"{said}{then} `freelunch --help` lists the commands"
 
 
-@app.command("new", cls=WithArguments)
+@command("new")
 def new_command(
     model: Annotated[
         str,
@@ -132,7 +134,8 @@ def new_command(
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="The study's name. Default: both names, joined.")
+        str | None,
+        typer.Option(metavar="NAME", help="The study's name. Default: both names, joined."),
     ] = None,
     evaluation: Annotated[
         str | None,
@@ -165,7 +168,7 @@ def new_command(
     )
 
 
-@app.command("check")
+@command("check")
 def check_command(
     study: Study = DEFAULT, device_memory: DeviceMemory = None, elsewhere: Elsewhere = False
 ) -> None:
@@ -176,7 +179,7 @@ def check_command(
     _check(study, device_memory, elsewhere)
 
 
-@app.command("plan")
+@command("plan")
 def plan_command(
     study: Study = DEFAULT,
     tflops: Tflops = None,
@@ -194,7 +197,7 @@ def plan_command(
     terminal.say(plan_text(Plan.of(opened, device, said), machine))
 
 
-@app.command("run")
+@command("run")
 def run_command(
     context: typer.Context,
     study: Study = DEFAULT,
@@ -214,30 +217,30 @@ def run_command(
       freelunch run STUDY -- --dry-run
     """
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
-    command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
+    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
     _check(study, device_memory, elsewhere)
-    command += context.obj or []
-    command += ["--forcerun", *force.split()] if force else []
+    started += context.obj or []
+    started += ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
-    status = run_snakemake(command, summary=bool(context.obj))
+    status = run_snakemake(started, summary=bool(context.obj))
     if status == 0 and not context.obj:
         terminal.say(terminal.summary(open_study(study)))
     return status
 
 
-@app.command("summary")
+@command("summary")
 def summary_command(study: Study = DEFAULT) -> None:
     """Show what a study found, in a few lines."""
     terminal.say(terminal.summary(open_study(study)))
 
 
-@app.command("audit")
+@command("audit")
 def audit_command(study: Study = DEFAULT) -> None:
     """Show the verdicts, and the path of their page."""
     terminal.show(audit_text(open_study(study)))
 
 
-@app.command("verify")
+@command("verify")
 def verify_command(study: Study = DEFAULT) -> None:
     """Say what is damaged or missing in a study.
 
@@ -250,7 +253,7 @@ def verify_command(study: Study = DEFAULT) -> None:
         raise UserError("the results are not whole", where=opened.paths.root, todo=mend())
 
 
-@app.command("repair")
+@command("repair")
 def repair_command(
     study: Study = DEFAULT,
     cores: Cores = "all",
@@ -260,11 +263,11 @@ def repair_command(
     device_memory: DeviceMemory = None,
 ) -> None:
     """Make again what is damaged or missing."""
-    command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
-    repair(open_study(study), [*command, "--"])
+    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
+    repair(open_study(study), [*started, "--"])
 
 
-@app.command("compare", cls=WithArguments)
+@command("compare")
 def compare_command(
     first: Annotated[str, typer.Argument(metavar="A", help="A study, its results, or records.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
@@ -274,10 +277,10 @@ def compare_command(
     from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 
     runs = map(records_of_run, (first, second))
-    print(comparison_text(*compare_runs(*runs)))  # noqa: T201
+    print(comparison_text(compare_runs(*runs)))  # noqa: T201
 
 
-@app.command("devices")
+@command("devices")
 def devices_command(
     device_memory: Annotated[
         list[str],
@@ -294,19 +297,19 @@ def devices_command(
     print(table, end="")  # noqa: T201
 
 
-@app.command("name")
+@command("name")
 def name_command(study: Study = DEFAULT) -> None:
     """Print a study's name."""
     print(open_study(study).name)  # noqa: T201
 
 
-@app.command("schema")
+@command("schema")
 def schema_command() -> None:
     """Print the JSON Schema of a study's file."""
     print(schema_text(), end="")  # noqa: T201
 
 
-@app.command("settings")
+@command("settings")
 def settings_command() -> None:
     """Print the reference of all settings."""
     print(reference(), end="")  # noqa: T201

@@ -113,7 +113,10 @@ def write_study(
         taken["texts", names[key]] = entries[key]
     own = _free("models", model_name, entry, taken)
     about = [_about_model(str(Path(model).expanduser()), seen)]
+    about += _about_taken("model", model_name, own)
     about += [_about_text(texts[key], found[key], amounts[key]) for key in texts]
+    for key, place in texts.items():
+        about += _about_taken("text", _text_name(place), names[key])
     file = StudyFile(
         called,
         about,
@@ -173,6 +176,16 @@ def _model(given: str) -> tuple[dict[str, Any], SeenModel]:
             seen, commit = model_on_hub(given, Path(scratch))
         entry: dict[str, Any] = {"source": "hub", "repository": given, "revision": commit}
     else:
+        if not path.exists():
+            raise UserError(
+                "there is no model",
+                where=f"MODEL={given}",
+                found=f"{path.absolute()} does not exist",
+                expected="the path of a folder or a GGUF file, or the name of a model on the "
+                "Hugging Face hub, which is owner/name",
+                todo="correct the path, or write the owner before the name, such as "
+                "HuggingFaceTB/SmolLM2-135M",
+            )
         seen = model_at(path, f"MODEL={given}")
         check_as_fetched(path, f"MODEL={given}")
         entry = {"source": "path", "path": _written(path)}
@@ -250,6 +263,16 @@ def _about_name(given: str, called: str) -> str:
         f"named {called}: a name has only lower-case letters and digits, with single `.`, `_` or "
         f"`-` between them, and at most {NAME_LENGTH} characters"
     )
+
+
+def _about_taken(kind: str, name: str, own: str) -> list[str]:
+    """Return why a model or a text is not called what its file is called."""
+    if own == name:
+        return []
+    return [
+        f"the {kind} is called {own} here, since config/registry.yaml or another study has another "
+        f"{kind} {name}, and studies share what they fetch"
+    ]
 
 
 def _about_model(given: str, seen: SeenModel) -> str:

@@ -1,16 +1,18 @@
 """Arguments and options that several commands of `freelunch` share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-# The class of contexts is public in click, but not in typer, which has its own copy.
+# These classes are public in click, but not in typer, which has its own copy.
 from typer._click.core import Context
+from typer._click.formatting import HelpFormatter
 from typer.core import TyperCommand
 
+from freelunch.cli.run import shipped_profiles
 from freelunch.core.errors import DEFAULT_STUDY, nearest
 from freelunch.costs.machine import read_rate
 from freelunch.study.steps import RULES
@@ -18,8 +20,25 @@ from freelunch.study.steps import RULES
 DEFAULT = Path(DEFAULT_STUDY)
 
 
-class WithArguments(TyperCommand):
-    """A command whose usage names a required argument as MODEL, not as {MODEL}."""
+class _Formatter(HelpFormatter):
+    """Writes the name of an argument without its type, such as <str>, behind it."""
+
+    def write_dl(
+        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write names and what they mean."""
+        plain = [(name.partition(" <")[0], meaning) for name, meaning in rows]
+        super().write_dl(plain, col_max, col_spacing)
+
+
+class _Context(Context):
+    formatter_class = _Formatter
+
+
+class Command(TyperCommand):
+    """A command whose help names an argument as MODEL, not as {MODEL} and MODEL <str>."""
+
+    context_class = _Context
 
     def collect_usage_pieces(self, ctx: Context) -> list[str]:
         """Return the words of the usage."""
@@ -31,6 +50,16 @@ def _studies(incomplete: str) -> Iterator[str]:
     for path in (Path(DEFAULT_STUDY), *sorted(Path("studies").glob("*.yaml"))):
         if path.is_file() and str(path).startswith(incomplete):
             yield str(path)
+
+
+def _profiles(incomplete: str) -> list[str]:
+    """Return the profiles of this repository that begin like this, for completion."""
+    return [name for name in shipped_profiles() if name.startswith(incomplete)]
+
+
+def _rule_names(incomplete: str) -> list[str]:
+    """Return the rules that begin like this, for completion."""
+    return [name for name in RULES if name.startswith(incomplete)]
 
 
 def _rate(text: str) -> float:
@@ -73,7 +102,12 @@ Cores = Annotated[
     str, typer.Option(parser=_cores, metavar="N", help="Cores of this machine to use.")
 ]
 Profile = Annotated[
-    str, typer.Option(help="A folder in workflow/profiles, such as slurm, or another's path.")
+    str,
+    typer.Option(
+        metavar="PROFILE",
+        help="A folder in workflow/profiles, such as slurm, or another's path.",
+        autocompletion=_profiles,
+    ),
 ]
 Scatter = Annotated[
     int | None,
@@ -84,6 +118,7 @@ Force = Annotated[
     typer.Option(
         parser=_rules,
         metavar="RULE",
+        autocompletion=_rule_names,
         help="Run a rule again, and all that follows from it.",
     ),
 ]

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,17 +27,20 @@ def profile_folder(profile: str) -> Path:
     Raises:
         UserError: There is no such profile.
     """
-    shipped = _here(_PROFILES)
-    for folder in (shipped / profile, Path(profile)):
+    for folder in (_here(_PROFILES) / profile, Path(profile)):
         if (folder / "profile.yaml").is_file():
             return folder
-    names = [path.name for path in shipped.iterdir()]
     raise UserError(
         "there is no such profile",
         where="--profile",
         found=profile,
-        expected=f"{nearest(profile, names)}; or a folder with a profile.yaml",
+        expected=f"{nearest(profile, shipped_profiles())}; or a folder with a profile.yaml",
     )
+
+
+def shipped_profiles() -> list[str]:
+    """Return the names of the profiles in workflow/profiles."""
+    return sorted(path.name for path in _here(_PROFILES).iterdir())
 
 
 def check_cores(cores: int | None) -> None:
@@ -129,6 +133,20 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             found=shlex.join(command[:1]),
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
+
+
+def handle_sigterm_in_thread() -> None:
+    """Run Snakemake's handler of SIGTERM, which ends a run when its jobs have ended, in a thread.
+
+    It waits for a lock that the interrupted main thread may hold, and there would wait for ever.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def start(*arguments: object) -> None:
+        if callable(handler):
+            threading.Thread(target=handler, args=arguments, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, start)
 
 
 def _here(path: Path) -> Path:

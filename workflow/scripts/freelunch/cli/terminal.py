@@ -13,11 +13,10 @@ from freelunch.cli.verify import check_whole
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
 from snakemake_logger_plugin_freelunch.story import resume
+from snakemake_logger_plugin_freelunch.words import INTERRUPTED
 
 # Snakemake's logger, which keeps our messages in order with Snakemake's own.
 _SNAKEMAKE = logging.getLogger("snakemake.logging")
-# What Snakemake logs when Ctrl-C or a signal ends a run.
-_INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing currently")
 
 
 def say(text: str) -> None:
@@ -93,7 +92,7 @@ def stopped(logs: Sequence[str]) -> str:
     said = "".join(Path(log).read_text(encoding="utf-8") for log in logs)
     why = (
         "The study was interrupted. Nothing is lost.\nThe same command goes on where it stopped:"
-        if any(words in said for words in _INTERRUPTED)
+        if any(words in said for words in INTERRUPTED)
         else "The study stopped. Finished steps are kept.\n"
         "Fix any error above, then run the same command to resume:"
     )

@@ -22,6 +22,7 @@ class UserError(Exception):
         found: What was found there.
         expected: What was expected instead.
         todo: What the user can do.
+        instead: What fits in the place of what was given, if it is known.
     """
 
     def __init__(
@@ -32,8 +33,9 @@ class UserError(Exception):
         found: object = None,
         expected: object = None,
         todo: str | None = None,
+        instead: object = None,
     ) -> None:
-        self.problem = problem
+        self.problem, self.instead = problem, instead
         lines = [f"{where}: {problem}" if where is not None else problem]
         lines += [f"  found:    {found}"] if found is not None else []
         lines += [f"  expected: {expected}"] if expected is not None else []

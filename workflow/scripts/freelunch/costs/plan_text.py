@@ -28,6 +28,10 @@ from freelunch.costs.work import (
 )
 from freelunch.study.retraining import Retraining
 
+# Units, the largest first, with how many operations or bytes they are.
+_Units = Sequence[tuple[float, str]]
+_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+_BYTES = ((1e9, "GB"), (1e6, "MB"))
 _KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
 
@@ -68,7 +72,7 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False
         seconds = sum(cost.seconds(machine) for cost in known.values())
         memory = max(cost.memory(machine.device_bytes is not None).host for cost in known.values())
         lines += [
-            f"  From scratch: {whole.flops / 1e12:,.1f} TFLOP, about {duration(seconds)} job after "
+            f"  From scratch: {_operations(whole.flops)}, about {duration(seconds)} job after "
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
             *(f"  {each}" for each in misfits(plan, machine)),
@@ -96,8 +100,6 @@ def _conditions(plan: Plan) -> Iterator[str]:
 
 
 def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
-    memory = _memory_heads(machine)
-    rows = [["step", "jobs", "TFLOP", "time", *memory, "read", "written", "disk"]]
     known = [plan.step(*job) or Cost() for job in jobs]
     by_rule: dict[str, list[Cost]] = {
         rule: [cost for job, cost in zip(jobs, known, strict=True) if job.rule == rule]
@@ -105,13 +107,19 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
     }
     by_rule = {rule: costs for rule, costs in by_rule.items() if costs}
     everything = [cost for costs in by_rule.values() for cost in costs]
-    for name, costs in [*by_rule.items(), ("total", everything)]:
-        one = together(costs)
-        moved = [one.read_bytes, one.written_bytes, one.disk_bytes]
-        rows.append([name, f"{len(costs):,}", *_row(costs, machine), *map(_gigabytes, moved)])
+    groups = {**by_rule, "total": everything}
+    sums = [together(costs) for costs in groups.values()]
+    columns = [
+        ["step", *groups],
+        ["jobs", *(f"{len(costs):,}" for costs in groups.values())],
+        *_columns(list(groups.values()), machine),
+        ["read", *_sizes([one.read_bytes for one in sums])],
+        ["written", *_sizes([one.written_bytes for one in sums])],
+        ["disk", *_sizes([one.disk_bytes for one in sums])],
+    ]
     return [
         "",
-        *_aligned(rows, names=1),
+        *_aligned(columns, names=1),
         *_adaptations(plan, jobs, machine),
         "",
         *_notes(plan, by_rule, machine),
@@ -165,8 +173,7 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
     found = {key: job for key, job in adaptation_jobs(plan.study).items() if job in jobs}
     if not found:
         return []
-    rows = [["model", "adaptation", "window", "TFLOP", "time", *_memory_heads(machine), "scratch"]]
-    reasons = [""]
+    windows, costs, reasons = list[str](), list[Cost](), [""]
     for (model, adaptation), job in found.items():
         window, why = plan.window(model, adaptation)
         cost = plan.step(*job) or Cost()
@@ -175,45 +182,72 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
             window = "streamed" if streamed else window
         if problem := misfit(cost, machine):
             why = f"{problem}; {way_out_of(plan, job, machine)}"
-        scratch = _gigabytes(cost.scratch_bytes)
-        rows.append([model, adaptation, str(window), *_row([cost], machine), scratch])
+        windows.append(str(window))
+        costs.append(cost)
         reasons.append(f"  {why}" if why else "")
-    lines = [line + why for line, why in zip(_aligned(rows, names=2), reasons, strict=True)]
+    columns = [
+        ["model", *(model for model, _ in found)],
+        ["adaptation", *(adaptation for _, adaptation in found)],
+        ["window", *windows],
+        *_columns([[cost] for cost in costs], machine),
+        ["scratch", *_sizes([cost.scratch_bytes for cost in costs])],
+    ]
+    lines = [line + why for line, why in zip(_aligned(columns, names=2), reasons, strict=True)]
     return ["", *lines]
 
 
-def _memory_heads(machine: Machine) -> list[str]:
-    return ["memory"] if machine.device_bytes is None else ["host", "device"]
-
-
-def _row(costs: Sequence[Cost], machine: Machine) -> list[str]:
-    """Return operations, time and memory of some jobs; memory is that of the largest."""
+def _columns(groups: Sequence[Sequence[Cost]], machine: Machine) -> list[list[str]]:
+    """Return columns with operations, time and memory of groups of jobs, below their heads; memory
+    is that of the largest job.
+    """
     device = machine.device_bytes is not None
-    each = [cost.memory(device) for cost in costs]
-    memory = [max(one.host for one in each), *([max(one.device for one in each)] if device else [])]
-    seconds = sum(cost.seconds(machine) for cost in costs)
-    flops = sum(cost.flops for cost in costs)
-    return [f"{flops / 1e12:,.1f}", short(seconds), *map(_gigabytes, memory)]
+    flops = [sum(cost.flops for cost in costs) for costs in groups]
+    seconds = [sum(cost.seconds(machine) for cost in costs) for costs in groups]
+    memory = [[cost.memory(device) for cost in costs] for costs in groups]
+    size, unit = _unit(flops, _FLOPS)
+    columns = [
+        [unit, *(f"{number / size:,.1f}" for number in flops)],
+        ["time", *map(short, seconds)],
+        ["host" if device else "memory", *_sizes([max(one.host for one in of) for of in memory])],
+    ]
+    if device:
+        columns.append(["device", *_sizes([max(one.device for one in of) for of in memory])])
+    return columns
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB"
+def _unit(numbers: Sequence[float], units: _Units) -> tuple[float, str]:
+    """Return the largest unit of which one of some numbers is at least a tenth, or the smallest;
+    the largest if all numbers are 0.
+    """
+    most = max(numbers, default=0.0)
+    return next((unit for unit in units if most >= unit[0] / 10 or most == 0), units[-1])
+
+
+def _sizes(numbers: Sequence[float]) -> list[str]:
+    """Return bytes in one unit, which suits the largest of them."""
+    size, unit = _unit(numbers, _BYTES)
+    return [f"{number / size:,.1f} {unit}" for number in numbers]
+
+
+def _operations(flops: float) -> str:
+    size, unit = _unit([flops], _FLOPS)
+    return f"{flops / size:,.1f} {unit}"
 
 
 def _percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
-def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Return rows as aligned lines: the first `names` columns left, the rest right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _aligned(columns: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Return columns as aligned lines: the first `names` columns left, the rest right."""
+    widths = [max(map(len, column)) for column in columns]
     return [
         "  "
         + "  ".join(
             f"{cell:<{width}}" if at < names else f"{cell:>{width}}"
             for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in rows
+        for row in zip(*columns, strict=True)
     ]
 
 

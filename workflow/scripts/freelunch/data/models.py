@@ -107,10 +107,10 @@ def check_gguf(gguf: Path, where: str) -> None:
         experts = [it.contents() for key, it in fields.items() if key.endswith(".expert_count")]
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(
-            "not a valid GGUF file",
+            "not a valid GGUF file: it is damaged or cut off",
             where=where,
-            found=f"{gguf}: {type(error).__name__}: {error}",
-            todo="complete the download of the model",
+            found=gguf,
+            todo="fetch the file again",
         ) from error
     # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
     named = {"model_type": architecture.replace("-", "_"), "num_experts": max(experts, default=0)}

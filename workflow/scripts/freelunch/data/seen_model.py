@@ -105,6 +105,15 @@ def model_at(path: Path, where: str) -> SeenModel:
             found=", ".join(map(str, inside[:5])),
             expected="the folder of one model",
             todo=f"give the path of a model, such as {inside[0]}",
+            instead=inside[0],
+        )
+    if not any(path.iterdir()):
+        raise UserError(
+            "this folder is empty",
+            where=where,
+            found=path.absolute(),
+            expected=f"a folder with {CONFIG}, a tokenizer and safetensors, or a GGUF file",
+            todo="download the model into it, or give the path of another folder",
         )
     names = model_files(where, path)
     for name in names:
@@ -265,10 +274,10 @@ def _gguf_model(file: Path, where: str) -> SeenModel:
         tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise UserError(
-            "not a valid GGUF file",
+            "not a valid GGUF file: it is damaged or cut off",
             where=where,
-            found=f"{file}: {first_line(error)}",
-            todo="complete the download of the model",
+            found=f"{file}: {error.strerror}" if isinstance(error, OSError) else file,
+            todo="fetch the file again",
         ) from error
     # llama.cpp writes `llama` also for Mistral and Mixtral.
     experts = [value for key, value in fields.items() if key.endswith(".expert_count")]
@@ -318,17 +327,18 @@ def _models_below(folder: Path) -> list[Path]:
 
 
 def _no_model(path: Path, where: str) -> UserError:
-    found = f"{path.absolute()} does not exist"
+    found, instead = f"{path.absolute()} does not exist", None
     todo = "correct the path; it may be absolute, or relative to this folder"
     if path.is_file():
         found = f"the file {path}"
         todo = "unpack it" if path.suffix == ".zip" else "give the path of a model"
         if (path.parent / CONFIG).is_file():
-            todo = f"name its folder: {path.parent}"
+            todo, instead = f"name its folder: {path.parent}", path.parent
     return UserError(
         "there is no model",
         where=where,
         found=found,
         expected=f"a folder with {CONFIG}, a tokenizer and safetensors, or a GGUF file",
         todo=todo,
+        instead=instead,
     )

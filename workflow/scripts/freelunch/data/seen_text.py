@@ -64,6 +64,7 @@ def text_at(path: Path, where: str) -> SeenText:
             found=path,
             expected="one object a line (JSON Lines)",
             todo=f"convert it, such as by `jq -c '.[]' {path} > {path.with_suffix('.jsonl')}`",
+            instead=path.with_suffix(".jsonl"),
         )
     elif _is_object(first):
         form = "jsonl"
@@ -135,17 +136,20 @@ def _first(lines: Iterable[str]) -> Iterator[str]:
 def _check_file(path: Path, where: str) -> None:
     """Refuse a path that is not a file, and an empty file."""
     problem, found, todo = None, str(path.absolute()), "name the file that holds the text"
+    instead = None
     if path.is_dir():
         inside = sorted(file.name for file in path.iterdir() if file.is_file())[:5]
         problem = "this is a folder, but a text is one file"
         found += f", with {', '.join(inside) or 'no file'}"
-        todo = f"name one of its files, such as {path / inside[0]}" if inside else todo
+        if inside:
+            instead = path / inside[0]
+            todo = f"name one of its files, such as {instead}"
     elif not path.is_file():
         problem, todo = "there is no such file", "correct the path of the text"
     elif path.stat().st_size == 0:
         problem, todo = "the text is empty", "use a file with text"
     if problem:
-        raise UserError(problem, where=where, found=found, todo=todo)
+        raise UserError(problem, where=where, found=found, todo=todo, instead=instead)
 
 
 def _is_parquet(path: Path) -> bool:

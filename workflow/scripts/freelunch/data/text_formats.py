@@ -14,6 +14,8 @@ from freelunch.core.errors import UserError, nearest
 from freelunch.data.sources import Obtained
 from freelunch.data.unpacked import lines_of
 
+# What to do, unless an error says it.
+_TODO = "correct or remove this entry, or fetch the file again"
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
 _OPENING = re.compile(r"<doc(\s[^<>]*)?>")
 _CLOSING = "</doc>"
@@ -144,9 +146,11 @@ class SourceFile:
         )
 
     def error(self, problem: str, **more: Any) -> UserError:
-        """Return an error that names the entry, the file and the line."""
+        """Return an error that names the entry, the file and the line, and what to do."""
         line = f", line {self.number}" if self.number else ""
-        return UserError(problem, where=f"{self._where}: {self._name}{line}", **more)
+        return UserError(
+            problem, where=f"{self._where}: {self._name}{line}", **{"todo": _TODO, **more}
+        )
 
 
 def _each_line(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from freelunch.core.artifact import write_atomically
-from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
+from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError, nearest
 from freelunch.study.study import Study
 
 KEY = "study"
@@ -45,8 +45,18 @@ def open_study(path: Path) -> Study:
     """Return the study that this process is about; messages name it from now on.
 
     Raises:
-        UserError: The study is not valid, or another study file has results under its name.
+        UserError: The study is not there or not valid, or another study file has results under its
+            name.
     """
+    if os.path.isdir(path) or not os.path.exists(path):
+        here = [Path(DEFAULT_STUDY), *Path("studies").glob("*.yaml")]
+        raise UserError(
+            "there is no such study file",
+            where=path,
+            expected=nearest(str(path), [str(each) for each in here if each.is_file()]),
+            todo="correct the name, or write a study of your own model and text: "
+            "freelunch new MODEL TEXT",
+        )
     # Written differently, the same path would count as another setting.
     study = Study.load(Path(os.path.relpath(path)))
     os.environ[STUDY_VARIABLE] = study.source

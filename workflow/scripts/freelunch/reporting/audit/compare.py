@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from freelunch.analysis.pairing import measured_perplexity, paired_difference
 from freelunch.core.digest import content_digest
@@ -28,6 +28,44 @@ _OTHERS: Mapping[str, Callable[[Record], float | None]] = {
 }
 # Losses that differ by no more than this are equal up to rounding.
 ROUNDING = 1e-5
+
+
+EQUAL, ROUNDED = "equal", "equal up to rounding"
+
+
+class Explanation(NamedTuple):
+    """What may explain a difference.
+
+    Attributes:
+        kind: "setting" or "environment".
+        key: Which one.
+        a: Its value in A, as people read it.
+        b: Its value in B.
+    """
+
+    kind: str
+    key: str
+    a: str
+    b: str
+
+
+class Comparison(NamedTuple):
+    """What differs between two runs, A and B.
+
+    Attributes:
+        rows: One per cell that differs: `cell`; both perplexities with their errors, `a` and `b`;
+            `difference` and its error (None if they were measured on different tokens); `others`,
+            a list of keys with both values; and `explained`, the explanations, each with the steps
+            that it concerns.
+        equal: How many cells have equal losses.
+        rounded: How many are equal up to rounding.
+        alone: The cells that only one run has.
+    """
+
+    rows: list[dict[str, Any]]
+    equal: int
+    rounded: int
+    alone: dict[str, list[str]]
 
 
 def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
@@ -83,40 +121,33 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def compare_runs(
-    one: Mapping[Cell, Record], other: Mapping[Cell, Record]
-) -> tuple[list[dict[str, Any]], dict[str, list[str]], int]:
-    """Return what differs between two runs.
-
-    Returns:
-        One row per shared cell whose numbers differ: `cell`; both perplexities with their errors,
-        `a` and `b`; `difference` and its error (None if they were measured on different tokens);
-        `others`, `spec` and `environment`, each a list of keys with both values. Then the cells
-        that only one run has, and the number of shared cells.
-    """
-    rows = [
-        row
-        for cell in sorted(one.keys() & other.keys())
-        if (row := _compared(cell, one[cell], other[cell])) is not None
-    ]
-    alone = {
-        "only in A": [str(cell) for cell in sorted(one.keys() - other.keys())],
-        "only in B": [str(cell) for cell in sorted(other.keys() - one.keys())],
-    }
-    return rows, alone, len(one.keys() & other.keys())
+def compare_runs(one: Mapping[Cell, Record], other: Mapping[Cell, Record]) -> Comparison:
+    """Return what differs between two runs, A and B."""
+    shared = sorted(one.keys() & other.keys())
+    found = [_compared(cell, one[cell], other[cell]) for cell in shared]
+    return Comparison(
+        [row for row in found if isinstance(row, dict)],
+        found.count(EQUAL),
+        found.count(ROUNDED),
+        {
+            "only in A": [str(cell) for cell in sorted(one.keys() - other.keys())],
+            "only in B": [str(cell) for cell in sorted(other.keys() - one.keys())],
+        },
+    )
 
 
-def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
+def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | str:
+    """Return a row of a comparison, or that the cell is EQUAL or ROUNDED."""
     a, b = measured_perplexity(one), measured_perplexity(other)
     same_tokens = _tokens(one) == _tokens(other)
     difference: tuple[float | None, float | None] = (None, None)
     others = list(_other_differences(one, other))
     if same_tokens and a[2] == b[2] and not others:
-        return None
+        return EQUAL
     if same_tokens and len(a[2]) == len(b[2]):
         difference = paired_difference(b[2], a[2])
         if difference[0] is not None and abs(difference[0]) <= ROUNDING and not others:
-            return None
+            return ROUNDED
     return {
         "cell": str(cell),
         "a": a[:2],
@@ -124,8 +155,7 @@ def _compared(cell: Cell, one: Record, other: Record) -> dict[str, Any] | None:
         "difference": difference[0],
         "difference_standard_error": difference[1],
         "others": others,
-        "spec": list(differences(one["spec"], other["spec"])),
-        "environment": list(_environment_differences(one, other)),
+        "explained": _explanations(one, other),
     }
 
 
@@ -143,44 +173,52 @@ def _tokens(record: Record) -> str:
     return str(record["metrics"]["perplexity"]["token_ids_sha256"])
 
 
-def _environment_differences(one: Record, other: Record) -> list[tuple[str, Any, Any]]:
-    """Return the differences between the environments of the steps that both records have.
+def _explanations(one: Record, other: Record) -> dict[Explanation, list[str]]:
+    """Return the settings that differ, and what differs between the environments of the steps that
+    both records have, with these steps.
 
-    Each difference is listed once, with the steps that it concerns. A package that only one of the
-    two steps recorded explains nothing and is left out.
+    A package that only one of the two steps recorded explains nothing and is left out.
     """
-    found: dict[str, tuple[str, Any, Any]] = {}
-    steps: dict[str, list[str]] = {}
+    found: dict[Explanation, list[str]] = {
+        _explanation("setting", *each): [] for each in differences(one["spec"], other["spec"])
+    }
     environments = [each.get("provenance", {}).get("environments", {}) for each in (one, other)]
     for step in sorted(environments[0].keys() & environments[1].keys()):
         a, b = ({key: of[step].get(key) for key in _ENVIRONMENT} for of in environments)
         for key, mine, theirs in differences(a, b):
-            if key.startswith("packages.") and None in (mine, theirs):
-                continue
-            what = json.dumps([key, mine, theirs])
-            found[what] = key, mine, theirs
-            steps.setdefault(what, []).append(step)
-    return [
-        (f"{key} of {', '.join(steps[what])}", mine, theirs)
-        for what, (key, mine, theirs) in found.items()
-    ]
+            if not (key.startswith("packages.") and None in (mine, theirs)):
+                found.setdefault(_explanation("environment", key, mine, theirs), []).append(step)
+    return found
 
 
-def comparison_text(
-    rows: Sequence[Mapping[str, Any]], alone: Mapping[str, Sequence[str]], common: int
-) -> str:
-    """Return a comparison for people.
+def _explanation(kind: str, key: str, mine: Any, theirs: Any) -> Explanation:
+    # A commit is told by its first digits; what else is long is cut.
+    a, b = (
+        each[:12] if key == "commit" and each else json.dumps(each)[:60] for each in (mine, theirs)
+    )
+    return Explanation(kind, key, a, b)
 
-    Args:
-        rows: As `compare_runs` returns them, like the others.
-        alone: The cells that only one run has.
-        common: The number of cells that both have.
+
+def comparison_text(found: Comparison) -> str:
+    """Return a comparison for people: what is equal first, then what differs, cell by cell.
+
+    What explains the differences of all cells is said once.
     """
-    lines = [f"{what}: {', '.join(cells)}" for what, cells in alone.items() if cells]
-    if not common:
-        lines.append("The two runs have no cell in common.")
-    elif not rows:
-        lines.append(f"The {common} cells that both have are equal up to rounding.")
+    rows = found.rows
+    common = found.equal + found.rounded + len(rows)
+    alone = ", ".join(f"{len(cells)} {what}" for what, cells in found.alone.items())
+    lines = [
+        f"{common} {'cell' if common == 1 else 'cells'} in both runs: {found.equal} equal, "
+        f"{found.rounded} equal up to rounding, {len(rows)} different; {alone}."
+    ]
+    everywhere: dict[Explanation, list[str]] = {}
+    if len(rows) > 1:
+        for each in rows[0]["explained"]:
+            if all(each in row["explained"] for row in rows):
+                steps = [step for row in rows for step in row["explained"][each]]
+                everywhere[each] = list(dict.fromkeys(steps))
+    if everywhere:
+        lines += ["What differs for all of these cells:", *_explained(everywhere)]
     for row in rows:
         lines.append(f"{row['cell']}: {with_error(*row['a'])} in A, {with_error(*row['b'])} in B")
         if row["difference"] is None:
@@ -189,15 +227,17 @@ def comparison_text(
             error = row["difference_standard_error"]
             lines.append(f"  loss B - A: {with_error(row['difference'], error)} nats per token")
         lines += [f"  {key}: {a:g} in A, {b:g} in B" for key, a, b in row["others"]]
-        lines += _explained("setting", row["spec"])
-        lines += _explained("environment", row["environment"])
-        if not row["spec"] and not row["environment"]:
+        own = {it: steps for it, steps in row["explained"].items() if it not in everywhere}
+        lines += _explained(own)
+        if not row["explained"]:
             lines.append("  no recorded setting or environment explains the difference")
+    lines += [f"{what}: {', '.join(cells)}" for what, cells in found.alone.items() if cells]
     return "\n".join(lines)
 
 
-def _explained(what: str, unlike: Iterable[tuple[str, Any, Any]]) -> list[str]:
+def _explained(found: Mapping[Explanation, Sequence[str]]) -> list[str]:
     return [
-        f"  {what} {key}: {json.dumps(a)[:60]} in A, {json.dumps(b)[:60]} in B"
-        for key, a, b in unlike
+        f"  {each.kind} {each.key}{' of ' if steps else ''}{', '.join(steps)}: "
+        f"{each.a} in A, {each.b} in B"
+        for each, steps in found.items()
     ]

@@ -60,14 +60,14 @@ def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]
         error = gap[f"perplexity_{which}_standard_error"]
         line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
     line["worst / best"] = with_error(gap["worst_over_best"], gap["worst_over_best_standard_error"])
-    line["gap left"] = percent(gap["gap_left"], gap["gap_left_standard_error"])
+    line["remaining gap"] = percent(gap["gap_left"], gap["gap_left_standard_error"])
     if several:
         line["seeds"] = str(gap["seeds"])
         spread = gap["gap_left_standard_deviation_over_seeds"]
-        line["gap left, spread over seeds"] = NOTHING
+        line["remaining gap, spread over seeds"] = NOTHING
         if spread is not None:
             text = rounded(100 * spread, 100 * spread)
-            line["gap left, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
+            line["remaining gap, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
     return line
 
 
@@ -114,7 +114,7 @@ def _notes(gaps: Rows, several: bool) -> Iterator[str]:
         f"between the mean losses{seeds}."
     )
     yield (
-        "Gap left: the gap with the adaptation divided by the gap without it, for the same "
+        "Remaining gap: the gap with the adaptation divided by the gap without it, for the same "
         "criteria and seeds" + ("; the spread is its standard deviation." if several else ".")
     )
     if any(gap["left_out"] is not None for gap in gaps):

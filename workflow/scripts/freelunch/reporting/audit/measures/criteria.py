@@ -135,13 +135,13 @@ def _gaps_left(
             subject,
             [statistic],
             cells,
-            about=" beside ".join(map(_group_label, ordered)),
+            about=" vs. ".join(map(_group_label, ordered)),
             undefined="without the reconstruction, there may be no gap",
         )
 
 
 def _group_label(group: Group) -> str:
-    return criterion_label(group[0]) if len(group) == 1 else f"{len(group)} others"
+    return "/".join(map(criterion_label, group))
 
 
 def _criteria(
@@ -163,10 +163,12 @@ def _criteria(
 
 GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}
 MEASURES = (
-    Measure(gap_left, "remaining share of the gap between criteria", {"groups": GROUPS}),
+    Measure(
+        gap_left, "share of the gap between criteria that reconstruction leaves", {"groups": GROUPS}
+    ),
     Measure(
         gap_left_by_size,
-        "remaining share of the gap, larger minus smaller model",
+        "share of the gap that reconstruction leaves, larger minus smaller model",
         {"groups": GROUPS},
     ),
     Measure(

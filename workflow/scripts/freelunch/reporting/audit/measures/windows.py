@@ -51,7 +51,7 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
                 f"{place}, windows",
                 [_missed(names[window], beside)],
                 only(cells, [NONE, names[window], beside]),
-                about=f"{window_label(window)} beside {window_label(settings['beside'])}",
+                about=f"{window_label(window)} vs. {window_label(settings['beside'])}",
             )
 
 
