@@ -161,6 +161,10 @@ def _study(config: dict[str, Any]) -> Any:
         (lambda it: it["texts"]["notes"].update(format="jsonl"), "not valid JSON"),
         (
             lambda it: _study(it)["evaluation"]["perplexity"].update(windows=900),
+            "the documents of the text notes have about 512",
+        ),
+        (
+            lambda it: _study(it)["evaluation"]["perplexity"].update(windows=900, cut="joined"),
             "the text notes has about 17,",
         ),
         (

@@ -42,7 +42,6 @@ SINGLE: dict[str, tuple[dict[str, Any], str]] = {
     "calibration": ({"study.calibration.text": "c44"}, "study.calibration.text: 'c44'"),
     "perplexity": ({"study.evaluation.perplexity.text": "w"}, "study.evaluation.perplexity.text"),
     "stride": ({"study.evaluation.perplexity.stride": 9}, "study.evaluation.perplexity.stride"),
-    "drift": ({"study.evaluation.drift": {"samples": 17}}, "study.evaluation.drift.samples"),
     "tasks": ({"study.grids.0.tasks": True}, "study.grids.0.tasks: there is no"),
     "models": ({"study.grids.0.models": ["oen"]}, "study.grids.0.models: 'oen'"),
     "patterns": ({"study.grids.0.patterns": ["u00"]}, "study.grids.0.patterns: u00"),
@@ -191,8 +190,10 @@ def test_token_ids_hold_nothing_out(changes: dict[str, Any], problem: str) -> No
             },
             "tasks.rte.path: there is nothing at x",
         ),
-        ({"study.evaluation.drift": {"samples": 17}}, "expected at most selection.samples, 16"),
-        (DRIFT | {"study.selection": {"samples": 4}}, "found 8; expected at most"),
+        (
+            {"study.evaluation.perplexity.stride": 4},
+            "study.evaluation.perplexity.stride: found 4; windows overlap only with `cut: joined`",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes: dict[str, Any], problem: str) -> None:
@@ -211,9 +212,10 @@ def test_float16_is_refused_where_its_gradients_would_vanish() -> None:
 
 
 def test_a_stride_longer_than_its_windows_is_refused() -> None:
+    joined = {"study.evaluation.perplexity.cut": "joined"}
     for stride in (None, 1, 8):
-        checked({"study.evaluation.perplexity.stride": stride})
-    message = refusal(changed({"study.evaluation.perplexity.stride": 9}))
+        checked(joined | {"study.evaluation.perplexity.stride": stride})
+    message = refusal(changed(joined | {"study.evaluation.perplexity.stride": 9}))
     assert "found 9; expected at most the length, 8" in message
 
 

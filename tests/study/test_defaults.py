@@ -52,7 +52,13 @@ def test_every_default_is_filled_in() -> None:
         "dense_limit": 1000,
         "calibration": {"text": "c4", "samples": 4, "length": 8},
         "evaluation": {
-            "perplexity": {"text": "wiki", "length": 8, "windows": None, "stride": None}
+            "perplexity": {
+                "text": "wiki",
+                "length": 8,
+                "windows": None,
+                "cut": "documents",
+                "stride": None,
+            }
         },
         "selection": {"samples": 16},
         "keep_hidden_states": "all",
