@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic, estimate
-from freelunch.analysis.pairing import by_adaptation
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures.recovery import recovered_by
 from freelunch.reporting.audit.numbers import estimate_text, json_number
@@ -40,9 +39,9 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
     if there is no cell without adaptation to compare it with.
     """
     means = {
-        Cell(*(str(mean[key]) for key in ("model", "criterion", "pattern", "adaptation")), seed=0): (
-            mean
-        )
+        Cell(
+            *(str(mean[key]) for key in ("model", "criterion", "pattern", "adaptation")), seed=0
+        ): (mean)
         for mean in means_over_seeds(evidence.records)
     }
 
@@ -110,7 +109,9 @@ def _lowered_by(adaptation: str) -> Statistic:
     """Return the share by which an adaptation lowers the perplexity, as a statistic."""
 
     def statistic(means: Means) -> Numbers:
-        return np.asarray(-np.expm1(means[adaptation] - means[NONE]))
+        # Of draws with few degrees of freedom, some are far away.
+        with np.errstate(over="ignore"):
+            return np.asarray(-np.expm1(means[adaptation] - means[NONE]))
 
     return statistic
 
@@ -154,9 +155,12 @@ def _effect(study: Study, of: Found, adaptation: Mapping[str, Any], pruned: str)
     dense = f"(dense model: {of['dense']['text']})"
     if adaptation["gain"] is None:
         return f"{name} gives {pruned}, a perplexity of {to} {dense}"
-    change = f"from {of['unadapted']['text']} to {to} {dense}"
-    text = f"{name} {_verb(adaptation['gain'])} the perplexity of {pruned}, {change}"
-    if _verb(adaptation["gain"]) == "lowers" and (share := _recovered(adaptation)):
+    verb, without = _verb(adaptation["gain"]), of["unadapted"]["text"]
+    if verb is None:
+        text = f"{name} does not clearly change the perplexity of {pruned}"
+        return f"{text}: it is {without} without it and {to} with it {dense}"
+    text = f"{name} {verb} the perplexity of {pruned}, from {without} to {to} {dense}"
+    if verb == "lowers" and (share := _recovered(adaptation)):
         return f"{text} and so recovers {share} of the loss that pruning adds"
     return text
 
@@ -168,13 +172,13 @@ def _recovered(adaptation: Mapping[str, Any]) -> str | None:
     return str(share["text"]).partition(" (")[0] if known else None
 
 
-def _verb(gain: Mapping[str, Any]) -> str:
-    """Return what happens to the perplexity, as far as the interval of the gain tells."""
+def _verb(gain: Mapping[str, Any]) -> str | None:
+    """Return what happens to the perplexity; None if the interval of the gain does not tell."""
     value, low, high = (gain[key] for key in ("value", "low", "high"))
     if value is None:
         return "changes"
     if low is not None and low <= 0 <= high:
-        return "does not clearly change"
+        return None
     return "lowers" if value > 0 else "raises"
 
 

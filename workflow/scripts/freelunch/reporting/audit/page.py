@@ -89,7 +89,6 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
     return environment.get_template("audit/page.html").render(
         study=study,
         facts=run_facts(study, audit),
-        worth=audit["worth"],
         answer=audit["answer"],
         tally=tally_text(audit["claims"]),
         leading=[figure for figure in shown if figure["sums_up"]],
@@ -165,6 +164,10 @@ def _figures(
     of_claims.sort(key=lambda it: min(places[claim] for claim in it.claims if claim in places))
     found = 0
     for figure in [*(it for it in figures().values() if it.sums_up), *of_claims]:
+        data = root / "figures" / f"{figure.name}.csv"
+        if data.is_file() and len(data.read_text(encoding="utf-8").splitlines()) < 2:
+            # The figure only says that there is nothing to draw.
+            continue
         drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _TYPES]
         path = next((path for path in drawn if path.is_file()), None)
         if path is None:
@@ -175,10 +178,11 @@ def _figures(
             "number": found,
             "claims": figure.claims,
             "sums_up": figure.sums_up,
+            "title": f"{figure.title[0].upper()}{figure.title[1:]}",
             "image": f"data:{_TYPES[path.suffix]};base64,{content}",
             "alternative": figure.alternative,
             "caption": re.split(r"\n\s*\n", figure.caption(study).strip()),
-            "data": f"figures/{figure.name}.csv" if path.with_suffix(".csv").is_file() else None,
+            "data": f"figures/{figure.name}.csv" if data.is_file() else None,
         }
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.reporting.audit.protocol import text_identity
 from freelunch.reporting.audit.verdicts import VERDICTS, kind
 from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.study.cell import NONE
@@ -18,39 +17,33 @@ _TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_ra
 def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     """Return what was run: the study, models, pruning, adaptations, texts and seeds."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
-    models = dict.fromkeys(cell.model for cell in study.cells)
-    criteria = dict.fromkeys(criterion_label(cell.criterion) for cell in pruned)
-    patterns = dict.fromkeys(pattern_label(cell.pattern) for cell in pruned)
+    models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
+    criteria = ", ".join(dict.fromkeys(criterion_label(cell.criterion) for cell in pruned))
+    patterns = ", ".join(dict.fromkeys(pattern_label(cell.pattern) for cell in pruned))
     names = [name for name in dict.fromkeys(cell.adaptation for cell in pruned) if name != NONE]
-    tokens = [study.samples(name) * study.calibration.length for name in names]
+    tokens = _range([study.samples(name) * study.calibration.length for name in names])
     perplexity = study.perplexity
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
-    seeds = sorted({cell.seed for cell in study.cells})
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
+    seeds = _range([*of_cells.values()])
     facts = {
         "Study": f"`{study.name}` (`{audit['config_file']}`), {len(study.cells)} cells",
-        "Models": ", ".join(models),
-        "Pruned by": f"{', '.join(criteria)}; {', '.join(patterns)}",
-        "Adapted in": f"{len(names)} way{'s' if len(names) > 1 else ''}, on {_range(tokens)} tokens "
-        f"of `{study.calibration.text}`",
-        "Measured on": f"`{perplexity.text}` ({text_identity(study.text(perplexity.text))}), "
-        f"{windows} windows of {perplexity.length:,} tokens",
-        "Seeds": f"{', '.join(map(str, seeds))}; {_range([*of_cells.values()])} for each cell",
+        "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
+        "Measured": f"perplexity on {windows} windows of {perplexity.length:,} tokens of "
+        f"`{perplexity.text}`; {seeds} seed{'' if seeds == '1' else 's'} for each cell",
     }
-    if not pruned:
-        del facts["Pruned by"]
-    if not names:
-        del facts["Adapted in"]
-    if len(seeds) == 1 or not pruned:
-        facts["Seeds"] = ", ".join(map(str, seeds))
+    if names:
+        facts["Adapted"] = (
+            f"in {len(names)} way{'s' if len(names) > 1 else ''}, on {tokens} tokens of "
+            f"`{study.calibration.text}`"
+        )
+    facts["Worth"] = audit["worth"]
     return facts
 
 
 def _range(values: Sequence[int]) -> str:
     """Return the smallest and the largest number, or one number if they are equal."""
-    if not values:
-        return "0"
-    least, most = (f"{end:,}" for end in (min(values), max(values)))
+    least, most = (f"{end:,}" for end in (min(values, default=1), max(values, default=1)))
     return least if least == most else f"{least} to {most}"
 
 

@@ -17,13 +17,12 @@ from freelunch.reporting.audit.verdicts import (
 )
 from freelunch.reporting.formatting import NOT_FINITE
 
-
 # More numbers of a part than these are shown as a range.
 _FEW = 2
 # What the settings of a measure ask a study for, in words.
 _NEEDS = {
-    "criteria": "the criteria {}",
-    "groups": "the criteria {}",
+    "criteria": "pruning by {}",
+    "groups": "pruning by {}",
     "windows": "reconstruction with windows {}",
     "methods": "retraining with {}",
     "parameters": "a model of at least {} parameters",
@@ -65,13 +64,22 @@ def _reason(claim: Mapping[str, Any]) -> str:
     """Return the reason for the verdict on a claim: the deciding part, or a tally of its parts."""
     parts, verdict = claim["parts"], claim["verdict"]
     if len(parts) == 1:
-        return str(parts[0]["reason"])
+        return _why(parts[0])
     for part in parts:
         decides = part["role"] == DECIDES and part["verdict"] == verdict
         if decides and kind(verdict) in (FAILS, *OPEN):
-            reason = part["reason"][0].lower() + part["reason"][1:]
+            why = _why(part)
+            reason = f"{why[0].lower()}{why[1:]}"
             return f"“{part['says']}” is {verdict}: {reason}"
     return f"{tally([part['verdict'] for part in parts], 'parts')}."
+
+
+def _why(part: Mapping[str, Any]) -> str:
+    """Return the reason for the verdict on a part; its number, if there is one, stands below."""
+    if len(part["findings"]) == 1:
+        reason = str(part["findings"][0]["reason"])
+        return f"{reason[0].upper()}{reason[1:]}."
+    return str(part["reason"])
 
 
 def _needs(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -104,7 +112,8 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         known = [finding for finding in there if finding["value"] is not None]
         known.sort(key=lambda finding: float(str(finding["value"])))
         least, most = (str(it["text"]).partition(" (")[0] for it in (known[0], known[-1]))
-        text = f"{len(texts)} numbers, {least} to {most}"
+        unit = most[most.rfind(" ") :]
+        text = f"{len(texts)} numbers, {least.removesuffix(unit)} to {most}"
     return {"says": part["says"], "verdict": part["verdict"], "text": text}
 
 

@@ -12,7 +12,7 @@ from freelunch.reporting.labels import pruned_model_label, pruning_label
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
-HEADS = ("Adaptation", "Perplexity", "Gain", "Recovered", "Tokens", "TFLOP", "GB")
+HEADS = ("Adaptation", "Perplexity", "Gain (95 %)", "Recovered (95 %)", "Tokens", "TFLOP", "GB")
 SEEDS = "Seeds"
 
 
@@ -35,13 +35,20 @@ def shown_found(study: Study, found: Sequence[Mapping[str, Any]]) -> dict[str, A
     return {
         "heads": [*HEADS, *([SEEDS] if len(seeds) > 1 else [])],
         "groups": groups,
-        "plots": [group for group in groups if group["plot"]],
+        "plots": _plots(groups),
         "symbols": list(symbols(used).values()),
-        "legend": list({look["id"]: look for look in map(sign, used)}.values()),
+        "legend": list({look["label"]: look for look in map(sign, used)}.values()),
         "seeds": f"{max(seeds)} seeds" if seeds and max(seeds) > 1 else "one seed",
         "several_seeds": len(seeds) > 1,
         "on_evaluation": any(row["chosen"] for group in groups for row in group["rows"]),
     }
+
+
+def _plots(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the groups that are plotted: those with several points, or else all."""
+    plotted = [group for group in groups if group["plot"]]
+    several = [group for group in plotted if len(group["plot"]["points"]) > 1]
+    return several or plotted
 
 
 def _group(found: Mapping[str, Any], looks: Mapping[str, Mark], several: bool) -> dict[str, Any]:
@@ -81,7 +88,8 @@ def _fields(each: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key in ("gain", "recovered"):
         known = each[key] if each[key] and each[key]["value"] is not None else None
         yield {
-            "text": known["text"] if known else NOTHING,
+            # The heading says what the interval is.
+            "text": known["text"].replace("(95 %: ", "(") if known else NOTHING,
             "value": sorting(known["value"]) if known else "",
         }
     tokens, flops, peak_bytes = (each[key] for key in ("tokens", "flops", "peak_bytes"))

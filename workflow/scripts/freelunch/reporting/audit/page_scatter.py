@@ -17,6 +17,8 @@ VIEWS = {
     "flops": ("floating-point operations", 1.0),
     "peak_bytes": ("peak memory of a job, GB", 1e9),
 }
+# Points are at least this far apart, from side to side or from top to bottom.
+SIZE = 10.0
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 # An axis whose numbers differ by less than this has evenly spaced ticks.
 _FEW = 5.0
@@ -42,7 +44,7 @@ class Axis:
     def around(cls, values: Sequence[float], start: float, end: float) -> "Axis":
         """Return an axis with room on both sides of positive numbers."""
         least, most = min(values), max(values)
-        room = 2.0 if least == most else max((most / least) ** 0.06, 1.01)
+        room = 2.0 if least == most else max((most / least) ** 0.06, 1.0005)
         return cls(least / room, most * room, start, end)
 
     def place(self, value: float) -> float:
@@ -52,14 +54,18 @@ class Axis:
 
     def ticks(self) -> list[dict[str, Any]]:
         """Return the places of its ticks and their texts."""
-        return [{"at": self.place(value), "text": _short(value)} for value in self._round()]
-
-    def _round(self) -> list[float]:
-        """Return round numbers between its ends."""
         if self.high / self.low < _FEW:
             step = _step((self.high - self.low) / 4)
             first, last = math.ceil(self.low / step), math.floor(self.high / step)
-            return [number * step for number in range(first, last + 1)]
+            values = [number * step for number in range(first, last + 1)]
+        else:
+            values = self._powers()
+            # Each of them has one digit that is not zero.
+            step = self.low
+        return [{"at": self.place(value), "text": _short(value, step)} for value in values]
+
+    def _powers(self) -> list[float]:
+        """Return 1, 2 and 5 times powers of ten between its ends; of a long axis, only powers."""
         first, last = (math.floor(math.log10(end)) for end in (self.low, self.high))
         tens = [10.0**power for power in range(first, last + 1)]
         firsts = (1, 2, 5) if self.high / self.low < 1000 else (1,)
@@ -73,12 +79,12 @@ def _step(least: float) -> float:
     return float(next(ten * first for first in (1, 2, 5, 10) if ten * first >= 0.999 * least))
 
 
-def _short(value: float) -> str:
-    """Return a number with a prefix of its unit: 8.2k, 1.5T."""
-    for size, prefix in _PREFIXES:
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g}{prefix}"
-    return f"{value:.3g}"
+def _short(value: float, step: float) -> str:
+    """Return a number, exact to a step, with a prefix of its unit: 8.2k, 1.5T."""
+    size, prefix = next((it for it in _PREFIXES if value >= 0.9995 * it[0]), (1.0, ""))
+    decimals = max(0, -math.floor(math.log10(step / size) + 1e-9))
+    text = f"{value / size:.{decimals}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}{prefix}"
 
 
 def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -96,7 +102,9 @@ def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     levels = [each["perplexity"]["value"] for each in shown]
     unadapted, dense = ((found[key] or {}).get("value") for key in ("unadapted", "dense"))
+    bars = [_bar(each) for each in shown]
     reached = [*levels, *([unadapted] if isinstance(unadapted, float) else [])]
+    reached += [end for bar in bars if bar for end in bar]
     # The dense model is shown where it is near; elsewhere it would squeeze the rest.
     near = isinstance(dense, float) and min(reached) / dense < max(reached) / min(reached)
     y = Axis.around([*reached, *([dense] if near else [])], HEIGHT - BOTTOM, TOP)
@@ -118,7 +126,7 @@ def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
             {"view": view, "title": VIEWS[view][0], "ticks": axis.ticks() if axis else []}
             for view, axis in axes.items()
         ],
-        "points": [_point(each, axes, y) for each in shown],
+        "points": _points(shown, bars, axes, y),
     }
 
 
@@ -128,28 +136,57 @@ def _axis(shown: Sequence[Mapping[str, Any]], view: str) -> Axis | None:
     return Axis.around(values, LEFT, WIDTH - RIGHT) if values else None
 
 
-def _point(each: Mapping[str, Any], axes: Mapping[str, Axis | None], y: Axis) -> dict[str, Any]:
-    """Return the place of an adaptation in each view, and the interval of its gain."""
-    places = [
-        axis.place(each[view] / VIEWS[view][1]) if axis and each[view] else None
-        for view, axis in axes.items()
+def _points(
+    shown: Sequence[Mapping[str, Any]],
+    bars: Sequence[tuple[float, float] | None],
+    axes: Mapping[str, Axis | None],
+    y: Axis,
+) -> list[dict[str, Any]]:
+    """Return the place of each adaptation in each view, and the interval of its gain."""
+    heights = [y.place(each["perplexity"]["value"]) for each in shown]
+    views = [_apart(_places(shown, view, axis), heights) for view, axis in axes.items()]
+    return [
+        {
+            "adaptation": each,
+            "x": of_views[0],
+            "places": " ".join("-" if place is None else f"{place:g}" for place in of_views),
+            "y": height,
+            "bar": bar and [y.place(end) for end in bar],
+        }
+        for each, height, bar, of_views in zip(
+            shown, heights, bars, zip(*views, strict=True), strict=True
+        )
     ]
-    value = each["perplexity"]["value"]
-    return {
-        "adaptation": each,
-        "x": places[0],
-        "places": " ".join("-" if place is None else f"{place:g}" for place in places),
-        "y": y.place(value),
-        "bar": _bar(each, value, y),
-    }
 
 
-def _bar(each: Mapping[str, Any], value: float, y: Axis) -> tuple[float, float] | None:
-    """Return the ends of the interval, within the axis; None if there is none."""
-    gain = each["gain"] or {}
+def _places(shown: Sequence[Mapping[str, Any]], view: str, axis: Axis | None) -> list[float | None]:
+    unit = VIEWS[view][1]
+    return [axis.place(each[view] / unit) if axis and each[view] else None for each in shown]
+
+
+def _apart(places: Sequence[float | None], heights: Sequence[float]) -> list[float | None]:
+    """Return places along an axis such that no point covers much of another one."""
+    found: list[float | None] = []
+    for place, height in zip(places, heights, strict=True):
+        if place is None:
+            found.append(None)
+            continue
+        near = [
+            other
+            for other, at in zip(found, heights, strict=False)
+            if other is not None and abs(at - height) < SIZE
+        ]
+        moves = (sign * step * SIZE for step in range(len(near) + 1) for sign in (1, -1))
+        free = (place + move for move in moves)
+        found.append(next(it for it in free if all(abs(it - other) >= SIZE for other in near)))
+    return found
+
+
+def _bar(each: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the perplexities at the ends of the interval of a gain; None if there is none."""
+    value, gain = each["perplexity"]["value"], each["gain"] or {}
     ends = [gain.get(key) for key in ("value", "low", "high")]
     if not all(isinstance(end, float) for end in ends):
         return None
     unadapted = value / (1 - ends[0])
-    levels = [min(max(unadapted * (1 - end), y.low), y.high) for end in ends[1:]]
-    return y.place(levels[0]), y.place(levels[1])
+    return unadapted * (1 - ends[1]), unadapted * (1 - ends[2])
