@@ -38,11 +38,8 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
     share of the loss added by pruning that it has `recovered`, and its cost. The last two are None
     if there is no cell without adaptation to compare it with.
     """
-    means = {
-        Cell(
-            *(str(mean[key]) for key in ("model", "criterion", "pattern", "adaptation")), seed=0
-        ): (mean)
-        for mean in means_over_seeds(evidence.records)
+    means: dict[Cell, Mapping[str, Any]] = {
+        _identity(mean): mean for mean in means_over_seeds(evidence.records)
     }
 
     def level(cell: Cell) -> dict[str, Any] | None:
@@ -80,6 +77,11 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _identity(mean: Mapping[str, Any]) -> Cell:
+    """Return the cell, with seed 0, whose seeds a row is about."""
+    return Cell(mean["model"], mean["criterion"], mean["pattern"], mean["adaptation"], 0)
 
 
 def _order(adaptation: Mapping[str, Any]) -> float:

@@ -96,20 +96,21 @@ def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
     shown = [
         each
         for each in found["adaptations"]
-        if isinstance(each["perplexity"]["value"], float) and each["tokens"]
+        if _number(each["perplexity"], "value") is not None and each["tokens"]
     ]
     if not shown:
         return None
     levels = [each["perplexity"]["value"] for each in shown]
-    unadapted, dense = ((found[key] or {}).get("value") for key in ("unadapted", "dense"))
+    unadapted, dense = (_number(found[key], "value") for key in ("unadapted", "dense"))
     bars = [_bar(each) for each in shown]
-    reached = [*levels, *([unadapted] if isinstance(unadapted, float) else [])]
-    reached += [end for bar in bars if bar for end in bar]
+    reached = [*levels, *(end for bar in bars if bar for end in bar)]
+    reached += [unadapted] if unadapted is not None else []
     # The dense model is shown where it is near; elsewhere it would squeeze the rest.
-    near = isinstance(dense, float) and min(reached) / dense < max(reached) / min(reached)
-    y = Axis.around([*reached, *([dense] if near else [])], HEIGHT - BOTTOM, TOP)
+    if dense is not None and min(reached) / dense > max(reached) / min(reached):
+        dense = None
+    y = Axis.around([*reached, *([dense] if dense else [])], HEIGHT - BOTTOM, TOP)
     axes = {view: _axis(shown, view) for view in VIEWS}
-    lines = {"pruned": unadapted, "dense": dense if near else None}
+    lines = {"pruned": unadapted, "dense": dense}
     return {
         "box": f"0 0 {WIDTH} {HEIGHT}",
         "left": LEFT,
@@ -120,7 +121,7 @@ def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
         "lines": [
             {"at": y.place(value), "text": f"{name}: {found[key]['text']}"}
             for (name, value), key in zip(lines.items(), ("unadapted", "dense"), strict=True)
-            if isinstance(value, float)
+            if value is not None
         ],
         "axes": [
             {"view": view, "title": VIEWS[view][0], "ticks": axis.ticks() if axis else []}
@@ -184,9 +185,14 @@ def _apart(places: Sequence[float | None], heights: Sequence[float]) -> list[flo
 
 def _bar(each: Mapping[str, Any]) -> tuple[float, float] | None:
     """Return the perplexities at the ends of the interval of a gain; None if there is none."""
-    value, gain = each["perplexity"]["value"], each["gain"] or {}
-    ends = [gain.get(key) for key in ("value", "low", "high")]
-    if not all(isinstance(end, float) for end in ends):
+    value, low, high = (_number(each["gain"], key) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
         return None
-    unadapted = value / (1 - ends[0])
-    return unadapted * (1 - ends[1]), unadapted * (1 - ends[2])
+    unadapted = float(each["perplexity"]["value"]) / (1 - value)
+    return unadapted * (1 - low), unadapted * (1 - high)
+
+
+def _number(of: Mapping[str, Any] | None, key: str) -> float | None:
+    """Return a number that is there and finite, or None."""
+    value = of[key] if of else None
+    return value if isinstance(value, float) else None
