@@ -227,7 +227,6 @@ def test_the_page_says_in_order_what_was_run_its_worth_what_was_found_and_the_ve
         "Of the paper's 7 claims:",
         "What this study found",
         "Wanda, 50 % unstructured pruned 90",
-        "claims C1 Reconstruction matches",
         "Not tested",
         "Method and definitions",
     ]
