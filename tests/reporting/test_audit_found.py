@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.pairing import Records
+from freelunch.core.artifact import write_json
+from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.found import answer_text, gather_found
+from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.audit.page_found import shown_found
 from freelunch.reporting.audit.page_marks import _CORNERS, _HALVES, symbol_id, symbols
 from freelunch.reporting.audit.page_scatter import SIZE, VIEWS, Axis, scatter
 from freelunch.reporting.audit.scope import worth_text
+from freelunch.reporting.audit.verdicts import UNTESTED
 from freelunch.reporting.drawing.marks import Mark, marks
-from freelunch.study.cell import Cell
 from freelunch.study.study import Study
-from records_for_tests import PERPLEXITIES, make_record, make_records, make_study
+from records_for_tests import PERPLEXITIES, make_records, make_study
 
 FULL = {"full": {"method": "full"}, "full_3": {"method": "full", "budget": {"times": 3}}}
 WANDA = "tiny/wanda-u50"
@@ -235,10 +238,16 @@ def test_every_mark_of_the_figures_has_a_symbol_of_its_own() -> None:
     assert len(symbols(every)) == len(every)
 
 
-def test_a_cell_of_ones_own_study_is_found_without_any_claim() -> None:
-    """Two criteria and one adaptation: no claim asks for them."""
-    study = make_study()
-    records = {cell: make_record(study, cell, [math.log(30.0)] * 32) for cell in study.cells}
-    found = gather_found(Evidence(study, records, Path()))
-    assert [it["criterion"] for it in found] == ["magnitude", "wanda"]
-    assert Cell.parse(found[0]["adaptations"][0]["cells"][0]) in records
+def test_the_page_of_a_study_that_no_claim_asks_about_says_what_was_found(tmp_path: Path) -> None:
+    """Another model, two criteria, one adaptation."""
+    study = make_study(models=["tiny-2"])
+    perplexities = {name.replace("tiny", "tiny-2"): it for name, it in PERPLEXITIES.items()}
+    for cell, record in make_records(study, perplexities).items():
+        write_json(tmp_path / "records" / cell.record_name, record)
+    audit = audit_study(study, tmp_path / "records")
+    assert {claim["verdict"] for claim in audit["claims"]} == {UNTESTED}
+    page = page_text(study, audit, tmp_path)
+    assert "the perplexity of tiny-2, pruned by Magnitude (50 % unstructured), from 307" in page
+    assert "7 claims: 7 not testable here." in page
+    assert page.count('<g class="point"') == 2
+    assert page.count("It needs ") == 7 and "<article" not in page

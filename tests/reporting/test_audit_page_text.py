@@ -156,6 +156,20 @@ def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
         assert "<td" in table
 
 
+def test_a_study_without_adaptations_shows_its_pruned_models(audited: Audited) -> None:
+    for found in audited.audit["found"]:
+        found["adaptations"] = []
+    text = " ".join(Elements(page_of(audited)).text.split())
+    assert "No adaptation was run." in text and "Wanda, 50 % unstructured pruned 90" in text
+    audited.audit["found"] = []
+    assert 'id="found"' not in page_of(audited)
+
+
+def test_a_figure_without_data_is_left_out(audited: Audited) -> None:
+    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
+    assert len(Elements(page_of(audited)).all("img")) == 2
+
+
 def test_code_that_was_in_no_repository(audited: Audited) -> None:
     commit = {"commit": None, "uncommitted_changes": None}
     audited.audit["provenance"]["commits"] = [commit]

@@ -99,7 +99,8 @@ function hideWith(rows) {
 
 function hideEmptyGroups(table) {
   for (const group of table.querySelectorAll("tr.group")) {
-    group.hidden = !group.parentElement.querySelector("tr:not(.group, [hidden])");
+    const rows = [...group.parentElement.querySelectorAll("tr:not(.group)")];
+    group.hidden = rows.length > 0 && rows.every((row) => row.hidden);
   }
 }
 
