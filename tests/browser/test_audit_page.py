@@ -1,5 +1,6 @@
 """The audit's page in a real browser, headless Chromium, as an auditor would use it."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -82,6 +83,21 @@ def opened(browser: Browser, audited: Audited) -> Iterator[Opened]:
     assert set(opened.requests) == {opened.url}
 
 
+def unfolded(page: Page) -> Page:
+    """Open all that is folded."""
+    page.evaluate("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+    return page
+
+
+def words(page: Page) -> int:
+    return len(page.locator("body").inner_text().split())
+
+
+def pages(page: Page) -> int:
+    """Return the number of pages of paper that a page takes."""
+    return len(re.findall(rb"/Type\s*/Page\b", page.pdf(prefer_css_page_size=True)))
+
+
 def column(table: Locator, title: str) -> list[float | None]:
     """Return what the rows of a table are sorted by in a column, from top to bottom."""
     return table.evaluate(
@@ -105,7 +121,7 @@ def head(table: Locator, title: str) -> Locator:
 
 
 def test_a_column_of_numbers_is_sorted_with_empty_ones_last(opened: Opened) -> None:
-    cells = opened().locator("#cells table")
+    cells = unfolded(opened()).locator("#cells table")
     title = "Loss \N{MINUS SIGN} dense"
     before = column(cells, title)
     known = sorted(value for value in before if value is not None)
@@ -127,7 +143,7 @@ def test_a_column_of_numbers_is_sorted_with_empty_ones_last(opened: Opened) -> N
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
 def test_sorting_by_keyboard(opened: Opened, key: str) -> None:
-    page = opened()
+    page = unfolded(opened())
     costs = page.locator("#costs table")
     head(costs, "Wall time").get_by_role("button").focus()
     page.keyboard.press(key)
@@ -138,7 +154,7 @@ def test_sorting_by_keyboard(opened: Opened, key: str) -> None:
 
 
 def test_words_are_sorted_within_their_group(opened: Opened) -> None:
-    protocol = opened().locator("#protocol table")
+    protocol = unfolded(opened()).locator("#protocol table").first
     head(protocol, "Compared").get_by_role("button").click()
     for body in protocol.locator("tbody").all():
         assert body.locator("tr").first.get_attribute("class") == "group"
@@ -149,27 +165,68 @@ def test_words_are_sorted_within_their_group(opened: Opened) -> None:
 # --- Filtering
 
 
-def test_rows_are_filtered_and_counted(opened: Opened, audited: Audited) -> None:
+def test_a_filter_hides_cells_in_tables_and_plots_alike(opened: Opened, audited: Audited) -> None:
     page = opened()
     rows = page.locator("#cells tbody tr")
     total = len(audited.study.cells)
-    count = page.locator("#cells output")
-    assert count.inner_text() == f"{total} of {total} rows"
-    field = page.get_by_label("Filter cells")
+    # One field is beside the plot, and one above the table of cells, which is folded.
+    field, other = (page.locator(f"{place} input[type=search]") for place in ("#found", "#cells"))
+    assert not other.is_visible()
+    unfolded(page)
+    assert page.locator("#found output").inner_text() == f"{total} of {total} rows"
+    points, found = page.locator(".point"), page.locator("#found tr[data-records]")
+    all_points, all_found = (it.filter(visible=True).count() for it in (points, found))
+    assert all_points > 4 and all_found > 4
     field.fill("WANDA  full_20")
     expected = [
         cell for cell in audited.study.cells if "wanda" in str(cell) and "full_20" in str(cell)
     ]
     assert rows.filter(visible=True).count() == len(expected) > 0
-    assert count.inner_text() == f"{len(expected)} of {total} rows"
-    field.fill("nothing of the kind")
-    assert count.inner_text() == f"0 of {total} rows"
+    assert other.input_value() == "WANDA  full_20"
+    for count in page.locator("#found output, #cells output").all():
+        assert count.inner_text() == f"{len(expected)} of {total} rows"
+    assert points.filter(visible=True).count() == found.filter(visible=True).count() == 1
+    assert page.locator("#found tr.group").filter(visible=True).count() == 1
+    other.fill("nothing of the kind")
+    assert page.locator("#found output").inner_text() == f"0 of {total} rows"
+    for gone in (points, found, page.locator(".plot")):
+        assert gone.filter(visible=True).count() == 0
+    page.emulate_media(media="print")
+    assert points.filter(visible=True).count() == all_points, "paper has all"
+    page.emulate_media(media="screen")
     field.fill("")
     assert rows.filter(visible=True).count() == total
+    assert points.filter(visible=True).count() == all_points
+    assert found.filter(visible=True).count() == all_found
+
+
+def test_the_plot_shows_tokens_operations_or_memory(opened: Opened) -> None:
+    page = opened()
+    plot = page.locator(".plot").first
+
+    def title() -> str:
+        return str(plot.locator("[data-view]:not(.absent) > text").last.text_content())
+
+    def places() -> list[float]:
+        return plot.locator(".point").evaluate_all(
+            "all => all.map((it) => it.getBoundingClientRect().left)"
+        )
+
+    assert title() == "tokens seen" and page.get_by_role("radio", name="Tokens").is_checked()
+    tokens = places()
+    page.get_by_role("radio", name="Operations").check()
+    assert title() == "floating-point operations"
+    page.get_by_role("radio", name="Memory").check()
+    assert title() == "peak memory of a job, GB" and places() != tokens
+    page.get_by_role("radio", name="Tokens").check()
+    assert places() == tokens
+    box = plot.locator("svg").bounding_box()
+    assert box is not None
+    assert all(box["x"] < place < box["x"] + box["width"] for place in tokens)
 
 
 def test_the_evidence_of_a_number_is_filtered_with_it(opened: Opened) -> None:
-    page = opened()
+    page = unfolded(opened())
     table = page.locator("#C1 table").first
     page.locator("#C1").get_by_label("Filter these numbers").fill("magnitude")
     for rows in ("tbody tr:has(th)", "tbody tr.more"):
@@ -178,13 +235,23 @@ def test_the_evidence_of_a_number_is_filtered_with_it(opened: Opened) -> None:
 
 
 def test_a_group_without_rows_is_not_shown(opened: Opened) -> None:
-    page = opened()
-    page.get_by_label("Filter settings").fill("momentum")
-    assert page.locator("#protocol tr.group").filter(visible=True).all_inner_texts() == [
-        "Reconstruction"
-    ]
+    page = unfolded(opened())
+    page.get_by_label("Filter settings").fill("batch")
+    differing = page.locator("#protocol table").first
+    groups = differing.locator("tr.group").filter(visible=True).all_inner_texts()
+    assert groups and "Models and patterns" not in groups
     page.emulate_media(media="print")
     assert page.locator("#protocol tbody tr").filter(visible=True).count() > 40, "paper has all"
+
+
+def test_settings_that_are_the_same_are_folded_apart(opened: Opened) -> None:
+    page = opened()
+    page.locator("#protocol > summary").click()
+    assert page.locator("#protocol .verdict", has_text="different").first.is_visible()
+    same = page.locator("#protocol td .verdict").filter(has_text=re.compile("^same$"))
+    assert same.count() > 5 and same.filter(visible=True).count() == 0
+    page.locator("#protocol details > summary").click()
+    assert same.filter(visible=True).count() == same.count()
 
 
 # --- Figures, links, commands
@@ -199,7 +266,7 @@ def test_every_image_has_loaded_and_says_what_is_seen(opened: Opened) -> None:
 
 
 def test_a_figure_enlarges_and_focus_returns(opened: Opened) -> None:
-    page = opened()
+    page = unfolded(opened())
     button = page.get_by_role("button", name="Enlarge figure 2")
     dialog = page.get_by_role("dialog", name="Figure 2")
     button.focus()
@@ -229,7 +296,7 @@ def test_every_link_leads_somewhere(opened: Opened) -> None:
 
 
 def test_a_command_can_be_copied(opened: Opened) -> None:
-    page = opened(permissions=["clipboard-read", "clipboard-write"])
+    page = unfolded(opened(permissions=["clipboard-read", "clipboard-write"]))
     page.locator("#repeat").get_by_role("button", name="Copy").first.click()
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == "make study STUDY=made-up.yaml"
@@ -237,6 +304,7 @@ def test_a_command_can_be_copied(opened: Opened) -> None:
 
 def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> None:
     page = opened()
+    page.locator("#C1 > summary").click()
     table = page.locator("#C1 table").first
     evidence = table.locator("details").first
     assert not evidence.locator("pre").is_visible()
@@ -262,7 +330,7 @@ def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> N
 
 
 def test_headings_landmarks_and_tables(opened: Opened) -> None:
-    page = opened()
+    page = unfolded(opened())
     levels = page.locator("h1, h2, h3, h4, h5, h6").evaluate_all(
         "all => all.map((it) => +it.tagName[1])"
     )
@@ -283,9 +351,9 @@ def test_headings_landmarks_and_tables(opened: Opened) -> None:
         # By the keyboard one reaches what scrolls, and stops at nothing else.
         assert (region.get_attribute("tabindex") == "0") is scrolls
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "#verdicts"
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#claims"
     page.keyboard.press("Enter")
-    page.wait_for_url("**#verdicts")
+    page.wait_for_url("**#claims")
 
 
 # For each text that is shown: the ratio of its colour to what is behind it, as WCAG 2 counts it.
@@ -319,7 +387,7 @@ def test_all_text_has_contrast(opened: Opened, scheme: Any) -> None:
     page = opened(color_scheme=scheme)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
-    page.evaluate("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+    unfolded(page)
     page.get_by_role("button", name="Enlarge figure 1").click()
     found = page.evaluate(CONTRASTS)
     assert {HOLDS, IN_PART, FAILS, UNTESTED, "Close"} <= {text for *_, text in found}
@@ -328,8 +396,7 @@ def test_all_text_has_contrast(opened: Opened, scheme: Any) -> None:
 
 
 def test_the_page_never_scrolls_sideways(opened: Opened) -> None:
-    page = opened()
-    page.evaluate("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+    page = unfolded(opened())
     for width in (320, 390, 768, 1280):
         page.set_viewport_size({"width": width, "height": 844})
         for element in ("documentElement", "body"):
@@ -348,41 +415,79 @@ def test_the_page_never_scrolls_sideways(opened: Opened) -> None:
         pytest.fail("the arrow keys do not scroll the table")
 
 
-def test_paper_has_everything_open_and_no_controls(opened: Opened) -> None:
+def test_the_first_column_stays_while_a_table_scrolls_sideways(opened: Opened) -> None:
+    page = unfolded(opened(viewport={"width": 390, "height": 844}))
+    for region in page.locator("#found .scroll, #cells .scroll").all():
+        first = region.locator("tbody tr:not(.group) th").first
+        before = first.evaluate("it => it.getBoundingClientRect().left")
+        assert first.evaluate("it => it.getBoundingClientRect().width") < 200
+        assert region.evaluate("it => { it.scrollLeft = 150; return it.scrollLeft; }") == 150
+        assert first.evaluate("it => it.getBoundingClientRect().left") == before
+
+
+@pytest.mark.parametrize("target", ["C4", "C1-1", "equal-table", "records-table", "figure-2"])
+def test_a_link_to_what_is_folded_opens_it(opened: Opened, target: str) -> None:
     page = opened()
-    commands = page.locator("details pre.command")
-    assert commands.filter(visible=True).count() == 0
+    element = page.locator(f'[id="{target}"]')
+    within = "it => !it.closest('details:not([open])')"
+    assert not element.evaluate(within)
+    page.evaluate("target => { location.hash = target; }", target)
+    page.wait_for_function(f"({within})(document.getElementById('{target}'))")
+    page.goto("about:blank")
+    page.goto(f"{opened.url}#{target}")
+    assert element.evaluate(within), "also where the page is opened by the link"
+
+
+def test_paper_has_what_matters_and_no_controls(opened: Opened) -> None:
+    page = opened()
     page.emulate_media(media="print")
-    assert commands.filter(visible=True).count() == commands.count() > 0
-    for controls in (".enlarge", ".copy", ".filter", "nav"):
+    for shown in (".card .lead", "#found-table", ".plot svg", "#claims .verdict"):
+        assert page.locator(shown).first.is_visible(), shown
+    for controls in (".enlarge", ".copy", ".filter", ".controls", "nav"):
         assert page.locator(controls).filter(visible=True).count() == 0, controls
+    assert page.locator("details pre.command").filter(visible=True).count() == 0
+    unfolded(page)
+    commands = page.locator("details pre.command")
+    assert commands.filter(visible=True).count() == commands.count() > 0, "what one opens is there"
     assert page.locator("#cells .scroll").evaluate("it => it.scrollHeight - it.clientHeight") <= 1
 
 
 def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> None:
     page = opened(java_script_enabled=False)
-    shown = page.locator("#verdicts tbody .verdict").all_inner_texts()
-    assert shown == [claim["verdict"] for claim in audited.audit["claims"]]
+    shown = page.locator(".tally .verdict").all_inner_texts()
+    claims = audited.audit["claims"]
+    assert shown == [claim["verdict"] for claim in claims if claim["verdict"] != UNTESTED]
     assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} == {
-        *page.locator("#claims .verdict").all_inner_texts()
+        *page.locator("#claims span.verdict").all_text_contents()
     }
-    assert page.locator("#cells tbody tr").filter(visible=True).count() == len(audited.study.cells)
+    assert page.locator("#cells tbody tr").count() == len(audited.study.cells)
+    assert page.locator(".point").filter(visible=True).count() > 4
+    axes = page.locator("[data-view]").filter(visible=True)
+    assert {axis.get_attribute("data-view") for axis in axes.all()} == {"tokens"}
     assert page.locator("button, input").count() == 0
+    page.locator("#cells > summary").click()
+    assert page.locator("#cells tbody tr").filter(visible=True).count() == len(audited.study.cells)
 
 
 @pytest.mark.parametrize("name", ["full", "laptop"])
 def test_the_page_of_an_embedded_study(name: str, browser: Browser, tmp_path: Path) -> None:
-    """Real records, all four figures: in both schemes, on a desk and on a phone."""
+    """Real records, all five figures: in both schemes, on a desk, on a phone and on paper."""
     made = make_kept(name, tmp_path / name)
     opened = Opened(browser, write_page(made).as_uri())
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)):
         page = opened(color_scheme=scheme, viewport={"width": width, "height": 900})
         images = page.locator("img")
-        assert images.count() == 4
+        assert images.count() == 5
+        assert words(page) <= 2_500
+        verdict = page.locator(".verdict").first.bounding_box()
+        assert verdict is not None and verdict["y"] < 2 * 844, "on the first screen or two"
         loaded = images.evaluate_all("all => all.every((it) => it.naturalWidth > 0 && it.alt)")
         assert loaded
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, (scheme, width)
+        if width == 1280:
+            assert pages(page) <= 15
+    unfolded(page)
     assert page.locator('[aria-labelledby="cells-table"] tbody tr').count() == len(made.study.cells)
     tasks = page.locator('[aria-labelledby="tasks-table"] table')
     head(tasks, "hellaswag").get_by_role("button").click()

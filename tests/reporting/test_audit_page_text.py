@@ -72,6 +72,7 @@ def page_of(audited: Audited, **more: Any) -> str:
 def everywhere(value: Any, text: str) -> Any:
     """Return a tree with a text in the place of each sentence and each name for people."""
     shown = ("title", "statement", "source", "says", "reason", "why", "subject", "licence", "paper")
+    shown += ("answer", "worth", "text")
     if isinstance(value, Mapping):
         return {
             key: text if key in shown and isinstance(it, str) else everywhere(it, text)
@@ -122,7 +123,7 @@ def test_the_page_begins_with_the_forest_plot(audited: Audited) -> None:
     shutil.copy(kept, audited.root / "figures")
     page = page_of(audited)
     assert len(Elements(page).all("img")) == 4
-    first = page[page.index('<figure id="figure-1">') : page.index('id="claims"')]
+    first = page[page.index('<figure id="figure-1">') : page.index("</header>")]
     assert first.count("<figure") == 1 and "A forest plot" in first
 
 
@@ -145,12 +146,28 @@ def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
     for key in ("models", "texts", "tasks", "token_ids"):
         audited.audit["provenance"][key] = {}
     page = Elements(page_of(audited))
+    folded = [it["id"] for it in page.all("details") if "section" in (it.get("class") or "")]
+    assert folded == ["method", "protocol", "provenance", "repeat", "files"]
     ids = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
-    assert ids == ["verdicts", "claims", "protocol", "provenance", "repeat", "files"]
+    assert ids == ["found", "claims"]
     assert "Records name neither commits nor machines." in page.text
     assert "by commit unknown" in page.text
     for table in re.findall(r"<tbody>(.*?)</tbody>", page_of(audited), re.S):
         assert "<td" in table
+
+
+def test_a_study_without_adaptations_shows_its_pruned_models(audited: Audited) -> None:
+    for found in audited.audit["found"]:
+        found["adaptations"] = []
+    text = " ".join(Elements(page_of(audited)).text.split())
+    assert "No adaptation was run." in text and "Wanda, 50 % unstructured pruned 90" in text
+    audited.audit["found"] = []
+    assert 'id="found"' not in page_of(audited)
+
+
+def test_a_figure_without_data_is_left_out(audited: Audited) -> None:
+    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
+    assert len(Elements(page_of(audited)).all("img")) == 2
 
 
 def test_code_that_was_in_no_repository(audited: Audited) -> None:
@@ -175,6 +192,7 @@ def test_published_numbers_that_were_compared_come_first(audited: Audited) -> No
     audited.audit["published"] = [*others, compared]
     page = page_of(audited)
     assert f"This applies to 1 of {len(others) + 1}." in page
+    assert f"1 of {len(others) + 1} compared" in page
     assert page.index("+5.5% of the published number") < page.index("Why not")
     assert "5.40 ± 0.10" in page
     audited.audit["published"] = others
@@ -211,9 +229,23 @@ def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
 
 
-def test_the_scope_stands_above_the_table_of_verdicts(audited: Audited) -> None:
-    page = page_of(audited)
-    assert page.index(audited.audit["scope"].split("paper")[0]) < page.index("verdicts-table")
+def test_the_page_says_in_order_what_was_run_its_worth_what_was_found_and_the_verdicts(
+    audited: Audited,
+) -> None:
+    text = " ".join(Elements(page_of(audited)).text.split())
+    of_card = [
+        "made-up (made-up.yaml), 33 cells",
+        "tiny, pruned by Magnitude, Wanda; 50 % unstructured",
+        audited.audit["worth"],
+        audited.audit["answer"],
+        "Of the paper's 7 claims:",
+        "What this study found",
+        "Wanda, 50 % unstructured pruned 90",
+        "Not tested",
+        "Method and definitions",
+    ]
+    places = [text.index(words) for words in of_card]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("role", ["decides", "adds"])
@@ -226,14 +258,20 @@ def test_the_role_of_a_part_is_worded_for_people(audited: Audited, role: str) ->
 
 def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
     base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
+    base["settings"] = {}
     base["set"] = {"by": "us", "date": "2026-11-26", "after_results": True}
     return base | {"verdict": verdict, "role": role} | more
+
+
+def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str, Any]:
+    return {"text": text, "value": value, "reason": "it is above", "of_seeds": []} | more
 
 
 @pytest.mark.parametrize(
     ("verdict", "parts", "expected"),
     [
         (HOLDS, [part(HOLDS)], "Of 2, 1."),
+        (HOLDS, [part(HOLDS, findings=[found()])], "It is above."),
         (
             FAILS,
             [part(HOLDS), part(FAILS, "decides")],
@@ -256,9 +294,51 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
     assert claim["reason"] == expected
 
 
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        ([], "Of 2, 1"),
+        ([found("3 % (95 %: 1 to 5 %)", 0.03)], "3 % (95 %: 1 to 5 %)"),
+        ([found("2 %"), found("3 %")], "2 %; 3 %"),
+        (
+            [
+                found("5 times (no interval)", 5.0),
+                found("more than 9 times", "infinity"),
+                found("not reached", None),
+                found("at most 2 times (95 %: 1 to 3 times)", 2.0),
+            ],
+            "4 numbers, at most 2 to more than 9 times",
+        ),
+        (
+            [found("4 %", 0.04), found(None, None), found("2 %", 0.02), found("3 %", 0.03)],
+            "3 numbers, 2 to 4 %",
+        ),
+    ],
+)
+def test_the_numbers_of_a_part_in_short(findings: list[Any], expected: str) -> None:
+    parts = [part(HOLDS, findings=findings), part(HOLDS, "adds")]
+    (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
+    assert claim["key_numbers"] == [{"says": "So", "verdict": HOLDS, "text": expected}]
+
+
+def test_what_an_untested_part_needs() -> None:
+    settings = {"groups": [["magnitude"], ["wanda"]], "windows": ["all", 5], "unit": "tokens"}
+    parts = [
+        part(UNTESTED, settings=settings),
+        part(UNTESTED, settings={"criteria": ["wanda"], "parameters": 7_000}),
+        part(HOLDS, settings={"methods": ["full"]}),
+        part(UNTESTED, "adds", settings={"methods": ["masklora"]}),
+    ]
+    (claim,) = shown_claims([{"id": "C1", "verdict": UNTESTED, "parts": parts}], [])
+    assert claim["needs"] == (
+        "pruning by magnitude, wanda; reconstruction with windows all, 5; "
+        "a model of at least 7,000 parameters"
+    )
+
+
 def test_numbers_of_seeds_are_written_in_the_unit_of_the_measure() -> None:
     def seeds(measure: str, *values: Any) -> str:
-        parts = [part(HOLDS, measure=measure, findings=[{"of_seeds": list(values)}])]
+        parts = [part(HOLDS, measure=measure, findings=[found(of_seeds=list(values))])]
         (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
         return str(claim["parts"][0]["findings"][0]["seeds"])
 
@@ -276,12 +356,28 @@ def test_thresholds_that_were_set_late_say_so(audited: Audited) -> None:
 
 def test_a_page_gives_both_answers_and_the_scope_of_each_verdict(audited: Audited) -> None:
     """In the line of the verdict."""
-    rows = re.findall(r'<tr><th scope="row"><a href="#C.*?</tr>', page_of(audited), re.S)
-    assert len(rows) == len(audited.audit["claims"])
-    for row, claim in zip(rows, audited.audit["claims"], strict=True):
-        assert f"{claim['verdict']}</span>" in row
-        assert "<td>not tested at this scale</td>" in row
-        assert (claim["scope"] or "-").split("paper")[0] in row
+    articles = re.findall(r"<article.*?<details>", page_of(audited), re.S)
+    asked = [claim for claim in audited.audit["claims"] if claim["verdict"] != UNTESTED]
+    assert len(articles) == len(asked) > 0
+    for article, claim in zip(articles, asked, strict=True):
+        assert f"{claim['verdict']}</span>" in article
+        assert "claim: <strong>not tested at this scale</strong>" in article
+        assert claim["scope"].split("paper")[0] in article
+
+
+def test_a_claim_that_the_study_does_not_ask_is_one_line_with_what_it_needs(
+    audited: Audited,
+) -> None:
+    page = page_of(audited)
+    lines = dict(
+        re.findall(r'<details id="(\w+)" class="untested">\s*<summary>(.*?)</summary>', page, re.S)
+    )
+    claims = {claim["id"]: claim for claim in audited.audit["claims"]}
+    assert set(lines) == {name for name, claim in claims.items() if claim["verdict"] == UNTESTED}
+    assert (
+        "It needs a model of at least 70,000,000,000 parameters; pruning by wanda." in lines["C4"]
+    )
+    assert not re.search(r'<li><a href="#C4">', page), "the card lists those that are asked"
 
 
 def test_a_tally_counts_in_the_order_of_verdicts() -> None:
@@ -296,7 +392,7 @@ def test_a_tally_counts_in_the_order_of_verdicts() -> None:
 def test_columns_that_no_cell_fills_are_left_out(made: Audited, tmp_path: Path) -> None:
     shown = shown_cells(made.root / "tables")
     assert shown is not None
-    titles = [column["title"] for column in shown["columns"]]
+    titles = shown["columns"]
     assert "Perplexity" in titles and "Held out" not in titles and "Accuracy" not in titles
     assert len(shown["rows"]) == len(made.study.cells)
     assert shown_cells(tmp_path) is None
@@ -311,23 +407,25 @@ def test_a_cell_shows_what_was_measured_on_it(made: Audited, tmp_path: Path) -> 
     (tmp_path / "summary.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
     shown = shown_cells(tmp_path)
     assert shown is not None
-    titles = [column["title"] for column in shown["columns"]]
-    fields = dict(zip(titles, shown["rows"][0]["fields"], strict=True))
+    fields = dict(zip(shown["columns"], shown["rows"][0]["fields"], strict=True))
     assert fields["Held out"] == {"text": "17.25 ± 0.50", "value": "17.25"}
     assert fields["Drift"] == {"text": "0.1235", "value": "0.12345"}
     assert fields["Accuracy"] == {"text": "51.2 ± 2.0 %", "value": "0.5123"}
     assert fields["Perplexity"] == {"text": "not finite", "value": "Infinity"}
-    assert fields["Pattern"] == {"text": "-", "value": None}
+    assert shown["rows"][0]["name"] == "dense"
 
 
-def test_models_have_a_column_where_there_are_several(made: Audited, tmp_path: Path) -> None:
+def test_the_name_of_a_cell_has_the_model_where_there_are_several(
+    made: Audited, tmp_path: Path
+) -> None:
     header, dense, *_ = (made.root / "tables" / "summary.csv").read_text().splitlines()
     for models, there in ((("tiny", "tiny"), False), (("tiny", "other"), True)):
         rows = [dense.replace("tiny", model, 1) for model in models]
         (tmp_path / "summary.csv").write_text("\n".join((header, *rows)) + "\n")
         shown = shown_cells(tmp_path)
         assert shown is not None
-        assert ("Model" in {column["title"] for column in shown["columns"]}) is there
+        names = [row["name"] for row in shown["rows"]]
+        assert names == (["tiny/dense", "other/dense"] if there else ["dense", "dense"])
 
 
 def test_accuracies_of_each_task(tmp_path: Path) -> None:
@@ -345,9 +443,8 @@ def test_accuracies_of_each_task(tmp_path: Path) -> None:
     assert shown is not None
     assert shown["documents"] == {"rte": (50, 277)}
     assert (shown["columns"][0], shown["columns"][-1]) == ("mean", "rte")
-    assert shown["names"] == ["Criterion", "Pattern", "Adaptation"]
     dense, pruned = shown["rows"]
-    assert dense["names"] == ["dense", "-", "-"] and pruned["names"] == ["wanda", "u50", "none"]
+    assert (dense["name"], pruned["name"]) == ("dense", "wanda-u50/none")
     assert (dense["records"], pruned["records"]) == (["d.json"], ["w0.json", "w1.json"])
     to_dense = shown["columns"][1]
     assert dense["fields"][to_dense] == {"text": "-", "value": ""}

@@ -128,7 +128,11 @@ def make_kept(name: str, root: Path) -> Audited:
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)
     _write_tables(study, load_records(study, root / "records"), root)
-    draw(study, root / "figures", *(root / "figures" / name for name in (*DRAWN, "drift.svg")))
+    draw(
+        study,
+        root / "figures",
+        *(root / "figures" / name for name in (*DRAWN, "drift.svg", "effects.svg")),
+    )
     return Audited(study, audit, root)
 
 

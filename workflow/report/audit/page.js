@@ -1,4 +1,4 @@
-// The page reads without this: it adds sorting, filtering, copying and enlarging.
+// The page reads without this: it adds sorting, filtering, other axes, copying and enlarging.
 "use strict";
 
 function make(name, attributes = {}, ...children) {
@@ -55,28 +55,78 @@ function addSorting(table) {
   }
 }
 
-// Filtering: rows that have every word of the text.
+// Filtering: rows that have every word of the text. What a filter hides in the table of cells is
+// hidden wherever else these cells are shown, and there is a second field for the filter there.
 
 function addFilter(table) {
   const rows = [...table.tBodies].flatMap(rowsOf);
-  const input = make("input", { type: "search", autocomplete: "off", spellcheck: false });
-  const count = make("output");
-  const filter = () => {
-    const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const places = [table.parentElement, ...document.querySelectorAll(`[data-filters="${table.caption.id}"]`)];
+  const fields = places.map((place) => {
+    const input = make("input", { type: "search", autocomplete: "off", spellcheck: false });
+    const count = make("output");
+    const line = make("p", { className: "filter" }, make("label", {}, `${table.dataset.filter} `, input), " ", count);
+    if (place === table.parentElement) place.before(line);
+    else place.append(line);
+    return { input, count };
+  });
+  const filter = (text) => {
+    const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      const hidden = !wanted.every((word) => text.includes(word));
+      const words = row.textContent.toLowerCase();
+      const hidden = !wanted.every((word) => words.includes(word));
       for (const each of withMore(row)) each.hidden = hidden;
     }
-    for (const group of table.querySelectorAll("tr.group")) {
-      group.hidden = !group.parentElement.querySelector("tr:not(.group, [hidden])");
+    hideWith(rows);
+    hideEmptyGroups(table);
+    for (const { input, count } of fields) {
+      if (input.value !== text) input.value = text;
+      count.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
     }
-    count.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   };
-  input.addEventListener("input", filter);
-  filter();
-  const label = make("label", {}, `${table.dataset.filter} `, input);
-  table.parentElement.before(make("p", { className: "filter" }, label, " ", count));
+  for (const { input } of fields) input.addEventListener("input", () => filter(input.value));
+  filter("");
+}
+
+function hideWith(rows) {
+  const hidden = new Set(rows.filter((row) => row.hidden).map((row) => row.dataset.record));
+  if (!rows.some((row) => row.dataset.record)) return;
+  for (const element of document.querySelectorAll("[data-records]")) {
+    element.toggleAttribute("hidden", element.dataset.records.split(" ").every((record) => hidden.has(record)));
+  }
+  document.querySelectorAll("#found table").forEach(hideEmptyGroups);
+  for (const plot of document.querySelectorAll(".plot")) plot.hidden = !plot.querySelector(".point:not([hidden])");
+}
+
+function hideEmptyGroups(table) {
+  for (const group of table.querySelectorAll("tr.group")) {
+    const rows = [...group.parentElement.querySelectorAll("tr:not(.group)")];
+    group.hidden = rows.length > 0 && rows.every((row) => row.hidden);
+  }
+}
+
+// Plots: perplexity against tokens, operations or memory. A point knows its place on each axis.
+
+const views = { tokens: "Tokens", flops: "Operations", peak_bytes: "Memory" };
+
+function show(view) {
+  const at = Object.keys(views).indexOf(view);
+  for (const axis of document.querySelectorAll("[data-view]")) {
+    axis.classList.toggle("absent", axis.dataset.view !== view);
+  }
+  for (const point of document.querySelectorAll(".point")) {
+    const place = point.dataset.places.split(" ")[at];
+    point.classList.toggle("absent", place === "-");
+    if (place !== "-") point.setAttribute("transform", `translate(${place} 0)`);
+  }
+}
+
+function addViews(place) {
+  const choices = Object.entries(views).map(([view, word], at) => {
+    const input = make("input", { type: "radio", name: "view", checked: at === 0 });
+    input.addEventListener("change", () => show(view));
+    return make("label", {}, input, ` ${word}`);
+  });
+  place.prepend(make("fieldset", {}, make("legend", {}, "Perplexity against"), ...choices));
 }
 
 // Copying: a button beside each command, which then shows the result.
@@ -126,14 +176,22 @@ function stopWhereItScrolls(region) {
 const sizes = new ResizeObserver((seen) => seen.forEach(({ target }) => stopWhereItScrolls(target)));
 document.querySelectorAll(".scroll").forEach((region) => sizes.observe(region));
 
+if (document.querySelector(".plot")) document.querySelectorAll(".controls").forEach(addViews);
 for (const table of document.querySelectorAll("table")) {
   addSorting(table);
   if (table.dataset.filter) addFilter(table);
 }
 document.querySelectorAll("pre.command").forEach(addCopying);
-document.querySelectorAll("figure").forEach(addEnlarging);
+document.querySelectorAll("figure:not(.plot)").forEach(addEnlarging);
 
-// On paper everything is open, also in browsers whose style sheets cannot open it.
-addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("details:not([open])")) folded.open = true;
-});
+// A link to what is folded opens it, and all that it is folded in.
+function openTarget() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let it = target; it; it = it.parentElement) {
+    if (it.tagName === "DETAILS") it.open = true;
+  }
+  target?.scrollIntoView();
+}
+
+addEventListener("hashchange", openTarget);
+openTarget();

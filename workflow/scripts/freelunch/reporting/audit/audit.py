@@ -7,12 +7,13 @@ from freelunch.analysis.pairing import Records
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.found import answer_text, gather_found
 from freelunch.reporting.audit.integrity import check_records
 from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
 from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
 from freelunch.reporting.audit.published import audit_published
 from freelunch.reporting.audit.published_file import load_published
-from freelunch.reporting.audit.scope import load_regimes, scope_text
+from freelunch.reporting.audit.scope import load_regimes, scope_text, worth_text
 from freelunch.study.study import Study
 
 
@@ -34,10 +35,14 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
     """Return the audit of a study whose records are already loaded; see `audit_study`."""
     evidence = Evidence(study, records, folder)
     check_records(study, records, folder)
+    regimes, found = load_regimes(), gather_found(evidence)
     return {
         "study": study.name,
         "config_file": study.source,
-        "scope": scope_text(study, records, load_regimes()),
+        "scope": scope_text(study, records, regimes),
+        "worth": worth_text(study, records, regimes),
+        "answer": answer_text(study, found),
+        "found": found,
         "claims": audit_claims(evidence, load_claims()),
         "protocol": audit_protocol(study, load_protocol()),
         "published": audit_published(evidence, load_published()),

@@ -9,7 +9,7 @@ import hashlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from freelunch.reporting.audit.page_card import computed_text, meanings, run_facts, tally_text
 from freelunch.reporting.audit.page_cells import (
     duration,
     shown_cells,
@@ -25,13 +26,13 @@ from freelunch.reporting.audit.page_cells import (
     sorting,
 )
 from freelunch.reporting.audit.page_claims import shown_claims
+from freelunch.reporting.audit.page_found import shown_found
 from freelunch.reporting.audit.protocol import (
     ABSENT,
     DIFFERENT,
     PARTLY,
     SAME,
     UNKNOWN,
-    text_identity,
 )
 from freelunch.reporting.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.reporting.audit.verdicts import (
@@ -42,13 +43,11 @@ from freelunch.reporting.audit.verdicts import (
     IN_PART,
     OPEN,
     of_one_seed,
-    tally,
 )
 from freelunch.reporting.derived import AUDIT, METADATA, own_files
 from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
-from freelunch.study.cell import NONE, Cell
-from freelunch.study.patterns import Pattern
+from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
 REPORT = Path(__file__).resolve().parents[4] / "report"
@@ -64,8 +63,8 @@ ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
 SINGLE_FILES = (AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-# The settings of an adaptation that explain its name.
-_TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
+# A table of cells with more rows is folded.
+FEW_CELLS = 20
 # The facts of an origin that say where something comes from.
 _PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
 
@@ -89,21 +88,25 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
     not_run = [row for row in audit["published"] if row["verdict"] == NOT_RUN]
     return environment.get_template("audit/page.html").render(
         study=study,
-        facts=_facts(study, audit),
-        tally=f"{tally([claim['verdict'] for claim in audit['claims']], 'claims')}.",
-        scope=audit["scope"],
+        facts=run_facts(study, audit),
+        answer=audit["answer"],
+        tally=tally_text(audit["claims"]),
         leading=[figure for figure in shown if figure["sums_up"]],
+        found=shown_found(study, audit["found"]),
         claims=shown_claims(audit["claims"], shown),
         cells=shown_cells(root / "tables"),
         tasks=shown_tasks(root / "tables"),
-        protocol=_by_group(audit["protocol"]),
+        few_cells=FEW_CELLS,
+        differing=_by_group(row for row in audit["protocol"] if row["status"] != SAME),
+        equal=_by_group(row for row in audit["protocol"] if row["status"] == SAME),
         statuses={status: statuses[status] for status in MARKS if status in statuses},
         joined=[row for row in audit["published"] if row["verdict"] != NOT_RUN],
         not_run=not_run,
         of_paper=any(PAPER in row["reference"] for row in audit["published"]),
-        meanings=dict(_meanings(study)),
+        meanings=dict(meanings(study)),
         why_not_run=Counter((row["source"], row["reference"], row["reason"]) for row in not_run),
         provenance=audit["provenance"],
+        computed=computed_text(audit["provenance"]),
         origins=list(_origins(audit["provenance"])),
         tokens=_tokens(audit["provenance"]),
         costs=audit["costs"],
@@ -150,64 +153,6 @@ def _prose(text: str) -> Markup:
     return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
 
 
-def _facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
-    """Return the facts at the head of the page: the data, and the program."""
-    perplexity, calibration = study.perplexity, study.calibration
-    windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
-    models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
-    seeds = ", ".join(map(str, sorted({cell.seed for cell in study.cells})))
-    commits = ", ".join(
-        f"`{each['commit'][:10]}` "
-        f"({'with uncommitted changes' if each['uncommitted_changes'] else 'clean'})"
-        for each in audit["provenance"]["commits"]
-        # There is no commit where the code was not in a repository.
-        if each["commit"]
-    )
-    last = audit["provenance"]["finished"]["last"]
-    return {
-        "Study": f"`{study.name}`, configured by `{audit['config_file']}`",
-        "Cells": f"{len(study.cells)}, of {models}; seeds {seeds}",
-        "Perplexity": f"on `{perplexity.text}` ({text_identity(study.text(perplexity.text))}), "
-        f"{windows} windows of {perplexity.length:,} tokens",
-        "Calibration": f"{calibration.samples:,} sequences of {calibration.length:,} tokens "
-        f"of `{calibration.text}` ({text_identity(study.text(calibration.text))})",
-        "Computed": f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}",
-    }
-
-
-def _in_words(pattern: Pattern) -> str:
-    """Return which weights become zero."""
-    if pattern.group is not None:
-        zeros = pattern.zeros_in_group(pattern.group)
-        return f"{zeros} of each {pattern.group} consecutive weights of a row become zero"
-    share = f"{100 * pattern.sparsity:.0f} %"
-    if pattern.structured:
-        return f"{share} of the attention heads and MLP channels become zero"
-    return f"{share} of the weights become zero, wherever they lie"
-
-
-def _meanings(study: Study) -> Iterator[tuple[str, str]]:
-    """Yield the meaning of the names in cells: patterns, criteria and adaptations."""
-    pruned = [cell for cell in study.cells if not cell.is_dense]
-    for pattern in dict.fromkeys(cell.pattern for cell in pruned):
-        yield pattern, f"pattern: {_in_words(Pattern.parse(pattern))}"
-    for name in dict.fromkeys(cell.criterion for cell in pruned):
-        keys = ("score", "scope", "statistics", "swaps")
-        yield name, f"criterion: {_listed(study.criterion(name).as_json(), keys)}"
-    for name in dict.fromkeys(cell.adaptation for cell in pruned):
-        if name == NONE:
-            yield name, "pruned and not adapted"
-        else:
-            entry = study.config.adaptations[name].as_json()
-            yield name, f"adaptation: {_listed(entry, _TOLD)}; {study.samples(name):,} sequences"
-    yield "held out", "perplexity on calibration text that no sample uses"
-    yield "drift", "relative error of the last block's output there, averaged over tokens"
-
-
-def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} `{entry[key]}`" for key in keys if key in entry)
-
-
 def _figures(
     study: Study, root: Path, claims: Sequence[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
@@ -219,6 +164,10 @@ def _figures(
     of_claims.sort(key=lambda it: min(places[claim] for claim in it.claims if claim in places))
     found = 0
     for figure in [*(it for it in figures().values() if it.sums_up), *of_claims]:
+        data = root / "figures" / f"{figure.name}.csv"
+        if data.is_file() and len(data.read_text(encoding="utf-8").splitlines()) < 2:
+            # The figure only says that there is nothing to draw.
+            continue
         drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _TYPES]
         path = next((path for path in drawn if path.is_file()), None)
         if path is None:
@@ -229,14 +178,15 @@ def _figures(
             "number": found,
             "claims": figure.claims,
             "sums_up": figure.sums_up,
+            "title": f"{figure.title[0].upper()}{figure.title[1:]}",
             "image": f"data:{_TYPES[path.suffix]};base64,{content}",
             "alternative": figure.alternative,
             "caption": re.split(r"\n\s*\n", figure.caption(study).strip()),
-            "data": f"figures/{figure.name}.csv" if path.with_suffix(".csv").is_file() else None,
+            "data": f"figures/{figure.name}.csv" if data.is_file() else None,
         }
 
 
-def _by_group(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _by_group(settings: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Return the settings of each group."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for setting in settings:

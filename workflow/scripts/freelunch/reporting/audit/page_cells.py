@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,19 @@ def sorting(value: object) -> str:
     return repr(number) if math.isfinite(number) else "Infinity"
 
 
-def _word(key: str) -> Callable[[Row], str]:
-    return lambda row: NOTHING if row["criterion"] == DENSE and row[key] == NONE else row[key]
+def _named(row: Row, more: Sequence[str]) -> str:
+    """Return the name of a cell, as far as it tells it from the others of the study."""
+    dense = row["criterion"] == DENSE
+    pruning = DENSE if dense else f"{row['criterion']}-{row['pattern']}"
+    model = [row["model"]] if "model" in more else []
+    seed = [f"seed{row['seed']:.0f}"] if "seed" in more else []
+    adaptation = [] if dense and row["adaptation"] == NONE else [row["adaptation"]]
+    return marked("/".join([*model, pruning, *adaptation, *seed]), row.get("selected_on"))
 
 
-def _adaptation(row: Row) -> str:
-    return marked(_word("adaptation")(row), row["selected_on"])
+def _several(rows: Sequence[Row], *keys: str) -> list[str]:
+    """Return the keys in which rows differ."""
+    return [key for key in keys if len({row[key] for row in rows}) > 1]
 
 
 def _with_error(key: str) -> Callable[[Row], str]:
@@ -92,11 +99,6 @@ def _metric(metric: Metric) -> Callable[[Row], str]:
 
 
 COLUMNS = (
-    Column("Model", "model", _word("model")),
-    Column("Criterion", "criterion", _word("criterion")),
-    Column("Pattern", "pattern", _word("pattern")),
-    Column("Adaptation", "adaptation", _adaptation),
-    Column("Seed", "seed", _count("seed")),
     Column("Perplexity", "perplexity", _with_error("perplexity")),
     Column("Loss \N{MINUS SIGN} dense", "loss_minus_dense", _with_error("loss_minus_dense")),
     Column("\N{MULTIPLICATION SIGN} dense", "perplexity_over_dense", _ratio),
@@ -113,14 +115,14 @@ COLUMNS = (
 )
 
 
-_NUMBERS = {f"{each.key}{more}" for each in COLUMNS for more in ("", "_standard_error")} - {*WORDS}
+_NUMBERS = {"seed", *(f"{it.key}{end}" for it in COLUMNS for end in ("", "_standard_error"))}
 
 
 def shown_cells(tables: Path) -> dict[str, Any] | None:
     """Return columns and rows of the table of all cells; None if there is no summary of them.
 
-    A column that is empty for all cells is left out. So are the model and the seed if there is only
-    one, since the head of the page names it.
+    A column that is empty for all cells is left out. A cell's name has the model and the seed only
+    if there are several, since the head of the page names them.
 
     Args:
         tables: Folder with `summary.csv`.
@@ -129,13 +131,17 @@ def shown_cells(tables: Path) -> dict[str, Any] | None:
         return None
     rows = [_parsed(row) for row in _read(tables / "summary.csv")]
     columns = [each for each in COLUMNS if any(row.get(each.key) is not None for row in rows)]
-    for key in ("model", "seed"):
-        if len({row[key] for row in rows}) == 1:
-            columns = [each for each in columns if each.key != key]
+    more = _several(rows, "model", "seed")
     return {
-        "columns": [{"title": each.title, "number": each.key not in WORDS} for each in columns],
+        "columns": [each.title for each in columns],
         "rows": [
-            {"record": row["record"], "fields": [_field(each, row) for each in columns]}
+            {
+                "record": row["record"],
+                "name": _named(row, more),
+                "fields": [
+                    {"text": each.shown(row), "value": sorting(row[each.key])} for each in columns
+                ],
+            }
             for row in rows
         ],
     }
@@ -151,16 +157,11 @@ def shown_tasks(tables: Path) -> dict[str, Any] | None:
     asked = _read(path) if path.is_file() else []
     if not asked:
         return None
-    words = [each for each in COLUMNS if each.key in ("criterion", "pattern", "adaptation")]
-    if len({one["model"] for one in asked}) > 1:
-        words.insert(0, COLUMNS[0])
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    more = _several(asked, "model")
+    rows: dict[str, dict[str, Any]] = {}
     for one in asked:
-        cell = tuple(one[key] for key in ("model", "criterion", "pattern", "adaptation"))
-        names = [_word(each.key)(one) for each in words]
-        row = rows.setdefault(
-            cell, {"names": names, "records": one["records"].split(), "fields": {}}
-        )
+        name = _named(one, more)
+        row = rows.setdefault(name, {"name": name, "records": one["records"].split(), "fields": {}})
         row["fields"][one["task"]] = _accuracy_field(one, "accuracy")
         if one["task"] == MEAN:
             for key, title in _DIFFERENCES.items():
@@ -170,7 +171,6 @@ def shown_tasks(tables: Path) -> dict[str, Any] | None:
     }
     del documents[MEAN]
     return {
-        "names": [each.title for each in words],
         "columns": [MEAN, *_DIFFERENCES.values(), *documents],
         "documents": documents,
         "rows": list(rows.values()),
@@ -199,8 +199,3 @@ def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that are shown, numbers as numbers, empty fields as None."""
     numbers = {key: float(row[key]) if row[key] else None for key in _NUMBERS & row.keys()}
     return numbers | {key: row[key] or None for key in WORDS}
-
-
-def _field(column: Column, row: Row) -> dict[str, str | None]:
-    value = None if column.key in WORDS else sorting(row[column.key])
-    return {"text": column.shown(row), "value": value}

@@ -6,8 +6,28 @@ from typing import Any
 from freelunch.analysis.intervals import Estimate
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.numbers import estimate_text
-from freelunch.reporting.audit.verdicts import DECIDES, FAILS, OPEN, kind, tally
+from freelunch.reporting.audit.verdicts import (
+    ADDS,
+    DECIDES,
+    FAILS,
+    OPEN,
+    UNTESTED,
+    kind,
+    tally,
+)
 from freelunch.reporting.formatting import NOT_FINITE
+
+# More numbers of a part than these are shown as a range.
+_FEW = 2
+# What the settings of a measure ask a study for, in words.
+_NEEDS = {
+    "criteria": "pruning by {}",
+    "groups": "pruning by {}",
+    "windows": "reconstruction with windows {}",
+    "methods": "retraining with {}",
+    "parameters": "a model of at least {} parameters",
+    "dense_at_most": "a dense perplexity of at most {}",
+}
 
 
 def shown_claims(
@@ -28,6 +48,9 @@ def shown_claims(
             {
                 **claim,
                 "reason": _reason(claim),
+                "asked": claim["verdict"] != UNTESTED,
+                "needs": _needs(claim["parts"]),
+                "key_numbers": [_key_number(it) for it in claim["parts"] if it["role"] != ADDS],
                 "figures": [figure for figure in its if figure["number"] not in shown],
                 "figures_above": [it["number"] for it in its if it["number"] in shown],
                 "parts": [_part(part) for part in claim["parts"]],
@@ -41,13 +64,57 @@ def _reason(claim: Mapping[str, Any]) -> str:
     """Return the reason for the verdict on a claim: the deciding part, or a tally of its parts."""
     parts, verdict = claim["parts"], claim["verdict"]
     if len(parts) == 1:
-        return str(parts[0]["reason"])
+        return _why(parts[0])
     for part in parts:
         decides = part["role"] == DECIDES and part["verdict"] == verdict
         if decides and kind(verdict) in (FAILS, *OPEN):
-            reason = part["reason"][0].lower() + part["reason"][1:]
+            why = _why(part)
+            reason = f"{why[0].lower()}{why[1:]}"
             return f"“{part['says']}” is {verdict}: {reason}"
     return f"{tally([part['verdict'] for part in parts], 'parts')}."
+
+
+def _why(part: Mapping[str, Any]) -> str:
+    """Return the reason for the verdict on a part; its number, if there is one, stands below."""
+    if len(part["findings"]) == 1:
+        reason = str(part["findings"][0]["reason"])
+        return f"{reason[0].upper()}{reason[1:]}."
+    return str(part["reason"])
+
+
+def _needs(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a study needs for the parts that it could not test, in words."""
+    found: dict[str, dict[str, None]] = {}
+    for part in parts:
+        if part["verdict"] == UNTESTED and part["role"] != ADDS:
+            for key, value in part["settings"].items():
+                if key in _NEEDS:
+                    found.setdefault(_NEEDS[key], {}).update(dict.fromkeys(_names(value)))
+    return "; ".join(words.format(", ".join(names)) for words, names in found.items())
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names or numbers in a setting, also those in lists within it."""
+    if isinstance(value, list):
+        return [name for each in value for name in _names(each)]
+    return [f"{value:,}" if isinstance(value, int) else str(value)]
+
+
+def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
+    """Return a part with its numbers in short: one or two with intervals, or a range of more."""
+    there = [finding for finding in part["findings"] if finding["text"]]
+    texts = [str(finding["text"]) for finding in there]
+    if not texts:
+        text = str(part["reason"]).rstrip(".")
+    elif len(texts) <= _FEW:
+        text = "; ".join(texts)
+    else:
+        known = [finding for finding in there if finding["value"] is not None]
+        known.sort(key=lambda finding: float(str(finding["value"])))
+        least, most = (str(it["text"]).partition(" (")[0] for it in (known[0], known[-1]))
+        unit = most[most.rfind(" ") :]
+        text = f"{len(texts)} numbers, {least.removesuffix(unit)} to {most}"
+    return {"says": part["says"], "verdict": part["verdict"], "text": text}
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:

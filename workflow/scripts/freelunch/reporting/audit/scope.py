@@ -98,14 +98,34 @@ class Scope:
 
 def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return the scope of all verdicts on a study, which a reader needs to know before any."""
-    seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
-    scope = Scope.of(study, study.cells, seeds, min(regimes.values(), default=None))
     perplexity = study.perplexity
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     return (
-        f"{scope.text}; calibration on `{study.calibration.text}`; perplexity on {windows} windows "
-        f"of {perplexity.length:,} tokens of `{perplexity.text}`."
+        f"{_of_study(study, records, regimes).text}; calibration on `{study.calibration.text}`; "
+        f"perplexity on {windows} windows of {perplexity.length:,} tokens of `{perplexity.text}`."
     )
+
+
+def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
+    """Return in a sentence what the scope of a study makes its verdicts worth."""
+    scope = _of_study(study, records, regimes)
+    seeds = ""
+    if scope.seeds[0] == 1:
+        seeds = ", and what comes from one seed holds on this sample and order only"
+    if scope.paper is None:
+        return f"The paper's scale is not known{seeds}."
+    sample = f"the paper's smallest calibration sample ({scope.paper:,} tokens)"
+    if not scope.reconstructed:
+        return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
+    share = f"{100 * scope.reconstructed / scope.paper:,.2g} %"
+    if scope.too_small:
+        return f"At most {share} of {sample}, so this settles no claim at the paper's scale{seeds}."
+    return f"At least {sample}, so this can support or weaken the paper's claims{seeds}."
+
+
+def _of_study(study: Study, records: Records, regimes: Regimes) -> Scope:
+    seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
+    return Scope.of(study, study.cells, seeds, min(regimes.values(), default=None))
 
 
 def _range(least: float, most: float) -> str:

@@ -1,0 +1,209 @@
+"""What a study found, whatever the claims ask: what each adaptation gains, and an answer in words.
+
+Every adaptation is compared with the pruned model that it started from, on the same windows and
+with the same seeds, so that the intervals are those of paired differences.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic, estimate
+from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
+from freelunch.reporting.audit.measures.recovery import recovered_by
+from freelunch.reporting.audit.numbers import estimate_text, json_number
+from freelunch.reporting.cells import means_over_seeds
+from freelunch.reporting.formatting import rounded
+from freelunch.reporting.labels import adaptation_labels, pruning_label
+from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.study import Study
+
+# Two adaptations saw as many tokens if the numbers differ by at most this share.
+_ALIKE = 0.05
+_AMOUNTS = {
+    "tokens": "adaptation_tokens",
+    "flops": "adaptation_flops",
+    "peak_bytes": "adaptation_peak_bytes",
+}
+# What was found for a pruned model.
+Found = Mapping[str, Any]
+
+
+def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return each pruned model with its adaptations, the lowest perplexity first.
+
+    An adaptation has its perplexity, its `gain` (the share by which it lowers the perplexity), the
+    share of the loss added by pruning that it has `recovered`, and its cost. The last two are None
+    if there is no cell without adaptation to compare it with.
+    """
+    means: dict[Cell, Mapping[str, Any]] = {
+        _identity(mean): mean for mean in means_over_seeds(evidence.records)
+    }
+
+    def level(cell: Cell) -> dict[str, Any] | None:
+        if cell not in means:
+            return None
+        value, error = (means[cell][f"perplexity{end}"] for end in ("", "_standard_error"))
+        return {"value": json_number(value), "text": rounded(value, error)}
+
+    found = []
+    for by_name in evidence.pruned:
+        one = next(iter(next(iter(by_name.values())).values()))
+
+        def named(name: str, one: Cell = one) -> Cell:
+            return Cell(one.model, one.criterion, one.pattern, name, seed=0)
+
+        adaptations = [
+            {
+                "adaptation": name,
+                "seeds": len(of_seeds),
+                "perplexity": level(named(name)),
+                **_compared(evidence, by_name, name),
+                **{key: means[named(name)][column] for key, column in _AMOUNTS.items()},
+                "selected_on": means[named(name)]["selected_on"],
+                "cells": [str(cell) for cell in of_seeds.values()],
+            }
+            for name, of_seeds in by_name.items()
+            if name != NONE
+        ]
+        found.append(
+            {
+                **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
+                "dense": level(Cell.dense(one.model)),
+                "unadapted": level(named(NONE)),
+                "adaptations": sorted(adaptations, key=_order),
+            }
+        )
+    return found
+
+
+def _identity(mean: Mapping[str, Any]) -> Cell:
+    """Return the cell, with seed 0, whose seeds a row is about."""
+    return Cell(mean["model"], mean["criterion"], mean["pattern"], mean["adaptation"], 0)
+
+
+def _order(adaptation: Mapping[str, Any]) -> float:
+    value = adaptation["perplexity"]["value"]
+    return value if isinstance(value, float) else math.inf
+
+
+def _compared(
+    evidence: Evidence, by_name: Mapping[str, Mapping[int, Cell]], name: str
+) -> dict[str, Any]:
+    """Return what an adaptation gains and recovers, over the seeds that both models have."""
+    seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
+    if not seeds:
+        return {"gain": None, "recovered": None}
+    cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
+    dense = [Cell.dense(cell.model) for cell in cells[name]]
+    sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
+    # Every cell has a perplexity.
+    assert sample is not None
+    return {
+        "gain": _share(_lowered_by(name), sample),
+        "recovered": _share(recovered_by(name), sample),
+    }
+
+
+def _lowered_by(adaptation: str) -> Statistic:
+    """Return the share by which an adaptation lowers the perplexity, as a statistic."""
+
+    def statistic(means: Means) -> Numbers:
+        # Of draws with few degrees of freedom, some are far away.
+        with np.errstate(over="ignore"):
+            return np.asarray(-np.expm1(means[adaptation] - means[NONE]))
+
+    return statistic
+
+
+def _share(statistic: Statistic, sample: Sample) -> dict[str, Any]:
+    found = estimate([statistic], [sample])
+    numbers = {key: json_number(getattr(found, key)) for key in ("value", "low", "high")}
+    return {**numbers, "text": estimate_text(found, "share")}
+
+
+def answer_text(study: Study, found: Sequence[Found]) -> str:
+    """Return in a sentence what was found for the pruned model with the most adaptations.
+
+    The sentence is about the reconstruction that other budgets are multiples of (or the first
+    adaptation), and the best adaptation of the other kind that saw as many tokens.
+    """
+    if not found:
+        return "This study measures dense models only."
+    of = max(found, key=lambda it: len(it["adaptations"]))
+    pruned = f"{of['model']}, pruned by {pruning_label(of).replace(', ', ' (', 1)})"
+    if not of["adaptations"]:
+        unadapted = of["unadapted"]["text"]
+        return f"The perplexity of {pruned}, is {unadapted} (dense model: {of['dense']['text']})."
+    first = _first(study, of)
+    parts = [_effect(study, of, first, pruned), *_rival(study, of, first)]
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _first(study: Study, of: Found) -> Mapping[str, Any]:
+    """Return the adaptation that the answer is about."""
+    names = [each["adaptation"] for each in of["adaptations"]]
+    wanted = [*study.references, *study.config.adaptations]
+    name = next(name for name in wanted if name in names)
+    return next(each for each in of["adaptations"] if each["adaptation"] == name)
+
+
+def _effect(study: Study, of: Found, adaptation: Mapping[str, Any], pruned: str) -> str:
+    kind, rest = _named(study, adaptation)
+    name, to = f"{kind} ({rest})", adaptation["perplexity"]["text"]
+    dense = f"(dense model: {of['dense']['text']})"
+    if adaptation["gain"] is None:
+        return f"{name} gives {pruned}, a perplexity of {to} {dense}"
+    verb, without = _verb(adaptation["gain"]), of["unadapted"]["text"]
+    if verb is None:
+        text = f"{name} does not clearly change the perplexity of {pruned}"
+        return f"{text}: it is {without} without it and {to} with it {dense}"
+    text = f"{name} {verb} the perplexity of {pruned}, from {without} to {to} {dense}"
+    if verb == "lowers" and (share := _recovered(adaptation)):
+        return f"{text} and so recovers {share} of the loss that pruning adds"
+    return text
+
+
+def _recovered(adaptation: Mapping[str, Any]) -> str | None:
+    """Return the share of the loss that an adaptation recovers, without its interval."""
+    share = adaptation["recovered"]
+    known = share is not None and share["value"] is not None
+    return str(share["text"]).partition(" (")[0] if known else None
+
+
+def _verb(gain: Mapping[str, Any]) -> str | None:
+    """Return what happens to the perplexity; None if the interval of the gain does not tell."""
+    value, low, high = (gain[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "changes"
+    if low is not None and low <= 0 <= high:
+        return None
+    return "lowers" if value > 0 else "raises"
+
+
+def _rival(study: Study, of: Found, first: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the best adaptation of the other kind reaches on as many tokens, if there is one.
+
+    Adaptations are sorted by their perplexity.
+    """
+    kinds = study.config.adaptations
+    retrains, tokens = kinds[first["adaptation"]].is_retraining, first["tokens"]
+    for each in of["adaptations"]:
+        other = kinds[each["adaptation"]].is_retraining != retrains
+        if other and tokens and abs((each["tokens"] or 0) - tokens) <= _ALIKE * tokens:
+            share = _recovered(each)
+            recovers = f" and recovers {share}" if share else ""
+            kind, rest = _named(study, each)
+            reached = each["perplexity"]["text"]
+            yield f"the best {kind} on as many tokens ({rest}) reaches {reached}{recovers}"
+            return
+
+
+def _named(study: Study, adaptation: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the kind of an adaptation (reconstruction or retraining), and which one it is."""
+    label = adaptation_labels(study.as_json()["adaptations"])[adaptation["adaptation"]]
+    kind, _, rest = label.partition(": ")
+    return kind, rest

@@ -1,0 +1,101 @@
+"""The card at the head of an audit's page: what was run, and the meaning of names in cells."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from freelunch.reporting.audit.verdicts import VERDICTS, kind
+from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.study.cell import NONE
+from freelunch.study.patterns import Pattern
+from freelunch.study.study import Study
+
+# The settings of an adaptation that explain its name.
+_TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
+
+
+def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
+    """Return what was run: the study, models, pruning, adaptations, texts and seeds."""
+    pruned = [cell for cell in study.cells if not cell.is_dense]
+    models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
+    criteria = ", ".join(dict.fromkeys(criterion_label(cell.criterion) for cell in pruned))
+    patterns = ", ".join(dict.fromkeys(pattern_label(cell.pattern) for cell in pruned))
+    names = [name for name in dict.fromkeys(cell.adaptation for cell in pruned) if name != NONE]
+    tokens = _range([study.samples(name) * study.calibration.length for name in names])
+    perplexity = study.perplexity
+    windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
+    of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
+    seeds = _range([*of_cells.values()])
+    facts = {
+        "Study": f"`{study.name}` (`{audit['config_file']}`), {len(study.cells)} cells",
+        "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
+        "Measured": f"perplexity on {windows} windows of {perplexity.length:,} tokens of "
+        f"`{perplexity.text}`; {seeds} seed{'' if seeds == '1' else 's'} for each cell",
+    }
+    if names:
+        facts["Adapted"] = (
+            f"in {len(names)} way{'s' if len(names) > 1 else ''}, on {tokens} tokens of "
+            f"`{study.calibration.text}`"
+        )
+    facts["Worth"] = audit["worth"]
+    return facts
+
+
+def _range(values: Sequence[int]) -> str:
+    """Return the smallest and the largest number, or one number if they are equal."""
+    least, most = (f"{end:,}" for end in (min(values, default=1), max(values, default=1)))
+    return least if least == most else f"{least} to {most}"
+
+
+def computed_text(provenance: Mapping[str, Any]) -> str:
+    """Return when, and by which commits, the records were computed."""
+    commits = ", ".join(
+        f"`{each['commit'][:10]}` "
+        f"({'with uncommitted changes' if each['uncommitted_changes'] else 'clean'})"
+        for each in provenance["commits"]
+        # There is no commit where the code was not in a repository.
+        if each["commit"]
+    )
+    last = provenance["finished"]["last"]
+    return f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}"
+
+
+def tally_text(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Return the number of claims with each verdict, in a few words."""
+    verdicts = [kind(claim["verdict"]) for claim in claims]
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"Of the paper's {len(claims)} claims: {told}."
+
+
+def meanings(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield the meaning of the names in cells: patterns, criteria and adaptations."""
+    pruned = [cell for cell in study.cells if not cell.is_dense]
+    for pattern in dict.fromkeys(cell.pattern for cell in pruned):
+        yield pattern, f"pattern: {_in_words(Pattern.parse(pattern))}"
+    for name in dict.fromkeys(cell.criterion for cell in pruned):
+        keys = ("score", "scope", "statistics", "swaps")
+        yield name, f"criterion: {_listed(study.criterion(name).as_json(), keys)}"
+    for name in dict.fromkeys(cell.adaptation for cell in pruned):
+        if name == NONE:
+            yield name, "pruned and not adapted"
+        else:
+            entry = study.config.adaptations[name].as_json()
+            yield name, f"adaptation: {_listed(entry, _TOLD)}; {study.samples(name):,} sequences"
+    yield "held out", "perplexity on calibration text that no sample uses"
+    yield "drift", "relative error of the last block's output there, averaged over tokens"
+
+
+def _in_words(pattern: Pattern) -> str:
+    """Return which weights become zero."""
+    if pattern.group is not None:
+        zeros = pattern.zeros_in_group(pattern.group)
+        return f"{zeros} of each {pattern.group} consecutive weights of a row become zero"
+    share = f"{100 * pattern.sparsity:.0f} %"
+    if pattern.structured:
+        return f"{share} of the attention heads and MLP channels become zero"
+    return f"{share} of the weights become zero, wherever they lie"
+
+
+def _listed(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} `{entry[key]}`" for key in keys if key in entry)
