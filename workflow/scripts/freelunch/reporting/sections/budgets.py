@@ -16,11 +16,11 @@ NOTES = (
     "adaptation, including the dense pass that made its targets, and of the search for its "
     "learning rate if there was one. Loss \N{MINUS SIGN} reconstruction: the mean loss minus that "
     "of the reconstruction it is compared with, in nats per token; ± is the standard error of the "
-    "paired differences over windows of text.",
+    "paired differences over documents of the text, or over its windows if documents were joined.",
     "A retraining reaches the reconstruction at the budget where its loss, interpolated linearly "
     "in the logarithm of the budget, comes down to the reconstruction's. The interval is a "
-    "Student's t interval over windows of text, which allows for the correlation of neighbouring "
-    "windows, and over seeds if there are several. At most: the smallest budget that was run "
+    "Student's t interval over documents of the text (or over windows of joined documents, with "
+    "allowance for the correlation of neighbours), and over seeds if there are several. At most: the smallest budget that was run "
     "already reaches it; smaller ones were not tried.",
 )
 
