@@ -31,7 +31,7 @@ from freelunch.reporting.audit.verdicts import (
     judge,
     kind,
     of_claim,
-    of_one_seed,
+    of_few_seeds,
     together,
 )
 from records_for_tests import make_records, make_study
@@ -131,11 +131,11 @@ def test_verdicts_that_have_to_agree(verdicts: list[str], expected: str) -> None
 
 
 def test_one_seed_says_what_is_so_on_this_sample_and_order() -> None:
-    once = of_one_seed(HOLDS)
-    assert once == "found on this sample and order" and of_one_seed(UNTESTED) == UNTESTED
+    once = of_few_seeds(HOLDS)
+    assert once == "found on this sample and order" and of_few_seeds(UNTESTED) == UNTESTED
     assert kind(once) == kind(HOLDS) == HOLDS
     assert together([HOLDS, once]) == once
-    assert together([HOLDS, of_one_seed(FAILS)]) == of_one_seed(IN_PART)
+    assert together([HOLDS, of_few_seeds(FAILS)]) == of_few_seeds(IN_PART)
     assert of_claim([(once, DECIDES), (HOLDS, COUNTS)]) == once
 
 
@@ -146,7 +146,7 @@ def test_one_seed_says_what_is_so_on_this_sample_and_order() -> None:
         (IN_PART, False, "supported in part"),
         (FAILS, False, "not supported"),
         (UNTESTED, False, UNTESTED),
-        (of_one_seed(FAILS), False, "not testable: one seed"),
+        (of_few_seeds(FAILS), False, "not testable: fewer than three seeds"),
         (FAILS, True, "not tested at this scale"),
         (UNTESTED, True, "not tested at this scale"),
     ],

@@ -143,7 +143,11 @@ def test_an_answer_where_there_is_little() -> None:
     [
         ({"C1": 524_288}, [0], "At most 1.6 % of the paper's smallest calibration sample (524,288"),
         ({"C1": 8_192}, [0, 1], "At least the paper's smallest calibration sample (8,192 tokens)"),
-        ({}, [0], "The paper's scale is not known, and what comes from one seed holds on this"),
+        (
+            {},
+            [0],
+            "The paper's scale is not known, and what comes from fewer than three seeds holds",
+        ),
     ],
 )
 def test_what_a_study_is_worth(regimes: dict[str, int], seeds: list[int], expected: str) -> None:

@@ -17,7 +17,7 @@ from freelunch.reporting.audit.verdicts import (
     TOO_SMALL,
     UNDECIDED,
     kind,
-    of_one_seed,
+    of_few_seeds,
 )
 from freelunch.study.study import Study
 
@@ -70,7 +70,7 @@ def test_the_budget_ratio_depends_on_the_reference(full: dict[str, Any]) -> None
     assert wikipedia["recon_block_10"] is None
     assert values["c4"]["recon_block_10"] == pytest.approx(0.17, abs=5e-3)
     verdicts = {it["verdict"] for it in found(full, "C1", 2).values()}
-    assert verdicts == {of_one_seed(FAILS), UNDECIDED}
+    assert verdicts == {of_few_seeds(FAILS), UNDECIDED}
     assert full["C1"]["parts"][2]["verdict"] == full["C1"]["verdict"] == UNDECIDED
     assert full["C1"]["parts"][2]["reason"].endswith("and all have to agree.")
 
@@ -126,7 +126,7 @@ def test_from_one_seed_everything_is_so_on_this_sample_and_order(laptop: dict[st
         for part in claim["parts"]:
             measured = [it for it in part["findings"] if it["seeds"] is not None]
             assert all(it["verdict"] not in (HOLDS, FAILS) for it in measured), part["says"]
-    assert laptop["C2b"]["verdict"] == of_one_seed(HOLDS)
+    assert laptop["C2b"]["verdict"] == of_few_seeds(HOLDS)
 
 
 def test_thresholds_say_when_they_were_set(full: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ from freelunch.reporting.audit.verdicts import (
     HOLDS,
     IN_PART,
     OPEN,
-    of_one_seed,
+    of_few_seeds,
 )
 from freelunch.reporting.derived import AUDIT, METADATA, own_files
 from freelunch.reporting.figures import figures
@@ -53,9 +53,9 @@ from freelunch.study.study import Study
 REPORT = Path(__file__).resolve().parents[4] / "report"
 # The shape beside each word, so that verdicts differ in more than colour.
 MARKS = {
-    **dict.fromkeys((HOLDS, of_one_seed(HOLDS), SAME, AGREES), "full"),
-    **dict.fromkeys((IN_PART, of_one_seed(IN_PART), PARTLY), "half"),
-    **dict.fromkeys((FAILS, of_one_seed(FAILS), DIFFERENT, DIFFERS), "cross"),
+    **dict.fromkeys((HOLDS, of_few_seeds(HOLDS), SAME, AGREES), "full"),
+    **dict.fromkeys((IN_PART, of_few_seeds(IN_PART), PARTLY), "half"),
+    **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((*OPEN, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
 # What a part is called that counts for more or less than the others of its claim.

@@ -7,6 +7,7 @@ from pathlib import Path
 from freelunch.analysis.pairing import Records, seed_groups
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
+from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
@@ -110,8 +111,8 @@ def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return in a sentence what the scope of a study makes its verdicts worth."""
     scope = _of_study(study, records, regimes)
     seeds = ""
-    if scope.seeds[0] == 1:
-        seeds = ", and what comes from one seed holds on this sample and order only"
+    if scope.seeds[0] < ENOUGH_SEEDS:
+        seeds = ", and what comes from fewer than three seeds holds on this sample and order only"
     if scope.paper is None:
         return f"The paper's scale is not known{seeds}."
     sample = f"the paper's smallest calibration sample ({scope.paper:,} tokens)"

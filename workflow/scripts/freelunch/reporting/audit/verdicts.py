@@ -20,7 +20,7 @@ UNDECIDED = "undecided"
 # The study lacks the cells.
 UNTESTED = "not testable here"
 # One seed says nothing about another calibration sample or training order.
-ONE_SEED = "on this sample and order"
+FEW_SEEDS = "on this sample and order"
 # What a study that is large enough says of the paper's claim, and what others say.
 BEARINGS = {
     HOLDS: "supported",
@@ -30,7 +30,9 @@ BEARINGS = {
     UNTESTED: UNTESTED,
 }
 TOO_SMALL = "not tested at this scale"
-TOO_FEW_SEEDS = "not testable: one seed"
+TOO_FEW_SEEDS = "not testable: fewer than three seeds"
+# Seeds from which more can be said than what holds for these samples and orders.
+ENOUGH_SEEDS = 3
 # The verdicts that count neither way.
 OPEN = (UNDECIDED, UNTESTED)
 # The role of a part in its claim.
@@ -39,18 +41,18 @@ UNDEFINED = "a loss is not finite, windows are too few, or there may be nothing 
 UNBOUNDED = (-math.inf, math.inf)
 
 
-def of_one_seed(verdict: str) -> str:
-    """Return the verdict that a single seed can give."""
-    return verdict if verdict in OPEN else f"{verdict} {ONE_SEED}"
+def of_few_seeds(verdict: str) -> str:
+    """Return the verdict that fewer than ENOUGH_SEEDS seeds can give."""
+    return verdict if verdict in OPEN else f"{verdict} {FEW_SEEDS}"
 
 
 def kind(verdict: str) -> str:
-    """Return a verdict without the words that one seed adds to it."""
-    return verdict.removesuffix(f" {ONE_SEED}")
+    """Return a verdict without the words that few seeds add to it."""
+    return verdict.removesuffix(f" {FEW_SEEDS}")
 
 
 VERDICTS = (
-    *(word for each in (HOLDS, IN_PART, FAILS) for word in (each, of_one_seed(each))),
+    *(word for each in (HOLDS, IN_PART, FAILS) for word in (each, of_few_seeds(each))),
     *OPEN,
 )
 
@@ -140,7 +142,7 @@ def together(verdicts: Sequence[str], agree: bool = False) -> str:
     found = FAILS if kinds == {FAILS} else IN_PART
     if kinds == {HOLDS} and len(told) == len(verdicts):
         found = HOLDS
-    return found if told == [*map(kind, told)] else of_one_seed(found)
+    return found if told == [*map(kind, told)] else of_few_seeds(found)
 
 
 def of_claim(parts: Sequence[tuple[str, str]]) -> str:

@@ -20,8 +20,8 @@ NOTES = (
     "A retraining reaches the reconstruction at the budget where its loss, interpolated linearly "
     "in the logarithm of the budget, comes down to the reconstruction's. The interval is a "
     "Student's t interval over documents of the text (or over windows of joined documents, with "
-    "allowance for the correlation of neighbours), and over seeds if there are several. At most: the smallest budget that was run "
-    "already reaches it; smaller ones were not tried.",
+    "allowance for the correlation of neighbours), and over seeds if there are several. At most: "
+    "the smallest budget that was run already reaches it; smaller ones were not tried.",
 )
 
 
