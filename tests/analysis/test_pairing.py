@@ -2,12 +2,15 @@
 
 import math
 import statistics
+from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy.special import stdtrit
 
 from freelunch.analysis.pairing import standard_error, unit_losses
+from freelunch.analysis.resolution import told_apart
+from records_for_tests import make_records, make_study
 
 
 def test_windows_of_documents_of_their_own_are_units() -> None:
@@ -36,6 +39,30 @@ def test_the_error_is_clustered_by_document() -> None:
 def test_a_loss_that_is_not_finite() -> None:
     units = unit_losses({"window_losses": [1.0, None, 2.0], "documents": [0, 0, 1]})
     assert all(map(math.isnan, units))
+
+
+def test_how_small_a_difference_the_text_can_show() -> None:
+    """The median over pairs of half the t interval of their paired difference."""
+    two = {"recon_two": {"method": "reconstruction", "window": 2}}
+    study = make_study(two, criteria=["wanda"], adaptations=["none", "recon_block", "recon_two"])
+    records = make_records(study, {})
+    generator = np.random.default_rng(0)
+    for record in records.values():
+        perplexity = record["metrics"]["perplexity"]
+        perplexity["window_losses"] = list(3 + 0.1 * generator.standard_normal(24))
+    losses = [
+        np.array(records[cell]["metrics"]["perplexity"]["window_losses"])
+        for cell in study.cells
+        if not cell.is_dense
+    ]
+    assert len(losses) == 3
+    widths = [
+        stdtrit(23, 0.975) * float((one - other).std(ddof=1)) / math.sqrt(24)
+        for one, other in combinations(losses, 2)
+    ]
+    assert told_apart(records, neighbours=False) == pytest.approx(statistics.median(widths))
+    alone = make_study(criteria=["wanda"], adaptations=["none"])
+    assert told_apart(make_records(alone, {}), neighbours=False) is None
 
 
 def test_intervals_over_documents_cover() -> None:

@@ -142,7 +142,11 @@ def test_an_answer_where_there_is_little() -> None:
     ("regimes", "seeds", "expected"),
     [
         ({"C1": 524_288}, [0], "At most 1.6 % of the paper's smallest calibration sample (524,288"),
-        ({"C1": 8_192}, [0, 1], "At least the paper's smallest calibration sample (8,192 tokens)"),
+        (
+            {"C1": 8_192},
+            [0, 1, 2],
+            "At least the paper's smallest calibration sample (8,192 tokens)",
+        ),
         (
             {},
             [0],
@@ -154,7 +158,7 @@ def test_what_a_study_is_worth(regimes: dict[str, int], seeds: list[int], expect
     study = make_study(seeds=seeds)
     worth = worth_text(study, make_records(study, {}), regimes)
     assert worth.startswith(expected)
-    assert ("on this sample and order only" in worth) == (seeds == [0])
+    assert ("on this sample and order only" in worth) == (len(seeds) < 3)
 
 
 def test_a_study_without_reconstruction_settles_nothing() -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct
+from scipy.special import stdtrit
 
 DRAWS = 20_000
 # The probability that an interval contains the number.
@@ -56,6 +57,18 @@ def components(values: Numbers, neighbours: bool) -> Numbers:
     if count == 0:
         return np.full((*values.shape[:-1], 1), np.nan)
     return np.asarray(dct(values, norm="ortho"))[..., 1 : 1 + count]
+
+
+def half_width(values: Numbers, neighbours: bool) -> float:
+    """Return half of the t interval of a mean; NaN if there are too few units.
+
+    Args:
+        values: (units,).
+        neighbours: As `components` takes it.
+    """
+    moves = components(values, neighbours)
+    error = math.sqrt(float((moves**2).mean()) / len(values))
+    return float(stdtrit(len(moves), (1 + WITHIN) / 2)) * error
 
 
 @dataclass(frozen=True)

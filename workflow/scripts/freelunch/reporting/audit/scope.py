@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from freelunch.analysis.pairing import Records, seed_groups
+from freelunch.analysis.resolution import told_apart
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
 from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.study.cell import Cell
+from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
 # The tokens of the smallest calibration sample with which the paper makes a claim, by the claim.
@@ -108,7 +111,28 @@ def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
 
 
 def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
-    """Return in a sentence what the scope of a study makes its verdicts worth."""
+    """Return what the scope of a study makes its verdicts worth, and what its text can show."""
+    return " ".join(filter(None, [_of_scope(study, records, regimes), _of_text(study, records)]))
+
+
+def _of_text(study: Study, records: Records) -> str | None:
+    """Return in a sentence how small a difference the text can show; None if that is not known."""
+    width = told_apart(records, study.perplexity.cut == JOINED)
+    dense = [
+        loss
+        for cell, record in records.items()
+        if cell.is_dense and (loss := record["metrics"]["perplexity"]["loss"]) is not None
+    ]
+    if width is None or not dense:
+        return None
+    share = f"{100 * width / fmean(dense):.2g} %"
+    return (
+        f"The text tells half of all pairs of adaptations apart if their losses differ by "
+        f"{width:.2g} nats, {share} of the dense model's loss."
+    )
+
+
+def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
     scope = _of_study(study, records, regimes)
     seeds = ""
     if scope.seeds[0] < ENOUGH_SEEDS:
