@@ -90,6 +90,8 @@ rule audit_study:
         # The Snakefile and config that were run, as part of the crate.
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
+        # A model card beside each checkpoint.
+        cards=[PATHS.root / derived.card_name(STUDY, cell) for cell in CELLS],
         sums=PATHS.root / derived.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),

@@ -112,9 +112,17 @@ def _in_the_way(path: Path) -> Path | None:
     return next((parent for parent in above if not parent.is_dir()), None)
 
 
-def check_nothing_beside(checkpoint: Artifact) -> None:
-    """Refuse files beside those of the step: `from_pretrained` reads some by their name alone."""
-    own = {MANIFEST, RUN, JOURNAL, *checkpoint.files}
+def check_nothing_beside(checkpoint: Artifact, *others: str) -> None:
+    """Refuse files beside those of the step: `from_pretrained` reads some by their name alone.
+
+    Args:
+        checkpoint: The checkpoint.
+        others: Names of files that other steps add.
+
+    Raises:
+        UserError: There is a file that no step made.
+    """
+    own = {MANIFEST, RUN, JOURNAL, *checkpoint.files, *others}
     for path in sorted(checkpoint.folder.iterdir()):
         if path.name not in own and not path.name.startswith("."):
             raise UserError("this file does not belong to the checkpoint", where=path)

@@ -1,6 +1,6 @@
 """Whether a study on disk is whole: every step and record is there and is what was made."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,8 @@ def _of_cell(study: Study, cell: Cell, needed: bool) -> Iterator[Made]:
             is_adapted=cell.adaptation != NONE,
             windows=paths.windows(cell, MODEL).parent,
         ),
+        # Candidates have no cards.
+        beside=(steps.MODEL_CARD,) if needed else (),
     )
     of_checkpoint = {"checkpoint": paths.checkpoint(cell)}
     folder = paths.metrics(cell)
@@ -231,6 +233,7 @@ def _step(
     needed: bool = True,
     has_run: bool = True,
     also: Callable[[Artifact], None] | None = None,
+    beside: Sequence[str] = (),
 ) -> Made:
     """Return what a step makes.
 
@@ -244,6 +247,7 @@ def _step(
         needed: Whether a finished study must have it.
         has_run: Whether the folder has run facts.
         also: A further check.
+        beside: Names of files that other steps add to a checkpoint.
     """
     expected = kind or _KINDS[rule]
 
@@ -257,7 +261,7 @@ def _step(
             check_settings(artifact, settings)
         check_made_from(folder, artifact.facts, made_from or {})
         if expected == steps.CHECKPOINT:
-            check_nothing_beside(artifact)
+            check_nothing_beside(artifact, *beside)
         if also is not None:
             also(artifact)
 

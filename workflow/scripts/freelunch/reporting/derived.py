@@ -4,6 +4,8 @@ from freelunch.core.sums import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS, figures_of
 from freelunch.reporting.tables import DOCUMENTS, all_tables
+from freelunch.study.cell import Cell
+from freelunch.study.steps import MODEL_CARD
 from freelunch.study.study import Study
 
 # The files of the audit that are functions of the records and figures.
@@ -52,10 +54,21 @@ def figure_files(name: str) -> list[str]:
     return [f"figures/{name}.{suffix}" for suffix in ("csv", *FORMATS)]
 
 
+def card_name(study: Study, cell: Cell) -> str:
+    """Return the name of the model card of a cell's checkpoint."""
+    folder = study.paths.checkpoint(cell).relative_to(study.paths.root)
+    return (folder / MODEL_CARD).as_posix()
+
+
+def audit_outputs(study: Study) -> list[str]:
+    """Return the names of the files that the audit writes."""
+    return [*AUDIT_FILES, *(card_name(study, cell) for cell in study.cells)]
+
+
 def audit_files(study: Study) -> list[str]:
     """Return the names of the files whose digests AUDIT_SUMS holds: those of the audit first."""
     shown = [TABLE_SUMS, *(figure_sums(figure.name) for figure in figures_of(study))]
-    return [*AUDIT_FILES, *shown]
+    return [*audit_outputs(study), *shown]
 
 
 def seal_tables(study: Study) -> None:

@@ -10,11 +10,11 @@ from freelunch.records.read import load_records
 from freelunch.reporting.audit.crate import config_text
 from freelunch.reporting.audit.texts import audit_texts
 from freelunch.reporting.derived import (
-    AUDIT_FILES,
     AUDIT_SUMS,
     CONFIG,
     TABLE_SUMS,
     audit_files,
+    audit_outputs,
     figure_files,
     figure_sums,
     own_files,
@@ -53,7 +53,8 @@ def made_from_records(study: Study) -> Iterator[Made]:
         if anew:
             _check_texts(root, audit_texts(study, load_records(study)))
 
-    yield _made("audit", steps.AUDIT_STUDY, root, AUDIT_SUMS, check_audit, AUDIT_FILES)
+    outputs = audit_outputs(study)
+    yield _made("audit", steps.AUDIT_STUDY, root, AUDIT_SUMS, check_audit, outputs)
 
 
 def _made(what: str, rule: str, root: Path, sums: str, check: Check, files: Iterable[str]) -> Made:

@@ -58,6 +58,8 @@ JOINED: Final = "joined"
 # Files.
 DOCUMENTS = "documents.jsonl"
 ANSWERS = "answers.json.gz"
+# Beside the shards of a checkpoint; not made by the step that assembles it.
+MODEL_CARD = "README.md"
 
 
 def metrics_file(measured: str) -> str:

@@ -14,6 +14,8 @@ _WORKFLOW = Path(__file__).resolve().parents[4]
 REPOSITORY = _WORKFLOW.parent
 DATA = _WORKFLOW / "data"
 SCHEMAS = _WORKFLOW / "schemas"
+# What lays out the page and the cards.
+REPORT = _WORKFLOW / "report"
 
 
 def checked(path: Path, schema: str) -> dict[str, Any]:

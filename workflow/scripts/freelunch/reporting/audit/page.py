@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from freelunch.reporting.audit.data import REPORT
 from freelunch.reporting.audit.page_card import computed_text, meanings, run_facts, tally_text
 from freelunch.reporting.audit.page_cells import (
     duration,
@@ -50,7 +51,6 @@ from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
-REPORT = Path(__file__).resolve().parents[4] / "report"
 # The shape beside each word, so that verdicts differ in more than colour.
 MARKS = {
     **dict.fromkeys((HOLDS, of_few_seeds(HOLDS), SAME, AGREES), "full"),

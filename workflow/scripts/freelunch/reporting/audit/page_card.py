@@ -72,7 +72,7 @@ def meanings(study: Study) -> Iterator[tuple[str, str]]:
     """Yield the meaning of the names in cells: patterns, criteria and adaptations."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
     for pattern in dict.fromkeys(cell.pattern for cell in pruned):
-        yield pattern, f"pattern: {_in_words(Pattern.parse(pattern))}"
+        yield pattern, f"pattern: {pattern_in_words(Pattern.parse(pattern))}"
     for name in dict.fromkeys(cell.criterion for cell in pruned):
         keys = ("score", "scope", "statistics", "swaps")
         yield name, f"criterion: {_listed(study.criterion(name).as_json(), keys)}"
@@ -86,7 +86,7 @@ def meanings(study: Study) -> Iterator[tuple[str, str]]:
     yield "drift", "relative error of the last block's output there, averaged over tokens"
 
 
-def _in_words(pattern: Pattern) -> str:
+def pattern_in_words(pattern: Pattern) -> str:
     """Return which weights become zero."""
     if pattern.group is not None:
         zeros = pattern.zeros_in_group(pattern.group)
