@@ -1,10 +1,11 @@
-"""A finished study as a Workflow Run RO-Crate, which describes its files and how they were made.
+"""A finished study as an RO-Crate, which describes its files and how they were made.
 
-`ro-crate-metadata.json` makes results/<study>/ a crate by the profile Workflow Run Crate 0.5
-(https://w3id.org/ro/wfrun/workflow/0.5), which builds on Process Run Crate 0.5, Workflow RO-Crate
-1.0 and RO-Crate 1.1. It describes one run: the workflow, its inputs, its outputs and the software.
-Records name no person or organisation, so the run has no agent. They contain the time at which each
-step ended, so the run has an end and no start.
+`ro-crate-metadata.json` makes results/<study>/ a crate by the profile Provenance Run Crate 0.5
+(https://w3id.org/ro/wfrun/provenance/0.5), which builds on Workflow Run Crate 0.5, Process Run
+Crate 0.5, Workflow RO-Crate 1.0 and RO-Crate 1.1. It describes one run: the workflow, its inputs,
+its outputs, the software, and each step with its cost. Records name no person or organisation, so
+the run has no agent. They contain the time at which each step ended, so the run and its steps have
+an end and no start.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from freelunch.core.artifact import write_atomically, write_json
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.crate_facts import facts_of, known, package_url, source_of
+from freelunch.reporting.audit.crate_steps import Steps
 from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.provenance import gather_provenance
 from freelunch.reporting.derived import (
@@ -45,9 +47,12 @@ RESULTS = {
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-# RO-Crate 1.1 has no term for a sha256; this context has one.
+# The package that runs the workflow.
+ENGINE = "snakemake"
+# RO-Crate 1.1 has no terms for a sha256 and for what a step used; this context has.
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 
 
@@ -123,11 +128,32 @@ class _Description:
                 self.add(uri, "CreativeWork", name=name, version=uri.rpartition("/")[2])
                 for uri, name in PROFILES.items()
             ],
-            "mentions": self.run(self.workflow(licence), ended),
+            "mentions": self.actions(self.workflow(licence), ended),
         }
         for key, value in properties.items():
             self.crate.root_dataset[key] = value
         return dict(self.crate.metadata.generate())
+
+    def actions(self, workflow: Any, ended: str) -> list[Any]:
+        """Add the run, its steps and the engine's part in it; return what created something."""
+        run = self.run(workflow, ended)
+        steps = Steps(self.crate, workflow, self.records)
+        engines = [
+            self.crate.dereference(package_url(name, version))
+            for name, version in self.packages()
+            if name == ENGINE
+        ]
+        if engines and steps.controls:
+            self.add(
+                "#engine",
+                "OrganizeAction",
+                name="Snakemake's part in the run",
+                endTime=ended,
+                instrument=engines,
+                object=steps.controls,
+                result=run,
+            )
+        return [run, *steps.actions]
 
     def workflow(self, licence: Any) -> Any:
         """Add the main workflow, and what it needs."""
@@ -155,7 +181,11 @@ class _Description:
                 for name, version in self.packages()
             ],
         )
-        facts = facts_of(path) | {"name": self.project["title"]}
+        facts = facts_of(path) | {
+            # The profile asks that a workflow whose steps are described is a HowTo, too.
+            "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
+            "name": self.project["title"],
+        }
         return self.crate.add_workflow(
             path, SNAKEFILE, main=True, lang="snakemake", properties=facts | properties
         )

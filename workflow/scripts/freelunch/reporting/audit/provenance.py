@@ -73,19 +73,29 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
 
 def gather_costs(records: Records) -> list[dict[str, Any]]:
     """Return the cost of each step, summed over its jobs; memory is that of the largest job."""
-    seen: set[tuple[Any, ...]] = set()
     rows: dict[str, dict[str, Any]] = {}
-    for cell, record in records.items():
-        for step, cost in record["cost"].items():
-            job = (step, *_job(step, cell, record))
-            if job in seen:
-                continue
-            seen.add(job)
-            row = rows.setdefault(step, {"step": step, **dict.fromkeys(COSTS, 0), "peak_bytes": 0})
-            for key in COSTS:
-                row[key] += cost.get(key, 0)
-            row["peak_bytes"] = max(row["peak_bytes"], cost.get("peak_bytes", 0))
+    for step, _, _, record in jobs_of(records):
+        cost = record["cost"][step]
+        row = rows.setdefault(step, {"step": step, **dict.fromkeys(COSTS, 0), "peak_bytes": 0})
+        for key in COSTS:
+            row[key] += cost.get(key, 0)
+        row["peak_bytes"] = max(row["peak_bytes"], cost.get("peak_bytes", 0))
     return list(rows.values())
+
+
+def jobs_of(
+    records: Records,
+) -> Iterator[tuple[str, tuple[Any, ...], Cell, Mapping[str, Any]]]:
+    """Yield each step once for all cells that share it: the step, what tells it from the others of
+    its name, and the first of these cells with its record.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    for cell, record in records.items():
+        for step in record["cost"]:
+            job = _job(step, cell, record)
+            if (step, *job) not in seen:
+                seen.add((step, *job))
+                yield step, job, cell, record
 
 
 def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
