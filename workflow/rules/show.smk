@@ -80,6 +80,7 @@ rule audit_study:
     output:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",
+        appendix=PATHS.root / derived.APPENDIX,
         page=report(
             PATHS.audit / "index.html",
             caption="../report/audit.rst",

@@ -10,10 +10,11 @@ from freelunch.study.study import Study
 
 # The files of the audit that are functions of the records and figures.
 AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
+APPENDIX = "audit/appendix.md"
 # The crate, and the copies in it of the Snakefile and the config that were run.
 METADATA = "ro-crate-metadata.json"
 SNAKEFILE, CONFIG = "audit/run/Snakefile", "audit/run/config.yaml"
-AUDIT_FILES = (AUDIT, VERDICTS, PAGE, METADATA, SNAKEFILE, CONFIG)
+AUDIT_FILES = (AUDIT, VERDICTS, APPENDIX, PAGE, METADATA, SNAKEFILE, CONFIG)
 # Digests of the records that tables were made from, and of the tables.
 TABLE_SUMS = "tables/tables.sha256"
 # Digests of the audit, and of the other files of digests: those of what it shows.

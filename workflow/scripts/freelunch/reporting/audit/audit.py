@@ -5,6 +5,7 @@ from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.records.read import load_records
+from freelunch.reporting.audit.appendix import gather_appendix
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.found import answer_text, gather_found
@@ -36,6 +37,7 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
     evidence = Evidence(study, records, folder)
     check_records(study, records, folder)
     regimes, found = load_regimes(), gather_found(evidence)
+    claims = audit_claims(evidence, load_claims())
     return {
         "study": study.name,
         "config_file": study.source,
@@ -43,7 +45,8 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
         "worth": worth_text(study, records, regimes),
         "answer": answer_text(study, found),
         "found": found,
-        "claims": audit_claims(evidence, load_claims()),
+        "claims": claims,
+        "appendix": gather_appendix(study, records, claims),
         "protocol": audit_protocol(study, load_protocol()),
         "published": audit_published(evidence, load_published()),
         "provenance": gather_provenance(study, records),

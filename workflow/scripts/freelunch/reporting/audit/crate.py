@@ -27,6 +27,7 @@ from freelunch.reporting.audit.crate_steps import Steps
 from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.provenance import gather_provenance
 from freelunch.reporting.derived import (
+    APPENDIX,
     AUDIT,
     CONFIG,
     METADATA,
@@ -249,7 +250,7 @@ class _Description:
     def results(self, workflow: Any) -> list[Any]:
         """Add the study's files in the folders of results, as outputs of the workflow."""
         results = []
-        own = [*own_files(self.study), AUDIT, PAGE, VERDICTS]
+        own = [*own_files(self.study), APPENDIX, AUDIT, PAGE, VERDICTS]
         for folder, description in RESULTS.items():
             names = [name for name in own if name.startswith(f"{folder}/")]
             if files := [self.file(name) for name in names if (self.root / name).is_file()]:

@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from freelunch.reporting.audit.appendix import EXPECTATIONS, cost_text
 from freelunch.reporting.audit.data import REPORT
 from freelunch.reporting.audit.page_card import computed_text, meanings, run_facts, tally_text
 from freelunch.reporting.audit.page_cells import (
@@ -110,6 +111,8 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
         origins=list(_origins(audit["provenance"])),
         tokens=_tokens(audit["provenance"]),
         costs=audit["costs"],
+        appendix=audit["appendix"],
+        expectations=EXPECTATIONS,
         files=_files(study, root, later),
         script=Markup(script),
         script_digest=digest,
@@ -127,6 +130,7 @@ def _environment() -> Environment:
     )
     environment.globals |= {"marks": MARKS, "nothing": NOTHING, "roles": ROLES}
     environment.filters |= {
+        "cost": cost_text,
         "duration": duration,
         "listed": _in_line,
         "prose": _prose,

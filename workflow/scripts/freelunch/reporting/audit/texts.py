@@ -2,11 +2,12 @@
 
 from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import json_text
+from freelunch.reporting.audit.appendix import appendix_text
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.cards import card_texts
 from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.derived import AUDIT, METADATA, PAGE, VERDICTS
+from freelunch.reporting.derived import APPENDIX, AUDIT, METADATA, PAGE, VERDICTS
 from freelunch.study.study import Study
 
 
@@ -23,6 +24,7 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
     return {
         AUDIT: json_text(audit),
         VERDICTS: verdict_table(audit),
+        APPENDIX: appendix_text(audit),
         PAGE: page_text(study, audit, study.paths.root, later=[AUDIT, METADATA]),
         **card_texts(study, records),
     }
