@@ -24,7 +24,6 @@ KINDS: dict[str, Path] = {
     "adapted block": RESULTS / "windows" / _CELL / "1-of-1/block-002.safetensors",
     "shard of a checkpoint": RESULTS
     / "checkpoints/tiny/wanda-u50/none/seed0/block-000.safetensors",
-    "model card": RESULTS / "checkpoints" / _CELL / "README.md",
     "measurement": RESULTS / "metrics" / _CELL / "perplexity.json",
     "manifest": RESULTS / "pruned/tiny/magnitude-u50/seed0/manifest.json",
     "run facts": RESULTS / "windows/tiny/magnitude-u50/recon_block/seed0/1-of-1/run.json",
@@ -36,6 +35,7 @@ KINDS: dict[str, Path] = {
     "audit": RESULTS / "audit/audit.json",
     "crate": RESULTS / "ro-crate-metadata.json",
     "digests": RESULTS / "tables/tables.sha256",
+    "model card": RESULTS / "checkpoints" / _CELL / "README.md",
 }
 
 
