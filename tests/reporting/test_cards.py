@@ -59,7 +59,7 @@ def test_a_card_says_what_the_record_says() -> None:
     for said in (
         "criterion `wanda`, pattern `u50`: 50 % of the weights become zero",
         "1,024 of 2,048 weights (50.00 %)",
-        "1,024 parameters trained in 4 windows of the model, at most 16 steps each",
+        "1,024 parameters trained, in 4 windows of the model, at most 16 steps each",
         "learning_rate: 0.001",
         "calibration: 32 sequences of 256 tokens",
         "some-package` 1.2.3, `c4.utf8`",
@@ -69,6 +69,13 @@ def test_a_card_says_what_the_record_says() -> None:
         *(record["sha256"], record["fingerprint"], record["identity"]["checkpoint_sha256"]),
     ):
         assert said in card.text, said
+
+
+def test_a_retraining_that_fills_the_zeros_says_so() -> None:
+    study = make_study({"lora": {"method": "lora"}}, adaptations=["lora"])
+    text = card_of(Cell.parse("tiny/wanda-u50/lora/seed0"), study).text
+    assert "the whole model at once, at most 16 steps" in text
+    assert "filled their zeros" in text and "filled their zeros" not in card_of(ADAPTED).text
 
 
 def test_results_stand_beside_those_of_the_unadapted_and_the_dense_model() -> None:

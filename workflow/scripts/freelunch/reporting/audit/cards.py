@@ -51,6 +51,7 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
     record = records[cell]
     spec, licence = record["spec"], study.model(cell.model).licence
     hub_licence = licence.lower() if licence and licence.lower() in _LICENCES else None
+    adaptation = study.adaptation(cell.adaptation)
     texts = list(_texts(study, cell, record))
     pruning = [] if cell.is_dense else ["pruning", cell.criterion, cell.pattern]
     data = ModelCardData(
@@ -84,6 +85,8 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
         dtype=spec["model"].get("dtype"),
         identity=record["identity"],
         adaptation=record["adaptation"],
+        retrained=adaptation is not None and adaptation.is_retraining,
+        dense_again=adaptation is not None and adaptation.becomes_dense,
         pattern="" if cell.is_dense else pattern_in_words(Pattern.parse(cell.pattern)),
         settings=yaml.safe_dump(settings, allow_unicode=True).rstrip(),
         results=list(_results(records, cell)),
