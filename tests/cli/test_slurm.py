@@ -1,11 +1,11 @@
 """What a user is told of Slurm, with stand-ins for its commands; tests/cluster has a real one."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from freelunch.cli.slurm import check_accepted, count_nodes, endings, largest_requests
+from freelunch.cli.slurm import check_accepted, count_nodes, largest_requests, status_command
+from freelunch.cli.slurm_ends import endings
 from freelunch.core.errors import UserError
 
 ASKED = {"_cores": 2, "mem_mb": 900, "runtime": 10, "slurm_account": "mine", "gpu": 1}
@@ -14,7 +14,7 @@ ASKED = {"_cores": 2, "mem_mb": 900, "runtime": 10, "slurm_account": "mine", "gp
 @pytest.fixture(autouse=True)
 def _no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin{os.pathsep}/usr/games")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     stand_in(tmp_path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
 
 
@@ -54,6 +54,24 @@ def test_what_slurm_takes(tmp_path: Path) -> None:
         *("--test-only", "--wrap=true", "--cpus-per-task=2", "--account=mine"),
         *("--mem=900", "--time=10", "--gpus=1"),
     ]
+
+
+def test_without_accounting_squeue_tells_how_jobs_are(tmp_path: Path) -> None:
+    """`sacct` fails, and Snakemake would ask it again and again."""
+    stand_in(tmp_path, "scontrol", "echo 'MinJobAge               = 300 sec'")
+    assert status_command("sacct", 5) == status_command("squeue", 5) == "squeue"
+    (tmp_path / "bin" / "sacct").unlink()
+    assert status_command("squeue", 5) == "squeue"
+    stand_in(tmp_path, "sacct", "")
+    assert status_command("sacct", 5) == "sacct" and status_command("squeue", 5) == "squeue"
+
+
+@pytest.mark.parametrize("said", ["MinJobAge = 100 sec", "MinJobAge = 300 sec", ""])
+def test_a_slurm_that_forgets_ended_jobs_too_soon(tmp_path: Path, said: str) -> None:
+    """Snakemake would wait for them for ever. It first asks after 110 seconds here."""
+    stand_in(tmp_path, "scontrol", f"echo '{said}'")
+    with pytest.raises(UserError, match="MinJobAge is at least 330 s"):
+        status_command("squeue", 110)
 
 
 def test_nodes_of_a_partition_are_counted(tmp_path: Path) -> None:
@@ -136,6 +154,11 @@ def test_what_ended_well_is_not_told_of(tmp_path: Path) -> None:
 def test_accounting_is_asked_first(tmp_path: Path) -> None:
     stand_in(tmp_path, "sacct", "echo '8|CANCELLED by 0|20:00|900M'")
     assert "cancelled" in ended(tmp_path, "COMPLETED")
+
+
+def test_a_cluster_may_lack_the_command_of_accounting(tmp_path: Path) -> None:
+    (tmp_path / "bin" / "sacct").unlink()
+    assert "its node failed" in ended(tmp_path, "NODE_FAIL")
 
 
 def test_a_run_without_slurm(tmp_path: Path) -> None:

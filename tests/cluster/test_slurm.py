@@ -74,6 +74,16 @@ def test_results_equal_those_of_the_local_profile(finished, local):
             assert one[part] == other[part], f"{record.name}: {part}"
 
 
+@pytest.mark.long
+def test_the_profile_as_shipped_learns_of_ended_jobs(study):
+    """Without accounting, as here, it would wait for the answers of `sacct` for ever."""
+    target = without_windows(study)
+    study.options = study.options[:2]
+    output = study.run_study("--", target)
+    assert "Slurm has no accounting here (`sacct` fails)" in output
+    assert (study.path / target).exists()
+
+
 def test_few_jobs_go_to_the_scheduler(finished):
     """One for the dense pass, one for each pruning, one for each cell; the plan says so."""
     said = finished.said.read_text()

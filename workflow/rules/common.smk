@@ -94,6 +94,23 @@ def makes_whole_study():
     return any(re.fullmatch(r"(\w+_)?all", job.rule.name) for job in workflow.dag.targetjobs)
 
 
+def choose_status_command():
+    """Have Snakemake ask Slurm how jobs are by a command that answers."""
+    settings = workflow.executor_settings
+    try:
+        command = slurm.status_command(
+            settings.status_command, settings.init_seconds_before_status_checks
+        )
+    except UserError as error:
+        raise WorkflowError(str(error))
+    if command != settings.status_command:
+        logger.warning(
+            "Slurm has no accounting here (`sacct` fails), so `squeue` tells how jobs are. "
+            f"`slurm-status-command: {command}` in the profile says the same."
+        )
+        settings.status_command = command
+
+
 def check_scheduler():
     """Ask Slurm whether it would take the jobs that are about to run.
 

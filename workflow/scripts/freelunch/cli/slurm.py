@@ -1,16 +1,11 @@
-"""What Slurm would refuse, before a study starts, and why its jobs ended, after it stopped.
-
-Snakemake does not pass on why a job of several steps could not be submitted or ended early.
-"""
+"""What Slurm would refuse, before a study starts."""
 
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from freelunch.core.errors import UserError
-from freelunch.costs.jobs import RULES
 
 # Options of sbatch by the resource that sets them.
 _OPTIONS = {
@@ -36,31 +31,38 @@ _REFUSALS = {
     "node configuration": "no node of the partition has this: choose another partition, or ask for "
     "less (`device=cpu`, `--set-resources {rule}:mem_mb=MB`)",
 }
-_SUBMITTED = re.compile(r"submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
-# What a job says that stops by an error of its own.
-_OWN_ERROR = re.compile(r"^\[.+?\] error: .+(?:\n  \S.+)*", re.M)
-_FULL = re.compile(r"Disk quota exceeded|No space left on device")
-# Lines of Slurm's own about a job that it ended, as in `slurmstepd: error: *** STEP 1.0 ...`.
-_OOM = re.compile(r"oom_kill event|Out Of Memory|Exceeded job memory limit")
-_LATE = re.compile(r"DUE TO TIME LIMIT")
+
+# Snakemake's executor asks how jobs are at most this many seconds apart. Slurm must know of a job's
+# end for longer, with room for a query that fails.
+_LONGEST_PAUSE_S, _ROOM_S = 180, 30
 
 
-class Ended(NamedTuple):
-    """A job as Slurm knows it after its end.
+def status_command(asked: str, first_s: int) -> str:
+    """Return the command by which Snakemake should learn how jobs are: `squeue` where Slurm has no
+    accounting, since Snakemake would wait for the answers of `sacct` for ever.
 
-    Attributes:
-        number: Slurm's number of the job.
-        state: Its state, in Slurm's words.
-        time: The time that it had asked for, in Slurm's format.
-        memory: The memory that it had asked for, in Slurm's format.
-        log: The file with what it said.
+    Args:
+        asked: The command that the profile or the executor chose, `sacct` or `squeue`.
+        first_s: Seconds after which the executor first asks.
+
+    Raises:
+        UserError: There is no accounting, and Slurm forgets jobs before Snakemake asks.
     """
-
-    number: str
-    state: str
-    time: str
-    memory: str
-    log: Path
+    if _said("sacct", "-X", "--noheader", "--format=JobID", "--starttime=now") is not None:
+        return asked
+    found = re.search(r"^MinJobAge\s*=\s*(\d+)", _said("scontrol", "show", "config") or "", re.M)
+    # Below three times the first pause, the executor asks `sacct` whatever the profile says.
+    least_s = max(3 * first_s, _LONGEST_PAUSE_S + _ROOM_S)
+    if found is None or int(found[1]) < least_s:
+        raise UserError(
+            "Slurm has no accounting here, and forgets jobs before Snakemake learns of their end",
+            where="slurm.conf",
+            found=f"`sacct` fails, MinJobAge is {f'{found[1]} s' if found else 'unknown'}",
+            expected=f"`sacct` answers, or MinJobAge is at least {least_s} s",
+            todo="ask the administrators for either, or run the study in one job of the cluster "
+            "with the local profile",
+        )
+    return "squeue"
 
 
 def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
@@ -101,13 +103,10 @@ def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
 
 def count_nodes(partition: str | None) -> int:
     """Return how many nodes of a partition work, by default the default one; 0 without Slurm."""
-    command = ["sinfo", "--noheader", "--states=idle,mixed,allocated", "--format=%P %D"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
+    states = "--states=idle,mixed,allocated"
     # A line for each partition and state of nodes; Slurm marks the default partition by a star.
-    rows = (line.split() for line in done.stdout.splitlines())
+    said = _said("sinfo", "--noheader", states, "--format=%P %D") or ""
+    rows = (line.split() for line in said.splitlines())
     return sum(
         int(nodes)
         for name, nodes in rows
@@ -145,87 +144,10 @@ def largest_requests(jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]]) 
     return largest
 
 
-def endings(logs: Iterable[Path]) -> str:
-    """Return why jobs of a run ended before their time, and what to do; empty if none did.
-
-    Args:
-        logs: Snakemake's logs of the run.
-    """
-    said = "".join(log.read_text(encoding="utf-8") for log in logs)
-    # Of several attempts at a job, which share a folder of logs, the last one counts.
-    last = {Path(path).parent: (number, Path(path)) for number, path in _SUBMITTED.findall(said)}
-    ended = [_ending(job) for job in _known(list(last.values()))]
-    return "\n\n".join(filter(None, ended))
-
-
-def _known(jobs: Sequence[tuple[str, Path]]) -> list[Ended]:
-    """Return what Slurm still knows of jobs: from its accounting, or else from its queue."""
-    if not jobs:
-        return []
-    numbers = ",".join(number for number, _ in jobs)
-    queries = (
-        ("sacct", "-X", "-n", "-P", f"--jobs={numbers}", "--format=JobID,State,Timelimit,ReqMem"),
-        ("squeue", "-h", "--states=all", f"--jobs={numbers}", "--format=%i|%T|%l|%m"),
-    )
-    logs = dict(jobs)
-    for query in queries:
-        done = subprocess.run(query, capture_output=True, text=True, check=False)
-        rows = [line.split("|") for line in done.stdout.splitlines()]
-        if done.returncode == 0 and rows:
-            # sacct says who cancelled a job: `CANCELLED by 0`.
-            return [
-                Ended(number, state.partition(" ")[0], time, memory, logs[number])
-                for number, state, time, memory in rows
-                if number in logs
-            ]
-    return []
-
-
-def _ending(job: Ended) -> str | None:
-    said = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
-    folder = job.log.parent.relative_to(_logs_of(job.log))
-    steps = [rule for rule in RULES if rule in str(folder)]
-    why, todo = _why(job, said, " ".join(steps))
-    if why is None:
+def _said(*command: str) -> str | None:
+    """Return what one of Slurm's commands writes; None if it fails or is not here."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
         return None
-    lines = [f"Slurm job {job.number}, {folder}: {why}", f"  log:      {job.log}"]
-    return "\n".join([*lines, *([f"  to do:    {todo}"] if todo else [])])
-
-
-def _why(job: Ended, said: str, steps: str) -> tuple[str | None, str | None]:
-    """Return why a job ended, and what to do about it."""
-    again = "Snakemake option, or a line of the profile"
-    if job.state == "OUT_OF_MEMORY" or _OOM.search(said):
-        return (
-            f"killed for memory; it had asked for {job.memory}",
-            f"ask for more: {_raise(steps, 'mem_mb=MB')} ({again})",
-        )
-    if job.state == "TIMEOUT" or _LATE.search(said):
-        return (
-            f"out of time; it had asked for {job.time}",
-            f"ask for more: {_raise(steps, 'runtime=MINUTES')} ({again}); finished files are kept",
-        )
-    if _FULL.search(said):
-        return "the disk or your quota is full", "make room, and run the same command again"
-    if own := _OWN_ERROR.search(said):
-        return f"stopped by an error\n{own[0]}", None
-    if job.state == "NODE_FAIL":
-        return "its node failed", "run the same command again; finished files are kept"
-    if job.state in ("CANCELLED", "PREEMPTED"):
-        return (
-            "cancelled" if job.state == "CANCELLED" else "preempted",
-            "run the same command again; finished files are kept",
-        )
-    if job.state in ("FAILED", "BOOT_FAIL", "DEADLINE"):
-        return f"ended as {job.state}", "read its log"
-    return None, None
-
-
-def _raise(steps: str, value: str) -> str:
-    return " ".join(f"`--set-resources {step}:{value}`" for step in steps.split()) or value
-
-
-def _logs_of(log: Path) -> Path:
-    """Return the folder of all of Slurm's logs, which one folder for each rule or group is in."""
-    groups = [each for each in log.parents if each.name.startswith(("rule_", "group_"))]
-    return groups[-1].parent if groups else log.parent
+    return done.stdout
