@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from real_slurm import Slurm
 from slurm_folder import STUDY, OnSlurm
 from study_folder import digests
 
@@ -155,11 +156,15 @@ def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
 def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     target = without_windows(study)
     study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
+    # With its evaluation and record, the whole hour that a job may take.
+    study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 25")
     output = study.run_study("--retries", "0", "--", target, status=1)
     assert re.search(r"killed for memory; it had asked for \d+M", output), output
     assert "--set-resources reconstruct_window:mem_mb=MB" in output
     output = study.run_study("--", target)
     assert len(submitted(output)) > 1 and (study.path / target).exists()
+    # More time than the first attempt's could not be had.
+    assert set(re.findall(r"runtime=(\d+)", output)) == {"25"}
 
 
 @pytest.mark.long
@@ -243,16 +248,50 @@ def test_windows_run_as_an_array(study, finished):
             "correct `slurm_partition`",
         ),
         (["--default-resources", "device=cuda"], "say `device=cpu`|`device=cpu`"),
-        (["--set-resources", "reconstruct_window:runtime=900"], "reconstruct_window:runtime="),
-        (["--set-resources", "reconstruct_window:mem_mb=90000"], "reconstruct_window:mem_mb="),
     ],
-    ids=["partition", "gpu", "time", "memory"],
+    ids=["partition", "gpu"],
 )
 def test_a_request_that_slurm_refuses_stops_the_study_at_once(study, arguments, said):
     target = without_windows(study)
     output = study.run_study(*arguments, "--", target, status=1)
     assert output.count("Slurm refuses such a job; nothing was started") == 1
     assert re.search(f"to do: .*({said})", output) and not submitted(output), output
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory):
+    """A Slurm with its default settings: it takes jobs that it can never start."""
+    with Slurm(tmp_path_factory.mktemp("lenient"), enforces_limits=False) as slurm:
+        yield slurm
+
+
+@pytest.mark.parametrize("enforces_limits", [True, False])
+@pytest.mark.parametrize("more", ["runtime=61", "mem_mb=4001"])
+def test_a_request_beyond_the_limits_stops_the_study_at_once(study, lenient, enforces_limits, more):
+    """The partition ends jobs after 60 minutes, and its nodes have 4000 MB."""
+    study.slurm = study.slurm if enforces_limits else lenient
+    target = without_windows(study)
+    arguments = ["--set-resources", f"reconstruct_window:{more}", "--", target]
+    output = study.run_study(*arguments, status=1)
+    assert "expected: what a partition has: main (runtime: 60, mem_mb: 4000)" in output
+    name = more.partition("=")[0]
+    assert re.search(f"to do: .*reconstruct_window:{name}=", output), output
+    assert not submitted(output)
+
+
+@pytest.mark.long
+def test_a_file_of_partitions_is_checked_before_the_start(study):
+    target = without_windows(study)
+    arguments = ["--slurm-partition-config", "partitions.yaml"]
+    (study.path / "partitions.yaml").write_text("partitions: {mian: {max_runtime: 60}}")
+    output = study.run_study(*arguments, "--", target, status=1)
+    assert "the cluster has no such partition" in output and "main (nearest)" in output, output
+    (study.path / "partitions.yaml").write_text("partitions: {main: {max_runtime: 600}}")
+    more = ["--set-resources", "reconstruct_window:runtime=61"]
+    output = study.run_study(*arguments, *more, "--", target, status=1)
+    assert "Slurm would never start such a job" in output and not submitted(output), output
+    output = study.run_study(*arguments, "--", target)
+    assert "Auto-selected partition 'main'" in output and (study.path / target).exists()
 
 
 @pytest.mark.long

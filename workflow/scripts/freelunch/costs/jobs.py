@@ -44,6 +44,15 @@ def evaluation(cell: Cell) -> Job:
     return Job(EVALUATE_CELL, cell.model, cell.criterion, cell.adaptation, cell.pattern, cell.seed)
 
 
+def adapting_jobs(study: Study, cell: Cell) -> list[Job]:
+    """Return the jobs that adapt and evaluate a cell or a candidate."""
+    settings = study.adaptation(cell.adaptation)
+    if settings is None or study.candidates(cell):
+        return [evaluation(cell)]
+    adapting = Job(settings.rule, cell.model, cell.criterion, cell.adaptation, cell.pattern)
+    return [adapting, evaluation(cell)]
+
+
 def jobs_of(study: Study) -> list[Job]:
     """Return every job that computes."""
     jobs: dict[tuple[object, ...], Job] = {}
