@@ -16,7 +16,14 @@ from freelunch.cli import terminal
 from snakemake_logger_plugin_freelunch import LogHandler
 from snakemake_logger_plugin_freelunch.job_log import JobLog
 from snakemake_logger_plugin_freelunch.screen import Screen
-from snakemake_logger_plugin_freelunch.story import COMMAND, PLAN, STOPPED, SUMMARY, Story
+from snakemake_logger_plugin_freelunch.story import (
+    COMMAND,
+    PLAN,
+    REFUSED,
+    STOPPED,
+    SUMMARY,
+    Story,
+)
 
 FIRST = "Missing output files: a, b; Input files updated by another job: c"
 SCRIPT_ENDED = (
@@ -292,6 +299,22 @@ def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
         "FAILED    evaluate_cell m/wanda-u50/recon_block/seed0, 0 s: no"
     ]
     assert "slurm.log" in "".join(story.errors()) and not story.running
+
+
+def test_a_job_that_a_scheduler_refused_says_why(events, clock):
+    """Snakemake says it of no group; another attempt may fail for another reason."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0, 2: 1.0}, queues=True))
+    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (1, 2)]
+    found = {"groupid": "g", "aux_logs": [], "job_error_info": infos}
+    error = events.said("Error in group g", logging.ERROR, "group_error", **found)
+    refused = events.said("evaluate_cell: refused\n  found:    no", event=REFUSED, jobs=[1, 2])
+    jobs = [events.job(number, rule) for number, rule in ((1, "evaluate_cell"), (2, "other"))]
+    told(story, *jobs)
+    assert told(story, refused, error) == ["FAILED    evaluate_cell, 0 s: evaluate_cell: refused"]
+    assert "refused\n      found:    no" in "".join(story.errors())
+    told(story, *jobs)
+    assert "refused" not in "".join(told(story, error))
 
 
 def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(events):

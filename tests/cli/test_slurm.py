@@ -1,6 +1,7 @@
 """What a user is told of Slurm, with stand-ins for its commands; tests/cluster has a real one."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from freelunch.cli.slurm import (
     scheduled_jobs,
     status_command,
 )
-from freelunch.cli.slurm_ends import endings
+from freelunch.cli.slurm_ends import endings, tell_refusals
 from freelunch.core.errors import UserError
 from freelunch.costs.requests import Limits
 
@@ -239,6 +240,34 @@ def test_a_wrong_file_of_partitions(cluster: Path, content: str, said: str) -> N
 
 
 # --- Jobs that ended
+
+
+def test_a_job_that_is_refused_when_it_is_submitted_says_why() -> None:
+    """Also of a group, of which Snakemake says nothing."""
+    steps = [
+        SimpleNamespace(jobid=at, rule=SimpleNamespace(name=rule), resources={"mem_mb": memory})
+        for at, (rule, memory) in enumerate([("retrain_model", 900), ("evaluate_cell", 800)])
+    ]
+    asked = {"_cores": 1, "mem_mb": 900, "runtime": 40, "slurm_partition": "main"}
+    group = SimpleNamespace(is_group=lambda: True, jobs=steps, resources=asked)
+    passed_on: list[str | None] = []
+    executor = SimpleNamespace(report_job_error=lambda info, msg=None: passed_on.append(msg))
+    told: list[tuple[str, list[int]]] = []
+    tell_refusals(executor, lambda error, jobs: told.append((error, jobs)))
+    said = "sbatch: error: Batch job submission failed: Requested time limit is invalid"
+    msg = f"SLURM sbatch failed. The error message was '{said}'.\n    sbatch call:\n    x --wrap=y"
+    executor.report_job_error(SimpleNamespace(job=group), msg=msg)
+    executor.report_job_error(SimpleNamespace(job=group), msg="its node failed")
+    ((error, jobs),) = told
+    assert jobs == [0, 1] and passed_on == [error, "its node failed"]
+    assert error.splitlines() == [
+        "retrain_model: Slurm refused this job when it was submitted",
+        "  found:    Batch job submission failed: Requested time limit is invalid",
+        "  expected: a request that it takes: --cpus-per-task=1 --partition=main --mem=900 "
+        "--time=40",
+        "  to do:    choose a partition with a longer limit, or ask for less time: "
+        "`--set-resources retrain_model:runtime=MINUTES`",
+    ]
 
 
 def ended(tmp_path: Path, state: str, said: str = "") -> str:

@@ -295,6 +295,25 @@ def test_a_file_of_partitions_is_checked_before_the_start(study):
 
 
 @pytest.mark.long
+def test_a_refusal_during_the_study_reaches_the_terminal(study):
+    """The second attempt at a job finds that its partition takes no more jobs."""
+    target = str(RESULTS / "metrics" / CELL.format("recon_block") / "manifest.json")
+    (study.path / target).unlink()
+    process = study.start_study("--retries", "1", "--", target)
+    wait_for(lambda: running(study))
+    study.slurm.run("scontrol", "update", "partitionname=main", "state=drain")
+    try:
+        study.slurm.run("scancel", *running(study))
+        output = process.communicate(timeout=300)[0]
+    finally:
+        study.slurm.run("scontrol", "update", "partitionname=main", "state=up")
+    assert process.returncode == 1 and len(submitted(output)) == 1, output
+    assert "Slurm refused this job when it was submitted" in output, output
+    assert re.search("found: .*partition not available", output), output
+    assert "to do:    correct `slurm_partition`" in output, output
+
+
+@pytest.mark.long
 def test_an_error_of_a_job_reaches_the_terminal(study):
     target = without_windows(study)
     masks = study.path / RESULTS / "pruned/tiny/wanda-u50/seed0"

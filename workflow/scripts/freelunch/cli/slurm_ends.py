@@ -1,14 +1,15 @@
-"""Why Slurm ended jobs of a study, and what to do, for the end of a run.
+"""Why Slurm did not take jobs of a study, or ended them, and what to do.
 
-Snakemake does not pass on why a job of several steps ended early.
+Snakemake does not pass on why a job of several steps could not be submitted or ended early.
 """
 
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from freelunch.cli.slurm import refused
 from freelunch.costs.jobs import RULES
 
 _SUBMITTED = re.compile(r"submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
@@ -18,6 +19,10 @@ _FULL = re.compile(r"Disk quota exceeded|No space left on device")
 # Lines of Slurm's own about a job that it ended, as in `slurmstepd: error: *** STEP 1.0 ...`.
 _OOM = re.compile(r"oom_kill event|Out Of Memory|Exceeded job memory limit")
 _LATE = re.compile(r"DUE TO TIME LIMIT")
+
+
+# What the executor says of a job that sbatch did not take: what sbatch said, then its command.
+_NOT_TAKEN = re.compile(r"^SLURM sbatch failed\. The error message was '(.*?)'\.\n", re.S)
 
 
 class Ended(NamedTuple):
@@ -36,6 +41,29 @@ class Ended(NamedTuple):
     time: str
     memory: str
     log: Path
+
+
+def tell_refusals(executor: Any, tell: Callable[[str, list[int]], None]) -> None:
+    """Have what sbatch says when it does not take a job told as the error of this job.
+
+    Args:
+        executor: Snakemake's executor for Slurm, from now on.
+        tell: Is called with the error, and Snakemake's numbers of the jobs that were to run as one.
+    """
+    report = executor.report_job_error
+
+    def report_job_error(job_info: Any, msg: str | None = None, **more: Any) -> None:
+        if found := _NOT_TAKEN.match(msg or ""):
+            job = job_info.job
+            steps = list(job.jobs) if job.is_group() else [job]
+            largest = max(steps, key=lambda step: step.resources.get("mem_mb", 0))
+            problem = "Slurm refused this job when it was submitted"
+            error = refused(problem, largest.rule.name, dict(job.resources.items()), found[1])
+            tell(str(error), [step.jobid for step in steps])
+            msg = str(error)
+        report(job_info, msg=msg, **more)
+
+    executor.report_job_error = report_job_error
 
 
 def endings(logs: Iterable[Path]) -> str:
