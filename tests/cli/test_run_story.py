@@ -301,6 +301,17 @@ def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
     assert "slurm.log" in "".join(story.errors()) and not story.running
 
 
+def test_the_log_of_a_task_of_an_array_is_named_where_it_is(events, clock, tmp_path):
+    """The executor names it in a folder of the task's own."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}), events.job(1, "reconstruct_window"))
+    (tmp_path / "7_1.log").write_text("killed")
+    failed = events.failed(1, "SLURM-job '7_1' failed")
+    failed.log.append(str(tmp_path / "tiny_wanda" / "7_1.log"))
+    told(story, failed)
+    assert f"log:      {tmp_path / '7_1.log'}\n" in "".join(story.errors()) + "\n"
+
+
 def test_a_job_that_a_scheduler_refused_says_why(events, clock):
     """Snakemake says it of no group; another attempt may fail for another reason."""
     story = Story()

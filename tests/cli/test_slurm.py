@@ -281,7 +281,7 @@ def ended(tmp_path: Path, state: str, said: str = "") -> str:
         f"Job 3 has been submitted with SLURM jobid 8 (log: {folder / '8.log'}).\n"
     )
     stand_in(tmp_path, "squeue", f"echo '7|TIMEOUT|10:00|900M'; echo '8|{state}|20:00|900M'")
-    return endings([run])
+    return endings([run], tmp_path / "slurm logs")
 
 
 @pytest.mark.parametrize(
@@ -303,6 +303,40 @@ def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str, 
     text = ended(tmp_path, state, said)
     assert text.startswith("Slurm job 8, group_cell_evaluate_cell_retrain_model: ")
     assert why in text and todo in text and "8.log" in text
+
+
+def test_a_task_of_an_array_says_why_it_ended(tmp_path: Path) -> None:
+    """Its log is in the folder of its rule. Of two attempts, the last one counts here, too."""
+    logs, run = tmp_path / "logs", tmp_path / "run.log"
+    log = logs / "rule_reconstruct_window" / "7_2.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7_2.0")
+    started = "".join(
+        f"[Fri Nov 27 11:00:00 2026]\nrule reconstruct_window:\n    output: a, b\n    jobid: {at}\n"
+        "    resources: mem_mb=900\n\n"
+        for at in (3, 4, 12)
+    )
+    run.write_text(
+        f"{started}Submitted array job with Snakemake IDs 12,3,4 and SLURM job ID 7. The "
+        "individual task IDs are 1-3.\n"
+        f"Job 12 has been submitted with SLURM jobid 8 (log: {log.parent}/x/8.log)."
+    )
+    rows = ("8|COMPLETED", "7_2|FAILED", "7_3|TIMEOUT")
+    stand_in(
+        tmp_path,
+        "squeue",
+        f'echo "$@" > {tmp_path}/asked; ' + "; ".join(f"echo '{row}|10:00|900M'" for row in rows),
+    )
+    text = endings([run], logs)
+    assert "--jobs=8,7_2,7_3" in (tmp_path / "asked").read_text()
+    killed, late = text.split("\n\n")
+    assert killed.splitlines() == [
+        "Slurm job 7_2, rule_reconstruct_window: killed for memory; it had asked for 900M",
+        f"  log:      {log}",
+        "  to do:    ask for more: `--set-resources reconstruct_window:mem_mb=MB` (Snakemake "
+        "option, or a line of the profile)",
+    ]
+    assert late.startswith("Slurm job 7_3, rule_reconstruct_window: out of time")
 
 
 def test_an_error_of_the_job_itself_is_repeated(tmp_path: Path) -> None:
@@ -328,4 +362,4 @@ def test_a_cluster_may_lack_the_command_of_accounting(tmp_path: Path) -> None:
 
 def test_a_run_without_slurm(tmp_path: Path) -> None:
     (tmp_path / "run.log").write_text("Error in rule evaluate_cell:\n")
-    assert endings([tmp_path / "run.log"]) == ""
+    assert endings([tmp_path / "run.log"], tmp_path) == ""

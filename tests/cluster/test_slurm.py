@@ -237,6 +237,25 @@ def test_windows_run_as_an_array(study, finished):
     assert not (study.path / cell / "1-of-2" / shard).samefile(study.path / cell / "1-of-1" / shard)
 
 
+@pytest.mark.long
+def test_tasks_of_an_array_that_are_killed_say_what_to_raise(study):
+    cell = RESULTS / "windows" / CELL.format("recon_block")
+    targets = [str(cell / f"{number}-of-2" / "manifest.json") for number in (1, 2)]
+    output = study.run_study(
+        *("--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window"),
+        *("--set-resources", "reconstruct_window:mem_mb=300", "--retries", "0"),
+        *("--forcerun", "reconstruct_window", "--", *targets),
+        status=1,
+    )
+    ends = re.findall(
+        r"^Slurm job \d+_[12], rule_reconstruct_window: killed for memory; it had asked for 300M\n"
+        r"  log:      (.+)\n  to do:    ask for more: `--set-resources reconstruct_window:mem_mb=MB`",
+        output,
+        re.M,
+    )
+    assert len(ends) == 2 and all(Path(log).is_file() for log in ends), output
+
+
 # --- What Slurm refuses
 
 

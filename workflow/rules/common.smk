@@ -155,6 +155,12 @@ def check_scheduler():
         raise WorkflowError(str(error))
 
 
+def slurm_logs():
+    """Return the folder of Slurm's logs, of which there are none without Slurm."""
+    chosen = getattr(workflow.executor_settings, "logdir", None)
+    return Path(chosen or ".snakemake/slurm_logs").resolve()
+
+
 def scheduled_cell(wildcards):
     """Return the name of the job in which a scheduler runs a cell's own steps one after another.
 

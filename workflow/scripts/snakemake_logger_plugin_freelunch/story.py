@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snakemake_logger_plugin_freelunch.job_log import JobLog, Now
+from snakemake_logger_plugin_freelunch.job_log import JobLog, Now, written
 from snakemake_logger_plugin_freelunch.words import (
     BY_SIGNAL,
     FIRST,
@@ -221,7 +221,7 @@ class Story:
             self.failures[number] = Failure(job.name, refusal, [], by_signal=False)
             return line_of("FAILED", f"{job.name}, {took}: {refusal.splitlines()[0]}")
         # If the job wrote no log, the log that is there is from an earlier run.
-        logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
+        logs = [written(log) for log in logs if Path(log) != job.log.path or job.log.has_begun]
         by_signal = False
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 from freelunch.cli.slurm import refused
 from freelunch.costs.jobs import RULES
 
-_SUBMITTED = re.compile(r"submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
+_SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
+_SUBMITTED_ARRAY = re.compile(
+    r"Submitted array job with Snakemake IDs ([\d,]+) and SLURM job ID (\d+)\. "
+    r"The individual task IDs are (\d+)-\d+\."
+)
+# A job's rule and Snakemake's number of it.
+_STARTED = re.compile(r"^rule (\w+):\n(?: .*\n)*? +jobid: (\d+)$", re.M)
 # What a job says that stops by an error of its own.
 _OWN_ERROR = re.compile(r"^\[.+?\] error: .+(?:\n  \S.+)*", re.M)
 _FULL = re.compile(r"Disk quota exceeded|No space left on device")
@@ -66,17 +72,29 @@ def tell_refusals(executor: Any, tell: Callable[[str, list[int]], None]) -> None
     executor.report_job_error = report_job_error
 
 
-def endings(logs: Iterable[Path]) -> str:
+def endings(logs: Iterable[Path], folder: Path) -> str:
     """Return why jobs of a run ended before their time, and what to do; empty if none did.
 
     Args:
         logs: Snakemake's logs of the run.
+        folder: The folder of all of Slurm's logs.
     """
     said = "".join(log.read_text(encoding="utf-8") for log in logs)
-    # Of several attempts at a job, which share a folder of logs, the last one counts.
-    last = {Path(path).parent: (number, Path(path)) for number, path in _SUBMITTED.findall(said)}
-    ended = [_ending(job) for job in _known(list(last.values()))]
+    ended = [_ending(job, folder) for job in _known(_submitted(said, folder))]
     return "\n\n".join(filter(None, ended))
+
+
+def _submitted(said: str, folder: Path) -> list[tuple[str, Path]]:
+    """Return Slurm's number and log of the last attempt at each job that a run submitted."""
+    rules = {number: rule for rule, number in _STARTED.findall(said)}
+    found = [(match.start(), match[1], match[2], match[3]) for match in _SUBMITTED.finditer(said)]
+    for match in _SUBMITTED_ARRAY.finditer(said):
+        for task, number in enumerate(match[1].split(","), int(match[3])):
+            name = f"{match[2]}_{task}"
+            log = folder / f"rule_{rules[number]}" / f"{name}.log"
+            found.append((match.start(), number, name, str(log)))
+    last = {number: (name, Path(log)) for _, number, name, log in sorted(found)}
+    return list(last.values())
 
 
 def _known(jobs: Sequence[tuple[str, Path]]) -> list[Ended]:
@@ -106,14 +124,14 @@ def _known(jobs: Sequence[tuple[str, Path]]) -> list[Ended]:
     return []
 
 
-def _ending(job: Ended) -> str | None:
+def _ending(job: Ended, folder: Path) -> str | None:
     said = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
-    folder = job.log.parent.relative_to(_logs_of(job.log))
-    steps = [rule for rule in RULES if rule in str(folder)]
+    name = job.log.parent.relative_to(folder)
+    steps = [rule for rule in RULES if rule in str(name)]
     why, todo = _why(job, said, " ".join(steps))
     if why is None:
         return None
-    lines = [f"Slurm job {job.number}, {folder}: {why}", f"  log:      {job.log}"]
+    lines = [f"Slurm job {job.number}, {name}: {why}", f"  log:      {job.log}"]
     return "\n".join([*lines, *([f"  to do:    {todo}"] if todo else [])])
 
 
@@ -148,9 +166,3 @@ def _why(job: Ended, said: str, steps: str) -> tuple[str | None, str | None]:
 
 def _raise(steps: str, value: str) -> str:
     return " ".join(f"`--set-resources {step}:{value}`" for step in steps.split()) or value
-
-
-def _logs_of(log: Path) -> Path:
-    """Return the folder of all of Slurm's logs, which one folder for each rule or group is in."""
-    groups = [each for each in log.parents if each.name.startswith(("rule_", "group_"))]
-    return groups[-1].parent if groups else log.parent
