@@ -247,12 +247,10 @@ def test_tasks_of_an_array_that_are_killed_say_what_to_raise(study):
         *("--forcerun", "reconstruct_window", "--", *targets),
         status=1,
     )
-    ends = re.findall(
-        r"^Slurm job \d+_[12], rule_reconstruct_window: killed for memory; it had asked for 300M\n"
-        r"  log:      (.+)\n  to do:    ask for more: `--set-resources reconstruct_window:mem_mb=MB`",
-        output,
-        re.M,
-    )
+    killed = "killed for memory; it had asked for 300M"
+    todo = "ask for more: `--set-resources reconstruct_window:mem_mb=MB`"
+    task = rf"Slurm job \d+_[12], rule_reconstruct_window: {killed}\n  log: +(.+)\n  to do: +{todo}"
+    ends = re.findall(task, output)
     assert len(ends) == 2 and all(Path(log).is_file() for log in ends), output
 
 

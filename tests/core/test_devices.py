@@ -27,7 +27,7 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_up_gpus(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for name in (devices.VISIBLE, *devices._SCHEDULERS):
+    for name in (devices.VISIBLE, devices.SCHEDULED):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -109,9 +109,22 @@ def test_jobs_side_by_side_take_a_gpu_each(gpus: None, monkeypatch: pytest.Monke
             job.communicate()
 
 
-@pytest.mark.parametrize("name", devices._SCHEDULERS)
-def test_a_scheduler_has_given_a_job_its_gpu(
+def test_a_scheduler_has_given_a_job_its_gpu(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.SCHEDULED, "1")
+    assert claim_device() is None and devices.VISIBLE not in os.environ
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
+def test_jobs_of_a_study_within_an_allocation_take_a_gpu_each(
     gpus: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """As after `salloc --gpus=3`, by the local profile: no scheduler shares out its GPUs."""
     monkeypatch.setenv(name, "7")
-    assert claim_device() is None and devices.VISIBLE not in os.environ
+    jobs = [start() for _ in range(3)]
+    try:
+        taken = sorted(job.stdout.readline().split()[0] for job in jobs if job.stdout)
+        assert taken == ["0", "1", "2"]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()

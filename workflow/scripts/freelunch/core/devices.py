@@ -17,8 +17,9 @@ from freelunch.core.errors import UserError
 
 CPU, CUDA = "cpu", "cuda"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# A scheduler that sets one of these has already given a job its devices.
-_SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
+# The workflow sets this variable in jobs that a scheduler started for it, and to which it gave their
+# devices. What a scheduler itself sets is also there in an allocation in which a whole study runs.
+SCHEDULED = "FREELUNCH_SCHEDULED"
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 # Seconds between two attempts to find a free device.
 _PAUSE_S = 0.5
@@ -96,12 +97,12 @@ def claim_device() -> Device | None:
     """Take a free GPU for this process alone until it ends, and hide the others from CUDA.
 
     Call it before CUDA is used. The operating system releases the GPU, whichever way the process
-    ends. If a scheduler has given the job its GPU, or there is none, nothing is taken.
+    ends. If a scheduler has given this job its GPU, or there is none, nothing is taken.
 
     Returns:
         The GPU, or None if nothing was taken.
     """
-    devices = [] if any(name in os.environ for name in _SCHEDULERS) else visible_devices()
+    devices = [] if SCHEDULED in os.environ else visible_devices()
     if not devices:
         return None
     folder = Path(tempfile.gettempdir()) / f"freelunch-{os.getuid()}"
