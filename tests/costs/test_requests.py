@@ -9,7 +9,7 @@ from freelunch.core.job import KEPT_BYTES
 from freelunch.costs.jobs import Job, chains_of, jobs_of, scheduled_jobs
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
+from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.costs.requests import (
     LEAST_MINUTES,
     MORE_MEMORY,
@@ -87,6 +87,10 @@ def test_the_plan_says_what_a_cluster_gets() -> None:
     study = smoke()
     # The dense pass, two prunings, five cells.
     assert scheduled_jobs(study) == 8
+    # Two of these cells are reconstructions, each of whose windows two jobs share.
+    assert scheduled_jobs(study, groups=2) == 12
+    text = plan_brief(Plan.of(study), MACHINE, 23, on_cluster=True, groups=2)
+    assert "On a cluster: 12 jobs for the scheduler" in text
     text = plan_text(Plan.of(study), MACHINE)
     assert "On a cluster: 8 jobs for the scheduler; the longest chain takes 20 seconds." in text
     assert "device: a GPU" in plan_text(Plan.of(study, device="a GPU"), MACHINE)

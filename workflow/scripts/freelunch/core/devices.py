@@ -17,8 +17,8 @@ from freelunch.core.errors import UserError
 
 CPU, CUDA = "cpu", "cuda"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# The workflow sets this variable in jobs that a scheduler started for it, and to which it gave their
-# devices. What a scheduler itself sets is also there in an allocation in which a whole study runs.
+# The workflow sets this variable in jobs that a scheduler started for it and gave their devices.
+# What a scheduler itself sets is also there in an allocation in which a whole study runs.
 SCHEDULED = "FREELUNCH_SCHEDULED"
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 # Seconds between two attempts to find a free device.
