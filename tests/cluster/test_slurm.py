@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hub_standin import HubStandIn
 from real_slurm import Slurm
 from slurm_folder import STUDY, OnSlurm
 from study_folder import digests
@@ -344,11 +346,52 @@ def test_an_error_of_a_job_reaches_the_terminal(study):
 # --- Without a network
 
 
-def test_compute_jobs_need_no_network(local, tmp_path):
-    """After `make fetch`, a study runs where there is no network at all."""
+# What a job that reaches for the hub would do.
+PROBE = """
+import os
+from pathlib import Path
+from huggingface_hub import HfApi
+try:
+    HfApi().model_info("team/tiny")
+    found = "reached"
+except Exception as error:
+    found = type(error).__name__
+Path("probe.txt").write_text(found + " " + os.environ.get("FREELUNCH_SCHEDULED", ""))
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub with the model of the smoke study."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with HubStandIn() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        yield hub
+
+
+def test_a_job_on_a_node_cannot_reach_a_hub(study, hub):
+    """Also one whose libraries try to; and it takes the GPU that the scheduler gives it."""
+    hub.add("team/tiny", {"config.json": b"{}"})
+    target = without_windows(study)
+    script = study.path / "workflow" / "scripts" / "reconstruct_window.py"
+    script.write_text(script.read_text() + PROBE)
+    study.run_study("--", target)
+    assert (study.path / "probe.txt").read_text() == "OfflineModeIsEnabled 1"
+    assert not hub.requests
+
+
+def test_what_was_fetched_needs_no_network(local, hub, tmp_path):
+    """After `make fetch`, a study whose model is on a hub runs where there is no network at all."""
     folder = type(local).new(tmp_path / "study")
+    model = folder.path / "tests" / "fixtures" / "tiny-llama"
+    commit = hub.add("team/tiny", {path.name: path.read_bytes() for path in model.iterdir()})
+    source = f"source: hub\n    repository: team/tiny\n    revision: {commit}"
+    path = "source: path\n    path: tests/fixtures/tiny-llama"
+    folder.edit("config.yaml", path, source)
+    shutil.rmtree(model)
     folder.run("--", "fetch")
-    assert not (folder.path / "results" / "smoke" / "calibration").exists()
+    assert hub.requests and not (folder.path / "results" / "smoke" / "calibration").exists()
     done = subprocess.run(
         ["unshare", "--net", "snakemake", *folder.options],
         cwd=folder.path,
