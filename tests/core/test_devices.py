@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from freelunch.core import devices
-from freelunch.core.devices import chosen_devices, claim_device, device_text, visible_devices
+from freelunch.core.devices import (
+    check_found,
+    chosen_devices,
+    claim_device,
+    device_text,
+    visible_devices,
+)
 from freelunch.core.errors import UserError
 from made_up_gpus import make_up_gpus
 
@@ -71,6 +77,13 @@ def test_the_profile_chooses(gpus: None) -> None:
     assert chosen_devices("cuda") == found and chosen_devices("cpu") == []
     with pytest.raises(UserError, match="cpu or cuda"):
         chosen_devices("gpu")
+
+
+def test_a_gpu_that_is_not_here_is_refused(gpus: None) -> None:
+    for found, asked in ((visible_devices(), "cuda"), ([], "cpu"), ([], None)):
+        check_found(found, asked)
+    with pytest.raises(UserError, match="there is no GPU here"):
+        check_found([], "cuda")
 
 
 def test_what_computes_in_words(gpus: None) -> None:

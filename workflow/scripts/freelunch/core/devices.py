@@ -71,7 +71,7 @@ def chosen_devices(asked: str | None) -> list[Device]:
         asked: What the profile says: `cpu`, `cuda`, or None to use the GPUs that are there.
 
     Raises:
-        UserError: The profile says something else, or asks for a GPU where there is none.
+        UserError: The profile says something else.
     """
     if asked not in (None, CPU, CUDA):
         raise UserError(
@@ -81,6 +81,22 @@ def chosen_devices(asked: str | None) -> list[Device]:
             expected=f"{CPU} or {CUDA}, or no such line to use the GPUs that are there",
         )
     return [] if asked == CPU else visible_devices()
+
+
+def check_found(devices: Sequence[Device], asked: str | None) -> None:
+    """Refuse a run on this machine whose profile asks for a GPU where there is none.
+
+    Raises:
+        UserError: This is so.
+    """
+    if asked == CUDA and not devices:
+        raise UserError(
+            "there is no GPU here",
+            where="default-resources: device",
+            found=f"{CUDA}, but `nvidia-smi` lists no GPU that {VISIBLE} leaves visible",
+            expected=f"{CPU}, or no such line",
+            todo="correct the profile, or start the study where there is a GPU",
+        )
 
 
 def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
