@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from snakemake.exceptions import LockException
 
 from freelunch.cli import terminal
 from snakemake_logger_plugin_freelunch import LogHandler
@@ -339,6 +340,9 @@ def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(e
     assert told(story, events.said("WorkflowError:\nbad", logging.ERROR, "error")) == [
         "WorkflowError:\nbad"
     ]
+    # Snakemake advises `--unlock`, which takes the locks of a run that is alive away.
+    locked = events.said(f"LockException:\n{LockException()}", logging.ERROR, "error")
+    assert told(story, locked)[0].startswith("Another run in this folder makes some")
     nothing = "Nothing to be done (all requested files are present and up to date)."
     assert told(story, events.said(nothing)) == [nothing]
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from snakemake_logger_plugin_freelunch.job_log import JobLog, Now, written
 from snakemake_logger_plugin_freelunch.words import (
+    ALREADY_RUNS,
     BY_SIGNAL,
     FIRST,
     FOLLOWS,
     INTERRUPTED,
+    LOCKED,
     POINTERS,
     SCRIPT_ENDED,
     TOLD,
@@ -264,6 +266,8 @@ class Story:
         if record.levelno >= logging.ERROR:
             if script := SCRIPT_ENDED.search(text):
                 self._script_ends[script[1]] = script[2]
+            elif LOCKED in text:
+                yield ALREADY_RUNS
             elif not any(pointer in text for pointer in POINTERS):
                 yield text
         elif record.levelno >= logging.WARNING or not self._started or text.startswith(TOLD):
