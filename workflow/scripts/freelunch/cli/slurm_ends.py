@@ -25,8 +25,6 @@ _FULL = re.compile(r"Disk quota exceeded|No space left on device")
 # Lines of Slurm's own about a job that it ended, as in `slurmstepd: error: *** STEP 1.0 ...`.
 _OOM = re.compile(r"oom_kill event|Out Of Memory|Exceeded job memory limit")
 _LATE = re.compile(r"DUE TO TIME LIMIT")
-
-
 # What the executor says of a job that sbatch did not take: what sbatch said, then its command.
 _NOT_TAKEN = re.compile(r"^SLURM sbatch failed\. The error message was '(.*?)'\.\n", re.S)
 
@@ -91,7 +89,7 @@ def _submitted(said: str, folder: Path) -> list[tuple[str, Path]]:
     for match in _SUBMITTED_ARRAY.finditer(said):
         for task, number in enumerate(match[1].split(","), int(match[3])):
             name = f"{match[2]}_{task}"
-            log = folder / f"rule_{rules[number]}" / f"{name}.log"
+            log = folder / f"rule_{rules.get(number, '')}" / f"{name}.log"
             found.append((match.start(), number, name, str(log)))
     last = {number: (name, Path(log)) for _, number, name, log in sorted(found)}
     return list(last.values())
