@@ -316,8 +316,7 @@ def test_a_file_of_partitions_is_checked_before_the_start(study):
 @pytest.mark.long
 def test_a_refusal_during_the_study_reaches_the_terminal(study):
     """The second attempt at a job finds that its partition takes no more jobs."""
-    target = str(RESULTS / "metrics" / CELL.format("recon_block") / "manifest.json")
-    (study.path / target).unlink()
+    target = without_windows(study)
     process = study.start_study("--retries", "1", "--", target)
     wait_for(lambda: running(study))
     study.slurm.run("scontrol", "update", "partitionname=main", "state=drain")
