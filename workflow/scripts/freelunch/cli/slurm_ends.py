@@ -57,15 +57,18 @@ def tell_refusals(executor: Any, tell: Callable[[str, list[int]], None]) -> None
     report = executor.report_job_error
 
     def report_job_error(job_info: Any, msg: str | None = None, **more: Any) -> None:
-        if found := _NOT_TAKEN.match(msg or ""):
-            job = job_info.job
-            steps = list(job.jobs) if job.is_group() else [job]
-            largest = max(steps, key=lambda step: step.resources.get("mem_mb", 0))
-            problem = "Slurm refused this job when it was submitted"
-            error = refused(problem, largest.rule.name, dict(job.resources.items()), found[1])
-            tell(str(error), [step.jobid for step in steps])
-            msg = str(error)
-        report(job_info, msg=msg, **more)
+        try:
+            if found := _NOT_TAKEN.match(msg or ""):
+                job = job_info.job
+                steps = list(job.jobs) if job.is_group() else [job]
+                largest = max(steps, key=lambda step: step.resources.get("mem_mb", 0))
+                problem = "Slurm refused this job when it was submitted"
+                asked = dict(job.resources.items())
+                msg = str(refused(problem, largest.rule.name, asked, found[1]))
+                tell(msg, [step.jobid for step in steps])
+        finally:
+            # Otherwise Snakemake would wait for the job for ever.
+            report(job_info, msg=msg, **more)
 
     executor.report_job_error = report_job_error
 
