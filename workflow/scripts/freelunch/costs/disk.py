@@ -1,6 +1,5 @@
 """The rates at which a disk reads and writes, measured once and kept for some days."""
 
-import errno
 import json
 import os
 import platform
@@ -33,6 +32,8 @@ def disk_rates(folder: Path, kept: Path = KEPT) -> tuple[float, float] | None:
     noted = _noted(kept)
     found = noted.get(key)
     if found is None or time.time() - found["measured"] > DAYS * 86400:
+        if shutil.disk_usage(folder).free < 10 * _BYTES:
+            return None
         try:
             read, write = _measured(folder)
         except OSError:
@@ -60,13 +61,7 @@ def _noted(kept: Path) -> dict[str, dict[str, float]]:
 
 
 def _measured(folder: Path) -> tuple[float, float]:
-    """Write a file to its disk, then read it from there rather than from the page cache.
-
-    Raises:
-        OSError: The disk has no room to spare, or refuses the file.
-    """
-    if shutil.disk_usage(folder).free < 10 * _BYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    """Write a file to its disk, then read it from there rather than from the page cache."""
     # Random bytes, since a disk may compress others.
     buffer = bytearray(os.urandom(_CHUNK))
     handle, name = tempfile.mkstemp(dir=folder, prefix=".rate-")

@@ -1,7 +1,7 @@
 """Numbers as people read them, with as many digits as their error allows, and names."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOT_FINITE = "not finite"
@@ -45,3 +45,9 @@ def marked(adaptation: str, selected_on: object) -> str:
     """Return the name of an adaptation, marked if it was chosen on the evaluation text."""
     mark = " (chosen on the evaluation text)" if selected_on == "evaluation" else ""
     return f"{adaptation}{mark}"
+
+
+def range_text(values: Sequence[float], form: str) -> str:
+    """Return the smallest and the largest value, or one number where both round to it."""
+    least, most = format(min(values), form), format(max(values), form)
+    return least if least == most else f"{least} to {most}"

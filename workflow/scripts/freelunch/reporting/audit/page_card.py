@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from freelunch.reporting.audit.scope import measured_text
 from freelunch.reporting.audit.verdicts import VERDICTS, kind
+from freelunch.reporting.formatting import range_text
 from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.study.cell import NONE
 from freelunch.study.patterns import Pattern
@@ -21,30 +23,22 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     criteria = ", ".join(dict.fromkeys(criterion_label(cell.criterion) for cell in pruned))
     patterns = ", ".join(dict.fromkeys(pattern_label(cell.pattern) for cell in pruned))
     names = [name for name in dict.fromkeys(cell.adaptation for cell in pruned) if name != NONE]
-    tokens = _range([study.samples(name) * study.calibration.length for name in names])
-    perplexity = study.perplexity
-    windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
-    seeds = _range([*of_cells.values()])
+    seeds = range_text([*of_cells.values()] or [1], ",")
     facts = {
         "Study": f"`{study.name}` (`{audit['config_file']}`), {len(study.cells)} cells",
         "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
-        "Measured": f"perplexity on {windows} windows of {perplexity.length:,} tokens of "
-        f"`{perplexity.text}`; {seeds} seed{'' if seeds == '1' else 's'} for each cell",
+        "Measured": f"{measured_text(study)}; {seeds} seed{'' if seeds == '1' else 's'} for each "
+        "cell",
     }
     if names:
+        tokens = range_text([study.samples(name) * study.calibration.length for name in names], ",")
         facts["Adapted"] = (
             f"in {len(names)} way{'s' if len(names) > 1 else ''}, on {tokens} tokens of "
             f"`{study.calibration.text}`"
         )
     facts["Worth"] = audit["worth"]
     return facts
-
-
-def _range(values: Sequence[int]) -> str:
-    """Return the smallest and the largest number, or one number if they are equal."""
-    least, most = (f"{end:,}" for end in (min(values, default=1), max(values, default=1)))
-    return least if least == most else f"{least} to {most}"
 
 
 def computed_text(provenance: Mapping[str, Any]) -> str:

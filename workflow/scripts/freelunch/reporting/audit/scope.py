@@ -98,12 +98,17 @@ class Scope:
 
 def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return the scope of all verdicts on a study, which a reader needs to know before any."""
-    perplexity = study.perplexity
-    windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
     return (
         f"{_of_study(study, records, regimes).text}; calibration on `{study.calibration.text}`; "
-        f"perplexity on {windows} windows of {perplexity.length:,} tokens of `{perplexity.text}`."
+        f"{measured_text(study)}."
     )
+
+
+def measured_text(study: Study) -> str:
+    """Return what perplexity is measured on."""
+    perplexity = study.perplexity
+    windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
+    return f"perplexity on {windows} windows of {perplexity.length:,} tokens of `{perplexity.text}`"
 
 
 def worth_text(study: Study, records: Records, regimes: Regimes) -> str:

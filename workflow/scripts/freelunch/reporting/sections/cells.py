@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.reporting.formatting import NOTHING, marked, rounded, with_error
+from freelunch.reporting.formatting import NOTHING, marked, range_text, rounded, with_error
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.section import Section
 from freelunch.study.cell import DENSE, NONE
@@ -145,8 +145,8 @@ def _sizes(means: Means) -> Iterator[str]:
     """Yield the size of each model, dense and pruned, and the speed of the pruned ones."""
     for model in dict.fromkeys(mean["model"] for mean in means):
         of_model = [mean for mean in means if mean["model"] == model]
-        megabytes = _range([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
-        left = _range([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
+        megabytes = range_text([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
+        left = range_text([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
         note = (
             f"{model} has {of_model[0]['parameters']:,} parameters, of which {left} million are "
             f"not zero, and takes {megabytes} MB on disk: zeros are stored like other numbers."
@@ -155,15 +155,9 @@ def _sizes(means: Means) -> Iterator[str]:
         if known := [speed for speed in speeds if speed is not None]:
             note += (
                 f" Zeros are also multiplied like other numbers: pruned, it processes "
-                f"{_range(known, '.2f')} times as many tokens per second as the dense model."
+                f"{range_text(known, '.2f')} times as many tokens per second as the dense model."
             )
         yield note
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    """Return the smallest and the largest value, or one number where both round to it."""
-    least, most = format(min(values), form), format(max(values), form)
-    return least if least == most else f"{least} to {most}"
 
 
 def _origin(name: str, text: Text) -> str:
