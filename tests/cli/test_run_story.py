@@ -11,12 +11,20 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from snakemake.exceptions import LockException
 
 from freelunch.cli import terminal
 from snakemake_logger_plugin_freelunch import LogHandler
 from snakemake_logger_plugin_freelunch.job_log import JobLog
 from snakemake_logger_plugin_freelunch.screen import Screen
-from snakemake_logger_plugin_freelunch.story import COMMAND, PLAN, STOPPED, SUMMARY, Story
+from snakemake_logger_plugin_freelunch.story import (
+    COMMAND,
+    PLAN,
+    REFUSED,
+    STOPPED,
+    SUMMARY,
+    Story,
+)
 
 FIRST = "Missing output files: a, b; Input files updated by another job: c"
 SCRIPT_ENDED = (
@@ -294,6 +302,33 @@ def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
     assert "slurm.log" in "".join(story.errors()) and not story.running
 
 
+def test_the_log_of_a_task_of_an_array_is_named_where_it_is(events, clock, tmp_path):
+    """The executor names it in a folder of the task's own."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}), events.job(1, "reconstruct_window"))
+    (tmp_path / "7_1.log").write_text("killed")
+    failed = events.failed(1, "SLURM-job '7_1' failed")
+    failed.log.append(str(tmp_path / "tiny_wanda" / "7_1.log"))
+    told(story, failed)
+    assert f"log:      {tmp_path / '7_1.log'}\n" in "".join(story.errors()) + "\n"
+
+
+def test_a_job_that_a_scheduler_refused_says_why(events, clock):
+    """Snakemake says it of no group; another attempt may fail for another reason."""
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0, 2: 1.0}, queues=True))
+    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (1, 2)]
+    found = {"groupid": "g", "aux_logs": [], "job_error_info": infos}
+    error = events.said("Error in group g", logging.ERROR, "group_error", **found)
+    refused = events.said("evaluate_cell: refused\n  found:    no", event=REFUSED, jobs=[1, 2])
+    jobs = [events.job(number, rule) for number, rule in ((1, "evaluate_cell"), (2, "other"))]
+    told(story, *jobs)
+    assert told(story, refused, error) == ["FAILED    evaluate_cell, 0 s: evaluate_cell: refused"]
+    assert "refused\n      found:    no" in "".join(story.errors())
+    told(story, *jobs)
+    assert "refused" not in "".join(told(story, error))
+
+
 def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(events):
     story = Story()
     assert told(story, events.said("Unlocked working directory.")) == [
@@ -305,6 +340,9 @@ def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(e
     assert told(story, events.said("WorkflowError:\nbad", logging.ERROR, "error")) == [
         "WorkflowError:\nbad"
     ]
+    # Snakemake advises `--unlock`, which takes the locks of a run that is alive away.
+    locked = events.said(f"LockException:\n{LockException()}", logging.ERROR, "error")
+    assert told(story, locked)[0].startswith("Another run in this folder makes some")
     nothing = "Nothing to be done (all requested files are present and up to date)."
     assert told(story, events.said(nothing)) == [nothing]
 

@@ -1,5 +1,6 @@
 """A Slurm for all tests of this folder, and a study that was run on it and beside it."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 from real_slurm import Slurm
 from slurm_folder import OnSlurm
 from study_folder import Folder
+
+
+def pytest_configure() -> None:
+    """Stop Slurm, too, when these tests are terminated."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

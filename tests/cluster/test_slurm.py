@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hub_standin import HubStandIn
+from real_slurm import Slurm
 from slurm_folder import STUDY, OnSlurm
 from study_folder import digests
 
@@ -72,6 +75,16 @@ def test_results_equal_those_of_the_local_profile(finished, local):
         )
         for part in ("spec", "metrics", "identity", "pruning", "adaptation"):
             assert one[part] == other[part], f"{record.name}: {part}"
+
+
+@pytest.mark.long
+def test_the_profile_as_shipped_learns_of_ended_jobs(study):
+    """Without accounting, as here, it would wait for the answers of `sacct` for ever."""
+    target = without_windows(study)
+    study.options = study.options[:2]
+    output = study.run_study("--", target)
+    assert "Slurm has no accounting here (`sacct` fails)" in output
+    assert (study.path / target).exists()
 
 
 def test_few_jobs_go_to_the_scheduler(finished):
@@ -145,11 +158,15 @@ def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
 def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     target = without_windows(study)
     study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
+    # With its evaluation and record, the whole hour that a job may take.
+    study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 25")
     output = study.run_study("--retries", "0", "--", target, status=1)
     assert re.search(r"killed for memory; it had asked for \d+M", output), output
     assert "--set-resources reconstruct_window:mem_mb=MB" in output
     output = study.run_study("--", target)
     assert len(submitted(output)) > 1 and (study.path / target).exists()
+    # More time than the first attempt's could not be had.
+    assert set(re.findall(r"runtime=(\d+)", output)) == {"25"}
 
 
 @pytest.mark.long
@@ -222,6 +239,23 @@ def test_windows_run_as_an_array(study, finished):
     assert not (study.path / cell / "1-of-2" / shard).samefile(study.path / cell / "1-of-1" / shard)
 
 
+@pytest.mark.long
+def test_tasks_of_an_array_that_are_killed_say_what_to_raise(study):
+    cell = RESULTS / "windows" / CELL.format("recon_block")
+    targets = [str(cell / f"{number}-of-2" / "manifest.json") for number in (1, 2)]
+    output = study.run_study(
+        *("--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window"),
+        *("--set-resources", "reconstruct_window:mem_mb=300", "--retries", "0"),
+        *("--forcerun", "reconstruct_window", "--", *targets),
+        status=1,
+    )
+    killed = "killed for memory; it had asked for 30[01]M"
+    todo = "ask for more: `--set-resources reconstruct_window:mem_mb=MB`"
+    task = rf"Slurm job \d+_[12], rule_reconstruct_window: {killed}\n  log: +(.+)\n  to do: +{todo}"
+    ends = re.findall(task, output)
+    assert len(ends) == 2 and all(Path(log).is_file() for log in ends), output
+
+
 # --- What Slurm refuses
 
 
@@ -233,16 +267,68 @@ def test_windows_run_as_an_array(study, finished):
             "correct `slurm_partition`",
         ),
         (["--default-resources", "device=cuda"], "say `device=cpu`|`device=cpu`"),
-        (["--set-resources", "reconstruct_window:runtime=900"], "reconstruct_window:runtime="),
-        (["--set-resources", "reconstruct_window:mem_mb=90000"], "reconstruct_window:mem_mb="),
     ],
-    ids=["partition", "gpu", "time", "memory"],
+    ids=["partition", "gpu"],
 )
 def test_a_request_that_slurm_refuses_stops_the_study_at_once(study, arguments, said):
     target = without_windows(study)
     output = study.run_study(*arguments, "--", target, status=1)
     assert output.count("Slurm refuses such a job; nothing was started") == 1
     assert re.search(f"to do: .*({said})", output) and not submitted(output), output
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory):
+    """A Slurm with its default settings: it takes jobs that it can never start."""
+    with Slurm(tmp_path_factory.mktemp("lenient"), enforces_limits=False) as slurm:
+        yield slurm
+
+
+@pytest.mark.parametrize("enforces_limits", [True, False])
+@pytest.mark.parametrize("more", ["runtime=61", "mem_mb=4001"])
+def test_a_request_beyond_the_limits_stops_the_study_at_once(study, lenient, enforces_limits, more):
+    """The partition ends jobs after 60 minutes, and its nodes have 4000 MB."""
+    study.slurm = study.slurm if enforces_limits else lenient
+    target = without_windows(study)
+    arguments = ["--set-resources", f"reconstruct_window:{more}", "--", target]
+    output = study.run_study(*arguments, status=1)
+    assert "expected: what a partition has: main (runtime: 60, mem_mb: 4000)" in output
+    name = more.partition("=")[0]
+    assert re.search(f"to do: .*reconstruct_window:{name}=", output), output
+    assert not submitted(output)
+
+
+@pytest.mark.long
+def test_a_file_of_partitions_is_checked_before_the_start(study):
+    target = without_windows(study)
+    arguments = ["--slurm-partition-config", "partitions.yaml"]
+    (study.path / "partitions.yaml").write_text("partitions: {mian: {max_runtime: 60}}")
+    output = study.run_study(*arguments, "--", target, status=1)
+    assert "the cluster has no such partition" in output and "main (nearest)" in output, output
+    (study.path / "partitions.yaml").write_text("partitions: {main: {max_runtime: 600}}")
+    more = ["--set-resources", "reconstruct_window:runtime=61"]
+    output = study.run_study(*arguments, *more, "--", target, status=1)
+    assert "Slurm would never start such a job" in output and not submitted(output), output
+    output = study.run_study(*arguments, "--", target)
+    assert "Auto-selected partition 'main'" in output and (study.path / target).exists()
+
+
+@pytest.mark.long
+def test_a_refusal_during_the_study_reaches_the_terminal(study):
+    """The second attempt at a job finds that its partition takes no more jobs."""
+    target = without_windows(study)
+    process = study.start_study("--retries", "1", "--", target)
+    wait_for(lambda: running(study))
+    study.slurm.run("scontrol", "update", "partitionname=main", "state=drain")
+    try:
+        study.slurm.run("scancel", *running(study))
+        output = process.communicate(timeout=300)[0]
+    finally:
+        study.slurm.run("scontrol", "update", "partitionname=main", "state=up")
+    assert process.returncode == 1 and len(submitted(output)) == 1, output
+    assert "Slurm refused this job when it was submitted" in output, output
+    assert re.search("found: .*partition not available", output), output
+    assert "to do:    correct `slurm_partition`" in output, output
 
 
 @pytest.mark.long
@@ -259,11 +345,52 @@ def test_an_error_of_a_job_reaches_the_terminal(study):
 # --- Without a network
 
 
-def test_compute_jobs_need_no_network(local, tmp_path):
-    """After `make fetch`, a study runs where there is no network at all."""
+# What a job that reaches for the hub would do.
+PROBE = """
+import os
+from pathlib import Path
+from huggingface_hub import HfApi
+try:
+    HfApi().model_info("team/tiny")
+    found = "reached"
+except Exception as error:
+    found = type(error).__name__
+Path("probe.txt").write_text(found + " " + os.environ.get("FREELUNCH_SCHEDULED", ""))
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub with the model of the smoke study."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with HubStandIn() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        yield hub
+
+
+def test_a_job_on_a_node_cannot_reach_a_hub(study, hub):
+    """Also one whose libraries try to; and it takes the GPU that the scheduler gives it."""
+    hub.add("team/tiny", {"config.json": b"{}"})
+    target = without_windows(study)
+    script = study.path / "workflow" / "scripts" / "reconstruct_window.py"
+    script.write_text(script.read_text() + PROBE)
+    study.run_study("--", target)
+    assert (study.path / "probe.txt").read_text() == "OfflineModeIsEnabled 1"
+    assert not hub.requests
+
+
+def test_what_was_fetched_needs_no_network(local, hub, tmp_path):
+    """After `make fetch`, a study whose model is on a hub runs where there is no network at all."""
     folder = type(local).new(tmp_path / "study")
+    model = folder.path / "tests" / "fixtures" / "tiny-llama"
+    commit = hub.add("team/tiny", {path.name: path.read_bytes() for path in model.iterdir()})
+    source = f"source: hub\n    repository: team/tiny\n    revision: {commit}"
+    path = "source: path\n    path: tests/fixtures/tiny-llama"
+    folder.edit("config.yaml", path, source)
+    shutil.rmtree(model)
     folder.run("--", "fetch")
-    assert not (folder.path / "results" / "smoke" / "calibration").exists()
+    assert hub.requests and not (folder.path / "results" / "smoke" / "calibration").exists()
     done = subprocess.run(
         ["unshare", "--net", "snakemake", *folder.options],
         cwd=folder.path,

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from freelunch.core import devices
-from freelunch.core.devices import chosen_devices, claim_device, device_text, visible_devices
+from freelunch.core.devices import (
+    check_found,
+    chosen_devices,
+    claim_device,
+    device_text,
+    visible_devices,
+)
 from freelunch.core.errors import UserError
 from made_up_gpus import make_up_gpus
 
@@ -27,7 +33,7 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_up_gpus(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for name in (devices.VISIBLE, *devices._SCHEDULERS):
+    for name in (devices.VISIBLE, devices.SCHEDULED):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -73,6 +79,13 @@ def test_the_profile_chooses(gpus: None) -> None:
         chosen_devices("gpu")
 
 
+def test_a_gpu_that_is_not_here_is_refused(gpus: None) -> None:
+    for found, asked in ((visible_devices(), "cuda"), ([], "cpu"), ([], None)):
+        check_found(found, asked)
+    with pytest.raises(UserError, match="there is no GPU here"):
+        check_found([], "cuda")
+
+
 def test_what_computes_in_words(gpus: None) -> None:
     assert device_text(visible_devices()) == "NVIDIA H100 80GB HBM3 (3)"
     assert device_text([]) == "cpu, no GPU found"
@@ -109,9 +122,22 @@ def test_jobs_side_by_side_take_a_gpu_each(gpus: None, monkeypatch: pytest.Monke
             job.communicate()
 
 
-@pytest.mark.parametrize("name", devices._SCHEDULERS)
-def test_a_scheduler_has_given_a_job_its_gpu(
+def test_a_scheduler_has_given_a_job_its_gpu(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.SCHEDULED, "1")
+    assert claim_device() is None and devices.VISIBLE not in os.environ
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
+def test_jobs_of_a_study_within_an_allocation_take_a_gpu_each(
     gpus: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """As after `salloc --gpus=3`, by the local profile: no scheduler shares out its GPUs."""
     monkeypatch.setenv(name, "7")
-    assert claim_device() is None and devices.VISIBLE not in os.environ
+    jobs = [start() for _ in range(3)]
+    try:
+        taken = sorted(job.stdout.readline().split()[0] for job in jobs if job.stdout)
+        assert taken == ["0", "1", "2"]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()

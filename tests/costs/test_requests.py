@@ -9,14 +9,19 @@ from freelunch.core.job import KEPT_BYTES
 from freelunch.costs.jobs import Job, chains_of, jobs_of, scheduled_jobs
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
+from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.costs.requests import (
     LEAST_MINUTES,
     MORE_MEMORY,
     MORE_TIME,
+    RECORD,
     TIME_MARGIN,
     UNKNOWN_MB,
+    Limits,
+    Request,
+    again,
     request,
+    together,
 )
 from freelunch.study.study import Study
 
@@ -40,12 +45,23 @@ def test_a_request_is_more_than_the_prediction() -> None:
 
 
 def test_each_attempt_asks_for_more() -> None:
-    plan, job = Plan.of(smoke()), Job("evaluate_cell", "tiny")
-    first, second, third = (request(plan, MACHINE, job, attempt) for attempt in (1, 2, 3))
-    assert second.mem_mb == pytest.approx(first.mem_mb * MORE_MEMORY, abs=2)
-    assert third.mem_mb == pytest.approx(second.mem_mb * MORE_MEMORY, abs=2)
-    assert (second.runtime, third.runtime) == (10 * MORE_TIME, 10 * MORE_TIME**2)
-    assert first.disk_mb == third.disk_mb
+    first = Request(mem_mb=1000, runtime=10, disk_mb=5)
+    second, third = (again(first, attempt, first, Limits()) for attempt in (2, 3))
+    assert second == Request(int(1000 * MORE_MEMORY), int(10 * MORE_TIME), 5)
+    assert third == Request(int(1000 * MORE_MEMORY**2), int(10 * MORE_TIME**2), 5)
+
+
+def test_no_attempt_asks_for_more_than_a_partition_has() -> None:
+    """Slurm would refuse it, or never start it. Jobs of a group share the time."""
+    first, other = Request(1000, 25, 5), Request(700, 10, 0)
+    whole, most = together([first, other, RECORD]), Limits(mem_mb=1200, runtime=60)
+    assert whole == Request(1000, 45, 5)
+    for attempt in (2, 3, 9):
+        one, two = (again(each, attempt, whole, most) for each in (first, other))
+        assert max(one.mem_mb, two.mem_mb) == 1200
+        assert one.runtime > 25 and one.runtime + two.runtime + RECORD.runtime <= 60
+    # Never less than the first attempt, which was checked before the start.
+    assert again(first, 2, whole, Limits(900, 30)) == first
 
 
 def test_a_model_whose_cost_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +87,10 @@ def test_the_plan_says_what_a_cluster_gets() -> None:
     study = smoke()
     # The dense pass, two prunings, five cells.
     assert scheduled_jobs(study) == 8
+    # Two of these cells are reconstructions, each of whose windows two jobs share.
+    assert scheduled_jobs(study, groups=2) == 12
+    text = plan_brief(Plan.of(study), MACHINE, 23, on_cluster=True, groups=2)
+    assert "On a cluster: 12 jobs for the scheduler" in text
     text = plan_text(Plan.of(study), MACHINE)
     assert "On a cluster: 8 jobs for the scheduler; the longest chain takes 20 seconds." in text
     assert "device: a GPU" in plan_text(Plan.of(study, device="a GPU"), MACHINE)

@@ -145,8 +145,10 @@ def test_a_path_where_nothing_is() -> None:
     entry = {"source": "path", "path": "no/such/model"}
     text = {**entry, "path": "no/such/text", "format": "lines"}
     message = refusal(changed({"models.mine": entry, "texts.mine": text}))
-    assert "models.mine.path: there is nothing at no/such/model; expected a folder" in message
-    assert "texts.mine.path: there is nothing at no/such/text; expected a file" in message
+    for registry, name, kind in (("models", "model", "folder"), ("texts", "text", "file")):
+        looked = f"nothing at no/such/{name}, looked for at {Path.cwd()}/no/such/{name}"
+        assert f"{registry}.mine.path: there is {looked}; expected a {kind}" in message
+    assert "relative to the folder in which the study is run" in message
     refusal(changed({"models.mine": {**entry, "path": "x" * 9999}}))
 
 

@@ -35,6 +35,11 @@ _MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 class Slurm:
     """A running Slurm.
 
+    Args:
+        folder: For what it writes.
+        enforces_limits: Whether it refuses a job that asks for more than a partition has. By
+            Slurm's own default, it takes the job and never starts it.
+
     Attributes:
         folder: What it writes is below this folder.
         confines: Whether control groups confine the memory of jobs. Otherwise Slurm looks at a job
@@ -42,14 +47,14 @@ class Slurm:
         environment: The environment in which Slurm's commands find it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, enforces_limits: bool = True) -> None:
         missing = [program for program in PROGRAMS if shutil.which(program) is None]
         if missing or os.geteuid() != 0:
             raise RuntimeError(
                 f"Slurm cannot be started: it needs root and {', '.join(PROGRAMS)} "
                 f"(missing: {', '.join(missing) or 'root'})"
             )
-        self.folder = folder
+        self.folder, self._enforces_limits = folder, enforces_limits
         self.confines = os.access(_MEMORY_GROUPS / "cgroup.procs", os.W_OK)
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("SLURM_")},
@@ -118,7 +123,7 @@ class Slurm:
             *("JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=1"),
             # Without a limit of its own, a job would have a whole node's memory.
             "DefMemPerCPU=1000",
-            "EnforcePartLimits=ALL",
+            f"EnforcePartLimits={'ALL' if self._enforces_limits else 'NO'}",
         ]
         if self.confines:
             lines += ["ProctrackType=proctrack/cgroup", "TaskPlugin=task/cgroup"]

@@ -14,14 +14,14 @@ STUDY = "studies/chosen.yaml"
 class OnSlurm(Folder):
     """A copy of the repository whose studies run on a Slurm, by the profile for it.
 
-    Polling is at its shortest, and no `sacct` is asked.
+    Polling is at its shortest.
     """
 
     slurm: Slurm
     options = (
         *("--workflow-profile", "workflow/profiles/slurm"),
         *("--slurm-init-seconds-before-status-checks", "1"),
-        *("--slurm-status-command", "squeue", "--latency-wait", "10"),
+        *("--latency-wait", "10"),
     )
 
     @classmethod

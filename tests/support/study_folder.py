@@ -91,7 +91,12 @@ class Folder:
     def run(self, *arguments: str, status: int = 0, verbose: bool = False) -> str:
         """Run Snakemake and return what it said; fail if it ends with another status."""
         process = self.start(*arguments, verbose=verbose)
-        output = process.communicate()[0]
+        try:
+            output = process.communicate()[0]
+        except BaseException:
+            # The tests were stopped. The run is in a session of its own.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         assert process.returncode == status, output
         return output
 

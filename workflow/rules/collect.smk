@@ -14,8 +14,8 @@ rule collect_records:
     conda:
         "../../envs/freelunch.yaml"
     resources:
-        mem_mb=700,
-        runtime=10,
+        mem_mb=RECORD.mem_mb,
+        runtime=RECORD.runtime,
     params:
         study=STUDY.name,
         spec=lambda wildcards: STUDY.spec(Cell.parse(cell_of(wildcards))),

@@ -24,7 +24,15 @@ def asks(job_of):
     """
 
     def asked(name):
-        return lambda wildcards, attempt: getattr(requested(job_of(wildcards), attempt), name)
+        def resource(wildcards, attempt):
+            job = job_of(wildcards)
+            first = first_request(job)
+            if attempt == 1:
+                return getattr(first, name)
+            whole = request_of_cell(wildcards) if hasattr(wildcards, "adaptation") else first
+            return getattr(again(first, attempt, whole, most_of(job.rule, whole)), name)
+
+        return resource
 
     return {name: asked(name) for name in Request._fields}
 
@@ -35,9 +43,33 @@ def asks_with_device(job_of):
 
 
 @cache
-def requested(job, attempt):
-    """Return what a job asks for. Rates that are not given are measured, once."""
-    return request(PLAN, planned_machine(), job, attempt)
+def first_request(job):
+    """Return what the first attempt at a job asks for. Rates that are not given are measured, once."""
+    return request(PLAN, planned_machine(), job)
+
+
+def request_of_cell(wildcards):
+    """Return what the first attempt at a cell's own steps asks for, which a scheduler may run as one."""
+    jobs = adapting_jobs(STUDY, Cell.parse(cell_of(wildcards)))
+    return together([*map(first_request, jobs), RECORD])
+
+
+@cache
+def most_of(rule, whole):
+    """Return the most that later attempts at a job may ask Slurm for; no limit elsewhere."""
+    if getattr(workflow.executor_plugin, "name", None) != "slurm":
+        return Limits()
+    given = dict((workflow.resource_settings.default_resources or {}).items())
+    given |= workflow.resource_settings.overwrite_resources.get(rule, {})
+    given = {name: getattr(value, "raw", value) for name, value in given.items()}
+    return partitions().most(given | whole._asdict() | {"gpu": int(USES_GPUS)})
+
+
+@cache
+def partitions():
+    """Return the partitions of the cluster, and those of the executor's file."""
+    file = workflow.executor_settings.partition_config or os.getenv("SNAKEMAKE_SLURM_PARTITIONS")
+    return Partitions.of_cluster(Path(file) if file else None)
 
 
 @cache
@@ -94,22 +126,39 @@ def makes_whole_study():
     return any(re.fullmatch(r"(\w+_)?all", job.rule.name) for job in workflow.dag.targetjobs)
 
 
-def check_scheduler():
-    """Ask Slurm whether it would take the jobs that are about to run.
-
-    A file of partitions leaves the choice to the executor, which then knows their limits.
-    """
-    if workflow.executor_settings.partition_config or "SNAKEMAKE_SLURM_PARTITIONS" in os.environ:
-        return
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    requests = slurm.largest_requests(
-        (job.rule.name, job.group, dict(job.resources.items())) for job in jobs
-    )
+def choose_status_command():
+    """Have Snakemake ask Slurm how jobs are by a command that answers."""
+    settings = workflow.executor_settings
     try:
-        for rule, asked in requests.items():
-            slurm.check_accepted(rule, asked)
+        command = slurm.status_command(
+            settings.status_command, settings.init_seconds_before_status_checks
+        )
     except UserError as error:
         raise WorkflowError(str(error))
+    if command != settings.status_command:
+        logger.warning(
+            "Slurm has no accounting here (`sacct` fails), so `squeue` tells how jobs are. "
+            f"`slurm-status-command: {command}` in the profile says the same."
+        )
+        settings.status_command = command
+
+
+def check_scheduler():
+    """Check that Slurm would take the jobs that are about to run, and could start them."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    try:
+        slurm.check_requests(
+            ((job.rule.name, job.group, dict(job.resources.items())) for job in jobs),
+            partitions(),
+        )
+    except UserError as error:
+        raise WorkflowError(str(error))
+
+
+def slurm_logs():
+    """Return the folder of Slurm's logs, of which there are none without Slurm."""
+    chosen = getattr(workflow.executor_settings, "logdir", None)
+    return Path(chosen or ".snakemake/slurm_logs").resolve()
 
 
 def scheduled_cell(wildcards):

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snakemake_logger_plugin_freelunch.job_log import JobLog, Now
+from snakemake_logger_plugin_freelunch.job_log import JobLog, Now, written
 from snakemake_logger_plugin_freelunch.words import (
+    ALREADY_RUNS,
     BY_SIGNAL,
     FIRST,
     FOLLOWS,
     INTERRUPTED,
+    LOCKED,
     POINTERS,
     SCRIPT_ENDED,
     TOLD,
@@ -28,8 +30,10 @@ from snakemake_logger_plugin_freelunch.words import (
 
 # The variable that holds the command which started Snakemake, such as `make study`.
 COMMAND = "FREELUNCH_COMMAND"
-# This workflow's own events: the plan at the start, and the summary or the error at the end.
+# This workflow's own events: the plan at the start, the summary or the error at the end, and why a
+# scheduler did not take a job.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
+REFUSED = "freelunch_refused"
 _STOPPING = "Stopping: no further job starts, and the run ends when no job runs any more."
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
@@ -102,6 +106,7 @@ class Story:
         self._jobs, self._attempts, self._finished = 0, dict[int, int](), dict[int, float]()
         self._targets: set[int] = set()
         self._script_ends: dict[str, str] = {}
+        self._refusals: dict[int, str] = {}
         self._queues = False
         self._began: float | None = None
 
@@ -121,6 +126,7 @@ class Story:
             "job_finished": self._job_finished,
             "job_error": self._job_error,
             "group_error": self._group_error,
+            REFUSED: self._refused,
             SUMMARY: self._end,
             STOPPED: self._end,
         }
@@ -156,6 +162,7 @@ class Story:
         if self._dry_run:
             yield f"  {name}: {reasons_in(found['reason'])}"
             return
+        self._refusals.pop(number, None)
         now = time.monotonic()
         self._began = self._began or now
         self._attempts[number] = self._attempts.get(number, 0) + 1
@@ -202,13 +209,21 @@ class Story:
             logs = [*info["log"], *record.__dict__["aux_logs"]]
             yield self._failed(info["jobid"], job, None, logs)
 
+    def _refused(self, record: logging.LogRecord) -> Iterator[str]:
+        """Note why a scheduler did not take jobs. The events that they failed come next."""
+        self._refusals |= dict.fromkeys(record.__dict__["jobs"], record.getMessage())
+        yield from ()
+
     def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
         error, took = job.log.error(), duration(time.monotonic() - job.began)
         # What libraries make of an interruption may look like an error of their own.
         if self._interrupted or (error is not None and error.startswith("interrupted")):
             return line_of("stopped", f"{job.name}, {took}: interrupted")
+        if refusal := self._refusals.get(number):
+            self.failures[number] = Failure(job.name, refusal, [], by_signal=False)
+            return line_of("FAILED", f"{job.name}, {took}: {refusal.splitlines()[0]}")
         # If the job wrote no log, the log that is there is from an earlier run.
-        logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
+        logs = [written(log) for log in logs if Path(log) != job.log.path or job.log.has_begun]
         by_signal = False
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
@@ -251,6 +266,8 @@ class Story:
         if record.levelno >= logging.ERROR:
             if script := SCRIPT_ENDED.search(text):
                 self._script_ends[script[1]] = script[2]
+            elif LOCKED in text:
+                yield ALREADY_RUNS
             elif not any(pointer in text for pointer in POINTERS):
                 yield text
         elif record.levelno >= logging.WARNING or not self._started or text.startswith(TOLD):

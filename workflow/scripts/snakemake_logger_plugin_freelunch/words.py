@@ -17,6 +17,13 @@ SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s
 BY_SIGNAL = re.compile(r"<Signals\.SIG(?:INT|TERM): \d+>|exit status (?:130|143)\b")
 # Snakemake's messages when Ctrl-C ends a run, and when SIGTERM does by its own handler.
 INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing")
+# Snakemake's message if another run makes some of the same files, and ours. No option is needed
+# against the locks of a killed run, which are removed at the start.
+LOCKED = "Directory cannot be locked."
+ALREADY_RUNS = (
+    "Another run in this folder makes some of the same files.\n"
+    "  to do:    wait for its end or stop it, and run the same command again"
+)
 # Snakemake's message during a run that people need to see.
 TOLD = "Nothing to be done"
 # Messages before every run or report, which nobody needs.

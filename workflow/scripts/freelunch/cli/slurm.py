@@ -1,16 +1,14 @@
-"""What Slurm would refuse, before a study starts, and why its jobs ended, after it stopped.
-
-Snakemake does not pass on why a job of several steps could not be submitted or ended early.
-"""
+"""What Slurm would refuse or never start, before a study starts."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from freelunch.cli.commands import output_of
+from freelunch.cli.partitions import Partition, Partitions
 from freelunch.core.errors import UserError
-from freelunch.costs.jobs import RULES
 
 # Options of sbatch by the resource that sets them.
 _OPTIONS = {
@@ -36,31 +34,125 @@ _REFUSALS = {
     "node configuration": "no node of the partition has this: choose another partition, or ask for "
     "less (`device=cpu`, `--set-resources {rule}:mem_mb=MB`)",
 }
-_SUBMITTED = re.compile(r"submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
-# What a job says that stops by an error of its own.
-_OWN_ERROR = re.compile(r"^\[.+?\] error: .+(?:\n  \S.+)*", re.M)
-_FULL = re.compile(r"Disk quota exceeded|No space left on device")
-# Lines of Slurm's own about a job that it ended, as in `slurmstepd: error: *** STEP 1.0 ...`.
-_OOM = re.compile(r"oom_kill event|Out Of Memory|Exceeded job memory limit")
-_LATE = re.compile(r"DUE TO TIME LIMIT")
+
+# Snakemake's executor asks how jobs are at most this many seconds apart. Slurm must know of a job's
+# end for longer, with room for a query that fails.
+_LONGEST_PAUSE_S, _ROOM_S = 180, 30
 
 
-class Ended(NamedTuple):
-    """A job as Slurm knows it after its end.
+def status_command(asked: str, first_s: int) -> str:
+    """Return the command by which Snakemake should learn how jobs are: `squeue` where Slurm has no
+    accounting, since Snakemake would wait for the answers of `sacct` for ever.
 
-    Attributes:
-        number: Slurm's number of the job.
-        state: Its state, in Slurm's words.
-        time: The time that it had asked for, in Slurm's format.
-        memory: The memory that it had asked for, in Slurm's format.
-        log: The file with what it said.
+    Args:
+        asked: The command that the profile or the executor chose, `sacct` or `squeue`.
+        first_s: Seconds after which the executor first asks.
+
+    Raises:
+        UserError: Slurm is not here or does not answer; or there is no accounting, and Slurm
+            forgets jobs before Snakemake asks.
     """
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "Slurm's command `sbatch` is not here",
+            todo="start the study on a login node of the cluster, or with the local profile",
+        )
+    config = output_of("scontrol", "show", "config")
+    if config is None:
+        raise UserError(
+            "Slurm does not answer",
+            found="`scontrol show config` fails",
+            todo="check that Slurm can be reached from here: `sinfo`",
+        )
+    if output_of("sacct", "-X", "--noheader", "--format=JobID", "--starttime=now") is not None:
+        return asked
+    found = re.search(r"^MinJobAge\s*=\s*(\d+)", config, re.M)
+    # Below three times the first pause, the executor asks `sacct` whatever the profile says.
+    least_s = max(3 * first_s, _LONGEST_PAUSE_S + _ROOM_S)
+    if found is None or int(found[1]) < least_s:
+        raise UserError(
+            "Slurm has no accounting here, and forgets jobs before Snakemake learns of their end",
+            where="slurm.conf",
+            found=f"`sacct` fails, MinJobAge is {f'{found[1]} s' if found else 'unknown'}",
+            expected=f"`sacct` answers, or MinJobAge is at least {least_s} s",
+            todo="ask the administrators for either, or run the study in one job of the cluster "
+            "with the local profile",
+        )
+    return "squeue"
 
-    number: str
-    state: str
-    time: str
-    memory: str
-    log: Path
+
+def check_requests(
+    jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]], partitions: Partitions
+) -> None:
+    """Check that Slurm would take each job and could start it; nothing is submitted.
+
+    Args:
+        jobs: Rule, group and resources of each job. Jobs of a group run one after another as one
+            job.
+        partitions: The partitions of the cluster.
+
+    Raises:
+        UserError: A job asks for what no partition has, or Slurm refuses a job.
+    """
+    largest: dict[tuple[str, str], dict[str, Any]] = {}
+    for whole in scheduled_jobs(jobs):
+        open_to = partitions.open_to(whole)
+        if partitions.lists_all(whole) and not any(each.limits.take(whole) for each in open_to):
+            raise _beyond_limits(whole, open_to or partitions.of_file())
+        # sbatch itself chooses among several.
+        name = ",".join(each.name for each in open_to)
+        one = largest.setdefault((whole["rule"], name), whole | {"slurm_partition": name})
+        for key in ("runtime", "mem_mb", "_cores", "gpu"):
+            one[key] = max(one[key], whole[key])
+    for (rule, _), asked in largest.items():
+        check_accepted(rule, asked)
+
+
+def scheduled_jobs(
+    jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Return the resources of each job as Slurm will get it: of a group, one job whose time is
+    that of all its jobs, and whose memory is that of the largest.
+
+    Besides resources, `rule` names the job with the most memory, and `slowest` that with the
+    longest time.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    longest: dict[str, float] = {}
+    for number, (rule, group, asked) in enumerate(jobs):
+        key = group or str(number)
+        whole = groups.setdefault(key, {"rule": rule, "slowest": rule, "runtime": 0, "mem_mb": 0})
+        time, memory = (asked.get(key) or 0 for key in ("runtime", "mem_mb"))
+        groups[key] = {
+            **whole,
+            **asked,
+            "rule": rule if memory >= whole["mem_mb"] else whole["rule"],
+            "slowest": rule if time >= longest.get(key, 0) else whole["slowest"],
+            "_cores": max(whole.get("_cores", 1), asked.get("_cores", 1)),
+            "gpu": max(whole.get("gpu", 0), asked.get("gpu") or 0),
+            "runtime": whole["runtime"] + time,
+            "mem_mb": max(whole["mem_mb"], memory),
+        }
+        longest[key] = max(longest.get(key, 0), time)
+    return list(groups.values())
+
+
+def _beyond_limits(asked: Mapping[str, Any], partitions: Sequence[Partition]) -> UserError:
+    """Return the error of a job that asks for more than any partition has."""
+    less = [
+        f"`--set-resources {asked[rule]}:{name}={unit}`"
+        for name, rule, unit in (("runtime", "slowest", "MINUTES"), ("mem_mb", "rule", "MB"))
+        if not any(asked[name] <= getattr(each.limits, name) for each in partitions)
+    ]
+    also = f", gpu={asked['gpu']}" if asked["gpu"] else ""
+    return UserError(
+        "Slurm would never start such a job; nothing was started",
+        where=asked["rule"],
+        found=f"runtime={asked['runtime']} (minutes), mem_mb={asked['mem_mb']}{also}",
+        expected=f"what a partition has: {', '.join(map(str, partitions))}",
+        todo="choose a partition with higher limits (`slurm_partition` in the profile)"
+        + (f", or ask for less: {' '.join(less)}" if less else ""),
+    )
 
 
 def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
@@ -73,159 +165,52 @@ def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
     Raises:
         UserError: Slurm refuses the job.
     """
-    command = ["sbatch", "--test-only", "--wrap=true", f"--cpus-per-task={asked['_cores']}"]
-    command += [f"{_OPTIONS[key]}={asked[key]}" for key in _OPTIONS if asked.get(key)]
-    if asked.get("gpu"):
-        model = asked.get("gpu_model")
-        command.append(f"--gpus={model}:{asked['gpu']}" if model else f"--gpus={asked['gpu']}")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise UserError(
-            "Slurm's command `sbatch` is not here",
-            todo="start the study on a login node of the cluster, or with the local profile",
-        ) from None
-    if done.returncode == 0:
-        return
-    said = [line.partition("error: ")[2] or line for line in done.stderr.splitlines() if line]
-    lower = " ".join(said).lower()
+    command = ["sbatch", "--test-only", "--wrap=true", *_options(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        problem = "Slurm refuses such a job; nothing was started"
+        raise refused(problem, name, asked, done.stderr)
+
+
+def refused(problem: str, name: str, asked: Mapping[str, Any], said: str) -> UserError:
+    """Return the error of a job that Slurm refused.
+
+    Args:
+        problem: What is wrong, as one sentence.
+        name: The job's rule.
+        asked: The job's resources.
+        said: What sbatch said.
+    """
+    lines = [line.partition("error: ")[2] or line for line in said.splitlines() if line]
+    lower = " ".join(lines).lower()
     remedies = (todo for part, todo in _REFUSALS.items() if part in lower)
-    raise UserError(
-        "Slurm refuses such a job; nothing was started",
+    return UserError(
+        problem,
         where=name,
-        found="; ".join(dict.fromkeys(said)),
-        expected=f"a request that it takes: {' '.join(command[3:])}",
+        found="; ".join(dict.fromkeys(lines)),
+        expected=f"a request that it takes: {' '.join(_options(asked))}",
         todo=next(remedies, "ask for something else in the profile").format(rule=name),
     )
 
 
+def _options(asked: Mapping[str, Any]) -> list[str]:
+    """Return the options of sbatch for a job's resources."""
+    options = [f"--cpus-per-task={asked['_cores']}"]
+    options += [f"{_OPTIONS[key]}={asked[key]}" for key in _OPTIONS if asked.get(key)]
+    if asked.get("gpu"):
+        model = asked.get("gpu_model")
+        options.append(f"--gpus={model}:{asked['gpu']}" if model else f"--gpus={asked['gpu']}")
+    return options
+
+
 def count_nodes(partition: str | None) -> int:
     """Return how many nodes of a partition work, by default the default one; 0 without Slurm."""
-    command = ["sinfo", "--noheader", "--states=idle,mixed,allocated", "--format=%P %D"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
+    states = "--states=idle,mixed,allocated"
     # A line for each partition and state of nodes; Slurm marks the default partition by a star.
-    rows = (line.split() for line in done.stdout.splitlines())
+    listed = output_of("sinfo", "--noheader", states, "--format=%P %D") or ""
+    rows = (line.split() for line in listed.splitlines())
     return sum(
         int(nodes)
         for name, nodes in rows
         if (name.rstrip("*") == partition if partition else name.endswith("*"))
     )
-
-
-def largest_requests(jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the largest request among the jobs of each rule, as Slurm will get it.
-
-    Args:
-        jobs: Rule, group and resources of each job. Jobs of a group run one after another as one
-            job: their times add up.
-    """
-    groups: dict[str, dict[str, Any]] = {}
-    for number, (rule, group, asked) in enumerate(jobs):
-        whole = groups.setdefault(group or str(number), {"rule": rule, "runtime": 0, "mem_mb": 0})
-        time, memory = (asked.get(key) or 0 for key in ("runtime", "mem_mb"))
-        rule = whole["rule"] if memory < whole["mem_mb"] else rule
-        cores = max(whole.get("_cores", 1), asked.get("_cores", 1))
-        gpus = max(whole.get("gpu", 0), asked.get("gpu") or 0)
-        whole |= {
-            **asked,
-            "rule": rule,
-            "_cores": cores,
-            "gpu": gpus,
-            "runtime": whole["runtime"] + time,
-            "mem_mb": max(whole["mem_mb"], memory),
-        }
-    largest: dict[str, Any] = {}
-    for whole in groups.values():
-        one = largest.setdefault(whole["rule"], whole)
-        for key in ("runtime", "mem_mb", "_cores", "gpu"):
-            one[key] = max(one[key], whole[key])
-    return largest
-
-
-def endings(logs: Iterable[Path]) -> str:
-    """Return why jobs of a run ended before their time, and what to do; empty if none did.
-
-    Args:
-        logs: Snakemake's logs of the run.
-    """
-    said = "".join(log.read_text(encoding="utf-8") for log in logs)
-    # Of several attempts at a job, which share a folder of logs, the last one counts.
-    last = {Path(path).parent: (number, Path(path)) for number, path in _SUBMITTED.findall(said)}
-    ended = [_ending(job) for job in _known(list(last.values()))]
-    return "\n\n".join(filter(None, ended))
-
-
-def _known(jobs: Sequence[tuple[str, Path]]) -> list[Ended]:
-    """Return what Slurm still knows of jobs: from its accounting, or else from its queue."""
-    if not jobs:
-        return []
-    numbers = ",".join(number for number, _ in jobs)
-    queries = (
-        ("sacct", "-X", "-n", "-P", f"--jobs={numbers}", "--format=JobID,State,Timelimit,ReqMem"),
-        ("squeue", "-h", "--states=all", f"--jobs={numbers}", "--format=%i|%T|%l|%m"),
-    )
-    logs = dict(jobs)
-    for query in queries:
-        done = subprocess.run(query, capture_output=True, text=True, check=False)
-        rows = [line.split("|") for line in done.stdout.splitlines()]
-        if done.returncode == 0 and rows:
-            # sacct says who cancelled a job: `CANCELLED by 0`.
-            return [
-                Ended(number, state.partition(" ")[0], time, memory, logs[number])
-                for number, state, time, memory in rows
-                if number in logs
-            ]
-    return []
-
-
-def _ending(job: Ended) -> str | None:
-    said = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
-    folder = job.log.parent.relative_to(_logs_of(job.log))
-    steps = [rule for rule in RULES if rule in str(folder)]
-    why, todo = _why(job, said, " ".join(steps))
-    if why is None:
-        return None
-    lines = [f"Slurm job {job.number}, {folder}: {why}", f"  log:      {job.log}"]
-    return "\n".join([*lines, *([f"  to do:    {todo}"] if todo else [])])
-
-
-def _why(job: Ended, said: str, steps: str) -> tuple[str | None, str | None]:
-    """Return why a job ended, and what to do about it."""
-    again = "Snakemake option, or a line of the profile"
-    if job.state == "OUT_OF_MEMORY" or _OOM.search(said):
-        return (
-            f"killed for memory; it had asked for {job.memory}",
-            f"ask for more: {_raise(steps, 'mem_mb=MB')} ({again})",
-        )
-    if job.state == "TIMEOUT" or _LATE.search(said):
-        return (
-            f"out of time; it had asked for {job.time}",
-            f"ask for more: {_raise(steps, 'runtime=MINUTES')} ({again}); finished files are kept",
-        )
-    if _FULL.search(said):
-        return "the disk or your quota is full", "make room, and run the same command again"
-    if own := _OWN_ERROR.search(said):
-        return f"stopped by an error\n{own[0]}", None
-    if job.state == "NODE_FAIL":
-        return "its node failed", "run the same command again; finished files are kept"
-    if job.state in ("CANCELLED", "PREEMPTED"):
-        return (
-            "cancelled" if job.state == "CANCELLED" else "preempted",
-            "run the same command again; finished files are kept",
-        )
-    if job.state in ("FAILED", "BOOT_FAIL", "DEADLINE"):
-        return f"ended as {job.state}", "read its log"
-    return None, None
-
-
-def _raise(steps: str, value: str) -> str:
-    return " ".join(f"`--set-resources {step}:{value}`" for step in steps.split()) or value
-
-
-def _logs_of(log: Path) -> Path:
-    """Return the folder of all of Slurm's logs, which one folder for each rule or group is in."""
-    groups = [each for each in log.parents if each.name.startswith(("rule_", "group_"))]
-    return groups[-1].parent if groups else log.parent

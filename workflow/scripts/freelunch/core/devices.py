@@ -17,8 +17,9 @@ from freelunch.core.errors import UserError
 
 CPU, CUDA = "cpu", "cuda"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# A scheduler that sets one of these has already given a job its devices.
-_SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
+# The workflow sets this variable in jobs that a scheduler started for it and gave their devices.
+# What a scheduler itself sets is also there in an allocation in which a whole study runs.
+SCHEDULED = "FREELUNCH_SCHEDULED"
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 # Seconds between two attempts to find a free device.
 _PAUSE_S = 0.5
@@ -70,7 +71,7 @@ def chosen_devices(asked: str | None) -> list[Device]:
         asked: What the profile says: `cpu`, `cuda`, or None to use the GPUs that are there.
 
     Raises:
-        UserError: The profile says something else, or asks for a GPU where there is none.
+        UserError: The profile says something else.
     """
     if asked not in (None, CPU, CUDA):
         raise UserError(
@@ -80,6 +81,22 @@ def chosen_devices(asked: str | None) -> list[Device]:
             expected=f"{CPU} or {CUDA}, or no such line to use the GPUs that are there",
         )
     return [] if asked == CPU else visible_devices()
+
+
+def check_found(devices: Sequence[Device], asked: str | None) -> None:
+    """Refuse a run on this machine whose profile asks for a GPU where there is none.
+
+    Raises:
+        UserError: This is so.
+    """
+    if asked == CUDA and not devices:
+        raise UserError(
+            "there is no GPU here",
+            where="default-resources: device",
+            found=f"{CUDA}, but `nvidia-smi` lists no GPU that {VISIBLE} leaves visible",
+            expected=f"{CPU}, or no such line",
+            todo="correct the profile, or start the study where there is a GPU",
+        )
 
 
 def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
@@ -96,12 +113,12 @@ def claim_device() -> Device | None:
     """Take a free GPU for this process alone until it ends, and hide the others from CUDA.
 
     Call it before CUDA is used. The operating system releases the GPU, whichever way the process
-    ends. If a scheduler has given the job its GPU, or there is none, nothing is taken.
+    ends. If a scheduler has given this job its GPU, or there is none, nothing is taken.
 
     Returns:
         The GPU, or None if nothing was taken.
     """
-    devices = [] if any(name in os.environ for name in _SCHEDULERS) else visible_devices()
+    devices = [] if SCHEDULED in os.environ else visible_devices()
     if not devices:
         return None
     folder = Path(tempfile.gettempdir()) / f"freelunch-{os.getuid()}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import adaptation_of
 from freelunch.study.steps import (
@@ -42,6 +43,15 @@ class Job(NamedTuple):
 def evaluation(cell: Cell) -> Job:
     """Return the job that evaluates a cell or a candidate."""
     return Job(EVALUATE_CELL, cell.model, cell.criterion, cell.adaptation, cell.pattern, cell.seed)
+
+
+def adapting_jobs(study: Study, cell: Cell) -> list[Job]:
+    """Return the jobs that adapt and evaluate a cell or a candidate."""
+    settings = study.adaptation(cell.adaptation)
+    if settings is None or study.candidates(cell):
+        return [evaluation(cell)]
+    adapting = Job(settings.rule, cell.model, cell.criterion, cell.adaptation, cell.pattern)
+    return [adapting, evaluation(cell)]
 
 
 def jobs_of(study: Study) -> list[Job]:
@@ -88,14 +98,26 @@ def chains_of(study: Study) -> Iterator[list[Job]]:
             yield chain
 
 
-def scheduled_jobs(study: Study) -> int:
-    """Return how many jobs a scheduler gets, if one job has all windows of a reconstruction.
+def scheduled_jobs(study: Study, groups: int = 1) -> int:
+    """Return how many jobs a scheduler gets.
 
     Fetching runs where the study is started. A cell's adaptation, evaluation and record are one
-    job.
+    job, unless several jobs share the windows of a reconstruction.
+
+    Args:
+        study: The study.
+        groups: How many jobs share the windows of each reconstruction whose windows are
+            independent.
     """
     alone = (CAPTURE_DENSE, CAPTURE_REFERENCE, PRUNE_MODEL, EVALUATE_CELL)
-    return sum(job.rule in alone for job in jobs_of(study))
+    jobs = jobs_of(study)
+    number = sum(job.rule in alone for job in jobs)
+    if groups > 1:
+        for job in jobs:
+            settings = study.adaptation(job.adaptation)
+            if job.rule == RECONSTRUCT_WINDOW and isinstance(settings, Windowed):
+                number += 1 if settings.is_sequential else groups
+    return number
 
 
 def adaptation_jobs(study: Study) -> dict[tuple[str, str], Job]:

@@ -54,7 +54,9 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
     return "\n".join(lines)
 
 
-def plan_brief(plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False) -> str:
+def plan_brief(
+    plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False, groups: int = 1
+) -> str:
     """Return what the user sees when a run begins: the whole cost, and what does not fit.
 
     Args:
@@ -62,6 +64,7 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False
         machine: The machine that runs the study.
         jobs: How many jobs run now, those that take seconds included.
         on_cluster: Whether a scheduler runs them.
+        groups: How many jobs share the windows of a reconstruction.
     """
     lines = [_headline(plan), *_conditions(plan)]
     known = {
@@ -76,7 +79,7 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
             *(f"  {each}" for each in misfits(plan, machine)),
-            *([_on_a_cluster(plan, known, machine)] if on_cluster else []),
+            *([_on_a_cluster(plan, known, machine, groups)] if on_cluster else []),
         ]
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
     return "\n".join([*lines, f"  {now}. The whole plan: `make plan STUDY={plan.study.source}`"])
@@ -127,16 +130,14 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
     ]
 
 
-def _on_a_cluster(plan: Plan, costs: Mapping[Job, Cost], machine: Machine) -> str:
+def _on_a_cluster(plan: Plan, costs: Mapping[Job, Cost], machine: Machine, groups: int = 1) -> str:
     """Return how many jobs a scheduler gets, and how long it takes however many run at a time."""
     seconds = {job: cost.seconds(machine) for job, cost in costs.items()}
     longest = max(
         sum(seconds[job] for job in chain) for chain in chains_of(plan.study) if chain[0] in seconds
     )
-    return (
-        f"  On a cluster: {scheduled_jobs(plan.study):,} jobs for the scheduler; the longest chain "
-        f"takes {duration(longest)}."
-    )
+    number = f"{scheduled_jobs(plan.study, groups):,} jobs for the scheduler"
+    return f"  On a cluster: {number}; the longest chain takes {duration(longest)}."
 
 
 def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iterator[str]:

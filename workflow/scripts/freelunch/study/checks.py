@@ -281,8 +281,9 @@ def _reserved(registry: str, reserved: str, names: Names) -> Iterator[str]:
 def _path(where: str, source: Source, is_model: bool) -> Iterator[str]:
     path = getattr(source, "path", None)
     if path is not None and not os.path.exists(path):
+        looked = "" if os.path.isabs(path) else f", looked for at {os.path.abspath(path)}"
         yield (
-            f"  {where}.path: there is nothing at {path}; expected a "
+            f"  {where}.path: there is nothing at {path}{looked}; expected a "
             + ("folder or a GGUF file" if is_model else "file")
-            + " (absolute, or relative to the repository)"
+            + " (absolute, or relative to the folder in which the study is run)"
         )

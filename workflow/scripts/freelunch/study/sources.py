@@ -36,7 +36,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 UNTRAINED = "float16"
 NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
 _SOURCE = "Kind of source."
-_PATH = "The path is absolute, or relative to the repository."
+_PATH = "The path is absolute, or relative to the folder in which the study is run."
 
 
 class Source(Settings):
