@@ -5,6 +5,7 @@
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
 #                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)
+#   make pin STUDY=...         write the commits of a study's branches and tags on the hub into a file beside it
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make fetch                 everything of a study that comes over the network
@@ -53,10 +54,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 RUN_OPTIONS = --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
-.PHONY: gpu-check check-crate help env new study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: gpu-check check-crate help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,25s/^#   //p' Makefile
+	@sed -n '3,26s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -73,6 +74,9 @@ $(READY): pyproject.toml envs/lock.txt
 new: env
 	@python -m freelunch new "$(MODEL)" "$(TEXT)" $(if $(NAME),--name "$(NAME)") \
 	  $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(ELSEWHERE),--elsewhere)
+
+pin: env
+	@python -m freelunch pin "$(STUDY)"
 
 # An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
@@ -152,7 +156,7 @@ check: env
 	snakemake --lint
 	mypy
 	lint-imports
-	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study --elsewhere; done
+	for study in config.yaml studies/*.yaml; do python -m freelunch name $$study; done
 
 # SEED chooses what is done.
 fuzz: env

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import constants
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -35,7 +34,7 @@ from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.settings import Name
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
-from hub_standin import HubStandIn
+from hub_standin import HubStandIn, hub_here, use_endpoint
 from own_models import DOCUMENTS, TEXTS, check_here, machine, write_lines
 from tiny_gguf import write_gguf
 from tiny_models import FAMILIES, VARIANTS, save_tiny_model, tiny_model
@@ -315,16 +314,7 @@ def test_a_text_may_be_gzipped(models: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with HubStandIn() as standin:
-        monkeypatch.setattr(constants, "ENDPOINT", standin.endpoint)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            standin.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-        )
+    with hub_here(monkeypatch, tmp_path) as standin:
         yield standin
 
 
@@ -345,7 +335,9 @@ def test_a_hub_without_such_a_model_is_an_error(hub: HubStandIn, tmp_path: Path)
     said = refused("owner/nothing", write_lines(tmp_path))
     assert "there is no such model on the hub, and no such folder here" in said
     hub.add("owner/gated", {"config.json": b"{}"}, gated=True)
-    assert "gated" in refused("owner/gated", "notes.txt")
+    said = refused("owner/gated", "notes.txt")
+    assert "owner/gated: the repository is gated" in said
+    assert f"{hub.endpoint}/owner/gated, and set the environment variable HF_TOKEN" in said
     hub.add("owner/pickle", {"config.json": b"{}", "pytorch_model.bin": b""})
     assert "never pickle" in refused("owner/pickle", "notes.txt")
 
@@ -353,7 +345,7 @@ def test_a_hub_without_such_a_model_is_an_error(hub: HubStandIn, tmp_path: Path)
 def test_a_hub_without_a_network_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
     said = refused("owner/model", write_lines(tmp_path))
     assert "no such folder here, and the hub cannot be asked" in said
     assert said.endswith(f"make new MODEL={EXPECTED['MODEL']} TEXT={tmp_path / 'notes.txt'}")

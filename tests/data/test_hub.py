@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from freelunch.data.documents import read_documents
 from freelunch.data.texts import fetch_text
 from freelunch.study.sources import read_text
-from hub_standin import HubStandIn
+from hub_standin import HubStandIn, hub_here, use_endpoint
 from obtaining import obtain_model, obtain_text, refused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +53,7 @@ TEXT = "première\n\ndeuxième\n".encode()
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    """A hub that huggingface_hub, imported long ago, takes for its own; no cache, no token."""
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with HubStandIn() as standin:
-        use(monkeypatch, standin.endpoint)
+    with hub_here(monkeypatch, tmp_path) as standin:
         yield standin
 
 
@@ -68,12 +62,6 @@ def scratch(tmp_path: Path) -> Path:
     folder = tmp_path / "scratch"
     folder.mkdir()
     return folder
-
-
-def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def entry(revision: str, repository: str = "team/tiny", **more: Any) -> dict[str, Any]:
@@ -219,6 +207,30 @@ def test_refuses_a_truncated_download(hub: HubStandIn, scratch: Path) -> None:
     assert "models.tiny.repository" in message and "but has size 100" in message
 
 
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(
+    hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits before it goes on
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # of 10 MB: it keeps whole chunks
+    commit = hub.add("team/tiny", USED)
+    name = "model-00002-of-00002.safetensors"
+    hub.breaking[name] = 1234
+    obtained = obtain_model(entry(commit), scratch)
+    assert (obtained.path / name).read_bytes() == USED[name]
+    assert not hub.breaking, "nothing broke off"
+    digest = hashlib.sha256(USED[name]).hexdigest()
+    assert f"GET /lfs/{digest} from 1000" in hub.requests
+
+
+def test_follows_a_repository_to_its_new_name(hub: HubStandIn, scratch: Path) -> None:
+    """The commit makes sure that it is the same content."""
+    commit = hub.add("team/tiny", USED)
+    hub.rename("team/tiny", "company/small")
+    obtained = obtain_model(entry(commit), scratch)
+    assert {name: (obtained.path / name).read_bytes() for name in USED} == USED
+    assert obtained.origin["repository"] == "team/tiny"
+
+
 def test_refuses_weights_that_differ_from_what_the_hub_lists(
     hub: HubStandIn, scratch: Path
 ) -> None:
@@ -234,7 +246,7 @@ def test_says_that_the_hub_cannot_be_reached(
     hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between tries
-    use(monkeypatch, "http://127.0.0.1:9")
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
     for obtain, registry, more in SOURCES:
         message = refused(obtain, entry("f" * 40, **more), scratch)
         assert f"{registry}.tiny.repository" in message and "http://127.0.0.1:9" in message

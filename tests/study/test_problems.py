@@ -121,7 +121,7 @@ def test_yaml_reads_some_versions_as_numbers_or_dates(version: str) -> None:
         ("models.one.sha256", "0" * 63, "64 hexadecimal digits"),
         ("models.one", "wheel", "a mapping"),
         ("models.one.dtype", "float23", "float32 (nearest) out of: bfloat16, float16, float32"),
-        ("models.hub.revision", "main", "a full commit, 40 hexadecimal digits (Commit of"),
+        ("models.hub.revision", "-main", "a branch, a tag or a full commit (A full commit; or a"),
         ("models.hub.repository", "name", "owner/name (Owner and name on the hub.)"),
         ("models", None, "a mapping"),
         ("criteria", [], "a mapping"),

@@ -1,25 +1,34 @@
-"""A stand-in for the Hugging Face hub, with the few endpoints that a download at a commit needs.
+"""A stand-in for the Hugging Face hub, with the few endpoints that pins and downloads need.
 
 It speaks HTTP on 127.0.0.1, so that tests run the real huggingface_hub on real bytes:
 
-- `GET /api/models/<repository>`: the newest commit and the names of its files;
-- `GET /api/{models,datasets}/<repository>/tree/<commit>`: the list of files;
-- `HEAD`, `GET /[datasets/]<repository>/resolve/<commit>/<file>`: one file, with its ETag and its
-  commit; a file that the hub keeps in Git LFS (here weights) is redirected to another host.
+- `GET /api/{models,datasets}/<repository>[/revision/<revision>]`: the commit, and the names of its
+  files; everybody sees those of a gated repository, too;
+- `GET /api/{models,datasets}/<repository>/tree/<revision>`: the list of files;
+- `HEAD`, `GET /[datasets/]<repository>/resolve/<revision>/<file>`: one file, or a range of its
+  bytes, with its ETag and its commit; a file that the hub keeps in Git LFS (here weights) is
+  redirected to another host.
+
+All of these redirect the earlier name of a repository to its new one.
 """
 
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-_INFO = re.compile(r"/api/(models)/([^/]+/[^/]+)")
+import pytest
+from huggingface_hub import constants
+
+_INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?")
 _TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _LFS = re.compile(r"/lfs/([0-9a-f]{64})")
@@ -31,10 +40,12 @@ class Repository:
 
     Attributes:
         commits: The files of each commit, by name.
-        gated: Whether requests without the hub's token are refused.
+        revisions: The commits of branches and tags.
+        gated: Whether files are refused to requests without the hub's token.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
     gated: bool = False
 
 
@@ -46,15 +57,19 @@ class HubStandIn:
         token: The HF_TOKEN that a gated repository requires.
         requests: Method and path of every request so far.
         spoiled: Bytes that are served instead of a file's own, by the file's name.
+        breaking: After how many bytes of its body the next download of a file breaks off, by the
+            file's name.
     """
 
     token = "hf_a_token"
 
     def __init__(self) -> None:
         self._repositories: dict[tuple[str, str], Repository] = {}
+        self._renamed: dict[tuple[str, str], str] = {}
         self._blobs: dict[str, tuple[str, bytes]] = {}
         self.requests: list[str] = []
         self.spoiled: dict[str, bytes] = {}
+        self.breaking: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
@@ -62,15 +77,38 @@ class HubStandIn:
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def add(
-        self, name: str, files: Mapping[str, bytes], *, kind: str = "models", gated: bool = False
+        self,
+        name: str,
+        files: Mapping[str, bytes],
+        *,
+        kind: str = "models",
+        gated: bool = False,
+        branch: str = "main",
     ) -> str:
         """Publish files in a repository of `models` or `datasets`; return the commit."""
         content = json.dumps({path: hashlib.sha1(data).hexdigest() for path, data in files.items()})
         commit = hashlib.sha1(content.encode()).hexdigest()
         repository = self._repositories.setdefault((kind, name), Repository())
         repository.commits[commit] = dict(files)
+        repository.revisions[branch] = commit
         repository.gated = gated
         return commit
+
+    def commit(self, name: str, *, kind: str = "models") -> str:
+        """Return the commit of a repository's branch `main`."""
+        return self._repositories[kind, name].revisions["main"]
+
+    def rename(self, old: str, new: str, *, kind: str = "models") -> None:
+        """Give a repository another name; requests for the earlier one are redirected."""
+        self._repositories[kind, new] = self._repositories.pop((kind, old))
+        self._renamed[kind, old] = new
+
+    def forget(self, name: str, commit: str, *, kind: str = "models") -> None:
+        """Remove a commit, as a forced push does, with the branches and tags that stand for it."""
+        repository = self._repositories[kind, name]
+        del repository.commits[commit]
+        for revision in [key for key, value in repository.revisions.items() if value == commit]:
+            del repository.revisions[revision]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -93,32 +131,41 @@ class HubStandIn:
             content = self.spoiled.get(name, content)
             return 200, {"ETag": f'"{match[1]}"', "Content-Length": str(len(content))}, content
         if match := _INFO.fullmatch(path):
-            kind, name, commit, wanted = match[1], match[2], None, None
+            kind, name, revision, wanted = match[1], match[2], match[3] or "main", None
         elif match := _TREE.fullmatch(path):
-            kind, name, commit, wanted = match[1], match[2], match[3], None
+            kind, name, revision, wanted = match[1], match[2], match[3], None
         elif match := _FILE.fullmatch(path):
             kind = "datasets" if match[1] else "models"
-            name, commit, wanted = match[2], match[3], match[4]
+            name, revision, wanted = match[2], match[3], match[4]
         else:
             return _refuse(404, "")
+        if new := self._renamed.get((kind, name)):
+            return 307, {"Location": path.replace(name, new, 1), "Content-Length": "0"}, b""
         repository = self._repositories.get((kind, name))
         if repository is None:
             # Without a token, the hub does not say whether a repository exists.
             return _refuse(404 if authorization else 401, "RepoNotFound")
-        if repository.gated and authorization != f"Bearer {self.token}":
-            return _refuse(403 if authorization else 401, "GatedRepo")
-        if commit is None:
-            newest = list(repository.commits)[-1]
-            siblings = [{"rfilename": file} for file in repository.commits[newest]]
-            return _json({"id": name, "sha": newest, "siblings": siblings})
+        if wanted is not None and repository.gated and authorization != f"Bearer {self.token}":
+            said = f"Access to {name} is restricted and you are not in the authorized list."
+            return _refuse(403 if authorization else 401, "GatedRepo", {"X-Error-Message": said})
+        commit = repository.revisions.get(revision, revision)
         if commit not in repository.commits:
             return _refuse(404, "RevisionNotFound")
         files = repository.commits[commit]
+        if _INFO.fullmatch(path):
+            siblings = [{"rfilename": file} for file in files]
+            return _json({"id": name, "sha": commit, "siblings": siblings})
         if wanted is None:
             return _json([_listed(path, data) for path, data in files.items()])
         if wanted not in files:
             return _refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         return self._file(wanted, files[wanted], commit)
+
+    def breaks_after(self, path: str) -> int | None:
+        """Return after how many bytes this download breaks off; None if it does not."""
+        match = _LFS.fullmatch(path)
+        name = self._blobs[match[1]][0] if match else path.rpartition("/")[2]
+        return self.breaking.pop(name, None)
 
     def _file(self, name: str, content: bytes, commit: str) -> tuple[int, dict[str, str], bytes]:
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
@@ -136,6 +183,25 @@ class HubStandIn:
         return 200, {**headers, "Content-Length": str(len(content))}, content
 
 
+@contextmanager
+def hub_here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[HubStandIn]:
+    """Give a hub that huggingface_hub, imported long ago, takes for its own; no cache, no token."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with HubStandIn() as standin:
+        use_endpoint(monkeypatch, standin.endpoint)
+        yield standin
+
+
+def use_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Make huggingface_hub, imported long ago, take an address for the hub's."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -150,12 +216,20 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
             status, headers, body = hub.answer(path, self.headers["Authorization"])
+            if status == 200 and (
+                asked := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
+            ):
+                hub.requests[-1] += f" from {asked[1]}"
+                status, body = 206, body[int(asked[1]) :]
+                headers |= {"Content-Length": str(len(body))}
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             if with_body:
-                self.wfile.write(body)
+                sent = hub.breaks_after(path)
+                self.wfile.write(body[:sent])
+                self.close_connection = sent is not None
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the tests' output clean."""

@@ -12,6 +12,7 @@ from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine, memory_bytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.room import lacking
+from freelunch.data.hub_revisions import check_download, is_offline
 from freelunch.data.seen_model import (
     TOKENIZER,
     SeenModel,
@@ -22,6 +23,7 @@ from freelunch.data.seen_model import (
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.paths import Paths
+from freelunch.study.pins import hub_entries
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
 from freelunch.study.study import Study
@@ -66,6 +68,7 @@ def check_study(study: Study, machine: Machine | None) -> str:
     # A finished study needs nothing more.
     finished = all(study.paths.record(cell).is_file() for cell in study.cells)
     if machine is not None and not finished:
+        _check_downloads(study)
         _check_room(plan, machine)
     return _all_is_well(study, plan, machine is not None)
 
@@ -193,6 +196,21 @@ def _drawn(study: Study, text: Amounts) -> Iterator[str]:
                 "larger samples) needs others; expected more documents, or a smaller "
                 "study.calibration.samples"
             )
+
+
+def _check_downloads(study: Study) -> None:
+    """Ask the hub whether it would give what the study has not fetched yet."""
+    folders = {"models": study.paths.model, "texts": study.paths.text, "tasks": study.paths.task}
+    waiting = {
+        where: entry
+        for where, entry in hub_entries(study).items()
+        for registry, _, name in (where.partition("."),)
+        if not (folders[registry](name) / MANIFEST).is_file()
+    }
+    # Offline, the hub's cache may have it, which only the download can tell.
+    if waiting and not is_offline():
+        for where, entry in waiting.items():
+            check_download(where, entry)
 
 
 def _check_room(plan: Plan, machine: Machine) -> None:

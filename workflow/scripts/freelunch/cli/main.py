@@ -33,6 +33,7 @@ from freelunch.cli.options import (
     Study,
     Tflops,
 )
+from freelunch.cli.pin import pin_study
 from freelunch.cli.run import LOCAL, run_snakemake, runs_here, snakemake_command
 from freelunch.cli.verify import repair, verify
 from freelunch.core.disk import disk_error
@@ -41,7 +42,7 @@ from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.study.choice import open_study
+from freelunch.study.choice import open_study, read_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
 
@@ -168,6 +169,17 @@ def new_command(
     )
 
 
+@command("pin")
+def pin_command(study: Study = DEFAULT) -> None:
+    """Write the commits of branches and tags on the hub beside a study.
+
+    A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
+    the commit, since branches move. This asks the hub for it. Pins that are already there stay.
+    """
+    for line in pin_study(read_study(study)):
+        terminal.show(line)
+
+
 @command("check")
 def check_command(
     study: Study = DEFAULT, device_memory: DeviceMemory = None, elsewhere: Elsewhere = False
@@ -191,7 +203,7 @@ def plan_command(
 
     It shows what a study will run, and runs nothing.
     """
-    opened = open_study(study)
+    opened = read_study(study)
     device, said = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
     terminal.say(plan_text(Plan.of(opened, device, said), machine))
@@ -293,14 +305,14 @@ def devices_command(
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
-    table = device_table(open_study(study), machine_of(tflops, disk, network), sizes)
+    table = device_table(read_study(study), machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 
 
 @command("name")
 def name_command(study: Study = DEFAULT) -> None:
     """Print a study's name."""
-    print(open_study(study).name)  # noqa: T201
+    print(read_study(study).name)  # noqa: T201
 
 
 @command("schema")

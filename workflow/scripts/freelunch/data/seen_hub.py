@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from freelunch.core.errors import UserError
+from freelunch.data.hub_errors import gated
 from freelunch.data.seen_model import TOKENIZER, SeenModel, model_of_files
 from freelunch.data.sources.folder import CONFIG, INDEX, model_files
 
@@ -31,15 +32,6 @@ def model_on_hub(repository: str, scratch: Path) -> tuple[SeenModel, str]:
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
-    token = "accept its terms on the hub, and set HF_TOKEN to a token that can read it"
-    known = (
-        (errors.GatedRepoError, "the repository is gated", token),
-        (
-            errors.RepositoryNotFoundError,
-            "there is no such model on the hub, and no such folder here",
-            "correct the name or the path; for a private model, set HF_TOKEN",
-        ),
-    )
     try:
         info = HfApi().model_info(repository)
         listed = [file.rfilename for file in info.siblings or ()]
@@ -47,12 +39,16 @@ def model_on_hub(repository: str, scratch: Path) -> tuple[SeenModel, str]:
         for name in (CONFIG, INDEX, TOKENIZER):
             if name in listed:
                 hf_hub_download(repository, name, revision=commit, local_dir=scratch)
+    except errors.GatedRepoError as error:
+        raise gated(repository, f"{constants.ENDPOINT}/{repository}", error) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            "there is no such model on the hub, and no such folder here",
+            where=repository,
+            found=f"asked {constants.ENDPOINT}",
+            todo="correct the name or the path; for a private model, set HF_TOKEN",
+        ) from error
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        for kind, problem, todo in known:
-            if isinstance(error, kind):
-                raise UserError(
-                    problem, where=repository, found=f"asked {constants.ENDPOINT}", todo=todo
-                ) from error
         reason = error.__cause__ or error
         raise UserError(
             "there is no such folder here, and the hub cannot be asked for a model of this name",

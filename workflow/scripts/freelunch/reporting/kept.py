@@ -21,6 +21,7 @@ from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures_of
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
+from freelunch.study.pins import with_pins
 from freelunch.study.study import Study
 
 RECORDS, SUMMARY, VERDICTS, FIGURES = "records", "tables/summary.md", "audit/verdicts.md", "figures"
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="such as docs/full, which holds records/")
     options = parser.parse_args(arguments)
     try:
-        make_kept(Study.load(options.study), options.folder / RECORDS, options.folder)
+        make_kept(with_pins(Study.load(options.study)), options.folder / RECORDS, options.folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -24,6 +24,7 @@ from freelunch.core.errors import UserError
 from freelunch.records.read import load_records
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.pins import with_pins
 from freelunch.study.study import Study
 
 FILE = "perplexity.json"
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("study", type=Path, help="the study file")
     try:
-        study = Study.load(parser.parse_args(arguments).study)
+        study = with_pins(Study.load(parser.parse_args(arguments).study))
         found = main_perplexities(study, load_records(study))
         write_atomically(study.paths.root / FILE, json_text(found))
     except UserError as error:

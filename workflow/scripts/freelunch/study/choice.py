@@ -6,6 +6,7 @@ from pathlib import Path
 
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError, nearest
+from freelunch.study.pins import check_pinned, with_pins
 from freelunch.study.study import Study
 
 KEY = "study"
@@ -42,7 +43,19 @@ def chosen_study(config: Mapping[str, object]) -> Study:
 
 
 def open_study(path: Path) -> Study:
-    """Return the study that this process is about; messages name it from now on.
+    """Return the study that this process is about, with its pinned commits.
+
+    Raises:
+        UserError: As for `read_study`; or the study names a branch or a tag that is not pinned.
+    """
+    study = with_pins(read_study(path))
+    check_pinned(study)
+    return study
+
+
+def read_study(path: Path) -> Study:
+    """Return the study that this process is about as it is written, which is enough for a plan;
+    messages name it from now on.
 
     Raises:
         UserError: The study is not there or not valid, or another study file has results under its

@@ -6,6 +6,7 @@ reference in the documentation (`study.reference`) are generated from these fiel
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import PurePosixPath
@@ -39,8 +40,9 @@ PATTERNS = {
     r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$": "a package's name: letters and digits, with . "
     "_ or - between",
     r"^[0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?$": "a version, such as 1.2.0",
+    r"^[A-Za-z0-9_](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?$": "a branch, a tag or a full commit",
 }
-_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION = PATTERNS
+_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION, _REVISION = PATTERNS
 # Names become parts of file names, of which a record's joins three: none may be longer than 255.
 NAME_LENGTH = 50
 # No file can have these names on some systems that results may be copied to.
@@ -128,6 +130,11 @@ def _inside(member: str) -> str:
     return member
 
 
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a full commit, which never moves, and no branch or tag."""
+    return re.fullmatch(_COMMIT, revision) is not None
+
+
 def _one_or_list(value: object) -> str:
     return "(list)" if isinstance(value, list) else "(one)"
 
@@ -145,6 +152,7 @@ Version = Annotated[str, StringConstraints(pattern=_VERSION, max_length=100)]
 Member = Annotated[str, StringConstraints(max_length=500), AfterValidator(_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]
+Revision = Annotated[str, StringConstraints(pattern=_REVISION, max_length=200)]
 Repository = Annotated[str, StringConstraints(pattern=_REPOSITORY)]
 KeptStates = Annotated[str, StringConstraints(pattern=_KEPT)]
 Distinct = Annotated[

@@ -7,15 +7,16 @@ from pydantic import Field
 
 from freelunch.study.settings import (
     Absent,
-    Commit,
     Member,
     Package,
     Repository,
+    Revision,
     Settings,
     Sha256,
     Version,
     absent,
     chosen_by,
+    is_commit,
     reader,
 )
 from freelunch.study.shape_limits import LARGEST
@@ -77,7 +78,15 @@ class Hub(Source):
 
     source: Literal["hub"] = Field(description=_SOURCE)
     repository: Repository = Field(description="Owner and name on the hub.")
-    revision: Commit = Field(description="Commit of the repository; a branch would move.")
+    revision: Revision = Field(
+        description="A full commit; or a branch or a tag, whose commit `make pin` writes into a "
+        "file beside the study."
+    )
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether the revision is a commit, which never moves, and no branch or tag."""
+        return is_commit(self.revision)
 
 
 class HubFile(Hub):

@@ -1,0 +1,58 @@
+"""`freelunch pin`: write the commits of a study's branches and tags into a file beside it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from freelunch.core.artifact import write_atomically
+from freelunch.data.hub_revisions import check_download, look_up
+from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, read_pins
+from freelunch.study.sources import Hub
+from freelunch.study.study import Study
+
+
+def pin_study(study: Study) -> Iterator[str]:
+    """Pin a study's branches and tags: keep the pins that it has, add and remove others.
+
+    Args:
+        study: The study as it is written, without its pins.
+
+    Yields:
+        What was done about each, one line each.
+
+    Raises:
+        UserError: The file of pins is damaged; or a source is not on the hub, is gated, or cannot
+            be downloaded at its commit. The file is then as it was.
+    """
+    path, before = pins_file(study.source), read_pins(study.source)
+    pins: dict[Hub, Pin] = {}
+    for where, entry in hub_entries(study).items():
+        if entry.is_commit:
+            continue
+        found = look_up(where, entry)
+        if found.repository != entry.repository:
+            yield (
+                f"{where}: {entry.repository} was renamed on the hub; write the new name, "
+                f"`repository: {found.repository}`, into the study, and pin it again"
+            )
+        pin = before.of(entry) or Pin(commit=found.commit, resolved=datetime.now(UTC).date())
+        check_download(where, entry.model_copy(update={"revision": pin.commit}))
+        pins[entry] = pin
+        yield _about(where, entry, pin, found.commit, kept=before.of(entry) is not None)
+    after = Pins.joined(pins)
+    for kind, repository, revision in before.names():
+        if (kind, repository, revision) not in after.names():
+            yield f"removed from {kind}: {repository} at {revision}, which the study does not name"
+    if not pins:
+        path.unlink(missing_ok=True)
+        yield f"{study.source} names no branch or tag on the hub, so there is nothing to pin."
+    elif after == before:
+        yield f"{path} is as it was."
+    else:
+        write_atomically(path, after.text(study.source))
+        yield f"Written: {path}. Keep it with the study."
+
+
+def _about(where: str, entry: Hub, pin: Pin, newest: str, kept: bool) -> str:
+    said = f"{where}: {entry.repository} at {entry.revision} is {pin.commit}"
+    said += f", pinned on {pin.resolved}" if kept else ""
+    return said if newest == pin.commit else f"{said}; the hub has {newest} now"

@@ -1,0 +1,85 @@
+"""What huggingface_hub raises, as one error that names the key to correct."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from freelunch.core.errors import UserError
+from freelunch.study.sources import Hub, HubFile
+
+
+@contextmanager
+def hub_errors(where: str, entry: Hub) -> Iterator[None]:
+    """Raise a UserError in place of what huggingface_hub raises.
+
+    Args:
+        where: Registry and name of the entry.
+        entry: The entry.
+    """
+    from httpx2 import HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise _refusal(where, entry, error) from error
+
+
+def gated(where: str, page: str, error: Exception) -> UserError:
+    """Return the error about a repository whose terms have to be accepted.
+
+    Args:
+        where: The key, or what was typed, that names the repository.
+        page: The repository's page, which has the terms.
+        error: The GatedRepoError. Its message is the hub's, and has no token.
+    """
+    from huggingface_hub import constants
+
+    said = " ".join(getattr(error, "server_message", "").split())
+    return UserError(
+        "the repository is gated: the hub gives it only to accounts that have accepted its terms",
+        where=where,
+        found=said or "no token of such an account",
+        todo=f"accept the terms at {page}, and set the environment variable HF_TOKEN to a token of "
+        f"the same account that may read gated repositories ({constants.ENDPOINT}/settings/tokens)",
+    )
+
+
+def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
+    from huggingface_hub import constants, errors
+
+    kind, is_file = ("datasets/", True) if isinstance(entry, HubFile) else ("", False)
+    page = f"{constants.ENDPOINT}/{kind}{entry.repository}"
+    # GatedRepoError is a subclass of RepositoryNotFoundError, so it comes first.
+    if isinstance(error, errors.GatedRepoError):
+        return gated(f"{where}.repository", page, error)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UserError(
+            "the repository is not there",
+            where=f"{where}.repository",
+            found=page,
+            todo="correct the name; if the repository is private, set HF_TOKEN to a token that may "
+            "read it",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(
+            "the revision is not there",
+            where=f"{where}.revision",
+            found=f"{entry.revision}, in {page}",
+            todo="name a branch, a tag or a full commit of the repository; if the study's file of "
+            "pins has this commit, remove its entry there and run `make pin` again",
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        key, problem = ("member", "the file") if is_file else ("repository", "config.json")
+        return UserError(
+            f"{problem} is not there",
+            where=f"{where}.{key}",
+            found=f"{getattr(entry, key)}, in {page} at {entry.revision}",
+            todo="copy the file's path from the page" if is_file else "use a model with one",
+        )
+    # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
+    reason = error.__cause__ or error
+    return UserError(
+        f"{entry.repository} cannot be read from {constants.ENDPOINT}",
+        where=f"{where}.repository",
+        found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
+        todo="check the network, HF_ENDPOINT and HF_HUB_OFFLINE, then try again",
+    )

@@ -1,0 +1,174 @@
+"""Pins: the commits that stand for the branches and tags of a study.
+
+A branch moves, so a run needs a commit. `freelunch pin` asks the hub for it and writes it into a
+file beside the study, named as the study with `.pins` at the end: so no pattern for studies, such
+as `studies/*.yaml`, takes it for a study, and nobody takes it for the lock of a running process. A
+pin belongs to a repository and a revision, whatever the entries of the study are called. If a
+study asks for another revision, the pin does not apply.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from freelunch.core.errors import UserError
+from freelunch.study.settings import Commit, Repository, Revision, Settings
+from freelunch.study.sources import Hub, HubFile
+from freelunch.study.study import Study
+from freelunch.study.yaml_file import read_yaml
+
+SUFFIX = ".pins"
+# How many revisions a message lists.
+_SHOWN = 5
+_HEAD = """\
+# Commits of the branches and tags that {study} names, written by `{command}`.
+# Keep this file with the study. The command changes no pin that is here: to move one to the
+# newest commit, remove its entry and run the command again. What depends on it then runs again.
+"""
+
+
+class Pin(Settings):
+    """The commit that a revision stands for."""
+
+    commit: Commit = Field(description="The full commit.")
+    resolved: date = Field(description="The day on which the hub named it.")
+
+
+Revisions = dict[Repository, dict[Revision, Pin]]
+
+
+class Pins(Settings):
+    """The pins of a study: by repository, then by the revision that the study names."""
+
+    datasets: Revisions = Field(default={}, description="Repositories of texts and tasks.")
+    models: Revisions = Field(default={}, description="Repositories of models.")
+
+    def of(self, entry: Hub) -> Pin | None:
+        """Return the pin of an entry; None if its repository and revision have none."""
+        return self.of_repository(entry).get(entry.revision)
+
+    def of_repository(self, entry: Hub) -> Mapping[str, Pin]:
+        """Return the pins of an entry's repository, by revision."""
+        kind = self.datasets if isinstance(entry, HubFile) else self.models
+        return kind.get(entry.repository, {})
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """Return kind, repository and revision of each pin."""
+        kinds = {"datasets": self.datasets, "models": self.models}
+        return [
+            (kind, repository, revision)
+            for kind, repositories in kinds.items()
+            for repository, revisions in repositories.items()
+            for revision in revisions
+        ]
+
+    @classmethod
+    def joined(cls, pins: Mapping[Hub, Pin]) -> "Pins":
+        """Return the pins of these entries."""
+        kinds: dict[str, dict[str, dict[str, Pin]]] = {"datasets": {}, "models": {}}
+        for entry, pin in pins.items():
+            kind = kinds["datasets" if isinstance(entry, HubFile) else "models"]
+            kind.setdefault(entry.repository, {})[entry.revision] = pin
+        return cls(**kinds)
+
+    def text(self, study: str) -> str:
+        """Return the content of the file beside a study, in alphabetical order."""
+        found = {kind: pins for kind, pins in self.model_dump().items() if pins}
+        return _HEAD.format(study=study, command=pin_command(study)) + yaml.safe_dump(found)
+
+
+def pins_file(study: str) -> Path:
+    """Return the file of the pins of a study's file."""
+    return Path(f"{study}{SUFFIX}")
+
+
+def pin_command(study: str) -> str:
+    """Return the command that pins a study."""
+    return f"make pin STUDY={shlex.quote(study)}"
+
+
+def read_pins(study: str) -> Pins:
+    """Return the pins beside a study; none if there is no such file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = pins_file(study)
+    if not path.exists():
+        return Pins()
+    try:
+        return Pins.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            "this is not a valid file of pins",
+            where=": ".join([str(path), *filter(None, [".".join(map(str, first["loc"]))])]),
+            found=str(first["input"])[:60],
+            expected="what `make pin` wrote",
+            todo=f"restore the file; or remove it and run `{pin_command(study)}`, which pins the "
+            "newest commits",
+        ) from error
+
+
+def hub_entries(study: Study) -> dict[str, Hub]:
+    """Return what a study takes from the hub, by the place of the entry.
+
+    Of models, these are those that cells use.
+    """
+    models = dict.fromkeys(cell.model for cell in study.cells)
+    entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in models}
+    entries |= {f"texts.{name}": entry for name, entry in study.config.texts.items()}
+    entries |= {f"tasks.{name}": entry for name, entry in study.config.tasks.items()}
+    return {where: entry for where, entry in entries.items() if isinstance(entry, Hub)}
+
+
+def with_pins(study: Study) -> Study:
+    """Return a study in which pinned commits stand in place of branches and tags.
+
+    So all that depends on the revision (settings of jobs, records) depends on the commit.
+    """
+    pins, config = read_pins(study.source), study.config
+    pinned = {
+        registry: {name: _pinned(entry, pins) for name, entry in entries.items()}
+        for registry, entries in (
+            ("models", config.models),
+            ("texts", config.texts),
+            ("tasks", config.tasks),
+        )
+    }
+    return replace(study, config=config.model_copy(update=pinned))
+
+
+def _pinned(entry: Any, pins: Pins) -> Any:
+    pin = pins.of(entry) if isinstance(entry, Hub) and not entry.is_commit else None
+    return entry if pin is None else entry.model_copy(update={"revision": pin.commit})
+
+
+def check_pinned(study: Study) -> None:
+    """Refuse a study that names a branch or a tag without a pin.
+
+    Raises:
+        UserError: It names one; the message has the command that pins it.
+    """
+    pins = read_pins(study.source)
+    unpinned = []
+    for where, entry in hub_entries(study).items():
+        if not entry.is_commit:
+            others = ", ".join(pins.of_repository(entry))
+            also = f" (the pin is of {others})" if others else ""
+            unpinned.append(f"{where}.revision: {entry.revision}{also}")
+    if unpinned:
+        more = f" and {len(unpinned) - _SHOWN} more" if len(unpinned) > _SHOWN else ""
+        raise UserError(
+            "the study names branches or tags, which move, and their commits are not pinned",
+            where=study.source,
+            found=", ".join(unpinned[:_SHOWN]) + more,
+            expected=f"full commits, or pins in {pins_file(study.source)}",
+            todo=f"run `{pin_command(study.source)}`, which asks the hub for the commits",
+        )
