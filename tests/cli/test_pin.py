@@ -168,7 +168,9 @@ def test_a_pin_stays_when_the_branch_moves(hub: HubStandIn, did: Said) -> None:
     before, old = open_study(STUDY), hub.commit("team/one")
     new = hub.add("team/one", {**CONFIG, "new": b""})
     said = did("pin", str(STUDY))
-    assert f"is {old}, pinned on {datetime.now(UTC).date()}; the hub has {new} now\n" in said
+    assert (
+        f"is {old}, pinned on {datetime.now(UTC).date()} in {PINS}; the hub has {new} now\n" in said
+    )
     assert open_study(STUDY) == before
     # Without its entry, it moves, and so does what depends on it: nothing else.
     kept = pins()
@@ -180,6 +182,18 @@ def test_a_pin_stays_when_the_branch_moves(hub: HubStandIn, did: Said) -> None:
     assert changed == {"one/dense/none/seed0", "one/wanda-u50/none/seed0"}
     assert after.model("one").fetched()["revision"] == new
     assert after.model("two") == before.model("two") and after.config.texts == before.config.texts
+
+
+def test_studies_share_pins_since_they_share_what_is_fetched(hub: HubStandIn, did: Said) -> None:
+    did("pin", str(STUDY))
+    old = hub.commit("team/one")
+    new = hub.add("team/one", {**CONFIG, "new": b""})
+    other = Path("config.yaml")
+    other.write_text(STUDY.read_text().replace("name: mine", "name: other"))
+    said = did("pin", str(other))
+    today = datetime.now(UTC).date()
+    assert f"at main is {old}, pinned on {today} in {PINS}; the hub has {new} now\n" in said
+    assert open_study(other).config.models == open_study(STUDY).config.models
 
 
 def test_tags_and_odd_names_are_revisions(hub: HubStandIn, did: Said) -> None:

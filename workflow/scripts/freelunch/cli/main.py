@@ -171,10 +171,11 @@ def new_command(
 
 @command("pin")
 def pin_command(study: Study = DEFAULT) -> None:
-    """Write the commits of branches and tags on the hub beside a study.
+    """Pin a study's branches and tags to commits.
 
     A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
-    the commit, since branches move. This asks the hub for it. Pins that are already there stay.
+    its commit, since branches move. This asks the hub for it, and writes it into a file beside the
+    study. Pins that are already there stay.
     """
     for line in pin_study(read_study(study)):
         terminal.show(line)

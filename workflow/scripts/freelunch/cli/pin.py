@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 
 from freelunch.core.artifact import write_atomically
 from freelunch.data.hub_revisions import check_download, look_up
-from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, read_pins
+from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, pins_of_others, read_pins
 from freelunch.study.sources import Hub
 from freelunch.study.study import Study
 
 
 def pin_study(study: Study) -> Iterator[str]:
     """Pin a study's branches and tags: keep the pins that it has, add and remove others.
+
+    A pin of another study here is taken over, since studies share the folders that models and texts
+    are fetched to: two commits would be fetched in turn, and all results made again each time.
 
     Args:
         study: The study as it is written, without its pins.
@@ -24,6 +27,7 @@ def pin_study(study: Study) -> Iterator[str]:
             be downloaded at its commit. The file is then as it was.
     """
     path, before = pins_file(study.source), read_pins(study.source)
+    known = {path: before, **pins_of_others(study.source)}
     pins: dict[Hub, Pin] = {}
     for where, entry in hub_entries(study).items():
         if entry.is_commit:
@@ -34,10 +38,15 @@ def pin_study(study: Study) -> Iterator[str]:
                 f"{where}: {entry.repository} was renamed on the hub; write the new name, "
                 f"`repository: {found.repository}`, into the study, and pin it again"
             )
-        pin = before.of(entry) or Pin(commit=found.commit, resolved=datetime.now(UTC).date())
+        pin, said = Pin(commit=found.commit, resolved=datetime.now(UTC).date()), ""
+        for file, others in known.items():
+            if (other := others.of(entry)) is not None:
+                pin, said = other, f", pinned on {other.resolved} in {file}"
+                break
+        said += f"; the hub has {found.commit} now" if found.commit != pin.commit else ""
         check_download(where, entry.model_copy(update={"revision": pin.commit}))
         pins[entry] = pin
-        yield _about(where, entry, pin, found.commit, kept=before.of(entry) is not None)
+        yield f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}"
     after = Pins.joined(pins)
     for kind, repository, revision in before.names():
         if (kind, repository, revision) not in after.names():
@@ -50,9 +59,3 @@ def pin_study(study: Study) -> Iterator[str]:
     else:
         write_atomically(path, after.text(study.source))
         yield f"Written: {path}. Keep it with the study."
-
-
-def _about(where: str, entry: Hub, pin: Pin, newest: str, kept: bool) -> str:
-    said = f"{where}: {entry.repository} at {entry.revision} is {pin.commit}"
-    said += f", pinned on {pin.resolved}" if kept else ""
-    return said if newest == pin.commit else f"{said}; the hub has {newest} now"

@@ -28,8 +28,9 @@ SUFFIX = ".pins"
 _SHOWN = 5
 _HEAD = """\
 # Commits of the branches and tags that {study} names, written by `{command}`.
-# Keep this file with the study. The command changes no pin that is here: to move one to the
-# newest commit, remove its entry and run the command again. What depends on it then runs again.
+# Keep this file with the study. The command changes no pin that is here, and takes those of other
+# studies: to move one to the newest commit, remove its entry from all files of pins and run the
+# command again. What depends on it then runs again.
 """
 
 
@@ -114,6 +115,17 @@ def read_pins(study: str) -> Pins:
             todo=f"restore the file; or remove it and run `{pin_command(study)}`, which pins the "
             "newest commits",
         ) from error
+
+
+def pins_of_others(study: str) -> dict[Path, Pins]:
+    """Return the pins of the other studies here, by their files.
+
+    Raises:
+        UserError: One of the files is damaged.
+    """
+    files = (each for folder in (Path(), Path("studies")) for each in folder.glob(f"*{SUFFIX}"))
+    others = sorted(file for file in files if file != pins_file(study))
+    return {file: read_pins(str(file).removesuffix(SUFFIX)) for file in others}
 
 
 def hub_entries(study: Study) -> dict[str, Hub]:
