@@ -107,9 +107,10 @@ def read_pins(study: str) -> Pins:
         return Pins.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise UserError(
             "this is not a valid file of pins",
-            where=": ".join([str(path), *filter(None, [".".join(map(str, first["loc"]))])]),
+            where=f"{path}: {place}" if place else path,
             found=str(first["input"])[:60],
             expected="what `make pin` wrote",
             todo=f"restore the file; or remove it and run `{pin_command(study)}`, which pins the "
