@@ -81,5 +81,5 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
         f"{entry.repository} cannot be read from {constants.ENDPOINT}",
         where=f"{where}.repository",
         found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
-        todo="check the network, HF_ENDPOINT and HF_HUB_OFFLINE, then try again",
+        todo="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and free space, then try again",
     )
