@@ -177,7 +177,7 @@ def test_names_an_unknown_repository(hub: HubStandIn, scratch: Path) -> None:
 def test_names_an_unknown_file(hub: HubStandIn, scratch: Path) -> None:
     commit = hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
     message = refused(obtain_text, entry(commit, "team/words", member="b.txt"), scratch)
-    assert "texts.tiny.member: the member is not there" in message and "b.txt" in message
+    assert "texts.tiny.member: the file is not there" in message and "b.txt" in message
 
 
 def test_a_member_cannot_leave_its_folder(hub: HubStandIn, scratch: Path) -> None:
@@ -231,15 +231,29 @@ def test_follows_a_repository_to_its_new_name(hub: HubStandIn, scratch: Path) ->
     assert obtained.origin["repository"] == "team/tiny"
 
 
-def test_refuses_weights_that_differ_from_what_the_hub_lists(
-    hub: HubStandIn, scratch: Path
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "tokenizer.json"])
+def test_refuses_a_file_that_changed_under_the_same_commit(
+    name: str, hub: HubStandIn, scratch: Path
 ) -> None:
+    """In Git LFS, as weights are, and outside of it."""
     commit = hub.add("team/tiny", USED)
-    name = "model-00002-of-00002.safetensors"
     hub.spoiled[name] = b"X" + USED[name][1:]
     message = refused(obtain_model, entry(commit), scratch)
-    assert f"{name} was damaged on its way" in message
-    assert hashlib.sha256(USED[name]).hexdigest() in message
+    assert message.startswith(f"models.tiny.repository: {name} was damaged on its way")
+    blob = b"blob %d\0" % len(USED[name]) + USED[name]
+    sha256, git = hashlib.sha256(USED[name]), hashlib.sha1(blob)
+    digest = sha256 if name.endswith(".safetensors") else git
+    assert f" {digest.hexdigest()}, as the hub lists it" in message
+
+
+@pytest.mark.parametrize("member", ["a.txt", "data/a.txt"])
+def test_refuses_a_text_that_changed_under_the_same_commit(
+    member: str, hub: HubStandIn, scratch: Path
+) -> None:
+    commit = hub.add("team/words", {member: TEXT, "other.txt": TEXT}, kind="datasets")
+    hub.spoiled[member] = b"X" + TEXT[1:]
+    message = refused(obtain_text, entry(commit, "team/words", member=member), scratch)
+    assert message.startswith(f"texts.tiny.member: {member} was damaged on its way")
 
 
 def test_says_that_the_hub_cannot_be_reached(

@@ -4,7 +4,7 @@ It speaks HTTP on 127.0.0.1, so that tests run the real huggingface_hub on real 
 
 - `GET /api/{models,datasets}/<repository>[/revision/<revision>]`: the commit, and the names of its
   files; everybody sees those of a gated repository, too;
-- `GET /api/{models,datasets}/<repository>/tree/<revision>`: the list of files;
+- `GET /api/{models,datasets}/<repository>/tree/<revision>[/<folder>]`: the list of files;
 - `HEAD`, `GET /[datasets/]<repository>/resolve/<revision>/<file>`: one file, or a range of its
   bytes, with its ETag and its commit; a file that the hub keeps in Git LFS (here weights) is
   redirected to another host.
@@ -29,7 +29,7 @@ import pytest
 from huggingface_hub import constants
 
 _INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?")
-_TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)")
+_TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _LFS = re.compile(r"/lfs/([0-9a-f]{64})")
 
@@ -133,7 +133,7 @@ class HubStandIn:
         if match := _INFO.fullmatch(path):
             kind, name, revision, wanted = match[1], match[2], match[3] or "main", None
         elif match := _TREE.fullmatch(path):
-            kind, name, revision, wanted = match[1], match[2], match[3], None
+            kind, name, revision, folder, wanted = *match.groups(), None
         elif match := _FILE.fullmatch(path):
             kind = "datasets" if match[1] else "models"
             name, revision, wanted = match[2], match[3], match[4]
@@ -156,7 +156,8 @@ class HubStandIn:
             siblings = [{"rfilename": file} for file in files]
             return _json({"id": name, "sha": commit, "siblings": siblings})
         if wanted is None:
-            return _json([_listed(path, data) for path, data in files.items()])
+            inside = f"{folder}/" if folder else ""
+            return _json([_listed(at, data) for at, data in files.items() if at.startswith(inside)])
         if wanted not in files:
             return _refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         return self._file(wanted, files[wanted], commit)
