@@ -37,6 +37,7 @@ from freelunch.reporting.audit.protocol import (
     UNKNOWN,
 )
 from freelunch.reporting.audit.published import AGREES, DIFFERS, NOT_RUN
+from freelunch.reporting.audit.reforms import CHECKLIST
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
@@ -46,7 +47,14 @@ from freelunch.reporting.audit.verdicts import (
     OPEN,
     of_few_seeds,
 )
-from freelunch.reporting.derived import AUDIT, METADATA, own_files
+from freelunch.reporting.derived import (
+    APPENDIX,
+    AUDIT,
+    EVALUATIONS,
+    METADATA,
+    REFORMS,
+    own_files,
+)
 from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import Cell
@@ -62,7 +70,8 @@ MARKS = {
 # What a part is called that counts for more or less than the others of its claim.
 ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
-SINGLE_FILES = (AUDIT, METADATA)
+# Files and a folder that are not among a study's tables and figures.
+SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA, EVALUATIONS)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # A table of cells with more rows is folded.
 FEW_CELLS = 20
@@ -113,6 +122,8 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
         costs=audit["costs"],
         appendix=audit["appendix"],
         expectations=EXPECTATIONS,
+        reforms=_by_group(audit["reforms"], "module"),
+        checklist=CHECKLIST,
         files=_files(study, root, later),
         script=Markup(script),
         script_digest=digest,
@@ -190,11 +201,13 @@ def _figures(
         }
 
 
-def _by_group(settings: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the settings of each group."""
+def _by_group(
+    rows: Iterable[Mapping[str, Any]], key: str = "group"
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the rows of each group."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for setting in settings:
-        groups.setdefault(setting["group"], []).append(setting)
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
     return groups
 
 
@@ -227,7 +240,7 @@ def _files(study: Study, root: Path, later: Sequence[str]) -> dict[str, list[str
     """Return the other files of the study, as paths from its folder."""
     there = [name for name in own_files(study) if (root / name).is_file()]
     groups = {
-        "For programs": [name for name in SINGLE_FILES if name in later or (root / name).is_file()],
+        "The audit": [name for name in SINGLE_FILES if name in later or (root / name).exists()],
         "Tables": [name for name in there if name.startswith("tables/")],
         "Figures, and the data they draw": [name for name in there if name.startswith("figures/")],
     }
