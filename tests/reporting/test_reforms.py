@@ -122,7 +122,7 @@ def test_a_choice_of_learning_rates_is_told_with_its_text(text: str) -> None:
     tuned = {"method": "full", "learning_rate": [1e-5, 1e-4], "select_on": text}
     found = asked(make_study({"tuned": tuned}, adaptations=["none", "tuned"]))
     assert "`tuned` chose among 2 candidates" in found["5e"]["text"]
-    assert "`lr0.0001.epochs1` in 2 cells" in found["5e"]["text"]
+    assert "`lr0.0001.epochs1` (2 of 2 cells)" in found["5e"]["text"]
     assert statuses(found, "5e", "5f") == {ANSWERED}
     assert found["6a"]["status"] == (IN_PART if text == "evaluation" else ANSWERED)
 

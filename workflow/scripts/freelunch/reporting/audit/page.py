@@ -50,9 +50,9 @@ from freelunch.reporting.audit.verdicts import (
 from freelunch.reporting.derived import (
     APPENDIX,
     AUDIT,
-    EVALUATIONS,
     METADATA,
     REFORMS,
+    evaluation_name,
     own_files,
 )
 from freelunch.reporting.figures import figures
@@ -70,8 +70,7 @@ MARKS = {
 # What a part is called that counts for more or less than the others of its claim.
 ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
-# Files and a folder that are not among a study's tables and figures.
-SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA, EVALUATIONS)
+SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # A table of cells with more rows is folded.
 FEW_CELLS = 20
@@ -238,10 +237,13 @@ def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
 
 def _files(study: Study, root: Path, later: Sequence[str]) -> dict[str, list[str]]:
     """Return the other files of the study, as paths from its folder."""
-    there = [name for name in own_files(study) if (root / name).is_file()]
+    evaluations = [evaluation_name(study, cell) for cell in study.cells]
+    names = [*SINGLE_FILES, *own_files(study), *evaluations]
+    there = [name for name in names if name in later or (root / name).is_file()]
     groups = {
-        "The audit": [name for name in SINGLE_FILES if name in later or (root / name).exists()],
+        "The audit": [name for name in there if name in SINGLE_FILES],
         "Tables": [name for name in there if name.startswith("tables/")],
         "Figures, and the data they draw": [name for name in there if name.startswith("figures/")],
+        "Records as Every Eval Ever files": [name for name in there if name in evaluations],
     }
     return {title: paths for title, paths in groups.items() if paths}

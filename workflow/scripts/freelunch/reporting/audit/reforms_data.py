@@ -27,7 +27,7 @@ def population(facts: Facts) -> Answer:
     text = f"What was found is about these models, texts and seeds: {facts.audit['scope']}"
     if facts.tested:
         text += (
-            f" The claims that are tested ({facts.tested_names}) are about more: the paper has "
+            f" The claims that are tested ({facts.tested_names}) are about these models: "
             f"{facts.setting('models')['paper']}."
         )
     return Answer(ANSWERED, text)
@@ -38,9 +38,9 @@ def why_population(facts: Facts) -> Answer:
         return Answer(NOT_ANSWERED, "A study does not state why it was made, and no claim asks.")
     return Answer(
         IN_PART,
-        f"The study tests {facts.tested_names} of arXiv 2510.14444, which are about pruned "
-        "language models. It does not state why it has these models, criteria and patterns and no "
-        "others.",
+        f"The study tests claims of arXiv 2510.14444 ({facts.tested_names}), which are about "
+        "pruned language models. It does not state why it has these models, criteria and patterns "
+        "and no others.",
     )
 
 
@@ -71,8 +71,8 @@ def program(facts: Facts) -> Answer:
     text = f"The records were computed {computed_text(provenance)}. {settings}"
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     address = citation.get("repository-code")
-    known = f"The repository is {address}." if address else "`CITATION.cff` names no address of it."
-    text += f" {known}"
+    known = f"is {address}" if address else "has no address in `CITATION.cff`"
+    text += f" The repository {known}."
     clean = all(not each["uncommitted_changes"] for each in commits)
     if not clean:
         text += " Uncommitted changes were not kept."
@@ -151,7 +151,7 @@ def sampling(facts: Facts) -> Answer:
         )
     if tasks := study.block.evaluation.tasks:
         amount = f"{tasks.limit:,} random documents" if tasks.limit else "all documents"
-        drawn += f" Of each task, {amount} are taken."
+        drawn += f" Tasks: {amount} of each."
     return Answer(ANSWERED, drawn)
 
 

@@ -16,6 +16,8 @@ from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.study import steps
 from freelunch.study.cell import NONE
 
+# The settings of an adaptation that say what it is.
+_TOLD = ("method", "window", "loss")
 _NO_TRAINING = "Models are pruned, and nothing is trained."
 
 # --- 5. Modelling
@@ -36,8 +38,7 @@ def models(facts: Facts) -> Answer:
     ways = []
     for name in facts.adaptations:
         entry = study.config.adaptations[name].as_json()
-        keys = ("method", "window", "loss")
-        told = ", ".join(f"{key} {entry[key]}" for key in keys if key in entry)
+        told = ", ".join(f"{key} {entry[key]}" for key in _TOLD if key in entry)
         ways.append(f"`{name}` ({told.replace('_', ' ')})")
     return Answer(
         ANSWERED,
@@ -51,8 +52,8 @@ def why_models(facts: Facts) -> Answer:
         return Answer(NOT_ANSWERED, "The study does not state why it has these methods.")
     return Answer(
         IN_PART,
-        f"The claims {facts.tested_names} compare these kinds of methods. The study does not state "
-        "why it has these and no others.",
+        f"The claims that are tested ({facts.tested_names}) compare such methods. The study does "
+        "not state why it has these and no others.",
     )
 
 
@@ -63,7 +64,7 @@ def evaluation(facts: Facts) -> Answer:
         parts.append(f"perplexity and drift on held-out sequences of `{study.calibration.text}`")
     if facts.audit["provenance"]["tasks"]:
         parts.append("zero-shot accuracy on tasks")
-    text = f"The study measures {'; '.join(parts)}, all cells of a model on the same tokens."
+    text = f"The study measures {'; '.join(parts)}. Cells of one model see the same tokens."
     if study.perplexity.text == study.calibration.text:
         return Answer(
             IN_PART,
@@ -91,7 +92,7 @@ def tuning(facts: Facts) -> Answer:
             if cell.adaptation == name
         ]
         counts = Counter(choice["chosen"].partition(".")[2] for choice in choices)
-        chosen = ", ".join(f"`{each}` in {count} cells" for each, count in counts.items())
+        chosen = ", ".join(f"`{each}` ({count} of {len(choices)} cells)" for each, count in counts.items())
         evaluated = name in facts.chosen_on_evaluation
         on = "the evaluation text" if evaluated else "held-out calibration text"
         of = len(choices[0]["candidates"])
@@ -108,13 +109,16 @@ def tuning(facts: Facts) -> Answer:
 def baselines(facts: Facts) -> Answer:
     if not facts.adaptations:
         return Answer(ANSWERED, "Each pruned model is compared with its dense model.")
-    text = "Each adapted model is compared with its dense model"
-    unadapted = {cell.pruning for cell in facts.records if cell.adaptation == NONE}
-    alone = {cell.pruning for cell in facts.records if cell.pruning not in unadapted}
-    text += "" if alone else " and with the pruned model that it started from"
-    text += ", on the same windows. Tokens, operations and time of each adaptation are reported."
+    unadapted = {(cell.model, cell.pruning) for cell in facts.records if cell.adaptation == NONE}
+    pruned = {(cell.model, cell.pruning) for cell in facts.records}
+    start = " and with the pruned model that it started from" if pruned == unadapted else ""
+    text = (
+        f"Each adapted model is compared with its dense model{start}, on the same windows. Tokens, "
+        "operations and time of each adaptation are reported."
+    )
     if facts.searched != facts.adaptations:
-        return Answer(IN_PART, f"{text} Not all adaptations were tuned (5e).")
+        tuned = code(facts.searched) or "none"
+        return Answer(IN_PART, f"{text} Adaptations that this study tuned (5e): {tuned}.")
     return Answer(ANSWERED, text)
 
 
@@ -155,7 +159,7 @@ def inputs(facts: Facts) -> Answer:
         IN_PART,
         "A model sees the tokens before the one that it predicts, and nothing else. Whether these "
         "texts and tasks were in the text that it was first trained on is not known; that would "
-        "concern the dense model and all that was made of it.",
+        "affect the dense model and every model that was made of it.",
     )
 
 
@@ -188,7 +192,7 @@ def uncertainty(facts: Facts) -> Answer:
         seeds = "one seed" if facts.fewest_seeds == 1 else f"{facts.fewest_seeds} seeds"
         return Answer(
             IN_PART,
-            f"{text} Some numbers come from {seeds}, which say little about other calibration "
+            f"{text} Some numbers come from {seeds}, so they say little about other calibration "
             "samples and training orders.",
         )
     return Answer(ANSWERED, f"{text} Calibration samples and training orders vary with the seed.")
@@ -217,7 +221,9 @@ def validity(facts: Facts) -> Answer:
     data = f"`{facts.study.perplexity.text}`"
     if facts.audit["provenance"]["tasks"]:
         data += " and the tasks"
-    text = f"Nothing was measured beyond {count} model{'s' if count > 1 else ''}, {data}."
+    text = (
+        f"Nothing was measured beyond {'one model' if count == 1 else f'{count} models'}, {data}."
+    )
     if not facts.tested:
         return Answer(NOT_ANSWERED, text)
     bearings = "; ".join(f"{claim['id']}: {claim['bearing']}" for claim in facts.tested)

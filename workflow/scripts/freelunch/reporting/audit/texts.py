@@ -6,10 +6,10 @@ from freelunch.reporting.audit.appendix import appendix_text
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.cards import card_texts
 from freelunch.reporting.audit.every_eval_ever import evaluation_texts
-from freelunch.reporting.audit.page import SINGLE_FILES, page_text
+from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.audit.reforms import reforms_text
 from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.derived import APPENDIX, AUDIT, PAGE, REFORMS, VERDICTS
+from freelunch.reporting.derived import APPENDIX, AUDIT, PAGE, REFORMS, VERDICTS, audit_outputs
 from freelunch.study.study import Study
 
 
@@ -28,7 +28,7 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
         VERDICTS: verdict_table(audit),
         APPENDIX: appendix_text(audit),
         REFORMS: reforms_text(audit),
-        PAGE: page_text(study, audit, study.paths.root, later=SINGLE_FILES),
+        PAGE: page_text(study, audit, study.paths.root, later=audit_outputs(study)),
         **card_texts(study, records),
         **evaluation_texts(study, records),
     }
