@@ -92,7 +92,9 @@ def tuning(facts: Facts) -> Answer:
             if cell.adaptation == name
         ]
         counts = Counter(choice["chosen"].partition(".")[2] for choice in choices)
-        chosen = ", ".join(f"`{each}` ({count} of {len(choices)} cells)" for each, count in counts.items())
+        chosen = ", ".join(
+            f"`{each}` ({count} of {len(choices)} cells)" for each, count in counts.items()
+        )
         evaluated = name in facts.chosen_on_evaluation
         on = "the evaluation text" if evaluated else "held-out calibration text"
         of = len(choices[0]["candidates"])
