@@ -109,6 +109,8 @@ def test_what_was_done_to_the_model_and_by_which_program() -> None:
     assert file["eval_library"]["version"] == f"{'a' * 40}-dirty"
     assert file["eval_library"]["additional_details"]["lm-eval"] == "0.4.13"
     assert "datasets" not in file["eval_library"]["additional_details"]
+    assert "tasks" in file["eval_library"]["additional_details"]
+    assert not file_of(study, records, DENSE)["eval_library"]["additional_details"]
     said = file["source_metadata"]["additional_details"]
     assert (said["record_sha256"], said["cell"]) == (record["sha256"], str(ADAPTED))
     relationships = [

@@ -88,14 +88,13 @@ def _library(record: Mapping[str, Any]) -> dict[str, Any]:
     commit = environment.get("commit")
     changed = "-dirty" if environment.get("uncommitted_changes") else ""
     packages = environment.get("packages", {}).items()
+    details = {package: version for package, version in packages if version}
+    if steps.TASKS in record["metrics"]:
+        details["tasks"] = "prompts, choices and metrics of lm-eval, log-likelihoods of freelunch"
     return {
         "name": "freelunch",
         "version": f"{commit}{changed}" if commit else UNKNOWN,
-        "additional_details": {
-            "tasks": "prompts, choices and metrics of lm-eval; freelunch computes the "
-            "log-likelihoods",
-            **{package: version for package, version in packages if version},
-        },
+        "additional_details": details,
     }
 
 

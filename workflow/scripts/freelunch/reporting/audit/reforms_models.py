@@ -135,6 +135,8 @@ def separation(facts: Facts) -> Answer:
             f"{text} But {code(facts.chosen_on_evaluation)} chose a learning rate on the "
             "evaluation text, which is a favour that tables mark.",
         )
+    if facts.study.perplexity.text == facts.study.calibration.text:
+        return Answer(IN_PART, f"{text} That is the evaluation text, too (6b).")
     return Answer(ANSWERED, f"{text} The evaluation text decides nothing before the evaluation.")
 
 
