@@ -18,7 +18,7 @@
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make report                run a study, and build its audit page and Snakemake's report
-#   make check-crate           whether a study's RO-Crate is valid, by roc-validator, in an environment of its own
+#   make check-exports         whether a study's RO-Crate and Every Eval Ever files are valid, by the formats' validators
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
 #   make bench                 run the default study, then measure speed and memory, as ratios
@@ -54,7 +54,7 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 RUN_OPTIONS = --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
-.PHONY: gpu-check check-crate help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
 	@sed -n '3,26s/^#   //p' Makefile
@@ -115,17 +115,20 @@ report: env
 	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
 	@echo "The audit: results/$$(python -m freelunch name $(STUDY))/audit/index.html"
 
-# roc-validator wants an older rich than import-linter.
-CRATE_ENV := .venv-crate
+# Validators want other packages than the program: roc-validator an older rich than import-linter, every-eval-ever a
+# newer Python, which its validator does not need.
+VALIDATORS := .venv-validators
 
-$(CRATE_ENV)/.ready: envs/crate.txt
-	@echo "Making the environment of roc-validator in $(CRATE_ENV)"
-	@$(PYTHON) -m venv $(CRATE_ENV)
-	@$(CRATE_ENV)/bin/pip install --quiet --disable-pip-version-check -r envs/crate.txt
+$(VALIDATORS)/.ready: envs/validators.txt
+	@echo "Making the environment of the validators in $(VALIDATORS)"
+	@$(PYTHON) -m venv $(VALIDATORS)
+	@$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+	  -r envs/validators.txt
 	@touch $@
 
-check-crate: env $(CRATE_ENV)/.ready
-	$(CRATE_ENV)/bin/python tests/crate/check.py results/$$(python -m freelunch name "$(STUDY)")
+check-exports: env $(VALIDATORS)/.ready
+	$(VALIDATORS)/bin/python tests/exports/check_crate.py results/$$(python -m freelunch name "$(STUDY)")
+	$(VALIDATORS)/bin/python tests/exports/check_evaluations.py results/$$(python -m freelunch name "$(STUDY)")
 
 # A and B: a config that was run, its results, or a folder of records, such as docs/full.
 compare: env

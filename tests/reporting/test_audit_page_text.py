@@ -147,7 +147,7 @@ def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
         audited.audit["provenance"][key] = {}
     page = Elements(page_of(audited))
     folded = [it["id"] for it in page.all("details") if "section" in (it.get("class") or "")]
-    assert folded == ["method", "protocol", "provenance", "repeat", "files"]
+    assert folded == ["method", "protocol", "provenance", "repeat", "reforms", "files"]
     ids = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
     assert ids == ["found", "claims"]
     assert "Records name neither commits nor machines." in page.text

@@ -390,13 +390,13 @@ def test_what_a_step_read_and_made() -> None:
 
 
 @pytest.mark.skipif(
-    not (ROOT / ".venv-crate" / ".ready").is_file(),
-    reason="no roc-validator: make .venv-crate/.ready installs it",
+    not (ROOT / ".venv-validators" / ".ready").is_file(),
+    reason="no roc-validator: make .venv-validators/.ready installs it",
 )
 def test_roc_validator_finds_nothing_in_a_crate_but_finds_what_is_missing() -> None:
     crate = described()
-    python = ROOT / ".venv-crate" / "bin" / "python"
-    command = [python, ROOT / "tests" / "crate" / "check.py", crate.root]
+    python = ROOT / ".venv-validators" / "bin" / "python"
+    command = [python, ROOT / "tests" / "exports" / "check_crate.py", crate.root]
     valid = subprocess.run(command, capture_output=True, text=True, check=False)
     assert valid.returncode == 0, valid.stdout + valid.stderr
     for step in crate.of_type("HowToStep"):

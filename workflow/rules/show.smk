@@ -81,6 +81,7 @@ rule audit_study:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",
         appendix=PATHS.root / derived.APPENDIX,
+        reforms=PATHS.root / derived.REFORMS,
         page=report(
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
@@ -93,6 +94,8 @@ rule audit_study:
         config=PATHS.audit / "run" / "config.yaml",
         # A model card beside each checkpoint.
         cards=[PATHS.root / derived.card_name(STUDY, cell) for cell in CELLS],
+        # Each record in the format of Every Eval Ever.
+        evaluations=[PATHS.root / derived.evaluation_name(STUDY, cell) for cell in CELLS],
         sums=PATHS.root / derived.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),

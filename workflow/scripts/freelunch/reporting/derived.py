@@ -1,20 +1,28 @@
 """The files that are derived from records (tables, figures, the audit), and their digests."""
 
+import hashlib
+import uuid
+
 from freelunch.core.sums import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS, figures_of
 from freelunch.reporting.tables import DOCUMENTS, all_tables
 from freelunch.study.cell import Cell
+from freelunch.study.sources import HubModel
 from freelunch.study.steps import MODEL_CARD
 from freelunch.study.study import Study
 
 # The files of the audit that are functions of the records and figures.
 AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
-APPENDIX = "audit/appendix.md"
+APPENDIX, REFORMS = "audit/appendix.md", "audit/reforms.md"
+# Records as Every Eval Ever files: their folder, the collection in it that they belong to, and who
+# made the models that the hub does not have.
+EVALUATIONS, COLLECTION = "audit/every_eval_ever", "free-lunch-in-llm-compression"
+DEVELOPER = "freelunch"
 # The crate, and the copies in it of the Snakefile and the config that were run.
 METADATA = "ro-crate-metadata.json"
 SNAKEFILE, CONFIG = "audit/run/Snakefile", "audit/run/config.yaml"
-AUDIT_FILES = (AUDIT, VERDICTS, APPENDIX, PAGE, METADATA, SNAKEFILE, CONFIG)
+AUDIT_FILES = (AUDIT, VERDICTS, APPENDIX, REFORMS, PAGE, METADATA, SNAKEFILE, CONFIG)
 # Digests of the records that tables were made from, and of the tables.
 TABLE_SUMS = "tables/tables.sha256"
 # Digests of the audit, and of the other files of digests: those of what it shows.
@@ -61,9 +69,28 @@ def card_name(study: Study, cell: Cell) -> str:
     return (folder / MODEL_CARD).as_posix()
 
 
+def hub_name(study: Study, cell: Cell) -> str:
+    """Return the name of a cell's model as the Hugging Face hub has it, or one of the same form."""
+    model = study.model(cell.model)
+    if cell.is_dense and isinstance(model, HubModel):
+        return model.repository
+    return f"{DEVELOPER}/{cell.record_name.removesuffix('.json')}"
+
+
+def evaluation_name(study: Study, cell: Cell) -> str:
+    """Return the name of a cell's Every Eval Ever file.
+
+    The format wants a random UUID; ours has its form, and is the same for the same cell.
+    """
+    digest = hashlib.sha256(f"{study.name}/{cell}".encode()).digest()
+    file = f"{uuid.UUID(bytes=digest[:16], version=4)}.json"
+    return f"{EVALUATIONS}/data/{COLLECTION}/{hub_name(study, cell)}/{file}"
+
+
 def audit_outputs(study: Study) -> list[str]:
     """Return the names of the files that the audit writes."""
-    return [*AUDIT_FILES, *(card_name(study, cell) for cell in study.cells)]
+    of_cells = [(card_name(study, cell), evaluation_name(study, cell)) for cell in study.cells]
+    return [*AUDIT_FILES, *(name for names in of_cells for name in names)]
 
 
 def audit_files(study: Study) -> list[str]:

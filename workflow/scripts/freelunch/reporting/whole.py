@@ -73,14 +73,14 @@ def was_edited(study: Study) -> bool:
 
 
 def files_of_others(study: Study) -> list[str]:
-    """Return the files among a study's records, tables and figures that are not of the study.
+    """Return the files among a study's records, tables, figures and audit that are not of it.
 
     They may be of cells that it no longer has; nothing reads them.
     """
-    root, own = study.paths.root, set(own_files(study))
+    root, own = study.paths.root, {*own_files(study), *audit_outputs(study)}
     names = [
         path.relative_to(root).as_posix()
-        for folder in ("records", "tables", "figures")
+        for folder in ("records", "tables", "figures", "audit")
         for path in sorted((root / folder).rglob("[!.]*"))
         if not path.is_dir()
     ]

@@ -14,6 +14,7 @@ from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
 from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
 from freelunch.reporting.audit.published import audit_published
 from freelunch.reporting.audit.published_file import load_published
+from freelunch.reporting.audit.reforms import gather_reforms
 from freelunch.reporting.audit.scope import load_regimes, scope_text, worth_text
 from freelunch.study.study import Study
 
@@ -38,7 +39,7 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
     check_records(study, records, folder)
     regimes, found = load_regimes(), gather_found(evidence)
     claims = audit_claims(evidence, load_claims())
-    return {
+    audit = {
         "study": study.name,
         "config_file": study.source,
         "scope": scope_text(study, records, regimes),
@@ -52,3 +53,4 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
         "provenance": gather_provenance(study, records),
         "costs": gather_costs(records),
     }
+    return {**audit, "reforms": gather_reforms(study, records, audit)}

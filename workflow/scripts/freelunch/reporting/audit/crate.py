@@ -32,8 +32,10 @@ from freelunch.reporting.derived import (
     CONFIG,
     METADATA,
     PAGE,
+    REFORMS,
     SNAKEFILE,
     VERDICTS,
+    evaluation_name,
     own_files,
 )
 from freelunch.study.study import Study
@@ -250,7 +252,8 @@ class _Description:
     def results(self, workflow: Any) -> list[Any]:
         """Add the study's files in the folders of results, as outputs of the workflow."""
         results = []
-        own = [*own_files(self.study), APPENDIX, AUDIT, PAGE, VERDICTS]
+        evaluations = [evaluation_name(self.study, cell) for cell in self.study.cells]
+        own = [*own_files(self.study), APPENDIX, AUDIT, PAGE, REFORMS, VERDICTS, *evaluations]
         for folder, description in RESULTS.items():
             names = [name for name in own if name.startswith(f"{folder}/")]
             if files := [self.file(name) for name in names if (self.root / name).is_file()]:

@@ -37,6 +37,7 @@ from freelunch.reporting.audit.protocol import (
     UNKNOWN,
 )
 from freelunch.reporting.audit.published import AGREES, DIFFERS, NOT_RUN
+from freelunch.reporting.audit.reforms import CHECKLIST
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
@@ -46,7 +47,14 @@ from freelunch.reporting.audit.verdicts import (
     OPEN,
     of_few_seeds,
 )
-from freelunch.reporting.derived import AUDIT, METADATA, own_files
+from freelunch.reporting.derived import (
+    APPENDIX,
+    AUDIT,
+    METADATA,
+    REFORMS,
+    evaluation_name,
+    own_files,
+)
 from freelunch.reporting.figures import figures
 from freelunch.reporting.formatting import NOTHING, with_error
 from freelunch.study.cell import Cell
@@ -62,7 +70,7 @@ MARKS = {
 # What a part is called that counts for more or less than the others of its claim.
 ROLES = {DECIDES: "deciding", ADDS: "additional"}
 PAPER = "2510.14444"
-SINGLE_FILES = (AUDIT, METADATA)
+SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # A table of cells with more rows is folded.
 FEW_CELLS = 20
@@ -113,6 +121,8 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
         costs=audit["costs"],
         appendix=audit["appendix"],
         expectations=EXPECTATIONS,
+        reforms=_by_group(audit["reforms"], "module"),
+        checklist=CHECKLIST,
         files=_files(study, root, later),
         script=Markup(script),
         script_digest=digest,
@@ -190,11 +200,13 @@ def _figures(
         }
 
 
-def _by_group(settings: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the settings of each group."""
+def _by_group(
+    rows: Iterable[Mapping[str, Any]], key: str = "group"
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the rows of each group."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for setting in settings:
-        groups.setdefault(setting["group"], []).append(setting)
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
     return groups
 
 
@@ -225,10 +237,13 @@ def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
 
 def _files(study: Study, root: Path, later: Sequence[str]) -> dict[str, list[str]]:
     """Return the other files of the study, as paths from its folder."""
-    there = [name for name in own_files(study) if (root / name).is_file()]
+    evaluations = [evaluation_name(study, cell) for cell in study.cells]
+    names = [*SINGLE_FILES, *own_files(study), *evaluations]
+    there = [name for name in names if name in later or (root / name).is_file()]
     groups = {
-        "For programs": [name for name in SINGLE_FILES if name in later or (root / name).is_file()],
+        "The audit": [name for name in there if name in SINGLE_FILES],
         "Tables": [name for name in there if name.startswith("tables/")],
         "Figures, and the data they draw": [name for name in there if name.startswith("figures/")],
+        "Records as Every Eval Ever files": [name for name in there if name in evaluations],
     }
     return {title: paths for title, paths in groups.items() if paths}

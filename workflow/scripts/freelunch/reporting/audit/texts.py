@@ -5,9 +5,11 @@ from freelunch.core.artifact import json_text
 from freelunch.reporting.audit.appendix import appendix_text
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.cards import card_texts
+from freelunch.reporting.audit.every_eval_ever import evaluation_texts
 from freelunch.reporting.audit.page import page_text
+from freelunch.reporting.audit.reforms import reforms_text
 from freelunch.reporting.audit.verdict_table import verdict_table
-from freelunch.reporting.derived import APPENDIX, AUDIT, METADATA, PAGE, VERDICTS
+from freelunch.reporting.derived import APPENDIX, AUDIT, PAGE, REFORMS, VERDICTS, audit_outputs
 from freelunch.study.study import Study
 
 
@@ -25,6 +27,8 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
         AUDIT: json_text(audit),
         VERDICTS: verdict_table(audit),
         APPENDIX: appendix_text(audit),
-        PAGE: page_text(study, audit, study.paths.root, later=[AUDIT, METADATA]),
+        REFORMS: reforms_text(audit),
+        PAGE: page_text(study, audit, study.paths.root, later=audit_outputs(study)),
         **card_texts(study, records),
+        **evaluation_texts(study, records),
     }

@@ -1,8 +1,8 @@
 """Check the RO-Crate of a study with roc-validator, without the network.
 
-    .venv-crate/bin/python tests/crate/check.py results/laptop
+    .venv-validators/bin/python tests/exports/check_crate.py results/laptop
 
-`make check-crate` makes that environment, since roc-validator and import-linter want different
+`make check-exports` makes that environment, since roc-validator and import-linter want different
 versions of rich. The validator reads the two contexts of a crate from the web. Its cache is given
 them instead: RO-Crate's own from the package rocrate, and of the terms for workflow runs those that
 our crates use.
