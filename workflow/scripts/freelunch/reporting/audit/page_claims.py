@@ -16,6 +16,7 @@ from freelunch.reporting.audit.verdicts import (
     tally,
 )
 from freelunch.reporting.formatting import NOT_FINITE
+from freelunch.study.cell import NONE
 
 # More numbers of a part than these are shown as a range.
 _FEW = 2
@@ -58,6 +59,33 @@ def shown_claims(
         )
         shown |= {figure["number"] for figure in its}
     return found
+
+
+def shown_published(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what published tables say of claims, with reasons and the numbers they come from."""
+    return [
+        {
+            **claim,
+            "reason": _reason(claim),
+            "parts": [
+                {
+                    **part,
+                    "set": threshold_history(part["set"]),
+                    "findings": [
+                        {**finding, "numbers": "; ".join(map(_number, finding["numbers"]))}
+                        for finding in part["findings"]
+                    ],
+                }
+                for part in claim["parts"]
+            ],
+        }
+        for claim in claims
+    ]
+
+
+def _number(number: Mapping[str, Any]) -> str:
+    names = (number[key] for key in ("model", "criterion", "adaptation"))
+    return f"{', '.join(name for name in names if name != NONE)} {number['value']:g}"
 
 
 def _reason(claim: Mapping[str, Any]) -> str:

@@ -5,6 +5,11 @@ from typing import Any
 
 from freelunch.reporting.formatting import NOTHING
 
+TABLE_HEADS = ("claim", "published tables say", "scope", "numbers")
+IN_TABLES = (
+    "The same claims in tables that others published, apart from what was found here. They carry "
+    "no intervals: a verdict says on which side of the threshold their numbers lie, and no more."
+)
 HEADS = ("claim", "found here", "says of the paper's claim", "scope", "numbers")
 
 
@@ -19,6 +24,10 @@ def verdict_table(audit: Mapping[str, Any]) -> str:
     lines += [_line(HEADS), _line(["---"] * len(HEADS))]
     for claim in audit["claims"]:
         lines += _lines(claim)
+    if audit["published_claims"]:
+        lines += ["", IN_TABLES, "", _line(TABLE_HEADS), _line(["---"] * len(TABLE_HEADS))]
+    for claim in audit["published_claims"]:
+        lines += _published_lines(claim)
     return "\n".join(lines) + "\n"
 
 
@@ -32,6 +41,13 @@ def _lines(claim: Mapping[str, Any]) -> Iterator[str]:
     for part in claim["parts"]:
         scope = part["scope"] or NOTHING
         yield _line([part["says"], part["verdict"], part["bearing"], scope, _found(part)])
+
+
+def _published_lines(claim: Mapping[str, Any]) -> Iterator[str]:
+    title, verdict = f"**{claim['id']}: {claim['title']}**", f"**{claim['verdict']}**"
+    yield _line([title, verdict, claim["scope"] or NOTHING, ""])
+    for part in claim["parts"]:
+        yield _line([part["says"], part["verdict"], part["scope"] or NOTHING, _found(part)])
 
 
 def _line(fields: Sequence[str]) -> str:
