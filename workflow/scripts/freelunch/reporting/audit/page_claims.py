@@ -16,7 +16,6 @@ from freelunch.reporting.audit.verdicts import (
     tally,
 )
 from freelunch.reporting.formatting import NOT_FINITE
-from freelunch.study.cell import NONE
 
 # More numbers of a part than these are shown as a range.
 _FEW = 2
@@ -62,30 +61,15 @@ def shown_claims(
 
 
 def shown_published(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what published tables say of claims, with reasons and the numbers they come from."""
+    """Return what published tables say of claims, with reasons."""
     return [
         {
             **claim,
             "reason": _reason(claim),
-            "parts": [
-                {
-                    **part,
-                    "set": threshold_history(part["set"]),
-                    "findings": [
-                        {**finding, "numbers": "; ".join(map(_number, finding["numbers"]))}
-                        for finding in part["findings"]
-                    ],
-                }
-                for part in claim["parts"]
-            ],
+            "parts": [{**part, "set": threshold_history(part["set"])} for part in claim["parts"]],
         }
         for claim in claims
     ]
-
-
-def _number(number: Mapping[str, Any]) -> str:
-    names = (number[key] for key in ("model", "criterion", "adaptation"))
-    return f"{', '.join(name for name in names if name != NONE)} {number['value']:g}"
 
 
 def _reason(claim: Mapping[str, Any]) -> str:

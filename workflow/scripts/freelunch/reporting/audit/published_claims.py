@@ -16,7 +16,7 @@ from freelunch.reporting.audit.numbers import estimate_text, json_number, number
 from freelunch.reporting.audit.published_file import Published
 from freelunch.reporting.audit.published_table import PublishedTable, published_tables
 from freelunch.reporting.audit.verdicts import UNTESTED, judge, of_claim, together
-from freelunch.study.cell import NONE
+from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
 
 NO_NUMBERS = "No published table that we know has the numbers."
@@ -73,9 +73,17 @@ def _finding(
 ) -> dict[str, Any]:
     facts = {"source": table.source, "subject": asked.subject}
     if isinstance(asked, Absent):
-        without: dict[str, Any] = {"about": "", "value": None, "text": None, "numbers": []}
-        return {**facts, "verdict": UNTESTED, "reason": asked.reason, **without}
+        without: dict[str, Any] = dict.fromkeys(("value", "text", "computed_from"))
+        return {
+            **facts,
+            "about": "",
+            "verdict": UNTESTED,
+            "reason": asked.reason,
+            **without,
+            "numbers": [],
+        }
     unit = MEASURES[part["measure"]].unit_for(part["metric"])
+    rows = [table.rows[cell] for cell in dict.fromkeys(asked.cells)]
     value = estimate(asked.statistics, asked.samples, asked.pick).value
     number = Estimate(value, value, value, ())
     verdict, reason = judge(
@@ -89,8 +97,18 @@ def _finding(
         "reason": reason,
         "value": json_number(value),
         "text": estimate_text(number, unit),
-        "numbers": [_number(table.rows[cell]) for cell in dict.fromkeys(asked.cells)],
+        "computed_from": _numbers_text(rows),
+        "numbers": [_number(row) for row in rows],
     }
+
+
+def _numbers_text(rows: Iterable[Published]) -> str:
+    """Return published numbers by model and criterion, each with its adaptation."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        adapted = "" if row.criterion == DENSE else f"{row.adaptation} "
+        found.setdefault((row.model, row.criterion), []).append(f"{adapted}{row.value:g}")
+    return "; ".join(f"{' '.join(place)}: {', '.join(of)}" for place, of in found.items())
 
 
 def _number(row: Published) -> dict[str, Any]:

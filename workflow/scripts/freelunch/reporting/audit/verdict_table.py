@@ -59,9 +59,16 @@ def _found(part: Mapping[str, Any]) -> str:
     numbers = [each for each in part["findings"] if each["text"]]
     if not numbers:
         return str(part["reason"])
-    found = "; ".join(f"{each['subject']}: {each['text']}" for each in numbers)
+    found = "; ".join(
+        f"{each['subject']}: {each['text']}{_computed_from(each)}" for each in numbers
+    )
     late = ", set after results were seen" if _set_late(part) else ""
     return f"{found} (threshold: {part['threshold']}{late})"
+
+
+def _computed_from(finding: Mapping[str, Any]) -> str:
+    """Return the published numbers that a finding was computed from, in brackets, if any."""
+    return f" ({finding['computed_from']})" if "computed_from" in finding else ""
 
 
 def _set_late(part: Mapping[str, Any]) -> bool:
