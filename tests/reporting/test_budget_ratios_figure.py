@@ -51,7 +51,7 @@ def row(**changes: Any) -> dict[str, str]:
     base = {
         **{"model": "tiny", "criterion": "wanda", "pattern": "u50", "seeds": 1},
         **{"metric": "perplexity", "text": "wiki", "unit": "tokens", "threshold": 10},
-        **{"reference_tokens": 1000, "smallest": 0.25, "largest": 20.0},
+        **{"reference_tokens": 1000, "smallest": 0.125, "known_from": 0.25, "largest": 20.0},
         **{"ratio": 2.0, "low": 1.0, "high": 4.0},
     }
     return {key: str(value) for key, value in (base | changes).items()}
@@ -85,7 +85,7 @@ def test_the_rows_are_the_numbers_of_the_verdict() -> None:
     # Of all weights, between one and four times the tokens.
     share = math.log(50 / 40) / math.log(50 / 38)
     assert tokens["ratio"] == pytest.approx(4**share)
-    assert (tokens["smallest"], tokens["largest"]) == pytest.approx((1, 12))
+    assert [tokens[it] for it in ("smallest", "known_from", "largest")] == pytest.approx([1, 1, 12])
     assert (tokens["reference_tokens"], found["recon_block_3", "tokens"]["reference_tokens"]) == (
         pytest.approx((8192, 3 * 8192))
     )
@@ -152,7 +152,7 @@ def test_numbers_are_joined_in_the_order_of_the_budget_for_each_text() -> None:
 
 def test_the_range_and_the_interval_are_bars() -> None:
     bars = [list(line.get_ydata()) for line in drawn(row()).axes[0].lines]
-    assert [0.25, 20.0] in bars and [1.0, 4.0] in bars
+    assert [0.125, 20.0] in bars and [1.0, 4.0] in bars
     # No interval, and no arrow.
     figure = drawn(row(low=math.nan, high=math.nan))
     assert [2.0] in [list(line.get_ydata()) for line in figure.axes[0].lines]
@@ -163,7 +163,10 @@ def test_the_range_and_the_interval_are_bars() -> None:
     ("changes", "down", "up", "entries"),
     [
         ({"ratio": 0.25, "low": 0.25}, True, False, ["or fewer"]),
+        ({"ratio": 0.125, "low": 0.125}, True, False, ["or fewer"]),
         ({"low": 0.1}, True, False, ["or fewer"]),
+        ({"low": -math.inf}, True, False, ["or fewer"]),
+        ({"ratio": 0.2, "low": math.nan, "high": math.nan}, True, False, ["or fewer"]),
         ({"high": math.inf}, False, True, ["or more"]),
         ({"ratio": math.inf, "high": math.inf}, False, True, ["or more"]),
         ({"low": 0.25, "high": math.inf}, True, True, ["or fewer", "or more"]),
@@ -175,7 +178,10 @@ def test_what_is_only_bounded_has_an_arrow(
 ) -> None:
     figure = drawn(row(**changes))
     assert legend(figure) == ["wiki", CLAIM, *entries]
-    assert [y[0] < 0.25 for _, y, _ in lines(figure, "v")] == [True] * down
+    # It starts where the interval ends, or what is known.
+    lowest = min(changes.get("ratio", 2.0), changes.get("low", 1.0))
+    start = lowest if lowest > 0 else 0.25
+    assert [y[0] for _, y, _ in lines(figure, "v")] == pytest.approx([start / 1.5] * down)
     assert [y[0] > 20 for _, y, _ in lines(figure, "^")] == [True] * up
     # It is open where nothing is known.
     assert [it[2] == "white" for it in lines(figure, "^")] == [entries == ["not reached"]] * up

@@ -38,28 +38,32 @@ def ratio_rows(finished: FinishedStudy) -> list[Row]:
 def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[Row]:
     perplexity = part["metric"] == PERPLEXITY
     text = evidence.study.perplexity.text if perplexity else evidence.study.calibration.text
-    tokens = {
-        _place(each.cells[0]): each.tokens
+    compared = {
+        _place(each.cells[0]): each
         for comparison in evidence.comparisons
-        for each in comparison.series[comparison.reference.series]
+        for members in comparison.series.values()
+        for each in members
     }
+    unit = part["settings"]["unit"]
     for asked in budget_ratio(evidence, {**part["settings"], "metric": part["metric"]}):
         if not isinstance(asked, Measurement):
             continue
         # The reconstruction's cells come last; `about` is its name.
-        reference = asked.cells[-1]
+        used = [compared[place] for place in dict.fromkeys(map(_place, asked.cells))]
+        *retrained, reference = used
         found = estimate(asked.statistics, asked.samples, asked.pick)
         unknown = math.isnan(found.value)
         yield {
-            **{key: getattr(reference, key) for key in ("model", "criterion", "pattern")},
+            **{key: getattr(asked.cells[-1], key) for key in ("model", "criterion", "pattern")},
             "reference": asked.about,
-            "reference_tokens": tokens[_place(reference)],
+            "reference_tokens": reference.tokens,
             "claim": claim,
             "metric": part["metric"],
             "text": text,
-            "unit": part["settings"]["unit"],
+            "unit": unit,
             "seeds": min(sample.seeds for sample in asked.samples),
-            "smallest": asked.bounds[0],
+            "smallest": min(getattr(it, unit) for it in retrained) / getattr(reference, unit),
+            "known_from": asked.bounds[0],
             "largest": asked.bounds[1],
             "ratio": found.value,
             "low": found.low,

@@ -40,13 +40,15 @@ class Ratio:
 
     Attributes:
         tokens: Tokens that the reconstruction sees.
-        smallest, largest: The range of budgets within which the ratio is known.
-        value: The ratio; infinite if it is beyond that range, NaN if nothing is known.
+        smallest, largest: The range of budgets that were run.
+        known_from: A ratio up to this may be any smaller one.
+        value: The ratio; infinite if it is beyond the largest, NaN if nothing is known.
         low, high: Its interval.
     """
 
     tokens: float
     smallest: float
+    known_from: float
     largest: float
     value: float
     low: float
@@ -55,8 +57,8 @@ class Ratio:
     @classmethod
     def of(cls, row: Row) -> "Ratio":
         """Return the numbers of a row."""
-        keys = ("reference_tokens", "smallest", "largest", "ratio", "low", "high")
-        return cls(*(float(row[key]) for key in keys))
+        amounts = ("reference_tokens", "smallest", "known_from", "largest")
+        return cls(*(float(row[key]) for key in (*amounts, "ratio", "low", "high")))
 
     @property
     def is_unknown(self) -> bool:
@@ -66,13 +68,22 @@ class Ratio:
     # The value comes first, since a comparison with NaN, as of an end that is not there, is false.
     @property
     def may_be_fewer(self) -> bool:
-        """Return whether a smaller budget than the smallest may suffice."""
-        return not self.is_unknown and min(self.value, self.low) <= self.smallest
+        """Return whether a smaller budget than is known may suffice."""
+        return not self.is_unknown and min(self.value, self.low) <= self.known_from
 
     @property
     def may_be_more(self) -> bool:
         """Return whether a larger budget than the largest may be needed."""
         return not self.is_unknown and max(self.value, self.high) > self.largest
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Return the ends of what is known: of the interval or, where it is open, of the range."""
+        low, high = min(self.value, self.low), max(self.value, self.high)
+        return (
+            low if low > 0 else self.known_from,
+            high if high <= self.largest else self.largest,
+        )
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -119,10 +130,11 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
         shift = APART ** (2 * number - (len(metrics) - 1))
         here = [Ratio.of(row) for row in rows if row["metric"] == metric]
         _line(axes, sorted(here, key=lambda ratio: ratio.tokens), LOOKS[metric], shift)
-    smallest = min(float(row["smallest"]) for row in rows)
-    largest = max(float(row["largest"]) for row in rows)
-    axes.set_ylim(min(smallest, threshold) / ARROW**1.5, max(largest, threshold) * ARROW**1.5)
-    tokens = [float(row["reference_tokens"]) for row in rows]
+    ratios = [Ratio.of(row) for row in rows]
+    low = min(min(it.smallest, it.ends[0]) for it in ratios)
+    high = max(it.largest for it in ratios)
+    axes.set_ylim(min(low, threshold) / ARROW**1.5, max(high, threshold) * ARROW**1.5)
+    tokens = [it.tokens for it in ratios]
     axes.set_xlim(min(tokens) / 1.5, 1.5 * max(tokens))
 
 
@@ -137,15 +149,16 @@ def _line(axes: Axes, ratios: Sequence[Ratio], look: Mark, shift: float) -> None
 
 def _range(axes: Axes, x: float, ratio: Ratio, look: Mark) -> None:
     """Draw the budgets that were run, the interval, and arrows where it is not bounded."""
-    smallest, largest = ratio.smallest, ratio.largest
-    axes.plot([x, x], [smallest, largest], color=PALE, linewidth=5, alpha=0.5, zorder=1)
-    if not math.isnan(ratio.low) and not ratio.is_unknown:
-        ends = [min(max(end, smallest), largest) for end in (ratio.low, ratio.high)]
-        axes.plot([x, x], ends, color=look.colour, linewidth=1.1, zorder=2)
+    axes.plot([x, x], [ratio.smallest, ratio.largest], color=PALE, linewidth=5, alpha=0.5, zorder=1)
+    if ratio.is_unknown:
+        _arrow(axes, x, ratio.largest, ARROW, look, is_open=True)
+        return
+    low, high = ratio.ends
+    axes.plot([x, x], [low, high], color=look.colour, linewidth=1.1, zorder=2)
     if ratio.may_be_fewer:
-        _arrow(axes, x, smallest, 1 / ARROW, look)
-    if ratio.may_be_more or ratio.is_unknown:
-        _arrow(axes, x, largest, ARROW, look, ratio.is_unknown)
+        _arrow(axes, x, low, 1 / ARROW, look)
+    if ratio.may_be_more:
+        _arrow(axes, x, high, ARROW, look)
 
 
 def _arrow(

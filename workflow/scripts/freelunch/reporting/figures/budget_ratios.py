@@ -12,8 +12,8 @@ sees. A line for the loss on ``{study.perplexity.text}``, and one for that on he
 ``{study.calibration.text}``. The claim holds above the dotted line. The verdict comes
 from these numbers, and all of them have to agree.
 
-Bars are 95 % intervals, and wide pale bars the range of budgets that were run. An arrow down: the
-smallest budget reaches the reconstruction, or may reach it. A filled arrow up: more than the
+Bars are 95 % intervals, and wide pale bars the range of budgets that were run. An arrow down: a
+smaller budget may also reach the reconstruction. A filled arrow up: more than the
 largest budget is needed, or may be. An open arrow up: no budget that was run reaches the
 reconstruction, but one that was not run may.
 """
@@ -36,14 +36,16 @@ FIGURE = Figure(
         """\
 A row for each reconstruction (``reference``), text and ``unit`` of the budget: the smallest budget
 with which retraining reaches it, divided by its own (``ratio``), with the 95 % interval from
-``low`` to ``high``. The ratio is known within ``smallest`` and ``largest``: a number at or below
-the first may be any smaller one, and ``inf`` is more than the second. ``nan``: not reached, but a
-budget that was not run may suffice. The numbers are those of the audit, which has the verdicts.
+``low`` to ``high``. ``smallest`` is the smallest budget that any way was run with, and ``largest``
+the largest that all ways were run with. A ratio up to ``known_from``, the smallest budget of the
+way that starts last, may be any smaller one; ``inf`` is more than ``largest``. ``nan``: not
+reached, but a budget that was not run may suffice. The numbers are those of the audit, which has
+the verdicts.
 """
     ),
     columns=(
         *("model", "criterion", "pattern", "reference", "reference_tokens", "claim"),
-        *("metric", "text", "unit", "seeds", "smallest", "largest"),
+        *("metric", "text", "unit", "seeds", "smallest", "known_from", "largest"),
         *("ratio", "low", "high", "ratio_in_words", "threshold"),
     ),
     rows=lambda results: results.budget_ratios,
