@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from freelunch.cli import audit
 from freelunch.core.artifact import write_json
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.claims import audit_claims, load_claims
@@ -201,10 +202,27 @@ def test_a_part_that_no_table_can_be_asked_is_refused(tmp_path: Path) -> None:
         assert "in_tables" in str(error.value)
 
 
+def test_they_stand_apart_at_the_terminal(
+    claims: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(audit, "check_sums", lambda *_: None)
+    study = make_study()
+    folder = study.paths.audit
+    folder.mkdir(parents=True)
+    (folder / "index.html").touch()
+    for published, expected in ((list(claims.values()), ["C1", "C2", "C3", "C3b"]), ([], [])):
+        content = {"scope": "here", "claims": [], "published_claims": published}
+        write_json(folder / "audit.json", content)
+        _, _, apart = audit.audit_text(study).partition("which carry no intervals:\n")
+        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
+        assert found == expected
+
+
 def test_they_stand_apart_in_the_markdown_table(claims: dict[str, dict[str, Any]]) -> None:
-    audit = {"scope": "here", "worth": "", "answer": "", "claims": []}
-    own = verdict_table(audit | {"published_claims": []})
-    text = verdict_table(audit | {"published_claims": list(claims.values())})
+    facts = {"scope": "here", "worth": "", "answer": "", "claims": []}
+    own = verdict_table(facts | {"published_claims": []})
+    text = verdict_table(facts | {"published_claims": list(claims.values())})
     assert text.startswith(own) and "published tables say" not in own
     rest = text.removeprefix(own)
     assert "They carry no intervals" in rest

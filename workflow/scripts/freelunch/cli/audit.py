@@ -33,6 +33,7 @@ def audit_text(study: Study) -> str:
         f"{each['id']:<5} {each['verdict']} ({each['bearing']}): {each['title']}"
         for each in audit["claims"]
     ]
-    lines += ["", "In published tables (no intervals):"]
-    lines += [f"{each['id']:<5} {each['verdict']}" for each in audit["published_claims"]]
+    in_tables = [f"{each['id']:<5} {each['verdict']}" for each in audit["published_claims"]]
+    if in_tables:
+        lines += ["", "The same claims in published tables, which carry no intervals:", *in_tables]
     return "\n".join([*lines, "", f"The page with the evidence: {page}"])

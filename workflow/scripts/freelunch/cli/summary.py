@@ -34,15 +34,14 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
     finished = f"The study `{study.name}` ({study.source}) is finished."
+    in_tables = _verdicts(audit["published_claims"])
     of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
     parts = {
         "finished": _wrapped(f"{finished} Scope: {audit['scope']}", width),
         "kinds": _wrapped(of_kind, width),
         "best": [],
         "claims": _wrapped(f"The paper's claims: {_verdicts(audit['claims'])}", width),
-        "published": _wrapped(
-            f"In published tables: {_verdicts(audit['published_claims'])}", width
-        ),
+        "published": _wrapped(f"In published tables: {in_tables}", width) if in_tables else [],
         "page": _wrapped(f"page         {paths.audit / 'index.html'}", width),
         "tables": _wrapped(
             f"tables       {paths.tables / 'summary.md'}, and more beside it", width
