@@ -23,7 +23,8 @@ def of_kept(study_file, name, tmp_path, monkeypatch, width=100):
     monkeypatch.chdir(tmp_path)
     study.paths.audit.mkdir(parents=True)
     claims = [{"id": claim, "verdict": verdict} for claim, verdict in VERDICTS.items()]
-    text = json.dumps({"scope": SCOPE, "claims": claims})
+    published = [{"id": "C3", "verdict": "found in part"}]
+    text = json.dumps({"scope": SCOPE, "claims": claims, "published_claims": published})
     (study.paths.audit / "audit.json").write_text(text)
     return summary.summary_text(study, records, width).splitlines()
 
@@ -42,6 +43,7 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     ]
     told = "The paper's claims: found: C1, C2b; found in part: C2; not testable here: C4"
     assert told in lines
+    assert lines[lines.index(told) + 1] == "In published tables: found in part: C3"
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
 
 

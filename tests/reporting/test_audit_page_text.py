@@ -135,12 +135,12 @@ def test_a_figure_of_several_claims_is_shown_once(audited: Audited) -> None:
 
 def test_a_caption_is_that_of_the_report(audited: Audited) -> None:
     text = " ".join(Elements(page_of(audited)).text.split())
-    assert "Measured on the first 32 windows of 512 tokens of evaluation-text, without" in text
+    assert "Measured on 32 windows of 512 tokens of evaluation-text, without" in text
 
 
 def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
     shutil.rmtree(audited.root / "tables")
-    audited.audit.update(costs=[], published=[])
+    audited.audit.update(costs=[], published=[], published_claims=[])
     for key in ("commits", "packages", "machines", "threads"):
         audited.audit["provenance"][key] = []
     for key in ("models", "texts", "tasks", "token_ids"):
@@ -197,6 +197,22 @@ def test_published_numbers_that_were_compared_come_first(audited: Audited) -> No
     assert "5.40 ± 0.10" in page
     audited.audit["published"] = others
     assert f"none of the {len(others)} that are known" in page_of(audited)
+
+
+def test_what_published_tables_say_stands_apart(audited: Audited) -> None:
+    text = page_of(audited)
+    apart = text[text.index('<section id="published-claims"') : text.index('<details id="cells"')]
+    page = Elements(apart)
+    ids = [it["id"] for it in page.all("details") if (it["id"] or "").startswith("published-")]
+    assert ids == ["published-C1", "published-C2", "published-C3", "published-C3b"]
+    words = " ".join(page.text.split())
+    assert "Published tables carry no intervals" in words
+    assert "llama-1-7b sparsegpt: none 7.24, recon_block_sparse 6.72" in words
+    assert words.count("No published table that we know speaks to C2b, C2v1, C4.") == 1
+    assert "tiny" not in apart, "nothing of ours is there"
+    own = text[text.index('<section id="claims"') : text.index('<section id="published-claims"')]
+    assert "llama-1-7b" not in own
+    assert "2499.39 (RIA README, primary); 30.39 (DenoiseRotator table 1, third-party)" in text
 
 
 def test_every_cell_is_linked_to_its_record(audited: Audited) -> None:

@@ -21,11 +21,14 @@ def names(study: Study) -> list[str]:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("config.yaml", ["budgets", "criteria", "drift", "effects", "windows"]),
-        ("studies/full.yaml", ["budgets", "criteria", "drift", "effects", "windows"]),
-        ("studies/retraining.yaml", ["budgets", "effects"]),
+        ("config.yaml", ["budget_ratios", "budgets", "criteria", "drift", "effects", "windows"]),
+        (
+            "studies/full.yaml",
+            ["budget_ratios", "budgets", "criteria", "drift", "effects", "windows"],
+        ),
+        ("studies/retraining.yaml", ["budget_ratios", "budgets", "effects"]),
         ("studies/criteria.yaml", ["criteria", "effects"]),
-        ("studies/published.yaml", ["criteria", "effects", "sizes"]),
+        ("studies/published.yaml", ["criteria", "effects", "sizes", "windows"]),
     ],
 )
 def test_studies_of_this_repository(source: str, expected: list[str]) -> None:
@@ -39,7 +42,7 @@ def test_one_criterion_is_compared_with_nothing() -> None:
         (1, ["criteria"]),
         (2, ["criteria", "effects"]),
         (3, ["effects", "windows"]),
-        (4, ["budgets", "effects", "windows"]),
+        (4, ["budget_ratios", "budgets", "effects", "windows"]),
     ):
         study = make_study(
             WINDOWS | BUDGETS, criteria=["wanda"], adaptations=adaptations[:count], seeds=[0]

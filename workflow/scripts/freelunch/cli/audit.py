@@ -12,7 +12,8 @@ from freelunch.study.study import Study
 def audit_text(study: Study) -> str:
     """Return a line for each claim, and below them the page with the evidence.
 
-    A line says what was found, and in brackets what that says of the claim.
+    A line says what was found, and in brackets what that says of the claim. What published tables
+    say of the claims stands apart.
 
     Raises:
         UserError: The study has no audit, or a file of it is damaged.
@@ -32,4 +33,7 @@ def audit_text(study: Study) -> str:
         f"{each['id']:<5} {each['verdict']} ({each['bearing']}): {each['title']}"
         for each in audit["claims"]
     ]
+    in_tables = [f"{each['id']:<5} {each['verdict']}" for each in audit["published_claims"]]
+    if in_tables:
+        lines += ["", "The same claims in published tables, which carry no intervals:", *in_tables]
     return "\n".join([*lines, "", f"The page with the evidence: {page}"])

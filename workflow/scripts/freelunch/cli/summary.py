@@ -34,12 +34,14 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
     finished = f"The study `{study.name}` ({study.source}) is finished."
+    in_tables = _verdicts(audit["published_claims"])
     of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
     parts = {
         "finished": _wrapped(f"{finished} Scope: {audit['scope']}", width),
         "kinds": _wrapped(of_kind, width),
         "best": [],
-        "claims": _wrapped(_verdicts(audit["claims"]), width),
+        "claims": _wrapped(f"The paper's claims: {_verdicts(audit['claims'])}", width),
+        "published": _wrapped(f"In published tables: {in_tables}", width) if in_tables else [],
         "page": _wrapped(f"page         {paths.audit / 'index.html'}", width),
         "tables": _wrapped(
             f"tables       {paths.tables / 'summary.md'}, and more beside it", width
@@ -52,7 +54,13 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
         ),
     }
     rows = _table(_best(study, means_over_seeds(records)), width)
-    shorter = {"next": [], "finished": _wrapped(finished, width), "checkpoints": [], "tables": []}
+    shorter = {
+        "next": [],
+        "published": [],
+        "finished": _wrapped(finished, width),
+        "checkpoints": [],
+        "tables": [],
+    }
     for key, lines in shorter.items():
         if sum(map(len, [*parts.values(), *rows])) > LINES:
             parts[key] = lines
@@ -116,12 +124,12 @@ def _table(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
 
 
 def _verdicts(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Return the claims by their verdict."""
     named = {
         verdict: [claim["id"] for claim in claims if claim["verdict"] == verdict]
         for verdict in VERDICTS
     }
-    told = "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in named.items() if ids)
-    return f"The paper's claims: {told}"
+    return "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in named.items() if ids)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -61,6 +61,14 @@ class Results(FinishedStudy):
         return reach_rows(self.records, self.study)
 
     @cached_property
+    def budget_ratios(self) -> Rows:
+        """Return the budget at which retraining reaches each reconstruction, as claims ask it."""
+        # Planning imports this module, and must not wait for numpy and scipy.
+        from freelunch.reporting.budget_ratios import ratio_rows
+
+        return ratio_rows(self)
+
+    @cached_property
     def tasks(self) -> Rows:
         """Return zero-shot accuracies, by cell and task."""
         return task_rows(self.records, self.folder)

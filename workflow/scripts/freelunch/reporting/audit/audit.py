@@ -12,7 +12,8 @@ from freelunch.reporting.audit.found import answer_text, gather_found
 from freelunch.reporting.audit.integrity import check_records
 from freelunch.reporting.audit.protocol import audit_protocol, load_protocol
 from freelunch.reporting.audit.provenance import gather_costs, gather_provenance
-from freelunch.reporting.audit.published import audit_published
+from freelunch.reporting.audit.published import audit_published, contradictions, load_meaning
+from freelunch.reporting.audit.published_claims import audit_published_claims
 from freelunch.reporting.audit.published_file import load_published
 from freelunch.reporting.audit.reforms import gather_reforms
 from freelunch.reporting.audit.scope import load_regimes, scope_text, worth_text
@@ -38,7 +39,8 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
     evidence = Evidence(study, records, folder)
     check_records(study, records, folder)
     regimes, found = load_regimes(), gather_found(evidence)
-    claims = audit_claims(evidence, load_claims())
+    asked, published, meaning = load_claims(), load_published(), load_meaning()
+    claims = audit_claims(evidence, asked)
     audit = {
         "study": study.name,
         "config_file": study.source,
@@ -47,9 +49,11 @@ def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any
         "answer": answer_text(study, found),
         "found": found,
         "claims": claims,
+        "published_claims": audit_published_claims(asked, published, meaning),
         "appendix": gather_appendix(study, records, claims),
         "protocol": audit_protocol(study, load_protocol()),
-        "published": audit_published(evidence, load_published()),
+        "published": audit_published(evidence, published, meaning),
+        "contradictions": contradictions(published),
         "provenance": gather_provenance(study, records),
         "costs": gather_costs(records),
     }

@@ -56,6 +56,8 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
         seen.add(claim["id"])
         for number, part in enumerate(claim["parts"]):
             _check_part(part, f"{path}: {claim['id']}.parts.{number}")
+        for number, part in enumerate(claim.get("in_tables", [])):
+            _check_part(part, f"{path}: {claim['id']}.in_tables.{number}")
         # For error messages.
         claim["where"] = f"{path}: {claim['id']}"
     return claims
@@ -141,14 +143,23 @@ def _part(
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
     scope, too_small = _scope(evidence, findings, paper)
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
+    return {
+        **part_facts(part),
+        "verdict": verdict,
+        "bearing": bearing(verdict, too_small),
+        "scope": scope,
+        "reason": reason_text(findings, verdict, "This study has no cells to test it on."),
+        "findings": findings,
+    }
+
+
+def part_facts(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a part asks, whatever it is asked of."""
+    measure, metric = MEASURES[part["measure"]], part.get("metric")
     unit = measure.unit_for(metric)
     return {
         "says": part["says"],
         "role": part.get("role", COUNTS),
-        "verdict": verdict,
-        "bearing": bearing(verdict, too_small),
-        "scope": scope,
-        "reason": _reason(findings, verdict),
         "measure": part["measure"],
         "measures": measure.description,
         "settings": part.get("settings", {}),
@@ -156,7 +167,6 @@ def _part(
         "threshold": threshold_text(part["holds"], lambda value: number_text(value, unit)),
         "set": part["set"],
         "why_this_threshold": part["why"],
-        "findings": findings,
     }
 
 
@@ -244,10 +254,16 @@ def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str
     return [name for name in adaptations if name in evidence.study.selected_on_evaluation]
 
 
-def _reason(findings: Sequence[Mapping[str, Any]], verdict: str) -> str:
-    """Return the reason for the verdict on a part, in a sentence."""
+def reason_text(findings: Sequence[Mapping[str, Any]], verdict: str, without: str) -> str:
+    """Return the reason for the verdict on a part, in a sentence.
+
+    Args:
+        findings: The findings of the part.
+        verdict: The verdict.
+        without: The reason where there are no findings.
+    """
     if not findings:
-        return "This study has no cells to test it on."
+        return without
     if len(findings) == 1:
         return _sentence(findings[0])
     reasons = {finding["reason"] for finding in findings}

@@ -7,7 +7,13 @@ import numpy as np
 
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
 from freelunch.analysis.intervals import Sample
-from freelunch.analysis.pairing import by_adaptation, paired_losses, pruned_models, unit_losses
+from freelunch.analysis.pairing import (
+    by_adaptation,
+    paired_losses,
+    parameters_by_model,
+    pruned_models,
+    unit_losses,
+)
 from freelunch.records.read import load_answers
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
@@ -58,9 +64,20 @@ class Evidence(FinishedStudy):
             neighbours=metric == PERPLEXITY and self.study.perplexity.cut == JOINED,
         )
 
+    def dense_perplexity(self, model: str) -> float | None:
+        """Return the perplexity of a dense model; None if it is not finite or not known."""
+        metrics = self.records[Cell.dense(model)]["metrics"]["perplexity"]
+        value: float | None = metrics["perplexity"]
+        return value
+
     def _dense_beside(self, cell: Cell) -> list[list[float]] | None:
         drift = self.records[cell]["metrics"].get("drift")
         return [unit_losses(drift["dense"])] if drift else None
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Return the number of parameters of each model."""
+        return parameters_by_model(self.records)
 
     @cached_property
     def comparisons(self) -> list[BudgetComparison]:

@@ -27,7 +27,7 @@ from freelunch.reporting.audit.page_cells import (
     significant,
     sorting,
 )
-from freelunch.reporting.audit.page_claims import shown_claims
+from freelunch.reporting.audit.page_claims import shown_claims, shown_published
 from freelunch.reporting.audit.page_found import shown_found
 from freelunch.reporting.audit.protocol import (
     ABSENT,
@@ -103,6 +103,7 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
         leading=[figure for figure in shown if figure["sums_up"]],
         found=shown_found(study, audit["found"]),
         claims=shown_claims(audit["claims"], shown),
+        published_claims=shown_published(audit["published_claims"]),
         cells=shown_cells(root / "tables"),
         tasks=shown_tasks(root / "tables"),
         few_cells=FEW_CELLS,
@@ -111,6 +112,7 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
         statuses={status: statuses[status] for status in MARKS if status in statuses},
         joined=[row for row in audit["published"] if row["verdict"] != NOT_RUN],
         not_run=not_run,
+        contradictions=audit["contradictions"],
         of_paper=any(PAPER in row["reference"] for row in audit["published"]),
         meanings=dict(meanings(study)),
         why_not_run=Counter((row["source"], row["reference"], row["reason"]) for row in not_run),

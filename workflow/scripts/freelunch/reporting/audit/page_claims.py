@@ -60,6 +60,18 @@ def shown_claims(
     return found
 
 
+def shown_published(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what published tables say of claims, with reasons."""
+    return [
+        {
+            **claim,
+            "reason": _reason(claim),
+            "parts": [{**part, "set": threshold_history(part["set"])} for part in claim["parts"]],
+        }
+        for claim in claims
+    ]
+
+
 def _reason(claim: Mapping[str, Any]) -> str:
     """Return the reason for the verdict on a claim: the deciding part, or a tally of its parts."""
     parts, verdict = claim["parts"], claim["verdict"]

@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, seed_groups
-from freelunch.core.errors import nearest
 from freelunch.reporting.audit.claims import command, snakemake
 from freelunch.reporting.audit.data import REPOSITORY
 from freelunch.reporting.audit.evidence import Evidence
@@ -36,7 +35,7 @@ AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 
 
 def audit_published(
-    evidence: Evidence, published: list[Published], meaning: Study | None = None
+    evidence: Evidence, published: Sequence[Published], meaning: Study
 ) -> list[dict[str, Any]]:
     """Return, for each published number, our number, the difference and the verdict.
 
@@ -45,11 +44,39 @@ def audit_published(
     Args:
         evidence: The finished study.
         published: The published numbers.
-        meaning: The study that says what their names mean; by default the one in STUDY.
+        meaning: The study that says what their names mean.
     """
-    meaning = meaning or Study.load(STUDY, REPOSITORY)
     cells = {_place(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
     return [_row(each, cells.get(_place(each), []), evidence, meaning) for each in published]
+
+
+def contradictions(published: Sequence[Published]) -> list[dict[str, Any]]:
+    """Return the numbers that several sources published and that differ by more than tolerated.
+
+    The tolerance is that of the less trusted source.
+    """
+    shown = ("model", "criterion", "pattern", "adaptation", "metric")
+    sources: dict[tuple[object, ...], list[Published]] = {}
+    for each in published:
+        key = (*(getattr(each, name) for name in shown), each.length)
+        sources.setdefault(key, []).append(each)
+    return [
+        {
+            **dict(zip((*shown, "seqlen"), key, strict=True)),
+            "numbers": [
+                {name: getattr(each, name) for name in ("source", "reference", "value", "trust")}
+                for each in rows
+            ],
+        }
+        for key, rows in sources.items()
+        if max(each.value for each in rows)
+        > (1 + max(TOLERANCES[each.trust] for each in rows)) * min(each.value for each in rows)
+    ]
+
+
+def load_meaning() -> Study:
+    """Return the study that says what the names of published numbers mean."""
+    return Study.load(STUDY, REPOSITORY)
 
 
 # What a cell and a published number of it share.
@@ -84,6 +111,8 @@ def _row(
             f"; calibrated on {sample.samples:,} sequences of {sample.length:,} tokens of "
             f"{text_identity(evidence.study.text(sample.text))}"
         )
+    if published.note:
+        reason += f"; the published number: {published.note}"
     return row | {
         "ours": ours if math.isfinite(ours) else None,
         "ours_standard_error": error if math.isfinite(error) else None,
@@ -132,10 +161,8 @@ def _names(published: Published) -> dict[str, str]:
 def _unnamed(published: Published, meaning: Study) -> str | None:
     """Return which name of a row has no meaning; None if all have one."""
     for registry, name in _names(published).items():
-        known_names = getattr(meaning.config, registry)
-        if name not in known_names:
-            known = nearest(name, known_names)
-            return f"{meaning.source} has no {name} among its {registry}; known: {known}"
+        if name not in getattr(meaning.config, registry):
+            return f"{meaning.source} has no {name} among its {registry}"
     return None
 
 

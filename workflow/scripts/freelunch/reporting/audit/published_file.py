@@ -15,7 +15,7 @@ from freelunch.study.patterns import Pattern
 PUBLISHED = DATA / "published_results.csv"
 COLUMNS = (
     *("source", "reference", "model", "criterion", "pattern", "adaptation"),
-    *("metric", "seqlen", "value", "trust"),
+    *("metric", "seqlen", "value", "trust", "note"),
 )
 # A number agrees if it is within this share of the published one. Perplexities differ by a few
 # thousandths between machines and versions of libraries, and by more between calibration samples.
@@ -26,6 +26,8 @@ TEXTS = {"wikitext2_perplexity": "wikitext2"}
 ACCURACY_OF = "accuracy_"
 TASKS = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 MEAN_OF_SEVEN = "mean_of_seven"
+# What a row says of its number; the other columns say which number it is.
+_SAID = ("value", "trust", "note")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Published:
         length: Tokens in a window of text; None for an accuracy.
         value: The number; an accuracy is in percent.
         trust: A key of TOLERANCES.
+        note: What the source says of its calibration, and what was inferred; perhaps nothing.
     """
 
     source: str
@@ -51,6 +54,7 @@ class Published:
     length: int | None
     value: float
     trust: str
+    note: str
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
     rows = [_published(row, f"{path}: line {reader.line_num}") for row in reader]
     seen: set[tuple[object, ...]] = set()
     for row in rows:
-        place = tuple(value for name, value in vars(row).items() if name not in ("value", "trust"))
+        place = tuple(value for name, value in vars(row).items() if name not in _SAID)
         if place in seen:
             raise UserError(
                 "a number was published twice by one source",

@@ -5,6 +5,11 @@ from typing import Any
 
 from freelunch.reporting.formatting import NOTHING
 
+TABLE_HEADS = ("claim", "published tables say", "scope", "numbers")
+IN_TABLES = (
+    "The same claims in tables that others published, apart from what was found here. They carry "
+    "no intervals: a verdict says on which side of the threshold their numbers lie, and no more."
+)
 HEADS = ("claim", "found here", "says of the paper's claim", "scope", "numbers")
 
 
@@ -19,6 +24,10 @@ def verdict_table(audit: Mapping[str, Any]) -> str:
     lines += [_line(HEADS), _line(["---"] * len(HEADS))]
     for claim in audit["claims"]:
         lines += _lines(claim)
+    if audit["published_claims"]:
+        lines += ["", IN_TABLES, "", _line(TABLE_HEADS), _line(["---"] * len(TABLE_HEADS))]
+    for claim in audit["published_claims"]:
+        lines += _published_lines(claim)
     return "\n".join(lines) + "\n"
 
 
@@ -34,6 +43,13 @@ def _lines(claim: Mapping[str, Any]) -> Iterator[str]:
         yield _line([part["says"], part["verdict"], part["bearing"], scope, _found(part)])
 
 
+def _published_lines(claim: Mapping[str, Any]) -> Iterator[str]:
+    title, verdict = f"**{claim['id']}: {claim['title']}**", f"**{claim['verdict']}**"
+    yield _line([title, verdict, claim["scope"] or NOTHING, ""])
+    for part in claim["parts"]:
+        yield _line([part["says"], part["verdict"], part["scope"] or NOTHING, _found(part)])
+
+
 def _line(fields: Sequence[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
@@ -43,9 +59,16 @@ def _found(part: Mapping[str, Any]) -> str:
     numbers = [each for each in part["findings"] if each["text"]]
     if not numbers:
         return str(part["reason"])
-    found = "; ".join(f"{each['subject']}: {each['text']}" for each in numbers)
+    found = "; ".join(
+        f"{each['subject']}: {each['text']}{_computed_from(each)}" for each in numbers
+    )
     late = ", set after results were seen" if _set_late(part) else ""
     return f"{found} (threshold: {part['threshold']}{late})"
+
+
+def _computed_from(finding: Mapping[str, Any]) -> str:
+    """Return the published numbers that a finding was computed from, in brackets, if any."""
+    return f" ({finding['computed_from']})" if "computed_from" in finding else ""
 
 
 def _set_late(part: Mapping[str, Any]) -> bool:

@@ -89,10 +89,11 @@ def judge(
         low = math.nextafter(most, math.inf)
     start, end = _range(threshold)
     where = threshold_text(threshold, written)
+    is_range = estimate.low < estimate.high
     if (low > start or start == -math.inf) and (high < end or end == math.inf):
-        return HOLDS, f"the whole interval is {where}"
+        return HOLDS, f"{'the whole interval' if is_range else 'the number'} is {where}"
     if high <= start or low >= end:
-        return FAILS, f"none of the interval is {where}"
+        return FAILS, f"{'none of the interval is' if is_range else 'the number is not'} {where}"
     return UNDECIDED, f"only a part of the interval is {where}"
 
 

@@ -6,7 +6,6 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers
-from freelunch.analysis.pairing import parameters_by_model
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
@@ -37,17 +36,17 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     """How much more of the gap between `groups` is left in a model than in the next smaller."""
-    sizes = parameters_by_model(evidence.records)
+    sizes = evidence.parameters
     by_gap: dict[tuple[str, str], list[Measurement]] = {}
     for criteria, name in _criteria(evidence, settings["metric"]):
         for found in _gaps_left(evidence, settings, criteria, name):
-            if isinstance(found, Measurement):
+            if isinstance(found, Measurement) and found.cells[0].model in sizes:
                 by_gap.setdefault((found.cells[0].pattern, found.about), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
     if not several:
         yield Absent(
             "models of different sizes",
-            "this study does not compare these criteria on models of several sizes",
+            "these criteria are not compared on models of several sizes",
         )
     for (pattern, about), of_models in several.items():
         ordered = sorted(of_models, key=lambda each: sizes[each.cells[0].model])
@@ -73,24 +72,27 @@ def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
     carry over to other levels.
     """
     one, other = settings["criteria"]
+    asked: list[Measurement | Absent] = []
     for criteria, name in _criteria(evidence, settings["metric"]):
         if one not in criteria or other not in criteria:
             continue
         cells = {criterion: criteria[criterion][1] for criterion in (one, other)}
         model = cells[one][0].model
         subject = f"{model}, {cells[one][0].pattern}, {name}: {one} minus {other}"
-        metrics = evidence.records[Cell.dense(model)]["metrics"]["perplexity"]
-        dense, most = metrics["perplexity"], settings["dense_at_most"]
+        dense, most = evidence.dense_perplexity(model), settings["dense_at_most"]
         if dense is None or dense > most:
-            found = "not finite" if dense is None else f"{dense:.1f}"
+            found = "not known" if dense is None else f"{dense:.1f}"
             reason = f"the dense perplexity is {found}, not at most {most}"
-            yield Absent(subject, reason, too_small=True)
+            asked.append(Absent(subject, reason, too_small=True))
             continue
 
         def statistic(means: Means) -> Numbers:
             return np.exp(means[one]) - np.exp(means[other])
 
-        yield ask(evidence, settings, subject, [statistic], cells)
+        asked.append(ask(evidence, settings, subject, [statistic], cells))
+    # Models that the claim is not about count only where there are no others.
+    about = [it for it in asked if not (isinstance(it, Absent) and it.too_small)]
+    yield from about or asked
 
 
 def _gaps_left(

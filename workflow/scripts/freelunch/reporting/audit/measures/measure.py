@@ -129,7 +129,7 @@ def ask(
     """Return the measurement of the cells of one model; `more` are attributes of it."""
     sample = evidence.sample(cells, settings["metric"])
     if sample is None:
-        return Absent(subject, f"{settings['metric']} was not measured on all of these cells")
+        return Absent(subject, f"some of these cells have no {settings['metric']}")
     used = dict.fromkeys(cell for of_seeds in cells.values() for cell in of_seeds)
     return Measurement(subject, statistics, [sample], list(used), **more)
 

@@ -1,7 +1,6 @@
 """Measures of how much of the loss that pruning adds the reconstruction recovers."""
 
 from freelunch.analysis.intervals import Means, Numbers, Statistic
-from freelunch.analysis.pairing import parameters_by_model
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
@@ -70,7 +69,7 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss added by pruning that the reconstruction recovers, in models with at
     least `parameters` parameters. All `criteria` have to be in the study, and no others count.
     """
-    sizes = parameters_by_model(evidence.records)
+    sizes = evidence.parameters
     large = {
         cell: record
         for cell, record in evidence.records.items()

@@ -55,6 +55,32 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
             )
 
 
+def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
+    """How much less each of some `adaptations` gains than the adaptation `beside`, as a share of
+    what that gains; below 0, it gains more. All of them have to be there for each pruned model that
+    has the adaptation `beside`, and no others count.
+    """
+    beside, others = settings["beside"], settings["adaptations"]
+    for by_name in evidence.pruned:
+        if beside not in by_name:
+            continue
+        place = pruned_model(next(iter(by_name[beside].values())))
+        if absent := [name for name in (NONE, *others) if name not in by_name]:
+            yield Absent(place, f"adaptations that are not there: {', '.join(absent)}")
+            continue
+        seeds = sorted(set.intersection(*(set(by_name[it]) for it in (NONE, beside, *others))))
+        for name in others:
+            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name, beside)}
+            yield ask(
+                evidence,
+                settings,
+                place,
+                [_missed(name, beside)],
+                cells,
+                about=f"{name} vs. {beside}",
+            )
+
+
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of a single matrix gains than each of some `windows`, as a share of
     what that gains; the smallest share counts. The matrix is solved exactly if `exact`, and trained
@@ -179,6 +205,14 @@ def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) ->
 
 MEASURES = (
     Measure(window_difference, MISSED, {"beside": WINDOW, "windows": WINDOWS}),
+    Measure(
+        gain_difference,
+        "gain missed, as a share of the other adaptation's gain",
+        {
+            "beside": {"type": "string"},
+            "adaptations": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        },
+    ),
     Measure(matrix_penalty, MISSED, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
     Measure(halves_missed, MISSED, {"windows": WINDOWS}),
     Measure(
