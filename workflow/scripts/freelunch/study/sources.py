@@ -1,7 +1,7 @@
 """Settings of models, texts and tasks: where they come from, and how they are stored."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from freelunch.study.shape_limits import LARGEST
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
-REFUSE, LEAVE_OUT = "refuse", "leave_out"
+REFUSE: Final = "refuse"
 DocumentFormat = Literal["lines", "doc_tags", "plain", "jsonl", "parquet"]
 TaskFormat = Literal[
     "arrow",
@@ -237,7 +237,7 @@ class Mixture(Source):
         "a part itself.",
     )
     held_out: float = Field(
-        default=0.1,
+        default=0.05,
         gt=0,
         lt=1,
         description="Share of each part's documents that is set aside for held-out text: half for "
