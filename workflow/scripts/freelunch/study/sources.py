@@ -225,7 +225,7 @@ class Mixture(Source):
     """
 
     source: Literal["mixture"] = Field(description=_SOURCE)
-    parts: Annotated[dict[Name, Share], Field(min_length=2)] = Field(
+    parts: dict[Name, Share] = Field(
         description="Share of the tokens of each part, which is a key of `texts`. The shares add "
         "up to 1, and every sample has them, to within a sequence."
     )
@@ -237,7 +237,7 @@ class Mixture(Source):
         "a part itself.",
     )
     held_out: float = Field(
-        default=0.05,
+        default=0.1,
         gt=0,
         lt=1,
         description="Share of each part's documents that is set aside for held-out text: half for "
