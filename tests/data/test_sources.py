@@ -120,7 +120,10 @@ def test_files_of_a_wheel_are_documents(index: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "texts").glob("[!.]*")] == ["tiny"]
     for changes, problem in (
         ({"members": "tiny/*.text"}, "texts.tiny.members: tiny_words-1.0-py3-none-any.whl has no"),
-        ({"sha256": "a" * 64}, "texts.tiny.sha256: tiny_words-1.0-py3-none-any.whl is not the file"),
+        (
+            {"sha256": "a" * 64},
+            "texts.tiny.sha256: tiny_words-1.0-py3-none-any.whl is not the file",
+        ),
         ({"members": "tiny/d.txt"}, "texts.tiny: the text has no documents"),
     ):
         with pytest.raises(UserError) as error:

@@ -38,7 +38,7 @@ MIXED: dict[str, Any] = {
             "perplexity.text: 'mixed' is a mixture, which is to calibrate on",
         ),
         ({"texts.mixed.held_out": 1.0}, "texts.mixed.held_out: found 1.0"),
-        ({"texts.mixed.evaluation_text": "keep"}, "texts.mixed.evaluation_text: found \"keep\""),
+        ({"texts.mixed.evaluation_text": "keep"}, 'texts.mixed.evaluation_text: found "keep"'),
     ],
 )
 def test_what_a_mixture_cannot_be(changes: dict[str, Any], problem: str) -> None:
@@ -78,9 +78,7 @@ def test_the_largest_sample_of_a_study() -> None:
     assert most_samples(checked(more)) == 9, "no cell uses the other adaptation"
 
 
-def test_a_mixture_is_as_long_as_its_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mixture_is_as_long_as_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = Study.check(changed(MIXED), "config.yaml")
 
