@@ -77,6 +77,19 @@ def test_all_is_well(config: dict[str, Any]) -> None:
     assert said(config).startswith("mine.yaml: all is well (settings, files and texts, memory")
 
 
+def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
+    Path("few.txt").write_text("\n".join(reversed(DOCUMENTS[:8])) + "\n")
+    few = {"source": "path", "path": "few.txt", "format": "lines"}
+    mixed = {"source": "mixture", "parts": {"few": 0.25, "notes": 0.75}}
+    config["texts"] |= {"few": few, "mixed": mixed}
+    config["study"]["calibration"]["text"] = "mixed"
+    assert "all is well" in said(config)
+    config["adaptations"]["recon_block"]["samples"] = 400
+    message = refused(config)
+    assert "texts.mixed.parts.few: 0.25 of 400 sequences of 32 tokens are drawn from it" in message
+    assert "3,200 tokens, each once" in message and "parts.notes" not in message
+
+
 # --- Models
 
 

@@ -19,10 +19,13 @@ COMPUTING = sorted(path.stem for path in SCRIPTS.glob("*.py") if not path.stem.s
 # Rooms and modules of the library that no computing script may reach.
 APART = (
     *("costs/", "records/", "analysis/", "reporting/", "cli/"),
-    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/text_formats.py"),
+    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/text_files.py"),
+    "data/text_formats.py",
 )
 # Rooms that a script computes with, beside `core` and `study`.
 ROOMS = {
+    "mix_text": {"data"},
+    "sample_mixture": {"data", "model"},
     "sample_calibration": {"data", "model"},
     "cut_windows": {"data", "model"},
     "capture_reference": {"evaluation", "model"},
@@ -65,6 +68,12 @@ def test_the_lists_name_what_exists() -> None:
 def test_a_computing_script_reaches_nothing_that_stands_apart(script: str) -> None:
     too_far = [name for name in covered(script) if name.startswith(APART)]
     assert not too_far, f"{script} runs again after an edit of any of these"
+
+
+@pytest.mark.parametrize("script", [name for name in COMPUTING if "mix" not in name])
+def test_mixtures_are_apart_from_studies_without_one(script: str) -> None:
+    """A finished study that calibrates on a single text does not run again after an edit there."""
+    assert not [name for name in covered(script) if "mixture" in name]
 
 
 @pytest.mark.parametrize("script", ROOMS)

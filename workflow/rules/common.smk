@@ -189,6 +189,16 @@ def sample_of(wildcards):
     return paths.manifest(PATHS.extended(wildcards.model, wildcards.seed, samples))
 
 
+def text_of_mixture(wildcards):
+    """Return what every sample of a mixture is drawn from, and what it leaves out."""
+    return {
+        "model": paths.manifest(PATHS.model(wildcards.model)),
+        "text": paths.manifest(PATHS.text(STUDY.calibration.text)),
+        "evaluation": paths.manifest(PATHS.text(STUDY.perplexity.text)),
+        "windows": paths.manifest(PATHS.text_windows(wildcards.model)),
+    }
+
+
 def held_out_of_extended(wildcards):
     """Return the held-out text that a sample larger than the calibration sample leaves out."""
     if int(wildcards.samples) <= STUDY.calibration.samples:

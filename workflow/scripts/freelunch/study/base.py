@@ -129,6 +129,10 @@ def _taken(
         if isinstance(other, str) and other not in taken["adaptations"]:
             taken["adaptations"].setdefault(other)
             waiting.append(other)
+    texts = {**base["texts"], **own["texts"]}
+    for name in [*taken["texts"], *own["texts"]]:
+        for part in _strings([*_mapping(_mapping(texts.get(name)).get("parts"))]):
+            taken["texts"].setdefault(part)
     return {registry: list(names) for registry, names in taken.items()}
 
 

@@ -10,9 +10,10 @@ from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Traini
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
+from freelunch.study.mixtures import mixture_problems
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
-from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Source, Tokens
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Mixture, Source, Tokens
 from freelunch.study.steps import JOINED
 
 Names = Mapping[str, list[str]]
@@ -54,6 +55,9 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
         if isinstance(adaptation, Training):
             yield partial(_held_out, name, adaptation, config)
             yield partial(_sample, name, adaptation, config, names)
+    for name, text in getattr(config, "texts", {}).items():
+        if isinstance(text, Mixture):
+            yield partial(mixture_problems, name, text, config, names)
     for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
         yield partial(_reserved, registry, reserved, names)
     for registry in ("models", "texts", "tasks"):
@@ -92,6 +96,8 @@ def _perplexity(config: Config, names: Names) -> Iterator[str]:
     yield from _text(where, text, names)
     if isinstance(config.texts.get(text), Tokens):
         yield f"  {where}: {text!r} is a `tokens` source; expected a text"
+    elif isinstance(config.texts.get(text), Mixture):
+        yield f"  {where}: {text!r} is a mixture, which is to calibrate on; expected a single text"
 
 
 def _text(where: str, text: str, names: Names) -> Iterator[str]:

@@ -161,6 +161,9 @@ def _form(schema: Mapping[str, Any], headings: Mapping[str, str]) -> str:
         return PATTERNS[schema["pattern"]]
     if schema.get("type") == "array":
         return f"a list of: {_form(schema['items'], headings)}"
+    if schema.get("type") == "object":
+        (value,) = schema["patternProperties"].values()
+        return f"by name: {_form(value, headings)}" if "type" in value else "entries by name"
     bounds = [
         f"{words} {schema[key]}"
         for key, words in (
@@ -180,7 +183,6 @@ _TYPES = {
     "string": "text",
     "boolean": "true or false",
     "null": "null",
-    "object": "entries by name",
 }
 
 

@@ -1,13 +1,14 @@
 """Settings of models, texts and tasks: where they come from, and how they are stored."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from freelunch.study.settings import (
     Absent,
     Member,
+    Name,
     Package,
     Repository,
     Revision,
@@ -22,6 +23,8 @@ from freelunch.study.settings import (
 from freelunch.study.shape_limits import LARGEST
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
+WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
+REFUSE: Final = "refuse"
 DocumentFormat = Literal["lines", "doc_tags", "plain", "jsonl", "parquet"]
 TaskFormat = Literal[
     "arrow",
@@ -37,6 +40,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 UNTRAINED = "float16"
 NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
 _SOURCE = "Kind of source."
+Share = Annotated[float, Field(gt=0, lt=1)]
 _PATH = "The path is absolute, or relative to the folder in which the study is run."
 
 
@@ -63,13 +67,18 @@ class Source(Settings):
 _DESCRIPTIVE = ("licence", "architecture")
 
 
-class Wheel(Source):
-    """A file in a wheel on the Python Package Index."""
+class InWheel(Source):
+    """Anything in a wheel on the Python Package Index."""
 
-    source: Literal["wheel"] = Field(description=_SOURCE)
     package: Package = Field(description="Name on the Python Package Index.")
     version: Version = Field(description="Exact version.")
     sha256: Sha256 = Field(description="SHA-256 of the wheel.")
+
+
+class Wheel(InWheel):
+    """A file in a wheel on the Python Package Index."""
+
+    source: Literal["wheel"] = Field(description=_SOURCE)
     member: Member = Field(description="A file in the wheel.")
 
 
@@ -207,6 +216,44 @@ class Tokens(Source):
     )
 
 
+class WheelFiles(InWheel):
+    """Text files in a wheel on the Python Package Index, each of which is one document."""
+
+    source: Literal["wheel_files"] = Field(description=_SOURCE)
+    members: Member = Field(
+        description="The files in the wheel, as a pattern with * and ?, such as data/*.txt. Their "
+        "order is that of their names."
+    )
+
+
+class Mixture(Source):
+    """Several texts to calibrate on, each with a share of the tokens.
+
+    A sequence is drawn once and overlaps no other, so a part that is too short is refused. Each
+    seed draws other sequences. A document that several parts hold is kept once.
+    """
+
+    source: Literal["mixture"] = Field(description=_SOURCE)
+    parts: dict[Name, Share] = Field(
+        description="Share of the tokens of each part, which is a key of `texts`. The shares add "
+        "up to 1, and every sample has them, to within a sequence."
+    )
+    evaluation_text: Literal["refuse", "leave_out"] = Field(
+        default=REFUSE,
+        description="What happens to a part's documents that share 13 tokens in a row with a "
+        "window of the evaluation text. refuse: the study stops, and says what share of the part "
+        "they are. leave_out: they are left out, which they have to be if the evaluation text is "
+        "a part itself.",
+    )
+    held_out: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share of each part's documents that is set aside for held-out text: half for "
+        "`study.selection`, half for `study.evaluation.drift`.",
+    )
+
+
 class TaskDocuments(Settings):
     """How a file stores the documents of a task, and how many there are."""
 
@@ -238,11 +285,22 @@ class LocalTask(LocalSource, TaskDocuments):
 
 Model = WheelModel | HubModel | LocalModel
 DocumentText = WheelText | HubText | LocalText
+# A text that comes as one file.
 Text = DocumentText | Tokens
+AnyText = Text | WheelFiles | Mixture
 Task = WheelTask | HubTask | LocalTask
 ModelEntry = chosen_by("source", "models", {WHEEL: WheelModel, HUB: HubModel, PATH: LocalModel})
 TextEntry = chosen_by(
-    "source", "texts", {WHEEL: WheelText, HUB: HubText, PATH: LocalText, TOKENS: Tokens}
+    "source",
+    "texts",
+    {
+        WHEEL: WheelText,
+        WHEEL_FILES: WheelFiles,
+        HUB: HubText,
+        PATH: LocalText,
+        TOKENS: Tokens,
+        MIXTURE: Mixture,
+    },
 )
 TaskEntry = chosen_by("source", "tasks", {WHEEL: WheelTask, HUB: HubTask, PATH: LocalTask})
 
@@ -254,8 +312,14 @@ def read_model(entry: Mapping[str, Any]) -> Model:
 
 
 def read_text(entry: Mapping[str, Any]) -> Text:
-    """Return an entry of `texts` from JSON."""
+    """Return an entry of `texts` that is one file, from JSON."""
     found: Text = reader(TextEntry)(entry)
+    return found
+
+
+def read_text_files(entry: Mapping[str, Any]) -> WheelFiles:
+    """Return an entry of `texts` that is many files, from JSON."""
+    found: WheelFiles = reader(TextEntry)(entry)
     return found
 
 

@@ -27,7 +27,7 @@ from freelunch.study.paths import Paths
 from freelunch.study.problems import as_far_as_valid, violations
 from freelunch.study.search import adaptation_of, candidates_of
 from freelunch.study.settings import Settings
-from freelunch.study.sources import Model, Text
+from freelunch.study.sources import AnyText, Mixture, Model
 from freelunch.study.yaml_file import read_yaml
 
 
@@ -143,10 +143,23 @@ class Study(Comparisons):
         entry: Model = self.config.models[name]
         return entry
 
-    def text(self, name: str) -> Text:
+    def text(self, name: str) -> AnyText:
         """Return an entry of `texts`."""
-        entry: Text = self.config.texts[name]
+        entry: AnyText = self.config.texts[name]
         return entry
+
+    def text_settings(self, name: str) -> dict[str, Any]:
+        """Return the settings of a text that decide a number, as JSON; those of a mixture with the
+        settings of its parts.
+        """
+        entry = self.text(name)
+        settings = entry.deciding()
+        if isinstance(entry, Mixture):
+            settings["parts"] = {
+                part: {"share": share, **self.text(part).deciding()}
+                for part, share in settings["parts"].items()
+            }
+        return settings
 
     def measures_drift(self, cell: Cell) -> bool:
         """Return whether a cell's activations are compared with the dense model's."""
@@ -308,7 +321,7 @@ class Study(Comparisons):
         """Return settings in which the name of a text is joined by the text's entry."""
         written = settings.as_json()
         name = written["text"]
-        return {**written, "text": {"name": name, **self.text(name).deciding()}}
+        return {**written, "text": {"name": name, **self.text_settings(name)}}
 
 
 def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:

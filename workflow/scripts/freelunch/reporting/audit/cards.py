@@ -180,14 +180,26 @@ def _texts(study: Study, cell: Cell, record: Mapping[str, Any]) -> Iterator[dict
     if not cell.is_dense:
         calibration = spec["calibration"]
         use = f"calibration: {_sequences(calibration['samples'], calibration['length'])}"
-        yield _used(use, config.texts, calibration["text"])
+        yield from _sampled(use, config.texts, calibration["text"])
         if record["adaptation"]:
             samples = record["adaptation"]["samples"]
             use = f"adaptation: {_sequences(samples, calibration['length'])}"
-            yield _used(use, config.texts, calibration["text"])
+            yield from _sampled(use, config.texts, calibration["text"])
     yield _used(f"evaluation: {_windows(metrics[steps.PERPLEXITY])}", config.texts, perplexity)
     for name, task in spec["evaluation"].get("tasks", {}).get("tasks", {}).items():
         yield _used("evaluation: zero-shot task", config.tasks, {**task, "name": name})
+
+
+def _sampled(
+    use: str, texts: Mapping[str, Any], entry: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield a text that samples are drawn from, or each part of a mixture."""
+    if "parts" not in entry:
+        yield _used(use, texts, entry)
+    for part, settings in entry.get("parts", {}).items():
+        yield _used(
+            f"{use}, {100 * settings['share']:g} % of them", texts, {**settings, "name": part}
+        )
 
 
 def _sequences(samples: int, length: int) -> str:
@@ -201,7 +213,8 @@ def _used(use: str, registry: Mapping[str, Any], entry: Mapping[str, Any]) -> di
 
 def _place(entry: Mapping[str, Any]) -> str:
     """Return where a model, text or task comes from; of a local path, only its last part."""
-    member = f", `{entry['member']}`" if entry.get("member") else ""
+    member = entry.get("member", entry.get("members"))
+    member = f", `{member}`" if member else ""
     if "package" in entry:
         return f"Python package `{entry['package']}` {entry['version']}{member}"
     if "repository" in entry:

@@ -5,7 +5,8 @@ from typing import Any
 from urllib.parse import quote
 
 from freelunch.core.digest import file_digest
-from freelunch.study.sources import Hub, Model, Task, Text, Wheel
+from freelunch.reporting.formatting import parts_text
+from freelunch.study.sources import AnyText, Hub, InWheel, Mixture, Model, Task
 
 # By suffix; Python's own table differs between machines.
 FORMATS = {
@@ -24,10 +25,10 @@ FORMATS = {
 }
 
 
-def source_of(registry: str, entry: Model | Text | Task) -> dict[str, str]:
+def source_of(registry: str, entry: Model | AnyText | Task) -> dict[str, str]:
     """Return what identifies a model, text or task at its source."""
     match entry:
-        case Wheel():
+        case InWheel():
             package = package_url(entry.package, entry.version)
             return {
                 "identifier": f"{package}?checksum=sha256:{entry.sha256}",
@@ -38,6 +39,8 @@ def source_of(registry: str, entry: Model | Text | Task) -> dict[str, str]:
             kind = "" if registry == "models" else "datasets/"
             place = f"https://huggingface.co/{kind}{entry.repository}"
             return {"url": f"{place}/tree/{entry.revision}", "version": entry.revision}
+        case Mixture():
+            return {"alternateName": f"mixture of {parts_text(entry.parts)}"}
         case _:
             return {"alternateName": entry.path}
 

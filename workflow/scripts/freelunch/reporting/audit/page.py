@@ -75,7 +75,10 @@ _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # A table of cells with more rows is folded.
 FEW_CELLS = 20
 # The facts of an origin that say where something comes from.
-_PLACES = ("source", "package", "version", "repository", "revision", "path", "member")
+_PLACES = (
+    *("source", "package", "version", "repository", "revision", "path"),
+    *("member", "members"),
+)
 
 
 def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str] = ()) -> str:

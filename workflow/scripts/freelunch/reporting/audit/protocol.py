@@ -6,9 +6,10 @@ from typing import Any
 
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.data import DATA, checked
+from freelunch.reporting.formatting import parts_text
 from freelunch.study.cell import NONE
 from freelunch.study.search import is_searched
-from freelunch.study.sources import HubFile, Text, Wheel
+from freelunch.study.sources import AnyText, HubFile, Mixture, Wheel, WheelFiles
 from freelunch.study.study import Study
 
 PROTOCOL = DATA / "protocol.yaml"
@@ -116,9 +117,13 @@ def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:
     return [text_identity(study.text(settings.text))]
 
 
-def text_identity(text: Text) -> str:
+def text_identity(text: AnyText) -> str:
     """Return where a text comes from, by its entry in the config, which tells it from others."""
     match text:
+        case WheelFiles():
+            return f"{text.package}: {text.members}"
+        case Mixture():
+            return f"mixture of {parts_text(text.parts)}"
         case Wheel():
             return f"{text.package}: {text.member}"
         case HubFile():

@@ -3,11 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.reporting.formatting import NOTHING, marked, range_text, rounded, with_error
+from freelunch.reporting.formatting import (
+    NOTHING,
+    marked,
+    parts_text,
+    range_text,
+    rounded,
+    with_error,
+)
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.section import Section
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.sources import Text, Wheel
+from freelunch.study.sources import AnyText, Mixture, Wheel
 from freelunch.study.study import Study
 
 Means = Sequence[Mapping[str, Any]]
@@ -18,6 +25,7 @@ _ORIGINS = {
     "hub": "`{member}` of {repository} at {revision:.7}",
     "path": "`{path}`",
     "tokens": "token ids in `{path}`",
+    "wheel_files": "`{members}` of the package {package} {version}",
 }
 
 
@@ -160,6 +168,8 @@ def _sizes(means: Means) -> Iterator[str]:
         yield note
 
 
-def _origin(name: str, text: Text) -> str:
+def _origin(name: str, text: AnyText) -> str:
     """Return the name of a text and where it comes from."""
+    if isinstance(text, Mixture):
+        return f"`{name}` ({parts_text(text.parts)})"
     return f"`{name}` ({_ORIGINS[text.source].format_map(text.as_json())})"

@@ -1,0 +1,95 @@
+"""Mixtures in a config: what is refused, what a study takes from its base, and its spec."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs import changed, checked, config, refusal
+from freelunch.costs.text_lengths import characters_of
+from freelunch.study.cell import Cell
+from freelunch.study.mixtures import mixture_of, most_samples
+from freelunch.study.paths import Paths
+from freelunch.study.study import Study
+
+MIXED: dict[str, Any] = {
+    "texts.mixed": {"source": "mixture", "parts": {"unused": 0.75, "c4": 0.25}},
+    "study.calibration.text": "mixed",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"texts.mixed.parts": {"c4": 0.5, "wikki": 0.5}}, "parts: 'wikki' is not in `texts`"),
+        ({"texts.mixed.parts": {"c4": 0.5, "unused": 0.4}}, "parts: the shares add up to 0.9"),
+        ({"texts.mixed.parts": {"c4": 0.0, "unused": 0.5}}, "parts.c4: found 0.0"),
+        (
+            {"texts.more": {"source": "mixture", "parts": {"mixed": 0.5, "wiki": 0.5}}},
+            "more.parts.mixed: found a mixture",
+        ),
+        (
+            {"texts.unused": {"source": "tokens", "path": "README.md"}},
+            "mixed.parts.unused: a `tokens` source has no documents",
+        ),
+        (
+            {"study.evaluation.perplexity.text": "mixed"},
+            "perplexity.text: 'mixed' is a mixture, which is to calibrate on",
+        ),
+        ({"texts.mixed.held_out": 1.0}, "texts.mixed.held_out: found 1.0"),
+        ({"texts.mixed.evaluation_text": "keep"}, 'texts.mixed.evaluation_text: found "keep"'),
+    ],
+)
+def test_what_a_mixture_cannot_be(changes: dict[str, Any], problem: str) -> None:
+    message = refusal(changed(changes, changed(MIXED)))
+    assert problem in message, message
+
+
+def test_a_study_takes_the_parts_of_its_mixture_from_its_base(tmp_path: Path) -> None:
+    complete = changed(MIXED)
+    study = complete.pop("study")
+    base = tmp_path / "base.yaml"
+    base.write_text(yaml.safe_dump(complete))
+    found = Study.check({"base": str(base), "study": study}, "config.yaml")
+    assert set(found.config.texts) == {"mixed", "wiki", "unused", "c4"}
+    other = {**study, "calibration": {**study["calibration"], "text": "c4"}}
+    found = Study.check({"base": str(base), "study": other}, "config.yaml")
+    assert set(found.config.texts) == {"c4", "wiki"} and mixture_of(found) is None
+
+
+def test_the_settings_of_the_parts_are_in_the_spec() -> None:
+    cell = Cell("one", "wanda", "u50", "none", 0)
+
+    def text(changes: dict[str, Any]) -> Any:
+        study = Study.check(changed({**MIXED, **changes}), "config.yaml")
+        return study.spec(cell)["calibration"]["text"]
+
+    spec = text({})
+    assert spec["name"] == "mixed" and list(spec["parts"]) == ["c4", "unused"]
+    assert spec["parts"]["c4"] == {"share": 0.25, **config()["texts"]["c4"], "field": "text"}
+    assert text({"texts.c4.licence": "free", "texts.mixed.licence": "free"}) == spec
+    assert text({"texts.c4.sha256": "1" * 64}) != spec
+
+
+def test_the_largest_sample_of_a_study() -> None:
+    assert most_samples(checked()) == 4
+    more = {"adaptations.recon_block.samples": 9, "adaptations.recon_two.samples": 99}
+    assert most_samples(checked(more)) == 9, "no cell uses the other adaptation"
+
+
+def test_a_mixture_is_as_long_as_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study.check(changed(MIXED), "config.yaml")
+
+    def fetch(text: str, characters: int) -> None:
+        folder = Paths.text(text)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(f'{{"facts": {{"characters": {characters}}}}}')
+
+    fetch("c4", 100)
+    assert characters_of(study, "mixed") is None
+    fetch("unused", 50)
+    assert characters_of(study, "mixed") == 150
+    fetch("mixed", 149)
+    assert characters_of(study, "mixed") == 149

@@ -1,0 +1,100 @@
+"""Mix texts: the documents of all parts, one part after another, each document once."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.digest import SHA256
+from freelunch.core.errors import UserError
+from freelunch.data.documents import read_documents
+from freelunch.study.steps import DOCUMENTS, TEXT
+
+# The largest share of a part's characters that earlier parts may hold, too. With more, the shares
+# would not be those of different texts.
+LARGEST_OVERLAP = 0.1
+
+
+def mix_text(
+    name: str,
+    settings: Mapping[str, Any],
+    parts: Mapping[str, Artifact],
+    folder: Path,
+    fingerprint: str,
+) -> Artifact:
+    """Write the documents of several texts as one text.
+
+    The shares of the parts are kept when samples are drawn (`mixture_drawing`), since they are
+    shares of tokens.
+
+    Args:
+        name: Key in `texts`, for messages.
+        settings: The mixture's settings, with those of its parts.
+        parts: The text of each part, by its name.
+        folder: Output folder.
+        fingerprint: Digest of everything the result depends on.
+
+    Returns:
+        An artifact of kind "text" with the facts of any text (`freelunch.data.texts`), and `parts`,
+        in the order of their documents: for each its `name`, `documents`, `characters`,
+        `duplicates` (how many of its documents were dropped since an equal one came before) and
+        `text` (the digest of its artifact).
+
+    Raises:
+        UserError: A part repeats too much of the parts before it.
+    """
+    writer = ArtifactWriter(folder, TEXT, fingerprint)
+    seen: set[bytes] = set()
+    lines: list[str] = []
+    facts: list[dict[str, Any]] = []
+    for part, text in parts.items():
+        documents = [each for each in read_documents(text.folder) if each.strip()]
+        # A table may repeat its own rows.
+        own = {hashlib.sha256(each.encode()).digest(): each for each in documents}
+        kept = [each for digest, each in own.items() if digest not in seen]
+        _check_overlap(f"texts.{name}.parts.{part}", list(own.values()), kept)
+        seen |= own.keys()
+        lines += [json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in kept]
+        facts.append(
+            {
+                "name": part,
+                "documents": len(kept),
+                "characters": sum(map(len, kept)),
+                "duplicates": len(documents) - len(kept),
+                "text": text.digest,
+            }
+        )
+    writer.add_text(DOCUMENTS, "".join(lines))
+    totals = {
+        key: sum(each[key] for each in facts) for key in ("documents", "characters", "duplicates")
+    }
+    files = {f"{part}/{DOCUMENTS}": text.files[DOCUMENTS][SHA256] for part, text in parts.items()}
+    return writer.finish(
+        settings=dict(settings),
+        origin={"source": settings["source"], "files": files},
+        parts=facts,
+        **totals,
+    )
+
+
+def _check_overlap(where: str, documents: list[str], kept: list[str]) -> None:
+    """Refuse a part that repeats too much of the parts before it.
+
+    Args:
+        where: The part, for messages.
+        documents: Its documents, each once.
+        kept: Those that no earlier part has.
+    """
+    characters = sum(map(len, documents))
+    repeated = characters - sum(map(len, kept))
+    if repeated > LARGEST_OVERLAP * characters:
+        raise UserError(
+            "the parts of the mixture overlap",
+            where=where,
+            found=f"{len(documents) - len(kept):,} of its {len(documents):,} documents, "
+            f"{repeated / characters:.1%} of its characters, are in the parts before it, too",
+            expected=f"at most {LARGEST_OVERLAP:.0%}",
+            todo="leave out one of the parts",
+        )

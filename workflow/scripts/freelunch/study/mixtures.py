@@ -1,0 +1,42 @@
+"""Mixtures in a config: what can be wrong with them, and how much text a study draws from one."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from freelunch.core.errors import nearest
+from freelunch.study.config import Config
+from freelunch.study.sources import Mixture, Tokens
+
+if TYPE_CHECKING:
+    from freelunch.study.study import Study
+
+
+def mixture_of(study: "Study") -> Mixture | None:
+    """Return the mixture that a study calibrates on; None if it calibrates on a single text."""
+    entry = study.text(study.calibration.text)
+    return entry if isinstance(entry, Mixture) else None
+
+
+def most_samples(study: "Study") -> int:
+    """Return the number of sequences of the largest sample that any cell trains on."""
+    sizes = (max(study.sizes(cell.adaptation), default=0) for cell in study.cells)
+    return max(study.calibration.samples, *sizes)
+
+
+def mixture_problems(
+    name: str, entry: Mixture, config: Config, names: Mapping[str, list[str]]
+) -> Iterator[str]:
+    """Yield what is wrong with a mixture: its shares, or what its parts are."""
+    where = f"  texts.{name}.parts"
+    total = sum(entry.parts.values())
+    if not math.isclose(total, 1, abs_tol=1e-6):
+        yield f"{where}: the shares add up to {total:g}; expected 1"
+    for part in entry.parts:
+        if part not in names["texts"]:
+            others = [each for each in names["texts"] if each != name]
+            yield f"{where}: {part!r} is not in `texts`; expected {nearest(part, others)}"
+        elif isinstance(config.texts.get(part), Mixture):
+            yield f"{where}.{part}: found a mixture; expected a text that is not one itself"
+        elif isinstance(config.texts.get(part), Tokens):
+            yield f"{where}.{part}: a `tokens` source has no documents to mix; expected a text"
