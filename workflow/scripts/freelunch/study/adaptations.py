@@ -1,5 +1,6 @@
 """Settings of what follows pruning: what all adaptations share, and those that work on windows."""
 
+from operator import not_
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -81,21 +82,46 @@ class Local(Adaptation):
         "independent of each other. sparse: the outputs of the adapted windows before it; one job "
         "then adapts all windows in turn.",
     )
-    targets: Literal["dense", "local"] = Field(
+    targets: Literal["dense", "local", "behind_sparse"] = Field(
         default="dense",
         description="Targets of a window. dense: the dense model's activations. local: the outputs "
-        "of the window's own dense weights on its (sparse) inputs.",
+        "of the window's own dense weights on its (sparse) inputs. behind_sparse, for single "
+        "matrices only: a quirk of the paper's code, where dense hidden states enter a block whose "
+        "matrices before this one are already adapted, and this one's dense weights make the "
+        "target. With `inputs: dense`, what arrives at the matrix is also its input.",
+    )
+    lost_residual: bool = Field(
+        default=False,
+        exclude_if=not_,
+        description="For `targets: behind_sparse`: a quirk of the paper's code, where the targets "
+        "of the attention's last matrix enter the MLP, and those of the MLP's last matrix enter "
+        "the next block, without the residual stream. One job then adapts all windows in turn.",
     )
     train_biases: bool = Field(default=True, description="Also adapt the biases of linear layers.")
 
     @property
     def is_sequential(self) -> bool:
+        return self.sparse_inputs or self.lost_residual
+
+    @property
+    def sparse_inputs(self) -> bool:
+        """Whether a window's inputs are the outputs of the adapted windows before it."""
         return self.inputs == "sparse"
 
     @property
     def local_targets(self) -> bool:
         """Whether a window's targets are the outputs of its own dense weights on its inputs."""
         return self.targets == "local"
+
+    @property
+    def targets_behind_sparse(self) -> bool:
+        """Whether the adapted matrices of a block act on the targets of those behind them."""
+        return self.targets == "behind_sparse"
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        """Names of the settings that switch a quirk of the paper's code on, besides `targets`."""
+        return ("lost_residual",) if self.lost_residual else ()
 
 
 class LeastSquares(Local):
@@ -233,6 +259,17 @@ class Reconstruction(Training, Local):
         description="Train the window's norms as well as the weights that its masks keep. A window "
         "of one matrix has no norms, so use the same value in all windows that are compared.",
     )
+    model_dropout: bool = Field(
+        default=False,
+        exclude_if=not_,
+        description="For windows of whole blocks: a quirk of the paper's code, which trains them "
+        "with the model's own dropout, as its config gives it (OPT: 0.1). With `inputs: sparse`, "
+        "the adapted blocks still drop out while they make the inputs of the next window.",
+    )
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        return (*super().quirks, *(("model_dropout",) if self.model_dropout else ()))
 
     @property
     def trained(self) -> Trained:
