@@ -86,16 +86,16 @@ class Local(Adaptation):
         default="dense",
         description="Targets of a window. dense: the dense model's activations. local: the outputs "
         "of the window's own dense weights on its (sparse) inputs. behind_sparse, for single "
-        "matrices only: a quirk of the paper's code, where dense hidden states enter a block whose "
-        "matrices before this one are already adapted, and this one's dense weights make the "
-        "target. With `inputs: dense`, what arrives at the matrix is also its input.",
+        "matrices: the outputs of the matrix's own dense weights for what arrives at it if dense "
+        "hidden states enter its block, whose matrices before it are sparse already (a quirk of "
+        "the paper's code). With `inputs: dense`, what arrives at it is also its input.",
     )
     lost_residual: bool = Field(
         default=False,
         exclude_if=not_,
-        description="For `targets: behind_sparse`: a quirk of the paper's code, where the targets "
-        "of the attention's last matrix enter the MLP, and those of the MLP's last matrix enter "
-        "the next block, without the residual stream. One job then adapts all windows in turn.",
+        description="Only with `targets: behind_sparse`. The target of the attention's last matrix "
+        "enters the MLP, and that of the MLP's last matrix enters the next block, without the "
+        "residual stream (a quirk of the paper's code). One job then adapts all windows in turn.",
     )
     train_biases: bool = Field(default=True, description="Also adapt the biases of linear layers.")
 
@@ -262,9 +262,9 @@ class Reconstruction(Training, Local):
     model_dropout: bool = Field(
         default=False,
         exclude_if=not_,
-        description="For windows of whole blocks: a quirk of the paper's code, which trains them "
-        "with the model's own dropout, as its config gives it (OPT: 0.1). With `inputs: sparse`, "
-        "the adapted blocks still drop out while they make the inputs of the next window.",
+        description="Only for windows of whole blocks. Train them with the model's own dropout, at "
+        "the rate in its config (a quirk of the paper's code; 0.1 for OPT). With `inputs: sparse`, "
+        "adapted blocks also drop out while they make the inputs of the next window.",
     )
 
     @property

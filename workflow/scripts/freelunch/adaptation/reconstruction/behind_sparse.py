@@ -8,6 +8,7 @@ target.
 from torch import nn
 
 from freelunch.adaptation.reconstruction.recording import dense_outputs, inputs_of, recorded
+from freelunch.model.blocks import block_linears
 from freelunch.model.halves import half
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import DenseStates
@@ -36,9 +37,13 @@ class BehindSparse:
         part, entering = self.entering(index, block, group)
         return self._recorded(index, part, entering, group)
 
+    def hidden(self, index: int) -> HiddenStates:
+        """Return what enters a block, (sequences, length, d)."""
+        return self.states.at(index)
+
     def entering(self, index: int, block: nn.Module, group: str) -> tuple[nn.Module, HiddenStates]:
         """Return the part of a block that a group of matrices is in, and what enters this part."""
-        return block, self.states.at(index)
+        return block, self.hidden(index)
 
     def on(self, index: int, block: nn.Module) -> None:
         """Go on behind an adapted block."""
@@ -66,9 +71,12 @@ class LostResidual(BehindSparse):
         # A block's index, and what enters its MLP.
         self._middle: tuple[int, HiddenStates] | None = None
 
+    def hidden(self, index: int) -> HiddenStates:
+        return self._hidden
+
     def entering(self, index: int, block: nn.Module, group: str) -> tuple[nn.Module, HiddenStates]:
         attention = half(block, self._family, self._family.mlp_half)
-        if group in dict(attention.named_modules()):
+        if group in block_linears(attention):
             return attention, self._hidden
         if self._middle is None or self._middle[0] != index:
             self._middle = index, self._behind_attention(index, block)

@@ -6,7 +6,7 @@ window sees the outputs of the adapted windows before it. Only one window is in 
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from freelunch.model.hidden_states import DenseStates, SparseStates
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
-from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.dropout import check_dropout, dropout_of
@@ -323,7 +322,8 @@ class _Run:
     def _groups(self, index: int, block: nn.Module) -> dict[str, list[str]]:
         """Return the matrices of a block, grouped by shared input, in the order of their calls."""
         watcher = LinearWatcher(block)
-        one = self._inputs(index)[:1].to(self.model.device)
+        entering = self._inputs(index) if self.behind is None else self.behind.hidden(index)
+        one = entering[:1].to(self.model.device)
         with torch.no_grad(), watcher.watching():
             self.states.blocks.calls(1)[index](block, one)
         groups: dict[str, list[str]] = {}
