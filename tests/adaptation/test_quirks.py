@@ -337,8 +337,7 @@ def test_which_settings_of_a_config_drop_out(family: str) -> None:
     rates = [key for key in tiny_config(family).to_dict() if re.search("drop", key)]
     for key in rates:
         zero = dict.fromkeys(rates, 0.0)
-        # Eager attention drops out as others do, and needs no kernel for it.
-        model = tiny_model(family, **{**zero, key: 0.5, "attn_implementation": "eager"})
+        model = tiny_model(family, **{**zero, key: 0.5})
         (blocks,) = (
             module
             for module in model.modules()
