@@ -348,7 +348,9 @@ def test_which_settings_of_a_config_drop_out(family: str) -> None:
             expected = model(tokens).logits
             blocks.train()
             drops = not torch.equal(model(tokens).logits, expected)
-        assert drops == bool(dropout_of(model.config.to_dict())), key
+        # Falcon's blocks ignore this rate unless attention and MLP follow each other.
+        ignored = (family, key) == ("falcon", "attention_dropout")
+        assert drops == (bool(dropout_of(model.config.to_dict())) and not ignored), key
 
 
 @pytest.mark.parametrize(

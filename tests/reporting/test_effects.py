@@ -127,7 +127,7 @@ def test_a_choice_on_the_evaluation_text_is_marked() -> None:
     entries = {"usual": searched, "paper": {**searched, "select_on": "evaluation"}}
     study = make_study(entries, adaptations=["none", *entries])
     row = dict.fromkeys(figures()["effects"].columns, "")
-    row |= {"quantity": "loss recovered", "unit": "share", "measure": "recovery"}
+    row |= {"quantity": "loss recovered", "effect": "share", "unit": "share", "measure": "recovery"}
     row |= {"model": "tiny", "criterion": "wanda", "pattern": "u50", "seeds": "1"}
     row |= {"value": "0.5", "low": "0.4", "high": "0.6", "text": "50 %"}
     rows = [{**row, "adaptation": name} for name in entries]
@@ -136,8 +136,11 @@ def test_a_choice_on_the_evaluation_text_is_marked() -> None:
     assert len([text for text in texts if text.endswith(DAGGER)]) == 1
     (legend,) = drawn.legends
     assert CHOSEN in legend.get_title().get_text()
-    drawn = draw(rows[:1], **figures()["effects"].settings(study))
-    assert CHOSEN not in drawn.legends[0].get_title().get_text()
+    for row, marked in zip(rows, (False, True), strict=True):
+        drawn = draw([row], **figures()["effects"].settings(study))
+        texts = [text.get_text() for text in drawn.axes[0].texts]
+        assert any(text.endswith(DAGGER) for text in texts) == marked
+        assert (CHOSEN in drawn.legends[0].get_title().get_text()) == marked
 
 
 def test_effects_that_are_not_finite_are_drawn_at_the_edge(study: Study, results: Results) -> None:

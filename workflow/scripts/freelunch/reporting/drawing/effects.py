@@ -76,6 +76,10 @@ def draw(rows: Sequence[Row], adaptations: Registered, missing: Sequence[str] = 
     looks = {**marks(adaptations), "": NEUTRAL}
     chosen = [name for name, settings in adaptations.items() if chosen_on_evaluation(settings)]
     looks |= {name: replace(looks[name], label=f"{looks[name].label} {DAGGER}") for name in chosen}
+    rows = [
+        {**row, "effect": f"{row['effect']} {DAGGER}"} if row["adaptation"] in chosen else row
+        for row in rows
+    ]
     several = len({row["model"] for row in rows} - {""}) > 1
     panels: dict[str, list[Row]] = {}
     for row in rows:
