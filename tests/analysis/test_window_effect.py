@@ -163,7 +163,7 @@ def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
     draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
     labels = adaptation_labels(study.as_json()["adaptations"])
     assert labels["drops"].split(", ")[1] == "dropout active"
-    assert labels["lost"].endswith(", residual lost, targets behind sparse matrices")
+    assert labels["lost"].endswith(", no residual, behind sparse")
 
 
 ADAPTATIONS = make_study(MORE).as_json()["adaptations"]

@@ -56,8 +56,8 @@ _RETRAINING = {
 _VALUES = {
     ("loss", "distillation"): "distilled",
     ("loss", "relative_squared_error"): "relative loss",
-    ("targets", "behind_sparse"): "targets behind sparse matrices",
-    ("lost_residual", "True"): "residual lost",
+    ("targets", "behind_sparse"): "behind sparse",
+    ("lost_residual", "True"): "no residual",
     ("model_dropout", "True"): "dropout active",
     ("train_norms", "True"): "with norms",
     ("train_norms", "False"): "without norms",
