@@ -14,6 +14,7 @@ from freelunch.reporting.cells import criteria_rows
 from freelunch.reporting.drawing import windows
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.labels import adaptation_labels
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections.windows import window_sentences
 from freelunch.reporting.summary import summary_sections, summary_text
@@ -131,6 +132,38 @@ def test_only_windows_are_compared() -> None:
     study = make_study(more, criteria=["wanda"], adaptations=names)
     records = records_of(study, {"cosine": LOSSES["two"]})
     assert [row["adaptation"] for row in window_rows(records)] == ["recon_block", "whole"]
+
+
+def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
+    """They stand beside our way in the table, and no sentence is about them."""
+    behind = {**RECON, "window": "matrix", "targets": "behind_sparse"}
+    more = {
+        **MORE,
+        "behind": behind,
+        "lost": {**behind, "lost_residual": True},
+        "drops": {**RECON, "model_dropout": True},
+    }
+    names = ["none", "recon_block", "drops", "matrix", "behind", "lost"]
+    study = make_study(more, criteria=["wanda"], adaptations=names)
+    assert study.compares_windows
+    others = {"behind": LOSSES["exact"], "lost": [3.9, 4.9, 5.9, 6.9], "drops": LOSSES["two"]}
+    rows = window_rows(records_of(study, others))
+    assert {row["adaptation"]: row["targets"] for row in rows} == {
+        "recon_block": "dense",
+        "drops": "dense, model_dropout",
+        "matrix": "dense",
+        "behind": "behind_sparse",
+        "lost": "behind_sparse, lost_residual",
+    }
+    (sentence,) = window_sentences(rows)
+    assert "the window of one matrix, trained," in sentence
+    settings = {"adaptations": study.as_json()["adaptations"], "text": "evaluation-text"}
+    text = csv_text(WINDOW_COLUMNS, rows)
+    (tmp_path / "windows.csv").write_text(text)
+    draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
+    labels = adaptation_labels(study.as_json()["adaptations"])
+    assert labels["drops"].split(", ")[1] == "dropout active"
+    assert labels["lost"].endswith(", no residual, behind sparse")
 
 
 ADAPTATIONS = make_study(MORE).as_json()["adaptations"]

@@ -59,6 +59,10 @@ def check(
         {"window": 4, "inputs": "sparse"},
         {"window": "attention_mlp", "inputs": "sparse", "targets": "local"},
         {"window": "matrix", "train_norms": False},
+        {
+            **{"window": "matrix", "train_norms": False, "inputs": "sparse"},
+            **{"targets": "behind_sparse", "lost_residual": True},
+        },
     ],
     ids=str,
 )

@@ -126,6 +126,61 @@ def test_the_protocol_of_the_paper() -> None:
     assert all(row["why"] and row["setting"] for row in rows)
 
 
+MATRIX = {"method": "reconstruction", "window": "matrix", "train_norms": False}
+BEHIND = {**MATRIX, "targets": "behind_sparse"}
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "expected"),
+    [
+        ({"method": "reconstruction"}, {"dropout": (DIFFERENT, ["no"])}),
+        ({"method": "reconstruction", "model_dropout": True}, {"dropout": (SAME, ["yes"])}),
+        ({"method": "reconstruction", "window": "attention_mlp"}, {}),
+        (
+            MATRIX,
+            {"matrix_targets": (DIFFERENT, ["dense"]), "lost_residual": (DIFFERENT, ["no"])},
+        ),
+        (
+            {**BEHIND, "lost_residual": True},
+            {"matrix_targets": (SAME, ["behind_sparse"]), "lost_residual": (SAME, ["yes"])},
+        ),
+        (
+            {"method": "least_squares", "targets": "behind_sparse"},
+            {"matrix_targets": (SAME, ["behind_sparse"]), "lost_residual": (DIFFERENT, ["no"])},
+        ),
+        (
+            {**MATRIX, "inputs": "sparse", "targets": "local"},
+            {"matrix_targets": (SAME, ["local"]), "lost_residual": (ABSENT, [])},
+        ),
+        (
+            {"method": "reconstruction", "learning_rate": [0.1, 0.2], "select_on": "evaluation"},
+            {"selection": (SAME, ["evaluation"]), "dropout": (DIFFERENT, ["no"])},
+        ),
+    ],
+    ids=str,
+)
+def test_quirks_of_the_papers_code(
+    adaptation: dict[str, Any], expected: dict[str, tuple[str, list[str]]]
+) -> None:
+    """What a run switches on is the paper's, and only settings of its own windows count."""
+    rows = audit_protocol(make_study({"x": adaptation}, adaptations=["x"]), load_protocol())
+    found = {row["id"]: (row["status"], row["ours"]) for row in rows}
+    names = ("dropout", "matrix_targets", "lost_residual", "selection")
+    assert {name: found[name] for name in names} == {
+        **dict.fromkeys(names, (ABSENT, [])),
+        **expected,
+    }
+
+
+def test_masks_behind_unreconstructed_blocks_are_the_papers_too() -> None:
+    for statistics in ("dense", "sparse"):
+        more = {"y": {"score": "wanda", "statistics": statistics}}
+        study = make_study(more_criteria=more, criteria=["y"])
+        rows = {row["id"]: row for row in audit_protocol(study, load_protocol())}
+        assert rows["mask_statistics"]["status"] == SAME
+        assert rows["mask_statistics"]["ours"] == [statistics]
+
+
 def test_a_setting_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "protocol.yaml"
     write_json(path, {"settings": [setting(ours={"study": "name"})]})

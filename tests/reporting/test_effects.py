@@ -11,13 +11,14 @@ from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.drawing.effects import draw
 from freelunch.reporting.drawing.numbers import number_text
-from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.drawing.style import CHOSEN, DAGGER, styled
 from freelunch.reporting.effects import effect_rows
 from freelunch.reporting.figures import figures
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
+from records_for_tests import make_study
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "docs" / "laptop" / "records"
@@ -118,6 +119,28 @@ def test_an_effect_of_several_adaptations_may_stand_beside_those_of_one(
     rows[-1]["adaptation"] = ""
     drawn = draw(rows, **effects.settings(study))
     assert "several adaptations" in [text.get_text() for text in drawn.axes[0].texts]
+
+
+def test_a_choice_on_the_evaluation_text_is_marked() -> None:
+    """Also where all numbers of the figure depend on it; the legend explains the mark."""
+    searched = {"method": "reconstruction", "learning_rate": [0.1, 0.2]}
+    entries = {"usual": searched, "paper": {**searched, "select_on": "evaluation"}}
+    study = make_study(entries, adaptations=["none", *entries])
+    row = dict.fromkeys(figures()["effects"].columns, "")
+    row |= {"quantity": "loss recovered", "effect": "share", "unit": "share", "measure": "recovery"}
+    row |= {"model": "tiny", "criterion": "wanda", "pattern": "u50", "seeds": "1"}
+    row |= {"value": "0.5", "low": "0.4", "high": "0.6", "text": "50 %"}
+    rows = [{**row, "adaptation": name} for name in entries]
+    drawn = draw(rows, **figures()["effects"].settings(study))
+    texts = [text.get_text() for text in drawn.axes[0].texts]
+    assert len([text for text in texts if text.endswith(DAGGER)]) == 1
+    (legend,) = drawn.legends
+    assert CHOSEN in legend.get_title().get_text()
+    for row, marked in zip(rows, (False, True), strict=True):
+        drawn = draw([row], **figures()["effects"].settings(study))
+        texts = [text.get_text() for text in drawn.axes[0].texts]
+        assert any(text.endswith(DAGGER) for text in texts) == marked
+        assert (CHOSEN in drawn.legends[0].get_title().get_text()) == marked
 
 
 def test_effects_that_are_not_finite_are_drawn_at_the_edge(study: Study, results: Results) -> None:

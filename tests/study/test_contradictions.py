@@ -254,6 +254,27 @@ def test_columns_that_a_pattern_does_not_divide() -> None:
         ({"memory_gb": 3}, "memory_gb", "expected no such key"),
         ({"targets": "local"}, "targets", "expected dense, or inputs: sparse"),
         ({"method": "least_squares", "targets": "local"}, "targets", "expected dense, or inputs"),
+        ({"targets": "behind_sparse"}, "targets", "expected dense or local, or that window"),
+        (
+            {"lost_residual": True},
+            "lost_residual",
+            "expected no such key, or targets: behind_sparse",
+        ),
+        (
+            {"method": "least_squares", "lost_residual": True},
+            "lost_residual",
+            "expected no such key, or targets: behind_sparse",
+        ),
+        (
+            {"window": "attention_mlp", "model_dropout": True},
+            "model_dropout",
+            "expected no such key, or a window of blocks, such as 1 or all",
+        ),
+        (
+            {"window": "auto", "memory_gb": 4, "model_dropout": True},
+            "model_dropout",
+            "windows of whole blocks only",
+        ),
         ({"method": "full", "micro_batch": 3}, "micro_batch", "at most the batch, 2"),
         ({"method": "masklra"}, "method", "masklora (nearest)"),
     ],

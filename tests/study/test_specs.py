@@ -51,6 +51,7 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("adaptations.recon_block.batch", 3, {RECON}),
     ("adaptations.recon_block.shuffle", False, {RECON}),
     ("adaptations.recon_block.train_norms", False, {RECON}),
+    ("adaptations.recon_block.model_dropout", True, {RECON}),
     ("adaptations.recon_block.train_biases", False, {RECON}),
     ("adaptations.recon_block.samples", 5, {RECON}),
     ("adaptations.recon_block.samples", 4, set()),
@@ -124,7 +125,8 @@ def test_what_a_spec_holds() -> None:
 def test_every_setting_of_a_reconstruction_was_changed_above() -> None:
     settings = Reconstruction.model_fields
     # Those that go with one value of another setting only have tests of their own.
-    changeable = settings.keys() - {"method", "memory_gb", "targets", "rank", "alpha"}
+    depending = {"memory_gb", "targets", "lost_residual", "rank", "alpha"}
+    changeable = settings.keys() - {"method", *depending}
     assert changeable == {
         key.rpartition(".")[2] for key, *_ in CHANGES if key.startswith("adaptations.recon_block")
     }
@@ -138,6 +140,18 @@ def test_what_is_written_out_changes_no_spec() -> None:
     assert [before.spec(cell) for cell in before.cells] == [
         after.spec(cell) for cell in after.cells
     ]
+
+
+def test_a_quirk_that_is_off_is_not_written() -> None:
+    """Records from before there was such a setting stay valid."""
+    off = {"lost_residual": False, "model_dropout": False}
+    spec = checked({"adaptations.recon_block": {"method": "reconstruction", **off}}).spec
+    found = spec(Cell.parse(RECON))["adaptation"]
+    assert not off.keys() & found.keys() and found["targets"] == "dense"
+    assert found == checked().spec(Cell.parse(RECON))["adaptation"]
+    on = {"model_dropout": True}
+    spec = checked({"adaptations.recon_block": {"method": "reconstruction", **on}}).spec
+    assert spec(Cell.parse(RECON))["adaptation"] == {**found, **on}
 
 
 def test_cells_differ_in_their_specs() -> None:

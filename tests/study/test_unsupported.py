@@ -150,3 +150,28 @@ def test_the_plan_refuses_a_window_of_halves_side_by_side() -> None:
     with pytest.raises(UserError, match="2 problems in the grids") as error:
         Plan.of(study)
     assert "found:    use_parallel_residual = true" in str(error.value)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "opt"])
+def test_the_plan_refuses_quirks_that_a_model_cannot_have(tmp_path: Path, model_type: str) -> None:
+    """No dropout in its config, or no halves between which the residual stream is lost."""
+    config = {**ARCHITECTURE, "model_type": model_type, "attention_dropout": 0.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lost = {"window": "matrix", "train_norms": False, "targets": "behind_sparse"}
+    study = checked(
+        {
+            "models.one": {"source": "path", "path": str(tmp_path), "dtype": "float32"},
+            "adaptations.drops": {"method": "reconstruction", "model_dropout": True},
+            "adaptations.lost": {"method": "reconstruction", "lost_residual": True, **lost},
+            "study.grids.0.criteria": ["magnitude"],
+            "study.grids.0.adaptations": ["drops", "lost"],
+        }
+    )
+    if model_type == "opt":
+        assert Plan.of(study).shapes["one"].dropout == 0.1
+        return
+    with pytest.raises(UserError, match="in the grids") as error:
+        Plan.of(study)
+    message = str(error.value)
+    assert f"adaptations.drops: {model_type}: the blocks of this model have no dropout" in message
+    assert ("adaptations.lost: " in message) == (model_type == "gpt_neox")

@@ -63,8 +63,12 @@ class AdaptedCells:
     @property
     def kind(self) -> tuple[object, ...]:
         """Return the settings that tell compared windows apart."""
-        settings = self.settings
-        return settings.method, self.window, settings.inputs, settings.targets
+        return self.settings.method, self.window, self.settings.inputs, self.targets
+
+    @property
+    def targets(self) -> str:
+        """Return the targets, and which other quirks of the paper's code are switched on."""
+        return ", ".join([self.settings.targets, *self.settings.quirks])
 
 
 def window_rows(records: Records) -> list[Row]:
@@ -145,7 +149,7 @@ def _row(
         "window": adapted.window,
         "exact": int(isinstance(adapted.settings, LeastSquares)),
         "inputs": adapted.settings.inputs,
-        "targets": adapted.settings.targets,
+        "targets": adapted.targets,
         "selected_on": adapted.selected_on,
         "perplexity": perplexity[0],
         "perplexity_standard_error": perplexity[1],

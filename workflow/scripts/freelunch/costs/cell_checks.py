@@ -7,9 +7,10 @@ from freelunch.core.errors import UserError
 from freelunch.costs.adapters import trained_matrices
 from freelunch.costs.model_shapes import dtype_of
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptations import Training
+from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import Criterion, OfUnits
+from freelunch.study.dropout import check_dropout
 from freelunch.study.families import FAMILIES, biases_of, halves_of, units_of
 from freelunch.study.methods import FULL, LOW_RANK, Trained
 from freelunch.study.pattern_checks import nothing_of
@@ -91,8 +92,14 @@ def _window_problems(plan: "Plan", cell: Cell, shapes: Shapes) -> Iterator[str]:
             plan.streamed(cell.model, cell.adaptation)
         else:
             blocks_in(window, shapes.blocks)
-        if window == HALVES and shapes.model_type:
+        # What is not known yet, the job checks.
+        settings = plan.study.adaptation(cell.adaptation)
+        by_halves = isinstance(settings, Local) and settings.lost_residual
+        if shapes.model_type and (window == HALVES or by_halves):
             halves_of(shapes.model_type, shapes.whole)
+        drops = isinstance(settings, Reconstruction) and settings.model_dropout
+        if drops and shapes.dropout is not None:
+            check_dropout(shapes.dropout, shapes.model_type)
     except UserError as error:
         yield f"adaptations.{cell.adaptation}: {error}"
 

@@ -68,7 +68,9 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed) -> int:
     stay in memory.
     """
     window, kept = settings.window, kept_boundaries(keep, num_blocks)
-    sparse, local = settings.is_sequential, settings.local_targets
+    sparse = settings.sparse_inputs
+    # Hidden states of the dense model between blocks make no targets.
+    local = settings.local_targets or settings.lost_residual
     needed = [0]
     for indices in split_windows(num_blocks, window):
         if not local and (not sparse or window in (MATRIX, HALVES)):
@@ -147,9 +149,12 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
         read += shapes.blocks_bytes + blocks * (hidden + int(visits * ends))
         written += blocks * recorded
         scratch += recorded
+        if settings.targets_behind_sparse:
+            more = _behind_sparse_traffic(shapes, samples, length, settings)
+            read, written, scratch = read + more[0], written + more[1], scratch + more[2]
     elif window == HALVES:
         # The middle of a dense block, or local targets of both halves; the middle of a sparse one.
-        made = (2 if local else 1) + (1 if settings.is_sequential else 0)
+        made = (2 if local else 1) + (1 if settings.sparse_inputs else 0)
         read += shapes.blocks_bytes + blocks * (made * hidden + int(visits * 4 * hidden))
         written += blocks * made * hidden
         scratch += made * hidden
@@ -159,7 +164,7 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
             read += shapes.blocks_bytes + blocks * hidden
             written += blocks * hidden
             scratch += hidden
-    if settings.is_sequential:
+    if settings.sparse_inputs:
         # Adapted blocks before the last window are read again and passed. Groups of matrices each
         # see the inputs that the matrices before them produce.
         passed = split_windows(blocks, window)[-1].start
@@ -167,4 +172,30 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
         read += passed * (shapes.block_bytes + hidden) + blocks * groups * hidden
         written += passed * hidden
         scratch += hidden
+    return read, written, scratch
+
+
+def _behind_sparse_traffic(
+    shapes: Shapes, samples: int, length: int, settings: Windowed
+) -> tuple[int, int, int]:
+    """Return what targets of matrices behind sparse ones read and write in addition to dense ones,
+    and their additional scratch files.
+    """
+    hidden = shapes.hidden_bytes(samples * length)
+    each = hidden // shapes.hidden
+    # Each group sees the block's inputs, and each matrix its own, to make its targets.
+    read = shapes.blocks * (3 * hidden + each * sum(matrix.inputs for matrix in shapes.matrices))
+    written = scratch = 0
+    if settings.sparse_inputs:
+        # What arrives with dense hidden states is recorded beside the sparse inputs.
+        written += shapes.blocks * each * sum(shapes.inputs)
+        scratch += each * sum(shapes.inputs)
+    if settings.lost_residual:
+        _, output, _, last = shapes.inputs
+        passed = 2 * shapes.blocks - 1
+        # What leaves the attention, once for the MLP and once for the next block; what leaves that.
+        read += passed * (hidden + each * output) + (shapes.blocks - 1) * (hidden + each * last)
+        read += (shapes.blocks - 1) * shapes.block_bytes
+        written += passed * (hidden + each * output) + (shapes.blocks - 1) * (hidden + each * last)
+        scratch += 2 * hidden
     return read, written, scratch

@@ -38,11 +38,13 @@ def _attention_flops(shapes: Shapes, samples: int, length: int, settings: Window
     window, blocks, tokens = settings.window, shapes.blocks, samples * length
     once = shapes.attention_flops(tokens, length)
     flops = once // samples if window == MATRIX else 0
-    if settings.is_sequential:
+    if settings.sparse_inputs:
         last = split_windows(blocks, window)[-1]
         flops += shapes.attention_flops(tokens, length, last.start)
         flops += {MATRIX: 4 * once, HALVES: once}.get(str(window), 0)
-    if window in (MATRIX, HALVES) or settings.local_targets:
+    if settings.targets_behind_sparse:
+        flops += _behind_sparse_flops(shapes, tokens, length, settings, blocks)[1]
+    elif window in (MATRIX, HALVES) or settings.local_targets:
         flops += 0 if window == MATRIX and settings.local_targets else once
     if isinstance(settings, LeastSquares) or window == MATRIX:
         return flops
@@ -70,12 +72,14 @@ def reconstruction_flops(
     attention += shapes.attention_flops(tokens, length, blocks)
     # One sequence is passed to see which matrices share an input.
     passes = forward // samples if window == MATRIX else 0
-    if settings.is_sequential:
+    if settings.sparse_inputs:
         # Passes to the next window and, for windows within a block, within the block.
         last = split_windows(blocks, window)[-1]
         passes += shapes.forward_flops(tokens, length, last.start)
         passes += {MATRIX: 4 * forward, HALVES: attention}.get(str(window), 0)
-    if local:
+    if settings.targets_behind_sparse:
+        passes += _behind_sparse_flops(shapes, tokens, length, settings, blocks)[0]
+    elif local:
         passes += weights if window == MATRIX else forward
     elif window in (MATRIX, HALVES):
         # Targets within a block.
@@ -100,6 +104,29 @@ def reconstruction_flops(
     ends = begun * sum(shapes.weights[group] for group in groups)
     training = epochs * (3 * forward - 2 * tokens * ends)
     return passes + extra + training + int(forward * checked)
+
+
+def _behind_sparse_flops(
+    shapes: Shapes, tokens: int, length: int, settings: Windowed, blocks: int
+) -> tuple[int, int]:
+    """Return the operations of making targets of matrices behind sparse ones, and the part of them
+    that is attention.
+
+    For each of the four groups of matrices, what enters it passes the block. If the residual stream
+    is lost, it passes half a block; the attention is passed once more for what enters the MLP, and
+    both halves for what enters the next block.
+    """
+    once = shapes.attention_flops(tokens, length, 1)
+    forward = shapes.forward_flops(tokens, length, 1)
+    # Each matrix's own dense weights make its targets.
+    made = 2 * tokens * shapes.block_weights
+    if not settings.lost_residual:
+        return blocks * (4 * forward + made), blocks * 4 * once
+    first, output, _, last = (2 * tokens * weights for weights in shapes.weights)
+    middle = once + first + output + output
+    before_last = split_windows(blocks, settings.window)[-1].start
+    flops = blocks * (2 * forward + middle + made) + before_last * (forward + output + last)
+    return flops, (3 * blocks + before_last) * once
 
 
 def _nothing_before(

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from freelunch.study.dropout import dropout_of
 from freelunch.study.families import FAMILIES, Family, Whole, sizes_of, whole_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -52,6 +53,7 @@ class Shapes:
         begins_with_norm: Whether a norm precedes the attention.
         all_scores: Whether attention computes and holds the scores of all pairs of tokens.
         whole: The setting with which blocks have no halves; None if they have halves.
+        dropout: The highest rate of dropout within a block; None if it is not known.
         outer_weights: Number of weights in embeddings and head.
         vocabulary: Number of rows of the embedding.
         bytes_each: Bytes of a stored weight.
@@ -71,6 +73,7 @@ class Shapes:
     begins_with_norm: bool
     all_scores: bool
     whole: Whole | None
+    dropout: float | None
     outer_weights: int
     vocabulary: int
     bytes_each: int
@@ -97,6 +100,7 @@ class Shapes:
             begins_with_norm=family.begins_with_norm,
             all_scores=family.all_scores,
             whole=whole_of(sizes),
+            dropout=dropout_of(sizes),
             outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
             vocabulary=sizes["vocab_size"],
             bytes_each=DTYPE_BYTES[dtype],

@@ -17,6 +17,7 @@ from freelunch.study.methods import (
     SPP,
 )
 from freelunch.study.patterns import Pattern
+from freelunch.study.search import SEARCHED
 from freelunch.study.series import AMOUNTS, MEMORY
 from freelunch.study.windows import ALL, AUTO, HALVES, LEAST_SQUARES, MATRIX
 
@@ -55,6 +56,9 @@ _RETRAINING = {
 _VALUES = {
     ("loss", "distillation"): "distilled",
     ("loss", "relative_squared_error"): "relative loss",
+    ("targets", "behind_sparse"): "behind sparse",
+    ("lost_residual", "True"): "no residual",
+    ("model_dropout", "True"): "dropout active",
     ("train_norms", "True"): "with norms",
     ("train_norms", "False"): "without norms",
 }
@@ -154,6 +158,12 @@ def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
     for name in sorted(adaptations, key=lambda name: bool(_amounts(adaptations[name]))):
         found.setdefault(kind_of(adaptations[name]), name)
     return found
+
+
+def chosen_on_evaluation(settings: Mapping[str, Any]) -> bool:
+    """Return whether an adaptation lists candidates that are compared on the evaluation text."""
+    lists = any(isinstance(settings.get(key), list) for key in SEARCHED)
+    return lists and settings["select_on"] == "evaluation"
 
 
 def series_label(settings: Mapping[str, Any], label: str) -> str:

@@ -3,22 +3,24 @@
 from collections.abc import Iterator
 from math import inf
 
-from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
+from freelunch.study.adaptations import Adaptation, Reconstruction, Training, Windowed
 from freelunch.study.methods import FULL, LOW_RANK, SCALED
 from freelunch.study.retraining import Retraining
-from freelunch.study.windows import AUTO, MATRIX
+from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
 
 HIGHEST_RATE = 10.0
 
 
 def adaptation_problems(entry: Adaptation) -> Iterator[tuple[str, str]]:
     """Yield a key and a message for each setting that contradicts another."""
-    if isinstance(entry, Local) and (entry.inputs, entry.targets) == ("dense", "local"):
+    if isinstance(entry, Windowed) and (entry.inputs, entry.targets) == ("dense", "local"):
         yield (
             "targets",
             "with dense inputs, local targets equal the dense model's activations; expected "
             "dense, or inputs: sparse",
         )
+    if isinstance(entry, Windowed):
+        yield from _of_single_matrices(entry)
     if isinstance(entry, Training):
         for rate in entry.rates:
             # What is not finite is reported where it is read.
@@ -32,6 +34,21 @@ def adaptation_problems(entry: Adaptation) -> Iterator[tuple[str, str]]:
         yield from _of_reconstruction(entry)
     if isinstance(entry, Retraining):
         yield from _of_retraining(entry)
+
+
+def _of_single_matrices(entry: Windowed) -> Iterator[tuple[str, str]]:
+    if entry.targets_behind_sparse and entry.window != MATRIX:
+        yield (
+            "targets",
+            f"behind_sparse is a quirk of the window {MATRIX}; expected dense or local, or that "
+            "window",
+        )
+    if entry.lost_residual and not entry.targets_behind_sparse:
+        yield (
+            "lost_residual",
+            "the paper's code loses it with targets behind sparse matrices; expected no such key, "
+            "or targets: behind_sparse",
+        )
 
 
 def _of_reconstruction(entry: Reconstruction) -> Iterator[tuple[str, str]]:
@@ -49,6 +66,12 @@ def _of_reconstruction(entry: Reconstruction) -> Iterator[tuple[str, str]]:
         yield "memory_gb", "`window: auto` needs a memory budget; expected one, in GB"
     if entry.window != AUTO and entry.memory_gb is not None:
         yield "memory_gb", "only `window: auto` has a memory budget; expected no such key"
+    if entry.model_dropout and entry.window in (MATRIX, HALVES, AUTO):
+        yield (
+            "model_dropout",
+            "the paper's code drops out in windows of whole blocks only; expected no such key, or "
+            f"a window of blocks, such as 1 or {ALL}",
+        )
     for key, having in (("rank", LOW_RANK), ("alpha", SCALED)):
         if getattr(entry, key) is not None and trains not in having:
             yield key, f"`trains: {trains}` has no {key}; expected no such key"

@@ -1,5 +1,6 @@
 """Settings of what follows pruning: what all adaptations share, and those that work on windows."""
 
+from operator import not_
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -81,21 +82,46 @@ class Local(Adaptation):
         "independent of each other. sparse: the outputs of the adapted windows before it; one job "
         "then adapts all windows in turn.",
     )
-    targets: Literal["dense", "local"] = Field(
+    targets: Literal["dense", "local", "behind_sparse"] = Field(
         default="dense",
         description="Targets of a window. dense: the dense model's activations. local: the outputs "
-        "of the window's own dense weights on its (sparse) inputs.",
+        "of the window's own dense weights on its (sparse) inputs. behind_sparse, for single "
+        "matrices: the outputs of the matrix's own dense weights for what arrives at it if dense "
+        "hidden states enter its block, whose matrices before it are sparse already (a quirk of "
+        "the paper's code). With `inputs: dense`, what arrives at it is also its input.",
+    )
+    lost_residual: bool = Field(
+        default=False,
+        exclude_if=not_,
+        description="Only with `targets: behind_sparse`. The target of the attention's last matrix "
+        "enters the MLP, and that of the MLP's last matrix enters the next block, without the "
+        "residual stream (a quirk of the paper's code). One job then adapts all windows in turn.",
     )
     train_biases: bool = Field(default=True, description="Also adapt the biases of linear layers.")
 
     @property
     def is_sequential(self) -> bool:
+        return self.sparse_inputs or self.lost_residual
+
+    @property
+    def sparse_inputs(self) -> bool:
+        """Whether a window's inputs are the outputs of the adapted windows before it."""
         return self.inputs == "sparse"
 
     @property
     def local_targets(self) -> bool:
         """Whether a window's targets are the outputs of its own dense weights on its inputs."""
         return self.targets == "local"
+
+    @property
+    def targets_behind_sparse(self) -> bool:
+        """Whether the adapted matrices of a block act on the targets of those behind them."""
+        return self.targets == "behind_sparse"
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        """Names of the settings that switch a quirk of the paper's code on, besides `targets`."""
+        return ("lost_residual",) if self.lost_residual else ()
 
 
 class LeastSquares(Local):
@@ -233,6 +259,17 @@ class Reconstruction(Training, Local):
         description="Train the window's norms as well as the weights that its masks keep. A window "
         "of one matrix has no norms, so use the same value in all windows that are compared.",
     )
+    model_dropout: bool = Field(
+        default=False,
+        exclude_if=not_,
+        description="Only for windows of whole blocks. Train them with the model's own dropout, at "
+        "the rate in its config (a quirk of the paper's code; 0.1 for OPT). With `inputs: sparse`, "
+        "adapted blocks also drop out while they make the inputs of the next window.",
+    )
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        return (*super().quirks, *(("model_dropout",) if self.model_dropout else ()))
 
     @property
     def trained(self) -> Trained:

@@ -111,4 +111,5 @@ def _stays_pruned(adaptation: Adaptation) -> bool:
 def _kind(adaptation: Adaptation) -> list[Any]:
     """Return the settings in which adaptations in the comparison of windows differ."""
     written = adaptation.as_json()
-    return [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
+    kept = [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
+    return [*kept, *(adaptation.quirks if isinstance(adaptation, Local) else ())]

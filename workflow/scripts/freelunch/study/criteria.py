@@ -45,7 +45,8 @@ class CriterionSettings(Settings):
         default="dense",
         description="dense: statistics of the dense model's activations, shared by all criteria. "
         "sparse: each block sees the outputs of the pruned blocks before it, as in most reference "
-        "code; this costs two more passes.",
+        "code; this costs two more passes. None of those blocks is reconstructed yet, which is a "
+        "quirk of the paper's code in windows of several blocks.",
     )
 
     @property

@@ -6,7 +6,7 @@ window sees the outputs of the adapted windows before it. Only one window is in 
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.adaptation.reconstruction import KIND
+from freelunch.adaptation.reconstruction.behind_sparse import BehindSparse, LostResidual
 from freelunch.adaptation.reconstruction.gradients import train_window_
 from freelunch.adaptation.reconstruction.least_squares import solve_window_
-from freelunch.adaptation.reconstruction.recording import Recorder, inputs_of, outputs_of
+from freelunch.adaptation.reconstruction.recording import (
+    dense_outputs,
+    inputs_of,
+    outputs_of,
+    recorded,
+)
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
 from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
 from freelunch.model.halves import half
-from freelunch.model.hidden_file import HiddenStates, create_hidden
+from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import DenseStates, SparseStates
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
-from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
+from freelunch.study.dropout import check_dropout, dropout_of
 from freelunch.study.families import Family, halves_of, whole_of
 from freelunch.study.windows import HALVES, MATRIX, Window
 
@@ -86,9 +92,9 @@ def reconstruct_windows(
         # A window is done when its last block is written.
         if not all(writer.find(block_shard(index)) for index in indices):
             run.adapt_and_write(indices, writer)
-        if run.sparse is not None and done < len(windows):
+        if settings.is_sequential and done < len(windows):
             for index in indices:
-                run.sparse.on(index, model.load_block(index, folder))
+                run.pass_on(index, model.load_block(index, folder))
         found = writer.entry(block_shard(indices.start))["windows"].values()
         before, after = (
             sum(each[f"loss_{when}"] for each in found) for when in ("before", "after")
@@ -108,6 +114,8 @@ class _Run:
 
     Attributes:
         sparse: Hidden states on their way through the adapted model; None with dense inputs.
+        behind: What the dense weights make targets of behind sparse matrices; None without.
+        drops: Whether the model's own dropout is active behind windows that are adapted.
     """
 
     def __init__(
@@ -128,11 +136,27 @@ class _Run:
         self.scratch = states.scratch / "window"
         self.scratch.mkdir(exist_ok=True)
         self.local = settings.local_targets
-        self.sparse = SparseStates(states) if settings.is_sequential else None
+        self.sparse = SparseStates(states) if settings.sparse_inputs else None
+        self.drops = isinstance(settings, Reconstruction) and settings.model_dropout
+        self.behind = BehindSparse(states) if settings.targets_behind_sparse else None
         self.family: Family | None = None
+        config = model.config.to_dict()
+        if self.drops:
+            check_dropout(dropout_of(config), config["model_type"])
         if self.window == HALVES:
-            config = model.config.to_dict()
             self.family = halves_of(config["model_type"], whole_of(config))
+        if settings.lost_residual:
+            family = halves_of(config["model_type"], whole_of(config))
+            self.behind = LostResidual(states, family)
+
+    def pass_on(self, index: int, block: nn.Module) -> None:
+        """Pass an adapted block, behind which the next window is."""
+        if self.behind is not None:
+            self.behind.on(index, block)
+        if self.sparse is not None:
+            if self.drops:
+                torch.manual_seed(derive_seed(self.seed, "dropout", "inputs", index))
+            self.sparse.on(index, block.train(self.drops))
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
         """Adapt the windows of these blocks, and write the blocks in the precision of the
@@ -230,23 +254,29 @@ class _Run:
     ) -> Iterator[Work]:
         linears, groups = block_linears(block), self._groups(index, block)
         ends: dict[str, HiddenStates] = {}
-        if not self.local:
+        if self.settings.targets == "dense":
             seen = groups if self.sparse is None else ()
             dense = self.model.load_block(index)
-            ends = self._recorded(index, dense, self.states.at(index), seen, outputs=True)
+            hidden = self.states.at(index)
+            ends = recorded(self.states, index, dense, hidden, self.scratch, seen, outputs=True)
             # The outputs of the dense block are on disk.
             del dense
         for group, names in groups.items():
             if self.sparse is not None:
                 # The inputs of this group, as the matrices before it, adapted by now, produce them.
-                ends |= self._recorded(index, block, self.sparse.hidden, [group], outputs=False)
+                hidden = self.sparse.hidden
+                ends |= recorded(self.states, index, block, hidden, self.scratch, [group])
+            if self.behind is None:
+                inputs = arriving = ends[inputs_of(group)]
+            else:
+                arriving = self.behind.inputs(index, block, group)
+                inputs = ends.get(inputs_of(group), arriving)
             for name in names:
-                inputs = ends[inputs_of(group)]
-                targets = (
-                    self._local_targets(index, name, inputs)
-                    if self.local
-                    else ends[outputs_of(name)]
-                )
+                if self.settings.targets == "dense":
+                    targets = ends[outputs_of(name)]
+                else:
+                    path = self.scratch / "targets"
+                    targets = dense_outputs(self.states, index, name, arriving, path)
                 window = self._window(
                     f"{index}.{name}",
                     range(index, index + 1),
@@ -289,39 +319,11 @@ class _Run:
     def _inputs(self, boundary: int) -> HiddenStates:
         return self.states.at(boundary) if self.sparse is None else self.sparse.hidden
 
-    def _recorded(
-        self,
-        index: int,
-        block: nn.Module,
-        hidden: HiddenStates,
-        inputs: Collection[str],
-        outputs: bool,
-    ) -> dict[str, HiddenStates]:
-        """Return the inputs of some groups of a block's matrices and, if asked, all outputs."""
-        with writing_behind(self.model.device) as write:
-            recorder = Recorder(block, self.states, self.scratch, inputs, outputs, write)
-            with recorder.watching():
-                self.states.blocks.through_(index, block, hidden, None)
-        return recorder.files
-
-    @torch.no_grad()
-    def _local_targets(self, index: int, name: str, inputs: HiddenStates) -> HiddenStates:
-        """Return the outputs of a matrix of the dense model for sparse inputs."""
-        linear: nn.Linear = self.model.load_block(index).get_submodule(name)  # type: ignore[assignment]
-        shape = (inputs.shape[0], inputs.shape[1], linear.out_features)
-        targets = create_hidden(self.scratch / "targets", shape, inputs.dtype)
-        batches, device = self.states.blocks.batches, self.model.device
-        with writing_behind(device) as write:
-            for rows, (entering,) in zip(
-                batches, read_batches(device, batches, inputs), strict=True
-            ):
-                write(targets, rows, linear(entering))
-        return targets
-
     def _groups(self, index: int, block: nn.Module) -> dict[str, list[str]]:
         """Return the matrices of a block, grouped by shared input, in the order of their calls."""
         watcher = LinearWatcher(block)
-        one = self._inputs(index)[:1].to(self.model.device)
+        entering = self._inputs(index) if self.behind is None else self.behind.hidden(index)
+        one = entering[:1].to(self.model.device)
         with torch.no_grad(), watcher.watching():
             self.states.blocks.calls(1)[index](block, one)
         groups: dict[str, list[str]] = {}

@@ -14,6 +14,7 @@ from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.batching import CHECK_SEQUENCES
+from freelunch.study.cell import derive_seed
 
 
 def train_window_(
@@ -31,7 +32,7 @@ def train_window_(
         inputs: Inputs of the window, (sequences, length, features).
         targets: Outputs to match, (sequences, length, features).
         settings: Settings of the training.
-        seed: Seed of the order of the sequences.
+        seed: Seed of the order of the sequences, and of the model's own dropout.
         stop_at_divergence: Whether a loss that is not finite is an error.
 
     Returns:
@@ -50,6 +51,9 @@ def train_window_(
     diverged: int | None = None
     steps = list(schedule(settings, len(inputs), seed))
     batches = read_batches(window.device, [rows for _, rows, _ in steps], inputs, targets)
+    if settings.model_dropout:
+        torch.manual_seed(derive_seed(seed, "dropout"))
+    window.drop_(settings.model_dropout)
     with stepping_in_backward(trained, settings.optimiser) as set_rate:
         for (rate, _, ends_epoch), (entering, wanted) in zip(steps, batches, strict=True):
             set_rate(rate)
@@ -60,6 +64,7 @@ def train_window_(
             # device.
             if ends_epoch and (diverged := _first_not_finite(losses)) is not None:
                 break
+    window.drop_(False)
     trained.merge_()
     facts: dict[str, Any] = {
         "loss_before": before,

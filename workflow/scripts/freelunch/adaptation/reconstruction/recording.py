@@ -3,12 +3,13 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from freelunch.model.hidden_file import HiddenStates, create_hidden
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.linear_hooks import LinearWatcher
-from freelunch.model.transfer import Write
+from freelunch.model.transfer import Write, read_batches, writing_behind
 
 
 def inputs_of(group: str) -> str:
@@ -73,3 +74,54 @@ class Recorder(LinearWatcher):
         # A copy, because a block may change what it hands to a layer while this is written.
         self._write_behind(self.files[name], slice(start, start + len(rows)), rows.clone())
         self._rows[name] = start + len(rows)
+
+
+def recorded(
+    states: DenseStates,
+    index: int,
+    block: nn.Module,
+    hidden: HiddenStates,
+    folder: Path,
+    inputs: Collection[str],
+    outputs: bool = False,
+) -> dict[str, HiddenStates]:
+    """Pass hidden states through a block; return inputs and outputs of its matrices by name.
+
+    Args:
+        states: Hidden states of the sample.
+        index: The block's index.
+        block: The block, or a half of it.
+        hidden: Hidden states before it.
+        folder: Folder for the files.
+        inputs: Names of the groups whose inputs are recorded.
+        outputs: Whether the outputs of all matrices are recorded.
+    """
+    with writing_behind(states.blocks.model.device) as write:
+        recorder = Recorder(block, states, folder, inputs, outputs, write)
+        with recorder.watching():
+            states.blocks.through_(index, block, hidden, None)
+    return recorder.files
+
+
+@torch.no_grad()
+def dense_outputs(
+    states: DenseStates, index: int, name: str, inputs: HiddenStates, path: Path
+) -> HiddenStates:
+    """Return the outputs of a matrix of the dense model for these inputs, (sequences, length, out).
+
+    Args:
+        states: Hidden states of the sample.
+        index: Index of the matrix's block.
+        name: Name of the matrix in the block.
+        inputs: Inputs of the matrix, (sequences, length, in).
+        path: File for the outputs.
+    """
+    model, batches = states.blocks.model, states.blocks.batches
+    linear: nn.Linear = model.load_block(index).get_submodule(name)  # type: ignore[assignment]
+    shape = (inputs.shape[0], inputs.shape[1], linear.out_features)
+    outputs = create_hidden(path, shape, inputs.dtype)
+    with writing_behind(model.device) as write:
+        arriving = read_batches(model.device, batches, inputs)
+        for rows, (entering,) in zip(batches, arriving, strict=True):
+            write(outputs, rows, linear(entering))
+    return outputs

@@ -80,6 +80,11 @@ class WindowModules:
             raise nothing_trained(name for name, _, _ in self.masked())
         return found
 
+    def drop_(self, on: bool) -> None:
+        """Turn the model's own dropout in these modules on or off."""
+        for module in self.modules:
+            module.train(on)
+
     @torch.no_grad()
     def restore_(self) -> None:
         """Restore the weights that pruning left."""

@@ -13,7 +13,10 @@ from freelunch.study.patterns import Pattern
 from freelunch.study.study import Study
 
 # The settings of an adaptation that explain its name.
-_TOLD = ("method", "window", "inputs", "targets", "loss", "trains", "learning_rate", "epochs")
+_TOLD = (
+    *("method", "window", "inputs", "targets", "lost_residual", "model_dropout"),
+    *("loss", "trains", "learning_rate", "epochs"),
+)
 
 
 def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:

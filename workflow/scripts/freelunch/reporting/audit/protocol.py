@@ -7,10 +7,12 @@ from typing import Any
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.data import DATA, checked
 from freelunch.reporting.formatting import parts_text
+from freelunch.study.adaptations import Adaptation, Local, Windowed
 from freelunch.study.cell import NONE
 from freelunch.study.search import is_searched
 from freelunch.study.sources import AnyText, HubFile, Mixture, Wheel, WheelFiles
 from freelunch.study.study import Study
+from freelunch.study.windows import HALVES, MATRIX
 
 PROTOCOL = DATA / "protocol.yaml"
 SAME, PARTLY, DIFFERENT = "same", "partly the same", "different"
@@ -64,7 +66,7 @@ def _status(setting: Mapping[str, Any], ours: list[Any]) -> str:
 
 def values(ours: Mapping[str, Any], study: Study) -> list[Any]:
     """Return this run's values of a setting, each once; none if the run has no such setting."""
-    kind = next(key for key in ours if key not in ("key", "scores"))
+    kind = next(key for key in ours if key not in ("key", "scores", "windows"))
     found = _VALUES[kind](ours, study)
     return [value for at, value in enumerate(found) if value not in found[:at]]
 
@@ -99,17 +101,41 @@ def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
     found: list[Any] = []
     for name in names:
         settings = study.config.adaptations[name]
-        entry = settings.as_json()
-        if settings.is_retraining == (ours["adaptations"] == "retraining"):
-            if ours["key"] == "samples":
-                found.append(study.samples(name))
-            elif ours["key"] == "select_on" and not is_searched(settings):
-                # Nothing is selected.
-                continue
-            elif ours["key"] in entry:
-                value = entry[ours["key"]]
-                found += value if isinstance(value, list) else [value]
+        if settings.is_retraining != (ours["adaptations"] == "retraining"):
+            continue
+        if "windows" in ours and not _has_windows(settings, ours["windows"]):
+            continue
+        if ours["key"] == "samples":
+            found.append(study.samples(name))
+        elif ours["key"] == "select_on" and not is_searched(settings):
+            # Nothing is selected.
+            continue
+        elif (
+            ours["key"] == "lost_residual"
+            and isinstance(settings, Local)
+            and settings.local_targets
+        ):
+            # The paper's code loses no residual with these targets either.
+            continue
+        elif (value := _value(settings, ours["key"])) is not None:
+            found += value if isinstance(value, list) else [value]
     return found
+
+
+def _has_windows(settings: Adaptation, windows: str) -> bool:
+    """Return whether an adaptation reconstructs single matrices, or whole blocks."""
+    if not isinstance(settings, Windowed):
+        return False
+    if windows == MATRIX:
+        return settings.window == MATRIX
+    return settings.window not in (MATRIX, HALVES)
+
+
+def _value(settings: Adaptation, key: str) -> Any:
+    """Return the value of a setting, also of one that is off and therefore not written; None if
+    there is none.
+    """
+    return getattr(settings, key) if key in type(settings).model_fields else None
 
 
 def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:

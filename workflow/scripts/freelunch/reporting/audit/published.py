@@ -29,7 +29,10 @@ STUDY = Path("studies/published.yaml")
 IDENTITY = {
     "models": ("repository",),
     "criteria": ("score", "scope", "exponent", "swaps"),
-    "adaptations": ("method", "window", "inputs", "targets", "loss", "trains", "rank", "alpha"),
+    "adaptations": (
+        *("method", "window", "inputs", "targets", "lost_residual", "model_dropout"),
+        *("loss", "trains", "rank", "alpha"),
+    ),
 }
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
 

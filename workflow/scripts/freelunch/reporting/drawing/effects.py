@@ -16,8 +16,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, Mark, marks
 from freelunch.reporting.drawing.numbers import UNITS, number_text, signed
-from freelunch.reporting.drawing.style import SMALL, empty, write_beside
-from freelunch.reporting.labels import Registered, criterion_label, pattern_label, pruning_label
+from freelunch.reporting.drawing.style import CHOSEN, DAGGER, SMALL, empty, write_beside
+from freelunch.reporting.labels import (
+    Registered,
+    chosen_on_evaluation,
+    criterion_label,
+    pattern_label,
+    pruning_label,
+)
 
 # The figure is laid out in inches, so that all of its rows are equally high.
 ROW_INCHES = 0.16
@@ -68,6 +74,12 @@ def draw(rows: Sequence[Row], adaptations: Registered, missing: Sequence[str] = 
         return empty(_why_empty(missing))
     # An effect of several adaptations names none.
     looks = {**marks(adaptations), "": NEUTRAL}
+    chosen = [name for name, settings in adaptations.items() if chosen_on_evaluation(settings)]
+    looks |= {name: replace(looks[name], label=f"{looks[name].label} {DAGGER}") for name in chosen}
+    rows = [
+        {**row, "effect": f"{row['effect']} {DAGGER}"} if row["adaptation"] in chosen else row
+        for row in rows
+    ]
     several = len({row["model"] for row in rows} - {""}) > 1
     panels: dict[str, list[Row]] = {}
     for row in rows:
@@ -104,7 +116,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, missing: Sequence[str] = 
         place = (left / width, top / height, PLOT_INCHES / width, ROW_INCHES * len(its) / height)
         _panel(figure.add_axes(place), its, left - GAP_INCHES, looks)
         top -= AXIS_INCHES
-    _legend(figure, rows, height)
+    _legend(figure, rows, height, any(row["adaptation"] in chosen for row in rows))
     return figure
 
 
@@ -124,8 +136,8 @@ def _why_empty(missing: Sequence[str]) -> str:
     )
 
 
-def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
-    """Explain bars and thresholds at the bottom."""
+def _legend(figure: Figure, rows: Sequence[Row], height: float, on_evaluation: bool) -> None:
+    """Explain bars, thresholds and, if there is one, the dagger at the bottom."""
     handles = [
         Line2D([], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {side}")
         for side, marker in SIDES.items()
@@ -136,7 +148,7 @@ def _legend(figure: Figure, rows: Sequence[Row], height: float) -> None:
         loc="center",
         bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
         ncols=len(handles) or 1,
-        title="bars: 95 % intervals",
+        title="bars: 95 % intervals" + (f"; {CHOSEN}" if on_evaluation else ""),
         title_fontsize=SMALL,
         fontsize=SMALL,
         borderpad=0.0,

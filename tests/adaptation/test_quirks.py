@@ -1,0 +1,367 @@
+"""Quirks of the paper's code that can be switched on, against loops written here."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from freelunch.adaptation.reconstruction import driver
+from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
+from freelunch.costs.reconstruction import reconstruct as plan_of_windows
+from freelunch.costs.reconstruction_work import reconstruction_flops
+from freelunch.costs.shapes import Shapes
+from freelunch.model import hidden_states
+from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.hidden_states import DenseStates
+from freelunch.model.mask_store import load_pruned_block
+from freelunch.study.boundaries import kept_boundaries
+from freelunch.study.cell import derive_seed
+from freelunch.study.dropout import dropout_of
+from interrupts import Interrupt, contents, interrupted
+from operations import counted_operations
+from tiny_models import (
+    BLOCKS,
+    FAMILIES,
+    LENGTH,
+    SEED,
+    SEQUENCES,
+    Prepared,
+    prepare,
+    reconstruct,
+    reconstruction,
+    shards,
+    tiny_config,
+    tiny_model,
+)
+
+MATRIX: dict[str, Any] = {"window": "matrix", "train_norms": False}
+BEHIND: dict[str, Any] = {**MATRIX, "targets": "behind_sparse"}
+LOST: dict[str, Any] = {**BEHIND, "lost_residual": True}
+VARIANTS = {
+    "behind": BEHIND,
+    "lost": LOST,
+    "behind, sparse inputs": {**BEHIND, "inputs": "sparse"},
+    "lost, sparse inputs": {**LOST, "inputs": "sparse"},
+}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Tensor, Tensor]]:
+    """Note the inputs and targets of each window that is trained, by its name."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    train = driver.train_window_
+
+    def watch(
+        window: WindowModules, inputs: HiddenStates, targets: HiddenStates, *arguments: Any
+    ) -> Any:
+        found[window.name] = inputs[:], targets[:]
+        return train(window, inputs, targets, *arguments)
+
+    monkeypatch.setattr(driver, "train_window_", watch)
+    return found
+
+
+# --- Targets behind sparse matrices, and the lost residual
+
+
+def call(prepared: Prepared, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
+    return prepared.model.calls(SEQUENCES, LENGTH)[index](block, hidden)
+
+
+def arrives(prepared: Prepared, index: int, block: nn.Module, hidden: Tensor, name: str) -> Tensor:
+    """Return the input of a matrix while hidden states pass a whole block."""
+    found: list[Tensor] = []
+    module = block.get_submodule(name)
+    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0].clone()))
+    call(prepared, index, block, hidden)
+    handle.remove()
+    return found[0].reshape(SEQUENCES, LENGTH, -1)
+
+
+def arrives_in_mlp(block: Any, hidden: Tensor, name: str) -> Tensor:
+    """Return the input of a matrix of the MLP, to which hidden states come through its norm."""
+    if name.startswith("fc"):
+        normed = block.final_layer_norm(hidden)
+        return normed if name == "fc1" else block.activation_fn(block.fc1(normed))
+    normed, mlp = block.post_attention_layernorm(hidden), block.mlp
+    if name != "mlp.down_proj":
+        return normed
+    return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+
+
+@torch.no_grad()
+def slow_arrivals(prepared: Prepared, adapted: Artifact, name: str, lost: bool) -> Tensor:
+    """Return what arrives at a matrix in a block whose matrices are adapted, from dense states.
+
+    What comes behind the matrix does not act on it, so all matrices of the block may be adapted.
+    """
+    number, _, matrix = name.partition(".")
+    last = int(number)
+    opt = prepared.model.config.model_type == "opt"
+    ends = ("self_attn.out_proj", "fc2") if opt else ("self_attn.o_proj", "mlp.down_proj")
+    hidden = prepared.hidden(0 if lost else last)
+    for index in range(0 if lost else last, last + 1):
+        block = prepared.model.load_block(index, adapted.folder)
+        dense = prepared.model.load_block(index)
+        wanted = matrix if index == last else None
+        if not lost or (wanted is not None and wanted.startswith("self_attn")):
+            return arrives(prepared, index, block, hidden, matrix)
+        middle = dense.get_submodule(ends[0])(arrives(prepared, index, block, hidden, ends[0]))
+        if wanted is not None:
+            return arrives_in_mlp(block, middle, wanted)
+        hidden = dense.get_submodule(ends[1])(arrives_in_mlp(block, middle, ends[1]))
+    raise AssertionError
+
+
+@torch.no_grad()
+def slow_sparse_inputs(prepared: Prepared, adapted: Artifact, name: str) -> Tensor:
+    """Return the input of a matrix in the model that is adapted up to it."""
+    number, _, matrix = name.partition(".")
+    hidden = prepared.hidden(0)
+    for index in range(int(number)):
+        block = prepared.model.load_block(index, adapted.folder)
+        hidden = call(prepared, index, block, hidden)
+    block = prepared.model.load_block(int(number), adapted.folder)
+    return arrives(prepared, int(number), block, hidden, matrix)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_matrices_see_behind_sparse_ones(
+    llama: Prepared,
+    opt: Prepared,
+    tmp_path: Path,
+    seen: dict[str, tuple[Tensor, Tensor]],
+    variant: str,
+    family: str,
+) -> None:
+    prepared, settings = {"llama": llama, "opt": opt}[family], VARIANTS[variant]
+    adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
+    usual: dict[str, tuple[Tensor, Tensor]] = dict(seen)
+    seen.clear()
+    reconstruct(
+        prepared, tmp_path / "usual", **{**MATRIX, "inputs": settings.get("inputs", "dense")}
+    )
+    assert usual.keys() == seen.keys()
+    for name, (inputs, targets) in usual.items():
+        arriving = slow_arrivals(prepared, adapted, name, "lost" in variant)
+        number, _, matrix = name.partition(".")
+        with torch.no_grad():
+            made = prepared.model.load_block(int(number)).get_submodule(matrix)(arriving)
+        torch.testing.assert_close(targets, made, rtol=1e-5, atol=1e-5, msg=f"targets of {name}")
+        if "inputs" in settings:
+            arriving = slow_sparse_inputs(prepared, adapted, name)
+        torch.testing.assert_close(inputs, arriving, rtol=1e-5, atol=1e-5, msg=f"inputs of {name}")
+    # Our own targets are dense: they differ from these wherever a matrix is behind another one.
+    same = {name for name in usual if torch.allclose(usual[name][1], seen[name][1], atol=1e-5)}
+    first = ("q_proj", "k_proj", "v_proj")
+    starts = {name for name in usual if name.endswith(first)}
+    if "lost" in variant:
+        starts = {name for name in starts if name.startswith("0.")}
+    assert same == starts
+
+
+def test_least_squares_behind_sparse_matrices(llama: Prepared, tmp_path: Path) -> None:
+    """Solved exactly, it fits these targets better than training does."""
+    trained = reconstruct(llama, tmp_path / "trained", **BEHIND)
+    exact = {"method": "least_squares", "targets": "behind_sparse"}
+    solved = reconstruct(llama, tmp_path / "solved", **exact)
+    losses = [
+        next(iter(each.files.values()))["windows"]["0.self_attn.q_proj"]["loss_after"]
+        for each in (solved, trained)
+    ]
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_equals_uninterrupted(llama: Prepared, tmp_path: Path, variant: str) -> None:
+    settings = VARIANTS[variant]
+    whole = reconstruct(llama, tmp_path / "whole", **settings)
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == total - 1:
+            raise Interrupt
+
+    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", report=stop, **settings))
+    resumed = reconstruct(llama, tmp_path / "adapted", **settings)
+    assert contents(resumed.folder) == contents(whole.folder)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_operations_behind_sparse_matrices(tmp_path: Path, variant: str) -> None:
+    prepared = prepare(tmp_path, sequences=SEQUENCES, length=32, hidden_size=64)
+    with counted_operations() as counter:
+        reconstruct(prepared, tmp_path / "adapted", **VARIANTS[variant])
+    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
+    settings = reconstruction(**VARIANTS[variant])
+    assert reconstruction_flops(shapes, SEQUENCES, 32, settings) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("keep", ["every_2", "none"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_plan_counts_what_has_to_be_made_again(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, keep: str
+) -> None:
+    passed: list[int] = []
+
+    class Counted(DenseStates):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            kept = kept_boundaries(keep, BLOCKS)
+            self._paths = {at: path for at, path in self._paths.items() if at in kept}
+
+        def __del__(self) -> None:
+            passed.append(self.passed)
+
+    monkeypatch.setattr(hidden_states, "DenseStates", Counted)
+    reconstruct(llama, tmp_path / "adapted", **VARIANTS[variant])
+    shapes = Shapes.of(llama.model.config.to_dict(), "float32")
+    settings = reconstruction(**VARIANTS[variant])
+    flops = [
+        plan_of_windows(shapes, SEQUENCES, LENGTH, settings, keep=each).flops
+        for each in ("all", keep)
+    ]
+    one = shapes.forward_flops(SEQUENCES * LENGTH, LENGTH, 1)
+    assert passed == [(flops[1] - flops[0]) / one]
+
+
+def test_a_family_without_halves_cannot_lose_its_residual(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, "gpt_neox", sequences=SEQUENCES)
+    with pytest.raises(UserError, match="have no halves: attention and MLP both read"):
+        reconstruct(prepared, tmp_path / "adapted", **LOST)
+    reconstruct(prepared, tmp_path / "behind", **BEHIND)
+
+
+# --- Dropout
+
+DROPS: dict[str, Any] = {"model_dropout": True, "optimiser": "sgd", "schedule": "constant"}
+
+
+def slow_training_with_dropout(
+    prepared: Prepared, indices: range, inputs: Tensor, rate: float, epochs: int
+) -> list[nn.Module]:
+    """Train blocks in train mode by gradient descent with momentum, and return them so."""
+    pruned = [load_pruned_block(prepared.model, prepared.masks.folder, index) for index in indices]
+    blocks, targets = [block.train() for block, _ in pruned], prepared.hidden(indices.stop)
+    kept = [
+        (parameter, masks.get(name.removesuffix(".weight")))
+        for block, masks in pruned
+        for name, parameter in block.named_parameters()
+    ]
+    momenta = [torch.zeros_like(parameter) for parameter, _ in kept]
+    for parameter, _ in kept:
+        parameter.requires_grad_(True)
+    seed = derive_seed(SEED, "reconstruction", f"{indices.start}-{indices.stop - 1}")
+    torch.manual_seed(derive_seed(seed, "dropout"))
+    for _ in range(epochs):
+        hidden = inputs
+        for index, block in zip(indices, blocks, strict=True):
+            hidden = call(prepared, index, block, hidden)
+        loss = ((hidden - targets) ** 2).mean()
+        gradients = torch.autograd.grad(loss, [parameter for parameter, _ in kept])
+        with torch.no_grad():
+            for (parameter, keep), momentum, gradient in zip(kept, momenta, gradients, strict=True):
+                momentum.mul_(0.9).add_(gradient if keep is None else gradient * keep)
+                parameter -= rate * momentum
+    return blocks
+
+
+@pytest.mark.parametrize("inputs", ["dense", "sparse"])
+def test_dropout_is_active_in_training_and_leaks_into_sparse_inputs(
+    opt: Prepared, tmp_path: Path, inputs: str
+) -> None:
+    settings = {"learning_rate": 0.01, "warmup": 0.0, "epochs": 3, "shuffle": False}
+    settings |= {"batch": SEQUENCES, "inputs": inputs, "window": 2, **DROPS}
+    adapted = reconstruct(opt, tmp_path / "adapted", **settings)
+    entering = opt.hidden(0)
+    for indices in (range(2), range(2, 3)):
+        if inputs == "dense":
+            entering = opt.hidden(indices.start)
+        blocks = slow_training_with_dropout(opt, indices, entering, 0.01, 3)
+        for index, block in zip(indices, blocks, strict=True):
+            found = opt.model.load_block(index, adapted.folder).state_dict()
+            for name, value in block.state_dict().items():
+                torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+            torch.manual_seed(derive_seed(SEED, "dropout", "inputs", index))
+            with torch.no_grad():
+                entering = call(opt, index, block, entering)
+
+
+def losses(adapted: Artifact) -> list[float]:
+    return [
+        facts["loss_before"]
+        for entry in adapted.files.values()
+        for facts in entry["windows"].values()
+    ]
+
+
+def test_losses_are_measured_without_dropout(opt: Prepared, tmp_path: Path) -> None:
+    drops = reconstruct(opt, tmp_path / "drops", **DROPS)
+    usual = reconstruct(opt, tmp_path / "usual", **{**DROPS, "model_dropout": False})
+    assert losses(drops) == losses(usual)
+    assert shards(drops) != shards(usual)
+
+
+@pytest.mark.parametrize("inputs", ["dense", "sparse"])
+def test_dropout_repeats_and_resumes_to_the_bit(opt: Prepared, tmp_path: Path, inputs: str) -> None:
+    settings = {**DROPS, "inputs": inputs}
+    whole = reconstruct(opt, tmp_path / "whole", **settings)
+    torch.manual_seed(123)
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 1:
+            raise Interrupt
+
+    interrupted(lambda: reconstruct(opt, tmp_path / "adapted", report=stop, **settings))
+    resumed = reconstruct(opt, tmp_path / "adapted", **settings)
+    assert contents(resumed.folder) == contents(whole.folder)
+    other = reconstruct(opt, tmp_path / "other", seed=SEED + 1, shuffle=False, **settings)
+    same = reconstruct(opt, tmp_path / "same", shuffle=False, **settings)
+    assert shards(other) != shards(same), "the seed decides what is dropped"
+
+
+def test_a_model_without_dropout_is_refused(llama: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="blocks of this model have no dropout") as error:
+        reconstruct(llama, tmp_path / "adapted", model_dropout=True)
+    assert re.search("llama: .*\n.*a rate of 0\n", str(error.value))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_which_settings_of_a_config_drop_out(family: str) -> None:
+    """Blocks in train mode are those in eval mode unless a rate is above 0."""
+    rates = [key for key in tiny_config(family).to_dict() if re.search("drop", key)]
+    for key in rates:
+        zero = dict.fromkeys(rates, 0.0)
+        model = tiny_model(family, **{**zero, key: 0.5})
+        (blocks,) = (
+            module
+            for module in model.modules()
+            if isinstance(module, nn.ModuleList) and len(module) == BLOCKS
+        )
+        tokens = torch.arange(2, 2 + LENGTH)[None]
+        with torch.no_grad():
+            expected = model(tokens).logits
+            blocks.train()
+            drops = not torch.equal(model(tokens).logits, expected)
+        # Falcon's blocks ignore this rate unless attention and MLP follow each other.
+        ignored = (family, key) == ("falcon", "attention_dropout")
+        assert drops == (bool(dropout_of(model.config.to_dict())) and not ignored), key
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"),
+    [
+        ({"model_type": "opt"}, 0.1),
+        ({"model_type": "opt", "dropout": 0.0}, 0.0),
+        ({"model_type": "llama"}, None),
+        ({"model_type": "llama", "attention_dropout": 0.2, "embd_pdrop": 0.5}, 0.2),
+        ({"model_type": "falcon", "hidden_dropout": None}, 0.0),
+    ],
+)
+def test_the_rate_of_a_config(config: dict[str, Any], rate: float | None) -> None:
+    assert dropout_of(config) == rate
