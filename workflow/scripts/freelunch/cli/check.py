@@ -21,6 +21,7 @@ from freelunch.data.seen_model import (
 )
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
+from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.paths import Paths
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
@@ -128,16 +129,15 @@ def _amounts(
             for name, (found, complete) in documents.items()
         }
         if (text := counted.get(study.perplexity.text)) and text.complete:
-            yield from _evaluated(study, text)
+            yield from _evaluated(study.perplexity_of(model), text)
         if (text := counted.get(study.calibration.text)) and text.complete:
-            yield from _drawn(study, text)
+            yield from _drawn(study, study.calibration_of(model), text)
 
 
-def _evaluated(study: Study, text: Amounts) -> Iterator[str]:
-    asked = study.perplexity
+def _evaluated(asked: PerplexitySettings, text: Amounts) -> Iterator[str]:
     windows = asked.windows or 2
     if asked.cut != JOINED:
-        yield from _within_documents(study, text, windows)
+        yield from _within_documents(asked, text, windows)
         return
     needed = asked.length + (windows - 1) * (asked.stride or asked.length)
     if text.tokens < needed * (_COUNTED if text.exact else _ESTIMATED):
@@ -147,8 +147,8 @@ def _evaluated(study: Study, text: Amounts) -> Iterator[str]:
         )
 
 
-def _within_documents(study: Study, text: Amounts, windows: int) -> Iterator[str]:
-    asked, sure = study.perplexity, 1 if text.exact else _ESTIMATED
+def _within_documents(asked: PerplexitySettings, text: Amounts, windows: int) -> Iterator[str]:
+    sure = 1 if text.exact else _ESTIMATED
     counts = [int(tokens / sure) // asked.length for tokens in text.lengths]
     if sum(counts) < windows:
         yield (
@@ -163,8 +163,7 @@ def _within_documents(study: Study, text: Amounts, windows: int) -> Iterator[str
         )
 
 
-def _drawn(study: Study, text: Amounts) -> Iterator[str]:
-    asked = study.calibration
+def _drawn(study: Study, asked: Calibration, text: Amounts) -> Iterator[str]:
     least = asked.length * (1 if text.exact else _ESTIMATED)
     if not any(length > least for length in text.lengths):
         yield (

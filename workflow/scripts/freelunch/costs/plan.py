@@ -86,7 +86,7 @@ class Plan:
         shapes = self.shapes.get(model)
         if shapes is None:
             return None
-        length = self.study.calibration.length
+        length = self.study.calibration_of(model).length
         sample = self.study.calibration.samples, length
         keep = self.study.block.keep_hidden_states
         if rule == FETCH_MODEL:
@@ -123,7 +123,7 @@ class Plan:
 
     def _measurements(self, shapes: Shapes, cell: Cell) -> list[Cost]:
         """Return the cost of each measurement of a cell on its own."""
-        length = self.study.calibration.length
+        length = self.study.calibration_of(cell.model).length
         found = []
         for name, settings in measurements(self.study, cell).items():
             if name == PERPLEXITY:
@@ -151,7 +151,7 @@ class Plan:
         """
         settings = self.study.adaptation(adaptation)
         assert isinstance(settings, Windowed | Retraining)
-        sample = self.study.samples(adaptation), self.study.calibration.length
+        sample = self.study.samples(adaptation), self.study.calibration_of(model).length
         return decide_window(self.shapes[model], *sample, settings, self.device_bytes)
 
     def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
@@ -166,7 +166,7 @@ class Plan:
         shapes = self.shapes.get(model) or shapes_of(self.study, model)
         if shapes is None:
             return settings.residency == "streamed", None
-        sample = self.study.samples(adaptation), self.study.calibration.length
+        sample = self.study.samples(adaptation), self.study.calibration_of(model).length
         return decide_residency(shapes, *sample, settings, self.device_bytes)
 
     def decided(self, model: str, adaptation: str) -> Window | None:
@@ -182,5 +182,5 @@ class Plan:
         shapes = shapes_of(self.study, model)
         if shapes is None:
             return None
-        sample = self.study.samples(adaptation), self.study.calibration.length
+        sample = self.study.samples(adaptation), self.study.calibration_of(model).length
         return decide_window(shapes, *sample, settings, self.device_bytes)[0]

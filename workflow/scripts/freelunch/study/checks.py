@@ -10,6 +10,7 @@ from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Traini
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
+from freelunch.study.grids import claims_of, grids_in, models_of
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Source, Tokens
@@ -39,7 +40,7 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
 
 def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
     """Yield checks, each of as few settings as possible: one that fails stops no other."""
-    for check in (_calibration, _perplexity, _stride, _drift, _tasks):
+    for check in (_calibration, _perplexity, _stride, _drift, _tasks, _part):
         yield partial(check, config, names)
     for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
         where = f"study.grids.{index}"
@@ -140,6 +141,27 @@ def _tasks(config: Config, names: Names) -> Iterator[str]:
         yield "  study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
 
 
+def _part(config: Config, names: Names) -> Iterator[str]:
+    """Yield what is wrong with the part of the grids that is asked for."""
+    grids, part, where = config.study.grids, config.study.part, "  study.part"
+    if part is None:
+        return
+    known = {"models": models_of(grids), "claims": claims_of(grids)}
+    unknown = [
+        f"{where}.{key}: no grid is for {name!r}; expected "
+        + (nearest(name, known[key]) if known[key] else "no such key: no grid has `claims`")
+        for key in known
+        for name in getattr(part, key) or ()
+        if name not in known[key]
+    ]
+    yield from unknown
+    if not unknown and not grids_in(grids, part):
+        yield (
+            f"{where}: no grid is for both {', '.join(part.models or ())} and "
+            f"{', '.join(part.claims or ())}"
+        )
+
+
 def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]:
     """Yield a line for each undefined name in a grid."""
     valid = [NONE, *names[registry]] if registry == "adaptations" else names[registry]
@@ -235,6 +257,7 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
         if problem:
             yield f"{where}.budget{problem}"
             return
+        yield from _in_tokens(where, entry.budget, config)
         tokens, counts = budget_tokens(entry.budget, config), entry.epoch_counts
         step = entry.batch * calibration.length
         if tokens < step * max(counts):
@@ -253,6 +276,18 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
             f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
             f"sample holds; expected at most {calibration.samples}, or a text to calibrate on"
         )
+
+
+def _in_tokens(where: str, budget: Budget, config: Config) -> Iterator[str]:
+    """Yield that a number of tokens is not the same number of sequences for all models."""
+    length = config.study.calibration.length
+    for model in models_of(config.study.grids):
+        most = config.models[model].max_length
+        if budget.tokens is not None and most is not None and most < length:
+            yield (
+                f"{where}.budget.tokens: the model {model} gets sequences of {most} tokens instead "
+                f"of {length}; expected `times` and `of`, or `samples`"
+            )
 
 
 def _multiple(budget: Budget, adaptations: Mapping[str, Adaptation], names: Names) -> str | None:

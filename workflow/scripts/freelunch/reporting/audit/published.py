@@ -25,7 +25,7 @@ from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
-STUDY = Path("studies/published.yaml")
+STUDY = Path("studies/paper.yaml")
 # The keys of a registry entry that have to be equal for its name to mean the same.
 IDENTITY = {
     "models": ("repository",),
@@ -79,7 +79,7 @@ def _row(
     share = abs(difference) / published.value
     reason = f"ours is {share:.1%} {'above' if difference > 0 else 'below'}"
     if not found[0].is_dense:
-        sample = evidence.study.calibration
+        sample = evidence.study.calibration_of(published.model)
         reason += (
             f"; calibrated on {sample.samples:,} sequences of {sample.length:,} tokens of "
             f"{text_identity(evidence.study.text(sample.text))}"
@@ -148,7 +148,7 @@ def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
             return f"{name} means something else here: its {', '.join(unlike)} differ"
     if published.tasks:
         return None
-    settings, text = study.perplexity, meaning.text(TEXTS[published.metric])
+    settings, text = study.perplexity_of(published.model), meaning.text(TEXTS[published.metric])
     if settings.length != published.length:
         return f"windows of {settings.length} tokens, not of {published.length}"
     if settings.cut != JOINED:
@@ -179,8 +179,8 @@ def _running(published: Published, meaning: Study) -> str:
             f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
             "grid; then: "
         )
-    elif published.length != (length := meaning.perplexity.length):
-        other = f"{name}_{published.length}"
+    elif published.length != meaning.perplexity_of(published.model).length:
+        length, other = meaning.perplexity.length, f"{name}_{published.length}"
         changes = f"s/length: {length}/length: {published.length}/; s/name: {name}/name: {other}/"
         source = source.replace(name, other)
         before, name = f"sed '{changes}' {meaning.source} > {source} && ", other

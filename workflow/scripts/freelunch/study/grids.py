@@ -1,0 +1,41 @@
+"""The cells of a study's grids, whole and in part."""
+
+from collections.abc import Iterable, Sequence
+
+from freelunch.study.cell import Cell
+from freelunch.study.config import Grid, Part
+
+
+def cells_of(grids: Sequence[Grid]) -> list[Cell]:
+    """Return the cells of grids: first each model's dense cell, then the others in their order."""
+    found = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid.models)
+    for grid in grids:
+        for model in grid.models:
+            for criterion in grid.criteria:
+                for pattern in grid.patterns:
+                    for adaptation in grid.adaptations:
+                        for seed in grid.seeds:
+                            found.setdefault(Cell(model, criterion, pattern, adaptation, seed))
+    return list(found)
+
+
+def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
+    """Return the grids of a part of a study, with only its models; without a part, all grids."""
+    part = part or Part()
+    found = []
+    for grid in grids:
+        models = [name for name in grid.models if part.models is None or name in part.models]
+        asked = part.claims is None or bool({*part.claims} & {*(grid.claims or [])})
+        if models and asked:
+            found.append(grid.model_copy(update={"models": models}))
+    return found
+
+
+def models_of(grids: Iterable[Grid]) -> list[str]:
+    """Return the models of grids, each once."""
+    return list(dict.fromkeys(name for grid in grids for name in grid.models))
+
+
+def claims_of(grids: Iterable[Grid]) -> list[str]:
+    """Return the claims that grids are for, each once."""
+    return list(dict.fromkeys(name for grid in grids for name in grid.claims or []))
