@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from freelunch.core.artifact import write_atomically
-from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError, nearest
+from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
 from freelunch.study.config import Part
 from freelunch.study.study import Study
 
@@ -97,6 +97,7 @@ def open_study(path: Path, part: Part | None = None) -> Study:
     # Written differently, the same path would count as another setting.
     study = Study.load(Path(os.path.relpath(path)), part=part)
     os.environ[STUDY_VARIABLE] = study.source
+    os.environ[PART_VARIABLE] = study.part_words
     _check_owner(study)
     return study
 

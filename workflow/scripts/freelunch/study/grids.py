@@ -31,6 +31,12 @@ def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
     return found
 
 
+def part_words(part: Part | None) -> str:
+    """Return a part of a study as `make` takes it, after a space; empty for the whole study."""
+    given = part.as_json() if part else {}
+    return "".join(f" {key.upper()}={','.join(names)}" for key, names in sorted(given.items()))
+
+
 def models_of(grids: Iterable[Grid]) -> list[str]:
     """Return the models of grids, each once."""
     return list(dict.fromkeys(name for grid in grids for name in grid.models))

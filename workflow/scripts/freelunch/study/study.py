@@ -23,7 +23,7 @@ from freelunch.study.config import (
     StudyBlock,
 )
 from freelunch.study.criteria import Criterion
-from freelunch.study.grids import cells_of, grids_in
+from freelunch.study.grids import cells_of, grids_in, part_words
 from freelunch.study.lengths import Lengths
 from freelunch.study.paths import Paths
 from freelunch.study.problems import as_far_as_valid, violations
@@ -108,6 +108,11 @@ class Study(Comparisons, Lengths):
     @property
     def name(self) -> str:
         return self.block.name
+
+    @property
+    def part_words(self) -> str:
+        """The part that is run as `make` takes it, after a space; empty for the whole study."""
+        return part_words(self.block.part)
 
     @property
     def block(self) -> StudyBlock:
@@ -215,8 +220,16 @@ class Study(Comparisons, Lengths):
         A budget is replaced by the `samples` that it pays for; for an adaptation that lists epochs,
         this happens in its candidates. `samples` is left out if it equals the calibration sample's.
         """
-        if name == NONE:
-            return None
+        # A study of a thousand cells asks for each adaptation ten thousand times.
+        if name not in self._settled:
+            self._settled[name] = None if name == NONE else self._settle(name)
+        return self._settled[name]
+
+    @cached_property
+    def _settled(self) -> dict[str, Adaptation | None]:
+        return {}
+
+    def _settle(self, name: str) -> Adaptation:
         entry: Adaptation = self.config.adaptations[adaptation_of(name)]
         if name not in self.config.adaptations:
             entry = candidates_of(adaptation_of(name), entry)[name]
@@ -252,7 +265,14 @@ class Study(Comparisons, Lengths):
 
     def candidate_names(self, adaptation: str) -> list[str]:
         """Return the names of an adaptation's candidates; empty if it lists no alternatives."""
-        return list(candidates_of(adaptation, self.adaptation(adaptation)))
+        if adaptation not in self._candidates:
+            found = candidates_of(adaptation, self.adaptation(adaptation))
+            self._candidates[adaptation] = list(found)
+        return self._candidates[adaptation]
+
+    @cached_property
+    def _candidates(self) -> dict[str, list[str]]:
+        return {}
 
     def candidates(self, cell: Cell) -> list[Cell]:
         """Return a cell's candidates, as cells."""
