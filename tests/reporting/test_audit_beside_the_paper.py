@@ -247,21 +247,28 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
         load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
     )
     assert row["command"].endswith(
-        "--config study=studies/published.yaml -- "
-        "results/published/records/llama-2-7b__wanda-u50__none__seed0.json"
+        "--config study=studies/paper.yaml -- "
+        "results/paper/records/llama-2-7b__wanda-u50__none__seed0.json"
     )
     (row,) = audit_published(
         Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
         load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
     )
     sed, _, command = row["command"].partition(" && ")
-    assert (
-        "--config study=studies/published_2048.yaml -- results/published_2048/records/" in command
-    )
-    sed = sed.replace("> studies/published_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
+    assert "--config study=studies/paper_2048.yaml -- results/paper_2048/records/" in command
+    sed = sed.replace("> studies/paper_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
     config = yaml.safe_load(subprocess.check_output(sed, shell=True, text=True))
-    study = Study.check(config, "published_2048.yaml", ROOT)
-    assert (study.name, study.perplexity.length) == ("published_2048", 2048)
+    study = Study.check(config, "paper_2048.yaml", ROOT)
+    assert (study.name, study.perplexity.length) == ("paper_2048", 2048)
+
+
+def test_the_length_of_a_published_number_is_that_of_its_model(tmp_path: Path) -> None:
+    """OPT has windows of 2048 tokens in the paper's study, and needs no other one."""
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="opt-125m", seqlen="2048")),
+    )
+    assert "--config study=studies/paper.yaml -- results/paper/records/opt-125m" in row["command"]
 
 
 def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
@@ -379,11 +386,19 @@ def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:
 def test_all_published_numbers_are_sound() -> None:
     rows = load_published()
     assert len(rows) == 82
-    study = Study.load(Path("studies/published.yaml"), ROOT)
+    study = Study.load(Path("studies/paper.yaml"), ROOT)
     names = {row.model for row in rows}
     assert names <= study.config.models.keys(), names - study.config.models.keys()
     criteria = {row.criterion for row in rows} - {"dense"}
     assert criteria <= study.config.criteria.keys()
+    missing = {
+        str(cell)
+        for row in rows
+        if row.criterion != "dense"
+        and (cell := Cell(row.model, row.criterion, row.pattern, row.adaptation, 0))
+        not in study.cells
+    }
+    assert not missing
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def names(study: Study) -> list[str]:
         ("studies/full.yaml", ["budgets", "criteria", "drift", "effects", "windows"]),
         ("studies/retraining.yaml", ["budgets", "effects"]),
         ("studies/criteria.yaml", ["criteria", "effects"]),
-        ("studies/published.yaml", ["criteria", "effects", "sizes"]),
+        ("studies/paper.yaml", ["budgets", "criteria", "drift", "effects", "sizes", "windows"]),
     ],
 )
 def test_studies_of_this_repository(source: str, expected: list[str]) -> None:
