@@ -58,7 +58,7 @@ class Folder:
         return cls(path)
 
     def warm(self) -> "Folder":
-        """Return this folder with jobs that fork from a process which has imported what they need."""
+        """Return this folder, whose jobs fork from a process that has imported what they need."""
         warm = type(self)(self.path)
         warm.command = (sys.executable, str(ROOT / "tests" / "support" / "warm_snakemake.py"))
         return warm

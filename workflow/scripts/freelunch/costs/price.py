@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from freelunch.costs.jobs import Job, jobs_of, scheduled_jobs
 from freelunch.costs.fits import misfit
+from freelunch.costs.jobs import Job, jobs_of, scheduled_jobs
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost, Memory, together
