@@ -10,9 +10,10 @@ from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Traini
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
-from freelunch.study.grids import claims_of, grids_in, models_of
+from freelunch.study.grids import models_of, part_problems
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
+from freelunch.study.settled import budget_tokens
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Source, Tokens
 from freelunch.study.steps import JOINED
 
@@ -60,27 +61,6 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
     for registry in ("models", "texts", "tasks"):
         for name, source in getattr(config, registry, {}).items():
             yield partial(_path, f"{registry}.{name}", source, registry == "models")
-
-
-def budget_tokens(budget: Budget, config: Config) -> int:
-    """Return a budget in tokens, rounded to the nearest whole number.
-
-    Args:
-        budget: A checked budget: the adaptation that it is a multiple of lists no alternatives and
-            is not a multiple itself.
-        config: The study's config.
-    """
-    if budget.tokens is not None:
-        return budget.tokens
-    assert budget.of is not None and budget.times is not None
-    other = config.adaptations[budget.of]
-    assert isinstance(other, Training)
-    if other.budget is not None and other.budget.tokens is not None:
-        seen = other.budget.tokens
-    else:
-        calibration = config.study.calibration
-        seen = (other.samples or calibration.samples) * calibration.length * other.passes
-    return round(budget.times * seen)
 
 
 def _calibration(config: Config, names: Names) -> Iterator[str]:
@@ -142,24 +122,8 @@ def _tasks(config: Config, names: Names) -> Iterator[str]:
 
 
 def _part(config: Config, names: Names) -> Iterator[str]:
-    """Yield what is wrong with the part of the grids that is asked for."""
-    grids, part, where = config.study.grids, config.study.part, "  study.part"
-    if part is None:
-        return
-    known = {"models": models_of(grids), "claims": claims_of(grids)}
-    unknown = [
-        f"{where}.{key}: no grid is for {name!r}; expected "
-        + (nearest(name, known[key]) if known[key] else "no such key: no grid has `claims`")
-        for key in known
-        for name in getattr(part, key) or ()
-        if name not in known[key]
-    ]
-    yield from unknown
-    if not unknown and not grids_in(grids, part):
-        yield (
-            f"{where}: no grid is for both {', '.join(part.models or ())} and "
-            f"{', '.join(part.claims or ())}"
-        )
+    for problem in part_problems(config.study.grids, config.study.part):
+        yield f"  study.part{problem}"
 
 
 def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The cells of a study's grids, whole and in part."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from freelunch.core.errors import nearest
 from freelunch.study.cell import Cell
 from freelunch.study.config import Grid, Part
 
@@ -45,3 +46,23 @@ def models_of(grids: Iterable[Grid]) -> list[str]:
 def claims_of(grids: Iterable[Grid]) -> list[str]:
     """Return the claims that grids are for, each once."""
     return list(dict.fromkeys(name for grid in grids for name in grid.claims or []))
+
+
+def part_problems(grids: Sequence[Grid], part: Part | None) -> Iterator[str]:
+    """Yield what is wrong with the part of the grids that is asked for, behind its key."""
+    if part is None:
+        return
+    known = {"models": models_of(grids), "claims": claims_of(grids)}
+    unknown = [
+        f".{key}: no grid is for {name!r}; expected "
+        + (nearest(name, known[key]) if known[key] else "no such key: no grid has `claims`")
+        for key in known
+        for name in getattr(part, key) or ()
+        if name not in known[key]
+    ]
+    yield from unknown
+    if not unknown and not grids_in(grids, part):
+        yield (
+            f": no grid is for both {', '.join(part.models or ())} and "
+            f"{', '.join(part.claims or ())}"
+        )

@@ -13,7 +13,7 @@ from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.base import with_base
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.checks import budget_tokens, contradictions
+from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
     REGISTRIES,
@@ -27,8 +27,9 @@ from freelunch.study.grids import cells_of, grids_in, part_words
 from freelunch.study.lengths import Lengths
 from freelunch.study.paths import Paths
 from freelunch.study.problems import as_far_as_valid, violations
-from freelunch.study.search import adaptation_of, candidates_of
+from freelunch.study.search import candidates_of
 from freelunch.study.settings import Settings
+from freelunch.study.settled import settled
 from freelunch.study.sources import Model, Text
 from freelunch.study.yaml_file import read_yaml
 
@@ -222,34 +223,12 @@ class Study(Comparisons, Lengths):
         """
         # A study of a thousand cells asks for each adaptation ten thousand times.
         if name not in self._settled:
-            self._settled[name] = None if name == NONE else self._settle(name)
+            self._settled[name] = None if name == NONE else settled(name, self.config)
         return self._settled[name]
 
     @cached_property
     def _settled(self) -> dict[str, Adaptation | None]:
         return {}
-
-    def _settle(self, name: str) -> Adaptation:
-        entry: Adaptation = self.config.adaptations[adaptation_of(name)]
-        if name not in self.config.adaptations:
-            entry = candidates_of(adaptation_of(name), entry)[name]
-        if not isinstance(entry, Training):
-            return entry
-        if entry.budget is not None:
-            tokens = budget_tokens(entry.budget, self.config)
-            if isinstance(entry.epochs, list):
-                # Each candidate has its own `samples`; they share the budget in tokens.
-                budget = entry.budget.model_copy(
-                    update={"tokens": tokens, "times": None, "of": None}
-                )
-                entry = entry.model_copy(update={"budget": budget})
-            else:
-                # Whole sequences in whole epochs, so never more than the budget.
-                samples = tokens // (self.calibration.length * entry.passes)
-                entry = entry.model_copy(update={"samples": samples, "budget": None})
-        if entry.samples == self.calibration.samples:
-            entry = entry.model_copy(update={"samples": None})
-        return entry
 
     def samples(self, adaptation: str) -> int:
         """Return how many sequences an adaptation, or one of its candidates, trains on."""
