@@ -67,6 +67,13 @@ def test_models_and_claims_choose_a_part(names: str) -> None:
     assert "STUDY=studies/paper.yaml FORCE" in run_again("x")
 
 
+def test_models_alone_or_claims_alone_choose_a_part() -> None:
+    assert {cell.model for cell in chosen_study({**PAPER, "models": "opt-13b"}).cells} == {
+        "opt-13b"
+    }
+    assert len(chosen_study({**PAPER, "claims": "C4"}).cells) == 6
+
+
 @pytest.mark.parametrize("names", ["", " , ", 7, ["opt-125m"]])
 def test_what_are_no_names_is_refused(names: object) -> None:
     message = refusal({**PAPER, "models": names})

@@ -56,13 +56,12 @@ def part_of(models: object, claims: object) -> Part | None:
     Raises:
         UserError: These are no names.
     """
-    given = {key: _listed(key, names) for key, names in ((MODELS, models), (CLAIMS, claims))}
-    return Part(**given) if any(given.values()) else None
+    asked = {MODELS: models, CLAIMS: claims}
+    given = {key: _listed(key, names) for key, names in asked.items() if names is not None}
+    return Part(**given) if given else None
 
 
-def _listed(key: str, names: object) -> list[str] | None:
-    if names is None:
-        return None
+def _listed(key: str, names: object) -> list[str]:
     found = re.split(r"[,\s]+", names.strip(", ")) if isinstance(names, str) else []
     if not any(found):
         raise UserError(
