@@ -38,13 +38,12 @@ def imported() -> list[str]:
     return [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
 
 
-def serve(listener: socket.socket) -> NoReturn:
-    """Fork a process for each script that a connection names, until the parent ends."""
+def serve(listener: socket.socket, parent: int) -> NoReturn:
+    """Fork a process for each script that a connection names, until the parent process ends."""
     sys.path.insert(0, str(Path("workflow/scripts").resolve()))
     for name in (*imported(), *LATE):
         if name != "snakemake.script":
             importlib.import_module(name)
-    parent = os.getppid()
     listener.settimeout(1)
     while os.getppid() == parent:
         reap()
@@ -92,8 +91,9 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(64)
+    parent = os.getpid()
     if os.fork() == 0:
-        serve(listener)
+        serve(listener, parent)
     listener.close()
     # Snakemake is imported after the fork: its threads would not survive it.
     from snakemake.cli import main as snakemake
