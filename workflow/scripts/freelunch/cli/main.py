@@ -21,12 +21,14 @@ from freelunch.cli.machine import assumed_machine, device_of, machine_of
 from freelunch.cli.new import write_study
 from freelunch.cli.options import (
     DEFAULT,
+    Claims,
     Command,
     Cores,
     DeviceMemory,
     Disk,
     Elsewhere,
     Force,
+    Models,
     Network,
     Profile,
     Scatter,
@@ -42,7 +44,8 @@ from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.study.choice import open_study, read_study
+from freelunch.study.choice import open_study, part_of, read_study
+from freelunch.study.config import Part
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
 
@@ -183,18 +186,24 @@ def pin_command(study: Study = DEFAULT) -> None:
 
 @command("check")
 def check_command(
-    study: Study = DEFAULT, device_memory: DeviceMemory = None, elsewhere: Elsewhere = False
+    study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
+    device_memory: DeviceMemory = None,
+    elsewhere: Elsewhere = False,
 ) -> None:
     """Check a study and what it needs.
 
     It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
     """
-    _check(study, device_memory, elsewhere)
+    _check(study, part_of(models, claims), device_memory, elsewhere)
 
 
 @command("plan")
 def plan_command(
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
@@ -204,7 +213,7 @@ def plan_command(
 
     It shows what a study will run, and runs nothing.
     """
-    opened = read_study(study)
+    opened = read_study(study, part_of(models, claims))
     device, said = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
     terminal.say(plan_text(Plan.of(opened, device, said), machine))
@@ -214,6 +223,8 @@ def plan_command(
 def run_command(
     context: typer.Context,
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     force: Force = None,
@@ -230,36 +241,37 @@ def run_command(
       freelunch run STUDY -- --dry-run
     """
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
-    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
-    _check(study, device_memory, elsewhere)
+    part = part_of(models, claims)
+    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
+    _check(study, part, device_memory, elsewhere)
     started += context.obj or []
     started += ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
     status = run_snakemake(started, summary=bool(context.obj))
     if status == 0 and not context.obj:
-        terminal.say(terminal.summary(open_study(study)))
+        terminal.say(terminal.summary(open_study(study, part)))
     return status
 
 
 @command("summary")
-def summary_command(study: Study = DEFAULT) -> None:
+def summary_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show what a study found, in a few lines."""
-    terminal.say(terminal.summary(open_study(study)))
+    terminal.say(terminal.summary(open_study(study, part_of(models, claims))))
 
 
 @command("audit")
-def audit_command(study: Study = DEFAULT) -> None:
+def audit_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show the verdicts, and the path of their page."""
-    terminal.show(audit_text(open_study(study)))
+    terminal.show(audit_text(open_study(study, part_of(models, claims))))
 
 
 @command("verify")
-def verify_command(study: Study = DEFAULT) -> None:
+def verify_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Say what is damaged or missing in a study.
 
     It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
-    opened = open_study(study)
+    opened = open_study(study, part_of(models, claims))
     lines, whole = verify(opened)
     print(lines)  # noqa: T201
     if not whole:
@@ -269,6 +281,8 @@ def verify_command(study: Study = DEFAULT) -> None:
 @command("repair")
 def repair_command(
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     scatter: Scatter = None,
@@ -276,8 +290,9 @@ def repair_command(
     device_memory: DeviceMemory = None,
 ) -> None:
     """Make again what is damaged or missing."""
-    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
-    repair(open_study(study), [*started, "--"])
+    part = part_of(models, claims)
+    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
+    repair(open_study(study, part), [*started, "--"])
 
 
 @command("compare")
@@ -300,13 +315,16 @@ def devices_command(
         typer.Option(metavar="GB", help="Memory of a GPU; give it once for each size."),
     ],
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
-    table = device_table(read_study(study), machine_of(tflops, disk, network), sizes)
+    opened = read_study(study, part_of(models, claims))
+    table = device_table(opened, machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 
 
@@ -328,7 +346,7 @@ def settings_command() -> None:
     print(reference(), end="")  # noqa: T201
 
 
-def _check(path: Path, device_memory: str | None, elsewhere: bool) -> None:
-    study = open_study(path)
+def _check(path: Path, part: Part | None, device_memory: str | None, elsewhere: bool) -> None:
+    study = open_study(path, part)
     machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
     terminal.show(check_study(study, machine))
