@@ -80,7 +80,7 @@ new: env
 	  $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(ELSEWHERE),--elsewhere)
 
 pin: env
-	@python -m freelunch pin "$(STUDY)"
+	@python -m freelunch pin "$(STUDY)" $(PART)
 
 # An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
@@ -163,7 +163,7 @@ check: env
 	snakemake --lint
 	mypy
 	lint-imports
-	for study in config.yaml studies/*.yaml; do python -m freelunch name $$study; done
+	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study --elsewhere; done
 
 # SEED chooses what is done.
 fuzz: env

@@ -25,7 +25,7 @@ from freelunch.data.text_amounts import Amounts
 from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.mixtures import mixture_of, most_samples
 from freelunch.study.paths import Paths
-from freelunch.study.pins import hub_entries
+from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
 from freelunch.study.study import Study
@@ -266,4 +266,6 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     if set(_models(study)) - plan.shapes.keys():
         checked = "settings, files and texts"
     downloads = f"; still to be downloaded: {', '.join(later)}" if later else ""
-    return f"{study.source}: all is well ({checked}; {len(study.cells)} cells{downloads})."
+    pins = f"{pin_command(study.source)}{study.part_words}"
+    pinning = f"; still to be pinned: `{pins}`" if unpinned(study) else ""
+    return f"{study.source}: all is well ({checked}; {len(study.cells)} cells{downloads}{pinning})."

@@ -45,9 +45,9 @@ from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.study.choice import open_study, part_of, read_study
-from freelunch.study.config import Part
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
+from freelunch.study.study import Study as Opened
 
 # Without colours and frames, help and errors are plain text everywhere.
 app = typer.Typer(
@@ -173,14 +173,14 @@ def new_command(
 
 
 @command("pin")
-def pin_command(study: Study = DEFAULT) -> None:
+def pin_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Pin a study's branches and tags to commits.
 
     A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
     its commit, since branches move. This asks the hub for it, and writes it into a file beside the
     study. Pins that are already there stay.
     """
-    for line in pin_study(read_study(study)):
+    for line in pin_study(read_study(study, part_of(models, claims))):
         terminal.show(line)
 
 
@@ -196,7 +196,9 @@ def check_command(
 
     It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
     """
-    _check(study, part_of(models, claims), device_memory, elsewhere)
+    # A check for another machine asks no hub, so it needs no pins, which that machine may have.
+    opened = open_study(study, part_of(models, claims), pinned=not elsewhere)
+    _check(opened, device_memory, elsewhere)
 
 
 @command("plan")
@@ -243,7 +245,7 @@ def run_command(
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
     part = part_of(models, claims)
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
-    _check(study, part, device_memory, elsewhere)
+    _check(open_study(study, part), device_memory, elsewhere)
     started += context.obj or []
     started += ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
@@ -346,7 +348,6 @@ def settings_command() -> None:
     print(reference(), end="")  # noqa: T201
 
 
-def _check(path: Path, part: Part | None, device_memory: str | None, elsewhere: bool) -> None:
-    study = open_study(path, part)
+def _check(study: Opened, device_memory: str | None, elsewhere: bool) -> None:
     machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
     terminal.show(check_study(study, machine))

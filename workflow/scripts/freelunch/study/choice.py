@@ -74,18 +74,21 @@ def _listed(key: str, names: object) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def open_study(path: Path, part: Part | None = None) -> Study:
+def open_study(path: Path, part: Part | None = None, pinned: bool = True) -> Study:
     """Return the study that this process is about, with its pinned commits.
 
     Args:
         path: The study's file.
         part: The part of the study that is run, in place of the file's own.
+        pinned: Whether every branch and tag needs a pin.
 
     Raises:
-        UserError: As for `read_study`; or the part names a branch or a tag that is not pinned.
+        UserError: As for `read_study`; or the part names a branch or a tag that needs a pin and has
+            none.
     """
     study = with_pins(read_study(path, part))
-    check_pinned(study)
+    if pinned:
+        check_pinned(study)
     return study
 
 
