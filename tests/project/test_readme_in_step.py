@@ -175,8 +175,8 @@ def test_the_prices_of_the_papers_study():
     assert "make plan STUDY=studies/paper.yaml TFLOPS=400 DISK=2GB/s DEVICE_MEMORY=80\n" in page
     machine = Machine.of(400e12, 2e9, None, 80 * 10**9)
     text = plan_text(Plan.of(Study.load(Path("studies/paper.yaml")), machine.device_bytes), machine)
-    prices = text[text.index("  model  ") : text.index("  400 adaptations of models")]
-    assert prices.rstrip() in page
+    prices = text[text.index("  model  ") : text.index(" adaptations of models")]
+    assert prices.rpartition("\n")[0].rstrip() in page
 
 
 def test_what_large_models_take():
