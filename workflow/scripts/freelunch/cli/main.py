@@ -6,7 +6,6 @@
 import shlex
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
