@@ -8,6 +8,7 @@
 #   make pin STUDY=...         write the commits of a study's branches and tags on the hub into a file beside it
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
+#   make study MODELS=... CLAIMS=...   a part of a study: these models, the cells of these claims; also plan, audit, ...
 #   make fetch                 everything of a study that comes over the network
 #   make study PROFILE=slurm   a study on a cluster, by workflow/profiles/slurm or a folder of your own
 #   make full                  the study behind the README's verdicts
@@ -44,20 +45,23 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 # Snakemake ignores a profile that does not exist.
 PROFILE_FOLDER = $(or $(firstword $(wildcard workflow/profiles/$(PROFILE)/profile.yaml $(PROFILE)/profile.yaml)),\
 	$(error no profile $(PROFILE): expected one of $(notdir $(wildcard workflow/profiles/*)), or a folder with a profile.yaml))
-CONFIG = study="$(STUDY)" $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
+# One claim or one model of a study: names, separated by commas or spaces.
+PART = $(if $(MODELS),--models "$(MODELS)") $(if $(CLAIMS),--claims "$(CLAIMS)")
+CONFIG = study="$(STUDY)" $(if $(MODELS),models="$(MODELS)") $(if $(CLAIMS),claims="$(CLAIMS)") \
+	$(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
 # On a cluster, the nodes have as many cores as they have, and the profile says how many this machine uses.
 SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
 # How `freelunch run` and `freelunch repair` run Snakemake.
-RUN_OPTIONS = --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
+RUN_OPTIONS = $(PART) --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
 .PHONY: gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,26s/^#   //p' Makefile
+	@sed -n '3,27s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -76,7 +80,7 @@ new: env
 	  $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(ELSEWHERE),--elsewhere)
 
 pin: env
-	@python -m freelunch pin "$(STUDY)"
+	@python -m freelunch pin "$(STUDY)" $(PART)
 
 # An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
@@ -86,26 +90,26 @@ study: env
 
 # Downloads run here, whatever the profile: nodes of a cluster may have no network.
 fetch: env
-	@python -m freelunch check "$(STUDY)" --elsewhere
+	@python -m freelunch check "$(STUDY)" $(PART) --elsewhere
 	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local --config $(CONFIG) -- fetch
 
 full:
 	$(MAKE) study STUDY=studies/full.yaml
 
 plan: env
-	@python -m freelunch plan "$(STUDY)" $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
+	@python -m freelunch plan "$(STUDY)" $(PART) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
 	  $(if $(NETWORK),--network $(NETWORK)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
 summary: env
-	@python -m freelunch summary "$(STUDY)"
+	@python -m freelunch summary "$(STUDY)" $(PART)
 
 # The verdicts, and where the page with the evidence is.
 audit: env
-	@python -m freelunch audit "$(STUDY)"
+	@python -m freelunch audit "$(STUDY)" $(PART)
 
 # Reads everything that a study made, and compares it with the digests that were noted when it was made.
 verify: env
-	@python -m freelunch verify "$(STUDY)"
+	@python -m freelunch verify "$(STUDY)" $(PART)
 
 repair: env
 	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS)
@@ -159,7 +163,7 @@ check: env
 	snakemake --lint
 	mypy
 	lint-imports
-	for study in config.yaml studies/*.yaml; do python -m freelunch name $$study; done
+	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study --elsewhere; done
 
 # SEED chooses what is done.
 fuzz: env

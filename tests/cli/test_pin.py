@@ -17,6 +17,7 @@ from configs import ARCHITECTURE, ROOT
 from freelunch.cli.main import main
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.study.choice import chosen_study, open_study
+from freelunch.study.config import Part
 from freelunch.study.study import Study
 from hub_standin import HubStandIn, hub_here, use_endpoint
 from own_models import machine
@@ -149,6 +150,23 @@ models:
     assert PINS.read_bytes() == written
 
 
+def test_a_part_is_pinned_alone(hub: HubStandIn, did: Said, refused: Said) -> None:
+    """A model that nobody may download here keeps no other model from being pinned."""
+    one, files = hub.commit("team/one"), {**CONFIG, "name": b"team/two"}
+    two = hub.add("team/two", files, gated=True)
+    assert "models.one: " in did("pin", "--models", "one", str(STUDY))
+    assert set(pins()["models"]) == {"team/one"} and set(pins()["datasets"]) == {"team/words"}
+    part = Part(models=["one"])
+    assert open_study(STUDY, part).model("one").fetched()["revision"] == one
+    assert "still to be pinned" not in did("check", "--elsewhere", "--models", "one", str(STUDY))
+    assert f"run `{COMMAND} MODELS=two`" in refused("check", "--models", "two", str(STUDY))
+    hub.add("team/two", files)
+    # The pins of the other part stay.
+    did("pin", "--models", "two", str(STUDY))
+    assert open_study(STUDY).model("one").fetched()["revision"] == one
+    assert open_study(STUDY).model("two").fetched()["revision"] == two
+
+
 def test_everything_that_depends_on_a_revision_depends_on_the_commit(
     hub: HubStandIn, did: Said
 ) -> None:
@@ -254,7 +272,7 @@ def test_a_study_without_pins_is_only_planned(
         "  expected: full commits, or pins in studies/mine.yaml.pins\n"
         f"  to do:    run `{COMMAND}`, which asks the hub for the commits"
     )
-    for command in (["check"], ["check", "--elsewhere"], ["run"], ["summary"], ["verify"]):
+    for command in (["check"], ["run"], ["run", "--elsewhere"], ["summary"], ["verify"]):
         assert refused(*command, str(STUDY)) == f"error: {message}\n"
     # As Snakemake itself, without a check before it.
     with pytest.raises(UserError, match=re.escape(message)):
@@ -262,6 +280,7 @@ def test_a_study_without_pins_is_only_planned(
     rates = ("--tflops", "1", "--disk", "1GB/s")
     did("plan", *rates, str(STUDY))
     assert did("name", str(STUDY)) == "mine\n"
+    assert f"; still to be pinned: `{COMMAND}`)." in did("check", "--elsewhere", str(STUDY))
     assert not hub.requests, "a plan needs no hub"
 
 

@@ -16,6 +16,7 @@ from freelunch.cli.run import (
 )
 from freelunch.core.errors import UserError
 from freelunch.study.base import REPOSITORY
+from freelunch.study.config import Part
 from snakemake_logger_plugin_freelunch.story import COMMAND
 
 
@@ -34,10 +35,11 @@ def test_snakemake_runs_as_it_always_did() -> None:
 @pytest.mark.usefixtures("_in_the_repository")
 def test_all_that_make_takes_reaches_snakemake() -> None:
     said = (
-        "snakemake --config study=a.yaml device_memory=80 tflops=400 --set-scatter windows=4 "
-        "--workflow-profile workflow/profiles/slurm"
+        "snakemake --config study=a.yaml claims=C1 models=one,two device_memory=80 tflops=400 "
+        "--set-scatter windows=4 --workflow-profile workflow/profiles/slurm"
     )
-    found = snakemake_command("a.yaml", "slurm", "2", 4, 400.0, "80")
+    part = Part(models=["one", "two"], claims=["C1"])
+    found = snakemake_command("a.yaml", "slurm", "2", 4, 400.0, "80", part)
     # On a cluster, the profile says how many cores this machine uses.
     assert found == said.split(" ")
 

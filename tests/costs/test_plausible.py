@@ -32,7 +32,7 @@ def test_the_smoke_study_is_plausible() -> None:
 def test_a_length_beyond_the_models_positions(key: str) -> None:
     message = said({f"{key}.length": 257})
     assert f"{key}.length: found 257; expected at most 256, since the model tiny" in message
-    assert "max_position_embeddings" in message
+    assert "max_position_embeddings" in message and ".max_length` shortens" in message
     Plan.of(smoke({f"{key}.length": 256}))
 
 

@@ -169,6 +169,16 @@ def test_the_plan_of_72b():
     assert text[text.index("  step") :] in page
 
 
+def test_the_prices_of_the_papers_study():
+    """What `make plan` prints with the options of the page, from the models to the claims."""
+    page = (DOCS / "guide" / "paper.md").read_text()
+    assert "make plan STUDY=studies/paper.yaml TFLOPS=400 DISK=2GB/s DEVICE_MEMORY=80\n" in page
+    machine = Machine.of(400e12, 2e9, None, 80 * 10**9)
+    text = plan_text(Plan.of(Study.load(Path("studies/paper.yaml")), machine.device_bytes), machine)
+    prices = text[text.index("  model  ") : text.index(" adaptations of models")]
+    assert prices.rpartition("\n")[0].rstrip() in page
+
+
 def test_what_large_models_take():
     """The options are those of `make large`."""
     sizes = [size * 10**9 for size in (24, 40, 80)]

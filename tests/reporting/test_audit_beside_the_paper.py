@@ -309,23 +309,35 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
         load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
         load_meaning(),
     )
-    assert row["command"].endswith(
-        "--config study=studies/published.yaml -- "
-        "results/published/records/llama-2-7b__wanda-u50__none__seed0.json"
+    pin, run = row["command"].split(" && ")
+    assert pin == "make pin STUDY=studies/paper.yaml MODELS=llama-2-7b"
+    assert run.endswith(
+        "--config study=studies/paper.yaml models=llama-2-7b -- "
+        "results/paper/records/llama-2-7b__wanda-u50__none__seed0.json"
     )
     (row,) = audit_published(
         Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
         load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
         load_meaning(),
     )
-    sed, _, command = row["command"].partition(" && ")
-    assert (
-        "--config study=studies/published_2048.yaml -- results/published_2048/records/" in command
-    )
-    sed = sed.replace("> studies/published_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
+    sed, pin, run = row["command"].split(" && ")
+    assert pin == "make pin STUDY=studies/paper_2048.yaml MODELS=llama-2-7b"
+    assert "study=studies/paper_2048.yaml models=llama-2-7b -- results/paper_2048/records/" in run
+    sed = sed.replace("> studies/paper_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
     config = yaml.safe_load(subprocess.check_output(sed, shell=True, text=True))
-    study = Study.check(config, "published_2048.yaml", ROOT)
-    assert (study.name, study.perplexity.length) == ("published_2048", 2048)
+    study = Study.check(config, "paper_2048.yaml", ROOT)
+    assert (study.name, study.perplexity.length) == ("paper_2048", 2048)
+    assert study.calibration.length == 2048, "as in the sources"
+
+
+def test_the_length_of_a_published_number_is_that_of_its_model(tmp_path: Path) -> None:
+    """OPT has windows of 2048 tokens in the paper's study, and needs no other one."""
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="opt-125m", seqlen="2048")),
+        load_meaning(),
+    )
+    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in row["command"]
 
 
 def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
@@ -441,7 +453,7 @@ def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:
 
 
 def test_all_published_numbers_are_sound() -> None:
-    """Each can be run with studies/published.yaml, but for models and methods that it says are
+    """Each can be run with studies/paper.yaml, but for models and methods that it says are
     nowhere to be had.
     """
     rows = load_published()

@@ -28,7 +28,10 @@ def names(study: Study) -> list[str]:
         ),
         ("studies/retraining.yaml", ["budget_ratios", "budgets", "effects"]),
         ("studies/criteria.yaml", ["criteria", "effects"]),
-        ("studies/published.yaml", ["criteria", "effects", "sizes", "windows"]),
+        (
+            "studies/paper.yaml",
+            ["budget_ratios", "budgets", "criteria", "drift", "effects", "sizes", "windows"],
+        ),
     ],
 )
 def test_studies_of_this_repository(source: str, expected: list[str]) -> None:

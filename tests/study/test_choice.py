@@ -54,7 +54,51 @@ def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
 def test_the_memory_of_a_device_is_no_study() -> None:
     assert chosen_study({DEVICE: 80}).name == "laptop"
     assert chosen_study({DEVICE: 80, "study": "studies/smoke.yaml"}).name == "smoke"
-    assert "nothing else but `device_memory` and `tflops`" in refusal({DEVICE: 80, "memory": 80})
+    known = "nothing else but `models`, `claims`, `device_memory` and `tflops`"
+    assert known in refusal({DEVICE: 80, "memory": 80})
+
+
+PAPER = {"study": "studies/paper.yaml"}
+
+
+@pytest.fixture
+def _without_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose studies whose branches have no pins."""
+    monkeypatch.setattr("freelunch.study.choice.check_pinned", lambda study: None)
+
+
+@pytest.mark.usefixtures("_without_pins")
+@pytest.mark.parametrize(
+    "names", ["opt-125m,qwen2.5-72b", "opt-125m qwen2.5-72b", " opt-125m, qwen2.5-72b,"]
+)
+def test_models_and_claims_choose_a_part(names: str) -> None:
+    found = chosen_study({**PAPER, "models": names, "claims": "C3"})
+    assert {cell.model for cell in found.cells} == {"opt-125m", "qwen2.5-72b"}
+    assert {cell.adaptation for cell in found.cells} == {"none", "recon_block"}
+    assert "STUDY=studies/paper.yaml CLAIMS=C3 MODELS=opt-125m,qwen2.5-72b " in run_again("x")
+    assert len(chosen_study(PAPER).cells) > len(found.cells)
+    assert "STUDY=studies/paper.yaml FORCE" in run_again("x")
+
+
+@pytest.mark.usefixtures("_without_pins")
+def test_models_alone_or_claims_alone_choose_a_part() -> None:
+    assert {cell.model for cell in chosen_study({**PAPER, "models": "opt-13b"}).cells} == {
+        "opt-13b"
+    }
+    assert len(chosen_study({**PAPER, "claims": "C4"}).cells) == 6
+
+
+@pytest.mark.parametrize("names", ["", " , ", 7, ["opt-125m"]])
+def test_what_are_no_names_is_refused(names: object) -> None:
+    message = refusal({**PAPER, "models": names})
+    assert message.startswith("models: a part of a study is chosen by names")
+    assert "expected: names separated by commas, or no `models`" in message
+
+
+def test_an_unknown_name_is_refused() -> None:
+    message = refusal({**PAPER, "models": "opt-125", "claims": "C9"})
+    assert "study.part.models: no grid is for 'opt-125'; expected opt-125m (nearest)" in message
+    assert "study.part.claims: no grid is for 'C9'; expected one of: C1, C2" in message
 
 
 def test_messages_name_the_study_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

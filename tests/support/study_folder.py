@@ -33,9 +33,11 @@ class Folder:
     Attributes:
         path: The copy.
         said: A file beside it, with what the first run of the study said.
+        command: What runs Snakemake.
         options: What every run is started with.
     """
 
+    command: tuple[str, ...] = ("snakemake",)
     options: tuple[str, ...] = ("--cores", "2")
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +56,12 @@ class Folder:
         shutil.copytree(ROOT / "tests" / "fixtures", path / "tests" / "fixtures", ignore=ignore)
         shutil.copy(SMOKE, path / "config.yaml")
         return cls(path)
+
+    def warm(self) -> "Folder":
+        """Return this folder, whose jobs fork from a process that has imported what they need."""
+        warm = type(self)(self.path)
+        warm.command = (sys.executable, str(ROOT / "tests" / "support" / "warm_snakemake.py"))
+        return warm
 
     def copy(self, path: Path) -> "Folder":
         shutil.copytree(self.path, path, symlinks=True)
@@ -76,7 +84,7 @@ class Folder:
     def start(self, *arguments: str, verbose: bool = False) -> subprocess.Popen[str]:
         """Start Snakemake; it says all that it has to say if this is verbose."""
         return subprocess.Popen(
-            ["snakemake", *self.options, *arguments],
+            [*self.command, *self.options, *arguments],
             cwd=self.path,
             env={**self.environment, **({"VERBOSE": "1"} if verbose else {})},
             stdout=subprocess.PIPE,

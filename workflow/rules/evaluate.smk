@@ -14,7 +14,7 @@ rule cut_windows:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings=STUDY.perplexity.cutting(),
+        settings=lambda wildcards: STUDY.perplexity_of(wildcards.model).cutting(),
         code=code_digest("cut_windows"),
     script:
         "../scripts/cut_windows.py"

@@ -15,7 +15,7 @@ rule sample_calibration:
         "../../envs/freelunch.yaml"
     params:
         samples=STUDY.calibration.samples,
-        length=STUDY.calibration.length,
+        length=lambda wildcards: STUDY.calibration_of(wildcards.model).length,
         code=code_digest("sample_calibration"),
     script:
         "../scripts/sample_calibration.py"

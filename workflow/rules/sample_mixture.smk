@@ -16,7 +16,10 @@ rule sample_calibration:
         # Only whether the text suffices depends on it. As a resource, it reruns nothing.
         most_samples=most_samples(STUDY),
     params:
-        settings={"samples": STUDY.calibration.samples, "length": STUDY.calibration.length},
+        settings=lambda wildcards: {
+            "samples": STUDY.calibration.samples,
+            "length": STUDY.calibration_of(wildcards.model).length,
+        },
         code=code_digest("sample_mixture"),
     script:
         "../scripts/sample_mixture.py"
@@ -37,7 +40,10 @@ rule sample_held_out:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings={**STUDY.held_out_samples, "length": STUDY.calibration.length},
+        settings=lambda wildcards: {
+            **STUDY.held_out_samples,
+            "length": STUDY.calibration_of(wildcards.model).length,
+        },
         code=code_digest("sample_mixture"),
     script:
         "../scripts/sample_mixture.py"
@@ -58,7 +64,7 @@ rule extend_calibration:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings={"length": STUDY.calibration.length},
+        settings=lambda wildcards: {"length": STUDY.calibration_of(wildcards.model).length},
         code=code_digest("sample_mixture"),
     script:
         "../scripts/sample_mixture.py"

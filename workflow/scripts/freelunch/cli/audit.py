@@ -24,7 +24,7 @@ def audit_text(study: Study) -> str:
         raise UserError(
             "this study has no audit yet, because it has not run to its end",
             where=study.source,
-            todo=f"run it: make study STUDY={shlex.quote(study.source)}",
+            todo=f"run it: make study STUDY={shlex.quote(study.source)}{study.part_words}",
         )
     check_sums(root / AUDIT_SUMS, root, audit_files(study))
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))

@@ -22,9 +22,10 @@ from freelunch.data.seen_model import (
 )
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
+from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.mixtures import mixture_of, most_samples
 from freelunch.study.paths import Paths
-from freelunch.study.pins import hub_entries
+from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
 from freelunch.study.study import Study
@@ -140,18 +141,18 @@ def _amounts(
             for name, (found, complete) in documents.items()
         }
         if (text := counted.get(study.perplexity.text)) and text.complete:
-            yield from _evaluated(study, text)
+            yield from _evaluated(study.perplexity_of(model), text)
+        sample = study.calibration_of(model)
         if mixture := mixture_of(study):
-            yield from _mixed(study, mixture, counted)
-        elif (text := counted.get(study.calibration.text)) and text.complete:
-            yield from _drawn(study, text)
+            yield from _mixed(study, sample, mixture, counted)
+        elif (text := counted.get(sample.text)) and text.complete:
+            yield from _drawn(study, sample, text)
 
 
-def _evaluated(study: Study, text: Amounts) -> Iterator[str]:
-    asked = study.perplexity
+def _evaluated(asked: PerplexitySettings, text: Amounts) -> Iterator[str]:
     windows = asked.windows or 2
     if asked.cut != JOINED:
-        yield from _within_documents(study, text, windows)
+        yield from _within_documents(asked, text, windows)
         return
     needed = asked.length + (windows - 1) * (asked.stride or asked.length)
     if text.tokens < needed * (_COUNTED if text.exact else _ESTIMATED):
@@ -161,8 +162,8 @@ def _evaluated(study: Study, text: Amounts) -> Iterator[str]:
         )
 
 
-def _within_documents(study: Study, text: Amounts, windows: int) -> Iterator[str]:
-    asked, sure = study.perplexity, 1 if text.exact else _ESTIMATED
+def _within_documents(asked: PerplexitySettings, text: Amounts, windows: int) -> Iterator[str]:
+    sure = 1 if text.exact else _ESTIMATED
     counts = [int(tokens / sure) // asked.length for tokens in text.lengths]
     if sum(counts) < windows:
         yield (
@@ -177,8 +178,7 @@ def _within_documents(study: Study, text: Amounts, windows: int) -> Iterator[str
         )
 
 
-def _drawn(study: Study, text: Amounts) -> Iterator[str]:
-    asked = study.calibration
+def _drawn(study: Study, asked: Calibration, text: Amounts) -> Iterator[str]:
     least = asked.length * (1 if text.exact else _ESTIMATED)
     if not any(length > least for length in text.lengths):
         yield (
@@ -224,9 +224,11 @@ def _check_downloads(study: Study) -> None:
             check_download(where, entry)
 
 
-def _mixed(study: Study, mixture: Mixture, counted: dict[str, Amounts]) -> Iterator[str]:
+def _mixed(
+    study: Study, asked: Calibration, mixture: Mixture, counted: dict[str, Amounts]
+) -> Iterator[str]:
     """Yield the parts that are too short for their shares of the largest sample."""
-    length, most = study.calibration.length, most_samples(study)
+    length, most = asked.length, most_samples(study)
     for part, share in mixture.parts.items():
         text = counted.get(part)
         if text is None or not text.complete:
@@ -235,7 +237,7 @@ def _mixed(study: Study, mixture: Mixture, counted: dict[str, Amounts]) -> Itera
         needed = share * most * length
         if whole < needed * (_COUNTED if text.exact else _ESTIMATED):
             yield (
-                f"  texts.{study.calibration.text}.parts.{part}: {share:g} of {most:,} sequences of"
+                f"  texts.{asked.text}.parts.{part}: {share:g} of {most:,} sequences of"
                 f" {length} tokens are drawn from it, {needed:,.0f} tokens, each once; without the "
                 f"held-out documents, it has about {whole:,.0f} in whole sequences"
             )
@@ -264,4 +266,6 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     if set(_models(study)) - plan.shapes.keys():
         checked = "settings, files and texts"
     downloads = f"; still to be downloaded: {', '.join(later)}" if later else ""
-    return f"{study.source}: all is well ({checked}; {len(study.cells)} cells{downloads})."
+    pins = f"{pin_command(study.source)}{study.part_words}"
+    pinning = f"; still to be pinned: `{pins}`" if unpinned(study) else ""
+    return f"{study.source}: all is well ({checked}; {len(study.cells)} cells{downloads}{pinning})."

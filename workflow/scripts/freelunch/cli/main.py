@@ -6,7 +6,6 @@
 import shlex
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,12 +20,14 @@ from freelunch.cli.machine import assumed_machine, device_of, machine_of
 from freelunch.cli.new import write_study
 from freelunch.cli.options import (
     DEFAULT,
+    Claims,
     Command,
     Cores,
     DeviceMemory,
     Disk,
     Elsewhere,
     Force,
+    Models,
     Network,
     Profile,
     Scatter,
@@ -42,9 +43,10 @@ from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.study.choice import open_study, read_study
+from freelunch.study.choice import open_study, part_of, read_study
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
+from freelunch.study.study import Study as Opened
 
 # Without colours and frames, help and errors are plain text everywhere.
 app = typer.Typer(
@@ -170,31 +172,39 @@ def new_command(
 
 
 @command("pin")
-def pin_command(study: Study = DEFAULT) -> None:
+def pin_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Pin a study's branches and tags to commits.
 
     A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
     its commit, since branches move. This asks the hub for it, and writes it into a file beside the
     study. Pins that are already there stay.
     """
-    for line in pin_study(read_study(study)):
+    for line in pin_study(read_study(study, part_of(models, claims))):
         terminal.show(line)
 
 
 @command("check")
 def check_command(
-    study: Study = DEFAULT, device_memory: DeviceMemory = None, elsewhere: Elsewhere = False
+    study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
+    device_memory: DeviceMemory = None,
+    elsewhere: Elsewhere = False,
 ) -> None:
     """Check a study and what it needs.
 
     It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
     """
-    _check(study, device_memory, elsewhere)
+    # A check for another machine asks no hub, so it needs no pins, which that machine may have.
+    opened = open_study(study, part_of(models, claims), pinned=not elsewhere)
+    _check(opened, device_memory, elsewhere)
 
 
 @command("plan")
 def plan_command(
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
@@ -204,7 +214,7 @@ def plan_command(
 
     It shows what a study will run, and runs nothing.
     """
-    opened = read_study(study)
+    opened = read_study(study, part_of(models, claims))
     device, said = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
     terminal.say(plan_text(Plan.of(opened, device, said), machine))
@@ -214,6 +224,8 @@ def plan_command(
 def run_command(
     context: typer.Context,
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     force: Force = None,
@@ -230,36 +242,37 @@ def run_command(
       freelunch run STUDY -- --dry-run
     """
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
-    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
-    _check(study, device_memory, elsewhere)
+    part = part_of(models, claims)
+    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
+    _check(open_study(study, part), device_memory, elsewhere)
     started += context.obj or []
     started += ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
     status = run_snakemake(started, summary=bool(context.obj))
     if status == 0 and not context.obj:
-        terminal.say(terminal.summary(open_study(study)))
+        terminal.say(terminal.summary(open_study(study, part)))
     return status
 
 
 @command("summary")
-def summary_command(study: Study = DEFAULT) -> None:
+def summary_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show what a study found, in a few lines."""
-    terminal.say(terminal.summary(open_study(study)))
+    terminal.say(terminal.summary(open_study(study, part_of(models, claims))))
 
 
 @command("audit")
-def audit_command(study: Study = DEFAULT) -> None:
+def audit_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show the verdicts, and the path of their page."""
-    terminal.show(audit_text(open_study(study)))
+    terminal.show(audit_text(open_study(study, part_of(models, claims))))
 
 
 @command("verify")
-def verify_command(study: Study = DEFAULT) -> None:
+def verify_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Say what is damaged or missing in a study.
 
     It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
-    opened = open_study(study)
+    opened = open_study(study, part_of(models, claims))
     lines, whole = verify(opened)
     print(lines)  # noqa: T201
     if not whole:
@@ -269,6 +282,8 @@ def verify_command(study: Study = DEFAULT) -> None:
 @command("repair")
 def repair_command(
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     scatter: Scatter = None,
@@ -276,8 +291,9 @@ def repair_command(
     device_memory: DeviceMemory = None,
 ) -> None:
     """Make again what is damaged or missing."""
-    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory)
-    repair(open_study(study), [*started, "--"])
+    part = part_of(models, claims)
+    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
+    repair(open_study(study, part), [*started, "--"])
 
 
 @command("compare")
@@ -300,13 +316,16 @@ def devices_command(
         typer.Option(metavar="GB", help="Memory of a GPU; give it once for each size."),
     ],
     study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
-    table = device_table(read_study(study), machine_of(tflops, disk, network), sizes)
+    opened = read_study(study, part_of(models, claims))
+    table = device_table(opened, machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 
 
@@ -328,7 +347,6 @@ def settings_command() -> None:
     print(reference(), end="")  # noqa: T201
 
 
-def _check(path: Path, device_memory: str | None, elsewhere: bool) -> None:
-    study = open_study(path)
+def _check(study: Opened, device_memory: str | None, elsewhere: bool) -> None:
     machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
     terminal.show(check_study(study, machine))

@@ -148,6 +148,14 @@ DeviceMemory = Annotated[
     str | None,
     typer.Option(metavar="GB", help="Memory of the GPU. Default: that of this machine's GPU."),
 ]
+Models = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Only these models, such as opt-125m,opt-1.3b."),
+]
+Claims = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Only the grids of these claims, such as C1,C3."),
+]
 Elsewhere = Annotated[
     bool,
     typer.Option(

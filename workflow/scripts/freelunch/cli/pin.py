@@ -11,7 +11,8 @@ from freelunch.study.study import Study
 
 
 def pin_study(study: Study) -> Iterator[str]:
-    """Pin a study's branches and tags: keep the pins that it has, add and remove others.
+    """Pin a study's branches and tags: keep the pins that it has, add and remove others. Of a study
+    of which a part is run, the pins of the other parts stay as they are.
 
     A pin of another study here is taken over, since studies share the folders that models and texts
     are fetched to: two commits would be fetched in turn, and all results made again each time.
@@ -29,8 +30,13 @@ def pin_study(study: Study) -> Iterator[str]:
     path, before = pins_file(study.source), read_pins(study.source)
     known = {path: before, **pins_of_others(study.source)}
     pins: dict[Hub, Pin] = {}
-    for where, entry in hub_entries(study).items():
+    asked = hub_entries(study)
+    for where, entry in hub_entries(study.of_part(None)).items():
         if entry.is_commit:
+            continue
+        if where not in asked:
+            if (kept := before.of(entry)) is not None:
+                pins[entry] = kept
             continue
         found = look_up(where, entry)
         if found.repository != entry.repository:

@@ -14,6 +14,7 @@ import yaml
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.base import REPOSITORY
 from freelunch.study.choice import DEVICE, KEY, TFLOPS
+from freelunch.study.config import Part
 from snakemake_logger_plugin_freelunch.story import COMMAND
 
 LOCAL = "local"
@@ -82,6 +83,7 @@ def snakemake_command(
     scatter: int | None = None,
     tflops: float | None = None,
     device_memory: str | None = None,
+    part: Part | None = None,
 ) -> list[str]:
     """Return the command that runs Snakemake on a study; options and targets may be appended.
 
@@ -93,11 +95,14 @@ def snakemake_command(
             the workflow chooses it.
         tflops: TFLOP/s of the machine that runs the jobs; None if it is this one.
         device_memory: Memory of its GPU in GB; None if it is this one.
+        part: Part of the study that is run, in place of the file's own.
     """
     command = ["snakemake"]
     if Path.cwd() != REPOSITORY:
         command += ["--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--config", f"{KEY}={study}"]
+    for key, names in (part.as_json() if part else {}).items():
+        command.append(f"{key}={','.join(names)}")
     command += [f"{DEVICE}={device_memory}"] if device_memory else []
     command += [f"{TFLOPS}={tflops:g}"] if tflops else []
     command += ["--set-scatter", f"windows={scatter}"] if scatter else []

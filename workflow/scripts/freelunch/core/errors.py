@@ -8,9 +8,11 @@ from difflib import get_close_matches
 DEFAULT_STUDY = "config.yaml"
 # Exit status of a process of ours that prints a UserError for the process that started it.
 REFUSED = 3
-# The environment variable with the study's file. A process that is about one study sets it, and its
-# jobs inherit it, so that the commands in their messages are about the same study.
+# The environment variables with the study's file, and with the part of it that is run. A process
+# that is about one study sets them, and its jobs inherit them, so that the commands in their
+# messages are about the same study.
 STUDY_VARIABLE = "FREELUNCH_STUDY"
+PART_VARIABLE = "FREELUNCH_PART"
 
 
 class UserError(Exception):
@@ -73,4 +75,5 @@ def run_again(*rules: str) -> str:
 
 
 def _study() -> str:
-    return shlex.quote(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
+    file = shlex.quote(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
+    return file + os.environ.get(PART_VARIABLE, "")

@@ -3,7 +3,8 @@
 No tensor library is imported. `plan_text` shows a plan at the terminal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from freelunch.costs import evaluation, passes, pruning, reconstruction, retraining
 from freelunch.costs.cell_checks import check_cells
@@ -47,12 +48,16 @@ class Plan:
         device_bytes: Memory of the device that computes; None if the host's processor computes.
             What is `auto` in the study fits into it.
         device: What computes, in words.
+        costs: The costs that were computed so far. The parts of a study may share them.
     """
 
     study: Study
     shapes: dict[str, Shapes]
     device_bytes: int | None = None
     device: str = ""
+    costs: dict[tuple[str | int, ...], Cost | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, study: Study, device_bytes: int | None = None, device: str = "") -> "Plan":
@@ -83,10 +88,31 @@ class Plan:
         seed: int = 0,
     ) -> Cost | None:
         """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
+        job = rule, model, criterion, self._first_alike.get(adaptation, adaptation), pattern, seed
+        if job not in self.costs:
+            self.costs[job] = self._step(*job)
+        return self.costs[job]
+
+    @cached_property
+    def _first_alike(self) -> dict[str, str]:
+        """The first candidate that costs as much, by the name of each candidate: learning rates
+        make no difference.
+        """
+        found = {}
+        for adaptation in dict.fromkeys(cell.adaptation for cell in self.study.cells):
+            first: dict[str, str] = {}
+            for name in self.study.candidate_names(adaptation):
+                epochs = name.rpartition(".")[2]
+                found[name] = first.setdefault(epochs, name)
+        return found
+
+    def _step(
+        self, rule: str, model: str, criterion: str, adaptation: str, pattern: str, seed: int
+    ) -> Cost | None:
         shapes = self.shapes.get(model)
         if shapes is None:
             return None
-        length = self.study.calibration.length
+        length = self.study.calibration_of(model).length
         sample = self.study.calibration.samples, length
         keep = self.study.block.keep_hidden_states
         if rule == FETCH_MODEL:
@@ -123,7 +149,7 @@ class Plan:
 
     def _measurements(self, shapes: Shapes, cell: Cell) -> list[Cost]:
         """Return the cost of each measurement of a cell on its own."""
-        length = self.study.calibration.length
+        length = self.study.calibration_of(cell.model).length
         found = []
         for name, settings in measurements(self.study, cell).items():
             if name == PERPLEXITY:
@@ -151,7 +177,7 @@ class Plan:
         """
         settings = self.study.adaptation(adaptation)
         assert isinstance(settings, Windowed | Retraining)
-        sample = self.study.samples(adaptation), self.study.calibration.length
+        sample = self.study.samples(adaptation), self.study.calibration_of(model).length
         return decide_window(self.shapes[model], *sample, settings, self.device_bytes)
 
     def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
@@ -166,7 +192,7 @@ class Plan:
         shapes = self.shapes.get(model) or shapes_of(self.study, model)
         if shapes is None:
             return settings.residency == "streamed", None
-        sample = self.study.samples(adaptation), self.study.calibration.length
+        sample = self.study.samples(adaptation), self.study.calibration_of(model).length
         return decide_residency(shapes, *sample, settings, self.device_bytes)
 
     def decided(self, model: str, adaptation: str) -> Window | None:
@@ -182,5 +208,5 @@ class Plan:
         shapes = shapes_of(self.study, model)
         if shapes is None:
             return None
-        sample = self.study.samples(adaptation), self.study.calibration.length
+        sample = self.study.samples(adaptation), self.study.calibration_of(model).length
         return decide_window(shapes, *sample, settings, self.device_bytes)[0]

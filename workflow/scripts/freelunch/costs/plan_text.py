@@ -13,6 +13,7 @@ from freelunch.costs.jobs import (
 )
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.costs.price import DEVICES, Price, prices_of_claims, prices_of_models
 from freelunch.costs.room import misfits, way_out_of
 from freelunch.costs.text_lengths import text_windows
 from freelunch.costs.work import (
@@ -32,6 +33,8 @@ from freelunch.study.retraining import Retraining
 _Units = Sequence[tuple[float, str]]
 _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"))
+# Adaptations of more models than these are left to plans of single models.
+_MOST_LINES = 60
 _KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
 
@@ -82,7 +85,8 @@ def plan_brief(
             *([_on_a_cluster(plan, known, machine, groups)] if on_cluster else []),
         ]
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
-    return "\n".join([*lines, f"  {now}. The whole plan: `make plan STUDY={plan.study.source}`"])
+    command = f"make plan STUDY={plan.study.source}{plan.study.part_words}"
+    return "\n".join([*lines, f"  {now}. The whole plan: `{command}`"])
 
 
 def _headline(plan: Plan) -> str:
@@ -123,6 +127,8 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
     return [
         "",
         *_aligned(columns, names=1),
+        *_prices("model", prices_of_models(plan, machine), machine),
+        *_prices("claim", prices_of_claims(plan, machine), machine),
         *_adaptations(plan, jobs, machine),
         "",
         *_notes(plan, by_rule, machine),
@@ -174,6 +180,9 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
     found = {key: job for key, job in adaptation_jobs(plan.study).items() if job in jobs}
     if not found:
         return []
+    if len(found) > _MOST_LINES:
+        command = f"make plan STUDY={plan.study.source} MODELS=..."
+        return ["", f"  {len(found)} adaptations of models; `{command}` has a line for each."]
     windows, costs, reasons = list[str](), list[Cost](), [""]
     for (model, adaptation), job in found.items():
         window, why = plan.window(model, adaptation)
@@ -195,6 +204,34 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
     ]
     lines = [line + why for line, why in zip(_aligned(columns, names=2), reasons, strict=True)]
     return ["", *lines]
+
+
+def _prices(head: str, prices: Sequence[Price], machine: Machine) -> list[str]:
+    """Return a line for each model or claim, taken alone; none if there is only one of a kind."""
+    if len(prices) < 2:
+        return []
+    device = machine.device_bytes is not None
+    columns = [
+        [head, *(price.name for price in prices)],
+        ["cells", *(f"{price.cells:,}" for price in prices)],
+        ["jobs", *(f"{price.jobs:,}" for price in prices)],
+        ["scheduled", *(f"{price.scheduled:,}" for price in prices)],
+        ["GPU hours" if device else "hours", *(_hours(price.seconds) for price in prices)],
+        ["host" if device else "memory", *_sizes([price.memory.host for price in prices])],
+    ]
+    if device:
+        columns.append(["device", *_sizes([price.memory.device for price in prices])])
+    columns.append(["disk", *_sizes([price.disk_bytes for price in prices])])
+    for at, size in enumerate(DEVICES if device else ()):
+        lacking = [price.unfitting[at] for price in prices]
+        fits = [f"all but {count}" if count else "all" for count in lacking]
+        columns.append([f"fits {size / 1e9:g} GB", *fits])
+    return ["", *_aligned(columns, names=1)]
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}"
 
 
 def _columns(groups: Sequence[Sequence[Cost]], machine: Machine) -> list[list[str]]:

@@ -41,11 +41,11 @@ def check_plausible(plan: "Plan") -> None:
 def _lengths(plan: "Plan") -> Iterator[str]:
     """Yield each length beyond the positions of a model."""
     study = plan.study
-    lengths = {
-        "study.calibration.length": study.calibration.length,
-        "study.evaluation.perplexity.length": study.perplexity.length,
-    }
     for model in dict.fromkeys(cell.model for cell in study.cells):
+        lengths = {
+            "study.calibration.length": study.calibration_of(model).length,
+            "study.evaluation.perplexity.length": study.perplexity_of(model).length,
+        }
         config = config_of(study, model)
         part = config.get("text_config")
         most = (part if isinstance(part, dict) else config).get("max_position_embeddings")
@@ -53,7 +53,8 @@ def _lengths(plan: "Plan") -> Iterator[str]:
             if isinstance(most, int) and length > most:
                 yield (
                     f"  {key}: found {length}; expected at most {most}, since the model {model} "
-                    "has no more positions (max_position_embeddings)"
+                    f"has no more positions (max_position_embeddings); `models.{model}.max_length` "
+                    "shortens the sequences of this model alone"
                 )
 
 

@@ -60,7 +60,7 @@ def way_out_of(plan: Plan, job: Job, machine: Machine) -> str:
     settings = plan.study.adaptation(job.adaptation)
     assert isinstance(settings, Windowed | Retraining)
     streamed = isinstance(settings, Retraining) and plan.streamed(job.model, job.adaptation)[0]
-    sample = plan.study.samples(job.adaptation), plan.study.calibration.length
+    sample = plan.study.samples(job.adaptation), plan.study.calibration_of(job.model).length
     return way_out(plan.shapes[job.model], *sample, settings, streamed, machine)
 
 

@@ -34,7 +34,7 @@ def text_windows(study: Study, model: str) -> TextWindows:
     If the study says `null`, the text is looked up: cut for this model, or fetched. A text that is
     neither is assumed to have a million tokens.
     """
-    settings = study.perplexity
+    settings = study.perplexity_of(model)
     if settings.windows is not None:
         return TextWindows(settings.windows)
     whole = f"evaluation on all of {settings.text}"

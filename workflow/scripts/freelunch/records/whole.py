@@ -78,7 +78,7 @@ def _samples(study: Study, model: str, seed: int) -> Iterator[Made]:
     cells = [c for c in study.cells if not c.is_dense and (c.model, c.seed) == (model, seed)]
     sample = {
         "samples": study.calibration.samples,
-        "length": study.calibration.length,
+        "length": study.calibration_of(model).length,
         "seed": seed,
     }
     calibration, held_out = paths.calibration(model, seed), paths.held_out(model, seed)
@@ -129,7 +129,7 @@ def _text_windows(study: Study) -> Iterator[Made]:
             "windows of text",
             steps.CUT_WINDOWS,
             paths.text_windows(model),
-            settings=asked.cutting(),
+            settings=study.perplexity_of(model).cutting(),
             made_from={"model": paths.model(model), "text": paths.text(asked.text)},
             needed=False,
         )

@@ -27,7 +27,7 @@ One row per cell of the study ``{study.name}``, one column per fact, with units 
 ``record`` is the file in ``results/{study.name}/records/`` that a row comes from.
 
 ``perplexity`` is measured on ``{study.perplexity.text}`` in windows of
-{study.perplexity.length} tokens; standard errors are over windows. ``loss_minus_dense`` is in
+{study.window_text} tokens; standard errors are over windows. ``loss_minus_dense`` is in
 nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
 were not adapted. ``nan`` is a number that is not finite.

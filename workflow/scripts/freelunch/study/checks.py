@@ -10,9 +10,11 @@ from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Traini
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
+from freelunch.study.grids import models_of, part_problems
 from freelunch.study.mixtures import mixture_problems
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
+from freelunch.study.settled import budget_tokens
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Mixture, Source, Tokens
 from freelunch.study.steps import JOINED
 
@@ -40,7 +42,7 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
 
 def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
     """Yield checks, each of as few settings as possible: one that fails stops no other."""
-    for check in (_calibration, _perplexity, _stride, _drift, _tasks):
+    for check in (_calibration, _perplexity, _stride, _drift, _tasks, _part):
         yield partial(check, config, names)
     for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
         where = f"study.grids.{index}"
@@ -63,27 +65,6 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
     for registry in ("models", "texts", "tasks"):
         for name, source in getattr(config, registry, {}).items():
             yield partial(_path, f"{registry}.{name}", source, registry == "models")
-
-
-def budget_tokens(budget: Budget, config: Config) -> int:
-    """Return a budget in tokens, rounded to the nearest whole number.
-
-    Args:
-        budget: A checked budget: the adaptation that it is a multiple of lists no alternatives and
-            is not a multiple itself.
-        config: The study's config.
-    """
-    if budget.tokens is not None:
-        return budget.tokens
-    assert budget.of is not None and budget.times is not None
-    other = config.adaptations[budget.of]
-    assert isinstance(other, Training)
-    if other.budget is not None and other.budget.tokens is not None:
-        seen = other.budget.tokens
-    else:
-        calibration = config.study.calibration
-        seen = (other.samples or calibration.samples) * calibration.length * other.passes
-    return round(budget.times * seen)
 
 
 def _calibration(config: Config, names: Names) -> Iterator[str]:
@@ -144,6 +125,11 @@ def _tasks(config: Config, names: Names) -> Iterator[str]:
         )
     if asked and not asking:
         yield "  study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
+
+
+def _part(config: Config, names: Names) -> Iterator[str]:
+    for problem in part_problems(config.study.grids, config.study.part):
+        yield f"  study.part{problem}"
 
 
 def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]:
@@ -241,6 +227,7 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
         if problem:
             yield f"{where}.budget{problem}"
             return
+        yield from _in_tokens(where, entry.budget, config)
         tokens, counts = budget_tokens(entry.budget, config), entry.epoch_counts
         step = entry.batch * calibration.length
         if tokens < step * max(counts):
@@ -259,6 +246,18 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
             f"{where}: {samples} sequences are more than the `tokens` source of the calibration "
             f"sample holds; expected at most {calibration.samples}, or a text to calibrate on"
         )
+
+
+def _in_tokens(where: str, budget: Budget, config: Config) -> Iterator[str]:
+    """Yield that a number of tokens is not the same number of sequences for all models."""
+    length = config.study.calibration.length
+    for model in models_of(config.study.grids):
+        most = config.models[model].max_length
+        if budget.tokens is not None and most is not None and most < length:
+            yield (
+                f"{where}.budget.tokens: the model {model} gets sequences of {most} tokens instead "
+                f"of {length}; expected `times` and `of`, or `samples`"
+            )
 
 
 def _multiple(budget: Budget, adaptations: Mapping[str, Adaptation], names: Names) -> str | None:

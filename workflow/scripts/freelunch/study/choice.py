@@ -1,15 +1,19 @@
 """The choice of the study to run: `--config study=FILE`, and what is known of the device."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from freelunch.core.artifact import write_atomically
-from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError, nearest
+from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
+from freelunch.study.config import Part
 from freelunch.study.pins import check_pinned, with_pins
 from freelunch.study.study import Study
 
 KEY = "study"
+# The part of a study that is run: names, separated by commas or spaces.
+MODELS, CLAIMS = "models", "claims"
 # Memory in GB of the GPU that a run uses. What is `auto` in a study fits into it.
 DEVICE = "device_memory"
 # TFLOP/s of the machine that runs the jobs, from which they know how much time to ask for.
@@ -25,37 +29,76 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     key.
 
     Raises:
-        UserError: The config holds anything but `study: FILE`, DEVICE and TFLOPS, or that study is
-            not valid.
+        UserError: The config holds anything but `study: FILE`, MODELS, CLAIMS, DEVICE and TFLOPS,
+            or that study is not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
-    others = config.keys() - {KEY, DEVICE, TFLOPS, FORCED}
+    others = config.keys() - {KEY, MODELS, CLAIMS, DEVICE, TFLOPS, FORCED}
     if others or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
             "a study is chosen by its file's name",
             where="Snakemake's config",
             found=", ".join(map(str, config)) if others else alone,
-            expected=f"`{KEY}`, the name of a file, and nothing else but `{DEVICE}` and `{TFLOPS}`",
+            expected=f"`{KEY}`, the name of a file, and nothing else but `{MODELS}`, `{CLAIMS}`, "
+            f"`{DEVICE}` and `{TFLOPS}`",
             todo="use `--config study=FILE`, without --configfile",
         )
-    return open_study(Path(chosen))
+    return open_study(Path(chosen), part_of(config.get(MODELS), config.get(CLAIMS)))
 
 
-def open_study(path: Path) -> Study:
-    """Return the study that this process is about, with its pinned commits.
+def part_of(models: object, claims: object) -> Part | None:
+    """Return the part of a study that names choose; None if there are none.
+
+    Args:
+        models: Names of models, separated by commas or spaces; None for all.
+        claims: Names of claims in the same form; None for all grids.
 
     Raises:
-        UserError: As for `read_study`; or the study names a branch or a tag that is not pinned.
+        UserError: These are no names.
     """
-    study = with_pins(read_study(path))
-    check_pinned(study)
+    asked = {MODELS: models, CLAIMS: claims}
+    given = {key: _listed(key, names) for key, names in asked.items() if names is not None}
+    return Part(**given) if given else None
+
+
+def _listed(key: str, names: object) -> list[str]:
+    found = re.split(r"[,\s]+", names.strip(", ")) if isinstance(names, str) else []
+    if not any(found):
+        raise UserError(
+            "a part of a study is chosen by names",
+            where=key,
+            found=repr(names)[:60],
+            expected=f"names separated by commas, or no `{key}`",
+        )
+    return list(dict.fromkeys(found))
+
+
+def open_study(path: Path, part: Part | None = None, pinned: bool = True) -> Study:
+    """Return the study that this process is about, with its pinned commits.
+
+    Args:
+        path: The study's file.
+        part: The part of the study that is run, in place of the file's own.
+        pinned: Whether every branch and tag needs a pin.
+
+    Raises:
+        UserError: As for `read_study`; or the part names a branch or a tag that needs a pin and has
+            none.
+    """
+    study = with_pins(read_study(path, part))
+    if pinned:
+        check_pinned(study)
     return study
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, part: Part | None = None) -> Study:
     """Return the study that this process is about as it is written, which is enough for a plan;
     messages name it from now on.
+
+    Args:
+        path: The study's file.
+        part: The part of the study that is run, in place of the file's own.
 
     Raises:
         UserError: The study is not there or not valid, or another study file has results under its
@@ -71,8 +114,9 @@ def read_study(path: Path) -> Study:
             "freelunch new MODEL TEXT",
         )
     # Written differently, the same path would count as another setting.
-    study = Study.load(Path(os.path.relpath(path)))
+    study = Study.load(Path(os.path.relpath(path)), part=part)
     os.environ[STUDY_VARIABLE] = study.source
+    os.environ[PART_VARIABLE] = study.part_words
     _check_owner(study)
     return study
 

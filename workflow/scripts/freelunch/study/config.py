@@ -116,6 +116,21 @@ class Grid(Settings):
         default=False,
         description="Whether these cells are also evaluated on the tasks of `evaluation.tasks`.",
     )
+    claims: Absent[Distinct[str]] = absent(
+        "Claims that these cells are for, such as C1 (`workflow/data/claims.yaml`). `make study "
+        "CLAIMS=C1` runs the grids of a claim alone."
+    )
+
+
+class Part(Settings):
+    """The part of the grids that is run. `MODELS=` and `CLAIMS=` of `make study` and `make plan`
+    replace it. The parts of a study share one folder of results, and a part decides no number.
+    """
+
+    models: Absent[Distinct[str]] = absent("Models of the grids. Default: all.")
+    claims: Absent[Distinct[str]] = absent(
+        "Claims of the grids; a grid without `claims` is then left out. Default: all grids."
+    )
 
 
 class StudyBlock(Settings):
@@ -144,6 +159,7 @@ class StudyBlock(Settings):
         description="The cells are the union of these grids. Each model's dense cell is always "
         "added.",
     )
+    part: Absent[Part] = absent("Part of the grids that is run. Default: all of them.")
 
 
 class Config(Settings):

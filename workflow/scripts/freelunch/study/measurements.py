@@ -15,7 +15,7 @@ def measurements(study: Study, cell: Cell) -> dict[str, dict[str, Any]]:
         study: The study.
         cell: A cell, or one of the candidates that are compared to choose it.
     """
-    perplexity = study.perplexity.cutting()
+    perplexity = study.perplexity_of(cell.model).cutting()
     adaptation = adaptation_of(cell.adaptation)
     if adaptation != cell.adaptation:
         by = compared_by(study.config.adaptations[adaptation])

@@ -163,25 +163,33 @@ def _pinned(entry: Any, pins: Pins) -> Any:
     return entry if pin is None else entry.model_copy(update={"revision": pin.commit})
 
 
+def unpinned(study: Study) -> dict[str, Hub]:
+    """Return what a study takes from the hub at a branch or a tag that has no pin, by its place.
+
+    Args:
+        study: The study, with its pins.
+    """
+    return {where: entry for where, entry in hub_entries(study).items() if not entry.is_commit}
+
+
 def check_pinned(study: Study) -> None:
     """Refuse a study that names a branch or a tag without a pin.
 
     Raises:
         UserError: It names one; the message has the command that pins it.
     """
-    pins = read_pins(study.source)
-    unpinned = []
-    for where, entry in hub_entries(study).items():
-        if not entry.is_commit:
-            others = ", ".join(pins.of_repository(entry))
-            also = f" (the pin is of {others})" if others else ""
-            unpinned.append(f"{where}.revision: {entry.revision}{also}")
-    if unpinned:
-        more = f" and {len(unpinned) - _SHOWN} more" if len(unpinned) > _SHOWN else ""
+    pins, found = read_pins(study.source), []
+    for where, entry in unpinned(study).items():
+        others = ", ".join(pins.of_repository(entry))
+        also = f" (the pin is of {others})" if others else ""
+        found.append(f"{where}.revision: {entry.revision}{also}")
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UserError(
             "the study names branches or tags, which move, and their commits are not pinned",
             where=study.source,
-            found=", ".join(unpinned[:_SHOWN]) + more,
+            found=", ".join(found[:_SHOWN]) + more,
             expected=f"full commits, or pins in {pins_file(study.source)}",
-            todo=f"run `{pin_command(study.source)}`, which asks the hub for the commits",
+            todo=f"run `{pin_command(study.source)}{study.part_words}`, which asks the hub for the "
+            "commits",
         )

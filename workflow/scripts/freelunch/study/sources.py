@@ -53,18 +53,21 @@ class Source(Settings):
     )
 
     def fetched(self) -> dict[str, Any]:
-        """Return the settings that a fetching job gets, as JSON: no licence, whose edit must not
-        run anything again.
+        """Return the settings that a fetching job gets, as JSON: nothing whose edit must not fetch
+        anything again.
         """
-        return {key: value for key, value in self.as_json().items() if key != "licence"}
+        return {key: value for key, value in self.as_json().items() if key not in _UNFETCHED}
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide a number, as JSON: no licence, no announced shapes."""
+        """Return the settings that decide a number, as JSON: no licence, no announced shapes, and
+        no `max_length`, which shows in the lengths of samples and windows.
+        """
         written = self.as_json()
         return {key: value for key, value in written.items() if key not in _DESCRIPTIVE}
 
 
-_DESCRIPTIVE = ("licence", "architecture")
+_UNFETCHED = ("licence", "max_length")
+_DESCRIPTIVE = (*_UNFETCHED, "architecture")
 
 
 class InWheel(Source):
@@ -157,6 +160,11 @@ class Weights(Settings):
     )
     architecture: Absent[Architecture] = absent(
         "Shapes of the model, which the plan needs before the model is on disk."
+    )
+    max_length: Absent[int] = absent(
+        "Most tokens in a sequence that this model gets: where `length` of the calibration or of "
+        "the evaluation is larger, the model gets this many. Default: no limit.",
+        ge=2,
     )
 
 

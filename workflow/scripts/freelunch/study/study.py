@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,30 @@ from pydantic import ValidationError
 from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.base import with_base
-from freelunch.study.cell import DENSE, NONE, Cell
-from freelunch.study.checks import budget_tokens, contradictions
+from freelunch.study.cell import NONE, Cell
+from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
     REGISTRIES,
-    Calibration,
     Config,
     DriftSettings,
-    PerplexitySettings,
+    Part,
     StudyBlock,
 )
 from freelunch.study.criteria import Criterion
+from freelunch.study.grids import cells_of, grids_in, part_words
+from freelunch.study.lengths import Lengths
 from freelunch.study.paths import Paths
 from freelunch.study.problems import as_far_as_valid, violations
-from freelunch.study.search import adaptation_of, candidates_of
+from freelunch.study.search import candidates_of
 from freelunch.study.settings import Settings
+from freelunch.study.settled import settled
 from freelunch.study.sources import AnyText, Mixture, Model
 from freelunch.study.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
-class Study(Comparisons):
+class Study(Comparisons, Lengths):
     """A valid config.
 
     Attributes:
@@ -44,9 +47,18 @@ class Study(Comparisons):
     source: str
 
     @classmethod
-    def load(cls, path: Path, root: Path = Path()) -> "Study":
-        """Read and check a config file, whose path is relative to `root`."""
-        return cls.check(read_yaml(root / path), str(path), root)
+    def load(cls, path: Path, root: Path = Path(), part: Part | None = None) -> "Study":
+        """Read and check a config file, whose path is relative to `root`.
+
+        Args:
+            path: The file.
+            root: Folder that the path is relative to.
+            part: The part of the study, in place of the file's own.
+        """
+        config = read_yaml(root / path)
+        if part is not None and isinstance(config, dict) and isinstance(config.get("study"), dict):
+            config = {**config, "study": {**config["study"], "part": part.as_json()}}
+        return cls.check(config, str(path), root)
 
     @classmethod
     def check(cls, config: object, source: str, root: Path = Path()) -> "Study":
@@ -99,19 +111,14 @@ class Study(Comparisons):
         return self.block.name
 
     @property
+    def part_words(self) -> str:
+        """The part that is run as `make` takes it, after a space; empty for the whole study."""
+        return part_words(self.block.part)
+
+    @property
     def block(self) -> StudyBlock:
         """The `study` block."""
         return self.config.study
-
-    @property
-    def calibration(self) -> Calibration:
-        """Settings of the calibration sample."""
-        return self.block.calibration
-
-    @property
-    def perplexity(self) -> PerplexitySettings:
-        """Settings of the perplexity by which the study is judged."""
-        return self.block.evaluation.perplexity
 
     @property
     def drift(self) -> DriftSettings | None:
@@ -122,21 +129,17 @@ class Study(Comparisons):
     def paths(self) -> Paths:
         return Paths(self.name)
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
-        """All cells: first each model's dense cell, then the others in the order of the grids."""
-        found = dict.fromkeys(
-            Cell.dense(model) for grid in self.block.grids for model in grid.models
-        )
-        for grid in self.block.grids:
-            for model in grid.models:
-                for criterion in grid.criteria:
-                    for pattern in grid.patterns:
-                        for adaptation in grid.adaptations:
-                            for seed in grid.seeds:
-                                cell = Cell(model, criterion, pattern, adaptation, seed)
-                                found.setdefault(cell)
-        return list(found)
+        """The cells that are run, those of `study.part`: first each model's dense cell, then the
+        others in the order of the grids.
+        """
+        return cells_of(grids_in(self.block.grids, self.block.part))
+
+    def of_part(self, part: Part | None) -> "Study":
+        """Return this study with another part of its grids to run; None for all of them."""
+        block = self.block.model_copy(update={"part": part})
+        return replace(self, config=self.config.model_copy(update={"study": block}))
 
     def model(self, name: str) -> Model:
         """Return an entry of `models`."""
@@ -215,8 +218,14 @@ class Study(Comparisons):
 
     def needs_gram(self, model: str, seed: int) -> bool:
         """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
-        used = {cell.criterion for cell in self.cells if (cell.model, cell.seed) == (model, seed)}
-        entries = [self.criterion(name) for name in used - {DENSE}]
+        # Those of all parts: a part that is run first makes what the others need.
+        used = {
+            name
+            for grid in self.block.grids
+            if model in grid.models and seed in grid.seeds
+            for name in grid.criteria
+        }
+        entries = [self.criterion(name) for name in used]
         return any(entry.needs_gram for entry in entries if entry.statistics == "dense")
 
     def adaptation(self, name: str) -> Adaptation | None:
@@ -225,28 +234,14 @@ class Study(Comparisons):
         A budget is replaced by the `samples` that it pays for; for an adaptation that lists epochs,
         this happens in its candidates. `samples` is left out if it equals the calibration sample's.
         """
-        if name == NONE:
-            return None
-        entry: Adaptation = self.config.adaptations[adaptation_of(name)]
-        if name not in self.config.adaptations:
-            entry = candidates_of(adaptation_of(name), entry)[name]
-        if not isinstance(entry, Training):
-            return entry
-        if entry.budget is not None:
-            tokens = budget_tokens(entry.budget, self.config)
-            if isinstance(entry.epochs, list):
-                # Each candidate has its own `samples`; they share the budget in tokens.
-                budget = entry.budget.model_copy(
-                    update={"tokens": tokens, "times": None, "of": None}
-                )
-                entry = entry.model_copy(update={"budget": budget})
-            else:
-                # Whole sequences in whole epochs, so never more than the budget.
-                samples = tokens // (self.calibration.length * entry.passes)
-                entry = entry.model_copy(update={"samples": samples, "budget": None})
-        if entry.samples == self.calibration.samples:
-            entry = entry.model_copy(update={"samples": None})
-        return entry
+        # A study of a thousand cells asks for each adaptation ten thousand times.
+        if name not in self._settled:
+            self._settled[name] = None if name == NONE else settled(name, self.config)
+        return self._settled[name]
+
+    @cached_property
+    def _settled(self) -> dict[str, Adaptation | None]:
+        return {}
 
     def samples(self, adaptation: str) -> int:
         """Return how many sequences an adaptation, or one of its candidates, trains on."""
@@ -254,9 +249,22 @@ class Study(Comparisons):
         samples = settings.samples if isinstance(settings, Training) else None
         return samples or self.calibration.samples
 
+    def tokens_of(self, model: str, adaptation: str) -> int:
+        """Return how many tokens of text an adaptation of a model trains on; for `none`, those of
+        the calibration sample.
+        """
+        return self.samples(adaptation) * self.calibration_of(model).length
+
     def candidate_names(self, adaptation: str) -> list[str]:
         """Return the names of an adaptation's candidates; empty if it lists no alternatives."""
-        return list(candidates_of(adaptation, self.adaptation(adaptation)))
+        if adaptation not in self._candidates:
+            found = candidates_of(adaptation, self.adaptation(adaptation))
+            self._candidates[adaptation] = list(found)
+        return self._candidates[adaptation]
+
+    @cached_property
+    def _candidates(self) -> dict[str, list[str]]:
+        return {}
 
     def candidates(self, cell: Cell) -> list[Cell]:
         """Return a cell's candidates, as cells."""
@@ -296,7 +304,8 @@ class Study(Comparisons):
 
         A record carries its spec; a record whose spec differs from the current one is refused.
         """
-        evaluation: dict[str, Any] = {"perplexity": self._with_text(self.perplexity)}
+        perplexity = self._with_text(self.perplexity_of(cell.model))
+        evaluation: dict[str, Any] = {"perplexity": perplexity}
         spec: dict[str, Any] = {
             "cell": str(cell),
             "model": self.model(cell.model).deciding(),
@@ -308,7 +317,7 @@ class Study(Comparisons):
             evaluation["tasks"] = self.tasks
         if not cell.is_dense:
             adaptation = self.adaptation(cell.adaptation)
-            spec["calibration"] = self._with_text(self.calibration)
+            spec["calibration"] = self._with_text(self.calibration_of(cell.model))
             spec["criterion"] = self.criterion(cell.criterion).as_json()
             spec["pattern"] = cell.pattern
             spec["adaptation"] = None if adaptation is None else adaptation.as_json()

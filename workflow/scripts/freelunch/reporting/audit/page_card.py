@@ -25,7 +25,8 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
     criteria = ", ".join(dict.fromkeys(criterion_label(cell.criterion) for cell in pruned))
     patterns = ", ".join(dict.fromkeys(pattern_label(cell.pattern) for cell in pruned))
-    names = [name for name in dict.fromkeys(cell.adaptation for cell in pruned) if name != NONE]
+    adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
+    names = {name for _, name in adapted}
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
     seeds = range_text([*of_cells.values()] or [1], ",")
     facts = {
@@ -35,7 +36,7 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         "cell",
     }
     if names:
-        tokens = range_text([study.samples(name) * study.calibration.length for name in names], ",")
+        tokens = range_text([study.tokens_of(*each) for each in adapted], ",")
         facts["Adapted"] = (
             f"in {len(names)} way{'s' if len(names) > 1 else ''}, on {tokens} tokens of "
             f"`{study.calibration.text}`"

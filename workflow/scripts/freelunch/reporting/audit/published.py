@@ -20,11 +20,13 @@ from freelunch.reporting.audit.protocol import text_identity
 from freelunch.reporting.audit.published_file import TEXTS, TOLERANCES, Published
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
+from freelunch.study.pins import pin_command
+from freelunch.study.sources import Hub
 from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
-STUDY = Path("studies/published.yaml")
+STUDY = Path("studies/paper.yaml")
 # The keys of a registry entry that have to be equal for its name to mean the same.
 IDENTITY = {
     "models": ("repository",),
@@ -109,7 +111,7 @@ def _row(
     share = abs(difference) / published.value
     reason = f"ours is {share:.1%} {'above' if difference > 0 else 'below'}"
     if not found[0].is_dense:
-        sample = evidence.study.calibration
+        sample = evidence.study.calibration_of(published.model)
         reason += (
             f"; calibrated on {sample.samples:,} sequences of {sample.length:,} tokens of "
             f"{text_identity(evidence.study.text(sample.text))}"
@@ -178,7 +180,7 @@ def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
             return f"{name} means something else here: its {', '.join(unlike)} differ"
     if published.tasks:
         return None
-    settings, text = study.perplexity, meaning.text(TEXTS[published.metric])
+    settings, text = study.perplexity_of(published.model), meaning.text(TEXTS[published.metric])
     if settings.length != published.length:
         return f"windows of {settings.length} tokens, not of {published.length}"
     if settings.cut != JOINED:
@@ -205,16 +207,20 @@ def _running(published: Published, meaning: Study) -> str:
     cell = Cell.parse(f"{published.model}/{pruning}/{published.adaptation}/seed0")
     source, name, before = meaning.source, meaning.name, ""
     if published.tasks:
-        before = (
-            f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
-            "grid; then: "
-        )
-    elif published.length != (length := meaning.perplexity.length):
-        other = f"{name}_{published.length}"
+        if not meaning.asks_tasks(cell):
+            before = (
+                f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
+                "grid; then: "
+            )
+    elif published.length != meaning.perplexity_of(published.model).length:
+        length, other = meaning.perplexity.length, f"{name}_{published.length}"
         changes = f"s/length: {length}/length: {published.length}/; s/name: {name}/name: {other}/"
         source = source.replace(name, other)
         before, name = f"sed '{changes}' {meaning.source} > {source} && ", other
-    return f"{before}{snakemake(source)} -- {Paths(name).record(cell)}"
+    if isinstance(meaning.model(cell.model), Hub):
+        before += f"{pin_command(source)} MODELS={cell.model} && "
+    # The other models of the study may have no pins.
+    return f"{before}{snakemake(source)} models={cell.model} -- {Paths(name).record(cell)}"
 
 
 def _unlike_measured(published: Published, cells: Sequence[Cell], evidence: Evidence) -> str | None:

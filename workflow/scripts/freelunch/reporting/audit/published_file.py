@@ -20,7 +20,7 @@ COLUMNS = (
 # A number agrees if it is within this share of the published one. Perplexities differ by a few
 # thousandths between machines and versions of libraries, and by more between calibration samples.
 TOLERANCES = {"primary": 0.02, "corroborated": 0.02, "third-party": 0.05}
-# The metrics of perplexity, with the name of their text in studies/published.yaml.
+# The metrics of perplexity, with the name of their text in studies/paper.yaml.
 TEXTS = {"wikitext2_perplexity": "wikitext2"}
 # Zero-shot accuracies, in percent: of a task, or the plain mean of the paper's seven.
 ACCURACY_OF = "accuracy_"

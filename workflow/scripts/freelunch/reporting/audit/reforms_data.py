@@ -139,7 +139,7 @@ def sampling(facts: Facts) -> Answer:
     else:
         drawn = (
             f"Calibration and held-out sequences are drawn at random from the documents of "
-            f"`{calibration.text}` that have more than {calibration.length:,} tokens, with "
+            f"`{calibration.text}` that have more than {study.sequence_text} tokens, with "
             "replacement, by the seed of the cell."
         )
     if perplexity.cut == steps.JOINED:
@@ -190,7 +190,7 @@ def amounts(facts: Facts) -> Answer:
     sequences = [calibration.samples, *map(facts.study.samples, facts.adaptations)]
     parts = [
         f"Calibration and training: {range_text(sequences, ',')} sequences of "
-        f"{calibration.length:,} tokens"
+        f"{facts.study.sequence_text} tokens"
     ]
     if distinct := [each["distinct_tokens"] for each in adapted]:
         parts[0] += f", of which {range_text(distinct, ',')} tokens are distinct"

@@ -10,7 +10,7 @@ from freelunch.analysis.resolution import told_apart
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
 from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
-from freelunch.study.cell import Cell
+from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
@@ -65,14 +65,18 @@ class Scope:
         """
         cells, seeds = list(cells), list(seeds) or [1]
         pruned = [cell for cell in cells if not cell.is_dense]
-        length = study.calibration.length
-        tokens, reconstructed = {study.calibration.samples * length}, {0}
-        if adapted := {cell.adaptation: study.adaptation(cell.adaptation) for cell in pruned}:
-            of = {name: study.samples(name) * length for name, it in adapted.items() if it}
-            tokens = set(of.values()) or tokens
-            reconstructed = {
-                of[name] for name, it in adapted.items() if it and not it.is_retraining
-            } or reconstructed
+        of = {
+            (cell.model, cell.adaptation): study.tokens_of(cell.model, cell.adaptation)
+            for cell in pruned
+            if cell.adaptation != NONE
+        }
+        samples = {study.tokens_of(cell.model, NONE) for cell in cells}
+        tokens = set(of.values()) or samples
+        reconstructed = {
+            of[model, name]
+            for model, name in of
+            if not study.config.adaptations[name].is_retraining
+        } or {0}
         return cls(
             list(dict.fromkeys(cell.model for cell in cells)),
             list(dict.fromkeys(cell.pattern for cell in pruned)),
@@ -112,7 +116,7 @@ def measured_text(study: Study) -> str:
     """Return what perplexity is measured on."""
     perplexity = study.perplexity
     windows = f"{perplexity.windows:,}" if perplexity.windows else "all"
-    return f"perplexity on {windows} windows of {perplexity.length:,} tokens of `{perplexity.text}`"
+    return f"perplexity on {windows} windows of {study.window_text} tokens of `{perplexity.text}`"
 
 
 def worth_text(study: Study, records: Records, regimes: Regimes) -> str:

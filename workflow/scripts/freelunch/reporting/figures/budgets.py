@@ -10,7 +10,7 @@ def _caption(study: Study) -> str:
     return f"""\
 Perplexity against the tokens that an adaptation sees, its operations, and the peak memory of its
 job, for the reconstruction and each way of retraining the same pruned model. Perplexity on
-``{perplexity.text}``, windows of {perplexity.length} tokens. A line joins the budgets of one
+``{perplexity.text}``, windows of {study.window_text} tokens. A line joins the budgets of one
 method. Filled marks are reconstructions, and open marks are retrainings; half-filled marks are
 variants of either with other settings. The vertical axes span the data. The title gives the
 perplexities of the pruned model without adaptation and of the dense model; an arrow beside one of

@@ -12,9 +12,9 @@ def _caption(study: Study) -> str:
     overlap = "without overlap" if stride in (None, length) else f"one every {stride} tokens"
     return f"""\
 Perplexity by pruning criterion, without and with adaptation; the dashed line is the dense model.
-Lower is better. Measured on {windows} windows of {length} tokens of
+Lower is better. Measured on {windows} windows of {study.window_text} tokens of
 ``{perplexity.text}``, {overlap}; calibrated on {calibration.samples} sequences of
-{calibration.length} tokens of ``{calibration.text}``.
+{study.sequence_text} tokens of ``{calibration.text}``.
 
 Bars, and the band of the dense model, are one standard error over windows; a bar shorter than its
 mark is hidden. All cells of a model are measured on the same windows, so their differences are more

@@ -15,8 +15,8 @@ masks are the same for all windows.
 
 The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
-``{perplexity.text}``, windows of {perplexity.length} tokens. Calibration uses
-{calibration.samples} sequences of {calibration.length} tokens of ``{calibration.text}``. Memory is
+``{perplexity.text}``, windows of {study.window_text} tokens. Calibration uses
+{calibration.samples} sequences of {study.sequence_text} tokens of ``{calibration.text}``. Memory is
 the peak resident set of a job.
 """
 

@@ -110,7 +110,7 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     sampled = study.text(calibration.text)
     yield (
         f"Calibration on {_origin(calibration.text, sampled)}: {calibration.samples:,} sequences "
-        f"of {calibration.length:,} tokens."
+        f"of {study.sequence_text} tokens."
     )
     seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
     listed = ", ".join(str(seed) for seed in seeds)

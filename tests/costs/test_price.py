@@ -1,0 +1,66 @@
+"""The prices of a study's models and claims."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import ROOT
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
+from freelunch.costs.price import Price, prices_of_claims, prices_of_models
+from freelunch.study.config import Part
+from freelunch.study.study import Study
+
+MACHINE = Machine(4e14, 2e9, 2e9, 1e8, None, 80 * 10**9, rates=("all as given",))
+PART = Part(models=["opt-125m", "qwen2.5-72b"], claims=["C3", "C4"])
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan.of(Study.load(Path("studies/paper.yaml"), ROOT).of_part(PART), 80 * 10**9)
+
+
+def by_name(prices: list[Price]) -> dict[str, Price]:
+    return {price.name: price for price in prices}
+
+
+def test_the_price_of_a_model_is_that_of_its_plan_alone(plan: Plan) -> None:
+    prices = by_name(prices_of_models(plan, MACHINE))
+    assert set(prices) == set(PART.models or ())
+    alone = Plan.of(plan.study.of_part(Part(models=["opt-125m"], claims=PART.claims)), 80 * 10**9)
+    (price,) = prices_of_models(alone, MACHINE)
+    assert price == prices["opt-125m"]
+    assert price.cells == len(alone.study.cells)
+    assert sum(each.cells for each in prices.values()) == len(plan.study.cells)
+    assert prices["qwen2.5-72b"].seconds > 10 * price.seconds
+
+
+def test_the_price_of_a_claim_is_that_of_its_cells(plan: Plan) -> None:
+    prices = by_name(prices_of_claims(plan, MACHINE))
+    # The grids of C3 are those of C3b, which this part does not ask for.
+    assert set(prices) == {"C3", "C4"}
+    assert prices["C4"].cells < prices["C3"].cells == len(plan.study.cells)
+
+
+def test_what_does_not_fit_is_counted_for_each_size_of_a_gpu(plan: Plan) -> None:
+    """SparseGPT of 72 billion parameters needs 32.4 GB."""
+    assert by_name(prices_of_models(plan, MACHINE))["qwen2.5-72b"].unfitting == (1, 0, 0)
+    assert by_name(prices_of_models(plan, MACHINE))["opt-125m"].unfitting == (0, 0, 0)
+
+
+def test_the_plan_shows_prices_and_says_where_the_adaptations_are() -> None:
+    study = Study.load(Path("studies/paper.yaml"), ROOT)
+    start = time.process_time()
+    text = plan_text(Plan.of(study, 80 * 10**9), MACHINE)
+    assert time.process_time() - start < 15
+    assert re.search(r"^  model +cells +jobs +scheduled +GPU hours .* fits 24 GB", text, re.M)
+    assert re.search(r"^  claim +cells +jobs +scheduled +GPU hours", text, re.M)
+    assert "adaptations of models; `make plan STUDY=studies/paper.yaml MODELS=...`" in text
+
+
+def test_a_study_of_one_model_without_claims_has_no_prices() -> None:
+    text = plan_text(Plan.of(Study.load(Path("studies/qwen72b.yaml"), ROOT), 80 * 10**9), MACHINE)
+    assert "GPU hours" not in text

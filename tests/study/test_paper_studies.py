@@ -1,0 +1,208 @@
+"""The paper's study, and the tiny one that runs each kind of its cells, hold together."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.core.errors import UserError
+from freelunch.costs.model_shapes import config_of, dtype_of
+from freelunch.reporting.audit.claims import audit_claims, load_claims
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.study.adaptations import Reconstruction, Training
+from freelunch.study.cell import Cell
+from freelunch.study.config import Part
+from freelunch.study.grids import claims_of
+from freelunch.study.patterns import Pattern
+from freelunch.study.study import Study
+from records_for_tests import make_records
+
+PAPER = Study.load(Path("studies/paper.yaml"))
+TINY = Study.load(Path("studies/paper_tiny.yaml"))
+# Settings whose values are numbers, or that are compared as kinds below.
+NUMBERS = ("alpha", "batch", "budget", "epochs", "learning_rate", "memory_gb", "rank", "samples")
+# A kind: what it is about, and the settings that decide which code runs.
+Kind = tuple[Any, ...]
+
+
+def pattern_kind(name: str) -> str:
+    pattern = Pattern.parse(name)
+    return "units" if pattern.structured else "groups" if pattern.group else "weights"
+
+
+def amount(study: Study, adaptation: str) -> str:
+    """Return how much text an adaptation sees beside the calibration sample."""
+    seen = {study.samples(name) for name in study.candidate_names(adaptation) or [adaptation]}
+    least, most = min(seen), max(seen)
+    if most > study.calibration.samples:
+        return "more"
+    return "less" if least < study.calibration.samples else "the sample"
+
+
+def window_kind(window: object) -> object:
+    return "several" if isinstance(window, int) and window > 1 else window
+
+
+def adaptation_kind(study: Study, name: str) -> Kind:
+    """Return the settings of an adaptation that decide which code runs."""
+    entry = study.config.adaptations[name].as_json()
+    kept = {key: value for key, value in entry.items() if key not in (*NUMBERS, "select_on")}
+    if "window" in kept:
+        kept["window"] = window_kind(kept["window"])
+    return tuple(sorted(kept.items()))
+
+
+def searches(study: Study, name: str) -> list[Kind]:
+    """Return what an adaptation searches, by which text it chooses, and what it is."""
+    settings = study.config.adaptations[name]
+    if not isinstance(settings, Training) or not settings.is_searched:
+        return []
+    keys = [key for key in ("learning_rate", "epochs") if isinstance(getattr(settings, key), list)]
+    return [("search", key, settings.select_on, settings.is_retraining) for key in keys]
+
+
+def kinds_of(study: Study, cell: Cell) -> list[Kind]:
+    """Return the kinds of a cell, each of which another code path belongs to."""
+    family = config_of(study, cell.model)["model_type"]
+    dtype = "dtype", dtype_of(study, cell.model)
+    tasks = ("tasks", cell.is_dense, study.asks_tasks(cell))
+    if cell.is_dense:
+        return [("family", family), dtype, tasks]
+    criterion = tuple(sorted(study.criterion(cell.criterion).as_json().items()))
+    pattern, name = pattern_kind(cell.pattern), cell.adaptation
+    adapted = name != "none"
+    kinds: list[Kind] = [("pruning", criterion, pattern, adapted), tasks]
+    kinds.append(("family", family, pattern, cell.criterion if pattern == "units" else ""))
+    if adapted:
+        settings = study.config.adaptations[name]
+        kinds.append(("adaptation", adaptation_kind(study, name)))
+        kinds.append(("amount", settings.is_retraining, amount(study, name)))
+        window = window_kind(settings.window) if isinstance(settings, Reconstruction) else ""
+        kinds.append(("family", family, settings.method, window))
+        kinds += searches(study, name)
+    return kinds
+
+
+def kinds(study: Study) -> set[Kind]:
+    return {kind for cell in study.cells for kind in kinds_of(study, cell)}
+
+
+def test_every_kind_of_cell_of_the_papers_study_runs_in_the_tiny_one() -> None:
+    assert not kinds(PAPER) - kinds(TINY)
+
+
+def test_the_tiny_study_has_no_other_kinds_than_the_papers() -> None:
+    """Apart from those of Gemma 2, which the paper has no results for."""
+    more = {kind for kind in kinds(TINY) - kinds(PAPER) if kind[:2] != ("family", "gemma2")}
+    assert not more
+
+
+def test_what_both_measure_is_the_same() -> None:
+    for study in (PAPER, TINY):
+        block, perplexity = study.block, study.perplexity
+        assert block.keep_hidden_states == "every_4" and study.drift is not None
+        assert (perplexity.cut, perplexity.windows, study.tasks["limit"]) == ("joined", None, None)
+        lengths = {study.calibration_of(cell.model).length for cell in study.cells}
+        assert len(lengths) == 2
+
+
+# The models on which each claim is audited below, and a dense perplexity that it is about.
+AUDITED = {
+    "C1": ["qwen2.5-0.5b"],
+    "C2": ["opt-125m"],
+    "C2b": ["opt-125m"],
+    "C2v1": ["opt-125m"],
+    "C3": ["qwen2.5-0.5b", "qwen2.5-72b"],
+    "C3b": ["qwen2.5-72b"],
+    "C4": ["qwen2.5-72b"],
+}
+# What a measure says of cells that are not there.
+LACKING = re.compile("not run|there are no cells|does not compare|largest model|no cells to test")
+
+
+@pytest.mark.parametrize("claim", AUDITED)
+def test_the_cells_of_a_claim_are_those_that_the_audit_needs(claim: str, tmp_path: Path) -> None:
+    """The other cells of the study are not there. What was not measured on made-up records, such
+    as accuracy, has another reason.
+    """
+    study = PAPER.of_part(Part(models=AUDITED[claim], claims=[claim]))
+    records = make_records(study, {str(cell): 5.0 for cell in study.cells if cell.is_dense})
+    for cell, record in records.items():
+        record["identity"]["parameters"] = 72 * 10**9 if "72b" in cell.model else 5 * 10**8
+    claims = [each for each in load_claims() if each["id"] == claim]
+    (verdict,) = audit_claims(Evidence(study, records, tmp_path), claims)
+    reasons = [finding["reason"] for part in verdict["parts"] for finding in part["findings"]]
+    assert reasons and not [reason for reason in reasons if LACKING.search(reason)]
+
+
+def test_each_claim_of_the_audit_has_cells() -> None:
+    assert {each["id"] for each in load_claims()} == set(claims_of(PAPER.block.grids))
+
+
+# --- Parts of a study
+
+
+def test_a_part_has_the_cells_of_its_models_and_claims() -> None:
+    part = PAPER.of_part(Part(models=["opt-125m"], claims=["C2b"]))
+    assert {cell.model for cell in part.cells} == {"opt-125m"}
+    assert {cell.pruning for cell in part.cells} == {"dense", "wanda-u50"}
+    assert len(part.cells) == 10 and set(part.cells) < set(PAPER.cells)
+
+
+def test_parts_add_up() -> None:
+    """A part makes what all parts need, and decides no number: nothing runs again for another."""
+    part = PAPER.of_part(Part(models=["opt-125m"], claims=["C2b"]))
+    assert part.paths == PAPER.paths
+    # SparseGPT, which is not in this part, needs Gram matrices.
+    assert "sparsegpt" not in {cell.criterion for cell in part.cells}
+    assert part.needs_gram("opt-125m", 0)
+    for cell in part.cells:
+        assert part.spec(cell) == PAPER.spec(cell)
+    assert part.asks_tasks(Cell.dense("opt-125m"))
+
+
+def test_a_part_that_a_file_asks_for_is_like_one_of_the_command_line(tmp_path: Path) -> None:
+    asked = Part(models=["opt-125m"])
+    given = Study.load(Path("studies/paper.yaml"), part=asked)
+    written = Study.check(given.as_json(), "written.yaml")
+    assert written.cells == given.cells == PAPER.of_part(asked).cells
+    assert given.part_words == " MODELS=opt-125m"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"models": ["opt-125"]}, "no grid is for 'opt-125'; expected opt-125m (nearest)"),
+        ({"claims": ["C5"]}, "no grid is for 'C5'; expected one of: C1, C2"),
+        ({"models": ["opt-125m"], "claims": ["C4"]}, "no grid is for both opt-125m and C4"),
+    ],
+)
+def test_an_unknown_part_is_refused(part: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Study.load(Path("studies/paper.yaml"), part=Part(**part))
+    assert message in str(refused.value)
+
+
+def test_a_claim_of_a_study_whose_grids_have_none_is_refused() -> None:
+    with pytest.raises(UserError, match="expected no such key: no grid has `claims`"):
+        Study.load(Path("studies/smoke.yaml"), part=Part(claims=["C1"]))
+
+
+# --- Sequences of models with fewer positions
+
+
+def test_a_model_with_fewer_positions_has_shorter_sequences() -> None:
+    assert PAPER.calibration_of("opt-125m").length == 2048
+    assert PAPER.perplexity_of("opt-125m").length == 2048
+    assert PAPER.calibration_of("llama-2-7b").length == 4096
+    spec = PAPER.spec(Cell("opt-125m", "wanda", "u50", "recon_block", 0))
+    assert spec["calibration"]["length"] == spec["evaluation"]["perplexity"]["length"] == 2048
+    assert "max_length" not in spec["model"]
+
+
+def test_a_budget_in_tokens_needs_one_length() -> None:
+    config = PAPER.as_json()
+    config["adaptations"]["full"]["budget"] = {"tokens": 10**6}
+    with pytest.raises(UserError, match="opt-125m gets sequences of 2048 tokens instead of 4096"):
+        Study.check(config, "changed.yaml")
