@@ -61,7 +61,11 @@ def _noted(kept: Path) -> dict[str, dict[str, float]]:
 
 
 def _measured(folder: Path) -> tuple[float, float]:
-    """Write a file to its disk, then read it from there rather than from the page cache."""
+    """Write a file to its disk, then read it from there rather than from the page cache.
+
+    Raises:
+        OSError: The disk refuses the file.
+    """
     # Random bytes, since a disk may compress others.
     buffer = bytearray(os.urandom(_CHUNK))
     handle, name = tempfile.mkstemp(dir=folder, prefix=".rate-")
