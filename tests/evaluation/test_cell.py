@@ -19,7 +19,7 @@ from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.model.token_ids import write_tokens
 from freelunch.study.steps import METRICS, TEXT_WINDOWS
 from measuring import drift_of, identity_of, perplexity_of
-from tiny_models import BLOCKS, Prepared, prepare, random_tokens, save_calibration
+from tiny_models import BLOCKS, FAMILIES, Prepared, prepare, random_tokens, save_calibration
 
 SAMPLES = 3
 
@@ -52,8 +52,9 @@ class Evaluated:
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> Evaluated:
-    prepared = prepare(tmp_path)
+def cell(request: pytest.FixtureRequest, tmp_path: Path) -> Evaluated:
+    """The evaluation of a model of the family that a test asks for, or Llama."""
+    prepared = prepare(tmp_path, getattr(request, "param", "llama"))
     model = prepared.model
     checkpoint = assemble_model(model, prepared.masks, [], tmp_path / "assembled", "fingerprint")
     windows = write_tokens(
@@ -253,6 +254,7 @@ def test_time_spent_on_kept_parts_counts(cell: Evaluated) -> None:
 # --- What the dense model makes of held-out text
 
 
+@pytest.mark.parametrize("cell", FAMILIES, indirect=True)
 def test_a_drift_is_the_same_whether_its_reference_is_kept_or_not(cell: Evaluated) -> None:
     cell.run()
     kept = cell.read("drift")

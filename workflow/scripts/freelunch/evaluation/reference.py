@@ -286,8 +286,19 @@ class _Outputs(LinearWatcher):
 
 
 def block_outputs(block: nn.Module, call: BlockCall, inputs: Tensor) -> dict[str, Tensor]:
-    """Return the outputs of a block's matrices and of the block itself, by name."""
+    """Return the outputs of a block's matrices and of the block itself, by name.
+
+    Args:
+        block: A block of a model.
+        call: How to call it.
+        inputs: Its inputs, (sequences, length, d).
+
+    Returns:
+        Tensors of the shape (sequences, length, width).
+    """
     watcher = _Outputs(block)
     with watcher.watching():
         output = call(block, inputs)
-    return {**watcher.outputs, BLOCK: output}
+    # OPT joins the tokens of all sequences before its MLP, so shapes are given back here.
+    shape = (*inputs.shape[:-1], -1)
+    return {name: each.reshape(shape) for name, each in (watcher.outputs | {BLOCK: output}).items()}
