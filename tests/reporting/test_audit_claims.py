@@ -17,6 +17,7 @@ from freelunch.records.read import answers_beside
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
+from freelunch.reporting.audit.measures.measure import Measurement
 from freelunch.reporting.audit.numbers import estimate_text
 from freelunch.reporting.audit.verdicts import (
     ADDS,
@@ -399,6 +400,27 @@ def test_window_difference(whole: float, expected: str) -> None:
     assert (finding["low"] < 0 < finding["high"]) == (expected == HOLDS)
 
 
+def test_a_window_with_fewer_seeds_takes_none_from_the_others() -> None:
+    """It is not among those that are compared, so it is not missed."""
+    names = ["none", "recon_block", "recon_halves", "recon_all"]
+    study = make_study(ENTRIES, criteria=["wanda"], adaptations=names, seeds=[0, 1, 2])
+    values = {"none": 60.0, "recon_block": 40.0, "recon_halves": 41.0, "recon_all": 50.0}
+    records = make_records(
+        study,
+        {str(cell): 20.0 if cell.is_dense else values[cell.adaptation] for cell in study.cells},
+    )
+    for cell in [it for it in records if it.adaptation == "recon_halves" and it.seed > 0]:
+        del records[cell]
+    evidence = Evidence(study, records, NOWHERE)
+    settings = {"beside": 1, "windows": ["all"], "metric": "perplexity"}
+    (asked,) = MEASURES["window_difference"].ask(evidence, settings)
+    assert isinstance(asked, Measurement)
+    assert {cell.seed for cell in asked.cells} == {0, 1, 2}
+    (asked,) = MEASURES["halves_missed"].ask(evidence, settings | {"windows": [1, "all"]})
+    assert isinstance(asked, Measurement)
+    assert {cell.seed for cell in asked.cells} == {0}
+
+
 @pytest.mark.parametrize(
     ("matrix", "expected"), [(50, HOLDS), (45.1, UNDECIDED), (42, FAILS), (39, FAILS)]
 )
@@ -441,8 +463,10 @@ def test_halves_memory() -> None:
         assert "--forcerun reconstruct_window" in part["findings"][0]["command"]
     part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=peaks)
     assert part["verdict"] == UNTESTED and "not measured in 3 runs" in part["reason"]
-    part = audited("halves_memory", {"below": 1.1}, values, {"windows": ["matrix", 1]})
-    assert part["verdict"] == UNTESTED and "not run: matrix" in part["reason"]
+    # A matrix that was solved exactly tells nothing of the memory that training takes.
+    for others in ({}, {"wanda recon_exact": 45}):
+        part = audited("halves_memory", {"below": 1.1}, values | others, {"windows": ["matrix", 1]})
+        assert part["verdict"] == UNTESTED and "not run: matrix" in part["reason"]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,9 @@ class Comparisons:
     def references(self) -> list[str]:
         """Names of the reconstructions that stay pruned, the best reference for retraining first.
 
-        Those that other budgets are multiples of come before the rest; in both groups, windows of
-        single matrices come last.
+        Those that other budgets are multiples of come before the rest. In both groups, windows of
+        single matrices come last, and targets of the pruned model itself after those of the dense
+        model, which the paper has.
         """
         entries = self.config.adaptations
         named = {
@@ -79,7 +80,14 @@ class Comparisons:
             if isinstance(entry, Training) and entry.budget is not None
         }
         local = [name for name, entry in entries.items() if _stays_pruned(entry)]
-        return sorted(local, key=lambda name: (name not in named, entries[name].window == MATRIX))
+        return sorted(
+            local,
+            key=lambda name: (
+                name not in named,
+                entries[name].window == MATRIX,
+                entries[name].targets != "dense",
+            ),
+        )
 
     @property
     def _adapted_by(self) -> list[list[Adaptation]]:

@@ -76,6 +76,8 @@ Settings = Mapping[str, Any]
 Asked = Iterator[Measurement | Absent]
 # By name, one cell for each seed.
 Cells = Mapping[str, Sequence[Cell]]
+# The cells of a pruned model by adaptation, and then by seed.
+BySeed = Mapping[str, Mapping[int, Cell]]
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def ask(
     **more: Any,
 ) -> Measurement | Absent:
     """Return the measurement of the cells of one model; `more` are attributes of it."""
+    if not all(cells.values()):
+        return Absent(subject, f"no seed has all of {', '.join(cells)}")
     sample = evidence.sample(cells, settings["metric"])
     if sample is None:
         return Absent(subject, f"some of these cells have no {settings['metric']}")
@@ -167,6 +171,15 @@ def by_criterion(evidence: Evidence, metric: str) -> dict[tuple[str, str, str], 
 def only(cells: Cells, names: Sequence[str]) -> Cells:
     """Return some of the cells, by name."""
     return {name: cells[name] for name in names}
+
+
+def shared_seeds(by_name: BySeed, names: Sequence[str]) -> Cells:
+    """Return the cells of some adaptations for all seeds that these have in common.
+
+    Other adaptations do not count: one that was run with fewer seeds takes none from the others.
+    """
+    seeds = sorted(set.intersection(*(set(by_name[name]) for name in names)))
+    return {name: [by_name[name][seed] for seed in seeds] for name in names}
 
 
 def divided(value: Numbers, by: Numbers) -> Numbers:

@@ -1,7 +1,7 @@
 """Measures of the effect of the window size."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,14 +12,14 @@ from freelunch.reporting.audit.measures.measure import (
     WINDOWS,
     Absent,
     Asked,
-    Cells,
+    BySeed,
     Measure,
     Measurement,
     Settings,
     ask,
     constant,
     divided,
-    only,
+    shared_seeds,
 )
 from freelunch.reporting.labels import window_label
 from freelunch.study.cell import NONE, Cell
@@ -36,13 +36,12 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     """How much less each of some `windows` gains than the window `beside`, as a share of what that
     gains; below 0, it gains more. All of them have to be in the study, and no others count.
     """
-    for cells, rows in _windows(evidence):
-        place = pruned_model(cells[NONE][0])
+    for place, by_name, rows in _windows(evidence):
         wanted = [settings["beside"], *settings["windows"]]
-        if absent := _absent_windows(rows, wanted):
+        names = _adaptations(rows)
+        if absent := _absent_windows(names, wanted):
             yield Absent(place, absent)
             continue
-        names = _adaptations(rows)
         beside = names[settings["beside"]]
         for window in settings["windows"]:
             yield ask(
@@ -50,7 +49,7 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
                 settings,
                 f"{place}, windows",
                 [_missed(names[window], beside)],
-                only(cells, [NONE, names[window], beside]),
+                shared_seeds(by_name, [NONE, names[window], beside]),
                 about=f"{window_label(window)} vs. {window_label(settings['beside'])}",
             )
 
@@ -68,15 +67,13 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
         if absent := [name for name in (NONE, *others) if name not in by_name]:
             yield Absent(place, f"adaptations that are not there: {', '.join(absent)}")
             continue
-        seeds = sorted(set.intersection(*(set(by_name[it]) for it in (NONE, beside, *others))))
         for name in others:
-            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name, beside)}
             yield ask(
                 evidence,
                 settings,
                 place,
                 [_missed(name, beside)],
-                cells,
+                shared_seeds(by_name, [NONE, name, beside]),
                 about=f"{name} vs. {beside}",
             )
 
@@ -86,15 +83,15 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     what that gains; the smallest share counts. The matrix is solved exactly if `exact`, and trained
     otherwise. All of the windows have to be in the study, and no others count.
     """
-    for cells, rows in _windows(evidence):
-        place = pruned_model(cells[NONE][0])
-        absent = _absent_windows(rows, settings["windows"])
+    for place, by_name, rows in _windows(evidence):
+        absent = _absent_windows(_adaptations(rows), settings["windows"])
         matrix = _adaptations(rows, settings["exact"]).get(MATRIX)
         if absent or matrix is None:
             how = "solved exactly" if settings["exact"] else "trained"
             yield Absent(place, absent or f"no window of one matrix was {how}")
             continue
-        yield _beside_each(evidence, settings, cells, matrix, rows, min)
+        subject = f"{place}, {matrix}"
+        yield _beside_each(evidence, settings, subject, by_name, matrix, rows, min)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -102,11 +99,13 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     what that gains; the largest share counts. Below 0, half a block gains more than all of them,
     which have to be in the study; no others count.
     """
-    for cells, rows in _windows(evidence):
-        if absent := _absent_windows(rows, [HALVES, *settings["windows"]]):
-            yield Absent(pruned_model(cells[NONE][0]), absent)
+    for place, by_name, rows in _windows(evidence):
+        if absent := _absent_windows(_adaptations(rows), [HALVES, *settings["windows"]]):
+            yield Absent(place, absent)
             continue
-        yield _beside_each(evidence, settings, cells, _adaptations(rows)[HALVES], rows, max)
+        halves = _adaptations(rows)[HALVES]
+        subject = f"{place}, {halves}"
+        yield _beside_each(evidence, settings, subject, by_name, halves, rows, max)
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
@@ -115,18 +114,19 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     of any job of that model, which is mostly libraries, and averaged over seeds, of which three are
     needed.
     """
-    for cells, rows in _windows(evidence):
-        place = pruned_model(cells[NONE][0])
+    for place, by_name, rows in _windows(evidence):
         wanted = [HALVES, *settings["windows"]]
-        if absent := _absent_windows(rows, wanted):
+        trained = _adaptations(rows)
+        if absent := _absent_windows(trained, wanted):
             yield Absent(place, absent)
             continue
-        names = [row["adaptation"] for row in rows if row["window"] in wanted]
+        names = [trained[window] for window in wanted]
+        cells = shared_seeds(by_name, names)
         used = [cell for name in names for cell in cells[name]]
         if len(used) < RUNS * len(names):
             yield Absent(place, f"peak memory was not measured in {RUNS} runs, with {RUNS} seeds")
             continue
-        half = _adaptations(rows)[HALVES]
+        half = trained[HALVES]
         base = _smallest_peak(evidence, used[0].model)
         net = {name: _peak(evidence, cells[name]) - base for name in names}
         least = min(value for name, value in net.items() if name != half)
@@ -153,7 +153,8 @@ def _missed(name: str, other: str) -> Statistic:
 def _beside_each(
     evidence: Evidence,
     settings: Settings,
-    cells: Cells,
+    subject: str,
+    by_name: BySeed,
     name: str,
     rows: Sequence[Mapping[str, Any]],
     pick: Pick,
@@ -163,32 +164,29 @@ def _beside_each(
     return ask(
         evidence,
         settings,
-        f"{pruned_model(cells[NONE][0])}, {name}",
+        subject,
         [_missed(name, other) for other in others],
-        only(cells, [NONE, name, *others]),
+        shared_seeds(by_name, [NONE, name, *others]),
         pick=pick,
     )
 
 
-def _windows(evidence: Evidence) -> Iterator[tuple[Cells, list[Mapping[str, Any]]]]:
-    """Yield, for each pruned model, the cells whose windows are compared and the windows' rows.
+def _windows(evidence: Evidence) -> Iterator[tuple[str, BySeed, list[Mapping[str, Any]]]]:
+    """Yield the name of each pruned model, its cells, and the rows of the windows to compare.
 
-    The cells are by adaptation, and include the unadapted ones. The adaptations have dense inputs
-    and targets; those chosen on the evaluation text are left out.
+    The adaptations have dense inputs and targets; those chosen on the evaluation text are left out.
     """
     for by_name in evidence.pruned:
+        place = pruned_model(next(iter(next(iter(by_name.values())).values())))
         rows = [
             row
             for row in evidence.windows
-            if any(
-                pruned_model(cell) == pruned_model(row) for cell in by_name.get(NONE, {}).values()
-            )
+            if pruned_model(row) == place
             and (row["inputs"], row["targets"]) == ("dense", "dense")
             and row["selected_on"] != "evaluation"
         ]
-        names = [NONE, *(row["adaptation"] for row in rows)]
-        if rows and (seeds := sorted(set.intersection(*(set(by_name[name]) for name in names)))):
-            yield {name: [by_name[name][seed] for seed in seeds] for name in names}, rows
+        if rows:
+            yield place, by_name, rows
 
 
 def _adaptations(rows: Sequence[Mapping[str, Any]], exact: bool = False) -> dict[Any, str]:
@@ -196,9 +194,8 @@ def _adaptations(rows: Sequence[Mapping[str, Any]], exact: bool = False) -> dict
     return {row["window"]: row["adaptation"] for row in rows if bool(row["exact"]) == exact}
 
 
-def _absent_windows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Any]) -> str | None:
-    """Return which of the wanted windows were not run, in words; None if all were."""
-    there = [row["window"] for row in rows]
+def _absent_windows(there: Collection[Any], wanted: Sequence[Any]) -> str | None:
+    """Return which of the wanted windows were not trained, in words; None if all were."""
     missing = [str(window) for window in wanted if window not in there]
     return f"windows that were not run: {', '.join(missing)}" if missing else None
 
