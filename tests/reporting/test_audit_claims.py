@@ -460,6 +460,7 @@ def test_halves_memory() -> None:
         )
         assert part["verdict"] == expected
         assert part["findings"][0]["value"] == pytest.approx(2)
+        assert part["findings"][0]["seeds"] == 3 and "3 seeds" in part["scope"]
         assert "--forcerun reconstruct_window" in part["findings"][0]["command"]
     part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=peaks)
     assert part["verdict"] == UNTESTED and "not measured in 3 runs" in part["reason"]
