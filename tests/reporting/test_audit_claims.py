@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ def audited(
     metric: str = "perplexity",
     folder: Path = NOWHERE,
     answers: Mapping[str, str] | None = None,
-    peaks: Mapping[str, int] | None = None,
+    peaks: Mapping[str, Sequence[int]] | None = None,
     **grid: Any,
 ) -> dict[str, Any]:
     """Return one part of one claim on made-up records; `perplexities` are by criterion and
@@ -267,8 +267,8 @@ def audited(
     for record in records.values():
         record["identity"]["parameters"] = 1000 if "tiny/" in record["cell"] else 2000
     for cell, record in records.items():
-        if peak := (peaks or {}).get(cell.adaptation):
-            record["cost"]["reconstruct_window"]["peak_bytes"] = peak
+        if of_seeds := (peaks or {}).get(cell.adaptation):
+            record["cost"]["reconstruct_window"]["peak_bytes"] = of_seeds[cell.seed]
         if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
             record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
             content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
@@ -452,7 +452,7 @@ def test_halves_missed(halves: float, expected: str) -> None:
 def test_halves_memory() -> None:
     """All jobs but these take 1 GB, so 0.2 GB beside 0.1 are twice as much, not 1.1 times."""
     values = BASE | {"wanda recon_all": 41, "wanda recon_halves": 42}
-    peaks = {"recon_halves": 1_200_000_000, "recon_block": 1_100_000_000}
+    peaks = {"recon_halves": [1_200_000_000] * 3, "recon_block": [1_100_000_000] * 3}
     settings = {"windows": [1]}
     for below, expected in ((2.1, HOLDS), (1.2, FAILS)):
         part = audited(
@@ -462,6 +462,13 @@ def test_halves_memory() -> None:
         assert part["findings"][0]["value"] == pytest.approx(2)
         assert part["findings"][0]["seeds"] == 3 and "3 seeds" in part["scope"]
         assert "--forcerun reconstruct_window" in part["findings"][0]["command"]
+    varied = peaks | {"recon_halves": [1_190_000_000, 1_200_000_000, 1_210_000_000]}
+    part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=varied, seeds=[0, 1, 2])
+    (finding,) = part["findings"]
+    # The standard error is 0.0577 times; Student's t of two degrees of freedom is 4.30.
+    assert finding["low"] == pytest.approx(2 - 0.0577 * 4.30, abs=0.02)
+    assert finding["high"] == pytest.approx(2 + 0.0577 * 4.30, abs=0.02)
+    assert part["verdict"] == UNDECIDED
     part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=peaks)
     assert part["verdict"] == UNTESTED and "not measured in 3 runs" in part["reason"]
     # A matrix that was solved exactly tells nothing of the memory that training takes.

@@ -227,9 +227,10 @@ def _finding(
     verdict, reason = judge(
         found, part["holds"], lambda value: number_text(value, unit), asked.bounds, asked.undefined
     )
-    # Peak memory has no losses to sample.
-    of_cells = len({cell.seed for cell in asked.cells}) or None
-    seeds = min((sample.seeds for sample in asked.samples), default=of_cells)
+    # Without a metric, the sample is one of runs, with a seed each.
+    of_runs = len({cell.seed for cell in asked.cells}) or None
+    of_losses = min((sample.seeds for sample in asked.samples), default=None)
+    seeds = of_losses if metric else of_runs
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
     rule = measure.repeated_by or EVALUATE_CELL

@@ -15,6 +15,7 @@ from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.section import Section
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.sources import AnyText, Mixture, Wheel
+from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
 Means = Sequence[Mapping[str, Any]]
@@ -91,10 +92,14 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     """Yield the notes below the table: texts, amounts, seeds, and the meaning of an error."""
     name, calibration = study.perplexity.text, study.calibration
     text = study.text(name)
+    dependent = (
+        "Windows that follow each other are not quite, so it is somewhat too small"
+        if study.perplexity.cut == JOINED
+        else "Windows of one document, if there are any, are not quite"
+    )
     yield (
         f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over "
-        "windows, taken as independent. Neighbouring windows are not quite, so it is somewhat too "
-        "small; the intervals of the audit allow for that."
+        f"windows, taken as independent. {dependent}; the intervals of the audit allow for that."
     )
     if isinstance(text, Wheel):
         yield (

@@ -1,11 +1,11 @@
 """Measures of the effect of the window size."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
-from freelunch.analysis.intervals import Pick, Statistic
+import numpy as np
+
+from freelunch.analysis.intervals import Means, Numbers, Pick, Sample, Statistic
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     WINDOW,
@@ -17,7 +17,6 @@ from freelunch.reporting.audit.measures.measure import (
     Measurement,
     Settings,
     ask,
-    constant,
     divided,
     shared_seeds,
 )
@@ -111,8 +110,8 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     """The peak resident memory of the job that adapts halves of a block, divided by the smallest
     peak of some `windows`, all of which have to be in the study. Both are net of the smallest peak
-    of any job of that model, which is mostly libraries, and averaged over seeds, of which three are
-    needed.
+    of any job of that model, which is mostly libraries. The interval is over runs with different
+    seeds, of which three are needed.
     """
     for place, by_name, rows in _windows(evidence):
         wanted = [HALVES, *settings["windows"]]
@@ -126,17 +125,23 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
         if len(used) < RUNS * len(names):
             yield Absent(place, f"peak memory was not measured in {RUNS} runs, with {RUNS} seeds")
             continue
-        half = trained[HALVES]
+        half, *others = names
         base = _smallest_peak(evidence, used[0].model)
-        net = {name: _peak(evidence, cells[name]) - base for name in names}
-        least = min(value for name, value in net.items() if name != half)
-        times = constant(net[half] / least if least > 0 else math.nan)
-        yield Measurement(f"{place}, {half}", [times], [], used)
+        peaks = [[_peak(evidence, cell) - base for cell in cells[name]] for name in names]
+
+        def times(means: Means, half: str = half, others: Sequence[str] = others) -> Numbers:
+            return divided(means[half], np.minimum.reduce([means[name] for name in others]))
+
+        # What varies from run to run is the unit of the interval.
+        runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
+        yield Measurement(
+            subject=f"{place}, {half}", statistics=[times], samples=[runs], cells=used
+        )
 
 
-def _peak(evidence: Evidence, cells: Sequence[Cell]) -> float:
-    """Return the peak memory of the adaptation of some cells, averaged over them."""
-    return fmean(evidence.records[cell]["cost"][RECONSTRUCT_WINDOW]["peak_bytes"] for cell in cells)
+def _peak(evidence: Evidence, cell: Cell) -> int:
+    """Return the peak memory of the adaptation of a cell."""
+    return int(evidence.records[cell]["cost"][RECONSTRUCT_WINDOW]["peak_bytes"])
 
 
 def _smallest_peak(evidence: Evidence, model: str) -> int:
