@@ -191,8 +191,7 @@ docs: env
 # that the two agree. `make compare` shows whether another machine agrees.
 results: full
 	$(MAKE) study STUDY=config.yaml
-	$(MAKE) study STUDY=studies/retraining.yaml
-	for name in laptop full retraining; do \
+	for name in laptop full; do \
 	  rm -rf docs/$$name/records; \
 	  cp -r results/$$name/records docs/$$name/records; \
 	done
@@ -202,7 +201,6 @@ results: full
 kept: env
 	python -m freelunch.reporting.kept config.yaml docs/laptop
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
-	python -m freelunch.reporting.kept studies/retraining.yaml docs/retraining
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

@@ -21,11 +21,7 @@ from freelunch.study.study import Study
 from records_for_tests import make_records, make_study, sealed
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = {
-    "full": "studies/full.yaml",
-    "laptop": "config.yaml",
-    "retraining": "studies/retraining.yaml",
-}
+KEPT = {"full": "studies/full.yaml", "laptop": "config.yaml"}
 # Where there is no SVG, the page shows the PNG.
 DRAWN = ("criteria.svg", "windows.svg", "budgets.png")
 # These adaptations make a comparison of windows, a comparison of budgets, and a cell whose
