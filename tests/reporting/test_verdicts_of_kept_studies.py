@@ -48,40 +48,56 @@ def found(claims: dict[str, dict[str, Any]], claim: str, part: int) -> dict[str,
     return {it["about"]: it for it in findings if ", u50" in it["subject"]}
 
 
-def test_one_block_to_five_is_not_supported(full: dict[str, Any]) -> None:
-    """The gain of five blocks is 2.2 % larger, and may be a tenth larger or smaller: the interval
-    of the spread, 0.2 to 8.9 %, could not contain 0.
+def test_what_one_seed_found_of_windows_three_seeds_do_not_decide(
+    full: dict[str, Any], laptop: dict[str, Any]
+) -> None:
+    """With the first seed, half a block misses 6.5 to 19.2 % of one block's gain, and the whole
+    model 38.8 to 63.2 %. The other two seeds give other numbers.
     """
+    for part, about in ((0, "half blocks vs. one block"), (0, "whole model vs. one block")):
+        one, three = (found(claims, "C2", part)[about] for claims in (laptop, full))
+        assert one["seeds"] == 1 and three["seeds"] == 3
+        assert three["high"] - three["low"] > 2 * (one["high"] - one["low"])
+        # Rounding differs between the machines' runs.
+        assert three["of_seeds"][0] == pytest.approx(one["value"], abs=1e-3)
+    assert laptop["C2"]["verdict"] == of_few_seeds(FAILS)
+    assert full["C2"]["verdict"] == UNDECIDED
+
+
+def test_one_block_to_five_is_not_settled(full: dict[str, Any]) -> None:
     (finding,) = found(full, "C2", 1).values()
-    assert finding["value"] == pytest.approx(-0.022, abs=5e-4)
-    assert finding["low"] < -0.1 and finding["high"] > 0.1
-    assert full["C2"]["parts"][1]["verdict"] == full["C2"]["verdict"] == UNDECIDED
+    assert finding["low"] < -0.1 < 0 < 0.1 < finding["high"]
+    assert full["C2"]["parts"][1]["verdict"] == UNDECIDED
 
 
-def test_the_budget_ratio_depends_on_the_reference(full: dict[str, Any]) -> None:
-    values = {
-        text: {name: it["value"] for name, it in found(full, "C1", part).items()}
-        for text, part in (("wikipedia", 2), ("c4", 4))
-    }
-    wikipedia = values["wikipedia"]
-    assert wikipedia["recon_block"] == pytest.approx(0.18, abs=5e-3)
-    assert wikipedia["recon_block_3"] == pytest.approx(0.40, abs=5e-3)
-    # No budget up to that of the reconstruction reaches it.
-    assert wikipedia["recon_block_10"] is None
-    assert values["c4"]["recon_block_10"] == pytest.approx(0.17, abs=5e-3)
-    verdicts = {it["verdict"] for it in found(full, "C1", 2).values()}
-    assert verdicts == {of_few_seeds(FAILS), UNDECIDED}
-    assert full["C1"]["parts"][2]["verdict"] == full["C1"]["verdict"] == UNDECIDED
-    assert full["C1"]["parts"][2]["reason"].endswith("and all have to agree.")
+def test_a_window_with_one_seed_takes_none_from_the_others(full: dict[str, Any]) -> None:
+    """The full study has ten blocks, and the exact solution, with the first seed only."""
+    trained, exact = (found(full, "C2b", part)[""] for part in (0, 1))
+    assert trained["seeds"] == 3 and exact["seeds"] == 1
+    (memory,) = full["C2v1"]["parts"][1]["findings"]
+    assert memory["seeds"] == 3 and memory["low"] < memory["value"] < memory["high"]
 
 
-def test_three_seeds_undo_what_one_seed_found(full: dict[str, Any], laptop: dict[str, Any]) -> None:
-    """With the first seed, 47 % of the gap between Wanda and SparseGPT is left."""
+def test_every_reference_and_both_texts_have_to_agree(full: dict[str, Any]) -> None:
+    references = {"recon_block_quarter", "recon_block", "recon_block_3"}
+    for part in range(2, 6):
+        assert found(full, "C1", part).keys() == references
+    for part in (2, 3):
+        assert {it["verdict"] for it in found(full, "C1", part).values()} == {FAILS}
+    for part in (4, 5):
+        verdicts = {name: it["verdict"] for name, it in found(full, "C1", part).items()}
+        assert verdicts["recon_block"] == FAILS and verdicts["recon_block_3"] == UNDECIDED
+        assert full["C1"]["parts"][part]["reason"].endswith("and all have to agree.")
+    assert full["C1"]["verdict"] == UNDECIDED
+
+
+def test_three_seeds_of_a_small_gap_decide_nothing(
+    full: dict[str, Any], laptop: dict[str, Any]
+) -> None:
     pair = "SparseGPT vs. Wanda"
     one, three = (found(claims, "C3", 1)[pair] for claims in (laptop, full))
-    assert one["value"] == pytest.approx(0.47, abs=5e-3)
     assert one["seeds"] == 1 and three["seeds"] == 3
-    assert three["of_seeds"] == pytest.approx([0.474, 0.779, 2.223], abs=5e-4)
+    assert three["of_seeds"] == pytest.approx([0.542, 0.455, 0.692], abs=1e-3)
     assert one["verdict"] == three["verdict"] == UNDECIDED
 
 
@@ -98,10 +114,10 @@ def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
             assert (part["scope"] is None) == (not any(it["cells"] for it in part["findings"]))
     assert full["C2"]["scope"] == (
         "smollm2-135m; u50; 8,192 calibration tokens, 1.6 % of the paper's smallest calibration "
-        "sample; one seed"
+        "sample; 3 seeds"
     )
     assert full["C3"]["scope"].endswith("; 1 to 3 seeds")
-    assert "512 to 81,920 calibration tokens, 0.098 to 16 %" in full["C1"]["scope"]
+    assert "512 to 24,576 calibration tokens, 0.098 to 4.7 %" in full["C1"]["scope"]
 
 
 def test_a_study_below_the_papers_scale_says_nothing_about_its_claims(
@@ -115,7 +131,7 @@ def test_a_study_below_the_papers_scale_says_nothing_about_its_claims(
 def test_of_a_study_at_scale_the_seeds_decide() -> None:
     """As if the paper had calibrated on as little text; C3b and C4 need more than text."""
     claims = audited("studies/full.yaml", "full", dict.fromkeys(load_regimes(), 8192))
-    assert claims["C2b"]["bearing"] == claims["C2v1"]["bearing"] == TOO_FEW_SEEDS
+    assert claims["C2"]["bearing"] == claims["C2v1"]["bearing"] == UNDECIDED
     assert claims["C3"]["parts"][0]["bearing"] == TOO_FEW_SEEDS
     assert claims["C3b"]["bearing"] == claims["C4"]["bearing"] == TOO_SMALL
     assert claims["C1"]["bearing"] == UNDECIDED
@@ -126,7 +142,7 @@ def test_from_one_seed_everything_is_so_on_this_sample_and_order(laptop: dict[st
         for part in claim["parts"]:
             measured = [it for it in part["findings"] if it["seeds"] is not None]
             assert all(it["verdict"] not in (HOLDS, FAILS) for it in measured), part["says"]
-    assert laptop["C2b"]["verdict"] == of_few_seeds(HOLDS)
+    assert laptop["C2v1"]["verdict"] == of_few_seeds(FAILS)
 
 
 def test_thresholds_say_when_they_were_set(full: dict[str, Any]) -> None:
@@ -138,9 +154,14 @@ def test_thresholds_say_when_they_were_set(full: dict[str, Any]) -> None:
     assert len(late) == 6
 
 
-def test_intervals_are_as_wide_as_neighbouring_windows_ask(full: dict[str, Any]) -> None:
-    """Wanda's recovered share: the bootstrap of independent windows gave 19.6 to 23.7 %."""
-    finding = next(it for it in full["C1"]["parts"][0]["findings"] if "wanda, u50" in it["subject"])
-    assert finding["value"] == pytest.approx(0.217, abs=5e-4)
-    assert finding["low"] < 0.19 and finding["high"] > 0.243
-    assert kind(finding["verdict"]) == HOLDS and math.isfinite(finding["low"])
+def test_intervals_cover_seeds_too(full: dict[str, Any], laptop: dict[str, Any]) -> None:
+    """Wanda's recovered share: from documents of one seed 18.3 to 22.7 %."""
+
+    def recovered(claims: dict[str, Any]) -> dict[str, Any]:
+        findings = claims["C1"]["parts"][0]["findings"]
+        return next(it for it in findings if "wanda, u50" in it["subject"])
+
+    one, three = recovered(laptop), recovered(full)
+    assert (one["low"], one["high"]) == pytest.approx((0.183, 0.227), abs=1e-3)
+    assert three["low"] < one["low"] and three["high"] > one["high"]
+    assert kind(three["verdict"]) == HOLDS and math.isfinite(three["low"])
