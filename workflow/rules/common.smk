@@ -11,6 +11,16 @@ def of_this_repository(file):
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def image_of_jobs():
+    """Return the image that jobs run in, which must be there before the first of them."""
+    image = of_this_repository("envs/freelunch.sif")
+    try:
+        check_image(Path(image))
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return image
+
+
 def cell_of(wildcards):
     """Return the cell's identity as a path."""
     return f"{wildcards.model}/{wildcards.pruning}/{wildcards.adaptation}/seed{wildcards.seed}"

@@ -1,4 +1,6 @@
 # Fetch models, texts and tasks. All studies share them.
+#
+# Downloads never run in a container: Snakemake would hide the home folder from them, which has the token for the hub.
 
 
 rule fetch_model:
@@ -12,6 +14,8 @@ rule fetch_model:
     localrule: True
     conda:
         "../../envs/freelunch.yaml"
+    container:
+        None
     resources:
         **asks(lambda wildcards: Job(steps.FETCH_MODEL, wildcards.model)),
     params:
@@ -32,6 +36,8 @@ rule fetch_text:
     localrule: True
     conda:
         "../../envs/freelunch.yaml"
+    container:
+        None
     params:
         entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
         code=code_digest("fetch_text"),
@@ -53,6 +59,8 @@ if STUDY.tasks:
         localrule: True
         conda:
             "../../envs/freelunch.yaml"
+        container:
+            None
         params:
             entries={name: STUDY.config.tasks[name].fetched() for name in STUDY.tasks["tasks"]},
             code=code_digest("fetch_tasks"),
