@@ -1,6 +1,7 @@
 """A stand-in for `apptainer`, since no image can be made here.
 
-It notes how it was called, and runs the command with the Python of the tests in place of the image's.
+It notes how it was called, and runs the command with the Python of the tests in place of the
+image's.
 """
 
 import json
