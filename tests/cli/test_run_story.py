@@ -314,10 +314,12 @@ def test_the_log_of_a_task_of_an_array_is_named_where_it_is(events, clock, tmp_p
 
 
 def test_a_job_that_a_scheduler_refused_says_why(events, clock):
-    """Snakemake says it of no group; another attempt may fail for another reason."""
+    """Snakemake says it of no group, for which the job with the most work stands; another attempt
+    may fail for another reason.
+    """
     story = Story()
-    told(story, events.began(), events.plan({1: 1.0, 2: 1.0}, queues=True))
-    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (1, 2)]
+    told(story, events.began(), events.plan({1: 2.0, 2: 1.0}, queues=True))
+    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (2, 1)]
     found = {"groupid": "g", "aux_logs": [], "job_error_info": infos}
     error = events.said("Error in group g", logging.ERROR, "group_error", **found)
     refused = events.said("evaluate_cell: refused\n  found:    no", event=SCHEDULER, jobs=[1, 2])

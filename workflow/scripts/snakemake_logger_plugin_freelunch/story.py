@@ -198,13 +198,16 @@ class Story:
             yield self._failed(found["jobid"], job, found["rule_msg"], found["log"])
 
     def _group_error(self, record: logging.LogRecord) -> Iterator[str]:
-        """Tell which job of a group failed. The jobs of a group run one after another."""
+        """Tell which job of a group failed. The jobs of a group run one after another; if none has
+        begun, the one with the most work stands for them.
+        """
         infos = record.__dict__["job_error_info"]
         jobs = [(info, job) for info in infos if (job := self.running.get(info["jobid"]))]
         begun = [(info, job) for info, job in jobs if job.log.has_begun]
         stopped = [(info, job) for info, job in begun if job.log.error() is not None]
         for info, _ in jobs:
             self.running.pop(info["jobid"])
+        jobs.sort(key=lambda one: one[1].planned_s, reverse=True)
         for info, job in stopped or begun[-1:] or jobs[:1]:
             logs = [*info["log"], *record.__dict__["aux_logs"]]
             yield self._failed(info["jobid"], job, None, logs)
