@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from freelunch.cli.slurm import refused
 from freelunch.costs.jobs import RULES
+from snakemake_logger_plugin_freelunch.job_log import written
 
 _SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
 _SUBMITTED_ARRAY = re.compile(
@@ -67,7 +68,7 @@ def tell_errors(executor: Any, tell: Callable[[str, list[int]], None]) -> None:
                 msg = str(refused(problem, largest.rule.name, asked, found[1]))
                 tell(msg, numbers)
             elif job_info.external_jobid:
-                log = Path(job_info.aux["slurm_logfile"])
+                log = Path(written(str(job_info.aux["slurm_logfile"])))
                 for ended in _known([(str(job_info.external_jobid), log)]):
                     said = _said(ended)
                     early = _early_end(ended, said)
