@@ -189,7 +189,8 @@ def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
     driver = "workflow/scripts/freelunch/adaptation/retraining/driver.py"
     text = (study.path / driver).read_text()
     (study.path / driver).write_text(f"import time\ntime.sleep(45)\n{text}")
-    output = study.run_study("--", target)
+    # As on a fast machine; a slow or busy one would ask for more than a minute.
+    output = study.run("--config", f"study={STUDY}", "tflops=1", "--", target)
     assert len(submitted(output)) == 2, output
     assert "runtime=1" in output and "runtime=2" in output
     assert "out of time; it had asked for 1:00" in output
