@@ -20,7 +20,7 @@ from snakemake_logger_plugin_freelunch.screen import Screen
 from snakemake_logger_plugin_freelunch.story import (
     COMMAND,
     PLAN,
-    REFUSED,
+    SCHEDULER,
     STOPPED,
     SUMMARY,
     Story,
@@ -314,13 +314,15 @@ def test_the_log_of_a_task_of_an_array_is_named_where_it_is(events, clock, tmp_p
 
 
 def test_a_job_that_a_scheduler_refused_says_why(events, clock):
-    """Snakemake says it of no group; another attempt may fail for another reason."""
+    """Snakemake says it of no group, for which the job with the most work stands; another attempt
+    may fail for another reason.
+    """
     story = Story()
-    told(story, events.began(), events.plan({1: 1.0, 2: 1.0}, queues=True))
-    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (1, 2)]
+    told(story, events.began(), events.plan({1: 2.0, 2: 1.0}, queues=True))
+    infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (2, 1)]
     found = {"groupid": "g", "aux_logs": [], "job_error_info": infos}
     error = events.said("Error in group g", logging.ERROR, "group_error", **found)
-    refused = events.said("evaluate_cell: refused\n  found:    no", event=REFUSED, jobs=[1, 2])
+    refused = events.said("evaluate_cell: refused\n  found:    no", event=SCHEDULER, jobs=[1, 2])
     jobs = [events.job(number, rule) for number, rule in ((1, "evaluate_cell"), (2, "other"))]
     told(story, *jobs)
     assert told(story, refused, error) == ["FAILED    evaluate_cell, 0 s: evaluate_cell: refused"]
@@ -335,6 +337,7 @@ def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(e
         "Unlocked working directory."
     ]
     assert told(story, events.said("Building DAG of jobs...")) == []
+    assert told(story, events.said("No SLURM account given, trying to guess.")) == []
     assert told(story, events.began(), events.said("Complete log(s): x")) == []
     assert told(story, events.said("odd", logging.WARNING)) == ["odd"]
     assert told(story, events.said("WorkflowError:\nbad", logging.ERROR, "error")) == [

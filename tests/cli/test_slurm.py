@@ -13,7 +13,7 @@ from freelunch.cli.slurm import (
     scheduled_jobs,
     status_command,
 )
-from freelunch.cli.slurm_ends import endings, tell_refusals
+from freelunch.cli.slurm_ends import endings, tell_errors
 from freelunch.core.errors import UserError
 from freelunch.costs.requests import Limits
 
@@ -42,7 +42,7 @@ def stand_in(tmp_path: Path, name: str, script: str) -> None:
         ("Requested time limit is invalid", "evaluate_cell:runtime=MINUTES"),
         ("Memory specification can not be satisfied", "evaluate_cell:mem_mb=MB"),
         ("Invalid generic resource (gres) specification", "device=cpu"),
-        ("Requested node configuration is not available", "device=cpu"),
+        ("Requested node configuration is not available", "with GPUs, or say `device=cpu`"),
         ("Unable to contact slurm controller (connect failure)", "`sinfo`"),
         ("the site has a rule of its own", "ask for something else"),
     ],
@@ -253,11 +253,12 @@ def test_a_job_that_is_refused_when_it_is_submitted_says_why() -> None:
     passed_on: list[str | None] = []
     executor = SimpleNamespace(report_job_error=lambda info, msg=None: passed_on.append(msg))
     told: list[tuple[str, list[int]]] = []
-    tell_refusals(executor, lambda error, jobs: told.append((error, jobs)))
+    tell_errors(executor, lambda error, jobs: told.append((error, jobs)))
     said = "sbatch: error: Batch job submission failed: Requested time limit is invalid"
     msg = f"SLURM sbatch failed. The error message was '{said}'.\n    sbatch call:\n    x --wrap=y"
-    executor.report_job_error(SimpleNamespace(job=group), msg=msg)
-    executor.report_job_error(SimpleNamespace(job=group), msg="its node failed")
+    info = SimpleNamespace(job=group, external_jobid=None)
+    executor.report_job_error(info, msg=msg)
+    executor.report_job_error(info, msg="its node failed")
     ((error, jobs),) = told
     assert jobs == [0, 1] and passed_on == [error, "its node failed"]
     assert error.splitlines() == [
@@ -267,6 +268,33 @@ def test_a_job_that_is_refused_when_it_is_submitted_says_why() -> None:
         "--time=40",
         "  to do:    choose a partition with a longer limit, or ask for less time: "
         "`--set-resources retrain_model:runtime=MINUTES`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "told"),
+    [
+        ("FAILED", "slurmstepd: error: Exceeded job memory limit", ["killed for memory"]),
+        ("TIMEOUT", "", ["out of time"]),
+        ("FAILED", "", []),
+        ("FAILED", "[prune_model a] error: No space left on device", []),
+    ],
+)
+def test_a_job_that_slurm_ended_says_why_at_once(
+    tmp_path: Path, state: str, said: str, told: list[str]
+) -> None:
+    """Its own error, if it has one, says more."""
+    log = tmp_path / "7.log"
+    log.write_text(said)
+    stand_in(tmp_path, "squeue", f"echo '7|{state}|10:00|900M'")
+    job = SimpleNamespace(jobid=3, is_group=lambda: False)
+    executor = SimpleNamespace(report_job_error=lambda info, msg=None, aux_logs=(): None)
+    found: list[tuple[str, list[int]]] = []
+    tell_errors(executor, lambda error, jobs: found.append((error, jobs)))
+    info = SimpleNamespace(job=job, external_jobid="7", aux={"slurm_logfile": str(log)})
+    executor.report_job_error(info, msg="SLURM-job '7' failed", aux_logs=[str(log)])
+    assert [(error.partition(";")[0], jobs) for error, jobs in found] == [
+        (why, [3]) for why in told
     ]
 
 
@@ -311,13 +339,8 @@ def test_a_task_of_an_array_says_why_it_ended(tmp_path: Path) -> None:
     log = logs / "rule_reconstruct_window" / "7_2.log"
     log.parent.mkdir(parents=True)
     log.write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7_2.0")
-    started = "".join(
-        f"[Fri Nov 27 11:00:00 2026]\nrule reconstruct_window:\n    output: a, b\n    jobid: {at}\n"
-        "    resources: mem_mb=900\n\n"
-        for at in (3, 4, 12)
-    )
     run.write_text(
-        f"{started}Submitted array job with Snakemake IDs 12,3,4 and SLURM job ID 7. The "
+        "Submitted array job with Snakemake IDs 12,3,4 and SLURM job ID 7. The "
         "individual task IDs are 1-3.\n"
         f"Job 12 has been submitted with SLURM jobid 8 (log: {log.parent}/x/8.log)."
     )
@@ -336,7 +359,8 @@ def test_a_task_of_an_array_says_why_it_ended(tmp_path: Path) -> None:
         "  to do:    ask for more: `--set-resources reconstruct_window:mem_mb=MB` (Snakemake "
         "option, or a line of the profile)",
     ]
-    assert late.startswith("Slurm job 7_3, rule_reconstruct_window: out of time")
+    # Slurm wrote no log of this one.
+    assert late.startswith("Slurm job 7_3: out of time; it had asked for 10:00\n")
 
 
 def test_an_error_of_the_job_itself_is_repeated(tmp_path: Path) -> None:

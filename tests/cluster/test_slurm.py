@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from apptainer_standin import Apptainer
 from hub_standin import HubStandIn
 from real_slurm import Slurm
 from slurm_folder import STUDY, OnSlurm
@@ -91,7 +92,8 @@ def test_few_jobs_go_to_the_scheduler(finished):
     """One for the dense pass, one for each pruning, one for each cell; the plan says so."""
     said = finished.said.read_text()
     assert len(submitted(said)) == 1 + 2 + 5
-    assert "On a cluster: 8 jobs for the scheduler" in said
+    assert "From scratch on a cluster: 8 jobs for the scheduler" in said
+    assert "the scheduler gets 8 jobs" in said
     assert "device: cpu, as the profile says" in said
     assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", said, re.M)) == 4
 
@@ -107,6 +109,44 @@ def test_waiting_does_not_dominate(finished):
 
 def test_a_second_run_submits_nothing(finished):
     assert "Nothing to be done" in finished.run_study()
+
+
+@pytest.mark.long
+def test_make_takes_the_profile(study):
+    """Also in a folder whose name has a space."""
+    record = study.path / RESULTS / "records" / "tiny__wanda-u50__recon_block__seed0.json"
+    record.unlink()
+    # The environment of the tests, instead of one that `make` would make.
+    (study.path / ".venv").mkdir()
+    (study.path / ".venv" / ".ready").touch()
+    done = subprocess.run(
+        ["make", "study", "PROFILE=slurm", f"STUDY={STUDY}"],
+        cwd=study.path,
+        env=study.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and len(submitted(done.stdout)) == 1, done.stdout
+    assert "the scheduler gets 1 job." in done.stdout and record.is_file()
+
+
+@pytest.mark.long
+def test_jobs_on_nodes_run_in_the_image(study, tmp_path, monkeypatch):
+    """All steps of a cell that a node runs, by a stand-in for Apptainer."""
+    apptainer = Apptainer(tmp_path / "apptainer")
+    monkeypatch.setenv("PATH", apptainer.path)
+    (study.path / "envs" / "freelunch.sif").touch()
+    record = RESULTS / "records" / "tiny__wanda-u50__recon_block__seed0.json"
+    output = study.run_study(
+        *("--software-deployment-method", "apptainer", "--forcerun", "reconstruct_window"),
+        # Otherwise the steps before would run again, since they ran in another environment.
+        *("--rerun-triggers", "mtime", "--", str(record)),
+    )
+    assert len(submitted(output)) == 1, output
+    scripts = [re.findall(r"\.(\w+)\.py", call[3][-1])[-1] for call in apptainer.calls()]
+    assert scripts == ["reconstruct_window", "evaluate_cell", "collect_records"]
 
 
 # --- Ended early
@@ -149,9 +189,11 @@ def test_a_job_that_ran_out_of_time_gets_more(study, tmp_path):
     driver = "workflow/scripts/freelunch/adaptation/retraining/driver.py"
     text = (study.path / driver).read_text()
     (study.path / driver).write_text(f"import time\ntime.sleep(45)\n{text}")
-    output = study.run_study("--", target)
+    # As on a fast machine; a slow or busy one would ask for more than a minute.
+    output = study.run("--config", f"study={STUDY}", "tflops=1", "--", target)
     assert len(submitted(output)) == 2, output
     assert "runtime=1" in output and "runtime=2" in output
+    assert "out of time; it had asked for 1:00" in output
 
 
 @pytest.mark.long
@@ -299,17 +341,22 @@ def test_a_request_beyond_the_limits_stops_the_study_at_once(study, lenient, enf
 
 
 @pytest.mark.long
-def test_a_file_of_partitions_is_checked_before_the_start(study):
+def test_the_file_of_partitions_of_a_copied_profile_is_checked_before_the_start(study):
     target = without_windows(study)
-    arguments = ["--slurm-partition-config", "partitions.yaml"]
-    (study.path / "partitions.yaml").write_text("partitions: {mian: {max_runtime: 60}}")
-    output = study.run_study(*arguments, "--", target, status=1)
-    assert "the cluster has no such partition" in output and "main (nearest)" in output, output
-    (study.path / "partitions.yaml").write_text("partitions: {main: {max_runtime: 600}}")
+    mine = Path("workflow/profiles/mine")
+    shutil.copytree(study.path / "workflow/profiles/slurm", study.path / mine)
+    study.edit(f"{mine}/profile.yaml", "# slurm-partition-config:", "slurm-partition-config:")
+    study.options = ("--workflow-profile", str(mine), *study.options[2:])
+    file = study.path / mine / "partitions.yaml"
+    file.write_text("partitions: {mian: {max_runtime: 60}}")
+    output = study.run_study("--", target, status=1)
+    assert f"{mine}/partitions.yaml: partitions: the cluster has no such partition" in output
+    assert "main (nearest)" in output, output
+    file.write_text("partitions: {main: {max_runtime: 600}}")
     more = ["--set-resources", "reconstruct_window:runtime=61"]
-    output = study.run_study(*arguments, *more, "--", target, status=1)
+    output = study.run_study(*more, "--", target, status=1)
     assert "Slurm would never start such a job" in output and not submitted(output), output
-    output = study.run_study(*arguments, "--", target)
+    output = study.run_study("--", target)
     assert "Auto-selected partition 'main'" in output and (study.path / target).exists()
 
 

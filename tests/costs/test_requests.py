@@ -89,8 +89,13 @@ def test_the_plan_says_what_a_cluster_gets() -> None:
     assert scheduled_jobs(study) == 8
     # Two of these cells are reconstructions, each of whose windows two jobs share.
     assert scheduled_jobs(study, groups=2) == 12
-    text = plan_brief(Plan.of(study), MACHINE, 23, on_cluster=True, groups=2)
-    assert "On a cluster: 12 jobs for the scheduler" in text
+    text = plan_brief(Plan.of(study), MACHINE, 11, submitted=2, groups=2)
+    assert "From scratch on a cluster: 12 jobs for the scheduler" in text
+    assert "  11 jobs run now; the scheduler gets 2 jobs. " in text
+    assert "scheduler" not in plan_brief(Plan.of(study), MACHINE, 11)
     text = plan_text(Plan.of(study), MACHINE)
-    assert "On a cluster: 8 jobs for the scheduler; the longest chain takes 20 seconds." in text
+    assert (
+        "From scratch on a cluster: 8 jobs for the scheduler; the longest chain takes 20 seconds."
+        in text
+    )
     assert "device: a GPU" in plan_text(Plan.of(study, device="a GPU"), MACHINE)

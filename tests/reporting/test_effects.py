@@ -194,7 +194,7 @@ def test_adaptations_and_open_intervals_are_said_in_words() -> None:
     records = ROOT / "docs" / "full" / "records"
     rows = Results(kept, load_records(kept, records), records).effects
     budgets = [row for row in rows if row["measure"] == "budget_ratio"]
-    assert "tokens, held out: one block, 10 \N{MULTIPLICATION SIGN} tokens" in [
+    assert "tokens, held out: one block, 3 \N{MULTIPLICATION SIGN} tokens" in [
         row["effect"] for row in budgets
     ]
     assert not [row["effect"] for row in rows if "recon_" in row["effect"]]

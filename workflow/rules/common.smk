@@ -11,6 +11,16 @@ def of_this_repository(file):
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def image_of_jobs():
+    """Return the image that jobs run in, which must be there before the first of them."""
+    image = of_this_repository("envs/freelunch.sif")
+    try:
+        check_image(Path(image))
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return image
+
+
 def cell_of(wildcards):
     """Return the cell's identity as a path."""
     return f"{wildcards.model}/{wildcards.pruning}/{wildcards.adaptation}/seed{wildcards.seed}"
@@ -143,14 +153,16 @@ def choose_status_command():
         settings.status_command = command
 
 
+def jobs_for_scheduler():
+    """Return rule, group and resources of each job that is about to run elsewhere."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    return [(job.rule.name, job.group, dict(job.resources.items())) for job in jobs]
+
+
 def check_scheduler():
     """Check that Slurm would take the jobs that are about to run, and could start them."""
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     try:
-        slurm.check_requests(
-            ((job.rule.name, job.group, dict(job.resources.items())) for job in jobs),
-            partitions(),
-        )
+        slurm.check_requests(jobs_for_scheduler(), partitions())
     except UserError as error:
         raise WorkflowError(str(error))
 

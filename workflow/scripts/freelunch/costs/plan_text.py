@@ -58,7 +58,7 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
 
 
 def plan_brief(
-    plan: Plan, machine: Machine, jobs: int, on_cluster: bool = False, groups: int = 1
+    plan: Plan, machine: Machine, jobs: int, submitted: int | None = None, groups: int = 1
 ) -> str:
     """Return what the user sees when a run begins: the whole cost, and what does not fit.
 
@@ -66,7 +66,7 @@ def plan_brief(
         plan: The plan.
         machine: The machine that runs the study.
         jobs: How many jobs run now, those that take seconds included.
-        on_cluster: Whether a scheduler runs them.
+        submitted: How many jobs a scheduler gets now; None if all run on this machine.
         groups: How many jobs share the windows of a reconstruction.
     """
     lines = [_headline(plan), *_conditions(plan)]
@@ -82,9 +82,11 @@ def plan_brief(
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
             *(f"  {each}" for each in misfits(plan, machine)),
-            *([_on_a_cluster(plan, known, machine, groups)] if on_cluster else []),
+            *([_on_a_cluster(plan, known, machine, groups)] if submitted is not None else []),
         ]
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
+    if submitted is not None:
+        now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
     command = f"make plan STUDY={plan.study.source}{plan.study.part_words}"
     return "\n".join([*lines, f"  {now}. The whole plan: `{command}`"])
 
@@ -143,7 +145,7 @@ def _on_a_cluster(plan: Plan, costs: Mapping[Job, Cost], machine: Machine, group
         sum(seconds[job] for job in chain) for chain in chains_of(plan.study) if chain[0] in seconds
     )
     number = f"{scheduled_jobs(plan.study, groups):,} jobs for the scheduler"
-    return f"  On a cluster: {number}; the longest chain takes {duration(longest)}."
+    return f"  From scratch on a cluster: {number}; the longest chain takes {duration(longest)}."
 
 
 def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iterator[str]:
