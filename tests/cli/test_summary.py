@@ -38,8 +38,8 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     row = next(line for line in lines if line.startswith("  smollm2-135m"))
     # As docs/laptop/tables/summary.md has them.
     assert re.split("  +", row.strip()) == [
-        *("smollm2-135m", "u50", "20.5", "44.7 (wanda)"),
-        *("37.8 (wanda, recon_5)", "35.4 (wanda, masklora)"),
+        *("smollm2-135m", "u50", "27.0", "55.6 (wanda)"),
+        *("47.6 (wanda, recon_5)", "44.8 (wanda, full)"),
     ]
     told = "The paper's claims: found: C1, C2b; found in part: C2; not testable here: C4"
     assert told in lines
@@ -55,7 +55,7 @@ def test_lines_fit_the_terminal(tmp_path, monkeypatch, width):
     # Only paths may be longer.
     assert all(len(line) <= width for line in lines if "results/" not in line)
     # Cells matter more than the scope and than paths.
-    assert "35.4 (wanda, masklora)" in " ".join(map(str.strip, lines))
+    assert "44.8 (wanda, full)" in " ".join(map(str.strip, lines))
     assert ("  model         pattern" in "\n".join(lines)) == (width == 200)
 
 
