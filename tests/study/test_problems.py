@@ -190,7 +190,7 @@ def test_a_key_of_the_study_that_is_missing(key: str) -> None:
     ("registry", "key", "values"),
     [
         ("models", "source", "one of: hub, path, wheel"),
-        ("texts", "source", "one of: hub, path, tokens, wheel"),
+        ("texts", "source", "one of: hub, mixture, path, tokens, wheel, wheel_files"),
         ("criteria", "score", "one of: flap, magnitude, "),
         ("adaptations", "method", "one of: biases, biases_norms, full, "),
     ],
@@ -199,6 +199,13 @@ def test_an_entry_that_does_not_say_what_it_is(registry: str, key: str, values: 
     message = refusal(changed({f"{registry}.x": {}}))
     assert "1 problem in the config" in message
     assert f"  {registry}.x: {key!r} is missing ({values}" in message
+
+
+def test_an_unknown_model_whose_budget_is_in_tokens() -> None:
+    """The check that a budget in tokens suits all models does not know this one."""
+    adaptations = {"adaptations.recon_block.budget": {"tokens": 4096}}
+    message = refusal(changed({"study.grids.0.models": ["nobody"], **adaptations}))
+    assert "1 problem in the config" in message and "nobody" in message
 
 
 def test_registries_that_are_missing() -> None:

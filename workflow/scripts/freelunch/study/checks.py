@@ -251,11 +251,13 @@ def _sample(name: str, entry: Training, config: Config, names: Names) -> Iterato
 def _in_tokens(where: str, budget: Budget, config: Config) -> Iterator[str]:
     """Yield that a number of tokens is not the same number of sequences for all models."""
     length = config.study.calibration.length
-    for model in models_of(config.study.grids):
-        most = config.models[model].max_length
+    for name in models_of(config.study.grids):
+        # `_named` tells of a model that is not defined.
+        model = config.models.get(name)
+        most = model and model.max_length
         if budget.tokens is not None and most is not None and most < length:
             yield (
-                f"{where}.budget.tokens: the model {model} gets sequences of {most} tokens instead "
+                f"{where}.budget.tokens: the model {name} gets sequences of {most} tokens instead "
                 f"of {length}; expected `times` and `of`, or `samples`"
             )
 
