@@ -34,7 +34,7 @@ from freelunch.study.families import halves_of, whole_of
 from freelunch.study.methods import METHODS
 from freelunch.study.windows import adapted_windows
 from interrupts import Interrupt, contents, interrupted, stamps
-from operations import counted_operations
+from operations import Counter
 from tiny_models import (
     BLOCKS,
     LENGTH,
@@ -587,7 +587,7 @@ def test_a_window_trains_what_a_method_does(
     if (window == "matrix" and trained.norms) or not (trained.weights or trained.norms or biases):
         # The one is refused with the config, the other by the job.
         return
-    with counted_operations() as counter:
+    with Counter() as counter:
         adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
     noted = [it for entry in adapted.files.values() for it in entry["windows"].values()]
     assert sum(it["loss_after"] for it in noted) < sum(it["loss_before"] for it in noted)
@@ -604,7 +604,7 @@ def test_a_window_trains_what_a_method_does(
                 assert torch.equal(found[name], value), name
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_flops(shapes, SEQUENCES, LENGTH, reconstruction(**settings))
-    assert predicted == counter.get_total_flops()
+    assert predicted == counter.operations
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -618,11 +618,11 @@ def test_operations_of_inputs_and_targets(
     inputs, targets = MODES[mode]
     settings = {"window": window, "trains": trains, "rank": 4, "train_norms": False}
     settings |= {"inputs": inputs, "targets": targets}
-    with counted_operations() as counter:
+    with Counter() as counter:
         reconstruct(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
-    assert predicted == counter.get_total_flops()
+    assert predicted == counter.operations
 
 
 @pytest.mark.parametrize("family", OTHERS)
@@ -634,12 +634,12 @@ def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     for window in (2, "matrix" if family in PARALLEL else "attention_mlp"):
         settings = {"window": window, "train_norms": window != "matrix"}
-        with counted_operations() as counter:
+        with Counter() as counter:
             reconstruct(prepared, tmp_path / f"{window}", **settings)
         predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
-        assert predicted == counter.get_total_flops(), window
-    with counted_operations() as counter:
+        assert predicted == counter.operations, window
+    with Counter() as counter:
         retrain(prepared, tmp_path / "retrained", "full")
     retraining = read_adaptation({"method": "full"})
     predicted = retraining_flops(shapes, SEQUENCES, 32, retraining)
-    assert predicted == counter.get_total_flops(), "retraining"
+    assert predicted == counter.operations, "retraining"

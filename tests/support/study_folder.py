@@ -60,14 +60,18 @@ class Folder:
         return cls(path)
 
     def warm(self) -> "Folder":
-        """Return this folder, where Snakemake and its jobs need not import large packages."""
-        warm = type(self)(self.path)
-        warm.programs = (warm_folder(), *self.programs)
-        return warm
+        """Have Snakemake and its jobs start as `warm_python` says; return the folder.
+
+        Tests of what processes do to each other leave it.
+        """
+        self.programs = (warm_folder(), *self.programs)
+        return self
 
     def copy(self, path: Path) -> "Folder":
         shutil.copytree(self.path, path, symlinks=True)
-        return type(self)(path)
+        new = type(self)(path)
+        new.programs = self.programs
+        return new
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.path / file

@@ -17,7 +17,8 @@ def folder() -> type[Folder]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The smoke study, run to its end. Tests copy it before they change anything.
+    """The smoke study, run to its end, each job in a process of its own. Tests copy it before
+    they change anything.
 
     All processes that run tests share it: the first that needs it runs it, the others wait.
     """
@@ -34,4 +35,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 @pytest.fixture
 def study(finished: Folder, tmp_path: Path) -> Folder:
     """A private copy of the finished smoke study."""
-    return finished.copy(tmp_path / "study")
+    return finished.copy(tmp_path / "study").warm()

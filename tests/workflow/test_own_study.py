@@ -21,7 +21,7 @@ print(write_study("~/My Model (v1)", "~/Notes of 2024.jsonl", None, None, machin
 
 
 def test_a_study_of_ones_own_reaches_its_page(tmp_path):
-    folder = Folder.new(tmp_path / "clone")
+    folder = Folder.new(tmp_path / "clone").warm()
     save_tiny_model(tmp_path / "My Model (v1)")
     write_jsonl(tmp_path)
     library = folder.path / "workflow" / "scripts"
@@ -30,7 +30,7 @@ def test_a_study_of_ones_own_reaches_its_page(tmp_path):
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [sys.executable, *command],
+            ["python", *command],
             cwd=folder.path,
             env=environment,
             capture_output=True,
