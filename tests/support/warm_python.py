@@ -21,6 +21,7 @@ import random
 import runpy
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,39 +49,45 @@ UNSET = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 @functools.cache
 def warm_folder() -> Path:
-    """Return a folder with `python` and `snakemake`, for this process and as long as it lives."""
-    folder = tempfile.TemporaryDirectory(prefix="warm-")
-    atexit.register(folder.cleanup)
-    path = Path(folder.name)
+    """Return a folder with `python` and `snakemake`, which stays as long as this process."""
+    # Not below pytest's folder: the path of a socket has at most 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
     real = Path(sys.executable)
-    client = [real, "-IS", Path(__file__).with_name("warm_client.py"), path / "socket"]
+    client = [real, "-IS", Path(__file__).with_name("warm_client.py"), folder / "socket"]
     for name, program in (("python", []), ("snakemake", [real.with_name("snakemake")])):
         command = shlex.join(map(str, [*client, *program]))
-        (path / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (path / name).chmod(0o755)
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (folder / name).chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path / "socket"))
+        listener.bind(str(folder / "socket"))
         listener.listen(64)
-        # It ends when its standard input does, at the latest when this process ends.
-        subprocess.Popen(
-            [real, __file__, str(listener.fileno()), str(path / "python")],
+        server = subprocess.Popen(
+            [real, __file__, folder, str(listener.fileno())],
+            # It ends when this ends, at the latest with this process.
             stdin=subprocess.PIPE,
             env={name: value for name, value in os.environ.items() if name not in UNSET},
             pass_fds=[listener.fileno()],
             start_new_session=True,
         )
-    return path
+    atexit.register(server.communicate)
+    return folder
 
 
-def serve(listener: socket.socket) -> dict[str, Any]:
-    """Fork a process for each program that is asked for; return in the fork what to run."""
+def serve(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork a process for each program that is asked for.
+
+    Returns:
+        In a fork, what `run` takes; in this process, None, when standard input has ended.
+    """
     # By the file descriptor that becomes readable when the program has ended.
     running: dict[int, tuple[int, socket.socket]] = {}
     while True:
         connections = [connection for _, connection in running.values()]
         ready = select.select([sys.stdin, listener, *running, *connections], [], [])[0]
         if sys.stdin in ready:
-            os._exit(0)
+            for pid, _ in running.values():
+                os.kill(pid, signal.SIGKILL)
+            return None
         for ended, (pid, connection) in [*running.items()]:
             if connection in ready:
                 # Whoever waited for the program was killed.
@@ -155,12 +162,16 @@ def status_of(program: Callable[[], None]) -> int:
 
 if __name__ == "__main__":
     REAL = sys.executable
-    with socket.socket(fileno=int(sys.argv[1])) as listener:
+    folder = Path(sys.argv[1])
+    with socket.socket(fileno=int(sys.argv[2])) as listener:
         listener.set_inheritable(False)
         for name in PACKAGES:
             importlib.import_module(name)
-        # What a program starts by it starts at once, too.
-        sys.executable = sys.argv[2]
+        # What a program starts starts at once, too.
+        sys.executable = str(folder / "python")
         gc.freeze()
         asked = serve(listener)
+    if asked is None:
+        shutil.rmtree(folder)
+        os._exit(0)
     os._exit(status_of(lambda: run(**asked)))

@@ -36,6 +36,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "leaves.py": "import atexit; atexit.register(print, 'at last'); raise SystemExit(3)",
         "dies.py": "import os; os.kill(os.getpid(), 15)",
         "sleeps.py": "import os, time; print(os.getpid(), flush=True); time.sleep(600)",
+        "knows.py": "import sys; print(*(it for it in sys.modules if 'freelunch' in it))",
         "guesses.py": "import numpy, random; print(random.random(), numpy.random.rand())",
     }.items():
         (root / name).parent.mkdir(exist_ok=True)
@@ -72,6 +73,11 @@ def test_it_ends_as_it_would(programs: Path, name: str) -> None:
     assert warm.returncode == cold.returncode != 0
     assert warm.stdout == cold.stdout
     assert warm.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
+
+
+def test_nothing_of_this_repository_was_imported_before(programs: Path) -> None:
+    """A study runs what stands in its own files."""
+    assert python(programs, "knows.py", warm=True).stdout.split() == []
 
 
 def test_no_two_share_their_random_numbers(programs: Path) -> None:
