@@ -58,11 +58,12 @@ def python(folder: Path, *arguments: object, warm: bool) -> subprocess.Completed
 
 @pytest.mark.parametrize(
     "arguments",
-    [("tells.py", "a b", "$c"), ("-m", "tells", "d"), ("-c", "print(5)")],
+    [("HERE/tells.py", "a b", "$c"), ("-m", "tells", "d"), ("-c", "print(5)")],
     ids=["script", "module", "code"],
 )
 def test_a_program_is_run_as_it_is_asked_for(programs: Path, arguments: tuple[str, ...]) -> None:
-    warm, cold = (python(programs, *arguments, warm=warm) for warm in (True, False))
+    asked = [it.replace("HERE", str(programs)) for it in arguments]
+    warm, cold = (python(programs, *asked, warm=warm) for warm in (True, False))
     assert (warm.returncode, warm.stdout) == (cold.returncode, cold.stdout)
     assert warm.stderr == cold.stderr and warm.returncode == 0
 
