@@ -17,8 +17,9 @@ def folder() -> type[Folder]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The smoke study, run to its end, each job in a process of its own. Tests copy it before
-    they change anything.
+    """The smoke study, run to its end. Tests copy it before they change anything.
+
+    `test_warm_python.py` compares it with what jobs in processes of their own make.
 
     All processes that run tests share it: the first that needs it runs it, the others wait.
     """
@@ -27,8 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(shared / "finished")
     with FileLock(shared / "finished.lock"):
         if not folder.said.exists():
-            folder = Folder.new(folder.path)
-            folder.said.write_text(folder.run())
+            folder.said.write_text(Folder.new(folder.path).warm().run())
     return folder
 
 
