@@ -23,7 +23,7 @@ from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import derive_seed
 from freelunch.study.dropout import dropout_of
 from interrupts import Interrupt, contents, interrupted
-from operations import counted_operations
+from operations import Counter
 from tiny_models import (
     BLOCKS,
     FAMILIES,
@@ -195,11 +195,11 @@ def test_resumed_equals_uninterrupted(llama: Prepared, tmp_path: Path, variant: 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_operations_behind_sparse_matrices(tmp_path: Path, variant: str) -> None:
     prepared = prepare(tmp_path, sequences=SEQUENCES, length=32, hidden_size=64)
-    with counted_operations() as counter:
+    with Counter() as counter:
         reconstruct(prepared, tmp_path / "adapted", **VARIANTS[variant])
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     settings = reconstruction(**VARIANTS[variant])
-    assert reconstruction_flops(shapes, SEQUENCES, 32, settings) == counter.get_total_flops()
+    assert reconstruction_flops(shapes, SEQUENCES, 32, settings) == counter.operations
 
 
 @pytest.mark.parametrize("keep", ["every_2", "none"])

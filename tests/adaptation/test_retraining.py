@@ -1,6 +1,7 @@
 """Retraining against a plain loop over transformers' own model, and what it may never change."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from freelunch.study.cell import derive_seed
 from freelunch.study.methods import LOW_RANK, METHODS, matrix_parameters
 from freelunch.study.retraining import Retraining
 from interrupts import Interrupt, interrupted, stop_at
-from operations import counted_operations
+from operations import Counter
 from tiny_models import (
     BLOCKS,
     OTHERS,
@@ -240,7 +241,11 @@ COUNTED: list[dict[str, Any]] = [
     ],
 )
 def test_operations_are_those_that_torch_counts(
-    method: str, changes: dict[str, Any], streamed: bool, tmp_path: Path
+    prepare_once: Callable[..., Prepared],
+    method: str,
+    changes: dict[str, Any],
+    streamed: bool,
+    tmp_path: Path,
 ) -> None:
     """One documented formula, to the last operation."""
     if changes.keys() & {"linears", "train_head", "train_norms"} and method in (
@@ -249,8 +254,7 @@ def test_operations_are_those_that_torch_counts(
         "biases_norms",
     ):
         pytest.skip("no matrix is trained")
-    prepared = prepare(
-        tmp_path,
+    prepared = prepare_once(
         "opt",
         sequences=SEQUENCES,
         length=48,
@@ -260,11 +264,11 @@ def test_operations_are_those_that_torch_counts(
         tie_word_embeddings=False,
     )
     settings = retraining_entry(method, **changes)
-    with counted_operations() as counter:
+    with Counter() as counter:
         retrain(prepared, tmp_path / "adapted", streamed=streamed, **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = retraining_flops(shapes, SEQUENCES, 48, read_adaptation(settings), streamed)
-    assert predicted == counter.get_total_flops()
+    assert predicted == counter.operations
 
 
 # --- Settings

@@ -1,6 +1,7 @@
 """Retraining with one block in memory at a time equals retraining in memory, bit for bit."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ def test_every_method(method: str, changes: dict[str, Any], opt: Prepared, tmp_p
         ),
     ],
 )
-def test_every_family(family: str, method: str, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path / "model", family, sequences=SEQUENCES)
+def test_every_family(
+    prepare_once: Callable[..., Prepared], family: str, method: str, tmp_path: Path
+) -> None:
+    prepared = prepare_once(family, sequences=SEQUENCES)
     if method == "biases" and family not in ("gpt_neox", "bloom"):
         with pytest.raises(UserError, match="trains nothing in this model"):
             retrain(prepared, tmp_path / "adapted", method)
@@ -104,8 +107,10 @@ def test_a_head_that_is_the_embedding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["full", "masklora", "lora", "norms"])
-def test_a_checkpoint_in_half_precision(method: str, precision: str, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path / "model", "gemma2", "bfloat16", sequences=SEQUENCES)
+def test_a_checkpoint_in_half_precision(
+    prepare_once: Callable[..., Prepared], method: str, precision: str, tmp_path: Path
+) -> None:
+    prepared = prepare_once("gemma2", "bfloat16", sequences=SEQUENCES)
     is_equal(prepared, tmp_path, **retraining_entry(method, precision=precision, micro_batch=1))
 
 

@@ -1,6 +1,6 @@
 """Windows of every size, inputs and targets: what they see, learn, and leave alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from freelunch.study.families import halves_of, whole_of
 from freelunch.study.methods import METHODS
 from freelunch.study.windows import adapted_windows
 from interrupts import Interrupt, contents, interrupted, stamps
-from operations import counted_operations
+from operations import Counter
 from tiny_models import (
     BLOCKS,
     LENGTH,
@@ -339,20 +339,26 @@ def test_a_matrix_is_trained_by_itself(llama: Prepared, tmp_path: Path, name: st
 # --- Invariants
 
 
+@pytest.fixture(scope="module")
+def unpruned(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return keep_everything(tmp_path_factory.mktemp("unpruned"), SEQUENCES)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_without_pruning_there_is_nothing_to_learn(tmp_path: Path, window: str, loss: str) -> None:
+def test_without_pruning_there_is_nothing_to_learn(
+    unpruned: Prepared, tmp_path: Path, window: str, loss: str
+) -> None:
     """And dense and sparse inputs are the same."""
-    prepared = keep_everything(tmp_path, SEQUENCES)
     found = {}
     for mode, (inputs, targets) in MODES.items():
         settings = {**WINDOWS[window], "inputs": inputs, "targets": targets}
         if window != "exact":
             settings["loss"] = loss
-        found[mode] = reconstruct(prepared, tmp_path / f"adapted-{mode}", **settings)
+        found[mode] = reconstruct(unpruned, tmp_path / f"adapted-{mode}", **settings)
         assert all(facts["loss_before"] < 1e-12 for facts in facts_of(found[mode]).values())
         for index in range(BLOCKS):
-            dense = prepared.model.load_block(index).state_dict()
+            dense = unpruned.model.load_block(index).state_dict()
             for name, value in weights(found[mode], index).items():
                 # A matrix solved anew is equal to rounding.
                 close = (
@@ -379,14 +385,14 @@ def test_one_window_over_a_model_of_one_block(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_which_hidden_states_are_kept_changes_nothing(
-    tmp_path: Path, window: str, mode: str
+    prepare_once: Callable[..., Prepared], tmp_path: Path, window: str, mode: str
 ) -> None:
     inputs, targets = MODES[mode]
     settings = {**WINDOWS[window], "inputs": inputs, "targets": targets}
     found = []
     for keep in ("all", "every_2", "none"):
-        prepared = prepare(tmp_path / keep, sequences=SEQUENCES, keep=keep)
-        found.append(shards(reconstruct(prepared, tmp_path / keep / "adapted", **settings)))
+        prepared = prepare_once(sequences=SEQUENCES, keep=keep)
+        found.append(shards(reconstruct(prepared, tmp_path / keep, **settings)))
     assert found[0] == found[1] == found[2]
 
 
@@ -574,11 +580,15 @@ def test_hidden_states_of_another_sample(llama: Prepared, tmp_path: Path) -> Non
 @pytest.mark.parametrize("window", [2, "attention_mlp", "matrix"])
 @pytest.mark.parametrize("trains", METHODS)
 def test_a_window_trains_what_a_method_does(
-    family: str, window: int | str, trains: str, tmp_path: Path
+    prepare_once: Callable[..., Prepared],
+    family: str,
+    window: int | str,
+    trains: str,
+    tmp_path: Path,
 ) -> None:
     """On its mask; by the loss of the window, and with the operations that torch counts."""
     wide = {"hidden_size": 64, **({"word_embed_proj_dim": 64} if family == "opt" else {})}
-    prepared = prepare(tmp_path, family, sequences=SEQUENCES, **wide)
+    prepared = prepare_once(family, sequences=SEQUENCES, **wide)
     settings = {"window": window, "trains": trains, "rank": 4, "epochs": 2}
     if window == "matrix":
         settings["train_norms"] = False
@@ -587,7 +597,7 @@ def test_a_window_trains_what_a_method_does(
     if (window == "matrix" and trained.norms) or not (trained.weights or trained.norms or biases):
         # The one is refused with the config, the other by the job.
         return
-    with counted_operations() as counter:
+    with Counter() as counter:
         adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
     noted = [it for entry in adapted.files.values() for it in entry["windows"].values()]
     assert sum(it["loss_after"] for it in noted) < sum(it["loss_before"] for it in noted)
@@ -604,25 +614,29 @@ def test_a_window_trains_what_a_method_does(
                 assert torch.equal(found[name], value), name
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_flops(shapes, SEQUENCES, LENGTH, reconstruction(**settings))
-    assert predicted == counter.get_total_flops()
+    assert predicted == counter.operations
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("window", [1, 2, "all", "attention_mlp", "matrix"])
 @pytest.mark.parametrize("trains", ["full", "lora"])
 def test_operations_of_inputs_and_targets(
-    mode: str, window: int | str, trains: str, tmp_path: Path
+    prepare_once: Callable[..., Prepared],
+    mode: str,
+    window: int | str,
+    trains: str,
+    tmp_path: Path,
 ) -> None:
     """What makes them is counted, too; without norms less has a gradient."""
-    prepared = prepare(tmp_path, sequences=SEQUENCES, length=32, hidden_size=64)
+    prepared = prepare_once(sequences=SEQUENCES, length=32, hidden_size=64)
     inputs, targets = MODES[mode]
     settings = {"window": window, "trains": trains, "rank": 4, "train_norms": False}
     settings |= {"inputs": inputs, "targets": targets}
-    with counted_operations() as counter:
+    with Counter() as counter:
         reconstruct(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
-    assert predicted == counter.get_total_flops()
+    assert predicted == counter.operations
 
 
 @pytest.mark.parametrize("family", OTHERS)
@@ -634,12 +648,12 @@ def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     for window in (2, "matrix" if family in PARALLEL else "attention_mlp"):
         settings = {"window": window, "train_norms": window != "matrix"}
-        with counted_operations() as counter:
+        with Counter() as counter:
             reconstruct(prepared, tmp_path / f"{window}", **settings)
         predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
-        assert predicted == counter.get_total_flops(), window
-    with counted_operations() as counter:
+        assert predicted == counter.operations, window
+    with Counter() as counter:
         retrain(prepared, tmp_path / "retrained", "full")
     retraining = read_adaptation({"method": "full"})
     predicted = retraining_flops(shapes, SEQUENCES, 32, retraining)
-    assert predicted == counter.get_total_flops(), "retraining"
+    assert predicted == counter.operations, "retraining"

@@ -27,7 +27,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The smoke study, run by the local profile."""
-    folder = Folder.new(tmp_path_factory.mktemp("local") / "study")
+    folder = Folder.new(tmp_path_factory.mktemp("local") / "study").warm()
     folder.run()
     return folder
 

@@ -98,7 +98,7 @@ class Fuzzer:
         self.random, self.scratch = random.Random(seed), scratch
         self.counts: dict[str, Counter[str]] = {}
         self.failures: list[str] = []
-        self.base = Folder.new(scratch / "base")
+        self.base = Folder.new(scratch / "base").warm()
         config = yaml.safe_load((self.base.path / "config.yaml").read_text())
         # Few cells, and one whose windows depend on each other.
         config["adaptations"]["recon_block"] |= {"inputs": "sparse", "epochs": 3}

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm_python import warm_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
 PARTS = (
@@ -33,12 +35,12 @@ class Folder:
     Attributes:
         path: The copy.
         said: A file beside it, with what the first run of the study said.
-        command: What runs Snakemake.
         options: What every run is started with.
+        programs: Folders of `snakemake` and `python`, the first that has them.
     """
 
-    command: tuple[str, ...] = ("snakemake",)
     options: tuple[str, ...] = ("--cores", "2")
+    programs: tuple[Path, ...] = (Path(sys.executable).parent,)
 
     def __init__(self, path: Path) -> None:
         self.path, self.said = path, path.with_suffix(".txt")
@@ -58,14 +60,18 @@ class Folder:
         return cls(path)
 
     def warm(self) -> "Folder":
-        """Return this folder, whose jobs fork from a process that has imported what they need."""
-        warm = type(self)(self.path)
-        warm.command = (sys.executable, str(ROOT / "tests" / "support" / "warm_snakemake.py"))
-        return warm
+        """Have Snakemake and its jobs start as `warm_python` says; return the folder.
+
+        Tests of what processes do to each other leave it.
+        """
+        self.programs = (warm_folder(), *self.programs)
+        return self
 
     def copy(self, path: Path) -> "Folder":
         shutil.copytree(self.path, path, symlinks=True)
-        return type(self)(path)
+        new = type(self)(path)
+        new.programs = self.programs
+        return new
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.path / file
@@ -76,15 +82,15 @@ class Folder:
     @property
     def environment(self) -> dict[str, str]:
         """As if the environment were activated."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        ours = ("MAKELEVEL", "PYTHONPATH", "VERBOSE")
+        path = os.pathsep.join([*map(str, self.programs), os.environ["PATH"]])
+        ours = ("MAKELEVEL", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VERBOSE")
         inherited = {k: v for k, v in os.environ.items() if k not in ours}
         return {**inherited, "PATH": path}
 
     def start(self, *arguments: str, verbose: bool = False) -> subprocess.Popen[str]:
         """Start Snakemake; it says all that it has to say if this is verbose."""
         return subprocess.Popen(
-            [*self.command, *self.options, *arguments],
+            ["snakemake", *self.options, *arguments],
             cwd=self.path,
             env={**self.environment, **({"VERBOSE": "1"} if verbose else {})},
             stdout=subprocess.PIPE,

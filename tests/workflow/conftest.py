@@ -19,6 +19,8 @@ def folder() -> type[Folder]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The smoke study, run to its end. Tests copy it before they change anything.
 
+    `test_warm_python.py` compares it with what jobs in processes of their own make.
+
     All processes that run tests share it: the first that needs it runs it, the others wait.
     """
     base = tmp_path_factory.getbasetemp()
@@ -26,12 +28,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(shared / "finished")
     with FileLock(shared / "finished.lock"):
         if not folder.said.exists():
-            folder = Folder.new(folder.path)
-            folder.said.write_text(folder.run())
+            folder.said.write_text(Folder.new(folder.path).warm().run())
     return folder
 
 
 @pytest.fixture
 def study(finished: Folder, tmp_path: Path) -> Folder:
     """A private copy of the finished smoke study."""
-    return finished.copy(tmp_path / "study")
+    return finished.copy(tmp_path / "study").warm()

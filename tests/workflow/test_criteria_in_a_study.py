@@ -46,7 +46,7 @@ def record(study, cell: str) -> dict:
 
 @pytest.fixture(scope="module")
 def wide(finished, tmp_path_factory):
-    study = finished.copy(tmp_path_factory.mktemp("criteria") / "study")
+    study = finished.copy(tmp_path_factory.mktemp("criteria") / "study").warm()
     widen(study)
     study.planned_first = study.planned()
     # Magnitude and Wanda have run in the smoke study; what follows is about the others.

@@ -87,11 +87,10 @@ def test_samples_have_the_parts_and_the_length_of_the_model(
 
 
 def test_nothing_is_left_to_do_until_a_share_changes(run: Folder) -> None:
-    cold = Folder(run.path)
-    assert cold.planned("--config", CHOSEN) == {}
+    assert run.planned("--config", CHOSEN) == {}
     run.edit("studies/mixed.yaml", "first: 0.25", "first: 0.5")
     run.edit("studies/mixed.yaml", "second: 0.75", "second: 0.5")
-    planned = cold.planned("--config", CHOSEN)
+    planned = run.planned("--config", CHOSEN)
     assert {"mix_text", "sample_calibration", "sample_held_out", "extend_calibration"} < set(
         planned
     )

@@ -23,7 +23,7 @@ def other(tmp_path, folder):
     study = (ROOT / "studies" / "smoke.yaml").read_text()
     fixtures = f"path: {ROOT}/tests/fixtures/"
     (tmp_path / "mine.yaml").write_text(study.replace("path: tests/fixtures/", fixtures))
-    return folder(tmp_path)
+    return folder(tmp_path).warm()
 
 
 def test_a_study_is_planned(other):

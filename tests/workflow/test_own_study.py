@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 
-from own_models import write_jsonl
-from study_folder import Folder
+from study_folder import ROOT, Folder
 from tiny_models import save_tiny_model
 
 # The smallest study: that of a machine on which a larger one would take over an hour.
@@ -21,16 +20,18 @@ print(write_study("~/My Model (v1)", "~/Notes of 2024.jsonl", None, None, machin
 
 
 def test_a_study_of_ones_own_reaches_its_page(tmp_path):
-    folder = Folder.new(tmp_path / "clone")
+    folder = Folder.new(tmp_path / "clone").warm()
     save_tiny_model(tmp_path / "My Model (v1)")
-    write_jsonl(tmp_path)
+    paragraphs = ROOT / "tests" / "fixtures" / "paragraphs.jsonl"
+    notes = tmp_path / "Notes of 2024.jsonl"
+    notes.write_text(paragraphs.read_text().replace('"text"', '"story"'))
     library = folder.path / "workflow" / "scripts"
     support = os.pathsep.join([str(library), *[path for path in sys.path if path]])
     environment = {**folder.environment, "HOME": str(tmp_path), "PYTHONPATH": support}
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [sys.executable, *command],
+            ["python", *command],
             cwd=folder.path,
             env=environment,
             capture_output=True,

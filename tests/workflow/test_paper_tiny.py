@@ -40,5 +40,5 @@ def test_each_kind_of_cell_reaches_its_record(run: Folder) -> None:
 
 def test_a_part_of_a_finished_study_computes_nothing(run: Folder) -> None:
     """It travels with `--config`, and only tables, figures and the audit are about fewer cells."""
-    planned = Folder(run.path).planned("--config", CHOSEN, "models=gemma2")
+    planned = run.planned("--config", CHOSEN, "models=gemma2")
     assert planned and planned.keys() <= SHOWN

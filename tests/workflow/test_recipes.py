@@ -39,7 +39,7 @@ def followed(finished, tmp_path_factory):
     Attributes:
         planned_after: What a run would have started after each recipe.
     """
-    study = finished.copy(tmp_path_factory.mktemp("recipes") / "study")
+    study = finished.copy(tmp_path_factory.mktemp("recipes") / "study").warm()
     shutil.copytree(ROOT / "tests" / "support", study.path / "tests" / "support")
     shutil.copytree(ROOT / "docs" / "guide", study.path / "docs" / "guide")
     (study.path / "tests" / "reporting").mkdir()

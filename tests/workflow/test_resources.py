@@ -24,7 +24,7 @@ class WithGpus(Folder):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("resources")
     make_up_gpus(root / "bin")
-    return Folder.new(root / "study")
+    return Folder.new(root / "study").warm()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def asked(folder):
     """Return a function that returns the resources of the first job of each rule."""
 
     def run(*arguments, gpus=False):
-        one = WithGpus(folder.path) if gpus else folder
+        one = WithGpus(folder.path).warm() if gpus else folder
         output = one.run("--dry-run", *arguments, verbose=True)
         found = {}
         for rule, line in re.findall(r"rule (\w+):\n(?:.*\n)*? +resources: (.*)\n", output):
@@ -67,7 +67,7 @@ def test_the_profile_asks_for_gpus_that_are_elsewhere(asked):
 
 def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):
     (tmp_path / "bin").symlink_to(folder.path.parent / "bin")
-    study = WithGpus(folder.copy(tmp_path / "study").path)
+    study = WithGpus(folder.copy(tmp_path / "study").path).warm()
     # However short a job is.
     study.edit("workflow/scripts/freelunch/costs/groups.py", "WORTH_S = 600.0", "WORTH_S = 1e-9")
     study.edit("config.yaml", "criteria: [magnitude, wanda]", "criteria: [wanda]")

@@ -58,7 +58,7 @@ def record(study, pruning: str, adaptation: str) -> dict:
 
 @pytest.fixture(scope="module")
 def asked(finished, tmp_path_factory):
-    study = finished.copy(tmp_path_factory.mktemp("tasks") / "study")
+    study = finished.copy(tmp_path_factory.mktemp("tasks") / "study").warm()
     ask(study, limit=3)
     study.planned_first = study.planned()
     study.run()

@@ -56,7 +56,7 @@ def record(study, adaptation: str) -> dict:
 
 @pytest.fixture(scope="module")
 def wide(finished, tmp_path_factory):
-    study = finished.copy(tmp_path_factory.mktemp("windows") / "study")
+    study = finished.copy(tmp_path_factory.mktemp("windows") / "study").warm()
     widen(study)
     study.planned_first = study.planned()
     study.planned_in_groups = study.planned("--set-scatter", "windows=2")

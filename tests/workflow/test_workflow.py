@@ -333,7 +333,8 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     assert study.planned(SLOW) == {}
 
 
-def test_killed_retraining_goes_on_from_its_saved_state(study, tmp_path):
+def test_killed_retraining_goes_on_from_its_saved_state(finished, tmp_path):
+    study = finished.copy(tmp_path / "study")
     # Every step, not every five minutes.
     library = "workflow/scripts/freelunch/"
     study.edit(library + "adaptation/retraining/driver.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
@@ -343,7 +344,7 @@ def test_killed_retraining_goes_on_from_its_saved_state(study, tmp_path):
     config["study"]["grids"].append({**grid, "criteria": ["wanda"], "adaptations": ["full"]})
     (study.path / "config.yaml").write_text(yaml.safe_dump(config))
     model = Path("results/smoke/windows/tiny/wanda-u50/full/seed0/model")
-    whole = study.copy(tmp_path / "whole")
+    whole = study.copy(tmp_path / "whole").warm()
     whole.run(f"{model}/manifest.json")
 
     process = study.start(f"{model}/manifest.json")
