@@ -1,7 +1,8 @@
-"""Names of criteria, patterns and adaptations in words, for figures."""
+"""Names of criteria, patterns and adaptations in words, and where models and texts come from."""
 
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from freelunch.study.cell import NONE
@@ -214,3 +215,15 @@ def _setting(key: str, value: Any) -> str:
     if key == "memory_gb":
         return f"in {value:g} GB"
     return str(value) if key == "precision" else f"{name} {value}"
+
+
+def place_text(entry: Mapping[str, Any]) -> str:
+    """Return where a model, text or task comes from; of a local path, only its last part."""
+    member = entry.get("member", entry.get("members"))
+    member = f", `{member}`" if member else ""
+    if "package" in entry:
+        return f"Python package `{entry['package']}` {entry['version']}{member}"
+    if "repository" in entry:
+        place = f"`{entry['repository']}` on the Hugging Face hub"
+        return f"{place}, revision `{entry['revision']}`{member}"
+    return f"local, `{Path(entry['path']).name}`"

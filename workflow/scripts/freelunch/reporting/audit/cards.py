@@ -7,7 +7,6 @@ in the config. Licences are in no record, because they decide no number.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,6 +17,7 @@ from freelunch.reporting.audit.data import REPORT
 from freelunch.reporting.audit.page_card import pattern_in_words
 from freelunch.reporting.derived import card_name
 from freelunch.reporting.formatting import NOT_FINITE, NOTHING, with_error
+from freelunch.reporting.labels import place_text
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.patterns import Pattern
@@ -74,7 +74,7 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["place"] = _place
+    environment.filters["place"] = place_text
     settings = {key: spec.get(key) for key in ("criterion", "pattern", "adaptation", "seed")}
     text = environment.get_template("audit/card.md").render(
         data=data.to_yaml(),
@@ -209,15 +209,3 @@ def _sequences(samples: int, length: int) -> str:
 def _used(use: str, registry: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     licence = registry[entry["name"]].licence or NOT_STATED
     return {"use": use, "name": entry["name"], "entry": entry, "licence": licence}
-
-
-def _place(entry: Mapping[str, Any]) -> str:
-    """Return where a model, text or task comes from; of a local path, only its last part."""
-    member = entry.get("member", entry.get("members"))
-    member = f", `{member}`" if member else ""
-    if "package" in entry:
-        return f"Python package `{entry['package']}` {entry['version']}{member}"
-    if "repository" in entry:
-        place = f"`{entry['repository']}` on the Hugging Face hub"
-        return f"{place}, revision `{entry['revision']}`{member}"
-    return f"local, `{Path(entry['path']).name}`"

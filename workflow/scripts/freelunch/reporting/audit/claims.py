@@ -162,6 +162,7 @@ def part_facts(part: Mapping[str, Any]) -> dict[str, Any]:
         "role": part.get("role", COUNTS),
         "measure": part["measure"],
         "measures": measure.description,
+        "quantity": measure.quantity,
         "settings": part.get("settings", {}),
         "metric": metric,
         "threshold": threshold_text(part["holds"], lambda value: number_text(value, unit)),

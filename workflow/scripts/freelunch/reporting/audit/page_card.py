@@ -7,7 +7,7 @@ from typing import Any
 from freelunch.reporting.audit.scope import measured_text
 from freelunch.reporting.audit.verdicts import VERDICTS, kind
 from freelunch.reporting.formatting import range_text
-from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.labels import criterion_label, pattern_label, place_text
 from freelunch.study.cell import NONE
 from freelunch.study.patterns import Pattern
 from freelunch.study.study import Study
@@ -22,7 +22,10 @@ _TOLD = (
 def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     """Return what was run: the study, models, pruning, adaptations, texts and seeds."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
-    models = ", ".join(dict.fromkeys(cell.model for cell in study.cells))
+    models = ", ".join(
+        f"{name} ({place_text(study.config.models[name].as_json())})"
+        for name in dict.fromkeys(cell.model for cell in study.cells)
+    )
     criteria = ", ".join(dict.fromkeys(criterion_label(cell.criterion) for cell in pruned))
     patterns = ", ".join(dict.fromkeys(pattern_label(cell.pattern) for cell in pruned))
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}

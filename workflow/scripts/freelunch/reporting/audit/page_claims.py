@@ -113,7 +113,10 @@ def _names(value: Any) -> list[str]:
 
 
 def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
-    """Return a part with its numbers in short: one or two with intervals, or a range of more."""
+    """Return a part with its numbers in short: one or two with intervals, or a range of more.
+
+    Numbers without an interval are in no range: data that say so little may give any number.
+    """
     there = [finding for finding in part["findings"] if finding["text"]]
     texts = [str(finding["text"]) for finding in there]
     if not texts:
@@ -122,10 +125,13 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         text = "; ".join(texts)
     else:
         known = [finding for finding in there if finding["value"] is not None]
+        known = [finding for finding in known if finding["low"] is not None] or known
         known.sort(key=lambda finding: float(str(finding["value"])))
         least, most = (str(it["text"]).partition(" (")[0] for it in (known[0], known[-1]))
         unit = most[most.rfind(" ") :]
-        text = f"{len(texts)} numbers, {least.removesuffix(unit)} to {most}"
+        text = f"{len(known)} numbers, {least.removesuffix(unit)} to {most}"
+    if texts:
+        text = f"{part['quantity']}: {text}"
     return {"says": part["says"], "verdict": part["verdict"], "text": text}
 
 

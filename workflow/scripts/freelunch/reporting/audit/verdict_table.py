@@ -63,7 +63,7 @@ def _found(part: Mapping[str, Any]) -> str:
         f"{each['subject']}: {each['text']}{_computed_from(each)}" for each in numbers
     )
     late = ", set after results were seen" if _set_late(part) else ""
-    return f"{found} (threshold: {part['threshold']}{late})"
+    return f"{part['quantity']}: {found} (threshold: {part['threshold']}{late})"
 
 
 def _computed_from(finding: Mapping[str, Any]) -> str:
