@@ -94,9 +94,9 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
 
     recovered, _, tokens, *_ = parts["C1"]
     assert f"{percents(recovered)} of the loss that pruning adds" in text
-    assert all(it["value"] < 0.5 for it in tokens["findings"])
-    assert "On Wikipedia, retraining reaches the same quality with less than half of the" in text
-    assert parts["C1"][4]["verdict"] == UNDECIDED and "Held-out C4 is too short to tell" in text
+    assert all(0.25 <= it["value"] <= 0.4 and it["high"] < 1 for it in tokens["findings"])
+    assert "On Wikipedia, retraining reaches the same quality with a quarter to two fifths of" in text
+    assert parts["C1"][4]["verdict"] == UNDECIDED and "Held-out C4 is too short" in text
     assert f"{percents(parts['C3'][0])} of the gap to magnitude pruning" in text
     shrink = [kind(it["verdict"]) == HOLDS for it in parts["C3"][1]["findings"]]
     assert (sum(shrink), len(shrink)) == (4, 9)

@@ -136,8 +136,9 @@ def _of_text(study: Study, records: Records) -> str | None:
         return None
     share = f"{100 * width / fmean(dense):.2g} %"
     return (
-        f"The text tells half of all pairs of adaptations apart if their losses differ by "
-        f"{width:.2g} nats, {share} of the dense model's loss."
+        f"On this text, half of the pairs of adaptations can be told apart if their losses differ "
+        f"by {width:.2g} nats, {share} of the dense model's loss; other samples and orders add to "
+        "that."
     )
 
 
