@@ -494,6 +494,28 @@ def test_gap_left(magnitude: float, expected: str) -> None:
     assert part["findings"][0]["value"] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (90.0, 50.0, HOLDS),
+        (90.0, 80.0, FAILS),
+        # In the other order, with a smaller and with a larger gap.
+        (90.0, 32.0, HOLDS),
+        (90.0, 22.0, FAILS),
+        # Where there was no gap, a share of it would be no number.
+        (60.1, 50.0, FAILS),
+        (60.1, 40.1, UNDECIDED),
+    ],
+)
+def test_gap_growth(before: float, after: float, expected: str) -> None:
+    values = BASE | {"magnitude none": before, "magnitude recon_block": after}
+    settings = {"groups": [["wanda"], ["magnitude"]]}
+    part = audited("gap_growth", {"below": 0}, values, settings, criteria=["magnitude", "wanda"])
+    assert kind(part["verdict"]) == expected, part
+    wanted = abs(math.log(after / 40)) - abs(math.log(before / 60))
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
 def test_only_the_criteria_that_are_named_count() -> None:
     values = BASE | {"magnitude none": 120.0, "magnitude recon_block": 50}
     criteria = ["magnitude", "wanda"]

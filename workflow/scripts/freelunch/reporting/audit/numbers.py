@@ -24,6 +24,9 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
     # A quarter of a 95 % interval is the standard error, of which two digits are shown.
     width = min(found.high, most) - max(found.low, least)
     error = width / 4 if math.isfinite(width) else abs(found.value) / 10
+    if unit == "nats" and not width:
+        # Two decimals would hide it.
+        error = abs(found.value) / 10
 
     def written(value: float) -> str:
         if value == math.inf:

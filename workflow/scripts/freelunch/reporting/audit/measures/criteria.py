@@ -1,6 +1,6 @@
 """Measures of how far apart criteria are with the reconstruction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -18,9 +18,11 @@ from freelunch.reporting.audit.measures.measure import (
     by_criterion,
     divided,
 )
+from freelunch.reporting.audit.verdicts import UNDEFINED
 from freelunch.reporting.labels import criterion_label
 from freelunch.study.cell import NONE, Cell
 
+NO_GAP = "without the reconstruction, there may be no gap"
 # Criteria whose mean loss is compared.
 Group = Sequence[str]
 
@@ -31,7 +33,21 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
     two changes. All criteria have to be in the study, and no others count.
     """
     for criteria, name in _criteria(evidence, settings["metric"]):
-        yield from _gaps_left(evidence, settings, criteria, name)
+        yield from _gaps(evidence, settings, criteria, name, divided, NO_GAP)
+
+
+def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
+    """How much larger the gap in loss between every two `groups` of criteria is with the
+    reconstruction than without it, whichever of the two is worse; below 0, it shrinks. Unlike a
+    share of the gap, this is a number also where there was hardly a gap. All criteria have to be in
+    the study, and no others count.
+    """
+
+    def growth(after: Numbers, before: Numbers) -> Numbers:
+        return np.abs(after) - np.abs(before)
+
+    for criteria, name in _criteria(evidence, settings["metric"]):
+        yield from _gaps(evidence, settings, criteria, name, growth)
 
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
@@ -39,7 +55,7 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     sizes = evidence.parameters
     by_gap: dict[tuple[str, str], list[Measurement]] = {}
     for criteria, name in _criteria(evidence, settings["metric"]):
-        for found in _gaps_left(evidence, settings, criteria, name):
+        for found in _gaps(evidence, settings, criteria, name, divided, NO_GAP):
             if isinstance(found, Measurement) and found.cells[0].model in sizes:
                 by_gap.setdefault((found.cells[0].pattern, found.about), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
@@ -95,13 +111,17 @@ def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
     yield from about or asked
 
 
-def _gaps_left(
+def _gaps(
     evidence: Evidence,
     settings: Settings,
     criteria: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]],
     name: str,
+    compare: Callable[[Numbers, Numbers], Numbers],
+    undefined: str = UNDEFINED,
 ) -> Asked:
-    """Yield how much of the gap between every two groups of criteria is left."""
+    """Yield a comparison of the gap between every two groups of criteria with and without the
+    reconstruction; `compare` takes the two in this order.
+    """
     one = next(iter(criteria.values()))[0][0]
     subject = f"{one.model}, {one.pattern}, {name}"
     wanted = [it for group in settings["groups"] for it in group]
@@ -129,7 +149,7 @@ def _gaps_left(
         ordered = pair[::-1] if sample and gap(sample.means(), pair, NONE) < 0 else pair
 
         def statistic(means: Means, pair: Sequence[Group] = ordered) -> Numbers:
-            return divided(gap(means, pair, name), gap(means, pair, NONE))
+            return compare(gap(means, pair, name), gap(means, pair, NONE))
 
         yield ask(
             evidence,
@@ -138,7 +158,7 @@ def _gaps_left(
             [statistic],
             cells,
             about=" vs. ".join(map(_group_label, ordered)),
-            undefined="without the reconstruction, there may be no gap",
+            undefined=undefined,
         )
 
 
@@ -167,6 +187,9 @@ GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}
 MEASURES = (
     Measure(
         gap_left, "share of the gap between criteria that reconstruction leaves", {"groups": GROUPS}
+    ),
+    Measure(
+        gap_growth, "growth of the gap between criteria, in loss", {"groups": GROUPS}, unit="nats"
     ),
     Measure(
         gap_left_by_size,
