@@ -64,12 +64,12 @@ def test_a_job_without_a_planned_cost_counts_as_its_start() -> None:
 def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> None:
     plan = Plan.of(Study.load(Path("studies/qwen72b.yaml")), 8 * 10**9)
     machine = Machine.of(400e12, 2e9, None, 8 * 10**9)
-    brief, whole = plan_brief(plan, machine, 23, on_cluster=True), plan_text(plan, machine)
-    (cluster,) = (line for line in whole.splitlines() if "On a cluster" in line)
+    brief, whole = plan_brief(plan, machine, 23, submitted=7), plan_text(plan, machine)
+    (cluster,) = (line for line in whole.splitlines() if "on a cluster" in line)
     assert cluster in brief and brief.splitlines()[0] == whole.splitlines()[0]
-    assert "  23 jobs run now. The whole plan: `make plan" in brief
+    assert "  23 jobs run now; the scheduler gets 7 jobs. The whole plan: `make plan" in brief
     assert "  1 job runs now. " in plan_brief(plan, machine, 1)
-    assert "On a cluster" not in plan_brief(plan, machine, 23)
+    assert "on a cluster" not in plan_brief(plan, machine, 23)
     flops = whole[whole.index("  total ") :].split()[2]
     assert f"From scratch: {flops} TFLOP, about " in brief
     assert "recon_block of qwen2.5-72b does not fit: needs 23.6 GB, the device has 8 GB;" in brief
