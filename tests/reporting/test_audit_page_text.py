@@ -251,7 +251,7 @@ def test_the_page_says_in_order_what_was_run_its_worth_what_was_found_and_the_ve
     text = " ".join(Elements(page_of(audited)).text.split())
     of_card = [
         "made-up (made-up.yaml), 33 cells",
-        "tiny, pruned by Magnitude, Wanda; 50 % unstructured",
+        "), pruned by Magnitude, Wanda; 50 % unstructured",
         audited.audit["worth"],
         audited.audit["answer"],
         "Of the paper's 7 claims:",
@@ -274,13 +274,14 @@ def test_the_role_of_a_part_is_worded_for_people(audited: Audited, role: str) ->
 
 def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
     base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
-    base["settings"] = {}
+    base |= {"quantity": "share", "settings": {}}
     base["set"] = {"by": "us", "date": "2026-11-26", "after_results": True}
     return base | {"verdict": verdict, "role": role} | more
 
 
 def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str, Any]:
-    return {"text": text, "value": value, "reason": "it is above", "of_seeds": []} | more
+    base = {"text": text, "value": value, "low": 0.0, "reason": "it is above", "of_seeds": []}
+    return base | more
 
 
 @pytest.mark.parametrize(
@@ -314,20 +315,21 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
     ("findings", "expected"),
     [
         ([], "Of 2, 1"),
-        ([found("3 % (95 %: 1 to 5 %)", 0.03)], "3 % (95 %: 1 to 5 %)"),
-        ([found("2 %"), found("3 %")], "2 %; 3 %"),
+        ([found("3 % (95 %: 1 to 5 %)", 0.03)], "share: 3 % (95 %: 1 to 5 %)"),
+        ([found("2 %"), found("3 %")], "share: 2 %; 3 %"),
         (
             [
-                found("5 times (no interval)", 5.0),
+                found("12 times (no interval)", 12.0, low=None),
+                found("5 times", 5.0),
                 found("more than 9 times", "infinity"),
-                found("not reached", None),
+                found("not reached", None, low=None),
                 found("at most 2 times (95 %: 1 to 3 times)", 2.0),
             ],
-            "4 numbers, at most 2 to more than 9 times",
+            "share: 3 numbers, at most 2 to more than 9 times",
         ),
         (
             [found("4 %", 0.04), found(None, None), found("2 %", 0.02), found("3 %", 0.03)],
-            "3 numbers, 2 to 4 %",
+            "share: 3 numbers, 2 to 4 %",
         ),
     ],
 )
