@@ -83,14 +83,14 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     otherwise. All of the windows have to be in the study, and no others count.
     """
     for place, by_name, rows in _windows(evidence):
-        absent = _absent_windows(_adaptations(rows), settings["windows"])
+        trained = _adaptations(rows)
+        absent = _absent_windows(trained, settings["windows"])
         matrix = _adaptations(rows, settings["exact"]).get(MATRIX)
         if absent or matrix is None:
             how = "solved exactly" if settings["exact"] else "trained"
             yield Absent(place, absent or f"no window of one matrix was {how}")
             continue
-        subject = f"{place}, {matrix}"
-        yield _beside_each(evidence, settings, subject, by_name, matrix, rows, min)
+        yield _beside_each(evidence, settings, place, by_name, matrix, trained, min)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -99,12 +99,11 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     which have to be in the study; no others count.
     """
     for place, by_name, rows in _windows(evidence):
-        if absent := _absent_windows(_adaptations(rows), [HALVES, *settings["windows"]]):
+        trained = _adaptations(rows)
+        if absent := _absent_windows(trained, [HALVES, *settings["windows"]]):
             yield Absent(place, absent)
             continue
-        halves = _adaptations(rows)[HALVES]
-        subject = f"{place}, {halves}"
-        yield _beside_each(evidence, settings, subject, by_name, halves, rows, max)
+        yield _beside_each(evidence, settings, place, by_name, trained[HALVES], trained, max)
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
@@ -158,18 +157,18 @@ def _missed(name: str, other: str) -> Statistic:
 def _beside_each(
     evidence: Evidence,
     settings: Settings,
-    subject: str,
+    place: str,
     by_name: BySeed,
     name: str,
-    rows: Sequence[Mapping[str, Any]],
+    trained: Mapping[Any, str],
     pick: Pick,
 ) -> Measurement | Absent:
     """Return how much less an adaptation gains than each of the windows of the settings."""
-    others = [_adaptations(rows)[window] for window in settings["windows"]]
+    others = [trained[window] for window in settings["windows"]]
     return ask(
         evidence,
         settings,
-        subject,
+        f"{place}, {name}",
         [_missed(name, other) for other in others],
         shared_seeds(by_name, [NONE, name, *others]),
         pick=pick,
