@@ -20,6 +20,7 @@
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make check-exports         whether a study's RO-Crate and Every Eval Ever files are valid, by the formats' validators
+#   make anchors               our masks, perplexities and times beside llm-compressor's, in docs/results/anchors.md
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
 #   make bench                 run the default study, then measure speed and memory, as ratios
@@ -58,10 +59,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 RUN_OPTIONS = $(PART) --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
-.PHONY: gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,27s/^#   //p' Makefile
+	@sed -n '3,28s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -133,6 +134,21 @@ $(VALIDATORS)/.ready: envs/validators.txt
 check-exports: env $(VALIDATORS)/.ready
 	$(VALIDATORS)/bin/python tests/exports/check_crate.py results/$$(python -m freelunch name "$(STUDY)")
 	$(VALIDATORS)/bin/python tests/exports/check_evaluations.py results/$$(python -m freelunch name "$(STUDY)")
+
+# llm-compressor wants an older transformers than the program.
+ANCHORS := .venv-anchors
+
+$(ANCHORS)/.ready: envs/anchors.txt
+	@echo "Making the environment of llm-compressor in $(ANCHORS)"
+	@$(PYTHON) -m venv $(ANCHORS)
+	@$(ANCHORS)/bin/pip install --quiet --disable-pip-version-check -r envs/anchors.txt
+	@touch $@
+
+# ARGS="wanda-u50 sparsegpt-2of4" compares only these, and leaves the page as it is. On a busy machine, take CORES=1:
+# threads that wait for each other cost processor time.
+anchors: env $(ANCHORS)/.ready
+	PYTHONPATH=$(PYTHONPATH):tests/support python tests/anchors/anchors.py \
+	  $(if $(filter-out all,$(CORES)),--cores $(CORES)) $(ARGS)
 
 # A and B: a config that was run, its results, or a folder of records, such as docs/full.
 compare: env

@@ -452,6 +452,13 @@ def test_paper_has_what_matters_and_no_controls(opened: Opened) -> None:
     assert page.locator("#cells .scroll").evaluate("it => it.scrollHeight - it.clientHeight") <= 1
 
 
+def test_a_phone_shows_what_was_found_and_a_verdict_first(opened: Opened) -> None:
+    page = opened(viewport={"width": 390, "height": 700})
+    for first in (".card .lead", ".tally .verdict"):
+        bottom = page.locator(first).first.evaluate("it => it.getBoundingClientRect().bottom")
+        assert bottom < 700, first
+
+
 def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> None:
     page = opened(java_script_enabled=False)
     shown = page.locator(".tally .verdict").all_inner_texts()

@@ -12,6 +12,7 @@ from freelunch.records.read import load_records
 from freelunch.study.study import Study
 
 SCOPE = "a model; 8,192 tokens; number of seeds: 1."
+ANSWER = "Reconstruction lowers the perplexity."
 VERDICTS = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
 
 
@@ -22,9 +23,13 @@ def of_kept(study_file, name, tmp_path, monkeypatch, width=100):
     records = load_records(study, Path("docs") / name / "records")
     monkeypatch.chdir(tmp_path)
     study.paths.audit.mkdir(parents=True)
-    claims = [{"id": claim, "verdict": verdict} for claim, verdict in VERDICTS.items()]
+    bearing = "not tested at this scale"
+    claims = [
+        {"id": it, "verdict": verdict, "bearing": bearing} for it, verdict in VERDICTS.items()
+    ]
     published = [{"id": "C3", "verdict": "found in part"}]
-    text = json.dumps({"scope": SCOPE, "claims": claims, "published_claims": published})
+    found = {"answer": ANSWER, "scope": SCOPE, "claims": claims, "published_claims": published}
+    text = json.dumps(found)
     (study.paths.audit / "audit.json").write_text(text)
     return summary.summary_text(study, records, width).splitlines()
 
@@ -32,18 +37,18 @@ def of_kept(study_file, name, tmp_path, monkeypatch, width=100):
 def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch)
     assert len(lines) <= 15 and all(len(line) <= 100 for line in lines)
-    assert lines[0].startswith(
-        "The study `laptop` (config.yaml) is finished. Scope: a model; 8,192"
-    )
+    assert lines[:3] == ["The study `laptop` (config.yaml) is finished.", ANSWER, f"Scope: {SCOPE}"]
     row = next(line for line in lines if line.startswith("  smollm2-135m"))
     # As docs/laptop/tables/summary.md has them.
     assert re.split("  +", row.strip()) == [
         *("smollm2-135m", "u50", "27.0", "55.6 (wanda)"),
         *("47.6 (wanda, recon_5)", "44.8 (wanda, full)"),
     ]
-    told = "The paper's claims: found: C1, C2b; found in part: C2; not testable here: C4"
-    assert told in lines
-    assert lines[lines.index(told) + 1] == "In published tables: found in part: C3"
+    told = "The paper's claims here: found: C1, C2b; found in part: C2; not testable here: C4"
+    assert lines[lines.index(told) + 1 :][:2] == [
+        "What that says of the paper's claims: not tested at this scale: C1, C2, C2b, C4",
+        "In published tables: found in part: C3",
+    ]
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
 
 
@@ -65,7 +70,7 @@ def test_a_name_is_not_broken_at_its_hyphen(tmp_path, monkeypatch):
     assert not any(line.endswith("-") for line in lines)
 
 
-@pytest.mark.parametrize(("limit", "hidden"), [(15, None), (10, None), (9, 1)])
+@pytest.mark.parametrize(("limit", "hidden"), [(15, None), (11, None), (10, 1)])
 def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, limit, hidden):
     monkeypatch.setattr(summary, "LINES", limit)
     lines = of_kept("studies/full.yaml", "full", tmp_path, monkeypatch)

@@ -245,16 +245,16 @@ def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
 
 
-def test_the_page_says_in_order_what_was_run_its_worth_what_was_found_and_the_verdicts(
+def test_the_page_says_in_order_what_was_found_the_verdicts_what_was_run_and_its_worth(
     audited: Audited,
 ) -> None:
     text = " ".join(Elements(page_of(audited)).text.split())
     of_card = [
+        audited.audit["answer"],
+        "Of the paper's 7 claims:",
         "made-up (made-up.yaml), 33 cells",
         "), pruned by Magnitude, Wanda; 50 % unstructured",
         audited.audit["worth"],
-        audited.audit["answer"],
-        "Of the paper's 7 claims:",
         "What this study found",
         "Wanda, 50 % unstructured pruned 90",
         "Not tested",

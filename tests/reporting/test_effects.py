@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
@@ -62,7 +63,7 @@ def test_an_adaptation_without_the_pruned_model_recovers_nothing_that_is_known(
     assert not [row for row in rows if row["measure"] == "recovery"]
 
 
-def test_every_number_of_the_audit_with_an_interval_is_an_effect(
+def test_every_number_of_the_audit_is_an_effect_but_what_was_planned(
     study: Study, results: Results
 ) -> None:
     audited = audit_records(study, results.records, RECORDS)
@@ -70,9 +71,9 @@ def test_every_number_of_the_audit_with_an_interval_is_an_effect(
         (claim["id"], finding["value"], finding["low"], finding["high"], finding["text"])
         for claim in audited["claims"]
         for part in claim["parts"]
-        if part["metric"] is not None
+        if part["measure"] != "planned_memory"
         for finding in part["findings"]
-        if finding["low"] is not None
+        if finding["value"] is not None
     }
     keys = ("claim", "value", "low", "high", "text")
     shown = {tuple(row[key] for key in keys) for row in results.effects if "claim" in row}
@@ -126,11 +127,7 @@ def test_a_choice_on_the_evaluation_text_is_marked() -> None:
     searched = {"method": "reconstruction", "learning_rate": [0.1, 0.2]}
     entries = {"usual": searched, "paper": {**searched, "select_on": "evaluation"}}
     study = make_study(entries, adaptations=["none", *entries])
-    row = dict.fromkeys(figures()["effects"].columns, "")
-    row |= {"quantity": "loss recovered", "effect": "share", "unit": "share", "measure": "recovery"}
-    row |= {"model": "tiny", "criterion": "wanda", "pattern": "u50", "seeds": "1"}
-    row |= {"value": "0.5", "low": "0.4", "high": "0.6", "text": "50 %"}
-    rows = [{**row, "adaptation": name} for name in entries]
+    rows = [row_of(adaptation=name) for name in entries]
     drawn = draw(rows, **figures()["effects"].settings(study))
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert len([text for text in texts if text.endswith(DAGGER)]) == 1
@@ -152,6 +149,59 @@ def test_effects_that_are_not_finite_are_drawn_at_the_edge(study: Study, results
     drawn = draw([written_row], **effects.settings(study))
     (axes,) = drawn.axes
     assert "<" in [line.get_marker() for line in axes.lines]
+
+
+def row_of(**values: str) -> dict[str, str]:
+    """Return a row of effects.csv."""
+    row = dict.fromkeys(figures()["effects"].columns, "")
+    row |= {"quantity": "loss recovered", "effect": "share", "unit": "share", "measure": "recovery"}
+    row |= {"model": "tiny", "criterion": "wanda", "pattern": "u50", "seeds": "1"}
+    return row | {"value": "0.5", "low": "0.4", "high": "0.6", "text": "50 %"} | values
+
+
+def dashes(figure: Figure) -> dict[float, bool]:
+    """Return whether the interval of each row is dashed."""
+    lines = [line for axes in figure.axes for line in axes.lines]
+    return {
+        line.get_ydata()[0]: line.get_linestyle() != "-"
+        for line in lines
+        if len(line.get_xdata()) == 2
+    }
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_intervals_of_one_seed_are_told_from_those_of_several() -> None:
+    rows = [row_of(effect="one"), row_of(effect="three", seeds="3")]
+    both = draw(rows, {})
+    assert sorted(dashes(both).values()) == [False, True]
+    assert legend_texts(both) == ["one seed: others may differ", "several seeds"]
+    assert legend_texts(draw(rows[1:], {})) == ["several seeds"]
+
+
+def test_a_range_has_a_threshold_at_both_ends() -> None:
+    figure = draw(
+        [row_of(threshold="0.1", side="within", value="0.05", low="-0.2", high="0.3")], {}
+    )
+    (axes,) = figure.axes
+    found = {
+        line.get_marker(): line.get_xdata()[0]
+        for line in axes.lines
+        if line.get_color() == "#B0B0B0"
+    }
+    assert found == {CARETRIGHTBASE: pytest.approx(-10.0), CARETLEFTBASE: pytest.approx(10.0)}
+    assert legend_texts(figure)[1:] == ["a claim holds above", "a claim holds below"]
+    low, high = axes.get_xlim()
+    assert low < -10 and high > 10
+
+
+def test_a_number_without_an_interval_is_drawn_without_one() -> None:
+    figure = draw([row_of(low="", high="", text="50 % (no interval)")], {})
+    assert dashes(figure) == {} and legend_texts(figure) == []
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert "50.0 (no interval)" in texts
 
 
 def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:

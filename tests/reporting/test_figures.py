@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
+from freelunch.reporting.audit.page_marks import symbol_id
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import criteria, marks, panels
 from freelunch.reporting.drawing.files import draw_figure
@@ -309,6 +310,15 @@ def test_marks_differ_in_grey_too() -> None:
     plain = [(look.marker, look.fill == "none") for look in looks if look.fill in ("full", "none")]
     assert len(set(plain)) == len(plain)
     assert len({(look.colour, look.marker, look.fill) for look in looks}) == len(looks)
+
+
+def test_sixteen_variants_of_one_kind_differ_without_their_lines() -> None:
+    """As points have none: the fifth variant of one block once looked like the first."""
+    block = {"method": "reconstruction", "window": 1}
+    variants = {str(it): {**block, "momentum": it} for it in range(17)}
+    looks = [look for name, look in marks.marks(variants).items() if name != "none"]
+    assert len({str(sorted(look.points.items())) for look in looks}) == len(looks)
+    assert len({symbol_id(look) for look in looks}) == len(looks)
 
 
 def test_an_amount_of_text_changes_the_label_and_not_the_mark() -> None:

@@ -103,7 +103,7 @@ def test_wanda_and_sparsegpt_are_close_in_the_model_that_the_claim_is_about(
     assert finding["value"] == pytest.approx(6.68 - 6.72) and finding["text"] == "-0.04"
     assert claims["C3b"]["verdict"] == HOLDS
     assert claims["C3b"]["scope"] == (
-        "llama-1-7b; u50; 256 sequences of 1,024 C4 tokens, 10 epochs; "
+        "llama-1-7b; 50 % unstructured; 256 sequences of 1,024 C4 tokens, 10 epochs; "
         "Shin et al. tables 1 and 3, arXiv 2406.15524"
     )
     assert [(it["criterion"], it["value"]) for it in finding["numbers"]] == [

@@ -124,8 +124,8 @@ def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
         for part in claim["parts"]:
             assert (part["scope"] is None) == (not any(it["cells"] for it in part["findings"]))
     assert full["C2"]["scope"] == (
-        "smollm2-135m; u50; 8,192 calibration tokens, 1.6 % of the paper's smallest calibration "
-        "sample; 3 seeds"
+        "smollm2-135m; 50 % unstructured; 8,192 calibration tokens, 1.6 % of the paper's smallest "
+        "calibration sample; 3 seeds"
     )
     assert full["C3"]["scope"].endswith("; 1 to 3 seeds")
     assert "512 to 24,576 calibration tokens, 0.098 to 4.7 %" in full["C1"]["scope"]

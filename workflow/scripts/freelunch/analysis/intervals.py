@@ -14,8 +14,9 @@ Lewis, Stock and Watson, HAR Inference: Recommendations for Practice, 2018). Of 
 square root of n, and at most n / 6: variation with periods of at least twelve windows. With
 independent units, k is n - 1, and the interval is the usual one.
 
-With several seeds, the spread over seeds is drawn as well. With one seed, the interval does not
-cover the variation over seeds.
+With several seeds, the spread over seeds is drawn as well. Held-out text is drawn anew with each
+seed, so that the spread over seeds is all there is to draw: it contains that of the text. With one
+seed, the interval does not cover the variation over seeds.
 """
 
 import math
@@ -81,11 +82,13 @@ class Sample:
             the windows of a text, or the documents of each task. The mean is the plain mean over
             strata.
         neighbours: Whether the units of a stratum follow each other in a text.
+        nested: Whether each seed has units of its own, rather than the units of all others.
     """
 
     names: Sequence[str]
     strata: Sequence[Numbers]
     neighbours: bool = False
+    nested: bool = False
 
     @property
     def seeds(self) -> int:
@@ -104,9 +107,10 @@ class Sample:
         """Return DRAWS mean losses of each name."""
         of_seeds = self._of_seeds()
         total = np.repeat(of_seeds.mean(1)[:, None], DRAWS, axis=1)
-        for losses in self.strata:
-            moves = components(losses.mean(1), self.neighbours) / np.sqrt(losses.shape[2])
-            total += _errors(moves, generator) / len(self.strata)
+        if self.seeds == 1 or not self.nested:
+            for losses in self.strata:
+                moves = components(losses.mean(1), self.neighbours) / np.sqrt(losses.shape[2])
+                total += _errors(moves, generator) / len(self.strata)
         if self.seeds > 1:
             moves = components(of_seeds, neighbours=False) / np.sqrt(self.seeds)
             total += _errors(moves, generator)

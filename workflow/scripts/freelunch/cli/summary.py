@@ -22,7 +22,7 @@ _NOTHING = "-"
 
 
 def summary_text(study: Study, records: Records, width: int = LINE) -> str:
-    """Return the study's scope, the best cell of each kind, the verdicts, and where everything is.
+    """Return what was found, its scope, the best cell of each kind, the verdicts, and where all is.
 
     On a narrow terminal, or with many cells, less important lines make room for the cells.
 
@@ -33,14 +33,19 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     """
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
-    finished = f"The study `{study.name}` ({study.source}) is finished."
+    claims = audit["claims"]
     in_tables = _verdicts(audit["published_claims"])
     of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
     parts = {
-        "finished": _wrapped(f"{finished} Scope: {audit['scope']}", width),
+        "finished": _wrapped(f"The study `{study.name}` ({study.source}) is finished.", width),
+        "answer": _wrapped(audit["answer"], width),
+        "scope": _wrapped(f"Scope: {audit['scope']}", width),
         "kinds": _wrapped(of_kind, width),
         "best": [],
-        "claims": _wrapped(f"The paper's claims: {_verdicts(audit['claims'])}", width),
+        "claims": _wrapped(f"The paper's claims here: {_verdicts(claims)}", width),
+        "bearing": _wrapped(
+            f"What that says of the paper's claims: {_grouped(claims, 'bearing')}", width
+        ),
         "published": _wrapped(f"In published tables: {in_tables}", width) if in_tables else [],
         "page": _wrapped(f"page         {paths.audit / 'index.html'}", width),
         "tables": _wrapped(
@@ -54,16 +59,9 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
         ),
     }
     rows = _table(_best(study, means_over_seeds(records)), width)
-    shorter = {
-        "next": [],
-        "published": [],
-        "finished": _wrapped(finished, width),
-        "checkpoints": [],
-        "tables": [],
-    }
-    for key, lines in shorter.items():
+    for key in ("next", "published", "checkpoints", "tables", "scope", "answer", "bearing"):
         if sum(map(len, [*parts.values(), *rows])) > LINES:
-            parts[key] = lines
+            parts[key] = []
     room = LINES - sum(map(len, parts.values()))
     parts["best"] = _first(rows, room, f"  and NUMBER more: {paths.tables / 'summary.md'}", width)
     return "\n".join(line for lines in parts.values() for line in lines)
@@ -125,11 +123,16 @@ def _table(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
 
 def _verdicts(claims: Sequence[Mapping[str, Any]]) -> str:
     """Return the claims by their verdict."""
-    named = {
-        verdict: [claim["id"] for claim in claims if claim["verdict"] == verdict]
-        for verdict in VERDICTS
-    }
-    return "; ".join(f"{verdict}: {', '.join(ids)}" for verdict, ids in named.items() if ids)
+    in_order = sorted(claims, key=lambda claim: VERDICTS.index(claim["verdict"]))
+    return _grouped(in_order, "verdict")
+
+
+def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Return the claims by what they have under a key."""
+    named: dict[str, list[str]] = {}
+    for claim in claims:
+        named.setdefault(claim[key], []).append(claim["id"])
+    return "; ".join(f"{value}: {', '.join(ids)}" for value, ids in named.items())
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -9,7 +9,7 @@ from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
-from freelunch.reporting.audit.numbers import estimate_text
+from freelunch.reporting.audit.numbers import estimate_text, json_number
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.labels import adaptation_labels, first_of_kinds
 from freelunch.study.cell import DENSE, NONE, Cell
@@ -20,19 +20,15 @@ Row = dict[str, Any]
 
 
 def effect_rows(finished: FinishedStudy) -> list[Row]:
-    """Return the effects: what each adaptation recovers, and all numbers of claims about losses.
+    """Return the effects: what each adaptation recovers, and all numbers of claims.
 
     The numbers of claims are those of the audit, with their intervals, thresholds and verdicts. The
     share of the loss that each adaptation recovers is computed as the audit computes it for the
-    reconstruction. Numbers without an interval (of memory) and what the study cannot test are left
-    out.
+    reconstruction. What is not finite, what was planned rather than measured, and what the study
+    cannot test are left out. A number without an interval has none of the two ends.
     """
     evidence = Evidence(finished.study, finished.records, finished.folder)
-    claims = [
-        {**claim, "parts": parts}
-        for claim in load_claims()
-        if (parts := [part for part in claim["parts"] if "metric" in part])
-    ]
+    claims = load_claims()
     labels = adaptation_labels(finished.study.as_json()["adaptations"])
     rows = [
         row
@@ -55,12 +51,13 @@ def _of_claim(
 ) -> Iterator[Row]:
     """Yield the numbers of one part of a claim."""
     name = part.get("effect", part["says"])
+    ((side, threshold),) = part["holds"].items()
     for finding in found["findings"]:
-        if finding["low"] is not None:
-            side, threshold = _end(part["holds"], finding["value"])
+        # What was planned names no cells.
+        if finding["value"] is not None and finding["cells"]:
             yield {
                 **_shared([Cell.parse(cell) for cell in finding["cells"]]),
-                **_of_measure(part["measure"], part["metric"]),
+                **_of_measure(part["measure"], part.get("metric")),
                 "claim": claim,
                 "effect": _about(name, finding["about"], labels),
                 "seeds": finding["seeds"],
@@ -75,14 +72,6 @@ def _about(name: str, about: str, labels: Mapping[str, str]) -> str:
     if about in labels:
         return f"{name}: {labels[about].removeprefix('reconstruction: ')}"
     return f"{name}, {about}" if about else name
-
-
-def _end(holds: Mapping[str, float], value: float) -> tuple[str, float]:
-    """Return a threshold and its side; that of `within` is the end that is nearer to the number."""
-    ((side, threshold),) = holds.items()
-    if side != "within":
-        return side, threshold
-    return ("below", threshold) if value > 0 else ("above", -threshold)
 
 
 def _recovered(evidence: Evidence) -> Iterator[Row]:
@@ -103,19 +92,19 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
             # Every cell has a perplexity.
             assert sample is not None
             found = estimate([recovered_by(name)], [sample])
-            if math.isnan(found.low):
+            if math.isnan(found.value):
                 continue
             yield {
                 **_shared([*cells[NONE], *cells[name]]),
                 **_of_measure(recovery.__name__, PERPLEXITY),
                 "effect": "",
                 "seeds": len(seeds),
-                **{key: getattr(found, key) for key in ("value", "low", "high")},
+                **{key: json_number(getattr(found, key)) for key in ("value", "low", "high")},
                 "text": estimate_text(found, MEASURES[recovery.__name__].unit),
             }
 
 
-def _of_measure(name: str, metric: str) -> Row:
+def _of_measure(name: str, metric: str | None) -> Row:
     measure = MEASURES[name]
     return {
         "measure": name,

@@ -62,6 +62,7 @@ class Evidence(FinishedStudy):
             ],
             # All else was drawn at random.
             neighbours=metric == PERPLEXITY and self.study.perplexity.cut == JOINED,
+            nested=metric == HELD_OUT_PERPLEXITY,
         )
 
     def dense_perplexity(self, model: str) -> float | None:

@@ -62,11 +62,13 @@ def computed_text(provenance: Mapping[str, Any]) -> str:
 
 
 def tally_text(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Return the number of claims with each verdict, in a few words."""
+    """Return the number of claims with each verdict, and what that says of them, in a few words."""
     verdicts = [kind(claim["verdict"]) for claim in claims]
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"Of the paper's {len(claims)} claims: {told}."
+    bearings = Counter(claim["bearing"] for claim in claims)
+    said = ", ".join(f"{count} {bearing}" for bearing, count in bearings.items())
+    return f"Of the paper's {len(claims)} claims: {told}. What that says of the paper: {said}."
 
 
 def meanings(study: Study) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from freelunch.reporting.audit.numbers import estimate_text, json_number, number
 from freelunch.reporting.audit.published_file import Published
 from freelunch.reporting.audit.published_table import PublishedTable, published_tables
 from freelunch.reporting.audit.verdicts import UNTESTED, judge, of_claim, together
+from freelunch.reporting.labels import pattern_label
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
 
@@ -128,5 +129,6 @@ def _scope(findings: Sequence[Mapping[str, Any]]) -> str | None:
     sources = dict.fromkeys(finding["source"] for finding in findings if finding["numbers"])
     patterns.pop(NONE, None)
     calibrations = dict.fromkeys(note.partition("; ")[0] for note in notes if note)
-    parts = [", ".join(models), ", ".join(patterns), *calibrations, " and ".join(sources)]
+    pruned = ", ".join(map(pattern_label, patterns))
+    parts = [", ".join(models), pruned, *calibrations, " and ".join(sources)]
     return "; ".join(parts)

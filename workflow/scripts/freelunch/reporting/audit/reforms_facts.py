@@ -62,6 +62,11 @@ class Facts:
         return [name for name in self.adaptations if is_searched(entries[name])]
 
     @cached_property
+    def fixed(self) -> list[str]:
+        """Return the adaptations that chose nothing: the config has all of their settings."""
+        return [name for name in self.adaptations if name not in self.searched]
+
+    @cached_property
     def chosen_on_evaluation(self) -> list[str]:
         """Return the adaptations that chose on the text that the study is judged by."""
         entries = self.study.config.adaptations

@@ -99,13 +99,12 @@ def tuning(facts: Facts) -> Answer:
         on = "the evaluation text" if evaluated else "held-out calibration text"
         of = len(choices[0]["candidates"])
         told.append(f"`{name}` chose among {of} candidates by perplexity on {on}: {chosen}.")
-    fixed = [name for name in facts.adaptations if name not in facts.searched]
-    if fixed:
+    if facts.fixed:
         told.append(
-            f"The settings of {code(fixed)} are fixed in the config, and the study does not state "
-            "how they were found."
+            f"The settings of {code(facts.fixed)} are fixed in the config, and the study does not "
+            "state how they were found."
         )
-    return Answer(IN_PART if fixed else ANSWERED, " ".join(told))
+    return Answer(IN_PART if facts.fixed else ANSWERED, " ".join(told))
 
 
 def baselines(facts: Facts) -> Answer:
@@ -192,6 +191,11 @@ def uncertainty(facts: Facts) -> Answer:
         "Documents count as independent; where documents are joined, the variance allows for "
         "correlation between neighbouring windows."
     )
+    if facts.fixed:
+        text += (
+            f" The settings of {code(facts.fixed)} are those of the config in each seed, so that "
+            "intervals do not contain what another choice would change."
+        )
     if 0 < facts.fewest_seeds < ENOUGH_SEEDS:
         seeds = "one seed" if facts.fewest_seeds == 1 else f"{facts.fewest_seeds} seeds"
         return Answer(

@@ -10,6 +10,7 @@ from freelunch.analysis.resolution import told_apart
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
 from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
+from freelunch.reporting.labels import pattern_label
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -94,7 +95,7 @@ class Scope:
     @property
     def text(self) -> str:
         """Return the scope in words."""
-        parts = [", ".join(self.models), ", ".join(self.patterns)]
+        parts = [", ".join(self.models), ", ".join(map(pattern_label, self.patterns))]
         tokens = f"{_range(*self.tokens)} calibration tokens"
         if self.paper is not None:
             shares = f"{_range(*(100 * of / self.paper for of in self.tokens))} %"

@@ -14,13 +14,13 @@ HEADS = ("claim", "found here", "says of the paper's claim", "scope", "numbers")
 
 
 def verdict_table(audit: Mapping[str, Any]) -> str:
-    """Return the scope of an audit, what was found, and below them the table.
+    """Return what an audit found, its scope, and below them the table.
 
     Args:
         audit: As `freelunch.reporting.audit.audit.audit_study` returns it.
     """
-    lines = [f"Scope of these verdicts: {audit['scope']} {audit['worth']}", ""]
-    lines += [f"Found: {audit['answer']}", ""]
+    lines = [f"Found: {audit['answer']}", ""]
+    lines += [f"Scope of these verdicts: {audit['scope']} {audit['worth']}", ""]
     lines += [_line(HEADS), _line(["---"] * len(HEADS))]
     for claim in audit["claims"]:
         lines += _lines(claim)

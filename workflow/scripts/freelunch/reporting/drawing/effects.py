@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ TITLE_INCHES = 0.22
 MOST_SPANS = 0.5
 # The numbers of an axis, and the room below them.
 AXIS_INCHES = 0.34
-LEGEND_INCHES = 0.42
+LEGEND_INCHES = 0.56
 PLOT_INCHES = 1.9
 GAP_INCHES = 0.1
 INDENT_INCHES = 0.1
@@ -45,6 +45,10 @@ NAMED = 8
 THRESHOLD_POINTS, ABOVE = 4.5, 0.24
 # The marker of a threshold, whose flat side is at the threshold, by where the claim holds.
 SIDES = {"above": MarkerStyle(CARETRIGHTBASE), "below": MarkerStyle(CARETLEFTBASE)}
+# A claim that holds within a range holds above its lower end and below its upper one.
+ENDS = {"above": {"above": 1.0}, "below": {"below": 1.0}, "within": {"above": -1.0, "below": 1.0}}
+# The line of an interval, and what it means.
+SEEDS, ONE_SEED = ("-", "several seeds"), ((0, (2, 1)), "one seed: others may differ")
 Row = Mapping[str, str]
 
 
@@ -138,16 +142,22 @@ def _why_empty(missing: Sequence[str]) -> str:
 
 def _legend(figure: Figure, rows: Sequence[Row], height: float, on_evaluation: bool) -> None:
     """Explain bars, thresholds and, if there is one, the dagger at the bottom."""
+    ends = {end for row in rows if row["threshold"] for end in ENDS[row["side"]]}
+    lines = dict.fromkeys(_line(row) for row in rows if row["low"])
     handles = [
-        Line2D([], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {side}")
-        for side, marker in SIDES.items()
-        if any(row["side"] == side for row in rows)
+        *(Line2D([], [], color=INK, linestyle=line, label=label) for line, label in lines),
+        *(
+            Line2D([], [], color=PALE, marker=SIDES[end], linestyle="none", label=label)
+            for end in SIDES
+            if end in ends
+            for label in [f"a claim holds {end}"]
+        ),
     ]
     figure.legend(
         handles=handles,
         loc="center",
         bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
-        ncols=len(handles) or 1,
+        ncols=2,
         title="bars: 95 % intervals" + (f"; {CHOSEN}" if on_evaluation else ""),
         title_fontsize=SMALL,
         fontsize=SMALL,
@@ -225,10 +235,12 @@ def _panel(
         axes.set_xscale("log")
         axes.set_xlim(low / 1.4, high * 1.4)
         subs = (1.0,) if high > 20 * low else (1.0, 2.0, 5.0)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        # Near 1, these are too few.
+        few = high < 3 * low
+        axes.xaxis.set_major_locator(MaxNLocator(4) if few else LogLocator(subs=subs))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        points = _range(rows, scale, ("value", "threshold"))
+        points = _range(rows, scale, ("value",))
         wide = MOST_SPANS * (points[1] - points[0])
         if wide and len(rows) > 1:
             low, high = max(low, points[0] - wide), min(high, points[1] + wide)
@@ -259,10 +271,11 @@ def _panel(
 
 
 def _range(
-    rows: Sequence[Row], scale: float, keys: Sequence[str] = ("value", "low", "high", "threshold")
+    rows: Sequence[Row], scale: float, keys: Sequence[str] = ("value", "low", "high")
 ) -> tuple[float, float]:
-    """Return the least and the largest finite number of some rows."""
+    """Return the least and the largest finite number of some rows, their thresholds included."""
     shown = [scale * float(row[key]) for row in rows for key in keys if row[key]]
+    shown += [scale * at for row in rows for at in _thresholds(row).values()]
     finite = [value for value in shown if math.isfinite(value)]
     return min(finite, default=1.0), max(finite, default=1.0)
 
@@ -270,23 +283,24 @@ def _range(
 def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     """Draw an estimate, its interval, its threshold, and its number to the right."""
     edges = axes.get_xlim()
-    value, low, high = (
-        min(max(scale * float(row[key]), edges[0]), edges[1]) for key in ("value", "low", "high")
+    value, *ends = (scale * float(row[key]) for key in ("value", "low", "high") if row[key])
+    if ends:
+        low, high = (min(max(end, edges[0]), edges[1]) for end in ends)
+        line, _ = _line(row)
+        axes.plot([low, high], [at, at], color=look.colour, linestyle=line, linewidth=1.1, zorder=2)
+    axes.plot(
+        [min(max(value, edges[0]), edges[1])], [at], **look.points, linestyle="none", zorder=3
     )
-    axes.plot([low, high], [at, at], color=look.colour, linewidth=1.1, zorder=2)
-    axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
-    beyond = (
-        (scale * float(row["low"]) < edges[0], "<", edges[0]),
-        (scale * float(row["high"]) > edges[1], ">", edges[1]),
-    )
+    outermost = (min(value, *ends), max(value, *ends)) if ends else (value, value)
+    beyond = ((outermost[0] < edges[0], "<", edges[0]), (outermost[1] > edges[1], ">", edges[1]))
     for is_beyond, arrow, edge in beyond:
         if is_beyond:
             axes.plot([edge], [at], arrow, color=look.colour, clip_on=False, zorder=3)
-    if (marker := _threshold(row)) is not None:
+    for end, threshold in _thresholds(row).items():
         axes.plot(
-            [scale * float(row["threshold"])],
+            [scale * threshold],
             [at - ABOVE],
-            marker=marker,
+            marker=SIDES[end],
             markersize=THRESHOLD_POINTS,
             color=PALE,
             linestyle="none",
@@ -296,6 +310,13 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     write_beside(axes, at, number_text(row), INK, gap=72 * GAP_INCHES)
 
 
-def _threshold(row: Row) -> MarkerStyle | None:
-    """Return the marker of the threshold of a row, which points to where the claim holds."""
-    return SIDES[row["side"]] if row["threshold"] else None
+def _thresholds(row: Row) -> dict[str, float]:
+    """Return the thresholds of a row, each by the side of it on which the claim holds."""
+    if not row["threshold"]:
+        return {}
+    return {end: sign * float(row["threshold"]) for end, sign in ENDS[row["side"]].items()}
+
+
+def _line(row: Row) -> tuple[Any, str]:
+    """Return the line of the interval of a row, and what it means."""
+    return ONE_SEED if row["seeds"] == "1" else SEEDS

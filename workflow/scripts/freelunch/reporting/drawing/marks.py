@@ -35,6 +35,7 @@ from freelunch.study.windows import ALL, AUTO, HALVES, LEAST_SQUARES, MATRIX
 INK = "#000000"
 QUIET = "#595959"
 PALE = "#B0B0B0"
+WHITE = "#FFFFFF"
 DENSE_COLOUR = "#595959"
 # Okabe and Ito's yellow is left out: it is hard to see on white.
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = (
@@ -59,8 +60,10 @@ _WINDOWS = {
     AUTO: (_SKY, "h"),
 }
 _EXACT = (_VERMILION, ">")
-# The half of a variant's marker that is filled, and its line.
+# The half of a variant's marker that is filled, and its line. Each four variants have an outline
+# and another half of their own.
 _HALVES = ("left", "right", "bottom", "top")
+_FOURS = (("", WHITE), (INK, WHITE), ("", PALE), (INK, PALE))
 _LINES = ("-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
@@ -75,6 +78,8 @@ class Mark:
         marker: Marker, as matplotlib names it.
         fill: The part of the marker that is filled, as matplotlib names it; "none" for none.
         line: Line style, as matplotlib names it.
+        edge: Colour of the marker's outline; that of the rest if empty.
+        rest: Colour of the part of the marker that is not filled.
     """
 
     label: str
@@ -83,6 +88,8 @@ class Mark:
     marker: str
     fill: str
     line: Any
+    edge: str = ""
+    rest: str = WHITE
 
     @property
     def points(self) -> dict[str, Any]:
@@ -91,9 +98,9 @@ class Mark:
             "marker": self.marker,
             "color": self.colour,
             "fillstyle": "full" if self.fill == "none" else self.fill,
-            "markerfacecolor": "white" if self.fill == "none" else self.colour,
-            "markerfacecoloralt": "white",
-            "markeredgecolor": self.colour,
+            "markerfacecolor": self.rest if self.fill == "none" else self.colour,
+            "markerfacecoloralt": self.rest,
+            "markeredgecolor": self.edge or self.colour,
         }
 
 
@@ -122,9 +129,10 @@ def _mark(kind: Kind, variant: int, label: str, series: str) -> Mark:
     colour, marker = _look(kind)
     if variant:
         # 16 variants come before one looks like another.
-        fill = _HALVES[(variant - 1) % len(_HALVES)]
-        line = _LINES[(variant - 1 + (variant - 1) // len(_HALVES)) % len(_LINES)]
-        return Mark(label, series, colour, marker, fill, line)
+        four, half = divmod(variant - 1, len(_HALVES))
+        line = _LINES[(four + half) % len(_LINES)]
+        edge, rest = _FOURS[four % len(_FOURS)]
+        return Mark(label, series, colour, marker, _HALVES[half], line, edge, rest)
     if is_retraining(kind):
         return Mark(label, series, colour, marker, "none", "--")
     return Mark(label, series, colour, marker, "full", "-")

@@ -34,7 +34,8 @@ def number_text(row: Mapping[str, str]) -> str:
         *((" %", ""), (" times", ""), (" points", ""), (" nats", "")),
     ):
         text = text.replace(word, sign)
-    return signed(_without_end(text) if float(row["high"]) == math.inf else text)
+    has_end = not row["high"] or math.isfinite(float(row["high"]))
+    return signed(text if has_end else _without_end(text))
 
 
 def _without_end(text: str) -> str:

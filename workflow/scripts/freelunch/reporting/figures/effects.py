@@ -11,9 +11,10 @@ def _caption(study: Study) -> str:
     return f"""\
 Every effect that this study measures, with its 95 % interval. All cells of a model are measured on
 the same windows of ``{study.perplexity.text}`` (or the same documents), so the intervals are those
-of paired differences. A triangle is the threshold of a claim and points to where the claim holds.
-An arrow ends an interval that goes beyond the axis. An interval without an upper end goes beyond
-the largest budget that was run.
+of paired differences. A dashed interval comes from one seed and says nothing of other calibration
+samples and training orders. A triangle is the threshold of a claim and points to where the claim
+holds; a claim that holds within a range has one at each end. An arrow ends an interval that goes
+beyond the axis. An interval without an upper end goes beyond the largest budget that was run.
 
 If adaptations differ only in their amount of text, their loss or their inputs, the figure shows the
 first one in the config; the summary table has all of them. ``effects.csv`` has the numbers, and the
@@ -50,8 +51,8 @@ FIGURE = Figure(
 A row for each effect. ``value`` with its 95 % interval from ``low`` to ``high``, as a number and,
 rounded, as ``text``; a ``unit`` of ``share`` is a fraction of 1. ``measure`` and ``metric`` are
 those of the audit. Where a claim is about the effect, ``claim``, ``threshold``, ``side`` (on which
-the claim holds) and ``verdict`` say so. ``model``, ``criterion``, ``pattern`` and ``adaptation``
-are empty where the effect compares several.
+the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``model``,
+``criterion``, ``pattern`` and ``adaptation`` are empty where the effect compares several.
 """
     ),
     columns=(

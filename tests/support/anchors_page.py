@@ -1,0 +1,188 @@
+"""The page with what `anchors.py` found: docs/results/anchors.md."""
+
+import os
+import statistics
+import subprocess
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import NamedTuple
+
+from freelunch.core.job import processor_name
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+
+WIDTH = 119
+# The criteria that both have.
+SHARED = ("wanda", "sparsegpt")
+HEADS = (
+    *("criterion", "pattern", "statistics", "masks in common", "weights that differ"),
+    *("perplexity: llm-compressor", "ours", "seconds: llm-compressor", "ours"),
+    *("processor seconds: llm-compressor", "ours"),
+)
+BEGINNING = """
+`make anchors` prunes {model} with
+[llm-compressor](https://github.com/vllm-project/llm-compressor) and with this workflow, on the
+same {samples} sequences of {length} tokens, and compares what they make. Both start from the
+dense checkpoint and the token ids on disk, and end with the pruned model on disk. The seconds
+include the start of all processes. Ours include Snakemake and, in each row, a dense pass for
+that row alone. Each row is one run of both, in turns.
+"""
+MEANING = """
+With `dense` statistics, the inputs of all matrices are those of the dense model
+(llm-compressor's pipeline `basic`). With `sparse`, each block sees the outputs of the pruned
+blocks before it (its pipeline `sequential`, its default). A weight differs if only one of the
+two prunes it. Both perplexities come from one function, on {windows} windows of {window} tokens
+of Wikipedia. llm-compressor gets batches of 8 sequences, as many tokens as ours hold, rather
+than its default of one, and `ignore: re:.*lm_head`, without which it prunes the output head.
+"""
+SWEEP = """
+Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
+take this workflow {our_wall:.0f} s and {our_cpu:.0f} processor seconds, the dense pass included
+(median of {runs} runs, {least:.0f} to {most:.0f} s). Of these {all_masks} masks, llm-compressor
+can make the {shared} by Wanda and SparseGPT. {compared}
+"""
+# If the comparison was interrupted, the two are not compared.
+WHOLE = """
+They take it {wall:.0f} s and {cpu:.0f} processor seconds: {times:.1f} and {cpu_times:.1f} times as
+much as our {all_masks}.
+"""
+PARTIAL = """
+The {masks} of them that the table has take it {wall:.0f} s and {cpu:.0f} processor seconds; the
+others were not measured.
+"""
+
+
+class Spent(NamedTuple):
+    """Seconds of wall-clock time and of all processors."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell that both made; of pairs, llm-compressor's value comes first.
+
+    Attributes:
+        cell: The cell.
+        weights: Weights of its pruned matrices.
+        differ: How many of them only one of the two prunes.
+        perplexities: The perplexities of both.
+        spent: What both spent.
+    """
+
+    cell: Cell
+    weights: int
+    differ: int
+    perplexities: tuple[float, float]
+    spent: tuple[Spent, Spent]
+
+    @property
+    def method(self) -> tuple[str, str]:
+        """The criterion, and of which model its statistics are."""
+        criterion, _, statistics = self.cell.criterion.partition("_")
+        return criterion, statistics or "dense"
+
+
+def page(
+    study: Study,
+    compared: Sequence[Compared],
+    sweeps: Sequence[Spent],
+    windows: tuple[int, ...],
+    cores: int,
+    theirs: Mapping[str, str],
+) -> str:
+    """Return the page.
+
+    Args:
+        study: The study.
+        compared: The cells that both made.
+        sweeps: What each run of our sweep spent.
+        windows: How many windows the perplexities are of, and how many tokens each has.
+        cores: How many cores each of the two might use.
+        theirs: Versions of llm-compressor and of packages beside it.
+    """
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    beginning = BEGINNING.format(
+        model=compared[0].cell.model,
+        samples=study.calibration.samples,
+        length=study.calibration_of(compared[0].cell.model).length,
+    )
+    lines = [
+        "<!-- `make anchors` writes this page. -->",
+        "# Beside llm-compressor",
+        *("", _filled(beginning), ""),
+        *table(compared),
+        *("", _filled(MEANING.format(windows=windows[0], window=windows[1])), ""),
+        *("## A sweep", "", sweep_text(study, compared, sweeps), ""),
+        *("## Made with", ""),
+        f"- {datetime.now(UTC).date().isoformat()}, commit {commit}",
+        f"- {processor_name()}, {os.cpu_count()} cores, of which each of the two used {cores}; "
+        f"load average of the last 15 minutes: {os.getloadavg()[2]:.1f} (if it is above the "
+        "number of cores, other work slowed both, and processor seconds say more than seconds)",
+        f"- llm-compressor {theirs['llmcompressor']}, torch {theirs['torch']}, transformers "
+        f"{theirs['transformers']}, in an environment of its own (`envs/anchors.txt`)",
+        f"- ours: torch {version('torch')}, transformers {version('transformers')}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(compared: Sequence[Compared]) -> Iterator[str]:
+    """Yield the lines of the table of cells."""
+    yield f"| {' | '.join(HEADS)} |"
+    yield f"|{'---|' * 3}{'--:|' * (len(HEADS) - 3)}"
+    yield from map(row, compared)
+
+
+def row(it: Compared) -> str:
+    """Return the line of a cell."""
+    criterion, of_model = it.method
+    cells = [
+        *(criterion, f"`{it.cell.pattern}`", of_model),
+        f"{100 * (1 - it.differ / it.weights):.3f} %",
+        f"{it.differ:,}",
+        *(f"{value:.3f}" for value in it.perplexities),
+        *(f"{each.wall:.1f}" for each in it.spent),
+        *(f"{each.cpu:.1f}" for each in it.spent),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def sweep_text(study: Study, compared: Sequence[Compared], sweeps: Sequence[Spent]) -> str:
+    """Return what our sweep takes, beside llm-compressor's runs."""
+    theirs = [it.spent[0] for it in compared if it.method[1] == "dense"]
+    wall, cpu = map(sum, zip(*theirs, strict=True))
+    our_wall, our_cpu = map(statistics.median, zip(*sweeps, strict=True))
+    swept = in_sweep(study)
+    shared = sum(cell.criterion in SHARED for cell in swept)
+    numbers = {
+        "our_wall": our_wall,
+        "our_cpu": our_cpu,
+        "runs": len(sweeps),
+        "least": min(sweeps).wall,
+        "most": max(sweeps).wall,
+        "all_masks": len(swept),
+        "shared": shared,
+        "masks": len(theirs),
+        "wall": wall,
+        "cpu": cpu,
+        "times": wall / our_wall,
+        "cpu_times": cpu / our_cpu,
+    }
+    both = (WHOLE if len(theirs) == shared else PARTIAL).format(**numbers)
+    return _filled(SWEEP.format(**numbers, compared=both))
+
+
+def in_sweep(study: Study) -> list[Cell]:
+    """Return the cells of the sweep: those that one dense pass serves."""
+    pruned = (cell for cell in study.cells if not cell.is_dense)
+    return [cell for cell in pruned if study.criterion(cell.criterion).statistics == "dense"]
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_on_hyphens=False)
