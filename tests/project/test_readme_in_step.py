@@ -26,6 +26,7 @@ from recipes import RECIPES, files_of
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+HALF = "of half a block's gain"
 OF_THE_BEST = "of the best window's gain"
 # What is written by hand.
 PAGES = [README, *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT)]
@@ -106,8 +107,10 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
     half, whole = parts["C2"][0]["findings"]
     assert f"half a block misses {rounded(half)}, and the whole model" in text
     assert rounded(whole).replace("of the gain (95 %: ", "(") in text
-    (matrix,) = parts["C2b"][0]["findings"]
-    assert f"misses {rounded(matrix, 'of the gain of the worst larger window')}" in text
+    half, block, five, whole = parts["C2b"][0]["findings"]
+    assert f"misses {rounded(half, HALF)}." in text
+    assert {kind(it["verdict"]) for it in (half, block, five)} == {HOLDS}
+    assert whole["verdict"] == UNDECIDED and "Beside the whole model: undecided." in text
     (best,) = parts["C2v1"][0]["findings"]
     assert f"It misses {rounded(best, OF_THE_BEST)}" in text
     cells = csv.DictReader((kept.root / "tables" / "summary.csv").open())

@@ -1,6 +1,7 @@
 """What a study found, whatever it asks: numbers, an answer in words, and how the page shows it."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,27 @@ def test_the_answer_is_about_the_reference_and_its_rival_on_as_many_tokens() -> 
         "Reconstruction (one block) lowers the perplexity of tiny, pruned by Magnitude "
         "(50 % unstructured), from 307 to 144"
     )
-    assert " of the loss that pruning adds; the best retraining on as many tokens (MaskLoRA) " in (
-        answer
+    assert " of the loss that pruning adds; on as many tokens, retraining reaches " in answer
+    # In the order of the config: the better one comes second.
+    lower = r"[\d.]+ % lower, 95 %: [\d.]+ to [\d.]+ %\)"
+    assert re.search(rf"37.0 \(all weights; {lower} and 36.0 \(MaskLoRA; {lower}\.$", answer)
+
+
+def test_the_answer_names_two_rivals_and_says_how_many_more_there_are() -> None:
+    methods = ("full", "masklora", "lora", "biases")
+    study = make_study(
+        {name: {"method": name} for name in methods},
+        adaptations=["none", "recon_block", *methods],
     )
-    assert "reaches 36.0 and recovers " in answer and answer.endswith(" %.")
+    values = {"full": 290.0, "masklora": 40.0, "lora": 41.0, "biases": 42.0}
+    cells = {
+        f"{criterion}/{name}/seed0": value
+        for name, value in values.items()
+        for criterion in (WANDA, "tiny/magnitude-u50")
+    }
+    answer = answer_of(cells, study)
+    assert "290 (all weights; higher) and 40.0 (MaskLoRA; " in answer
+    assert answer.endswith(", and 2 more are ranked below.")
 
 
 @pytest.mark.parametrize(

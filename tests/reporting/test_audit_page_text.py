@@ -25,6 +25,7 @@ from freelunch.reporting.audit.verdicts import (
     FAILS,
     HOLDS,
     IN_PART,
+    UNDECIDED,
     UNTESTED,
     VERDICTS,
     tally,
@@ -281,7 +282,7 @@ def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
 
 def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str, Any]:
     base = {"text": text, "value": value, "low": 0.0, "reason": "it is above", "of_seeds": []}
-    return base | more
+    return base | {"verdict": HOLDS} | more
 
 
 @pytest.mark.parametrize(
@@ -292,12 +293,18 @@ def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str,
         (
             FAILS,
             [part(HOLDS), part(FAILS, "decides")],
-            "“So” is not found: of 2, 1.",
+            "“So” decides: of 2, 1.",
         ),
         (
             UNTESTED,
             [part(UNTESTED, "decides"), part(HOLDS)],
-            "“So” is not testable here: of 2, 1.",
+            "“So” decides: of 2, 1.",
+        ),
+        (
+            UNDECIDED,
+            [part(UNDECIDED, "decides"), part(HOLDS), part(FAILS, "decides")],
+            "Of 2 deciding parts, 1 is not found, 1 is undecided; not found would need all of them "
+            "to agree.",
         ),
         (
             IN_PART,
@@ -325,11 +332,11 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
                 found("not reached", None, low=None),
                 found("at most 2 times (95 %: 1 to 3 times)", 2.0),
             ],
-            "share: 3 numbers, at most 2 to more than 9 times",
+            "share: 3 numbers between at most 2 and more than 9 times (5 found)",
         ),
         (
             [found("4 %", 0.04), found(None, None), found("2 %", 0.02), found("3 %", 0.03)],
-            "share: 3 numbers, 2 to 4 %",
+            "share: 3 numbers between 2 and 4 % (4 found)",
         ),
     ],
 )

@@ -72,8 +72,8 @@ def test_one_block_to_five_is_not_settled(full: dict[str, Any]) -> None:
 
 def test_a_window_with_one_seed_takes_none_from_the_others(full: dict[str, Any]) -> None:
     """The full study has ten blocks, and the exact solution, with the first seed only."""
-    trained, exact = (found(full, "C2b", part)[""] for part in (0, 1))
-    assert trained["seeds"] == 3 and exact["seeds"] == 1
+    for part, seeds in enumerate((3, 1)):
+        assert {it["seeds"] for it in found(full, "C2b", part).values()} == {seeds}
     (memory,) = full["C2v1"]["parts"][1]["findings"]
     assert memory["seeds"] == 3 and memory["low"] < memory["value"] < memory["high"]
 
@@ -124,8 +124,8 @@ def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
         for part in claim["parts"]:
             assert (part["scope"] is None) == (not any(it["cells"] for it in part["findings"]))
     assert full["C2"]["scope"] == (
-        "smollm2-135m; 50 % unstructured; 8,192 calibration tokens, 1.6 % of the paper's smallest "
-        "calibration sample; 3 seeds"
+        "smollm2-135m; Wanda; 50 % unstructured; 8,192 calibration tokens, 1.6 % of the paper's "
+        "smallest calibration sample; 3 seeds"
     )
     assert full["C3"]["scope"].endswith("; 1 to 3 seeds")
     assert "512 to 24,576 calibration tokens, 0.098 to 4.7 %" in full["C1"]["scope"]

@@ -127,7 +127,10 @@ def make_kept(name: str, root: Path) -> Audited:
     draw(
         study,
         root / "figures",
-        *(root / "figures" / name for name in (*DRAWN, "drift.svg", "effects.svg")),
+        *(
+            root / "figures" / name
+            for name in (*DRAWN, "drift.svg", "effects.svg", "budget_ratios.svg")
+        ),
     )
     return Audited(study, audit, root)
 

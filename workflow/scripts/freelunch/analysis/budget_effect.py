@@ -18,6 +18,7 @@ from freelunch.analysis.pairing import (
     mean_over_seeds,
     measured_perplexity,
     most_shared,
+    operations,
     paired_difference,
     paired_losses,
     pruned_models,
@@ -147,7 +148,7 @@ def _adapted(cells: Sequence[Cell], series: str, settings: Adaptation, records: 
         [paired_losses(cell, records)[0] for cell in cells],
         fmean(cost["tokens"] for cost in costs),
         fmean(records[cell]["adaptation"]["distinct_tokens"] for cell in cells),
-        fmean(cost["flops"] + cost.get("dense_flops", 0) for cost in costs),
+        fmean(map(operations, costs)),
     )
 
 

@@ -142,6 +142,15 @@ def spread_over_seeds(values: Sequence[float]) -> float | None:
     return _deviation(values) if len(values) > 1 else None
 
 
+def operations(cost: Mapping[str, Any]) -> float:
+    """Return the operations of an adaptation, with those of the dense pass that made its targets.
+
+    Args:
+        cost: The cost of its step, as records have it.
+    """
+    return float(cost["flops"] + cost.get("dense_flops", 0))
+
+
 def number(value: float | None) -> float:
     """Return a number of a record, NaN for null: JSON has no NaN."""
     return math.nan if value is None else value

@@ -15,6 +15,7 @@ from freelunch.analysis.pairing import (
     mean_over_seeds,
     measured_perplexity,
     number,
+    operations,
     paired_difference,
     paired_losses,
     seed_groups,
@@ -154,7 +155,7 @@ def _cell_row(cell: Cell, records: Records) -> Row:
         "window_stride": perplexity["stride"],
         **_speed(record),
         "adaptation_tokens": _cost(cost, ADAPTATION, "tokens"),
-        "adaptation_flops": _cost(cost, ADAPTATION, "flops"),
+        "adaptation_flops": _operations(cost),
         "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
         "adaptation_peak_bytes": _cost(cost, ADAPTATION, "peak_bytes"),
         "adaptation_cpu_s": _cost(cost, ADAPTATION, "cpu_s"),
@@ -234,6 +235,12 @@ def _cost(cost: Mapping[str, Any], steps: Sequence[str], key: str) -> int | floa
     """Return a cost summed over the steps that the cell took part in; None if there were none."""
     parts = [cost[step][key] for step in steps if key in cost.get(step, {})]
     return sum(parts) if parts else None
+
+
+def _operations(cost: Mapping[str, Any]) -> float | None:
+    """Return the operations of an adaptation; None if its step noted none, or there is none."""
+    parts = [cost[step] for step in ADAPTATION if "flops" in cost.get(step, {})]
+    return sum(map(operations, parts)) if parts else None
 
 
 def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:

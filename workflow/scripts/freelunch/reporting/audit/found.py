@@ -22,6 +22,8 @@ from freelunch.study.study import Study
 
 # Two adaptations saw as many tokens if the numbers differ by at most this share.
 _ALIKE = 0.05
+# The answer names at most so many adaptations of the other kind.
+_NAMED = 2
 _AMOUNTS = {
     "tokens": "adaptation_tokens",
     "flops": "adaptation_flops",
@@ -36,7 +38,9 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
 
     An adaptation has its perplexity, its `gain` (the share by which it lowers the perplexity), the
     share of the loss added by pruning that it has `recovered`, and its cost. The last two are None
-    if there is no cell without adaptation to compare it with.
+    if there is no cell without adaptation to compare it with. `beside_first` is the share by which
+    it lowers the perplexity of the adaptation that the answer is about; None if the two are of one
+    kind or saw different amounts of text.
     """
     means: dict[Cell, Mapping[str, Any]] = {
         _identity(mean): mean for mean in means_over_seeds(evidence.records)
@@ -68,6 +72,7 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
             for name, of_seeds in by_name.items()
             if name != NONE
         ]
+        _beside_first(evidence, by_name, adaptations)
         found.append(
             {
                 **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
@@ -107,13 +112,44 @@ def _compared(
     }
 
 
-def _lowered_by(adaptation: str) -> Statistic:
-    """Return the share by which an adaptation lowers the perplexity, as a statistic."""
+def _beside_first(
+    evidence: Evidence,
+    by_name: Mapping[str, Mapping[int, Cell]],
+    adaptations: Sequence[dict[str, Any]],
+) -> None:
+    """Compare each adaptation of a pruned model with the one that the answer is about."""
+    first = _first(evidence.study, adaptations) if adaptations else None
+    for each in adaptations:
+        each["beside_first"] = None
+        if first is None or not _is_rival(evidence.study, each, first):
+            continue
+        names = first["adaptation"], each["adaptation"]
+        seeds = sorted(by_name[names[0]].keys() & by_name[names[1]].keys())
+        if seeds:
+            cells = {name: [by_name[name][seed] for seed in seeds] for name in names}
+            sample = evidence.sample(cells, PERPLEXITY)
+            # Every cell has a perplexity.
+            assert sample is not None
+            each["beside_first"] = _share(_lowered_by(names[1], names[0]), sample)
+
+
+def _is_rival(study: Study, one: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Return whether an adaptation is of the other kind and saw as many tokens."""
+    retrains, other = (
+        study.config.adaptations[each["adaptation"]].is_retraining for each in (one, first)
+    )
+    tokens = first["tokens"]
+    alike = abs((one["tokens"] or 0) - (tokens or 0)) <= _ALIKE * (tokens or 0)
+    return retrains != other and bool(tokens) and alike
+
+
+def _lowered_by(adaptation: str, beside: str = NONE) -> Statistic:
+    """Return the share by which an adaptation lowers the perplexity of another, as a statistic."""
 
     def statistic(means: Means) -> Numbers:
         # Of draws with few degrees of freedom, some are far away.
         with np.errstate(over="ignore"):
-            return np.asarray(-np.expm1(means[adaptation] - means[NONE]))
+            return np.asarray(-np.expm1(means[adaptation] - means[beside]))
 
     return statistic
 
@@ -128,7 +164,8 @@ def answer_text(study: Study, found: Sequence[Found]) -> str:
     """Return in a sentence what was found for the pruned model with the most adaptations.
 
     The sentence is about the reconstruction that other budgets are multiples of (or the first
-    adaptation), and the best adaptation of the other kind that saw as many tokens.
+    adaptation), and the first adaptations of the other kind that saw as many tokens. Their order is
+    that of the config: the best of them might be the best by chance.
     """
     if not found:
         return "This study measures dense models only."
@@ -137,18 +174,15 @@ def answer_text(study: Study, found: Sequence[Found]) -> str:
     if not of["adaptations"]:
         unadapted = of["unadapted"]["text"]
         return f"The perplexity of {pruned}, is {unadapted} (dense model: {of['dense']['text']})."
-    first = _first(study, of)
-    parts = [_effect(study, of, first, pruned), *_rival(study, of, first)]
-    text = "; ".join(parts)
+    first = _first(study, of["adaptations"])
+    text = "; ".join([_effect(study, of, first, pruned), *_rivals(study, of)])
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _first(study: Study, of: Found) -> Mapping[str, Any]:
+def _first(study: Study, adaptations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the adaptation that the answer is about."""
-    names = [each["adaptation"] for each in of["adaptations"]]
     wanted = [*study.references, *study.config.adaptations]
-    name = next(name for name in wanted if name in names)
-    return next(each for each in of["adaptations"] if each["adaptation"] == name)
+    return min(adaptations, key=lambda each: wanted.index(each["adaptation"]))
 
 
 def _effect(study: Study, of: Found, adaptation: Mapping[str, Any], pruned: str) -> str:
@@ -168,10 +202,10 @@ def _effect(study: Study, of: Found, adaptation: Mapping[str, Any], pruned: str)
 
 
 def _recovered(adaptation: Mapping[str, Any]) -> str | None:
-    """Return the share of the loss that an adaptation recovers, without its interval."""
+    """Return the share of the loss that an adaptation recovers."""
     share = adaptation["recovered"]
     known = share is not None and share["value"] is not None
-    return str(share["text"]).partition(" (")[0] if known else None
+    return str(share["text"]) if known else None
 
 
 def _verb(gain: Mapping[str, Any]) -> str | None:
@@ -184,22 +218,27 @@ def _verb(gain: Mapping[str, Any]) -> str | None:
     return "lowers" if value > 0 else "raises"
 
 
-def _rival(study: Study, of: Found, first: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the best adaptation of the other kind reaches on as many tokens, if there is one.
+def _rivals(study: Study, of: Found) -> Iterator[str]:
+    """Yield what adaptations of the other kind reach on as many tokens, if there are any."""
+    order = list(study.config.adaptations)
+    rivals = [each for each in of["adaptations"] if each["beside_first"]]
+    rivals.sort(key=lambda each: order.index(each["adaptation"]))
+    if rivals:
+        told = " and ".join(_rival(study, each) for each in rivals[:_NAMED])
+        more = f", and {len(rivals) - _NAMED} more are ranked below" if rivals[_NAMED:] else ""
+        kind, _ = _named(study, rivals[0])
+        yield f"on as many tokens, {kind} reaches {told}{more}"
 
-    Adaptations are sorted by their perplexity.
-    """
-    kinds = study.config.adaptations
-    retrains, tokens = kinds[first["adaptation"]].is_retraining, first["tokens"]
-    for each in of["adaptations"]:
-        other = kinds[each["adaptation"]].is_retraining != retrains
-        if other and tokens and abs((each["tokens"] or 0) - tokens) <= _ALIKE * tokens:
-            share = _recovered(each)
-            recovers = f" and recovers {share}" if share else ""
-            kind, rest = _named(study, each)
-            reached = each["perplexity"]["text"]
-            yield f"the best {kind} on as many tokens ({rest}) reaches {reached}{recovers}"
-            return
+
+def _rival(study: Study, each: Mapping[str, Any]) -> str:
+    _, rest = _named(study, each)
+    beside, verb = each["beside_first"], _verb(each["beside_first"])
+    if verb == "lowers":
+        share, _, interval = str(beside["text"]).rstrip(")").partition(" (")
+        compared = f"{share} lower, {interval}"
+    else:
+        compared = "higher" if verb == "raises" else "not clearly different"
+    return f"{each['perplexity']['text']} ({rest}; {compared})"
 
 
 def _named(study: Study, adaptation: Mapping[str, Any]) -> tuple[str, str]:

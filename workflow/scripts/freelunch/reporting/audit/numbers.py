@@ -40,6 +40,8 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
     if found.low < found.high:
         bare = written(found.low).removesuffix(_SUFFIXES.get(unit, ""))
         text += f" (95 %: {bare} to {written(found.high)})"
+    elif found.low <= least or found.low >= most:
+        text += " (the whole interval)"
     return text
 
 

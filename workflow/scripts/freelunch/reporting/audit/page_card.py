@@ -35,8 +35,8 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         "Study": f"`{study.name}` (`{audit['config_file']}`), {len(study.cells)} cells",
         "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
-        "Measured": f"{measured_text(study)}; {seeds} seed{'' if seeds == '1' else 's'} for each "
-        "cell",
+        "Measured": f"{measured_text(study)}{_held_out(study)}; {seeds} "
+        f"seed{'' if seeds == '1' else 's'} for each cell",
     }
     if names:
         tokens = range_text([study.tokens_of(*each) for each in adapted], ",")
@@ -46,6 +46,16 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
         )
     facts["Worth"] = audit["worth"]
     return facts
+
+
+def _held_out(study: Study) -> str:
+    """Return on how much held-out text cells are measured, if they are."""
+    if study.drift is None:
+        return ""
+    return (
+        f", and on {study.drift.samples:,} held-out sequences of {study.sequence_text} tokens of "
+        f"`{study.calibration.text}` for each seed"
+    )
 
 
 def computed_text(provenance: Mapping[str, Any]) -> str:

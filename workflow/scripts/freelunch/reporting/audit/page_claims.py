@@ -1,5 +1,6 @@
 """The claims of an audit's page: their verdicts in sentences, their numbers, their figures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,6 @@ from freelunch.reporting.audit.numbers import estimate_text
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
-    FAILS,
-    OPEN,
     UNTESTED,
     kind,
     tally,
@@ -73,16 +72,17 @@ def shown_published(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def _reason(claim: Mapping[str, Any]) -> str:
-    """Return the reason for the verdict on a claim: the deciding part, or a tally of its parts."""
-    parts, verdict = claim["parts"], claim["verdict"]
+    """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all."""
+    parts = claim["parts"]
     if len(parts) == 1:
         return _why(parts[0])
-    for part in parts:
-        decides = part["role"] == DECIDES and part["verdict"] == verdict
-        if decides and kind(verdict) in (FAILS, *OPEN):
-            why = _why(part)
-            reason = f"{why[0].lower()}{why[1:]}"
-            return f"“{part['says']}” is {verdict}: {reason}"
+    deciding = [part for part in parts if part["role"] == DECIDES]
+    if len(deciding) == 1:
+        why = _why(deciding[0])
+        return f"“{deciding[0]['says']}” decides: {why[0].lower()}{why[1:]}"
+    if deciding:
+        told = tally([part["verdict"] for part in deciding], "deciding parts")
+        return f"{told}; not found would need all of them to agree."
     return f"{tally([part['verdict'] for part in parts], 'parts')}."
 
 
@@ -129,7 +129,9 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         known.sort(key=lambda finding: float(str(finding["value"])))
         least, most = (str(it["text"]).partition(" (")[0] for it in (known[0], known[-1]))
         unit = most[most.rfind(" ") :]
-        text = f"{len(known)} numbers, {least.removesuffix(unit)} to {most}"
+        verdicts = [kind(finding["verdict"]) for finding in part["findings"]]
+        told = ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).items())
+        text = f"{len(known)} numbers between {least.removesuffix(unit)} and {most} ({told})"
     if texts:
         text = f"{part['quantity']}: {text}"
     return {"says": part["says"], "verdict": part["verdict"], "text": text}

@@ -61,6 +61,7 @@ def _group(found: Mapping[str, Any], looks: Mapping[str, Mark], several: bool) -
             point |= sign(looks[its["adaptation"]]) | {
                 "title": f"{its['adaptation']}: {its['perplexity']['text']}, {_amounts(its)}",
                 "records": _records(its),
+                "seeds": its["seeds"],
             }
     return {
         "label": label,

@@ -101,7 +101,9 @@ def tuning(facts: Facts) -> Answer:
         told.append(f"`{name}` chose among {of} candidates by perplexity on {on}: {chosen}.")
     if facts.fixed:
         told.append(
-            f"The settings of {code(facts.fixed)} are fixed in the config, and the study does not "
+            f"The settings of {code(facts.fixed)} are fixed in the config. The learning rates in "
+            "`config/registry.yaml` were chosen by perplexity on held-out calibration text, in "
+            "searches with seed 0 (`docs/results/searches.md`); for others, the study does not "
             "state how they were found."
         )
     return Answer(IN_PART if facts.fixed else ANSWERED, " ".join(told))

@@ -1,4 +1,4 @@
-"""The scope of verdicts: models, patterns, calibration tokens and seeds, beside the paper's."""
+"""The scope of verdicts: models, patterns, calibration tokens, seeds, beside the paper's."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from freelunch.analysis.resolution import told_apart
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
 from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
-from freelunch.reporting.labels import pattern_label
+from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -38,6 +38,7 @@ class Scope:
 
     Attributes:
         models: The models.
+        criteria: The criteria.
         patterns: The patterns.
         tokens: The fewest and the most calibration tokens of an adaptation.
         reconstructed: The most calibration tokens of a reconstruction.
@@ -46,6 +47,7 @@ class Scope:
     """
 
     models: list[str]
+    criteria: list[str]
     patterns: list[str]
     tokens: tuple[int, int]
     reconstructed: int
@@ -80,6 +82,7 @@ class Scope:
         } or {0}
         return cls(
             list(dict.fromkeys(cell.model for cell in cells)),
+            list(dict.fromkeys(cell.criterion for cell in pruned)),
             list(dict.fromkeys(cell.pattern for cell in pruned)),
             (min(tokens), max(tokens)),
             max(reconstructed),
@@ -95,7 +98,11 @@ class Scope:
     @property
     def text(self) -> str:
         """Return the scope in words."""
-        parts = [", ".join(self.models), ", ".join(map(pattern_label, self.patterns))]
+        parts = [
+            ", ".join(self.models),
+            ", ".join(map(criterion_label, self.criteria)),
+            ", ".join(map(pattern_label, self.patterns)),
+        ]
         tokens = f"{_range(*self.tokens)} calibration tokens"
         if self.paper is not None:
             shares = f"{_range(*(100 * of / self.paper for of in self.tokens))} %"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from freelunch.analysis.intervals import Means, Numbers, Pick, Sample, Statistic
+from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     WINDOW,
@@ -79,8 +79,8 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of a single matrix gains than each of some `windows`, as a share of
-    what that gains; the smallest share counts. The matrix is solved exactly if `exact`, and trained
-    otherwise. All of the windows have to be in the study, and no others count.
+    what that gains. The matrix is solved exactly if `exact`, and trained otherwise. All of the
+    windows have to be in the study, and no others count.
     """
     for place, by_name, rows in _windows(evidence):
         trained = _adaptations(rows)
@@ -90,7 +90,15 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
             how = "solved exactly" if settings["exact"] else "trained"
             yield Absent(place, absent or f"no window of one matrix was {how}")
             continue
-        yield _beside_each(evidence, settings, place, by_name, matrix, trained, min)
+        for window in settings["windows"]:
+            yield ask(
+                evidence,
+                settings,
+                f"{place}, {matrix}",
+                [_missed(matrix, trained[window])],
+                shared_seeds(by_name, [NONE, matrix, trained[window]]),
+                about=f"{window_label(MATRIX)} vs. {window_label(window)}",
+            )
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -103,7 +111,15 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
         if absent := _absent_windows(trained, [HALVES, *settings["windows"]]):
             yield Absent(place, absent)
             continue
-        yield _beside_each(evidence, settings, place, by_name, trained[HALVES], trained, max)
+        half, *others = (trained[window] for window in (HALVES, *settings["windows"]))
+        yield ask(
+            evidence,
+            settings,
+            f"{place}, {half}",
+            [_missed(half, other) for other in others],
+            shared_seeds(by_name, [NONE, half, *others]),
+            pick=max,
+        )
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
@@ -152,27 +168,6 @@ def _smallest_peak(evidence: Evidence, model: str) -> int:
 def _missed(name: str, other: str) -> Statistic:
     """Return how much less an adaptation gains than another, as a share of the other's gain."""
     return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
-
-
-def _beside_each(
-    evidence: Evidence,
-    settings: Settings,
-    place: str,
-    by_name: BySeed,
-    name: str,
-    trained: Mapping[Any, str],
-    pick: Pick,
-) -> Measurement | Absent:
-    """Return how much less an adaptation gains than each of the windows of the settings."""
-    others = [trained[window] for window in settings["windows"]]
-    return ask(
-        evidence,
-        settings,
-        f"{place}, {name}",
-        [_missed(name, other) for other in others],
-        shared_seeds(by_name, [NONE, name, *others]),
-        pick=pick,
-    )
 
 
 def _windows(evidence: Evidence) -> Iterator[tuple[str, BySeed, list[Mapping[str, Any]]]]:
