@@ -101,7 +101,7 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
     return environment.get_template("audit/page.html").render(
         study=study,
         facts=run_facts(study, audit),
-        answer=audit["answer"],
+        answer=audit["answer"].replace(" %", "\N{NO-BREAK SPACE}%"),
         tally=tally_text(audit["claims"]),
         leading=[figure for figure in shown if figure["sums_up"]],
         found=shown_found(study, audit["found"]),

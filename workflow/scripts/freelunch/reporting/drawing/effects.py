@@ -246,7 +246,7 @@ def _panel(
             low, high = max(low, points[0] - wide), min(high, points[1] + wide)
         room = 0.04 * (high - low or abs(high) or 1.0)
         axes.set_xlim(low - room, high + room)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(f"{value:g}")))
     for at, line in enumerate(lines):
         if line.row is not None:
