@@ -225,7 +225,8 @@ def test_jobs_of_a_terminated_run_have_not_failed(events, clock, before, end):
     terminated = [events.said(TERMINATED)] * 3
     lines = told(story, *([*terminated, *ended] if before else [*ended, *terminated]))
     stopped = "stopped   prune_model m, 0 s: interrupted"
-    said = "Stopping: no further job starts, and the run ends when no job runs any more."
+    said = "Stopping: no further job starts, and the run ends when no job runs any more. "
+    said += "Run the same command again to resume."
     assert lines == ([said, stopped] if before else [stopped, said])
     assert told(story, events.said("Resume by ...", event=STOPPED)) == ["\nResume by ...\n"]
 

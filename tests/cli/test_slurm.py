@@ -39,6 +39,7 @@ def stand_in(tmp_path: Path, name: str, script: str) -> None:
         ("Invalid account or account/partition combination specified", "slurm_account"),
         ("invalid partition specified: nope", "slurm_partition"),
         ("Invalid qos specification", "correct `qos`"),
+        ("Invalid feature specification", "correct `constraint`"),
         ("Requested time limit is invalid", "evaluate_cell:runtime=MINUTES"),
         ("Memory specification can not be satisfied", "evaluate_cell:mem_mb=MB"),
         ("Invalid generic resource (gres) specification", "device=cpu"),
@@ -90,7 +91,7 @@ def test_nodes_of_a_partition_are_counted(tmp_path: Path) -> None:
     lines = "main* 3\\nmain* 2\\nlong 7\\nmain2 1"
     stand_in(tmp_path, "sinfo", f"printf '{lines}\\n'")
     assert count_nodes(None) == count_nodes("main") == 5
-    assert (count_nodes("long"), count_nodes("nope")) == (7, 0)
+    assert (count_nodes("long"), count_nodes("main,long"), count_nodes("nope")) == (7, 12, 0)
     stand_in(tmp_path, "sinfo", "exit 1")
     assert count_nodes(None) == 0
 

@@ -21,6 +21,7 @@ from study_folder import digests
 
 RESULTS = Path("results/smoke")
 CELL = "tiny/wanda-u50/{}/seed0"
+RESUME = "Run the same command again to resume."
 REQUESTS = "workflow/scripts/freelunch/costs/requests.py"
 
 
@@ -240,15 +241,20 @@ def test_an_interrupted_master_cancels_its_jobs(study, finished):
 
 @pytest.mark.long
 def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
-    """Slurm kills it, and its jobs run to their end; the next run takes what they made."""
+    """Slurm kills it, and its jobs run to their end; the next run takes what they made.
+
+    By `exec`, it takes the place of the batch script, which alone gets Slurm's SIGTERM, and says
+    what to do.
+    """
     target = without_windows(study)
     command = " ".join(
         [f"'{option}'" for option in ("snakemake", *study.options, "--config", f"study={STUDY}")]
     )
     master = subprocess.run(
-        ["sbatch", "--parsable", "--output=master.log", f"--wrap={command} -- '{target}'"],
+        ["sbatch", "--parsable", "--output=master.log", f"--wrap=exec {command} -- '{target}'"],
         cwd=study.path,
-        env=study.environment,
+        # What a user reads, rather than all that Snakemake says.
+        env={key: it for key, it in study.environment.items() if key != "VERBOSE"},
         capture_output=True,
         text=True,
         check=True,
@@ -256,6 +262,7 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     wait_for(lambda: len(running(study)) == 2)
     study.slurm.run("scancel", master)
     wait_for(lambda: not running(study))
+    assert RESUME in (study.path / "master.log").read_text()
     study.run_study("--", target)
     folder = Path(target).parent
     assert digests(study.path / folder) == digests(finished.path / folder)

@@ -223,7 +223,9 @@ def test_all_numbers_of_a_panel_have_equal_decimals(drawn: Figure) -> None:
     assert any("95 % interval" in text.get_text() for text in drawn.texts)
     for axes in drawn.axes:
         texts = [text.get_text() for text in axes.texts]
-        numbers = [found for text in texts for found in re.findall(r"\d+\.(\d+)(?: to| \(|\)|$)", text)]
+        numbers = [
+            found for text in texts for found in re.findall(r"\d+\.(\d+)(?: to| \(|\)|$)", text)
+        ]
         assert len(set(map(len, numbers))) == 1
 
 

@@ -34,7 +34,10 @@ COMMAND = "FREELUNCH_COMMAND"
 # scheduler did not take a job or ended it.
 PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
 SCHEDULER = "freelunch_scheduler"
-_STOPPING = "Stopping: no further job starts, and the run ends when no job runs any more."
+_STOPPING = (
+    "Stopping: no further job starts, and the run ends when no job runs any more. Run the same "
+    "command again to resume."
+)
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
 # Lines of other processes that are shown for a job that stopped without a message.

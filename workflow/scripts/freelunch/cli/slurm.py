@@ -31,6 +31,8 @@ _REFUSALS = {
     "memory": "choose a partition with larger nodes, or ask for less: "
     "`--set-resources {rule}:mem_mb=MB`",
     "gres": "choose a partition with GPUs, or say `device=cpu` in the profile's default-resources",
+    "feature": "correct `constraint` in the profile's default-resources (`sinfo --format='%P %f'` "
+    "lists what nodes have)",
     "node configuration": "no node of the partition has this: choose another partition, or ask for "
     "less: `--set-resources {rule}:mem_mb=MB`",
 }
@@ -209,7 +211,11 @@ def _options(asked: Mapping[str, Any]) -> list[str]:
 
 
 def count_nodes(partition: str | None) -> int:
-    """Return how many nodes of a partition work, by default the default one; 0 without Slurm."""
+    """Return how many nodes of partitions work, by default of the default one; 0 without Slurm.
+
+    Args:
+        partition: One or several, with commas between them, as `sbatch` takes them.
+    """
     states = "--states=idle,mixed,allocated"
     # A line for each partition and state of nodes; Slurm marks the default partition by a star.
     listed = output_of("sinfo", "--noheader", states, "--format=%P %D") or ""
@@ -217,5 +223,5 @@ def count_nodes(partition: str | None) -> int:
     return sum(
         int(nodes)
         for name, nodes in rows
-        if (name.rstrip("*") == partition if partition else name.endswith("*"))
+        if (name.rstrip("*") in partition.split(",") if partition else name.endswith("*"))
     )

@@ -1,5 +1,6 @@
 """A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from freelunch.costs.fits import amount, misfit
@@ -87,7 +88,7 @@ def plan_brief(
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
     if submitted is not None:
         now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
-    command = f"make plan STUDY={plan.study.source}{plan.study.part_words}"
+    command = f"make plan STUDY={shlex.quote(plan.study.source)}{plan.study.part_words}"
     return "\n".join([*lines, f"  {now}. The whole plan: `{command}`"])
 
 
@@ -183,7 +184,7 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
     if not found:
         return []
     if len(found) > _MOST_LINES:
-        command = f"make plan STUDY={plan.study.source} MODELS=..."
+        command = f"make plan STUDY={shlex.quote(plan.study.source)} MODELS=..."
         return ["", f"  {len(found)} adaptations of models; `{command}` has a line for each."]
     windows, costs, reasons = list[str](), list[Cost](), [""]
     for (model, adaptation), job in found.items():
