@@ -480,7 +480,7 @@ def test_halves_memory() -> None:
     assert finding["high"] == pytest.approx(2 + 0.0577 * 4.30, abs=0.02)
     assert part["verdict"] == UNDECIDED
     part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=peaks)
-    assert part["verdict"] == UNTESTED and "not measured in 3 runs" in part["reason"]
+    assert part["verdict"] == UNTESTED and "measured with 1 of 3 seeds" in part["reason"]
     # A matrix that was solved exactly tells nothing of the memory that training takes.
     for others in ({}, {"wanda recon_exact": 45}):
         part = audited("halves_memory", {"below": 1.1}, values | others, {"windows": ["matrix", 1]})

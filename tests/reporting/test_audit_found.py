@@ -272,7 +272,7 @@ def test_the_page_of_a_study_that_no_claim_asks_about_says_what_was_found(tmp_pa
         write_json(tmp_path / "records" / cell.record_name, record)
     audit = audit_study(study, tmp_path / "records")
     assert {claim["verdict"] for claim in audit["claims"]} == {UNTESTED}
-    page = page_text(study, audit, tmp_path)
+    page = page_text(study, audit, tmp_path).replace("\N{NO-BREAK SPACE}", " ")
     assert "the perplexity of tiny-2, pruned by Magnitude (50 % unstructured), from 307" in page
     assert "7 claims: 7 not testable here." in page
     assert page.count('<g class="point"') == 2

@@ -209,7 +209,7 @@ def test_what_published_tables_say_stands_apart(audited: Audited) -> None:
     words = " ".join(page.text.split())
     assert "Published tables carry no intervals" in words
     assert "llama-1-7b sparsegpt: none 7.24, recon_block_sparse 6.72" in words
-    assert words.count("No published table that we know speaks to C2b, C2v1, C4.") == 1
+    assert words.count("No published table that we know of bears on C2b, C2v1, C4.") == 1
     assert "tiny" not in apart, "nothing of ours is there"
     own = text[text.index('<section id="claims"') : text.index('<section id="published-claims"')]
     assert "llama-1-7b" not in own

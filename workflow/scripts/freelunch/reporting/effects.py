@@ -25,7 +25,7 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
     The numbers of claims are those of the audit, with their intervals, thresholds and verdicts. The
     share of the loss that each adaptation recovers is computed as the audit computes it for the
     reconstruction. What is not finite, what was planned rather than measured, and what the study
-    cannot test are left out. A number without an interval has none of the two ends.
+    cannot test are left out. A number without an interval has neither end.
     """
     evidence = Evidence(finished.study, finished.records, finished.folder)
     claims = load_claims()

@@ -20,6 +20,7 @@ from freelunch.reporting.audit.scope import Regimes, Scope, load_regimes
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
+    DECIDES,
     ENOUGH_SEEDS,
     OPEN,
     TOO_SMALL,
@@ -116,7 +117,9 @@ def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any
     parts = [_part(part, claim, evidence, paper) for part in claim["parts"]]
     verdict = of_claim([(part["verdict"], part["role"]) for part in parts])
     own = [part for part in parts if part["role"] != ADDS]
-    findings = [finding for part in parts for finding in part["findings"]]
+    # What the verdict is about is what decides it.
+    about = [part for part in parts if part["role"] == DECIDES] or own
+    findings = [finding for part in about for finding in part["findings"]]
     facts = ("id", "title", "statement", "source", "published")
     return {
         **{key: claim.get(key) for key in facts},

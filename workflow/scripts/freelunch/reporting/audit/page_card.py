@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freelunch.reporting.audit.scope import measured_text
-from freelunch.reporting.audit.verdicts import VERDICTS, kind
+from freelunch.reporting.audit.verdicts import VERDICTS
 from freelunch.reporting.formatting import range_text
 from freelunch.reporting.labels import criterion_label, pattern_label, place_text
 from freelunch.study.cell import NONE
@@ -73,7 +73,7 @@ def computed_text(provenance: Mapping[str, Any]) -> str:
 
 def tally_text(claims: Sequence[Mapping[str, Any]]) -> str:
     """Return the number of claims with each verdict, and what that says of them, in a few words."""
-    verdicts = [kind(claim["verdict"]) for claim in claims]
+    verdicts = [claim["verdict"] for claim in claims]
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     bearings = Counter(claim["bearing"] for claim in claims)

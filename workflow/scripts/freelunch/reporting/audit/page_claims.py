@@ -10,8 +10,8 @@ from freelunch.reporting.audit.numbers import estimate_text
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
+    UNDECIDED,
     UNTESTED,
-    kind,
     tally,
 )
 from freelunch.reporting.formatting import NOT_FINITE
@@ -73,7 +73,7 @@ def shown_published(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 def _reason(claim: Mapping[str, Any]) -> str:
     """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all."""
-    parts = claim["parts"]
+    parts = [part for part in claim["parts"] if part["role"] != ADDS] or claim["parts"]
     if len(parts) == 1:
         return _why(parts[0])
     deciding = [part for part in parts if part["role"] == DECIDES]
@@ -129,9 +129,15 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         known.sort(key=lambda finding: float(str(finding["value"])))
         least, most = (str(it["text"]).partition(" (")[0] for it in (known[0], known[-1]))
         unit = most[most.rfind(" ") :]
-        verdicts = [kind(finding["verdict"]) for finding in part["findings"]]
-        told = ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).items())
+        verdicts = Counter(finding["verdict"] for finding in part["findings"])
+        told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
         text = f"{len(known)} numbers between {least.removesuffix(unit)} and {most} ({told})"
+        if (
+            len(open_ones := [it for it in known if it["verdict"] == UNDECIDED])
+            == 1
+            < len(verdicts)
+        ):
+            text += f"; the undecided one is {open_ones[0]['text']}"
     if texts:
         text = f"{part['quantity']}: {text}"
     return {"says": part["says"], "verdict": part["verdict"], "text": text}

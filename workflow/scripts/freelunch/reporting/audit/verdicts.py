@@ -162,7 +162,9 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
         return together(deciding)
     own = together([verdict for verdict, role in parts if role != ADDS])
     added = [verdict for verdict, role in parts if role == ADDS and verdict not in OPEN]
-    return together([own, *added]) if kind(own) in (HOLDS, IN_PART) else own
+    joint = together([own, *added])
+    weaker = kind(own) in (HOLDS, IN_PART) and kind(joint) != kind(own)
+    return joint if weaker else own
 
 
 def bearing(verdict: str, too_small: bool) -> str:

@@ -74,7 +74,7 @@ class Ratio:
     @property
     def may_be_more(self) -> bool:
         """Return whether a larger budget than the largest may be needed."""
-        return not self.is_unknown and max(self.value, self.high) > self.largest
+        return not self.is_unknown and math.inf in (self.value, self.high)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -82,7 +82,7 @@ class Ratio:
         low, high = min(self.value, self.low), max(self.value, self.high)
         return (
             low if low > 0 else self.known_from,
-            high if high <= self.largest else self.largest,
+            high if math.isfinite(high) else self.largest,
         )
 
 
