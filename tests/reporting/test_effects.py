@@ -197,6 +197,16 @@ def test_a_range_has_a_threshold_at_both_ends() -> None:
     assert low < -10 and high > 10
 
 
+def test_an_effect_that_no_claim_asks_about_has_a_name(study: Study, results: Results) -> None:
+    """Also where it is the only one: matplotlib cannot draw a label without a letter."""
+    assert {row["effect"] for row in results.effects if row["measure"] == "recovery"} == {
+        "loss recovered"
+    }
+    (axes,) = draw([row_of(effect="loss recovered")], {}).axes
+    assert "loss recovered" in [text.get_text() for text in axes.texts]
+    draw([row_of(effect="")], {})
+
+
 def test_a_number_without_an_interval_is_drawn_without_one() -> None:
     figure = draw([row_of(low="", high="", text="50 % (no interval)")], {})
     assert dashes(figure) == {} and legend_texts(figure) == []

@@ -97,7 +97,8 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
             yield {
                 **_shared([*cells[NONE], *cells[name]]),
                 **_of_measure(recovery.__name__, PERPLEXITY),
-                "effect": "",
+                # As the claim about it calls it.
+                "effect": "loss recovered",
                 "seeds": len(seeds),
                 **{key: json_number(getattr(found, key)) for key in ("value", "low", "high")},
                 "text": estimate_text(found, MEASURES[recovery.__name__].unit),

@@ -132,12 +132,9 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         verdicts = Counter(finding["verdict"] for finding in part["findings"])
         told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
         text = f"{len(known)} numbers between {least.removesuffix(unit)} and {most} ({told})"
-        if (
-            len(open_ones := [it for it in known if it["verdict"] == UNDECIDED])
-            == 1
-            < len(verdicts)
-        ):
-            text += f"; the undecided one is {open_ones[0]['text']}"
+        undecided = [finding["text"] for finding in known if finding["verdict"] == UNDECIDED]
+        if len(undecided) == 1 < len(verdicts):
+            text += f"; the undecided one is {undecided[0]}"
     if texts:
         text = f"{part['quantity']}: {text}"
     return {"says": part["says"], "verdict": part["verdict"], "text": text}

@@ -167,6 +167,9 @@ def _legend(figure: Figure, rows: Sequence[Row], height: float, on_evaluation: b
 
 def _inches(text: str, style: Literal["normal", "oblique"] = "normal") -> float:
     """Return how wide a text is."""
+    if not text:
+        # Matplotlib cannot make a path of nothing.
+        return 0.0
     font = FontProperties(style=style)
     return float(TextPath((0, 0), text, size=SMALL, prop=font).get_extents().x1) / 72
 
