@@ -8,11 +8,12 @@ from freelunch.analysis.intervals import estimate
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures import MEASURES
+from freelunch.reporting.audit.measures.measure import shared_sample
 from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
 from freelunch.reporting.audit.numbers import estimate_text, json_number
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.labels import adaptation_labels, first_of_kinds
-from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.cell import NONE, Cell
 
 # Columns with what all cells of an effect have in common; empty where they differ.
 _SHARED = ("model", "criterion", "pattern", "adaptation")
@@ -83,23 +84,18 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
     firsts = first_of_kinds(evidence.study.as_json()["adaptations"]).values()
     for by_name in evidence.pruned:
         for name in (name for name in by_name if name in firsts):
-            seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
-            if not seeds:
+            sample = shared_sample(evidence, by_name, [NONE, name])
+            if sample is None:
                 continue
-            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
-            dense = [Cell.dense(cell.model) for cell in cells[name]]
-            sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
-            # Every cell has a perplexity.
-            assert sample is not None
             found = estimate([recovered_by(name)], [sample])
             if math.isnan(found.value):
                 continue
             yield {
-                **_shared([*cells[NONE], *cells[name]]),
+                **_shared([*by_name[name].values()]),
                 **_of_measure(recovery.__name__, PERPLEXITY),
                 # As the claim about it calls it.
                 "effect": "loss recovered",
-                "seeds": len(seeds),
+                "seeds": sample.seeds,
                 **{key: json_number(getattr(found, key)) for key in ("value", "low", "high")},
                 "text": estimate_text(found, MEASURES[recovery.__name__].unit),
             }

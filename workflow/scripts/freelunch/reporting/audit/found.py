@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic, estimate
-from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.measures.measure import shared_sample
 from freelunch.reporting.audit.measures.recovery import recovered_by
 from freelunch.reporting.audit.numbers import estimate_text, json_number
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
 from freelunch.reporting.labels import adaptation_labels, pruning_label
-from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.cell import NONE, Cell
 from freelunch.study.study import Study
 
 # Two adaptations saw as many tokens if the numbers differ by at most this share.
@@ -98,14 +99,9 @@ def _compared(
     evidence: Evidence, by_name: Mapping[str, Mapping[int, Cell]], name: str
 ) -> dict[str, Any]:
     """Return what an adaptation gains and recovers, over the seeds that both models have."""
-    seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
-    if not seeds:
+    sample = shared_sample(evidence, by_name, [NONE, name])
+    if sample is None:
         return {"gain": None, "recovered": None}
-    cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
-    dense = [Cell.dense(cell.model) for cell in cells[name]]
-    sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
-    # Every cell has a perplexity.
-    assert sample is not None
     return {
         "gain": _share(_lowered_by(name), sample),
         "recovered": _share(recovered_by(name), sample),
@@ -121,16 +117,10 @@ def _beside_first(
     first = _first(evidence.study, adaptations) if adaptations else None
     for each in adaptations:
         each["beside_first"] = None
-        if first is None or not _is_rival(evidence.study, each, first):
-            continue
-        names = first["adaptation"], each["adaptation"]
-        seeds = sorted(by_name[names[0]].keys() & by_name[names[1]].keys())
-        if seeds:
-            cells = {name: [by_name[name][seed] for seed in seeds] for name in names}
-            sample = evidence.sample(cells, PERPLEXITY)
-            # Every cell has a perplexity.
-            assert sample is not None
-            each["beside_first"] = _share(_lowered_by(names[1], names[0]), sample)
+        if first is not None and _is_rival(evidence.study, each, first):
+            names = first["adaptation"], each["adaptation"]
+            if (sample := shared_sample(evidence, by_name, names)) is not None:
+                each["beside_first"] = _share(_lowered_by(names[1], names[0]), sample)
 
 
 def _is_rival(study: Study, one: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
@@ -138,9 +128,8 @@ def _is_rival(study: Study, one: Mapping[str, Any], first: Mapping[str, Any]) ->
     retrains, other = (
         study.config.adaptations[each["adaptation"]].is_retraining for each in (one, first)
     )
-    tokens = first["tokens"]
-    alike = abs((one["tokens"] or 0) - (tokens or 0)) <= _ALIKE * (tokens or 0)
-    return retrains != other and bool(tokens) and alike
+    tokens, others = one["tokens"] or 0, first["tokens"] or 0
+    return retrains != other and others > 0 and abs(tokens - others) <= _ALIKE * others
 
 
 def _lowered_by(adaptation: str, beside: str = NONE) -> Statistic:

@@ -72,7 +72,7 @@ def symbols(marks: Iterable[Mark]) -> dict[str, Markup]:
 def symbol_id(mark: Mark) -> str:
     """Return the identifier of the symbol of a mark."""
     # Some markers are signs that an identifier cannot have.
-    colours = (mark.colour, mark.edge or mark.colour, mark.rest)
+    colours = (mark.colour, mark.edge, mark.rest)
     parts = [str(ord(mark.marker)), mark.fill, *(it.lstrip("#").lower() for it in colours)]
     return f"mark-{'-'.join(parts)}"
 
@@ -93,14 +93,13 @@ def _shapes(mark: Mark) -> Iterator[Markup]:
         return
     corners = "L".join(f"{_RADIUS * x:.2f} {_RADIUS * y:.2f}" for x, y in _CORNERS[mark.marker])
     path = Markup('<path d="M{}Z" fill="{}" stroke="{}" stroke-width="1.3"/>')
-    edge = mark.edge or mark.colour
-    yield path.format(corners, mark.colour if mark.fill == "full" else mark.rest, edge)
+    yield path.format(corners, mark.colour if mark.fill == "full" else mark.rest, mark.edge)
     if mark.fill in _HALVES:
         left, top, width, height = _HALVES[mark.fill]
         # An inner `svg` shows only what lies in its own box.
         inner = '<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">{4}</svg>'
         yield Markup(inner).format(
-            left, top, width, height, path.format(corners, mark.colour, edge)
+            left, top, width, height, path.format(corners, mark.colour, mark.edge)
         )
 
 

@@ -142,16 +142,13 @@ def _why_empty(missing: Sequence[str]) -> str:
 
 def _legend(figure: Figure, rows: Sequence[Row], height: float, on_evaluation: bool) -> None:
     """Explain bars, thresholds and, if there is one, the dagger at the bottom."""
-    ends = {end for row in rows if row["threshold"] for end in ENDS[row["side"]]}
     lines = dict.fromkeys(_line(row) for row in rows if row["low"])
-    handles = [
-        *(Line2D([], [], color=INK, linestyle=line, label=label) for line, label in lines),
-        *(
-            Line2D([], [], color=PALE, marker=SIDES[end], linestyle="none", label=label)
-            for end in SIDES
-            if end in ends
-            for label in [f"a claim holds {end}"]
-        ),
+    ends = {end for row in rows for end in _thresholds(row)}
+    handles = [Line2D([], [], color=INK, linestyle=line, label=label) for line, label in lines]
+    handles += [
+        Line2D([], [], color=PALE, marker=marker, linestyle="none", label=f"a claim holds {end}")
+        for end, marker in SIDES.items()
+        if end in ends
     ]
     figure.legend(
         handles=handles,
@@ -285,17 +282,14 @@ def _range(
 
 def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
     """Draw an estimate, its interval, its threshold, and its number to the right."""
-    edges = axes.get_xlim()
-    value, *ends = (scale * float(row[key]) for key in ("value", "low", "high") if row[key])
+    least, most = axes.get_xlim()
+    numbers = [scale * float(row[key]) for key in ("value", "low", "high") if row[key]]
+    value, *ends = (min(max(number, least), most) for number in numbers)
     if ends:
-        low, high = (min(max(end, edges[0]), edges[1]) for end in ends)
         line, _ = _line(row)
-        axes.plot([low, high], [at, at], color=look.colour, linestyle=line, linewidth=1.1, zorder=2)
-    axes.plot(
-        [min(max(value, edges[0]), edges[1])], [at], **look.points, linestyle="none", zorder=3
-    )
-    outermost = (min(value, *ends), max(value, *ends)) if ends else (value, value)
-    beyond = ((outermost[0] < edges[0], "<", edges[0]), (outermost[1] > edges[1], ">", edges[1]))
+        axes.plot(ends, [at, at], color=look.colour, linestyle=line, linewidth=1.1, zorder=2)
+    axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
+    beyond = ((min(numbers) < least, "<", least), (max(numbers) > most, ">", most))
     for is_beyond, arrow, edge in beyond:
         if is_beyond:
             axes.plot([edge], [at], arrow, color=look.colour, clip_on=False, zorder=3)

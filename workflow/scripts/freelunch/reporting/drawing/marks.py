@@ -63,7 +63,7 @@ _EXACT = (_VERMILION, ">")
 # The half of a variant's marker that is filled, and its line. Each four variants have an outline
 # and another half of their own.
 _HALVES = ("left", "right", "bottom", "top")
-_FOURS = (("", WHITE), (INK, WHITE), ("", PALE), (INK, PALE))
+_FOURS = ((False, WHITE), (True, WHITE), (False, PALE), (True, PALE))
 _LINES = ("-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
@@ -78,7 +78,7 @@ class Mark:
         marker: Marker, as matplotlib names it.
         fill: The part of the marker that is filled, as matplotlib names it; "none" for none.
         line: Line style, as matplotlib names it.
-        edge: Colour of the marker's outline; that of the rest if empty.
+        inked: Whether the marker's outline is black, rather than of its colour.
         rest: Colour of the part of the marker that is not filled.
     """
 
@@ -88,8 +88,13 @@ class Mark:
     marker: str
     fill: str
     line: Any
-    edge: str = ""
+    inked: bool = False
     rest: str = WHITE
+
+    @property
+    def edge(self) -> str:
+        """Return the colour of the marker's outline."""
+        return INK if self.inked else self.colour
 
     @property
     def points(self) -> dict[str, Any]:
@@ -100,7 +105,7 @@ class Mark:
             "fillstyle": "full" if self.fill == "none" else self.fill,
             "markerfacecolor": self.rest if self.fill == "none" else self.colour,
             "markerfacecoloralt": self.rest,
-            "markeredgecolor": self.edge or self.colour,
+            "markeredgecolor": self.edge,
         }
 
 
@@ -131,8 +136,8 @@ def _mark(kind: Kind, variant: int, label: str, series: str) -> Mark:
         # 16 variants come before one looks like another.
         four, half = divmod(variant - 1, len(_HALVES))
         line = _LINES[(four + half) % len(_LINES)]
-        edge, rest = _FOURS[four % len(_FOURS)]
-        return Mark(label, series, colour, marker, _HALVES[half], line, edge, rest)
+        inked, rest = _FOURS[four % len(_FOURS)]
+        return Mark(label, series, colour, marker, _HALVES[half], line, inked, rest)
     if is_retraining(kind):
         return Mark(label, series, colour, marker, "none", "--")
     return Mark(label, series, colour, marker, "full", "-")

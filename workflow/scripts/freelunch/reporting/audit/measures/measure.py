@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from freelunch.analysis.intervals import Numbers, Pick, Sample, Statistic
-from freelunch.reporting.audit.evidence import ACCURACY, METRICS, Evidence
+from freelunch.reporting.audit.evidence import ACCURACY, METRICS, PERPLEXITY, Evidence
 from freelunch.reporting.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import DENSE, NONE, Cell
@@ -180,6 +180,20 @@ def shared_seeds(by_name: BySeed, names: Sequence[str]) -> Cells:
     """
     seeds = sorted(set.intersection(*(set(by_name[name]) for name in names)))
     return {name: [by_name[name][seed] for seed in seeds] for name in names}
+
+
+def shared_sample(evidence: Evidence, by_name: BySeed, names: Sequence[str]) -> Sample | None:
+    """Return the losses of some adaptations and of the dense model, for all seeds that the
+    adaptations have in common; None if there is none.
+    """
+    cells = shared_seeds(by_name, names) if set(names) <= by_name.keys() else {}
+    if not all(cells.get(name) for name in names):
+        return None
+    dense = [Cell.dense(cell.model) for cell in cells[names[0]]]
+    sample = evidence.sample({**cells, DENSE: dense}, PERPLEXITY)
+    # Every cell has a perplexity.
+    assert sample is not None
+    return sample
 
 
 def divided(value: Numbers, by: Numbers) -> Numbers:
