@@ -105,7 +105,7 @@ def test_gains_and_what_is_missed() -> None:
     assert rows["whole"]["perplexity_dense"] == pytest.approx(math.exp(3.5))
 
 
-def test_seeds_are_those_that_all_share() -> None:
+def test_seeds_are_those_shared_with_the_best() -> None:
     study = study_of("recon_block", "matrix", seeds=[0, 1])
     records = records_of(study)
     rows = {row["adaptation"]: row for row in window_rows(records)}
@@ -115,6 +115,12 @@ def test_seeds_are_those_that_all_share() -> None:
     assert spread == pytest.approx(statistics.stdev([0.25, 0.26]))
     gone = Cell.parse("tiny/wanda-u50/matrix/seed1")
     fewer = {cell: record for cell, record in records.items() if cell != gone}
+    found = {row["adaptation"]: row for row in window_rows(fewer)}
+    assert {name: row["seeds"] for name, row in found.items()} == {"recon_block": 2, "matrix": 1}
+    assert found["matrix"]["gain"] == pytest.approx(0.25)
+    gone = Cell.parse("tiny/wanda-u50/recon_block/seed1")
+    fewer = {cell: record for cell, record in records.items() if cell != gone}
+    assert {row["best"] for row in window_rows(fewer)} == {"recon_block"}
     assert {row["seeds"] for row in window_rows(fewer)} == {1}
 
 

@@ -14,8 +14,10 @@ from freelunch.core.errors import UserError
 from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
 from freelunch.data.documents import TOKEN_IDS, read_documents
 from freelunch.data.drawing import Drawing, distinct_tokens, read_spans
+from freelunch.data.texts import fetch_text
 from freelunch.model.token_ids import TOKENS
 from freelunch.study.cell import derive_seed
+from freelunch.study.sources import read_text
 from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 from tiny_models import tiny_checkpoint, tokenizer
 
@@ -124,6 +126,50 @@ def test_held_out_text_shares_no_document_with_the_sample(tmp_path: Path, seed: 
     assert not sources(sample) & sources(held_out)
 
 
+def test_a_text_in_which_documents_stand_twice(tmp_path: Path) -> None:
+    """Each counts once, and no other copy of it is held out. Beside it, what a drawing finds that
+    takes the text as it stands.
+    """
+    once = documents(12)
+    source, length, counts = tmp_path / "lines.txt", 20, (9, 6)
+    source.write_text("\n".join([*once, *once[:5]]))
+    entry = read_text({"source": "path", "path": str(source), "format": "lines"})
+    text = fetch_text("lines", entry, tmp_path / "fetched", "test")
+    model = tiny_checkpoint(tmp_path)
+    sample = sample_calibration(model, text, counts[0], length, 1, tmp_path / "sample", "test")
+    held_out = sample_held_out(model, text, sample, counts[1], 0, tmp_path / "held_out", "test")
+    assert (text.facts["documents"], text.facts["duplicates"]) == (12, 5)
+    tokens = {
+        (document, start + offset)
+        for document, start in read_spans(sample)
+        for offset in range(length)
+    }
+    assert sample.facts["distinct_tokens"] == len(tokens) == 139
+    assert shared_grams(rows_of(sample), rows_of(held_out)) == (0, 44)
+
+    raw = text_of(tmp_path / "raw", [*once, *once[:5]])
+    twice = sample_calibration(model, raw, counts[0], length, 1, tmp_path / "twice", "test")
+    by_content = {
+        (document % 12, start + offset)
+        for document, start in read_spans(twice)
+        for offset in range(length)
+    }
+    assert (twice.facts["distinct_tokens"], len(by_content)) == (160, 142)
+    calibration, reserved, _ = draw_all([*once, *once[:5]], length, 1, (*counts, 0))
+    assert shared_grams(calibration, reserved) == (7, 40)
+
+
+def shared_grams(one: Rows, other: Rows) -> tuple[int, int]:
+    """Return how many of the different 13 tokens in a row of the other sample are in the one, too,
+    and how many there are.
+    """
+    drawn, measured = (
+        {tuple(row[at : at + 13]) for row in rows for at in range(len(row) - 12)}
+        for rows in (one, other)
+    )
+    return len(drawn & measured), len(measured)
+
+
 def test_samples_share_no_document_and_no_13_tokens(tmp_path: Path) -> None:
     """Documents repeat each other's sentences; what is measured is apart from all else."""
     words, vocabulary = random.Random(0), ["cat", "sat", "shells", "window", "7x", "8y", "z"]
@@ -136,18 +182,15 @@ def test_samples_share_no_document_and_no_13_tokens(tmp_path: Path) -> None:
     rows = rows_of(held_out)
     assert len(rows) == 7 and held_out.facts["settings"]["measured"] == 3
 
-    def grams(sequences: list[list[int]]) -> set[tuple[int, ...]]:
-        return {tuple(row[at : at + 13]) for row in sequences for at in range(len(row) - 12)}
-
     spans = read_spans(held_out)
     parts = [rows_of(sample), rows[:4], rows[4:]]
     documents = [
         {document for document, _ in each} for each in (read_spans(sample), spans[:4], spans[4:])
     ]
     for one, other in combinations(range(3), 2):
-        assert not grams(parts[one]) & grams(parts[other])
+        assert shared_grams(parts[one], parts[other])[0] == 0
         assert not documents[one] & documents[other]
-    assert not grams(rows_of(extended)) & grams(rows)
+    assert shared_grams(rows_of(extended), rows)[0] == 0
     plain = draw_all(texts, 20, 0, (4, 7, 26))
     assert parts[0] == plain[0] and rows != plain[1], "nothing was ever refused"
 

@@ -18,7 +18,7 @@ from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Measurement
-from freelunch.reporting.audit.numbers import estimate_text
+from freelunch.reporting.audit.numbers import estimate_text, seeds_texts
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
@@ -26,6 +26,7 @@ from freelunch.reporting.audit.verdicts import (
     FAILS,
     HOLDS,
     IN_PART,
+    UNBOUNDED,
     UNDECIDED,
     UNTESTED,
     bearing,
@@ -222,6 +223,28 @@ def test_numbers_in_words(
     assert estimate_text(found, unit, *more) == expected
 
 
+@pytest.mark.parametrize(
+    ("found", "unit", "bounds", "expected"),
+    [
+        # As many digits as the number over all seeds has.
+        (Estimate(0.36, 0.1, 0.62, (0.3667, 0.358)), "share", UNBOUNDED, ["37 %", "36 %"]),
+        # Nothing was run below the first bound and above the second.
+        (
+            Estimate(0.4, 0.2, 0.6, (0.08, math.inf, 0.4)),
+            "times",
+            (0.08, 3),
+            ["at most 0.08 times", "more than 3 times", "0.40 times"],
+        ),
+        (Estimate(0.9, 0.5, 1.3, (0.94, math.nan)), "perplexity", UNBOUNDED, ["0.94", "none"]),
+        (Estimate(0.9, 0.5, 1.3, ()), "perplexity", UNBOUNDED, []),
+    ],
+)
+def test_numbers_of_seeds_in_words(
+    found: Estimate, unit: str, bounds: tuple[float, float], expected: list[str]
+) -> None:
+    assert seeds_texts(found, unit, bounds, "none") == expected
+
+
 # --- Claims
 
 
@@ -391,6 +414,7 @@ def test_seeds_that_disagree_about_infinity() -> None:
     part = audited("budget_ratio", {"above": 10}, values, TOKENS, seeds=[0, 1], adaptations=names)
     (finding,) = part["findings"]
     assert finding["of_seeds"] == ["infinity", 0.5]
+    assert finding["text_of_seeds"] == ["more than 20 times", "at most 0.5 times"]
     assert kind(part["verdict"]) == UNDECIDED
 
 

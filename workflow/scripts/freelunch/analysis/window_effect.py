@@ -101,17 +101,10 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
     adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
     if len(adapted) < 2:
         return []
-    seeds = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
-    gains = {
-        each.name: [_differences(unadapted[seed], each.cells[seed], records) for seed in seeds]
-        for each in adapted
-    }
-    whole = {name: _mean(of_seeds) for name, of_seeds in gains.items()}
-    best = max(whole, key=lambda name: (not math.isnan(whole[name]), whole[name]))
-    return [
-        _row(each, seeds, gains[each.name], (best, gains[best]), unadapted, records)
-        for each in sorted(adapted, key=_size)
-    ]
+    common = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
+    whole = {each.name: _mean(_gains(each, unadapted, common, records)) for each in adapted}
+    best = max(adapted, key=lambda each: (not math.isnan(whole[each.name]), whole[each.name]))
+    return [_row(each, best, unadapted, records) for each in sorted(adapted, key=_size)]
 
 
 def _one_of_a_kind(adapted: Sequence[AdaptedCells]) -> list[AdaptedCells]:
@@ -131,19 +124,16 @@ def _reconstructs(cell: Cell, records: Records) -> bool:
 
 
 def _row(
-    adapted: AdaptedCells,
-    seeds: Sequence[int],
-    gains: Sequence[Sequence[float]],
-    best: tuple[str, Sequence[Sequence[float]]],
-    unadapted: Mapping[int, Cell],
-    records: Records,
+    adapted: AdaptedCells, best: AdaptedCells, unadapted: Mapping[int, Cell], records: Records
 ) -> Row:
+    seeds = sorted({*unadapted} & {*adapted.cells} & {*best.cells})
+    gains, best_gains = (_gains(each, unadapted, seeds, records) for each in (adapted, best))
     cells = [adapted.cells[seed] for seed in seeds]
     one = cells[0]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     before = mean_over_seeds([measured_perplexity(records[unadapted[seed]]) for seed in seeds])
     costs = [records[cell]["cost"][RECONSTRUCT_WINDOW] for cell in cells]
-    missed, missed_error = _missed(gains, best[1])
+    missed, missed_error = _missed(gains, best_gains)
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
         "seeds": len(seeds),
@@ -158,7 +148,7 @@ def _row(
         "gain": _mean(gains),
         "gain_standard_error": standard_error(window_means(gains)),
         "gain_standard_deviation_over_seeds": spread_over_seeds([fmean(of) for of in gains]),
-        "best": best[0],
+        "best": best.name,
         "gain_missed": missed,
         "gain_missed_standard_error": missed_error,
         "adaptation_flops": fmean(map(operations, costs)),
@@ -203,6 +193,13 @@ def _size(adapted: AdaptedCells) -> tuple[object, ...]:
     """Return the key that sorts windows from small to large, those with dense inputs first."""
     sparse, size = adapted.settings.is_sequential, window_size(adapted.window)
     return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name
+
+
+def _gains(
+    adapted: AdaptedCells, unadapted: Mapping[int, Cell], seeds: Sequence[int], records: Records
+) -> list[list[float]]:
+    """Return the gain of an adaptation with each seed, window by window."""
+    return [_differences(unadapted[seed], adapted.cells[seed], records) for seed in seeds]
 
 
 def _differences(one: Cell, other: Cell, records: Records) -> list[float]:

@@ -15,7 +15,12 @@ from freelunch.reporting.audit.data import DATA, checked
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Absent, Measurement
-from freelunch.reporting.audit.numbers import estimate_text, json_number, number_text
+from freelunch.reporting.audit.numbers import (
+    estimate_text,
+    json_number,
+    number_text,
+    seeds_texts,
+)
 from freelunch.reporting.audit.scope import Regimes, Scope, load_regimes
 from freelunch.reporting.audit.verdicts import (
     ADDS,
@@ -223,6 +228,7 @@ def _finding(
             "about": "",
             **dict.fromkeys(("value", "low", "high", "text", "command", "seeds")),
             "of_seeds": [],
+            "text_of_seeds": [],
             "cells": [],
         }
     found = estimate(asked.statistics, asked.samples, asked.pick)
@@ -250,6 +256,7 @@ def _finding(
         "text": text,
         "seeds": seeds,
         "of_seeds": [json_number(value) for value in found.of_seeds],
+        "text_of_seeds": seeds_texts(found, unit, asked.bounds, asked.without),
         "cells": [str(cell) for cell in asked.cells],
         "command": asked.command or command(evidence.study, asked.cells, rule),
     }

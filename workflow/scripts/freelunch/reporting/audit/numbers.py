@@ -21,28 +21,41 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
     if math.isnan(found.value):
         return NOT_FINITE
     least, most = bounds
+    text, low, high = (
+        _bounded(value, found, unit, bounds) for value in (found.value, found.low, found.high)
+    )
+    if math.isnan(found.low):
+        return f"{text} (no interval)"
+    if found.low < found.high:
+        text += f" (95 %: {low.removesuffix(_SUFFIXES.get(unit, ''))} to {high})"
+    elif found.low <= least or found.low >= most:
+        text += " (the whole interval)"
+    return text
+
+
+def seeds_texts(found: Estimate, unit: str, bounds: tuple[float, float], without: str) -> list[str]:
+    """Return the number of each seed as text, with the digits of the number over all seeds; without
+    a number, what to show instead.
+    """
+    return [
+        without if math.isnan(value) else _bounded(value, found, unit, bounds)
+        for value in found.of_seeds
+    ]
+
+
+def _bounded(value: float, found: Estimate, unit: str, bounds: tuple[float, float]) -> str:
+    """Return a value of an estimate as text; beyond the bounds, say only that it lies there."""
+    least, most = bounds
+    if value == math.inf and math.isfinite(most):
+        return f"more than {number_text(float(f'{most:.3g}'), unit)}"
     # A quarter of a 95 % interval is the standard error, of which two digits are shown.
     width = min(found.high, most) - max(found.low, least)
     error = width / 4 if math.isfinite(width) else abs(found.value) / 10
     if unit == "nats" and not width:
         # Two decimals would hide it.
         error = abs(found.value) / 10
-
-    def written(value: float) -> str:
-        if value == math.inf:
-            return f"more than {number_text(float(f'{most:.3g}'), unit)}"
-        text = number_text(value if math.isfinite(value) else least, unit, error)
-        return f"at most {text}" if value <= least else text
-
-    text = written(found.value)
-    if math.isnan(found.low):
-        return f"{text} (no interval)"
-    if found.low < found.high:
-        bare = written(found.low).removesuffix(_SUFFIXES.get(unit, ""))
-        text += f" (95 %: {bare} to {written(found.high)})"
-    elif found.low <= least or found.low >= most:
-        text += " (the whole interval)"
-    return text
+    text = number_text(value if math.isfinite(value) else least, unit, error)
+    return f"at most {text}" if value <= least else text
 
 
 def number_text(value: float, unit: str, error: float | None = None) -> str:

@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.intervals import Estimate
-from freelunch.reporting.audit.measures import MEASURES
-from freelunch.reporting.audit.numbers import estimate_text
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
@@ -14,7 +11,6 @@ from freelunch.reporting.audit.verdicts import (
     UNTESTED,
     tally,
 )
-from freelunch.reporting.formatting import NOT_FINITE
 
 # More numbers of a part than these are shown as a range.
 _FEW = 2
@@ -142,16 +138,8 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part whose findings have the number of each seed as text, in `seeds`."""
-    unit = MEASURES[part["measure"]].unit_for(part.get("metric"))
-
-    def written(value: float | str | None) -> str:
-        if not isinstance(value, float):
-            return NOT_FINITE if value is None else "never reached"
-        return estimate_text(Estimate(value, value, value, ()), unit)
-
     findings = [
-        {**finding, "seeds": ", ".join(map(written, finding["of_seeds"]))}
-        for finding in part["findings"]
+        {**finding, "seeds": ", ".join(finding["text_of_seeds"])} for finding in part["findings"]
     ]
     several = any(finding["seeds"] for finding in findings)
     return {

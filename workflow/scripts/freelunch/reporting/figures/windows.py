@@ -11,8 +11,8 @@ def _caption(study: Study) -> str:
 The share of the best gain that each window misses, the memory that it takes, and the perplexity
 that it reaches. A window is the part of the model that is adapted together: a single matrix,
 attention and MLP separately (half blocks), a number of consecutive blocks, or the whole model. The
-masks are the same for all windows. All windows are compared over the seeds that they share; claims
-about two windows are decided over all seeds of the two, so their numbers may differ from these.
+masks are the same for all windows. Each window is compared with the best one over the seeds that
+the two share, so perplexities may be means over different seeds.
 
 The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
