@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
@@ -45,6 +46,8 @@ PATTERNS = ("u50", "2of4", "4of8", "u60")
 # How often the sweep is timed: before, between and after the cells.
 SWEEPS = 3
 WINDOWS_AT_ONCE = 8
+# In how many other orders the calibration sequences pass where pruned blocks come before a block.
+ORDERS = 3
 
 
 def spent(command: Sequence[str], threads: int | None = None) -> Spent:
@@ -92,15 +95,33 @@ class Ours:
             shutil.rmtree(self.paths.root / step, ignore_errors=True)
         return self.make(*map(self.masks, cells))
 
+    def pruned(self, cell: Cell, scratch: Path) -> PreTrainedModel:
+        """Return the pruned model of a cell."""
+        model = StreamedModel(self.paths.model(cell.model))
+        assemble_model(
+            model, Artifact(self.masks(cell), steps.MASKS), [], scratch / "ours", "anchors"
+        )
+        return loaded(scratch / "ours")
+
     def masks(self, cell: Cell) -> Path:
         """Return the folder of a cell's masks."""
         return self.paths.pruned(cell.model, cell.pruning, cell.seed)
 
 
-def alone(cell: Cell, cores: int) -> Ours:
-    """Return a study of one cell. In that of all cells, the dense pass serves the others, too."""
+def alone(cell: Cell, cores: int, tokens: Path | None = None) -> Ours:
+    """Return a study of one cell. In that of all cells, the dense pass serves the others, too.
+
+    Args:
+        cell: The cell.
+        cores: How many cores it may use.
+        tokens: A file with the token ids to calibrate on, if they are not the study's.
+    """
     study = yaml.safe_load(STUDY.read_text())
-    study["study"]["name"] = "anchor"
+    study["study"]["name"] = ALONE.stem
+    if tokens is not None:
+        name, path = tokens.stem, str(tokens.resolve())
+        study["study"]["name"] = study["study"]["calibration"]["text"] = name
+        study["texts"] = {name: {"source": "tokens", "path": path}}
     study["study"]["grids"] = [
         {
             "models": [cell.model],
@@ -118,7 +139,7 @@ def compare(cell: Cell, scratch: Path, cores: int, ours_first: bool) -> Compared
     """Have both make a cell, and compare."""
     ours = alone(cell, cores)
     model = StreamedModel(ours.paths.model(cell.model))
-    folders = theirs, assembled = scratch / "theirs", scratch / "ours"
+    theirs = scratch / "theirs"
     criterion, _, statistics = cell.criterion.partition("_")
     command = [
         *map(str, (PYTHON, SCRIPT, model.folder, ours.calibration / TOKENS)),
@@ -128,22 +149,41 @@ def compare(cell: Cell, scratch: Path, cores: int, ours_first: bool) -> Compared
         our_time, their_time = ours.prune([cell]), spent(command, cores)
     else:
         their_time, our_time = spent(command, cores), ours.prune([cell])
-    masks = Artifact(ours.masks(cell), steps.MASKS)
-    assemble_model(model, masks, [], assembled, "anchors")
-    one, other = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval() for folder in folders
-    )
+    one, other = loaded(theirs), ours.pruned(cell, scratch)
     windows = read_tokens(Artifact(ours.windows, steps.TEXT_WINDOWS))
-    found = Compared(
+    again = [
+        (differences(model, each, other)[1], perplexity(each, windows))
+        for each in (reordered(cell, ours, scratch, cores) if statistics else ())
+    ]
+    return Compared(
         cell,
         *differences(model, one, other),
         (perplexity(one, windows), perplexity(other, windows)),
         (their_time, our_time),
+        again,
     )
-    del one, other
-    for folder in folders:
-        shutil.rmtree(folder)
-    return found
+
+
+def reordered(cell: Cell, ours: Ours, scratch: Path, cores: int) -> Iterator[PreTrainedModel]:
+    """Yield our model of a cell with its calibration sequences in other orders: the same sums, but
+    for rounding.
+    """
+    rows = read_tokens(Artifact(ours.calibration, steps.CALIBRATION))
+    for order in range(ORDERS):
+        generator = torch.Generator().manual_seed(order)
+        # Its name is that of the study, too.
+        tokens = ALONE.with_name(f"anchor_{order}.safetensors")
+        save_file({"input_ids": rows[torch.randperm(len(rows), generator=generator)]}, tokens)
+        other = alone(cell, cores, tokens)
+        other.prune([cell])
+        yield other.pruned(cell, scratch)
+
+
+def loaded(folder: Path) -> PreTrainedModel:
+    """Return the model in a folder, which is deleted."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    shutil.rmtree(folder)
+    return model
 
 
 def differences(
@@ -203,15 +243,18 @@ class Measured:
         self.sweeps = [Spent(*each) for each in found["sweeps"]]
         self.compared = [
             Compared(
-                Cell.parse(cell), weights, differ, (one, other), (Spent(*theirs), Spent(*ours))
+                *(Cell.parse(cell), weights, differ, (one, other)),
+                (Spent(*theirs), Spent(*ours)),
+                [(differ, perplexity) for differ, perplexity in again],
             )
-            for cell, weights, differ, (one, other), (theirs, ours) in found["compared"]
+            for cell, weights, differ, (one, other), (theirs, ours), again in found["compared"]
         ]
 
     def save(self) -> None:
         """Write the file."""
         rows = [
-            [str(it.cell), it.weights, it.differ, it.perplexities, it.spent] for it in self.compared
+            [str(it.cell), it.weights, it.differ, it.perplexities, it.spent, it.reordered]
+            for it in self.compared
         ]
         write_json(self.file, {"cores": self.cores, "sweeps": self.sweeps, "compared": rows})
 

@@ -1,6 +1,7 @@
 """The page that compares with llm-compressor, from made-up numbers, and its environment's pins."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,8 @@ from anchors_page import Compared, Spent, in_sweep, page
 from configs import ROOT
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
+
+INSTALLED = ("llmcompressor", "torch", "transformers")
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def test_the_page_says_what_was_found(study: Study) -> None:
         compared("sparsegpt_sparse-4of8", 56, 100.0),
     ]
     sweeps = [Spent(70, 90), Spent(60, 100), Spent(50, 110)]
-    versions = {"llmcompressor": "1.2.3", "torch": "2.13.0", "transformers": "5.17.0"}
+    versions = dict(zip(INSTALLED, ("1.2.3", "2.13.0", "5.17.0"), strict=True))
     text = page(study, cells, sweeps, (48, 256), 1, versions)
     lines = text.splitlines()
     assert (
@@ -40,6 +43,7 @@ def test_the_page_says_what_was_found(study: Study) -> None:
     assert any("| sparsegpt | `2of4` | dense | 99.877 % | 1,234 |" in line for line in lines)
     assert any("| sparsegpt | `4of8` | sparse | 99.994 % | 56 |" in line for line in lines)
     told = " ".join(lines)
+    assert "By rounding alone" not in told
     assert "32 sequences of 256 tokens" in told and "48 windows of 256 tokens" in told
     # Rows behind pruned blocks are no part of the sweep.
     assert "take this workflow 60 s and 100 processor seconds" in told
@@ -51,6 +55,19 @@ def test_the_page_says_what_was_found(study: Study) -> None:
         "They take it 480 s and 960 processor seconds: 8.0 and 9.6 times as much as our 16." in told
     )
     assert max(len(line) for line in lines if not line.startswith(("|", "- "))) <= 119
+
+
+def test_what_rounding_does_stands_beside_what_the_two_differ_in(study: Study) -> None:
+    it = compared("sparsegpt_sparse-u50", 20_000, 80.0)
+    again = replace(it, reordered=[(18_000, 30.75), (17_000, 31.0)])
+    cells, sweeps = [compared("wanda-u50", 0, 40.0), again], [Spent(1, 1)] * 3
+    lines = page(study, cells, sweeps, (48, 256), 1, dict.fromkeys(INSTALLED, "1")).splitlines()
+    at = lines.index("## By rounding alone")
+    assert "The same 32 sequences in another order" in " ".join(lines[at : at + 8])
+    assert [line for line in lines[at : at + 12] if "sparsegpt" in line] == [
+        "| sparsegpt | `u50` | 98.200 % | 30.750 | 30.250 | 30.500 |",
+        "| sparsegpt | `u50` | 98.300 % | 31.000 | 30.250 | 30.500 |",
+    ]
 
 
 def test_the_sweep_is_what_one_dense_pass_serves(study: Study) -> None:

@@ -38,6 +38,11 @@ two prunes it. Both perplexities come from one function, on {windows} windows of
 of Wikipedia. llm-compressor gets batches of 8 sequences, as many tokens as ours hold, rather
 than its default of one, and `ignore: re:.*lm_head`, without which it prunes the output head.
 """
+REORDERED = """
+Behind pruned blocks, rounding alone moves masks: a weight near the threshold falls on the other
+side, which changes the inputs of all later blocks. The same {samples} sequences in another order
+give the same sums but for rounding. With them, our own masks and perplexities are:
+"""
 SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
 take this workflow {our_wall:.0f} s and {our_cpu:.0f} processor seconds, the dense pass included
@@ -72,6 +77,8 @@ class Compared:
         differ: How many of them only one of the two prunes.
         perplexities: The perplexities of both.
         spent: What both spent.
+        reordered: Our own result with the calibration sequences in other orders, for each: how many
+            weights only one of that and ours prunes, and its perplexity.
     """
 
     cell: Cell
@@ -79,6 +86,7 @@ class Compared:
     differ: int
     perplexities: tuple[float, float]
     spent: tuple[Spent, Spent]
+    reordered: Sequence[tuple[int, float]] = ()
 
     @property
     def method(self) -> tuple[str, str]:
@@ -119,6 +127,7 @@ def page(
         *("", _filled(beginning), ""),
         *table(compared),
         *("", _filled(MEANING.format(windows=windows[0], window=windows[1])), ""),
+        *_reordered(study, compared),
         *("## A sweep", "", sweep_text(study, compared, sweeps), ""),
         *("## Made with", ""),
         f"- {datetime.now(UTC).date().isoformat()}, commit {commit}",
@@ -144,13 +153,38 @@ def row(it: Compared) -> str:
     criterion, of_model = it.method
     cells = [
         *(criterion, f"`{it.cell.pattern}`", of_model),
-        f"{100 * (1 - it.differ / it.weights):.3f} %",
+        _common(it.differ, it.weights),
         f"{it.differ:,}",
         *(f"{value:.3f}" for value in it.perplexities),
         *(f"{each.wall:.1f}" for each in it.spent),
         *(f"{each.cpu:.1f}" for each in it.spent),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _reordered(study: Study, compared: Sequence[Compared]) -> Iterator[str]:
+    """Yield the lines of the section on what rounding does to masks behind pruned blocks."""
+    again = [it for it in compared if it.reordered]
+    if not again:
+        return
+    yield from ("## By rounding alone", "")
+    yield from (_filled(REORDERED.format(samples=study.calibration.samples)), "")
+    heads = ("masks in common with the first order", "perplexity", "in the first order")
+    yield f"| criterion | pattern | {' | '.join(heads)} | llm-compressor |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for it in again:
+        for differ, perplexity in it.reordered:
+            cells = [
+                *(it.method[0], f"`{it.cell.pattern}`", _common(differ, it.weights)),
+                *(f"{value:.3f}" for value in (perplexity, *reversed(it.perplexities))),
+            ]
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _common(differ: int, weights: int) -> str:
+    """Return which share of the weights of two masks are alike."""
+    return f"{100 * (1 - differ / weights):.3f} %"
 
 
 def sweep_text(study: Study, compared: Sequence[Compared], sweeps: Sequence[Spent]) -> str:
