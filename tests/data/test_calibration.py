@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 
@@ -131,37 +132,34 @@ def test_a_text_in_which_documents_stand_twice(tmp_path: Path) -> None:
     takes the text as it stands.
     """
     once = documents(12)
+    lines = [*once, *once[:5]]
     source, length, counts = tmp_path / "lines.txt", 20, (9, 6)
-    source.write_text("\n".join([*once, *once[:5]]))
+    source.write_text("\n".join(lines))
     entry = read_text({"source": "path", "path": str(source), "format": "lines"})
     text = fetch_text("lines", entry, tmp_path / "fetched", "test")
     model = tiny_checkpoint(tmp_path)
     sample = sample_calibration(model, text, counts[0], length, 1, tmp_path / "sample", "test")
     held_out = sample_held_out(model, text, sample, counts[1], 0, tmp_path / "held_out", "test")
     assert (text.facts["documents"], text.facts["duplicates"]) == (12, 5)
-    tokens = {
-        (document, start + offset)
-        for document, start in read_spans(sample)
-        for offset in range(length)
-    }
-    assert sample.facts["distinct_tokens"] == len(tokens) == 139
+    assert sample.facts["distinct_tokens"] == len(covered(read_spans(sample), length)) == 139
     assert shared_grams(rows_of(sample), rows_of(held_out)) == (0, 44)
 
-    raw = text_of(tmp_path / "raw", [*once, *once[:5]])
+    raw = text_of(tmp_path / "raw", lines)
     twice = sample_calibration(model, raw, counts[0], length, 1, tmp_path / "twice", "test")
-    by_content = {
-        (document % 12, start + offset)
-        for document, start in read_spans(twice)
-        for offset in range(length)
-    }
+    by_content = covered([(document % 12, start) for document, start in read_spans(twice)], length)
     assert (twice.facts["distinct_tokens"], len(by_content)) == (160, 142)
-    calibration, reserved, _ = draw_all([*once, *once[:5]], length, 1, (*counts, 0))
+    calibration, reserved, _ = draw_all(lines, length, 1, (*counts, 0))
     assert shared_grams(calibration, reserved) == (7, 40)
 
 
+def covered(spans: Iterable[tuple[int, int]], length: int) -> set[tuple[int, int]]:
+    """Return the document and the place of each token that sequences of a length cover."""
+    return {(document, at + offset) for document, at in spans for offset in range(length)}
+
+
 def shared_grams(one: Rows, other: Rows) -> tuple[int, int]:
-    """Return how many of the different 13 tokens in a row of the other sample are in the one, too,
-    and how many there are.
+    """Return how many different runs of 13 tokens of one sample are also in another, and how many
+    the other has in all.
     """
     drawn, measured = (
         {tuple(row[at : at + 13]) for row in rows for at in range(len(row) - 12)}
@@ -274,12 +272,8 @@ def test_an_extended_sample_goes_on_like_the_calibration_sample(tmp_path: Path, 
     assert not drawn["more"] & drawn["held out"]
     assert drawn["sample"] < drawn["more"]
     for name in ("sample", "fewer", "more"):
-        covered = {
-            (document, at + offset)
-            for document, at in spans(rows[name])
-            for offset in range(LENGTH)
-        }
-        assert artifacts[name].facts["distinct_tokens"] == len(covered)
+        tokens = covered(spans(rows[name]), LENGTH)
+        assert artifacts[name].facts["distinct_tokens"] == len(tokens)
     assert artifacts["more"].facts["calibration"] == sample.digest
     assert artifacts["more"].facts["held_out"] == held_out.digest
 
