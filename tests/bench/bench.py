@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_cluster
 import bench_large
 import bench_pruning
 import bench_retraining
@@ -61,6 +62,7 @@ PARTS = {
     "large": bench_large.main,
     "tasks": bench_tasks.main,
     "start": bench_start,
+    "cluster": bench_cluster.main,
     "study": show_study,
 }
 

@@ -99,15 +99,6 @@ def test_few_jobs_go_to_the_scheduler(finished):
     assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", said, re.M)) == 4
 
 
-@pytest.mark.long
-def test_waiting_does_not_dominate(finished):
-    """2.5 minutes on a machine that has nothing else to do, whose load is at most its cores."""
-    elapsed = re.findall(r"Elapsed time: 0:(\d+):([\d.]+)", finished.said.read_text())
-    minutes, seconds = elapsed[-1]
-    spare = max(1.0, os.getloadavg()[2] / (os.cpu_count() or 1))
-    assert int(minutes) * 60 + float(seconds) < 150 * spare
-
-
 def test_a_second_run_submits_nothing(finished):
     assert "Nothing to be done" in finished.run_study()
 
