@@ -32,8 +32,8 @@ from random_models import llama, run_step, write_model
 from timing import say, seconds
 
 REPEATS = 3
-BLOCKS = 4
-SEQUENCES, LENGTH = 128, 256
+BLOCKS = 2
+SEQUENCES, LENGTH = 256, 256
 # A block has few bytes beside the hidden states of the sample, as in a study of a large model.
 SIZES = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": BLOCKS}
 # Bytes that a slow disk delivers at a time, so that two readers share it.
