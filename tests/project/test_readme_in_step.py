@@ -110,7 +110,7 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
     half, block, five, whole = parts["C2b"][0]["findings"]
     assert f"misses {rounded(half, HALF)}." in text
     assert {kind(it["verdict"]) for it in (half, block, five)} == {HOLDS}
-    assert whole["verdict"] == UNDECIDED and "Beside the whole model: undecided." in text
+    assert whole["verdict"] == UNDECIDED and "Against the whole model: undecided." in text
     (best,) = parts["C2v1"][0]["findings"]
     assert f"It misses {rounded(best, OF_THE_BEST)}" in text
     cells = csv.DictReader((kept.root / "tables" / "summary.csv").open())
