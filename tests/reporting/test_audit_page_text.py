@@ -338,6 +338,15 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
             [found("4 %", 0.04), found(None, None), found("2 %", 0.02), found("3 %", 0.03)],
             "share: 3 numbers between 2 and 4 % (4 found)",
         ),
+        # Perplexities have no unit.
+        (
+            [found("1.3 (95 %: 1.1 to 1.5)", 1.3), found("0.53", 0.53), found("0.8", 0.8)],
+            "share: 3 numbers between 0.53 and 1.3 (3 found)",
+        ),
+        (
+            [found("not reached", None, low=None, verdict=UNDECIDED)] * 3,
+            "share: not reached (3 undecided)",
+        ),
     ],
 )
 def test_the_numbers_of_a_part_in_short(findings: list[Any], expected: str) -> None:

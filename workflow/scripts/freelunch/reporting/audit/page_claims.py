@@ -120,20 +120,27 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
     elif len(texts) <= _FEW:
         text = "; ".join(texts)
     else:
-        known = [finding for finding in there if finding["value"] is not None]
-        known = [finding for finding in known if finding["low"] is not None] or known
-        known.sort(key=lambda finding: float(str(finding["value"])))
-        least, most = (str(it["text"]).partition(" (")[0] for it in (known[0], known[-1]))
-        unit = most[most.rfind(" ") :]
         verdicts = Counter(finding["verdict"] for finding in part["findings"])
         told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-        text = f"{len(known)} numbers between {least.removesuffix(unit)} and {most} ({told})"
+        known = [finding for finding in there if finding["value"] is not None]
+        known = [finding for finding in known if finding["low"] is not None] or known
+        text = f"{_range(known) if known else '; '.join(dict.fromkeys(texts))} ({told})"
         undecided = [finding["text"] for finding in known if finding["verdict"] == UNDECIDED]
         if len(undecided) == 1 < len(verdicts):
             text += f"; the undecided one is {undecided[0]}"
     if texts:
         text = f"{part['quantity']}: {text}"
     return {"says": part["says"], "verdict": part["verdict"], "text": text}
+
+
+def _range(known: Sequence[Mapping[str, Any]]) -> str:
+    """Return the smallest and the largest of some numbers, with the unit once."""
+    in_order = sorted(known, key=lambda finding: float(str(finding["value"])))
+    least, most = (str(it["text"]).partition(" (")[0] for it in (in_order[0], in_order[-1]))
+    # A perplexity has no unit.
+    _, space, unit = most.rpartition(" ")
+    least = least.removesuffix(f" {unit}") if space else least
+    return f"{len(known)} numbers between {least} and {most}"
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
