@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT
+from configs import ARCHITECTURE, ROOT, checked, config
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
@@ -59,6 +59,16 @@ def test_the_plan_shows_prices_and_says_where_the_adaptations_are() -> None:
     assert re.search(r"^  model +cells +jobs +scheduled +GPU hours .* fits 24 GB", text, re.M)
     assert re.search(r"^  claim +cells +jobs +scheduled +GPU hours", text, re.M)
     assert "adaptations of models; `make plan STUDY=studies/paper.yaml MODELS=...`" in text
+
+
+def test_a_claim_whose_models_are_not_known_yet_has_no_price() -> None:
+    (grid,) = config()["study"]["grids"]
+    unknown = {**grid, "models": ["two"], "claims": ["C4"]}
+    grids = [{**grid, "claims": ["C1"]}, {**grid, "models": ["one", "two"], "claims": ["C3"]}]
+    study = checked({"models.one.architecture": ARCHITECTURE, "study.grids": [*grids, unknown]})
+    plan = Plan.of(study)
+    assert by_name(prices_of_claims(plan, MACHINE)).keys() == {"C1", "C3"}
+    assert "Cost is unknown until the model is fetched: two" in plan_text(plan, MACHINE)
 
 
 def test_a_study_of_one_model_without_claims_has_no_prices() -> None:

@@ -52,7 +52,10 @@ def prices_of_models(plan: Plan, machine: Machine) -> list[Price]:
 
 
 def prices_of_claims(plan: Plan, machine: Machine) -> list[Price]:
-    """Return the price of each claim; claims share cells, so that prices do not add up."""
+    """Return the price of each claim whose models, or some of them, have known shapes.
+
+    Claims share cells, so that prices do not add up.
+    """
     grids, part = _asked(plan)
     claims = [it for it in claims_of(grids) if part.claims is None or it in part.claims]
     return _prices(plan, machine, {it: part.model_copy(update={"claims": [it]}) for it in claims})
@@ -73,6 +76,9 @@ def _prices(plan: Plan, machine: Machine, parts: Mapping[str, Part]) -> list[Pri
     for name, part in parts.items():
         study = plan.study.of_part(part)
         jobs = [job for job in jobs_of(study) if job.model in plan.shapes]
+        if not jobs:
+            # The plan names the models whose cost is not known yet.
+            continue
         costs = {job: plan.step(*job) or Cost() for job in jobs}
         memories = [cost.memory(machine.device_bytes is not None) for cost in costs.values()]
         price = Price(
