@@ -15,6 +15,7 @@ from freelunch.study.study import Study
 from records_for_tests import (
     CONFIG,
     PERPLEXITIES,
+    WINDOWS,
     make_records,
     make_study,
     sealed,
@@ -144,8 +145,15 @@ def test_a_record_that_was_altered_is_refused(tmp_path: Path) -> None:
     assert CELL.record_name in str(error.value)
 
 
-def test_a_run_is_equal_to_itself_whatever_it_diverged_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("within_documents", [True, False])
+def test_a_run_is_equal_to_itself_whatever_it_diverged_to(
+    tmp_path: Path, within_documents: bool
+) -> None:
     one = run(tmp_path / "a", adapted=None)
+    for path in (one / "records").glob("*.json") if within_documents else ():
+        record = json.loads(path.read_text())
+        record["metrics"]["perplexity"]["documents"] = [at // 2 for at in range(WINDOWS)]
+        path.write_text(json.dumps(sealed(record)))
     assert compared(one, one) == EQUAL
 
 
