@@ -64,7 +64,8 @@ def verify(study: Study) -> tuple[str, bool]:
     for what in dict.fromkeys(made.what for made, _ in each):
         of_kind = [(made, problem) for made, problem in each if made.what == what]
         problems = [str(problem) for _, problem in of_kind if problem]
-        removed = sum(made.is_removed() and not made.needed for made, _ in of_kind)
+        # What is missing and needed has a problem, and so has what something else stands in for.
+        removed = sum(problem is None and made.is_removed() for made, problem in of_kind)
         there = len(of_kind) - removed - len(problems)
         line = f"{what:<24} {there} whole"
         line += f", {removed} removed, which steps make again when they need it" if removed else ""
