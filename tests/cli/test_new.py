@@ -23,7 +23,7 @@ from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
 from freelunch.cli.given import EXPECTED
 from freelunch.cli.main import main
-from freelunch.cli.new import valid_name, write_study
+from freelunch.cli.new import numbered, valid_name, write_study
 from freelunch.cli.study_file import StudyFile
 from freelunch.core.errors import UserError
 from freelunch.costs import room
@@ -259,8 +259,11 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
 @given(st.text())
 @example("CON.x")
 @example(f"aux.{'a' * 60}")
+@example(f"{'a' * 45}-2024")
 def test_every_name_is_made_valid(text: str) -> None:
-    TypeAdapter(Name).validate_python(valid_name(text))
+    name = valid_name(text)
+    for each in (name, next(numbered(name))):
+        TypeAdapter(Name).validate_python(each)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))

@@ -235,7 +235,7 @@ def _check_free(name: str, path: Path, given: Given) -> None:
         with suppress(UserError, AttributeError, KeyError, TypeError):
             names[read_yaml(file)["study"]["name"]] = file
     if name in names:
-        other = next(each for each in _numbered(name) if each not in names)
+        other = next(each for each in numbered(name) if each not in names)
         raise UserError(
             "there is already a study of this name; it is kept as it is",
             where=names[name],
@@ -245,14 +245,15 @@ def _check_free(name: str, path: Path, given: Given) -> None:
         )
 
 
-def _numbered(name: str) -> Iterator[str]:
+def numbered(name: str) -> Iterator[str]:
     """Yield names that differ from this one by a number."""
-    return (f"{name[: NAME_LENGTH - 4]}-{number}" for number in range(2, 1000))
+    start = name[: NAME_LENGTH - 4].rstrip("._-")
+    return (f"{start}-{number}" for number in range(2, 1000))
 
 
 def _free(registry: str, name: str, entry: Any, taken: dict[tuple[str, str], Any]) -> str:
     """Return a name that no other model or text has."""
-    names = [name, *_numbered(name)]
+    names = [name, *numbered(name)]
     return next(each for each in names if taken.get((registry, each), entry) == entry)
 
 
