@@ -4,11 +4,11 @@ Snakemake does not pass on why a job of several steps could not be submitted or 
 """
 
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from freelunch.cli.commands import output_of
 from freelunch.cli.slurm import refused
 from freelunch.costs.jobs import RULES
 from snakemake_logger_plugin_freelunch.job_log import written
@@ -118,13 +118,9 @@ def _known(jobs: Sequence[tuple[str, Path]]) -> list[Ended]:
     )
     logs = dict(jobs)
     for query in queries:
-        try:
-            done = subprocess.run(query, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            # A cluster without accounting may lack `sacct`.
-            continue
-        rows = [line.split("|") for line in done.stdout.splitlines()]
-        if done.returncode == 0 and rows:
+        # A cluster without accounting may lack `sacct`.
+        rows = [line.split("|") for line in (output_of(*query) or "").splitlines()]
+        if rows:
             # sacct says who cancelled a job: `CANCELLED by 0`.
             return [
                 Ended(number, state.partition(" ")[0], time, memory, logs[number])
