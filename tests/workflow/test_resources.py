@@ -4,6 +4,7 @@ import os
 import re
 
 import pytest
+import yaml
 
 from made_up_gpus import make_up_gpus
 from study_folder import Folder
@@ -48,6 +49,28 @@ def test_jobs_that_compute_ask_for_memory_time_and_disk(asked):
         assert {"mem_mb", "runtime", "disk_mb"} <= resources[rule].keys()
         assert int(resources[rule]["runtime"]) == 10 and int(resources[rule]["mem_mb"]) > 700
         assert "gpu" not in resources[rule]
+
+
+def test_least_squares_ask_for_the_time_of_their_own_pattern(folder):
+    """A row with fewer zeros takes longer to solve."""
+    exact = folder.path / "studies" / "exact.yaml"
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    config["adaptations"] = {"exact": {"method": "least_squares"}}
+    (grid, *_) = config["study"]["grids"]
+    patterns = ["u20", "u50", "u90"]
+    config["study"]["grids"] = [{**grid, "patterns": patterns, "adaptations": ["exact"]}]
+    exact.write_text(yaml.safe_dump(config))
+    # A job of any study takes at least ten minutes: this machine is slow.
+    output = folder.run(
+        "--dry-run", "--config", f"study={exact}", "tflops=1e-9", "--forceall", verbose=True
+    )
+    jobs = re.findall(
+        r"rule reconstruct_window:\n(?:.*\n)*?.*pruning=\w+-(\w+).*\n(?:.*\n)*?.*runtime=(\d+)",
+        output,
+    )
+    minutes = dict(sorted(jobs))
+    assert list(minutes) == patterns
+    assert int(minutes["u20"]) > int(minutes["u50"]) > int(minutes["u90"])
 
 
 def test_gpus_that_are_there_are_used(asked):

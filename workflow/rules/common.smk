@@ -58,6 +58,11 @@ def first_request(job):
     return request(PLAN, planned_machine(), job)
 
 
+def adapting_job(wildcards):
+    """Return the job that adapts a cell or a candidate; its cost depends on the pattern, too."""
+    return adapting_jobs(STUDY, Cell.parse(cell_of(wildcards)))[0]
+
+
 def request_of_cell(wildcards):
     """Return what the first attempt at a cell's own steps asks for, which a scheduler may run as one."""
     jobs = adapting_jobs(STUDY, Cell.parse(cell_of(wildcards)))

@@ -25,11 +25,7 @@ rule reconstruct_window:
     # Two jobs side by side with one thread each are faster than one after the other with two.
     threads: 1
     resources:
-        **asks_with_device(
-            lambda wildcards: Job(
-                steps.RECONSTRUCT_WINDOW, wildcards.model, adaptation=wildcards.adaptation
-            )
-        ),
+        **asks_with_device(adapting_job),
         anew=lambda wildcards: is_forced("reconstruct_window"),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),

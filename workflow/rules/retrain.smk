@@ -18,11 +18,7 @@ rule retrain_model:
     # As in reconstruct_window.
     threads: 1
     resources:
-        **asks_with_device(
-            lambda wildcards: Job(
-                steps.RETRAIN_MODEL, wildcards.model, adaptation=wildcards.adaptation
-            )
-        ),
+        **asks_with_device(adapting_job),
         # A resource, since it changes no result: a larger machine need not train again.
         streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),
     params:
