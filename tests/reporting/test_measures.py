@@ -1,0 +1,438 @@
+"""Each measure on made-up records that must give each verdict, near misses included."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claims_for_tests import make_claim
+from freelunch.evaluation.tasks import answers_bytes
+from freelunch.records.read import answers_beside
+from freelunch.reporting.audit.claims import audit_claims
+from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.measures import MEASURES
+from freelunch.reporting.audit.measures.measure import Measurement
+from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from records_for_tests import make_records, make_study
+
+NOWHERE = Path("nowhere")
+ENTRIES: dict[str, dict[str, Any]] = {
+    "recon_halves": {"method": "reconstruction", "window": "attention_mlp"},
+    "recon_all": {"method": "reconstruction", "window": "all"},
+    "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "recon_exact": {"method": "least_squares"},
+    "full_half": {"method": "full", "budget": {"times": 0.5, "of": "recon_block"}},
+    "full": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+    "full_3": {"method": "full", "budget": {"times": 3, "of": "recon_block"}},
+    "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
+    "norms_half": {"method": "norms", "budget": {"times": 0.5, "of": "recon_block"}},
+    "norms_20": {"method": "norms", "budget": {"times": 20, "of": "recon_block"}},
+    "distilled": {"method": "full", "loss": "distillation"},
+}
+TOKENS = {"unit": "tokens", "methods": ["full"], "apart": 20}
+
+
+def audited(
+    measure: str,
+    holds: dict[str, float],
+    perplexities: Mapping[str, float | None],
+    settings: dict[str, Any] | None = None,
+    metric: str = "perplexity",
+    folder: Path = NOWHERE,
+    answers: Mapping[str, str] | None = None,
+    peaks: Mapping[str, Sequence[int]] | None = None,
+    **grid: Any,
+) -> dict[str, Any]:
+    """Return one part of one claim on made-up records; `perplexities` are by criterion and
+    adaptation of the model `tiny`, or by cell.
+    """
+    names = [name for name in ENTRIES if any(key.endswith(name) for key in perplexities)]
+    study = make_study(
+        ENTRIES,
+        **{"criteria": ["wanda"], "adaptations": ["none", "recon_block", *names], **grid},
+    )
+    values = {
+        str(cell): value
+        for cell in study.cells
+        for key, value in perplexities.items()
+        if key in (str(cell), f"{cell.criterion} {cell.adaptation}")
+    }
+    records = make_records(study, values)
+    for record in records.values():
+        record["identity"]["parameters"] = 1000 if "tiny/" in record["cell"] else 2000
+    for cell, record in records.items():
+        if of_seeds := (peaks or {}).get(cell.adaptation):
+            record["cost"]["reconstruct_window"]["peak_work_bytes"] = of_seeds[cell.seed]
+        if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
+            record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
+            content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
+            answers_beside(folder / cell.record_name).write_bytes(content)
+    asked: dict[str, Any] = {"holds": holds, "settings": settings or {}}
+    if settings is None and measure == "recovery":
+        asked["settings"] = {"criteria": grid.get("criteria", ["wanda"])}
+    if MEASURES[measure].metrics:
+        asked["metric"] = metric
+    (claim,) = audit_claims(Evidence(study, records, folder), [make_claim(measure, **asked)])
+    (found,) = claim["parts"]
+    assert claim["verdict"] == found["verdict"]
+    return found
+
+
+# Dense has 20.
+BASE = {"dense none": 20.0, "wanda none": 60.0, "wanda recon_block": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("adapted", "above", "expected"),
+    [
+        (40.0, 0, HOLDS),
+        (61.5, 0, FAILS),
+        (60.1, 0, UNDECIDED),
+        (40.0, 0.6, FAILS),
+        (30, 0.6, HOLDS),
+    ],
+)
+def test_recovery(adapted: float, above: float, expected: str) -> None:
+    part = audited("recovery", {"above": above}, BASE | {"wanda recon_block": adapted})
+    assert kind(part["verdict"]) == expected
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(60 / adapted) / math.log(60 / 20))
+    assert finding["low"] < finding["value"] < finding["high"]
+    assert set(finding["cells"]) == {
+        "tiny/dense/none/seed0", "tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"
+    }  # fmt: skip
+    assert "results/made-up/records/tiny__wanda-u50__recon_block__seed0.json" in finding["command"]
+
+
+@pytest.mark.parametrize(
+    ("half", "one", "twenty", "expected", "text"),
+    [
+        (70, 55, 41, HOLDS, "more than 20"),
+        (70, 55, 39.5, HOLDS, ""),
+        (70, 55, 30, FAILS, ""),
+        (55, 38, 30, FAILS, ""),
+        (39, 38, 30, FAILS, "at most 0.5"),
+        (70, 42, 39.4, UNDECIDED, ""),
+        # It was made worse by more.
+        (70, 45, 55, UNDECIDED, ""),
+    ],
+)
+def test_budget_ratio(half: float, one: float, twenty: float, expected: str, text: str) -> None:
+    values = BASE | {"wanda full_half": half, "wanda full": one, "wanda full_20": twenty}
+    part = audited("budget_ratio", {"above": 10}, values, TOKENS)
+    assert kind(part["verdict"]) == expected, part
+    assert text in part["findings"][0]["text"]
+
+
+def test_the_best_way_of_retraining_counts() -> None:
+    """A weak one beside it helps nobody's claim, nor does distillation, which learns no text."""
+    values = BASE | {"wanda full_half": 39, "wanda full": 38, "wanda full_20": 30}
+    weak = {"wanda norms_half": 80, "wanda norms_20": 70, "wanda distilled": 70}
+    both = {**TOKENS, "methods": ["full", "norms"]}
+    assert kind(audited("budget_ratio", {"above": 10}, values, both)["verdict"]) == UNTESTED
+    for more in (weak, weak | {"wanda norms_20": 90}):
+        part = audited("budget_ratio", {"above": 10}, values | more, both)
+        assert kind(part["verdict"]) == FAILS
+        (finding,) = part["findings"]
+        assert finding["value"] == pytest.approx(0.5)
+    assert "full, norms, 0.5 times the reconstruction's budget: recon_block" in finding["subject"]
+
+
+def test_a_way_that_was_run_with_more_alone_proves_nothing() -> None:
+    part = audited("budget_ratio", {"above": 10}, BASE | {"wanda full_20": 55}, TOKENS)
+    assert kind(part["verdict"]) == UNDECIDED
+    assert "a budget that was not run may still suffice" in part["reason"]
+
+
+def test_budgets_that_end_too_early_prove_nothing() -> None:
+    values = BASE | {"wanda full_half": 70, "wanda full": 55}
+    part = audited("budget_ratio", {"above": 10}, values, TOKENS)
+    assert kind(part["verdict"]) == UNDECIDED
+    assert part["findings"][0]["value"] == "infinity"
+
+
+def test_what_happens_between_budgets_far_apart_nobody_knows() -> None:
+    """Learning text by heart is worse than learning little of it: the curve may be a U."""
+    settings = TOKENS | {"apart": 4}
+    values = BASE | {"wanda full_half": 70, "wanda full": 55, "wanda full_20": 39.5}
+    part = audited("budget_ratio", {"above": 10}, values, settings)
+    assert kind(part["verdict"]) == UNDECIDED
+    assert part["findings"][0]["text"].startswith("more than 1 times")
+    values |= {"wanda full_3": 35.0}
+    part = audited("budget_ratio", {"above": 10}, values, settings)
+    assert kind(part["verdict"]) == FAILS
+    assert not any("full_20" in cell for cell in part["findings"][0]["cells"])
+
+
+def test_seeds_that_disagree_about_infinity() -> None:
+    """One reaches it with half of the budget, the other with none."""
+    values = {"dense none": 20.0}
+    for seed, level in ((0, 40.0), (1, 80.0)):
+        cell = "tiny/wanda-u50/{}/seed{}".format
+        values |= {cell("none", seed): 90.0, cell("recon_block", seed): level}
+        values |= {cell("full_half", seed): 70, cell("full", seed): 66, cell("full_20", seed): 60}
+    names = ["none", "recon_block", "full_half", "full", "full_20"]
+    part = audited("budget_ratio", {"above": 10}, values, TOKENS, seeds=[0, 1], adaptations=names)
+    (finding,) = part["findings"]
+    assert finding["of_seeds"] == ["infinity", 0.5]
+    assert finding["text_of_seeds"] == ["more than 20 times", "at most 0.5 times"]
+    assert kind(part["verdict"]) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("whole", "expected"),
+    [(40.1, HOLDS), (39.9, HOLDS), (45, FAILS), (36, FAILS), (41.7, UNDECIDED), (38.4, UNDECIDED)],
+)
+def test_window_difference(whole: float, expected: str) -> None:
+    """In either direction: a window that gains more than one block is no equal of it."""
+    settings = {"beside": 1, "windows": ["all"]}
+    values = BASE | {"wanda recon_all": whole, "wanda recon_halves": 55}
+    part = audited("window_difference", {"within": 0.1}, values, settings)
+    assert kind(part["verdict"]) == expected, part
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(whole / 40) / math.log(60 / 40))
+    assert finding["subject"] == "tiny, wanda, u50, windows: whole model vs. one block"
+    assert (finding["low"] < 0 < finding["high"]) == (expected == HOLDS)
+
+
+def test_a_window_with_fewer_seeds_takes_none_from_the_others() -> None:
+    """It is not among those that are compared, so it is not missed."""
+    names = ["none", "recon_block", "recon_halves", "recon_all"]
+    study = make_study(ENTRIES, criteria=["wanda"], adaptations=names, seeds=[0, 1, 2])
+    values = {"none": 60.0, "recon_block": 40.0, "recon_halves": 41.0, "recon_all": 50.0}
+    records = make_records(
+        study,
+        {str(cell): 20.0 if cell.is_dense else values[cell.adaptation] for cell in study.cells},
+    )
+    for cell in [it for it in records if it.adaptation == "recon_halves" and it.seed > 0]:
+        del records[cell]
+    evidence = Evidence(study, records, NOWHERE)
+    settings = {"beside": 1, "windows": ["all"], "metric": "perplexity"}
+    (asked,) = MEASURES["window_difference"].ask(evidence, settings)
+    assert isinstance(asked, Measurement)
+    assert {cell.seed for cell in asked.cells} == {0, 1, 2}
+    (asked,) = MEASURES["halves_missed"].ask(evidence, settings | {"windows": [1, "all"]})
+    assert isinstance(asked, Measurement)
+    assert {cell.seed for cell in asked.cells} == {0}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"), [(50, HOLDS), (45.1, IN_PART), (42, IN_PART), (39, FAILS)]
+)
+def test_matrix_penalty(matrix: float, expected: str) -> None:
+    """It has to be worse than each of the others."""
+    values = BASE | {"wanda recon_all": 45, "wanda recon_matrix": matrix}
+    windows = {"windows": [1, "all"]}
+    part = audited("matrix_penalty", {"above": 0}, values, {"exact": False, **windows})
+    assert kind(part["verdict"]) == expected, part
+    other = audited("matrix_penalty", {"above": 0}, values, {"exact": True, **windows})
+    assert kind(other["verdict"]) == UNTESTED
+    assert "no window of one matrix was solved exactly" in other["reason"]
+
+
+def test_matrix_penalty_of_the_exact_solution() -> None:
+    values = BASE | {"wanda recon_all": 45, "wanda recon_exact": 50}
+    part = audited("matrix_penalty", {"above": 0}, values, {"exact": True, "windows": [1, "all"]})
+    assert kind(part["verdict"]) == HOLDS
+    assert "recon_exact" in part["findings"][0]["subject"]
+
+
+@pytest.mark.parametrize(("halves", "expected"), [(38, HOLDS), (46, FAILS)])
+def test_halves_missed(halves: float, expected: str) -> None:
+    values = BASE | {"wanda recon_all": 41, "wanda recon_halves": halves}
+    settings = {"windows": [1, "all"]}
+    assert kind(audited("halves_missed", {"below": 0.05}, values, settings)["verdict"]) == expected
+
+
+def test_halves_memory() -> None:
+    """The peaks are 1.2 GB beside 1.1, of which the process held 1 GB before its work."""
+    values = BASE | {"wanda recon_all": 41, "wanda recon_halves": 42}
+    peaks = {"recon_halves": [200_000_000] * 3, "recon_block": [100_000_000] * 3}
+    settings = {"windows": [1]}
+    for below, expected in ((2.1, HOLDS), (1.2, FAILS)):
+        part = audited(
+            "halves_memory", {"below": below}, values, settings, peaks=peaks, seeds=[0, 1, 2]
+        )
+        assert part["verdict"] == expected
+        assert part["findings"][0]["value"] == pytest.approx(2)
+        assert part["findings"][0]["seeds"] == 3 and "3 seeds" in part["scope"]
+        assert "--forcerun reconstruct_window" in part["findings"][0]["command"]
+    varied = peaks | {"recon_halves": [190_000_000, 200_000_000, 210_000_000]}
+    part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=varied, seeds=[0, 1, 2])
+    (finding,) = part["findings"]
+    # The standard error is 0.0577 times; Student's t of two degrees of freedom is 4.30.
+    assert finding["low"] == pytest.approx(2 - 0.0577 * 4.30, abs=0.02)
+    assert finding["high"] == pytest.approx(2 + 0.0577 * 4.30, abs=0.02)
+    assert part["verdict"] == UNDECIDED
+    part = audited("halves_memory", {"below": 2.1}, values, settings, peaks=peaks)
+    assert part["verdict"] == UNTESTED and "measured with 1 of 3 seeds" in part["reason"]
+    # A matrix that was solved exactly tells nothing of the memory that training takes.
+    for others in ({}, {"wanda recon_exact": 45}):
+        part = audited("halves_memory", {"below": 1.1}, values | others, {"windows": ["matrix", 1]})
+        assert part["verdict"] == UNTESTED and "not run: matrix" in part["reason"]
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "expected"), [(50.0, HOLDS), (150.0, FAILS), (80.2, UNDECIDED)]
+)
+def test_gap_left(magnitude: float, expected: str) -> None:
+    values = BASE | {"magnitude none": 120.0, "magnitude recon_block": magnitude}
+    part = audited(
+        "gap_left",
+        {"below": 1},
+        values,
+        {"groups": [["magnitude"], ["wanda"]]},
+        criteria=["magnitude", "wanda"],
+    )
+    assert kind(part["verdict"]) == expected, part
+    wanted = math.log(magnitude / 40) / math.log(120 / 60)
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (90.0, 50.0, HOLDS),
+        (90.0, 80.0, FAILS),
+        # In the other order, with a smaller and with a larger gap.
+        (90.0, 32.0, HOLDS),
+        (90.0, 22.0, FAILS),
+        # Where there was no gap, a share of it would be no number.
+        (60.1, 50.0, FAILS),
+        (60.1, 40.1, UNDECIDED),
+    ],
+)
+def test_gap_growth(before: float, after: float, expected: str) -> None:
+    values = BASE | {"magnitude none": before, "magnitude recon_block": after}
+    settings = {"groups": [["wanda"], ["magnitude"]]}
+    part = audited("gap_growth", {"below": 0}, values, settings, criteria=["magnitude", "wanda"])
+    assert kind(part["verdict"]) == expected, part
+    wanted = abs(math.log(after / 40)) - abs(math.log(before / 60))
+    assert part["findings"][0]["value"] == pytest.approx(wanted)
+
+
+def test_only_the_criteria_that_are_named_count() -> None:
+    values = BASE | {"magnitude none": 120.0, "magnitude recon_block": 50}
+    criteria = ["magnitude", "wanda"]
+    settings = {"groups": [[it] for it in (*criteria, "ria")]}
+    part = audited("gap_left", {"below": 1}, values, settings, criteria=criteria)
+    assert kind(part["verdict"]) == UNTESTED
+    assert "no cells of ria" in part["reason"]
+
+
+@pytest.mark.parametrize(("large", "expected"), [(45.0, HOLDS), (118.0, FAILS)])
+def test_gap_left_by_size(large: float, expected: str) -> None:
+    """Of tiny-2, which is twice as large; the gap of tiny is half of what it was."""
+    values = {
+        "tiny/wanda-u50/none/seed0": 60.0,
+        "tiny/wanda-u50/recon_block/seed0": 40.0,
+        "tiny/magnitude-u50/none/seed0": 120.0,
+        "tiny/magnitude-u50/recon_block/seed0": 40 * math.sqrt(2),
+        "tiny-2/wanda-u50/none/seed0": 60.0,
+        "tiny-2/wanda-u50/recon_block/seed0": 40.0,
+        "tiny-2/magnitude-u50/none/seed0": 120.0,
+        "tiny-2/magnitude-u50/recon_block/seed0": large,
+    }
+    grid = {"models": ["tiny-2", "tiny"], "criteria": ["magnitude", "wanda"]}
+    settings = {"groups": [["magnitude"], ["wanda"]]}
+    part = audited("gap_left_by_size", {"below": 0}, values, settings, **grid)
+    assert kind(part["verdict"]) == expected, part
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(math.log(large / 40) / math.log(2) - 0.5)
+    one = audited("gap_left_by_size", {"below": 0}, values, settings, criteria=grid["criteria"])
+    assert kind(one["verdict"]) == UNTESTED and "models of several sizes" in one["reason"]
+
+
+@pytest.mark.parametrize(("other", "expected"), [(40.02, UNDECIDED), (45, FAILS)])
+def test_perplexity_difference(other: float, expected: str) -> None:
+    values = BASE | {"magnitude none": 70.0, "magnitude recon_block": other}
+    settings = {"criteria": ["wanda", "magnitude"], "dense_at_most": 21}
+    part = audited(
+        "perplexity_difference", {"within": 0.1}, values, settings, criteria=["magnitude", "wanda"]
+    )
+    assert kind(part["verdict"]) == expected, part
+    part = audited(
+        "perplexity_difference", {"within": 9}, values, settings, criteria=["magnitude", "wanda"]
+    )
+    assert kind(part["verdict"]) == HOLDS
+    other = settings | {"dense_at_most": 8}
+    part = audited(
+        "perplexity_difference", {"below": 9}, values, other, criteria=["magnitude", "wanda"]
+    )
+    assert kind(part["verdict"]) == UNTESTED
+    assert "the dense perplexity is 20.0, not at most 8" in part["reason"]
+
+
+def test_planned_memory() -> None:
+    settings = {"study": "studies/qwen72b.yaml", "adaptation": "recon_block"}
+    for below, expected in ((80, HOLDS), (20, FAILS)):
+        part = audited("planned_memory", {"below": below}, BASE, settings)
+        assert kind(part["verdict"]) == expected
+        assert part["findings"][0]["text"] == "24.02 GB"
+        assert part["findings"][0]["command"] == "make plan STUDY=studies/qwen72b.yaml"
+
+
+def test_a_criterion_that_the_study_lacks_is_not_an_error() -> None:
+    settings = {"criteria": ["wanda", "sparsegpt"], "dense_at_most": 30}
+    part = audited("perplexity_difference", {"below": 1}, BASE, settings)
+    assert kind(part["verdict"]) == UNTESTED
+
+
+def test_recovery_at_size() -> None:
+    wanda = {"criteria": ["wanda"]}
+    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1000, **wanda})
+    assert kind(part["verdict"]) == HOLDS
+    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1001, **wanda})
+    assert kind(part["verdict"]) == UNTESTED
+    assert "the largest model of this study has 1,000" in part["reason"]
+
+
+def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
+    answers = {"dense": "1" * 90 + "0" * 10, "none": "1" * 50 + "0" * 50}
+    answers["recon_block"] = "1" * 70 + "0" * 30
+    part = audited(
+        "recovery", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers
+    )
+    assert kind(part["verdict"]) == HOLDS
+    assert part["findings"][0]["value"] == pytest.approx(0.5)
+    assert " --forcerun evaluate_cell -- " in part["findings"][0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("adapted", "expected"), [("1" * 70 + "0" * 30, HOLDS), ("1" * 52 + "0" * 48, UNDECIDED)]
+)
+def test_gain_of_answers(tmp_path: Path, adapted: str, expected: str) -> None:
+    """Of the cells that were asked; that others were not is said."""
+    answers = {"none": "1" * 50 + "0" * 50, "recon_block": adapted}
+    part = audited("gain", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers)
+    (finding,) = part["findings"]
+    assert kind(part["verdict"]) == expected
+    assert finding["value"] == pytest.approx(adapted.count("1") / 100 - 0.5)
+    assert " points (95 %" in finding["text"]
+
+
+def test_what_was_not_measured_is_not_testable() -> None:
+    for metric in ("accuracy", "held_out_perplexity"):
+        part = audited("recovery", {"above": 0}, BASE, metric=metric)
+        assert kind(part["verdict"]) == UNTESTED
+        assert f"some of these cells have no {metric}" in part["reason"]
+
+
+def test_a_loss_that_is_not_finite_decides_nothing() -> None:
+    part = audited("recovery", {"above": 0}, BASE | {"wanda recon_block": None})
+    assert kind(part["verdict"]) == UNDECIDED
+    assert part["findings"][0]["value"] is None
+
+
+def test_seeds_are_shown() -> None:
+    values = {f"tiny/wanda-u50/none/seed{seed}": 60.0 for seed in (0, 1)}
+    values |= {"tiny/wanda-u50/recon_block/seed0": 40.0, "tiny/wanda-u50/recon_block/seed1": 45.0}
+    part = audited("recovery", {"above": 0}, {"dense none": 20.0, **values}, seeds=[0, 1])
+    (finding,) = part["findings"]
+    wanted = [math.log(60 / adapted) / math.log(3) for adapted in (40, 45)]
+    assert finding["of_seeds"] == pytest.approx(wanted)
+    # Two seeds say little: the t of one degree of freedom is 12.7.
+    assert finding["low"] < 0 and finding["high"] > 0.9
+    assert "one seed" not in finding["reason"]
