@@ -1,6 +1,6 @@
 """The price of a study's models and claims, each taken alone: time on the device, memory, disk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from freelunch.costs.fits import misfit
@@ -89,18 +89,23 @@ def _prices(plan: Plan, machine: Machine, parts: Mapping[str, Part]) -> list[Pri
             seconds=sum(costs[job].seconds(machine) for job in jobs if job.rule != FETCH_MODEL),
             memory=Memory(*map(max, zip(*memories, strict=True))),
             disk_bytes=together([costs[job] for job in jobs]).disk_bytes,
-            unfitting=tuple(_unfitting(sized, device, jobs) for sized, device in devices),
+            unfitting=tuple(_unfitting(costs, sized, device) for sized, device in devices),
         )
         found.append(price)
     return found
 
 
-def _unfitting(plan: Plan, machine: Machine, jobs: Sequence[Job]) -> int:
-    """Return how many kinds of jobs do not fit: adaptations, and the other rules."""
-    return len(
-        {
-            (job.model, adaptation_of(job.adaptation) if job.rule in ADAPTING else job.rule)
-            for job in jobs
-            if misfit(plan.step(*job) or Cost(), machine)
-        }
-    )
+def _unfitting(costs: Mapping[Job, Cost], plan: Plan, machine: Machine) -> int:
+    """Return how many kinds of jobs do not fit a device: adaptations, and the other rules.
+
+    Args:
+        costs: What each job costs, whatever computes it.
+        plan: The plan for the device, by which it decides what is `auto` in adaptations.
+        machine: The machine with the device.
+    """
+    unfitting = set()
+    for job, cost in costs.items():
+        adapts = job.rule in ADAPTING
+        if misfit((plan.step(*job) or cost) if adapts else cost, machine):
+            unfitting.add((job.model, adaptation_of(job.adaptation) if adapts else job.rule))
+    return len(unfitting)
