@@ -244,6 +244,22 @@ def test_data_is_a_unit_of_its_own() -> None:
     )
 
 
+def test_a_larger_budget_of_fewer_data_comes_before_a_smaller_one_of_more() -> None:
+    """Four times the tokens, in eight epochs, are half the data."""
+    records = made(full_1=38.0, full_4=48.0)
+    for cell, record in records.items():
+        if cell.adaptation in ("recon_block", "full_1"):
+            record["adaptation"]["distinct_tokens"] = 8000
+        if cell.adaptation == "full_4":
+            record["adaptation"]["distinct_tokens"] = 4000
+    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
+    # From a loss above that of the reconstruction, with half its data, to one below, with as many.
+    share = math.log(48 / 40) / math.log(48 / 38)
+    found = reach["full", "distinct_tokens"]["reached_at_over_reference"]
+    assert found == pytest.approx(0.5 * 2**share)
+    assert reach["full", "tokens"]["reached_at_over_reference"] == 1
+
+
 def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
     study = make_study(
         ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1]

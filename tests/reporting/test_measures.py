@@ -43,6 +43,7 @@ def audited(
     folder: Path = NOWHERE,
     answers: Mapping[str, str] | None = None,
     peaks: Mapping[str, Sequence[int]] | None = None,
+    data: Mapping[str, int] | None = None,
     **grid: Any,
 ) -> dict[str, Any]:
     """Return one part of one claim on made-up records; `perplexities` are by criterion and
@@ -65,6 +66,8 @@ def audited(
     for cell, record in records.items():
         if of_seeds := (peaks or {}).get(cell.adaptation):
             record["cost"]["reconstruct_window"]["peak_work_bytes"] = of_seeds[cell.seed]
+        if distinct := (data or {}).get(cell.adaptation):
+            record["adaptation"]["distinct_tokens"] = distinct
         if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
             record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
             content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
@@ -164,6 +167,17 @@ def test_what_happens_between_budgets_far_apart_nobody_knows() -> None:
     part = audited("budget_ratio", {"above": 10}, values, settings)
     assert kind(part["verdict"]) == FAILS
     assert not any("full_20" in cell for cell in part["findings"][0]["cells"])
+
+
+def test_budgets_come_in_the_order_of_their_unit() -> None:
+    """More tokens, in more epochs, may be fewer data."""
+    values = BASE | {"wanda full_half": 38, "wanda full": 45, "wanda full_20": 55}
+    data = {"recon_block": 8000, "full_half": 16000, "full": 8000, "full_20": 4000}
+    settings = TOKENS | {"unit": "distinct_tokens"}
+    part = audited("budget_ratio", {"above": 10}, values, settings, data=data)
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(2 ** (math.log(45 / 40) / math.log(45 / 38)))
+    assert kind(part["verdict"]) == FAILS
 
 
 def test_seeds_that_disagree_about_infinity() -> None:

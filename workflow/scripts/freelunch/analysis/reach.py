@@ -50,8 +50,9 @@ def _reach(
     from freelunch.analysis.intervals import Sample, estimate
 
     amounts = {each.name: getattr(each, unit) / getattr(reference, unit) for each in members}
-    # An adaptation that diverged reaches nothing.
-    finite = [each for each in members if each.finite]
+    # An adaptation that diverged reaches nothing. What saw more tokens, in more epochs, may have
+    # seen fewer distinct ones: the order is that of this unit.
+    finite = sorted((it for it in members if it.finite), key=lambda it: amounts[it.name])
 
     def crossing(means: "Means") -> "Numbers":
         if not finite:

@@ -91,10 +91,14 @@ def _ratio(
 
 
 def _without_gaps(way: Mapping[str, float], apart: float) -> dict[str, float]:
-    """Return the budgets of a way of retraining before the first step that is too large."""
+    """Return the budgets of a way of retraining before the first step that is too large, rising.
+
+    What saw more tokens, in more epochs, may have seen fewer distinct ones: a way's own order is
+    not that of each unit.
+    """
     found: dict[str, float] = {}
     last = math.inf
-    for name, amount in way.items():
+    for name, amount in sorted(way.items(), key=lambda it: it[1]):
         if found and amount > apart * last:
             break
         found[name] = last = amount
