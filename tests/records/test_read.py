@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from configs import DRIFT, ROOT, checked
+from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError
 from freelunch.records.read import answers_beside, check_spec, load_answers, load_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
-from records_for_tests import PERPLEXITIES, make_records, make_study, sealed, write_records
+from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 RULES = {

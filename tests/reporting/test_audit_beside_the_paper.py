@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from freelunch.core.artifact import ArtifactWriter, write_atomically, write_json
-from freelunch.core.digest import file_digest
+from freelunch.core.digest import file_digest, sealed
 from freelunch.core.errors import UserError
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
@@ -47,7 +47,6 @@ from records_for_tests import (
     PERPLEXITIES,
     make_records,
     make_study,
-    sealed,
     write_records,
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from freelunch.cli.main import main
+from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 from freelunch.study.cell import Cell
@@ -18,7 +19,6 @@ from records_for_tests import (
     WINDOWS,
     make_records,
     make_study,
-    sealed,
     write_records,
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import write_atomically, write_json
+from freelunch.core.digest import sealed
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.claims import audit_claims, load_claims
@@ -18,7 +19,7 @@ from freelunch.reporting.figures import figures
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
-from records_for_tests import make_records, make_study, sealed
+from records_for_tests import make_records, make_study
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = {"full": "studies/full.yaml", "laptop": "config.yaml"}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freelunch.core.artifact import write_json
-from freelunch.core.digest import content_digest, json_digest
+from freelunch.core.digest import json_digest, sealed
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import candidates_of
@@ -128,11 +128,6 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
     return sealed(record)
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with the digest of its present content."""
-    return record | {"sha256": content_digest(record)}
-
-
 def make_records(
     study: Study, perplexities: Mapping[str, float | None]
 ) -> dict[Cell, dict[str, Any]]:
@@ -151,7 +146,7 @@ def make_records(
 def write_records(study: Study, records: Mapping[Cell, Mapping[str, Any]]) -> None:
     """Write records where `load_records` looks for them: below the current folder."""
     for cell, record in records.items():
-        write_json(study.paths.record(cell), sealed(dict(record)))
+        write_json(study.paths.record(cell), sealed(record))
 
 
 def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
