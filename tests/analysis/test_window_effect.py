@@ -241,8 +241,8 @@ def test_a_comparison_of_criteria_leaves_out_what_only_one_of_them_has() -> None
 # --- The figure
 
 
-def data_of(path: Path, *adaptations: str) -> list[dict[str, str]]:
-    rows = window_rows(records_of(study_of(*adaptations)))
+def data_of(path: Path, *adaptations: str, **losses: list[float | None]) -> list[dict[str, str]]:
+    rows = window_rows(records_of(study_of(*adaptations), losses))
     text = csv_text(WINDOW_COLUMNS, rows)
     path.write_text(text, encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text)))
@@ -265,6 +265,18 @@ def test_the_figure_shows_its_data(tmp_path: Path) -> None:
     assert numbers == [*(f"{float(row['perplexity']):.1f}" for row in rows), "perplexity"]
     (legend,) = figure.legends
     assert "perplexity on evaluation-text" in legend.get_title().get_text()
+
+
+def test_the_figure_says_what_is_not_finite_in_words(tmp_path: Path) -> None:
+    spoilt: list[float | None] = [3.0, None, 5.0, 6.0]
+    rows = data_of(tmp_path / "windows.csv", "recon_block", "matrix", "two", recon_block=spoilt)
+    with styled():
+        _, memory = windows.draw(rows, ADAPTATIONS, "evaluation-text").axes
+    numbers = {
+        row["adaptation"]: it.get_text() for row, it in zip(rows, memory.texts, strict=False)
+    }
+    assert numbers["recon_block"] == "not finite"
+    assert float(numbers["two"]) > 0
 
 
 def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:

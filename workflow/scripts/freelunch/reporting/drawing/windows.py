@@ -20,6 +20,7 @@ from freelunch.reporting.drawing.style import (
     widen,
     write_beside,
 )
+from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.labels import Registered, pruned_model_label, seeds_label
 
 ROW_INCHES = 0.22
@@ -119,4 +120,6 @@ def _head_below(axes: Axes, text: str) -> None:
 def _numbers(axes: Axes, rows: Sequence[Row]) -> None:
     """Write perplexities to the right of the axes."""
     for at, row in enumerate(rows):
-        write_beside(axes, at, f"{float(row['perplexity']):.1f}", INK, gap=5)
+        perplexity = float(row["perplexity"])
+        text = f"{perplexity:.1f}" if math.isfinite(perplexity) else NOT_FINITE
+        write_beside(axes, at, text, INK, gap=5)
