@@ -96,6 +96,7 @@ def test_the_rows_are_the_numbers_of_the_verdict() -> None:
     evidence = Evidence(results.study, results.records, results.folder)
     claim = next(claim for claim in load_claims() if claim["id"] == "C1")
     (audited,) = audit_claims(evidence, [claim])
+    compared = 0
     for part in audited["parts"]:
         for finding in part["findings"]:
             if part["measure"] == "budget_ratio" and finding["value"] is not None:
@@ -103,6 +104,8 @@ def test_the_rows_are_the_numbers_of_the_verdict() -> None:
                 assert its["ratio_in_words"] == finding["text"]
                 assert its["ratio"] == float(finding["value"])
                 assert its["low"] == float(finding["low"])
+                compared += 1
+    assert compared == len(found)
 
 
 def test_what_more_made_worse_is_not_known() -> None:
