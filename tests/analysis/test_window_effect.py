@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from figure_words import assert_words_inside
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
 from freelunch.reporting.cells import criteria_rows
 from freelunch.reporting.drawing import windows
@@ -271,7 +272,10 @@ def test_the_figure_says_what_is_not_finite_in_words(tmp_path: Path) -> None:
     spoilt: list[float | None] = [3.0, None, 5.0, 6.0]
     rows = data_of(tmp_path / "windows.csv", "recon_block", "matrix", "two", recon_block=spoilt)
     with styled():
-        _, memory = windows.draw(rows, ADAPTATIONS, "evaluation-text").axes
+        figure = windows.draw(rows, ADAPTATIONS, "evaluation-text")
+        figure.draw_without_rendering()
+        assert_words_inside(figure)
+    _, memory = figure.axes
     numbers = {
         row["adaptation"]: it.get_text() for row, it in zip(rows, memory.texts, strict=False)
     }

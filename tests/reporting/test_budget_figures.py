@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from figure_words import assert_words_inside
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.drawing import budgets
 from freelunch.reporting.drawing.files import draw_figure
@@ -138,10 +139,4 @@ def test_drawn_again_it_is_the_same_file(tmp_path: Path) -> None:
 
 
 def test_words_stay_inside_the_figure() -> None:
-    figure = figure_of(rows())
-    window = figure.get_window_extent()
-    texts = [*figure.legends[0].get_texts(), figure.legends[0].get_title()]
-    texts += [text for axes in figure.axes for text in (*axes.texts, axes._left_title)]
-    for text in texts:
-        box = text.get_window_extent()
-        assert window.x0 <= box.x0 and box.x1 <= window.x1, text.get_text()
+    assert_words_inside(figure_of(rows()))

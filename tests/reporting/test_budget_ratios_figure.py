@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from figure_words import assert_words_inside
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.drawing import budget_ratios
@@ -193,10 +194,4 @@ def test_what_is_only_bounded_has_an_arrow(
 
 
 def test_words_stay_inside_the_figure() -> None:
-    figure = drawn(row(), row(ratio=math.nan, reference_tokens=8000))
-    window = figure.get_window_extent()
-    texts = [*figure.legends[0].get_texts(), figure.legends[0].get_title()]
-    texts += [text for axes in figure.axes for text in (*axes.texts, axes._left_title)]
-    for text in texts:
-        box = text.get_window_extent()
-        assert window.x0 <= box.x0 and box.x1 <= window.x1, text.get_text()
+    assert_words_inside(drawn(row(), row(ratio=math.nan, reference_tokens=8000)))

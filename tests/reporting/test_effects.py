@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
+from figure_words import assert_words_inside
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.drawing.effects import draw
@@ -240,13 +241,13 @@ def test_all_numbers_of_a_panel_have_equal_decimals(drawn: Figure) -> None:
 
 
 def test_words_stay_inside_and_apart(drawn: Figure) -> None:
-    window = drawn.get_window_extent()
+    assert_words_inside(drawn)
     for axes in drawn.axes:
-        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
-        assert boxes
+        texts = [text for text in axes.texts if text.get_text()]
+        assert texts
+        boxes = [text.get_window_extent() for text in texts]
         for index, box in enumerate(boxes):
-            assert window.x0 <= box.x0 and box.x1 <= window.x1, axes.texts[index].get_text()
-            assert not box.count_overlaps(boxes[index + 1 :]), axes.texts[index].get_text()
+            assert not box.count_overlaps(boxes[index + 1 :]), texts[index].get_text()
     labels = [text.get_text() for axes in drawn.axes for text in axes.texts]
     assert "Wanda, 50 % unstructured" in labels and "wanda" not in " ".join(labels)
 
