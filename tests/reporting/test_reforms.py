@@ -127,6 +127,12 @@ def test_a_choice_of_learning_rates_is_told_with_its_text(text: str) -> None:
     assert found["6a"]["status"] == (IN_PART if text == "evaluation" else ANSWERED)
 
 
+def test_a_choice_of_epochs_on_the_evaluation_text_is_not_called_one_of_learning_rates() -> None:
+    tuned = {"method": "full", "epochs": [1, 2], "select_on": "evaluation"}
+    found = asked(make_study({"tuned": tuned}, adaptations=["none", "tuned"]))
+    assert "But `tuned` chose among candidates on the evaluation text" in found["6a"]["text"]
+
+
 def test_one_text_for_calibration_and_evaluation_is_a_leak_that_is_told() -> None:
     study = make_study()
     same = {"perplexity": {"text": "calibration-text", "length": 512, "windows": 32}}

@@ -18,7 +18,6 @@ from freelunch.study.methods import (
     SPP,
 )
 from freelunch.study.patterns import Pattern
-from freelunch.study.search import SEARCHED
 from freelunch.study.series import AMOUNTS, MEMORY
 from freelunch.study.windows import ALL, AUTO, HALVES, LEAST_SQUARES, MATRIX
 
@@ -159,12 +158,6 @@ def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
     for name in sorted(adaptations, key=lambda name: bool(_amounts(adaptations[name]))):
         found.setdefault(kind_of(adaptations[name]), name)
     return found
-
-
-def chosen_on_evaluation(settings: Mapping[str, Any]) -> bool:
-    """Return whether an adaptation lists candidates that are compared on the evaluation text."""
-    lists = any(isinstance(settings.get(key), list) for key in SEARCHED)
-    return lists and settings["select_on"] == "evaluation"
 
 
 def series_label(settings: Mapping[str, Any], label: str) -> str:

@@ -69,12 +69,7 @@ class Facts:
     @cached_property
     def chosen_on_evaluation(self) -> list[str]:
         """Return the adaptations that chose on the text that the study is judged by."""
-        entries = self.study.config.adaptations
-        return [
-            name
-            for name in self.searched
-            if getattr(entries[name], "select_on", None) == "evaluation"
-        ]
+        return [name for name in self.searched if name in self.study.selected_on_evaluation]
 
     @cached_property
     def fewest_seeds(self) -> int:

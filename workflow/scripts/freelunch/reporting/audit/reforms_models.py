@@ -133,8 +133,8 @@ def separation(facts: Facts) -> Answer:
     if facts.chosen_on_evaluation:
         return Answer(
             IN_PART,
-            f"{text} But {code(facts.chosen_on_evaluation)} chose a learning rate on the "
-            "evaluation text, which is a favour that tables mark.",
+            f"{text} But {code(facts.chosen_on_evaluation)} chose among candidates on "
+            "the evaluation text, which is a favour that tables mark.",
         )
     if facts.study.perplexity.text == facts.study.calibration.text:
         return Answer(IN_PART, f"{text} That is the evaluation text, too (6b).")

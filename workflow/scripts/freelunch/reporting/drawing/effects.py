@@ -19,7 +19,6 @@ from freelunch.reporting.drawing.numbers import UNITS, number_text, signed
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, SMALL, empty, write_beside
 from freelunch.reporting.labels import (
     Registered,
-    chosen_on_evaluation,
     criterion_label,
     pattern_label,
     pruning_label,
@@ -66,22 +65,33 @@ class Line:
         return "oblique" if self.row is None else "normal"
 
 
-def draw(rows: Sequence[Row], adaptations: Registered, missing: Sequence[str] = ()) -> Figure:
+def draw(
+    rows: Sequence[Row],
+    adaptations: Registered,
+    missing: Sequence[str] = (),
+    selected_on_evaluation: Sequence[str] = (),
+) -> Figure:
     """Return the figure: a panel for each quantity, a line for each effect.
 
     Args:
         rows: Rows of effects.csv.
         adaptations: All adaptations of the study's config; they decide the looks.
         missing: The cells without adaptation that adapted cells lack; an empty figure names them.
+        selected_on_evaluation: The adaptations whose settings were chosen on the evaluation text;
+            they are marked.
     """
     if not rows:
         return empty(_why_empty(missing))
     # An effect of several adaptations names none.
     looks = {**marks(adaptations), "": NEUTRAL}
-    chosen = [name for name, settings in adaptations.items() if chosen_on_evaluation(settings)]
-    looks |= {name: replace(looks[name], label=f"{looks[name].label} {DAGGER}") for name in chosen}
+    looks |= {
+        name: replace(looks[name], label=f"{looks[name].label} {DAGGER}")
+        for name in selected_on_evaluation
+    }
     rows = [
-        {**row, "effect": f"{row['effect']} {DAGGER}"} if row["adaptation"] in chosen else row
+        {**row, "effect": f"{row['effect']} {DAGGER}"}
+        if row["adaptation"] in selected_on_evaluation
+        else row
         for row in rows
     ]
     several = len({row["model"] for row in rows} - {""}) > 1
@@ -120,7 +130,8 @@ def draw(rows: Sequence[Row], adaptations: Registered, missing: Sequence[str] = 
         place = (left / width, top / height, PLOT_INCHES / width, ROW_INCHES * len(its) / height)
         _panel(figure.add_axes(place), its, left - GAP_INCHES, looks)
         top -= AXIS_INCHES
-    _legend(figure, rows, height, any(row["adaptation"] in chosen for row in rows))
+    marked = any(row["adaptation"] in selected_on_evaluation for row in rows)
+    _legend(figure, rows, height, marked)
     return figure
 
 

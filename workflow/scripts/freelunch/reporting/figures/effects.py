@@ -44,6 +44,7 @@ FIGURE = Figure(
     settings=lambda study: {
         "adaptations": study.as_json()["adaptations"],
         "missing": _missing(study),
+        "selected_on_evaluation": study.selected_on_evaluation,
     },
     data="every effect with its interval",
     data_caption=lambda _: (
