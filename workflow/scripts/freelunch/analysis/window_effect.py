@@ -91,6 +91,19 @@ def by_pruned_model(
         yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
 
 
+def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows that differ in their window alone: those with dense inputs and targets.
+
+    What was chosen on the evaluation text is shown beside them, and not compared.
+    """
+    return [
+        row
+        for row in rows
+        if (row["inputs"], row["targets"]) == ("dense", "dense")
+        and row["selected_on"] != "evaluation"
+    ]
+
+
 def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
     unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
     adapted = [

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.window_effect import by_pruned_model
+from freelunch.analysis.window_effect import by_pruned_model, usual_windows
 from freelunch.reporting.formatting import CLEAR, NOTHING, marked, over_dense, percent, with_error
 from freelunch.reporting.sections.section import Section
 from freelunch.study.windows import MATRIX
@@ -41,13 +41,7 @@ def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
     then single matrices.
     """
     for name, here in by_pruned_model(windows):
-        # A choice on the evaluation text is shown in the table, and not compared.
-        usual = [
-            row
-            for row in here
-            if (row["inputs"], row["targets"]) == ("dense", "dense")
-            and row["selected_on"] != "evaluation"
-        ]
+        usual = usual_windows(here)
         larger = [row for row in usual if row["window"] != MATRIX]
         finite = [row for row in larger if math.isfinite(row["gain_missed"])]
         if len(finite) > 1:

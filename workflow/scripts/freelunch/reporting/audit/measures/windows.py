@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic
+from freelunch.analysis.window_effect import usual_windows
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     WINDOW,
@@ -172,19 +173,10 @@ def _missed(name: str, other: str) -> Statistic:
 
 
 def _windows(evidence: Evidence) -> Iterator[tuple[str, BySeed, list[Mapping[str, Any]]]]:
-    """Yield the name of each pruned model, its cells, and the rows of the windows to compare.
-
-    The adaptations have dense inputs and targets; those chosen on the evaluation text are left out.
-    """
+    """Yield the name of each pruned model, its cells, and the rows of its usual windows."""
     for by_name in evidence.pruned:
         place = pruned_model(next(iter(next(iter(by_name.values())).values())))
-        rows = [
-            row
-            for row in evidence.windows
-            if pruned_model(row) == place
-            and (row["inputs"], row["targets"]) == ("dense", "dense")
-            and row["selected_on"] != "evaluation"
-        ]
+        rows = usual_windows([row for row in evidence.windows if pruned_model(row) == place])
         if rows:
             yield place, by_name, rows
 
