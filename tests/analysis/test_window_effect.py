@@ -106,6 +106,16 @@ def test_gains_and_what_is_missed() -> None:
     assert rows["whole"]["perplexity_dense"] == pytest.approx(math.exp(3.5))
 
 
+def test_a_choice_on_the_evaluation_text_is_not_the_best_that_others_miss() -> None:
+    rows = rows_of(*ALL)
+    assert {row["best"] for row in rows.values()} == {"recon_block"}
+    assert rows["paper"]["gain"] > rows["recon_block"]["gain"]
+    assert rows["paper"]["gain_missed"] == pytest.approx(-0.05)
+    study = study_of("paper", "matrix")
+    spoilt = {"matrix": [3.0, None, 5.0, 6.0]}
+    assert {row["best"] for row in window_rows(records_of(study, spoilt))} == {"paper"}
+
+
 def test_seeds_are_those_shared_with_the_best() -> None:
     study = study_of("recon_block", "matrix", seeds=[0, 1])
     records = records_of(study)
@@ -218,6 +228,8 @@ def test_what_is_said_of_windows() -> None:
     assert "among 4 windows of half a block or more, 1 gains most and all least" in sentences[0]
     assert "of one matrix, trained, misses" in sentences[1]
     assert "of one matrix, solved by least squares" in sentences[2]
+    assert "it misses 35.0" in sentences[0], "of the gain of one of the four"
+    assert "misses less than nothing" in text
     marked = [line for line in text.splitlines() if "paper (chosen on the evaluation text)" in line]
     assert len(marked) == 2, "once among the cells, once among the windows"
     noisy = {"matrix": [3.0, 4.4, 4.8, 6.0]}

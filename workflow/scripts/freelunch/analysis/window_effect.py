@@ -67,6 +67,11 @@ class AdaptedCells:
         return self.settings.method, self.window, self.settings.inputs, self.targets
 
     @property
+    def favoured(self) -> bool:
+        """Return whether its settings were chosen on the evaluation text itself."""
+        return self.selected_on == "evaluation"
+
+    @property
     def targets(self) -> str:
         """Return the targets, and which other quirks of the paper's code are switched on."""
         return ", ".join([self.settings.targets, *self.settings.quirks])
@@ -77,7 +82,8 @@ def window_rows(records: Records) -> list[Row]:
     reconstructed with another window, or with other inputs or targets.
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
-    a row. All are compared over the seeds that they share with the unadapted model.
+    a row. All are compared over the seeds that they share with the unadapted model. What was chosen
+    on the evaluation text is the best only where nothing else is finite.
     """
     return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
 
@@ -116,7 +122,12 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
         return []
     common = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
     whole = {each.name: _mean(_gains(each, unadapted, common, records)) for each in adapted}
-    best = max(adapted, key=lambda each: (not math.isnan(whole[each.name]), whole[each.name]))
+
+    def rank(each: AdaptedCells) -> tuple[bool, bool, float]:
+        gain = whole[each.name]
+        return not math.isnan(gain), not each.favoured, gain
+
+    best = max(adapted, key=rank)
     return [_row(each, best, unadapted, records) for each in sorted(adapted, key=_size)]
 
 
@@ -127,7 +138,7 @@ def _one_of_a_kind(adapted: Sequence[AdaptedCells]) -> list[AdaptedCells]:
     """
     found: dict[tuple[object, ...], AdaptedCells] = {}
     for each in adapted:
-        found.setdefault((each.kind, each.selected_on == "evaluation"), each)
+        found.setdefault((each.kind, each.favoured), each)
     return list(found.values())
 
 

@@ -44,8 +44,9 @@ FIGURE = Figure(
 ``gain``: the mean loss without the adaptation minus that with it, nats per token. ``gain_missed``:
 how much less an adaptation gains than the best one (``best``), as a share of the best gain, with
 the standard error of the paired differences over windows of text (and over seeds, where there are
-several). ``exact``: 1 for a window that was solved by least squares and not trained. ``targets``
-also names the quirks of the paper's code that are switched on.
+several). What was chosen on the evaluation text is not the best. ``exact``: 1 for a window that was
+solved by least squares and not trained. ``targets`` also names the quirks of the paper's code that
+are switched on.
 """
     ),
     columns=WINDOW_COLUMNS,

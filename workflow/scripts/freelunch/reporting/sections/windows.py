@@ -10,6 +10,10 @@ from freelunch.reporting.sections.section import Section
 from freelunch.study.windows import MATRIX
 
 Row = Mapping[str, Any]
+FAVOURED = (
+    "What was chosen on the evaluation text is not the best that the others are compared with: it "
+    "may gain more than that, and then misses less than nothing."
+)
 WORDS = ("model", "criterion", "pattern", "adaptation", "window", "inputs, targets")
 NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
@@ -32,7 +36,8 @@ def windows_section(windows: Sequence[Row]) -> Section:
         windows: As `analysis.window_effect.window_rows` returns them; at least one.
     """
     lines = [_line(row) for row in windows]
-    notes = [*window_sentences(windows), *NOTES]
+    favoured = [FAVOURED] if any(row["selected_on"] == "evaluation" for row in windows) else []
+    notes = [*window_sentences(windows), *NOTES, *favoured]
     return Section("windows", "Effect of the window size", lines, notes, WORDS)
 
 
