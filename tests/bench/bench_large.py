@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_windows import QWEN_72B
-from transformers import PreTrainedConfig, Qwen2Config
+from transformers import PreTrainedConfig
 
+from configs import QWEN_72B
 from freelunch.costs.evaluation import measure_perplexity
 from freelunch.costs.machine import Machine
 from freelunch.costs.passes import capture_dense
@@ -22,7 +22,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Cost
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
-from random_models import WANDA, llama, run_step, write_model
+from random_models import WANDA, llama, one_block, run_step, write_model
 from timing import say, seconds
 
 SEQUENCES, LENGTH = 8, 256
@@ -67,11 +67,10 @@ def bench_llama_1b() -> None:
 
 def bench_72b_block() -> None:
     """Retrain one block of Qwen2.5-72B's shape for two steps, streamed."""
-    config = Qwen2Config(**QWEN_72B, num_hidden_layers=1, vocab_size=512, tie_word_embeddings=False)
     masklora = read_adaptation({"method": "masklora", "batch": 1})
     with tempfile.TemporaryDirectory(dir="results") as base:
         folder = Path(base)
-        shapes = _written(folder, config, 2)
+        shapes = _written(folder, one_block(QWEN_72B), 2)
         machine = Machine.of()
         run_step(folder, "capture")
         run_step(folder, "prune")

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2Config
 
+from configs import QWEN_72B
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.costs.reconstruction import reconstruct
@@ -24,7 +24,7 @@ from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows
-from random_models import llama, run_step, write_model
+from random_models import llama, one_block, run_step, write_model
 from timing import REPEATS, matmul_rate, say, seconds
 
 MODEL = "smollm2-135m"
@@ -60,13 +60,6 @@ WINDOWS: tuple[dict[str, Any], ...] = (
 )
 # Solving for a matrix of thousands of inputs takes two cores hours.
 EXACT_SHAPE = "SmolLM2's"
-# The sizes of one block; the model itself is not on this machine.
-QWEN_72B = {
-    "hidden_size": 8192,
-    "intermediate_size": 29568,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-}
 
 
 def settings_of(**settings: Any) -> Local:
@@ -247,9 +240,7 @@ def bench_72b() -> None:
     """Adapt one block of Qwen2.5-72B's shape with random weights."""
     with tempfile.TemporaryDirectory(dir="results") as base:
         folder = Path(base)
-        config = Qwen2Config(
-            **QWEN_72B, num_hidden_layers=1, vocab_size=512, tie_word_embeddings=False
-        )
+        config = one_block(QWEN_72B)
         # One step; the passes run in float32, because few processors multiply in bfloat16.
         write_model(folder, config, torch.bfloat16, tokens=2 * SEQUENCE)
         run_step(folder, "capture")

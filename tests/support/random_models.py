@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 from freelunch.adaptation import reconstruction
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
@@ -59,6 +59,14 @@ def llama(**sizes: Any) -> LlamaConfig:
     heads = sizes["hidden_size"] // 64
     given = {"num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": 512}
     return LlamaConfig(**{**given, "tie_word_embeddings": False, **sizes})
+
+
+def one_block(sizes: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the config of one block of a large model, given by its whole config, with few tokens:
+    the model itself is not on this machine.
+    """
+    small = {**sizes, "num_hidden_layers": 1, "vocab_size": 512}
+    return AutoConfig.for_model(**small)
 
 
 def write_model(
