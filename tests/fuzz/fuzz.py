@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 
 from configs import everything, places
-from damage import DAMAGES, RESULTS, digests, metrics
+from damage import DAMAGES, RESULTS, metrics, study_digests
 from freelunch.cli.verify import check_whole
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
@@ -106,7 +106,7 @@ class Fuzzer:
         self.config = config
         (self.base.path / "config.yaml").write_text(yaml.safe_dump(config))
         self.base.run()
-        self.digests, self.metrics = digests(self.base.path), metrics(self.base.path)
+        self.digests, self.metrics = study_digests(self.base.path), metrics(self.base.path)
 
     def trial(self, what: str) -> str:
         """Do one thing and return what came of it, in words."""
@@ -305,7 +305,7 @@ class Fuzzer:
             except UserError as error:
                 return "failed", f"{said}: {error}"
             # Hidden states are a cache.
-            after = digests(root)
+            after = study_digests(root)
             wrong = [name for name, sha in self.digests.items() if after.get(name) != sha]
             if wrong or metrics(root) != self.metrics:
                 return "silent", f"{said}: other content in {wrong[:3]}"

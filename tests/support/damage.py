@@ -39,7 +39,7 @@ KINDS: dict[str, Path] = {
 }
 
 
-def digests(root: Path) -> dict[str, str]:
+def study_digests(root: Path) -> dict[str, str]:
     """Return the digest of each file that two equal runs make equal, except caches."""
     files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from damage import DAMAGES, KINDS, RESULTS, digests, metrics
+from damage import DAMAGES, KINDS, RESULTS, metrics, study_digests
 from freelunch.cli.verify import check_whole, problems_of, verify
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
@@ -261,7 +261,7 @@ def assert_mended(study, before, measured):
         check_whole(open_study(Path("config.yaml")))
     assert "The study is whole." in mend(study, str(caught.value))
     assert problems_of(open_study(Path("config.yaml")), anew=True) == []
-    after = digests(study.path)
+    after = study_digests(study.path)
     assert {name: after.get(name) for name in before} == before
     assert metrics(study.path) == measured
 
@@ -269,7 +269,7 @@ def assert_mended(study, before, measured):
 def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch):
     """All kinds are damaged at once, the ways in turn: together, they take one repair."""
     monkeypatch.chdir(study.path)
-    before, measured = digests(study.path), metrics(study.path)
+    before, measured = study_digests(study.path), metrics(study.path)
     ways = list(DAMAGES)
     # The shared file comes last, since its damage is that of every file that shares it.
     for number, kind in enumerate(KINDS):
@@ -281,7 +281,7 @@ def test_the_named_command_mends_every_kind_of_file(finished, study, monkeypatch
 def test_the_named_command_mends_what_is_in_the_wrong_place(study, monkeypatch):
     """Masks, adapted blocks, measurements and run facts are swapped, each with its manifest."""
     monkeypatch.chdir(study.path)
-    before, measured = digests(study.path), metrics(study.path)
+    before, measured = study_digests(study.path), metrics(study.path)
     for what in ("masks", "adapted blocks", "measurements"):
         one, other, *_ = SWAPS[what]
         swap(RESULTS / one, RESULTS / other)
@@ -296,7 +296,7 @@ def test_the_named_command_mends_whatever_stands_in_the_place_of_a_file(
 ):
     """A folder, a file, a link, and a table that is damaged in a later look only."""
     monkeypatch.chdir(study.path)
-    before, measured = digests(study.path), metrics(study.path)
+    before, measured = study_digests(study.path), metrics(study.path)
     for path in (KINDS["record"], KINDS["manifest"]):
         path.unlink()
         path.mkdir()
