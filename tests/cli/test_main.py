@@ -63,7 +63,7 @@ def test_a_name_is_that_of_the_study(run: Run, capsys: Captured) -> None:
 
 def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None:
     assert run("plan", "--tflops", "400") == 0
-    assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().err
+    assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().out
     for rate in ("0", "-1", "inf", "fast"):
         assert run("plan", "--tflops", rate) == 2
         assert (

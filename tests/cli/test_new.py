@@ -549,8 +549,8 @@ def test_the_command_ends_with_the_plan_and_the_next_command(
     given = ["new", str(model(models)), str(write_lines(tmp_path)), "--name", "Mine!"]
     monkeypatch.setattr("sys.argv", ["freelunch", *given])
     assert main() == 0
-    out, err = capsys.readouterr()
-    assert "The study `mine` (studies/mine.yaml): 13 cells" in err
+    out = capsys.readouterr().out
+    assert "The study `mine` (studies/mine.yaml): 13 cells" in out
     assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
     assert "named mine: a name has only lower-case letters" in out
     assert main() == 1

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from records_for_tests import (
     make_study,
     write_records,
 )
+from study_folder import ROOT, SMOKE
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 ENVIRONMENT = {
@@ -184,6 +186,15 @@ def test_no_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no records to compare") as error:
         records_of_run(str(tmp_path))
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_study_that_has_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(SMOKE, tmp_path / "a study.yaml")
+    monkeypatch.chdir(ROOT)
+    path = str(tmp_path / "a study.yaml")
+    with pytest.raises(UserError, match="no records to compare") as error:
+        records_of_run(path)
+    assert f"run it: make study STUDY='{path}'" in str(error.value)
 
 
 def test_the_command(

@@ -1,6 +1,9 @@
 """The command `freelunch`: write, check, plan and run studies, and look at what they made.
 
 `freelunch --help` lists the commands. Each `make` target of the same name runs one of them.
+
+Commands that read results import what they need when they run: scipy and the writer of the crate
+would double the time that a plan takes to start.
 """
 
 import shlex
@@ -14,7 +17,6 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
 from freelunch.cli import terminal
-from freelunch.cli.audit import audit_text
 from freelunch.cli.check import check_study, this_machine
 from freelunch.cli.machine import assumed_machine, device_of, machine_of
 from freelunch.cli.new import write_study
@@ -36,7 +38,6 @@ from freelunch.cli.options import (
 )
 from freelunch.cli.pin import pin_study
 from freelunch.cli.run import LOCAL, run_snakemake, runs_here, snakemake_command
-from freelunch.cli.verify import repair, verify
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend
 from freelunch.costs.device_table import device_table
@@ -164,7 +165,7 @@ def new_command(
             f"Describe it to see one:\n  make plan STUDY={path} TFLOPS=400 DEVICE_MEMORY=80"
         )
         return
-    terminal.say(plan_text(Plan.of(open_study(written.path), device, said), machine))
+    terminal.show(plan_text(Plan.of(open_study(written.path), device, said), machine))
     terminal.show(
         f"Written: {path}. Look at it, then run it: make study STUDY={path}\n"
         f"(or, in the activated environment: freelunch run {path})"
@@ -217,7 +218,7 @@ def plan_command(
     opened = read_study(study, part_of(models, claims))
     device, said = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
-    terminal.say(plan_text(Plan.of(opened, device, said), machine))
+    terminal.show(plan_text(Plan.of(opened, device, said), machine))
 
 
 @command("run")
@@ -250,19 +251,25 @@ def run_command(
     # With options for Snakemake, the command may run only a part of the study, or nothing.
     status = run_snakemake(started, summary=bool(context.obj))
     if status == 0 and not context.obj:
-        terminal.say(terminal.summary(open_study(study, part)))
+        from freelunch.cli.summary import summary
+
+        terminal.show(f"\n{summary(open_study(study, part))}")
     return status
 
 
 @command("summary")
 def summary_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show what a study found, in a few lines."""
-    terminal.say(terminal.summary(open_study(study, part_of(models, claims))))
+    from freelunch.cli.summary import summary
+
+    terminal.show(summary(open_study(study, part_of(models, claims))))
 
 
 @command("audit")
 def audit_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show the verdicts, and the path of their page."""
+    from freelunch.cli.audit import audit_text
+
     terminal.show(audit_text(open_study(study, part_of(models, claims))))
 
 
@@ -272,6 +279,8 @@ def verify_command(study: Study = DEFAULT, models: Models = None, claims: Claims
 
     It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
+    from freelunch.cli.verify import verify
+
     opened = open_study(study, part_of(models, claims))
     lines, whole = verify(opened)
     print(lines)  # noqa: T201
@@ -291,6 +300,8 @@ def repair_command(
     device_memory: DeviceMemory = None,
 ) -> None:
     """Make again what is damaged or missing."""
+    from freelunch.cli.verify import repair
+
     part = part_of(models, claims)
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
     repair(open_study(study, part), [*started, "--"])
@@ -302,7 +313,6 @@ def compare_command(
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
 ) -> None:
     """Say which cells of two runs differ, and why."""
-    # Imported here, so that a plan starts in a fraction of a second.
     from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
 
     runs = map(records_of_run, (first, second))

@@ -2,12 +2,16 @@
 
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
+from freelunch.cli import terminal
+from freelunch.cli.verify import check_whole
+from freelunch.records.read import load_records
 from freelunch.reporting.audit.verdicts import VERDICTS
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
@@ -19,6 +23,18 @@ LINES = 15
 LINE = 100
 _KINDS = ("pruned", "reconstructed", "retrained")
 _NOTHING = "-"
+
+
+def summary(study: Study) -> str:
+    """Return what a finished study found, in at most fifteen lines that fit the terminal.
+
+    Raises:
+        UserError: A record is missing, or was made with other than the current settings; or
+            anything that the study made is damaged or missing.
+    """
+    records = load_records(study)
+    check_whole(study)
+    return summary_text(study, records, terminal.width_of(sys.stdout) or LINE)
 
 
 def summary_text(study: Study, records: Records, width: int = LINE) -> str:

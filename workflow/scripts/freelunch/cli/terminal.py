@@ -8,20 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from freelunch.cli.summary import LINE, summary_text
-from freelunch.cli.verify import check_whole
-from freelunch.records.read import load_records
-from freelunch.study.study import Study
 from snakemake_logger_plugin_freelunch.story import resume
 from snakemake_logger_plugin_freelunch.words import INTERRUPTED
 
 # Snakemake's logger, which keeps our messages in order with Snakemake's own.
 _SNAKEMAKE = logging.getLogger("snakemake.logging")
-
-
-def say(text: str) -> None:
-    """Write to standard error, in lines that fit the terminal."""
-    print(f"\n{_fitting(text, sys.stderr)}\n", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def show(text: str) -> None:
@@ -30,7 +21,7 @@ def show(text: str) -> None:
 
 
 def _fitting(text: str, stream: IO[str]) -> str:
-    columns = _width(stream)
+    columns = width_of(stream)
     return fitted(text, columns) if columns else text
 
 
@@ -52,7 +43,7 @@ def _pieces(line: str, width: int) -> list[str]:
     )
 
 
-def _width(stream: IO[str]) -> int | None:
+def width_of(stream: IO[str]) -> int | None:
     """Return how many columns a terminal has; None if this is not a terminal."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or None
@@ -69,18 +60,6 @@ def tell(event: str, text: str, **found: object) -> None:
         found: What the event brings along.
     """
     _SNAKEMAKE.info(_fitting(text, sys.stderr), extra={"event": event, **found})
-
-
-def summary(study: Study) -> str:
-    """Return what a finished study found, in at most fifteen lines.
-
-    Raises:
-        UserError: A record is missing, or was made with other than the current settings; or
-            anything that the study made is damaged or missing.
-    """
-    records = load_records(study)
-    check_whole(study)
-    return summary_text(study, records, _width(sys.stderr) or LINE)
 
 
 def stopped(logs: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,8 +84,9 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
             expected="make compare A=... B=..., each a config that was run, its results, or a "
             "folder of records",
         )
-    path = Path(name)
+    path, todo = Path(name), None
     if path.is_file():
+        todo = f"run it: make study STUDY={shlex.quote(name)}"
         path = Study.load(path).paths.records
     elif (path / "records").is_dir():
         path = path / "records"
@@ -94,6 +96,7 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
             "there are no records to compare",
             where=path,
             expected="a study's config that was run, its results, or a folder of records",
+            todo=todo,
         )
     records = [_read(file) for file in files]
     for file, record in zip(files, records, strict=True):
