@@ -14,7 +14,7 @@ from freelunch.study.cell import NONE, Cell
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
-    return make_audited(tmp_path_factory.mktemp("results") / "made-up")
+    return make_audited(tmp_path_factory.mktemp("results") / "made-up", figures=False)
 
 
 def test_every_claim_with_a_number_is_told_and_no_other(audited: Audited) -> None:
