@@ -16,6 +16,11 @@ WINDOWS = {
     "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
     "recon_all": {"method": "reconstruction", "window": "all", "train_norms": False},
     "recon_sparse": {"method": "reconstruction", "inputs": "sparse"},
+    "recon_on_test": {
+        "method": "reconstruction",
+        "learning_rate": [0.1, 0.2],
+        "select_on": "evaluation",
+    },
 }
 BLOCKS = 3
 
@@ -57,8 +62,8 @@ def one(found: list[Any], **keys: object) -> Any:
 def test_a_row_for_each_block_kind_and_output() -> None:
     found = rows(recon_all=0.3)
     assert all(row.keys() == set(DRIFT_COLUMNS) for row in found)
-    # Two criteria, five adaptations.
-    assert len(found) == 2 * 5 * BLOCKS * 2 * 2
+    # Two criteria, six adaptations.
+    assert len(found) == 2 * 6 * BLOCKS * 2 * 2
     at = {"criterion": "wanda", "adaptation": "recon_all", "block": 2, "kind": "accumulated"}
     block, matrices = (one(found, **at, output=output) for output in (BLOCK, MATRICES))
     assert block["mean"] == pytest.approx(0.9) and block["max"] == pytest.approx(2.7)
@@ -67,6 +72,7 @@ def test_a_row_for_each_block_kind_and_output() -> None:
 
 
 def test_windows_with_dense_inputs_are_compared() -> None:
+    """What was chosen on the evaluation text is none of them: the figure could not mark it."""
     compared = {row["adaptation"] for row in rows() if row["compared"]}
     assert compared == {"none", "recon_matrix", "recon_all", "recon_block"}
 

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import Records, Row, seed_groups
+from freelunch.analysis.window_effect import usual_windows
 from freelunch.study.cell import NONE
 
 DRIFT_COLUMNS = (
@@ -26,13 +27,12 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
 
     Args:
         records: The records of the study.
-        windows: What `analysis.window_effect.window_rows` returns. `compared` is 1 for its
-            adaptations with dense inputs and targets, and for models that are not adapted.
+        windows: What `analysis.window_effect.window_rows` returns. `compared` is 1 for its usual
+            windows (`usual_windows`), and for models that are not adapted.
     """
     by_window = {
         tuple(row[key] for key in ("model", "criterion", "pattern", "adaptation"))
-        for row in windows
-        if (row["inputs"], row["targets"]) == ("dense", "dense")
+        for row in usual_windows(windows)
     }
     measured = {cell: record for cell, record in records.items() if "drift" in record["metrics"]}
     rows: list[Row] = []

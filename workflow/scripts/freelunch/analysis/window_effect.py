@@ -100,7 +100,7 @@ def by_pruned_model(
 def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows that differ in their window alone: those with dense inputs and targets.
 
-    What was chosen on the evaluation text is shown beside them, and not compared.
+    What was chosen on the evaluation text is shown in the table of windows, and not compared.
     """
     return [
         row

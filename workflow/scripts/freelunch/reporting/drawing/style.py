@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 WIDTH_INCHES = 4.8
 SMALL = 7.5
 DAGGER = "\N{DAGGER}"
-CHOSEN = f"{DAGGER}: learning rate chosen on the evaluation text"
+CHOSEN = f"{DAGGER}: settings chosen on the evaluation text"
 UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 # The least distance of labels beside lines, as a share of the height of a panel.
 LABEL_STEP = 0.1
