@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from freelunch.analysis.pairing import Records
 from freelunch.reporting.audit.data import REPORT
@@ -41,10 +41,24 @@ def card_texts(study: Study, records: Records) -> dict[str, str]:
         study: The study.
         records: The record of each of its cells.
     """
-    return {card_name(study, cell): _card(study, records, cell) for cell in study.cells}
+    layout = _layout()
+    return {card_name(study, cell): _card(study, records, cell, layout) for cell in study.cells}
 
 
-def _card(study: Study, records: Records, cell: Cell) -> str:
+def _layout() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(REPORT),
+        # The card is Markdown, which shows no HTML of a record: the hub takes it out.
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["place"] = place_text
+    return environment.get_template("audit/card.md")
+
+
+def _card(study: Study, records: Records, cell: Cell, layout: Template) -> str:
     # Planning imports this module, and must not wait for a client of the hub.
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -66,17 +80,8 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
         pipeline_tag="text-generation",
         tags=["research", *pruning],
     )
-    environment = Environment(
-        loader=FileSystemLoader(REPORT),
-        # The card is Markdown, which shows no HTML of a record: the hub takes it out.
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["place"] = place_text
     settings = {key: spec.get(key) for key in ("criterion", "pattern", "adaptation", "seed")}
-    text = environment.get_template("audit/card.md").render(
+    text = layout.render(
         data=data.to_yaml(),
         study=study,
         cell=cell,
