@@ -17,6 +17,7 @@ from freelunch.core.errors import UserError
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.verdict_table import verdict_table
+from freelunch.reporting.derived import VERDICTS
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures_of
 from freelunch.reporting.results import Results
@@ -24,7 +25,7 @@ from freelunch.reporting.tables import table_texts
 from freelunch.study.pins import with_pins
 from freelunch.study.study import Study
 
-RECORDS, SUMMARY, VERDICTS, FIGURES = "records", "tables/summary.md", "audit/verdicts.md", "figures"
+RECORDS, SUMMARY, FIGURES = "records", "tables/summary.md", "figures"
 
 
 def make_kept(study: Study, records: Path, folder: Path) -> None:
