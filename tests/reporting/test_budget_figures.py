@@ -10,7 +10,7 @@ from figure_words import assert_words_inside
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.drawing import budgets
 from freelunch.reporting.drawing.files import draw_figure
-from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.drawing.style import CHOSEN, styled
 
 ADAPTATIONS = {
     "recon_block": {"method": "reconstruction", "window": 1},
@@ -110,11 +110,11 @@ def test_a_perplexity_that_is_not_finite_is_left_out() -> None:
 
 def test_a_choice_on_the_evaluation_text_has_a_dagger() -> None:
     figure = figure_of(rows(selected_on="evaluation"))
-    assert "\N{DAGGER}: learning rate" in figure.legends[0].get_title().get_text()
+    assert CHOSEN in figure.legends[0].get_title().get_text()
     daggers = [text.get_text() for text in figure.axes[0].texts]
     assert daggers == ["\N{DAGGER}"] * sum(map(len, POINTS.values()))
     plain = figure_of(rows())
-    assert "learning rate" not in plain.legends[0].get_title().get_text()
+    assert CHOSEN not in plain.legends[0].get_title().get_text()
     assert not plain.axes[0].texts
 
 
