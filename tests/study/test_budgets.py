@@ -141,3 +141,14 @@ def test_series_are_what_differs_in_more_than_the_budget() -> None:
     }
     assert "branches" not in found.references
     assert not checked().compares_budgets
+
+
+def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() -> None:
+    tuned = {
+        "method": "reconstruction",
+        "learning_rate": [0.001, 0.003],
+        "select_on": "evaluation",
+    }
+    matrix = {"method": "reconstruction", "window": "matrix"}
+    found = Study.check(with_adaptations(tuned=tuned, matrix=matrix), "config.yaml")
+    assert found.references == ["recon_block", "recon_two", "matrix", "tuned"]

@@ -69,11 +69,12 @@ class Comparisons:
     def references(self) -> list[str]:
         """Names of the reconstructions that stay pruned, the best reference for retraining first.
 
-        Those that other budgets are multiples of come before the rest. In both groups, windows of
-        single matrices come last, and targets of the pruned model itself after those of the dense
-        model, which the paper has.
+        One that was chosen on the evaluation text comes after all others, since its number favours
+        it. Those that other budgets are multiples of come before the rest. In these groups, windows
+        of single matrices come last, and targets of the pruned model itself after those of the
+        dense model, which the paper has.
         """
-        entries = self.config.adaptations
+        entries, favoured = self.config.adaptations, self.selected_on_evaluation
         named = {
             entry.budget.of
             for entry in entries.values()
@@ -83,6 +84,7 @@ class Comparisons:
         return sorted(
             local,
             key=lambda name: (
+                name in favoured,
                 name not in named,
                 entries[name].window == MATRIX,
                 entries[name].targets != "dense",
