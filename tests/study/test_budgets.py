@@ -149,6 +149,6 @@ def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() 
         "learning_rate": [0.001, 0.003],
         "select_on": "evaluation",
     }
-    matrix = {"method": "reconstruction", "window": "matrix"}
-    found = Study.check(with_adaptations(tuned=tuned, matrix=matrix), "config.yaml")
-    assert found.references == ["recon_block", "recon_two", "matrix", "tuned"]
+    local = {"method": "reconstruction", "inputs": "sparse", "targets": "local"}
+    found = Study.check(with_adaptations(tuned=tuned, local=local), "config.yaml")
+    assert found.references == ["recon_block", "recon_two", "local", "tuned"]
