@@ -155,7 +155,7 @@ def test_options_of_the_command(
     options = ["--tflops", "400", "--disk", "2GB/s", "--network", "1GB/s", "--device-memory", "80"]
     monkeypatch.setattr("sys.argv", ["freelunch", "plan", str(LARGE), *options])
     assert main() == 0
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     for words in (
         "a matrix product at 400 TFLOP/s as given",
         "reading at 2.0 GB/s, writing at 2.0 GB/s as given",
