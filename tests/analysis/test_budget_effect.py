@@ -228,14 +228,17 @@ def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
     assert reach["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
 
 
+def set_data(records: dict[Cell, dict[str, Any]], **distinct_tokens: int) -> None:
+    """Set how many different tokens adaptations saw."""
+    for cell, record in records.items():
+        if cell.adaptation in distinct_tokens:
+            record["adaptation"]["distinct_tokens"] = distinct_tokens[cell.adaptation]
+
+
 def test_data_is_a_unit_of_its_own() -> None:
     """Tokens that are seen twice are data once."""
     records = made()
-    for cell, record in records.items():
-        if cell.adaptation in ("recon_block", "full_1"):
-            record["adaptation"]["distinct_tokens"] = 8000
-        if cell.adaptation == "full_4":
-            record["adaptation"]["distinct_tokens"] = 16000
+    set_data(records, recon_block=8000, full_1=8000, full_4=16000)
     reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
     found, seen = reach["full", "distinct_tokens"], reach["full", "tokens"]
     assert (found["largest_over_reference"], seen["largest_over_reference"]) == (2, 4)
@@ -247,11 +250,7 @@ def test_data_is_a_unit_of_its_own() -> None:
 def test_a_larger_budget_of_fewer_data_comes_before_a_smaller_one_of_more() -> None:
     """Four times the tokens, in eight epochs, are half the data."""
     records = made(full_1=38.0, full_4=48.0)
-    for cell, record in records.items():
-        if cell.adaptation in ("recon_block", "full_1"):
-            record["adaptation"]["distinct_tokens"] = 8000
-        if cell.adaptation == "full_4":
-            record["adaptation"]["distinct_tokens"] = 4000
+    set_data(records, recon_block=8000, full_1=8000, full_4=4000)
     reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
     # From a loss above that of the reconstruction, with half its data, to one below, with as many.
     share = math.log(48 / 40) / math.log(48 / 38)

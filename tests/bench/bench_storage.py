@@ -33,6 +33,8 @@ from timing import say, seconds
 
 REPEATS = 3
 BLOCKS = 2
+# Many batches of a block, as in a study of a large model: what a block reads first waits for the
+# block before it.
 SEQUENCES, LENGTH = 256, 256
 # A block has few bytes beside the hidden states of the sample, as in a study of a large model.
 SIZES = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": BLOCKS}

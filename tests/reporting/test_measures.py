@@ -418,7 +418,7 @@ def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:
     ("adapted", "expected"), [("1" * 70 + "0" * 30, HOLDS), ("1" * 52 + "0" * 48, UNDECIDED)]
 )
 def test_gain_of_answers(tmp_path: Path, adapted: str, expected: str) -> None:
-    """Of the cells that were asked; that others were not is said."""
+    """Only cells that answered tasks have one."""
     answers = {"none": "1" * 50 + "0" * 50, "recon_block": adapted}
     part = audited("gain", {"above": 0}, BASE, metric="accuracy", folder=tmp_path, answers=answers)
     (finding,) = part["findings"]

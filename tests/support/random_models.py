@@ -62,11 +62,12 @@ def llama(**sizes: Any) -> LlamaConfig:
 
 
 def one_block(sizes: Mapping[str, Any]) -> PreTrainedConfig:
-    """Return the config of one block of a large model, given by its whole config, with few tokens:
-    the model itself is not on this machine.
+    """Return the config of one block of a large model, with a small vocabulary.
+
+    Args:
+        sizes: The config of the whole model, which is not on this machine.
     """
-    small = {**sizes, "num_hidden_layers": 1, "vocab_size": 512}
-    return AutoConfig.for_model(**small)
+    return AutoConfig.for_model(**{**sizes, "num_hidden_layers": 1, "vocab_size": 512})
 
 
 def write_model(
