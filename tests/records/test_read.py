@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,13 @@ def test_a_record_that_cannot_be_read(
     message = refusal(study)
     assert message.startswith(f"{path}: {said}")
     assert "to do:" in message
+
+
+def test_the_command_for_a_missing_record_can_be_pasted(study: Study) -> None:
+    study.paths.record(CELL).unlink()
+    with pytest.raises(UserError) as error:
+        load_records(replace(study, source="my studies/mine.yaml"))
+    assert "`make study STUDY='my studies/mine.yaml'`" in str(error.value)
 
 
 def test_the_record_of_another_cell(study: Study) -> None:

@@ -1,7 +1,6 @@
 """`freelunch audit`: the verdicts of a study's audit, and where its page is."""
 
 import json
-import shlex
 
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
@@ -24,7 +23,7 @@ def audit_text(study: Study) -> str:
         raise UserError(
             "this study has no audit yet, because it has not run to its end",
             where=study.source,
-            todo=f"run it: make study STUDY={shlex.quote(study.source)}{study.part_words}",
+            todo=f"run it: {study.run_command}",
         )
     check_sums(root / AUDIT_SUMS, root, audit_files(study))
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))

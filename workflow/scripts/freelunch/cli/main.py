@@ -251,18 +251,15 @@ def run_command(
     # With options for Snakemake, the command may run only a part of the study, or nothing.
     status = run_snakemake(started, summary=bool(context.obj))
     if status == 0 and not context.obj:
-        from freelunch.cli.summary import summary
-
-        terminal.show(f"\n{summary(open_study(study, part))}")
+        print()  # noqa: T201
+        _show_summary(open_study(study, part))
     return status
 
 
 @command("summary")
 def summary_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
     """Show what a study found, in a few lines."""
-    from freelunch.cli.summary import summary
-
-    terminal.show(summary(open_study(study, part_of(models, claims))))
+    _show_summary(open_study(study, part_of(models, claims)))
 
 
 @command("audit")
@@ -355,6 +352,12 @@ def schema_command() -> None:
 def settings_command() -> None:
     """Print the reference of all settings."""
     print(reference(), end="")  # noqa: T201
+
+
+def _show_summary(study: Opened) -> None:
+    from freelunch.cli.summary import summary
+
+    terminal.show(summary(study, sys.stdout))
 
 
 def _check(study: Opened, device_memory: str | None, elsewhere: bool) -> None:

@@ -2,11 +2,10 @@
 
 import json
 import math
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.cli import terminal
@@ -25,8 +24,12 @@ _KINDS = ("pruned", "reconstructed", "retrained")
 _NOTHING = "-"
 
 
-def summary(study: Study) -> str:
+def summary(study: Study, stream: IO[str]) -> str:
     """Return what a finished study found, in at most fifteen lines that fit the terminal.
+
+    Args:
+        study: The study.
+        stream: Where it will be shown.
 
     Raises:
         UserError: A record is missing, or was made with other than the current settings; or
@@ -34,7 +37,7 @@ def summary(study: Study) -> str:
     """
     records = load_records(study)
     check_whole(study)
-    return summary_text(study, records, terminal.width_of(sys.stdout) or LINE)
+    return summary_text(study, records, terminal.width_of(stream) or LINE)
 
 
 def summary_text(study: Study, records: Records, width: int = LINE) -> str:

@@ -56,7 +56,7 @@ def verify(study: Study) -> tuple[str, bool]:
         raise UserError(
             "this study has no results, because it has not run or they were removed",
             where=study.paths.root,
-            todo=f"run it: make study STUDY={shlex.quote(study.source)}{study.part_words}",
+            todo=f"run it: {study.run_command}",
         )
     lines, whole = [], True
     # Kinds may come in turns, model by model.
@@ -80,7 +80,7 @@ def verify(study: Study) -> tuple[str, bool]:
     if not whole and was_edited(study):
         lines.append(
             "The study was edited since it ran to its end. What the edit asks for is made by: "
-            f"make study STUDY={shlex.quote(study.source)}{study.part_words}"
+            + study.run_command
         )
     return "\n".join(lines), whole
 

@@ -76,7 +76,7 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
             raise UserError(
                 "a record is missing",
                 where=path,
-                todo=f"run the study (`make study STUDY={study.source}`)",
+                todo=f"run the study (`{study.run_command}`)",
             )
         record = read_record(path)
         if record["spec"].get("cell") != str(cell):

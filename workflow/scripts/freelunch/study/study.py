@@ -1,6 +1,7 @@
 """A study: a checked config, its cells, and the spec of each, which decides the cell's numbers."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -114,6 +115,11 @@ class Study(Comparisons, Lengths):
     def part_words(self) -> str:
         """The part that is run as `make` takes it, after a space; empty for the whole study."""
         return part_words(self.block.part)
+
+    @property
+    def run_command(self) -> str:
+        """The command that runs the study, or the part of it that is run."""
+        return f"make study STUDY={shlex.quote(self.source)}{self.part_words}"
 
     @property
     def block(self) -> StudyBlock:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,8 +85,8 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
         )
     path, todo = Path(name), None
     if path.is_file():
-        todo = f"run it: make study STUDY={shlex.quote(name)}"
-        path = Study.load(path).paths.records
+        study = Study.load(path)
+        path, todo = study.paths.records, f"run it: {study.run_command}"
     elif (path / "records").is_dir():
         path = path / "records"
     files = [each for each in sorted(path.glob("*.json")) if "__" in each.name]

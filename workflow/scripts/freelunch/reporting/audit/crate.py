@@ -90,7 +90,7 @@ def _ended(study: Study, records: Records, provenance: Mapping[str, Any], root: 
     paths = [root / study.paths.records.name / cell.record_name for cell in records]
     for path in paths:
         if not path.is_file():
-            todo = f"run the study (`make study STUDY={study.source}`)"
+            todo = f"run the study (`{study.run_command}`)"
             raise UserError("a record is missing", where=path, todo=todo)
     last: str | None = provenance["finished"]["last"]
     if last:

@@ -124,7 +124,8 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
         known = [finding for finding in there if finding["value"] is not None]
         known = [finding for finding in known if finding["low"] is not None] or known
-        text = f"{_range(known) if known else '; '.join(dict.fromkeys(texts))} ({told})"
+        numbers = _range(known) if known else "; ".join(dict.fromkeys(texts))
+        text = f"{numbers} ({told})"
         undecided = [finding["text"] for finding in known if finding["verdict"] == UNDECIDED]
         if len(undecided) == 1 < len(verdicts):
             text += f"; the undecided one is {undecided[0]}"
