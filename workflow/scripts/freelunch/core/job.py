@@ -25,7 +25,7 @@ from freelunch.core.devices import CPU, CUDA, claim_device
 from freelunch.core.digest import sealed
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError
-from freelunch.core.spent import Spent
+from freelunch.core.spent import Spent, begin_work
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
@@ -102,9 +102,13 @@ class Job:
         )
         all_in_all = self._earlier + own
         peaks = {"peak_bytes": all_in_all.host_bytes}
+        if all_in_all.work_bytes is not None:
+            peaks["peak_work_bytes"] = all_in_all.work_bytes
         if self.device == CUDA:
+            # Torch counts only what it allocates, so all of it is the work's.
             peaks = {
                 "peak_bytes": all_in_all.device_bytes,
+                "peak_work_bytes": all_in_all.device_bytes,
                 "peak_host_bytes": all_in_all.host_bytes,
             }
         facts: dict[str, Any] = {
@@ -149,6 +153,7 @@ def running(snakemake: Any) -> Iterator[Job]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _configure_libraries(job)
+        begin_work()
         yield job
         if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
             path = Path(snakemake.output.run)

@@ -3,7 +3,12 @@
 import resource
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+_STATUS = Path("/proc/self/status")
+# The memory of this process when its work began, in bytes.
+_base_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,8 @@ class Spent:
         cpu_s: Processor seconds.
         attempts: How many interrupted attempts there were.
         host_bytes: Peak of the memory that the process took.
+        work_bytes: How far that peak lies above what the process held when its work began, which
+            is mostly libraries; None where the system does not tell.
         device_bytes: Peak of the memory that torch took on the GPU; 0 without one.
     """
 
@@ -22,16 +29,20 @@ class Spent:
     cpu_s: float = 0.0
     attempts: int = 0
     host_bytes: int = 0
+    work_bytes: int | None = None
     device_bytes: int = 0
 
     @classmethod
     def now(cls, wall_s: float = 0.0, cpu_s: float = 0.0) -> "Spent":
         """Return what was spent in a time, with this process's peaks of memory so far."""
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        host = _status_bytes("VmHWM")
+        work = None if host is None or _base_bytes is None else max(host - _base_bytes, 0)
+        if host is None:
+            host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         torch = sys.modules.get("torch")
         used = torch is not None and torch.cuda.is_initialized()
         device = torch.cuda.max_memory_allocated() if torch is not None and used else 0
-        return cls(round(wall_s, 3), round(cpu_s, 3), 0, host, device)
+        return cls(round(wall_s, 3), round(cpu_s, 3), 0, host, work, device)
 
     @classmethod
     def of(cls, written: dict[str, Any]) -> "Spent":
@@ -49,5 +60,25 @@ class Spent:
             self.cpu_s + other.cpu_s,
             self.attempts + other.attempts,
             max(self.host_bytes, other.host_bytes),
+            max((it for it in (self.work_bytes, other.work_bytes) if it is not None), default=None),
             max(self.device_bytes, other.device_bytes),
         )
+
+
+def begin_work() -> None:
+    """Note the memory that this process holds now: what it takes from here on is its work's."""
+    global _base_bytes
+    _base_bytes = _status_bytes("VmRSS")
+
+
+def _status_bytes(key: str) -> int | None:
+    """Return a size of this process as Linux tells it; None on another system.
+
+    A process inherits its parent's peak in `getrusage`, but not in /proc.
+    """
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(sizes[0]) * 1024 if sizes else None
