@@ -26,7 +26,10 @@ log, run, raised = sys.argv[1:]
 snakemake = SimpleNamespace(
     log=[log], rule="test", wildcards=[], resources={}, threads=1, output=Named(run=run)
 )
+libraries = bytearray(b"1") * 200_000_000
 with running(snakemake) as job:
+    work = bytearray(b"1") * 50_000_000
+    del work
     for _ in range(3):
         job.say("working")
     logging.getLogger("elsewhere").info("a line")
@@ -48,11 +51,17 @@ def run_job(log: Path, run: Path, raised: int = 0) -> subprocess.CompletedProces
 
 
 def test_a_job_leaves_a_log_and_run_facts(tmp_path: Path) -> None:
+    peak = bytearray(b"1") * 500_000_000
+    del peak
     done = run_job(tmp_path / "logs" / "job.log", tmp_path / "run.json")
     assert done.returncode == 0 and "done" in done.stdout
     assert (tmp_path / "logs" / "job.log").read_text().count("working") == 3
     facts = unsealed((tmp_path / "run.json").read_bytes())
     assert facts is not None and facts["rule"] == "logs"
+    # The parent's peak is in neither number; what the process held before is not the work's.
+    cost = facts["cost"]
+    assert 250_000_000 < cost["peak_bytes"] < 400_000_000
+    assert 49_000_000 < cost["peak_work_bytes"] < 70_000_000
     altered = json.dumps({**facts, "rule": "other"}).encode()
     assert unsealed(altered) is None
 
