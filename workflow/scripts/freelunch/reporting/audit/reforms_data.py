@@ -1,7 +1,5 @@
 """Answers to modules 1 to 4 of the REFORMS checklist: goals, reproducibility, data."""
 
-import shlex
-
 import yaml
 
 from freelunch.reporting.audit.data import REPOSITORY
@@ -108,8 +106,8 @@ def instructions(facts: Facts) -> Answer:
 
 def script(facts: Facts) -> Answer:
     text = (
-        f"`make study STUDY={shlex.quote(facts.study.source)}` makes the environment, fetches "
-        "models, texts and tasks, and runs every step up to this audit."
+        f"`{facts.study.run_command}` makes the environment, fetches models, texts and tasks, and "
+        "runs every step up to this audit."
     )
     if facts.local:
         return Answer(IN_PART, f"{text} It needs local files that others may lack.")
