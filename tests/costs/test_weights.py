@@ -73,3 +73,10 @@ def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> N
     flops = whole[whole.index("  total ") :].split()[2]
     assert f"From scratch: {flops} TFLOP, about " in brief
     assert "recon_block of qwen2.5-72b does not fit: needs 23.6 GB, the device has 8 GB;" in brief
+
+
+def test_the_plan_in_brief_counts_each_seed() -> None:
+    plan = Plan.of(Study.load(Path("studies/full.yaml")))
+    whole = plan_text(plan, MACHINE)
+    flops = whole[whole.index("  total ") :].split()[2]
+    assert f"From scratch: {flops} TFLOP, about " in plan_brief(plan, MACHINE, 1)

@@ -1,7 +1,7 @@
 """A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from freelunch.costs.fits import amount, misfit
 from freelunch.costs.jobs import (
@@ -71,20 +71,21 @@ def plan_brief(
         groups: How many jobs share the windows of a reconstruction.
     """
     lines = [_headline(plan), *_conditions(plan)]
-    known = {
-        job: plan.step(*job) or Cost() for job in jobs_of(plan.study) if job.model in plan.shapes
-    }
+    # Jobs of several seeds are equal here, and each counts.
+    known = [job for job in jobs_of(plan.study) if job.model in plan.shapes]
     if known:
-        whole = together(list(known.values()))
-        seconds = sum(cost.seconds(machine) for cost in known.values())
-        memory = max(cost.memory(machine.device_bytes is not None).host for cost in known.values())
+        costs = [plan.step(*job) or Cost() for job in known]
+        whole = together(costs)
+        seconds = sum(cost.seconds(machine) for cost in costs)
+        memory = max(cost.memory(machine.device_bytes is not None).host for cost in costs)
         lines += [
             f"  From scratch: {_operations(whole.flops)}, about {duration(seconds)} job after "
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
             *(f"  {each}" for each in misfits(plan, machine)),
-            *([_on_a_cluster(plan, known, machine, groups)] if submitted is not None else []),
         ]
+        if submitted is not None:
+            lines.append(_on_a_cluster(plan, known, costs, machine, groups))
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
     if submitted is not None:
         now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
@@ -135,13 +136,15 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
         *_adaptations(plan, jobs, machine),
         "",
         *_notes(plan, by_rule, machine),
-        _on_a_cluster(plan, dict(zip(jobs, known, strict=True)), machine),
+        _on_a_cluster(plan, jobs, known, machine),
     ]
 
 
-def _on_a_cluster(plan: Plan, costs: Mapping[Job, Cost], machine: Machine, groups: int = 1) -> str:
+def _on_a_cluster(
+    plan: Plan, jobs: Sequence[Job], costs: Sequence[Cost], machine: Machine, groups: int = 1
+) -> str:
     """Return how many jobs a scheduler gets, and how long it takes however many run at a time."""
-    seconds = {job: cost.seconds(machine) for job, cost in costs.items()}
+    seconds = {job: cost.seconds(machine) for job, cost in zip(jobs, costs, strict=True)}
     longest = max(
         sum(seconds[job] for job in chain) for chain in chains_of(plan.study) if chain[0] in seconds
     )
