@@ -45,4 +45,4 @@ def test_the_samples_of_the_kept_study_are_apart(tmp_path: Path) -> None:
         assert rows.shape == (32, 256)
         assert sample.facts["distinct_tokens"] == distinct
         assert len(load_file(held_out.path(TOKENS))["input_ids"]) == drift.samples
-        assert len(grams(held_out)) > 3_000 and not grams(sample) & grams(held_out)
+        assert len(grams(held_out)) > 200 * drift.samples and not grams(sample) & grams(held_out)
