@@ -124,9 +124,9 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
-    """The peak resident memory of the job that adapts halves of a block, divided by the smallest
-    peak of some `windows`, all of which have to be in the study. Both are net of the smallest peak
-    of any job of that model, which is mostly libraries. The interval is over runs with different
+    """The peak memory of the job that adapts halves of a block, divided by the smallest peak of
+    some `windows`, all of which have to be in the study. Both are net of what the job's own process
+    held when its work began, which is mostly libraries. The interval is over runs with different
     seeds, of which three are needed.
     """
     for place, by_name, rows in _windows(evidence):
@@ -143,8 +143,10 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
             yield Absent(place, f"peak memory was measured with {seeds} of {RUNS} seeds")
             continue
         half, *others = names
-        base = _smallest_peak(evidence, used[0].model)
-        peaks = [[_peak(evidence, cell) - base for cell in cells[name]] for name in names]
+        peaks = [[_work_peak(evidence, cell) for cell in cells[name]] for name in names]
+        if any(peak is None for each in peaks for peak in each):
+            yield Absent(place, "no record has the peak memory of a job's own work")
+            continue
 
         def times(means: Means, half: str = half, others: Sequence[str] = others) -> Numbers:
             return divided(means[half], np.minimum.reduce([means[name] for name in others]))
@@ -156,15 +158,12 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
         )
 
 
-def _peak(evidence: Evidence, cell: Cell) -> int:
-    """Return the peak memory of the adaptation of a cell."""
-    return int(evidence.records[cell]["cost"][RECONSTRUCT_WINDOW]["peak_bytes"])
-
-
-def _smallest_peak(evidence: Evidence, model: str) -> int:
-    """Return the smallest peak memory of any job of a model."""
-    costs = [record["cost"] for cell, record in evidence.records.items() if cell.model == model]
-    return int(min(step["peak_bytes"] for cost in costs for step in cost.values()))
+def _work_peak(evidence: Evidence, cell: Cell) -> int | None:
+    """Return the peak memory of the adaptation of a cell, net of its process's own; None where the
+    system did not tell.
+    """
+    peak = evidence.records[cell]["cost"][RECONSTRUCT_WINDOW].get("peak_work_bytes")
+    return None if peak is None else int(peak)
 
 
 def _missed(name: str, other: str) -> Statistic:
