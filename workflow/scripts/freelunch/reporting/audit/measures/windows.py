@@ -205,7 +205,7 @@ MEASURES = (
     Measure(halves_missed, MISSED, {"windows": WINDOWS}),
     Measure(
         halves_memory,
-        "memory, relative to the smallest window's",
+        "memory of the work itself, relative to the smallest window's",
         {"windows": WINDOWS},
         unit="times",
         metrics=(),
