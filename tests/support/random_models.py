@@ -23,6 +23,7 @@ from freelunch.adaptation import reconstruction
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
 from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.spent import status_bytes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import (
@@ -134,9 +135,10 @@ def prune_by_wanda(folder: Path) -> None:
 
 
 def status(field: str) -> int:
-    """Return a size from /proc/self/status, bytes; `getrusage` would include the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    """Return a size of this process in bytes, as Linux tells it."""
+    found = status_bytes(field)
+    assert found is not None, field
+    return found
 
 
 def written() -> int:

@@ -35,7 +35,7 @@ class Spent:
     @classmethod
     def now(cls, wall_s: float = 0.0, cpu_s: float = 0.0) -> "Spent":
         """Return what was spent in a time, with this process's peaks of memory so far."""
-        host = _status_bytes("VmHWM")
+        host = status_bytes("VmHWM")
         work = None if host is None or _base_bytes is None else max(host - _base_bytes, 0)
         if host is None:
             host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -68,11 +68,11 @@ class Spent:
 def begin_work() -> None:
     """Note the memory that this process holds now: what it takes from here on is its work's."""
     global _base_bytes
-    _base_bytes = _status_bytes("VmRSS")
+    _base_bytes = status_bytes("VmRSS")
 
 
-def _status_bytes(key: str) -> int | None:
-    """Return a size of this process as Linux tells it; None on another system.
+def status_bytes(key: str) -> int | None:
+    """Return a size in bytes, such as VmHWM, from /proc/self/status; None where it is not told.
 
     A process inherits its parent's peak in `getrusage`, but not in /proc.
     """
