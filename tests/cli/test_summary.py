@@ -52,16 +52,20 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_lines_fit_the_terminal(tmp_path, monkeypatch, width):
-    monkeypatch.setitem(globals(), "SCOPE", 6 * SCOPE)
+    """What was found and its scope matter more than the best cells, and these more than paths."""
+    monkeypatch.setitem(globals(), "ANSWER", f"{29 * 'Something '}was found.")
+    monkeypatch.setitem(globals(), "SCOPE", f"{26 * 'something '}was run.")
     lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch, width)
     assert len(lines) <= 15
     # Only paths may be longer.
     assert all(len(line) <= width for line in lines if "results/" not in line)
-    # Cells matter more than the scope and than paths.
-    assert "44.8 (wanda, full)" in " ".join(map(str.strip, lines))
-    assert ("  model         pattern" in "\n".join(lines)) == (width == 200)
+    text = " ".join(map(str.strip, lines))
+    assert (ANSWER in text) == (width >= 60)
+    assert (f"Scope: {SCOPE}" in text) == (width >= 80)
+    assert ("44.8 (wanda, full)" in text) == (width >= 100)
+    assert ("  model         pattern" in "\n".join(lines)) == (width >= 100)
 
 
 def test_a_name_is_not_broken_at_its_hyphen(tmp_path, monkeypatch):

@@ -45,10 +45,10 @@ def table(*rows: object, column: str = "text") -> bytes:
     return buffer.getvalue()
 
 
-def test_rows_of_a_table_stay_as_they_are(tmp_path: Path) -> None:
+def test_where_every_row_counts_all_stay_as_they_are(tmp_path: Path) -> None:
     """Blank ones too: perplexities on WikiText-2 are of all rows joined."""
     rows = ["", " = A title = \n", "", ODD, " \n"]
-    artifact = fetch(tmp_path, table(*rows, column="body"), "parquet", field="body")
+    artifact = fetch(tmp_path, table(*rows, column="body"), "parquet_rows", field="body")
     assert read_documents(artifact.folder) == rows
 
 
@@ -109,11 +109,13 @@ def test_writes_one_json_object_a_line_and_says_where_it_is_from(tmp_path: Path)
     }
 
 
-def test_equal_documents_are_one_but_rows_of_a_table_are_kept(tmp_path: Path) -> None:
+def test_equal_documents_are_one_unless_every_row_counts(tmp_path: Path) -> None:
     artifact = fetch(tmp_path, b"one\ntwo\n\none\n\ntwo \n", "lines")
     assert read_documents(artifact.folder) == ["one", "two", "two "]
     assert artifact.facts["duplicates"] == 1 and artifact.facts["documents"] == 3
-    rows = fetch(tmp_path, table("a", "", "a", ""), "parquet")
+    documents = fetch(tmp_path, table("a", "", "a", ""), "parquet")
+    assert read_documents(documents.folder) == ["a"] and documents.facts["duplicates"] == 1
+    rows = fetch(tmp_path, table("a", "", "a", ""), "parquet_rows")
     assert read_documents(rows.folder) == ["a", "", "a", ""] and rows.facts["duplicates"] == 0
 
 

@@ -218,7 +218,7 @@ def wikitext(**perplexity: Any) -> Study:
         "repository": "Salesforce/wikitext",
         "revision": "0" * 40,
         "member": "wikitext-2-raw-v1/test-00000-of-00001.parquet",
-        "format": "parquet",
+        "format": "parquet_rows",
     }
     config["study"]["evaluation"]["perplexity"] |= {
         "windows": None,

@@ -100,13 +100,27 @@ def test_the_answer_is_about_the_reference_and_its_rival_on_as_many_tokens() -> 
         study,
     )
     assert answer.startswith(
-        "Reconstruction (one block) lowers the perplexity of tiny, pruned by Magnitude "
+        "On this sample and order (one seed), reconstruction (one block) lowers the perplexity of "
+        "tiny, pruned by Magnitude "
         "(50 % unstructured), from 307 to 144"
     )
     assert " of the loss that pruning adds; on as many tokens, retraining reaches " in answer
     # In the order of the config: the better one comes second.
     lower = r"[\d.]+ % lower, 95 %: [\d.]+ to [\d.]+ %\)"
     assert re.search(rf"37.0 \(all weights; {lower} and 36.0 \(MaskLoRA; {lower}\.$", answer)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "start"),
+    [
+        ([0], "On this sample and order (one seed), reconstruction"),
+        ([0, 1], "With 2 seeds, reconstruction"),
+        ([0, 1, 2], "Reconstruction"),
+    ],
+)
+def test_an_answer_from_few_seeds_says_so(seeds: list[int], start: str) -> None:
+    study = make_study(criteria=["wanda"], seeds=seeds)
+    assert answer_of({}, study).startswith(f"{start} (one block) ")
 
 
 def test_the_answer_names_two_rivals_and_says_how_many_more_there_are() -> None:
@@ -139,7 +153,7 @@ def test_the_answer_goes_no_further_than_the_interval(
     perplexity: float | None, expected: str
 ) -> None:
     answer = answer_of({f"{WANDA}/recon_block/seed0": perplexity}, make_study(criteria=["wanda"]))
-    assert f"Reconstruction (one block) {expected}" in answer
+    assert f"reconstruction (one block) {expected}" in answer
     assert ("recovers" in answer) == (perplexity == 39.0)
     assert ("not finite" in answer) == (perplexity is None)
 
@@ -147,7 +161,8 @@ def test_the_answer_goes_no_further_than_the_interval(
 def test_an_answer_where_there_is_little() -> None:
     alone = make_study(criteria=["wanda"], adaptations=["recon_block"])
     assert answer_of({}, alone).startswith(
-        "Reconstruction (one block) gives tiny, pruned by Wanda (50 % unstructured), a perplexity"
+        "On this sample and order (one seed), reconstruction (one block) gives tiny, pruned by "
+        "Wanda (50 % unstructured), a perplexity"
     )
     pruned = make_study(criteria=["wanda"], adaptations=["none"])
     assert answer_of({}, pruned).startswith(
@@ -159,11 +174,11 @@ def test_an_answer_where_there_is_little() -> None:
 @pytest.mark.parametrize(
     ("regimes", "seeds", "expected"),
     [
-        ({"C1": 524_288}, [0], "At most 1.6 % of the paper's smallest calibration sample (524,288"),
+        ({"C1": 524_288}, [0], "At most 1.6 % of the paper's smallest calibration sample for"),
         (
             {"C1": 8_192},
             [0, 1, 2],
-            "At least the paper's smallest calibration sample (8,192 tokens)",
+            "At least the paper's smallest calibration sample for most models (8,192 tokens)",
         ),
         (
             {},
@@ -276,4 +291,4 @@ def test_the_page_of_a_study_that_no_claim_asks_about_says_what_was_found(tmp_pa
     assert "the perplexity of tiny-2, pruned by Magnitude (50 % unstructured), from 307" in page
     assert "7 claims: 7 not testable here." in page
     assert page.count('<g class="point"') == 2
-    assert page.count("It needs ") == 7 and "<article" not in page
+    assert page.count("They need ") == 1 and "<article" not in page

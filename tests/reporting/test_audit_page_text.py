@@ -19,7 +19,7 @@ from freelunch.reporting.audit.page_cells import (
     significant,
     sorting,
 )
-from freelunch.reporting.audit.page_claims import shown_claims
+from freelunch.reporting.audit.page_claims import needs_text, shown_claims
 from freelunch.reporting.audit.protocol import load_protocol
 from freelunch.reporting.audit.verdicts import (
     FAILS,
@@ -31,6 +31,7 @@ from freelunch.reporting.audit.verdicts import (
     tally,
 )
 from freelunch.reporting.figures import figures
+from records_for_tests import make_study
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
 
@@ -258,7 +259,7 @@ def test_the_page_says_in_order_what_was_found_the_verdicts_what_was_run_and_its
         audited.audit["worth"],
         "What this study found",
         "Wanda, 50 % unstructured pruned 90",
-        "Not tested",
+        "a model of at least 70,000,000,000 parameters",
         "Method and definitions",
     ]
     places = [text.index(words) for words in of_card]
@@ -275,7 +276,7 @@ def test_the_role_of_a_part_is_worded_for_people(audited: Audited, role: str) ->
 
 def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
     base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
-    base |= {"quantity": "share", "settings": {}}
+    base |= {"quantity": "share", "settings": {}, "threshold": "above 0 %"}
     base["set"] = {"by": "us", "date": "2026-11-26", "after_results": True}
     return base | {"verdict": verdict, "role": role} | more
 
@@ -332,16 +333,16 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
                 found("not reached", None, low=None),
                 found("at most 2 times (95 %: 1 to 3 times)", 2.0),
             ],
-            "share: 3 numbers between at most 2 and more than 9 times (5 found)",
+            "share: 3 numbers from at most 2 to more than 9 times (5 found)",
         ),
         (
             [found("4 %", 0.04), found(None, None), found("2 %", 0.02), found("3 %", 0.03)],
-            "share: 3 numbers between 2 and 4 % (4 found)",
+            "share: 3 numbers from 2 to 4 % (4 found)",
         ),
         # Perplexities have no unit.
         (
             [found("1.3 (95 %: 1.1 to 1.5)", 1.3), found("0.53", 0.53), found("0.8", 0.8)],
-            "share: 3 numbers between 0.53 and 1.3 (3 found)",
+            "share: 3 numbers from 0.53 to 1.3 (3 found)",
         ),
         (
             [found("not reached", None, low=None, verdict=UNDECIDED)] * 3,
@@ -352,21 +353,41 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
 def test_the_numbers_of_a_part_in_short(findings: list[Any], expected: str) -> None:
     parts = [part(HOLDS, findings=findings), part(HOLDS, "adds")]
     (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
-    assert claim["key_numbers"] == [{"says": "So", "verdict": HOLDS, "text": expected}]
+    (key,) = claim["key_numbers"]
+    assert key == {
+        "says": "So", "verdict": HOLDS, "text": expected, "threshold": "above 0 %, set by us"
+    }  # fmt: skip
 
 
-def test_what_an_untested_part_needs() -> None:
-    settings = {"groups": [["magnitude"], ["wanda"]], "windows": ["all", 5], "unit": "tokens"}
-    parts = [
-        part(UNTESTED, settings=settings),
+def test_what_the_numbers_are_is_said_once() -> None:
+    """Also after a part that has none."""
+    number = [found("3 %")]
+    parts = [part(HOLDS, findings=of) for of in (number, [], number)]
+    parts += [part(HOLDS, findings=number, quantity="times")]
+    (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
+    assert [key["text"] for key in claim["key_numbers"]] == [
+        *("share: 3 %", "Of 2, 1", "3 %", "times: 3 %")
+    ]
+
+
+def test_what_untested_claims_need_beside_what_the_study_has() -> None:
+    """Windows that a measure implies are needed, too, and those that were run are not."""
+    study = make_study(criteria=["wanda"], adaptations=["none", "recon_block"])
+    settings = {"groups": [["magnitude"], ["wanda"]], "windows": ["all", 1], "unit": "tokens"}
+    untested = [
+        part(UNTESTED, settings=settings, measure="matrix_penalty"),
         part(UNTESTED, settings={"criteria": ["wanda"], "parameters": 7_000}),
-        part(HOLDS, settings={"methods": ["full"]}),
+        part(UNTESTED, settings={"beside": 5, "windows": [1]}, measure="window_difference"),
         part(UNTESTED, "adds", settings={"methods": ["masklora"]}),
     ]
-    (claim,) = shown_claims([{"id": "C1", "verdict": UNTESTED, "parts": parts}], [])
-    assert claim["needs"] == (
-        "pruning by magnitude, wanda; reconstruction with windows all, 5; "
-        "a model of at least 7,000 parameters"
+    tested = [part(HOLDS, settings={"methods": ["full"]})]
+    claims = [
+        {"id": "C1", "verdict": UNTESTED, "parts": untested},
+        {"id": "C2", "verdict": HOLDS, "parts": tested},
+    ]
+    assert needs_text(claims, study) == (
+        "reconstruction in windows of single matrices, whole model, 5 blocks; "
+        "pruning by Magnitude; a model of at least 7,000 parameters"
     )
 
 
@@ -387,18 +408,17 @@ def test_a_page_gives_both_answers_and_the_scope_of_each_verdict(audited: Audite
         assert claim["scope"].split("paper")[0] in article
 
 
-def test_a_claim_that_the_study_does_not_ask_is_one_line_with_what_it_needs(
+def test_claims_that_the_study_does_not_ask_are_one_line_with_what_they_need(
     audited: Audited,
 ) -> None:
     page = page_of(audited)
-    lines = dict(
-        re.findall(r'<details id="(\w+)" class="untested">\s*<summary>(.*?)</summary>', page, re.S)
-    )
     claims = {claim["id"]: claim for claim in audited.audit["claims"]}
-    assert set(lines) == {name for name, claim in claims.items() if claim["verdict"] == UNTESTED}
-    assert (
-        "It needs a model of at least 70,000,000,000 parameters; pruning by wanda." in lines["C4"]
-    )
+    untested = [name for name, claim in claims.items() if claim["verdict"] == UNTESTED]
+    (line,) = re.findall(r'<details class="untested">\s*<summary>(.*?)</summary>', page, re.S)
+    assert f"<h3>{', '.join(untested)}</h3>" in line
+    assert "a model of at least 70,000,000,000 parameters" in line and "Wanda" not in line
+    folded = re.findall(r'<details id="(C\w+)" class="untested">', page)
+    assert folded == untested
     assert not re.search(r'<li><a href="#C4">', page), "the card lists those that are asked"
 
 

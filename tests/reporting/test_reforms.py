@@ -67,6 +67,7 @@ def test_every_item_is_there_and_has_an_answer_in_sentences(audited: Audited) ->
 def test_the_same_stands_in_the_file_and_on_the_page(audited: Audited) -> None:
     text = reforms_text(audited.audit)
     page = html.unescape(page_text(audited.study, audited.audit, audited.root))
+    page = page.replace("\N{NO-BREAK SPACE}", " ")
     page = re.sub("</?code>", "`", page)
     for item in audited.audit["reforms"]:
         assert f"| {item['id']} | {item['asks']} | {item['status']} | {item['text']} |" in text

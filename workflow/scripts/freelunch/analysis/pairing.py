@@ -5,8 +5,10 @@ The error of such a difference is far smaller than the errors of the two losses.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from heapq import heapreplace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -167,22 +169,43 @@ def exp(value: float) -> float:
 def unit_losses(metrics: Mapping[str, Any]) -> list[float]:
     """Return the loss of each independent unit of a text, NaN where it is not finite.
 
-    Windows of one document are not independent, so that a document is a unit. Its value is the mean
-    loss of all windows, plus the document's own deviation from it, weighted by its windows: the
-    mean over units is the mean over windows, and the error of that mean is clustered by document
-    (to first order, as of a ratio). Windows of joined documents, and sequences that were drawn at
-    random, are units of their own.
+    Windows of one document are not independent, so that a document is a unit; where documents have
+    very different numbers of windows, small ones share a unit. The value of a unit is the mean loss
+    of all windows, plus its own deviation from it, weighted by its windows: the mean over units is
+    the mean over windows, and the error of that mean is clustered by document (to first order, as
+    of a ratio). Windows of joined documents, and sequences that were drawn at random, are units of
+    their own.
     """
     losses = [number(loss) for loss in metrics["window_losses"]]
     documents = metrics.get("documents")
     if documents is None:
         return losses
-    mean = fmean(losses)
-    of_document: dict[int, float] = dict.fromkeys(documents, 0.0)
+    mean, unit_of = fmean(losses), _units(documents)
+    deviations = dict.fromkeys(unit_of.values(), 0.0)
     for document, loss in zip(documents, losses, strict=True):
-        of_document[document] += loss - mean
-    share = len(of_document) / len(losses)
-    return [mean + share * deviation for deviation in of_document.values()]
+        deviations[unit_of[document]] += loss - mean
+    share = len(deviations) / len(losses)
+    return [mean + share * deviation for deviation in deviations.values()]
+
+
+def _units(documents: Sequence[int]) -> dict[int, int]:
+    """Return the unit of each document.
+
+    Intervals take units to weigh about as much as each other: with one long document among 48, an
+    interval over documents would contain the truth in 68 % of studies instead of 95 %. So there are
+    as many units as documents of one size would have the same error, and each document, the
+    longest first, goes to the unit with the fewest windows.
+    """
+    windows = Counter(documents)
+    alike = len(documents) ** 2 // sum(count**2 for count in windows.values())
+    # The smallest unit comes first.
+    units = [(0, unit) for unit in range(min(max(alike, 2), len(windows)))]
+    unit_of = dict.fromkeys(windows, 0)
+    for document, count in windows.most_common():
+        size, unit = units[0]
+        unit_of[document] = unit
+        heapreplace(units, (size + count, unit))
+    return unit_of
 
 
 def _deviation(values: Sequence[float]) -> float:

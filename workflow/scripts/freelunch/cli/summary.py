@@ -43,7 +43,8 @@ def summary(study: Study, stream: IO[str]) -> str:
 def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     """Return what was found, its scope, the best cell of each kind, the verdicts, and where all is.
 
-    On a narrow terminal, or with many cells, less important lines make room for the cells.
+    On a narrow terminal, or with many cells, less important lines make room: what was found and its
+    scope go last.
 
     Args:
         study: A study whose audit is made.
@@ -78,11 +79,14 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
         ),
     }
     rows = _table(_best(study, means_over_seeds(records)), width)
-    for key in ("next", "published", "checkpoints", "tables", "scope", "answer", "bearing"):
+    for key in ("next", "published", "checkpoints", "tables", "bearing"):
         if sum(map(len, [*parts.values(), *rows])) > LINES:
             parts[key] = []
     room = LINES - sum(map(len, parts.values()))
     parts["best"] = _first(rows, room, f"  and NUMBER more: {paths.tables / 'summary.md'}", width)
+    for keys in (("kinds", "best"), ("scope",), ("answer",)):
+        if sum(map(len, parts.values())) > LINES:
+            parts |= {key: [] for key in keys}
     return "\n".join(line for lines in parts.values() for line in lines)
 
 

@@ -134,7 +134,7 @@ def _most_tokens(plan: "Plan", text: str) -> int | None:
     entry = plan.study.config.texts.get(text)
     if isinstance(entry, LocalText):
         path = Path(entry.path)
-        plain = entry.format != "parquet" and path.suffix != ".gz" and path.is_file()
+        plain = not entry.format.startswith("parquet") and path.suffix != ".gz" and path.is_file()
         return _WITH_SEPARATORS * path.stat().st_size if plain else None
     characters = characters_of(plan.study, text)
     # A character has at most 4 bytes in UTF-8.

@@ -105,12 +105,12 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
         lines = _first(lines)
     for document in FORMATS[form](source, lines, field):
         # As `data.texts` keeps them.
-        if document.strip() or form == "parquet":
+        if document.strip():
             documents.append(document)
             characters += len(document)
             if characters >= MOST_CHARACTERS:
                 return documents, False
-    if not any(document.strip() for document in documents):
+    if not documents:
         raise UserError(
             "the text has no documents",
             where=where,

@@ -239,4 +239,5 @@ FORMATS: dict[str, _Reader] = {
     "doc_tags": _between_tags,
     "jsonl": _json_field,
     "parquet": _table_rows,
+    "parquet_rows": _table_rows,
 }

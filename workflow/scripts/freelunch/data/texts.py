@@ -1,9 +1,9 @@
 """Fetch a text and write it as documents, or store ready token ids.
 
 A text becomes `documents.jsonl`: one JSON object `{"text": ...}` per line, in the order of the
-source. Blank documents and all but the first of equal ones are dropped, except for rows of a table.
-All others are kept exactly, apart from line ends: CRLF becomes LF, and the line end that separates
-two documents belongs to neither.
+source. Blank documents and all but the first of equal ones are dropped, except in the format
+`parquet_rows`. All others are kept exactly, apart from line ends: CRLF becomes LF, and the line end
+that separates two documents belongs to neither.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from freelunch.core.errors import UserError
 from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.sources import Obtained, obtain_text
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.study.sources import DocumentText, Text, Tokens
+from freelunch.study.sources import ROWS, DocumentText, Text, Tokens
 from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 
 if TYPE_CHECKING:
@@ -65,15 +65,12 @@ def _write_text(
         read, seen = FORMATS[entry.format], set[bytes]()
         with target.open("w", encoding="utf-8", newline="\n") as file:
             for document in read(source, source.lines(), entry.field):
-                # Each row of a table is a document: the customary perplexity on WikiText-2 is of
-                # all of its rows joined, blank and equal ones included.
                 digest = hashlib.sha256(document.encode()).digest()
-                is_row = entry.format == "parquet"
-                if digest in seen and not is_row:
+                if digest in seen and entry.format != ROWS:
                     counts["duplicates"] += bool(document.strip())
                     continue
                 seen.add(digest)
-                if document.strip() or is_row:
+                if document.strip() or entry.format == ROWS:
                     file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
                     counts["documents"] += 1
                     counts["characters"] += len(document)

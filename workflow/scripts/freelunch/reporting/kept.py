@@ -7,13 +7,14 @@ with other words, or a figure with other colours, needs only the records.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from freelunch.core.artifact import write_atomically
-from freelunch.core.errors import UserError
+from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.verdict_table import verdict_table
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the study file")
     parser.add_argument("folder", type=Path, help="such as docs/full, which holds records/")
     options = parser.parse_args(arguments)
+    # Messages name commands, which are about this study.
+    os.environ[STUDY_VARIABLE] = str(options.study)
     try:
         make_kept(with_pins(Study.load(options.study)), options.folder / RECORDS, options.folder)
     except UserError as error:

@@ -15,6 +15,7 @@ from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import shared_sample
 from freelunch.reporting.audit.measures.recovery import recovered_by
 from freelunch.reporting.audit.numbers import estimate_text, json_number
+from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
 from freelunch.reporting.labels import adaptation_labels, pruning_label
@@ -165,6 +166,10 @@ def answer_text(study: Study, found: Sequence[Found]) -> str:
         return f"The perplexity of {pruned}, is {unadapted} (dense model: {of['dense']['text']})."
     first = _first(study, of["adaptations"])
     text = "; ".join([_effect(study, of, first, pruned), *_rivals(study, of)])
+    seeds = min(each["seeds"] for each in (first, *_named_rivals(study, of)))
+    if seeds < ENOUGH_SEEDS:
+        start = "On this sample and order (one seed)" if seeds == 1 else f"With {seeds} seeds"
+        return f"{start}, {text[0].lower()}{text[1:]}."
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -209,14 +214,20 @@ def _verb(gain: Mapping[str, Any]) -> str | None:
 
 def _rivals(study: Study, of: Found) -> Iterator[str]:
     """Yield what adaptations of the other kind reach on as many tokens, if there are any."""
+    named = _named_rivals(study, of)
+    if named:
+        told = " and ".join(_rival(study, each) for each in named)
+        others = sum(each["beside_first"] is not None for each in of["adaptations"]) - len(named)
+        more = f", and {others} more are ranked below" if others else ""
+        kind, _ = _named(study, named[0])
+        yield f"on as many tokens, {kind} reaches {told}{more}"
+
+
+def _named_rivals(study: Study, of: Found) -> list[Mapping[str, Any]]:
+    """Return the adaptations of the other kind that the answer names, in the config's order."""
     order = list(study.config.adaptations)
     rivals = [each for each in of["adaptations"] if each["beside_first"]]
-    rivals.sort(key=lambda each: order.index(each["adaptation"]))
-    if rivals:
-        told = " and ".join(_rival(study, each) for each in rivals[:_NAMED])
-        more = f", and {len(rivals) - _NAMED} more are ranked below" if rivals[_NAMED:] else ""
-        kind, _ = _named(study, rivals[0])
-        yield f"on as many tokens, {kind} reaches {told}{more}"
+    return sorted(rivals, key=lambda each: order.index(each["adaptation"]))[:_NAMED]
 
 
 def _rival(study: Study, each: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from freelunch.reporting.audit.page_cells import (
     significant,
     sorting,
 )
-from freelunch.reporting.audit.page_claims import shown_claims, shown_published
+from freelunch.reporting.audit.page_claims import needs_text, shown_claims, shown_published
 from freelunch.reporting.audit.page_found import shown_found
 from freelunch.reporting.audit.protocol import (
     ABSENT,
@@ -101,11 +101,15 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
     return environment.get_template("audit/page.html").render(
         study=study,
         facts=run_facts(study, audit),
-        answer=audit["answer"].replace(" %", "\N{NO-BREAK SPACE}%"),
+        answer=unbroken(audit["answer"]),
         tally=tally_text(audit["claims"]),
         leading=[figure for figure in shown if figure["sums_up"]],
         found=shown_found(study, audit["found"]),
         claims=shown_claims(audit["claims"], shown),
+        needs=needs_text(audit["claims"], study),
+        late_thresholds=all(
+            part["set"]["after_results"] for claim in audit["claims"] for part in claim["parts"]
+        ),
         published_claims=shown_published(audit["published_claims"]),
         cells=shown_cells(root / "tables"),
         tasks=shown_tasks(root / "tables"),
@@ -168,8 +172,14 @@ def _in_line(value: Any) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Return text as HTML, with text in backticks as code."""
-    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
+    """Return text as HTML, with text in backticks as code and % beside its number."""
+    marked = re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text)))
+    return Markup(unbroken(marked))
+
+
+def unbroken(text: str) -> str:
+    """Return text in which no line ends between a number and its per cent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _figures(

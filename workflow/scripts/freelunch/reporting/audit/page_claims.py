@@ -4,21 +4,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
+    OPEN,
     UNDECIDED,
     UNTESTED,
     tally,
 )
+from freelunch.reporting.labels import criterion_label, window_label
+from freelunch.study.adaptations import Reconstruction
+from freelunch.study.cell import NONE
+from freelunch.study.study import Study
 
+# Who set a threshold that neither the paper nor the words of the claim give.
+US = "us"
 # More numbers of a part than these are shown as a range.
 _FEW = 2
 # What the settings of a measure ask a study for, in words.
+_CRITERIA, _WINDOWS = "pruning by {}", "reconstruction in windows of {}"
 _NEEDS = {
-    "criteria": "pruning by {}",
-    "groups": "pruning by {}",
-    "windows": "reconstruction with windows {}",
+    "criteria": _CRITERIA,
+    "groups": _CRITERIA,
+    "beside": _WINDOWS,
+    "windows": _WINDOWS,
     "methods": "retraining with {}",
     "parameters": "a model of at least {} parameters",
     "dense_at_most": "a dense perplexity of at most {}",
@@ -44,8 +54,7 @@ def shown_claims(
                 **claim,
                 "reason": _reason(claim),
                 "asked": claim["verdict"] != UNTESTED,
-                "needs": _needs(claim["parts"]),
-                "key_numbers": [_key_number(it) for it in claim["parts"] if it["role"] != ADDS],
+                "key_numbers": _key_numbers(claim["parts"]),
                 "figures": [figure for figure in its if figure["number"] not in shown],
                 "figures_above": [it["number"] for it in its if it["number"] in shown],
                 "parts": [_part(part) for part in claim["parts"]],
@@ -77,8 +86,10 @@ def _reason(claim: Mapping[str, Any]) -> str:
         why = _why(deciding[0])
         return f"“{deciding[0]['says']}” decides: {why[0].lower()}{why[1:]}"
     if deciding:
-        told = tally([part["verdict"] for part in deciding], "deciding parts")
-        return f"{told}; not found would need all of them to agree."
+        verdicts = [part["verdict"] for part in deciding]
+        open_ones = any(verdict in OPEN for verdict in verdicts)
+        rule = "; not found would need all of them to agree" if open_ones else ""
+        return f"{tally(verdicts, 'deciding parts')}{rule}."
     return f"{tally([part['verdict'] for part in parts], 'parts')}."
 
 
@@ -90,34 +101,73 @@ def _why(part: Mapping[str, Any]) -> str:
     return str(part["reason"])
 
 
-def _needs(parts: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a study needs for the parts that it could not test, in words."""
-    found: dict[str, dict[str, None]] = {}
+def needs_text(claims: Sequence[Mapping[str, Any]], study: Study) -> str:
+    """Return in words what a study would need, beside what it has, for those claims of which it can
+    test nothing.
+    """
+    found: dict[str, dict[Any, None]] = {}
+    parts = [part for claim in claims if claim["verdict"] == UNTESTED for part in claim["parts"]]
     for part in parts:
-        if part["verdict"] == UNTESTED and part["role"] != ADDS:
-            for key, value in part["settings"].items():
-                if key in _NEEDS:
-                    found.setdefault(_NEEDS[key], {}).update(dict.fromkeys(_names(value)))
-    return "; ".join(words.format(", ".join(names)) for words, names in found.items())
+        if part["role"] != ADDS:
+            asked = {"windows": [*MEASURES[part["measure"]].windows]}
+            for settings in (asked, part["settings"]):
+                for key, value in settings.items():
+                    if key in _NEEDS:
+                        found.setdefault(_NEEDS[key], {}).update(dict.fromkeys(_flat(value)))
+    names = {cell.adaptation for cell in study.cells} - {NONE}
+    settings = [study.config.adaptations[name] for name in names]
+    there = {cell.criterion for cell in study.cells} | {it.method for it in settings}
+    there |= {it.window for it in settings if isinstance(it, Reconstruction)}
+    needed = {
+        words: [_name(it, words) for it in its if it not in there] for words, its in found.items()
+    }
+    return "; ".join(words.format(", ".join(its)) for words, its in needed.items() if its)
 
 
-def _names(value: Any) -> list[str]:
+def _flat(value: Any) -> list[Any]:
     """Return the names or numbers in a setting, also those in lists within it."""
-    if isinstance(value, list):
-        return [name for each in value for name in _names(each)]
-    return [f"{value:,}" if isinstance(value, int) else str(value)]
+    return [it for each in value for it in _flat(each)] if isinstance(value, list) else [value]
 
 
-def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
-    """Return a part with its numbers in short: one or two with intervals, or a range of more.
+def _name(value: Any, words: str) -> str:
+    if words == _WINDOWS:
+        return window_label(value)
+    if words == _CRITERIA:
+        return criterion_label(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _key_numbers(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the parts that may decide, each with its threshold and its numbers in short.
+
+    What the numbers are is said once for several parts that follow each other.
+    """
+    found: list[dict[str, str]] = []
+    said = None
+    for part in (it for it in parts if it["role"] != ADDS):
+        text, are_numbers = _in_short(part)
+        if are_numbers and said != part["quantity"]:
+            said = part["quantity"]
+            text = f"{said}: {text}"
+        whose = f", set by {part['set']['by']}" if part["set"]["by"] == US else ""
+        threshold = f"{part['threshold']}{whose}"
+        found.append(
+            {"says": part["says"], "verdict": part["verdict"], "text": text, "threshold": threshold}
+        )
+    return found
+
+
+def _in_short(part: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return the numbers of a part, one or two with intervals or a range of more, and True; or why
+    there are none, and False.
 
     Numbers without an interval are in no range: data that say so little may give any number.
     """
     there = [finding for finding in part["findings"] if finding["text"]]
     texts = [str(finding["text"]) for finding in there]
     if not texts:
-        text = str(part["reason"]).rstrip(".")
-    elif len(texts) <= _FEW:
+        return str(part["reason"]).rstrip("."), False
+    if len(texts) <= _FEW:
         text = "; ".join(texts)
     else:
         verdicts = Counter(finding["verdict"] for finding in part["findings"])
@@ -129,9 +179,7 @@ def _key_number(part: Mapping[str, Any]) -> dict[str, str]:
         undecided = [finding["text"] for finding in known if finding["verdict"] == UNDECIDED]
         if len(undecided) == 1 < len(verdicts):
             text += f"; the undecided one is {undecided[0]}"
-    if texts:
-        text = f"{part['quantity']}: {text}"
-    return {"says": part["says"], "verdict": part["verdict"], "text": text}
+    return text, True
 
 
 def _range(known: Sequence[Mapping[str, Any]]) -> str:
@@ -141,7 +189,7 @@ def _range(known: Sequence[Mapping[str, Any]]) -> str:
     # A perplexity has no unit.
     _, space, unit = most.rpartition(" ")
     least = least.removesuffix(f" {unit}") if space else least
-    return f"{len(known)} numbers between {least} and {most}"
+    return f"{len(known)} numbers from {least} to {most}"
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,11 @@ def measured_text(study: Study) -> str:
 
 def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return what the scope of a study makes its verdicts worth, and what its text can show."""
-    return " ".join(filter(None, [_of_scope(study, records, regimes), _of_text(study, records)]))
+    shared = None
+    if study.perplexity.text == study.calibration.text:
+        shared = "Adaptation and evaluation read the same text and may share documents."
+    parts = [_of_scope(study, records, regimes), shared, _of_text(study, records)]
+    return " ".join(filter(None, parts))
 
 
 def _of_text(study: Study, records: Records) -> str | None:
@@ -144,8 +148,8 @@ def _of_text(study: Study, records: Records) -> str | None:
         return None
     share = f"{100 * width / fmean(dense):.2g} %"
     return (
-        f"On this text, half of the pairs of adaptations can be told apart if their losses differ "
-        f"by {width:.2g} nats, {share} of the dense model's loss; other samples and orders add to "
+        f"On this text, the median pair of adaptations can be told apart if their losses differ by "
+        f"{width:.2g} nats, {share} of the dense model's loss; other samples and orders add to "
         "that."
     )
 
@@ -157,7 +161,7 @@ def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
         seeds = ", and what comes from fewer than three seeds holds on this sample and order only"
     if scope.paper is None:
         return f"The paper's scale is not known{seeds}."
-    sample = f"the paper's smallest calibration sample ({scope.paper:,} tokens)"
+    sample = f"the paper's smallest calibration sample for most models ({scope.paper:,} tokens)"
     if not scope.reconstructed:
         return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
     share = f"{100 * scope.reconstructed / scope.paper:,.2g} %"

@@ -29,7 +29,7 @@ ROW_INCHES = 0.16
 TITLE_INCHES = 0.22
 # How far an interval may widen its axis, in times the distance between the outermost estimates and
 # thresholds. An arrow ends what goes further, so that one interval does not hide the others.
-MOST_SPANS = 0.5
+MOST_SPANS = 2.0
 # The numbers of an axis, and the room below them.
 AXIS_INCHES = 0.34
 LEGEND_INCHES = 0.56

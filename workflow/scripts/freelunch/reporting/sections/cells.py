@@ -92,14 +92,15 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     """Yield the notes below the table: texts, amounts, seeds, and the meaning of an error."""
     name, calibration = study.perplexity.text, study.calibration
     text = study.text(name)
-    dependent = (
-        "Windows that follow each other are not quite, so it is somewhat too small"
+    error = (
+        "windows, taken as independent. Windows that follow each other are not quite, so it is "
+        "somewhat too small; the intervals of the audit allow for that."
         if study.perplexity.cut == JOINED
-        else "Windows of one document, if there are any, are not quite"
+        else "windows, clustered by document."
     )
     yield (
         f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over "
-        f"windows, taken as independent. {dependent}; the intervals of the audit allow for that."
+        f"{error}"
     )
     if isinstance(text, Wheel):
         yield (

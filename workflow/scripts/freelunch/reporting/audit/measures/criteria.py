@@ -1,11 +1,20 @@
 """Measures of how far apart criteria are with the reconstruction."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations as pairs
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from freelunch.analysis.intervals import Means, Numbers
+from freelunch.analysis.intervals import (
+    SIGNED_DIFFERENCES,
+    Combination,
+    Means,
+    Numbers,
+    size_difference,
+)
 from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
@@ -18,7 +27,6 @@ from freelunch.reporting.audit.measures.measure import (
     by_criterion,
     divided,
 )
-from freelunch.reporting.audit.verdicts import UNDEFINED
 from freelunch.reporting.labels import criterion_label
 from freelunch.study.cell import NONE, Cell
 
@@ -33,7 +41,7 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
     two changes. All criteria have to be in the study, and no others count.
     """
     for criteria, name in _criteria(evidence, settings["metric"]):
-        yield from _gaps(evidence, settings, criteria, name, divided, NO_GAP)
+        yield from _gaps(evidence, settings, criteria, name, [divided], undefined=NO_GAP)
 
 
 def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
@@ -42,20 +50,20 @@ def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
     share of the gap, this is a number also where there was hardly a gap. All criteria have to be in
     the study, and no others count.
     """
-
-    def growth(after: Numbers, before: Numbers) -> Numbers:
-        return np.abs(after) - np.abs(before)
-
     for criteria, name in _criteria(evidence, settings["metric"]):
-        yield from _gaps(evidence, settings, criteria, name, growth)
+        yield from _gaps(
+            evidence, settings, criteria, name, SIGNED_DIFFERENCES, pick=size_difference
+        )
 
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
-    """How much more of the gap between `groups` is left in a model than in the next smaller."""
+    """How much more of the gap between `groups` is left in a model than in the next smaller, in
+    whichever order the two groups are.
+    """
     sizes = evidence.parameters
     by_gap: dict[tuple[str, str], list[Measurement]] = {}
     for criteria, name in _criteria(evidence, settings["metric"]):
-        for found in _gaps(evidence, settings, criteria, name, divided, NO_GAP):
+        for found in _gaps(evidence, settings, criteria, name, [divided], undefined=NO_GAP):
             if isinstance(found, Measurement) and found.cells[0].model in sizes:
                 by_gap.setdefault((found.cells[0].pattern, found.about), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
@@ -69,16 +77,20 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
         for small, large in pairwise(ordered):
 
             def statistic(
-                means: Means, small: Measurement = small, large: Measurement = large
+                means: Means,
+                combine: Combination,
+                small: Measurement = small,
+                large: Measurement = large,
             ) -> Numbers:
-                return large.statistics[0](means) - small.statistics[0](means)
+                return combine(large.statistics[0](means), small.statistics[0](means))
 
             yield Measurement(
                 f"{pattern}: {large.subject} minus {small.subject}",
-                [statistic],
+                [partial(statistic, combine=combine) for combine in SIGNED_DIFFERENCES],
                 [*small.samples, *large.samples],
                 [*small.cells, *large.cells],
                 about=about,
+                pick=size_difference,
             )
 
 
@@ -116,11 +128,11 @@ def _gaps(
     settings: Settings,
     criteria: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]],
     name: str,
-    compare: Callable[[Numbers, Numbers], Numbers],
-    undefined: str = UNDEFINED,
+    combinations: Sequence[Combination],
+    **more: Any,
 ) -> Asked:
     """Yield a comparison of the gap between every two groups of criteria with and without the
-    reconstruction; `compare` takes the two in this order.
+    reconstruction; `combinations` take the two in this order, and `more` are attributes of it.
     """
     one = next(iter(criteria.values()))[0][0]
     subject = f"{one.model}, {one.pattern}, {name}"
@@ -137,7 +149,7 @@ def _gaps(
         levels = [np.mean([means[key(it, adaptation)] for it in of], axis=0) for of in pair]
         return np.asarray(levels[0] - levels[1])
 
-    for pair in combinations(settings["groups"], 2):
+    for pair in pairs(settings["groups"], 2):
         cells = {
             key(it, adaptation): criteria[it][at]
             for group in pair
@@ -148,17 +160,19 @@ def _gaps(
         # The group that is worse without the reconstruction comes first.
         ordered = pair[::-1] if sample and gap(sample.means(), pair, NONE) < 0 else pair
 
-        def statistic(means: Means, pair: Sequence[Group] = ordered) -> Numbers:
-            return compare(gap(means, pair, name), gap(means, pair, NONE))
+        def statistic(
+            means: Means, combine: Combination, pair: Sequence[Group] = ordered
+        ) -> Numbers:
+            return combine(gap(means, pair, name), gap(means, pair, NONE))
 
         yield ask(
             evidence,
             settings,
             subject,
-            [statistic],
+            [partial(statistic, combine=combine) for combine in combinations],
             cells,
             about=" vs. ".join(map(_group_label, ordered)),
-            undefined=undefined,
+            **more,
         )
 
 

@@ -36,7 +36,7 @@ class Measurement:
         samples: One sample for each model.
         cells: The cells that the number comes from.
         about: What tells the number from others of the same subject.
-        pick: Which of several statistics counts: `min` or `max`.
+        pick: The number of several statistics that counts, as `estimate` takes it.
         bounds: The range within which the number is known. A number at or below the first bound is
             "at most" that bound; an infinite one is "more than" the second bound.
         without: What to show if there is no number.
@@ -94,6 +94,7 @@ class Measure:
         agree: Whether its numbers describe one thing in several ways, such as with several
             references, so that only a verdict on which all agree counts.
         repeated_by: The rule that measures its cells again, if it is not the metric's.
+        windows: The windows that it compares with those in its settings.
     """
 
     ask: Callable[[Evidence, Settings], Asked]
@@ -104,6 +105,7 @@ class Measure:
     metrics: Sequence[str] = METRICS
     agree: bool = False
     repeated_by: str | None = None
+    windows: Sequence[str] = ()
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic
+from freelunch.analysis.intervals import Sample, Statistic
 from freelunch.analysis.window_effect import usual_windows
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
@@ -148,14 +148,15 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
             yield Absent(place, "no record has the peak memory of a job's own work")
             continue
 
-        def times(means: Means, half: str = half, others: Sequence[str] = others) -> Numbers:
-            return divided(means[half], np.minimum.reduce([means[name] for name in others]))
-
         # What varies from run to run is the unit of the interval.
         runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
-        yield Measurement(
-            subject=f"{place}, {half}", statistics=[times], samples=[runs], cells=used
-        )
+        # Beside the smallest, the ratio is largest.
+        ratios = [_ratio(half, other) for other in others]
+        yield Measurement(f"{place}, {half}", ratios, [runs], used, pick=max)
+
+
+def _ratio(name: str, other: str) -> Statistic:
+    return lambda means: divided(means[name], means[other])
 
 
 def _work_peak(evidence: Evidence, cell: Cell) -> int | None:
@@ -201,8 +202,13 @@ MEASURES = (
             "adaptations": {"type": "array", "minItems": 1, "items": {"type": "string"}},
         },
     ),
-    Measure(matrix_penalty, MISSED, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
-    Measure(halves_missed, MISSED, {"windows": WINDOWS}),
+    Measure(
+        matrix_penalty,
+        MISSED,
+        {"exact": {"type": "boolean"}, "windows": WINDOWS},
+        windows=(MATRIX,),
+    ),
+    Measure(halves_missed, MISSED, {"windows": WINDOWS}, windows=(HALVES,)),
     Measure(
         halves_memory,
         "memory of the work itself, relative to the smallest window's",
@@ -210,5 +216,6 @@ MEASURES = (
         unit="times",
         metrics=(),
         repeated_by=RECONSTRUCT_WINDOW,
+        windows=(HALVES,),
     ),
 )
