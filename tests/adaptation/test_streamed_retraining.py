@@ -1,5 +1,6 @@
 """Retraining with one block in memory at a time equals retraining in memory, bit for bit."""
 
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -156,8 +157,10 @@ def test_an_interrupted_step_leaves_the_last_saved_state(
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "absent"])
-def test_a_damaged_state_is_not_gone_on_from(llama: Prepared, damage: str, tmp_path: Path) -> None:
-    expected = retrain(llama, tmp_path / "whole", "full")
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_damaged_file_of_a_state_is_an_error(
+    llama: Prepared, damage: str, streamed: bool, tmp_path: Path
+) -> None:
     folder = tmp_path / "resumed"
     interrupted(lambda: retrain(llama, folder, "full", report=stop_at(2), save_s=0, streamed=True))
     for path in (tmp_path / ".resumed.state.files").glob("[01]/000.safetensors"):
@@ -166,22 +169,43 @@ def test_a_damaged_state_is_not_gone_on_from(llama: Prepared, damage: str, tmp_p
         path.write_bytes(content if damage == "a flipped bit" else content[:-3])
         if damage == "absent":
             path.unlink()
+    with pytest.raises(UserError, match="state of an interrupted training is damaged"):
+        retrain(llama, folder, "full", streamed=streamed)
+
+
+def test_what_no_state_needs_may_be_gone(llama: Prepared, tmp_path: Path) -> None:
+    """The slot that the next step writes, and gradients."""
+    expected = retrain(llama, tmp_path / "whole", "full")
+    folder = tmp_path / "resumed"
+    interrupted(lambda: retrain(llama, folder, "full", report=stop_at(2), save_s=0, streamed=True))
+    for name in ("1", "gradients"):
+        shutil.rmtree(tmp_path / ".resumed.state.files" / name)
     assert shards(retrain(llama, folder, "full", streamed=True)) == shards(expected)
 
 
 @pytest.mark.parametrize("method", ["full", "norms"])
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_state_may_go_on_in_another_residency(
-    llama: Prepared, method: str, streamed: bool, tmp_path: Path
+def test_a_state_goes_on_in_another_residency(
+    llama: Prepared, method: str, optimiser: str, streamed: bool, tmp_path: Path
 ) -> None:
-    """What is small goes on; what is on disk begins anew. Neither mixes the two."""
-
-    expected = retrain(llama, tmp_path / "whole", method)
-    folder = tmp_path / "resumed"
-    interrupted(
-        lambda: retrain(llama, folder, method, report=stop_at(2), save_s=0, streamed=streamed)
+    """Nothing of it is left in the end."""
+    settings = {"method": method, "optimiser": optimiser, "epochs": 2}
+    expected = retrain(llama, tmp_path / "whole", **settings)
+    folder, seen = tmp_path / "resumed", list[int]()
+    for step, this in ((2, streamed), (4, not streamed), (5, streamed)):
+        report = stop_at(step, seen)
+        interrupted(
+            lambda report=report, this=this: retrain(
+                llama, folder, report=report, save_s=0, streamed=this, **settings
+            )
+        )
+    found = retrain(
+        llama, folder, report=stop_at(0, seen), save_s=0, streamed=not streamed, **settings
     )
-    assert shards(retrain(llama, folder, method, streamed=not streamed)) == shards(expected)
+    assert seen == [1, 2, 2, 3, 4, 4, 5, 5, 6]
+    assert shards(found) == shards(expected)
+    assert {path.suffix for path in tmp_path.glob(".*")} <= {".checked"}
 
 
 def test_a_full_disk_is_refused_before_the_first_step(
@@ -221,3 +245,26 @@ def test_two_blocks_are_in_memory_at_a_time(
     # A block that was used last may still be there when the reading of the one after next ends.
     assert most[0] <= 3
     assert torch.is_grad_enabled()
+
+
+def test_masks_of_a_frozen_block_go_before_its_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its zeros are its mask; only those of the next block may be there, which is being read."""
+    prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=4)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    load, through, most = trainee.load_pruned_block, trainee.Trainee._through, [0]
+
+    def noted(*args: Any) -> Any:
+        module, masks = load(*args)
+        alive.update(masks.values())
+        return module, masks
+
+    def counted(self: Any, index: int, block: Any, *args: Any) -> Any:
+        most[0] = max(most[0], len(alive))
+        return through(self, index, block, *args)
+
+    monkeypatch.setattr(trainee, "load_pruned_block", noted)
+    monkeypatch.setattr(trainee.Trainee, "_through", counted)
+    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("masklora"))
+    assert most[0] <= 7

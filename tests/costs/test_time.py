@@ -70,8 +70,31 @@ def test_a_download_comes_on_top() -> None:
 def test_a_long_retraining_saves_its_state() -> None:
     state = 5 * 10**9  # Ten seconds each time.
     short, long = (Counter({PASSES: int(0.65e12 * took)}) for took in (SAVE_S - 1, 2 * SAVE_S))
-    assert seconds(work=short, saved_bytes=state) == pytest.approx(SAVE_S - 1)
-    assert seconds(work=long, saved_bytes=state) == pytest.approx(2 * (SAVE_S + 10))
+    assert seconds(work=short, saved_bytes=state, saves=9) == pytest.approx(SAVE_S - 1)
+    assert seconds(work=long, saved_bytes=state, saves=9) == pytest.approx(2 * (SAVE_S + 10))
+    # At most once a step, and not after the last.
+    assert seconds(work=long, saved_bytes=state, saves=1) == pytest.approx(2 * SAVE_S + 10)
+
+
+def test_what_is_moved_alone_comes_on_top() -> None:
+    """Streamed, gradients and the optimiser's moments of `full` are moved between passes."""
+    work = Counter({PASSES: int(6.5e12)})
+    moved = {"read_bytes": 8 * 10**9, "alone_read_bytes": 4 * 10**9, "overlaps": True}
+    assert seconds(work=work, **moved) == pytest.approx(10 + 4)
+    assert seconds(work=work, **moved | {"overlaps": False}) == pytest.approx(10 + 8)
+
+
+@pytest.mark.parametrize(("method", "share"), [("full", 1.0), ("masklora", 0.0)])
+def test_what_a_streamed_retraining_moves_between_its_passes(method: str, share: float) -> None:
+    """Weights, moments and gradients, in float32: twelve bytes and four."""
+    shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
+    settings = read_adaptation({"method": method, "batch": 2, "epochs": 3})
+    cost = retrain(shapes, 4, 16, settings, streamed=True)
+    moved = 2 * 3 * 16 * shapes.blocks * shapes.block_weights * share
+    assert cost.alone_read_bytes == cost.alone_written_bytes == moved
+    assert cost.saves == 5
+    in_memory = retrain(shapes, 4, 16, settings)
+    assert in_memory.alone_read_bytes == 0 and in_memory.saves == 5
 
 
 def test_jobs_together() -> None:

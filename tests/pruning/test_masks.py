@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from freelunch.core.errors import UserError
-from freelunch.model.mask_store import fill_kept_zeros_, pack, unpack
+from freelunch.model.mask_store import fill_kept_zeros_, pack, unpack, unpack_there
 from freelunch.pruning import masks
 from freelunch.pruning.masks import keep_mask, lowest, lowest_of_columns
 from freelunch.study.patterns import SCOPES, Pattern
@@ -273,6 +273,8 @@ def test_pack_and_unpack(shape: tuple[int, int], seed: int) -> None:
     assert bits.dtype == torch.uint8
     assert bits.shape == (math.ceil(mask.numel() / 8),)
     assert torch.equal(unpack(bits, mask.shape), mask)
+    # As on a GPU.
+    assert torch.equal(unpack_there(bits, mask.shape), mask)
 
 
 def test_packed_bits_are_read_row_by_row() -> None:

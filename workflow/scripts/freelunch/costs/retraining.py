@@ -57,6 +57,7 @@ def retrain(
     remade = shapes.blocks if settings.distils and keep == NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
     read, written = _traffic(shapes, samples, length, settings, streamed)
+    alone_read, alone_written = _moved(shapes, samples, settings) if streamed else (0, 0)
     # The final norm and the head are written with the whole outer part.
     outer = settings.trained.norms or settings.trained.head
     leaves = shapes.blocks_bytes + (shapes.outer_bytes if outer else 0)
@@ -67,42 +68,64 @@ def retrain(
         memory_bytes(shapes, samples, length, settings, streamed),
         # A device's state is saved from the host's memory, unless it is on disk anyway.
         staged_bytes=max(staged_bytes(shapes), 0 if on_disk else _state_bytes(shapes, settings)),
-        read_bytes=read + remade * (shapes.block_bytes + hidden),
-        written_bytes=leaves + written + remade * hidden,
+        read_bytes=read + alone_read + remade * (shapes.block_bytes + hidden),
+        written_bytes=leaves + written + alone_written + remade * hidden,
         disk_bytes=leaves,
         scratch_bytes=scratch_bytes(shapes, samples, length, settings, streamed)
         + (2 * hidden if remade else 0),
         saved_bytes=_state_bytes(shapes, settings),
+        # Not after the last step.
+        saves=_steps(samples, settings) - 1,
         overlaps=streamed and RETRAIN_MODEL in OVERLAPPING,
+        alone_read_bytes=alone_read,
+        alone_written_bytes=alone_written,
     )
+
+
+def _steps(samples: int, settings: Retraining) -> int:
+    return settings.passes * -(-samples // min(settings.batch, samples))
 
 
 def _traffic(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
 ) -> tuple[int, int]:
-    """Return the bytes that are read and written, except for the retrained model itself."""
-    trained, batch = settings.trained, min(settings.batch, samples)
+    """Return the bytes that are read and written, except for the retrained model itself and for
+    what a step of a streamed training moves.
+    """
+    trained = settings.trained
     pruned = shapes.blocks_bytes + shapes.masks_bytes
     seen = settings.passes * samples + 2 * min(CHECK_SEQUENCES, samples)
     teacher = seen * shapes.hidden_bytes(length) if settings.distils else 0
     if not streamed:
         # Masks are read again to merge.
         return shapes.outer_bytes + pruned + shapes.masks_bytes + teacher, 0
-    steps = settings.passes * -(-samples // batch)
     # Twice a step; for the losses before and after; and to write the shards. Masks are read again
     # when blocks are merged for the last two.
-    visits = 2 * steps + 3
+    visits = 2 * _steps(samples, settings) + 3
     read = shapes.outer_bytes + visits * pruned + 2 * shapes.masks_bytes + teacher
     between = _between_bytes(shapes, settings) * settings.passes * samples * length
     # Hidden states at each boundary, and their gradients, except where the embedding ends.
     written = (2 * shapes.blocks + 1) * between
     read += (3 * shapes.blocks + 1) * between
     if trained.weights == FULL:
-        weights = 4 * shapes.blocks * trained_parameters(shapes, trained)
-        state = _state_bytes(shapes, settings)
-        read += visits * weights + steps * (state + weights)
-        written += weights + steps * (state + weights)
+        weights = _weights_bytes(shapes, settings)
+        read += visits * weights
+        written += weights
     return read, written
+
+
+def _moved(shapes: Shapes, samples: int, settings: Retraining) -> tuple[int, int]:
+    """Return the bytes that the steps of a streamed training read and write between their passes:
+    gradients, weights and moments, one after another.
+    """
+    if settings.trained.weights != FULL:
+        return 0, 0
+    moved = _state_bytes(shapes, settings) + _weights_bytes(shapes, settings)
+    return 2 * (_steps(samples, settings) * moved,)
+
+
+def _weights_bytes(shapes: Shapes, settings: Retraining) -> int:
+    return 4 * shapes.blocks * trained_parameters(shapes, settings.trained)
 
 
 def _between_bytes(shapes: Shapes, settings: Retraining) -> int:
@@ -111,9 +134,12 @@ def _between_bytes(shapes: Shapes, settings: Retraining) -> int:
 
 
 def _state_bytes(shapes: Shapes, settings: Retraining) -> int:
-    """Return the bytes of what a retraining moves in blocks, with its moments, in float32."""
-    each = 4 + MOMENT_BYTES[settings.optimiser]
-    return each * shapes.blocks * trained_parameters(shapes, settings.trained)
+    """Return the bytes of what a retraining moves, with its moments, in float32."""
+    trained = settings.trained
+    numbers = shapes.blocks * trained_parameters(shapes, trained)
+    if trained.head and trained.weights == FULL:
+        numbers += shapes.vocabulary * shapes.hidden
+    return (4 + MOMENT_BYTES[settings.optimiser]) * numbers
 
 
 def retraining_work(
@@ -239,19 +265,17 @@ def precision_bytes(settings: Retraining, stored: int) -> int:
 def scratch_bytes(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
 ) -> int:
-    """Return the bytes on disk while a retraining runs: its saved state, and of a streamed one the
-    hidden states of a step between blocks. For `full`, a streamed one keeps weights and moments
-    twice, since the saved ones stay while the next are written, and gradients.
+    """Return the bytes on disk while a retraining runs: its state twice, since the saved one stays
+    while the next is written, and of a streamed one the hidden states of a step between blocks. For
+    `full`, a streamed one has gradients there, too.
     """
-    state = _state_bytes(shapes, settings)
+    state = 2 * _state_bytes(shapes, settings)
     if not streamed:
         return state
     tokens = min(settings.batch, samples) * length
     between = (shapes.blocks + 2) * tokens * _between_bytes(shapes, settings)
-    if settings.trained.weights != FULL:
-        return between + state
-    weights = shapes.blocks * trained_parameters(shapes, settings.trained)
-    return between + 2 * state + 4 * weights
+    gradients = _weights_bytes(shapes, settings) if settings.trained.weights == FULL else 0
+    return between + state + gradients
 
 
 def _passed_together(settings: Retraining, samples: int) -> int:

@@ -92,7 +92,10 @@ class Cost:
         disk_bytes: Bytes that the job leaves on disk.
         scratch_bytes: Bytes on disk while the job runs, beside those that it leaves.
         saved_bytes: Bytes that it writes or reads each time that it saves its state.
+        saves: How often it can save its state at most.
         overlaps: Whether it computes while it reads and writes.
+        alone_read_bytes: Bytes read while nothing is computed, whether or not the rest overlaps.
+        alone_written_bytes: Bytes written in the same way.
     """
 
     work: Work = field(default_factory=Counter)
@@ -105,7 +108,10 @@ class Cost:
     disk_bytes: int = 0
     scratch_bytes: int = 0
     saved_bytes: int = 0
+    saves: int = 0
     overlaps: bool = False
+    alone_read_bytes: int = 0
+    alone_written_bytes: int = 0
 
     @property
     def flops(self) -> int:
@@ -121,10 +127,12 @@ class Cost:
     def seconds(self, machine: Machine) -> float:
         """Return how long a job takes on a machine."""
         moving = self.read_bytes / machine.read_per_s + self.written_bytes / machine.write_per_s
+        alone = self.alone_read_bytes / machine.read_per_s
+        alone += self.alone_written_bytes / machine.write_per_s
         computing = sum(flops / rate_of(kind, machine) for kind, flops in self.work.items())
-        both = max(moving, computing) if self.overlaps else moving + computing
-        if both > SAVE_S:
-            both *= 1 + self.saved_bytes / machine.write_per_s / SAVE_S
+        both = max(moving - alone, computing) + alone if self.overlaps else moving + computing
+        saves = min(both // SAVE_S, self.saves)
+        both += saves * self.saved_bytes / machine.write_per_s
         return START_S + both + self.downloaded_bytes / machine.network_per_s
 
 

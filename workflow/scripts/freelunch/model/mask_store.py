@@ -106,7 +106,7 @@ def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
     """Return the mask of each linear layer of a block, where the layer is: (out, in), bool."""
     with safe_open(folder / masks_file(index), framework="pt") as file:
         return {
-            name: unpack(file.get_tensor(name), linear.weight.shape).to(linear.weight.device)
+            name: unpack(file.get_tensor(name).to(linear.weight.device), linear.weight.shape)
             for name, linear in block_linears(block).items()
         }
 
@@ -117,11 +117,21 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the boolean mask that `pack` packed; ValueError if the bits are not of its size."""
+    """Return the boolean mask that `pack` packed, where the bits are; ValueError if they are not of
+    its size.
+    """
     if bits.numel() != -(-shape.numel() // 8):
         raise ValueError(f"{bits.numel()} bytes do not hold a mask of shape {tuple(shape)}")
-    flat = np.unpackbits(bits.numpy(), count=shape.numel())
-    return torch.from_numpy(flat).bool().reshape(shape)
+    if bits.device.type == "cpu":
+        flat = np.unpackbits(bits.numpy(), count=shape.numel())
+        return torch.from_numpy(flat).bool().reshape(shape)
+    return unpack_there(bits, shape)
+
+
+def unpack_there(bits: Tensor, shape: torch.Size) -> Tensor:
+    """As `unpack`, on any device, to which the bits are an eighth of the mask's bytes."""
+    places = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return (bits[:, None] & places).bool().flatten()[: shape.numel()].reshape(shape)
 
 
 def check_finite(values: Tensor, where: object, *, problem: str) -> None:

@@ -67,7 +67,7 @@ def retrain_model(
 
     Raises:
         UserError: The masks belong to another model or sample, the method does not fit the model,
-            or a loss is not finite.
+            the saved state belongs to another training or is damaged, or a loss is not finite.
     """
     check_belongs(masks, "model", model.artifact)
     check_sample(masks, states.calibration)
@@ -146,12 +146,8 @@ class Training:
                 fingerprint,
                 model.device,
                 outer=model.num_blocks,
-                folder=saved.with_name(f"{saved.name}.files"),
             )
-            weights = sum(
-                it.weight.numel() for it in block_linears(model.shapes_of_block()).values()
-            )
-            on_disk.check_room(weights * model.num_blocks)
+            on_disk.check_room(*_written(model, states, settings))
             self.state: TrainedState = on_disk
         else:
             self.state = TrainedState(settings.optimiser, saved, fingerprint, model.device)
@@ -263,3 +259,16 @@ class Training:
         count = min(CHECK_SEQUENCES, self._states.sequences)
         rows = [torch.tensor([row]) for row in range(count)]
         return math.fsum(self.trainee.losses(self._states.input_ids, rows, self._loss)) / count
+
+
+def _written(model: StreamedModel, states: DenseStates, settings: Retraining) -> tuple[int, int]:
+    """Return how many weights all blocks have in their matrices, and the bytes that a streamed
+    training writes beside its state: hidden states at each boundary of a step, and shards.
+    """
+    block = model.shapes_of_block()
+    weights = sum(it.weight.numel() for it in block_linears(block).values()) * model.num_blocks
+    stored = sum(it.numel() for it in block.parameters()) * model.dtype.itemsize
+    each = max(model.dtype.itemsize, precision_of(settings, model.dtype).itemsize)
+    batch = min(settings.batch, states.sequences)
+    hidden = batch * states.length * model.config.hidden_size * each
+    return weights, stored * model.num_blocks + (model.num_blocks + 2) * hidden

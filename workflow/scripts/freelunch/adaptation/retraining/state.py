@@ -1,11 +1,14 @@
 """What a retraining moves: trained parameters with their gradients and the optimiser's moments.
 
 They are grouped in parts: one for each block, and one for what is outside of the blocks. The state
-is saved from time to time, so that an interrupt loses little.
+is saved from time to time, so that an interrupt loses little. A training goes on from it in memory
+or streamed, whichever way it was saved. A state that belongs to another training, or is damaged, is
+an error: it may hold days of work, so that nobody but its owner removes it.
 """
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +22,8 @@ from torch import Tensor, nn
 from freelunch.adaptation.training.optimisers import MOMENTS, make_optimiser
 from freelunch.core.artifact import no_half_file
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import UserError
-from freelunch.model.tensor_file import TensorFile, create_tensor_file
+from freelunch.core.errors import UserError, first_line
+from freelunch.model.tensor_file import Entry, TensorFile, create_tensor_file
 
 # Keys of the notes that a saved state carries.
 _FINGERPRINT, _SHA256, _SLOT, _FILES, _STEPS = "fingerprint", "sha256", "slot", "files", "steps"
@@ -40,6 +43,8 @@ class TrainedState:
     def __init__(self, optimiser: str, saved: Path, fingerprint: str, device: torch.device) -> None:
         self._optimiser, self._device = optimiser, device
         self._saved, self._fingerprint = saved, fingerprint
+        # What a streamed training has on disk anyway is beside the state.
+        self._folder = saved.with_name(f"{saved.name}.files")
         self._parts: dict[int, list[Tensor]] = {}
         self._optimisers: dict[int, torch.optim.Optimizer] = {}
 
@@ -87,36 +92,50 @@ class TrainedState:
             temporary.replace(self._saved)
 
     def load(self) -> dict[str, Any] | None:
-        """Load the saved state and return its facts.
+        """Load the saved state and return its facts; None if there is none.
 
-        Returns None and loads nothing if there is no state, or if it is damaged or belongs to
-        another training.
+        Raises:
+            UserError: It belongs to another training, or is damaged.
         """
         found = self._read()
         if found is None:
             return None
         noted, tensors = found
+        for part, values in sorted(_by_part(tensors).items()):
+            self._take(part, values)
         if _SLOT in noted:
-            # What a streamed training left in memory only.
-            return None
-        self._take(tensors)
+            self._take_slot(noted[_SLOT], self._checked(noted), noted[_STEPS])
         return noted
 
-    def _take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Add the parts of a saved state."""
-        values: dict[int, dict[int, dict[str, Tensor]]] = {}
-        for key, value in tensors.items():
-            part, at, name = key.split(".")
-            values.setdefault(int(part), {}).setdefault(int(at), {})[name] = value.to(self._device)
-        for number, of_part in values.items():
-            ordered = [of_part[at] for at in sorted(of_part)]
-            self.add(number, [nn.Parameter(each.pop(_PARAMETER)) for each in ordered])
-            for parameter, moments in zip(self._parts[number], ordered, strict=True):
-                self._optimisers[number].state[parameter] = moments
+    def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
+        """Add a part of a saved state: each parameter and its moments, by name."""
+        parameters = [nn.Parameter(each[_PARAMETER].to(self._device)) for each in values]
+        self.add(part, parameters)
+        for parameter, each in zip(parameters, values, strict=True):
+            moments = {key: it.to(self._device) for key, it in each.items() if key != _PARAMETER}
+            self._optimisers[part].state[parameter] = moments
+
+    def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
+        """Add the parts that a streamed training had on disk after so many steps."""
+        for path in files:
+            file = TensorFile(path)
+            values = [
+                {name: file.read(f"{at}.{name}") for name in (_PARAMETER, *self._moments)}
+                for at in range(len(_shapes(file)))
+            ]
+            if self._optimiser == "adamw":
+                for each in values:
+                    each["step"] = torch.tensor(float(steps))
+            self._take(int(path.stem), values)
+
+    @property
+    def _moments(self) -> Sequence[str]:
+        return MOMENTS[self._optimiser]
 
     def remove(self) -> None:
         """Remove what is on disk."""
         self._saved.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _norms(self) -> list[Tensor]:
         """Return the norm of each gradient, part by part."""
@@ -141,13 +160,50 @@ class TrainedState:
         try:
             with safe_open(self._saved, framework="pt") as file:
                 noted: dict[str, Any] = json.loads((file.metadata() or {}).get("state", "{}"))
-                if noted.get(_FINGERPRINT) != self._fingerprint:
-                    return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError, OSError):
-            return None
+        except (SafetensorError, ValueError, OSError) as error:
+            raise self._damaged(self._saved, first_line(error)) from error
         facts = {key: noted[key] for key in noted if key not in (_FINGERPRINT, _SHA256)}
-        return (noted, tensors) if noted.get(_SHA256) == _digest(tensors, facts) else None
+        if noted.get(_SHA256) != _digest(tensors, facts):
+            raise self._damaged(self._saved, "other content than its digest says")
+        if noted[_FINGERPRINT] != self._fingerprint:
+            raise UserError(
+                "an interrupted training with other settings, data or code left its state here",
+                where=self._saved,
+                found=f"a state after {len(noted.get('losses', []))} steps",
+                expected="no state, or one of this training",
+                todo="undo what was changed to resume that training, or give it up: "
+                f"{self._removal()}",
+            )
+        return noted, tensors
+
+    def _checked(self, noted: Mapping[str, Any]) -> list[Path]:
+        """Return the files on disk that belong to a state, in the order of their parts."""
+        found = []
+        for name, digest in sorted(noted[_FILES].items()):
+            path = self._slot(noted[_SLOT]) / name
+            if not path.is_file():
+                raise self._damaged(path, "no file")
+            if file_digest(path) != digest:
+                raise self._damaged(path, "other content than its digest says")
+            found.append(path)
+        return found
+
+    def _slot(self, slot: int) -> Path:
+        return self._folder / str(slot)
+
+    def _damaged(self, path: Path, found: str) -> UserError:
+        return UserError(
+            "the saved state of an interrupted training is damaged",
+            where=path,
+            found=found,
+            expected="what was saved",
+            todo=f"restore the file, or begin the training anew: {self._removal()}",
+        )
+
+    def _removal(self) -> str:
+        paths = f"{shlex.quote(str(self._saved))} {shlex.quote(str(self._folder))}"
+        return f"`rm -rf {paths}`, and run the same command again"
 
 
 class TrainedStateOnDisk(TrainedState):
@@ -163,7 +219,6 @@ class TrainedStateOnDisk(TrainedState):
         fingerprint: Digest of what is trained, on what, and by which code.
         device: Where passes run.
         outer: Number of the part that stays in memory.
-        folder: Folder for the files of the other parts.
     """
 
     def __init__(
@@ -173,24 +228,27 @@ class TrainedStateOnDisk(TrainedState):
         fingerprint: str,
         device: torch.device,
         outer: int,
-        folder: Path,
     ) -> None:
         super().__init__(optimiser, saved, fingerprint, device)
-        self._outer, self._folder = outer, folder
+        self._outer = outer
         self._shapes: dict[int, list[tuple[int, ...]]] = {}
         self._of_gradients: dict[int, list[Tensor]] = {}
         self._steps = 0
         # The slot that holds the values, and the one that the next step writes.
         self._from, self._to = 0, 0
 
-    def check_room(self, parameters: int) -> None:
+    def check_room(self, parameters: int, beside: int) -> None:
         """Check that the disk can hold so many trained parameters.
+
+        Args:
+            parameters: How many numbers are trained.
+            beside: What the training writes beside its state, in bytes: hidden states and shards.
 
         Raises:
             UserError: It cannot.
         """
         # Values and moments in both slots, and gradients.
-        needed = parameters * 4 * (2 * (1 + len(MOMENTS[self._optimiser])) + 1)
+        needed = parameters * 4 * (2 * (1 + len(self._moments)) + 1) + beside
         self._folder.mkdir(parents=True, exist_ok=True)
         there = sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*.safetensors"))
         free = shutil.disk_usage(self._folder).free + there
@@ -199,7 +257,8 @@ class TrainedStateOnDisk(TrainedState):
                 "the disk cannot hold the state of this training",
                 where=self._folder,
                 found=f"{free / 1e9:,.1f} GB free",
-                expected=f"{needed / 1e9:,.1f} GB: weights and moments twice, and gradients",
+                expected=f"{needed / 1e9:,.1f} GB: weights and moments twice, gradients, hidden "
+                "states, and the model that is made",
                 todo="free space, or use a method that trains less, such as masklora",
             )
 
@@ -222,20 +281,12 @@ class TrainedStateOnDisk(TrainedState):
             super().add(part, parameters)
             return
         shapes = self._shapes[part] = [tuple(parameter.shape) for parameter in parameters]
-        names = (_PARAMETER, *MOMENTS[self._optimiser])
-        values = {f"{at}.{name}": shape for at, shape in enumerate(shapes) for name in names}
-        gradients = {str(at): shape for at, shape in enumerate(shapes)}
-        for path, entries in (
-            (self._file(part, 0), values),
-            (self._file(part, 1), values),
-            (self._gradients(part), gradients),
-        ):
+        for path, entries in self._files_of(part).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             # The space of a new file reads as zeros, from which moments start.
             path.unlink(missing_ok=True)
             with no_half_file(path):
-                float32 = {name: (shape, torch.float32) for name, shape in entries.items()}
-                create_tensor_file(path, float32).close()
+                create_tensor_file(path, entries).close()
         file = TensorFile(self._file(part, self._from), "r+b")
         for at, parameter in enumerate(parameters):
             file.write(f"{at}.{_PARAMETER}", parameter)
@@ -262,40 +313,36 @@ class TrainedStateOnDisk(TrainedState):
         super().save({**facts, _SLOT: self._from, _FILES: files, _STEPS: self._steps})
         self._to = 1 - self._from
 
-    def load(self) -> dict[str, Any] | None:
-        """Load the saved state and return its facts; None as in memory."""
-        found = self._read()
-        if found is None:
-            return None
-        noted, tensors = found
-        if _SLOT not in noted:
-            # A training in memory left it.
-            return None
-        folder = self._slot(noted[_SLOT])
-        for name, digest in noted[_FILES].items():
-            if not (folder / name).is_file() or file_digest(folder / name) != digest:
-                return None
-        self._take(tensors)
-        for name in noted[_FILES]:
-            entries = TensorFile(folder / name).entries
-            count = sum(key.endswith(f".{_PARAMETER}") for key in entries)
-            shapes = [entries[f"{at}.{_PARAMETER}"][0] for at in range(count)]
-            self._shapes[int(Path(name).stem)] = shapes
-        self._steps, self._from = noted[_STEPS], noted[_SLOT]
-        self._to = 1 - self._from
-        return noted
+    def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
+        if part == self._outer:
+            super()._take(part, values)
+            return
+        # A training in memory left it.
+        self.add(part, [each[_PARAMETER] for each in values])
+        file = TensorFile(self._file(part, self._from), "r+b")
+        for at, each in enumerate(values):
+            for name in self._moments:
+                file.write(f"{at}.{name}", each[name])
+            if "step" in each:
+                self._steps = int(each["step"])
 
-    def remove(self) -> None:
-        """Remove what is on disk."""
-        super().remove()
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
+        for path in files:
+            part = int(path.stem)
+            self._shapes[part] = _shapes(TensorFile(path))
+            for other, entries in self._files_of(part).items():
+                # What the next step writes may be gone.
+                if not other.is_file() or TensorFile(other).entries != entries:
+                    other.parent.mkdir(parents=True, exist_ok=True)
+                    create_tensor_file(other, entries).close()
+        self._steps, self._from, self._to = steps, slot, 1 - slot
 
     def _norms(self) -> list[Tensor]:
         blocks = [norm for _, norms in sorted(self._of_gradients.items()) for norm in norms]
         return [*blocks, *super()._norms()]
 
     def _move_(self, rate: float, scale: Tensor | None) -> None:
-        names = MOMENTS[self._optimiser]
+        names = self._moments
         for part, shapes in sorted(self._shapes.items()):
             source = TensorFile(self._file(part, self._from))
             target = TensorFile(self._file(part, self._to), "r+b")
@@ -316,8 +363,20 @@ class TrainedStateOnDisk(TrainedState):
         self._steps += 1
         self._from = self._to
 
-    def _slot(self, slot: int) -> Path:
-        return self._folder / str(slot)
+    def _files_of(self, part: int) -> dict[Path, dict[str, Entry]]:
+        """Return the tensors of each file of a part."""
+        shapes, names = self._shapes[part], (_PARAMETER, *self._moments)
+        values = {f"{at}.{name}": shape for at, shape in enumerate(shapes) for name in names}
+        gradients = {str(at): shape for at, shape in enumerate(shapes)}
+        files = {
+            self._file(part, 0): values,
+            self._file(part, 1): values,
+            self._gradients(part): gradients,
+        }
+        return {
+            path: {name: (shape, torch.float32) for name, shape in of.items()}
+            for path, of in files.items()
+        }
 
     def _file(self, part: int, slot: int) -> Path:
         return self._slot(slot) / f"{part:03d}.safetensors"
@@ -340,6 +399,21 @@ def _step_(
     optimiser.param_groups[0]["lr"] = rate
     optimiser.step()
     optimiser.zero_grad()
+
+
+def _by_part(tensors: Mapping[str, Tensor]) -> dict[int, list[dict[str, Tensor]]]:
+    """Return the parameters of each part, each with its moments, by name."""
+    values: dict[int, dict[int, dict[str, Tensor]]] = {}
+    for key, value in tensors.items():
+        part, at, name = key.split(".")
+        values.setdefault(int(part), {}).setdefault(int(at), {})[name] = value
+    return {part: [each for _, each in sorted(of.items())] for part, of in values.items()}
+
+
+def _shapes(file: TensorFile) -> list[tuple[int, ...]]:
+    """Return the shapes of the parameters in a file."""
+    count = sum(key.endswith(f".{_PARAMETER}") for key in file.entries)
+    return [file.entries[f"{at}.{_PARAMETER}"][0] for at in range(count)]
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

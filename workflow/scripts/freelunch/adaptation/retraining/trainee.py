@@ -324,6 +324,8 @@ class Trainee:
             return
         for index, loaded in self._loaded(indices):
             block = self._block(index, *loaded)
+            # Whoever brought them still holds the container of the masks.
+            loaded[1].clear()
             del loaded
             yield index, block
             # The caller still holds the block, and the reading of the one after next begins now.
