@@ -193,7 +193,7 @@ format: env
 
 # What this machine's GPU computes, how fast, and in how much memory.
 gpu-check: env
-	PYTHONPATH=$(PYTHONPATH):tests/support python tests/gpu/check.py $(ARGS)
+	PYTHONPATH=$(PYTHONPATH):tests/support python tests/support/gpu_check.py $(ARGS)
 
 bench: study
 	PYTHONPATH=$(PYTHONPATH):tests/support python tests/bench/bench.py

@@ -99,7 +99,25 @@ def test_no_window_fits_into_a_tiny_device() -> None:
     text = planned(Study.load(LARGE), device_gb=3)
     assert "does not fit" in line(text, "qwen2.5-72b", "recon_auto")
     assert line(text, "qwen2.5-72b", "recon_auto").endswith("no window fits")
-    assert "smaller `micro_batch`" in line(text, "qwen2.5-72b", "masklora")
+    found = line(text, "qwen2.5-72b", "masklora")
+    assert found.endswith("; a shorter study.calibration.length needs less")
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "device_gb", "expected"),
+    [
+        (8, 40, "`micro_batch: 1` needs 33 GB"),
+        (8, 20, "a shorter study.calibration.length needs less, and `micro_batch: 1` 33 GB"),
+    ],
+)
+def test_a_streamed_retraining_may_fit_with_a_smaller_micro_batch(
+    micro_batch: int, device_gb: int, expected: str
+) -> None:
+    study = Study.load(LARGE)
+    entry = study.config.adaptations["masklora"].as_json() | {"micro_batch": micro_batch}
+    study.config.adaptations["masklora"] = read_adaptation(entry)
+    found = line(planned(study, device_gb=device_gb), "qwen2.5-72b", "masklora")
+    assert found.endswith(f"; {expected}")
 
 
 def test_without_a_device_the_machines_own_memory_counts() -> None:

@@ -27,12 +27,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from freelunch.adaptation.retraining.trainee import Passes, Trainee
 from freelunch.core import ahead
 from freelunch.evaluation.packing import Request
 from freelunch.model import transfer
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden
+from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.windows import MATRIX, split_windows
+from interrupts import interrupted, stop_at
 from measuring import drift_of, likelihoods_of, perplexity_of
 from tiny_models import (
     Prepared,
@@ -233,6 +236,39 @@ def retrained(**settings: Any) -> Callable[[Prepared, Path], object]:
     return lambda prepared, base: retrain(on_device(prepared), base / "retrained", **settings)
 
 
+def resumed(**settings: Any) -> Callable[[Prepared, Path], object]:
+    """Interrupt a retraining after its first step, and go on."""
+
+    def run(prepared: Prepared, base: Path) -> None:
+        there, folder = on_device(prepared), base / "retrained"
+        interrupted(lambda: retrain(there, folder, report=stop_at(2), save_s=0, **settings))
+        retrain(there, folder, **settings)
+
+    return run
+
+
+def autocast(prepared: Prepared, base: Path) -> None:
+    """Check that passes in half precision are on the device: the CPU's autocast leaves it alone."""
+    model = on_device(prepared).model
+    trainee = Trainee.__new__(Trainee)
+    trainee._model, trainee._passes = model, Passes(torch.bfloat16)
+    context = trainee._autocast()
+    assert isinstance(context, torch.autocast) and context.device == DEVICE
+
+
+def blocks_on_their_way(prepared: Prepared, base: Path) -> None:
+    """Check that the memory of a block and its masks is used again only after its passes."""
+    there = on_device(prepared)
+
+    def load(index: int) -> object:
+        return load_pruned_block(there.model, there.masks.folder, index)
+
+    RECORDED.clear()
+    for _, (block, masks) in transfer.load_ahead(there.model.device, range(BLOCKS), load):
+        shapes = [tensor.shape for tensor in (*block.parameters(), *masks.values())]
+        assert RECORDED[-len(shapes) :] == shapes
+
+
 def captured(prepared: Prepared, base: Path) -> None:
     """Make the dense pass on the device."""
     model = on_device(prepared).model
@@ -290,6 +326,18 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "retraining streamed, masklora": retrained(
         method="masklora", rank=4, micro_batch=1, streamed=True
     ),
+    "retraining streamed, lora with dropout": retrained(
+        method="lora", rank=4, dropout=0.1, micro_batch=1, streamed=True
+    ),
+    "retraining streamed, spp": retrained(method="spp", rank=4, streamed=True),
+    "retraining in memory, scalelora": retrained(method="scalelora", rank=4),
+    "retraining with checkpointing and a trained head": retrained(
+        method="full", gradient_checkpointing=True, train_head=True
+    ),
+    "resumed in memory": resumed(method="masklora", rank=4),
+    "resumed streamed": resumed(method="full", streamed=True),
+    "autocast": autocast,
+    "blocks on their way": blocks_on_their_way,
 }
 
 

@@ -193,7 +193,12 @@ def way_out(
 
     if isinstance(settings, Retraining):
         if streamed:
-            return "a smaller `micro_batch` or study.calibration.length needs less"
+            least = settings.model_copy(update={"micro_batch": 1})
+            cost = retraining.retrain(shapes, samples, length, least, streamed=True)
+            if misfit(cost, machine) is None:
+                return f"`micro_batch: 1` needs {needs(cost)}"
+            more = "" if settings.micro_batch == 1 else f", and `micro_batch: 1` {needs(cost)}"
+            return f"a shorter study.calibration.length needs less{more}"
         cost = retraining.retrain(shapes, samples, length, settings, streamed=True)
         return f"`residency: {STREAMED}` needs {needs(cost)}"
     if isinstance(settings, Reconstruction):
