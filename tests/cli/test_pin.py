@@ -24,7 +24,7 @@ from own_models import machine
 
 STUDY, PINS = Path("studies/mine.yaml"), Path("studies/mine.yaml.pins")
 COMMAND = "make pin STUDY=studies/mine.yaml"
-CONFIG = {"config.json": b"{}"}
+CONFIG = {"config.json": b"{}", "model.safetensors": b"weights"}
 Captured = pytest.CaptureFixture[str]
 Said = Callable[..., str]
 
@@ -456,7 +456,7 @@ def test_a_check_asks_for_what_is_not_here_yet(
     did("pin", str(STUDY))
     hub.requests.clear()
     did("check", str(STUDY))
-    assert len(hub.requests) == 3, "one request for each"
+    assert len(hub.requests) == 5, "one request for each, and for each model its files"
     hub.requests.clear()
     did("check", "--elsewhere", str(STUDY))
     manifest = open_study(STUDY).paths.model("one") / "manifest.json"
@@ -467,7 +467,7 @@ def test_a_check_asks_for_what_is_not_here_yet(
     assert not hub.requests
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     did("check", str(STUDY))
-    assert len(hub.requests) == 2
+    assert len(hub.requests) == 3
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
     assert "team/two cannot be read from http://127.0.0.1:9" in refused("check", str(STUDY))
 
@@ -492,3 +492,12 @@ def test_a_study_on_the_hub_is_planned_as_it_is() -> None:
     assert not (ROOT / "studies" / "large.yaml.pins").exists()
     study = Study.load(Path("studies/large.yaml"), ROOT)
     assert study.model("qwen2.5-72b").fetched()["revision"] == "main"
+
+
+def test_a_model_of_pickles_is_not_pinned(hub: HubStandIn, refused: Said) -> None:
+    """Nothing of it could be fetched; a pull request may have converted it."""
+    hub.add("team/two", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
+    message = refused("pin", str(STUDY))
+    assert "safetensors only, never pickle" in message and "models.two" in message
+    assert "`revision: refs/pr/NUMBER`" in message
+    assert not PINS.exists()

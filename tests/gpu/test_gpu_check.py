@@ -2,8 +2,8 @@
 
 import pytest
 
-from gpu_check import SMALL, Case, Report, compare_with_processor
 from freelunch.adaptation.retraining.state import TrainedState
+from gpu_check import SMALL, Case, Report, compare_with_processor
 
 CASE = Case("cpu", {**SMALL, "num_hidden_layers": 1}, length=64, sequences=8)
 

@@ -143,8 +143,8 @@ def falls(case: Case, dtype: torch.dtype) -> dict[str, float]:
         found["reconstruction of a block"] = fall(made.files[block_shard(0)]["windows"]["0-0"])
         for method, rate in RATES.items():
             for streamed in (False, True):
-                # Plain descent: AdamW's first steps are signs of gradients, which rounding may turn.
-                # Several micro-batches, so that some are read and written while one is computed.
+                # Plain descent: AdamW's first steps are signs of gradients, which rounding may
+                # turn. Several micro-batches, so that some travel while one is computed.
                 entry = {"method": method, "optimiser": "sgd", "learning_rate": rate}
                 entry |= {"epochs": 8, "batch": 4, "micro_batch": 1, "clip": None}
                 saved = folder / f"{method}-{streamed}"

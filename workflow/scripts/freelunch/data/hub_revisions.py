@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from freelunch.data.hub_errors import hub_errors
-from freelunch.data.sources.folder import CONFIG
+from freelunch.data.sources.folder import CONFIG, check_weights
 from freelunch.study.sources import Hub, HubFile
 
 
@@ -59,8 +59,9 @@ def check_download(where: str, entry: Hub) -> None:
     content. So this asks for the headers of a file that the download needs.
 
     Raises:
-        UserError: The hub cannot be reached; it has no such repository, revision or file; or the
-            repository is gated or private, and HF_TOKEN does not open it.
+        UserError: The hub cannot be reached; it has no such repository, revision or file; the
+            repository is gated or private, and HF_TOKEN does not open it; or a model has no weights
+            but pickles.
     """
     from huggingface_hub import HfApi, hf_hub_url
 
@@ -68,3 +69,7 @@ def check_download(where: str, entry: Hub) -> None:
     with hub_errors(where, entry):
         url = hf_hub_url(entry.repository, name, repo_type=kind, revision=entry.revision)
         HfApi().get_hf_file_metadata(url=url)
+        if isinstance(entry, HubFile):
+            return
+        info = HfApi().model_info(entry.repository, revision=entry.revision, expand=["siblings"])
+    check_weights(where, [file.rfilename for file in info.siblings or ()], on_hub=True)

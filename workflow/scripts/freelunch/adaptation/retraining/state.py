@@ -280,7 +280,7 @@ class TrainedStateOnDisk(TrainedState):
         if part == self._outer:
             super().add(part, parameters)
             return
-        shapes = self._shapes[part] = [tuple(parameter.shape) for parameter in parameters]
+        self._shapes[part] = [tuple(parameter.shape) for parameter in parameters]
         for path, entries in self._files_of(part).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             # The space of a new file reads as zeros, from which moments start.

@@ -1,7 +1,7 @@
 """Decide which files of a folder make up a model."""
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,39 @@ def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, 
         )
 
 
+def check_weights(where: str, present: Sequence[str], on_hub: bool = False) -> None:
+    """Check that a model has weights that are no pickle.
+
+    Args:
+        where: The key in the config, for messages.
+        present: The names of its files.
+        on_hub: Whether it is on the hub, where others may have converted it.
+
+    Raises:
+        UserError: It has none.
+    """
+    if any(name.endswith(".safetensors") for name in present):
+        return
+    pickles = [name for name in present if name.endswith(PICKLES)]
+    todo = "add them to the model"
+    if pickles:
+        todo = "if you trust the model, save it with `save_pretrained(folder)` and use that"
+        if on_hub:
+            todo = (
+                "look among the pull requests on the model's page for a conversion to "
+                "safetensors, and set `revision: refs/pr/NUMBER`; or, " + todo
+            )
+    raise UserError(
+        "safetensors only, never pickle: opening a pickle can run any code"
+        if pickles
+        else "there are no weights",
+        where=where,
+        found=", ".join((pickles or present)[:5]),
+        expected="*.safetensors",
+        todo=todo,
+    )
+
+
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
     """Return the names of the files that make up the model in a folder.
 
@@ -117,19 +150,7 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
     ]
     if CONFIG not in names:
         raise _lacking(where, CONFIG, present)
-    if not any(name.endswith(".safetensors") for name in names):
-        pickles = [name for name in present if name.endswith(PICKLES)]
-        raise UserError(
-            "safetensors only, never pickle: opening a pickle can run any code"
-            if pickles
-            else "there are no weights",
-            where=where,
-            found=", ".join((pickles or present)[:5]),
-            expected="*.safetensors",
-            todo="if you trust the model, save it with `save_pretrained(folder)` and use that"
-            if pickles
-            else "add them to the model",
-        )
+    check_weights(where, present)
     if not any(name in names for name in TOKENIZERS):
         raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)
     weights = _weights(where, folder, names)
