@@ -160,21 +160,15 @@ class TrainedState:
         try:
             with safe_open(self._saved, framework="pt") as file:
                 noted: dict[str, Any] = json.loads((file.metadata() or {}).get("state", "{}"))
+                if noted.get(_FINGERPRINT, self._fingerprint) != self._fingerprint:
+                    # Nobody needs its tensors.
+                    raise self._foreign(noted)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
             raise self._damaged(self._saved, first_line(error)) from error
         facts = {key: noted[key] for key in noted if key not in (_FINGERPRINT, _SHA256)}
         if noted.get(_SHA256) != _digest(tensors, facts):
             raise self._damaged(self._saved, "other content than its digest says")
-        if noted[_FINGERPRINT] != self._fingerprint:
-            raise UserError(
-                "an interrupted training with other settings, data or code left its state here",
-                where=self._saved,
-                found=f"a state after {len(noted.get('losses', []))} steps",
-                expected="no state, or one of this training",
-                todo="undo what was changed to resume that training, or give it up: "
-                f"{self._removal()}",
-            )
         return noted, tensors
 
     def _checked(self, noted: Mapping[str, Any]) -> list[Path]:
@@ -191,6 +185,15 @@ class TrainedState:
 
     def _slot(self, slot: int) -> Path:
         return self._folder / str(slot)
+
+    def _foreign(self, noted: Mapping[str, Any]) -> UserError:
+        return UserError(
+            "an interrupted training with other settings, data or code left its state here",
+            where=self._saved,
+            found=f"a state after {len(noted.get('losses', []))} steps",
+            expected="no state, or one of this training",
+            todo=f"undo what was changed to resume that training, or give it up: {self._removal()}",
+        )
 
     def _damaged(self, path: Path, found: str) -> UserError:
         return UserError(
