@@ -74,7 +74,7 @@ def test_a_name_is_not_broken_at_its_hyphen(tmp_path, monkeypatch):
     assert not any(line.endswith("-") for line in lines)
 
 
-@pytest.mark.parametrize(("limit", "hidden"), [(15, None), (10, None), (9, 1)])
+@pytest.mark.parametrize(("limit", "hidden"), [(15, None), (10, 2), (9, 2)])
 def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, limit, hidden):
     monkeypatch.setattr(summary, "LINES", limit)
     lines = of_kept("studies/full.yaml", "full", tmp_path, monkeypatch)

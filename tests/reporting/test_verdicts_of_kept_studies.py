@@ -11,6 +11,7 @@ from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.scope import load_regimes
 from freelunch.reporting.audit.verdicts import (
+    BEARINGS,
     FAILS,
     HOLDS,
     TOO_FEW_SEEDS,
@@ -48,34 +49,41 @@ def found(claims: dict[str, dict[str, Any]], claim: str, part: int) -> dict[str,
     return {it["about"]: it for it in findings if ", u50" in it["subject"]}
 
 
-def test_what_one_seed_found_of_windows_three_seeds_do_not_decide(
+def test_what_one_seed_found_of_windows_is_a_part_of_what_five_seeds_find(
     full: dict[str, Any], laptop: dict[str, Any]
 ) -> None:
     """With the first seed, half a block misses 6.5 to 19.2 % of one block's gain, and the whole
-    model 38.8 to 63.2 %. The other two seeds give other numbers.
+    model 38.8 to 63.2 %. The other seeds give other numbers, and the intervals of all are wider.
     """
-    for part, about in ((0, "half blocks vs. one block"), (0, "whole model vs. one block")):
-        one, three = (found(claims, "C2", part)[about] for claims in (laptop, full))
-        assert one["seeds"] == 1 and three["seeds"] == 3
-        assert three["high"] - three["low"] > 2 * (one["high"] - one["low"])
+    for part, about in ((0, "half blocks vs. one block"), (1, "whole model vs. one block")):
+        one, five = (found(claims, "C2", part)[about] for claims in (laptop, full))
+        assert one["seeds"] == 1 and five["seeds"] == 5
+        assert five["high"] - five["low"] > 1.2 * (one["high"] - one["low"])
         # Rounding differs between the machines' runs.
-        assert three["of_seeds"][0] == pytest.approx(one["value"], abs=1e-3)
+        assert five["of_seeds"][0] == pytest.approx(one["value"], abs=1e-3)
+        assert five["low"] > 0.1 and full["C2"]["parts"][part]["verdict"] == FAILS
     assert laptop["C2"]["verdict"] == of_few_seeds(FAILS)
-    assert full["C2"]["verdict"] == UNDECIDED
+    assert full["C2"]["verdict"] == FAILS
 
 
 def test_one_block_to_five_is_not_settled(full: dict[str, Any]) -> None:
-    (finding,) = found(full, "C2", 1).values()
+    (finding,) = found(full, "C2", 2).values()
     assert finding["low"] < -0.1 < 0 < 0.1 < finding["high"]
-    assert full["C2"]["parts"][1]["verdict"] == UNDECIDED
+    assert full["C2"]["parts"][2]["verdict"] == UNDECIDED
 
 
 def test_a_window_with_one_seed_takes_none_from_the_others(full: dict[str, Any]) -> None:
     """The full study has ten blocks, and the exact solution, with the first seed only."""
-    for part, seeds in enumerate((3, 1)):
+    for part, seeds in enumerate((5, 1)):
         assert {it["seeds"] for it in found(full, "C2b", part).values()} == {seeds}
+
+
+def test_half_a_block_is_not_the_cheapest_window(full: dict[str, Any]) -> None:
+    """By the work of a job: of its whole process, 0.44 of 0.55 GB are libraries."""
     (memory,) = full["C2v1"]["parts"][1]["findings"]
-    assert memory["seeds"] == 3 and memory["low"] < memory["value"] < memory["high"]
+    assert memory["seeds"] == 5 and memory["verdict"] == UNDECIDED
+    assert 1.05 < memory["low"] < 1.1 < memory["value"] < memory["high"] < 1.2
+    assert full["C2v1"]["verdict"] == FAILS
 
 
 def test_every_reference_and_both_texts_have_to_agree(full: dict[str, Any]) -> None:
@@ -86,7 +94,7 @@ def test_every_reference_and_both_texts_have_to_agree(full: dict[str, Any]) -> N
         assert {it["verdict"] for it in found(full, "C1", part).values()} == {FAILS}
     for part in (4, 5):
         verdicts = {name: it["verdict"] for name, it in found(full, "C1", part).items()}
-        assert verdicts["recon_block"] == FAILS and verdicts["recon_block_3"] == UNDECIDED
+        assert verdicts.pop("recon_block_3") == UNDECIDED and {*verdicts.values()} == {FAILS}
         assert full["C1"]["parts"][part]["reason"].endswith("and all have to agree.")
     assert full["C1"]["verdict"] == UNDECIDED
 
@@ -112,11 +120,14 @@ def test_a_gap_that_hardly_was_there_can_grow(full: dict[str, Any]) -> None:
     assert finding["low"] > 0 and finding["verdict"] == of_few_seeds(FAILS)
 
 
-def test_four_held_out_sequences_decide_little(full: dict[str, Any]) -> None:
-    """Their interval has the t of three degrees of freedom."""
-    findings = found(full, "C2", 2)
-    assert len(findings) == 3
-    assert all(it["verdict"] == UNDECIDED for it in findings.values())
+def test_held_out_sequences_of_five_seeds_decide_the_largest_difference(
+    full: dict[str, Any], laptop: dict[str, Any]
+) -> None:
+    """Four sequences of one seed decide nothing: their t has three degrees of freedom."""
+    verdicts = {about: it["verdict"] for about, it in found(full, "C2", 3).items()}
+    assert verdicts.pop("whole model vs. one block") == FAILS
+    assert set(verdicts.values()) == {UNDECIDED} and len(verdicts) == 2
+    assert {it["verdict"] for it in found(laptop, "C2", 3).values()} == {UNDECIDED}
 
 
 def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
@@ -125,7 +136,7 @@ def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
             assert (part["scope"] is None) == (not any(it["cells"] for it in part["findings"]))
     assert full["C2"]["scope"] == (
         "smollm2-135m; Wanda; 50 % unstructured; 8,192 calibration tokens, 1.6 % of the paper's "
-        "smallest calibration sample; 3 seeds"
+        "smallest calibration sample; 5 seeds"
     )
     assert full["C3"]["scope"].endswith("; 1 to 3 seeds")
     assert "512 to 24,576 calibration tokens, 0.098 to 4.7 %" in full["C1"]["scope"]
@@ -142,7 +153,7 @@ def test_a_study_below_the_papers_scale_says_nothing_about_its_claims(
 def test_of_a_study_at_scale_the_seeds_decide() -> None:
     """As if the paper had calibrated on as little text; C3b and C4 need more than text."""
     claims = audited("studies/full.yaml", "full", dict.fromkeys(load_regimes(), 8192))
-    assert claims["C2"]["bearing"] == claims["C2v1"]["bearing"] == UNDECIDED
+    assert claims["C2"]["bearing"] == claims["C2v1"]["bearing"] == BEARINGS[FAILS]
     assert claims["C3"]["parts"][0]["bearing"] == TOO_FEW_SEEDS
     assert claims["C3b"]["bearing"] == claims["C4"]["bearing"] == TOO_SMALL
     assert claims["C1"]["bearing"] == UNDECIDED
@@ -162,7 +173,7 @@ def test_thresholds_say_when_they_were_set(full: dict[str, Any]) -> None:
             assert part["set"]["by"] in ("the paper", "the claim", "us")
     parts = [part for claim in full.values() for part in claim["parts"]]
     late = [part for part in parts if part["set"]["by"] == "us" and part["set"]["after_results"]]
-    assert len(late) == 6
+    assert len(late) == 7
 
 
 def test_intervals_cover_seeds_too(full: dict[str, Any], laptop: dict[str, Any]) -> None:
