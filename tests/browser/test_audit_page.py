@@ -304,6 +304,7 @@ def test_a_command_can_be_copied(opened: Opened) -> None:
 
 def test_the_evidence_of_a_number_unfolds_and_stays_with_it(opened: Opened) -> None:
     page = opened()
+    page.locator("#claims > details > summary").click()
     page.locator("#C1 > summary").click()
     table = page.locator("#C1 table").first
     evidence = table.locator("details").first

@@ -208,7 +208,7 @@ def test_what_published_tables_say_stands_apart(audited: Audited) -> None:
     ids = [it["id"] for it in page.all("details") if (it["id"] or "").startswith("published-")]
     assert ids == ["published-C1", "published-C2", "published-C3", "published-C3b"]
     words = " ".join(page.text.split())
-    assert "Published tables carry no intervals" in words
+    assert "not of this study, and carry no intervals" in words
     assert "llama-1-7b sparsegpt: none 7.24, recon_block_sparse 6.72" in words
     assert words.count("No published table that we know of bears on C2b, C2v1, C4.") == 1
     assert "tiny" not in apart, "nothing of ours is there"
@@ -289,6 +289,13 @@ def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str,
 @pytest.mark.parametrize(
     ("verdict", "parts", "expected"),
     [
+        # An additional part can only weaken a claim, which its reason then says.
+        (HOLDS, [part(HOLDS), part(HOLDS, "adds"), part(UNDECIDED, "adds")], "Of 2, 1."),
+        (
+            IN_PART,
+            [part(HOLDS), part(IN_PART, "adds"), part(HOLDS, "adds", says="Also")],
+            "Of 2, 1. But “So” is found in part.",
+        ),
         (HOLDS, [part(HOLDS)], "Of 2, 1."),
         (HOLDS, [part(HOLDS, findings=[found()])], "It is above."),
         (

@@ -8,9 +8,11 @@ from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     DECIDES,
+    HOLDS,
     OPEN,
     UNDECIDED,
     UNTESTED,
+    of_claim,
     tally,
 )
 from freelunch.reporting.labels import criterion_label, window_label
@@ -77,7 +79,20 @@ def shown_published(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def _reason(claim: Mapping[str, Any]) -> str:
-    """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all."""
+    """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all; and
+    the additional parts that weaken it.
+    """
+    verdicts = [(part["verdict"], part["role"]) for part in claim["parts"] if part["role"] != ADDS]
+    weaker = [
+        f" But “{part['says']}” is {part['verdict']}."
+        for part in claim["parts"]
+        if part["role"] == ADDS and part["verdict"] not in (HOLDS, *OPEN)
+    ]
+    unlike = bool(verdicts) and of_claim(verdicts) != claim["verdict"]
+    return _own_reason(claim) + "".join(weaker if unlike else [])
+
+
+def _own_reason(claim: Mapping[str, Any]) -> str:
     parts = [part for part in claim["parts"] if part["role"] != ADDS] or claim["parts"]
     if len(parts) == 1:
         return _why(parts[0])
