@@ -427,6 +427,14 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(
     assert shards(retrain(llama, folder, "norms")) == shards(expected)
 
 
+def test_a_training_that_diverged_leaves_no_state(llama: Prepared, tmp_path: Path) -> None:
+    """Its error says to change the settings, which must then not be refused."""
+    settings = {"learning_rate": 1e30, "warmup": 0.0, "clip": None, "save_s": 0}
+    folder = tmp_path / "adapted"
+    assert "diverged" in refused(lambda: retrain(llama, folder, "full", epochs=3, **settings))
+    retrain(llama, folder, "full", learning_rate=1e-3)
+
+
 def test_a_state_of_another_training_is_kept(llama: Prepared, tmp_path: Path) -> None:
     """It may hold days of work: going back to its settings resumes it."""
     expected = retrain(llama, tmp_path / "whole", "norms", epochs=2)

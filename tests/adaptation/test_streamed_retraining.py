@@ -174,12 +174,14 @@ def test_a_damaged_file_of_a_state_is_an_error(
 
 
 def test_what_no_state_needs_may_be_gone(llama: Prepared, tmp_path: Path) -> None:
-    """The slot that the next step writes, and gradients."""
+    """The slot that the next step writes, and gradients; or broken by a power cut."""
     expected = retrain(llama, tmp_path / "whole", "full")
     folder = tmp_path / "resumed"
     interrupted(lambda: retrain(llama, folder, "full", report=stop_at(2), save_s=0, streamed=True))
-    for name in ("1", "gradients"):
-        shutil.rmtree(tmp_path / ".resumed.state.files" / name)
+    files = tmp_path / ".resumed.state.files"
+    shutil.rmtree(files / "1")
+    for path in (files / "gradients").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
     assert shards(retrain(llama, folder, "full", streamed=True)) == shards(expected)
 
 
@@ -206,6 +208,23 @@ def test_a_state_goes_on_in_another_residency(
     assert seen == [1, 2, 2, 3, 4, 4, 5, 5, 6]
     assert shards(found) == shards(expected)
     assert {path.suffix for path in tmp_path.glob(".*")} <= {".checked"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_trained_head_goes_on(tied: bool, streamed: bool, tmp_path: Path) -> None:
+    """A head that is the embedding stays so: both are trained, and one of them is stored."""
+    prepared = prepare(tmp_path / "m", "llama", sequences=SEQUENCES, tie_word_embeddings=tied)
+    settings: dict[str, Any] = {"method": "full", "train_head": True, "epochs": 2}
+    expected = retrain(prepared, tmp_path / "whole", **settings)
+    folder = tmp_path / "resumed"
+    interrupted(
+        lambda: retrain(
+            prepared, folder, report=stop_at(2), save_s=0, streamed=streamed, **settings
+        )
+    )
+    found = retrain(prepared, folder, streamed=not streamed, **settings)
+    assert shards(found) == shards(expected)
 
 
 def test_a_full_disk_is_refused_before_the_first_step(

@@ -155,6 +155,18 @@ def test_intervals_of_a_difference_of_sizes_cover_it(
     assert share_held(signed, truth, make, size_difference) >= 0.93
 
 
+def test_a_difference_of_sizes_is_exact_where_both_are_far_from_zero() -> None:
+    """There it is the difference of the two, with the same interval."""
+    sample = Sample(
+        ["a", "b"], [np.array([3.0, 5.0])[:, None, None] + independent((2, 24))[:, None]]
+    )
+    signed = [
+        lambda means, combine=combine: combine(means["a"], means["b"])
+        for combine in SIGNED_DIFFERENCES
+    ]
+    assert estimate(signed, [sample], size_difference) == estimate([difference], [sample])
+
+
 def test_the_interval_of_a_mean_is_that_of_its_standard_error() -> None:
     a = losses(3.0, 0.5, "a")
     found = estimate([first], [sample(a=[a])])

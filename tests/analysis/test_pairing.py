@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
+from freelunch.analysis.intervals import half_width
 from freelunch.analysis.pairing import standard_error, unit_losses
 from freelunch.analysis.resolution import told_apart
 from records_for_tests import make_records, make_study
@@ -34,6 +35,18 @@ def test_the_error_is_clustered_by_document() -> None:
     # With the customary correction for few clusters.
     expected = math.sqrt(sum(each**2 for each in sums) * 3 / 2) / len(losses)
     assert standard_error(units) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("windows", [[40, 1, 1], [45, 1, 1, 1], [20, 1, 1, 1]], ids=str)
+def test_one_document_that_dominates_has_no_error(windows: list[int]) -> None:
+    """Two units of very different size would have intervals that contain the truth in 70 to 90 % of
+    studies.
+    """
+    documents = [document for document, count in enumerate(windows) for _ in range(count)]
+    losses = [float(at) for at in range(len(documents))]
+    units = unit_losses({"window_losses": losses, "documents": documents})
+    assert units == pytest.approx([statistics.fmean(losses)])
+    assert math.isnan(standard_error(units)) and math.isnan(half_width(np.array(units), False))
 
 
 def test_a_loss_that_is_not_finite() -> None:

@@ -144,6 +144,10 @@ def test_refuses_a_repository_of_pickles(hub: HubStandIn, scratch: Path) -> None
     assert "models.tiny.repository" in message and "safetensors only" in message
     assert "pytorch_model.bin" in message
     assert not any(".bin" in request for request in hub.requests), "the pickle was downloaded"
+    # Nor do weights in another layout count, which no step would read.
+    others = {"consolidated.safetensors": b"other", "onnx/model.safetensors": b"other"}
+    commit = hub.add("team/tiny", {**files, "pytorch_model.bin": b"pickle", **others})
+    assert "safetensors only" in refused(obtain_model, entry(commit), scratch)
 
 
 def test_refuses_experts_before_their_weights_travel(hub: HubStandIn, scratch: Path) -> None:

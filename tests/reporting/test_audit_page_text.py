@@ -28,6 +28,7 @@ from freelunch.reporting.audit.verdicts import (
     UNDECIDED,
     UNTESTED,
     VERDICTS,
+    of_few_seeds,
     tally,
 )
 from freelunch.reporting.figures import figures
@@ -293,7 +294,12 @@ def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str,
         (HOLDS, [part(HOLDS), part(HOLDS, "adds"), part(UNDECIDED, "adds")], "Of 2, 1."),
         (
             IN_PART,
-            [part(HOLDS), part(IN_PART, "adds"), part(HOLDS, "adds", says="Also")],
+            [
+                part(HOLDS),
+                part(IN_PART, "adds"),
+                part(HOLDS, "adds", says="Also"),
+                part(of_few_seeds(HOLDS), "adds", says="Too"),
+            ],
             "Of 2, 1. But “So” is found in part.",
         ),
         (HOLDS, [part(HOLDS)], "Of 2, 1."),

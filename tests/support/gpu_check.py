@@ -43,9 +43,9 @@ from random_models import llama, take_step, write_model
 TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.2}
 # A training that lowers its loss by less would compare rounding.
 LEAST_FALL = 0.02
-# Shares of the rate of a large matrix product, from design goals for an H100 in bfloat16.
 # Learning rates with which plain descent lowers the loss of a random model within a few steps.
 RATES = {"full": 1.0, "masklora": 1.0}
+# Shares of the rate of a large matrix product, from design goals for an H100 in bfloat16.
 PASS_SHARE, WINDOW_SHARE, STREAMED_SHARE = 0.5, 0.5, 0.4
 IDLE_SHARE = 0.1
 MEMORY_RATIO = 0.8, 1.2

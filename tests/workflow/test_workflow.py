@@ -230,8 +230,8 @@ def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
     study.edit(library + "pruning/masks.py", '"""Masks from scores:', '"""Masks out of scores:')
     study.edit(
         library + "model/mask_store.py",
-        "    flat = np.unpackbits",
-        "    # A comment.\n    flat = np.unpackbits",
+        "        flat = np.unpackbits",
+        "        # A comment.\n        flat = np.unpackbits",
     )
     assert study.planned() == {}
     study.edit(
@@ -244,8 +244,8 @@ def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
     assert "capture_dense" not in planned
     study.edit(
         library + "model/mask_store.py",
-        "    flat = np.unpackbits",
-        "    flat = 1 * np.unpackbits",
+        "        flat = np.unpackbits",
+        "        flat = 1 * np.unpackbits",
     )
     planned = study.planned()
     assert planned["prune_model"] == 2

@@ -220,10 +220,10 @@ def _picked(values: Sequence[float], pick: Pick) -> float:
 
     NaN may be anything, and infinity is a number that is too large to be known.
     """
+    if pick is size_difference:
+        return np.nan if any(map(np.isnan, values)) else pick(values)
     finite = [value for value in values if np.isfinite(value)]
-    if len(finite) < len(values) and (not finite or pick is size_difference):
-        return max(values, key=np.isnan)
-    return pick(finite)
+    return pick(finite) if finite else max(values, key=np.isnan)
 
 
 def _quantile(draws: Numbers, share: float, unknown: float) -> float:

@@ -99,7 +99,7 @@ def measured_perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[f
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean of at least two values; NaN if one is not finite."""
+    """Return the standard error of the mean; NaN if a value is not finite or there is only one."""
     return _deviation(values) / math.sqrt(len(values))
 
 
@@ -193,13 +193,13 @@ def _units(documents: Sequence[int]) -> dict[int, int]:
 
     Intervals take units to weigh about as much as each other: with one long document among 48, an
     interval over documents would contain the truth in 68 % of studies instead of 95 %. So there are
-    as many units as documents of one size would have the same error, and each document, the
+    as many units as equally long documents that would give the same error, and each document, the
     longest first, goes to the unit with the fewest windows.
     """
     windows = Counter(documents)
     alike = len(documents) ** 2 // sum(count**2 for count in windows.values())
     # The smallest unit comes first.
-    units = [(0, unit) for unit in range(min(max(alike, 2), len(windows)))]
+    units = [(0, unit) for unit in range(alike)]
     unit_of = dict.fromkeys(windows, 0)
     for document, count in windows.most_common():
         size, unit = units[0]
@@ -209,5 +209,6 @@ def _units(documents: Sequence[int]) -> dict[int, int]:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    # `stdev` raises on NaN.
-    return stdev(values) if all(math.isfinite(value) for value in values) else math.nan
+    # `stdev` raises on NaN, and on a single value.
+    known = len(values) > 1 and all(math.isfinite(value) for value in values)
+    return stdev(values) if known else math.nan

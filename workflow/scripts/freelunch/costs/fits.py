@@ -197,7 +197,9 @@ def way_out(
             cost = retraining.retrain(shapes, samples, length, least, streamed=True)
             if misfit(cost, machine) is None:
                 return f"`micro_batch: 1` needs {needs(cost)}"
-            more = "" if settings.micro_batch == 1 else f", and `micro_batch: 1` {needs(cost)}"
+            more = (
+                "" if settings.micro_batch == 1 else f"; `micro_batch: 1` alone needs {needs(cost)}"
+            )
             return f"a shorter study.calibration.length needs less{more}"
         cost = retraining.retrain(shapes, samples, length, settings, streamed=True)
         return f"`residency: {STREAMED}` needs {needs(cost)}"

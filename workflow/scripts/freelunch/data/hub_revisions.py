@@ -63,7 +63,7 @@ def check_download(where: str, entry: Hub) -> None:
             repository is gated or private, and HF_TOKEN does not open it; or a model has no weights
             but pickles.
     """
-    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub import HfApi, constants, hf_hub_url
 
     name, kind = (entry.member, "dataset") if isinstance(entry, HubFile) else (CONFIG, "model")
     with hub_errors(where, entry):
@@ -71,5 +71,10 @@ def check_download(where: str, entry: Hub) -> None:
         HfApi().get_hf_file_metadata(url=url)
         if isinstance(entry, HubFile):
             return
-        info = HfApi().model_info(entry.repository, revision=entry.revision, expand=["siblings"])
+        info = HfApi().model_info(
+            entry.repository,
+            revision=entry.revision,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            expand=["siblings"],
+        )
     check_weights(where, [file.rfilename for file in info.siblings or ()], on_hub=True)

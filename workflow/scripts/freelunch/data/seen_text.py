@@ -11,6 +11,7 @@ from typing import Any
 from freelunch.core.errors import UserError
 from freelunch.data.sources import Obtained
 from freelunch.data.text_formats import FORMATS, SourceFile
+from freelunch.study.sources import ROWS
 
 # Characters that are read of a text: more than any study on one machine draws from.
 MOST_CHARACTERS = 50_000_000
@@ -105,7 +106,7 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
         lines = _first(lines)
     for document in FORMATS[form](source, lines, field):
         # As `data.texts` keeps them.
-        if document.strip():
+        if document.strip() or form == ROWS:
             documents.append(document)
             characters += len(document)
             if characters >= MOST_CHARACTERS:

@@ -129,7 +129,7 @@ def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
 
 
 def unpack_there(bits: Tensor, shape: torch.Size) -> Tensor:
-    """As `unpack`, on any device, to which the bits are an eighth of the mask's bytes."""
+    """Unpack on the device of `bits`: packed, a mask travels as an eighth of its bytes."""
     places = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     return (bits[:, None] & places).bool().flatten()[: shape.numel()].reshape(shape)
 

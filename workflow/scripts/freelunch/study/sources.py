@@ -195,10 +195,10 @@ class Documents(Settings):
     format: DocumentFormat = Field(
         description="How the file stores documents. lines: one per line. doc_tags: between "
         "<doc ...> and </doc>. plain: the file is one document. jsonl: one JSON object per line, "
-        "with the text under `field`. parquet: one per row, in the column `field`. Blank documents "
-        "and all but the first of equal ones are dropped. parquet_rows: like parquet, but all rows "
-        "are kept: the customary perplexity on WikiText-2 is of all of its rows joined. A file "
-        "whose name ends in .gz is decompressed, unless it is parquet."
+        "with the text under `field`. parquet: one per row, in the column `field`. parquet_rows: "
+        "the same, but every row is kept, as is customary for WikiText-2, whose perplexity is "
+        "computed on all rows joined. All other formats drop blank documents and repeats of equal "
+        "ones. A file whose name ends in .gz is decompressed, unless it is parquet."
     )
     field: str = Field(
         default="text",

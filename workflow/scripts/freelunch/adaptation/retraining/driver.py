@@ -190,6 +190,8 @@ class Training:
         }
         if diverged is not None:
             if stop_at_divergence:
+                # It would only diverge again, and stand in the way of other settings.
+                self.state.remove()
                 raise divergence(
                     "retraining diverged",
                     f"step {diverged} of {steps_of(self._settings, self._states.sequences)}",

@@ -8,6 +8,7 @@ an error: it may hold days of work, so that nobody but its owner removes it.
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from freelunch.adaptation.training.optimisers import MOMENTS, make_optimiser
 from freelunch.core.artifact import no_half_file
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import UserError, first_line
+from freelunch.core.errors import UserError
 from freelunch.model.tensor_file import Entry, TensorFile, create_tensor_file
 
 # Keys of the notes that a saved state carries.
@@ -89,6 +90,9 @@ class TrainedState:
         temporary = self._saved.with_name(f"{self._saved.name}.part")
         with no_half_file(temporary):
             save_file(tensors, temporary, metadata={"state": json.dumps(noted)})
+            # After a power cut, an older state would name values that were written over.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             temporary.replace(self._saved)
 
     def load(self) -> dict[str, Any] | None:
@@ -161,14 +165,14 @@ class TrainedState:
             with safe_open(self._saved, framework="pt") as file:
                 noted: dict[str, Any] = json.loads((file.metadata() or {}).get("state", "{}"))
                 if noted.get(_FINGERPRINT, self._fingerprint) != self._fingerprint:
-                    # Nobody needs its tensors.
+                    # Before its tensors are read.
                     raise self._foreign(noted)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
-            raise self._damaged(self._saved, first_line(error)) from error
+            raise self._damaged(self._saved, "not a readable safetensors file") from error
         facts = {key: noted[key] for key in noted if key not in (_FINGERPRINT, _SHA256)}
         if noted.get(_SHA256) != _digest(tensors, facts):
-            raise self._damaged(self._saved, "other content than its digest says")
+            raise self._damaged(self._saved, "content that does not match its digest")
         return noted, tensors
 
     def _checked(self, noted: Mapping[str, Any]) -> list[Path]:
@@ -179,7 +183,7 @@ class TrainedState:
             if not path.is_file():
                 raise self._damaged(path, "no file")
             if file_digest(path) != digest:
-                raise self._damaged(path, "other content than its digest says")
+                raise self._damaged(path, "content that does not match its digest")
             found.append(path)
         return found
 
@@ -201,7 +205,7 @@ class TrainedState:
             where=path,
             found=found,
             expected="what was saved",
-            todo=f"restore the file, or begin the training anew: {self._removal()}",
+            todo=f"restore the file, or start the training again: {self._removal()}",
         )
 
     def _removal(self) -> str:
@@ -334,10 +338,11 @@ class TrainedStateOnDisk(TrainedState):
             part = int(path.stem)
             self._shapes[part] = _shapes(TensorFile(path))
             for other, entries in self._files_of(part).items():
-                # What the next step writes may be gone.
-                if not other.is_file() or TensorFile(other).entries != entries:
+                # What the next step writes may be gone or broken.
+                if other != path:
                     other.parent.mkdir(parents=True, exist_ok=True)
-                    create_tensor_file(other, entries).close()
+                    with no_half_file(other):
+                        create_tensor_file(other, entries).close()
         self._steps, self._from, self._to = steps, slot, 1 - slot
 
     def _norms(self) -> list[Tensor]:

@@ -324,7 +324,7 @@ class Trainee:
             return
         for index, loaded in self._loaded(indices):
             block = self._block(index, *loaded)
-            # Whoever brought them still holds the container of the masks.
+            # The loader still holds this dict, so emptying it frees the masks.
             loaded[1].clear()
             del loaded
             yield index, block
@@ -380,9 +380,10 @@ class Trainee:
         outer.module.requires_grad_(False)
         self._widen_(outer.module)
         layers: list[Masked] = []
+        tied = outer.head.weight is outer.embedding.weight
         if trained.head:
             head = outer.head
-            if trained.weights != FULL and head.weight is outer.embedding.weight:
+            if trained.weights != FULL and tied:
                 raise UserError(
                     "the head of this model is tied to its embedding, so it has no adapter of its "
                     "own",
@@ -402,6 +403,9 @@ class Trainee:
         part, head_alone = self._model.num_blocks, replace(trained, linears=None)
         given = self._state.parameters(part) if part in self._state else None
         found = self._trained_of(part, layers, list(modules.values()), head_alone, given)
+        if trained.head and tied:
+            # A saved weight takes the head's place, and has to stay the embedding's.
+            outer.embedding.weight = outer.head.weight
         names = {id(module): name for name, module in modules.items()}
         self._trained_outer: dict[str, Tensor] = {
             f"{names[id(module)]}.{name}": getattr(module, name)

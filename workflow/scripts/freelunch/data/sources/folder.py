@@ -97,7 +97,7 @@ def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, 
 
 
 def check_weights(where: str, present: Sequence[str], on_hub: bool = False) -> None:
-    """Check that a model has weights that are no pickle.
+    """Check that a model has safetensors weights.
 
     Args:
         where: The key in the config, for messages.
@@ -107,7 +107,7 @@ def check_weights(where: str, present: Sequence[str], on_hub: bool = False) -> N
     Raises:
         UserError: It has none.
     """
-    if any(name.endswith(".safetensors") for name in present):
+    if any(name.endswith(".safetensors") for name in _of_model(present)):
         return
     pickles = [name for name in present if name.endswith(PICKLES)]
     todo = "add them to the model"
@@ -129,6 +129,17 @@ def check_weights(where: str, present: Sequence[str], on_hub: bool = False) -> N
     )
 
 
+def _of_model(present: Iterable[str]) -> list[str]:
+    """Return the names of files that may belong to a model."""
+    return [
+        name
+        for name in present
+        if "/" not in name
+        and any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
+        and not any(fnmatchcase(name, pattern) for pattern in OTHER_FILES)
+    ]
+
+
 def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
     """Return the names of the files that make up the model in a folder.
 
@@ -142,12 +153,7 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
             out of the folder.
     """
     present = sorted(listed or (path.name for path in folder.iterdir() if path.is_file()))
-    names = [
-        name
-        for name in present
-        if any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)
-        and not any(fnmatchcase(name, pattern) for pattern in OTHER_FILES)
-    ]
+    names = _of_model(present)
     if CONFIG not in names:
         raise _lacking(where, CONFIG, present)
     check_weights(where, present)

@@ -12,6 +12,7 @@ from freelunch.reporting.audit.verdicts import (
     OPEN,
     UNDECIDED,
     UNTESTED,
+    kind,
     of_claim,
     tally,
 )
@@ -86,7 +87,7 @@ def _reason(claim: Mapping[str, Any]) -> str:
     weaker = [
         f" But “{part['says']}” is {part['verdict']}."
         for part in claim["parts"]
-        if part["role"] == ADDS and part["verdict"] not in (HOLDS, *OPEN)
+        if part["role"] == ADDS and kind(part["verdict"]) not in (HOLDS, *OPEN)
     ]
     unlike = bool(verdicts) and of_claim(verdicts) != claim["verdict"]
     return _own_reason(claim) + "".join(weaker if unlike else [])

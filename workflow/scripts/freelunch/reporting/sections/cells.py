@@ -93,7 +93,7 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     name, calibration = study.perplexity.text, study.calibration
     text = study.text(name)
     error = (
-        "windows, taken as independent. Windows that follow each other are not quite, so it is "
+        "windows, taken as independent. Neighbouring windows are not quite independent, so it is "
         "somewhat too small; the intervals of the audit allow for that."
         if study.perplexity.cut == JOINED
         else "windows, clustered by document."

@@ -145,7 +145,7 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
         half, *others = names
         peaks = [[_work_peak(evidence, cell) for cell in cells[name]] for name in names]
         if any(peak is None for each in peaks for peak in each):
-            yield Absent(place, "no record has the peak memory of a job's own work")
+            yield Absent(place, "some records lack the peak memory of a job's own work")
             continue
 
         # What varies from run to run is the unit of the interval.
