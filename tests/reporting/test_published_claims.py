@@ -225,6 +225,23 @@ def test_they_stand_apart_at_the_terminal(
         assert found == expected
 
 
+def test_each_line_of_the_terminal_names_its_scope(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(audit, "check_sums", lambda *_: None)
+    folder = study.paths.audit
+    folder.mkdir(parents=True)
+    (folder / "index.html").touch()
+    of_all = {"title": "So", "verdict": "found", "bearing": "supported"}
+    claims = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
+    write_json(folder / "audit.json", {"scope": "here", "claims": claims, "published_claims": []})
+    lines = audit.audit_text(study).splitlines()
+    assert "C1    found (supported): So [tiny; 3 seeds]" in lines
+    assert "C4    found (supported): So" in lines
+
+
 def test_they_stand_apart_in_the_markdown_table(claims: dict[str, dict[str, Any]]) -> None:
     facts = {"scope": "here", "worth": "", "answer": "", "claims": []}
     own = verdict_table(facts | {"published_claims": []})

@@ -11,8 +11,8 @@ from freelunch.study.study import Study
 def audit_text(study: Study) -> str:
     """Return a line for each claim, and below them the page with the evidence.
 
-    A line says what was found, and in brackets what that says of the claim. What published tables
-    say of the claims stands apart.
+    A line says what was found, in brackets what that says of the claim, and at its end the scope.
+    What published tables say of the claims stands apart.
 
     Raises:
         UserError: The study has no audit, or a file of it is damaged.
@@ -28,10 +28,11 @@ def audit_text(study: Study) -> str:
     check_sums(root / AUDIT_SUMS, root, audit_files(study))
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     lines = [f"Scope: {audit['scope']}", ""]
-    lines += [
-        f"{each['id']:<5} {each['verdict']} ({each['bearing']}): {each['title']}"
-        for each in audit["claims"]
-    ]
+    for each in audit["claims"]:
+        scope = f" [{each['scope']}]" if each["scope"] else ""
+        lines.append(
+            f"{each['id']:<5} {each['verdict']} ({each['bearing']}): {each['title']}{scope}"
+        )
     in_tables = [f"{each['id']:<5} {each['verdict']}" for each in audit["published_claims"]]
     if in_tables:
         lines += ["", "The same claims in published tables, which carry no intervals:", *in_tables]
