@@ -278,6 +278,7 @@ def measure(report: Report, case: Case) -> None:
         say_rate("window of a block", most - least, took, WINDOW_SHARE)
         say_memory("window of a block", reconstruct(shapes, samples, length, many).memory_bytes)
         # It keeps what it is asked for, so that only the first window, which is not timed, reads.
+        # Its type is not that of the states in whose place it stands.
         resident = training_s(_Resident(states, case.device))  # type: ignore[arg-type]
         idle = max(0.0, 1 - resident / took)
         limit = f"at most {IDLE_SHARE:.0%}" if bounded else ""

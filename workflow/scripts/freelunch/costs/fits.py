@@ -197,10 +197,10 @@ def way_out(
             cost = retraining.retrain(shapes, samples, length, least, streamed=True)
             if misfit(cost, machine) is None:
                 return f"`micro_batch: 1` needs {needs(cost)}"
-            more = (
-                "" if settings.micro_batch == 1 else f"; `micro_batch: 1` alone needs {needs(cost)}"
-            )
-            return f"a shorter study.calibration.length needs less{more}"
+            shorter = "a shorter study.calibration.length needs less"
+            if settings.micro_batch == 1:
+                return shorter
+            return f"{shorter}; `micro_batch: 1` alone needs {needs(cost)}"
         cost = retraining.retrain(shapes, samples, length, settings, streamed=True)
         return f"`residency: {STREAMED}` needs {needs(cost)}"
     if isinstance(settings, Reconstruction):

@@ -57,7 +57,7 @@ def retrain(
     remade = shapes.blocks if settings.distils and keep == NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
     read, written = _traffic(shapes, samples, length, settings, streamed)
-    alone_read, alone_written = _moved(shapes, samples, settings) if streamed else (0, 0)
+    alone = _moved(shapes, samples, settings) if streamed else 0
     # The final norm and the head are written with the whole outer part.
     outer = settings.trained.norms or settings.trained.head
     leaves = shapes.blocks_bytes + (shapes.outer_bytes if outer else 0)
@@ -68,8 +68,8 @@ def retrain(
         memory_bytes(shapes, samples, length, settings, streamed),
         # A device's state is saved from the host's memory, unless it is on disk anyway.
         staged_bytes=max(staged_bytes(shapes), 0 if on_disk else _state_bytes(shapes, settings)),
-        read_bytes=read + alone_read + remade * (shapes.block_bytes + hidden),
-        written_bytes=leaves + written + alone_written + remade * hidden,
+        read_bytes=read + alone + remade * (shapes.block_bytes + hidden),
+        written_bytes=leaves + written + alone + remade * hidden,
         disk_bytes=leaves,
         scratch_bytes=scratch_bytes(shapes, samples, length, settings, streamed)
         + (2 * hidden if remade else 0),
@@ -77,8 +77,8 @@ def retrain(
         # Not after the last step.
         saves=_steps(samples, settings) - 1,
         overlaps=streamed and RETRAIN_MODEL in OVERLAPPING,
-        alone_read_bytes=alone_read,
-        alone_written_bytes=alone_written,
+        alone_read_bytes=alone,
+        alone_written_bytes=alone,
     )
 
 
@@ -114,14 +114,14 @@ def _traffic(
     return read, written
 
 
-def _moved(shapes: Shapes, samples: int, settings: Retraining) -> tuple[int, int]:
-    """Return the bytes that the steps of a streamed training read and write between their passes:
-    gradients, weights and moments, one after another.
+def _moved(shapes: Shapes, samples: int, settings: Retraining) -> int:
+    """Return the bytes that the steps of a streamed training read between their passes, and as many
+    that they write: gradients, weights and moments, one after another.
     """
     if settings.trained.weights != FULL:
-        return 0, 0
+        return 0
     moved = _state_bytes(shapes, settings) + _weights_bytes(shapes, settings)
-    return 2 * (_steps(samples, settings) * moved,)
+    return _steps(samples, settings) * moved
 
 
 def _weights_bytes(shapes: Shapes, settings: Retraining) -> int:

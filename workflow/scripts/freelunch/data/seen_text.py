@@ -111,7 +111,7 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
             characters += len(document)
             if characters >= MOST_CHARACTERS:
                 return documents, False
-    if not documents:
+    if not any(document.strip() for document in documents):
         raise UserError(
             "the text has no documents",
             where=where,

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import combinations as pairs
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -128,11 +127,11 @@ def _gaps(
     settings: Settings,
     criteria: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]],
     name: str,
-    combinations: Sequence[Combination],
+    compared_by: Sequence[Combination],
     **more: Any,
 ) -> Asked:
     """Yield a comparison of the gap between every two groups of criteria with and without the
-    reconstruction; `combinations` take the two in this order, and `more` are attributes of it.
+    reconstruction; `compared_by` take the two in this order, and `more` are attributes of it.
     """
     one = next(iter(criteria.values()))[0][0]
     subject = f"{one.model}, {one.pattern}, {name}"
@@ -149,7 +148,7 @@ def _gaps(
         levels = [np.mean([means[key(it, adaptation)] for it in of], axis=0) for of in pair]
         return np.asarray(levels[0] - levels[1])
 
-    for pair in pairs(settings["groups"], 2):
+    for pair in combinations(settings["groups"], 2):
         cells = {
             key(it, adaptation): criteria[it][at]
             for group in pair
@@ -169,7 +168,7 @@ def _gaps(
             evidence,
             settings,
             subject,
-            [partial(statistic, combine=combine) for combine in combinations],
+            [partial(statistic, combine=combine) for combine in compared_by],
             cells,
             about=" vs. ".join(map(_group_label, ordered)),
             **more,
