@@ -312,6 +312,40 @@ def test_a_head_that_is_the_embedding_is_trained_as_one(tmp_path: Path) -> None:
             retrain(prepared, tmp_path / method, method, rank=RANK, train_head=True)
 
 
+@pytest.mark.parametrize(
+    ("tied", "method", "head"),
+    [
+        (False, "full", {}),
+        (False, "full", {"train_head": True}),
+        (True, "full", {"train_head": True}),
+        (False, "lora", {"train_head": True}),
+        (False, "masklora", {"train_head": True}),
+        (True, "masklora", {}),
+        (False, "norms", {}),
+    ],
+)
+def test_the_dense_model_does_not_move_along(
+    tied: bool, method: str, head: dict[str, Any], tmp_path: Path
+) -> None:
+    """It shares its outer part with the one in training, and a distillation learns from it."""
+    prepared = prepare(tmp_path / "m", "llama", sequences=SEQUENCES, tie_word_embeddings=tied)
+    outer = prepared.model.outer.module
+    before = {name: value.clone() for name, value in outer.named_parameters()}
+    settings = retraining_entry(method, loss="distillation", **head)
+    adapted = retrain(prepared, tmp_path / "adapted", **settings)
+    assert OUTER in adapted.files
+    for name, value in outer.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_outer_part_is_held_once(llama: Prepared) -> None:
+    copied, outer = llama.model.outer.copy(), llama.model.outer
+    for (name, mine), theirs in zip(
+        copied.module.named_parameters(), outer.module.parameters(), strict=True
+    ):
+        assert mine is not theirs and mine.data_ptr() == theirs.data_ptr(), name
+
+
 def test_micro_batches_and_checkpointing_change_memory_only(
     prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -239,6 +239,25 @@ def test_a_full_disk_is_refused_before_the_first_step(
     retrain(llama, tmp_path / "small", streamed=True, **retraining_entry("masklora"))
 
 
+def test_only_what_is_trained_needs_room(
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        state.TrainedStateOnDisk,
+        "check_room",
+        lambda _, parameters, beside: asked.append(parameters),
+    )
+    trained: list[int] = []
+    for name, linears in {"all": {}, "some": {"linears": ["q_proj"]}}.items():
+        settings: dict[str, Any] = {"train_norms": False, **linears}
+        found = retrain(llama, tmp_path / name, "full", streamed=True, **settings)
+        windows = [it["windows"]["model"] for it in found.files.values() if "windows" in it]
+        trained.append(windows[0]["trained_parameters"])
+    # Half of the weights are pruned, and their places are written, too.
+    assert [count // 2 for count in asked] == trained
+
+
 def test_a_diverged_candidate_stays_as_it_was_pruned(llama: Prepared, tmp_path: Path) -> None:
     settings = {"learning_rate": 1e30, "warmup": 0.0, "clip": None, "stop_at_divergence": False}
     is_equal(llama, tmp_path, method="full", **settings)

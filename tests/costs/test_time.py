@@ -97,6 +97,18 @@ def test_what_a_streamed_retraining_moves_between_its_passes(method: str, share:
     assert in_memory.alone_read_bytes == 0 and in_memory.saves == 5
 
 
+def test_a_trained_head_stays_in_memory() -> None:
+    shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
+    entry = {"method": "full", "batch": 2}
+    without, with_head = (
+        retrain(
+            shapes, 4, 16, read_adaptation(entry | {"train_head": head}), streamed=True
+        ).alone_read_bytes
+        for head in (False, True)
+    )
+    assert without == with_head > 0
+
+
 def test_jobs_together() -> None:
     one = Cost(Counter({PASSES: 2}), 500_000_000, read_bytes=1, scratch_bytes=7, disk_bytes=1)
     other = Cost(Counter({PASSES: 1, GRAM: 3}), 400_000_000, read_bytes=2, scratch_bytes=5)

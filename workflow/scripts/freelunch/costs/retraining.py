@@ -120,7 +120,9 @@ def _moved(shapes: Shapes, samples: int, settings: Retraining) -> int:
     """
     if settings.trained.weights != FULL:
         return 0
-    moved = _state_bytes(shapes, settings) + _weights_bytes(shapes, settings)
+    # A trained head stays in memory.
+    moved = _number_bytes(settings) * shapes.blocks * trained_parameters(shapes, settings.trained)
+    moved += _weights_bytes(shapes, settings)
     return _steps(samples, settings) * moved
 
 
@@ -139,7 +141,12 @@ def _state_bytes(shapes: Shapes, settings: Retraining) -> int:
     numbers = shapes.blocks * trained_parameters(shapes, trained)
     if trained.head and trained.weights == FULL:
         numbers += shapes.vocabulary * shapes.hidden
-    return (4 + MOMENT_BYTES[settings.optimiser]) * numbers
+    return _number_bytes(settings) * numbers
+
+
+def _number_bytes(settings: Retraining) -> int:
+    """Return the bytes of a trained number with its moments, in float32."""
+    return 4 + MOMENT_BYTES[settings.optimiser]
 
 
 def retraining_work(
@@ -238,9 +245,13 @@ def memory_bytes(
     head = 0
     if trained.head:
         head = shapes.vocabulary * shapes.hidden * (4 + MOMENT_BYTES[optimiser])
-    # The dense model's outer part, and one to train, which passes in float32 widen.
-    widened = 4 if precision_bytes(settings, stored) == 4 else stored
-    outer = shapes.outer_weights * (stored + widened)
+    # The dense model's outer part, which the one in training shares unless passes in float32 widen
+    # it or its head is trained.
+    outer = shapes.outer_weights * stored
+    if precision_bytes(settings, stored) > stored:
+        outer += shapes.outer_weights * 4
+    elif trained.head:
+        outer += shapes.vocabulary * shapes.hidden * stored
     logits = shapes.head_bytes(tokens) * (2 if settings.distils else 1)
     return (
         PROCESS_BYTES

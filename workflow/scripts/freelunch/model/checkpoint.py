@@ -24,7 +24,7 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError, first_line
 from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
 from freelunch.model.outer import Outer
-from freelunch.model.transfer import load_ahead
+from freelunch.model.transfer import brought, load_ahead
 from freelunch.study.families import tested
 from freelunch.study.steps import CHECKPOINT
 
@@ -184,7 +184,9 @@ class StreamedModel:
         prefix = self.sharding.name(index, "")
         with safe_open((folder or self.folder) / block_shard(index), framework="pt") as shard:
             state = {
-                name.removeprefix(prefix): shard.get_tensor(name).to(self.device, self.dtype)
+                name.removeprefix(prefix): brought(shard.get_tensor(name), self.device).to(
+                    self.dtype
+                )
                 for name in shard.keys()  # noqa: SIM118 (safe_open is no mapping)
             }
         for name, linear in block_linears(block).items():

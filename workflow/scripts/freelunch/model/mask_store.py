@@ -19,6 +19,7 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.model.transfer import brought
 from freelunch.study.steps import MASKS
 
 KIND = MASKS
@@ -106,7 +107,7 @@ def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
     """Return the mask of each linear layer of a block, where the layer is: (out, in), bool."""
     with safe_open(folder / masks_file(index), framework="pt") as file:
         return {
-            name: unpack(file.get_tensor(name).to(linear.weight.device), linear.weight.shape)
+            name: unpack(brought(file.get_tensor(name), linear.weight.device), linear.weight.shape)
             for name, linear in block_linears(block).items()
         }
 

@@ -47,11 +47,16 @@ class Outer:
         self._forget_()
 
     def copy(self) -> "Outer":
-        """Return a copy with weights of its own."""
+        """Return a copy with parameters of its own, whose values share their memory with these.
+
+        Who changes values in place gives their parameter a memory of its own first.
+        """
         stand_ins = self.module.get_submodule(self._path)
         # deepcopy takes an object in its memo as copied already.
-        module = copy.deepcopy(self.module, {id(stand_ins): stand_ins})
-        return Outer(module, self._path, self._name)
+        memo: dict[int, Any] = {id(stand_ins): stand_ins}
+        for parameter in self.module.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        return Outer(copy.deepcopy(self.module, memo), self._path, self._name)
 
     @property
     def device(self) -> torch.device:

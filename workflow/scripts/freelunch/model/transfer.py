@@ -1,8 +1,8 @@
 """Batches and blocks on their way between files and the device, while the device computes.
 
 A thread reads the next batch or block while the caller works on one, and another thread writes the
-results of the one before (`freelunch.core.ahead`). For a GPU, batches are read into pinned memory
-and copied by streams of their own. This is the only module that knows of streams: all others ask
+results of the one before (`freelunch.core.ahead`). For a GPU, both are read into pinned memory and
+copied by streams of their own. This is the only module that knows of streams: all others ask
 for what is on the device.
 
 Torch's allocators keep memory that is in flight: pinned memory is used again once the copies from
@@ -42,6 +42,18 @@ def load_ahead(
 ) -> Iterator[tuple[Item, Found]]:
     """Yield each item with the block that `load` puts on the device, as `read_ahead` does."""
     return _arriving(device, items, load, _BLOCKS)
+
+
+def brought(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host, such as one of a memory-mapped file, on a device.
+
+    A GPU copies it from pinned memory, so that a thread that brings a block reads one tensor while
+    another travels.
+    """
+    if device.type == "cpu":
+        return tensor
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor).to(device, non_blocking=True)
 
 
 def read_batches(

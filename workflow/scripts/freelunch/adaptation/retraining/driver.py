@@ -264,11 +264,12 @@ class Training:
 
 
 def _written(model: StreamedModel, states: DenseStates, settings: Retraining) -> tuple[int, int]:
-    """Return how many weights all blocks have in their matrices, and the bytes that a streamed
-    training writes beside its state: hidden states at each boundary of a step, and shards.
+    """Return how many weights a training of matrices moves in all blocks, and the bytes that a
+    streamed one writes beside its state: hidden states at each boundary of a step, and shards.
     """
-    block = model.shapes_of_block()
-    weights = sum(it.weight.numel() for it in block_linears(block).values()) * model.num_blocks
+    block, chooses = model.shapes_of_block(), settings.trained.chooses
+    trained = (it.weight for name, it in block_linears(block).items() if chooses(name))
+    weights = sum(weight.numel() for weight in trained) * model.num_blocks
     stored = sum(it.numel() for it in block.parameters()) * model.dtype.itemsize
     each = max(model.dtype.itemsize, precision_of(settings, model.dtype).itemsize)
     batch = min(settings.batch, states.sequences)

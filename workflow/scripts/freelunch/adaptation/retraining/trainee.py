@@ -71,7 +71,7 @@ class Trainee:
     """A pruned model in training.
 
     Args:
-        model: The dense model, whose outer part (embeddings, final norm, head) is copied.
+        model: The dense model, whose outer part (embeddings, final norm, head) stays as it is.
         masks: Masks of the blocks.
         trained: What is trained, and how.
         passes: How the model is passed.
@@ -378,6 +378,9 @@ class Trainee:
         """Mark what is trained outside of the blocks, and note it by name."""
         outer, trained = self._outer, self._trained
         outer.module.requires_grad_(False)
+        if trained.head:
+            # The dense model's own must not move along.
+            outer.head.weight.data = outer.head.weight.data.clone()
         self._widen_(outer.module)
         layers: list[Masked] = []
         tied = outer.head.weight is outer.embedding.weight
