@@ -166,6 +166,8 @@ def test_what_no_partition_has_is_refused_before_the_start(
         check_requests(asked, Partitions.of_cluster())
     lines = str(error.value).splitlines()
     assert todo in lines[3] and "runtime: " in lines[2]
+    # Only what runs out of time can go on in another job.
+    assert ("`--retries N`" in lines[3]) == ("runtime=MINUTES" in todo)
     assert not (cluster / "asked").exists()
 
 

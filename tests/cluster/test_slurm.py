@@ -354,6 +354,7 @@ def test_the_file_of_partitions_of_a_copied_profile_is_checked_before_the_start(
     more = ["--set-resources", "reconstruct_window:runtime=61"]
     output = study.run_study(*more, "--", target, status=1)
     assert "Slurm would never start such a job" in output and not submitted(output), output
+    assert "`--set-resources reconstruct_window:runtime=MINUTES`; with `--retries N`" in output
     output = study.run_study("--", target)
     assert "Auto-selected partition 'main'" in output and (study.path / target).exists()
 

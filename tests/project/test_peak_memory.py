@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from freelunch.core.artifact import Artifact
+from freelunch.core.digest import file_digest
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
@@ -107,10 +108,18 @@ RETRAINING: list[dict[str, Any]] = [
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process")
 @pytest.mark.parametrize("entry", RETRAINING, ids=lambda entry: entry["method"])
 def test_a_model_larger_than_memory_is_retrained(large: Path, entry: dict[str, Any]) -> None:
-    """Block by block; of `full`, weights, moments and gradients are on disk."""
+    """Block by block; of `full`, weights, moments and gradients are on disk.
+
+    The result is that of a training in memory, and is evaluated in as little.
+    """
     settings = read_adaptation({**entry, "micro_batch": 1})
     limit = FULL_LIMIT if settings.trained.weights == FULL else LIMIT
     run_step(large, "retrain", settings, limit=limit, streamed=True)
+    run_step(large, "assemble", settings, limit=LIMIT)
+    run_step(large, "evaluate", limit=LIMIT)
+    found = _digests(large / "retrained")
+    run_step(large, "retrain", settings)
+    assert _digests(large / "retrained") == found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -144,6 +153,12 @@ def test_what_follows_a_reconstruction_is_as_small(large: Path) -> None:
     with pytest.raises(AssertionError, match=r"(?i)memory|allocate"):
         # All blocks together do not fit: the limit is one.
         run_step(large, "reconstruct", whole, limit=LIMIT)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    shards = sorted(folder.glob("*.safetensors"))
+    assert shards
+    return {path.name: file_digest(path) for path in shards}
 
 
 def main(base: Path) -> None:

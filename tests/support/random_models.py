@@ -45,6 +45,7 @@ from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import Retraining
 from freelunch.study.windows import split_windows
 from measuring import perplexity_of
 
@@ -197,7 +198,9 @@ def take_step(
         fingerprint = json.dumps(written)
         retrain_model(model, masks, states, settings, 0, target, fingerprint, streamed=streamed)
     elif step == "assemble":
-        adapted = [Artifact(folder / "adapted", reconstruction.KIND)]
+        retrained = written is not None and isinstance(read_adaptation(written), Retraining)
+        source = folder / ("retrained" if retrained else "adapted")
+        adapted = [Artifact(source, reconstruction.KIND)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")
     elif step == "evaluate":
         assembled = StreamedModel(folder / "assembled")

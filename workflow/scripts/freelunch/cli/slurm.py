@@ -141,19 +141,25 @@ def scheduled_jobs(
 
 def _beyond_limits(asked: Mapping[str, Any], partitions: Sequence[Partition]) -> UserError:
     """Return the error of a job that asks for more than any partition has."""
-    less = [
-        f"`--set-resources {asked[rule]}:{name}={unit}`"
-        for name, rule, unit in (("runtime", "slowest", "MINUTES"), ("mem_mb", "rule", "MB"))
+    units = {"runtime": ("slowest", "MINUTES"), "mem_mb": ("rule", "MB")}
+    beyond = [
+        name
+        for name in units
         if not any(asked[name] <= getattr(each.limits, name) for each in partitions)
     ]
+    todo = "choose a partition with higher limits (`slurm_partition` in the profile)"
+    if beyond:
+        less = (f"`--set-resources {asked[units[it][0]]}:{it}={units[it][1]}`" for it in beyond)
+        todo += f", or ask for less: {' '.join(less)}"
+    if "runtime" in beyond:
+        todo += "; with `--retries N`, what runs out of time goes on in up to N further jobs"
     also = f", gpu={asked['gpu']}" if asked["gpu"] else ""
     return UserError(
         "Slurm would never start such a job; nothing was started",
         where=asked["rule"],
         found=f"runtime={asked['runtime']} (minutes), mem_mb={asked['mem_mb']}{also}",
         expected=f"what a partition has: {', '.join(map(str, partitions))}",
-        todo="choose a partition with higher limits (`slurm_partition` in the profile)"
-        + (f", or ask for less: {' '.join(less)}" if less else ""),
+        todo=todo,
     )
 
 
