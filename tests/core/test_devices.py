@@ -10,6 +10,7 @@ import pytest
 from freelunch.core import devices
 from freelunch.core.devices import (
     check_found,
+    check_used,
     chosen_devices,
     claim_device,
     device_text,
@@ -84,6 +85,20 @@ def test_a_gpu_that_is_not_here_is_refused(gpus: None) -> None:
         check_found(found, asked)
     with pytest.raises(UserError, match="there is no GPU here"):
         check_found([], "cuda")
+
+
+def test_the_memory_of_a_gpu_is_for_jobs_that_use_one(gpus: None) -> None:
+    for memory, found, asked in (
+        (80, visible_devices(), None),
+        (80, [], "cuda"),
+        (None, [], "cpu"),
+        (None, [], None),
+    ):
+        check_used(memory, found, asked)
+    for asked, said in (("cpu", "as the profile says"), (None, "no GPU found")):
+        with pytest.raises(UserError, match="no job would use one") as error:
+            check_used(80, [], asked)
+        assert said in str(error.value) and "set device=cuda" in str(error.value)
 
 
 def test_what_computes_in_words(gpus: None) -> None:

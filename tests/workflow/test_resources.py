@@ -88,6 +88,14 @@ def test_the_profile_asks_for_gpus_that_are_elsewhere(asked):
     assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == COMPUTING
 
 
+def test_the_memory_of_a_gpu_that_no_job_would_use_is_refused(folder):
+    output = folder.run("--config", "device_memory=80", status=1)
+    assert "device_memory: the memory of a GPU is given, but no job would use one" in output
+    assert not (folder.path / "results").exists()
+    # A plan, and a dry run, may be for another machine.
+    folder.run("--dry-run", "--config", "device_memory=80")
+
+
 def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):
     (tmp_path / "bin").symlink_to(folder.path.parent / "bin")
     study = WithGpus(folder.copy(tmp_path / "study").path).warm()

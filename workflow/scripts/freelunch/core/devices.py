@@ -99,6 +99,24 @@ def check_found(devices: Sequence[Device], asked: str | None) -> None:
         )
 
 
+def check_used(memory: object, devices: Sequence[Device], asked: str | None) -> None:
+    """Refuse a run that is told a GPU's memory while the processor computes.
+
+    Windows and residencies would be chosen for a memory that no job has.
+
+    Raises:
+        UserError: This is so.
+    """
+    if memory is not None and not devices and asked != CUDA:
+        raise UserError(
+            "the memory of a GPU is given, but no job would use one",
+            where="device_memory",
+            found=f"{memory}, and the device is: {device_text(devices, asked)}",
+            expected=f"a GPU here, or device={CUDA} in the profile's default-resources",
+            todo=f"set device={CUDA} for jobs on machines with GPUs, or leave device_memory out",
+        )
+
+
 def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
     """Return which devices compute, and why, in a few words."""
     if devices:
