@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
         assert step["requested_s"] > step["wall_s"]
     assert record["provenance"]["environments"]["reconstruct_window"]["threads"] == 1
     packages = record["provenance"]["environments"]["evaluate_cell"]["packages"]
-    assert packages["torch"] == torch.__version__
+    assert packages["torch"] == version("torch")
     assert record["provenance"]["text_origins"]["evaluation"]["source"] == "path"
 
 
