@@ -104,8 +104,9 @@ def shaped(name: str, **sizes: int) -> Iterator[tuple[Path, StreamedModel, Shape
 def adapt(model: StreamedModel, masks: Artifact, states: DenseStates, settings: Local) -> None:
     """Adapt the windows of the first few blocks, and discard the results."""
     whole = split_windows(model.num_blocks, settings.window)
-    windows = [each for each in whole if each.stop <= BLOCKS]
-    assert windows and windows[-1].stop == BLOCKS
+    last = min(BLOCKS, model.num_blocks)
+    windows = [each for each in whole if each.stop <= last]
+    assert windows and windows[-1].stop == last
     with tempfile.TemporaryDirectory(dir="results") as folder:
         target = Path(folder) / "windows"
         reconstruct_windows(
