@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from freelunch.core.errors import UserError
-from freelunch.model.mask_store import fill_kept_zeros_, pack, unpack, unpack_there
+from freelunch.model.mask_store import masked, pack, unpack, unpack_there
 from freelunch.pruning import masks
 from freelunch.pruning.masks import keep_mask, lowest, lowest_of_columns
 from freelunch.study.patterns import SCOPES, Pattern
@@ -283,18 +283,35 @@ def test_packed_bits_are_read_row_by_row() -> None:
     assert torch.equal(unpack(pack(mask.T), mask.T.shape), mask.T)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_kept_zeros_become_the_least_that_is_not_zero(dtype: torch.dtype) -> None:
-    weight = torch.tensor([[0.0, -0.0, 0.0, 1.5, -2.0, 0.0]], dtype=dtype)
-    keep = torch.tensor([[True, True, False, True, True, False]])
-    weight.masked_fill_(~keep, 0.0)
-    fill_kept_zeros_(weight, keep)
-    assert torch.equal(weight != 0, keep)
-    assert weight[0, 3:5].tolist() == [1.5, -2.0]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_zeros_of_a_masked_weight_are_its_mask(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[0.0, -0.0, 1.5, -2.0, 0.0, -0.0, 3.0, -4.0, math.nan]], dtype=dtype)
+    keep = torch.tensor([[True, True, True, True, False, False, False, False, False]])
+    before = weight.clone()
     # float16's least normal number, 6e-5, would matter. The others' does not, and is not lost where
     # smaller ones are flushed to 0.
     least = 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
-    assert weight[0, :2].tolist() == [least, least]
+    found = masked(weight, keep)
+    assert found.dtype == dtype
+    assert found[0].tolist() == [least, least, 1.5, -2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    # A removed weight becomes a positive zero, so that equal models have equal files.
+    assert not found.signbit()[~keep].any()
+    # The weight itself may be mapped from the dense model's file.
+    assert torch.equal(weight.nan_to_num(), before.nan_to_num())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@given(shape=SHAPES, seed=SEEDS)
+def test_a_masked_weight_beside_a_plain_definition(
+    dtype: torch.dtype, shape: tuple[int, int], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=generator).round(decimals=1).to(dtype)
+    keep = torch.rand(shape, generator=generator) < 0.5
+    found = masked(weight, keep)
+    assert torch.equal(found != 0, keep)
+    kept = keep & (weight != 0)
+    assert torch.equal(found[kept], weight[kept])
 
 
 # --- Patterns

@@ -92,8 +92,10 @@ def test_the_memory_of_a_gpu_that_no_job_would_use_is_refused(folder):
     output = folder.run("--config", "device_memory=80", status=1)
     assert "device_memory: the memory of a GPU is given, but no job would use one" in output
     assert not (folder.path / "results").exists()
-    # A plan, and a dry run, may be for another machine.
+    # A plan, and a dry run, may be for another machine, and so are downloads.
     folder.run("--dry-run", "--config", "device_memory=80")
+    folder.run("--config", "device_memory=80", "--", "fetch")
+    assert (folder.path / "results").exists()
 
 
 def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):

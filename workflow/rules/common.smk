@@ -141,6 +141,11 @@ def makes_whole_study():
     return any(re.fullmatch(r"(\w+_)?all", job.rule.name) for job in workflow.dag.targetjobs)
 
 
+def only_fetches():
+    """Return whether this run was asked for downloads alone."""
+    return all(job.rule.name == "fetch" for job in workflow.dag.targetjobs)
+
+
 def choose_status_command():
     """Have Snakemake ask Slurm how jobs are by a command that answers."""
     settings = workflow.executor_settings

@@ -120,10 +120,9 @@ def _moved(shapes: Shapes, samples: int, settings: Retraining) -> int:
     """
     if settings.trained.weights != FULL:
         return 0
-    # A trained head stays in memory.
-    moved = _number_bytes(settings) * shapes.blocks * trained_parameters(shapes, settings.trained)
-    moved += _weights_bytes(shapes, settings)
-    return _steps(samples, settings) * moved
+    # Without a trained head, which stays in memory. A gradient is in float32, too.
+    numbers = shapes.blocks * trained_parameters(shapes, settings.trained)
+    return _steps(samples, settings) * (_number_bytes(settings) + 4) * numbers
 
 
 def _weights_bytes(shapes: Shapes, settings: Retraining) -> int:

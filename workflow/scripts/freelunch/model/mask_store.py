@@ -23,6 +23,8 @@ from freelunch.model.transfer import brought
 from freelunch.study.steps import MASKS
 
 KIND = MASKS
+# Integers of the sizes of floating dtypes, in bytes.
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
@@ -53,9 +55,7 @@ def write_pruned_block(
     if pruned.changed:
         state = dict(block.state_dict()) | pruned.changed
         for name, keep in pruned.masks.items():
-            weight = state[f"{name}.weight"].clone().masked_fill_(~keep, 0.0)
-            fill_kept_zeros_(weight, keep)
-            state[f"{name}.weight"] = weight
+            state[f"{name}.weight"] = masked(state[f"{name}.weight"], keep)
         tensors = {model.sharding.name(index, name): value for name, value in state.items()}
         for name, value in tensors.items():
             check_finite(
@@ -82,9 +82,6 @@ def load_pruned_block(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return a pruned block and its keep masks.
 
-    A kept weight that happens to be 0 becomes the smallest positive number, so that the zeros of a
-    matrix are exactly its mask.
-
     Args:
         model: The dense model.
         folder: The output of `prune_model`.
@@ -98,8 +95,7 @@ def load_pruned_block(
     block = model.load_block(index, folder if changed else None)
     masks = load_masks(folder, index, block)
     for name, linear in block_linears(block).items():
-        linear.weight.masked_fill_(~masks[name], 0.0)
-        fill_kept_zeros_(linear.weight, masks[name])
+        linear.weight = nn.Parameter(masked(linear.weight, masks[name]), requires_grad=False)
     return block, masks
 
 
@@ -124,8 +120,8 @@ def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
     if bits.numel() != -(-shape.numel() // 8):
         raise ValueError(f"{bits.numel()} bytes do not hold a mask of shape {tuple(shape)}")
     if bits.device.type == "cpu":
-        flat = np.unpackbits(bits.numpy(), count=shape.numel())
-        return torch.from_numpy(flat).bool().reshape(shape)
+        flat = np.unpackbits(bits.numpy(), count=shape.numel()).view(np.bool_)
+        return torch.from_numpy(flat).reshape(shape)
     return unpack_there(bits, shape)
 
 
@@ -174,9 +170,27 @@ def round_(
         linear.weight.copy_(rounded)
 
 
+def masked(weight: Tensor, keep: Tensor) -> Tensor:
+    """Return a new weight whose zeros are exactly the places that the mask removes.
+
+    A kept weight that happens to be 0 becomes the smallest positive number.
+
+    Args:
+        weight: A weight, (out, in), of any floating dtype.
+        keep: Its mask, (out, in), bool.
+    """
+    # Streamed retraining does this for each block in each pass. Masking the bits takes a tenth of
+    # the time of `masked_fill_`, which moreover copies a memory-mapped weight page by page.
+    bits = keep.to(_BITS[weight.element_size()]).neg_()
+    found = bits.bitwise_and_(weight.view(bits.dtype)).view(weight.dtype)
+    fill_kept_zeros_(found, keep)
+    return found
+
+
 def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
     """Replace kept weights that are exactly 0 by the smallest positive number, in place."""
     # The smallest normal number. In float16 that is not small beside a weight, so there it is the
     # smallest subnormal one.
     least = 2.0**-24 if weight.dtype == torch.float16 else torch.finfo(weight.dtype).tiny
-    weight.masked_fill_((weight == 0) & keep, least)
+    # Torch finds zeros this way in an eighth of the time of a comparison with 0.
+    weight.masked_fill_(keep & ~weight.bool(), least)
