@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from freelunch.core.errors import UserError
-from freelunch.model.mask_store import masked, pack, unpack, unpack_there
+from freelunch.model.mask_store import (
+    masked,
+    masked_here,
+    masked_there,
+    pack,
+    unpack,
+    unpack_there,
+)
 from freelunch.pruning import masks
 from freelunch.pruning.masks import keep_mask, lowest, lowest_of_columns
 from freelunch.study.patterns import SCOPES, Pattern
@@ -283,15 +291,18 @@ def test_packed_bits_are_read_row_by_row() -> None:
     assert torch.equal(unpack(pack(mask.T), mask.T.shape), mask.T)
 
 
+@pytest.mark.parametrize("mask", [masked_here, masked_there])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_the_zeros_of_a_masked_weight_are_its_mask(dtype: torch.dtype) -> None:
+def test_the_zeros_of_a_masked_weight_are_its_mask(
+    dtype: torch.dtype, mask: Callable[[Tensor, Tensor], Tensor]
+) -> None:
     weight = torch.tensor([[0.0, -0.0, 1.5, -2.0, 0.0, -0.0, 3.0, -4.0, math.nan]], dtype=dtype)
     keep = torch.tensor([[True, True, True, True, False, False, False, False, False]])
     before = weight.clone()
     # float16's least normal number, 6e-5, would matter. The others' does not, and is not lost where
     # smaller ones are flushed to 0.
     least = 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
-    found = masked(weight, keep)
+    found = mask(weight, keep)
     assert found.dtype == dtype
     assert found[0].tolist() == [least, least, 1.5, -2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     # A removed weight becomes a positive zero, so that equal models have equal files.
@@ -312,6 +323,8 @@ def test_a_masked_weight_beside_a_plain_definition(
     assert torch.equal(found != 0, keep)
     kept = keep & (weight != 0)
     assert torch.equal(found[kept], weight[kept])
+    # As on a GPU.
+    assert torch.equal(masked_there(weight, keep), found)
 
 
 # --- Patterns
