@@ -17,7 +17,6 @@ from unittest import mock
 
 import torch
 from bench_windows import adapt, settings_of
-from torch import nn
 
 from freelunch.adaptation.retraining.driver import Training
 from freelunch.core.artifact import Artifact
@@ -65,22 +64,14 @@ class SlowDisk:
     @contextmanager
     def used(self) -> Iterator["SlowDisk"]:
         """Have hidden states and blocks come from this disk."""
-        read, load = TensorFile.read, StreamedModel.load_block
+        read = TensorFile.read
 
-        def slow_read(file: TensorFile, *arguments: Any) -> torch.Tensor:
-            found = read(file, *arguments)
+        def slow_read(file: TensorFile, *arguments: Any, **named: Any) -> torch.Tensor:
+            found = read(file, *arguments, **named)
             self.deliver(found.nbytes)
             return found
 
-        def slow_load(model: StreamedModel, *arguments: Any) -> nn.Module:
-            block = load(model, *arguments)
-            self.deliver(sum(tensor.nbytes for tensor in block.parameters()))
-            return block
-
-        with (
-            mock.patch.object(TensorFile, "read", slow_read),
-            mock.patch.object(StreamedModel, "load_block", slow_load),
-        ):
+        with mock.patch.object(TensorFile, "read", slow_read):
             yield self
 
 

@@ -8,14 +8,12 @@ only the outer part in memory, and loads blocks on request.
 
 import copy
 import json
-import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -24,7 +22,8 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError, first_line
 from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
 from freelunch.model.outer import Outer
-from freelunch.model.transfer import brought, load_ahead
+from freelunch.model.tensor_file import TensorFile
+from freelunch.model.transfer import load_ahead, read_tensor
 from freelunch.study.families import tested
 from freelunch.study.steps import CHECKPOINT
 
@@ -173,7 +172,7 @@ class StreamedModel:
         self.outer = Outer(self._model, self.sharding.path, folder)
 
     def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
-        """Return a new copy of a block, in eval mode and without gradients.
+        """Return a new copy of a block, in eval mode and without gradients, in memory of its own.
 
         Args:
             index: Which block.
@@ -181,14 +180,7 @@ class StreamedModel:
                 that the dense model lacks.
         """
         block = copy.deepcopy(self._meta_blocks[index])
-        prefix = self.sharding.name(index, "")
-        with safe_open((folder or self.folder) / block_shard(index), framework="pt") as shard:
-            state = {
-                name.removeprefix(prefix): brought(shard.get_tensor(name), self.device).to(
-                    self.dtype
-                )
-                for name in shard.keys()  # noqa: SIM118 (safe_open is no mapping)
-            }
+        state = self._read(folder or self.folder, index)
         for name, linear in block_linears(block).items():
             if folder is not None and not has_bias(linear) and f"{name}.bias" in state:
                 linear.bias = nn.Parameter(state[f"{name}.bias"], requires_grad=False)
@@ -203,16 +195,15 @@ class StreamedModel:
             )
         return block.requires_grad_(False).eval()
 
+    def load_linear(self, index: int, name: str) -> nn.Linear:
+        """Return a new copy of one linear layer of a block, as `load_block` does."""
+        linear: nn.Linear = copy.deepcopy(self._meta_blocks[index].get_submodule(name))  # type: ignore[assignment]
+        linear.load_state_dict(self._read(self.folder, index, f"{name}."), assign=True)
+        return linear.requires_grad_(False).eval()
+
     def load_blocks(self, indices: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
         """Yield blocks by their indices; the next one is read while the caller works on one."""
-
-        def load(index: int) -> nn.Module:
-            block = self.load_block(index)
-            for tensor in block.parameters():
-                _read_mapped(tensor)
-            return block
-
-        return load_ahead(self.device, indices, load)
+        return load_ahead(self.device, indices, self.load_block)
 
     def shapes_of_block(self) -> nn.Module:
         """Return a block whose parameters have shapes but no values; all blocks are alike."""
@@ -235,6 +226,15 @@ class StreamedModel:
     def outer_tensors(self) -> dict[str, Tensor]:
         """Return the tensors outside the blocks, by their names in the checkpoint."""
         return load_file(self.folder / OUTER)
+
+    def _read(self, folder: Path, index: int, module: str = "") -> dict[str, Tensor]:
+        """Return the tensors of a block, or of a module in it, by their names there."""
+        shard, prefix = TensorFile(folder / block_shard(index)), self.sharding.name(index, module)
+        return {
+            name.removeprefix(prefix): read_tensor(shard, name, self.device).to(self.dtype)
+            for name in shard.entries
+            if name.startswith(prefix)
+        }
 
     def _adopt_outer(self) -> None:
         """Give the module tree its outer weights and buffers.
@@ -270,11 +270,3 @@ class StreamedModel:
                 where=self.folder / OUTER,
                 found=f"no {', '.join(absent)}",
             )
-
-
-def _read_mapped(tensor: Tensor) -> None:
-    """Have the system read the pages of a memory-mapped tensor, which are otherwise read when a
-    pass first needs them.
-    """
-    if tensor.device.type == "cpu":
-        tensor.detach().reshape(-1).view(torch.uint8)[:: mmap.PAGESIZE].sum()

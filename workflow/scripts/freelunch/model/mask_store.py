@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,10 +18,13 @@ from freelunch.core.artifact import Artifact, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
-from freelunch.model.transfer import brought
+from freelunch.model.tensor_file import TensorFile
+from freelunch.model.transfer import read_tensor
 from freelunch.study.steps import MASKS
 
 KIND = MASKS
+# By bytes.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
@@ -53,7 +55,8 @@ def write_pruned_block(
     if pruned.changed:
         state = dict(block.state_dict()) | pruned.changed
         for name, keep in pruned.masks.items():
-            state[f"{name}.weight"] = masked(state[f"{name}.weight"], keep)
+            state[f"{name}.weight"] = weight = state[f"{name}.weight"].clone()
+            mask_(weight, keep)
         tensors = {model.sharding.name(index, name): value for name, value in state.items()}
         for name, value in tensors.items():
             check_finite(
@@ -93,17 +96,17 @@ def load_pruned_block(
     block = model.load_block(index, folder if changed else None)
     masks = load_masks(folder, index, block)
     for name, linear in block_linears(block).items():
-        linear.weight = nn.Parameter(masked(linear.weight, masks[name]), requires_grad=False)
+        mask_(linear.weight, masks[name])
     return block, masks
 
 
 def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
     """Return the mask of each linear layer of a block, where the layer is: (out, in), bool."""
-    with safe_open(folder / masks_file(index), framework="pt") as file:
-        return {
-            name: unpack(brought(file.get_tensor(name), linear.weight.device), linear.weight.shape)
-            for name, linear in block_linears(block).items()
-        }
+    file = TensorFile(folder / masks_file(index))
+    return {
+        name: unpack(read_tensor(file, name, linear.weight.device), linear.weight.shape)
+        for name, linear in block_linears(block).items()
+    }
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -168,53 +171,47 @@ def round_(
         linear.weight.copy_(rounded)
 
 
-def masked(weight: Tensor, keep: Tensor) -> Tensor:
-    """Return a new weight whose zeros are exactly the places that the mask removes.
+def mask_(weight: Tensor, keep: Tensor) -> None:
+    """Set the weights that a mask removes to 0, in place.
 
-    A kept weight that happens to be 0 becomes the smallest positive number.
+    A kept weight that happens to be 0 becomes the smallest positive number, so that the zeros of
+    the matrix are exactly its mask.
 
     Args:
         weight: A weight, (out, in), of any floating dtype.
         keep: Its mask, (out, in), bool.
     """
-    return masked_here(weight, keep) if weight.device.type == "cpu" else masked_there(weight, keep)
+    if weight.device.type == "cpu":
+        mask_here_(weight, keep)
+    else:
+        mask_there_(weight, keep)
 
 
-def masked_here(weight: Tensor, keep: Tensor) -> Tensor:
+def mask_here_(weight: Tensor, keep: Tensor) -> None:
     """Mask on a processor, with one thread.
 
     Streamed retraining masks each block in each pass, in a thread that reads ahead. In torch, it
     would share the cores with the threads of the product that is computed meanwhile, all of which
-    wait for the slowest. NumPy has no bfloat16, but takes the bits, which moreover is faster:
-    `masked_fill_` copies a memory-mapped weight page by page.
+    wait for the slowest. NumPy has no bfloat16, but can mask the bits.
     """
     kept = keep.numpy()
-    found = np.negative(kept.view(np.int8)).astype(f"i{weight.element_size()}")
-    integers = torch.from_numpy(found)
-    found &= weight.detach().view(integers.dtype).numpy()
-    # The first bit is the sign: zeros have two.
-    zeros = (found << 1 == 0) & kept
+    bits = weight.detach().view(_INTEGERS[weight.element_size()]).numpy()
+    bits &= np.negative(kept.view(np.int8)).astype(bits.dtype)
+    # The first bit is the sign: there are two zeros.
+    zeros = (bits << 1 == 0) & kept
     if zeros.any():
-        found[zeros] = (
-            torch.tensor(_least(weight.dtype), dtype=weight.dtype).view(integers.dtype).item()
-        )
-    return integers.view(weight.dtype)
+        fill_kept_zeros_(weight, keep)
 
 
-def masked_there(weight: Tensor, keep: Tensor) -> Tensor:
+def mask_there_(weight: Tensor, keep: Tensor) -> None:
     """Mask on the device of a weight."""
-    found = weight.masked_fill(~keep, 0.0)
-    fill_kept_zeros_(found, keep)
-    return found
+    weight.masked_fill_(~keep, 0.0)
+    fill_kept_zeros_(weight, keep)
 
 
 def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
     """Replace kept weights that are exactly 0 by the smallest positive number, in place."""
-    weight.masked_fill_((weight == 0) & keep, _least(weight.dtype))
-
-
-def _least(dtype: torch.dtype) -> float:
-    """Return the smallest normal number. In float16 that is not small beside a weight, so there it
-    is the smallest subnormal one.
-    """
-    return 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
+    # The smallest normal number. In float16 that is not small beside a weight, so there it is the
+    # smallest subnormal one.
+    least = 2.0**-24 if weight.dtype == torch.float16 else torch.finfo(weight.dtype).tiny
+    weight.masked_fill_((weight == 0) & keep, least)

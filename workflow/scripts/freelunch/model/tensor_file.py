@@ -13,7 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_DTYPES = {
+    **{torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
+    **{torch.uint8: "U8", torch.bool: "BOOL"},
+}
 # Shape and dtype of a tensor.
 Entry = tuple[tuple[int, ...], torch.dtype]
 
@@ -33,6 +37,7 @@ class TensorFile:
         self._file = path.open(mode, buffering=0)
         size = int.from_bytes(self._file.read(8), "little")
         header = json.loads(self._file.read(size))
+        header.pop("__metadata__", None)
         names = {name: dtype for dtype, name in _DTYPES.items()}
         self.entries: dict[str, Entry] = {
             name: (tuple(entry["shape"]), names[entry["dtype"]]) for name, entry in header.items()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from freelunch.core.ahead import read_ahead, write_behind
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.tensor_file import TensorFile
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -44,16 +45,15 @@ def load_ahead(
     return _arriving(device, items, load, _BLOCKS)
 
 
-def brought(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host, such as one of a memory-mapped file, on a device.
+def read_tensor(file: TensorFile, name: str, device: torch.device) -> Tensor:
+    """Return a tensor of a file, on a device, in memory of its own.
 
     A GPU copies it from pinned memory, so that a thread that brings a block reads one tensor while
     another travels.
     """
-    if device.type == "cpu":
-        return tensor
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return pinned.copy_(tensor).to(device, non_blocking=True)
+    shape, dtype = file.entries[name]
+    host = torch.empty(shape, dtype=dtype, pin_memory=device.type != "cpu")
+    return file.read(name, tensor=host).to(device, non_blocking=True)
 
 
 def read_batches(

@@ -117,7 +117,7 @@ def dense_outputs(
         path: File for the outputs.
     """
     model, batches = states.blocks.model, states.blocks.batches
-    linear: nn.Linear = model.load_block(index).get_submodule(name)  # type: ignore[assignment]
+    linear = model.load_linear(index, name)
     shape = (inputs.shape[0], inputs.shape[1], linear.out_features)
     outputs = create_hidden(path, shape, inputs.dtype)
     with writing_behind(model.device) as write:

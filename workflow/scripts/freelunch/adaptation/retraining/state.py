@@ -25,7 +25,7 @@ from freelunch.core.artifact import no_half_file
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.model.tensor_file import Entry, TensorFile, create_tensor_file
-from freelunch.model.transfer import brought
+from freelunch.model.transfer import read_tensor
 
 # Keys of the notes that a saved state carries.
 _FINGERPRINT, _SHA256, _SLOT, _FILES, _STEPS = "fingerprint", "sha256", "slot", "files", "steps"
@@ -279,7 +279,7 @@ class TrainedStateOnDisk(TrainedState):
             return super().parameters(part)
         file = TensorFile(self._file(part, self._from))
         return [
-            nn.Parameter(brought(file.read(f"{at}.{_PARAMETER}"), self._device))
+            nn.Parameter(read_tensor(file, f"{at}.{_PARAMETER}", self._device))
             for at in range(len(self._shapes[part]))
         ]
 

@@ -441,8 +441,7 @@ class Trainee:
                 # In some families, the weight of a norm must not be narrower than its input.
                 narrow = isinstance(tensor, nn.Parameter) and tensor.dim() == 1
                 if tensor.is_floating_point() and (narrow or (everything and not is_matrix)):
-                    # What is trained outlives its block: a view of the block's shard would keep all
-                    # pages of the shard in memory.
+                    # The outer part shares its values with the dense model, which stays as it is.
                     tensor.data = tensor.data.to(torch.float32, copy=narrow)
 
     def _merge_(self, index: int, block: Block) -> None:
