@@ -19,6 +19,7 @@ import bench_windows
 import torch
 import transformers
 
+from freelunch.core.job import keep_freed_memory
 from timing import REPEATS, matmul_rate, say, seconds
 
 GIB = 2**30
@@ -68,6 +69,8 @@ PARTS = {
 
 
 def main() -> None:
+    # As in a job.
+    keep_freed_memory()
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -226,7 +226,7 @@ def _configure_libraries(job: Job) -> None:
         return
     import torch
 
-    _keep_freed_memory()
+    keep_freed_memory()
     torch.set_num_threads(job.threads)
     if job.device == CUDA:
         claim_device()
@@ -245,7 +245,7 @@ def _configure_libraries(job: Job) -> None:
         transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep a bounded amount of freed memory; another C library is left as it is."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
