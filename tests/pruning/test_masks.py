@@ -14,8 +14,8 @@ from torch import Tensor
 from freelunch.core.errors import UserError
 from freelunch.model.mask_store import (
     mask_,
-    mask_here_,
-    mask_there_,
+    mask_bits_,
+    mask_values_,
     pack,
     unpack,
     unpack_there,
@@ -291,7 +291,7 @@ def test_packed_bits_are_read_row_by_row() -> None:
     assert torch.equal(unpack(pack(mask.T), mask.T.shape), mask.T)
 
 
-@pytest.mark.parametrize("mask", [mask_here_, mask_there_])
+@pytest.mark.parametrize("mask", [mask_bits_, mask_values_])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_the_zeros_of_a_masked_weight_are_its_mask(
     dtype: torch.dtype, mask: Callable[[Tensor, Tensor], None]
@@ -321,7 +321,7 @@ def test_a_masked_weight_beside_a_plain_definition(
     kept = keep & (weight != 0)
     assert torch.equal(found[kept], weight[kept])
     # As on a GPU.
-    mask_there_(there, keep)
+    mask_values_(there, keep)
     assert torch.equal(there, found)
 
 

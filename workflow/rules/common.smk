@@ -143,7 +143,9 @@ def makes_whole_study():
 
 def only_fetches():
     """Return whether this run was asked for downloads alone."""
-    return all(job.rule.name == "fetch" for job in workflow.dag.targetjobs)
+    return all(
+        re.fullmatch(r"(\w+_)?fetch(_\w+)?", job.rule.name) for job in workflow.dag.targetjobs
+    )
 
 
 def choose_status_command():

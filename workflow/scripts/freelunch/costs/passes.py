@@ -1,9 +1,10 @@
 """Cost of fetching a model and of passing the dense one, from shapes alone.
 
-Memory is that of a job on a CPU. Weights that are only memory-mapped and hardly touched do not
-count. While a block is passed, the next one is read, so that two blocks are in memory; at the head,
-the last block is. Bytes read and written are those of weights, masks, hidden states, outputs and
-Gram matrices; a file that was just written is digested from the page cache, which does not count.
+Memory is that of a job on a CPU. The outer part, which is memory-mapped, does not count where it is
+hardly touched. While a block is passed, the next one is read, so that two blocks are in memory; at
+the head, the last block is. Bytes read and written are those of weights, masks, hidden states,
+outputs and Gram matrices; a file that was just written is digested from the page cache, which does
+not count.
 
 The plan before a run and the record after it use the same formulas. A multiplication and an
 addition count as two operations. With T tokens, P weights in a block's linear layers, hidden size d

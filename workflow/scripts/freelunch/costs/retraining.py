@@ -66,8 +66,7 @@ def retrain(
         retraining_work(shapes, samples, length, settings, streamed)
         + passing(shapes, samples * length, length, remade),
         memory_bytes(shapes, samples, length, settings, streamed),
-        # A device's state is saved from the host's memory, unless it is on disk anyway.
-        staged_bytes=max(staged_bytes(shapes), 0 if on_disk else _state_bytes(shapes, settings)),
+        staged_bytes=max(staged_bytes(shapes), _staged_bytes(shapes, settings, on_disk)),
         read_bytes=read + alone + remade * (shapes.block_bytes + hidden),
         written_bytes=leaves + written + alone + remade * hidden,
         disk_bytes=leaves,
@@ -141,6 +140,15 @@ def _state_bytes(shapes: Shapes, settings: Retraining) -> int:
     if trained.head and trained.weights == FULL:
         numbers += shapes.vocabulary * shapes.hidden
     return _number_bytes(settings) * numbers
+
+
+def _staged_bytes(shapes: Shapes, settings: Retraining, on_disk: bool) -> int:
+    """Return what passes through the host's memory besides the dense model: a state that is saved,
+    or a block that comes with its weights in training from the disk.
+    """
+    if not on_disk:
+        return _state_bytes(shapes, settings)
+    return shapes.block_bytes + 4 * trained_parameters(shapes, settings.trained)
 
 
 def _number_bytes(settings: Retraining) -> int:

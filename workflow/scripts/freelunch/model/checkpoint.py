@@ -233,7 +233,7 @@ class StreamedModel:
         return {
             name.removeprefix(prefix): read_tensor(shard, name, self.device).to(self.dtype)
             for name in shard.entries
-            if name.startswith(prefix)
+            if not module or name.startswith(prefix)
         }
 
     def _adopt_outer(self) -> None:

@@ -23,8 +23,10 @@ from freelunch.model.transfer import read_tensor
 from freelunch.study.steps import MASKS
 
 KIND = MASKS
-# By bytes.
+# Integer dtypes by their bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Weights that are masked together on a processor, so that little memory is needed beside them.
+_MASKED_TOGETHER = 2**17
 
 
 @dataclass
@@ -178,32 +180,34 @@ def mask_(weight: Tensor, keep: Tensor) -> None:
     the matrix are exactly its mask.
 
     Args:
-        weight: A weight, (out, in), of any floating dtype.
+        weight: A weight, (out, in), of a floating dtype of 2, 4 or 8 bytes.
         keep: Its mask, (out, in), bool.
     """
     if weight.device.type == "cpu":
-        mask_here_(weight, keep)
+        mask_bits_(weight, keep)
     else:
-        mask_there_(weight, keep)
+        mask_values_(weight, keep)
 
 
-def mask_here_(weight: Tensor, keep: Tensor) -> None:
+def mask_bits_(weight: Tensor, keep: Tensor) -> None:
     """Mask on a processor, with one thread.
 
-    Streamed retraining masks each block in each pass, in a thread that reads ahead. In torch, it
-    would share the cores with the threads of the product that is computed meanwhile, all of which
-    wait for the slowest. NumPy has no bfloat16, but can mask the bits.
+    Streamed retraining masks each block in each pass, in a thread that reads ahead. Torch's threads
+    would compete with those of the product that is computed meanwhile, which wait for the slowest
+    of them. NumPy has no bfloat16, but can mask the bits.
     """
-    kept = keep.numpy()
-    bits = weight.detach().view(_INTEGERS[weight.element_size()]).numpy()
-    bits &= np.negative(kept.view(np.int8)).astype(bits.dtype)
-    # The first bit is the sign: there are two zeros.
-    zeros = (bits << 1 == 0) & kept
-    if zeros.any():
-        fill_kept_zeros_(weight, keep)
+    integers = _INTEGERS[weight.element_size()]
+    least = torch.tensor(_least(weight.dtype), dtype=weight.dtype).view(integers).item()
+    whole, mask = weight.detach().view(integers).numpy(), keep.numpy()
+    rows = max(1, _MASKED_TOGETHER // max(1, whole.shape[1]))
+    for row in range(0, len(whole), rows):
+        bits, kept = whole[row : row + rows], mask[row : row + rows]
+        bits &= np.negative(kept.view(np.int8)).astype(bits.dtype)
+        # The first bit is the sign: there are two zeros.
+        bits[(bits << 1 == 0) & kept] = least
 
 
-def mask_there_(weight: Tensor, keep: Tensor) -> None:
+def mask_values_(weight: Tensor, keep: Tensor) -> None:
     """Mask on the device of a weight."""
     weight.masked_fill_(~keep, 0.0)
     fill_kept_zeros_(weight, keep)
@@ -211,7 +215,11 @@ def mask_there_(weight: Tensor, keep: Tensor) -> None:
 
 def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
     """Replace kept weights that are exactly 0 by the smallest positive number, in place."""
-    # The smallest normal number. In float16 that is not small beside a weight, so there it is the
-    # smallest subnormal one.
-    least = 2.0**-24 if weight.dtype == torch.float16 else torch.finfo(weight.dtype).tiny
-    weight.masked_fill_((weight == 0) & keep, least)
+    weight.masked_fill_((weight == 0) & keep, _least(weight.dtype))
+
+
+def _least(dtype: torch.dtype) -> float:
+    """Return the smallest normal number. In float16 that is not small beside a weight, so there it
+    is the smallest subnormal one.
+    """
+    return 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny

@@ -102,8 +102,8 @@ def prune_model(
                 prefix = model.sharding.name(index, "")
                 statistics = _statistics(passing, index, block, prefix, gram)
             write_pruned_block(writer, model, index, block, pruner(block, index, statistics))
-            # Free this block's Gram matrices before the next block's are allocated.
-            del statistics
+            # Free this block and its Gram matrices before others take their places.
+            del statistics, block
         if passing is not None and index + 1 < model.num_blocks:
             passing.on(index, load_pruned_block(model, folder, index)[0])
         report(index + 1, model.num_blocks, "blocks")

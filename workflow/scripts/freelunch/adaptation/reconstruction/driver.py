@@ -209,8 +209,8 @@ class _Run:
         if self.local:
             targets, entering = self.states.create(self.scratch / "targets"), inputs
             for index in indices:
-                dense = self.model.load_block(index)
-                self.states.blocks.through_(index, dense, entering, targets)
+                # The dense block is in memory for this pass only, not while the window is adapted.
+                self.states.blocks.through_(index, self.model.load_block(index), entering, targets)
                 entering = targets
         else:
             targets = self.states.at(indices.stop)

@@ -441,7 +441,8 @@ class Trainee:
                 # In some families, the weight of a norm must not be narrower than its input.
                 narrow = isinstance(tensor, nn.Parameter) and tensor.dim() == 1
                 if tensor.is_floating_point() and (narrow or (everything and not is_matrix)):
-                    # The outer part shares its values with the dense model, which stays as it is.
+                    # Norms and biases may be trained in place, and the outer part shares its values
+                    # with the dense model: they are copied even if they are float32.
                     tensor.data = tensor.data.to(torch.float32, copy=narrow)
 
     def _merge_(self, index: int, block: Block) -> None:
