@@ -83,8 +83,12 @@ def write_model(
     sharding = Sharding(block_path(config), config.num_hidden_layers)
     generator = torch.Generator().manual_seed(0)
     names: dict[str, dict[str, torch.Size]] = {shard: {} for shard in sharding.shards}
-    for name, tensor in meta_model(config).state_dict().items():
-        names[sharding.shard(name)][name] = tensor.shape
+    tensors_by_name = meta_model(config).state_dict(keep_vars=True)
+    # A head that is tied to the embedding is the same tensor, and is stored once.
+    first = {id(tensor): name for name, tensor in reversed(tensors_by_name.items())}
+    for name, tensor in tensors_by_name.items():
+        if first[id(tensor)] == name:
+            names[sharding.shard(name)][name] = tensor.shape
     for shard, shapes in names.items():
         tensors = {
             name: torch.ones(shape, dtype=dtype)
