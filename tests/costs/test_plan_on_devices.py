@@ -106,11 +106,11 @@ def test_no_window_fits_into_a_tiny_device() -> None:
 @pytest.mark.parametrize(
     ("micro_batch", "device_gb", "expected"),
     [
-        (8, 40, "`micro_batch: 1` needs 28.1 GB"),
+        (8, 40, "`micro_batch: 1` needs 19.6 GB"),
         (
             8,
-            20,
-            "a shorter study.calibration.length needs less; `micro_batch: 1` alone needs 28.1 GB",
+            15,
+            "a shorter study.calibration.length needs less; `micro_batch: 1` alone needs 19.6 GB",
         ),
     ],
 )

@@ -222,57 +222,67 @@ def memory_bytes(
     ones in float32 with their moments and gradients, adapters with theirs.
     """
     trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
-    tokens = _passed_together(settings, samples) * length
-    adapters = shapes.blocks * adapter_bytes(shapes, trained, optimiser)
-    # The zeros of a frozen weight are its mask; a trained one has a mask and a gradient of its own.
-    held = held_bytes(trained, optimiser, stored) + (1 + 4 if trained.weights == FULL else 0)
+    # The dense model's outer part, which the one in training shares unless passes in float32 widen
+    # it or its head is trained.
+    outer = shapes.outer_weights * stored
+    head = shapes.vocabulary * shapes.hidden if trained.head else 0
+    if precision_bytes(settings, stored) > stored:
+        outer += shapes.outer_weights * 4
+    else:
+        outer += head * stored
+    return (
+        PROCESS_BYTES
+        + BESIDE_BYTES
+        + outer
+        + head * (4 + MOMENT_BYTES[optimiser])
+        + shapes.blocks * adapter_bytes(shapes, trained, optimiser)
+        + _working_bytes(shapes, samples, length, settings, streamed)
+    )
+
+
+def _working_bytes(
+    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
+) -> int:
+    """Return the most memory, in bytes, that blocks take with what is computed with them, adapters
+    aside.
+    """
+    trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
+    together = _passed_together(settings, samples)
+    tokens, full = together * length, trained.weights == FULL
+    passed = 1 if streamed or settings.gradient_checkpointing else shapes.blocks
+    precision = precision_bytes(settings, stored)
     computed = 0
     if trained.weights in LOW_RANK and trained.weights not in BRANCHES:
         # A matrix that is computed from frozen weights, and its gradient, while it is used.
         computed = 4 * 3 * shapes.largest_matrix
-    elif trained.weights != FULL and precision_bytes(settings, stored) > stored:
+    elif full and precision < 4 and together < min(settings.batch, samples):
+        # From the second micro-batch on, copies of the weights in the precision of the passes stand
+        # beside the gradients. In the first, there are no gradients yet.
+        computed = precision * shapes.block_weights * passed
+    elif not full and precision > stored:
         # A frozen matrix that is widened while it is used.
         computed = 4 * shapes.largest_matrix
-    recomputed = streamed or settings.gradient_checkpointing
-    saved = shapes.saved_bytes(tokens, length) * (1 if recomputed else shapes.blocks)
-    passing = 4 * tokens * shapes.hidden
-    if streamed:
-        # A block in use, and the next with its masks and its trained weights. Those move one at a
-        # time.
-        using = shapes.block_weights * (4 + 1 + 4 if trained.weights == FULL else stored)
-        moving = (4 * 2 + MOMENT_BYTES[optimiser]) * shapes.largest_matrix
-        coming = stored + 1 + (4 if trained.weights == FULL else 0)
-        blocks = max(using, moving) + shapes.block_weights * coming
-        # Hidden states and gradients of a micro-batch, those of the next, and those that are
-        # written.
-        between = 6 * passing
-    else:
-        blocks = shapes.blocks * shapes.block_weights * held
-        between = passing * shapes.blocks if settings.gradient_checkpointing else 0
-    head = 0
-    if trained.head:
-        head = shapes.vocabulary * shapes.hidden * (4 + MOMENT_BYTES[optimiser])
-    # The dense model's outer part, which the one in training shares unless passes in float32 widen
-    # it or its head is trained.
-    outer = shapes.outer_weights * stored
-    if precision_bytes(settings, stored) > stored:
-        outer += shapes.outer_weights * 4
-    elif trained.head:
-        outer += shapes.vocabulary * shapes.hidden * stored
+    saved = shapes.saved_bytes(tokens, length) * passed
     logits = shapes.head_bytes(tokens) * (2 if settings.distils else 1)
-    return (
-        PROCESS_BYTES
-        + BESIDE_BYTES
-        + 8 * shapes.largest_matrix
-        + outer
-        + head
-        + blocks
-        + adapters
-        + computed
-        + between
-        + max(saved, logits)
-        + (0 if streamed else min(saved, logits))
-    )
+    hidden = 4 * tokens * shapes.hidden
+    # While a matrix is merged and rounded, no pass runs.
+    merging = 8 * shapes.largest_matrix
+    if not streamed:
+        # The zeros of a frozen weight are its mask; a trained one has a mask and a gradient.
+        each = held_bytes(trained, optimiser, stored) + (1 + 4 if full else 0)
+        between = hidden * shapes.blocks if settings.gradient_checkpointing else 0
+        blocks = shapes.blocks * shapes.block_weights * each
+        return int(blocks + max(computed + saved + logits, merging) + between)
+    # A block in use, and the next, if any, with its masks and its trained weights.
+    using = shapes.block_weights * (4 + 1 + 4 if full else stored)
+    each = stored + 1 + (4 if full else 0)
+    coming = shapes.block_weights * each if shapes.blocks > 1 else 0
+    # No block is in memory while the loss is computed, nor while weights in training move, one at a
+    # time; but then the next may be coming.
+    moving = (4 * 2 + MOMENT_BYTES[optimiser]) * shapes.largest_matrix + coming if full else 0
+    most = max(using + coming + max(computed + saved, merging), logits, moving)
+    # Hidden states and gradients of a micro-batch, those of the next, and those that are written.
+    return int(most + 6 * hidden)
 
 
 def precision_bytes(settings: Retraining, stored: int) -> int:
