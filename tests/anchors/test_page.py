@@ -43,7 +43,7 @@ def test_the_page_says_what_was_found(study: Study) -> None:
     assert any("| sparsegpt | `2of4` | dense | 99.877 % | 1,234 |" in line for line in lines)
     assert any("| sparsegpt | `4of8` | sparse | 99.994 % | 56 |" in line for line in lines)
     told = " ".join(lines)
-    assert "By rounding alone" not in told
+    assert "What rounding alone changes" not in told
     assert "32 sequences of 256 tokens" in told and "48 windows of 256 tokens" in told
     # Rows behind pruned blocks are no part of the sweep.
     assert "take this workflow 60 s and 100 processor seconds" in told
@@ -62,11 +62,11 @@ def test_what_rounding_does_stands_beside_what_the_two_differ_in(study: Study) -
     again = replace(it, reordered=[(18_000, 30.75), (17_000, 31.0)])
     cells, sweeps = [compared("wanda-u50", 0, 40.0), again], [Spent(1, 1)] * 3
     lines = page(study, cells, sweeps, (48, 256), 1, dict.fromkeys(INSTALLED, "1")).splitlines()
-    at = lines.index("## By rounding alone")
+    at = lines.index("## What rounding alone changes")
     assert "The same 32 sequences in another order" in " ".join(lines[at : at + 8])
     assert [line for line in lines[at : at + 12] if "sparsegpt" in line] == [
-        "| sparsegpt | `u50` | 98.200 % | 30.750 | 30.250 | 30.500 |",
-        "| sparsegpt | `u50` | 98.300 % | 31.000 | 30.250 | 30.500 |",
+        "| sparsegpt | `u50` | 2 | 98.200 % | 30.750 | 30.250 | 30.500 |",
+        "| sparsegpt | `u50` | 3 | 98.300 % | 31.000 | 30.250 | 30.500 |",
     ]
 
 

@@ -39,9 +39,9 @@ of Wikipedia. llm-compressor gets batches of 8 sequences, as many tokens as ours
 than its default of one, and `ignore: re:.*lm_head`, without which it prunes the output head.
 """
 REORDERED = """
-Behind pruned blocks, rounding alone moves masks: a weight near the threshold falls on the other
-side, which changes the inputs of all later blocks. The same {samples} sequences in another order
-give the same sums but for rounding. With them, our own masks and perplexities are:
+With sparse statistics, rounding alone changes masks: a weight near the threshold falls on its other
+side, and then all later blocks get other inputs. The same {samples} sequences in another order have
+sums that differ only by rounding. We pruned with them in other orders, too:
 """
 SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
@@ -167,15 +167,15 @@ def _reordered(study: Study, compared: Sequence[Compared]) -> Iterator[str]:
     again = [it for it in compared if it.reordered]
     if not again:
         return
-    yield from ("## By rounding alone", "")
+    yield from ("## What rounding alone changes", "")
     yield from (_filled(REORDERED.format(samples=study.calibration.samples)), "")
-    heads = ("masks in common with the first order", "perplexity", "in the first order")
-    yield f"| criterion | pattern | {' | '.join(heads)} | llm-compressor |"
-    yield "|---|---|--:|--:|--:|--:|"
+    heads = ("masks in common with order 1", "perplexity: ours", "order 1", "llm-compressor")
+    yield f"| criterion | pattern | order | {' | '.join(heads)} |"
+    yield "|---|---|--:|--:|--:|--:|--:|"
     for it in again:
-        for differ, perplexity in it.reordered:
+        for order, (differ, perplexity) in enumerate(it.reordered, 2):
             cells = [
-                *(it.method[0], f"`{it.cell.pattern}`", _common(differ, it.weights)),
+                *(it.method[0], f"`{it.cell.pattern}`", f"{order}", _common(differ, it.weights)),
                 *(f"{value:.3f}" for value in (perplexity, *reversed(it.perplexities))),
             ]
             yield f"| {' | '.join(cells)} |"
