@@ -306,6 +306,42 @@ def test_frozen_weights_stay_in_the_precision_in_which_they_are_stored(method: s
         assert torch.equal(ours, expected)
 
 
+def narrowed(net: Net) -> tuple[Tensor, set[tuple[int, ...]]]:
+    """Pass a net in bfloat16, forward and backward; return the gradient of its inputs, and the
+    shapes of what autograd keeps in bfloat16 until the backward pass.
+    """
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    leaf = INPUTS.float().requires_grad_()
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.autocast("cpu", torch.bfloat16), hooks:
+        outputs = net(leaf)
+    outputs.float().square().mean().backward()
+    assert leaf.grad is not None
+    return leaf.grad, {tuple(it.shape) for it in kept if it.dtype == torch.bfloat16}
+
+
+@pytest.mark.parametrize("method", [*LOW_RANK, "norms"])
+def test_no_narrowed_copy_of_a_frozen_weight_waits_for_the_backward_pass(method: str) -> None:
+    """Gradients equal those of torch, which keeps such copies."""
+    weights = {(ROWS, COLUMNS), (COLUMNS, ROWS)}
+    net = Net(torch.float32)
+    trained = net.train_(method)
+    gradient, kept = narrowed(net)
+    assert kept and not kept & weights
+    if method == "norms":
+        plain = Net(torch.float32)
+        plain.norm.requires_grad_(True)
+        expected, kept = narrowed(plain)
+        assert kept & weights and torch.equal(gradient, expected)
+        theirs = [plain.norm.weight.grad, plain.norm.bias.grad]
+        assert all(map(torch.equal, (it.grad for it in trained.parameters), theirs))
+
+
 def test_a_block_is_freed_when_nobody_holds_it() -> None:
     """Its layers and what is trained in them do not keep each other in memory."""
     for method in METHODS:

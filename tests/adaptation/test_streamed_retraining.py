@@ -239,15 +239,31 @@ def test_a_full_disk_is_refused_before_the_first_step(
     retrain(llama, tmp_path / "small", streamed=True, **retraining_entry("masklora"))
 
 
-def test_only_what_is_trained_needs_room(
-    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """For each training: how many parameters have to fit on the disk, and the bytes beside them."""
+    asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        state.TrainedStateOnDisk,
-        "check_room",
-        lambda _, parameters, beside: asked.append(parameters),
+        state.TrainedStateOnDisk, "check_room", lambda _, *needed: asked.append(needed)
     )
+    return asked
+
+
+def test_a_trained_head_needs_room(
+    llama: Prepared, tmp_path: Path, asked: list[tuple[int, int]]
+) -> None:
+    for name, head in (("without", False), ("with", True)):
+        settings = {"train_norms": False, "train_head": head}
+        retrain(llama, tmp_path / name, "full", streamed=True, **settings)
+    (blocks, beside), (both, more) = asked
+    outer = sum(it.numel() for it in llama.model.outer.module.parameters())
+    assert both - blocks == llama.model.outer.head.weight.numel()
+    assert more - beside == outer * llama.model.dtype.itemsize
+
+
+def test_only_what_is_trained_needs_room(
+    llama: Prepared, tmp_path: Path, asked: list[tuple[int, int]]
+) -> None:
     trained: list[int] = []
     for name, linears in {"all": {}, "some": {"linears": ["q_proj"]}}.items():
         settings: dict[str, Any] = {"train_norms": False, **linears}
@@ -255,7 +271,7 @@ def test_only_what_is_trained_needs_room(
         windows = [it["windows"]["model"] for it in found.files.values() if "windows" in it]
         trained.append(windows[0]["trained_parameters"])
     # Half of the weights are pruned, and their places are written, too.
-    assert [count // 2 for count in asked] == trained
+    assert [count // 2 for count, _ in asked] == trained
 
 
 def test_a_diverged_candidate_stays_as_it_was_pruned(llama: Prepared, tmp_path: Path) -> None:
@@ -283,6 +299,31 @@ def test_two_blocks_are_in_memory_at_a_time(
     # A block that was used last may still be there when the reading of the one after next ends.
     assert most[0] <= 3
     assert torch.is_grad_enabled()
+
+
+def test_weights_in_training_go_before_the_passes_of_the_next_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph of a backward pass holds on to them for as long as its output has a name."""
+    prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=4)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    make, through = trainee.Trainee._block, trainee.Trainee._through
+    of_block, most = [0], [0]
+
+    def noted(*args: Any) -> Any:
+        block = make(*args)
+        of_block[0] = len(block.trained.parameters)
+        alive.update(block.trained.parameters)
+        return block
+
+    def counted(self: Any, index: int, block: Any, *args: Any) -> Any:
+        most[0] = max(most[0], len(alive))
+        return through(self, index, block, *args)
+
+    monkeypatch.setattr(trainee.Trainee, "_block", noted)
+    monkeypatch.setattr(trainee.Trainee, "_through", counted)
+    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("full"))
+    assert most[0] == of_block[0] > 0
 
 
 def test_masks_of_a_frozen_block_go_before_its_passes(

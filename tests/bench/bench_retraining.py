@@ -30,6 +30,40 @@ METHODS: dict[str, dict[str, Any]] = {
     "full, distilled": {"method": "full", "loss": DISTILLATION},
     "full, checkpointing": {"method": "full", "gradient_checkpointing": True},
 }
+# By the precision of the checkpoint.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "float32": {
+        "full": {"method": "full"},
+        "masklora": {"method": "masklora"},
+        "norms": {"method": "norms"},
+        "lora, dropout": {"method": "lora", "dropout": 0.1},
+        "full, micro-batches": {"method": "full", "micro_batch": 1},
+        "full in bfloat16, micro-batches": {
+            "method": "full",
+            "precision": "bfloat16",
+            "micro_batch": 1,
+        },
+        "norms in bfloat16": {"method": "norms", "precision": "bfloat16"},
+        "lora_prune in bfloat16": {"method": "lora_prune", "precision": "bfloat16"},
+        "full, distilled": {"method": "full", "loss": DISTILLATION},
+        "masklora, distilled": {"method": "masklora", "loss": DISTILLATION},
+        "full and the head": {"method": "full", "train_head": True},
+    },
+    "bfloat16": {
+        "full": {"method": "full"},
+        "masklora": {"method": "masklora"},
+        "masklora, micro-batches": {"method": "masklora", "micro_batch": 1},
+        "full, micro-batches": {"method": "full", "micro_batch": 1},
+        "full and the head, micro-batches": {
+            "method": "full",
+            "train_head": True,
+            "micro_batch": 1,
+        },
+        "masklora and the head": {"method": "masklora", "train_head": True},
+        "masklora, checkpointing": {"method": "masklora", "gradient_checkpointing": True},
+        "lora, distilled": {"method": "lora", "loss": DISTILLATION},
+    },
+}
 
 
 def bench_rates() -> None:
@@ -123,8 +157,28 @@ def bench_residencies() -> None:
                 say(f"memory predicted / measured, {what}", value, "0.8 to 1.2")
 
 
+def bench_settings() -> None:
+    """Compare the measured peak memory with the plan's prediction: settings that change it, in
+    memory and streamed, with long sequences, so that activations and logits dominate.
+    """
+    for dtype, named in SETTINGS.items():
+        with tempfile.TemporaryDirectory(dir="results") as base:
+            folder, length = Path(base), retraining_memory.LONG
+            shapes = retraining_memory.write_pruned(folder, "wide vocabulary", dtype, length)
+            for (name, entry), streamed in product(named.items(), (False, True)):
+                # In the first step, a state has no moments yet.
+                entry = {"epochs": 2, **entry}
+                planned, measured = retraining_memory.planned_and_measured(
+                    folder, shapes, entry, streamed, length
+                )
+                what = f"{dtype}, long sequences, {name}" + (", streamed" if streamed else "")
+                value = f"{planned / measured:.2f} ({measured / 1e9:.2f} GB)"
+                say(f"memory predicted / measured, {what}", value, "0.8 to 1.2")
+
+
 def main() -> None:
     bench_rates()
     bench_streaming()
     bench_predictions()
     bench_residencies()
+    bench_settings()

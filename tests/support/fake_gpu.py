@@ -31,6 +31,7 @@ from freelunch.adaptation.retraining.trainee import Passes, Trainee
 from freelunch.core import ahead
 from freelunch.evaluation.packing import Request
 from freelunch.model import transfer
+from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden
 from freelunch.model.mask_store import load_pruned_block
@@ -300,6 +301,22 @@ def transfers(prepared: Prepared, base: Path) -> None:
     assert torch.equal(file[:], torch.ones(6, 3, 8))
 
 
+def misplaced(prepared: Prepared, base: Path) -> None:
+    """Check that a tensor on the CPU is noticed, among masks and as an input."""
+    there = on_device(prepared)
+    block, masks = load_pruned_block(there.model, there.masks.folder, 0)
+    (name, linear), *_ = block_linears(block).items()
+    for mistake in (
+        lambda: linear.weight * torch.ones(masks[name].shape, dtype=torch.bool),
+        lambda: linear(torch.ones(1, linear.in_features)),
+    ):
+        try:
+            mistake()
+        except RuntimeError:
+            continue
+        raise AssertionError("a tensor on the CPU met one on the device")
+
+
 CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "transfers": transfers,
     "a dense pass": captured,
@@ -329,6 +346,8 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "retraining streamed, lora with dropout": retrained(
         method="lora", rank=4, dropout=0.1, micro_batch=1, streamed=True
     ),
+    "retraining in memory, lora_prune": retrained(method="lora_prune", rank=4),
+    "retraining streamed, norms": retrained(method="norms", streamed=True),
     "retraining streamed, spp": retrained(method="spp", rank=4, streamed=True),
     "retraining in memory, scalelora": retrained(method="scalelora", rank=4),
     "retraining with checkpointing and a trained head": retrained(
@@ -338,6 +357,7 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "resumed streamed": resumed(method="full", streamed=True),
     "autocast": autocast,
     "blocks on their way": blocks_on_their_way,
+    "a tensor on the wrong device is noticed": misplaced,
 }
 
 

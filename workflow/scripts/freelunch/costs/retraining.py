@@ -20,6 +20,7 @@ from freelunch.costs.adapters import (
     held_bytes,
     input_branch_flops,
     last_flops,
+    trained_matrices,
     trained_parameters,
     trained_weights,
 )
@@ -29,7 +30,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work
 from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.boundaries import ALL, NONE
-from freelunch.study.methods import BRANCHES, FULL, LOW_RANK
+from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import RETRAIN_MODEL
 
@@ -221,49 +222,62 @@ def memory_bytes(
     `freelunch.adaptation.retraining.trainee` holds it: frozen weights as they are stored, trained
     ones in float32 with their moments and gradients, adapters with theirs.
     """
-    trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
     # The dense model's outer part, which the one in training shares unless passes in float32 widen
     # it or its head is trained.
+    stored, head = shapes.bytes_each, shapes.vocabulary * shapes.hidden
     outer = shapes.outer_weights * stored
-    head = shapes.vocabulary * shapes.hidden if trained.head else 0
     if precision_bytes(settings, stored) > stored:
         outer += shapes.outer_weights * 4
-    else:
+    elif settings.trained.head:
         outer += head * stored
     return (
         PROCESS_BYTES
         + BESIDE_BYTES
         + outer
-        + head * (4 + MOMENT_BYTES[optimiser])
-        + shapes.blocks * adapter_bytes(shapes, trained, optimiser)
+        + _head_state_bytes(shapes, settings)
+        + shapes.blocks * adapter_bytes(shapes, settings.trained, settings.optimiser)
         + _working_bytes(shapes, samples, length, settings, streamed)
     )
+
+
+def _head_state_bytes(shapes: Shapes, settings: Retraining) -> int:
+    """Return the bytes of what trains the head, with gradients and moments."""
+    trained, head = settings.trained, shapes.vocabulary * shapes.hidden
+    if not trained.head or trained.weights is None:
+        return 0
+    numbers = matrix_parameters(trained, shapes.vocabulary, shapes.hidden, head)
+    # A mask, too, of a head that is trained itself.
+    mask = head if trained.weights == FULL else 0
+    return numbers * (4 + 4 + MOMENT_BYTES[settings.optimiser]) + mask
 
 
 def _working_bytes(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
 ) -> int:
-    """Return the most memory, in bytes, that blocks take with what is computed with them, adapters
-    aside.
+    """Return the most memory, in bytes, that blocks take with what is computed with them and with
+    the head, except for adapters.
     """
     trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
     together = _passed_together(settings, samples)
     tokens, full = together * length, trained.weights == FULL
     passed = 1 if streamed or settings.gradient_checkpointing else shapes.blocks
     precision = precision_bytes(settings, stored)
-    computed = 0
+    head = shapes.vocabulary * shapes.hidden if trained.head else 0
+    computed, loss = 0, _loss_bytes(shapes, tokens, settings)
     if trained.weights in LOW_RANK and trained.weights not in BRANCHES:
-        # A matrix that is computed from frozen weights, and its gradient, while it is used.
+        # A matrix that is computed from frozen weights, and its gradient, while it is used; beside
+        # a head, there are logits and their gradients.
         computed = 4 * 3 * shapes.largest_matrix
+        loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
     elif full and precision < 4 and together < min(settings.batch, samples):
         # From the second micro-batch on, copies of the weights in the precision of the passes stand
         # beside the gradients. In the first, there are no gradients yet.
         computed = precision * shapes.block_weights * passed
-    elif not full and precision > stored:
-        # A frozen matrix that is widened while it is used.
-        computed = 4 * shapes.largest_matrix
-    saved = shapes.saved_bytes(tokens, length) * passed
-    logits = shapes.head_bytes(tokens) * (2 if settings.distils else 1)
+        loss += precision * head
+    elif not full and precision != stored:
+        # A frozen matrix that is converted while it is used.
+        computed = precision * shapes.largest_matrix
+    saved = (shapes.saved_bytes(tokens, length) + _dropped_bytes(shapes, tokens, trained)) * passed
     hidden = 4 * tokens * shapes.hidden
     # While a matrix is merged and rounded, no pass runs.
     merging = 8 * shapes.largest_matrix
@@ -272,7 +286,7 @@ def _working_bytes(
         each = held_bytes(trained, optimiser, stored) + (1 + 4 if full else 0)
         between = hidden * shapes.blocks if settings.gradient_checkpointing else 0
         blocks = shapes.blocks * shapes.block_weights * each
-        return int(blocks + max(computed + saved + logits, merging) + between)
+        return int(blocks + max(computed + saved + loss, merging) + between)
     # A block in use, and the next, if any, with its masks and its trained weights.
     using = shapes.block_weights * (4 + 1 + 4 if full else stored)
     each = stored + 1 + (4 if full else 0)
@@ -280,9 +294,25 @@ def _working_bytes(
     # No block is in memory while the loss is computed, nor while weights in training move, one at a
     # time; but then the next may be coming.
     moving = (4 * 2 + MOMENT_BYTES[optimiser]) * shapes.largest_matrix + coming if full else 0
-    most = max(using + coming + max(computed + saved, merging), logits, moving)
+    most = max(using + coming + max(computed + saved, merging), loss, moving)
     # Hidden states and gradients of a micro-batch, those of the next, and those that are written.
     return int(most + 6 * hidden)
+
+
+def _loss_bytes(shapes: Shapes, tokens: int, settings: Retraining) -> int:
+    """Return the bytes of logits and of what a loss makes of them, with gradients, in float32: four
+    arrays as large as the logits, or seven with a teacher's.
+    """
+    return 4 * (7 if settings.distils else 4) * tokens * shapes.vocabulary
+
+
+def _dropped_bytes(shapes: Shapes, tokens: int, trained: Trained) -> int:
+    """Return the bytes that dropout keeps of a block's inputs for the backward pass: for each
+    branch, inputs in float32 and a mask.
+    """
+    if trained.weights not in BRANCHES or not trained.dropout:
+        return 0
+    return (4 + 1) * tokens * sum(it.inputs for it in trained_matrices(shapes, trained))
 
 
 def precision_bytes(settings: Retraining, stored: int) -> int:

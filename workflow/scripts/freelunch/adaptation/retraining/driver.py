@@ -264,14 +264,19 @@ class Training:
 
 
 def _written(model: StreamedModel, states: DenseStates, settings: Retraining) -> tuple[int, int]:
-    """Return how many weights a training of matrices moves in all blocks, and the bytes that a
-    streamed one writes beside its state: hidden states at each boundary of a step, and shards.
+    """Return how many weights a training of matrices moves, and the bytes that a streamed one
+    writes beside its state: hidden states at each boundary of a step, and shards.
     """
-    block, chooses = model.shapes_of_block(), settings.trained.chooses
-    trained = (it.weight for name, it in block_linears(block).items() if chooses(name))
-    weights = sum(weight.numel() for weight in trained) * model.num_blocks
-    stored = sum(it.numel() for it in block.parameters()) * model.dtype.itemsize
+    block, trained = model.shapes_of_block(), settings.trained
+    linears = block_linears(block).items()
+    weights = sum(it.weight.numel() for name, it in linears if trained.chooses(name))
+    weights *= model.num_blocks
+    stored = sum(it.numel() for it in block.parameters()) * model.num_blocks
+    if trained.head:
+        weights += model.outer.head.weight.numel()
+    if trained.head or trained.norms:
+        stored += sum(it.numel() for it in model.outer.module.parameters())
     each = max(model.dtype.itemsize, precision_of(settings, model.dtype).itemsize)
     batch = min(settings.batch, states.sequences)
     hidden = batch * states.length * model.config.hidden_size * each
-    return weights, stored * model.num_blocks + (model.num_blocks + 2) * hidden
+    return weights, stored * model.dtype.itemsize + (model.num_blocks + 2) * hidden

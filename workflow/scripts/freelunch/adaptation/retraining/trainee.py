@@ -244,8 +244,8 @@ class Trainee:
             with writing_behind(device) as write:
                 for part, (hidden, given) in read(between[index], gradient):
                     leaf = hidden.requires_grad_(needed)
-                    after = self._through(index, block, leaf, work.place(part))
-                    after.backward(given)  # type: ignore[no-untyped-call]
+                    # Under no name: what a block returns holds on to its trained parameters.
+                    self._through(index, block, leaf, work.place(part)).backward(given)  # type: ignore[no-untyped-call]
                     if needed:
                         write(gradient, part, _gradient(leaf))
             self._gathered(index, block.trained)

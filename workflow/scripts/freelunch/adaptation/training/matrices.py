@@ -118,7 +118,8 @@ class FullMatrix(Matrix):
 
 
 class Frozen(Matrix):
-    """A matrix whose stored weight is not trained; it is widened to the precision of a pass.
+    """A matrix whose stored weight is not trained. If it is not in the precision of a pass, it is
+    converted whenever it is used, so that no converted copy stays until the backward pass.
 
     Args:
         linear: The linear layer; its weight stays in the precision in which it is stored.
@@ -135,7 +136,7 @@ class Frozen(Matrix):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs, (..., out), for inputs of (..., in)."""
         weight, bias = self._linear.weight, self._linear.bias
-        if torch.is_autocast_enabled(inputs.device.type) or weight.dtype == inputs.dtype:
+        if weight.dtype == _dtype_of_pass(inputs):
             return nn.functional.linear(inputs, weight, bias)
         return self._product(inputs)
 
@@ -148,9 +149,7 @@ class Frozen(Matrix):
         return ()
 
     def _product(self, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        device, bias = inputs.device.type, self._linear.bias
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else inputs.dtype
+        dtype, bias = _dtype_of_pass(inputs), self._linear.bias
         cast = None if bias is None else bias.to(dtype)
         outputs: Tensor = _Product.apply(inputs.to(dtype), cast, self, *parameters)  # type: ignore[no-untyped-call]
         return outputs
@@ -366,6 +365,12 @@ class TrainedParameters:
         """Leave the trained weights in the linear layers, and remove everything else."""
         for matrix in self._matrices:
             matrix.merge_()
+
+
+def _dtype_of_pass(inputs: Tensor) -> torch.dtype:
+    """Return the dtype in which a matrix product of these inputs is computed."""
+    device = inputs.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
 
 
 def nothing_trained(names: Iterable[str]) -> UserError:
