@@ -124,16 +124,13 @@ def test_a_model_larger_than_memory_is_retrained(large: Path, entry: dict[str, A
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_streamed_retraining_holds_one_block_however_many_there_are(tmp_path: Path) -> None:
-    # `lora` holds less than `masklora`, in the same way.
-    entries = [entry for entry in RETRAINING if entry["method"] != "lora"]
-    peaks: dict[str, list[int]] = {entry["method"]: [] for entry in entries}
-    # Three blocks can be in memory for a moment: the last one, the one in use, and the next.
+    peaks: dict[str, list[int]] = {entry["method"]: [] for entry in RETRAINING}
     for blocks in (4, 32):
         folder = tmp_path / str(blocks)
         config = llama(hidden_size=384, intermediate_size=1152, num_hidden_layers=blocks)
         write_model(folder, config, torch.float32, tokens=64, length=16)
         prune_by_wanda(folder)
-        for entry in entries:
+        for entry in RETRAINING:
             settings = read_adaptation(entry)
             peaks[entry["method"]].append(run_step(folder, "retrain", settings, streamed=True))
     # These are peaks of whole processes. Net of libraries, the blocks of a model this small are
