@@ -230,7 +230,7 @@ class StreamedModel:
     def _read(self, folder: Path, index: int, module: str = "") -> dict[str, Tensor]:
         """Return the tensors of a block, or of a module in it, by their names there."""
         shard, prefix = TensorFile(folder / block_shard(index)), self.sharding.name(index, module)
-        # Of a whole block, names that are not the block's stay: `load_state_dict` refuses them.
+        # When a whole block is read, `load_state_dict` refuses tensors that the block lacks.
         return {
             name.removeprefix(prefix): read_tensor(shard, name, self.device).to(self.dtype)
             for name in shard.entries
