@@ -501,3 +501,26 @@ def test_a_model_of_pickles_is_not_pinned(hub: HubStandIn, refused: Said) -> Non
     assert "safetensors only, never pickle" in message and "models.two" in message
     assert "`revision: refs/pr/NUMBER`" in message
     assert not PINS.exists()
+
+
+def test_the_refusal_of_pickles_names_pull_requests_that_convert_them(
+    hub: HubStandIn, refused: Said, did: Said
+) -> None:
+    """Those that only say so are none; the hub's own bot comes first."""
+    pickles = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    converted = {**pickles, "model.safetensors": b"weights"}
+    hub.add("team/two", pickles)
+    hub.offer("team/two", converted, "Add safetensors", "somebody")
+    bots = hub.offer("team/two", converted, "Adding `safetensors` variant", "SFconvertbot")
+    hub.offer("team/two", pickles, "Say that safetensors are coming", "somebody-else")
+    hub.offer("team/two", converted, "Fix a word", "a-reader")
+    message = refused("pin", str(STUDY))
+    assert "safetensors only, never pickle" in message
+    first = message.index(f"`revision: {bots}` (by SFconvertbot, {hub.endpoint}/team/two/")
+    assert first < message.index("`revision: refs/pr/1` (by somebody,")
+    assert "refs/pr/3" not in message and "refs/pr/4" not in message
+    assert not PINS.exists()
+    write({"models.two": {"revision": bots}})
+    did("pin", str(STUDY))
+    pinned = yaml.safe_load(PINS.read_text())
+    assert any(bots in str(entry) for entry in pinned.values())

@@ -1,10 +1,18 @@
 """What the hub says about a source: the commit of its revision, and whether we may download it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from freelunch.core.errors import UserError
 from freelunch.data.hub_errors import hub_errors
-from freelunch.data.sources.folder import CONFIG, check_weights
+from freelunch.data.sources.folder import CONFIG, PICKLES, check_weights
 from freelunch.study.sources import Hub, HubFile
+
+# The hub's own bot, which converts models and offers the result as a pull request.
+CONVERTER = "SFconvertbot"
+# At most so many conversions are named.
+NAMED = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def check_download(where: str, entry: Hub) -> None:
             repository is gated or private, and HF_TOKEN does not open it; or a model has no weights
             but pickles.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_url
+    from huggingface_hub import HfApi, hf_hub_url
 
     name, kind = (entry.member, "dataset") if isinstance(entry, HubFile) else (CONFIG, "model")
     with hub_errors(where, entry):
@@ -71,10 +79,55 @@ def check_download(where: str, entry: Hub) -> None:
         HfApi().get_hf_file_metadata(url=url)
         if isinstance(entry, HubFile):
             return
-        info = HfApi().model_info(
-            entry.repository,
-            revision=entry.revision,
-            timeout=constants.HF_HUB_ETAG_TIMEOUT,
-            expand=["siblings"],
+        files = _files(entry.repository, entry.revision)
+    if not any(map(_is_safetensors, files)):
+        _check_conversions(where, entry, files)
+    check_weights(where, files, on_hub=True)
+
+
+def _is_safetensors(file: str) -> bool:
+    return file.endswith(".safetensors")
+
+
+def _files(repository: str, revision: str) -> list[str]:
+    """Return the names of the files of a model."""
+    from huggingface_hub import HfApi, constants
+
+    info = HfApi().model_info(
+        repository,
+        revision=revision,
+        timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        expand=["siblings"],
+    )
+    return [file.rfilename for file in info.siblings or ()]
+
+
+def _check_conversions(where: str, entry: Hub, files: Sequence[str]) -> None:
+    """Refuse a model of pickles that somebody has converted, with where the conversions are.
+
+    Raises:
+        UserError: There is a pull request with safetensors.
+    """
+    with hub_errors(where, entry):
+        found = [*islice(_conversions(entry.repository), NAMED)]
+    if found:
+        raise UserError(
+            "safetensors only, never pickle, since opening a pickle can run any code; but the hub "
+            "has a conversion",
+            where=f"{where}.revision",
+            found=", ".join(file for file in files if file.endswith(PICKLES)),
+            expected="a revision with *.safetensors",
+            todo=f"look at it, and set {'; or '.join(found)}",
         )
-    check_weights(where, [file.rfilename for file in info.siblings or ()], on_hub=True)
+
+
+def _conversions(repository: str) -> Iterator[str]:
+    """Yield the pull requests that convert a model to safetensors, those of the hub's bot first."""
+    from huggingface_hub import HfApi
+
+    requests = HfApi().get_repo_discussions(repository, discussion_type="pull_request")
+    offered = [request for request in requests if "safetensors" in request.title.lower()]
+    for request in sorted(offered, key=lambda it: it.author != CONVERTER):
+        revision = str(request.git_reference)
+        if any(map(_is_safetensors, _files(repository, revision))):
+            yield f"`revision: {revision}` (by {request.author}, {request.url})"
