@@ -151,6 +151,60 @@ def test_only_windows_are_compared() -> None:
     assert [row["adaptation"] for row in window_rows(records)] == ["recon_block", "whole"]
 
 
+TRIPLE = {"budget": {"times": 3, "of": "recon_block"}}
+LARGER = {
+    **MORE,
+    "block_3": {**RECON, **TRIPLE},
+    "matrix_3": {**RECON, **TRIPLE, "window": "matrix"},
+    "whole_5": {**RECON, "budget": {"tokens": 5 * 8192}, "window": "all"},
+}
+LARGER_LOSSES: dict[str, list[float | None]] = {
+    "block_3": [2.5, 3.5, 4.5, 5.5],
+    "matrix_3": [3.5, 4.5, 5.5, 6.5],
+    "whole_5": [2.0, 3.0, 4.0, 5.0],
+}
+
+
+def test_windows_are_compared_with_those_that_got_equally_much_text() -> None:
+    """More text gains more, whatever the window."""
+    names = ["none", "recon_block", "whole", "block_3", "matrix_3", "whole_5"]
+    study = make_study(LARGER, criteria=["wanda"], adaptations=names)
+    rows = window_rows(records_of(study, LARGER_LOSSES))
+    assert [(row["tokens"], row["adaptation"], row["best"]) for row in rows] == [
+        (8192, "recon_block", "recon_block"),
+        (8192, "whole", "recon_block"),
+        (3 * 8192, "matrix_3", "block_3"),
+        (3 * 8192, "block_3", "block_3"),
+    ]
+    said = list(window_sentences(rows))
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "tiny, wanda, u50, 8,192 tokens",
+        "tiny, wanda, u50, 24,576 tokens",
+    ]
+    with styled():
+        data = list(csv.DictReader(io.StringIO(csv_text(WINDOW_COLUMNS, rows))))
+        figure = windows.draw(data, study.as_json()["adaptations"], "text")
+    titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
+    assert [title.partition("\n")[2] for title in titles] == [
+        "8,192 tokens, one seed",
+        "24,576 tokens, one seed",
+    ]
+    labels = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+    assert labels == ["single matrices", "one block, without norms"], "tokens are in the title"
+
+
+def test_a_study_compares_windows_only_if_they_get_equally_much_text() -> None:
+    for names, expected in (
+        (["recon_block", "matrix_3"], False),
+        (["recon_block", "block_3"], False),
+        (["recon_block", "block_3", "matrix_3"], True),
+    ):
+        study = make_study(LARGER, criteria=["wanda"], adaptations=["none", *names])
+        assert study.compares_windows is expected
+        losses = {name: LARGER_LOSSES.get(name, UNADAPTED) for name in names}
+        assert bool(window_rows(records_of(study, losses))) is expected
+
+
 def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
     """They stand beside our way in the table, and no sentence is about them."""
     behind = {**RECON, "window": "matrix", "targets": "behind_sparse"}
@@ -247,7 +301,7 @@ def test_a_comparison_of_criteria_leaves_out_what_only_one_of_them_has() -> None
             ("2of4", "a", "recon_all"),
         )
     ]
-    kept = criteria_rows(rows)
+    kept = criteria_rows(rows, {})
     assert [row for row in rows if row not in kept] == [rows[4]]
 
 

@@ -20,7 +20,7 @@ from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
-from records_for_tests import make_study
+from records_for_tests import make_records, make_study
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "docs" / "laptop" / "records"
@@ -290,3 +290,50 @@ def test_without_effects_it_names_the_missing_cells(study: Study) -> None:
     assert "smollm2-135m/wanda-u50/none/seed0" in said
     assert figures()["effects"].settings(study)["missing"] == []
     assert "no effect of this study has a finite interval" in draw([], {}).texts[0].get_text()
+
+
+def test_effects_of_one_adaptation_are_told_apart_by_their_names() -> None:
+    """Such as the gaps between criteria at several budgets, and numbers with more seeds."""
+    block = {"method": "reconstruction"}
+    entries = {
+        "recon_3": {**block, "budget": {"times": 3, "of": "recon_block"}},
+        **{
+            f"full_{n}": {"method": "full", "budget": {"times": n, "of": "recon_block"}}
+            for n in (1, 3)
+        },
+        "masklora": {"method": "masklora"},
+    }
+    study = make_study(
+        entries,
+        {"ria": {"score": "ria"}, "sparsegpt": {"score": "sparsegpt"}},
+        criteria=["magnitude", "wanda", "ria", "sparsegpt"],
+        adaptations=["none", "recon_block", *entries],
+        seeds=[0, 1, 2],
+    )
+    levels = {
+        "none": 60,
+        "recon_block": 50,
+        "recon_3": 45,
+        "full_1": 48,
+        "full_3": 42,
+        "masklora": 47,
+    }
+    values = {str(it): 20.0 if it.is_dense else levels.get(it.adaptation) for it in study.cells}
+    records = {
+        cell: record
+        for cell, record in make_records(study, values).items()
+        if cell.adaptation != "full_3" or cell.seed == 0
+    }
+    rows = effect_rows(FinishedStudy(study, records, Path("nowhere")))
+    keys = ("claim", "metric", "measure", "effect", *("criterion", "pattern", "adaptation"))
+    names = [tuple(row.get(key) for key in keys) for row in rows]
+    assert len(names) == len({*names})
+    assert any(row["effect"].endswith(", 3 seeds") for row in rows)
+    recovered = {row["adaptation"] for row in rows if row["measure"] == "recovery"}
+    assert recovered == {"recon_block", "recon_3", "full_1", "masklora"}
+    figure = draw(
+        [{key: written(row.get(key)) for key in figures()["effects"].columns} for row in rows],
+        study.as_json()["adaptations"],
+    )
+    shown = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert shown.count("gap, Wanda vs. RIA") + shown.count("gap, RIA vs. Wanda") == 2

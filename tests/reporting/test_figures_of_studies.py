@@ -29,6 +29,13 @@ def names(study: Study) -> list[str]:
         ("studies/retraining.yaml", ["budget_ratios", "budgets", "effects"]),
         ("studies/criteria.yaml", ["criteria", "effects"]),
         (
+            "studies/budgets.yaml",
+            [
+                *("budget_ratios", "budgets", "criteria", "criteria_budgets"),
+                *("drift", "effects", "windows"),
+            ],
+        ),
+        (
             "studies/paper.yaml",
             ["budget_ratios", "budgets", "criteria", "drift", "effects", "sizes", "windows"],
         ),

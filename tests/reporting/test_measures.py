@@ -13,7 +13,7 @@ from freelunch.records.read import answers_beside
 from freelunch.reporting.audit.claims import audit_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
-from freelunch.reporting.audit.measures.measure import Measurement
+from freelunch.reporting.audit.measures.measure import Absent, Measurement
 from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
 from records_for_tests import make_records, make_study
 
@@ -232,6 +232,151 @@ def test_a_window_with_fewer_seeds_takes_none_from_the_others() -> None:
     assert {cell.seed for cell in asked.cells} == {0}
 
 
+THREE = {"budget": {"times": 3, "of": "recon_block"}}
+LARGER = {
+    **ENTRIES,
+    "block_3": {"method": "reconstruction", **THREE},
+    "all_3": {"method": "reconstruction", "window": "all", **THREE},
+    "matrix_3": {"method": "reconstruction", "window": "matrix", "train_norms": False, **THREE},
+}
+
+
+def asked_of(
+    measure: str,
+    settings: dict[str, Any],
+    perplexities: Mapping[str, float],
+    left_out: Sequence[str] = (),
+    **grid: Any,
+) -> list[Measurement | Absent]:
+    """Return what a measure asks of a study with several budgets of the reconstruction.
+
+    Args:
+        measure: Its name.
+        settings: Its settings.
+        perplexities: By adaptation; those of magnitude's masks are twice as high.
+        left_out: Cells that were not run.
+        grid: Entries of the study's grid.
+    """
+    study = make_study(LARGER, **{"criteria": ["wanda"], "adaptations": [*perplexities], **grid})
+    values = {
+        str(cell): 20.0
+        if cell.is_dense
+        else perplexities[cell.adaptation] * (2 if cell.criterion == "magnitude" else 1)
+        for cell in study.cells
+    }
+    records = {
+        cell: record
+        for cell, record in make_records(study, values).items()
+        if str(cell) not in left_out
+    }
+    evidence = Evidence(study, records, NOWHERE)
+    return list(MEASURES[measure].ask(evidence, {**settings, "metric": "perplexity"}))
+
+
+def test_windows_are_compared_at_each_amount_of_text_that_all_were_adapted_on() -> None:
+    values = {"none": 60.0, "recon_block": 40.0, "recon_all": 42.0, "block_3": 35.0, "all_3": 34.0}
+    settings = {"beside": 1, "windows": ["all"]}
+    asked = asked_of("window_difference", settings, values)
+    subjects = [each.subject for each in asked]
+    assert subjects == [f"tiny, wanda, u50, {n} tokens, windows" for n in ("8,192", "24,576")]
+    pairs = [{cell.adaptation for cell in it.cells} for it in asked if isinstance(it, Measurement)]
+    assert pairs == [{"none", "recon_block", "recon_all"}, {"none", "block_3", "all_3"}]
+    # A window that no amount of text has beside the others is not there.
+    absent = asked_of("window_difference", settings | {"windows": ["all", 5]}, values)
+    assert [it.reason for it in absent if isinstance(it, Absent)] == [
+        *["windows that were not run: 5"] * 2
+    ]
+    # Two of three windows at one amount, and all of them at the other.
+    more = values | {"recon_matrix": 50.0}
+    matrix = {"exact": False, "windows": [1, "all"]}
+    *there, missing = asked_of("matrix_penalty", matrix, more)
+    assert len(there) == 2 and isinstance(missing, Absent)
+    assert missing.reason == "windows that were not run: matrix"
+    # One window at an amount is compared with nothing there.
+    alone = {name: level for name, level in more.items() if name != "all_3"}
+    assert len(asked_of("matrix_penalty", matrix, alone)) == 2
+    both = asked_of("matrix_penalty", matrix, more | {"matrix_3": 45.0})
+    assert len(both) == 4 and all(isinstance(each, Measurement) for each in both)
+
+
+def test_criteria_are_compared_at_each_budget_that_several_were_run_with() -> None:
+    values = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
+    groups = {"groups": [["magnitude"], ["wanda"]]}
+    criteria = ["magnitude", "wanda"]
+    for measure, settings, of_budget in (
+        ("gap_left", groups, 1),
+        ("gap_growth", groups, 1),
+        ("recovery", {"criteria": criteria}, 2),
+    ):
+        asked = asked_of(measure, settings, values, criteria=criteria)
+        assert len(asked) == 2 * of_budget and all(isinstance(it, Measurement) for it in asked)
+        assert [each.subject.rpartition(", ")[2] for each in asked] == [
+            *["recon_block"] * of_budget,
+            *["block_3"] * of_budget,
+        ]
+        # One criterion at a budget is compared with nothing there.
+        gone = "tiny/magnitude-u50/block_3/seed0"
+        fewer = asked_of(measure, settings, values, [gone], criteria=criteria)
+        assert [each.subject for each in fewer] == [each.subject for each in asked[:of_budget]]
+    # If no budget has several, what the reference lacks is said.
+    gone = [f"tiny/magnitude-u50/{name}/seed0" for name in ("recon_block", "block_3")]
+    asked = asked_of("recovery", {"criteria": criteria}, values, gone, criteria=criteria)
+    assert asked == [Absent("tiny, u50, recon_block", "there are no cells of magnitude")]
+
+
+def test_leaving_out_a_criterion_at_one_budget_leaves_the_claim_open_there() -> None:
+    """Or else, whoever dislikes the number of a budget would leave out one of its cells."""
+    values = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
+    criteria = ["magnitude", "wanda", "ria"]
+    settings = {"groups": [["magnitude"], ["wanda", "ria"]]}
+    gone = ["tiny/ria-u50/block_3/seed0"]
+    study: dict[str, Any] = {"more_criteria": {"ria": {"score": "ria"}}, "criteria": criteria}
+    there, missing = asked_of("gap_left", settings, values, gone, **study)
+    assert isinstance(there, Measurement)
+    assert missing == Absent("tiny, u50, block_3", "there are no cells of ria")
+
+
+def test_a_criterion_that_no_claim_names_takes_no_seed_from_those_that_it_names() -> None:
+    more = {"random": {"score": "random"}}
+    names = ["none", "recon_block"]
+    study = make_study(
+        None, more, criteria=["magnitude", "wanda", "random"], adaptations=names, seeds=[0, 1, 2]
+    )
+    records = make_records(study, {})
+    for cell in [it for it in records if it.criterion == "random" and it.seed > 0]:
+        del records[cell]
+    settings = {"groups": [["magnitude"], ["wanda"]], "metric": "perplexity"}
+    (asked,) = MEASURES["gap_left"].ask(Evidence(study, records, NOWHERE), settings)
+    assert isinstance(asked, Measurement)
+    assert {cell.seed for cell in asked.cells} == {0, 1, 2}
+
+
+def test_budgets_with_more_seeds_are_also_compared_by_themselves() -> None:
+    values = {
+        **{"none": 60.0, "recon_block": 40.0, "block_3": 38.0},
+        **{"full_half": 45.0, "full": 39.0, "full_3": 36.0, "full_20": 34.0},
+    }
+    alone = [f"tiny/wanda-u50/{name}/seed{seed}" for name in ("full_20",) for seed in (1, 2)]
+    asked = asked_of("budget_ratio", TOKENS, values, alone, seeds=[0, 1, 2])
+    found = [
+        (each.subject.partition("full, ")[2].partition(" times")[0], each.about, len(each.cells))
+        for each in asked
+        if isinstance(each, Measurement)
+    ]
+    # All five with one seed, and all but the largest budget with three.
+    assert found == [
+        ("0.5 to 20", "recon_block", 5),
+        ("0.17 to 6.7", "block_3", 5),
+        ("0.5 to 3", "recon_block", 12),
+        ("0.17 to 1", "block_3", 12),
+    ]
+    # The claim's method has to be among those with more seeds.
+    none = [
+        f"tiny/wanda-u50/{name}/seed{seed}" for name in values if "full" in name for seed in (1, 2)
+    ]
+    assert len(asked_of("budget_ratio", TOKENS, values, none, seeds=[0, 1, 2])) == 2
+
+
 @pytest.mark.parametrize(
     ("matrix", "expected"), [(50, HOLDS), (45.1, IN_PART), (42, IN_PART), (39, FAILS)]
 )
@@ -243,7 +388,7 @@ def test_matrix_penalty(matrix: float, expected: str) -> None:
     assert kind(part["verdict"]) == expected, part
     other = audited("matrix_penalty", {"above": 0}, values, {"exact": True, **windows})
     assert kind(other["verdict"]) == UNTESTED
-    assert "no window of one matrix was solved exactly" in other["reason"]
+    assert "windows that were not run: matrix (solved exactly)" in other["reason"]
 
 
 def test_matrix_penalty_of_the_exact_solution() -> None:

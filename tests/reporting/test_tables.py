@@ -107,7 +107,7 @@ def test_headers_and_rows_keep_the_contract() -> None:
     assert built.files == {
         *("summary.csv", "summary.md", "summary.tex", "numbers.json"),
         *("criteria.csv", "gaps.csv", "sizes.csv", "criteria_pairs.csv", "windows.csv"),
-        *("drift.csv", "budgets.csv", "budget_ratios.csv", "effects.csv"),
+        *("drift.csv", "budgets.csv", "budget_ratios.csv", "effects.csv", "criteria_budgets.csv"),
         *("reach.csv", "tasks.csv"),
     }
     assert built.summary_csv.splitlines()[0] == SUMMARY_HEADER

@@ -152,3 +152,25 @@ def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() 
     local = {"method": "reconstruction", "inputs": "sparse", "targets": "local"}
     found = Study.check(with_adaptations(tuned=tuned, local=local), "config.yaml")
     assert found.references == ["recon_block", "recon_two", "local", "tuned"]
+
+
+def test_the_reference_gets_as_much_text_as_most_others() -> None:
+    """Where budgets are numbers of tokens, none is a multiple of another."""
+    block = {"method": "reconstruction"}
+    entries: dict[str, Any] = {
+        "small": {**block, "budget": {"tokens": 16}},
+        "middle": {**block, "budget": {"tokens": 64}},
+        "large": {**block, "budget": {"tokens": 128}},
+        "full_middle": {"method": "full", "budget": {"tokens": 64}},
+        "norms_middle": {"method": "norms", "samples": 8},
+        "full_large": {"method": "full", "budget": {"tokens": 128}},
+    }
+    found = Study.check(with_adaptations(**entries), "config.yaml")
+    assert found.tokens["middle"] == found.tokens["norms_middle"] == 64
+    assert found.references[0] == "middle"
+    assert found.budgets_of("middle", entries) == ["small", "middle", "large"]
+    assert found.budgets_of("middle", ["none", "middle", "full_middle"]) == ["middle"]
+    tuned = {**block, "budget": {"tokens": 32}, "learning_rate": [0.1, 0.2]}
+    tuned["select_on"] = "evaluation"
+    more = Study.check(with_adaptations(**entries, tuned=tuned), "config.yaml")
+    assert "tuned" not in more.budgets_of("middle", [*entries, "tuned"])

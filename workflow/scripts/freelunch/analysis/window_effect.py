@@ -1,4 +1,5 @@
-"""The effect of the window size: the adaptations of one pruned model that differ in their window.
+"""The effect of the window size: the adaptations of one pruned model that differ in their window
+and get equally much text.
 
 The gain of an adaptation is the mean loss without it minus that with it, nats per token. How much
 less an adaptation gains than the best one, as a share of the best gain, shows whether the window
@@ -27,14 +28,14 @@ from freelunch.analysis.pairing import (
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.comparisons import compares_windows
+from freelunch.study.comparisons import compares_windows, tokens_of
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import window_size
 
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
-    *("window", "exact", "inputs", "targets", "selected_on"),
+    *("tokens", "window", "exact", "inputs", "targets", "selected_on"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
     *("gain", "gain_standard_error", "gain_standard_deviation_over_seeds"),
     *("best", "gain_missed", "gain_missed_standard_error"),
@@ -51,6 +52,7 @@ class AdaptedCells:
         name: Name of the adaptation.
         cells: Its cells by seed.
         settings: Its settings.
+        tokens: The tokens of text that it got.
         window: The window that was adapted together.
         selected_on: The text on which its learning rate was chosen, where several were listed.
     """
@@ -58,6 +60,7 @@ class AdaptedCells:
     name: str
     cells: Mapping[int, Cell]
     settings: Local
+    tokens: int
     window: int | str
     selected_on: str | None
 
@@ -79,7 +82,7 @@ class AdaptedCells:
 
 def window_rows(records: Records) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
-    reconstructed with another window, or with other inputs or targets.
+    reconstructed from equally much text with another window, or with other inputs or targets.
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
@@ -88,13 +91,18 @@ def window_rows(records: Records) -> list[Row]:
     return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
 
 
-def by_pruned_model(
+def compared_together(
     rows: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Yield the name of each pruned model with its rows."""
-    names = [pruned_model(row) for row in rows]
-    for name in dict.fromkeys(names):
-        yield name, [row for row, its in zip(rows, names, strict=True) if its == name]
+    """Yield the rows that are compared with each other, those of one pruned model and one amount of
+    text, with the name of both.
+    """
+    models: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        models.setdefault(pruned_model(row), {}).setdefault(row["tokens"], []).append(row)
+    for name, amounts in models.items():
+        for tokens, here in amounts.items():
+            yield name if len(amounts) == 1 else f"{name}, {tokens:,} tokens", here
 
 
 def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -116,6 +124,17 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
         _adapted(name, [cell for cell in cells if cell.adaptation == name], records)
         for name in dict.fromkeys(cell.adaptation for cell in cells if _reconstructs(cell, records))
     ]
+    return [
+        row
+        for tokens in sorted({each.tokens for each in adapted})
+        for row in _compared([it for it in adapted if it.tokens == tokens], unadapted, records)
+    ]
+
+
+def _compared(
+    adapted: Sequence[AdaptedCells], unadapted: Mapping[int, Cell], records: Records
+) -> list[Row]:
+    """Return the rows of adaptations that got equally much text."""
     shared = most_shared(unadapted, [each.cells for each in adapted])
     adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
     if len(adapted) < 2:
@@ -161,6 +180,7 @@ def _row(
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
         "seeds": len(seeds),
+        "tokens": adapted.tokens,
         "window": adapted.window,
         "exact": int(isinstance(adapted.settings, LeastSquares)),
         "inputs": adapted.settings.inputs,
@@ -207,10 +227,11 @@ def _missed(
 def _adapted(name: str, cells: Sequence[Cell], records: Records) -> AdaptedCells:
     record = records[cells[0]]
     settings = read_adaptation(record["spec"]["adaptation"])
+    tokens = tokens_of(settings, record["spec"]["calibration"])
     window = record["adaptation"]["window"]
     choice = record["adaptation"]["choice"] or {}
     by_seed = {cell.seed: cell for cell in cells}
-    return AdaptedCells(name, by_seed, settings, window, choice.get("selected_on"))
+    return AdaptedCells(name, by_seed, settings, tokens, window, choice.get("selected_on"))
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ intervals and bounds.
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from freelunch.analysis.intervals import estimate
@@ -21,7 +22,8 @@ Row = dict[str, Any]
 
 
 def ratio_rows(finished: FinishedStudy) -> list[Row]:
-    """Return a row for each reconstruction, text and unit of the budget that a claim asks about.
+    """Return a row for each reconstruction, text and unit of the budget that a claim asks about,
+    over the seeds that all budgets share.
 
     What the study cannot test has no row.
     """
@@ -39,8 +41,8 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
     perplexity = part["metric"] == PERPLEXITY
     text = evidence.study.perplexity.text if perplexity else evidence.study.calibration.text
     compared = {
-        _place(each.cells[0]): each
-        for comparison in evidence.comparisons
+        tuple(each.cells): each
+        for comparison, *_ in evidence.comparisons
         for members in comparison.series.values()
         for each in members
     }
@@ -49,7 +51,11 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
         if not isinstance(asked, Measurement):
             continue
         # The reconstruction's cells come last; `about` is its name.
-        used = [compared[place] for place in dict.fromkeys(map(_place, asked.cells))]
+        cells = [tuple(of_seeds) for _, of_seeds in groupby(asked.cells, _place)]
+        if not compared.keys() >= {*cells}:
+            # Some budgets alone, with more seeds.
+            continue
+        used = [compared[of_seeds] for of_seeds in cells]
         *retrained, reference = used
         found = estimate(asked.statistics, asked.samples, asked.pick)
         unknown = math.isnan(found.value)

@@ -23,7 +23,7 @@ from freelunch.analysis.pairing import (
 from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS
 from freelunch.reporting.table import Rows
 from freelunch.study import steps
-from freelunch.study.cell import Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import SEARCHED, chosen_of
 
 SUMMARY_COLUMNS = (
@@ -45,6 +45,7 @@ CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
+CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
 # The steps whose costs each part of the summary adds up.
 ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 SEARCH = (steps.SEARCH,)
@@ -78,12 +79,18 @@ def means_over_seeds(records: Records) -> list[Row]:
     return [_mean_row(cells, records) for cells in seed_groups(records)]
 
 
-def criteria_rows(means: Rows) -> Rows:
+def criteria_rows(means: Rows, budgets: Mapping[str, Sequence[str]]) -> Rows:
     """Return the rows that compare criteria.
 
     For each model and pattern these are the rows of the adaptations that several criteria have; all
-    rows where there is only one criterion.
+    rows where there is only one criterion. Of adaptations that differ only in their budget, there
+    is only the first.
+
+    Args:
+        means: As `means_over_seeds` returns them.
+        budgets: As `Study.budgets_of_criteria` has them.
     """
+    others = {name for _, *more in budgets.values() for name in more}
 
     def place(mean: Mapping[str, Any]) -> tuple[Any, ...]:
         return mean["model"], mean["pattern"]
@@ -95,7 +102,30 @@ def criteria_rows(means: Rows) -> Rows:
     return [
         mean
         for mean in means
-        if len(criteria[place(mean)]) == 1 or len(criteria[*place(mean), mean["adaptation"]]) > 1
+        if mean["adaptation"] not in others
+        and (len(criteria[place(mean)]) == 1 or len(criteria[*place(mean), mean["adaptation"]]) > 1)
+    ]
+
+
+def criteria_budget_rows(means: Rows, budgets: Mapping[str, Sequence[str]]) -> Rows:
+    """Return the rows, with CRITERIA_BUDGET_COLUMNS, that compare criteria budget by budget.
+
+    These are the rows of the adaptations that differ only in their budget, those of the same models
+    without adaptation, and those of the dense models. The last two have no series and no tokens.
+
+    Args:
+        means: As `means_over_seeds` returns them.
+        budgets: As `Study.budgets_of_criteria` has them.
+    """
+    series = {name: of_series for of_series, names in budgets.items() for name in names}
+    places = {(mean["model"], mean["pattern"]) for mean in means if mean["adaptation"] in series}
+    models = {model for model, _ in places}
+    return [
+        {**mean, "series": series.get(mean["adaptation"]), "tokens": mean["adaptation_tokens"]}
+        for mean in means
+        if mean["adaptation"] in series
+        or (mean["adaptation"] == NONE and (mean["model"], mean["pattern"]) in places)
+        or (mean["criterion"] == DENSE and mean["model"] in models)
     ]
 
 

@@ -43,8 +43,18 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
         for row in rows
         if (row["measure"], row["metric"]) == (recovery.__name__, PERPLEXITY)
     }
+    shown = {_key(row): row for row in _recovered(evidence)} | recovered
     others = [row for row in rows if row not in recovered.values()]
-    return [*(recovered.get(_key(row), row) for row in _recovered(evidence)), *others]
+    return [*shown.values(), *_with_seeds(others)]
+
+
+def _with_seeds(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield rows; those that differ only in their seeds have the number of seeds in their names."""
+    names = [(row["claim"], row["metric"], row["effect"], *_key(row)) for row in rows]
+    for row, name in zip(rows, names, strict=True):
+        seeds = f"{row['seeds']} seeds" if row["seeds"] != 1 else "one seed"
+        effect = row["effect"] if names.count(name) == 1 else f"{row['effect']}, {seeds}"
+        yield {**row, "effect": effect}
 
 
 def _of_claim(
@@ -78,10 +88,15 @@ def _about(name: str, about: str, labels: Mapping[str, str]) -> str:
 def _recovered(evidence: Evidence) -> Iterator[Row]:
     """Yield the share of the loss that each adaptation recovers, for each pruned model.
 
-    Only the first adaptation of each kind in the config counts. Others differ from it, for example,
-    in how much text they see.
+    Only the first adaptation of each kind in the config counts, and those that get as much text as
+    the reference come first. Others differ from it, for example, in how much text they see.
     """
-    firsts = first_of_kinds(evidence.study.as_json()["adaptations"]).values()
+    study = evidence.study
+    entries, tokens = study.as_json()["adaptations"], study.tokens
+    alike = [
+        name for name in entries if tokens[name] in {tokens[it] for it in study.references[:1]}
+    ]
+    firsts = first_of_kinds({name: entries[name] for name in (*alike, *entries)}).values()
     for by_name in evidence.pruned:
         for name in (name for name in by_name if name in firsts):
             sample = shared_sample(evidence, by_name, [NONE, name])

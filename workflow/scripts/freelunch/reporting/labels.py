@@ -137,14 +137,20 @@ def adaptation_labels(adaptations: Registered) -> dict[str, str]:
 
     Args:
         adaptations: All adaptations of the config. The first of each kind is named by its kind, and
-            the others also by how they differ from it. If two would have the same label, that of
-            the second also has its name in the config.
+            the others also by how they differ from it; all are named by their amounts of text,
+            unless these are alike. If two would have the same label, that of the second also has
+            its name in the config.
     """
     firsts, labels = first_of_kinds(adaptations), {NONE: "not adapted"}
+    amounts: dict[Kind, list[list[str]]] = {}
+    for settings in adaptations.values():
+        amounts.setdefault(kind_of(settings), []).append(_amounts(settings))
     for name in sorted(adaptations, key=lambda name: name not in firsts.values()):
         settings = adaptations[name]
-        first = adaptations[firsts[kind_of(settings)]]
-        label = ", ".join([_kind_label(settings), *_differences(settings, first)])
+        kind, own = kind_of(settings), _amounts(settings)
+        alike = all(others == own for others in amounts[kind])
+        differs = [*_differences(settings, adaptations[firsts[kind]]), *([] if alike else own)]
+        label = ", ".join([_kind_label(settings), *differs])
         labels[name] = f"{label} ({name})" if label in labels.values() else label
     return {name: labels[name] for name in (NONE, *adaptations)}
 
@@ -174,15 +180,15 @@ def _kind_label(settings: Mapping[str, Any]) -> str:
 
 
 def _differences(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
-    """Return in words how an adaptation differs from the first one of its kind."""
+    """Return in words how an adaptation differs from the first one of its kind, whatever their
+    amounts of text.
+    """
     # Learning rates are chosen for each variant, and memory changes no result.
     quiet = (*AMOUNTS, *MEMORY)
     changed = [key for key in settings if key not in quiet and settings[key] != first.get(key)]
-    words = [
+    return [
         _VALUES.get((key, str(settings[key]))) or _setting(key, settings[key]) for key in changed
     ]
-    own = _amounts(settings)
-    return words + ([] if own == _amounts(first) else own)
 
 
 def _amounts(settings: Mapping[str, Any]) -> list[str]:

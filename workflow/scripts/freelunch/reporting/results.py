@@ -7,7 +7,12 @@ from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
 from freelunch.analysis.reach import reach_rows
-from freelunch.reporting.cells import cell_rows, criteria_rows, means_over_seeds
+from freelunch.reporting.cells import (
+    cell_rows,
+    criteria_budget_rows,
+    criteria_rows,
+    means_over_seeds,
+)
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.table import Rows
 
@@ -28,7 +33,12 @@ class Results(FinishedStudy):
     @cached_property
     def criteria(self) -> Rows:
         """Return the rows of `means` that compare criteria."""
-        return criteria_rows(self.means)
+        return criteria_rows(self.means, self.study.budgets_of_criteria)
+
+    @cached_property
+    def criteria_budgets(self) -> Rows:
+        """Return the rows of `means` that compare criteria budget by budget."""
+        return criteria_budget_rows(self.means, self.study.budgets_of_criteria)
 
     @cached_property
     def gaps(self) -> Rows:

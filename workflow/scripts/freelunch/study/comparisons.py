@@ -1,7 +1,10 @@
 """What a study compares: windows, criteria, sizes of models, reconstruction with retraining."""
 
 import json
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
@@ -9,6 +12,7 @@ from freelunch.study.cell import NONE, Cell
 from freelunch.study.config import Config
 from freelunch.study.search import is_searched
 from freelunch.study.series import series_of
+from freelunch.study.settled import settled
 from freelunch.study.windows import MATRIX
 
 
@@ -33,19 +37,46 @@ class Comparisons:
 
     @property
     def compares_windows(self) -> bool:
-        """Whether a pruned model is reconstructed in several ways, and is also evaluated unadapted
-        with the same seed.
+        """Whether a pruned model is reconstructed in several ways from equally much text, and is
+        also evaluated unadapted with the same seed.
         """
-        kinds = [
-            {json.dumps(_kind(entry)) for entry in entries if compares_windows(entry)}
-            for entries in self._adapted_by
-        ]
-        return any(len(of_model) > 1 for of_model in kinds)
+        kinds = {
+            name: (self.tokens[name], json.dumps(_kind(entry)))
+            for name, entry in self.config.adaptations.items()
+            if compares_windows(entry)
+        }
+        for names in self._adapted_by:
+            of_model = {kinds[name] for name in names if name in kinds}
+            if any(count > 1 for count in Counter(tokens for tokens, _ in of_model).values()):
+                return True
+        return False
 
     @property
     def compares_criteria(self) -> bool:
         """Whether models are pruned in several ways."""
         return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
+
+    @property
+    def budgets_of_criteria(self) -> dict[str, list[str]]:
+        """The adaptations with which several criteria are compared at several budgets, by their
+        series; the best reference for others first, then in the order of the config.
+        """
+        criteria: dict[tuple[str, ...], set[str]] = {}
+        for cell in self.cells:
+            criteria.setdefault((cell.model, cell.pattern, cell.adaptation), set()).add(
+                cell.criterion
+            )
+        budgets: dict[tuple[str, ...], dict[int, str]] = {}
+        for (model, pattern, name), compared in criteria.items():
+            if len(compared) > 1 and name != NONE and name not in self.selected_on_evaluation:
+                of_series = budgets.setdefault((model, pattern, self.series[name]), {})
+                of_series.setdefault(self.tokens[name], name)
+        several = {name for of in budgets.values() if len(of) > 1 for name in of.values()}
+        found: dict[str, list[str]] = {}
+        for name in dict.fromkeys([*self.references, *self.config.adaptations]):
+            if name in several:
+                found.setdefault(self.series[name], []).append(name)
+        return found
 
     @property
     def compares_sizes(self) -> bool:
@@ -55,24 +86,27 @@ class Comparisons:
     @property
     def compares_budgets(self) -> bool:
         """Whether a pruned model is both reconstructed and retrained."""
+        entries = self.config.adaptations
         return any(
-            any(entry.is_retraining for entry in entries) and any(map(_stays_pruned, entries))
-            for entries in self._adapted_by
+            any(entries[name].is_retraining for name in names)
+            and any(_stays_pruned(entries[name]) for name in names)
+            for names in self._adapted_by
         )
 
-    @property
+    @cached_property
     def series(self) -> dict[str, str]:
         """The name of each adaptation's series, by the adaptation's name."""
         return series_of(self.config.adaptations)
 
-    @property
+    @cached_property
     def references(self) -> list[str]:
         """Names of the reconstructions that stay pruned, the best reference for retraining first.
 
         One that was chosen on the evaluation text comes after all others, since its number favours
         it. Those that other budgets are multiples of come before the rest. In these groups, windows
         of single matrices come last, and targets of the pruned model itself after those of the
-        dense model, which the paper has.
+        dense model, which the paper has. Then those come first whose amount of text most other
+        adaptations get, too.
         """
         entries, favoured = self.config.adaptations, self.selected_on_evaluation
         named = {
@@ -81,6 +115,7 @@ class Comparisons:
             if isinstance(entry, Training) and entry.budget is not None
         }
         local = [name for name, entry in entries.items() if _stays_pruned(entry)]
+        alike = Counter(self.tokens.values())
         return sorted(
             local,
             key=lambda name: (
@@ -88,29 +123,69 @@ class Comparisons:
                 name not in named,
                 entries[name].window == MATRIX,
                 entries[name].targets != "dense",
+                -alike[self.tokens[name]],
             ),
         )
 
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """How many tokens of text each adaptation gets, by its name."""
+        sample = self.config.study.calibration.as_json()
+        return {
+            name: tokens_of(settled(name, self.config), sample) for name in self.config.adaptations
+        }
+
+    def budgets_of(self, reference: str, names: Collection[str]) -> list[str]:
+        """Return a reconstruction and its other budgets, from small to large.
+
+        A budget whose settings were chosen on the evaluation text is none of them.
+
+        Args:
+            reference: The reconstruction.
+            names: The adaptations that there are.
+        """
+        others = [
+            name
+            for name, series in self.series.items()
+            if name in names
+            and series == self.series[reference]
+            and name not in self.selected_on_evaluation
+        ]
+        return sorted({reference: None, **dict.fromkeys(others)}, key=self.tokens.__getitem__)
+
     @property
-    def _adapted_by(self) -> list[list[Adaptation]]:
-        """The entries that adapt each pruned model, for the models also evaluated unadapted."""
+    def _adapted_by(self) -> list[set[str]]:
+        """The names of what adapts each pruned model, for the models also evaluated unadapted."""
         ways: dict[Cell, set[str]] = {}
         for cell in self.cells:
             ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
-        return [
-            [self.config.adaptations[name] for name in sorted(names - {NONE})]
-            for names in ways.values()
-            if NONE in names
-        ]
+        return [names - {NONE} for names in ways.values() if NONE in names]
 
 
 def compares_windows(settings: Adaptation) -> bool:
     """Return whether an adaptation takes part in the comparison of windows. Those with their own
-    sample size or their own trained parameters do not.
+    trained parameters do not.
     """
-    if not isinstance(settings, Reconstruction):
-        return isinstance(settings, Local)
-    return settings.samples is None and settings.budget is None and settings.trains is None
+    if isinstance(settings, Reconstruction):
+        return settings.trains is None
+    return isinstance(settings, Local)
+
+
+def tokens_of(settings: Adaptation, calibration: Mapping[str, Any]) -> int:
+    """Return how many tokens of text an adaptation gets: windows are compared only if they get
+    equally many.
+
+    Args:
+        settings: Its settings, as `Study.adaptation` returns them.
+        calibration: Settings of the calibration sample, as JSON.
+    """
+    samples = None
+    if isinstance(settings, Training):
+        # What lists epochs keeps its budget, and each candidate has `samples` of its own.
+        if settings.budget is not None and settings.budget.tokens is not None:
+            return settings.budget.tokens
+        samples = settings.samples
+    return int((samples or calibration["samples"]) * calibration["length"])
 
 
 def _stays_pruned(adaptation: Adaptation) -> bool:

@@ -81,8 +81,10 @@ class Evidence(FinishedStudy):
         return parameters_by_model(self.records)
 
     @cached_property
-    def comparisons(self) -> list[BudgetComparison]:
-        """Return the pruned models that were both reconstructed and retrained."""
+    def comparisons(self) -> list[list[BudgetComparison]]:
+        """Return the comparisons of each pruned model that was reconstructed and retrained, first
+        the one with all budgets.
+        """
         return budget_comparisons(self.records, self.study)
 
     @cached_property

@@ -15,7 +15,13 @@ from freelunch.reporting.drawing.panels import (
     panel_grid,
     panel_rows,
 )
-from freelunch.reporting.drawing.style import SMALL, legend_below, mark_handle, write_beside
+from freelunch.reporting.drawing.style import (
+    SMALL,
+    draw_spread,
+    legend_below,
+    mark_handle,
+    write_beside,
+)
 from freelunch.reporting.formatting import NOT_FINITE, marked
 from freelunch.reporting.labels import Registered, criterion_label
 from freelunch.study.cell import DENSE
@@ -85,11 +91,7 @@ def _draw_point(axes: Axes, x: float, point: Point, look: Mark) -> None:
     if point.perplexity is None:
         _mark_not_finite(axes, x, look)
         return
-    if point.spread is not None:
-        ends = (point.perplexity - point.spread, point.perplexity + point.spread)
-        axes.plot(
-            [x, x], ends, color=look.colour, alpha=0.3, linewidth=9, solid_capstyle="butt", zorder=2
-        )
+    draw_spread(axes, x, point.perplexity, point.spread, look.colour)
     axes.errorbar(
         x,
         point.perplexity,

@@ -1,6 +1,7 @@
 """Draw every effect with its paired interval: a forest plot."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -205,7 +206,16 @@ def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> lis
     by_model.sort(key=lambda row: order.index(row["adaptation"]))
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     by_adaptation.sort(key=lambda row: patterns.index(row["pattern"]))
-    named = [(_place(row, several), looks[row["adaptation"]].label, row) for row in by_model]
+    places = {_place(row, several) for row in by_model}
+    of_one = Counter((_place(row, several), row["adaptation"]) for row in by_model)
+    named = []
+    for row in by_model:
+        place, label = _place(row, several), looks[row["adaptation"]].label
+        if of_one[place, row["adaptation"]] == 1:
+            named.append((place, label, row))
+        else:
+            # Effects of one adaptation, such as of every two criteria, differ in their names.
+            named.append((label if len(places) == 1 else f"{label}, {place}", row["effect"], row))
     named += [(looks[row["adaptation"]].label, _place(row, several), row) for row in by_adaptation]
     return [line for title, its in _grouped(named).items() for line in _group(title, its, True)]
 

@@ -5,7 +5,7 @@ tell apart. In grey, the marker tells adaptations apart: filled for a reconstruc
 retraining, half filled for a variant of either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,21 @@ class Mark:
 
 # The mark of an effect that is about several adaptations.
 NEUTRAL = Mark("several adaptations", "several adaptations", INK, "|", "full", "-")
+
+
+# The looks of criteria, in the order of a figure.
+_CRITERIA = (
+    *((_VERMILION, "v"), (_BLUE, "s"), (_GREEN, "o"), (_PINK, "D")),
+    *((_ORANGE, "^"), (_SKY, "P"), (INK, "X"), (QUIET, "*")),
+)
+
+
+def of_criteria(names: Sequence[str]) -> dict[str, Mark]:
+    """Return the mark of each criterion of a panel; from the ninth on, looks begin again."""
+    return {
+        name: Mark(name, name, *_CRITERIA[at % len(_CRITERIA)], "full", "-")
+        for at, name in enumerate(dict.fromkeys(names))
+    }
 
 
 def marks(adaptations: Registered) -> Mapping[str, Mark]:

@@ -107,6 +107,20 @@ def draw_points(
             )
 
 
+def draw_spread(axes: Axes, x: float, y: float, spread: float | None, colour: str) -> None:
+    """Draw a spread over seeds as a wide pale bar, up and down; nothing if there is none."""
+    if spread is not None:
+        axes.plot(
+            [x, x],
+            (y - spread, y + spread),
+            color=colour,
+            alpha=0.3,
+            linewidth=9,
+            solid_capstyle="butt",
+            zorder=2,
+        )
+
+
 def start_with_data(
     axes: Axes, values: Iterable[float], errors: Iterable[float | None] | None = None
 ) -> None:

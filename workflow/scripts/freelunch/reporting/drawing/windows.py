@@ -34,8 +34,8 @@ Row = dict[str, Any]
 
 
 def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
-    """Return the figure: for each pruned model a row for each window, with the share of the best
-    gain that it misses, its memory and its perplexity.
+    """Return the figure: for each pruned model and amount of text a row for each window, with the
+    share of the best gain that it misses, its memory and its perplexity.
 
     Args:
         rows: Rows of windows.csv.
@@ -45,19 +45,19 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     if not rows:
         return empty("no two windows to compare")
     looks = marks(adaptations)
-    by_model: dict[str, list[Row]] = {}
+    together: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        by_model.setdefault(pruned_model_label(row), []).append(row)
+        together.setdefault((pruned_model_label(row), int(row["tokens"])), []).append(row)
     figure = Figure()
-    heights = [AROUND_INCHES + ROW_INCHES * len(here) for here in by_model.values()]
+    heights = [AROUND_INCHES + ROW_INCHES * len(here) for here in together.values()]
     figure.set_size_inches(WIDTH_INCHES, LEGEND_INCHES + sum(heights))
-    grid = figure.subplots(len(by_model), 2, squeeze=False, height_ratios=heights)
-    for (missed, memory), (model, here) in zip(grid, by_model.items(), strict=True):
+    grid = figure.subplots(len(together), 2, squeeze=False, height_ratios=heights)
+    for (missed, memory), ((model, tokens), here) in zip(grid, together.items(), strict=True):
         _panel(missed, here, looks, "gain_missed", 100.0, "gain_missed_standard_error")
         _panel(memory, here, looks, "adaptation_peak_bytes", 1e-9)
         widen(memory)
         seeds = seeds_label({int(row["seeds"]) for row in here})
-        missed.set_title(f"{model}\n{seeds}", loc="left", x=0.0)
+        missed.set_title(f"{model}\n{tokens:,} tokens, {seeds}", loc="left", x=0.0)
         missed.set_xlabel("gain missed (%)")
         memory.set_xlabel("memory (GB)")
         missed.set_yticks(range(len(here)), [_label(row, looks) for row in here], fontsize=SMALL)
@@ -76,8 +76,8 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
 
 
 def _label(row: Row, looks: Mapping[str, Mark]) -> str:
-    """Return the window of a row in words."""
-    label = looks[row["adaptation"]].label.removeprefix("reconstruction: ")
+    """Return the window of a row in words; the title has its amount of text."""
+    label = looks[row["adaptation"]].series.removeprefix("reconstruction: ")
     label = f"{label} {DAGGER}" if row["selected_on"] == "evaluation" else label
     return textwrap.fill(label, LABEL_CHARACTERS)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.analysis.window_effect import by_pruned_model, usual_windows
+from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.formatting import CLEAR, NOTHING, marked, over_dense, percent, with_error
 from freelunch.reporting.sections.section import Section
 from freelunch.study.windows import MATRIX
@@ -19,7 +19,8 @@ NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
     "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "
     "with it, in nats per token. Gain missed: how much less an adaptation gains than the best one "
-    "of the same pruned model, as a share of the best gain; ± is the standard error of the paired "
+    "of the same pruned model and equally much text, as a share of the best gain; ± is the "
+    "standard error of the paired "
     "differences, over windows of text and, if there are several, over seeds. Each is compared "
     "with the best over the seeds that the two share, so perplexities may be means over different "
     "seeds.",
@@ -42,10 +43,10 @@ def windows_section(windows: Sequence[Row]) -> Section:
 
 
 def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
-    """Yield what the windows of each pruned model show: first those that hold a non-linear module,
-    then single matrices.
+    """Yield what the windows of each pruned model and amount of text show: first those that hold a
+    non-linear module, then single matrices.
     """
-    for name, here in by_pruned_model(windows):
+    for name, here in compared_together(windows):
         usual = usual_windows(here)
         larger = [row for row in usual if row["window"] != MATRIX]
         finite = [row for row in larger if math.isfinite(row["gain_missed"])]
@@ -66,6 +67,7 @@ def _line(row: Row) -> dict[str, str]:
         "adaptation": marked(row["adaptation"], row["selected_on"]),
         "window": f"{row['window']}{exact}",
         "inputs, targets": f"{row['inputs']}, {row['targets']}",
+        "tokens": f"{row['tokens']:,}",
         "seeds": str(row["seeds"]),
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
         "ratio to dense": over_dense(row),

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from freelunch.analysis.budget_effect import Adapted
+from freelunch.analysis.budget_effect import Adapted, BudgetComparison
 from freelunch.analysis.intervals import Means, Numbers
 from freelunch.analysis.reach import UNITS, reached_at
 from freelunch.reporting.audit.evidence import Evidence
@@ -22,42 +22,67 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.study.methods import METHODS
 from freelunch.study.naming import pruned_model
 
+# Series of retrainings by their names, each sorted by the tokens seen.
+Ways = Mapping[str, Sequence[Adapted]]
+
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget, in `unit`, with which any way of retraining on text reaches a
     reconstruction, divided by the reconstruction's own budget, for each budget that the
-    reconstruction was run with. All `methods` have to be in the study, and no others count. The
-    loss is interpolated linearly in the logarithm of the budget between budgets that are at most
-    `apart` times apart; budgets beyond a larger step do not count. A number that is no larger than
-    the smallest budget of every way is "at most" that budget. Where no way reaches the
-    reconstruction, the number is "more than" the largest budget that all ways were run with. That
-    counts only if each way was also run with no more than the reconstruction's budget and a larger
-    budget did not make it worse; otherwise a smaller budget may suffice.
+    reconstruction was run with. Budgets that were run with more seeds than all others are also
+    compared by themselves, over these seeds. All `methods` have to be in the study, and no
+    others count. The loss is interpolated linearly in the logarithm of the budget between
+    budgets that are at most `apart` times apart; budgets beyond a larger step do not count. A
+    number that is no larger than the smallest budget of every way is "at most" that budget.
+    Where no way reaches the reconstruction, the number is "more than" the largest budget that
+    all ways were run with. That counts only if each way was also run with no more than the
+    reconstruction's budget and a larger budget did not make it worse; otherwise a smaller
+    budget may suffice.
     """
-    for comparison in evidence.comparisons:
-        place = pruned_model(comparison.reference.cells[0])
-        ways = {
-            series: members
-            for series, members in comparison.series.items()
-            if members[0].settings.method in settings["methods"] and not members[0].settings.distils
-        }
-        there = {members[0].settings.method for members in ways.values()}
-        if missing := [name for name in settings["methods"] if name not in there]:
-            subject = f"{place}, retraining against {comparison.reference.name}"
+    for all_budgets, *more_seeds in evidence.comparisons:
+        place = pruned_model(all_budgets.reference.cells[0])
+        ways = _ways(all_budgets, settings)
+        if missing := _missing(ways, settings):
+            subject = f"{place}, retraining against {all_budgets.reference.name}"
             yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
-        for reference in comparison.series[comparison.reference.series]:
-            found = _ratio(evidence, settings, ways, reference)
-            yield found
-            if isinstance(found, Absent):
-                # It would be absent beside the other references, too.
-                break
+        for comparison in (all_budgets, *more_seeds):
+            ways = _ways(comparison, settings)
+            if not _missing(ways, settings):
+                yield from _ratios(evidence, settings, ways, comparison)
+
+
+def _ways(comparison: BudgetComparison, settings: Settings) -> Ways:
+    """Return the ways of retraining that count, those on text by one of some methods."""
+    return {
+        series: members
+        for series, members in comparison.series.items()
+        if members[0].settings.method in settings["methods"] and not members[0].settings.distils
+    }
+
+
+def _missing(ways: Ways, settings: Settings) -> list[str]:
+    """Return the methods that have to be there, and are not."""
+    there = {members[0].settings.method for members in ways.values()}
+    return [name for name in settings["methods"] if name not in there]
+
+
+def _ratios(
+    evidence: Evidence, settings: Settings, ways: Ways, comparison: BudgetComparison
+) -> Asked:
+    """Yield the budget that reaches each reconstruction of a comparison."""
+    for reference in comparison.series[comparison.reference.series]:
+        found = _ratio(evidence, settings, ways, reference)
+        yield found
+        if isinstance(found, Absent):
+            # It would be absent beside the other references, too.
+            break
 
 
 def _ratio(
     evidence: Evidence,
     settings: Settings,
-    ways: Mapping[str, Sequence[Adapted]],
+    ways: Ways,
     reference: Adapted,
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""
@@ -73,7 +98,8 @@ def _ratio(
     cells = {each.name: each.cells for way in ways.values() for each in way}
     least = max(min(way.values()) for way in of_ways)
     most = min(max(way.values()) for way in of_ways)
-    ends = dict.fromkeys(f"{of:.2g}" for of in (min(min(way.values()) for way in of_ways), most))
+    smallest = min(min(way.values()) for way in of_ways)
+    ends = dict.fromkeys(f"{of:.2g}" if of < 100 else f"{of:,.0f}" for of in (smallest, most))
     subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)}"
     return ask(
         evidence,

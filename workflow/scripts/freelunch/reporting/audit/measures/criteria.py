@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from freelunch.reporting.audit.measures.measure import (
     CRITERIA,
     Absent,
     Asked,
+    Cells,
     Measure,
     Measurement,
     Settings,
+    absent_criteria,
     ask,
     by_criterion,
     divided,
@@ -36,20 +38,21 @@ Group = Sequence[str]
 
 def gap_left(evidence: Evidence, settings: Settings) -> Asked:
     """The gap in loss between every two `groups` of criteria with the reconstruction, divided by
-    the gap without it. The loss of a group is the mean of its criteria; below 0, the order of the
-    two changes. All criteria have to be in the study, and no others count.
+    the gap without it, for each budget with which several criteria were run. The loss of a group is
+    the mean of its criteria; below 0, the order of the two changes. All criteria have to be there,
+    and no others count.
     """
-    for criteria, name in _criteria(evidence, settings["metric"]):
+    for name, criteria in _grouped(evidence, settings):
         yield from _gaps(evidence, settings, criteria, name, [divided], undefined=NO_GAP)
 
 
 def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
     """How much larger the gap in loss between every two `groups` of criteria is with the
-    reconstruction than without it, whichever of the two is worse; below 0, it shrinks. Unlike a
-    share of the gap, this is a number also where there was hardly a gap. All criteria have to be in
-    the study, and no others count.
+    reconstruction than without it, whichever of the two is worse, for each budget with which
+    several criteria were run; below 0, it shrinks. Unlike a share of the gap, this is a number also
+    where there was hardly a gap. All criteria have to be there, and no others count.
     """
-    for criteria, name in _criteria(evidence, settings["metric"]):
+    for name, criteria in _grouped(evidence, settings):
         yield from _gaps(
             evidence, settings, criteria, name, SIGNED_DIFFERENCES, pick=size_difference
         )
@@ -57,21 +60,21 @@ def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     """How much more of the gap between `groups` is left in a model than in the next smaller, in
-    whichever order the two groups are.
+    whichever order the two groups are, for each budget with which several criteria were run.
     """
     sizes = evidence.parameters
-    by_gap: dict[tuple[str, str], list[Measurement]] = {}
-    for criteria, name in _criteria(evidence, settings["metric"]):
+    by_gap: dict[tuple[str, str, str], list[Measurement]] = {}
+    for name, criteria in _grouped(evidence, settings):
         for found in _gaps(evidence, settings, criteria, name, [divided], undefined=NO_GAP):
             if isinstance(found, Measurement) and found.cells[0].model in sizes:
-                by_gap.setdefault((found.cells[0].pattern, found.about), []).append(found)
+                by_gap.setdefault((found.cells[0].pattern, name, found.about), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
     if not several:
         yield Absent(
             "models of different sizes",
             "these criteria are not compared on models of several sizes",
         )
-    for (pattern, about), of_models in several.items():
+    for (pattern, _, about), of_models in several.items():
         ordered = sorted(of_models, key=lambda each: sizes[each.cells[0].model])
         for small, large in pairwise(ordered):
 
@@ -95,15 +98,15 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
 
 def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
     """The perplexity of the first of two `criteria` minus that of the second with the
-    reconstruction, in models whose dense perplexity is at most `dense_at_most`: differences do not
-    carry over to other levels.
+    reconstruction, for each budget with which both were run, in models whose dense perplexity is at
+    most `dense_at_most`: differences do not carry over to other levels.
     """
     one, other = settings["criteria"]
     asked: list[Measurement | Absent] = []
-    for criteria, name in _criteria(evidence, settings["metric"]):
+    for name, criteria in _of_shared_seeds(evidence, settings["metric"], settings["criteria"]):
         if one not in criteria or other not in criteria:
             continue
-        cells = {criterion: criteria[criterion][1] for criterion in (one, other)}
+        cells = {criterion: criteria[criterion][name] for criterion in (one, other)}
         model = cells[one][0].model
         subject = f"{model}, {cells[one][0].pattern}, {name}: {one} minus {other}"
         dense, most = evidence.dense_perplexity(model), settings["dense_at_most"]
@@ -125,7 +128,7 @@ def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
 def _gaps(
     evidence: Evidence,
     settings: Settings,
-    criteria: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]],
+    criteria: Mapping[str, Cells],
     name: str,
     compared_by: Sequence[Combination],
     **more: Any,
@@ -133,11 +136,10 @@ def _gaps(
     """Yield a comparison of the gap between every two groups of criteria with and without the
     reconstruction; `compared_by` take the two in this order, and `more` are attributes of it.
     """
-    one = next(iter(criteria.values()))[0][0]
+    one = next(iter(criteria.values()))[NONE][0]
     subject = f"{one.model}, {one.pattern}, {name}"
-    wanted = [it for group in settings["groups"] for it in group]
-    if missing := [it for it in wanted if it not in criteria]:
-        yield Absent(subject, f"there are no cells of {', '.join(missing)}")
+    if absent := absent_criteria(name, criteria, _all(settings)):
+        yield absent
         return
 
     def key(criterion: str, adaptation: str) -> str:
@@ -150,10 +152,10 @@ def _gaps(
 
     for pair in combinations(settings["groups"], 2):
         cells = {
-            key(it, adaptation): criteria[it][at]
+            key(it, adaptation): criteria[it][adaptation]
             for group in pair
             for it in group
-            for at, adaptation in enumerate((NONE, name))
+            for adaptation in (NONE, name)
         }
         sample = evidence.sample(cells, settings["metric"])
         # The group that is worse without the reconstruction comes first.
@@ -179,21 +181,35 @@ def _group_label(group: Group) -> str:
     return "/".join(map(criterion_label, group))
 
 
-def _criteria(
-    evidence: Evidence, metric: str
-) -> Iterator[tuple[dict[str, tuple[list[Cell], list[Cell]]], str]]:
-    """Yield, for each model and pattern, the cells of each criterion and the reconstruction's name.
+def _all(settings: Settings) -> list[str]:
+    """Return the criteria of all groups."""
+    return [*chain(*settings["groups"])]
 
-    The cells are those without and those with the reconstruction, of the seeds that all share.
+
+def _grouped(evidence: Evidence, settings: Settings) -> Iterator[tuple[str, dict[str, Cells]]]:
+    """Yield what `_of_shared_seeds` yields for the criteria of all groups."""
+    return _of_shared_seeds(evidence, settings["metric"], _all(settings))
+
+
+def _of_shared_seeds(
+    evidence: Evidence, metric: str, wanted: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Cells]]]:
+    """Yield what `by_criterion` yields, with the cells of the seeds that all wanted criteria share.
+
+    What compares fewer than two criteria, or criteria without a common seed, is left out.
     """
-    for (*_, name), criteria in by_criterion(evidence, metric).items():
-        seeds = set.intersection(*({it.seed for it in of[name]} for of in criteria.values()))
+    for name, criteria in by_criterion(evidence, metric, wanted):
+        there = {it: cells for it, cells in criteria.items() if it in wanted} or criteria
+        seeds = set.intersection(*({it.seed for it in of[name]} for of in there.values()))
         if len(criteria) > 1 and seeds:
 
             def kept(of_seeds: Sequence[Cell], seeds: set[int] = seeds) -> list[Cell]:
                 return [cell for cell in of_seeds if cell.seed in seeds]
 
-            yield {it: (kept(of[NONE]), kept(of[name])) for it, of in criteria.items()}, name
+            yield (
+                name,
+                {it: {key: kept(of[key]) for key in (NONE, name)} for it, of in there.items()},
+            )
 
 
 GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}

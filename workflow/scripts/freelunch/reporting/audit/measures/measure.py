@@ -6,7 +6,7 @@ the claim names: nats per token, or the share of wrong answers. The audit's page
 of each measure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,31 +143,57 @@ def ask(
 def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
     """Yield the dense, pruned and reconstructed cells of each pruned model, and the reconstruction.
 
-    The reconstruction is the one that other budgets are multiples of, or the first. The cells are
-    those of the seeds that were measured, or of all seeds where none was.
+    The reconstruction is the first of the references, and each of its other budgets that was
+    measured. The cells are those of the seeds that were measured, or of all seeds where none was.
     """
     for by_name in evidence.pruned:
-        name = next((it for it in evidence.study.references if it in by_name), None)
-        if name is not None and (seeds := sorted(by_name.get(NONE, {}).keys() & by_name[name])):
+        first = next((name for name in evidence.study.references if name in by_name), None)
+        if first is None:
+            continue
+        for name in evidence.study.budgets_of(first, by_name):
+            seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
             measured = [
                 seed
                 for seed in seeds
                 if all(evidence.measures(by_name[it][seed], metric) for it in (NONE, name))
             ]
-            seeds = measured or seeds
-            cells = {it: [by_name[it][seed] for seed in seeds] for it in (NONE, name)}
-            # The dense model has one cell, which stands beside every seed.
-            cells[DENSE] = [Cell.dense(cells[NONE][0].model)] * len(seeds)
-            yield cells, name
+            if kept := measured or (seeds if name == first else []):
+                cells = {it: [by_name[it][seed] for seed in kept] for it in (NONE, name)}
+                # The dense model has one cell, which stands beside every seed.
+                cells[DENSE] = [Cell.dense(cells[NONE][0].model)] * len(kept)
+                yield cells, name
 
 
-def by_criterion(evidence: Evidence, metric: str) -> dict[tuple[str, str, str], dict[str, Cells]]:
-    """Return the cells by model, pattern and reconstruction, and then by criterion."""
-    found: dict[tuple[str, str, str], dict[str, Cells]] = {}
+def by_criterion(
+    evidence: Evidence, metric: str, wanted: Collection[str]
+) -> Iterator[tuple[str, dict[str, Cells]]]:
+    """Yield a reconstruction, and the cells of each criterion with it, for each model and pattern.
+
+    There is each budget with which several of the wanted criteria were run, though perhaps not all
+    of them; if there is none, the reference.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, Cells]]] = {}
     for cells, name in reconstructed(evidence, metric):
         one = cells[NONE][0]
-        found.setdefault((one.model, one.pattern, name), {})[one.criterion] = cells
-    return found
+        of_place = found.setdefault((one.model, one.pattern), {})
+        of_place.setdefault(name, {})[one.criterion] = cells
+    for of_place in found.values():
+        least = min(2, len(wanted))
+        several = [name for name, of in of_place.items() if len(of.keys() & {*wanted}) >= least]
+        for name in several or [min(of_place, key=evidence.study.references.index)]:
+            yield name, of_place[name]
+
+
+def absent_criteria(
+    name: str, criteria: Mapping[str, Cells], wanted: Sequence[str]
+) -> Absent | None:
+    """Return which of the wanted criteria have no cells with a reconstruction; None if all have."""
+    missing = [criterion for criterion in wanted if criterion not in criteria]
+    if not missing:
+        return None
+    one = next(iter(criteria.values()))[name][0]
+    reason = f"there are no cells of {', '.join(missing)}"
+    return Absent(f"{one.model}, {one.pattern}, {name}", reason)
 
 
 def only(cells: Cells, names: Sequence[str]) -> Cells:

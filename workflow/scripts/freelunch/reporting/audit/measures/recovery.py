@@ -9,6 +9,7 @@ from freelunch.reporting.audit.measures.measure import (
     Measure,
     Measurement,
     Settings,
+    absent_criteria,
     ask,
     by_criterion,
     divided,
@@ -31,23 +32,23 @@ def recovered_by(adaptation: str) -> Statistic:
 
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
-    """The share of the loss added by pruning that the reconstruction recovers. All `criteria` have
-    to be in the study, and no others count.
+    """The share of the loss added by pruning that the reconstruction recovers, for each budget with
+    which several `criteria` were run. All of them have to be there, and no others count.
     """
-    for (model, pattern, name), criteria in by_criterion(evidence, settings["metric"]).items():
-        if missing := [it for it in settings["criteria"] if it not in criteria]:
-            subject = f"{model}, {pattern}, {name}"
-            yield Absent(subject, f"there are no cells of {', '.join(missing)}")
+    wanted = settings["criteria"]
+    for name, criteria in by_criterion(evidence, settings["metric"], wanted):
+        if absent := absent_criteria(name, criteria, wanted):
+            yield absent
             continue
-        for criterion in settings["criteria"]:
+        for criterion in wanted:
             cells = criteria[criterion]
             subject = f"{pruned_model(cells[NONE][0])}, {name}"
             yield ask(evidence, settings, subject, [recovered_by(name)], cells)
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
-    """How much the reconstruction lowers the loss, in nats per token or as a share of answers.
-    Pruned models that were not measured count as untested.
+    """How much the reconstruction lowers the loss, in nats per token or as a share of answers, for
+    each budget that was measured. Pruned models that were not measured count as untested.
     """
     asked = []
     for cells, name in reconstructed(evidence, settings["metric"]):
@@ -67,7 +68,8 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
 
 def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss added by pruning that the reconstruction recovers, in models with at
-    least `parameters` parameters. All `criteria` have to be in the study, and no others count.
+    least `parameters` parameters, for each budget with which several `criteria` were run. All of
+    them have to be there, and no others count.
     """
     sizes = evidence.parameters
     large = {

@@ -1,12 +1,12 @@
 """Measures of the effect of the window size."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from freelunch.analysis.intervals import Sample, Statistic
-from freelunch.analysis.window_effect import usual_windows
+from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     WINDOW,
@@ -34,22 +34,21 @@ MISSED = "gain missed, as a share of the other window's gain"
 
 def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     """How much less each of some `windows` gains than the window `beside`, as a share of what that
-    gains; below 0, it gains more. All of them have to be in the study, and no others count.
+    gains, for each amount of text that several of them were adapted on; below 0, it gains more. All
+    of them have to be there, and no others count.
     """
-    for place, by_name, rows in _windows(evidence):
-        wanted = [settings["beside"], *settings["windows"]]
-        names = _adaptations(rows)
-        if absent := _absent_windows(names, wanted):
-            yield Absent(place, absent)
+    for found in _with(evidence, _trained(settings["beside"], *settings["windows"])):
+        if isinstance(found, Absent):
+            yield found
             continue
-        beside = names[settings["beside"]]
+        beside = found.trained(settings["beside"])
         for window in settings["windows"]:
             yield ask(
                 evidence,
                 settings,
-                f"{place}, windows",
-                [_missed(names[window], beside)],
-                shared_seeds(by_name, [NONE, names[window], beside]),
+                f"{found.place}, windows",
+                [_missed(found.trained(window), beside)],
+                shared_seeds(found.cells, [NONE, found.trained(window), beside]),
                 about=f"{window_label(window)} vs. {window_label(settings['beside'])}",
             )
 
@@ -80,79 +79,79 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of a single matrix gains than each of some `windows`, as a share of
-    what that gains. The matrix is solved exactly if `exact`, and trained otherwise. All of the
-    windows have to be in the study, and no others count.
+    what that gains, for each amount of text that several of them were adapted on. The matrix is
+    solved exactly if `exact`, and trained otherwise. All of the windows have to be there, and no
+    others count.
     """
-    for place, by_name, rows in _windows(evidence):
-        trained = _adaptations(rows)
-        absent = _absent_windows(trained, settings["windows"])
-        matrix = _adaptations(rows, settings["exact"]).get(MATRIX)
-        if absent or matrix is None:
-            how = "solved exactly" if settings["exact"] else "trained"
-            yield Absent(place, absent or f"no window of one matrix was {how}")
+    of_matrix, windows = _Kind(MATRIX, settings["exact"]), settings["windows"]
+    for found in _with(evidence, [of_matrix, *_trained(*windows)]):
+        if isinstance(found, Absent):
+            yield found
             continue
-        for window in settings["windows"]:
+        matrix = found.names[of_matrix]
+        for window in windows:
             yield ask(
                 evidence,
                 settings,
-                f"{place}, {matrix}",
-                [_missed(matrix, trained[window])],
-                shared_seeds(by_name, [NONE, matrix, trained[window]]),
+                f"{found.place}, {matrix}",
+                [_missed(matrix, found.trained(window))],
+                shared_seeds(found.cells, [NONE, matrix, found.trained(window)]),
                 about=f"{window_label(MATRIX)} vs. {window_label(window)}",
             )
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of half a block gains than each of some `windows`, as a share of
-    what that gains; the largest share counts. Below 0, half a block gains more than all of them,
-    which have to be in the study; no others count.
+    what that gains, for each amount of text that several of them were adapted on; the largest share
+    counts. Below 0, half a block gains more than all of them, which have to be there; no others
+    count.
     """
-    for place, by_name, rows in _windows(evidence):
-        trained = _adaptations(rows)
-        if absent := _absent_windows(trained, [HALVES, *settings["windows"]]):
-            yield Absent(place, absent)
+    wanted = _trained(HALVES, *settings["windows"])
+    for found in _with(evidence, wanted):
+        if isinstance(found, Absent):
+            yield found
             continue
-        half, *others = (trained[window] for window in (HALVES, *settings["windows"]))
+        half, *others = (found.names[kind] for kind in wanted)
         yield ask(
             evidence,
             settings,
-            f"{place}, {half}",
+            f"{found.place}, {half}",
             [_missed(half, other) for other in others],
-            shared_seeds(by_name, [NONE, half, *others]),
+            shared_seeds(found.cells, [NONE, half, *others]),
             pick=max,
         )
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     """The peak memory of the job that adapts halves of a block, divided by the smallest peak of
-    some `windows`, all of which have to be in the study. Both are net of what the job's own process
-    held when its work began, which is mostly libraries. The interval is over runs with different
-    seeds, of which three are needed.
+    some `windows`, all of which have to be there, for each amount of text that several of them were
+    adapted on. Both are net of what the job's own process held when its work began, which is
+    mostly libraries. The interval is over runs with different seeds, of which three are needed.
     """
-    for place, by_name, rows in _windows(evidence):
-        wanted = [HALVES, *settings["windows"]]
-        trained = _adaptations(rows)
-        if absent := _absent_windows(trained, wanted):
-            yield Absent(place, absent)
+    wanted = _trained(HALVES, *settings["windows"])
+    for found in _with(evidence, wanted):
+        if isinstance(found, Absent):
+            yield found
             continue
-        names = [trained[window] for window in wanted]
-        cells = shared_seeds(by_name, names)
+        names = [found.names[kind] for kind in wanted]
+        cells = shared_seeds(found.cells, names)
         used = [cell for name in names for cell in cells[name]]
         if len(used) < RUNS * len(names):
             seeds = len(used) // len(names)
-            yield Absent(place, f"peak memory was measured with {seeds} of {RUNS} seeds")
+            reason = f"peak memory was measured with {seeds} of {RUNS} seeds"
+            yield Absent(found.place, reason)
             continue
         half, *others = names
         peaks = [[_work_peak(evidence, cell) for cell in cells[name]] for name in names]
         if any(peak is None for each in peaks for peak in each):
-            yield Absent(place, "some records lack the peak memory of a job's own work")
+            yield Absent(found.place, "some records lack the peak memory of a job's own work")
             continue
 
         # What varies from run to run is the unit of the interval.
         runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
         # Beside the smallest, the ratio is largest.
         ratios = [_ratio(half, other) for other in others]
-        yield Measurement(f"{place}, {half}", ratios, [runs], used, pick=max)
+        yield Measurement(f"{found.place}, {half}", ratios, [runs], used, pick=max)
 
 
 def _ratio(name: str, other: str) -> Statistic:
@@ -172,24 +171,68 @@ def _missed(name: str, other: str) -> Statistic:
     return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
 
 
-def _windows(evidence: Evidence) -> Iterator[tuple[str, BySeed, list[Mapping[str, Any]]]]:
-    """Yield the name of each pruned model, its cells, and the rows of its usual windows."""
-    for by_name in evidence.pruned:
-        place = pruned_model(next(iter(next(iter(by_name.values())).values())))
-        rows = usual_windows([row for row in evidence.windows if pruned_model(row) == place])
-        if rows:
-            yield place, by_name, rows
+@dataclass(frozen=True)
+class _Kind:
+    """A window, and whether it was solved exactly rather than trained."""
+
+    window: int | str
+    exact: bool = False
 
 
-def _adaptations(rows: Sequence[Mapping[str, Any]], exact: bool = False) -> dict[Any, str]:
-    """Return the trained adaptations, or those that were solved exactly, by their window."""
-    return {row["window"]: row["adaptation"] for row in rows if bool(row["exact"]) == exact}
+@dataclass(frozen=True)
+class _Windows:
+    """The usual windows of a pruned model that were adapted on equally much text.
+
+    Attributes:
+        place: The pruned model, and the amount of text where there are several.
+        cells: All cells of the pruned model.
+        names: The adaptations by their windows.
+    """
+
+    place: str
+    cells: BySeed
+    names: Mapping[_Kind, str]
+
+    def trained(self, window: int | str) -> str:
+        """Return the adaptation that trains a window."""
+        return self.names[_Kind(window)]
 
 
-def _absent_windows(there: Collection[Any], wanted: Sequence[Any]) -> str | None:
-    """Return which of the wanted windows were not trained, in words; None if all were."""
-    missing = [str(window) for window in wanted if window not in there]
-    return f"windows that were not run: {', '.join(missing)}" if missing else None
+def _trained(*windows: int | str) -> list[_Kind]:
+    return [_Kind(window) for window in windows]
+
+
+def _with(evidence: Evidence, wanted: Sequence[_Kind]) -> Iterator[_Windows | Absent]:
+    """Yield the windows of each pruned model, or which of the wanted ones are missing, for each
+    amount of text on which several of these were adapted; if there is none, for one amount.
+    """
+    for amounts in _by_pruned_model(evidence):
+        there = [[kind for kind in wanted if kind in found.names] for found in amounts]
+        several = [it for it, kinds in zip(amounts, there, strict=True) if len(kinds) > 1]
+        for found in several or [amounts[there.index(max(there, key=len))]]:
+            missing = _missing(found, wanted)
+            yield Absent(found.place, missing) if missing else found
+
+
+def _missing(found: _Windows, wanted: Sequence[_Kind]) -> str | None:
+    """Return which of the wanted windows were not adapted, in words; None if all were."""
+    missing = [kind for kind in wanted if kind not in found.names]
+    names = [f"{it.window} (solved exactly)" if it.exact else str(it.window) for it in missing]
+    return f"windows that were not run: {', '.join(names)}" if missing else None
+
+
+def _by_pruned_model(evidence: Evidence) -> list[list[_Windows]]:
+    """Return the windows of each pruned model, for each amount of text."""
+    cells = {
+        pruned_model(next(iter(of[NONE].values()))): of for of in evidence.pruned if NONE in of
+    }
+    found: dict[str, list[_Windows]] = {}
+    for place, rows in compared_together(evidence.windows):
+        if usual := usual_windows(rows):
+            model = pruned_model(usual[0])
+            names = {_Kind(row["window"], bool(row["exact"])): row["adaptation"] for row in usual}
+            found.setdefault(model, []).append(_Windows(place, cells[model], names))
+    return list(found.values())
 
 
 MEASURES = (
