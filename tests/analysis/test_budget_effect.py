@@ -318,7 +318,7 @@ def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix() -
         assert {row["reference"] for row in rows} == {expected}
 
 
-def test_each_is_compared_over_all_seeds_that_it_shares_with_the_reference() -> None:
+def test_only_seeds_that_all_share_are_compared() -> None:
     config = make_study(
         ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2]
     ).as_json()
@@ -330,8 +330,8 @@ def test_each_is_compared_over_all_seeds_that_it_shares_with_the_reference() -> 
     study = Study.check(config, "made-up.yaml")
     records = make_records(study, {})
     rows = budget_rows(records, study)
-    seeds = [(row["adaptation"], row["seeds"]) for row in rows]
-    assert seeds == [("recon_block", 2), ("full_1", 1), ("norms_1", 2)]
+    assert [row["adaptation"] for row in rows] == ["recon_block", "full_1", "norms_1"]
+    assert {row["seeds"] for row in rows} == {1}
     (one,) = [cell for cell in records if cell.adaptation == "full_1"]
     (other,) = [c for c in records if c.adaptation == "recon_block" and c.seed == 1]
     losses = [records[cell]["metrics"]["perplexity"]["window_losses"] for cell in (one, other)]

@@ -51,7 +51,7 @@ def rows(**scales: float) -> list[Any]:
         if not cell.is_dense:
             scale = scales.get(cell.adaptation, 0.1)
             record["metrics"]["drift"] = {"drift": drift(scale, math.isinf(scale))}
-    return drift_rows(records, window_rows(records))
+    return drift_rows(records, window_rows(records, study))
 
 
 def one(found: list[Any], **keys: object) -> Any:

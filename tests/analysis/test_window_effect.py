@@ -71,7 +71,7 @@ def records_of(
 
 def rows_of(*adaptations: str, **grid: Any) -> dict[str, dict[str, Any]]:
     study = study_of(*adaptations, **grid)
-    return {row["adaptation"]: row for row in window_rows(records_of(study))}
+    return {row["adaptation"]: row for row in window_rows(records_of(study), study)}
 
 
 ALL = ("recon_block", *MORE)
@@ -113,32 +113,33 @@ def test_a_choice_on_the_evaluation_text_is_not_the_best_that_others_miss() -> N
     assert rows["paper"]["gain_missed"] == pytest.approx(-0.05)
     study = study_of("paper", "matrix")
     spoilt = {"matrix": [3.0, None, 5.0, 6.0]}
-    assert {row["best"] for row in window_rows(records_of(study, spoilt))} == {"paper"}
+    assert {row["best"] for row in window_rows(records_of(study, spoilt), study)} == {"paper"}
 
 
 def test_seeds_are_those_shared_with_the_best() -> None:
     study = study_of("recon_block", "matrix", seeds=[0, 1])
     records = records_of(study)
-    rows = {row["adaptation"]: row for row in window_rows(records)}
+    rows = {row["adaptation"]: row for row in window_rows(records, study)}
     assert rows["matrix"]["seeds"] == 2
     assert rows["matrix"]["gain"] == pytest.approx(0.255)
     spread = rows["matrix"]["gain_standard_deviation_over_seeds"]
     assert spread == pytest.approx(statistics.stdev([0.25, 0.26]))
     gone = Cell.parse("tiny/wanda-u50/matrix/seed1")
     fewer = {cell: record for cell, record in records.items() if cell != gone}
-    found = {row["adaptation"]: row for row in window_rows(fewer)}
+    found = {row["adaptation"]: row for row in window_rows(fewer, study)}
     assert {name: row["seeds"] for name, row in found.items()} == {"recon_block": 2, "matrix": 1}
     assert found["matrix"]["gain"] == pytest.approx(0.25)
     gone = Cell.parse("tiny/wanda-u50/recon_block/seed1")
     fewer = {cell: record for cell, record in records.items() if cell != gone}
-    assert {row["best"] for row in window_rows(fewer)} == {"recon_block"}
-    assert {row["seeds"] for row in window_rows(fewer)} == {1}
+    assert {row["best"] for row in window_rows(fewer, study)} == {"recon_block"}
+    assert {row["seeds"] for row in window_rows(fewer, study)} == {1}
 
 
 def test_one_with_other_seeds_takes_nothing_from_the_others() -> None:
+    study = study_of("recon_block", "matrix", "two")
     records = records_of(study_of("recon_block", "matrix"))
     records |= records_of(study_of("two", seeds=[1]))
-    rows = {row["adaptation"]: row for row in window_rows(records)}
+    rows = {row["adaptation"]: row for row in window_rows(records, study)}
     assert set(rows) == {"recon_block", "matrix"} and rows["matrix"]["seeds"] == 1
 
 
@@ -148,7 +149,7 @@ def test_only_windows_are_compared() -> None:
     names = ["none", "recon_block", "cosine", "whole"]
     study = make_study(more, criteria=["wanda"], adaptations=names)
     records = records_of(study, {"cosine": LOSSES["two"]})
-    assert [row["adaptation"] for row in window_rows(records)] == ["recon_block", "whole"]
+    assert [row["adaptation"] for row in window_rows(records, study)] == ["recon_block", "whole"]
 
 
 TRIPLE = {"budget": {"times": 3, "of": "recon_block"}}
@@ -165,11 +166,11 @@ LARGER_LOSSES: dict[str, list[float | None]] = {
 }
 
 
-def test_windows_are_compared_with_those_that_got_equally_much_text() -> None:
+def test_windows_are_compared_with_those_that_see_the_same_amount_of_text() -> None:
     """More text gains more, whatever the window."""
     names = ["none", "recon_block", "whole", "block_3", "matrix_3", "whole_5"]
     study = make_study(LARGER, criteria=["wanda"], adaptations=names)
-    rows = window_rows(records_of(study, LARGER_LOSSES))
+    rows = window_rows(records_of(study, LARGER_LOSSES), study)
     assert [(row["tokens"], row["adaptation"], row["best"]) for row in rows] == [
         (8192, "recon_block", "recon_block"),
         (8192, "whole", "recon_block"),
@@ -193,7 +194,7 @@ def test_windows_are_compared_with_those_that_got_equally_much_text() -> None:
     assert labels == ["single matrices", "one block, without norms"], "tokens are in the title"
 
 
-def test_a_study_compares_windows_only_if_they_get_equally_much_text() -> None:
+def test_a_study_compares_windows_only_if_they_see_the_same_amount_of_text() -> None:
     for names, expected in (
         (["recon_block", "matrix_3"], False),
         (["recon_block", "block_3"], False),
@@ -202,7 +203,7 @@ def test_a_study_compares_windows_only_if_they_get_equally_much_text() -> None:
         study = make_study(LARGER, criteria=["wanda"], adaptations=["none", *names])
         assert study.compares_windows is expected
         losses = {name: LARGER_LOSSES.get(name, UNADAPTED) for name in names}
-        assert bool(window_rows(records_of(study, losses))) is expected
+        assert bool(window_rows(records_of(study, losses), study)) is expected
 
 
 def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
     study = make_study(more, criteria=["wanda"], adaptations=names)
     assert study.compares_windows
     others = {"behind": LOSSES["exact"], "lost": [3.9, 4.9, 5.9, 6.9], "drops": LOSSES["two"]}
-    rows = window_rows(records_of(study, others))
+    rows = window_rows(records_of(study, others), study)
     assert {row["adaptation"]: row["targets"] for row in rows} == {
         "recon_block": "dense",
         "drops": "dense, model_dropout",
@@ -253,16 +254,16 @@ def test_one_window_is_compared_with_nothing() -> None:
     other_rate = {"other": {**RECON, "learning_rate": 0.5}}
     study = make_study(other_rate, criteria=["wanda"], adaptations=["none", "recon_block", "other"])
     losses = {"other": LOSSES["two"]}
-    assert window_rows(records_of(study, losses)) == []
+    assert window_rows(records_of(study, losses), study) == []
     study = study_of("recon_block", "matrix")
     without = {c: r for c, r in records_of(study).items() if c.adaptation != "none" or c.is_dense}
-    assert window_rows(without) == []
+    assert window_rows(without, study) == []
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
     study = study_of("recon_block", "matrix", "two")
     spoilt = {"recon_block": [3.0, None, 5.0, 6.0]}
-    rows = {row["adaptation"]: row for row in window_rows(records_of(study, spoilt))}
+    rows = {row["adaptation"]: row for row in window_rows(records_of(study, spoilt), study)}
     assert rows["matrix"]["best"] == "two"
     assert math.isnan(rows["recon_block"]["gain_missed"])
     assert "not finite" in summary_of(study, records_of(study, spoilt))
@@ -277,7 +278,7 @@ def test_what_is_said_of_windows() -> None:
     records = records_of(study)
     text = summary_of(study, records)
     assert "**Effect of the window size**" in text
-    sentences = list(window_sentences(window_rows(records)))
+    sentences = list(window_sentences(window_rows(records, study)))
     # Chosen on the evaluation text: shown in the table, and not counted.
     assert "among 4 windows of half a block or more, 1 gains most and all least" in sentences[0]
     assert "of one matrix, trained, misses" in sentences[1]
@@ -287,7 +288,7 @@ def test_what_is_said_of_windows() -> None:
     marked = [line for line in text.splitlines() if "paper (chosen on the evaluation text)" in line]
     assert len(marked) == 2, "once among the cells, once among the windows"
     noisy = {"matrix": [3.0, 4.4, 4.8, 6.0]}
-    said = " ".join(window_sentences(window_rows(records_of(study, noisy))))
+    said = " ".join(window_sentences(window_rows(records_of(study, noisy), study)))
     assert "trained, misses" in said and "which is within the error" in said
 
 
@@ -309,7 +310,8 @@ def test_a_comparison_of_criteria_leaves_out_what_only_one_of_them_has() -> None
 
 
 def data_of(path: Path, *adaptations: str, **losses: list[float | None]) -> list[dict[str, str]]:
-    rows = window_rows(records_of(study_of(*adaptations), losses))
+    study = study_of(*adaptations)
+    rows = window_rows(records_of(study, losses), study)
     text = csv_text(WINDOW_COLUMNS, rows)
     path.write_text(text, encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text)))

@@ -1,6 +1,8 @@
 """The claims of the paper and their file, and how their parts are asked of a study."""
 
 import re
+from collections.abc import Collection
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.verdicts import HOLDS, IN_PART, UNTESTED, kind
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 
 
@@ -103,6 +107,68 @@ def test_a_missing_cell_never_lets_a_claim_hold(
         criteria, adaptations = ([it for it in of if it != one] for of in (worse, levels))
         for claim, verdict in verdicts(criteria, adaptations).items():
             assert rank(verdict) <= rank(whole[claim]), (claim, one)
+
+
+def test_a_missing_cell_of_a_budget_never_lets_a_claim_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At three times the text, the gaps are as large as without adaptation and the whole model is
+    the best window. Whatever single cells of that budget are left out, this is not forgotten.
+    """
+    block, three = {"method": "reconstruction"}, {"budget": {"times": 3, "of": "recon_block"}}
+    windows: dict[str, Any] = {
+        "halves": {"window": "attention_mlp"},
+        "five": {"window": 5},
+        "all": {"window": "all"},
+        "matrix": {"window": "matrix", "train_norms": False},
+    }
+    entries: dict[str, Any] = {
+        "block_3": {**block, **three},
+        **{f"recon_{name}": {**block, **entry} for name, entry in windows.items()},
+        **{f"{name}_3": {**block, **entry, **three} for name, entry in windows.items()},
+    }
+    config = {it: {"score": it} for it in ("magnitude", "wanda", "ria", "sparsegpt")}
+    levels = {"none": 60.0, "recon_block": 40.0, "block_3": 40.0}
+    levels |= {"recon_halves": 40.5, "recon_five": 40.2, "recon_all": 40.3, "recon_matrix": 50.0}
+    levels |= {"halves_3": 48.0, "five_3": 48.0, "all_3": 30.0, "matrix_3": 32.0}
+    worse = {"magnitude": 2.0, "wanda": 1.0, "ria": 1.2, "sparsegpt": 1.3}
+    closer = {name: 1 + (factor - 1) / 2 for name, factor in worse.items()}
+    claims = load_claims()
+    monkeypatch.setattr(intervals, "DRAWS", 1000)
+    study = make_study(entries, config, criteria=[*worse], adaptations=["none", "recon_block"])
+    more = study.as_json()
+    (grid,) = more["study"]["grids"]
+    others = [name for name in entries if name != "block_3"]
+    more["study"]["grids"] += [
+        {**grid, "adaptations": ["block_3"]},
+        {**grid, "criteria": ["wanda"], "adaptations": others},
+    ]
+    study = Study.check(more, "made-up.yaml")
+    values: dict[str, float | None] = {
+        str(cell): levels[cell.adaptation]
+        * (closer if cell.adaptation == "recon_block" else worse)[cell.criterion]
+        for cell in study.cells
+        if not cell.is_dense
+    }
+    records = make_records(study, {"tiny/dense/none/seed0": 20.0, **values})
+
+    def ranks(left_out: Collection[Cell]) -> dict[tuple[str, str], int]:
+        kept = {cell: record for cell, record in records.items() if cell not in left_out}
+        found = audit_claims(Evidence(study, kept, Path()), claims, regimes={})
+        return {
+            (claim["id"], part["says"]): rank(part["verdict"])
+            for claim in found
+            for part in claim["parts"]
+            if part["metric"] == "perplexity"
+        }
+
+    whole = ranks(())
+    assert {whole[key] for key in whole if key[0] in ("C2", "C3")} >= {1}
+    of_budget = [cell for cell in study.cells if cell.adaptation.endswith("_3")]
+    # A criterion or a window that stays behind alone has nothing to compare: the one exception.
+    for left_out in [*combinations(of_budget, 1), *combinations(of_budget, 2)]:
+        for key, found in ranks(left_out).items():
+            assert found <= whole[key], (key, left_out)
 
 
 # --- The file of claims

@@ -15,6 +15,7 @@ from freelunch.reporting.drawing.style import styled
 from freelunch.reporting.labels import adaptation_labels
 from freelunch.reporting.results import Results
 from freelunch.reporting.table import csv_text
+from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 
 BLOCK = {"method": "reconstruction"}
@@ -48,9 +49,8 @@ def drawn(found: Results) -> Figure:
 
 def test_rows_are_of_the_budgets_that_several_criteria_have() -> None:
     found = results()
-    assert found.study.budgets_of_criteria == {
-        "reconstruction, window 1": ["recon_block", "recon_3", "recon_10"]
-    }
+    budgets = {("tiny", "u50"): [["recon_block", "recon_3", "recon_10"]]}
+    assert found.study.budgets_of_criteria == budgets
     rows = found.criteria_budgets
     assert {row["adaptation"] for row in rows} == {"none", "recon_block", "recon_3", "recon_10"}
     tokens = {row["adaptation"]: row["tokens"] for row in rows}
@@ -64,6 +64,26 @@ def test_one_budget_or_one_criterion_is_no_comparison() -> None:
     one = make_study(ENTRIES, adaptations=["none", "recon_block", "recon_all"])
     other = make_study(ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", "recon_3"])
     assert one.budgets_of_criteria == other.budgets_of_criteria == {}
+
+
+def test_each_model_shows_the_first_of_its_own_budgets() -> None:
+    """Though another model, or another pattern, has a better one."""
+    config = make_study(ENTRIES, models=["tiny", "tiny-2"], adaptations=["none"]).as_json()
+    (grid,) = config["study"]["grids"]
+    for models, names in ((["tiny"], ["recon_block", "recon_3"]), (["tiny-2"], ["recon_3"])):
+        config["study"]["grids"].append({**grid, "models": models, "adaptations": names})
+    study = Study.check(config, "made-up.yaml")
+    found = Results(study, make_records(study, {}), Path("nowhere"))
+    assert study.budgets_of_criteria == {("tiny", "u50"): [["recon_block", "recon_3"]]}
+    shown = {(row["model"], row["adaptation"]) for row in found.criteria}
+    adapted = {pair for pair in shown if pair[1] != "none"}
+    assert adapted == {("tiny", "recon_block"), ("tiny-2", "recon_3")}
+    assert {row["model"] for row in found.criteria_budgets} == {"tiny"}
+
+
+def test_amounts_have_three_digits() -> None:
+    amounts = [criteria_budgets._amount(of) for of in (512, 8192, 131072, 524288, 1572864, 1.6e6)]
+    assert amounts == ["512", "8.19k", "131k", "524k", "1.57M", "1.6M"]
 
 
 def test_there_is_a_line_for_each_criterion() -> None:
@@ -80,7 +100,7 @@ def test_there_is_a_line_for_each_criterion() -> None:
     named = {text.get_text() for text in axes.texts}
     assert named == {"Magnitude 120.0", "Wanda 40.0"}
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ["not\nadapted", "8k", "25k", "82k"]
+    assert labels == ["not\nadapted", "8.19k", "24.6k", "81.9k"]
     assert "dense (dashed): 20.0" in axes.get_title(loc="left")
     with styled():
         assert_words_inside(figure)

@@ -292,15 +292,16 @@ def test_without_effects_it_names_the_missing_cells(study: Study) -> None:
     assert "no effect of this study has a finite interval" in draw([], {}).texts[0].get_text()
 
 
-def test_effects_of_one_adaptation_are_told_apart_by_their_names() -> None:
-    """Such as the gaps between criteria at several budgets, and numbers with more seeds."""
+def test_effects_are_told_apart_by_their_names() -> None:
+    """Such as the gaps between criteria, and the windows, at several budgets."""
     block = {"method": "reconstruction"}
+    three = {"budget": {"times": 3, "of": "recon_block"}}
     entries = {
-        "recon_3": {**block, "budget": {"times": 3, "of": "recon_block"}},
-        **{
-            f"full_{n}": {"method": "full", "budget": {"times": n, "of": "recon_block"}}
-            for n in (1, 3)
-        },
+        "recon_3": {**block, **three},
+        "recon_all": {**block, "window": "all"},
+        "recon_all_3": {**block, "window": "all", **three},
+        "full_1": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
+        "full_3": {"method": "full", **three},
         "masklora": {"method": "masklora"},
     }
     study = make_study(
@@ -310,14 +311,8 @@ def test_effects_of_one_adaptation_are_told_apart_by_their_names() -> None:
         adaptations=["none", "recon_block", *entries],
         seeds=[0, 1, 2],
     )
-    levels = {
-        "none": 60,
-        "recon_block": 50,
-        "recon_3": 45,
-        "full_1": 48,
-        "full_3": 42,
-        "masklora": 47,
-    }
+    levels = {"none": 60, "recon_block": 50, "recon_3": 45, "recon_all": 52, "recon_all_3": 46}
+    levels |= {"full_1": 48, "full_3": 42, "masklora": 47}
     values = {str(it): 20.0 if it.is_dense else levels.get(it.adaptation) for it in study.cells}
     records = {
         cell: record
@@ -328,9 +323,12 @@ def test_effects_of_one_adaptation_are_told_apart_by_their_names() -> None:
     keys = ("claim", "metric", "measure", "effect", *("criterion", "pattern", "adaptation"))
     names = [tuple(row.get(key) for key in keys) for row in rows]
     assert len(names) == len({*names})
-    assert any(row["effect"].endswith(", 3 seeds") for row in rows)
+    windows = {row["effect"] for row in rows if row["measure"] == "window_difference"}
+    assert windows == {
+        f"windows, whole model vs. one block, {n} tokens" for n in ("8,192", "24,576")
+    }
     recovered = {row["adaptation"] for row in rows if row["measure"] == "recovery"}
-    assert recovered == {"recon_block", "recon_3", "full_1", "masklora"}
+    assert recovered == {"recon_block", "recon_3", "recon_all", "full_1", "masklora"}
     figure = draw(
         [{key: written(row.get(key)) for key in figures()["effects"].columns} for row in rows],
         study.as_json()["adaptations"],

@@ -277,8 +277,8 @@ def test_windows_are_compared_at_each_amount_of_text_that_all_were_adapted_on() 
     values = {"none": 60.0, "recon_block": 40.0, "recon_all": 42.0, "block_3": 35.0, "all_3": 34.0}
     settings = {"beside": 1, "windows": ["all"]}
     asked = asked_of("window_difference", settings, values)
-    subjects = [each.subject for each in asked]
-    assert subjects == [f"tiny, wanda, u50, {n} tokens, windows" for n in ("8,192", "24,576")]
+    abouts = [each.about for each in asked if isinstance(each, Measurement)]
+    assert abouts == [f"whole model vs. one block, {n} tokens" for n in ("8,192", "24,576")]
     pairs = [{cell.adaptation for cell in it.cells} for it in asked if isinstance(it, Measurement)]
     assert pairs == [{"none", "recon_block", "recon_all"}, {"none", "block_3", "all_3"}]
     # A window that no amount of text has beside the others is not there.
@@ -351,30 +351,48 @@ def test_a_criterion_that_no_claim_names_takes_no_seed_from_those_that_it_names(
     assert {cell.seed for cell in asked.cells} == {0, 1, 2}
 
 
-def test_budgets_with_more_seeds_are_also_compared_by_themselves() -> None:
+@pytest.mark.parametrize(
+    ("three", "seeds"),
+    [
+        # What reaches it within the budgets of three seeds comes from these, the rest from one.
+        (36.0, [3, 3]),
+        (39.0, [3, 1]),
+        (45.0, [1, 1]),
+    ],
+)
+def test_a_number_comes_from_as_many_seeds_as_the_budgets_allow(
+    three: float, seeds: list[int]
+) -> None:
+    """Budgets with more seeds are smaller: where they end too early, they tell nothing."""
     values = {
         **{"none": 60.0, "recon_block": 40.0, "block_3": 38.0},
-        **{"full_half": 45.0, "full": 39.0, "full_3": 36.0, "full_20": 34.0},
+        **{"full_half": 50.0, "full": 46.0, "full_3": three, "full_20": 34.0},
     }
-    alone = [f"tiny/wanda-u50/{name}/seed{seed}" for name in ("full_20",) for seed in (1, 2)]
+    alone = [f"tiny/wanda-u50/full_20/seed{seed}" for seed in (1, 2)]
     asked = asked_of("budget_ratio", TOKENS, values, alone, seeds=[0, 1, 2])
-    found = [
-        (each.subject.partition("full, ")[2].partition(" times")[0], each.about, len(each.cells))
-        for each in asked
-        if isinstance(each, Measurement)
+    assert [each.about for each in asked if isinstance(each, Measurement)] == [
+        "recon_block",
+        "block_3",
     ]
-    # All five with one seed, and all but the largest budget with three.
-    assert found == [
-        ("0.5 to 20", "recon_block", 5),
-        ("0.17 to 6.7", "block_3", 5),
-        ("0.5 to 3", "recon_block", 12),
-        ("0.17 to 1", "block_3", 12),
-    ]
+    found = [each.samples[0].seeds for each in asked if isinstance(each, Measurement)]
+    assert found == seeds
     # The claim's method has to be among those with more seeds.
     none = [
-        f"tiny/wanda-u50/{name}/seed{seed}" for name in values if "full" in name for seed in (1, 2)
+        f"tiny/wanda-u50/{name}/seed{seed}" for name in values for seed in (1, 2) if "full" in name
     ]
-    assert len(asked_of("budget_ratio", TOKENS, values, none, seeds=[0, 1, 2])) == 2
+    asked = asked_of("budget_ratio", TOKENS, values, none, seeds=[0, 1, 2])
+    assert [each.samples[0].seeds for each in asked if isinstance(each, Measurement)] == [1, 1]
+
+
+def test_criteria_without_a_common_seed_leave_a_budget_open() -> None:
+    values = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
+    gone = [f"tiny/magnitude-u50/block_3/seed{seed}" for seed in (0, 1)]
+    gone += [f"tiny/wanda-u50/block_3/seed{seed}" for seed in (2,)]
+    settings = {"groups": [["magnitude"], ["wanda"]]}
+    criteria = ["magnitude", "wanda"]
+    there, absent = asked_of("gap_left", settings, values, gone, criteria=criteria, seeds=[0, 1, 2])
+    assert isinstance(there, Measurement)
+    assert absent == Absent("tiny, u50, block_3", "no seed has all of magnitude, wanda")
 
 
 @pytest.mark.parametrize(

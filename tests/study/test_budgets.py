@@ -154,8 +154,8 @@ def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() 
     assert found.references == ["recon_block", "recon_two", "local", "tuned"]
 
 
-def test_the_reference_gets_as_much_text_as_most_others() -> None:
-    """Where budgets are numbers of tokens, none is a multiple of another."""
+def test_the_reference_sees_as_much_text_as_most_others() -> None:
+    """If budgets are numbers of tokens, none is a multiple of another."""
     block = {"method": "reconstruction"}
     entries: dict[str, Any] = {
         "small": {**block, "budget": {"tokens": 16}},
@@ -166,11 +166,29 @@ def test_the_reference_gets_as_much_text_as_most_others() -> None:
         "full_large": {"method": "full", "budget": {"tokens": 128}},
     }
     found = Study.check(with_adaptations(**entries), "config.yaml")
-    assert found.tokens["middle"] == found.tokens["norms_middle"] == 64
     assert found.references[0] == "middle"
     assert found.budgets_of("middle", entries) == ["small", "middle", "large"]
     assert found.budgets_of("middle", ["none", "middle", "full_middle"]) == ["middle"]
     tuned = {**block, "budget": {"tokens": 32}, "learning_rate": [0.1, 0.2]}
     tuned["select_on"] = "evaluation"
-    more = Study.check(with_adaptations(**entries, tuned=tuned), "config.yaml")
-    assert "tuned" not in more.budgets_of("middle", [*entries, "tuned"])
+    again = {**block, "budget": {"tokens": 64}, "learning_rate": 0.5}
+    more = Study.check(with_adaptations(**entries, tuned=tuned, again=again), "config.yaml")
+    assert more.budgets_of("middle", [*entries, "tuned", "again"]) == ["small", "middle", "large"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sequences"),
+    [
+        ({}, 4),
+        ({"samples": 7}, 7),
+        ({"samples": 7, "epochs": 3}, 21),
+        ({"budget": {"tokens": 87}}, 10),
+        ({"budget": {"tokens": 87}, "epochs": 2}, 10),
+        ({"budget": {"tokens": 87}, "epochs": [1, 2]}, 10),
+        ({"samples": 7, "epochs": [1, 5]}, 7),
+    ],
+)
+def test_how_many_sequences_an_adaptation_sees(entry: dict[str, Any], sequences: int) -> None:
+    """Repeats count, so that equal budgets are compared, whatever their epochs."""
+    found = Study.check(with_adaptations(x={"method": "reconstruction", **entry}), "config.yaml")
+    assert found.sequences["x"] == sequences

@@ -90,6 +90,11 @@ class BudgetComparison:
     reference: Adapted
     series: Mapping[str, Sequence[Adapted]]
 
+    @property
+    def reconstructions(self) -> dict[str, Adapted]:
+        """Return the budgets of the reference, by name."""
+        return {each.name: each for each in self.series[self.reference.series]}
+
 
 def budget_comparisons(records: Records, study: Study) -> list[list[BudgetComparison]]:
     """Return the comparisons of each pruned model that was both reconstructed and retrained.
@@ -167,21 +172,15 @@ def _comparison(
 
 
 def budget_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with BUDGET_COLUMNS, for each member of each series of each pruned model, over
-    all the seeds that it shares with the reference.
+    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison of all
+    budgets, so that the points of a line have the same seeds.
     """
-    rows = []
-    for comparisons in budget_comparisons(records, study):
-        most = sorted(comparisons, key=lambda each: len(each.unadapted))
-        own = {
-            member.name: (member, comparison)
-            for comparison in most
-            for members in comparison.series.values()
-            for member in members
-        }
-        names = [it.name for members in comparisons[0].series.values() for it in members]
-        rows += [_row(*own[name], records) for name in names]
-    return rows
+    return [
+        _row(each, comparison, records)
+        for comparison, *_ in budget_comparisons(records, study)
+        for members in comparison.series.values()
+        for each in members
+    ]
 
 
 def _adapted(cells: Sequence[Cell], series: str, settings: Adaptation, records: Records) -> Adapted:

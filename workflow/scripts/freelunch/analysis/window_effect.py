@@ -1,5 +1,5 @@
 """The effect of the window size: the adaptations of one pruned model that differ in their window
-and get equally much text.
+and see the same amount of text.
 
 The gain of an adaptation is the mean loss without it minus that with it, nats per token. How much
 less an adaptation gains than the best one, as a share of the best gain, shows whether the window
@@ -28,9 +28,10 @@ from freelunch.analysis.pairing import (
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.comparisons import compares_windows, tokens_of
+from freelunch.study.comparisons import compares_windows
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
+from freelunch.study.study import Study
 from freelunch.study.windows import window_size
 
 WINDOW_COLUMNS = (
@@ -52,7 +53,7 @@ class AdaptedCells:
         name: Name of the adaptation.
         cells: Its cells by seed.
         settings: Its settings.
-        tokens: The tokens of text that it got.
+        tokens: The tokens of text that it sees.
         window: The window that was adapted together.
         selected_on: The text on which its learning rate was chosen, where several were listed.
     """
@@ -80,29 +81,29 @@ class AdaptedCells:
         return ", ".join([self.settings.targets, *self.settings.quirks])
 
 
-def window_rows(records: Records) -> list[Row]:
+def window_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
-    reconstructed from equally much text with another window, or with other inputs or targets.
+    reconstructed with the same amount of text and another window, or other inputs or targets.
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
     on the evaluation text is the best only where nothing else is finite.
     """
-    return [row for cells in pruned_models(records) for row in _rows_of(cells, records)]
+    return [row for cells in pruned_models(records) for row in _rows_of(cells, records, study)]
 
 
 def compared_together(
     rows: Sequence[Mapping[str, Any]],
-) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Yield the rows that are compared with each other, those of one pruned model and one amount of
-    text, with the name of both.
+) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Yield the rows that are compared with each other: those of one pruned model and one amount of
+    text. Before them come the name of the model and, if it has several, the amount in words.
     """
     models: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for row in rows:
         models.setdefault(pruned_model(row), {}).setdefault(row["tokens"], []).append(row)
     for name, amounts in models.items():
         for tokens, here in amounts.items():
-            yield name if len(amounts) == 1 else f"{name}, {tokens:,} tokens", here
+            yield name, "" if len(amounts) == 1 else f"{tokens:,} tokens", here
 
 
 def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -118,10 +119,10 @@ def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
+def _rows_of(cells: Sequence[Cell], records: Records, study: Study) -> list[Row]:
     unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
     adapted = [
-        _adapted(name, [cell for cell in cells if cell.adaptation == name], records)
+        _adapted(name, [cell for cell in cells if cell.adaptation == name], records, study)
         for name in dict.fromkeys(cell.adaptation for cell in cells if _reconstructs(cell, records))
     ]
     return [
@@ -134,7 +135,7 @@ def _rows_of(cells: Sequence[Cell], records: Records) -> list[Row]:
 def _compared(
     adapted: Sequence[AdaptedCells], unadapted: Mapping[int, Cell], records: Records
 ) -> list[Row]:
-    """Return the rows of adaptations that got equally much text."""
+    """Return the rows of adaptations that see the same amount of text."""
     shared = most_shared(unadapted, [each.cells for each in adapted])
     adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
     if len(adapted) < 2:
@@ -224,10 +225,10 @@ def _missed(
     return 1 - kept, math.hypot(error, (spread or 0.0) / math.sqrt(len(gains)))
 
 
-def _adapted(name: str, cells: Sequence[Cell], records: Records) -> AdaptedCells:
+def _adapted(name: str, cells: Sequence[Cell], records: Records, study: Study) -> AdaptedCells:
     record = records[cells[0]]
     settings = read_adaptation(record["spec"]["adaptation"])
-    tokens = tokens_of(settings, record["spec"]["calibration"])
+    tokens = study.sequences[name] * study.calibration_of(cells[0].model).length
     window = record["adaptation"]["window"]
     choice = record["adaptation"]["choice"] or {}
     by_seed = {cell.seed: cell for cell in cells}

@@ -1,12 +1,14 @@
 """What the hub says about a source: the commit of its revision, and whether we may download it."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import islice
 
 from freelunch.core.errors import UserError
 from freelunch.data.hub_errors import hub_errors
-from freelunch.data.sources.folder import CONFIG, PICKLES, check_weights
+from freelunch.data.sources.folder import CONFIG, OTHER_FILES, PICKLES, check_weights
 from freelunch.study.sources import Hub, HubFile
 
 # The hub's own bot, which converts models and offers the result as a pull request.
@@ -80,13 +82,15 @@ def check_download(where: str, entry: Hub) -> None:
         if isinstance(entry, HubFile):
             return
         files = _files(entry.repository, entry.revision)
-    if not any(map(_is_safetensors, files)):
+    if any(file.endswith(PICKLES) for file in files) and not any(map(_is_weights, files)):
         _check_conversions(where, entry, files)
     check_weights(where, files, on_hub=True)
 
 
-def _is_safetensors(file: str) -> bool:
-    return file.endswith(".safetensors")
+def _is_weights(file: str) -> bool:
+    return file.endswith(".safetensors") and not any(
+        fnmatchcase(file, pattern) for pattern in OTHER_FILES
+    )
 
 
 def _files(repository: str, revision: str) -> list[str]:
@@ -108,26 +112,34 @@ def _check_conversions(where: str, entry: Hub, files: Sequence[str]) -> None:
     Raises:
         UserError: There is a pull request with safetensors.
     """
-    with hub_errors(where, entry):
-        found = [*islice(_conversions(entry.repository), NAMED)]
+    found = [*islice(_conversions(where, entry), NAMED)]
     if found:
+        which = "it" if len(found) == 1 else "one of them"
         raise UserError(
-            "safetensors only, never pickle, since opening a pickle can run any code; but the hub "
-            "has a conversion",
+            "safetensors only, never pickle: opening a pickle can run any code; but the hub has "
+            "conversions",
             where=f"{where}.revision",
             found=", ".join(file for file in files if file.endswith(PICKLES)),
             expected="a revision with *.safetensors",
-            todo=f"look at it, and set {'; or '.join(found)}",
+            todo=f"look at {which}, and set {' or '.join(found)}",
         )
 
 
-def _conversions(repository: str) -> Iterator[str]:
-    """Yield the pull requests that convert a model to safetensors, those of the hub's bot first."""
+def _conversions(where: str, entry: Hub) -> Iterator[str]:
+    """Yield the pull requests that convert a model to safetensors, those of the hub's bot first.
+
+    What the hub does not show, such as the pull requests of a repository without discussions, is
+    none: this is advice within an error.
+    """
     from huggingface_hub import HfApi
 
-    requests = HfApi().get_repo_discussions(repository, discussion_type="pull_request")
-    offered = [request for request in requests if "safetensors" in request.title.lower()]
+    offered = []
+    with suppress(UserError), hub_errors(where, entry):
+        requests = HfApi().get_repo_discussions(entry.repository, discussion_type="pull_request")
+        offered += [it for it in requests if "safetensors" in it.title.lower()]
     for request in sorted(offered, key=lambda it: it.author != CONVERTER):
-        revision = str(request.git_reference)
-        if any(map(_is_safetensors, _files(repository, revision))):
+        revision, files = str(request.git_reference), []
+        with suppress(UserError), hub_errors(where, entry):
+            files += _files(entry.repository, revision)
+        if any(map(_is_weights, files)):
             yield f"`revision: {revision}` (by {request.author}, {request.url})"

@@ -6,7 +6,7 @@ intervals and bounds.
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from freelunch.analysis.intervals import estimate
@@ -22,8 +22,7 @@ Row = dict[str, Any]
 
 
 def ratio_rows(finished: FinishedStudy) -> list[Row]:
-    """Return a row for each reconstruction, text and unit of the budget that a claim asks about,
-    over the seeds that all budgets share.
+    """Return a row for each reconstruction, text and unit of the budget that a claim asks about.
 
     What the study cannot test has no row.
     """
@@ -42,7 +41,7 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
     text = evidence.study.perplexity.text if perplexity else evidence.study.calibration.text
     compared = {
         tuple(each.cells): each
-        for comparison, *_ in evidence.comparisons
+        for comparison in chain(*evidence.comparisons)
         for members in comparison.series.values()
         for each in members
     }
@@ -51,11 +50,7 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
         if not isinstance(asked, Measurement):
             continue
         # The reconstruction's cells come last; `about` is its name.
-        cells = [tuple(of_seeds) for _, of_seeds in groupby(asked.cells, _place)]
-        if not compared.keys() >= {*cells}:
-            # Some budgets alone, with more seeds.
-            continue
-        used = [compared[of_seeds] for of_seeds in cells]
+        used = [compared[tuple(of_seeds)] for _, of_seeds in groupby(asked.cells, _place)]
         *retrained, reference = used
         found = estimate(asked.statistics, asked.samples, asked.pick)
         unknown = math.isnan(found.value)

@@ -45,6 +45,8 @@ CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
+# As `Study.budgets_of_criteria` has them.
+BudgetsOfCriteria = Mapping[tuple[str, str], Sequence[Sequence[str]]]
 CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
 # The steps whose costs each part of the summary adds up.
 ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
@@ -79,7 +81,7 @@ def means_over_seeds(records: Records) -> list[Row]:
     return [_mean_row(cells, records) for cells in seed_groups(records)]
 
 
-def criteria_rows(means: Rows, budgets: Mapping[str, Sequence[str]]) -> Rows:
+def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     """Return the rows that compare criteria.
 
     For each model and pattern these are the rows of the adaptations that several criteria have; all
@@ -90,43 +92,59 @@ def criteria_rows(means: Rows, budgets: Mapping[str, Sequence[str]]) -> Rows:
         means: As `means_over_seeds` returns them.
         budgets: As `Study.budgets_of_criteria` has them.
     """
-    others = {name for _, *more in budgets.values() for name in more}
-
-    def place(mean: Mapping[str, Any]) -> tuple[Any, ...]:
-        return mean["model"], mean["pattern"]
-
     criteria: dict[tuple[Any, ...], set[Any]] = {}
     for mean in means:
-        criteria.setdefault(place(mean), set()).add(mean["criterion"])
-        criteria.setdefault((*place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
+        criteria.setdefault((*_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+    others = {
+        (*place, name)
+        for place, of_place in budgets.items()
+        for _, *more in of_place
+        for name in more
+    }
     return [
         mean
         for mean in means
-        if mean["adaptation"] not in others
-        and (len(criteria[place(mean)]) == 1 or len(criteria[*place(mean), mean["adaptation"]]) > 1)
+        if (*_place(mean), mean["adaptation"]) not in others
+        and (
+            len(criteria[_place(mean)]) == 1 or len(criteria[*_place(mean), mean["adaptation"]]) > 1
+        )
     ]
 
 
-def criteria_budget_rows(means: Rows, budgets: Mapping[str, Sequence[str]]) -> Rows:
+def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     """Return the rows, with CRITERIA_BUDGET_COLUMNS, that compare criteria budget by budget.
 
     These are the rows of the adaptations that differ only in their budget, those of the same models
-    without adaptation, and those of the dense models. The last two have no series and no tokens.
+    without adaptation, and those of the dense models. The last two have no series and no tokens. A
+    series is named after its first adaptation.
 
     Args:
         means: As `means_over_seeds` returns them.
         budgets: As `Study.budgets_of_criteria` has them.
     """
-    series = {name: of_series for of_series, names in budgets.items() for name in names}
-    places = {(mean["model"], mean["pattern"]) for mean in means if mean["adaptation"] in series}
-    models = {model for model, _ in places}
+    series = {
+        (*place, name): names[0]
+        for place, of_place in budgets.items()
+        for names in of_place
+        for name in names
+    }
+    models = {model for model, _ in budgets}
     return [
-        {**mean, "series": series.get(mean["adaptation"]), "tokens": mean["adaptation_tokens"]}
+        {
+            **mean,
+            "series": series.get((*_place(mean), mean["adaptation"])),
+            "tokens": mean["adaptation_tokens"],
+        }
         for mean in means
-        if mean["adaptation"] in series
-        or (mean["adaptation"] == NONE and (mean["model"], mean["pattern"]) in places)
+        if (*_place(mean), mean["adaptation"]) in series
+        or (mean["adaptation"] == NONE and _place(mean) in budgets)
         or (mean["criterion"] == DENSE and mean["model"] in models)
     ]
+
+
+def _place(mean: Mapping[str, Any]) -> tuple[str, str]:
+    return mean["model"], mean["pattern"]
 
 
 def _mean_row(cells: Sequence[Cell], records: Records) -> Row:

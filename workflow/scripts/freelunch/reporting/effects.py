@@ -45,16 +45,7 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
     }
     shown = {_key(row): row for row in _recovered(evidence)} | recovered
     others = [row for row in rows if row not in recovered.values()]
-    return [*shown.values(), *_with_seeds(others)]
-
-
-def _with_seeds(rows: Sequence[Row]) -> Iterator[Row]:
-    """Yield rows; those that differ only in their seeds have the number of seeds in their names."""
-    names = [(row["claim"], row["metric"], row["effect"], *_key(row)) for row in rows]
-    for row, name in zip(rows, names, strict=True):
-        seeds = f"{row['seeds']} seeds" if row["seeds"] != 1 else "one seed"
-        effect = row["effect"] if names.count(name) == 1 else f"{row['effect']}, {seeds}"
-        yield {**row, "effect": effect}
+    return [*shown.values(), *others]
 
 
 def _of_claim(
@@ -88,15 +79,15 @@ def _about(name: str, about: str, labels: Mapping[str, str]) -> str:
 def _recovered(evidence: Evidence) -> Iterator[Row]:
     """Yield the share of the loss that each adaptation recovers, for each pruned model.
 
-    Only the first adaptation of each kind in the config counts, and those that get as much text as
-    the reference come first. Others differ from it, for example, in how much text they see.
+    Only one adaptation of each kind counts: the first in the config without an amount of text of
+    its own, or else the first that sees as much text as the reference. Others differ from it, for
+    example, in how much text they see.
     """
     study = evidence.study
-    entries, tokens = study.as_json()["adaptations"], study.tokens
-    alike = [
-        name for name in entries if tokens[name] in {tokens[it] for it in study.references[:1]}
-    ]
-    firsts = first_of_kinds({name: entries[name] for name in (*alike, *entries)}).values()
+    entries, amounts = study.as_json()["adaptations"], study.sequences
+    wanted = {amounts[name] for name in study.references[:1]}
+    ordered = sorted(entries, key=lambda name: amounts[name] not in wanted)
+    firsts = first_of_kinds({name: entries[name] for name in ordered}).values()
     for by_name in evidence.pruned:
         for name in (name for name in by_name if name in firsts):
             sample = shared_sample(evidence, by_name, [NONE, name])

@@ -27,4 +27,4 @@ class FinishedStudy:
     @cached_property
     def windows(self) -> Rows:
         """Return a row for each reconstruction, with what its window gains."""
-        return window_rows(self.records)
+        return window_rows(self.records, self.study)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -37,17 +37,17 @@ class Comparisons:
 
     @property
     def compares_windows(self) -> bool:
-        """Whether a pruned model is reconstructed in several ways from equally much text, and is
-        also evaluated unadapted with the same seed.
+        """Whether a pruned model is reconstructed in several ways with the same amount of text, and
+        is also evaluated unadapted with the same seed.
         """
         kinds = {
-            name: (self.tokens[name], json.dumps(_kind(entry)))
+            name: (self.sequences[name], json.dumps(_kind(entry)))
             for name, entry in self.config.adaptations.items()
             if compares_windows(entry)
         }
         for names in self._adapted_by:
             of_model = {kinds[name] for name in names if name in kinds}
-            if any(count > 1 for count in Counter(tokens for tokens, _ in of_model).values()):
+            if any(count > 1 for count in Counter(amount for amount, _ in of_model).values()):
                 return True
         return False
 
@@ -57,25 +57,22 @@ class Comparisons:
         return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
 
     @property
-    def budgets_of_criteria(self) -> dict[str, list[str]]:
-        """The adaptations with which several criteria are compared at several budgets, by their
-        series; the best reference for others first, then in the order of the config.
+    def budgets_of_criteria(self) -> dict[tuple[str, str], list[list[str]]]:
+        """The adaptations with which several criteria are compared at several budgets, by model and
+        pattern: a list for each series, the best reference for others first.
         """
-        criteria: dict[tuple[str, ...], set[str]] = {}
+        criteria: dict[tuple[str, str], dict[str, set[str]]] = {}
         for cell in self.cells:
-            criteria.setdefault((cell.model, cell.pattern, cell.adaptation), set()).add(
-                cell.criterion
-            )
-        budgets: dict[tuple[str, ...], dict[int, str]] = {}
-        for (model, pattern, name), compared in criteria.items():
-            if len(compared) > 1 and name != NONE and name not in self.selected_on_evaluation:
-                of_series = budgets.setdefault((model, pattern, self.series[name]), {})
-                of_series.setdefault(self.tokens[name], name)
-        several = {name for of in budgets.values() if len(of) > 1 for name in of.values()}
-        found: dict[str, list[str]] = {}
-        for name in dict.fromkeys([*self.references, *self.config.adaptations]):
-            if name in several:
-                found.setdefault(self.series[name], []).append(name)
+            of_place = criteria.setdefault((cell.model, cell.pattern), {})
+            of_place.setdefault(cell.adaptation, set()).add(cell.criterion)
+        order = dict.fromkeys([*self.references, *self.config.adaptations])
+        found: dict[tuple[str, str], list[list[str]]] = {}
+        for place, of_place in criteria.items():
+            names = [name for name in order if len(of_place.get(name, ())) > 1]
+            firsts = {self.series[name]: name for name in reversed(names)}
+            budgets = [self.budgets_of(name, names) for name in firsts.values()]
+            if several := [sorted(of, key=names.index) for of in budgets if len(of) > 1]:
+                found[place] = several
         return found
 
     @property
@@ -105,8 +102,8 @@ class Comparisons:
         One that was chosen on the evaluation text comes after all others, since its number favours
         it. Those that other budgets are multiples of come before the rest. In these groups, windows
         of single matrices come last, and targets of the pruned model itself after those of the
-        dense model, which the paper has. Then those come first whose amount of text most other
-        adaptations get, too.
+        dense model, which the paper has. Then those come first that see as much text as most other
+        adaptations do.
         """
         entries, favoured = self.config.adaptations, self.selected_on_evaluation
         named = {
@@ -115,7 +112,7 @@ class Comparisons:
             if isinstance(entry, Training) and entry.budget is not None
         }
         local = [name for name, entry in entries.items() if _stays_pruned(entry)]
-        alike = Counter(self.tokens.values())
+        alike = Counter(self.sequences.values())
         return sorted(
             local,
             key=lambda name: (
@@ -123,35 +120,46 @@ class Comparisons:
                 name not in named,
                 entries[name].window == MATRIX,
                 entries[name].targets != "dense",
-                -alike[self.tokens[name]],
+                -alike[self.sequences[name]],
             ),
         )
 
     @cached_property
-    def tokens(self) -> dict[str, int]:
-        """How many tokens of text each adaptation gets, by its name."""
-        sample = self.config.study.calibration.as_json()
-        return {
-            name: tokens_of(settled(name, self.config), sample) for name in self.config.adaptations
-        }
+    def sequences(self) -> dict[str, int]:
+        """How many sequences of text each adaptation sees, counting repeats, by its name; of a
+        search for the number of epochs that has no budget, those of one epoch.
+        """
+        return {name: self._sequences(settled(name, self.config)) for name in self.series}
+
+    def _sequences(self, settings: Adaptation) -> int:
+        calibration = self.config.study.calibration
+        if not isinstance(settings, Training):
+            return calibration.samples
+        # What lists epochs keeps its budget, and each candidate has `samples` of its own.
+        if settings.budget is not None and settings.budget.tokens is not None:
+            return settings.budget.tokens // calibration.length
+        epochs = settings.epoch_counts
+        return (settings.samples or calibration.samples) * (epochs[0] if len(epochs) == 1 else 1)
 
     def budgets_of(self, reference: str, names: Collection[str]) -> list[str]:
         """Return a reconstruction and its other budgets, from small to large.
 
-        A budget whose settings were chosen on the evaluation text is none of them.
+        A budget whose settings were chosen on the evaluation text is none of them. Of several with
+        the same amount of text, the reference counts, or the first in the config.
 
         Args:
             reference: The reconstruction.
             names: The adaptations that there are.
         """
-        others = [
-            name
-            for name, series in self.series.items()
-            if name in names
-            and series == self.series[reference]
-            and name not in self.selected_on_evaluation
-        ]
-        return sorted({reference: None, **dict.fromkeys(others)}, key=self.tokens.__getitem__)
+        amounts = {self.sequences[reference]: reference}
+        for name, series in self.series.items():
+            if (
+                name in names
+                and series == self.series[reference]
+                and name not in self.selected_on_evaluation
+            ):
+                amounts.setdefault(self.sequences[name], name)
+        return [amounts[amount] for amount in sorted(amounts)]
 
     @property
     def _adapted_by(self) -> list[set[str]]:
@@ -169,23 +177,6 @@ def compares_windows(settings: Adaptation) -> bool:
     if isinstance(settings, Reconstruction):
         return settings.trains is None
     return isinstance(settings, Local)
-
-
-def tokens_of(settings: Adaptation, calibration: Mapping[str, Any]) -> int:
-    """Return how many tokens of text an adaptation gets: windows are compared only if they get
-    equally many.
-
-    Args:
-        settings: Its settings, as `Study.adaptation` returns them.
-        calibration: Settings of the calibration sample, as JSON.
-    """
-    samples = None
-    if isinstance(settings, Training):
-        # What lists epochs keeps its budget, and each candidate has `samples` of its own.
-        if settings.budget is not None and settings.budget.tokens is not None:
-            return settings.budget.tokens
-        samples = settings.samples
-    return int((samples or calibration["samples"]) * calibration["length"])
 
 
 def _stays_pruned(adaptation: Adaptation) -> bool:

@@ -153,9 +153,9 @@ def _share(statistic: Statistic, sample: Sample) -> dict[str, Any]:
 def answer_text(study: Study, found: Sequence[Found]) -> str:
     """Return in a sentence what was found for the pruned model with the most adaptations.
 
-    The sentence is about the reconstruction that other budgets are multiples of (or the first
-    adaptation), and the first adaptations of the other kind that saw as many tokens. Their order is
-    that of the config: the best of them might be the best by chance.
+    The sentence is about the reference (or the first adaptation), and the first adaptations of the
+    other kind that saw as many tokens. Their order is that of the config: the best of them might be
+    the best by chance.
     """
     if not found:
         return "This study measures dense models only."

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from freelunch.reporting.drawing.marks import Mark, marks, of_criteria
 from freelunch.reporting.drawing.panels import Point
@@ -46,7 +46,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     figure.set_size_inches(WIDTH_INCHES, 0.4 + PANEL_INCHES * len(panels))
     grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     looks = marks(adaptations)
-    for axes, ((model, pattern, _), adapted) in zip(grid, panels.items(), strict=True):
+    for axes, ((model, pattern, series), adapted) in zip(grid, panels.items(), strict=True):
         without = [
             row
             for row in rows
@@ -75,8 +75,7 @@ def _panel(axes: Axes, adapted: Sequence[Row], without: Sequence[Row], dense: fl
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    amounts = map(EngFormatter(sep="", places=0), budgets)
-    axes.set_xticks(places, ["not\nadapted", *amounts])
+    axes.set_xticks(places, ["not\nadapted", *map(_amount, budgets)])
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -106,6 +105,14 @@ def _panel(axes: Axes, adapted: Sequence[Row], without: Sequence[Row], dense: fl
         {name: colour for name, (_, colour) in ends.items()},
     )
     return draw_level(axes, dense, "dense", "--", "dashed")
+
+
+def _amount(tokens: float) -> str:
+    """Return a number of tokens in three digits at most: 8.19k, 131k, 1.57M."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if tokens >= unit:
+            return f"{tokens / unit:.3g}{name}"
+    return f"{tokens:g}"
 
 
 def _draw(

@@ -16,7 +16,8 @@ windows of {study.window_text} tokens.
 
 Bars are one standard error over windows; a bar shorter than its mark is hidden. All cells are
 measured on the same windows, so their differences are more certain than the bars suggest. Where
-there are several seeds, the mark is their mean and the wide pale bar their standard deviation.
+there are several seeds, the mark is their mean and the wide pale bar their standard deviation. If
+budgets have different seeds, a line may bend for this reason alone.
 """
 
 
@@ -40,8 +41,9 @@ FIGURE = Figure(
         f"""\
 For each model, criterion, pattern and budget, the mean perplexity on ``{study.perplexity.text}``
 over ``seeds`` seeds, its standard error over windows and its standard deviation over seeds (empty
-for one seed). ``tokens``: the tokens that the adaptation sees; empty without adaptation. ``nan`` is
-a perplexity that is not finite.
+for one seed). ``tokens``: the tokens that the adaptation sees; empty without adaptation.
+``series``: the first of the adaptations that differ only in their budget. ``nan`` is a perplexity
+that is not finite.
 """
     ),
     columns=CRITERIA_BUDGET_COLUMNS,

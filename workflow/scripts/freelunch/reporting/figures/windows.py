@@ -11,15 +11,15 @@ def _caption(study: Study) -> str:
 The share of the best gain that each window misses, the memory that it takes, and the perplexity
 that it reaches. A window is the part of the model that is adapted together: a single matrix,
 attention and MLP separately (half blocks), a number of consecutive blocks, or the whole model. The
-masks are the same for all windows. Each window is compared with the best of those that are adapted
-on equally much text, over the seeds that the two share, so perplexities may be means over different
+masks are the same for all windows. Each window is compared with the best of those that see the same
+amount of text, over the seeds that the two share, so perplexities may be means over different
 seeds.
 
 The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
 ``{perplexity.text}``, windows of {study.window_text} tokens. Masks are chosen on
 {calibration.samples} sequences of {study.sequence_text} tokens of ``{calibration.text}``, and
-windows are adapted on as many tokens as their title says. Memory is the peak resident set of a job.
+windows see as many tokens as their title says. Memory is the peak resident set of a job.
 """
 
 

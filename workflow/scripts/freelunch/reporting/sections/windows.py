@@ -19,7 +19,7 @@ NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
     "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "
     "with it, in nats per token. Gain missed: how much less an adaptation gains than the best one "
-    "of the same pruned model and equally much text, as a share of the best gain; ± is the "
+    "of the same pruned model and amount of text, as a share of the best gain; ± is the "
     "standard error of the paired "
     "differences, over windows of text and, if there are several, over seeds. Each is compared "
     "with the best over the seeds that the two share, so perplexities may be means over different "
@@ -46,7 +46,8 @@ def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
     """Yield what the windows of each pruned model and amount of text show: first those that hold a
     non-linear module, then single matrices.
     """
-    for name, here in compared_together(windows):
+    for model, amount, here in compared_together(windows):
+        name = ", ".join(filter(None, [model, amount]))
         usual = usual_windows(here)
         larger = [row for row in usual if row["window"] != MATRIX]
         finite = [row for row in larger if math.isfinite(row["gain_missed"])]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from freelunch.analysis.budget_effect import Adapted, BudgetComparison
-from freelunch.analysis.intervals import Means, Numbers
+from freelunch.analysis.intervals import Means, Numbers, estimate
 from freelunch.analysis.reach import UNITS, reached_at
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
@@ -29,27 +29,52 @@ Ways = Mapping[str, Sequence[Adapted]]
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget, in `unit`, with which any way of retraining on text reaches a
     reconstruction, divided by the reconstruction's own budget, for each budget that the
-    reconstruction was run with. Budgets that were run with more seeds than all others are also
-    compared by themselves, over these seeds. All `methods` have to be in the study, and no
-    others count. The loss is interpolated linearly in the logarithm of the budget between
-    budgets that are at most `apart` times apart; budgets beyond a larger step do not count. A
-    number that is no larger than the smallest budget of every way is "at most" that budget.
-    Where no way reaches the reconstruction, the number is "more than" the largest budget that
-    all ways were run with. That counts only if each way was also run with no more than the
-    reconstruction's budget and a larger budget did not make it worse; otherwise a smaller
-    budget may suffice.
+    reconstruction was run with. All `methods` have to be in the study, and no others count. The
+    loss is interpolated linearly in the logarithm of the budget between budgets that are at most
+    `apart` times apart; budgets beyond a larger step do not count. A number that is no larger than
+    the smallest budget of every way is "at most" that budget. Where no way reaches the
+    reconstruction, the number is "more than" the largest budget that all ways were run with. That
+    counts only if each way was also run with no more than the reconstruction's budget and a larger
+    budget did not make it worse; otherwise a smaller budget may suffice. If some budgets share more
+    seeds than all of them do, the number comes from these budgets and seeds, unless its interval
+    goes beyond their largest budget.
     """
-    for all_budgets, *more_seeds in evidence.comparisons:
+    for comparisons in evidence.comparisons:
+        all_budgets, *_ = comparisons
         place = pruned_model(all_budgets.reference.cells[0])
-        ways = _ways(all_budgets, settings)
-        if missing := _missing(ways, settings):
+        if missing := _missing(_ways(all_budgets, settings), settings):
             subject = f"{place}, retraining against {all_budgets.reference.name}"
             yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
-        for comparison in (all_budgets, *more_seeds):
-            ways = _ways(comparison, settings)
-            if not _missing(ways, settings):
-                yield from _ratios(evidence, settings, ways, comparison)
+        for reference in all_budgets.reconstructions:
+            found = _over_most_seeds(evidence, settings, comparisons, reference)
+            yield found
+            if isinstance(found, Absent):
+                # It would be absent beside the other references, too.
+                break
+
+
+def _over_most_seeds(
+    evidence: Evidence,
+    settings: Settings,
+    comparisons: Sequence[BudgetComparison],
+    reference: str,
+) -> Measurement | Absent:
+    """Return the budget that reaches a reconstruction, from the comparison with most seeds whose
+    budgets are large enough to tell; otherwise, from the one of all budgets.
+    """
+    all_budgets, *more_seeds = comparisons
+    for comparison in sorted(more_seeds, key=lambda it: -len(it.unadapted)):
+        ways, of = _ways(comparison, settings), comparison.reconstructions.get(reference)
+        if of is None or _missing(ways, settings):
+            continue
+        found = _ratio(evidence, settings, ways, of)
+        if isinstance(found, Measurement):
+            number = estimate(found.statistics, found.samples, found.pick)
+            if math.isfinite(number.value) and math.isfinite(number.high):
+                return found
+    of = all_budgets.reconstructions[reference]
+    return _ratio(evidence, settings, _ways(all_budgets, settings), of)
 
 
 def _ways(comparison: BudgetComparison, settings: Settings) -> Ways:
@@ -65,18 +90,6 @@ def _missing(ways: Ways, settings: Settings) -> list[str]:
     """Return the methods that have to be there, and are not."""
     there = {members[0].settings.method for members in ways.values()}
     return [name for name in settings["methods"] if name not in there]
-
-
-def _ratios(
-    evidence: Evidence, settings: Settings, ways: Ways, comparison: BudgetComparison
-) -> Asked:
-    """Yield the budget that reaches each reconstruction of a comparison."""
-    for reference in comparison.series[comparison.reference.series]:
-        found = _ratio(evidence, settings, ways, reference)
-        yield found
-        if isinstance(found, Absent):
-            # It would be absent beside the other references, too.
-            break
 
 
 def _ratio(
@@ -99,7 +112,7 @@ def _ratio(
     least = max(min(way.values()) for way in of_ways)
     most = min(max(way.values()) for way in of_ways)
     smallest = min(min(way.values()) for way in of_ways)
-    ends = dict.fromkeys(f"{of:.2g}" if of < 100 else f"{of:,.0f}" for of in (smallest, most))
+    ends = dict.fromkeys(f"{of:.2g}" if of < 99.5 else f"{of:,.0f}" for of in (smallest, most))
     subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)}"
     return ask(
         evidence,

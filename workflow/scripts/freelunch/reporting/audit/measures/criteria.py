@@ -22,6 +22,7 @@ from freelunch.reporting.audit.measures.measure import (
     Cells,
     Measure,
     Measurement,
+    Place,
     Settings,
     absent_criteria,
     ask,
@@ -42,8 +43,8 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
     the mean of its criteria; below 0, the order of the two changes. All criteria have to be there,
     and no others count.
     """
-    for name, criteria in _grouped(evidence, settings):
-        yield from _gaps(evidence, settings, criteria, name, [divided], undefined=NO_GAP)
+    for place, criteria in _grouped(evidence, settings):
+        yield from _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP)
 
 
 def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
@@ -52,9 +53,9 @@ def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
     several criteria were run; below 0, it shrinks. Unlike a share of the gap, this is a number also
     where there was hardly a gap. All criteria have to be there, and no others count.
     """
-    for name, criteria in _grouped(evidence, settings):
+    for place, criteria in _grouped(evidence, settings):
         yield from _gaps(
-            evidence, settings, criteria, name, SIGNED_DIFFERENCES, pick=size_difference
+            evidence, settings, criteria, place, SIGNED_DIFFERENCES, pick=size_difference
         )
 
 
@@ -63,19 +64,20 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     whichever order the two groups are, for each budget with which several criteria were run.
     """
     sizes = evidence.parameters
-    by_gap: dict[tuple[str, str, str], list[Measurement]] = {}
-    for name, criteria in _grouped(evidence, settings):
-        for found in _gaps(evidence, settings, criteria, name, [divided], undefined=NO_GAP):
-            if isinstance(found, Measurement) and found.cells[0].model in sizes:
-                by_gap.setdefault((found.cells[0].pattern, name, found.about), []).append(found)
+    by_gap: dict[tuple[str, ...], list[Measurement]] = {}
+    for place, criteria in _grouped(evidence, settings):
+        model, *of_models = place
+        for found in _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP):
+            if isinstance(found, Measurement) and model in sizes:
+                by_gap.setdefault((*of_models, found.about), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
     if not several:
         yield Absent(
             "models of different sizes",
             "these criteria are not compared on models of several sizes",
         )
-    for (pattern, _, about), of_models in several.items():
-        ordered = sorted(of_models, key=lambda each: sizes[each.cells[0].model])
+    for (pattern, _, about), measured in several.items():
+        ordered = sorted(measured, key=lambda each: sizes[each.cells[0].model])
         for small, large in pairwise(ordered):
 
             def statistic(
@@ -103,12 +105,15 @@ def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
     """
     one, other = settings["criteria"]
     asked: list[Measurement | Absent] = []
-    for name, criteria in _of_shared_seeds(evidence, settings["metric"], settings["criteria"]):
-        if one not in criteria or other not in criteria:
+    for place, criteria in _of_shared_seeds(evidence, settings["metric"], settings["criteria"]):
+        if one not in criteria and other not in criteria:
             continue
+        if absent := absent_criteria(place, criteria, [one, other]):
+            asked.append(absent)
+            continue
+        model, _, name = place
         cells = {criterion: criteria[criterion][name] for criterion in (one, other)}
-        model = cells[one][0].model
-        subject = f"{model}, {cells[one][0].pattern}, {name}: {one} minus {other}"
+        subject = f"{', '.join(place)}: {one} minus {other}"
         dense, most = evidence.dense_perplexity(model), settings["dense_at_most"]
         if dense is None or dense > most:
             found = "not known" if dense is None else f"{dense:.1f}"
@@ -129,22 +134,21 @@ def _gaps(
     evidence: Evidence,
     settings: Settings,
     criteria: Mapping[str, Cells],
-    name: str,
+    place: Place,
     compared_by: Sequence[Combination],
     **more: Any,
 ) -> Asked:
     """Yield a comparison of the gap between every two groups of criteria with and without the
     reconstruction; `compared_by` take the two in this order, and `more` are attributes of it.
     """
-    one = next(iter(criteria.values()))[NONE][0]
-    subject = f"{one.model}, {one.pattern}, {name}"
-    if absent := absent_criteria(name, criteria, _all(settings)):
+    model, _, name = place
+    if absent := absent_criteria(place, criteria, _all(settings)):
         yield absent
         return
 
     def key(criterion: str, adaptation: str) -> str:
         # Names of one model have to differ from those of another.
-        return f"{one.model} {criterion} {adaptation}"
+        return f"{model} {criterion} {adaptation}"
 
     def gap(means: Means, pair: Sequence[Group], adaptation: str) -> Numbers:
         levels = [np.mean([means[key(it, adaptation)] for it in of], axis=0) for of in pair]
@@ -169,7 +173,7 @@ def _gaps(
         yield ask(
             evidence,
             settings,
-            subject,
+            ", ".join(place),
             [partial(statistic, combine=combine) for combine in compared_by],
             cells,
             about=" vs. ".join(map(_group_label, ordered)),
@@ -186,30 +190,28 @@ def _all(settings: Settings) -> list[str]:
     return [*chain(*settings["groups"])]
 
 
-def _grouped(evidence: Evidence, settings: Settings) -> Iterator[tuple[str, dict[str, Cells]]]:
+def _grouped(evidence: Evidence, settings: Settings) -> Iterator[tuple[Place, dict[str, Cells]]]:
     """Yield what `_of_shared_seeds` yields for the criteria of all groups."""
     return _of_shared_seeds(evidence, settings["metric"], _all(settings))
 
 
 def _of_shared_seeds(
     evidence: Evidence, metric: str, wanted: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Cells]]]:
-    """Yield what `by_criterion` yields, with the cells of the seeds that all wanted criteria share.
-
-    What compares fewer than two criteria, or criteria without a common seed, is left out.
+) -> Iterator[tuple[Place, dict[str, Cells]]]:
+    """Yield what `by_criterion` yields where there are several criteria, with the cells of the
+    seeds that all wanted criteria share; without any cell if they share none.
     """
-    for name, criteria in by_criterion(evidence, metric, wanted):
+    for place, criteria in by_criterion(evidence, metric):
+        if len(criteria) < 2:
+            continue
+        *_, name = place
         there = {it: cells for it, cells in criteria.items() if it in wanted} or criteria
         seeds = set.intersection(*({it.seed for it in of[name]} for of in there.values()))
-        if len(criteria) > 1 and seeds:
 
-            def kept(of_seeds: Sequence[Cell], seeds: set[int] = seeds) -> list[Cell]:
-                return [cell for cell in of_seeds if cell.seed in seeds]
+        def kept(of_seeds: Sequence[Cell], seeds: set[int] = seeds) -> list[Cell]:
+            return [cell for cell in of_seeds if cell.seed in seeds]
 
-            yield (
-                name,
-                {it: {key: kept(of[key]) for key in (NONE, name)} for it, of in there.items()},
-            )
+        yield place, {it: {key: kept(of[key]) for key in (NONE, name)} for it, of in there.items()}
 
 
 GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}

@@ -6,7 +6,7 @@ the claim names: nats per token, or the share of wrong answers. The audit's page
 of each measure.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,8 @@ Settings = Mapping[str, Any]
 Asked = Iterator[Measurement | Absent]
 # By name, one cell for each seed.
 Cells = Mapping[str, Sequence[Cell]]
+# A model, a pattern and a reconstruction.
+Place = tuple[str, str, str]
 # The cells of a pruned model by adaptation, and then by seed.
 BySeed = Mapping[str, Mapping[int, Cell]]
 
@@ -164,36 +166,36 @@ def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]
                 yield cells, name
 
 
-def by_criterion(
-    evidence: Evidence, metric: str, wanted: Collection[str]
-) -> Iterator[tuple[str, dict[str, Cells]]]:
-    """Yield a reconstruction, and the cells of each criterion with it, for each model and pattern.
+def by_criterion(evidence: Evidence, metric: str) -> Iterator[tuple[Place, dict[str, Cells]]]:
+    """Yield the cells of each criterion for each model, pattern and reconstruction.
 
-    There is each budget with which several of the wanted criteria were run, though perhaps not all
-    of them; if there is none, the reference.
+    There is each budget with which several criteria were run, though perhaps not all that a claim
+    names; if there is none, the reference.
     """
     found: dict[tuple[str, str], dict[str, dict[str, Cells]]] = {}
     for cells, name in reconstructed(evidence, metric):
         one = cells[NONE][0]
         of_place = found.setdefault((one.model, one.pattern), {})
         of_place.setdefault(name, {})[one.criterion] = cells
-    for of_place in found.values():
-        least = min(2, len(wanted))
-        several = [name for name, of in of_place.items() if len(of.keys() & {*wanted}) >= least]
-        for name in several or [min(of_place, key=evidence.study.references.index)]:
-            yield name, of_place[name]
+    for (model, pattern), by_name in found.items():
+        several = [name for name, criteria in by_name.items() if len(criteria) > 1]
+        for name in several or [min(by_name, key=evidence.study.references.index)]:
+            yield (model, pattern, name), by_name[name]
 
 
 def absent_criteria(
-    name: str, criteria: Mapping[str, Cells], wanted: Sequence[str]
+    place: Place, criteria: Mapping[str, Cells], wanted: Sequence[str]
 ) -> Absent | None:
-    """Return which of the wanted criteria have no cells with a reconstruction; None if all have."""
+    """Return which of the wanted criteria have no cells there, or that they share no seed; None if
+    they can be compared.
+    """
     missing = [criterion for criterion in wanted if criterion not in criteria]
-    if not missing:
-        return None
-    one = next(iter(criteria.values()))[name][0]
-    reason = f"there are no cells of {', '.join(missing)}"
-    return Absent(f"{one.model}, {one.pattern}, {name}", reason)
+    reason = None
+    if missing:
+        reason = f"there are no cells of {', '.join(missing)}"
+    elif not all(of_seeds for it in wanted for of_seeds in criteria[it].values()):
+        reason = f"no seed has all of {', '.join(wanted)}"
+    return Absent(", ".join(place), reason) if reason else None
 
 
 def only(cells: Cells, names: Sequence[str]) -> Cells:

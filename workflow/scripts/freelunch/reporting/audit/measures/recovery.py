@@ -36,10 +36,11 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
     which several `criteria` were run. All of them have to be there, and no others count.
     """
     wanted = settings["criteria"]
-    for name, criteria in by_criterion(evidence, settings["metric"], wanted):
-        if absent := absent_criteria(name, criteria, wanted):
+    for place, criteria in by_criterion(evidence, settings["metric"]):
+        if absent := absent_criteria(place, criteria, wanted):
             yield absent
             continue
+        *_, name = place
         for criterion in wanted:
             cells = criteria[criterion]
             subject = f"{pruned_model(cells[NONE][0])}, {name}"

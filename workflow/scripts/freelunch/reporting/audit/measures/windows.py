@@ -34,7 +34,7 @@ MISSED = "gain missed, as a share of the other window's gain"
 
 def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     """How much less each of some `windows` gains than the window `beside`, as a share of what that
-    gains, for each amount of text that several of them were adapted on; below 0, it gains more. All
+    gains, for each amount of text with which several windows were run; below 0, it gains more. All
     of them have to be there, and no others count.
     """
     for found in _with(evidence, _trained(settings["beside"], *settings["windows"])):
@@ -46,10 +46,10 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
             yield ask(
                 evidence,
                 settings,
-                f"{found.place}, windows",
+                f"{found.model}, windows",
                 [_missed(found.trained(window), beside)],
                 shared_seeds(found.cells, [NONE, found.trained(window), beside]),
-                about=f"{window_label(window)} vs. {window_label(settings['beside'])}",
+                about=found.about(f"{window_label(window)} vs. {window_label(settings['beside'])}"),
             )
 
 
@@ -79,7 +79,7 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of a single matrix gains than each of some `windows`, as a share of
-    what that gains, for each amount of text that several of them were adapted on. The matrix is
+    what that gains, for each amount of text with which several windows were run. The matrix is
     solved exactly if `exact`, and trained otherwise. All of the windows have to be there, and no
     others count.
     """
@@ -93,16 +93,16 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
             yield ask(
                 evidence,
                 settings,
-                f"{found.place}, {matrix}",
+                f"{found.model}, {matrix}",
                 [_missed(matrix, found.trained(window))],
                 shared_seeds(found.cells, [NONE, matrix, found.trained(window)]),
-                about=f"{window_label(MATRIX)} vs. {window_label(window)}",
+                about=found.about(f"{window_label(MATRIX)} vs. {window_label(window)}"),
             )
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of half a block gains than each of some `windows`, as a share of
-    what that gains, for each amount of text that several of them were adapted on; the largest share
+    what that gains, for each amount of text with which several windows were run; the largest share
     counts. Below 0, half a block gains more than all of them, which have to be there; no others
     count.
     """
@@ -115,9 +115,10 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
         yield ask(
             evidence,
             settings,
-            f"{found.place}, {half}",
+            f"{found.model}, {half}",
             [_missed(half, other) for other in others],
             shared_seeds(found.cells, [NONE, half, *others]),
+            about=found.about(),
             pick=max,
         )
 
@@ -139,19 +140,21 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
         if len(used) < RUNS * len(names):
             seeds = len(used) // len(names)
             reason = f"peak memory was measured with {seeds} of {RUNS} seeds"
-            yield Absent(found.place, reason)
+            yield Absent(found.about(found.model), reason)
             continue
         half, *others = names
         peaks = [[_work_peak(evidence, cell) for cell in cells[name]] for name in names]
         if any(peak is None for each in peaks for peak in each):
-            yield Absent(found.place, "some records lack the peak memory of a job's own work")
+            yield Absent(
+                found.about(found.model), "some records lack the peak memory of a job's own work"
+            )
             continue
 
         # What varies from run to run is the unit of the interval.
         runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
         # Beside the smallest, the ratio is largest.
         ratios = [_ratio(half, other) for other in others]
-        yield Measurement(f"{found.place}, {half}", ratios, [runs], used, pick=max)
+        yield Measurement(f"{found.model}, {half}", ratios, [runs], used, found.about(), max)
 
 
 def _ratio(name: str, other: str) -> Statistic:
@@ -181,17 +184,23 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Windows:
-    """The usual windows of a pruned model that were adapted on equally much text.
+    """The usual windows of a pruned model that see the same amount of text.
 
     Attributes:
-        place: The pruned model, and the amount of text where there are several.
+        model: The pruned model.
+        amount: The amount of text in words, if there are several.
         cells: All cells of the pruned model.
         names: The adaptations by their windows.
     """
 
-    place: str
+    model: str
+    amount: str
     cells: BySeed
     names: Mapping[_Kind, str]
+
+    def about(self, *words: str) -> str:
+        """Return what a number is about, with the amount of text."""
+        return ", ".join(filter(None, [*words, self.amount]))
 
     def trained(self, window: int | str) -> str:
         """Return the adaptation that trains a window."""
@@ -204,14 +213,13 @@ def _trained(*windows: int | str) -> list[_Kind]:
 
 def _with(evidence: Evidence, wanted: Sequence[_Kind]) -> Iterator[_Windows | Absent]:
     """Yield the windows of each pruned model, or which of the wanted ones are missing, for each
-    amount of text on which several of these were adapted; if there is none, for one amount.
+    amount of text with which several windows were run; if there is none, for the first.
     """
     for amounts in _by_pruned_model(evidence):
-        there = [[kind for kind in wanted if kind in found.names] for found in amounts]
-        several = [it for it, kinds in zip(amounts, there, strict=True) if len(kinds) > 1]
-        for found in several or [amounts[there.index(max(there, key=len))]]:
+        several = [found for found in amounts if len(found.names) > 1]
+        for found in several or amounts[:1]:
             missing = _missing(found, wanted)
-            yield Absent(found.place, missing) if missing else found
+            yield Absent(found.about(found.model), missing) if missing else found
 
 
 def _missing(found: _Windows, wanted: Sequence[_Kind]) -> str | None:
@@ -227,11 +235,10 @@ def _by_pruned_model(evidence: Evidence) -> list[list[_Windows]]:
         pruned_model(next(iter(of[NONE].values()))): of for of in evidence.pruned if NONE in of
     }
     found: dict[str, list[_Windows]] = {}
-    for place, rows in compared_together(evidence.windows):
+    for model, amount, rows in compared_together(evidence.windows):
         if usual := usual_windows(rows):
-            model = pruned_model(usual[0])
             names = {_Kind(row["window"], bool(row["exact"])): row["adaptation"] for row in usual}
-            found.setdefault(model, []).append(_Windows(place, cells[model], names))
+            found.setdefault(model, []).append(_Windows(model, amount, cells[model], names))
     return list(found.values())
 
 
