@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from freelunch.analysis import intervals
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
 from freelunch.reporting.audit.claims import audit_claims, load_claims
@@ -148,6 +149,30 @@ def test_a_part_has_the_cells_of_its_models_and_claims() -> None:
     assert {cell.model for cell in part.cells} == {"opt-125m"}
     assert {cell.pruning for cell in part.cells} == {"dense", "wanda-u50"}
     assert len(part.cells) == 10 and set(part.cells) < set(PAPER.cells)
+
+
+@pytest.mark.parametrize("claim", ["C1", "C2", "C2b", "C2v1", "C3", "C3b"])
+def test_a_part_of_the_budgets_answers_its_claim_as_the_whole_study_does(
+    claim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intervals, "DRAWS", 100)
+    claims = [each for each in load_claims() if each["id"] == claim]
+    whole = Study.load(Path("studies/budgets.yaml"))
+    part = whole.of_part(Part(claims=[claim]))
+    assert 10 < len(part.cells) < len(whole.cells)
+    parts = [
+        audit_claims(
+            Evidence(
+                study,
+                make_records(study, {str(it): 5.0 for it in study.cells if it.is_dense}),
+                Path(),
+            ),
+            claims,
+        )[0]["parts"]
+        for study in (whole, part)
+    ]
+    found = [[finding for each in of for finding in each["findings"]] for of in parts]
+    assert found[0] == found[1] and any(finding["cells"] for finding in found[0])
 
 
 def test_parts_add_up() -> None:
