@@ -533,12 +533,13 @@ def test_the_refusal_of_pickles_names_pull_requests_that_convert_them(
 
 
 def test_a_hub_that_shows_no_pull_requests_hides_no_refusal(hub: HubStandIn, refused: Said) -> None:
-    """Owners may switch them off, and mirrors may lack them."""
+    """Owners may switch them off, and mirrors may answer anything."""
     hub.add("team/two", PICKLES)
-    hub.switch_off_discussions("team/two")
-    message = refused("pin", str(STUDY))
-    assert "safetensors only, never pickle" in message
-    assert "`revision: refs/pr/NUMBER`" in message
+    for answer in (None, {"error": "none of these"}):
+        hub.answer_discussions("team/two", answer)
+        message = refused("pin", str(STUDY))
+        assert "safetensors only, never pickle" in message
+        assert "`revision: refs/pr/NUMBER`" in message
 
 
 def test_a_model_without_any_weights_is_not_said_to_have_pickles(

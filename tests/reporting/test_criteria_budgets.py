@@ -82,8 +82,9 @@ def test_each_model_shows_the_first_of_its_own_budgets() -> None:
 
 
 def test_amounts_have_three_digits() -> None:
-    amounts = [criteria_budgets._amount(of) for of in (512, 8192, 131072, 524288, 1572864, 1.6e6)]
-    assert amounts == ["512", "8.19k", "131k", "524k", "1.57M", "1.6M"]
+    tokens = (512, 8192, 131072, 524288, 999936, 1572864, 1.6e6)
+    amounts = [criteria_budgets._amount(of) for of in tokens]
+    assert amounts == ["512", "8.19k", "131k", "524k", "1M", "1.57M", "1.6M"]
 
 
 def test_there_is_a_line_for_each_criterion() -> None:

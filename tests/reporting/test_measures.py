@@ -351,39 +351,6 @@ def test_a_criterion_that_no_claim_names_takes_no_seed_from_those_that_it_names(
     assert {cell.seed for cell in asked.cells} == {0, 1, 2}
 
 
-@pytest.mark.parametrize(
-    ("three", "seeds"),
-    [
-        # What reaches it within the budgets of three seeds comes from these, the rest from one.
-        (36.0, [3, 3]),
-        (39.0, [3, 1]),
-        (45.0, [1, 1]),
-    ],
-)
-def test_a_number_comes_from_as_many_seeds_as_the_budgets_allow(
-    three: float, seeds: list[int]
-) -> None:
-    """Budgets with more seeds are smaller: where they end too early, they tell nothing."""
-    values = {
-        **{"none": 60.0, "recon_block": 40.0, "block_3": 38.0},
-        **{"full_half": 50.0, "full": 46.0, "full_3": three, "full_20": 34.0},
-    }
-    alone = [f"tiny/wanda-u50/full_20/seed{seed}" for seed in (1, 2)]
-    asked = asked_of("budget_ratio", TOKENS, values, alone, seeds=[0, 1, 2])
-    assert [each.about for each in asked if isinstance(each, Measurement)] == [
-        "recon_block",
-        "block_3",
-    ]
-    found = [each.samples[0].seeds for each in asked if isinstance(each, Measurement)]
-    assert found == seeds
-    # The claim's method has to be among those with more seeds.
-    none = [
-        f"tiny/wanda-u50/{name}/seed{seed}" for name in values for seed in (1, 2) if "full" in name
-    ]
-    asked = asked_of("budget_ratio", TOKENS, values, none, seeds=[0, 1, 2])
-    assert [each.samples[0].seeds for each in asked if isinstance(each, Measurement)] == [1, 1]
-
-
 def test_criteria_without_a_common_seed_leave_a_budget_open() -> None:
     values = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
     gone = [f"tiny/magnitude-u50/block_3/seed{seed}" for seed in (0, 1)]
@@ -393,6 +360,33 @@ def test_criteria_without_a_common_seed_leave_a_budget_open() -> None:
     there, absent = asked_of("gap_left", settings, values, gone, criteria=criteria, seeds=[0, 1, 2])
     assert isinstance(there, Measurement)
     assert absent == Absent("tiny, u50, block_3", "no seed has all of magnitude, wanda")
+
+
+def test_windows_without_a_common_seed_leave_an_amount_open() -> None:
+    values = {"none": 60.0, "recon_block": 40.0, "recon_all": 42.0, "block_3": 35.0, "all_3": 34.0}
+    gone = ["tiny/wanda-u50/all_3/seed0"]
+    gone += [f"tiny/wanda-u50/block_3/seed{seed}" for seed in (1, 2)]
+    settings = {"beside": 1, "windows": ["all"]}
+    there, absent = asked_of("window_difference", settings, values, gone, seeds=[0, 1, 2])
+    assert isinstance(there, Measurement) and isinstance(absent, Absent)
+    assert absent.reason == "no seed has all of none, all_3, block_3"
+
+
+def test_what_is_solved_exactly_has_the_calibration_sample_alone() -> None:
+    values = {"none": 60.0, "recon_block": 40.0, "recon_all": 42.0, "block_3": 35.0, "all_3": 34.0}
+    settings = {"exact": True, "windows": [1, "all"]}
+    asked = asked_of("matrix_penalty", settings, values | {"recon_exact": 50.0})
+    assert len(asked) == 2 and all(isinstance(each, Measurement) for each in asked)
+    (absent,) = asked_of("matrix_penalty", settings, values)
+    assert isinstance(absent, Absent) and "matrix (solved exactly)" in absent.reason
+
+
+def test_one_criterion_is_asked_at_each_budget_if_a_claim_names_no_other() -> None:
+    values = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
+    asked = asked_of("recovery", {"criteria": ["wanda"]}, values)
+    assert [each.subject for each in asked] == [
+        f"tiny, wanda, u50, {name}" for name in ("recon_block", "block_3")
+    ]
 
 
 @pytest.mark.parametrize(

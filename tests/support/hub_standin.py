@@ -44,13 +44,16 @@ class Repository:
         commits: The files of each commit, by name.
         revisions: The commits of branches and tags.
         gated: Whether files are refused to requests without the hub's token.
-        offered: Its pull requests, as the hub lists them; None if its owner switched them off.
+        offered: Its pull requests, as the hub lists them.
+        instead: What the hub answers in place of them, if anything; None if their owner switched
+            them off.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
     gated: bool = False
-    offered: list[dict[str, object]] | None = field(default_factory=list)
+    offered: list[dict[str, object]] = field(default_factory=list)
+    instead: tuple[dict[str, object] | None, ...] = ()
 
 
 class HubStandIn:
@@ -101,7 +104,6 @@ class HubStandIn:
     def offer(self, name: str, files: Mapping[str, bytes], title: str, author: str) -> str:
         """Offer a model's files as a pull request; return its revision."""
         repository = self._repositories["models", name]
-        assert repository.offered is not None
         number = len(repository.offered) + 1
         revision = f"refs/pr/{number}"
         self.add(name, files, gated=repository.gated, branch=revision)
@@ -122,9 +124,9 @@ class HubStandIn:
         """Remove the files of a pull request, which stays in the list."""
         del self._repositories["models", name].revisions[revision]
 
-    def switch_off_discussions(self, name: str) -> None:
-        """Show nobody the pull requests of a model."""
-        self._repositories["models", name].offered = None
+    def answer_discussions(self, name: str, answer: dict[str, object] | None) -> None:
+        """Answer this in place of a model's pull requests; None: they are switched off."""
+        self._repositories["models", name].instead = (answer,)
 
     def commit(self, name: str, *, kind: str = "models") -> str:
         """Return the commit of a repository's branch `main`."""
@@ -199,10 +201,10 @@ class HubStandIn:
         return self._file(wanted, files[wanted], commit)
 
     def _discussions(self, name: str, page: int) -> tuple[int, dict[str, str], bytes]:
-        offered = self._repositories["models", name].offered
-        if offered is None:
-            return _refuse(403, "DiscussionsDisabled")
-        listed = offered[::-1]
+        repository = self._repositories["models", name]
+        for answer in repository.instead:
+            return _refuse(403, "DiscussionsDisabled") if answer is None else _json(answer)
+        listed = repository.offered[::-1]
         start = 2 * page
         some = listed[start : start + 2]
         return _json({"discussions": some, "count": len(listed), "start": start})

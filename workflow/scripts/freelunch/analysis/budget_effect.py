@@ -6,7 +6,7 @@ retraining series is compared with one reconstruction, the reference (`Study.ref
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -90,19 +90,13 @@ class BudgetComparison:
     reference: Adapted
     series: Mapping[str, Sequence[Adapted]]
 
-    @property
-    def reconstructions(self) -> dict[str, Adapted]:
-        """Return the budgets of the reference, by name."""
-        return {each.name: each for each in self.series[self.reference.series]}
 
+def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]:
+    """Return a comparison for each pruned model that was both reconstructed and retrained.
 
-def budget_comparisons(records: Records, study: Study) -> list[list[BudgetComparison]]:
-    """Return the comparisons of each pruned model that was both reconstructed and retrained.
-
-    The first holds all retrainings, and the reconstructions in the series of the reference. All of
-    them share their seeds with each other and with the unadapted model; an adaptation that lacks
-    the seed which most of them have is left out. Where some of them share more seeds, as small
-    budgets do that were run more often than large ones, these have a comparison of their own.
+    It holds all retrainings, and the reconstructions in the series of the reference. All of them
+    share their seeds with each other and with the unadapted model; an adaptation that lacks the
+    seed which most of them have is left out.
     """
     found = []
     series = study.series
@@ -118,66 +112,27 @@ def budget_comparisons(records: Records, study: Study) -> list[list[BudgetCompar
         shared = most_shared(
             unadapted.keys() & by_name[reference].keys(), [by_name[name] for name in names]
         )
-        kept = {name: by_name[name] for name in names if shared in by_name[name]}
-        of_reference = frozenset(unadapted.keys() & by_name[reference].keys())
-        found.append(
-            [
-                _comparison(
-                    reference,
-                    {name: [kept[name][seed] for seed in seeds] for name in group},
-                    [unadapted[seed] for seed in seeds],
-                    records,
-                    study,
-                )
-                for group, seeds in _groups(kept, of_reference, retrained)
-            ]
-        )
+        names = [name for name in names if shared in by_name[name]]
+        seeds = sorted(set(unadapted).intersection(*(by_name[name] for name in names)))
+        members: dict[str, list[Adapted]] = {}
+        for name in names:
+            settings = study.config.adaptations[name]
+            compared = [by_name[name][seed] for seed in seeds]
+            members.setdefault(series[name], []).append(
+                _adapted(compared, series[name], settings, records)
+            )
+        (of_reference,) = (it for it in members[series[reference]] if it.name == reference)
+        for of_series in members.values():
+            of_series.sort(key=lambda each: each.tokens)
+        found.append(BudgetComparison([unadapted[seed] for seed in seeds], of_reference, members))
     return found
 
 
-def _groups(
-    by_name: Mapping[str, Mapping[int, Cell]],
-    of_reference: frozenset[int],
-    retrained: Collection[str],
-) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield the names of adaptations that are compared together, and the seeds that they share:
-    first all of them, then those that share more seeds and are not all reconstructions.
-    """
-    seeds = {name: of_reference & {*by_seed} for name, by_seed in by_name.items()}
-    shared = of_reference.intersection(*seeds.values())
-    yield [*by_name], sorted(shared)
-    for more in dict.fromkeys(of for of in seeds.values() if of > shared):
-        group = [name for name in by_name if more <= seeds[name]]
-        if any(name in retrained for name in group):
-            yield group, sorted(more)
-
-
-def _comparison(
-    reference: str,
-    cells: Mapping[str, Sequence[Cell]],
-    unadapted: Sequence[Cell],
-    records: Records,
-    study: Study,
-) -> BudgetComparison:
-    """Return the comparison of some adaptations of a pruned model, by name, with the reference."""
-    members: dict[str, list[Adapted]] = {}
-    for name, compared in cells.items():
-        series = study.series[name]
-        settings = study.config.adaptations[name]
-        members.setdefault(series, []).append(_adapted(compared, series, settings, records))
-    for of_series in members.values():
-        of_series.sort(key=lambda each: each.tokens)
-    (of_reference,) = (it for it in members[study.series[reference]] if it.name == reference)
-    return BudgetComparison(unadapted, of_reference, members)
-
-
 def budget_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison of all
-    budgets, so that the points of a line have the same seeds.
-    """
+    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison."""
     return [
         _row(each, comparison, records)
-        for comparison, *_ in budget_comparisons(records, study)
+        for comparison in budget_comparisons(records, study)
         for members in comparison.series.values()
         for each in members
     ]

@@ -27,15 +27,14 @@ UNITS = ("tokens", "distinct_tokens", "flops")
 
 
 def reach_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with REACH_COLUMNS, for each retraining series and unit, over the seeds that
-    all budgets share.
+    """Return a row, with REACH_COLUMNS, for each retraining series and unit.
 
     `reached_at_over_reference` is infinite where no budget that was run reaches the reconstruction,
     and NaN where the reconstruction diverged.
     """
     return [
         _reach(name, members, comparison.reference, unit, study.perplexity.cut == JOINED)
-        for comparison, *_ in budget_comparisons(records, study)
+        for comparison in budget_comparisons(records, study)
         for name, members in comparison.series.items()
         if name != comparison.reference.series
         for unit in UNITS

@@ -110,36 +110,37 @@ def _check_conversions(where: str, entry: Hub, files: Sequence[str]) -> None:
     """Refuse a model of pickles that somebody has converted, with where the conversions are.
 
     Raises:
-        UserError: There is a pull request with safetensors.
+        UserError: There is an open pull request with safetensors.
     """
-    found = [*islice(_conversions(where, entry), NAMED)]
+    found: list[str] = []
+    # This is advice within an error. Whatever a hub or a mirror answers, the error counts.
+    with suppress(Exception):
+        found += islice(_conversions(entry.repository), NAMED)
     if found:
         which = "it" if len(found) == 1 else "one of them"
         raise UserError(
             "safetensors only, never pickle: opening a pickle can run any code; but the hub has "
             "conversions",
             where=f"{where}.revision",
-            found=", ".join(file for file in files if file.endswith(PICKLES)),
+            found=", ".join([file for file in files if file.endswith(PICKLES)][:5]),
             expected="a revision with *.safetensors",
-            todo=f"look at {which}, and set {' or '.join(found)}",
+            todo=f"look at {which}, and set {' or '.join(found)}; or, if you trust the model, save "
+            "it with `save_pretrained(folder)` and use that",
         )
 
 
-def _conversions(where: str, entry: Hub) -> Iterator[str]:
-    """Yield the pull requests that convert a model to safetensors, those of the hub's bot first.
-
-    What the hub does not show, such as the pull requests of a repository without discussions, is
-    none: this is advice within an error.
-    """
+def _conversions(repository: str) -> Iterator[str]:
+    """Yield the open pull requests that convert a model to safetensors, the hub's bot's first."""
     from huggingface_hub import HfApi
 
-    offered = []
-    with suppress(UserError), hub_errors(where, entry):
-        requests = HfApi().get_repo_discussions(entry.repository, discussion_type="pull_request")
-        offered += [it for it in requests if "safetensors" in it.title.lower()]
+    requests = HfApi().get_repo_discussions(
+        repository, discussion_type="pull_request", discussion_status="open"
+    )
+    offered = [request for request in requests if "safetensors" in request.title.lower()]
     for request in sorted(offered, key=lambda it: it.author != CONVERTER):
         revision, files = str(request.git_reference), []
-        with suppress(UserError), hub_errors(where, entry):
-            files += _files(entry.repository, revision)
+        # The files of a request may be gone.
+        with suppress(Exception):
+            files += _files(repository, revision)
         if any(map(_is_weights, files)):
             yield f"`revision: {revision}` (by {request.author}, {request.url})"

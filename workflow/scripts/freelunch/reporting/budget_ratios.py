@@ -6,7 +6,6 @@ intervals and bounds.
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain, groupby
 from typing import Any
 
 from freelunch.analysis.intervals import estimate
@@ -40,8 +39,8 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
     perplexity = part["metric"] == PERPLEXITY
     text = evidence.study.perplexity.text if perplexity else evidence.study.calibration.text
     compared = {
-        tuple(each.cells): each
-        for comparison in chain(*evidence.comparisons)
+        _place(each.cells[0]): each
+        for comparison in evidence.comparisons
         for members in comparison.series.values()
         for each in members
     }
@@ -50,7 +49,7 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
         if not isinstance(asked, Measurement):
             continue
         # The reconstruction's cells come last; `about` is its name.
-        used = [compared[tuple(of_seeds)] for _, of_seeds in groupby(asked.cells, _place)]
+        used = [compared[place] for place in dict.fromkeys(map(_place, asked.cells))]
         *retrained, reference = used
         found = estimate(asked.statistics, asked.samples, asked.pick)
         unknown = math.isnan(found.value)

@@ -80,8 +80,8 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
     """Yield the share of the loss that each adaptation recovers, for each pruned model.
 
     Only one adaptation of each kind counts: the first in the config without an amount of text of
-    its own, or else the first that sees as much text as the reference. Others differ from it, for
-    example, in how much text they see.
+    its own; or else the first that sees as much text as the reference; or else the first. Others
+    differ from it, for example, in how much text they see.
     """
     study = evidence.study
     entries, amounts = study.as_json()["adaptations"], study.sequences

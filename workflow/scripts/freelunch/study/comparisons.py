@@ -102,8 +102,8 @@ class Comparisons:
         One that was chosen on the evaluation text comes after all others, since its number favours
         it. Those that other budgets are multiples of come before the rest. In these groups, windows
         of single matrices come last, and targets of the pruned model itself after those of the
-        dense model, which the paper has. Then those come first that see as much text as most other
-        adaptations do.
+        dense model, which the paper has. Then those come first that see the commonest amount of
+        text.
         """
         entries, favoured = self.config.adaptations, self.selected_on_evaluation
         named = {
@@ -177,6 +177,17 @@ def compares_windows(settings: Adaptation) -> bool:
     if isinstance(settings, Reconstruction):
         return settings.trains is None
     return isinstance(settings, Local)
+
+
+def is_usual_window(settings: Adaptation) -> bool:
+    """Return whether an adaptation is compared with others that differ in their window alone: it
+    has dense inputs and targets, and no quirk.
+    """
+    return (
+        compares_windows(settings)
+        and isinstance(settings, Local)
+        and (settings.inputs, settings.targets, settings.quirks) == ("dense", "dense", ())
+    )
 
 
 def _stays_pruned(adaptation: Adaptation) -> bool:

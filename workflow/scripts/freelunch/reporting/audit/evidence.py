@@ -81,10 +81,8 @@ class Evidence(FinishedStudy):
         return parameters_by_model(self.records)
 
     @cached_property
-    def comparisons(self) -> list[list[BudgetComparison]]:
-        """Return the comparisons of each pruned model that was reconstructed and retrained, first
-        the one with all budgets.
-        """
+    def comparisons(self) -> list[BudgetComparison]:
+        """Return the pruned models that were both reconstructed and retrained."""
         return budget_comparisons(self.records, self.study)
 
     @cached_property

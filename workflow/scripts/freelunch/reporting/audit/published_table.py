@@ -70,7 +70,7 @@ class PublishedTable(Evidence):
         }
 
     @cached_property
-    def comparisons(self) -> list[list[BudgetComparison]]:
+    def comparisons(self) -> list[BudgetComparison]:
         """Return nothing: the tables do not say how many tokens and operations a number took."""
         return []
 

@@ -108,11 +108,12 @@ def _panel(axes: Axes, adapted: Sequence[Row], without: Sequence[Row], dense: fl
 
 
 def _amount(tokens: float) -> str:
-    """Return a number of tokens in three digits at most: 8.19k, 131k, 1.57M."""
+    """Return a number of tokens in three digits: 8.19k, 131k, 1.57M."""
+    rounded = float(f"{tokens:.3g}")
     for unit, name in ((1e6, "M"), (1e3, "k")):
-        if tokens >= unit:
-            return f"{tokens / unit:.3g}{name}"
-    return f"{tokens:g}"
+        if rounded >= unit:
+            return f"{rounded / unit:g}{name}"
+    return f"{rounded:g}"
 
 
 def _draw(

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from freelunch.analysis.budget_effect import Adapted, BudgetComparison
-from freelunch.analysis.intervals import Means, Numbers, estimate
+from freelunch.analysis.budget_effect import Adapted
+from freelunch.analysis.intervals import Means, Numbers
 from freelunch.analysis.reach import UNITS, reached_at
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
@@ -22,9 +22,6 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.study.methods import METHODS
 from freelunch.study.naming import pruned_model
 
-# Series of retrainings by their names, each sorted by the tokens seen.
-Ways = Mapping[str, Sequence[Adapted]]
-
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget, in `unit`, with which any way of retraining on text reaches a
@@ -35,67 +32,32 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     the smallest budget of every way is "at most" that budget. Where no way reaches the
     reconstruction, the number is "more than" the largest budget that all ways were run with. That
     counts only if each way was also run with no more than the reconstruction's budget and a larger
-    budget did not make it worse; otherwise a smaller budget may suffice. If some budgets share more
-    seeds than all of them do, the number comes from these budgets and seeds, unless its interval
-    goes beyond their largest budget.
+    budget did not make it worse; otherwise a smaller budget may suffice.
     """
-    for comparisons in evidence.comparisons:
-        all_budgets, *_ = comparisons
-        place = pruned_model(all_budgets.reference.cells[0])
-        if missing := _missing(_ways(all_budgets, settings), settings):
-            subject = f"{place}, retraining against {all_budgets.reference.name}"
+    for comparison in evidence.comparisons:
+        place = pruned_model(comparison.reference.cells[0])
+        ways = {
+            series: members
+            for series, members in comparison.series.items()
+            if members[0].settings.method in settings["methods"] and not members[0].settings.distils
+        }
+        there = {members[0].settings.method for members in ways.values()}
+        if missing := [name for name in settings["methods"] if name not in there]:
+            subject = f"{place}, retraining against {comparison.reference.name}"
             yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
-        for reference in all_budgets.reconstructions:
-            found = _over_most_seeds(evidence, settings, comparisons, reference)
+        for reference in comparison.series[comparison.reference.series]:
+            found = _ratio(evidence, settings, ways, reference)
             yield found
             if isinstance(found, Absent):
                 # It would be absent beside the other references, too.
                 break
 
 
-def _over_most_seeds(
-    evidence: Evidence,
-    settings: Settings,
-    comparisons: Sequence[BudgetComparison],
-    reference: str,
-) -> Measurement | Absent:
-    """Return the budget that reaches a reconstruction, from the comparison with most seeds whose
-    budgets are large enough to tell; otherwise, from the one of all budgets.
-    """
-    all_budgets, *more_seeds = comparisons
-    for comparison in sorted(more_seeds, key=lambda it: -len(it.unadapted)):
-        ways, of = _ways(comparison, settings), comparison.reconstructions.get(reference)
-        if of is None or _missing(ways, settings):
-            continue
-        found = _ratio(evidence, settings, ways, of)
-        if isinstance(found, Measurement):
-            number = estimate(found.statistics, found.samples, found.pick)
-            if math.isfinite(number.value) and math.isfinite(number.high):
-                return found
-    of = all_budgets.reconstructions[reference]
-    return _ratio(evidence, settings, _ways(all_budgets, settings), of)
-
-
-def _ways(comparison: BudgetComparison, settings: Settings) -> Ways:
-    """Return the ways of retraining that count, those on text by one of some methods."""
-    return {
-        series: members
-        for series, members in comparison.series.items()
-        if members[0].settings.method in settings["methods"] and not members[0].settings.distils
-    }
-
-
-def _missing(ways: Ways, settings: Settings) -> list[str]:
-    """Return the methods that have to be there, and are not."""
-    there = {members[0].settings.method for members in ways.values()}
-    return [name for name in settings["methods"] if name not in there]
-
-
 def _ratio(
     evidence: Evidence,
     settings: Settings,
-    ways: Ways,
+    ways: Mapping[str, Sequence[Adapted]],
     reference: Adapted,
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""

@@ -65,13 +65,22 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     """
     sizes = evidence.parameters
     by_gap: dict[tuple[str, ...], list[Measurement]] = {}
+    absent: dict[tuple[str, ...], list[Absent]] = {}
+    models: dict[tuple[str, ...], set[str]] = {}
     for place, criteria in _grouped(evidence, settings):
         model, *of_models = place
         for found in _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP):
-            if isinstance(found, Measurement) and model in sizes:
-                by_gap.setdefault((*of_models, found.about), []).append(found)
+            if model in sizes:
+                models.setdefault((*of_models,), set()).add(model)
+                if isinstance(found, Absent):
+                    absent.setdefault((*of_models,), []).append(found)
+                else:
+                    by_gap.setdefault((*of_models, found.about), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
-    if not several:
+    # What one of several models lacks at a budget is not forgotten.
+    missing = [it for of, its in absent.items() if len(models[of]) > 1 for it in its]
+    yield from missing
+    if not several and not missing:
         yield Absent(
             "models of different sizes",
             "these criteria are not compared on models of several sizes",
@@ -100,14 +109,13 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
 
 def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
     """The perplexity of the first of two `criteria` minus that of the second with the
-    reconstruction, for each budget with which both were run, in models whose dense perplexity is at
-    most `dense_at_most`: differences do not carry over to other levels.
+    reconstruction, for each budget with which several criteria were run, in models whose dense
+    perplexity is at most `dense_at_most`: differences do not carry over to other levels. Both have
+    to be there.
     """
     one, other = settings["criteria"]
     asked: list[Measurement | Absent] = []
     for place, criteria in _of_shared_seeds(evidence, settings["metric"], settings["criteria"]):
-        if one not in criteria and other not in criteria:
-            continue
         if absent := absent_criteria(place, criteria, [one, other]):
             asked.append(absent)
             continue
@@ -201,7 +209,7 @@ def _of_shared_seeds(
     """Yield what `by_criterion` yields where there are several criteria, with the cells of the
     seeds that all wanted criteria share; without any cell if they share none.
     """
-    for place, criteria in by_criterion(evidence, metric):
+    for place, criteria in by_criterion(evidence, metric, wanted):
         if len(criteria) < 2:
             continue
         *_, name = place

@@ -6,7 +6,7 @@ the claim names: nats per token, or the share of wrong answers. The audit's page
 of each measure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,11 +166,13 @@ def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]
                 yield cells, name
 
 
-def by_criterion(evidence: Evidence, metric: str) -> Iterator[tuple[Place, dict[str, Cells]]]:
+def by_criterion(
+    evidence: Evidence, metric: str, wanted: Collection[str]
+) -> Iterator[tuple[Place, dict[str, Cells]]]:
     """Yield the cells of each criterion for each model, pattern and reconstruction.
 
-    There is each budget with which several criteria were run, though perhaps not all that a claim
-    names; if there is none, the reference.
+    A model and pattern count if there is any of the wanted criteria. There is each budget with
+    which several criteria were run, or all that are wanted; if there is none, the reference.
     """
     found: dict[tuple[str, str], dict[str, dict[str, Cells]]] = {}
     for cells, name in reconstructed(evidence, metric):
@@ -178,8 +180,14 @@ def by_criterion(evidence: Evidence, metric: str) -> Iterator[tuple[Place, dict[
         of_place = found.setdefault((one.model, one.pattern), {})
         of_place.setdefault(name, {})[one.criterion] = cells
     for (model, pattern), by_name in found.items():
-        several = [name for name, criteria in by_name.items() if len(criteria) > 1]
-        for name in several or [min(by_name, key=evidence.study.references.index)]:
+        if not {*wanted} & {criterion for criteria in by_name.values() for criterion in criteria}:
+            continue
+        asked = [
+            name
+            for name, criteria in by_name.items()
+            if len(criteria) > 1 or criteria.keys() >= {*wanted}
+        ]
+        for name in asked or [min(by_name, key=evidence.study.references.index)]:
             yield (model, pattern, name), by_name[name]
 
 

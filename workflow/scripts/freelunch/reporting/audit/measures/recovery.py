@@ -33,10 +33,10 @@ def recovered_by(adaptation: str) -> Statistic:
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss added by pruning that the reconstruction recovers, for each budget with
-    which several `criteria` were run. All of them have to be there, and no others count.
+    which several criteria were run. All `criteria` have to be there, and no others count.
     """
     wanted = settings["criteria"]
-    for place, criteria in by_criterion(evidence, settings["metric"]):
+    for place, criteria in by_criterion(evidence, settings["metric"], wanted):
         if absent := absent_criteria(place, criteria, wanted):
             yield absent
             continue
@@ -69,8 +69,8 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
 
 def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss added by pruning that the reconstruction recovers, in models with at
-    least `parameters` parameters, for each budget with which several `criteria` were run. All of
-    them have to be there, and no others count.
+    least `parameters` parameters, for each budget with which several criteria were run. All
+    `criteria` have to be there, and no others count.
     """
     sizes = evidence.parameters
     large = {

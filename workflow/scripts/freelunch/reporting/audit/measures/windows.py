@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from freelunch.analysis.intervals import Sample, Statistic
-from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     WINDOW,
@@ -22,7 +21,9 @@ from freelunch.reporting.audit.measures.measure import (
     shared_seeds,
 )
 from freelunch.reporting.labels import window_label
+from freelunch.study.adaptations import LeastSquares
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.comparisons import is_usual_window
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import HALVES, MATRIX
@@ -188,7 +189,7 @@ class _Windows:
 
     Attributes:
         model: The pruned model.
-        amount: The amount of text in words, if there are several.
+        amount: The amount of text in words, if the model has several.
         cells: All cells of the pruned model.
         names: The adaptations by their windows.
     """
@@ -213,13 +214,15 @@ def _trained(*windows: int | str) -> list[_Kind]:
 
 def _with(evidence: Evidence, wanted: Sequence[_Kind]) -> Iterator[_Windows | Absent]:
     """Yield the windows of each pruned model, or which of the wanted ones are missing, for each
-    amount of text with which several windows were run; if there is none, for the first.
+    amount of text with which several windows were run.
     """
-    for amounts in _by_pruned_model(evidence):
-        several = [found for found in amounts if len(found.names) > 1]
-        for found in several or amounts[:1]:
-            missing = _missing(found, wanted)
-            yield Absent(found.about(found.model), missing) if missing else found
+    # What is solved exactly has the calibration sample and no other.
+    only = evidence.study.calibration.samples if any(kind.exact for kind in wanted) else None
+    for by_name in evidence.pruned:
+        for sequences, found in _by_amount(evidence, by_name).items():
+            if only in (None, sequences):
+                missing = _missing(found, wanted)
+                yield Absent(found.about(found.model), missing) if missing else found
 
 
 def _missing(found: _Windows, wanted: Sequence[_Kind]) -> str | None:
@@ -229,17 +232,35 @@ def _missing(found: _Windows, wanted: Sequence[_Kind]) -> str | None:
     return f"windows that were not run: {', '.join(names)}" if missing else None
 
 
-def _by_pruned_model(evidence: Evidence) -> list[list[_Windows]]:
-    """Return the windows of each pruned model, for each amount of text."""
-    cells = {
-        pruned_model(next(iter(of[NONE].values()))): of for of in evidence.pruned if NONE in of
+def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
+    """Return the windows of a pruned model, by the sequences that they see, where there are several
+    windows. Whether they share a seed is not asked here.
+    """
+    study = evidence.study
+    amounts: dict[int, dict[_Kind, str]] = {}
+    for name, settings in study.config.adaptations.items():
+        if name not in by_name or name in study.selected_on_evaluation:
+            continue
+        if NONE in by_name and is_usual_window(settings):
+            one = next(iter(by_name[name].values()))
+            window = evidence.records[one]["adaptation"]["window"]
+            exact = isinstance(settings, LeastSquares)
+            of_amount = amounts.setdefault(study.sequences[name], {})
+            of_amount.setdefault(_Kind(window, exact), name)
+    several = {amount: names for amount, names in sorted(amounts.items()) if len(names) > 1}
+    if not several:
+        return {}
+    one = next(iter(by_name[NONE].values()))
+    length = study.calibration_of(one.model).length
+    return {
+        amount: _Windows(
+            pruned_model(one),
+            f"{amount * length:,} tokens" if len(several) > 1 else "",
+            by_name,
+            names,
+        )
+        for amount, names in several.items()
     }
-    found: dict[str, list[_Windows]] = {}
-    for model, amount, rows in compared_together(evidence.windows):
-        if usual := usual_windows(rows):
-            names = {_Kind(row["window"], bool(row["exact"])): row["adaptation"] for row in usual}
-            found.setdefault(model, []).append(_Windows(model, amount, cells[model], names))
-    return list(found.values())
 
 
 MEASURES = (
