@@ -26,7 +26,7 @@ class Comparisons:
         """All cells of the study."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def selected_on_evaluation(self) -> list[str]:
         """Names of the adaptations whose settings are chosen on the evaluation text itself."""
         return [

@@ -19,11 +19,10 @@ NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
     "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "
     "with it, in nats per token. Gain missed: how much less an adaptation gains than the best one "
-    "of the same pruned model and amount of text, as a share of the best gain; ± is the "
-    "standard error of the paired "
-    "differences, over windows of text and, if there are several, over seeds. Each is compared "
-    "with the best over the seeds that the two share, so perplexities may be means over different "
-    "seeds.",
+    "of the same pruned model and amount of text, as a share of the best gain; ± is the standard "
+    "error of the paired differences, over windows of text and, if there are several, over seeds. "
+    "Each is compared with the best over the seeds that the two share, so perplexities may be "
+    "means over different seeds.",
     "Among adaptations with the same window, inputs and targets, only the first in the config is "
     "compared. The best is chosen by these same measurements, so what the others miss is slightly "
     "overestimated.",
