@@ -8,7 +8,8 @@
 #   make pin STUDY=...         write the commits of a study's branches and tags on the hub into a file beside it
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
-#   make study MODELS=... CLAIMS=...   a part of a study: these models, the cells of these claims; also plan, audit, ...
+#   make study MODELS=... CLAIMS=... SEEDS=...   a part of a study: some models, the cells of some claims, some seeds;
+#                              also plan, audit, ...
 #   make fetch                 everything of a study that comes over the network
 #   make study PROFILE=slurm   a study on a cluster, by workflow/profiles/slurm or a folder of your own
 #   make full                  the study behind the README's verdicts
@@ -46,10 +47,10 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 # Snakemake ignores a profile that does not exist.
 PROFILE_FOLDER = $(or $(firstword $(wildcard workflow/profiles/$(PROFILE)/profile.yaml $(PROFILE)/profile.yaml)),\
 	$(error no profile $(PROFILE): expected one of $(notdir $(wildcard workflow/profiles/*)), or a folder with a profile.yaml))
-# One claim or one model of a study: names, separated by commas or spaces.
-PART = $(if $(MODELS),--models "$(MODELS)") $(if $(CLAIMS),--claims "$(CLAIMS)")
+# A part of a study: names or numbers, separated by commas or spaces.
+PART = $(if $(MODELS),--models "$(MODELS)") $(if $(CLAIMS),--claims "$(CLAIMS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 CONFIG = study="$(STUDY)" $(if $(MODELS),models="$(MODELS)") $(if $(CLAIMS),claims="$(CLAIMS)") \
-	$(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
+	$(if $(SEEDS),seeds="$(SEEDS)") $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
 # On a cluster, the nodes have as many cores as they have, and the profile says how many this machine uses.
 SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
@@ -62,7 +63,7 @@ RUN_OPTIONS = $(PART) --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--
 .PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,28s/^#   //p' Makefile
+	@sed -n '3,29s/^#   //p' Makefile
 
 env: $(READY)
 

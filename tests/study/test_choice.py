@@ -54,7 +54,7 @@ def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
 def test_the_memory_of_a_device_is_no_study() -> None:
     assert chosen_study({DEVICE: 80}).name == "laptop"
     assert chosen_study({DEVICE: 80, "study": "studies/smoke.yaml"}).name == "smoke"
-    known = "nothing else but `models`, `claims`, `device_memory` and `tflops`"
+    known = "nothing else but `models`, `claims`, `seeds`, `device_memory` and `tflops`"
     assert known in refusal({DEVICE: 80, "memory": 80})
 
 
@@ -85,7 +85,23 @@ def test_models_alone_or_claims_alone_choose_a_part() -> None:
     assert {cell.model for cell in chosen_study({**PAPER, "models": "opt-13b"}).cells} == {
         "opt-13b"
     }
-    assert len(chosen_study({**PAPER, "claims": "C4"}).cells) == 6
+    assert len(chosen_study({**PAPER, "claims": "C4"}).cells) == 14
+
+
+@pytest.mark.usefixtures("_without_pins")
+@pytest.mark.parametrize(("given", "seeds"), [(0, {0}), ("1, 2", {0, 1, 2}), ("2", {0, 2})])
+def test_seeds_choose_a_part(given: object, seeds: set[int]) -> None:
+    """The dense model is always there, as seed 0. Snakemake reads `seeds=0` as a number."""
+    found = chosen_study({**PAPER, "models": "opt-125m", "claims": "C4,C2", "seeds": given})
+    assert {cell.seed for cell in found.cells} == seeds
+    assert {cell.seed for cell in found.cells if not cell.is_dense} == seeds - {0} or given == 0
+
+
+@pytest.mark.parametrize("given", ["", "one", "0,x", "-1", "0.5", 1.5, [0]])
+def test_what_are_no_seeds_is_refused(given: object) -> None:
+    message = refusal({**PAPER, "seeds": given})
+    assert message.startswith("seeds: a part of a study is chosen by whole numbers")
+    assert "expected: whole numbers separated by commas, or no `seeds`" in message
 
 
 @pytest.mark.parametrize("names", ["", " , ", 7, ["opt-125m"]])

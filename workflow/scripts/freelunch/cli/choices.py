@@ -15,7 +15,7 @@ from freelunch.study.steps import JOINED, WITHIN
 
 # The settings of the default study, for which the learning rates were tuned.
 _SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 48, 256
-_HELD_OUT, _DRIFT = 16, 4
+_HELD_OUT = 16
 # Sequences of a sample, the preferred number first.
 _SIZES = _SAMPLES, _SAMPLES // 2, _SAMPLES // 4
 # The fewest documents that windows are drawn from, one from each, and the fewest windows of joined
@@ -89,7 +89,7 @@ class Choices:
             "evaluation": evaluation,
         }
         if self.held_out:
-            evaluation["drift"] = {"samples": min(_DRIFT, self.held_out)}
+            evaluation["drift"] = {"samples": self.held_out}
             study["selection"] = {"samples": self.held_out}
         return {**study, "grids": grids}
 

@@ -33,6 +33,7 @@ from freelunch.cli.options import (
     Network,
     Profile,
     Scatter,
+    Seeds,
     Study,
     Tflops,
 )
@@ -173,14 +174,16 @@ def new_command(
 
 
 @command("pin")
-def pin_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
+def pin_command(
+    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+) -> None:
     """Pin a study's branches and tags to commits.
 
     A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
     its commit, since branches move. This asks the hub for it, and writes it into a file beside the
     study. Pins that are already there stay.
     """
-    for line in pin_study(read_study(study, part_of(models, claims))):
+    for line in pin_study(read_study(study, part_of(models, claims, seeds))):
         terminal.show(line)
 
 
@@ -189,6 +192,7 @@ def check_command(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
+    seeds: Seeds = None,
     device_memory: DeviceMemory = None,
     elsewhere: Elsewhere = False,
 ) -> None:
@@ -197,7 +201,7 @@ def check_command(
     It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
     """
     # A check for another machine asks no hub, so it needs no pins, which that machine may have.
-    opened = open_study(study, part_of(models, claims), pinned=not elsewhere)
+    opened = open_study(study, part_of(models, claims, seeds), pinned=not elsewhere)
     _check(opened, device_memory, elsewhere)
 
 
@@ -206,6 +210,7 @@ def plan_command(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
+    seeds: Seeds = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
@@ -215,7 +220,7 @@ def plan_command(
 
     It shows what a study will run, and runs nothing.
     """
-    opened = read_study(study, part_of(models, claims))
+    opened = read_study(study, part_of(models, claims, seeds))
     device, said = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
     terminal.show(plan_text(Plan.of(opened, device, said), machine))
@@ -227,6 +232,7 @@ def run_command(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
+    seeds: Seeds = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     force: Force = None,
@@ -243,7 +249,7 @@ def run_command(
       freelunch run STUDY -- --dry-run
     """
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
-    part = part_of(models, claims)
+    part = part_of(models, claims, seeds)
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
     _check(open_study(study, part), device_memory, elsewhere)
     started += context.obj or []
@@ -257,28 +263,34 @@ def run_command(
 
 
 @command("summary")
-def summary_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
+def summary_command(
+    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+) -> None:
     """Show what a study found, in a few lines."""
-    _show_summary(open_study(study, part_of(models, claims)))
+    _show_summary(open_study(study, part_of(models, claims, seeds)))
 
 
 @command("audit")
-def audit_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
+def audit_command(
+    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+) -> None:
     """Show the verdicts, and the path of their page."""
     from freelunch.cli.audit import audit_text
 
-    terminal.show(audit_text(open_study(study, part_of(models, claims))))
+    terminal.show(audit_text(open_study(study, part_of(models, claims, seeds))))
 
 
 @command("verify")
-def verify_command(study: Study = DEFAULT, models: Models = None, claims: Claims = None) -> None:
+def verify_command(
+    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+) -> None:
     """Say what is damaged or missing in a study.
 
     It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
     from freelunch.cli.verify import verify
 
-    opened = open_study(study, part_of(models, claims))
+    opened = open_study(study, part_of(models, claims, seeds))
     lines, whole = verify(opened)
     print(lines)  # noqa: T201
     if not whole:
@@ -290,6 +302,7 @@ def repair_command(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
+    seeds: Seeds = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     scatter: Scatter = None,
@@ -299,7 +312,7 @@ def repair_command(
     """Make again what is damaged or missing."""
     from freelunch.cli.verify import repair
 
-    part = part_of(models, claims)
+    part = part_of(models, claims, seeds)
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
     repair(open_study(study, part), [*started, "--"])
 
@@ -325,13 +338,14 @@ def devices_command(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
+    seeds: Seeds = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
-    opened = read_study(study, part_of(models, claims))
+    opened = read_study(study, part_of(models, claims, seeds))
     table = device_table(opened, machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from freelunch.cli.cell_choices import choose_cells
 from freelunch.cli.choices import Choices, choose_calibration, choose_windows
 from freelunch.cli.given import Given, again, check_given, then
-from freelunch.cli.study_file import StudyFile
+from freelunch.cli.study_file import REGISTRY, StudyFile
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine
@@ -20,7 +20,6 @@ from freelunch.data.seen_hub import is_repository, model_on_hub
 from freelunch.data.seen_model import SeenModel, check_as_fetched, model_at
 from freelunch.data.seen_text import SeenText, text_at
 from freelunch.data.text_amounts import Amounts
-from freelunch.study.base import REPOSITORY
 from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.settings import NAME_LENGTH, RESERVED
 from freelunch.study.sources import UNTRAINED
@@ -28,7 +27,6 @@ from freelunch.study.study import Study
 from freelunch.study.yaml_file import read_yaml
 
 STUDIES = Path("studies")
-_REGISTRY = REPOSITORY / "config" / "registry.yaml"
 # Families whose GGUF files announce the same shapes as their converted config.
 _ANNOUNCED = ("llama", "mistral", "qwen2", "qwen3")
 _REQUIRED = {"num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"}
@@ -217,7 +215,7 @@ def _taken() -> Iterator[tuple[tuple[str, str], Any]]:
     """Yield registry and name of each model and text that is defined here, with its entry: studies
     share the folders that models and texts are fetched to.
     """
-    for file in (_REGISTRY, Path("config.yaml"), *sorted(STUDIES.glob("*.yaml"))):
+    for file in (REGISTRY, Path("config.yaml"), *sorted(STUDIES.glob("*.yaml"))):
         # A study that cannot be read reserves no names.
         with suppress(UserError, AttributeError):
             config = read_yaml(file)

@@ -156,6 +156,10 @@ Claims = Annotated[
     str | None,
     typer.Option(metavar="NAMES", help="Only the grids of these claims, such as C1,C3."),
 ]
+Seeds = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBERS", help="Only these seeds, such as 0,1."),
+]
 Elsewhere = Annotated[
     bool,
     typer.Option(

@@ -121,7 +121,7 @@ def snakemake_command(
         command += ["--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--config", f"{KEY}={study}"]
     for key, names in (part.as_json() if part else {}).items():
-        command.append(f"{key}={','.join(names)}")
+        command.append(f"{key}={','.join(map(str, names))}")
     command += [f"{DEVICE}={device_memory}"] if device_memory else []
     command += [f"{TFLOPS}={tflops:g}"] if tflops else []
     command += ["--set-scatter", f"windows={scatter}"] if scatter else []

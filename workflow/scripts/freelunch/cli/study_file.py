@@ -9,7 +9,11 @@ from typing import Any
 import yaml
 
 from freelunch.cli.choices import Choices
+from freelunch.study.base import REPOSITORY
+from freelunch.study.yaml_file import read_yaml
 
+# What every new study is based on.
+REGISTRY = REPOSITORY / "config" / "registry.yaml"
 _WIDTH = 118
 
 
@@ -41,7 +45,7 @@ class StudyFile:
         texts = self.calibration, self.evaluation
         study = {"name": self.name, **self.choices.as_study(texts, model)}
         return {
-            "base": "config/registry.yaml",
+            "base": str(REGISTRY.relative_to(REPOSITORY)),
             "models": self.models,
             "texts": self.texts,
             "study": study,
@@ -77,22 +81,34 @@ class StudyFile:
             first, *others = grid.items()
             lines += [f"    - {first[0]}: {_flow(first[1])}"]
             lines += [f"      {key}: {_flow(value)}" for key, value in others]
-        return "\n".join([*lines, "", *_rates(choices.held_out > 0)]) + "\n"
+        return "\n".join([*lines, "", *_rates(choices)]) + "\n"
 
 
-def _rates(held_out: bool) -> list[str]:
-    """Return the comment about learning rates."""
-    search = "{method: reconstruction, train_norms: false, learning_rate: [0.0003, 0.001, 0.003]"
-    search += "}" if held_out else ", select_on: evaluation}"
-    return [
+def _rates(choices: Choices) -> list[str]:
+    """Return the comment that searches the learning rates of all adaptations of the study."""
+    registry = read_yaml(REGISTRY)["adaptations"]
+    lines = [
         *_comment(
             "The learning rates of these adaptations were tuned for SmolLM2-135M. To search them "
-            "for your model, remove the # from the next two lines: the best rate of the list is "
-            "chosen. The same works for other adaptations (docs/guide/windows.md)."
+            "for your model, remove the # from all of the next lines: the best rate of each list "
+            "is chosen, in about three times the time. A search for some of them alone favours "
+            "those in every comparison (docs/guide/windows.md)."
         ),
         "# adaptations:",
-        f"#   recon_block: {search}",
     ]
+    for name in dict.fromkeys(("recon_block", *choices.adaptations)):
+        entry = registry[name] | {"learning_rate": _around(registry[name]["learning_rate"])}
+        entry |= {} if choices.held_out else {"select_on": "evaluation"}
+        lines.append(f"#   {name}: {_flow(entry)}")
+    return lines
+
+
+def _around(rate: float) -> list[float]:
+    """Return a learning rate between its neighbours among 0.0001, 0.0003, 0.001 and so on."""
+    steps = [digit * 10.0**exponent for exponent in range(-6, 1) for digit in (1, 3)]
+    steps = [float(f"{step:g}") for step in steps]
+    at = steps.index(rate)
+    return steps[at - 1 : at + 2]
 
 
 def _entries(

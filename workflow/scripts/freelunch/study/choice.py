@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
@@ -13,7 +14,7 @@ from freelunch.study.study import Study
 
 KEY = "study"
 # The part of a study that is run: names, separated by commas or spaces.
-MODELS, CLAIMS = "models", "claims"
+MODELS, CLAIMS, SEEDS = "models", "claims", "seeds"
 # Memory in GB of the GPU that a run uses. What is `auto` in a study fits into it.
 DEVICE = "device_memory"
 # TFLOP/s of the machine that runs the jobs, from which they know how much time to ask for.
@@ -29,11 +30,11 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     key.
 
     Raises:
-        UserError: The config holds anything but `study: FILE`, MODELS, CLAIMS, DEVICE and TFLOPS,
-            or that study is not valid.
+        UserError: The config holds anything but `study: FILE`, MODELS, CLAIMS, SEEDS, DEVICE and
+            TFLOPS, or that study is not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
-    others = config.keys() - {KEY, MODELS, CLAIMS, DEVICE, TFLOPS, FORCED}
+    others = config.keys() - {KEY, MODELS, CLAIMS, SEEDS, DEVICE, TFLOPS, FORCED}
     if others or not isinstance(chosen, str) or not chosen:
         alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
@@ -41,37 +42,50 @@ def chosen_study(config: Mapping[str, object]) -> Study:
             where="Snakemake's config",
             found=", ".join(map(str, config)) if others else alone,
             expected=f"`{KEY}`, the name of a file, and nothing else but `{MODELS}`, `{CLAIMS}`, "
-            f"`{DEVICE}` and `{TFLOPS}`",
+            f"`{SEEDS}`, `{DEVICE}` and `{TFLOPS}`",
             todo="use `--config study=FILE`, without --configfile",
         )
-    return open_study(Path(chosen), part_of(config.get(MODELS), config.get(CLAIMS)))
+    return open_study(Path(chosen), part_of(*map(config.get, (MODELS, CLAIMS, SEEDS))))
 
 
-def part_of(models: object, claims: object) -> Part | None:
+def part_of(models: object = None, claims: object = None, seeds: object = None) -> Part | None:
     """Return the part of a study that names choose; None if there are none.
 
     Args:
         models: Names of models, separated by commas or spaces; None for all.
         claims: Names of claims in the same form; None for all grids.
+        seeds: Seeds in the same form, or a single one; None for all.
 
     Raises:
-        UserError: These are no names.
+        UserError: These are no names, or no seeds.
     """
     asked = {MODELS: models, CLAIMS: claims}
-    given = {key: _listed(key, names) for key, names in asked.items() if names is not None}
+    given: dict[str, list[Any]] = {
+        key: _listed(key, names) for key, names in asked.items() if names is not None
+    }
+    if seeds is not None:
+        # Snakemake reads a single number as one.
+        written = _listed(SEEDS, str(seeds), "whole numbers")
+        if not all(re.fullmatch("[0-9]{1,9}", seed) for seed in written):
+            raise _no_part(SEEDS, seeds, "whole numbers")
+        given[SEEDS] = [*map(int, written)]
     return Part(**given) if given else None
 
 
-def _listed(key: str, names: object) -> list[str]:
+def _listed(key: str, names: object, of: str = "names") -> list[str]:
     found = re.split(r"[,\s]+", names.strip(", ")) if isinstance(names, str) else []
     if not any(found):
-        raise UserError(
-            "a part of a study is chosen by names",
-            where=key,
-            found=repr(names)[:60],
-            expected=f"names separated by commas, or no `{key}`",
-        )
+        raise _no_part(key, names, of)
     return list(dict.fromkeys(found))
+
+
+def _no_part(key: str, found: object, of: str) -> UserError:
+    return UserError(
+        f"a part of a study is chosen by {of}",
+        where=key,
+        found=repr(found)[:60],
+        expected=f"{of} separated by commas, or no `{key}`",
+    )
 
 
 def open_study(path: Path, part: Part | None = None, pinned: bool = True) -> Study:

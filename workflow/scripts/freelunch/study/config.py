@@ -123,14 +123,16 @@ class Grid(Settings):
 
 
 class Part(Settings):
-    """The part of the grids that is run. `MODELS=` and `CLAIMS=` of `make study` and `make plan`
-    replace it. The parts of a study share one folder of results, and a part decides no number.
+    """The part of the grids that is run. `MODELS=`, `CLAIMS=` and `SEEDS=` of `make study` and
+    `make plan` replace it. The parts of a study share one folder of results, and a part gives the
+    same numbers as the whole study.
     """
 
     models: Absent[Distinct[str]] = absent("Models of the grids. Default: all.")
     claims: Absent[Distinct[str]] = absent(
         "Claims of the grids; a grid without `claims` is then left out. Default: all grids."
     )
+    seeds: Absent[Distinct[Seed]] = absent("Seeds of the grids. Default: all.")
 
 
 class StudyBlock(Settings):

@@ -1,6 +1,7 @@
 """The cells of a study's grids, whole and in part."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from freelunch.core.errors import nearest
 from freelunch.study.cell import Cell
@@ -21,21 +22,26 @@ def cells_of(grids: Sequence[Grid]) -> list[Cell]:
 
 
 def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
-    """Return the grids of a part of a study, with only its models; without a part, all grids."""
+    """Return the grids of a part of a study, with only its models and seeds; without a part, all
+    grids.
+    """
     part = part or Part()
     found = []
     for grid in grids:
         models = [name for name in grid.models if part.models is None or name in part.models]
+        seeds = [seed for seed in grid.seeds if part.seeds is None or seed in part.seeds]
         asked = part.claims is None or bool({*part.claims} & {*(grid.claims or [])})
-        if models and asked:
-            found.append(grid.model_copy(update={"models": models}))
+        if models and seeds and asked:
+            found.append(grid.model_copy(update={"models": models, "seeds": seeds}))
     return found
 
 
 def part_words(part: Part | None) -> str:
     """Return a part of a study as `make` takes it, after a space; empty for the whole study."""
     given = part.as_json() if part else {}
-    return "".join(f" {key.upper()}={','.join(names)}" for key, names in sorted(given.items()))
+    return "".join(
+        f" {key.upper()}={','.join(map(str, names))}" for key, names in sorted(given.items())
+    )
 
 
 def models_of(grids: Iterable[Grid]) -> list[str]:
@@ -52,17 +58,23 @@ def part_problems(grids: Sequence[Grid], part: Part | None) -> Iterator[str]:
     """Yield what is wrong with the part of the grids that is asked for, behind its key."""
     if part is None:
         return
-    known = {"models": models_of(grids), "claims": claims_of(grids)}
+    known: dict[str, list[Any]] = {
+        "models": models_of(grids),
+        "claims": claims_of(grids),
+        "seeds": sorted({seed for grid in grids for seed in grid.seeds}),
+    }
+    if part.claims is not None and not known["claims"]:
+        yield (
+            f".claims: no grid says which claims it is for, so none is for "
+            f"{', '.join(part.claims)}; run the whole study, or add `claims` to its grids"
+        )
+        return
     unknown = [
-        f".{key}: no grid is for {name!r}; expected "
-        + (nearest(name, known[key]) if known[key] else "no such key: no grid has `claims`")
-        for key in known
+        f".{key}: no grid is for {name!r}; expected {nearest(str(name), list(map(str, there)))}"
+        for key, there in known.items()
         for name in getattr(part, key) or ()
-        if name not in known[key]
+        if name not in there
     ]
     yield from unknown
     if not unknown and not grids_in(grids, part):
-        yield (
-            f": no grid is for both {', '.join(part.models or ())} and "
-            f"{', '.join(part.claims or ())}"
-        )
+        yield f": no grid is for all of{part_words(part)}"
