@@ -15,13 +15,15 @@ from records_for_tests import make_records, make_study
 WINDOWS = {
     "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
     "recon_all": {"method": "reconstruction", "window": "all", "train_norms": False},
-    "recon_sparse": {"method": "reconstruction", "inputs": "sparse"},
+    "recon_sparse": {"method": "reconstruction", "inputs": "sparse", "train_norms": False},
     "recon_on_test": {
         "method": "reconstruction",
         "learning_rate": [0.1, 0.2],
         "select_on": "evaluation",
+        "train_norms": False,
     },
 }
+BLOCK_WINDOW = {"recon_block": {"method": "reconstruction", "train_norms": False}}
 BLOCKS = 3
 
 
@@ -45,7 +47,7 @@ def drift(scale: float, broken: bool = False) -> dict[str, Any]:
 
 
 def rows(**scales: float) -> list[Any]:
-    study = make_study(WINDOWS, adaptations=["none", *WINDOWS, "recon_block"])
+    study = make_study({**WINDOWS, **BLOCK_WINDOW}, adaptations=["none", *WINDOWS, "recon_block"])
     records = make_records(study, {})
     for cell, record in records.items():
         if not cell.is_dense:

@@ -611,6 +611,21 @@ def test_a_record_that_is_not_what_was_measured_is_refused(study: Study) -> None
         audit_study(study)
 
 
+def test_a_record_whose_held_out_losses_differ_from_the_measured_is_refused(study: Study) -> None:
+    path = study.paths.record(RECORD)
+    record = json.loads(path.read_text())
+    drift = {"loss": 3.0, "perplexity": math.exp(3.0), "window_losses": [2.0, 4.0]}
+    record["metrics"]["drift"] = drift
+    write_json(path, sealed(record))
+    writer = ArtifactWriter(study.paths.metrics(RECORD), METRICS, "fingerprint")
+    writer.add_text("perplexity.json", json.dumps(record["metrics"]["perplexity"]))
+    writer.add_text("drift.json", json.dumps(drift | {"window_losses": [2.5, 3.5]}))
+    writer.finish()
+    with pytest.raises(UserError, match="contradicts itself") as error:
+        check_records(study, {RECORD: json.loads(path.read_text())}, path.parent)
+    assert "metrics.drift.window_losses" in str(error.value)
+
+
 def test_a_record_of_another_cell_is_refused(study: Study) -> None:
     other = study.paths.record(Cell.parse("tiny/magnitude-u50/recon_block/seed0"))
     study.paths.record(RECORD).write_bytes(other.read_bytes())

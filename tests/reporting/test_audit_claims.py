@@ -16,7 +16,7 @@ from freelunch.core.errors import UserError
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
-from freelunch.reporting.audit.verdicts import HOLDS, IN_PART, UNTESTED, kind
+from freelunch.reporting.audit.verdicts import HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
@@ -66,12 +66,14 @@ def test_a_missing_cell_never_lets_a_claim_hold(
     def times(count: float) -> dict[str, Any]:
         return {"times": count, "of": "recon_block"}
 
+    block = {"method": "reconstruction", "train_norms": False}
     entries: dict[str, dict[str, Any]] = {
-        "recon_halves": {"method": "reconstruction", "window": "attention_mlp"},
-        "recon_5": {"method": "reconstruction", "window": 5},
-        "recon_10": {"method": "reconstruction", "window": 10},
-        "recon_all": {"method": "reconstruction", "window": "all"},
-        "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+        "recon_block": block,
+        "recon_halves": {**block, "window": "attention_mlp"},
+        "recon_5": {**block, "window": 5},
+        "recon_10": {**block, "window": 10},
+        "recon_all": {**block, "window": "all"},
+        "recon_matrix": {**block, "window": "matrix"},
         "recon_exact": {"method": "least_squares"},
         **{
             name if count == 1 else f"{name}_{count}": {"method": name, "budget": times(count)}
@@ -116,14 +118,16 @@ def test_what_is_missing_at_a_budget_never_lets_a_claim_hold(
     the larger model, and the whole model is the best window. Whatever one or two cells or runs of
     that budget are left out, this is not forgotten.
     """
-    block, three = {"method": "reconstruction"}, {"budget": {"times": 3, "of": "recon_block"}}
+    block = {"method": "reconstruction", "train_norms": False}
+    three = {"budget": {"times": 3, "of": "recon_block"}}
     windows: dict[str, Any] = {
         "halves": {"window": "attention_mlp"},
         "five": {"window": 5},
         "all": {"window": "all"},
-        "matrix": {"window": "matrix", "train_norms": False},
+        "matrix": {"window": "matrix"},
     }
     entries: dict[str, Any] = {
+        "recon_block": block,
         "block_3": {**block, **three},
         **{f"recon_{name}": {**block, **entry} for name, entry in windows.items()},
         **{f"{name}_3": {**block, **entry, **three} for name, entry in windows.items()},
@@ -275,3 +279,33 @@ def test_what_was_chosen_on_the_evaluation_text_is_marked() -> None:
     (found,) = audit_claims(Evidence(study, make_records(study, {}), Path()), [claim])
     reason = found["parts"][0]["findings"][0]["reason"]
     assert reason.endswith("; settings of recon_block were chosen on the evaluation text")
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "bearing"),
+    [
+        # By magnitude pruning's perplexity with the reconstruction at the small and the large
+        # budget; Wanda's is 40, and without the reconstruction they are at 120 and 60.
+        (42, 79.9, UNDECIDED),
+        (100, 42, "supported"),
+        (42, 42, "supported"),
+        (42, 100, "not supported"),
+    ],
+)
+def test_only_budgets_of_the_papers_scale_bear_on_its_claim(
+    small: float, large: float, bearing: str
+) -> None:
+    entries = {"recon_large": {"method": "reconstruction", "budget": {"tokens": 524_288}}}
+    names = ["none", "recon_block", "recon_large"]
+    study = make_study(entries, criteria=["magnitude", "wanda"], adaptations=names, seeds=[0, 1, 2])
+    levels = {("magnitude", "none"): 120, ("wanda", "none"): 60}
+    levels |= {("magnitude", "recon_block"): small, ("magnitude", "recon_large"): large}
+    values: dict[str, float | None] = {
+        str(cell): 20 if cell.is_dense else levels.get((cell.criterion, cell.adaptation), 40)
+        for cell in study.cells
+    }
+    settings = {"groups": [["magnitude"], ["wanda"]]}
+    claim = make_claim("gap_left", metric="perplexity", holds={"below": 1}, settings=settings)
+    evidence = Evidence(study, make_records(study, values), Path())
+    (found,) = audit_claims(evidence, [claim | {"id": "C3"}])
+    assert found["bearing"] == found["parts"][0]["bearing"] == bearing

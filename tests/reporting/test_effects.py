@@ -275,6 +275,12 @@ def test_an_interval_whose_lower_end_is_its_value_says_it_once() -> None:
     assert number_text(row) == "\N{LESS-THAN OR EQUAL TO}1.00 (no upper end)"
 
 
+def test_a_number_beyond_what_is_known_lies_between_two() -> None:
+    row = {"unit": "times", "value": "23.43", "low": "20.1", "high": "26.24"}
+    row["text"] = "more than 3 times, at most 23.4 times (95 %: more than 3 to 26.2 times)"
+    assert number_text(row) == ">3.00, \N{LESS-THAN OR EQUAL TO}23.43 (>3.00 to 26.24)"
+
+
 def test_the_phone_can_show_it(drawn: Figure) -> None:
     """Words of 7.5 points are at least 6 pixels high on a screen of 360 pixels."""
     assert 7.5 / 72 * 360 / drawn.get_size_inches()[0] > 6
@@ -294,7 +300,7 @@ def test_without_effects_it_names_the_missing_cells(study: Study) -> None:
 
 def test_effects_are_told_apart_by_their_names() -> None:
     """Such as the gaps between criteria, and the windows, at several budgets."""
-    block = {"method": "reconstruction"}
+    block = {"method": "reconstruction", "train_norms": False}
     three = {"budget": {"times": 3, "of": "recon_block"}}
     entries = {
         "recon_3": {**block, **three},
@@ -305,7 +311,7 @@ def test_effects_are_told_apart_by_their_names() -> None:
         "masklora": {"method": "masklora"},
     }
     study = make_study(
-        entries,
+        {**entries, "recon_block": block},
         {"ria": {"score": "ria"}, "sparsegpt": {"score": "sparsegpt"}},
         criteria=["magnitude", "wanda", "ria", "sparsegpt"],
         adaptations=["none", "recon_block", *entries],

@@ -18,10 +18,14 @@ from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED,
 from records_for_tests import make_records, make_study
 
 NOWHERE = Path("nowhere")
+# A window of one matrix has no norms, so no window trains them.
+BLOCK: dict[str, Any] = {"method": "reconstruction", "train_norms": False}
 ENTRIES: dict[str, dict[str, Any]] = {
-    "recon_halves": {"method": "reconstruction", "window": "attention_mlp"},
-    "recon_all": {"method": "reconstruction", "window": "all"},
-    "recon_matrix": {"method": "reconstruction", "window": "matrix", "train_norms": False},
+    "recon_halves": {**BLOCK, "window": "attention_mlp"},
+    "recon_all": {**BLOCK, "window": "all"},
+    "recon_all_cosine": {**BLOCK, "window": "all", "loss": "negative_cosine"},
+    "recon_all_again": {**BLOCK, "window": "all", "samples": 4, "epochs": 8},
+    "recon_matrix": {**BLOCK, "window": "matrix"},
     "recon_exact": {"method": "least_squares"},
     "full_half": {"method": "full", "budget": {"times": 0.5, "of": "recon_block"}},
     "full": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
@@ -30,6 +34,9 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "norms_half": {"method": "norms", "budget": {"times": 0.5, "of": "recon_block"}},
     "norms_20": {"method": "norms", "budget": {"times": 20, "of": "recon_block"}},
     "distilled": {"method": "full", "loss": "distillation"},
+    "full_fast": {"method": "full", "learning_rate": 0.01},
+    "recon_fast": {**BLOCK, "learning_rate": 0.01},
+    "recon_on_test": {**BLOCK, "learning_rate": [0.001, 0.01], "select_on": "evaluation"},
 }
 TOKENS = {"unit": "tokens", "methods": ["full"], "apart": 20}
 
@@ -51,7 +58,7 @@ def audited(
     """
     names = [name for name in ENTRIES if any(key.endswith(name) for key in perplexities)]
     study = make_study(
-        ENTRIES,
+        {**ENTRIES, "recon_block": BLOCK},
         **{"criteria": ["wanda"], "adaptations": ["none", "recon_block", *names], **grid},
     )
     values = {
@@ -143,6 +150,51 @@ def test_the_best_way_of_retraining_counts() -> None:
     assert "full, norms, 0.5 times the reconstruction's budget: recon_block" in finding["subject"]
 
 
+def test_a_way_that_reaches_it_beyond_the_budgets_of_another_is_a_bound() -> None:
+    """Full retraining was run with three times, and only norms reach it, with more: full retraining
+    might have, with less. If it was run there, it did.
+    """
+    settings = TOKENS | {"methods": ["full", "norms"], "apart": 40}
+    values = BASE | {"wanda full_half": 55, "wanda full": 50, "wanda full_3": 43}
+    values |= {"wanda norms_half": 58, "wanda norms_20": 38}
+    part = audited("budget_ratio", {"above": 10}, values, settings)
+    (finding,) = part["findings"]
+    assert finding["verdict"] == UNDECIDED and finding["value"] > 10
+    assert finding["text"].startswith("more than 3 times, at most ")
+    whole = audited("budget_ratio", {"above": 10}, values | {"wanda full_20": 30}, settings)
+    assert kind(whole["verdict"]) == FAILS and whole["findings"][0]["value"] < 10
+    # What is at most so much can still be too little.
+    part = audited("budget_ratio", {"above": 50}, values, settings)
+    assert kind(part["verdict"]) == FAILS
+
+
+def test_budgets_are_those_of_one_rate_each() -> None:
+    """A second rate with as much text is no budget, nor is one that was chosen on the test text."""
+    values = BASE | {"wanda full_half": 55, "wanda full": 41, "wanda full_3": 39}
+    found = audited("budget_ratio", {"above": 2}, values, TOKENS)["findings"]
+    more = values | {"wanda full_fast": 200, "wanda recon_fast": 80, "wanda recon_on_test": 37}
+    assert audited("budget_ratio", {"above": 2}, more, TOKENS)["findings"] == found
+    # If there is nothing else, it counts, and the reason says so.
+    only = {key: value for key, value in BASE.items() if key != "wanda recon_block"}
+    only |= {"wanda recon_on_test": 40, "wanda full_half": 55, "wanda full_20": 30}
+    names = ["none", "recon_on_test", "full_half", "full_20"]
+    part = audited("budget_ratio", {"above": 2}, only, TOKENS, adaptations=names)
+    assert "recon_on_test were chosen on the evaluation text" in part["findings"][0]["reason"]
+
+
+def test_a_budget_that_diverged_was_not_run() -> None:
+    """It takes nothing from what smaller ones reach, and shows nothing about larger ones."""
+    values = BASE | {"wanda full_half": 39, "wanda full": 38, "wanda full_3": None}
+    (finding,) = audited("budget_ratio", {"above": 10}, values, TOKENS)["findings"]
+    assert kind(finding["verdict"]) == FAILS and finding["text"].startswith("at most 0.5")
+    values |= {"wanda full_half": 55, "wanda full": 50}
+    (finding,) = audited("budget_ratio", {"above": 10}, values, TOKENS)["findings"]
+    assert finding["verdict"] == UNDECIDED and finding["text"].startswith("more than 1 times")
+    values |= {"wanda full_half": None, "wanda full": None}
+    (finding,) = audited("budget_ratio", {"above": 10}, values, TOKENS)["findings"]
+    assert finding["verdict"] == UNTESTED and finding["reason"] == "retraining that diverged: full"
+
+
 def test_a_way_that_was_run_with_more_alone_proves_nothing() -> None:
     part = audited("budget_ratio", {"above": 10}, BASE | {"wanda full_20": 55}, TOKENS)
     assert kind(part["verdict"]) == UNDECIDED
@@ -211,10 +263,26 @@ def test_window_difference(whole: float, expected: str) -> None:
     assert (finding["low"] < 0 < finding["high"]) == (expected == HOLDS)
 
 
+@pytest.mark.parametrize("other", ["recon_all_cosine", "recon_all_again"])
+def test_windows_that_differ_in_more_than_the_window_are_not_compared(other: str) -> None:
+    """Another loss, or several passes over a part of the text, might be the cause."""
+    settings = {"beside": 1, "windows": ["all"]}
+    values = BASE | {f"wanda {other}": 59, "wanda recon_halves": 45}
+    (finding,) = audited("window_difference", {"within": 0.1}, values, settings)["findings"]
+    assert finding["verdict"] == UNTESTED
+    assert finding["reason"] == "windows that were not run with the settings of the others: all"
+    # Beside the same window with the settings of the others, it does not count.
+    (finding,) = audited(
+        "window_difference", {"within": 0.1}, values | {"wanda recon_all": 40}, settings
+    )["findings"]
+    assert kind(finding["verdict"]) == HOLDS
+
+
 def test_a_window_with_fewer_seeds_takes_none_from_the_others() -> None:
     """It is not among those that are compared, so it is not missed."""
     names = ["none", "recon_block", "recon_halves", "recon_all"]
-    study = make_study(ENTRIES, criteria=["wanda"], adaptations=names, seeds=[0, 1, 2])
+    entries = {**ENTRIES, "recon_block": BLOCK}
+    study = make_study(entries, criteria=["wanda"], adaptations=names, seeds=[0, 1, 2])
     values = {"none": 60.0, "recon_block": 40.0, "recon_halves": 41.0, "recon_all": 50.0}
     records = make_records(
         study,
@@ -235,9 +303,10 @@ def test_a_window_with_fewer_seeds_takes_none_from_the_others() -> None:
 THREE = {"budget": {"times": 3, "of": "recon_block"}}
 LARGER = {
     **ENTRIES,
-    "block_3": {"method": "reconstruction", **THREE},
-    "all_3": {"method": "reconstruction", "window": "all", **THREE},
-    "matrix_3": {"method": "reconstruction", "window": "matrix", "train_norms": False, **THREE},
+    "recon_block": BLOCK,
+    "block_3": {**BLOCK, **THREE},
+    "all_3": {**BLOCK, "window": "all", **THREE},
+    "matrix_3": {**BLOCK, "window": "matrix", **THREE},
 }
 
 
@@ -544,6 +613,21 @@ def test_gap_left_by_size(large: float, expected: str) -> None:
     assert kind(one["verdict"]) == UNTESTED and "models of several sizes" in one["reason"]
 
 
+def test_models_are_compared_in_whichever_order_their_criteria_are() -> None:
+    """Magnitude pruning is the worse of the two in the small model, and the better in the large."""
+    settings = {"groups": [["magnitude"], ["wanda"]]}
+    values = {f"{model}/wanda-u50/none/seed0": 60.0 for model in ("tiny", "tiny-2")}
+    values |= {f"{model}/wanda-u50/recon_block/seed0": 40.0 for model in ("tiny", "tiny-2")}
+    values |= {f"{model}/magnitude-u50/recon_block/seed0": 42 for model in ("tiny", "tiny-2")}
+    values |= {"tiny/magnitude-u50/none/seed0": 120.0, "tiny-2/magnitude-u50/none/seed0": 40.0}
+    grid = {"models": ["tiny-2", "tiny"], "criteria": ["magnitude", "wanda"]}
+    part = audited("gap_left_by_size", {"below": 0}, values, settings, **grid)
+    (finding,) = part["findings"]
+    small = math.log(42 / 40) / math.log(120 / 60)
+    large = math.log(40 / 42) / math.log(60 / 40)
+    assert finding["value"] == pytest.approx(abs(large) - abs(small), abs=1e-3)
+
+
 @pytest.mark.parametrize(("other", "expected"), [(40.02, UNDECIDED), (45, FAILS)])
 def test_perplexity_difference(other: float, expected: str) -> None:
     values = BASE | {"magnitude none": 70.0, "magnitude recon_block": other}
@@ -617,6 +701,17 @@ def test_what_was_not_measured_is_not_testable() -> None:
         part = audited("recovery", {"above": 0}, BASE, metric=metric)
         assert kind(part["verdict"]) == UNTESTED
         assert f"some of these cells have no {metric}" in part["reason"]
+
+
+def test_the_reason_names_what_is_not_finite() -> None:
+    values = BASE | {"magnitude none": 120, "magnitude recon_block": None}
+    settings = {"groups": [["magnitude"], ["wanda"]]}
+    criteria = ["magnitude", "wanda"]
+    part = audited("gap_left", {"within": 1}, values, settings, criteria=criteria)
+    (finding,) = part["findings"]
+    diverged = "tiny/magnitude-u50/recon_block/seed0"
+    assert finding["reason"] == f"a loss of {diverged} is not finite"
+    assert finding["text"] == "not finite" and finding["verdict"] == UNDECIDED
 
 
 def test_a_loss_that_is_not_finite_decides_nothing() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from claims_for_tests import make_claim
 from freelunch.cli import audit
 from freelunch.core.artifact import write_json
 from freelunch.core.errors import UserError
@@ -259,3 +260,36 @@ def test_they_stand_apart_in_the_markdown_table(claims: dict[str, dict[str, Any]
     ) in rest
     columns = {line.count(" | ") for line in rest.splitlines() if line.startswith("|")}
     assert columns == {3}
+
+
+@pytest.mark.parametrize(
+    ("measure", "settings", "expected"),
+    [
+        ("window_difference", {"beside": 1, "windows": ["attention_mlp"]}, (5.02, 5.0)),
+        ("halves_missed", {"windows": [1]}, (5.02, 5.0)),
+        ("recovery_at_size", {"parameters": 70 * 10**9, "criteria": ["wanda"]}, None),
+    ],
+)
+def test_measures_of_windows_and_of_size_take_a_table(
+    measure: str, settings: dict[str, Any], expected: tuple[float, float] | None
+) -> None:
+    """The paper's own tables are to be taken as data (`published_results.csv`)."""
+
+    def row(adaptation: str, value: float, criterion: str = "wanda") -> Published:
+        pattern = "u50" if criterion == "wanda" else "none"
+        model, metric = "qwen2.5-72b", "wikitext2_perplexity"
+        paper = ("Wagner et al.", "arXiv 2510.14444")
+        settings = (model, criterion, pattern, adaptation, metric, 4096, value, "primary", "")
+        return Published(*paper, *settings)
+
+    rows = [row("none", 3.9, "dense"), row("none", 6.0), row("recon_block", 5.0)]
+    rows.append(row("recon_attention_mlp", 5.02))
+    claim = make_claim(measure, metric="perplexity", settings=settings)
+    claim["in_tables"] = claim["parts"]
+    (found,) = audit_published_claims([claim], rows, load_meaning())
+    (number,) = values(found["parts"][0]).values()
+    if expected is None:
+        assert number == pytest.approx(math.log(6 / 5) / math.log(6 / 3.9))
+    else:
+        halves, block = map(math.log, expected)
+        assert number == pytest.approx((halves - block) / (math.log(6) - block))

@@ -89,7 +89,10 @@ def write_page(audited: Audited, **more: Any) -> Path:
 
 def make_audited(root: Path, figures: bool = True) -> Audited:
     """Return a study that was run and audited, with its files below `root`."""
-    study = make_study(ADAPTATIONS, adaptations=["none", "recon_block", *ADAPTATIONS], seeds=[0, 1])
+    block = {"recon_block": {"method": "reconstruction", "train_norms": False}}
+    study = make_study(
+        {**ADAPTATIONS, **block}, adaptations=["none", "recon_block", *ADAPTATIONS], seeds=[0, 1]
+    )
     values = {
         str(cell): value
         for cell in study.cells

@@ -35,7 +35,7 @@ def reach_rows(records: Records, study: Study) -> list[Row]:
     return [
         _reach(name, members, comparison.reference, unit, study.perplexity.cut == JOINED)
         for comparison in budget_comparisons(records, study)
-        for name, members in comparison.series.items()
+        for name, members in comparison.curves.items()
         if name != comparison.reference.series
         for unit in UNITS
     ]

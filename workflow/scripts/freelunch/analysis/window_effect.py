@@ -28,7 +28,6 @@ from freelunch.analysis.pairing import (
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.comparisons import compares_windows
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
@@ -83,7 +82,8 @@ class AdaptedCells:
 
 def window_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
-    reconstructed with the same amount of text and another window, or other inputs or targets.
+    reconstructed with the same amount of text and another window, or other inputs or targets, and
+    with the same settings otherwise (`Study.compared_windows`).
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
@@ -123,7 +123,8 @@ def _rows_of(cells: Sequence[Cell], records: Records, study: Study) -> list[Row]
     unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
     adapted = [
         _adapted(name, [cell for cell in cells if cell.adaptation == name], records, study)
-        for name in dict.fromkeys(cell.adaptation for cell in cells if _reconstructs(cell, records))
+        for name in dict.fromkeys(cell.adaptation for cell in cells)
+        if name in study.compared_windows
     ]
     return [
         row
@@ -160,11 +161,6 @@ def _one_of_a_kind(adapted: Sequence[AdaptedCells]) -> list[AdaptedCells]:
     for each in adapted:
         found.setdefault((each.kind, each.favoured), each)
     return list(found.values())
-
-
-def _reconstructs(cell: Cell, records: Records) -> bool:
-    settings = records[cell]["spec"]["adaptation"]
-    return settings is not None and compares_windows(read_adaptation(settings))
 
 
 def _row(

@@ -6,16 +6,18 @@ from typing import Any
 
 NOT_FINITE = "not finite"
 NOTHING = "-"
-# A difference is clear if it is larger than this many standard errors.
-CLEAR = 2.0
 
 
 def with_error(value: float | None, error: float | None) -> str:
-    """Return `value ± error`, rounded by the error; a dash where either is missing."""
+    """Return `value ± error`, rounded by the error; a dash where either is missing. A single window
+    of text has no error.
+    """
     if value is None or error is None:
         return NOTHING
     if not math.isfinite(value):
         return NOT_FINITE
+    if math.isnan(error):
+        return f"{rounded(value, abs(value) / 100)} (no error)"
     return f"{rounded(value, error)} ± {rounded(error, error)}"
 
 

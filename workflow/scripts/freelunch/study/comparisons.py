@@ -11,7 +11,7 @@ from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Train
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.config import Config
 from freelunch.study.search import is_searched
-from freelunch.study.series import series_of
+from freelunch.study.series import MEMORY, series_of
 from freelunch.study.settled import settled
 from freelunch.study.windows import MATRIX
 
@@ -41,15 +41,41 @@ class Comparisons:
         is also evaluated unadapted with the same seed.
         """
         kinds = {
-            name: (self.sequences[name], json.dumps(_kind(entry)))
-            for name, entry in self.config.adaptations.items()
-            if compares_windows(entry)
+            name: (self.sequences[name], json.dumps(_kind(self.config.adaptations[name])))
+            for name in self.compared_windows
         }
         for names in self._adapted_by:
             of_model = {kinds[name] for name in names if name in kinds}
             if any(count > 1 for count in Counter(amount for amount, _ in of_model).values()):
                 return True
         return False
+
+    @cached_property
+    def compared_windows(self) -> list[str]:
+        """Names of the adaptations that show the effect of the window.
+
+        What trains windows is compared with what differs in the window, in inputs and targets, and
+        in the learning rate, which each window needs its own of. If adaptations differ in other
+        settings, such as the loss or the epochs, those are compared that share them with the most
+        windows on the same amount of text, or with the first in the config. What is solved exactly
+        has no such settings.
+        """
+        alike: dict[int, dict[str, list[str]]] = {}
+        for name, entry in self.config.adaptations.items():
+            if compares_windows(entry) and isinstance(entry, Reconstruction):
+                of_amount = alike.setdefault(self.sequences[name], {})
+                of_amount.setdefault(_beside_window(settled(name, self.config)), []).append(name)
+
+        def windows(names: list[str]) -> int:
+            entries = [self.config.adaptations[name] for name in names]
+            return len({str(entry.window) for entry in entries if is_usual_window(entry)})
+
+        trained = {name for of in alike.values() for name in max(of.values(), key=windows)}
+        return [
+            name
+            for name, entry in self.config.adaptations.items()
+            if name in trained or (compares_windows(entry) and not isinstance(entry, Training))
+        ]
 
     @property
     def compares_criteria(self) -> bool:
@@ -141,21 +167,21 @@ class Comparisons:
         epochs = settings.epoch_counts
         return (settings.samples or calibration.samples) * (epochs[0] if len(epochs) == 1 else 1)
 
-    def budgets_of(self, reference: str, names: Collection[str]) -> list[str]:
-        """Return a reconstruction and its other budgets, from small to large.
+    def budgets_of(self, adaptation: str, names: Collection[str]) -> list[str]:
+        """Return an adaptation and its other budgets, from small to large.
 
         A budget whose settings were chosen on the evaluation text is none of them. Of several with
-        the same amount of text, the reference counts, or the first in the config.
+        the same amount of text, the given one counts, or the first in the config.
 
         Args:
-            reference: The reconstruction.
+            adaptation: The adaptation.
             names: The adaptations that there are.
         """
-        amounts = {self.sequences[reference]: reference}
+        amounts = {self.sequences[adaptation]: adaptation}
         for name, series in self.series.items():
             if (
                 name in names
-                and series == self.series[reference]
+                and series == self.series[adaptation]
                 and name not in self.selected_on_evaluation
             ):
                 amounts.setdefault(self.sequences[name], name)
@@ -188,6 +214,16 @@ def is_usual_window(settings: Adaptation) -> bool:
         and isinstance(settings, Local)
         and (settings.inputs, settings.targets, settings.quirks) == ("dense", "dense", ())
     )
+
+
+def _beside_window(settings: Adaptation) -> str:
+    """Return the settings in which windows that are compared have to be equal."""
+    written = settings.as_json()
+    apart = ("window", "memory_gb", "inputs", "targets", "learning_rate", "select_on")
+    amounts = ("samples", "budget")
+    quirks = settings.quirks if isinstance(settings, Local) else ()
+    left_out = {*apart, *amounts, *MEMORY, *quirks}
+    return json.dumps({key: it for key, it in written.items() if key not in left_out})
 
 
 def _stays_pruned(adaptation: Adaptation) -> bool:

@@ -38,6 +38,7 @@ from freelunch.reporting.audit.verdicts import (
     threshold_text,
     together,
 )
+from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import CRITERIA
 from freelunch.study.steps import EVALUATE_CELL
@@ -119,8 +120,10 @@ def audit_claims(
 
 
 def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any]:
-    parts = [_part(part, claim, evidence, paper) for part in claim["parts"]]
+    asked = [_part(part, claim, evidence, paper) for part in claim["parts"]]
+    parts = [part for part, _ in asked]
     verdict = of_claim([(part["verdict"], part["role"]) for part in parts])
+    at_scale = of_claim([(there, part["role"]) for part, there in asked])
     own = [part for part in parts if part["role"] != ADDS]
     # What the verdict is about is what decides it.
     about = [part for part in parts if part["role"] == DECIDES] or own
@@ -129,7 +132,7 @@ def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any
     return {
         **{key: claim.get(key) for key in facts},
         "verdict": verdict,
-        "bearing": bearing(verdict, any(part["bearing"] == TOO_SMALL for part in own)),
+        "bearing": bearing(at_scale, any(part["bearing"] == TOO_SMALL for part in own)),
         "scope": _scope(evidence, findings, paper)[0],
         "parts": parts,
     }
@@ -137,7 +140,8 @@ def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any
 
 def _part(
     part: Mapping[str, Any], claim: Claim, evidence: Evidence, paper: int | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
+    """Return what was found for a part, and the verdict on what has the scale of the paper."""
     metric = part.get("metric")
     settings = {**part.get("settings", {}), "metric": metric}
     criteria = {*evidence.study.config.criteria, *CRITERIA}
@@ -151,14 +155,18 @@ def _part(
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
     scope, too_small = _scope(evidence, findings, paper)
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
-    return {
+    # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
+    large = [it for it in findings if not it["cells"] or not _scope(evidence, [it], paper)[1]]
+    at_scale = together([finding["verdict"] for finding in large], measure.agree)
+    found = {
         **part_facts(part),
         "verdict": verdict,
-        "bearing": bearing(verdict, too_small),
+        "bearing": bearing(at_scale, too_small),
         "scope": scope,
         "reason": reason_text(findings, verdict, "This study has no cells to test it on."),
         "findings": findings,
     }
+    return found, at_scale
 
 
 def part_facts(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,12 +204,7 @@ def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:
     """Return evidence of only some cells and the dense models."""
     known = {str(cell): cell for cell in evidence.study.cells}
     _check_known(names, known, "a cell that the study does not have", claim)
-    kept = {
-        cell: record
-        for cell, record in evidence.records.items()
-        if cell.is_dense or str(cell) in names
-    }
-    return Evidence(evidence.study, kept, evidence.folder)
+    return evidence.only(lambda cell: cell.is_dense or str(cell) in names)
 
 
 def _check_known(names: Iterable[str], known: Collection[str], what: str, claim: Claim) -> None:
@@ -234,8 +237,11 @@ def _finding(
     found = estimate(asked.statistics, asked.samples, asked.pick)
     measure, metric = MEASURES[part["measure"]], part.get("metric")
     unit = measure.unit_for(metric)
+    without, undefined = asked.without, asked.undefined
+    if diverged := [cell for cell in asked.cells if metric and evidence.diverged([cell], metric)]:
+        without, undefined = NOT_FINITE, f"a loss of {', '.join(map(str, diverged))} is not finite"
     verdict, reason = judge(
-        found, part["holds"], lambda value: number_text(value, unit), asked.bounds, asked.undefined
+        found, part["holds"], lambda value: number_text(value, unit), asked.bounds, undefined
     )
     # Without a metric, the sample is one of runs, with a seed each.
     of_runs = len({cell.seed for cell in asked.cells}) or None
@@ -244,7 +250,7 @@ def _finding(
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
     rule = measure.repeated_by or EVALUATE_CELL
-    text = asked.without if math.isnan(found.value) else estimate_text(found, unit, asked.bounds)
+    text = without if math.isnan(found.value) else estimate_text(found, unit, asked.bounds)
     return {
         "subject": f"{asked.subject}: {asked.about}" if asked.about else asked.subject,
         "about": asked.about,
@@ -256,7 +262,7 @@ def _finding(
         "text": text,
         "seeds": seeds,
         "of_seeds": [json_number(value) for value in found.of_seeds],
-        "text_of_seeds": seeds_texts(found, unit, asked.bounds, asked.without),
+        "text_of_seeds": seeds_texts(found, unit, asked.bounds, without),
         "cells": [str(cell) for cell in asked.cells],
         "command": asked.command or command(evidence.study, asked.cells, rule),
     }

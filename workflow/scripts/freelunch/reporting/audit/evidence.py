@@ -1,7 +1,10 @@
 """The evidence that claims are tested on: the records of a study, and losses in a given metric."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from freelunch.analysis.pairing import (
 from freelunch.records.read import load_answers
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
-from freelunch.study.steps import JOINED
+from freelunch.study.steps import JOINED, RECONSTRUCT_WINDOW
 
 PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 
@@ -36,6 +39,11 @@ class Evidence(FinishedStudy):
     def measures(self, cell: Cell, metric: str) -> bool:
         """Return whether a metric was measured on a cell."""
         return self.losses(cell, metric) is not None
+
+    def diverged(self, cells: Iterable[Cell], metric: str) -> bool:
+        """Return whether a loss of some cells is not finite in a metric."""
+        losses = (stratum for cell in cells for stratum in self.losses(cell, metric) or ())
+        return not all(math.isfinite(loss) for stratum in losses for loss in stratum)
 
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
         """Return the losses of some cells of one model; None if one of them was not measured.
@@ -64,6 +72,23 @@ class Evidence(FinishedStudy):
             neighbours=metric == PERPLEXITY and self.study.perplexity.cut == JOINED,
             nested=metric == HELD_OUT_PERPLEXITY,
         )
+
+    def window_of(self, cell: Cell) -> int | str:
+        """Return the window that was adapted together in a reconstructed cell."""
+        window: int | str = self.records[cell]["adaptation"]["window"]
+        return window
+
+    def work_peak(self, cell: Cell) -> int | None:
+        """Return the peak memory in bytes of the reconstruction of a cell, net of its process's
+        own; None where the system did not tell.
+        """
+        peak: int | None = self.records[cell]["cost"][RECONSTRUCT_WINDOW].get("peak_work_bytes")
+        return peak
+
+    def only(self, keep: Callable[[Cell], bool]) -> Self:
+        """Return the evidence of some of the cells."""
+        records = {cell: record for cell, record in self.records.items() if keep(cell)}
+        return replace(self, records=records)
 
     def dense_perplexity(self, model: str) -> float | None:
         """Return the perplexity of a dense model; None if it is not finite or not known."""

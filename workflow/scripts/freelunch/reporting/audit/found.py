@@ -207,7 +207,7 @@ def _verb(gain: Mapping[str, Any]) -> str | None:
     value, low, high = (gain[key] for key in ("value", "low", "high"))
     if value is None:
         return "changes"
-    if low is not None and low <= 0 <= high:
+    if low is None or low <= 0 <= high:
         return None
     return "lowers" if value > 0 else "raises"
 

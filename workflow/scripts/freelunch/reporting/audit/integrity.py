@@ -13,7 +13,7 @@ from freelunch.core.digest import content_digest, file_digest, json_digest
 from freelunch.core.errors import UserError, mend
 from freelunch.records.read import answers_beside, load_answers
 from freelunch.study.cell import Cell
-from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file
+from freelunch.study.steps import METRICS, metrics_file
 from freelunch.study.study import Study
 
 # The relative difference that rounding a sum may cause.
@@ -72,9 +72,10 @@ def _contradictions(
     measured = study.paths.metrics(cell)
     if folder == study.paths.records and (measured / MANIFEST).is_file():
         artifact = Artifact(measured, METRICS)
-        as_measured = json.loads(artifact.path(metrics_file(PERPLEXITY)).read_text())
-        for key, value in metrics["perplexity"].items():
-            yield from _unequal(f"metrics.perplexity.{key}", value, as_measured[key])
+        for name, found in metrics.items():
+            as_measured = json.loads(artifact.path(metrics_file(name)).read_text())
+            for key, value in as_measured.items():
+                yield from _unequal(f"metrics.{name}.{key}", found.get(key), value)
 
 
 def _of_losses(key: str, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -21,12 +21,13 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
     if math.isnan(found.value):
         return NOT_FINITE
     least, most = bounds
-    text, low, high = (
-        _bounded(value, found, unit, bounds) for value in (found.value, found.low, found.high)
-    )
+    text = _bounded(found.value, found, unit, bounds)
     if math.isnan(found.low):
         return f"{text} (no interval)"
     if found.low < found.high:
+        # Beyond what is known, the low end says only that, and a finite high end is still one.
+        low = _bounded(math.inf if found.low > most else found.low, found, unit, bounds)
+        high = _bounded(found.high, found, unit, (least, max(most, _finite(found.high))))
         text += f" (95 %: {low.removesuffix(_SUFFIXES.get(unit, ''))} to {high})"
     elif found.low <= least or found.low >= most:
         text += " (the whole interval)"
@@ -44,18 +45,26 @@ def seeds_texts(found: Estimate, unit: str, bounds: tuple[float, float], without
 
 
 def _bounded(value: float, found: Estimate, unit: str, bounds: tuple[float, float]) -> str:
-    """Return a value of an estimate as text; beyond the bounds, say only that it lies there."""
+    """Return a value of an estimate as text; beyond the bounds, say only what is known."""
     least, most = bounds
+    beyond = f"more than {number_text(float(f'{most:.3g}'), unit)}"
     if value == math.inf and math.isfinite(most):
-        return f"more than {number_text(float(f'{most:.3g}'), unit)}"
+        return beyond
     # A quarter of a 95 % interval is the standard error, of which two digits are shown.
-    width = min(found.high, most) - max(found.low, least)
+    width = (most if found.high == math.inf else found.high) - max(found.low, least)
     error = width / 4 if math.isfinite(width) else abs(found.value) / 10
     if unit == "nats" and not width:
         # Two decimals would hide it.
         error = abs(found.value) / 10
     text = number_text(value if math.isfinite(value) else least, unit, error)
+    if value > most:
+        return f"{beyond}, at most {text}"
     return f"at most {text}" if value <= least else text
+
+
+def _finite(value: float) -> float:
+    """Return a value, or the smallest one if it is infinite."""
+    return value if math.isfinite(value) else -math.inf
 
 
 def number_text(value: float, unit: str, error: float | None = None) -> str:

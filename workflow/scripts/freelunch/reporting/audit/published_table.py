@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from freelunch.analysis.budget_effect import BudgetComparison
 from freelunch.analysis.pairing import by_adaptation, pruned_models
 from freelunch.reporting.audit.evidence import ACCURACY, PERPLEXITY, Evidence
 from freelunch.reporting.audit.published_file import Published
+from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
@@ -55,6 +57,19 @@ class PublishedTable(Evidence):
             return None
         value = self.rows[cell].value
         return [[1 - value / 100 if metric == ACCURACY else math.log(value)]]
+
+    def window_of(self, cell: Cell) -> int | str:
+        """Return the window in the settings that a published adaptation is taken to have."""
+        settings = self.study.config.adaptations[cell.adaptation]
+        assert isinstance(settings, Windowed)
+        return settings.window
+
+    def work_peak(self, cell: Cell) -> None:
+        """Return nothing: the tables do not say how much memory a number took."""
+
+    def only(self, keep: Callable[[Cell], bool]) -> Self:
+        """Return the numbers of some of the cells."""
+        return replace(self, rows={cell: row for cell, row in self.rows.items() if keep(cell)})
 
     def dense_perplexity(self, model: str) -> float | None:
         """Return the published perplexity of a dense model; None if there is none."""

@@ -76,7 +76,7 @@ def judge(
         threshold: `above` or `below` a number, or `within` it and its negative.
         written: Returns a number of this kind as text.
         bounds: The range within which the number is known. A number at or below the first bound may
-            be any smaller number; an infinite one is known to exceed the second bound.
+            be any smaller number; one beyond the second bound may be any between the two.
         undefined: The reason to give if there is no number, or too many draws have none.
     """
     low, high = estimate.low, estimate.high
@@ -85,7 +85,7 @@ def judge(
     least, most = bounds
     if low <= least:
         low = -math.inf
-    elif low == math.inf:
+    elif low > most:
         low = math.nextafter(most, math.inf)
     start, end = _range(threshold)
     where = threshold_text(threshold, written)

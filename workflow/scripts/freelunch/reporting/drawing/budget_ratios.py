@@ -42,7 +42,8 @@ class Ratio:
         tokens: Tokens that the reconstruction sees.
         smallest, largest: The range of budgets that were run.
         known_from: A ratio up to this may be any smaller one.
-        value: The ratio; infinite if it is beyond the largest, NaN if nothing is known.
+        value: The ratio; beyond the largest, it may be any between the two, and NaN if nothing is
+            known.
         low, high: Its interval.
     """
 
@@ -81,7 +82,7 @@ class Ratio:
         """Return the ends of what is known: of the interval or, where it is open, of the range."""
         low, high = min(self.value, self.low), max(self.value, self.high)
         return (
-            low if low > 0 else self.known_from,
+            min(low, self.largest) if low > 0 else self.known_from,
             high if math.isfinite(high) else self.largest,
         )
 
@@ -142,7 +143,7 @@ def _line(axes: Axes, ratios: Sequence[Ratio], look: Mark, shift: float) -> None
     """Draw the numbers of a text, each joined to the next one that is a number."""
     for ratio in ratios:
         _range(axes, shift * ratio.tokens, ratio, look)
-    values = [ratio.value if math.isfinite(ratio.value) else math.nan for ratio in ratios]
+    values = [ratio.value if ratio.value <= ratio.largest else math.nan for ratio in ratios]
     x = [shift * ratio.tokens for ratio in ratios]
     axes.plot(x, values, **look.points, linestyle=look.line, linewidth=0.8, zorder=3)
 

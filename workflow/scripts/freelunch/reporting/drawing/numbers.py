@@ -12,7 +12,8 @@ UNITS = {
     "nats": (1.0, "nats per token", 3),
     "perplexity": (1.0, "", 2),
 }
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+# A number, whether it is a bound that is exceeded, and whether the number itself comes after it.
+_NUMBER = re.compile(r"(more than )?(-?\d[\d,]*(?:\.\d+)?)(?=( \w+, at most )?)")
 
 
 def number_text(row: Mapping[str, str]) -> str:
@@ -23,10 +24,12 @@ def number_text(row: Mapping[str, str]) -> str:
     text, exact = row["text"].replace("(95 %: ", "("), iter(("value", "low", "high"))
 
     def written(found: re.Match[str]) -> str:
-        value = scale * float(row[next(exact)])
-        # Where a number is infinite, the text has the bound that it exceeds.
-        shown = value if math.isfinite(value) else float(found[0].replace(",", ""))
-        return f"{shown:,.{decimals}f}"
+        beyond, shown, comes = found[1], float(found[2].replace(",", "")), found[3]
+        value = shown if comes else scale * float(row[next(exact)])
+        # The text has a bound in place of a number that is infinite or exceeds it.
+        if math.isfinite(value) and not beyond:
+            shown = value
+        return f"{beyond or ''}{shown:,.{decimals}f}"
 
     text = _NUMBER.sub(written, text)
     for word, sign in (

@@ -29,16 +29,18 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     reconstruction was run with. All `methods` have to be in the study, and no others count. The
     loss is interpolated linearly in the logarithm of the budget between budgets that are at most
     `apart` times apart; budgets beyond a larger step do not count. A number that is no larger than
-    the smallest budget of every way is "at most" that budget. Where no way reaches the
-    reconstruction, the number is "more than" the largest budget that all ways were run with. That
-    counts only if each way was also run with no more than the reconstruction's budget and a larger
-    budget did not make it worse; otherwise a smaller budget may suffice.
+    the smallest budget of every way is "at most" that budget. Beyond the largest budget that all
+    ways were run with, the number is only known to be more than that, and at most that of the way
+    that reaches the reconstruction, if one does. Where no way does, the number counts only if each
+    way was also run with no more than the reconstruction's budget and a larger budget did not make
+    it worse; otherwise a smaller budget may suffice. What diverged reaches nothing and does not
+    count as run.
     """
     for comparison in evidence.comparisons:
         place = pruned_model(comparison.reference.cells[0])
         ways = {
             series: members
-            for series, members in comparison.series.items()
+            for series, members in comparison.curves.items()
             if members[0].settings.method in settings["methods"] and not members[0].settings.distils
         }
         there = {members[0].settings.method for members in ways.values()}
@@ -46,7 +48,7 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
             subject = f"{place}, retraining against {comparison.reference.name}"
             yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
-        for reference in comparison.series[comparison.reference.series]:
+        for reference in comparison.curves[comparison.reference.series]:
             found = _ratio(evidence, settings, ways, reference)
             yield found
             if isinstance(found, Absent):
@@ -61,13 +63,20 @@ def _ratio(
     reference: Adapted,
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""
-    unit = settings["unit"]
+    unit, metric = settings["unit"], settings["metric"]
+    finite = {
+        series: [each for each in way if not evidence.diverged(each.cells, metric)]
+        for series, way in ways.items()
+    }
+    if diverged := [series for series, way in finite.items() if not way]:
+        subject = f"{pruned_model(reference.cells[0])}, retraining against {reference.name}"
+        return Absent(subject, f"retraining that diverged: {', '.join(diverged)}")
     of_ways = [
         _without_gaps(
             {each.name: getattr(each, unit) / getattr(reference, unit) for each in way},
             settings["apart"],
         )
-        for way in ways.values()
+        for way in finite.values()
     ]
     used = {name for way in of_ways for name in way}
     cells = {each.name: each.cells for way in ways.values() for each in way}

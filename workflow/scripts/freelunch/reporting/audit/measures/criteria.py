@@ -64,18 +64,20 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     whichever order the two groups are, for each budget with which several criteria were run.
     """
     sizes = evidence.parameters
-    by_gap: dict[tuple[str, ...], list[Measurement]] = {}
-    absent: dict[tuple[str, ...], list[Absent]] = {}
-    models: dict[tuple[str, ...], set[str]] = {}
+    by_gap: dict[tuple[str, str, int], list[Measurement]] = {}
+    absent: dict[tuple[str, str], list[Absent]] = {}
+    models: dict[tuple[str, str], set[str]] = {}
     for place, criteria in _grouped(evidence, settings):
-        model, *of_models = place
-        for found in _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP):
+        model, pattern, name = place
+        gaps = _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP)
+        # Pairs of groups come in one order, whichever of the two is worse in a model.
+        for pair, found in enumerate(gaps):
             if model in sizes:
-                models.setdefault((*of_models,), set()).add(model)
+                models.setdefault((pattern, name), set()).add(model)
                 if isinstance(found, Absent):
-                    absent.setdefault((*of_models,), []).append(found)
+                    absent.setdefault((pattern, name), []).append(found)
                 else:
-                    by_gap.setdefault((*of_models, found.about), []).append(found)
+                    by_gap.setdefault((pattern, name, pair), []).append(found)
     several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
     # What one of several models lacks at a budget is not forgotten.
     missing = [it for of, its in absent.items() if len(models[of]) > 1 for it in its]
@@ -85,7 +87,7 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
             "models of different sizes",
             "these criteria are not compared on models of several sizes",
         )
-    for (pattern, _, about), measured in several.items():
+    for (pattern, *_), measured in several.items():
         ordered = sorted(measured, key=lambda each: sizes[each.cells[0].model])
         for small, large in pairwise(ordered):
 
@@ -102,7 +104,7 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
                 [partial(statistic, combine=combine) for combine in SIGNED_DIFFERENCES],
                 [*small.samples, *large.samples],
                 [*small.cells, *large.cells],
-                about=about,
+                about=small.about,
                 pick=size_difference,
             )
 

@@ -38,7 +38,8 @@ class Measurement:
         about: What tells the number from others of the same subject.
         pick: The number of several statistics that counts, as `estimate` takes it.
         bounds: The range within which the number is known. A number at or below the first bound is
-            "at most" that bound; an infinite one is "more than" the second bound.
+            "at most" that bound; one beyond the second bound is "more than" that, and at most the
+            number itself.
         without: What to show if there is no number.
         undefined: The reason to give if there is no number, or too many draws have none.
         command: The command that repeats the measurement, if it does not measure cells again.

@@ -73,16 +73,12 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     `criteria` have to be there, and no others count.
     """
     sizes = evidence.parameters
-    large = {
-        cell: record
-        for cell, record in evidence.records.items()
-        if sizes[cell.model] >= settings["parameters"]
-    }
-    asked = list(recovery(Evidence(evidence.study, large, evidence.folder), settings))
+    large = evidence.only(lambda cell: sizes.get(cell.model, 0) >= settings["parameters"])
+    asked = list(recovery(large, settings))
     if not asked:
         yield Absent(
             f"models of {settings['parameters']:,} parameters or more",
-            f"the largest model of this study has {max(sizes.values()):,}",
+            f"the largest model of this study has {max(sizes.values(), default=0):,}",
             too_small=True,
         )
     yield from asked

@@ -22,7 +22,7 @@ from freelunch.reporting.audit.measures.measure import (
 )
 from freelunch.reporting.labels import window_label
 from freelunch.study.adaptations import LeastSquares
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import NONE
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
@@ -144,7 +144,7 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
             yield Absent(found.about(found.model), reason)
             continue
         half, *others = names
-        peaks = [[_work_peak(evidence, cell) for cell in cells[name]] for name in names]
+        peaks = [[evidence.work_peak(cell) for cell in cells[name]] for name in names]
         if any(peak is None for each in peaks for peak in each):
             yield Absent(
                 found.about(found.model), "some records lack the peak memory of a job's own work"
@@ -160,14 +160,6 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
 
 def _ratio(name: str, other: str) -> Statistic:
     return lambda means: divided(means[name], means[other])
-
-
-def _work_peak(evidence: Evidence, cell: Cell) -> int | None:
-    """Return the peak memory of the adaptation of a cell, net of its process's own; None where the
-    system did not tell.
-    """
-    peak = evidence.records[cell]["cost"][RECONSTRUCT_WINDOW].get("peak_work_bytes")
-    return None if peak is None else int(peak)
 
 
 def _missed(name: str, other: str) -> Statistic:
@@ -192,12 +184,14 @@ class _Windows:
         amount: The amount of text in words, if the model has several.
         cells: All cells of the pruned model.
         names: The adaptations by their windows.
+        unlike: Windows that were adapted with other settings than these, such as another loss.
     """
 
     model: str
     amount: str
     cells: BySeed
     names: Mapping[_Kind, str]
+    unlike: set[_Kind]
 
     def about(self, *words: str) -> str:
         """Return what a number is about, with the amount of text."""
@@ -229,7 +223,8 @@ def _missing(found: _Windows, wanted: Sequence[_Kind]) -> str | None:
     """Return which of the wanted windows were not adapted, in words; None if all were."""
     missing = [kind for kind in wanted if kind not in found.names]
     names = [f"{it.window} (solved exactly)" if it.exact else str(it.window) for it in missing]
-    return f"windows that were not run: {', '.join(names)}" if missing else None
+    alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
+    return f"windows that were not run{alike}: {', '.join(names)}" if missing else None
 
 
 def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
@@ -238,15 +233,17 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
     """
     study = evidence.study
     amounts: dict[int, dict[_Kind, str]] = {}
+    unlike: dict[int, set[_Kind]] = {}
     for name, settings in study.config.adaptations.items():
         if name not in by_name or name in study.selected_on_evaluation:
             continue
         if NONE in by_name and is_usual_window(settings):
             one = next(iter(by_name[name].values()))
-            window = evidence.records[one]["adaptation"]["window"]
-            exact = isinstance(settings, LeastSquares)
-            of_amount = amounts.setdefault(study.sequences[name], {})
-            of_amount.setdefault(_Kind(window, exact), name)
+            kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
+            if name in study.compared_windows:
+                amounts.setdefault(study.sequences[name], {}).setdefault(kind, name)
+            else:
+                unlike.setdefault(study.sequences[name], set()).add(kind)
     several = {amount: names for amount, names in sorted(amounts.items()) if len(names) > 1}
     if not several:
         return {}
@@ -258,6 +255,7 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
             f"{amount * length:,} tokens" if len(several) > 1 else "",
             by_name,
             names,
+            unlike.get(amount, set()),
         )
         for amount, names in several.items()
     }
