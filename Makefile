@@ -2,6 +2,7 @@
 #
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
+#   make summary, make audit   what a study found, and its verdicts on the paper's claims
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
 #                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)
@@ -16,7 +17,7 @@
 #   make test, make check      tests; formatting, linting, types, layers, studies
 #   make test-long             the tests that take minutes: memory limits, damaged files, DVC
 #   make test-cluster          the tests that run studies on a real Slurm, which they start
-#   make fuzz SECONDS=60       do to a study, at random, what happens to studies: nothing may be silent
+#   make fuzz SECONDS=60       damage, kill and edit a study at random, and check that each fault is reported
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make report                run a study, and build its audit page and Snakemake's report
@@ -27,6 +28,7 @@
 #   make bench                 run the default study, then measure speed and memory, as ratios
 #   make docs                  the documentation, site/index.html
 #   make results               run the studies whose results docs/ keeps, and keep the new results
+#   make kept                  the tables, verdicts and figures of docs/ again, from the records kept there
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -63,7 +65,7 @@ RUN_OPTIONS = $(PART) --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--
 .PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,29s/^#   //p' Makefile
+	@sed -n '3,31s/^#   //p' Makefile
 
 env: $(READY)
 

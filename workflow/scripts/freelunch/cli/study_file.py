@@ -99,7 +99,13 @@ def _rates(choices: Choices) -> list[str]:
     for name in dict.fromkeys(("recon_block", *choices.adaptations)):
         entry = registry[name] | {"learning_rate": _around(registry[name]["learning_rate"])}
         entry |= {} if choices.held_out else {"select_on": "evaluation"}
-        lines.append(f"#   {name}: {_flow(entry)}")
+        lines += textwrap.wrap(
+            f"{name}: {_flow(entry)}",
+            _WIDTH,
+            initial_indent="#   ",
+            subsequent_indent="#     ",
+            break_on_hyphens=False,
+        )
     return lines
 
 
