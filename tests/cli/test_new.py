@@ -150,7 +150,7 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
         "windows of different documents are independent",
         "calibration has seen parts of this text",
         "tuned for SmolLM2-135M",
-        "recon_block: {method: reconstruction, learning_rate: [0.0003, 0.001, 0.003], train_norms: ",
+        "recon_block: {method: reconstruction, learning_rate: [0.0003, 0.001, 0.003], ",
     ):
         # Comments are wrapped.
         assert said in " ".join(text.replace("#", "").split()), said
