@@ -95,7 +95,7 @@ class Drawing:
             if len(tokens) > self._length:
                 start = self._generator.randrange(len(tokens) - self._length + 1)
                 sequence = tokens[start : start + self._length]
-                if self._apart.isdisjoint(_grams(sequence)):
+                if self._apart.isdisjoint(grams(sequence)):
                     refused = 0
                     sequences.append(sequence)
                     self.spans.append((index, start))
@@ -116,7 +116,7 @@ class Drawing:
         self._apart = frozenset(
             gram
             for document, start in spans
-            for gram in _grams(self._tokens(document)[start : start + self._length])
+            for gram in grams(self._tokens(document)[start : start + self._length])
         )
 
     def drawn(self) -> str:
@@ -161,7 +161,7 @@ class Drawing:
         )
 
 
-def _grams(tokens: list[int]) -> Iterator[Gram]:
+def grams(tokens: list[int]) -> Iterator[Gram]:
     """Yield each GRAM tokens in a row."""
     return (tuple(tokens[at : at + GRAM]) for at in range(len(tokens) - GRAM + 1))
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.drawing import GRAM, Gram, Span
+from freelunch.data.drawing import Gram, Span, grams
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.sources import REFUSE
@@ -253,8 +253,3 @@ class MixtureDrawing:
             f"the {count:,} sequences that are drawn",
             todo=todo,
         )
-
-
-def grams(tokens: list[int]) -> Iterator[Gram]:
-    """Yield each GRAM tokens in a row."""
-    return (tuple(tokens[at : at + GRAM]) for at in range(len(tokens) - GRAM + 1))
