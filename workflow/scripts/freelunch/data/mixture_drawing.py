@@ -8,7 +8,7 @@ drawn.
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.drawing import Gram, Span, grams
+from freelunch.data.drawing import GRAM, Gram, Span, grams
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.sources import REFUSE
