@@ -274,7 +274,11 @@ def summary_command(
     study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
 ) -> None:
     """Show what a study found, in a few lines."""
-    _show_summary(open_study(study, part_of(models, claims, seeds)))
+    from freelunch.reporting.whole import check_finished
+
+    opened = open_study(study, part_of(models, claims, seeds))
+    check_finished(opened)
+    _show_summary(opened)
 
 
 @command("audit")
