@@ -156,6 +156,21 @@ def test_a_path_where_nothing_is() -> None:
     refusal(changed({"models.mine": {**entry, "path": "x" * 9999}}))
 
 
+@pytest.mark.parametrize("name", ["a{b}.txt", "open{.txt", "shut}.txt"])
+def test_braces_in_a_path_which_snakemake_reads_as_wildcards(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    entry = {"source": "path", "path": str(tmp_path / name)}
+    task = {**entry, "format": "jsonl", "documents": 1}
+    message = refusal(
+        changed({"texts.mine": {**entry, "format": "lines"}, "tasks": {"mine": task}})
+    )
+    said = f"found {tmp_path / name}; expected a name without {{ and }}"
+    assert f"  texts.mine.path: {said}" in message and f"  tasks.mine.path: {said}" in message
+    # The files in a model's folder are inputs of the workflow, too.
+    message = refusal(changed({"models.one": {**entry, "path": str(tmp_path)}}))
+    assert f"  models.one.path: {said}" in message
+
+
 def test_token_ids_are_for_calibration_only(tmp_path: Path) -> None:
     path = tmp_path / "ids.safetensors"
     path.touch()

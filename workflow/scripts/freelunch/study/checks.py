@@ -15,6 +15,7 @@ from freelunch.study.mixtures import mixture_problems
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
 from freelunch.study.settled import budget_tokens
+from freelunch.study.source_files import files_at, has_braces
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Mixture, Source, Tokens
 from freelunch.study.steps import JOINED
 
@@ -293,4 +294,9 @@ def _path(where: str, source: Source, is_model: bool) -> Iterator[str]:
             f"  {where}.path: there is nothing at {path}{looked}; expected a "
             + ("folder or a GGUF file" if is_model else "file")
             + " (absolute, or relative to the folder in which the study is run)"
+        )
+    elif path is not None and (named := [each for each in files_at(path) if has_braces(each)]):
+        yield (
+            f"  {where}.path: found {named[0]}; expected a name without {{ and }}, between which "
+            "Snakemake reads wildcards; rename it"
         )
