@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from configs import ASKED, DRIFT, ROOT, TASK, changed, checked, config, refusal, with_adaptations
+from freelunch.core.errors import UserError
+from freelunch.reporting.audit.claims import load_claims
+from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.study import Study
 
 
@@ -154,6 +157,24 @@ def test_a_path_where_nothing_is() -> None:
         assert f"{registry}.mine.path: there is {looked}; expected a {kind}" in message
     assert "relative to the folder in which the study is run" in message
     refusal(changed({"models.mine": {**entry, "path": "x" * 9999}}))
+
+
+def test_a_claim_that_is_none_would_drop_its_grid_in_silence() -> None:
+    message = refusal(changed({"study.grids.0.claims": ["C1", "C11", "C2b"]}))
+    problem = (
+        "study.grids.0.claims: 'C11' is not in workflow/data/claims.yaml; expected C1 (nearest)"
+    )
+    assert "1 problem in the config" in message and f"  {problem}" in message
+
+
+def test_claims_are_those_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert claim_ids() == [claim["id"] for claim in load_claims()]
+    monkeypatch.setattr("freelunch.study.claim_ids.REPOSITORY", tmp_path)
+    (tmp_path / CLAIMS).parent.mkdir(parents=True)
+    for text in ("claims: [{title: So}]", "claims: 3", "[]", ""):
+        (tmp_path / CLAIMS).write_text(text)
+        with pytest.raises(UserError, match="does not list claims, each with an `id`"):
+            claim_ids.__wrapped__()
 
 
 @pytest.mark.parametrize("name", ["a{b}.txt", "open{.txt", "shut}.txt"])

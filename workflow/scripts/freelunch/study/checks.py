@@ -8,6 +8,7 @@ from freelunch.core.errors import nearest
 from freelunch.study.adaptation_checks import adaptation_problems
 from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
+from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.grids import models_of, part_problems
@@ -49,6 +50,7 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
         where = f"study.grids.{index}"
         for registry in ("models", "criteria", "adaptations"):
             yield partial(_named, grid, registry, where, names)
+        yield partial(_claims, grid, where)
         yield partial(_patterns, config, grid, where)
         yield partial(_dtypes, config, grid)
     for name, criterion in getattr(config, "criteria", {}).items():
@@ -146,6 +148,16 @@ def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]
             yield (
                 f"  {where}.{registry}: {name!r} is not in `{registry}`; expected "
                 + nearest(name, valid)
+            )
+
+
+def _claims(grid: Grid, where: str) -> Iterator[str]:
+    """Yield a line for each unknown claim of a grid, which no `CLAIMS=` would ever run."""
+    for name in grid.claims or []:
+        if name not in claim_ids():
+            yield (
+                f"  {where}.claims: {name!r} is not in {CLAIMS}; expected "
+                + nearest(name, claim_ids())
             )
 
 
