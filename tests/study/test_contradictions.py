@@ -159,6 +159,24 @@ def test_a_path_where_nothing_is() -> None:
     refusal(changed({"models.mine": {**entry, "path": "x" * 9999}}))
 
 
+def test_ready_token_ids_are_for_one_tokenizer_and_one_sample(tmp_path: Path) -> None:
+    path = tmp_path / "ids.safetensors"
+    path.touch()
+    grid = config()["study"]["grids"][0]
+    several = changed(
+        {
+            "texts.ids": {"source": "tokens", "path": str(path)},
+            "study.grids": [{**grid, "seeds": [0]}, {**grid, "models": ["two"], "seeds": [2]}],
+        }
+    )
+    Study.check(several, "config.yaml")
+    message = refusal(changed({"study.calibration.text": "ids"}, several))
+    assert "2 problems in the config" in message
+    assert "'ids' is a `tokens` source, whose ids are those of one tokenizer" in message
+    assert "found the models one, two; expected one" in message
+    assert "found the seeds 0, 2; expected one" in message
+
+
 def test_a_claim_that_is_none_would_drop_its_grid_in_silence() -> None:
     message = refusal(changed({"study.grids.0.claims": ["C1", "C11", "C2b"]}))
     problem = (

@@ -44,7 +44,7 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
 
 def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
     """Yield checks, each of as few settings as possible: one that fails stops no other."""
-    for check in (_calibration, _perplexity, _stride, _drift, _tasks, _part):
+    for check in (_calibration, _ready_tokens, _perplexity, _stride, _drift, _tasks, _part):
         yield partial(check, config, names)
     for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
         where = f"study.grids.{index}"
@@ -73,6 +73,26 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
 def _calibration(config: Config, names: Names) -> Iterator[str]:
     where, text = "study.calibration.text", config.study.calibration.text
     yield from _text(where, text, names)
+
+
+def _ready_tokens(config: Config, names: Names) -> Iterator[str]:
+    """Yield why ready token ids are not for all cells of a study."""
+    where, text = "  study.calibration.text", config.study.calibration.text
+    if not isinstance(config.texts.get(text), Tokens):
+        return
+    models = models_of(config.study.grids)
+    seeds = sorted({seed for grid in config.study.grids for seed in grid.seeds})
+    if len(models) > 1:
+        yield (
+            f"{where}: {text!r} is a `tokens` source, whose ids are those of one tokenizer; found "
+            f"the models {', '.join(models)}; expected one, and a study for each other model"
+        )
+    if len(seeds) > 1:
+        yield (
+            f"{where}: {text!r} is a `tokens` source, of which every seed gets the same sample, so "
+            "that seeds would say nothing of other samples; found the seeds "
+            f"{', '.join(map(str, seeds))}; expected one, and a study for each other sample"
+        )
 
 
 def _perplexity(config: Config, names: Names) -> Iterator[str]:
