@@ -69,11 +69,10 @@ def test_a_name_is_that_of_the_study(run: Run, capsys: Captured) -> None:
 def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None:
     assert run("plan", "--tflops", "400") == 0
     assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().out
-    for rate in ("0", "-1", "inf", "fast"):
+    for rate in ("0", "-1", "inf", "nan", "1e-320", "1e300", "fast"):
         assert run("plan", "--tflops", rate) == 2
-        assert (
-            f"more than 0, such as 400; found '{rate}'; `freelunch plan" in capsys.readouterr().err
-        )
+        said = capsys.readouterr().err
+        assert f"from 1e-09 to 1e+06, such as 400; found '{rate}'; `freelunch plan" in said
     assert run("plan", "--disk", "fast") == 2
     assert "a rate such as 500MB/s" in capsys.readouterr().err
 
@@ -157,7 +156,7 @@ def finished(study: Study) -> None:
         (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),
         (["check", "a.yaml", "b.yaml"], "`freelunch check --help` shows how"),
         (["plan", "--", "--dry-run"], "Options after -- are Snakemake's"),
-        (["run", "--tflops", "fast"], "more than 0, such as 400; found 'fast'; `freelunch run"),
+        (["run", "--tflops", "fast"], "to 1e+06, such as 400; found 'fast'; `freelunch run"),
     ],
 )
 def test_wrong_usage_is_one_line_with_a_hint(

@@ -291,6 +291,11 @@ def test_a_name_may_be_one_that_yaml_reads_as_other_than_text(
     assert list(study.config.models) == [name]
 
 
+def test_a_file_in_the_place_of_the_folder_of_studies(models: Path, tmp_path: Path) -> None:
+    Path("studies").touch()
+    assert refused(model(models), write_lines(tmp_path)).startswith("studies: a new study is ")
+
+
 def test_a_file_that_cannot_be_read_back_is_not_written(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

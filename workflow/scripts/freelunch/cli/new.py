@@ -79,6 +79,13 @@ def write_study(
         "ELSEWHERE": "" if machine else "1",
     }
     check_given(given)
+    if os.path.lexists(STUDIES) and not STUDIES.is_dir():
+        raise UserError(
+            "a new study is written into the folder of this name, and this is none",
+            where=STUDIES,
+            expected="a folder, or nothing yet",
+            todo="rename it, or write the study in another folder",
+        )
     texts = {"TEXT": Path(text).expanduser()}
     if evaluation is not None:
         texts["EVALUATION"] = Path(evaluation).expanduser()

@@ -105,6 +105,15 @@ class _Loader(yaml.SafeLoader):
         tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         return tag
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node; PyYAML raises all of these for a value unlike its tag."""
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{str(node.value)[:60]!r} is no {node.tag}", node.start_mark
+            ) from error
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a mapping as it is written, before `<<` brings keys of others."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
