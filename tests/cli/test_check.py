@@ -81,6 +81,7 @@ def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
     Path("few.txt").write_text("\n".join(reversed(DOCUMENTS[:8])) + "\n")
     few = {"source": "path", "path": "few.txt", "format": "lines"}
     mixed = {"source": "mixture", "parts": {"few": 0.25, "notes": 0.75}}
+    mixed["evaluation_text"] = "leave_out"
     config["texts"] |= {"few": few, "mixed": mixed}
     config["study"]["calibration"]["text"] = "mixed"
     assert "all is well" in said(config)

@@ -10,7 +10,12 @@ import pytest
 
 from configs import ROOT
 from freelunch.cli.main import app, main
+from freelunch.core.artifact import write_atomically
+from freelunch.reporting.audit.crate import config_text
+from freelunch.reporting.derived import CONFIG, audit_files, seal_audit
+from freelunch.study.choice import open_study
 from freelunch.study.schema import SCHEMA
+from freelunch.study.study import Study
 from own_models import machine
 
 Captured = pytest.CaptureFixture[str]
@@ -64,11 +69,10 @@ def test_a_name_is_that_of_the_study(run: Run, capsys: Captured) -> None:
 def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None:
     assert run("plan", "--tflops", "400") == 0
     assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().out
-    for rate in ("0", "-1", "inf", "fast"):
+    for rate in ("0", "-1", "inf", "nan", "1e-320", "1e300", "fast"):
         assert run("plan", "--tflops", rate) == 2
-        assert (
-            f"more than 0, such as 400; found '{rate}'; `freelunch plan" in capsys.readouterr().err
-        )
+        said = capsys.readouterr().err
+        assert f"from 1e-09 to 1e+06, such as 400; found '{rate}'; `freelunch plan" in said
     assert run("plan", "--disk", "fast") == 2
     assert "a rate such as 500MB/s" in capsys.readouterr().err
 
@@ -84,10 +88,58 @@ def test_a_study_that_does_not_fit_runs_only_if_it_is_told_to(
     assert run("run", "--elsewhere", "--", "--dry-run") == 0
 
 
-def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
-    assert run("summary") == 1
+@pytest.mark.parametrize("command", ["summary", "audit"])
+def test_findings_need_a_run(run: Run, capsys: Captured, command: str) -> None:
+    assert run(command) == 1
     said = capsys.readouterr().err
-    assert "a record is missing" in said and "make study STUDY=config.yaml" in said
+    assert "no audit yet" in said and "run it: make study STUDY=config.yaml" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "setting"),
+    [
+        ("windows: 16", "windows: 8", "study.evaluation.perplexity.windows = 16"),
+        ("adaptations: [none, recon_block]", "adaptations: [none]", "study.grids = ["),
+    ],
+)
+@pytest.mark.parametrize("command", ["summary", "audit", "verify"])
+def test_an_edited_study_is_to_be_run_and_not_repaired(
+    run: Run, capsys: Captured, command: str, old: str, new: str, setting: str
+) -> None:
+    """Of what was made before the edit, nothing is damaged, and no step has to be forced."""
+    finished(old_study := open_study(Path("config.yaml")))
+    path = Path("config.yaml")
+    path.write_text(path.read_text().replace(old, new))
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {old_study.paths.root / CONFIG}: the study was edited")
+    assert f"found:    {setting}" in said and ", as in config.yaml\n" in said
+    assert said.endswith(": make study STUDY=config.yaml\n")
+    assert "repair" not in said and "FORCE" not in said
+
+
+def test_another_part_than_the_audits_is_to_be_run(run: Run, capsys: Captured) -> None:
+    finished(open_study(Path("config.yaml")))
+    assert run("audit", "--seeds", "0") == 1
+    said = capsys.readouterr().err
+    assert "found:    study.part = null" in said
+    assert said.endswith(": make study STUDY=config.yaml SEEDS=0\n")
+
+
+def test_a_damaged_note_of_what_was_run_is_no_edit(run: Run, capsys: Captured) -> None:
+    finished(study := open_study(Path("config.yaml")))
+    (study.paths.root / CONFIG).write_text("damaged")
+    assert run("audit") == 1
+    said = capsys.readouterr().err
+    assert "does not have the digest" in said and "make repair" in said
+
+
+def finished(study: Study) -> None:
+    """Leave what says that a study ran to its end."""
+    for name in audit_files(study):
+        text = config_text(study) if name == CONFIG else "made by another step"
+        write_atomically(study.paths.root / name, text)
+    seal_audit(study)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +156,7 @@ def test_a_summary_needs_records(run: Run, capsys: Captured) -> None:
         (["devices"], "Missing option '--device-memory'; `freelunch devices --help` shows how"),
         (["check", "a.yaml", "b.yaml"], "`freelunch check --help` shows how"),
         (["plan", "--", "--dry-run"], "Options after -- are Snakemake's"),
-        (["run", "--tflops", "fast"], "more than 0, such as 400; found 'fast'; `freelunch run"),
+        (["run", "--tflops", "fast"], "to 1e+06, such as 400; found 'fast'; `freelunch run"),
     ],
 )
 def test_wrong_usage_is_one_line_with_a_hint(
@@ -164,11 +216,6 @@ def test_a_study_that_has_not_run_is_not_damaged(run: Run, capsys: Captured) -> 
     assert run("verify") == 1
     said = capsys.readouterr().err
     assert "it has not run" in said and "run it: make study STUDY=config.yaml" in said
-
-
-def test_an_audit_needs_a_run(run: Run, capsys: Captured) -> None:
-    assert run("audit") == 1
-    assert "no audit yet" in capsys.readouterr().err
 
 
 def test_generated_files_are_printed(run: Run, capsys: Captured) -> None:

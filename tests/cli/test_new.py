@@ -272,11 +272,43 @@ def test_every_name_is_made_valid(text: str) -> None:
 @example("0x10")
 @example("Notes: mine # 2")
 @example("\x85\x7f")
+@example("no")
 def test_every_path_is_read_as_it_is_written(path: str) -> None:
     choices = Choices(8, 32, "why", 0, 8, 32, "documents", "why", why_cells="why")
-    texts = {"notes": {"source": "path", "path": path}}
-    file = StudyFile("mine", [], {"tiny": {"source": "hub"}}, texts, "notes", "notes", choices)
+    name = valid_name(path)
+    texts = {name: {"source": "path", "path": path}}
+    file = StudyFile(name, [], {name: {"source": "hub"}}, texts, name, name, choices)
     assert yaml.safe_load(file.text({})) == file.config()
+
+
+@pytest.mark.parametrize("name", ["2024", "2024-05-01", "1.5", "true", "no", "yes", "null", "1e3"])
+def test_a_name_may_be_one_that_yaml_reads_as_other_than_text(
+    models: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(model(models), tmp_path / name)
+    text = write_lines(tmp_path).rename(f"{name}.txt")
+    study = new(name, text, name=name)
+    assert Study.load(Path(study.source)) == study
+    assert study.name == study.calibration.text == name
+    assert list(study.config.models) == [name]
+
+
+def test_a_file_in_the_place_of_the_folder_of_studies(models: Path, tmp_path: Path) -> None:
+    Path("studies").touch()
+    assert refused(model(models), write_lines(tmp_path)).startswith("studies: a new study is ")
+
+
+def test_a_file_that_cannot_be_read_back_is_not_written(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stand in the way of the next try, which never overwrites a study."""
+    given = model(models), write_lines(tmp_path)
+    for text, said in (("a: [", "not a valid YAML file"), ("a: 1", "a: unknown key")):
+        with monkeypatch.context() as patch:
+            patch.setattr(StudyFile, "text", lambda file, why, text=text: text)
+            assert said in refused(*given, name="mine")
+    assert not Path("studies/mine.yaml").exists()
+    new(*given, name="mine")
 
 
 def test_a_path_may_be_relative_or_begin_with_a_tilde(

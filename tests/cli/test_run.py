@@ -11,7 +11,9 @@ from snakemake.cli import get_argument_parser
 from snakemake.scheduling.job_scheduler import JobRateLimiter
 from snakemake.settings.types import MaxJobsPerTimespan
 
+from freelunch.cli.main import main
 from freelunch.cli.run import (
+    check_options,
     check_unlock,
     lift_default_rate,
     profile_folder,
@@ -85,6 +87,40 @@ def test_a_profile_is_found_or_refused(tmp_path: Path) -> None:
     assert profile_folder(str(tmp_path)) == tmp_path
     with pytest.raises(UserError, match=r"slrum\n.*slurm \(nearest\) out of: kubernetes, local,"):
         profile_folder("slrum")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--config",
+        "--conf",
+        "-C",
+        "-Cseeds=1",
+        "--configfile",
+        "--configfiles",
+        "--configfile=a.yaml",
+    ],
+)
+def test_options_for_snakemake_choose_no_other_study(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Snakemake keeps only the last --config, so it would run the default study instead."""
+    typed = ["freelunch", "run", "studies/smoke.yaml", "--", "--dry-run", option, "seeds=1"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert main() == 1
+    said = capsys.readouterr().err
+    assert f"found:    {option}\n" in said
+    assert "--models, --claims, --seeds, --tflops or --device-memory" in said
+
+
+def test_other_options_for_snakemake_are_passed_on() -> None:
+    taken = [
+        option
+        for action in get_argument_parser()._actions
+        for option in action.option_strings
+        if not option.startswith(("--config", "-C"))
+    ]
+    check_options([*taken, "--", "--config"])
 
 
 def test_the_exit_status_is_that_of_snakemake() -> None:

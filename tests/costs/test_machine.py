@@ -11,7 +11,7 @@ import pytest
 from freelunch.core.errors import UserError
 from freelunch.costs import disk, machine
 from freelunch.costs.disk import DAYS, disk_rates
-from freelunch.costs.machine import Learnt, Machine, read_gigabytes, read_rate
+from freelunch.costs.machine import Learnt, Machine, read_gigabytes, read_rate, read_tflops
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def test_a_rate(text: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "500", "500MB", "-1MB/s", "0GB/s", "1TB/s", "fast", "1e999B/s"]
+    "text",
+    ["", "500", "500MB", "-1MB/s", "0GB/s", "1TB/s", "fast", "1e999B/s", "0.1B/s", "9999999GB/s"],
 )
 def test_what_is_no_rate(text: str) -> None:
     with pytest.raises(ValueError, match="such as 500MB/s"):
@@ -45,9 +46,16 @@ def test_what_is_no_rate(text: str) -> None:
 
 def test_the_memory_of_a_device() -> None:
     assert read_gigabytes("80", "here") == read_gigabytes(80, "here") == 80_000_000_000
-    for found in ("many", "", None, 0, -1, "inf", "nan"):
+    for found in ("many", "", None, 0, -1, "inf", "nan", "1e300", 1e-320, 10**999):
         with pytest.raises(UserError, match="number of GB"):
             read_gigabytes(found, "here")
+
+
+def test_the_rate_of_a_machine() -> None:
+    assert read_tflops("400", "here") == 400e12
+    for found in ("fast", "", None, 0, -1, "inf", "nan", "1e300", "1e-320", 10**999):
+        with pytest.raises(UserError, match="number of TFLOP/s"):
+            read_tflops(found, "here")
 
 
 def test_a_disk_is_measured() -> None:

@@ -27,6 +27,9 @@ from freelunch.study.study import Study
         ({"budget": {"tokens": 87}}, 10),
         ({"budget": {"tokens": 80}, "epochs": 3}, 3),
         ({"budget": {"times": 0.7, "of": "other"}}, 3),
+        # A multiple is of what the other sees, not of what it may see.
+        ({"budget": {"times": 10, "of": "odd"}}, 30),
+        ({"budget": {"times": 10, "of": "odd_epochs"}}, 40),
     ],
 )
 @pytest.mark.parametrize("method", ["full", "reconstruction"])
@@ -37,6 +40,8 @@ def test_a_budget_decides_how_many_sequences(
     others = {
         "other": {"method": "full", "budget": {"tokens": 40}},
         "epochs": {"method": "full", "epochs": 3},
+        "odd": {"method": "full", "budget": {"tokens": 31}},
+        "odd_epochs": {"method": "full", "epochs": 2, "budget": {"tokens": 47}},
     }
     found = Study.check(with_adaptations(x={"method": method, **entry}, **others), "config.yaml")
     settings = found.adaptation("x")

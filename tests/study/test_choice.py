@@ -51,6 +51,17 @@ def test_another_name_of_the_same_file_is_the_same_choice(name: str) -> None:
     assert chosen_study({"study": name}).source == "studies/smoke.yaml"
 
 
+@pytest.mark.parametrize("name", ["my{own}.yaml", "my{own/study.yaml"])
+def test_braces_in_the_path_of_a_study_which_snakemake_reads_as_wildcards(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text((ROOT / "studies" / "criteria.yaml").read_text())
+    message = refusal({"study": name})
+    assert message.startswith(f"{name}: ") and "has no { and }" in message
+
+
 def test_the_memory_of_a_device_is_no_study() -> None:
     assert chosen_study({DEVICE: 80}).name == "laptop"
     assert chosen_study({DEVICE: 80, "study": "studies/smoke.yaml"}).name == "smoke"

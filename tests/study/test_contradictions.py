@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from configs import ASKED, DRIFT, ROOT, TASK, changed, checked, config, refusal, with_adaptations
+from freelunch.core.errors import UserError
+from freelunch.reporting.audit.claims import load_claims
+from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.study import Study
 
 
@@ -154,6 +157,57 @@ def test_a_path_where_nothing_is() -> None:
         assert f"{registry}.mine.path: there is {looked}; expected a {kind}" in message
     assert "relative to the folder in which the study is run" in message
     refusal(changed({"models.mine": {**entry, "path": "x" * 9999}}))
+
+
+def test_ready_token_ids_are_for_one_tokenizer_and_one_sample(tmp_path: Path) -> None:
+    path = tmp_path / "ids.safetensors"
+    path.touch()
+    grid = config()["study"]["grids"][0]
+    several = changed(
+        {
+            "texts.ids": {"source": "tokens", "path": str(path)},
+            "study.grids": [{**grid, "seeds": [0]}, {**grid, "models": ["two"], "seeds": [2]}],
+        }
+    )
+    Study.check(several, "config.yaml")
+    message = refusal(changed({"study.calibration.text": "ids"}, several))
+    assert "2 problems in the config" in message
+    assert "'ids' is a `tokens` source, whose ids are those of one tokenizer" in message
+    assert "found the models one, two; expected one" in message
+    assert "found the seeds 0, 2; expected one" in message
+
+
+def test_a_claim_that_is_none_would_drop_its_grid_in_silence() -> None:
+    message = refusal(changed({"study.grids.0.claims": ["C1", "C11", "C2b"]}))
+    problem = (
+        "study.grids.0.claims: 'C11' is not in workflow/data/claims.yaml; expected C1 (nearest)"
+    )
+    assert "1 problem in the config" in message and f"  {problem}" in message
+
+
+def test_claims_are_those_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert claim_ids() == [claim["id"] for claim in load_claims()]
+    monkeypatch.setattr("freelunch.study.claim_ids.REPOSITORY", tmp_path)
+    (tmp_path / CLAIMS).parent.mkdir(parents=True)
+    for text in ("claims: [{title: So}]", "claims: 3", "[]", ""):
+        (tmp_path / CLAIMS).write_text(text)
+        with pytest.raises(UserError, match="does not list claims, each with an `id`"):
+            claim_ids.__wrapped__()
+
+
+@pytest.mark.parametrize("name", ["a{b}.txt", "open{.txt", "shut}.txt"])
+def test_braces_in_a_path_which_snakemake_reads_as_wildcards(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    entry = {"source": "path", "path": str(tmp_path / name)}
+    task = {**entry, "format": "jsonl", "documents": 1}
+    message = refusal(
+        changed({"texts.mine": {**entry, "format": "lines"}, "tasks": {"mine": task}})
+    )
+    said = f"found {tmp_path / name}; expected a name without {{ and }}"
+    assert f"  texts.mine.path: {said}" in message and f"  tasks.mine.path: {said}" in message
+    # The files in a model's folder are inputs of the workflow, too.
+    message = refusal(changed({"models.one": {**entry, "path": str(tmp_path)}}))
+    assert f"  models.one.path: {said}" in message
 
 
 def test_token_ids_are_for_calibration_only(tmp_path: Path) -> None:

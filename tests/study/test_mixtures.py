@@ -46,6 +46,24 @@ def test_what_a_mixture_cannot_be(changes: dict[str, Any], problem: str) -> None
     assert problem in message, message
 
 
+def test_a_part_that_is_the_evaluation_text_is_to_be_left_out() -> None:
+    """The sample would be refused, but only after the model was fetched."""
+    parts = {"wiki": 0.5, "c4": 0.5}
+    mixed = changed({**MIXED, "texts.mixed.parts": parts})
+    problem = "  texts.mixed.parts.wiki: this is the evaluation text, wiki, whose documents"
+    message = refusal(mixed)
+    assert "1 problem in the config" in message and problem in message
+    # Under another name, too.
+    text = config()["texts"]["wiki"]
+    other = changed({"texts.same": text, "texts.mixed.parts": {"same": 0.5, "c4": 0.5}}, mixed)
+    assert "  texts.mixed.parts.same: this is the evaluation text, wiki" in refusal(other)
+    Study.check(changed({"texts.mixed.evaluation_text": "leave_out"}, mixed), "config.yaml")
+    message = refusal(changed({"study.evaluation.perplexity.text": "wikki"}, mixed))
+    assert "1 problem in the config" in message and "'wikki' is not in `texts`" in message
+    # Nothing is drawn from a mixture that the study does not calibrate on.
+    Study.check(changed({"study.calibration.text": "c4"}, mixed), "config.yaml")
+
+
 def test_a_study_takes_the_parts_of_its_mixture_from_its_base(tmp_path: Path) -> None:
     complete = changed(MIXED)
     study = complete.pop("study")

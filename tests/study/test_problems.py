@@ -62,6 +62,21 @@ def test_yaml_reads_some_versions_as_numbers_or_dates(version: str) -> None:
     assert "quotes" not in refusal(changed({"models.one.version": None}))
 
 
+@pytest.mark.parametrize("name", ["no", "yes", "off", "true", "null", "~", "7", "2024-05-01"])
+def test_yaml_reads_some_names_as_other_than_text(name: str) -> None:
+    (read,) = yaml.safe_load(f"{name}: 1")
+    new = config()
+    new["models"][read] = new["models"].pop("two")
+    message = refusal(new)
+    assert "  models: found the key " in message
+    assert message.endswith("expected text (put it in quotes)")
+    if read is not None:
+        message = refusal(changed({"study.name": read}))
+        assert "  study.name: found " in message and "text (put it in quotes)" in message
+    message = refusal(changed({"study.calibration": {read: 1}}))
+    assert "  study.calibration: found the key " in message
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [

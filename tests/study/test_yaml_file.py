@@ -63,6 +63,12 @@ def test_a_study_and_its_base_are_read_so(tmp_path: Path) -> None:
         (b"a: \xff\xfe\n", "this file is not in UTF-8"),
         ("a: ä\n".encode("utf-16"), "this file is not in UTF-8"),
         (b"a: \0\n", "not a valid YAML file"),
+        (b"a: 1\nb: [!!bool foo]\n", "'foo' is no tag:yaml.org,2002:bool"),
+        (b"a: !!float ''\n", "'' is no tag:yaml.org,2002:float"),
+        (b"a: !!int '-'\n", "'-' is no tag:yaml.org,2002:int"),
+        (b"a: !!timestamp foo\n", "'foo' is no tag:yaml.org,2002:timestamp"),
+        (b"!!float '" + 400 * b"1:" + b"1'\n", " is no tag:yaml.org,2002:float"),
+        (b"!!bool foo: 1\n", "'foo' is no tag:yaml.org,2002:bool"),
         (b"[" * 100_000, "this is nested too deeply"),
         (b"a: &a [*a]\n", "an anchor that contains itself"),
         (

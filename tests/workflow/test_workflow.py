@@ -479,7 +479,7 @@ def forced_by(study, said):
     return forced[1].split(", ") if forced else []
 
 
-def test_record_of_other_settings_is_refused(study):
+def test_the_command_that_an_edited_study_names_computes_what_the_edit_asks_for(study):
     environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
     study.edit("config.yaml", "windows: 16", "windows: 8")
     command = [sys.executable, "-m", "freelunch", "summary", "config.yaml"]
@@ -488,9 +488,9 @@ def test_record_of_other_settings_is_refused(study):
     )
     assert done.returncode == 1
     assert "evaluation.perplexity.windows = 16" in done.stderr
-    assert "--forcerun cut_windows evaluate_cell" in done.stderr
-    # The other rule would run in any case.
-    assert forced_by(study, done.stderr) == ["cut_windows"]
+    assert done.stderr.endswith(": make study STUDY=config.yaml\n")
+    planned = study.planned()
+    assert planned["cut_windows"] == 1 and "reconstruct_window" not in planned
 
 
 def test_stale_steps_without_metadata_are_refused(study):

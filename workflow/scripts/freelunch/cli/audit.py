@@ -2,9 +2,9 @@
 
 import json
 
-from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
 from freelunch.reporting.derived import AUDIT_SUMS, audit_files
+from freelunch.reporting.whole import check_finished
 from freelunch.study.study import Study
 
 
@@ -15,16 +15,10 @@ def audit_text(study: Study) -> str:
     What published tables say of the claims stands apart.
 
     Raises:
-        UserError: The study has no audit, or a file of it is damaged.
+        UserError: The study has no audit, it was edited since, or a file of the audit is damaged.
     """
     root, folder = study.paths.root, study.paths.audit
-    page = folder / "index.html"
-    if not page.is_file():
-        raise UserError(
-            "this study has no audit yet, because it has not run to its end",
-            where=study.source,
-            todo=f"run it: {study.run_command}",
-        )
+    check_finished(study)
     check_sums(root / AUDIT_SUMS, root, audit_files(study))
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     lines = [f"Scope: {audit['scope']}", ""]
@@ -36,4 +30,4 @@ def audit_text(study: Study) -> str:
     in_tables = [f"{each['id']:<5} {each['verdict']}" for each in audit["published_claims"]]
     if in_tables:
         lines += ["", "The same claims in published tables, which carry no intervals:", *in_tables]
-    return "\n".join([*lines, "", f"The page with the evidence: {page}"])
+    return "\n".join([*lines, "", f"The page with the evidence: {folder / 'index.html'}"])

@@ -38,7 +38,13 @@ from freelunch.cli.options import (
     Tflops,
 )
 from freelunch.cli.pin import pin_study
-from freelunch.cli.run import LOCAL, run_snakemake, runs_here, snakemake_command
+from freelunch.cli.run import (
+    LOCAL,
+    check_options,
+    run_snakemake,
+    runs_here,
+    snakemake_command,
+)
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend
 from freelunch.costs.device_table import device_table
@@ -248,6 +254,7 @@ def run_command(
     \b
       freelunch run STUDY -- --dry-run
     """
+    check_options(context.obj or [])
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
     part = part_of(models, claims, seeds)
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
@@ -267,7 +274,11 @@ def summary_command(
     study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
 ) -> None:
     """Show what a study found, in a few lines."""
-    _show_summary(open_study(study, part_of(models, claims, seeds)))
+    from freelunch.reporting.whole import check_finished
+
+    opened = open_study(study, part_of(models, claims, seeds))
+    check_finished(opened)
+    _show_summary(opened)
 
 
 @command("audit")

@@ -24,7 +24,7 @@ from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.settings import NAME_LENGTH, RESERVED
 from freelunch.study.sources import UNTRAINED
 from freelunch.study.study import Study
-from freelunch.study.yaml_file import read_yaml
+from freelunch.study.yaml_file import parse_yaml, read_yaml
 
 STUDIES = Path("studies")
 # Families whose GGUF files announce the same shapes as their converted config.
@@ -79,6 +79,13 @@ def write_study(
         "ELSEWHERE": "" if machine else "1",
     }
     check_given(given)
+    if os.path.lexists(STUDIES) and not STUDIES.is_dir():
+        raise UserError(
+            "a new study is written into the folder of this name, and this is none",
+            where=STUDIES,
+            expected="a folder, or nothing yet",
+            todo="rename it, or write the study in another folder",
+        )
     texts = {"TEXT": Path(text).expanduser()}
     if evaluation is not None:
         texts["EVALUATION"] = Path(evaluation).expanduser()
@@ -130,8 +137,10 @@ def write_study(
 
     file = replace(file, choices=choose_cells(base, study_of, seen, machine))
     why = {own: _why_model(seen)} | {names[key]: found[key].why for key in texts}
-    STUDIES.mkdir(exist_ok=True)
-    write_atomically(path, file.text(why))
+    written = file.text(why)
+    # Before it is written: a file that could not be read would stand in the way of the next try.
+    study = Study.check(parse_yaml(written, path), str(path))
+    write_atomically(path, written)
     chosen = file.choices
     about += [_about_name(name, called)] if name and name != called else []
     about += [
@@ -141,7 +150,7 @@ def write_study(
         f"({chosen.why_evaluation})",
         f"cells: {chosen.why_cells}",
     ]
-    return Written(path, Study.load(path), about)
+    return Written(path, study, about)
 
 
 def valid_name(text: str) -> str:

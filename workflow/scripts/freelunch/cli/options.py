@@ -1,7 +1,6 @@
 """Arguments and options that several commands of `freelunch` share."""
 
 from collections.abc import Iterator, Sequence
-from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from typer.core import TyperCommand
 
 from freelunch.cli.run import shipped_profiles
 from freelunch.core.errors import DEFAULT_STUDY, nearest
-from freelunch.costs.machine import read_rate
+from freelunch.costs.machine import FASTEST_TFLOPS, SLOWEST_TFLOPS, number_in, read_rate
 from freelunch.study.steps import RULES
 
 DEFAULT = Path(DEFAULT_STUDY)
@@ -64,12 +63,12 @@ def _rule_names(incomplete: str) -> list[str]:
 
 def _rate(text: str) -> float:
     """Return a rate in TFLOP/s."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < inf:
-        raise typer.BadParameter(f"expected a number more than 0, such as 400; found {text!r}")
+    number = number_in(text)
+    if not SLOWEST_TFLOPS <= number <= FASTEST_TFLOPS:
+        raise typer.BadParameter(
+            f"expected a number from {SLOWEST_TFLOPS:g} to {FASTEST_TFLOPS:g}, such as 400; found "
+            f"{text!r}"
+        )
     return number
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,31 @@ def check_unlock(arguments: Sequence[str], alone: bool) -> None:
             where="--unlock",
             todo="wait for its end or stop it; the locks of a killed run are removed without this",
         )
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Refuse options for Snakemake that would replace the choice of the study.
+
+    Snakemake keeps only the last `--config`, and without ours it would run the default study.
+
+    Args:
+        options: What the user gave after `--`; after another `--`, there are only targets.
+
+    Raises:
+        UserError: One of them sets Snakemake's config, possibly abbreviated.
+    """
+    for option in takewhile(lambda word: word != "--", options):
+        # No other options begin like these: `--config`, `--configfile` and `--configfiles`.
+        if option.startswith(("--conf", "-C")):
+            raise UserError(
+                "Snakemake's config chooses the study and the part of it that is run, so it "
+                "cannot be set after `--`, too",
+                where="freelunch run",
+                found=option,
+                expected="options of `freelunch run` before `--`: --models, --claims, --seeds, "
+                "--tflops or --device-memory",
+                todo="name the study as the first argument, and its settings in its file",
+            )
 
 
 def runs_here(profile: str) -> bool:

@@ -65,7 +65,7 @@ class StudyFile:
         lines += [line for said in self.about for line in _comment(said)]
         lines += ["", f"base: {config['base']}", "", *_entries("models", self.models, why)]
         lines += ["", *_entries("texts", self.texts, why), "", "study:"]
-        lines += [f"  name: {self.name}", *_comment(choices.why_calibration, "  ")]
+        lines += [f"  name: {_flow(self.name)}", *_comment(choices.why_calibration, "  ")]
         lines += [f"  calibration: {_flow(study['calibration'])}", "  evaluation:"]
         same = self.calibration == self.evaluation
         seen = "; calibration has seen parts of this text" if same else ""
@@ -122,7 +122,7 @@ def _entries(
 ) -> list[str]:
     lines = [f"{registry}:"]
     for name, entry in entries.items():
-        lines += [f"  {name}:", *(_comment(why[name], "    ") if why.get(name) else [])]
+        lines += [f"  {_flow(name)}:", *(_comment(why[name], "    ") if why.get(name) else [])]
         for key, value in entry.items():
             if isinstance(value, Mapping):
                 lines += [

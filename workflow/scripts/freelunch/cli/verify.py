@@ -10,7 +10,7 @@ from pathlib import Path
 from freelunch.core.errors import UserError, mend
 from freelunch.records.made import Made, Problem, problem_of, remove
 from freelunch.records.whole import made_by_steps
-from freelunch.reporting.whole import files_of_others, made_from_records, was_edited
+from freelunch.reporting.whole import check_unedited, files_of_others, made_from_records
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study
 
@@ -50,7 +50,7 @@ def verify(study: Study) -> tuple[str, bool]:
     """Read all that a study made; return a line for each kind, and whether all is whole.
 
     Raises:
-        UserError: The study has no results.
+        UserError: The study has no results, or was edited since it ran to its end.
     """
     if not Path(study.paths.root).is_dir():
         raise UserError(
@@ -58,6 +58,7 @@ def verify(study: Study) -> tuple[str, bool]:
             where=study.paths.root,
             todo=f"run it: {study.run_command}",
         )
+    check_unedited(study)
     lines, whole = [], True
     # Kinds may come in turns, model by model.
     each = [(made, problem_of(made, anew=True)) for made in made_by_study(study)]
@@ -76,11 +77,6 @@ def verify(study: Study) -> tuple[str, bool]:
     if others := files_of_others(study):
         lines.append(
             f"{'not of this study':<24} {len(others)}, which nothing reads: {_few(others)}"
-        )
-    if not whole and was_edited(study):
-        lines.append(
-            "The study was edited since it ran to its end. What the edit asks for is made by: "
-            + study.run_command
         )
     return "\n".join(lines), whole
 

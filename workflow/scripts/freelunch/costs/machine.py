@@ -5,7 +5,7 @@ import re
 import time
 from dataclasses import dataclass
 from functools import cache
-from math import inf
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,10 @@ GPU_FLOPS_PER_S = 50e12
 # What `Machine.assumed` takes for one core, in float32, and for the disk.
 CORE_FLOPS_PER_S = 50e9
 DISK_PER_S = 500e6
+# What users may say of a machine: beyond these, a plan's seconds and bytes are no numbers.
+SLOWEST_TFLOPS, FASTEST_TFLOPS = 1e-9, 1e6
+_LEAST_GB, _MOST_GB = 1e-6, 1e6
+_FASTEST_PER_S = 1e15
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -181,44 +185,51 @@ def matmul_rate() -> float:
 def read_rate(text: str) -> float:
     """Return the bytes per second that a text such as `500MB/s` says; ValueError if it is none."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMG]?)B/s", text.strip())
-    if found is None or not 0 < float(found[1]) < inf:
+    rate = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= rate <= _FASTEST_PER_S:
         raise ValueError(f"expected a rate such as 500MB/s or 2GB/s, found {text!r}")
-    return float(found[1]) * _UNITS[found[2]]
+    return rate
 
 
 def read_gigabytes(found: object, where: str) -> int:
     """Return the bytes of a number of GB (1e9 bytes), such as a device has.
 
     Raises:
-        UserError: It is no positive number.
+        UserError: It is no number that the memory of a device may have.
     """
-    return int(_positive(found, where, "the memory of a device is a number of GB", 80) * 1e9)
+    gigabytes = number_in(found)
+    if not _LEAST_GB <= gigabytes <= _MOST_GB:
+        raise UserError(
+            "the memory of a device is a number of GB",
+            where=where,
+            found=found,
+            expected=f"a number from {_LEAST_GB:g} to {_MOST_GB:g}, such as 80",
+        )
+    return int(gigabytes * 1e9)
 
 
 def read_tflops(found: object, where: str) -> float:
     """Return the operations per second of a number of TFLOP/s.
 
     Raises:
-        UserError: It is no positive number.
+        UserError: It is no number that the rate of a machine may have.
     """
-    return (
-        _positive(found, where, "the rate of a matrix product is a number of TFLOP/s", 400) * 1e12
-    )
-
-
-def _positive(found: object, where: str, problem: str, example: float) -> float:
-    try:
-        number = float(found)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < inf:
+    if not SLOWEST_TFLOPS <= (tflops := number_in(found)) <= FASTEST_TFLOPS:
         raise UserError(
-            problem,
+            "the rate of a matrix product is a number of TFLOP/s",
             where=where,
             found=found,
-            expected=f"a number more than 0, such as {example}",
+            expected=f"a number from {SLOWEST_TFLOPS:g} to {FASTEST_TFLOPS:g}, such as 400",
         )
-    return number
+    return tflops * 1e12
+
+
+def number_in(found: object) -> float:
+    """Return what a user gives as a number; NaN, which is in no range, if it is none."""
+    try:
+        return float(found)  # type: ignore[arg-type]
+    except (OverflowError, TypeError, ValueError):
+        return nan
 
 
 def rate_text(per_s: float) -> str:

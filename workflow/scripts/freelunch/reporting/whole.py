@@ -1,17 +1,22 @@
 """Whether what is derived from the records (tables, figures, the audit) is what they give."""
 
+import json
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import yaml
 
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
 from freelunch.records.made import Check, Made
-from freelunch.records.read import load_records
+from freelunch.records.read import differences, load_records
 from freelunch.reporting.audit.crate import config_text
 from freelunch.reporting.audit.texts import audit_texts
 from freelunch.reporting.derived import (
     AUDIT_SUMS,
     CONFIG,
+    PAGE,
     TABLE_SUMS,
     audit_files,
     audit_outputs,
@@ -63,13 +68,53 @@ def _made(what: str, rule: str, root: Path, sums: str, check: Check, files: Iter
     return Made(what, rule, root / sums, True, check, root / sums, outputs)
 
 
-def was_edited(study: Study) -> bool:
-    """Return whether the study is another than the one that its last audit is of."""
-    path = study.paths.root / CONFIG
+def check_finished(study: Study) -> None:
+    """Refuse a study that has not run to its end as it is now; a damaged one passes.
+
+    Raises:
+        UserError: It has no audit yet, or was edited since.
+    """
+    if not (study.paths.root / PAGE).is_file():
+        raise UserError(
+            "this study has no audit yet, because it has not run to its end",
+            where=study.source,
+            todo=f"run it: {study.run_command}",
+        )
+    check_unedited(study)
+
+
+def check_unedited(study: Study) -> None:
+    """Refuse a study that is another than the one that its last audit is of.
+
+    What was made before an edit is not damaged, so it needs no repair.
+
+    Raises:
+        UserError: The study was edited, or another part of it was run; the message names a setting.
+    """
+    root = study.paths.root
     try:
-        return path.read_text(encoding="utf-8") != config_text(study)
-    except (OSError, UnicodeDecodeError):
-        return False
+        check_sums(root / AUDIT_SUMS, root, [CONFIG], others=True)
+    except UserError:
+        # What is damaged or missing does not say what was run.
+        return
+    ran = (root / CONFIG).read_text(encoding="utf-8")
+    if ran == config_text(study):
+        return
+    unlike = [*differences(yaml.safe_load(ran), study.as_json())]
+    # Otherwise, entries are in another order, which tables and figures follow.
+    key, found, expected = unlike[0] if unlike else ("the order of entries", "old", "new")
+    more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
+    raise UserError(
+        f"the study was edited, or another part of it was chosen, since it ran to its end{more}",
+        where=root / CONFIG,
+        found=f"{key} = {_shortened(found)}",
+        expected=f"{key} = {_shortened(expected)}, as in {study.source}",
+        todo=f"run it, which computes only what depends on the edit: {study.run_command}",
+    )
+
+
+def _shortened(value: object) -> str:
+    return textwrap.shorten(json.dumps(value), 200, placeholder=" ...")
 
 
 def files_of_others(study: Study) -> list[str]:

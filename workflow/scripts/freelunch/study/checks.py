@@ -8,6 +8,7 @@ from freelunch.core.errors import nearest
 from freelunch.study.adaptation_checks import adaptation_problems
 from freelunch.study.adaptations import Adaptation, Budget, LeastSquares, Training
 from freelunch.study.cell import DENSE, NONE
+from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.config import Config, Grid
 from freelunch.study.criteria import Criterion, SparseGPT
 from freelunch.study.grids import models_of, part_problems
@@ -15,6 +16,7 @@ from freelunch.study.mixtures import mixture_problems
 from freelunch.study.patterns import Pattern
 from freelunch.study.search import is_searched
 from freelunch.study.settled import budget_tokens
+from freelunch.study.source_files import files_at, has_braces
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Mixture, Source, Tokens
 from freelunch.study.steps import JOINED
 
@@ -42,12 +44,13 @@ def contradictions(config: Config, names: Names, complete: bool) -> Iterator[str
 
 def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]]]:
     """Yield checks, each of as few settings as possible: one that fails stops no other."""
-    for check in (_calibration, _perplexity, _stride, _drift, _tasks, _part):
+    for check in (_calibration, _ready_tokens, _perplexity, _stride, _drift, _tasks, _part):
         yield partial(check, config, names)
     for index, grid in enumerate(getattr(getattr(config, "study", None), "grids", [])):
         where = f"study.grids.{index}"
         for registry in ("models", "criteria", "adaptations"):
             yield partial(_named, grid, registry, where, names)
+        yield partial(_claims, grid, where)
         yield partial(_patterns, config, grid, where)
         yield partial(_dtypes, config, grid)
     for name, criterion in getattr(config, "criteria", {}).items():
@@ -70,6 +73,26 @@ def _checks(config: Config, names: Names) -> Iterator[Callable[[], Iterator[str]
 def _calibration(config: Config, names: Names) -> Iterator[str]:
     where, text = "study.calibration.text", config.study.calibration.text
     yield from _text(where, text, names)
+
+
+def _ready_tokens(config: Config, names: Names) -> Iterator[str]:
+    """Yield why ready token ids are not for all cells of a study."""
+    where, text = "  study.calibration.text", config.study.calibration.text
+    if not isinstance(config.texts.get(text), Tokens):
+        return
+    models = models_of(config.study.grids)
+    seeds = sorted({seed for grid in config.study.grids for seed in grid.seeds})
+    if len(models) > 1:
+        yield (
+            f"{where}: {text!r} is a `tokens` source, whose ids are those of one tokenizer; found "
+            f"the models {', '.join(models)}; expected one, and a study for each other model"
+        )
+    if len(seeds) > 1:
+        yield (
+            f"{where}: {text!r} is a `tokens` source, of which every seed gets the same sample, so "
+            "that seeds would say nothing of other samples; found the seeds "
+            f"{', '.join(map(str, seeds))}; expected one, and a study for each other sample"
+        )
 
 
 def _perplexity(config: Config, names: Names) -> Iterator[str]:
@@ -145,6 +168,16 @@ def _named(grid: Grid, registry: str, where: str, names: Names) -> Iterator[str]
             yield (
                 f"  {where}.{registry}: {name!r} is not in `{registry}`; expected "
                 + nearest(name, valid)
+            )
+
+
+def _claims(grid: Grid, where: str) -> Iterator[str]:
+    """Yield a line for each unknown claim of a grid, which no `CLAIMS=` would ever run."""
+    for name in grid.claims or []:
+        if name not in claim_ids():
+            yield (
+                f"  {where}.claims: {name!r} is not in {CLAIMS}; expected "
+                + nearest(name, claim_ids())
             )
 
 
@@ -293,4 +326,9 @@ def _path(where: str, source: Source, is_model: bool) -> Iterator[str]:
             f"  {where}.path: there is nothing at {path}{looked}; expected a "
             + ("folder or a GGUF file" if is_model else "file")
             + " (absolute, or relative to the folder in which the study is run)"
+        )
+    elif path is not None and (named := [each for each in files_at(path) if has_braces(each)]):
+        yield (
+            f"  {where}.path: found {named[0]}; expected a name without {{ and }}, between which "
+            "Snakemake reads wildcards; rename it"
         )

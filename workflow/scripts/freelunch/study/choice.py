@@ -10,6 +10,7 @@ from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
 from freelunch.study.config import Part
 from freelunch.study.pins import check_pinned, with_pins
+from freelunch.study.source_files import has_braces
 from freelunch.study.study import Study
 
 KEY = "study"
@@ -115,8 +116,8 @@ def read_study(path: Path, part: Part | None = None) -> Study:
         part: The part of the study that is run, in place of the file's own.
 
     Raises:
-        UserError: The study is not there or not valid, or another study file has results under its
-            name.
+        UserError: The study is not there or not valid, its path has braces, or another study file
+            has results under its name.
     """
     if os.path.isdir(path) or not os.path.exists(path):
         here = [Path(DEFAULT_STUDY), *Path("studies").glob("*.yaml")]
@@ -128,7 +129,15 @@ def read_study(path: Path, part: Part | None = None) -> Study:
             "freelunch new MODEL TEXT",
         )
     # Written differently, the same path would count as another setting.
-    study = Study.load(Path(os.path.relpath(path)), part=part)
+    file = os.path.relpath(path)
+    if has_braces(file):
+        raise UserError(
+            "Snakemake would read wildcards between the braces in this path",
+            where=file,
+            expected="a study file whose path has no { and }",
+            todo="rename the file or its folder",
+        )
+    study = Study.load(Path(file), part=part)
     os.environ[STUDY_VARIABLE] = study.source
     os.environ[PART_VARIABLE] = study.part_words
     _check_owner(study)

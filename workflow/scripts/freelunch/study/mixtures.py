@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.errors import nearest
 from freelunch.study.config import Config
-from freelunch.study.sources import Mixture, Tokens
+from freelunch.study.sources import REFUSE, Mixture, Tokens
 
 if TYPE_CHECKING:
     from freelunch.study.study import Study
@@ -40,3 +40,19 @@ def mixture_problems(
             yield f"{where}.{part}: found a mixture; expected a text that is not one itself"
         elif isinstance(config.texts.get(part), Tokens):
             yield f"{where}.{part}: a `tokens` source has no documents to mix; expected a text"
+    if entry.evaluation_text == REFUSE and config.study.calibration.text == name:
+        yield from _evaluated_parts(where, entry, config)
+
+
+def _evaluated_parts(where: str, entry: Mixture, config: Config) -> Iterator[str]:
+    """Yield the parts that are the evaluation text itself, perhaps under another name."""
+    text = config.study.evaluation.perplexity.text
+    for part in entry.parts:
+        # Others tell of names that are not defined.
+        if not {part, text} <= config.texts.keys():
+            continue
+        if config.texts[part].deciding() == config.texts[text].deciding():
+            yield (
+                f"{where}.{part}: this is the evaluation text, {text}, whose documents the mixture "
+                "refuses; expected another text, or `evaluation_text: leave_out` in the mixture"
+            )

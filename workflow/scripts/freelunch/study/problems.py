@@ -17,6 +17,8 @@ from freelunch.study.settings import KEYS, PATTERNS, TAGGED, Settings
 from freelunch.study.windows import WINDOWS
 
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
+# What to do about a name that YAML reads as other than text.
+_QUOTES = " (put it in quotes)"
 # Where in a file the whole content is meant.
 _TOP = "(top)"
 # What else a setting with several kinds of values may be, by pydantic's tag of the kind that the
@@ -49,8 +51,12 @@ _BOUNDS = {
 def violations(error: ValidationError) -> Iterator[str]:
     """Yield one line for each value that a settings class refuses."""
     for each in error.errors(include_url=False):
-        where, field, kind = _place(each["loc"])
-        yield _line(each, where, field, kind)
+        loc, is_key = _above_key(each)
+        where, field, kind = _place(loc)
+        if is_key:
+            yield f"  {where}: found the key {_shown(each['input'])}; {_expected(each)}{_QUOTES}"
+        else:
+            yield _line(each, where, field, kind)
 
 
 def as_far_as_valid(config: object) -> Config:
@@ -135,6 +141,19 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
     return found.pop() if len(found) == 1 else None
 
 
+def _above_key(error: ErrorDetails) -> tuple[tuple[int | str, ...], bool]:
+    """Return the place of an error, and whether it is a mapping with a key that is no text.
+
+    YAML reads keys such as `no`, `null`, `7` and `2024-05-01` as other than text.
+    """
+    loc = error["loc"]
+    if error["type"] == "invalid_key":
+        return loc[:-1], True
+    if error["type"] == "string_type" and loc[-1] == "[key]":
+        return loc[:-2], True
+    return loc, False
+
+
 def _place(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Settings]]:
     """Return the dotted key of an error, its field, and the class that has the field."""
     keys: list[str] = []
@@ -166,8 +185,8 @@ def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[S
     hint = ""
     if error["type"] in ("int_type", "float_type") and _EXPONENT.fullmatch(str(error["input"])):
         hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
-    if error["type"] == "string_type" and type(error["input"]) in (int, float, date):
-        hint = " (put it in quotes)"
+    if error["type"] == "string_type" and type(error["input"]) in (bool, int, float, date):
+        hint = _QUOTES
     if where == _TOP and error["input"] is None:
         return f"  {_TOP}: the file is empty; expected a study"
     expected = _expected(error) + _otherwise(error, field)

@@ -22,8 +22,7 @@ def settled(name: str, config: Config) -> Adaptation:
             budget = entry.budget.model_copy(update={"tokens": tokens, "times": None, "of": None})
             entry = entry.model_copy(update={"budget": budget})
         else:
-            # Whole sequences in whole epochs, so never more than the budget.
-            samples = tokens // (calibration.length * entry.passes)
+            samples = _paid_for(tokens, entry, calibration.length)
             entry = entry.model_copy(update={"samples": samples, "budget": None})
     if entry.samples == calibration.samples:
         entry = entry.model_copy(update={"samples": None})
@@ -43,9 +42,16 @@ def budget_tokens(budget: Budget, config: Config) -> int:
     assert budget.of is not None and budget.times is not None
     other = config.adaptations[budget.of]
     assert isinstance(other, Training)
+    calibration = config.study.calibration
     if other.budget is not None and other.budget.tokens is not None:
-        seen = other.budget.tokens
+        samples = _paid_for(other.budget.tokens, other, calibration.length)
     else:
-        calibration = config.study.calibration
-        seen = (other.samples or calibration.samples) * calibration.length * other.passes
+        samples = other.samples or calibration.samples
+    # Of a budget in tokens, it sees only what whole sequences have.
+    seen = samples * calibration.length * other.passes
     return round(budget.times * seen)
+
+
+def _paid_for(tokens: int, entry: Training, length: int) -> int:
+    """Return how many sequences a budget pays for: whole ones in whole epochs, so never more."""
+    return tokens // (length * entry.passes)

@@ -31,6 +31,7 @@ from freelunch.study.problems import as_far_as_valid, violations
 from freelunch.study.search import candidates_of
 from freelunch.study.settings import Settings
 from freelunch.study.settled import settled
+from freelunch.study.source_files import files_at
 from freelunch.study.sources import AnyText, Mixture, Model
 from freelunch.study.yaml_file import read_yaml
 
@@ -210,12 +211,7 @@ class Study(Comparisons, Lengths):
         They are inputs of the workflow: a change to one reruns everything that depends on it.
         """
         entry = getattr(self.config, registry)[name]
-        if not hasattr(entry, "path"):
-            return []
-        path = Path(entry.path)
-        if not path.is_dir():
-            return [str(path)]
-        return sorted(str(file) for file in path.iterdir() if file.is_file())
+        return files_at(entry.path) if hasattr(entry, "path") else []
 
     def criterion(self, name: str) -> Criterion:
         """Return an entry of `criteria`."""

@@ -18,11 +18,7 @@ def read_yaml(path: Path) -> Any:
             any study, or gives a key of a mapping twice, of which YAML would keep the last.
     """
     try:
-        return _read(path)
-    except RecursionError as error:
-        raise UserError(
-            "this is nested too deeply", where=path, expected="a study of a few levels"
-        ) from error
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError("there is no such file", where=path) from error
     except OSError as error:
@@ -34,6 +30,21 @@ def read_yaml(path: Path) -> Any:
             found=f"the byte 0x{error.object[error.start]:02x} at position {error.start}",
             todo="save it in the encoding UTF-8",
         ) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """Return the content of a text that is, or will be, that of a YAML file.
+
+    Raises:
+        UserError: As for `read_yaml`.
+    """
+    try:
+        return _parse(text, path)
+    except RecursionError as error:
+        raise UserError(
+            "this is nested too deeply", where=path, expected="a study of a few levels"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: an impossible date such as 2026-13-01.
         raise UserError("not a valid YAML file", where=path, found=error) from error
@@ -43,8 +54,8 @@ def read_yaml(path: Path) -> Any:
 MOST_VALUES = 100_000
 
 
-def _read(path: Path) -> Any:
-    loader = _Loader(path.read_text(encoding="utf-8"))
+def _parse(text: str, path: Path) -> Any:
+    loader = _Loader(text)
     loader.path = path
     try:
         node = loader.get_single_node()
@@ -93,6 +104,15 @@ class _Loader(yaml.SafeLoader):
             return str(self.DEFAULT_SCALAR_TAG)
         tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         return tag
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node; PyYAML raises all of these for a value unlike its tag."""
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{str(node.value)[:60]!r} is no {node.tag}", node.start_mark
+            ) from error
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a mapping as it is written, before `<<` brings keys of others."""
