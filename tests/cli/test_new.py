@@ -149,6 +149,7 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
         "64 documents are longer than 64 tokens",
         "windows of different documents are independent",
         "calibration has seen parts of this text",
+        "to settle a claim, add `seeds: [0, 1, 2]` to the grids",
         "tuned for SmolLM2-135M",
         "recon_block: {method: reconstruction, learning_rate: [0.0003, 0.001, 0.003], ",
     ):
@@ -178,6 +179,16 @@ def test_one_document_leaves_nothing_to_hold_out(models: Path, tmp_path: Path) -
     text = study.text("book")
     assert isinstance(text, LocalText) and text.format == "plain"
     assert study.drift is None
+
+
+def test_a_text_that_hardly_decides_a_claim_says_so(models: Path, tmp_path: Path) -> None:
+    folder = model(models)
+    for windows in (9, 48):
+        (tmp_path / f"of{windows}.txt").write_text("\n".join(["word"] * 64 * (windows + 1)))
+        study = new(folder, f"of{windows}.txt")
+        text = " ".join(Path(study.source).read_text().replace("#", "").split())
+        few = (study.perplexity.windows or 0) < 24
+        assert few == (windows == 9) == ("so few windows hardly decide a claim" in text)
 
 
 def test_another_text_is_evaluated_on(models: Path, tmp_path: Path) -> None:

@@ -166,7 +166,10 @@ def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, in
     for length in lengths:
         if tokens // length >= _FEWEST_WINDOWS:
             has = f"{_why_windows(model, text, length)}, in too few documents for a window of each"
-            return min(_WINDOWS, tokens // length), length, JOINED, has
+            count = min(_WINDOWS, tokens // length)
+            if count < _FEWEST_DOCUMENTS:
+                has += "; so few windows hardly decide a claim: a longer text would"
+            return count, length, JOINED, has
     raise UserError(
         "the text is too short to evaluate on",
         where=where,

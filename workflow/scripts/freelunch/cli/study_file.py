@@ -76,7 +76,9 @@ class StudyFile:
             lines += _comment("drift uses documents that calibration does not touch", "    ")
             lines += [f"    drift: {_flow(study['evaluation']['drift'])}"]
             lines += [f"  selection: {_flow(study['selection'])}"]
-        lines += [*_comment(choices.why_cells, "  "), "  grids:"]
+        seeds = "with one seed, the audit says what it finds on this sample and order; to settle a "
+        seeds += "claim, add `seeds: [0, 1, 2]` to the grids"
+        lines += [*_comment(choices.why_cells, "  "), *_comment(seeds, "  "), "  grids:"]
         for grid in study["grids"]:
             first, *others = grid.items()
             lines += [f"    - {first[0]}: {_flow(first[1])}"]
