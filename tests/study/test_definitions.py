@@ -52,7 +52,6 @@ def test_a_pruned_model_has_one_name() -> None:
         ('"scalelora"', ["study/methods.py", "study/retraining.py"]),
         ("[a-z0-9]+(?:_[a-z0-9]+)*", ["study/cell.py"]),
         ("gradients vanish", ["study/sources.py"]),
-        ("CLEAR = ", ["reporting/formatting.py"]),
         ("['criterion']}, {row['pattern']}", []),
     ],
 )
