@@ -12,6 +12,8 @@ import torch
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
+from freelunch.costs.passes import capture_dense as plan_of_dense_pass
+from freelunch.costs.shapes import Shapes
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
@@ -95,6 +97,19 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in ("capture", "prune"):
         run_step(folder, step, limit=LIMIT)
     return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_of_a_long_window_are_not_in_memory_all_at_once(tmp_path: Path, dtype: str) -> None:
+    """They would take half a gigabyte, twice; the plan counts those of some tokens."""
+    length = 2048
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    config = llama(**sizes, vocab_size=2**16, max_position_embeddings=length)
+    write_model(tmp_path, config, getattr(torch, dtype), tokens=2 * length, length=length)
+    shapes = Shapes.of(config.to_dict(), dtype)
+    planned = plan_of_dense_pass(shapes, 2, length, gram=False, keep="all").memory_bytes
+    assert 0.9 < planned / run_step(tmp_path, "capture") < 1.15
 
 
 # Adapters of all blocks are in memory: of rank 1, they are small beside a block.

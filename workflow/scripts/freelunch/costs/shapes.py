@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from freelunch.study.batching import HEAD_PLACES
 from freelunch.study.dropout import dropout_of
 from freelunch.study.families import FAMILIES, Family, Whole, sizes_of, whole_of
 
@@ -215,8 +216,10 @@ class Shapes:
         return 2 * tokens * self.vocabulary * self.hidden
 
     def head_bytes(self, tokens: int) -> int:
-        """Return the bytes that the loss of these tokens holds: logits and two copies, float32."""
-        return 3 * 4 * tokens * self.vocabulary
+        """Return the bytes that the loss of a window of so many tokens holds: logits and two
+        copies, float32, of HEAD_PLACES tokens at a time.
+        """
+        return 3 * 4 * min(tokens, HEAD_PLACES) * self.vocabulary
 
     def saved_bytes(self, tokens: int, length: int) -> int:
         """Return the bytes that one block keeps of a batch for its backward pass, in float32.
