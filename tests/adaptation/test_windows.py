@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.losses import LOSSES
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.window import WindowModules, _in_float32
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.costs.reconstruction import reconstruct as plan_of_windows
@@ -507,6 +507,31 @@ def test_what_is_written_has_the_loss_that_is_noted(
     )
     for facts in facts_of(still).values():
         assert facts["loss_after"] == pytest.approx(facts["loss_before"], rel=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["bloom", "falcon in sequence"])
+@pytest.mark.parametrize("window", [2, "attention_mlp", "matrix"])
+def test_models_that_bias_attention_by_distance_train_in_float32(
+    prepare_once: Callable[..., Prepared], tmp_path: Path, variant: str, window: int | str
+) -> None:
+    """Their calls hold biases and masks in bfloat16, which torch adds to no float32 scores."""
+    family, changes = VARIANTS.get(variant, (variant, {}))
+    prepared = prepare_once(family, "bfloat16", sequences=SEQUENCES, **changes)
+    settings = {"window": window, "precision": "float32", "train_norms": False}
+    adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
+    for facts in facts_of(adapted).values():
+        assert facts["loss_after"] <= facts["loss_before"]
+    assert any(not facts["kept_pruned"] for facts in facts_of(adapted).values())
+
+
+def test_a_call_in_float32_leaves_alone_what_is_not_narrower() -> None:
+    wide, narrow, mask = torch.ones(2), torch.ones(2, dtype=torch.bfloat16), torch.ones(2).bool()
+    given = {"embeddings": (wide, narrow), "mask": [mask], "cache": None, "length": 3}
+    found = _in_float32(given)
+    assert found["embeddings"][0] is wide
+    assert found["embeddings"][1].dtype == torch.float32
+    assert found["mask"][0] is mask
+    assert (found["cache"], found["length"]) == (None, 3)
 
 
 # --- What is refused, and what is merely noted

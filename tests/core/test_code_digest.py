@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,25 @@ def test_an_edit_of_a_measurement_repeats_no_other(copy: Path) -> None:
     path.write_text(path.read_text() + "\nNOTE = 1\n")
     after = digests()
     assert {name for name in names if after[name] != before[name]} == {"drift"}
+
+
+def test_an_upgrade_of_lm_eval_repeats_the_tasks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("identity", "perplexity", "held_out", "drift", "tasks")
+
+    def digests(upgraded: str = "") -> dict[str, str]:
+        digest._version.cache_clear()
+        monkeypatch.setattr(
+            digest, "version", lambda name: "99.0" if name == upgraded else version(name)
+        )
+        return {
+            name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}") for name in names
+        }
+
+    before = digests()
+    upgraded = digests("lm-eval")
+    assert {name for name in names if upgraded[name] != before[name]} == {"tasks"}
+    assert not digests("torch").items() & before.items()
+    digest._version.cache_clear()
 
 
 def test_a_figure_is_drawn_anew_by_an_edit_of_its_own_drawing_alone(copy: Path) -> None:

@@ -24,6 +24,7 @@ from freelunch.model.checkpoint import meta_model
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.cell import Cell
+from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.families import family_of
 from freelunch.study.study import Study
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
@@ -177,12 +178,23 @@ def test_operations_of_a_forward_pass(family: str) -> None:
     # BLOOM adds its biases to the scores in one operation.
     products = counted.pop("aten.bmm") + counted.pop("aten.baddbmm", 0)
     assert sum(counted.values()) == linear + head
-    least = attention * width / shapes.hidden * (1 if shapes.all_scores else 2)
+    least = attention * width / shapes.hidden * (1 if shapes.scores else 2)
     assert least <= products <= 1.5 * least
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bytes_that_a_backward_pass_needs(family: str) -> None:
+def test_who_holds_scores_is_what_the_model_says(family: str) -> None:
+    """No kernel of torch computes an attention that transformers calls eager."""
+    held = TABLE[family].scores is not None
+    assert (meta_model(tiny_config(family)).config._attn_implementation == "eager") == held
+
+
+# Of a long sequence, a family that keeps scores keeps mostly these.
+LONG = [(family, 1024) for family in FAMILIES if TABLE[family].scores]
+
+
+@pytest.mark.parametrize(("family", "length"), [*((family, 64) for family in FAMILIES), *LONG])
+def test_bytes_that_a_backward_pass_needs(family: str, length: int) -> None:
     """What autograd saves of a block, but for small things, such as a norm's one number a token."""
     wide = {"hidden_size": 256, "num_attention_heads": 4, "word_embed_proj_dim": 256}
     width = {"intermediate_size": 384, "ffn_dim": 384, "ffn_hidden_size": 384, "head_dim": 64}
@@ -192,7 +204,6 @@ def test_bytes_that_a_backward_pass_needs(family: str) -> None:
     block = next(it for it in model.modules() if isinstance(it, nn.ModuleList))[0]
     calls: list[tuple[Any, Any]] = []
     block.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True)
-    length = 64
     with torch.no_grad():
         model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False)
     ((hidden, *more), named) = calls[0]

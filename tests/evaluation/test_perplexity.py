@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
@@ -24,7 +24,8 @@ from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.perplexity import per_text
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
-from freelunch.model.token_loss import check_dense
+from freelunch.model.token_loss import check_dense, window_loss
+from freelunch.study.batching import HEAD_PLACES
 from freelunch.study.sources import read_text
 from freelunch.study.steps import JOINED
 from measuring import identity_of, perplexity_of
@@ -103,6 +104,35 @@ def test_a_strided_perplexity_is_the_explicit_sum(tmp_path: Path, stride: int) -
     assert found["stride"] == stride
     assert found["predicted_tokens"] == len(expected)
     assert found["tokens"] == len(windows) * LENGTH, "all that passed"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scored", [1, HEAD_PLACES - 1, HEAD_PLACES, HEAD_PLACES + 1, 600])
+def test_a_long_window_is_scored_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: int, dtype: str
+) -> None:
+    """Its logits are never in memory all at once; those of a short window are, as ever."""
+    model = StreamedModel(tiny_checkpoint(tmp_path, dtype=dtype).folder)
+    (input_ids,) = random_tokens(1, length=601)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(601, model.config.hidden_size, generator=generator).to(model.dtype)
+    before = slice(600 - scored, -1)
+    logits = model.logits(input_ids[None, before], hidden[None, before])[0].float()
+    expected = nn.functional.cross_entropy(logits, input_ids[-scored:])
+    at_once: list[int] = []
+    whole = StreamedModel.logits
+
+    def note(self: StreamedModel, tokens: Tensor, states: Tensor) -> Tensor:
+        at_once.append(tokens.shape[1])
+        return whole(self, tokens, states)
+
+    monkeypatch.setattr(StreamedModel, "logits", note)
+    found = window_loss(model, input_ids, hidden, scored)
+    assert found.dtype == torch.float64
+    assert sum(at_once) == scored and max(at_once) <= HEAD_PLACES
+    if scored <= HEAD_PLACES:
+        assert float(found) == float(expected)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_what_was_measured_is_recorded(tmp_path: Path) -> None:

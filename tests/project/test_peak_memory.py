@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Gemma2Config
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
+from freelunch.costs.passes import capture_dense as plan_of_dense_pass
+from freelunch.costs.reconstruction import reconstruct as plan_of_windows
+from freelunch.costs.shapes import Shapes
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
@@ -95,6 +99,37 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in ("capture", "prune"):
         run_step(folder, step, limit=LIMIT)
     return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_of_a_long_window_are_not_in_memory_all_at_once(tmp_path: Path, dtype: str) -> None:
+    """They would take half a gigabyte, twice; the plan counts those of some tokens."""
+    length = 2048
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    config = llama(**sizes, vocab_size=2**16, max_position_embeddings=length)
+    write_model(tmp_path, config, getattr(torch, dtype), tokens=2 * length, length=length)
+    shapes = Shapes.of(config.to_dict(), dtype)
+    planned = plan_of_dense_pass(shapes, 2, length, gram=False, keep="all").memory_bytes
+    assert 0.9 < planned / run_step(tmp_path, "capture") < 1.15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_of_a_long_sequence_are_planned(tmp_path: Path, dtype: str) -> None:
+    """Where no kernel computes attention, they are most of what a pass and a training hold."""
+    length = 2048
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32}
+    config = Gemma2Config(**sizes, **heads, vocab_size=512, max_position_embeddings=length)
+    write_model(tmp_path, config, getattr(torch, dtype), tokens=2 * length, length=length)
+    shapes = Shapes.of(config.to_dict(), dtype)
+    planned = plan_of_dense_pass(shapes, 2, length, gram=False, keep="all").memory_bytes
+    assert 0.85 < planned / run_step(tmp_path, "capture") < 1.15
+    run_step(tmp_path, "prune")
+    block = read_adaptation({"method": "reconstruction", "window": 1, "batch": 1})
+    planned = plan_of_windows(shapes, 2, length, block).memory_bytes
+    assert 0.95 < planned / run_step(tmp_path, "reconstruct", block) < 1.3
 
 
 # Adapters of all blocks are in memory: of rank 1, they are small beside a block.

@@ -16,6 +16,7 @@ from freelunch.model.hidden_states import open_states
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Training
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
+from freelunch.study.windows import AUTO
 
 
 @contextmanager
@@ -60,8 +61,24 @@ def adaptation_inputs(snakemake: Any, job: Job) -> Iterator[dict[str, Any]]:
             "seed": seed,
             "folder": folder,
             "fingerprint": fingerprint(
-                snakemake.params.code, [written, seed], model.artifact, sample, masks
+                snakemake.params.code,
+                [_decided(snakemake.params), seed],
+                model.artifact,
+                sample,
+                masks,
             ),
             "report": job.report,
             "stop_at_divergence": snakemake.params.stop_at_divergence,
         }
+
+
+def _decided(params: Any) -> dict[str, Any]:
+    """Return the settings as JSON, with the window that the plan decided in place of `auto`.
+
+    Blocks of an interrupted attempt, or of another grouping, may only be taken over if they were
+    adapted in the same window.
+    """
+    written: dict[str, Any] = params.settings
+    if written.get("window") == AUTO:
+        return written | {"window": params.window}
+    return written

@@ -23,6 +23,9 @@ SCRIPTS = LIBRARY.parent
 
 # Packages whose version can change a number.
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+# Packages that compute for one module alone, which a script imports by a name it is given. An
+# upgrade of lm-eval, whose prompts and metrics are those of tasks, repeats no other measurement.
+PACKAGES_OF = {"freelunch.evaluation.tasks": ("lm-eval",)}
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
 # job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked,
 # which files need not be read for a check. They are code, which the rule about words does not
@@ -49,7 +52,8 @@ def code_digest(script: str, *modules: str) -> str:
         str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in covered_files(script, *modules)
     }
     _cache().save()
-    return json_digest([code, _versions()])[:16]
+    packages = (*PACKAGES, *(package for name in modules for package in PACKAGES_OF.get(name, ())))
+    return json_digest([code, {name: _version(name) for name in packages}])[:16]
 
 
 def covered_files(script: str, *modules: str) -> list[Path]:
@@ -72,9 +76,9 @@ def reachable_files(path: Path) -> list[Path]:
 
 
 @cache
-def _versions() -> dict[str, str]:
-    """Return the versions of PACKAGES, whichever build they are (2.13.0 for 2.13.0+cpu)."""
-    return {name: version(name).partition("+")[0] for name in PACKAGES}
+def _version(package: str) -> str:
+    """Return a package's version, whichever build it is (2.13.0 for 2.13.0+cpu)."""
+    return version(package).partition("+")[0]
 
 
 @cache

@@ -140,5 +140,5 @@ def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
 def task_work(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> Work:
     """Return the operations of passing packed sequences and predicting some of their tokens."""
     # An explicit mask saves no half.
-    length = (1 if shapes.all_scores else 2) * tokens // max(1, sequences)
+    length = (1 if shapes.scores else 2) * tokens // max(1, sequences)
     return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(predicted)})

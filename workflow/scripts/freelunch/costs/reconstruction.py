@@ -120,6 +120,7 @@ def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed)
             + adapters
             + 4 * shapes.largest_matrix
             + shapes.saved_bytes(batch, length)
+            + shapes.scores_bytes(batch, length)
             # The next inputs and targets.
             + 2 * shapes.hidden_bytes(batch),
         )

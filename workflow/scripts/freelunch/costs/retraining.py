@@ -278,6 +278,8 @@ def _working_bytes(
         # A frozen matrix that is converted while it is used.
         computed = precision * shapes.largest_matrix
     saved = (shapes.saved_bytes(tokens, length) + _dropped_bytes(shapes, tokens, trained)) * passed
+    # Gradients of scores, in the backward pass of a block.
+    scores = shapes.scores_bytes(tokens, length)
     hidden = 4 * tokens * shapes.hidden
     # While a matrix is merged and rounded, no pass runs.
     merging = 8 * shapes.largest_matrix
@@ -286,7 +288,7 @@ def _working_bytes(
         each = held_bytes(trained, optimiser, stored) + (1 + 4 if full else 0)
         between = hidden * shapes.blocks if settings.gradient_checkpointing else 0
         blocks = shapes.blocks * shapes.block_weights * each
-        return int(blocks + max(computed + saved + loss, merging) + between)
+        return int(blocks + max(computed + saved + max(loss, scores), merging) + between)
     # A block in use, and the next, if any, with its masks and its trained weights.
     using = shapes.block_weights * (4 + 1 + 4 if full else stored)
     each = stored + 1 + (4 if full else 0)
@@ -294,7 +296,7 @@ def _working_bytes(
     # No block is in memory while the loss is computed, nor while weights in training move, one at a
     # time; but then the next may be coming.
     moving = (4 * 2 + MOMENT_BYTES[optimiser]) * shapes.largest_matrix + coming if full else 0
-    most = max(using + coming + max(computed + saved, merging), loss, moving)
+    most = max(using + coming + max(computed + saved + scores, merging), loss, moving)
     # Hidden states and gradients of a micro-batch, those of the next, and those that are written.
     return int(most + 6 * hidden)
 

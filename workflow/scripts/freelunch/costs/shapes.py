@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from freelunch.study.batching import HEAD_PLACES
 from freelunch.study.dropout import dropout_of
-from freelunch.study.families import FAMILIES, Family, Whole, sizes_of, whole_of
+from freelunch.study.families import FAMILIES, Family, Scores, Whole, sizes_of, whole_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -51,7 +52,7 @@ class Shapes:
         norms: Number of norms of the hidden size in a block.
         query_key_norms: Whether norms act on queries and keys.
         begins_with_norm: Whether a norm precedes the attention.
-        all_scores: Whether attention computes and holds the scores of all pairs of tokens.
+        scores: What attention holds of the scores of all pairs of tokens; None if it holds none.
         whole: The setting with which blocks have no halves; None if they have halves.
         dropout: The highest rate of dropout within a block; None if it is not known.
         outer_weights: Number of weights in embeddings and head.
@@ -71,7 +72,7 @@ class Shapes:
     norms: int
     query_key_norms: bool
     begins_with_norm: bool
-    all_scores: bool
+    scores: Scores | None
     whole: Whole | None
     dropout: float | None
     outer_weights: int
@@ -98,7 +99,7 @@ class Shapes:
             norms=family.norms,
             query_key_norms=family.query_key_norms,
             begins_with_norm=family.begins_with_norm,
-            all_scores=family.all_scores,
+            scores=family.scores,
             whole=whole_of(sizes),
             dropout=dropout_of(sizes),
             outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
@@ -207,7 +208,7 @@ class Shapes:
         """Return the part of `forward_flops` that multiplies no weights: the two products of
         queries, keys and values.
         """
-        each = (4 if self.all_scores else 2) * tokens * length * self.hidden
+        each = (4 if self.scores else 2) * tokens * length * self.hidden
         return each * (self.blocks if blocks is None else blocks)
 
     def head_flops(self, tokens: int) -> int:
@@ -215,23 +216,37 @@ class Shapes:
         return 2 * tokens * self.vocabulary * self.hidden
 
     def head_bytes(self, tokens: int) -> int:
-        """Return the bytes that the loss of these tokens holds: logits and two copies, float32."""
-        return 3 * 4 * tokens * self.vocabulary
+        """Return the bytes that the loss of a window of so many tokens holds: logits and two
+        copies, float32, of HEAD_PLACES tokens at a time.
+        """
+        return 3 * 4 * min(tokens, HEAD_PLACES) * self.vocabulary
 
     def saved_bytes(self, tokens: int, length: int) -> int:
         """Return the bytes that one block keeps of a batch for its backward pass, in float32.
 
         They are the inputs, normalised inputs and outputs of its norms; queries, keys, values and
         the output of the attention; and four arrays of the MLP's width, or two without a gate (as
-        autograd saves them in Llama's blocks); and the attention's weights, if it holds them.
+        autograd saves them in Llama's blocks); and what attention keeps of its scores.
         """
         attention = 2 * self.attention + 2 * self.key_heads * self.head
         if self.query_key_norms:
             attention += 2 * (self.attention + self.key_heads * self.head)
         mlp = (4 if self.gated else 2) * self.intermediate
-        scores = self.heads * length if self.all_scores else 0
+        scores = self.scores.saved * self.heads * length if self.scores else 0
         norms = 2 * (1 + self.norms) * self.hidden
         return 4 * tokens * (norms + attention + mlp + scores)
+
+    def scores_bytes(self, tokens: int, length: int) -> int:
+        """Return the peak bytes of attention's scores in a pass without gradients.
+
+        In a backward pass, gradients of scores take about as much, beside what is saved.
+        """
+        if self.scores is None:
+            return 0
+        # The softmax in float32, and its input, if that has to be converted.
+        softmax = 4 if self.bytes_each == 4 else 4 + 4
+        each = self.scores.passed * self.bytes_each + softmax
+        return each * tokens * self.heads * length
 
     def passing_bytes(self, tokens: int, length: int) -> int:
         """Return the peak bytes that a pass through a block holds of a batch, without gradients.
@@ -241,7 +256,5 @@ class Shapes:
         mlp = (4 if self.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
-        # Scores, masked scores, and their softmax in float32.
-        scores = (2 * self.bytes_each + 4) * self.heads * length if self.all_scores else 0
-        held = max(self.bytes_each * mlp, scores)
-        return tokens * (self.bytes_each * 5 * self.hidden + held + norms)
+        held = max(self.bytes_each * mlp * tokens, self.scores_bytes(tokens, length))
+        return tokens * (self.bytes_each * 5 * self.hidden + norms) + held

@@ -9,6 +9,7 @@ from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
+from freelunch.study.batching import HEAD_PLACES
 
 
 def scored_tokens(length: int, stride: int) -> int:
@@ -22,6 +23,8 @@ def window_loss(
 ) -> Tensor:
     """Return the mean loss over a window's last tokens in nats, 0-d, float64.
 
+    The logits of HEAD_PLACES tokens are in memory at a time.
+
     Args:
         model: The model, for its head.
         input_ids: (length,), int64.
@@ -29,10 +32,24 @@ def window_loss(
         scored: How many tokens are scored; None for all but the first, which nothing predicts.
     """
     first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
-    before = slice(first - 1, -1)
-    logits = model.logits(input_ids[None, before], hidden[None, before])[0]
-    targets = input_ids[first:].to(model.device)
-    return nn.functional.cross_entropy(logits.float(), targets).cpu().double()
+    places = range(first - 1, len(input_ids) - 1)
+    chunks = [places[at : at + HEAD_PLACES] for at in range(0, len(places), HEAD_PLACES)]
+    losses = torch.stack([_mean_loss(model, input_ids, hidden, chunk) for chunk in chunks])
+    counts = torch.tensor([len(chunk) for chunk in chunks], dtype=torch.float64)
+    # A product of a float32 value and a count is exact in float64, so that the mean of a single
+    # chunk stays as it is.
+    return (losses.cpu().double() * counts).sum() / len(places)
+
+
+def _mean_loss(model: StreamedModel, input_ids: Tensor, hidden: Tensor, places: range) -> Tensor:
+    """Return the mean loss over the tokens that follow consecutive places, in nats, 0-d, float32.
+
+    Logits take more memory than anything else here, so they are gone when this returns.
+    """
+    here = slice(places.start, places.stop)
+    logits = model.logits(input_ids[None, here], hidden[None, here])[0]
+    targets = input_ids[places.start + 1 : places.stop + 1].to(model.device)
+    return nn.functional.cross_entropy(logits.float(), targets)
 
 
 def window_losses(

@@ -27,6 +27,18 @@ class Whole(NamedTuple):
     because: str
 
 
+class Scores(NamedTuple):
+    """What attention holds of the scores of all pairs of tokens, for each head and pair.
+
+    Attributes:
+        passed: Copies in the precision of the pass, at its peak, beside their softmax in float32.
+        saved: Numbers that are kept for the backward pass.
+    """
+
+    passed: int
+    saved: int
+
+
 @dataclass(frozen=True)
 class Family:
     """Names of the modules in a decoder block, and how they are called.
@@ -51,8 +63,8 @@ class Family:
             and add it themselves.
         query_key_norms: Whether norms act on queries and keys.
         norms_all_heads: Whether one such norm spans the queries (or keys) of all heads.
-        all_scores: Whether attention computes the scores of all pairs of tokens, and holds them in
-            memory, rather than those with earlier tokens alone.
+        scores: What attention holds of the scores of all pairs of tokens; None if one of torch's
+            kernels computes it, which takes the scores with earlier tokens alone, a few at a time.
         wholes: Settings with which blocks have no halves.
         head_dim: Width of a head if the config does not state it; None: the hidden size divided by
             the number of query heads.
@@ -73,7 +85,7 @@ class Family:
     adds_residual: bool = False
     query_key_norms: bool = False
     norms_all_heads: bool = False
-    all_scores: bool = False
+    scores: Scores | None = None
     wholes: tuple[Whole, ...] = ()
     head_dim: int | None = None
     tied: bool = False
@@ -143,7 +155,8 @@ _BLOOM = _fused(
     # Its linear layers always have one.
     biases={},
     adds_residual=True,
-    all_scores=True,
+    # Scores and masked scores; the softmax is saved.
+    scores=Scores(passed=2, saved=1),
     wholes=(Whole("apply_residual_connection_post_layernorm", True, False, _ON_STREAM),),
     tied=True,
 )
@@ -164,7 +177,9 @@ FAMILIES = {
         norms_all_heads=True,
     ),
     "gemma": replace(_LLAMA, head_dim=256, tied=True),
-    "gemma2": _GEMMA,
+    # No kernel caps scores. Each step replaces the scores of the one before. The hyperbolic tangent
+    # and the softmax are saved.
+    "gemma2": replace(_GEMMA, scores=Scores(passed=1, saved=2)),
     "gemma3_text": replace(_GEMMA, query_key_norms=True),
     "phi3": _fused("self_attn.qkv_proj", _LLAMA, mlp_inputs=("mlp.gate_up_proj",) * 2),
     "opt": replace(
@@ -184,7 +199,7 @@ FAMILIES = {
         _BLOOM,
         biases={"bias": True},
         adds_residual=False,
-        all_scores=False,
+        scores=None,
         wholes=(
             Whole("parallel_attn", True, True, _PARALLEL),
             Whole("new_decoder_architecture", True, False, _PARALLEL),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,12 @@ class WindowModules:
         higher.
         """
         half = precision != torch.float32
+        calls = self.calls(len(hidden))
         if not half:
             hidden = hidden.float()
-        calls = self.calls(len(hidden))
+            # Calls are recorded in the checkpoint's precision. Most blocks convert what they get;
+            # those that bias attention by distance (ALiBi) do not.
+            calls = [BlockCall(_in_float32(call.args), _in_float32(call.kwargs)) for call in calls]
         with torch.autocast(self.device.type, precision) if half else nullcontext():
             for module, call in zip(self.modules, calls, strict=True):
                 hidden = call(module, hidden)
@@ -102,3 +106,18 @@ class WindowModules:
         """Convert the rounded weights to the checkpoint's precision."""
         for module in self.modules:
             module.requires_grad_(False).to(self.dtype)
+
+
+def _in_float32(arguments: Any) -> Any:
+    """Return arguments of a block with every floating-point tensor in float32.
+
+    Tensors in float32 are returned as they are, and so is what holds no tensor.
+    """
+    match arguments:
+        case Tensor() if arguments.is_floating_point():
+            return arguments.float()
+        case tuple() | list():
+            return type(arguments)(map(_in_float32, arguments))
+        case dict():
+            return {name: _in_float32(each) for name, each in arguments.items()}
+    return arguments
