@@ -62,7 +62,7 @@ class Comparisons:
         """
         alike: dict[int, dict[str, list[str]]] = {}
         for name, entry in self.config.adaptations.items():
-            if compares_windows(entry) and isinstance(entry, Reconstruction):
+            if _has_window(entry) and isinstance(entry, Reconstruction):
                 of_amount = alike.setdefault(self.sequences[name], {})
                 of_amount.setdefault(_beside_window(settled(name, self.config)), []).append(name)
 
@@ -74,7 +74,7 @@ class Comparisons:
         return [
             name
             for name, entry in self.config.adaptations.items()
-            if name in trained or (compares_windows(entry) and not isinstance(entry, Training))
+            if name in trained or (_has_window(entry) and not isinstance(entry, Training))
         ]
 
     @property
@@ -196,7 +196,7 @@ class Comparisons:
         return [names - {NONE} for names in ways.values() if NONE in names]
 
 
-def compares_windows(settings: Adaptation) -> bool:
+def _has_window(settings: Adaptation) -> bool:
     """Return whether an adaptation takes part in the comparison of windows. Those with their own
     trained parameters do not.
     """
@@ -210,7 +210,7 @@ def is_usual_window(settings: Adaptation) -> bool:
     has dense inputs and targets, and no quirk.
     """
     return (
-        compares_windows(settings)
+        _has_window(settings)
         and isinstance(settings, Local)
         and (settings.inputs, settings.targets, settings.quirks) == ("dense", "dense", ())
     )
