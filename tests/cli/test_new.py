@@ -164,8 +164,8 @@ def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: 
     (tmp_path / "one.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
     for text in (write_lines(tmp_path), tmp_path / "one.txt"):
         path = Path(new(model(models), text).source)
-        settings, start, rates = path.read_text().partition("# adaptations:")
-        path.write_text(settings + re.sub("^# ", "", start + rates, flags=re.MULTILINE))
+        settings, start, rates = path.read_text().partition("#adaptations:")
+        path.write_text(settings + re.sub("^#", "", start + rates, flags=re.MULTILINE))
         study = Study.load(path)
         names = {name for grid in study.block.grids for name in grid.adaptations} - {"none"}
         assert len(names) > 3

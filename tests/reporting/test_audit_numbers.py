@@ -37,6 +37,25 @@ from freelunch.reporting.audit.verdicts import UNBOUNDED
             (1, 3),
             "2.00 times (95 %: 1.50 to more than 3 times)",
         ),
+        (
+            Estimate(23.4, 20.0, 26.2, ()),
+            "times",
+            (1.0, 3.0),
+            "more than 3 times, at most 23.4 times (95 %: more than 3 to 26.2 times)",
+        ),
+        (
+            # In some draws, a way of which nothing is known may have reached it before.
+            Estimate(12.8, 0.5, 13.9, ()),
+            "times",
+            (0.5, 3.0),
+            "at most 12.8 times (95 %: at most 0.5 to 13.9 times)",
+        ),
+        (
+            Estimate(5.0, 4.0, math.inf, ()),
+            "times",
+            (1.0, 3.0),
+            "more than 3 times (the whole interval)",
+        ),
         (Estimate(math.nan, math.nan, math.nan, ()), "share", None, "not finite"),
         (Estimate(1.35, 0.37, 2.52, ()), "perplexity", None, "1.35 (95 %: 0.37 to 2.52)"),
         (Estimate(0.74, math.nan, math.nan, ()), "share", None, "74.0 % (no interval)"),

@@ -100,7 +100,9 @@ def test_models_alone_or_claims_alone_choose_a_part() -> None:
 
 
 @pytest.mark.usefixtures("_without_pins")
-@pytest.mark.parametrize(("given", "seeds"), [(0, {0}), ("1, 2", {0, 1, 2}), ("2", {0, 2})])
+@pytest.mark.parametrize(
+    ("given", "seeds"), [(0, {0}), ("1, 2", {0, 1, 2}), ("2", {0, 2}), ("2,02", {0, 2})]
+)
 def test_seeds_choose_a_part(given: object, seeds: set[int]) -> None:
     """The dense model is always there, as seed 0. Snakemake reads `seeds=0` as a number."""
     found = chosen_study({**PAPER, "models": "opt-125m", "claims": "C4,C2", "seeds": given})
@@ -108,7 +110,7 @@ def test_seeds_choose_a_part(given: object, seeds: set[int]) -> None:
     assert {cell.seed for cell in found.cells if not cell.is_dense} == seeds - {0} or given == 0
 
 
-@pytest.mark.parametrize("given", ["", "one", "0,x", "-1", "0.5", 1.5, [0]])
+@pytest.mark.parametrize("given", ["", "one", "0,x", "-1", "0.5", 1.5, [0], 2**32])
 def test_what_are_no_seeds_is_refused(given: object) -> None:
     message = refusal({**PAPER, "seeds": given})
     assert message.startswith("seeds: a part of a study is chosen by whole numbers")

@@ -6,6 +6,7 @@ from typing import Any
 NOWHERE = Path("nowhere")
 # A window of one matrix has no norms, so no window trains them.
 BLOCK: dict[str, Any] = {"method": "reconstruction", "train_norms": False}
+ON_TEST: dict[str, Any] = {"learning_rate": [0.001, 0.01], "select_on": "evaluation"}
 ENTRIES: dict[str, dict[str, Any]] = {
     "recon_halves": {**BLOCK, "window": "attention_mlp"},
     "recon_all": {**BLOCK, "window": "all"},
@@ -22,5 +23,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "distilled": {"method": "full", "loss": "distillation"},
     "full_fast": {"method": "full", "learning_rate": 0.01},
     "recon_fast": {**BLOCK, "learning_rate": 0.01},
-    "recon_on_test": {**BLOCK, "learning_rate": [0.001, 0.01], "select_on": "evaluation"},
+    "recon_on_test": {**BLOCK, **ON_TEST},
+    "on_test_half": {"method": "full", **ON_TEST, "budget": {"times": 0.5, "of": "recon_block"}},
+    "on_test_20": {"method": "full", **ON_TEST, "budget": {"times": 20, "of": "recon_block"}},
+    "halves_on_test": {**BLOCK, **ON_TEST, "window": "attention_mlp"},
 }

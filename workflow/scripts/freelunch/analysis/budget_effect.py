@@ -84,8 +84,8 @@ class BudgetComparison:
         unadapted: The cells of the pruned model without adaptation, one per seed.
         reference: The reconstruction that retraining is compared with.
         series: Each series by its name, its members sorted by the tokens they see.
-        curves: Of each series, the members that differ in their amount of text alone: one for each
-            amount, and none whose settings were chosen on the evaluation text unless all were.
+        curves: The same without members whose settings were chosen on the evaluation text, unless
+            all were; of reconstructions, only one for each amount of text.
     """
 
     unadapted: Sequence[Cell]
@@ -127,18 +127,16 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         (of_reference,) = (it for it in members[series[reference]] if it.name == reference)
         curves = {}
         for name, of_series in members.items():
-            first = reference if name == series[reference] else _usual(of_series, study)
-            amounts = study.budgets_of(first, [each.name for each in of_series])
+            kept = {each.name for each in of_series}
+            if name == series[reference]:
+                kept = {*study.budgets_of(reference, kept)}
+            else:
+                kept = kept - {*study.selected_on_evaluation} or kept
             of_series.sort(key=lambda each: each.tokens)
-            curves[name] = [each for each in of_series if each.name in amounts]
+            curves[name] = [each for each in of_series if each.name in kept]
         before = [unadapted[seed] for seed in seeds]
         found.append(BudgetComparison(before, of_reference, members, curves))
     return found
-
-
-def _usual(members: Sequence[Adapted], study: Study) -> str:
-    """Return the first member of a series that was not chosen on the evaluation text, if any."""
-    return min((each.name for each in members), key=study.selected_on_evaluation.__contains__)
 
 
 def budget_rows(records: Records, study: Study) -> list[Row]:

@@ -6,7 +6,7 @@ the series' reach. Its interval is that of `analysis.intervals`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from freelunch.analysis.budget_effect import Adapted, budget_comparisons
@@ -50,15 +50,14 @@ def _reach(
     from freelunch.analysis.intervals import Sample, estimate
 
     amounts = {each.name: getattr(each, unit) / getattr(reference, unit) for each in members}
-    # An adaptation that diverged reaches nothing. What saw more tokens, in more epochs, may have
-    # seen fewer distinct ones: the order is that of this unit.
-    finite = sorted((it for it in members if it.finite), key=lambda it: amounts[it.name])
+    # An adaptation that diverged reaches nothing.
+    finite = [each for each in members if each.finite]
+    curve = by_amount({each.name: amounts[each.name] for each in finite})
 
     def crossing(means: "Means") -> "Numbers":
-        if not finite:
+        if not curve:
             return np.full_like(means[reference.name], math.inf)
-        excess = [means[each.name] - means[reference.name] for each in finite]
-        return reached_at([amounts[each.name] for each in finite], excess)
+        return reached_at(list(curve), excess_on(curve, reference.name, means))
 
     compared = [reference, *finite]
     losses = np.array([each.losses for each in compared])
@@ -77,6 +76,30 @@ def _reach(
         "reached_at_low": found.low,
         "reached_at_high": found.high,
     }
+
+
+def by_amount(amounts: Mapping[str, float]) -> dict[float, list[str]]:
+    """Return adaptations by their amounts, rising.
+
+    What saw more tokens, in more epochs, may have seen fewer distinct ones: the order of a series
+    is not that of each unit.
+    """
+    found: dict[float, list[str]] = {}
+    for name in sorted(amounts, key=amounts.__getitem__):
+        found.setdefault(amounts[name], []).append(name)
+    return found
+
+
+def excess_on(
+    curve: Mapping[float, Sequence[str]], reference: str, means: "Means"
+) -> "list[Numbers]":
+    """Return the mean loss at each amount minus the reference's. Of several adaptations with equal
+    amounts, such as with different learning rates, the best counts.
+    """
+    import numpy as np
+
+    best = (np.min([means[name] for name in names], axis=0) for names in curve.values())
+    return [of_amount - means[reference] for of_amount in best]
 
 
 def reached_at(amounts: Sequence[float], excess: "Sequence[Numbers]") -> "Numbers":

@@ -124,7 +124,7 @@ def _rows_of(cells: Sequence[Cell], records: Records, study: Study) -> list[Row]
     adapted = [
         _adapted(name, [cell for cell in cells if cell.adaptation == name], records, study)
         for name in dict.fromkeys(cell.adaptation for cell in cells)
-        if name in study.compared_windows
+        if name in study.compared_windows(cells[0])
     ]
     return [
         row

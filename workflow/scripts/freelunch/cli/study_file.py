@@ -96,7 +96,7 @@ def _rates(choices: Choices) -> list[str]:
             "is chosen, in about three times the time. A search for some of them alone favours "
             "those in every comparison (docs/guide/windows.md)."
         ),
-        "# adaptations:",
+        "#adaptations:",
     ]
     for name in dict.fromkeys(("recon_block", *choices.adaptations)):
         entry = registry[name] | {"learning_rate": _around(registry[name]["learning_rate"])}
@@ -104,8 +104,8 @@ def _rates(choices: Choices) -> list[str]:
         lines += textwrap.wrap(
             f"{name}: {_flow(entry)}",
             _WIDTH,
-            initial_indent="#   ",
-            subsequent_indent="#     ",
+            initial_indent="#  ",
+            subsequent_indent="#    ",
             break_on_hyphens=False,
         )
     return lines

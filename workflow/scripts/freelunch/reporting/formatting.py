@@ -40,6 +40,8 @@ def percent(share: float | None, error: float | None) -> str:
     if share is None or error is None:
         return NOTHING
     text = with_error(100 * share, 100 * error)
+    if math.isnan(error):
+        return text.replace(" (no error)", " % (no error)")
     return text if text == NOT_FINITE else f"{text} %"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
+from freelunch.study.config import SEEDS as ALL_SEEDS
 from freelunch.study.config import Part
 from freelunch.study.pins import check_pinned, with_pins
 from freelunch.study.source_files import has_braces
@@ -67,9 +68,9 @@ def part_of(models: object = None, claims: object = None, seeds: object = None) 
     if seeds is not None:
         # Snakemake reads a single number as one.
         written = _listed(SEEDS, str(seeds), "whole numbers")
-        if not all(re.fullmatch("[0-9]{1,9}", seed) for seed in written):
+        if not all(re.fullmatch("[0-9]{1,10}", it) and int(it) < ALL_SEEDS for it in written):
             raise _no_part(SEEDS, seeds, "whole numbers")
-        given[SEEDS] = [*map(int, written)]
+        given[SEEDS] = [*dict.fromkeys(map(int, written))]
     return Part(**given) if given else None
 
 

@@ -40,19 +40,17 @@ class Comparisons:
         """Whether a pruned model is reconstructed in several ways with the same amount of text, and
         is also evaluated unadapted with the same seed.
         """
-        kinds = {
-            name: (self.sequences[name], json.dumps(_kind(self.config.adaptations[name])))
-            for name in self.compared_windows
-        }
-        for names in self._adapted_by:
-            of_model = {kinds[name] for name in names if name in kinds}
-            if any(count > 1 for count in Counter(amount for amount, _ in of_model).values()):
+        for pruned, names in self._adapted_by.items():
+            kinds = {
+                (self.sequences[name], json.dumps(_kind(self.config.adaptations[name])))
+                for name in names & self.compared_windows(pruned)
+            }
+            if any(count > 1 for count in Counter(amount for amount, _ in kinds).values()):
                 return True
         return False
 
-    @cached_property
-    def compared_windows(self) -> list[str]:
-        """Names of the adaptations that show the effect of the window.
+    def compared_windows(self, cell: Cell) -> set[str]:
+        """Return the adaptations of a cell's pruned model that show the effect of the window.
 
         What trains windows is compared with what differs in the window, in inputs and targets, and
         in the learning rate, which each window needs its own of. If adaptations differ in other
@@ -60,22 +58,34 @@ class Comparisons:
         windows on the same amount of text, or with the first in the config. What is solved exactly
         has no such settings.
         """
+        return self._compared_windows.get(_pruned(cell), set())
+
+    @cached_property
+    def _compared_windows(self) -> dict[Cell, set[str]]:
+        ways: dict[Cell, set[str]] = {}
+        for cell in self.cells:
+            ways.setdefault(_pruned(cell), set()).add(cell.adaptation)
+        return {pruned: self._compared(names) for pruned, names in ways.items()}
+
+    def _compared(self, names: Collection[str]) -> set[str]:
+        """Return those of some adaptations of one pruned model whose windows are compared."""
+        found: set[str] = set()
         alike: dict[int, dict[str, list[str]]] = {}
         for name, entry in self.config.adaptations.items():
-            if _has_window(entry) and isinstance(entry, Reconstruction):
-                of_amount = alike.setdefault(self.sequences[name], {})
-                of_amount.setdefault(_beside_window(settled(name, self.config)), []).append(name)
+            if name in names and _has_window(entry):
+                if isinstance(entry, Reconstruction):
+                    of_amount = alike.setdefault(self.sequences[name], {})
+                    of_amount.setdefault(_beside_window(settled(name, self.config)), []).append(
+                        name
+                    )
+                else:
+                    found.add(name)
 
-        def windows(names: list[str]) -> int:
-            entries = [self.config.adaptations[name] for name in names]
+        def windows(group: list[str]) -> int:
+            entries = [self.config.adaptations[name] for name in group]
             return len({str(entry.window) for entry in entries if is_usual_window(entry)})
 
-        trained = {name for of in alike.values() for name in max(of.values(), key=windows)}
-        return [
-            name
-            for name, entry in self.config.adaptations.items()
-            if name in trained or (_has_window(entry) and not isinstance(entry, Training))
-        ]
+        return found.union(*(max(of_amount.values(), key=windows) for of_amount in alike.values()))
 
     @property
     def compares_criteria(self) -> bool:
@@ -113,7 +123,7 @@ class Comparisons:
         return any(
             any(entries[name].is_retraining for name in names)
             and any(_stays_pruned(entries[name]) for name in names)
-            for names in self._adapted_by
+            for names in self._adapted_by.values()
         )
 
     @cached_property
@@ -170,30 +180,37 @@ class Comparisons:
     def budgets_of(self, adaptation: str, names: Collection[str]) -> list[str]:
         """Return an adaptation and its other budgets, from small to large.
 
-        A budget whose settings were chosen on the evaluation text is none of them. Of several with
-        the same amount of text, the given one counts, or the first in the config.
+        A budget whose settings were chosen on the evaluation text is none of them, unless those of
+        the given one were. Of several with the same amount of text, the given one counts, or the
+        first in the config.
 
         Args:
             adaptation: The adaptation.
             names: The adaptations that there are.
         """
+        favoured = self.selected_on_evaluation
         amounts = {self.sequences[adaptation]: adaptation}
         for name, series in self.series.items():
             if (
                 name in names
                 and series == self.series[adaptation]
-                and name not in self.selected_on_evaluation
+                and (name not in favoured or adaptation in favoured)
             ):
                 amounts.setdefault(self.sequences[name], name)
         return [amounts[amount] for amount in sorted(amounts)]
 
     @property
-    def _adapted_by(self) -> list[set[str]]:
+    def _adapted_by(self) -> dict[Cell, set[str]]:
         """The names of what adapts each pruned model, for the models also evaluated unadapted."""
         ways: dict[Cell, set[str]] = {}
         for cell in self.cells:
             ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
-        return [names - {NONE} for names in ways.values() if NONE in names]
+        return {cell: names - {NONE} for cell, names in ways.items() if NONE in names}
+
+
+def _pruned(cell: Cell) -> Cell:
+    """Return a cell that stands for all cells of the same pruned model."""
+    return replace(cell, adaptation=NONE, seed=0)
 
 
 def _has_window(settings: Adaptation) -> bool:

@@ -13,7 +13,8 @@ from freelunch.study.steps import WITHIN
 REGISTRIES = ("models", "texts", "tasks", "criteria", "adaptations")
 # The key of a study's file that names a file of registries.
 BASE = "base"
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SEEDS = 2**32
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
 
 class Calibration(Settings):

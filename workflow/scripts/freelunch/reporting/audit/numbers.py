@@ -21,6 +21,8 @@ def estimate_text(found: Estimate, unit: str, bounds: tuple[float, float] = UNBO
     if math.isnan(found.value):
         return NOT_FINITE
     least, most = bounds
+    if found.low > most and found.high == math.inf:
+        return f"{_bounded(math.inf, found, unit, bounds)} (the whole interval)"
     text = _bounded(found.value, found, unit, bounds)
     if math.isnan(found.low):
         return f"{text} (no interval)"
@@ -58,7 +60,7 @@ def _bounded(value: float, found: Estimate, unit: str, bounds: tuple[float, floa
         error = abs(found.value) / 10
     text = number_text(value if math.isfinite(value) else least, unit, error)
     if value > most:
-        return f"{beyond}, at most {text}"
+        return f"{beyond}, at most {text}" if found.low > least else f"at most {text}"
     return f"at most {text}" if value <= least else text
 
 

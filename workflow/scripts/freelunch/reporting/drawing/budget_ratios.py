@@ -133,7 +133,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
         _line(axes, sorted(here, key=lambda ratio: ratio.tokens), LOOKS[metric], shift)
     ratios = [Ratio.of(row) for row in rows]
     low = min(min(it.smallest, it.ends[0]) for it in ratios)
-    high = max(it.largest for it in ratios)
+    high = max(it.largest if it.is_unknown else max(it.largest, it.ends[1]) for it in ratios)
     axes.set_ylim(min(low, threshold) / ARROW**1.5, max(high, threshold) * ARROW**1.5)
     tokens = [it.tokens for it in ratios]
     axes.set_xlim(min(tokens) / 1.5, 1.5 * max(tokens))

@@ -8,7 +8,7 @@ import numpy as np
 
 from freelunch.analysis.budget_effect import Adapted
 from freelunch.analysis.intervals import Means, Numbers
-from freelunch.analysis.reach import UNITS, reached_at
+from freelunch.analysis.reach import UNITS, by_amount, excess_on, reached_at
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import (
     Absent,
@@ -22,6 +22,9 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.study.methods import METHODS
 from freelunch.study.naming import pruned_model
 
+# The adaptations of one way of retraining by their budgets, rising.
+Curve = Mapping[float, Sequence[str]]
+
 
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget, in `unit`, with which any way of retraining on text reaches a
@@ -33,8 +36,9 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     ways were run with, the number is only known to be more than that, and at most that of the way
     that reaches the reconstruction, if one does. Where no way does, the number counts only if each
     way was also run with no more than the reconstruction's budget and a larger budget did not make
-    it worse; otherwise a smaller budget may suffice. What diverged reaches nothing and does not
-    count as run.
+    it worse; otherwise a smaller budget may suffice. Of equal budgets of a way, such as with
+    different learning rates, the best counts. What diverged reaches nothing and does not count as
+    run.
     """
     for comparison in evidence.comparisons:
         place = pruned_model(comparison.reference.cells[0])
@@ -78,11 +82,10 @@ def _ratio(
         )
         for way in finite.values()
     ]
-    used = {name for way in of_ways for name in way}
+    used = {name for way in of_ways for names in way.values() for name in names}
     cells = {each.name: each.cells for way in ways.values() for each in way}
-    least = max(min(way.values()) for way in of_ways)
-    most = min(max(way.values()) for way in of_ways)
-    smallest = min(min(way.values()) for way in of_ways)
+    least, most = max(map(min, of_ways)), min(map(max, of_ways))
+    smallest = min(map(min, of_ways))
     ends = dict.fromkeys(f"{of:.2g}" if of < 99.5 else f"{of:,.0f}" for of in (smallest, most))
     subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)}"
     return ask(
@@ -100,27 +103,23 @@ def _ratio(
     )
 
 
-def _without_gaps(way: Mapping[str, float], apart: float) -> dict[str, float]:
-    """Return the budgets of a way of retraining before the first step that is too large, rising.
-
-    What saw more tokens, in more epochs, may have seen fewer distinct ones: a way's own order is
-    not that of each unit.
-    """
-    found: dict[str, float] = {}
+def _without_gaps(amounts: Mapping[str, float], apart: float) -> Curve:
+    """Return the budgets of a way of retraining before the first step that is too large."""
+    found: dict[float, list[str]] = {}
     last = math.inf
-    for name, amount in sorted(way.items(), key=lambda it: it[1]):
+    for amount, names in by_amount(amounts).items():
         if found and amount > apart * last:
             break
-        found[name] = last = amount
+        found[amount], last = names, amount
     return found
 
 
-def _reached(way: Mapping[str, float], reference: str, means: Means) -> Numbers:
+def _reached(way: Curve, reference: str, means: Means) -> Numbers:
     """Return the budget with which a way of retraining reaches the reconstruction.
 
     It is infinite where no budget that was run does, NaN where a smaller one may.
     """
-    budgets, excess = list(way.values()), [means[name] - means[reference] for name in way]
+    budgets, excess = list(way), excess_on(way, reference, means)
     reached = reached_at(budgets, excess)
     made_worse = len(excess) > 1 and excess[-1] > excess[-2]
     return np.where(np.isinf(reached) & ((budgets[0] > 1) | made_worse), np.nan, reached)

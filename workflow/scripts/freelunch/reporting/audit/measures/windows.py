@@ -21,7 +21,7 @@ from freelunch.reporting.audit.measures.measure import (
     shared_seeds,
 )
 from freelunch.reporting.labels import window_label
-from freelunch.study.adaptations import LeastSquares
+from freelunch.study.adaptations import LeastSquares, Training
 from freelunch.study.cell import NONE
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.naming import pruned_model
@@ -234,13 +234,20 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
     study = evidence.study
     amounts: dict[int, dict[_Kind, str]] = {}
     unlike: dict[int, set[_Kind]] = {}
-    for name, settings in study.config.adaptations.items():
-        if name not in by_name or name in study.selected_on_evaluation:
-            continue
-        if NONE in by_name and is_usual_window(settings):
+    usual = {
+        name: settings
+        for name, settings in study.config.adaptations.items()
+        if NONE in by_name and name in by_name and is_usual_window(settings)
+    }
+    favoured = {*study.selected_on_evaluation}
+    # If all that train were chosen on the evaluation text, they are compared. The reason says so.
+    if {name for name, settings in usual.items() if isinstance(settings, Training)} <= favoured:
+        favoured = set()
+    for name, settings in usual.items():
+        if name not in favoured:
             one = next(iter(by_name[name].values()))
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
-            if name in study.compared_windows:
+            if name in study.compared_windows(one):
                 amounts.setdefault(study.sequences[name], {}).setdefault(kind, name)
             else:
                 unlike.setdefault(study.sequences[name], set()).add(kind)
