@@ -100,7 +100,7 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
         "On Wikipedia, retraining reaches the same quality with a quarter to two fifths of" in text
     )
     (one,) = (it for it in parts["C1"][4]["findings"] if it["verdict"] == UNDECIDED)
-    assert "recon_block_3" in one["about"] and "Held-out C4 leaves one budget open" in text
+    assert "recon_block_3" in one["about"] and "On held-out C4, one budget stays undecided" in text
     assert f"{percents(parts['C3'][0])} of the gap to magnitude pruning" in text
     gaps = [kind(it["verdict"]) for it in parts["C3"][1]["findings"]]
     assert (gaps.count(HOLDS), gaps.count(FAILS), len(gaps)) == (4, 1, 9)
