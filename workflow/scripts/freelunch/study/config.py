@@ -125,8 +125,8 @@ class Grid(Settings):
 
 class Part(Settings):
     """The part of the grids that is run. `MODELS=`, `CLAIMS=` and `SEEDS=` of `make study` and
-    `make plan` replace it. The parts of a study share one folder of results, and a part gives the
-    same numbers as the whole study.
+    `make plan` replace it. The parts of a study share one folder of results, and a cell has
+    the same numbers in a part as in the whole study.
     """
 
     models: Absent[Distinct[str]] = absent("Models of the grids. Default: all.")
