@@ -106,7 +106,7 @@ def test_findings_need_a_run(run: Run, capsys: Captured, command: str) -> None:
 def test_an_edited_study_is_to_be_run_and_not_repaired(
     run: Run, capsys: Captured, command: str, old: str, new: str, setting: str
 ) -> None:
-    """Of what was made before the edit, nothing is damaged, and no step has to be forced."""
+    """An edit damages nothing that was made before it, and no step has to be forced."""
     finished(old_study := open_study(Path("config.yaml")))
     path = Path("config.yaml")
     path.write_text(path.read_text().replace(old, new))

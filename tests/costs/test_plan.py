@@ -189,7 +189,7 @@ def test_who_holds_scores_is_what_the_model_says(family: str) -> None:
     assert (meta_model(tiny_config(family)).config._attn_implementation == "eager") == held
 
 
-# Of a long sequence, a family that keeps scores keeps mostly these.
+# With long sequences, scores are most of what a family that holds them keeps.
 LONG = [(family, 1024) for family in FAMILIES if TABLE[family].scores]
 
 

@@ -47,7 +47,7 @@ def budget_tokens(budget: Budget, config: Config) -> int:
         samples = _paid_for(other.budget.tokens, other, calibration.length)
     else:
         samples = other.samples or calibration.samples
-    # Of a budget in tokens, it sees only what whole sequences have.
+    # It sees whole sequences, which may be fewer tokens than its budget has.
     seen = samples * calibration.length * other.passes
     return round(budget.times * seen)
 

@@ -238,8 +238,11 @@ def _finding(
     measure, metric = MEASURES[part["measure"]], part.get("metric")
     unit = measure.unit_for(metric)
     without, undefined = asked.without, asked.undefined
-    if diverged := [cell for cell in asked.cells if metric and evidence.diverged([cell], metric)]:
-        without, undefined = NOT_FINITE, f"a loss of {', '.join(map(str, diverged))} is not finite"
+    # A loss that is not finite leaves no number, so that only then losses are read again.
+    if metric and math.isnan(found.value):
+        diverged = [str(cell) for cell in asked.cells if evidence.diverged([cell], metric)]
+        if diverged:
+            without, undefined = NOT_FINITE, f"a loss of {', '.join(diverged)} is not finite"
     verdict, reason = judge(
         found, part["holds"], lambda value: number_text(value, unit), asked.bounds, undefined
     )
