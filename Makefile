@@ -3,6 +3,7 @@
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
 #   make summary, make audit   what a study found, and its verdicts on the paper's claims
+#   make interim               what the finished cells of an unfinished study say; it may be running
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
 #                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)
@@ -62,10 +63,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 RUN_OPTIONS = $(PART) --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
-.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,31s/^#   //p' Makefile
+	@sed -n '3,32s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -106,6 +107,10 @@ plan: env
 
 summary: env
 	@python -m freelunch summary "$(STUDY)" $(PART)
+
+# Tables, verdicts and figures of the cells that have finished.
+interim: env
+	@python -m freelunch interim "$(STUDY)" $(PART)
 
 # The verdicts, and where the page with the evidence is.
 audit: env

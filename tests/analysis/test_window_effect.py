@@ -304,6 +304,15 @@ def test_a_comparison_of_criteria_leaves_out_what_only_one_of_them_has() -> None
     assert [row for row in rows if row not in kept] == [rows[4]]
 
 
+def test_criteria_that_share_no_adaptation_are_all_shown() -> None:
+    """Otherwise, the figure would have nothing to draw."""
+    rows = [
+        {"model": "m", "pattern": "u50", "criterion": criterion, "adaptation": adaptation}
+        for criterion, adaptation in (("a", "none"), ("b", "recon"))
+    ]
+    assert criteria_rows(rows, {}) == rows
+
+
 # --- The figure
 
 

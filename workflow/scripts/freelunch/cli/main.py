@@ -281,6 +281,20 @@ def summary_command(
     _show_summary(opened)
 
 
+@command("interim")
+def interim_command(
+    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+) -> None:
+    """Show what the finished cells of an unfinished study say.
+
+    It writes their tables, verdicts and figures to the folder `interim` of the study's results.
+    The study may be running.
+    """
+    from freelunch.cli.interim import interim_text
+
+    terminal.show(interim_text(open_study(study, part_of(models, claims, seeds))))
+
+
 @command("audit")
 def audit_command(
     study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None

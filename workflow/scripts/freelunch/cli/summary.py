@@ -54,7 +54,7 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
     paths = study.paths
     audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
     claims = audit["claims"]
-    in_tables = _verdicts(audit["published_claims"])
+    in_tables = verdicts_text(audit["published_claims"])
     of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
     parts = {
         "finished": _wrapped(f"The study `{study.name}` ({study.source}) is finished.", width),
@@ -62,7 +62,7 @@ def summary_text(study: Study, records: Records, width: int = LINE) -> str:
         "scope": _wrapped(f"Scope: {audit['scope']}", width),
         "kinds": _wrapped(of_kind, width),
         "best": [],
-        "claims": _wrapped(f"The paper's claims here: {_verdicts(claims)}", width),
+        "claims": _wrapped(f"The paper's claims here: {verdicts_text(claims)}", width),
         "bearing": _wrapped(
             f"What that says of the paper's claims: {_grouped(claims, 'bearing')}", width
         ),
@@ -144,8 +144,8 @@ def _table(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
     ]
 
 
-def _verdicts(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Return the claims by their verdict."""
+def verdicts_text(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Return the claims of an audit by their verdict."""
     in_order = sorted(claims, key=lambda claim: VERDICTS.index(claim["verdict"]))
     return _grouped(in_order, "verdict")
 

@@ -89,8 +89,7 @@ def plan_brief(
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
     if submitted is not None:
         now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
-    command = f"make plan STUDY={shlex.quote(plan.study.source)}{plan.study.part_words}"
-    return "\n".join([*lines, f"  {now}. The whole plan: `{command}`"])
+    return "\n".join([*lines, f"  {now}. The whole plan: `{plan.study.command('plan')}`"])
 
 
 def _headline(plan: Plan) -> str:

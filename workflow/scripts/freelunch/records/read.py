@@ -8,6 +8,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,55 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
                 where=path,
                 todo=f"run the study (`{study.run_command}`)",
             )
-        record = read_record(path)
-        if record["spec"].get("cell") != str(cell):
-            raise UserError(
-                "this is the record of another cell",
-                where=path,
-                found=record["spec"].get("cell"),
-                expected=cell,
-                todo=mend(),
-            )
-        check_spec(record["spec"], study.spec(cell), cell, path)
-        records[cell] = record
+        records[cell] = _record_of(cell, path)
+        check_spec(records[cell]["spec"], study.spec(cell), cell, path)
     return records
+
+
+def load_finished(
+    study: Study, folder: Path | None = None
+) -> tuple[Study, dict[Cell, dict[str, Any]]]:
+    """Return a study restricted to its cells that have finished, and their records.
+
+    A cell whose record was made with other than the current settings has not, since it will run
+    again. Cells are compared with their dense model, so they count once its cell has finished.
+
+    Args:
+        study: The study, or a part of it.
+        folder: Folder of the records; None for that in the study's results.
+
+    Raises:
+        UserError: A record is damaged, or no pruned cell has finished.
+    """
+    folder = folder or study.paths.records
+    found = {}
+    for cell in study.cells:
+        path = folder / cell.record_name
+        if path.is_file():
+            record = _record_of(cell, path)
+            if not any(differences(record["spec"], study.spec(cell))):
+                found[cell] = record
+    records = {cell: record for cell, record in found.items() if Cell.dense(cell.model) in found}
+    if all(cell.is_dense for cell in records):
+        raise UserError(
+            "no pruned cell whose dense model was evaluated has finished yet",
+            where=folder,
+            todo=f"run the study (`{study.run_command}`), or wait",
+        )
+    return replace(study, finished=frozenset(records)), records
+
+
+def _record_of(cell: Cell, path: Path) -> dict[str, Any]:
+    record = read_record(path)
+    if record["spec"].get("cell") != str(cell):
+        raise UserError(
+            "this is the record of another cell",
+            where=path,
+            found=record["spec"].get("cell"),
+            expected=cell,
+            todo=mend(),
+        )
+    return record
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -85,17 +85,18 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     """Return the rows that compare criteria.
 
     For each model and pattern these are the rows of the adaptations that several criteria have; all
-    rows where there is only one criterion. Of adaptations that differ only in their budget, there
+    rows where there is no such adaptation. Of adaptations that differ only in their budget, there
     is only the first.
 
     Args:
         means: As `means_over_seeds` returns them.
         budgets: As `Study.budgets_of_criteria` has them.
     """
-    criteria: dict[tuple[Any, ...], set[Any]] = {}
+    criteria: dict[tuple[tuple[str, str], str], set[str]] = {}
     for mean in means:
-        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
-        criteria.setdefault((*_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+        criteria.setdefault((_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+    shared = {at for at, its in criteria.items() if len(its) > 1}
+    compared = {place for place, _ in shared}
     others = {
         (*place, name)
         for place, of_place in budgets.items()
@@ -106,9 +107,7 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
         mean
         for mean in means
         if (*_place(mean), mean["adaptation"]) not in others
-        and (
-            len(criteria[_place(mean)]) == 1 or len(criteria[*_place(mean), mean["adaptation"]]) > 1
-        )
+        and (_place(mean) not in compared or (_place(mean), mean["adaptation"]) in shared)
     ]
 
 

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from freelunch.analysis.pairing import Records
 from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import STUDY_VARIABLE, UserError
-from freelunch.records.read import load_records
+from freelunch.records.read import load_finished, load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.verdict_table import verdict_table
 from freelunch.reporting.derived import VERDICTS
@@ -29,20 +31,33 @@ from freelunch.study.study import Study
 RECORDS, SUMMARY, FIGURES = "records", "tables/summary.md", "figures"
 
 
-def make_kept(study: Study, records: Path, folder: Path) -> None:
-    """Write the summary, the verdicts and the figures of a study.
+def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -> None:
+    """Write the summary, the verdicts and the figures of a study whose records are kept.
 
     Args:
         study: The study.
         records: The folder of its records.
         folder: Output folder; existing files are replaced.
+        so_far: Whether cells may have no record yet.
 
     Raises:
         UserError: A record is missing, was altered, or was made with other settings.
     """
-    loaded = load_records(study, records)
-    audit = audit_records(study, loaded, records)
-    texts = table_texts(Results(study, loaded, records))
+    load = load_finished if so_far else lambda *asked: (study, load_records(*asked))
+    write_pages(*load(study, records), records, folder)
+
+
+def write_pages(study: Study, records: Records, source: Path, folder: Path) -> dict[str, Any]:
+    """Write the summary, the verdicts and the figures of a study; return its audit.
+
+    Args:
+        study: The study.
+        records: The record of each of its cells.
+        source: The folder that the records were read from.
+        folder: Output folder; existing files are replaced.
+    """
+    audit = audit_records(study, records, source)
+    texts = table_texts(Results(study, records, source))
     write_atomically(folder / SUMMARY, texts[SUMMARY])
     write_atomically(folder / VERDICTS, verdict_table(audit))
     with TemporaryDirectory() as data:
@@ -51,6 +66,7 @@ def make_kept(study: Study, records: Path, folder: Path) -> None:
             csv.write_text(texts[figure.table.file], encoding="utf-8")
             png = folder / FIGURES / f"{figure.name}.png"
             draw_figure(figure.name, csv, figure.settings(study), [png])
+    return audit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,11 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("study", type=Path, help="the study file")
     parser.add_argument("folder", type=Path, help="such as docs/full, which holds records/")
+    parser.add_argument(
+        "--so-far", action="store_true", help="the study has not finished: some records are missing"
+    )
     options = parser.parse_args(arguments)
     # Messages name commands, which are about this study.
     os.environ[STUDY_VARIABLE] = str(options.study)
     try:
-        make_kept(with_pins(Study.load(options.study)), options.folder / RECORDS, options.folder)
+        study = with_pins(Study.load(options.study))
+        make_kept(study, options.folder / RECORDS, options.folder, options.so_far)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -120,6 +120,11 @@ class Paths:
     def audit(self) -> Path:
         return self.root / "audit"
 
+    @property
+    def interim(self) -> Path:
+        """Tables, verdicts and figures of the cells that had finished when somebody asked."""
+        return self.root / "interim"
+
     def log(self, rule: str, *parts: str) -> Path:
         return self.root / "logs" / rule / f"{'_'.join(parts) or rule}.log"
 

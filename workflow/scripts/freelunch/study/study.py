@@ -43,10 +43,12 @@ class Study(Comparisons, Lengths):
     Attributes:
         config: The registries and the `study` block; of a base, only the entries that it takes.
         source: File that the config came from, for messages.
+        finished: The cells to which an unfinished study is restricted; None for all.
     """
 
     config: Config
     source: str
+    finished: frozenset[Cell] | None = None
 
     @classmethod
     def load(cls, path: Path, root: Path = Path(), part: Part | None = None) -> "Study":
@@ -120,7 +122,11 @@ class Study(Comparisons, Lengths):
     @property
     def run_command(self) -> str:
         """The command that runs the study, or the part of it that is run."""
-        return f"make study STUDY={shlex.quote(self.source)}{self.part_words}"
+        return self.command("study")
+
+    def command(self, target: str) -> str:
+        """Return the command that makes a target of the study, or of the part of it that is run."""
+        return f"make {target} STUDY={shlex.quote(self.source)}{self.part_words}"
 
     @property
     def block(self) -> StudyBlock:
@@ -141,7 +147,8 @@ class Study(Comparisons, Lengths):
         """The cells that are run, those of `study.part`: first each model's dense cell, then the
         others in the order of the grids.
         """
-        return cells_of(grids_in(self.block.grids, self.block.part))
+        asked = cells_of(grids_in(self.block.grids, self.block.part))
+        return [cell for cell in asked if self.finished is None or cell in self.finished]
 
     def of_part(self, part: Part | None) -> "Study":
         """Return this study with another part of its grids to run; None for all of them."""

@@ -1,0 +1,130 @@
+"""What the finished cells of an unfinished study say."""
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs import ROOT
+from freelunch.cli.interim import interim_text
+from freelunch.core.errors import UserError
+from freelunch.records.read import load_finished, load_records
+from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_pages
+from freelunch.study.cell import DENSE, NONE
+from freelunch.study.study import Study
+
+RECORDS = ROOT / "docs" / "laptop" / "records"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return the default study as it may stand while it runs: the records of the dense model, of
+    what Wanda pruned, and of one block reconstructed after it.
+    """
+    found = Study.load(Path("config.yaml"), ROOT)
+    monkeypatch.chdir(tmp_path)
+    found.paths.records.mkdir(parents=True)
+    for cell in found.cells:
+        if cell.criterion in (DENSE, "wanda") and cell.adaptation in (NONE, "recon_block"):
+            # With the answers to tasks beside it.
+            for path in RECORDS.glob(f"{Path(cell.record_name).stem}.*"):
+                shutil.copy(path, found.paths.records)
+    return found
+
+
+def rows_of(table: str) -> list[str]:
+    return [" ".join(line.split()) for line in table.splitlines() if line.startswith("| smollm2")]
+
+
+def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) -> None:
+    said = interim_text(study)
+    assert said.startswith(
+        "3 of the 15 cells of the study `laptop` (config.yaml) have finished.\n"
+        "Not yet: smollm2-135m/magnitude-u50/none/seed0, "
+    )
+    assert ", and 7 more\n" in said and "Verdicts may change" in said
+    assert "pruned by Wanda" in said and "Magnitude" not in said
+    assert "not testable here: C1, C2, C2b, C2v1, C3, C3b, C4" in said
+    folder = study.paths.interim
+    shown = rows_of((folder / SUMMARY).read_text())
+    whole = rows_of((ROOT / "docs" / "laptop" / SUMMARY).read_text())
+    cells = [row for row in shown if "| wanda |" in row or "| dense |" in row]
+    assert len(cells) >= 3 and set(cells) <= set(whole)
+    assert "masklora" not in (folder / VERDICTS).read_text()
+    assert (folder / FIGURES / "effects.png").is_file()
+
+
+def test_another_look_leaves_nothing_of_the_one_before(study: Study) -> None:
+    stale = study.paths.interim / FIGURES / "windows.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    interim_text(study)
+    assert not stale.exists()
+
+
+def test_when_all_have_finished_nothing_is_missing(study: Study) -> None:
+    shutil.copytree(RECORDS, study.paths.records, dirs_exist_ok=True)
+    said = interim_text(study)
+    assert said.startswith("15 of the 15 cells ")
+    assert "Not yet" not in said and "may change" not in said
+    for name in (SUMMARY, VERDICTS):
+        assert (study.paths.interim / name).read_text() == (
+            ROOT / "docs" / "laptop" / name
+        ).read_text()
+
+
+def test_a_record_of_other_settings_has_not_finished(study: Study) -> None:
+    """Its cell runs again."""
+    config = study.as_json()
+    config["adaptations"]["recon_block"]["learning_rate"] *= 2
+    edited = Study.check(config, "config.yaml")
+    _, records = load_finished(edited)
+    assert {cell.adaptation for cell in records} == {"none"}
+
+
+def test_a_damaged_record_is_no_missing_one(study: Study) -> None:
+    path = next(study.paths.records.glob("*recon_block*"))
+    path.write_text(path.read_text().replace('"seed"', '"sead"', 1))
+    with pytest.raises(UserError, match="damaged or was altered"):
+        interim_text(study)
+
+
+def test_without_a_pruned_cell_beside_its_dense_model_there_is_nothing_to_say(
+    study: Study,
+) -> None:
+    (study.paths.records / study.cells[0].record_name).unlink()
+    with pytest.raises(UserError, match="no pruned cell whose dense model"):
+        interim_text(study)
+    assert not study.paths.interim.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("config.yaml", "laptop"), ("studies/full.yaml", "full")]
+)
+def test_any_cells_may_be_the_first_to_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, name: str
+) -> None:
+    """Cells finish in no fixed order: adapted ones before those without adaptation, some seeds."""
+    study, folder = Study.load(Path(file), ROOT), ROOT / "docs" / name / "records"
+    records = load_records(study, folder)
+    dense, pruned = (
+        [cell for cell in study.cells if cell.is_dense == is_dense] for is_dense in (True, False)
+    )
+    chance = random.Random(0)
+    for count in (1, len(pruned) // 4, len(pruned) // 2):
+        some = frozenset([*dense, *chance.sample(pruned, count)])
+        part = replace(study, finished=some)
+        write_pages(part, {cell: records[cell] for cell in part.cells}, folder, tmp_path)
+
+
+def test_kept_records_of_an_unfinished_study_are_shown_if_that_is_said(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("results/laptop").resolve()
+    monkeypatch.chdir(ROOT)
+    assert main(["config.yaml", str(folder)]) == 1
+    assert "a record is missing" in capsys.readouterr().err
+    assert main(["config.yaml", str(folder), "--so-far"]) == 0
+    assert (folder / VERDICTS).is_file()
