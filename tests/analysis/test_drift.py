@@ -79,6 +79,26 @@ def test_windows_with_dense_inputs_are_compared() -> None:
     assert compared == {"none", "recon_matrix", "recon_all", "recon_block"}
 
 
+def test_without_compared_windows_all_adaptations_are() -> None:
+    """Otherwise, the figure of a study of budgets or of retraining showed no adapted model."""
+    budgets = {
+        f"recon_{tokens}": {**BLOCK_WINDOW["recon_block"], "budget": {"tokens": tokens}}
+        for tokens in (2048, 4096)
+    }
+    entries = {**budgets, "full": {"method": "full"}}
+    study = make_study(entries, adaptations=["none", *entries])
+    records = make_records(study, {})
+    for cell, record in records.items():
+        if not cell.is_dense:
+            record["metrics"]["drift"] = {"drift": drift(0.1)}
+    found = drift_rows(records, window_rows(records, study))
+    assert {row["adaptation"] for row in found if row["compared"]} == {"none", *entries}
+    # With three adaptations, all are named.
+    with styled():
+        figure = draw([{key: str(it) for key, it in row.items()} for row in found], entries)
+    assert all(len(axes.texts) == 4 for axes in figure.axes)
+
+
 def test_what_is_not_finite_stays_visible() -> None:
     found = rows(recon_all=math.inf)
     row = one(found, criterion="wanda", adaptation="recon_all", block=0, kind="local", output=BLOCK)

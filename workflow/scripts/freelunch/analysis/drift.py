@@ -28,7 +28,8 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
     Args:
         records: The records of the study.
         windows: What `analysis.window_effect.window_rows` returns. `compared` is 1 for its usual
-            windows (`usual_windows`), and for models that are not adapted.
+            windows (`usual_windows`), for all adaptations if it has none, and for models that are
+            not adapted.
     """
     by_window = {
         tuple(row[key] for key in ("model", "criterion", "pattern", "adaptation"))
@@ -39,7 +40,8 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
     for cells in seed_groups(measured):
         one = cells[0]
         names = {key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")}
-        compared = one.adaptation == NONE or tuple(names.values()) in by_window
+        known = tuple(names.values()) in by_window or not by_window
+        compared = one.adaptation == NONE or known
         found = [measured[cell]["metrics"]["drift"]["drift"] for cell in cells]
         for kind in found[0]:
             for block in range(len(found[0][kind])):

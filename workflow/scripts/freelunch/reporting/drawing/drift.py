@@ -1,4 +1,4 @@
-"""Draw the drift of activations against depth, by window."""
+"""Draw the drift of activations against depth, by window or by adaptation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,8 @@ from freelunch.study.windows import MATRIX, window_size
 PANEL_INCHES = 2.35
 # One block in this many is marked, a different one on each line, so that marks hide no lines.
 MARKED = 5
+# The named lines of adapted models.
+MOST_NAMED = 3
 KINDS = {
     "accumulated": "with the errors of all blocks before it",
     "local": "each block sees the dense model's activations",
@@ -34,8 +36,8 @@ Row = dict[str, Any]
 def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """Return the figure: for each pruned model the error of block outputs against depth.
 
-    It shows the pruned models that were adapted with several windows, or all if none was. At most
-    four lines are in colour and named; the others are in grey.
+    It shows the pruned models with several of the adaptations that are compared, or all if there is
+    none. At most four lines are in colour and named; the others are in grey.
 
     Args:
         rows: Rows of drift.csv.
@@ -71,7 +73,7 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
             axes.set_title(f"{model}\n{kind}: {meaning}", loc="left")
             axes.set_xlabel("block")
             axes.set_ylabel("relative error of output")
-    handles = [line_handle(_GREY, "other windows")] if grey else []
+    handles = [line_handle(_GREY, "others")] if grey else []
     legend_below(figure, handles, "averaged over tokens of held-out calibration text")
     return figure
 
@@ -79,7 +81,8 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
 def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
     """Return the lines that are named: not adapted, the smallest window, one block, the largest.
 
-    If no window is one block, the window in the middle takes its place.
+    Of three adaptations or fewer, all are named. If no window is one block, or several are, that in
+    the middle takes its place.
     """
     adapted = sorted(
         (name for name in names if name != NONE),
@@ -87,13 +90,15 @@ def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
     )
     sizes = [window_size(adaptations[name].get("window", MATRIX)) for name in adapted]
     chosen = [name for name in names if name == NONE]
-    if adapted:
-        middle = sizes.index(1.0) if 1.0 in sizes else len(adapted) // 2
+    if len(adapted) <= MOST_NAMED:
+        chosen += adapted
+    else:
+        middle = sizes.index(1.0) if sizes.count(1.0) == 1 else len(adapted) // 2
         chosen += dict.fromkeys((adapted[0], adapted[middle], adapted[-1]))
     return chosen
 
 
-_GREY = Mark("other windows", "other windows", PALE, "", "full", "-")
+_GREY = Mark("others", "others", PALE, "", "full", "-")
 
 
 def _panel(

@@ -6,14 +6,19 @@ from freelunch.study.study import Study
 
 
 def _caption(study: Study) -> str:
+    if study.compares_windows:
+        named = """The model without adaptation, the
+smallest window, one block and the largest window are named; the other windows are grey. The
+adaptations have dense inputs and targets, and the same masks."""
+    else:
+        named = """The model without adaptation and up
+to three adaptations are named; the others are grey."""
     return f"""\
 How far the output of each block is from the dense model's: ||y - y_dense|| / ||y_dense|| of a
 token, averaged over the tokens of held-out sequences of ``{study.calibration.text}``.
 Accumulated: each block sees the output of the checkpoint's own blocks before it. Local: each block
-sees the dense model's activations, so the error is its own. The model without adaptation, the
-smallest window, one block and the largest window are named; the other windows are grey. If there
-are many blocks, every fifth is marked. The adaptations have dense inputs and targets, and the same
-masks.
+sees the dense model's activations, so the error is its own. {named} If there are many blocks, every
+fifth is marked.
 """
 
 
@@ -23,7 +28,7 @@ FIGURE = Figure(
     caption=_caption,
     alternative=(
         "Charts of the relative error of each block's output against its depth in the model, "
-        "accumulated and local: a line for each window."
+        "accumulated and local: a line for each window or other adaptation."
     ),
     claims=("C2", "C2b", "C2v1"),
     wanted=lambda study: study.drift is not None,
