@@ -1,6 +1,7 @@
 """What the finished cells of an unfinished study say."""
 
 import random
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from configs import ROOT
 from freelunch.cli.interim import interim_text
 from freelunch.core.errors import UserError
 from freelunch.records.read import load_finished, load_records
-from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_pages
+from freelunch.reporting.derived import PAGE
+from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_results
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
 
@@ -54,6 +56,18 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
     assert len(cells) >= 3 and set(cells) <= set(whole)
     assert "masklora" not in (folder / VERDICTS).read_text()
     assert (folder / FIGURES / "effects.png").is_file()
+
+
+def test_the_page_says_that_the_study_is_unfinished_and_its_links_lead_somewhere(
+    study: Study,
+) -> None:
+    assert f"page    {study.paths.interim / PAGE}\n" in interim_text(study)
+    page = study.paths.interim / PAGE
+    text = page.read_text()
+    assert "unfinished: 3 of 15 cells" in text
+    links = set(re.findall(r'href="([^"#:]+)"', text))
+    assert len(links) > 10
+    assert [link for link in links if not (page.parent / link).is_file()] == []
 
 
 def test_another_look_leaves_nothing_of_the_one_before(study: Study) -> None:
@@ -116,7 +130,9 @@ def test_any_cells_may_be_the_first_to_finish(
     for count in (1, len(pruned) // 4, len(pruned) // 2):
         some = frozenset([*dense, *chance.sample(pruned, count)])
         part = replace(study, finished=some)
-        write_pages(part, {cell: records[cell] for cell in part.cells}, folder, tmp_path)
+        write_results(
+            part, {cell: records[cell] for cell in part.cells}, folder, tmp_path, [".png"]
+        )
 
 
 def test_kept_records_of_an_unfinished_study_are_shown_if_that_is_said(

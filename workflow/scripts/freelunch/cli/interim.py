@@ -3,9 +3,11 @@
 import shutil
 
 from freelunch.cli.summary import verdicts_text
+from freelunch.core.artifact import write_atomically
 from freelunch.records.read import load_finished
-from freelunch.reporting.derived import VERDICTS
-from freelunch.reporting.kept import FIGURES, SUMMARY, write_pages
+from freelunch.reporting.audit.page import page_text
+from freelunch.reporting.derived import PAGE
+from freelunch.reporting.kept import SUMMARY, write_results
 from freelunch.study.study import Study
 
 # How many of the missing cells are named.
@@ -13,8 +15,8 @@ NAMED = 5
 
 
 def interim_text(study: Study) -> str:
-    """Write tables, verdicts and figures of the cells that have finished, and return what was
-    found, what is missing, and where all is.
+    """Write tables, figures, verdicts and a page of the cells that have finished, and return what
+    was found, what is missing, and where all is.
 
     Raises:
         UserError: A record is damaged, or no pruned cell has finished.
@@ -23,7 +25,9 @@ def interim_text(study: Study) -> str:
     folder = study.paths.interim
     # What an earlier look wrote may be of other cells.
     shutil.rmtree(folder, ignore_errors=True)
-    audit = write_pages(finished, records, study.paths.records, folder)
+    audit = write_results(finished, records, study.paths.records, folder, [".png", ".svg"])
+    page = page_text(finished, audit, folder, records="../../records")
+    write_atomically(folder / PAGE, page)
     missing = [str(cell) for cell in study.cells if cell not in records]
     lines = [
         f"{len(records)} of the {len(study.cells)} cells of the study `{study.name}` "
@@ -33,9 +37,8 @@ def interim_text(study: Study) -> str:
         f"Scope: {audit['scope']}",
         f"The paper's claims here: {verdicts_text(audit['claims'])}",
         *(["Verdicts may change with each cell that finishes."] if missing else []),
-        f"tables    {folder / SUMMARY}",
-        f"verdicts  {folder / VERDICTS}",
-        f"figures   {folder / FIGURES}",
+        f"page    {folder / PAGE}",
+        f"tables  {folder / SUMMARY}, and more beside it",
     ]
     return "\n".join(lines)
 

@@ -287,8 +287,8 @@ def interim_command(
 ) -> None:
     """Show what the finished cells of an unfinished study say.
 
-    It writes their tables, verdicts and figures to the folder `interim` of the study's results.
-    The study may be running.
+    It writes their tables, figures and verdicts, and a page that shows them, to the folder
+    `interim` of the study's results. The study may be running.
     """
     from freelunch.cli.interim import interim_text
 

@@ -44,28 +44,34 @@ def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -
         UserError: A record is missing, was altered, or was made with other settings.
     """
     load = load_finished if so_far else lambda *asked: (study, load_records(*asked))
-    write_pages(*load(study, records), records, folder)
+    with TemporaryDirectory() as made:
+        write_results(*load(study, records), records, Path(made), [".png"])
+        for path in (
+            *map(Path(made).joinpath, (SUMMARY, VERDICTS)),
+            *Path(made, FIGURES).glob("*.png"),
+        ):
+            write_atomically(folder / path.relative_to(made), path.read_bytes())
 
 
-def write_pages(study: Study, records: Records, source: Path, folder: Path) -> dict[str, Any]:
-    """Write the summary, the verdicts and the figures of a study; return its audit.
+def write_results(
+    study: Study, records: Records, source: Path, folder: Path, formats: Sequence[str]
+) -> dict[str, Any]:
+    """Write the tables, the figures and the verdicts of a study; return its audit.
 
     Args:
         study: The study.
         records: The record of each of its cells.
         source: The folder that the records were read from.
         folder: Output folder; existing files are replaced.
+        formats: Suffixes of the figures' files.
     """
     audit = audit_records(study, records, source)
-    texts = table_texts(Results(study, records, source))
-    write_atomically(folder / SUMMARY, texts[SUMMARY])
+    for name, text in table_texts(Results(study, records, source)).items():
+        write_atomically(folder / name, text)
     write_atomically(folder / VERDICTS, verdict_table(audit))
-    with TemporaryDirectory() as data:
-        for figure in figures_of(study):
-            csv = Path(data) / f"{figure.name}.csv"
-            csv.write_text(texts[figure.table.file], encoding="utf-8")
-            png = folder / FIGURES / f"{figure.name}.png"
-            draw_figure(figure.name, csv, figure.settings(study), [png])
+    for figure in figures_of(study):
+        outputs = [folder / FIGURES / f"{figure.name}{suffix}" for suffix in formats]
+        draw_figure(figure.name, folder / figure.table.file, figure.settings(study), outputs)
     return audit
 
 

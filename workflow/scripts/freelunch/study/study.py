@@ -145,10 +145,14 @@ class Study(Comparisons, Lengths):
     @cached_property
     def cells(self) -> list[Cell]:
         """The cells that are run, those of `study.part`: first each model's dense cell, then the
-        others in the order of the grids.
+        others in the order of the grids. Of an unfinished study, only those that have finished.
         """
-        asked = cells_of(grids_in(self.block.grids, self.block.part))
-        return [cell for cell in asked if self.finished is None or cell in self.finished]
+        return [cell for cell in self.asked if self.finished is None or cell in self.finished]
+
+    @property
+    def asked(self) -> list[Cell]:
+        """The cells that are run, whether or not they have finished."""
+        return cells_of(grids_in(self.block.grids, self.block.part))
 
     def of_part(self, part: Part | None) -> "Study":
         """Return this study with another part of its grids to run; None for all of them."""

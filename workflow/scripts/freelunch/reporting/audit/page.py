@@ -81,7 +81,13 @@ _PLACES = (
 )
 
 
-def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequence[str] = ()) -> str:
+def page_text(
+    study: Study,
+    audit: Mapping[str, Any],
+    root: Path,
+    later: Sequence[str] = (),
+    records: str = "../records",
+) -> str:
     """Return the page of an audit.
 
     Args:
@@ -90,8 +96,9 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
         root: Folder of the study's results, with its `records`. The page shows or links the tables,
             figures and other files that exist, and leaves out those that do not.
         later: Files that will exist when the page is read, as paths from `root`.
+        records: Folder of the records, as a path from the page.
     """
-    environment = _environment()
+    environment = _environment(records)
     shown = list(_figures(study, root, audit["claims"]))
     # The page's policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
@@ -138,8 +145,8 @@ def page_text(study: Study, audit: Mapping[str, Any], root: Path, later: Sequenc
     )
 
 
-def _environment() -> Environment:
-    """Return what renders the page."""
+def _environment(records: str) -> Environment:
+    """Return what renders the page, which links the records in a folder."""
     environment = Environment(
         loader=FileSystemLoader(REPORT),
         autoescape=select_autoescape(["html"]),
@@ -147,14 +154,19 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"marks": MARKS, "nothing": NOTHING, "roles": ROLES}
+    environment.globals |= {
+        "marks": MARKS,
+        "nothing": NOTHING,
+        "records": records,
+        "roles": ROLES,
+    }
     environment.filters |= {
         "cost": cost_text,
         "duration": duration,
         "listed": _in_line,
         "prose": _prose,
         "quoted": shlex.quote,
-        "record": lambda cell: f"../records/{Cell.parse(cell).record_name}",
+        "record": lambda cell: f"{records}/{Cell.parse(cell).record_name}",
         "significant": significant,
         "sorting": sorting,
         "with_error": with_error,

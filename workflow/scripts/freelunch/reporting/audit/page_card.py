@@ -32,8 +32,10 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     names = {name for _, name in adapted}
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
     seeds = range_text([*of_cells.values()] or [1], ",")
+    cells, asked = len(study.cells), len(study.asked)
+    counted = f"{cells} cells" if cells == asked else f"unfinished: {cells} of {asked} cells"
     facts = {
-        "Study": f"`{study.name}` (`{audit['config_file']}`), {len(study.cells)} cells",
+        "Study": f"`{study.name}` (`{audit['config_file']}`), {counted}",
         "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
         "Measured": f"{measured_text(study)}{_held_out(study)}; {seeds} "
         f"seed{'' if seeds == '1' else 's'} for each cell",
