@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from freelunch.reporting.audit.page_scatter import SIZE, VIEWS, Axis, scatter
 from freelunch.reporting.audit.scope import worth_text
 from freelunch.reporting.audit.verdicts import UNTESTED
 from freelunch.reporting.drawing.marks import Mark, marks
+from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
@@ -101,8 +103,7 @@ def test_the_answer_is_about_the_reference_and_its_rival_on_as_many_tokens() -> 
     )
     assert answer.startswith(
         "On this sample and order (one seed), reconstruction (one block) lowers the perplexity of "
-        "tiny, pruned by Magnitude "
-        "(50 % unstructured), from 307 to 144"
+        "tiny, pruned by Wanda (50 % unstructured), from 46.0 to "
     )
     assert " of the loss that pruning adds; on as many tokens, retraining reaches " in answer
     # In the order of the config: the better one comes second.
@@ -121,6 +122,21 @@ def test_the_answer_is_about_the_reference_and_its_rival_on_as_many_tokens() -> 
 def test_an_answer_from_few_seeds_says_so(seeds: list[int], start: str) -> None:
     study = make_study(criteria=["wanda"], seeds=seeds)
     assert answer_of({}, study).startswith(f"{start} (one block) ")
+
+
+def test_the_answer_compares_the_seeds_that_both_have_and_counts_them() -> None:
+    """As in an unfinished study, whose cells finish in no fixed order."""
+    study = make_study(criteria=["wanda"], seeds=[0, 1, 2])
+    given = {f"{WANDA}/none/seed{seed}": 40.0 + seed for seed in range(3)}
+    given |= {f"{WANDA}/recon_block/seed{seed}": 30.0 + seed for seed in range(3)}
+    records = make_records(study, PERPLEXITIES | given)
+    late = [cell for cell in records if cell.adaptation == NONE and cell.seed > 0]
+    for cell in late:
+        del records[cell]
+    unfinished = replace(study, finished=frozenset(records))
+    answer = answer_text(unfinished, gather_found(Evidence(unfinished, records, Path())))
+    assert answer.startswith("On this sample and order (one seed), reconstruction")
+    assert ", from 40.0 to 30.0 (dense" in answer
 
 
 def test_the_answer_names_two_rivals_and_says_how_many_more_there_are() -> None:
@@ -288,7 +304,7 @@ def test_the_page_of_a_study_that_no_claim_asks_about_says_what_was_found(tmp_pa
     audit = audit_study(study, tmp_path / "records")
     assert {claim["verdict"] for claim in audit["claims"]} == {UNTESTED}
     page = page_text(study, audit, tmp_path).replace("\N{NO-BREAK SPACE}", " ")
-    assert "the perplexity of tiny-2, pruned by Magnitude (50 % unstructured), from 307" in page
+    assert "the perplexity of tiny-2, pruned by Wanda (50 % unstructured), from 46.0" in page
     assert "7 claims: 7 not testable here." in page
     assert page.count('<g class="point"') == 2
     assert page.count("They need ") == 1 and "<article" not in page

@@ -6,13 +6,15 @@ with the same seeds, so that the intervals are those of paired differences.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic, estimate
+from freelunch.analysis.pairing import Records
 from freelunch.reporting.audit.evidence import Evidence
-from freelunch.reporting.audit.measures.measure import shared_sample
+from freelunch.reporting.audit.measures.measure import shared_sample, shared_seeds
 from freelunch.reporting.audit.measures.recovery import recovered_by
 from freelunch.reporting.audit.numbers import estimate_text, json_number
 from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
@@ -39,27 +41,23 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
     """Return each pruned model with its adaptations, the lowest perplexity first.
 
     An adaptation has its perplexity, its `gain` (the share by which it lowers the perplexity), the
-    share of the loss added by pruning that it has `recovered`, and its cost. The last two are None
-    if there is no cell without adaptation to compare it with. `beside_first` is the share by which
-    it lowers the perplexity of the adaptation that the answer is about; None if the two are of one
-    kind or saw different amounts of text.
+    share of the loss added by pruning that it has `recovered`, and its cost. The gain and the share
+    are None if there is no cell without adaptation to compare it with. `beside_first` is the share
+    by which it lowers the perplexity of the adaptation that the answer is about; None if the two
+    are of one kind or saw different amounts of text. A share has the perplexities that it compares,
+    over the seeds that both have.
     """
-    means: dict[Cell, Mapping[str, Any]] = {
-        _identity(mean): mean for mean in means_over_seeds(evidence.records)
-    }
+    means = _means(evidence.records)
 
     def level(cell: Cell) -> dict[str, Any] | None:
-        if cell not in means:
-            return None
-        value, error = (means[cell][f"perplexity{end}"] for end in ("", "_standard_error"))
-        return {"value": json_number(value), "text": rounded(value, error)}
+        return _level(means[cell]) if cell in means else None
 
     found = []
     for by_name in evidence.pruned:
         one = next(iter(next(iter(by_name.values())).values()))
 
         def named(name: str, one: Cell = one) -> Cell:
-            return Cell(one.model, one.criterion, one.pattern, name, seed=0)
+            return replace(one, adaptation=name, seed=0)
 
         adaptations = [
             {
@@ -86,9 +84,29 @@ def gather_found(evidence: Evidence) -> list[dict[str, Any]]:
     return found
 
 
-def _identity(mean: Mapping[str, Any]) -> Cell:
-    """Return the cell, with seed 0, whose seeds a row is about."""
-    return Cell(mean["model"], mean["criterion"], mean["pattern"], mean["adaptation"], 0)
+def _means(records: Records) -> dict[Cell, Mapping[str, Any]]:
+    """Return the means over the seeds of each cell, by the cell with seed 0."""
+    means: Sequence[Mapping[str, Any]] = means_over_seeds(records)
+    return {
+        Cell(mean["model"], mean["criterion"], mean["pattern"], mean["adaptation"], seed=0): mean
+        for mean in means
+    }
+
+
+def _level(mean: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a perplexity, as a number and as text."""
+    value, error = (mean[f"perplexity{end}"] for end in ("", "_standard_error"))
+    return {"value": json_number(value), "text": rounded(value, error)}
+
+
+def leading(found: Found) -> tuple[int, float]:
+    """Return what sorts pruned models: most adaptations first, then the lowest perplexity without.
+
+    The answer is about the first. Were it about any of those with as many adaptations, it might be
+    about the worst criterion, which has most to gain.
+    """
+    value = (found["unadapted"] or {}).get("value")
+    return -len(found["adaptations"]), value if isinstance(value, float) else math.inf
 
 
 def _order(adaptation: Mapping[str, Any]) -> float:
@@ -104,9 +122,26 @@ def _compared(
     if sample is None:
         return {"gain": None, "recovered": None}
     return {
-        "gain": _share(_lowered_by(name), sample),
+        "gain": _lowered(evidence, by_name, NONE, name),
         "recovered": _share(recovered_by(name), sample),
     }
+
+
+def _lowered(
+    evidence: Evidence, by_name: Mapping[str, Mapping[int, Cell]], one: str, other: str
+) -> dict[str, Any] | None:
+    """Return the share by which an adaptation lowers the perplexity of one, over the seeds that
+    both have, and that perplexity `from` which and `to` which; None if they share no seed.
+    """
+    sample = shared_sample(evidence, by_name, [one, other])
+    if sample is None:
+        return None
+    cells = [cell for its in shared_seeds(by_name, [one, other]).values() for cell in its]
+    dense = Cell.dense(cells[0].model)
+    means = _means({cell: evidence.records[cell] for cell in (dense, *cells)})
+    start, end = (_level(means[replace(cells[0], adaptation=it, seed=0)]) for it in (one, other))
+    share = _share(_lowered_by(other, one), sample)
+    return {**share, "seeds": sample.seeds, "from": start, "to": end}
 
 
 def _beside_first(
@@ -120,8 +155,7 @@ def _beside_first(
         each["beside_first"] = None
         if first is not None and _is_rival(evidence.study, each, first):
             names = first["adaptation"], each["adaptation"]
-            if (sample := shared_sample(evidence, by_name, names)) is not None:
-                each["beside_first"] = _share(_lowered_by(names[1], names[0]), sample)
+            each["beside_first"] = _lowered(evidence, by_name, *names)
 
 
 def _is_rival(study: Study, one: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
@@ -133,7 +167,7 @@ def _is_rival(study: Study, one: Mapping[str, Any], first: Mapping[str, Any]) ->
     return retrains != other and others > 0 and abs(tokens - others) <= _ALIKE * others
 
 
-def _lowered_by(adaptation: str, beside: str = NONE) -> Statistic:
+def _lowered_by(adaptation: str, beside: str) -> Statistic:
     """Return the share by which an adaptation lowers the perplexity of another, as a statistic."""
 
     def statistic(means: Means) -> Numbers:
@@ -151,7 +185,7 @@ def _share(statistic: Statistic, sample: Sample) -> dict[str, Any]:
 
 
 def answer_text(study: Study, found: Sequence[Found]) -> str:
-    """Return in a sentence what was found for the pruned model with the most adaptations.
+    """Return in a sentence what was found for the pruned model that leads (`leading`).
 
     The sentence is about the reference (or the first adaptation), and the first adaptations of the
     other kind that saw as many tokens. Their order is that of the config: the best of them might be
@@ -159,14 +193,15 @@ def answer_text(study: Study, found: Sequence[Found]) -> str:
     """
     if not found:
         return "This study measures dense models only."
-    of = max(found, key=lambda it: len(it["adaptations"]))
+    of = min(found, key=leading)
     pruned = f"{of['model']}, pruned by {pruning_label(of).replace(', ', ' (', 1)})"
     if not of["adaptations"]:
         unadapted = of["unadapted"]["text"]
         return f"The perplexity of {pruned}, is {unadapted} (dense model: {of['dense']['text']})."
     first = _first(study, of["adaptations"])
     text = "; ".join([_effect(study, of, first, pruned), *_rivals(study, of)])
-    seeds = min(each["seeds"] for each in (first, *_named_rivals(study, of)))
+    compared = [first["gain"] or first, *(it["beside_first"] for it in _named_rivals(study, of))]
+    seeds = min(each["seeds"] for each in compared)
     if seeds < ENOUGH_SEEDS:
         start = "On this sample and order (one seed)" if seeds == 1 else f"With {seeds} seeds"
         return f"{start}, {text[0].lower()}{text[1:]}."
@@ -181,11 +216,11 @@ def _first(study: Study, adaptations: Sequence[Mapping[str, Any]]) -> Mapping[st
 
 def _effect(study: Study, of: Found, adaptation: Mapping[str, Any], pruned: str) -> str:
     kind, rest = _named(study, adaptation)
-    name, to = f"{kind} ({rest})", adaptation["perplexity"]["text"]
+    name, gain = f"{kind} ({rest})", adaptation["gain"]
     dense = f"(dense model: {of['dense']['text']})"
-    if adaptation["gain"] is None:
-        return f"{name} gives {pruned}, a perplexity of {to} {dense}"
-    verb, without = _verb(adaptation["gain"]), of["unadapted"]["text"]
+    if gain is None:
+        return f"{name} gives {pruned}, a perplexity of {adaptation['perplexity']['text']} {dense}"
+    verb, without, to = _verb(gain), gain["from"]["text"], gain["to"]["text"]
     if verb is None:
         text = f"{name} does not clearly change the perplexity of {pruned}"
         return f"{text}: it is {without} without it and {to} with it {dense}"
@@ -238,7 +273,7 @@ def _rival(study: Study, each: Mapping[str, Any]) -> str:
         compared = f"{share} lower, {interval}"
     else:
         compared = "higher" if verb == "raises" else "not clearly different"
-    return f"{each['perplexity']['text']} ({rest}; {compared})"
+    return f"{beside['to']['text']} ({rest}; {compared})"
 
 
 def _named(study: Study, adaptation: Mapping[str, Any]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from freelunch.reporting.audit.found import leading
 from freelunch.reporting.audit.page_cells import significant, sorting
 from freelunch.reporting.audit.page_marks import sign, symbols
 from freelunch.reporting.audit.page_scatter import scatter
@@ -28,9 +29,8 @@ def shown_found(study: Study, found: Sequence[Mapping[str, Any]]) -> dict[str, A
     looks = marks(study.as_json()["adaptations"])
     several = len({it["model"] for it in found}) > 1
     seeds = {each["seeds"] for it in found for each in it["adaptations"]}
-    groups = [_group(it, looks, several) for it in found]
-    # The one with the most adaptations comes first, as it is the one that the answer is about.
-    groups.sort(key=lambda group: -len(group["rows"]))
+    # The one that the answer is about comes first.
+    groups = [_group(it, looks, several) for it in sorted(found, key=leading)]
     used = [looks[each["adaptation"]] for it in found for each in it["adaptations"]]
     return {
         "heads": [*HEADS, *([SEEDS] if len(seeds) > 1 else [])],
