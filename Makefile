@@ -3,7 +3,7 @@
 #   make study                 the default study, config.yaml
 #   make study STUDY=studies/full.yaml CORES=2 SCATTER=4
 #   make summary, make audit   what a study found, and its verdicts on the paper's claims
-#   make interim               what the finished cells of an unfinished study say; it may be running
+#   make interim               the results of the finished cells of an unfinished study, which may be running
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
 #                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)

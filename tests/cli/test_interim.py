@@ -11,10 +11,11 @@ import pytest
 from configs import ROOT
 from freelunch.cli.interim import interim_text
 from freelunch.core.errors import UserError
-from freelunch.records.read import load_finished, load_records
+from freelunch.records.read import load_finished, load_records, read_record
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_results
 from freelunch.study.cell import DENSE, NONE
+from freelunch.study.config import Part
 from freelunch.study.study import Study
 
 RECORDS = ROOT / "docs" / "laptop" / "records"
@@ -46,7 +47,7 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
         "3 of the 15 cells of the study `laptop` (config.yaml) have finished.\n"
         "Not yet: smollm2-135m/magnitude-u50/none/seed0, "
     )
-    assert ", and 7 more\n" in said and "Verdicts may change" in said
+    assert ", and 7 more.\n" in said and "Verdicts may change" in said
     assert "pruned by Wanda" in said and "Magnitude" not in said
     assert "not testable here: C1, C2, C2b, C2v1, C3, C3b, C4" in said
     folder = study.paths.interim
@@ -89,29 +90,78 @@ def test_when_all_have_finished_nothing_is_missing(study: Study) -> None:
         ).read_text()
 
 
-def test_a_record_of_other_settings_has_not_finished(study: Study) -> None:
+def test_a_record_of_other_settings_has_not_finished_and_the_setting_is_named(
+    study: Study,
+) -> None:
     """Its cell runs again."""
     config = study.as_json()
+    rate = config["adaptations"]["recon_block"]["learning_rate"]
     config["adaptations"]["recon_block"]["learning_rate"] *= 2
     edited = Study.check(config, "config.yaml")
-    _, records = load_finished(edited)
-    assert {cell.adaptation for cell in records} == {"none"}
+    assert {cell.adaptation for cell in load_finished(edited).records} == {"none"}
+    cell = "smollm2-135m/wanda-u50/recon_block/seed0"
+    assert (
+        f"so that they run again: {cell}. For {cell}, adaptation.learning_rate was {rate} and is "
+        f"{2 * rate}.\n" in interim_text(edited)
+    )
 
 
-def test_a_damaged_record_is_no_missing_one(study: Study) -> None:
-    path = next(study.paths.records.glob("*recon_block*"))
-    path.write_text(path.read_text().replace('"seed"', '"sead"', 1))
-    with pytest.raises(UserError, match="damaged or was altered"):
+def test_a_part_of_a_study_is_called_one(study: Study) -> None:
+    part = study.of_part(Part(models=["smollm2-135m"]))
+    assert interim_text(part).startswith(
+        "3 of the 15 cells of the part MODELS=smollm2-135m of the study `laptop` "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("recon_block__seed0.json", "altered"), ("gz", "the answers differ")]
+)
+def test_what_is_damaged_is_made_again_and_the_look_before_stays(
+    study: Study, name: str, problem: str
+) -> None:
+    """`make repair` would also run all that has not finished."""
+    interim_text(study)
+    before = (study.paths.interim / PAGE).read_bytes()
+    path = next(study.paths.records.glob(f"*{name}"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=problem) as raised:
         interim_text(study)
+    assert "remove it, and run the study" in str(raised.value)
+    assert "make study STUDY=config.yaml" in str(raised.value)
+    assert "repair" not in str(raised.value)
+    assert (study.paths.interim / PAGE).read_bytes() == before
+
+
+def test_a_record_that_a_running_study_removes_meanwhile_has_not_finished(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(path: Path) -> None:
+        if "recon_block" in path.name:
+            path.unlink()
+        return read_record(path)
+
+    monkeypatch.setattr("freelunch.records.read.read_record", removed)
+    assert interim_text(study).startswith("2 of the 15 cells ")
 
 
 def test_without_a_pruned_cell_beside_its_dense_model_there_is_nothing_to_say(
     study: Study,
 ) -> None:
     (study.paths.records / study.cells[0].record_name).unlink()
-    with pytest.raises(UserError, match="no pruned cell whose dense model"):
+    with pytest.raises(UserError, match="nothing can be compared yet") as raised:
         interim_text(study)
+    assert "2 records of the study as it is, and 0 made with other settings" in str(raised.value)
     assert not study.paths.interim.exists()
+
+
+def test_what_has_not_finished_is_no_lack_of_the_study(study: Study) -> None:
+    interim_text(study)
+    verdicts = (study.paths.interim / VERDICTS).read_text()
+    assert "No cells to test it on have finished." in verdicts
+    assert "This study has no cells" not in verdicts
+    assert "; unfinished: 3 of 15 cells." in verdicts
+    assert "Unfinished: 3 of the 15 cells" in (study.paths.interim / SUMMARY).read_text()
+    assert not [*study.paths.root.glob(".interim*")]
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def make_kept(name: str, root: Path) -> Audited:
     study = Study.load(Path(KEPT[name]), ROOT)
     shutil.copytree(ROOT / "docs" / name / "records", root / "records")
     if name in UNFINISHED:
-        study, _ = load_finished(study, root / "records")
+        study = load_finished(study, root / "records").study
     audit = audit_study(study, root / "records")
     write_json(root / "audit" / "audit.json", audit)
     _write_tables(study, load_records(study, root / "records"), root)

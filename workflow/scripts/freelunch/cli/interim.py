@@ -1,16 +1,20 @@
-"""`freelunch interim`: what the finished cells of an unfinished study say."""
+"""`freelunch interim`: the results of the finished cells of an unfinished study."""
 
-import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from freelunch.cli.summary import verdicts_text
 from freelunch.core.artifact import write_atomically
-from freelunch.records.read import load_finished
+from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.records.read import SoFar, load_finished
 from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.kept import SUMMARY, write_results
 from freelunch.study.study import Study
 
-# How many of the missing cells are named.
+# How many cells are named.
 NAMED = 5
 
 
@@ -19,32 +23,58 @@ def interim_text(study: Study) -> str:
     was found, what is missing, and where all is.
 
     Raises:
-        UserError: A record is damaged, or no pruned cell has finished.
+        UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
     """
-    finished, records = load_finished(study)
-    folder = study.paths.interim
-    # What an earlier look wrote may be of other cells.
-    shutil.rmtree(folder, ignore_errors=True)
-    audit = write_results(finished, records, study.paths.records, folder, [".png", ".svg"])
-    page = page_text(finished, audit, folder, records="../../records")
+    known, folder = load_finished(study), study.paths.interim
+    lock = wait_for_lock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        # An earlier look stays until this one is whole.
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+            new = Path(made) / "new"
+            audit = _write(known, study.paths.records, new)
+            if folder.exists():
+                folder.rename(Path(made) / "old")
+            new.rename(folder)
+    finally:
+        remove_lock(lock)
+    return "\n".join(_lines(study, known, audit))
+
+
+def _write(known: SoFar, records: Path, folder: Path) -> dict[str, Any]:
+    audit = write_results(known.study, known.records, records, folder, [".png", ".svg"])
+    page = page_text(known.study, audit, folder, records="../../records")
     write_atomically(folder / PAGE, page)
-    missing = [str(cell) for cell in study.cells if cell not in records]
-    lines = [
-        f"{len(records)} of the {len(study.cells)} cells of the study `{study.name}` "
-        f"({study.source}) have finished.",
-        *([f"Not yet: {_listed(missing)}"] if missing else []),
-        audit["answer"],
-        f"Scope: {audit['scope']}",
-        f"The paper's claims here: {verdicts_text(audit['claims'])}",
-        *(["Verdicts may change with each cell that finishes."] if missing else []),
-        f"page    {folder / PAGE}",
-        f"tables  {folder / SUMMARY}, and more beside it",
-    ]
-    return "\n".join(lines)
+    return audit
 
 
-def _listed(names: list[str]) -> str:
-    """Return names, of which a long list shows only the first."""
-    more = len(names) - NAMED
-    shown = names[:NAMED]
-    return ", ".join(shown) + (f", and {more} more" if more > 0 else "")
+def _lines(study: Study, known: SoFar, audit: dict[str, Any]) -> Iterator[str]:
+    part = f" of the part{study.part_words}" if study.part_words else ""
+    yield (
+        f"{len(known.records)} of the {len(study.cells)} cells{part} of the study `{study.name}` "
+        f"({study.source}) have finished."
+    )
+    if known.outdated:
+        first, (key, found, asked) = next(iter(known.outdated.items()))
+        yield (
+            f"Finished with other settings, so that they run again: {_listed(known.outdated)}. For "
+            f"{first}, {key} was {found} and is {asked}."
+        )
+    if known.waiting:
+        yield f"Finished before their dense models: {_listed(known.waiting)}."
+    others = {*known.records, *known.outdated, *known.waiting}
+    if missing := [cell for cell in study.cells if cell not in others]:
+        yield f"Not yet: {_listed(missing)}."
+    yield audit["answer"]
+    yield f"Scope: {audit['scope']}"
+    yield f"The paper's claims here: {verdicts_text(audit['claims'])}"
+    if known.study.is_unfinished:
+        yield "Verdicts may change with each cell that finishes."
+    yield f"page    {study.paths.interim / PAGE}"
+    yield f"tables  {study.paths.interim / SUMMARY}, and more beside it"
+
+
+def _listed(cells: Iterable[object]) -> str:
+    """Return cells, of which a long list shows only the first."""
+    names = [*map(str, cells)]
+    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])

@@ -285,7 +285,7 @@ def summary_command(
 def interim_command(
     study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
 ) -> None:
-    """Show what the finished cells of an unfinished study say.
+    """Show the results of the finished cells of an unfinished study.
 
     It writes their tables, figures and verdicts, and a page that shows them, to the folder
     `interim` of the study's results. The study may be running.

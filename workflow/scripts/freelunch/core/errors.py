@@ -37,7 +37,7 @@ class UserError(Exception):
         todo: str | None = None,
         instead: object = None,
     ) -> None:
-        self.problem, self.instead = problem, instead
+        self.problem, self.found, self.instead = problem, found, instead
         lines = [f"{where}: {problem}" if where is not None else problem]
         lines += [f"  found:    {found}"] if found is not None else []
         lines += [f"  expected: {expected}"] if expected is not None else []

@@ -8,14 +8,14 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from freelunch.core.digest import read_sealed
+from freelunch.core.digest import file_digest, read_sealed
 from freelunch.core.errors import UserError, mend, run_again
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
@@ -30,6 +30,7 @@ from freelunch.study.steps import (
     RETRAIN_MODEL,
     SAMPLE_CALIBRATION,
     SAMPLE_HELD_OUT,
+    TASKS,
 )
 from freelunch.study.study import Study
 
@@ -84,37 +85,91 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[st
     return records
 
 
-def load_finished(
-    study: Study, folder: Path | None = None
-) -> tuple[Study, dict[Cell, dict[str, Any]]]:
-    """Return a study restricted to its cells that have finished, and their records.
+@dataclass(frozen=True)
+class SoFar:
+    """What has finished of a study.
 
-    A cell whose record was made with other than the current settings has not, since it will run
-    again. Cells are compared with their dense model, so they count once its cell has finished.
+    Attributes:
+        study: The study, restricted to its cells that have finished and whose dense model has.
+        records: The record of each of these cells.
+        waiting: The cells that have finished, while their dense model has not.
+        outdated: The cells whose records were made with other settings, so that they run again:
+            the first setting that differs, what it was, and what it is.
+    """
+
+    study: Study
+    records: dict[Cell, dict[str, Any]]
+    waiting: list[Cell]
+    outdated: dict[Cell, tuple[str, Any, Any]]
+
+
+def load_finished(study: Study, folder: Path | None = None) -> SoFar:
+    """Return what has finished of a study, which may be running.
 
     Args:
         study: The study, or a part of it.
         folder: Folder of the records; None for that in the study's results.
 
     Raises:
-        UserError: A record is damaged, or no pruned cell has finished.
+        UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
     """
     folder = folder or study.paths.records
-    found = {}
+    found, outdated = {}, {}
     for cell in study.cells:
-        path = folder / cell.record_name
-        if path.is_file():
-            record = _record_of(cell, path)
-            if not any(differences(record["spec"], study.spec(cell))):
-                found[cell] = record
+        record = _record_so_far(study, cell, folder / cell.record_name)
+        if record is None:
+            continue
+        if unlike := next(differences(record["spec"], study.spec(cell)), None):
+            outdated[cell] = unlike
+        else:
+            found[cell] = record
     records = {cell: record for cell, record in found.items() if Cell.dense(cell.model) in found}
+    waiting = [cell for cell in found if cell not in records]
     if all(cell.is_dense for cell in records):
         raise UserError(
-            "no pruned cell whose dense model was evaluated has finished yet",
+            "nothing can be compared yet",
             where=folder,
-            todo=f"run the study (`{study.run_command}`), or wait",
+            found=f"{len(found)} records of the study as it is, and {len(outdated)} made with "
+            "other settings",
+            expected="those of a pruned model and of its dense model",
+            todo=f"run the study (`{study.run_command}`), or wait if it is running",
         )
-    return replace(study, finished=frozenset(records)), records
+    return SoFar(replace(study, finished=frozenset(records)), records, waiting, outdated)
+
+
+def _record_so_far(study: Study, cell: Cell, path: Path) -> dict[str, Any] | None:
+    """Return the record of a cell; None if there is none.
+
+    A running study removes a record before it makes it again. In a study that has not finished,
+    `make repair` would also run all that is missing, so a damaged record has another remedy.
+    """
+    if not path.is_file():
+        return None
+    try:
+        record = _record_of(cell, path)
+        check_answers(record, path)
+    except UserError as error:
+        if not path.is_file():
+            return None
+        raise UserError(
+            error.problem,
+            where=path,
+            found=error.found,
+            todo=f"remove it, and run the study, which makes it again: {study.run_command}",
+        ) from error
+    return record
+
+
+def check_answers(record: Mapping[str, Any], path: Path) -> None:
+    """Refuse a record whose cell answered tasks, if the answers beside it are not those.
+
+    Raises:
+        UserError: They are missing or differ.
+    """
+    if TASKS in record["metrics"]:
+        expected, answers = record["metrics"][TASKS]["answers_sha256"], answers_beside(path)
+        if not answers.is_file() or file_digest(answers) != expected:
+            raise UserError("the answers differ from what the record says", where=answers)
 
 
 def _record_of(cell: Cell, path: Path) -> dict[str, Any]:

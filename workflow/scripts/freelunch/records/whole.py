@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import MANIFEST, Artifact
-from freelunch.core.digest import file_digest, unsealed
+from freelunch.core.digest import unsealed
 from freelunch.core.errors import UserError
 from freelunch.records.made import (
     Made,
@@ -16,7 +16,7 @@ from freelunch.records.made import (
     check_nothing_beside,
     check_settings,
 )
-from freelunch.records.read import answers_beside, read_record
+from freelunch.records.read import check_answers, read_record
 from freelunch.study import steps
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
@@ -302,11 +302,7 @@ def _record(study: Study, cell: Cell) -> Made:
         record = read_record(path)
         if record["cell"] != str(cell):
             raise UserError("this is the record of another cell", where=path)
-        if steps.TASKS in record["metrics"]:
-            expected = record["metrics"][steps.TASKS]["answers_sha256"]
-            answers = answers_beside(path)
-            if not answers.is_file() or file_digest(answers) != expected:
-                raise UserError("the answers differ from what the record says", where=answers)
+        check_answers(record, path)
         check_made_from(path, record["provenance"]["digests"], made_from)
 
     return Made("records", steps.COLLECT_RECORDS, path, True, check, path)

@@ -43,14 +43,16 @@ def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -
     Raises:
         UserError: A record is missing, was altered, or was made with other settings.
     """
-    load = load_finished if so_far else lambda *asked: (study, load_records(*asked))
+    if so_far:
+        known = load_finished(study, records)
+        study, loaded = known.study, known.records
+    else:
+        loaded = load_records(study, records)
     with TemporaryDirectory() as made:
-        write_results(*load(study, records), records, Path(made), [".png"])
-        for path in (
-            *map(Path(made).joinpath, (SUMMARY, VERDICTS)),
-            *Path(made, FIGURES).glob("*.png"),
-        ):
-            write_atomically(folder / path.relative_to(made), path.read_bytes())
+        root = Path(made)
+        write_results(study, loaded, records, root, [".png"])
+        for path in (root / SUMMARY, root / VERDICTS, *(root / FIGURES).glob("*.png")):
+            write_atomically(folder / path.relative_to(root), path.read_bytes())
 
 
 def write_results(

@@ -78,7 +78,7 @@ def check_finished(study: Study) -> None:
         raise UserError(
             "this study has no audit yet, because it has not run to its end",
             where=study.source,
-            todo=f"run it: {study.run_command}; or see what its finished cells say: "
+            todo=f"run it: {study.run_command}; or see the results of its finished cells: "
             f"{study.command('interim')}",
         )
     check_unedited(study)

@@ -154,6 +154,11 @@ class Study(Comparisons, Lengths):
         """The cells that are run, whether or not they have finished."""
         return cells_of(grids_in(self.block.grids, self.block.part))
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is restricted to the cells that have finished, and others have not."""
+        return len(self.cells) < len(self.asked)
+
     def of_part(self, part: Part | None) -> "Study":
         """Return this study with another part of its grids to run; None for all of them."""
         block = self.block.model_copy(update={"part": part})

@@ -46,6 +46,9 @@ from freelunch.study.study import Study
 
 CLAIMS = DATA / "claims.yaml"
 Claim = Mapping[str, Any]
+# Why there are no findings.
+NO_CELLS = "This study has no cells to test it on."
+UNFINISHED = "No cells to test it on have finished."
 
 
 def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
@@ -152,6 +155,7 @@ def _part(
     measure = MEASURES[part["measure"]]
     asked = list(measure.ask(evidence, settings))
     findings = [_finding(each, part, evidence) for each in asked]
+    unfinished = evidence.study.is_unfinished
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
     scope, too_small = _scope(evidence, findings, paper)
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
@@ -163,7 +167,7 @@ def _part(
         "verdict": verdict,
         "bearing": bearing(at_scale, too_small),
         "scope": scope,
-        "reason": reason_text(findings, verdict, "This study has no cells to test it on."),
+        "reason": reason_text(findings, verdict, UNFINISHED if unfinished else NO_CELLS),
         "findings": findings,
     }
     return found, at_scale
@@ -227,7 +231,7 @@ def _finding(
         return {
             "subject": asked.subject,
             "verdict": UNTESTED,
-            "reason": asked.reason,
+            "reason": asked.reason + ("; the study is unfinished" * evidence.study.is_unfinished),
             "about": "",
             **dict.fromkeys(("value", "low", "high", "text", "command", "seeds")),
             "of_seeds": [],

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.reporting.audit.scope import measured_text
+from freelunch.reporting.audit.scope import cells_text, measured_text
 from freelunch.reporting.audit.verdicts import VERDICTS
 from freelunch.reporting.formatting import range_text
 from freelunch.reporting.labels import criterion_label, pattern_label, place_text
@@ -32,10 +32,9 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     names = {name for _, name in adapted}
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
     seeds = range_text([*of_cells.values()] or [1], ",")
-    cells, asked = len(study.cells), len(study.asked)
-    counted = f"{cells} cells" if cells == asked else f"unfinished: {cells} of {asked} cells"
+    unfinished = "unfinished: " if study.is_unfinished else ""
     facts = {
-        "Study": f"`{study.name}` (`{audit['config_file']}`), {counted}",
+        "Study": f"`{study.name}` (`{audit['config_file']}`), {unfinished}{cells_text(study)}",
         "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
         "Measured": f"{measured_text(study)}{_held_out(study)}; {seeds} "
         f"seed{'' if seeds == '1' else 's'} for each cell",

@@ -73,7 +73,11 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
             axes.set_title(f"{model}\n{kind}: {meaning}", loc="left")
             axes.set_xlabel("block")
             axes.set_ylabel("relative error of output")
-    handles = [line_handle(_GREY, "others")] if grey else []
+    windows = {
+        adaptations[row["adaptation"]].get("window") for row in shown if row["adaptation"] != NONE
+    }
+    others = "other windows" if len(windows) > 1 else "other adaptations"
+    handles = [line_handle(_GREY, others)] if grey else []
     legend_below(figure, handles, "averaged over tokens of held-out calibration text")
     return figure
 

@@ -145,7 +145,7 @@ def _why_empty(missing: Sequence[str]) -> str:
     return "\n".join(
         [
             "An effect compares an adapted model with the same model without adaptation.",
-            "This study lacks these cells:",
+            "These cells are missing:",
             "",
             *cells,
         ]

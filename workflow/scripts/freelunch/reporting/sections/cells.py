@@ -1,6 +1,7 @@
 """The section of the summary that shows every cell, its seeds averaged."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from freelunch.reporting.formatting import (
@@ -13,7 +14,7 @@ from freelunch.reporting.formatting import (
 )
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.section import Section
-from freelunch.study.cell import DENSE, NONE
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.sources import AnyText, Mixture, Wheel
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -90,6 +91,11 @@ def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
 
 def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -> Iterator[str]:
     """Yield the notes below the table: texts, amounts, seeds, and the meaning of an error."""
+    if study.is_unfinished:
+        yield (
+            f"Unfinished: {len(study.cells)} of the {len(study.asked)} cells have finished, and "
+            "the numbers of the others may change what is said here."
+        )
     name, calibration = study.perplexity.text, study.calibration
     text = study.text(name)
     error = (
@@ -125,6 +131,11 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
             f"Numbers are means over seeds ({listed}); the spread is the standard deviation of the "
             "perplexity over them."
         )
+        if len({*_seeds_of_rows(study)}) > 1:
+            yield (
+                "Rows differ in their seeds. Samples and held-out text differ with the seed, so "
+                "compare drift and held-out perplexity only between rows with the same seeds."
+            )
     else:
         yield f"Seeds: {listed}, one for each cell."
     yield (
@@ -135,6 +146,15 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
         "Adaptation cost excludes calibration and pruning. It gives the tokens seen (counting "
         "repeats), floating-point operations, wall time, and the peak memory of the largest job."
     )
+
+
+def _seeds_of_rows(study: Study) -> Iterator[frozenset[int]]:
+    """Yield the seeds of each row of a pruned model."""
+    rows: dict[Cell, set[int]] = {}
+    for cell in study.cells:
+        if not cell.is_dense:
+            rows.setdefault(replace(cell, seed=0), set()).add(cell.seed)
+    yield from map(frozenset, rows.values())
 
 
 def _amounts(means: Means) -> str:
