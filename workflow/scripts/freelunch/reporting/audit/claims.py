@@ -228,10 +228,12 @@ def _finding(
     asked: Measurement | Absent, part: Mapping[str, Any], evidence: Evidence
 ) -> dict[str, Any]:
     if isinstance(asked, Absent):
+        may_come = evidence.study.is_unfinished and not asked.too_small
+        unfinished = "; the study is unfinished" if may_come else ""
         return {
             "subject": asked.subject,
             "verdict": UNTESTED,
-            "reason": asked.reason + ("; the study is unfinished" * evidence.study.is_unfinished),
+            "reason": asked.reason + unfinished,
             "about": "",
             **dict.fromkeys(("value", "low", "high", "text", "command", "seeds")),
             "of_seeds": [],
