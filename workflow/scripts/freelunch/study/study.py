@@ -157,7 +157,7 @@ class Study(Comparisons, Lengths):
     @property
     def is_unfinished(self) -> bool:
         """Whether it is restricted to the cells that have finished, and others have not."""
-        return len(self.cells) < len(self.asked)
+        return self.finished is not None and len(self.cells) < len(self.asked)
 
     def of_part(self, part: Part | None) -> "Study":
         """Return this study with another part of its grids to run; None for all of them."""
