@@ -34,7 +34,7 @@ MOST_SPANS = 2.0
 # The numbers of an axis, and the room below them.
 AXIS_INCHES = 0.34
 LEGEND_INCHES = 0.56
-PLOT_INCHES = 1.9
+PLOT_INCHES = 1.8
 GAP_INCHES = 0.1
 INDENT_INCHES = 0.1
 # What stands above the numbers.
