@@ -21,12 +21,12 @@ Records = Mapping[Cell, Mapping[str, Any]]
 Row = dict[str, str | int | float | None]
 
 
-def seed_groups(records: Records) -> list[list[Cell]]:
+def seed_groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return the cells that differ in their seed alone, model by model, the dense cell first."""
     groups: dict[str, dict[Cell, list[Cell]]] = {}
-    for cell in sorted(records, key=lambda cell: not cell.is_dense):
+    for cell in sorted(cells, key=lambda cell: not cell.is_dense):
         groups.setdefault(cell.model, {}).setdefault(replace(cell, seed=0), []).append(cell)
-    return [cells for of_model in groups.values() for cells in of_model.values()]
+    return [of_seeds for of_model in groups.values() for of_seeds in of_model.values()]
 
 
 def pruned_models(records: Records) -> list[list[Cell]]:

@@ -122,20 +122,21 @@ def _compared(
     if sample is None:
         return {"gain": None, "recovered": None}
     return {
-        "gain": _lowered(evidence, by_name, NONE, name),
+        "gain": _lowered(evidence, by_name, sample, NONE, name),
         "recovered": _share(recovered_by(name), sample),
     }
 
 
 def _lowered(
-    evidence: Evidence, by_name: Mapping[str, Mapping[int, Cell]], one: str, other: str
-) -> dict[str, Any] | None:
-    """Return the share by which an adaptation lowers the perplexity of one, over the seeds that
-    both have, and that perplexity `from` which and `to` which; None if they share no seed.
+    evidence: Evidence,
+    by_name: Mapping[str, Mapping[int, Cell]],
+    sample: Sample,
+    one: str,
+    other: str,
+) -> dict[str, Any]:
+    """Return the share by which an adaptation lowers the perplexity of one, and the perplexities
+    `from` which and `to` which it does, over the seeds that both have, which are the sample's.
     """
-    sample = shared_sample(evidence, by_name, [one, other])
-    if sample is None:
-        return None
     cells = [cell for its in shared_seeds(by_name, [one, other]).values() for cell in its]
     dense = Cell.dense(cells[0].model)
     means = _means({cell: evidence.records[cell] for cell in (dense, *cells)})
@@ -155,7 +156,8 @@ def _beside_first(
         each["beside_first"] = None
         if first is not None and _is_rival(evidence.study, each, first):
             names = first["adaptation"], each["adaptation"]
-            each["beside_first"] = _lowered(evidence, by_name, *names)
+            if (sample := shared_sample(evidence, by_name, names)) is not None:
+                each["beside_first"] = _lowered(evidence, by_name, sample, *names)
 
 
 def _is_rival(study: Study, one: Mapping[str, Any], first: Mapping[str, Any]) -> bool:

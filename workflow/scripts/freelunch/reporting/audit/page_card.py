@@ -32,9 +32,8 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     names = {name for _, name in adapted}
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
     seeds = range_text([*of_cells.values()] or [1], ",")
-    unfinished = "unfinished: " if study.is_unfinished else ""
     facts = {
-        "Study": f"`{study.name}` (`{audit['config_file']}`), {unfinished}{cells_text(study)}",
+        "Study": f"`{study.name}` (`{audit['config_file']}`), {cells_text(study)}",
         "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
         "Measured": f"{measured_text(study)}{_held_out(study)}; {seeds} "
         f"seed{'' if seeds == '1' else 's'} for each cell",

@@ -114,7 +114,7 @@ class Scope:
 
 def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return the scope of all verdicts on a study, which a reader needs to know before any."""
-    unfinished = f"; unfinished: {cells_text(study)}" if study.is_unfinished else ""
+    unfinished = f"; {cells_text(study)}" if study.is_unfinished else ""
     return (
         f"{_of_study(study, records, regimes).text}; calibration on `{study.calibration.text}`; "
         f"{measured_text(study)}{unfinished}."
@@ -123,8 +123,10 @@ def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
 
 def cells_text(study: Study) -> str:
     """Return how many cells a study has; of an unfinished one, how many have finished."""
-    asked = len(study.asked)
-    return f"{len(study.cells)} of {asked} cells" if study.is_unfinished else f"{asked} cells"
+    cells = len(study.cells)
+    if study.is_unfinished:
+        return f"unfinished: {cells} of {len(study.asked)} cells"
+    return f"{cells} cells"
 
 
 def measured_text(study: Study) -> str:

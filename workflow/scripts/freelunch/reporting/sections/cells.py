@@ -1,9 +1,9 @@
 """The section of the summary that shows every cell, its seeds averaged."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+from freelunch.analysis.pairing import seed_groups
 from freelunch.reporting.formatting import (
     NOTHING,
     marked,
@@ -14,7 +14,7 @@ from freelunch.reporting.formatting import (
 )
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.section import Section
-from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.cell import DENSE, NONE
 from freelunch.study.sources import AnyText, Mixture, Wheel
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -131,7 +131,8 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
             f"Numbers are means over seeds ({listed}); the spread is the standard deviation of the "
             "perplexity over them."
         )
-        if len({*_seeds_of_rows(study)}) > 1:
+        rows = [of_seeds for of_seeds in seed_groups(study.cells) if not of_seeds[0].is_dense]
+        if len({frozenset(cell.seed for cell in of_seeds) for of_seeds in rows}) > 1:
             yield (
                 "Rows differ in their seeds. Samples and held-out text differ with the seed, so "
                 "compare drift and held-out perplexity only between rows with the same seeds."
@@ -146,15 +147,6 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
         "Adaptation cost excludes calibration and pruning. It gives the tokens seen (counting "
         "repeats), floating-point operations, wall time, and the peak memory of the largest job."
     )
-
-
-def _seeds_of_rows(study: Study) -> Iterator[frozenset[int]]:
-    """Yield the seeds of each row of a pruned model."""
-    rows: dict[Cell, set[int]] = {}
-    for cell in study.cells:
-        if not cell.is_dense:
-            rows.setdefault(replace(cell, seed=0), set()).add(cell.seed)
-    yield from map(frozenset, rows.values())
 
 
 def _amounts(means: Means) -> str:
