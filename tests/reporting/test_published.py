@@ -1,35 +1,18 @@
-"""The paper's protocol and published numbers beside a run's, and records that were altered."""
+"""Published numbers beside those of a study."""
 
 import copy
-import json
 import math
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from freelunch.core.artifact import ArtifactWriter, write_atomically, write_json
-from freelunch.core.digest import file_digest, sealed
+from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
-from freelunch.evaluation.tasks import answers_bytes
-from freelunch.records.read import answers_beside
-from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.evidence import Evidence
-from freelunch.reporting.audit.integrity import check_records
-from freelunch.reporting.audit.protocol import (
-    ABSENT,
-    DIFFERENT,
-    PARTLY,
-    SAME,
-    UNKNOWN,
-    audit_protocol,
-    load_protocol,
-    values,
-)
 from freelunch.reporting.audit.published import (
     AGREES,
     DIFFERS,
@@ -40,155 +23,15 @@ from freelunch.reporting.audit.published import (
 )
 from freelunch.reporting.audit.published_file import COLUMNS, TASKS, load_published
 from freelunch.study.cell import Cell
-from freelunch.study.steps import METRICS
 from freelunch.study.study import Study
 from records_for_tests import (
     CONFIG,
     PERPLEXITIES,
     make_records,
     make_study,
-    write_records,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-# --- Protocol
-
-
-def setting(**more: Any) -> dict[str, Any]:
-    base = {"id": "x", "group": "g", "setting": "s", "paper": "p", "matters": "no", "why": "w"}
-    return base | more
-
-
-@pytest.mark.parametrize(
-    ("more", "status", "shown"),
-    [
-        ({"ours": {"study": "calibration.length"}, "same_as": [256]}, SAME, ["256"]),
-        ({"ours": {"study": "calibration.length"}, "same_as": [4096]}, DIFFERENT, ["256"]),
-        ({"ours": {"study": "calibration.length"}, "paper": None}, UNKNOWN, ["256"]),
-        ({"ours": {"study": "evaluation.tasks.names"}, "same_as": ["rte"]}, ABSENT, []),
-        (
-            {
-                "ours": {"study": "evaluation.perplexity.stride"},
-                "same_as": [None],
-                "null_reads": "no overlap",
-            },
-            SAME,
-            ["no overlap"],
-        ),
-        ({"ours": {"text": "so"}, "same": True}, SAME, ["so"]),
-        ({"ours": {"text": "so"}, "same": False}, DIFFERENT, ["so"]),
-        ({"ours": {"grids": "criteria"}, "same_as": ["wanda"]}, PARTLY, ["magnitude", "wanda"]),
-        ({"ours": {"grids": "seeds"}, "same_as": [0]}, SAME, ["0"]),
-        ({"ours": {"criteria": "scope"}, "same_as": ["row"]}, PARTLY, ["matrix", "row"]),
-        (
-            {"ours": {"adaptations": "reconstruction", "key": "train_norms"}, "same_as": [True]},
-            SAME,
-            ["yes"],
-        ),
-        (
-            {"ours": {"adaptations": "retraining", "key": "method"}, "same_as": ["lora"]},
-            ABSENT,
-            [],
-        ),
-        (
-            {
-                "ours": {"text_source": "calibration"},
-                "same_as": ["some-package: c4.utf8"],
-            },
-            SAME,
-            ["some-package: c4.utf8"],
-        ),
-    ],
-)
-def test_a_setting_beside_the_papers(more: dict[str, Any], status: str, shown: list[str]) -> None:
-    (row,) = audit_protocol(make_study(), [setting(**more)])
-    assert (row["status"], row["ours"]) == (status, shown)
-
-
-def test_only_what_is_used_is_shown() -> None:
-    """Registries may hold more than the grids run."""
-    more = {"full": {"method": "full", "budget": {"times": 3, "of": "recon_block"}}}
-    ours = {"adaptations": "retraining", "key": "samples"}
-    assert values(ours, make_study(more)) == []
-    assert values(ours, make_study(more, adaptations=["none", "recon_block", "full"])) == [96]
-
-
-def test_the_protocol_of_the_paper() -> None:
-    rows = audit_protocol(Study.load(Path("studies/full.yaml"), ROOT), load_protocol())
-    status = {row["id"]: row["status"] for row in rows}
-    assert len(status) == len(rows), "an id is there twice"
-    assert status["calibration_samples"] == status["models"] == DIFFERENT
-    assert status["retraining_budgets"] == status["sparsity"] == UNKNOWN
-    assert status["damping"] == SAME
-    assert all(row["why"] and row["setting"] for row in rows)
-
-
-MATRIX = {"method": "reconstruction", "window": "matrix", "train_norms": False}
-BEHIND = {**MATRIX, "targets": "behind_sparse"}
-
-
-@pytest.mark.parametrize(
-    ("adaptation", "expected"),
-    [
-        ({"method": "reconstruction"}, {"dropout": (DIFFERENT, ["no"])}),
-        ({"method": "reconstruction", "model_dropout": True}, {"dropout": (SAME, ["yes"])}),
-        ({"method": "reconstruction", "window": "attention_mlp"}, {}),
-        (
-            MATRIX,
-            {"matrix_targets": (DIFFERENT, ["dense"]), "lost_residual": (DIFFERENT, ["no"])},
-        ),
-        (
-            {**BEHIND, "lost_residual": True},
-            {"matrix_targets": (SAME, ["behind_sparse"]), "lost_residual": (SAME, ["yes"])},
-        ),
-        (
-            {"method": "least_squares", "targets": "behind_sparse"},
-            {"matrix_targets": (SAME, ["behind_sparse"]), "lost_residual": (DIFFERENT, ["no"])},
-        ),
-        (
-            {**MATRIX, "inputs": "sparse", "targets": "local"},
-            {"matrix_targets": (SAME, ["local"]), "lost_residual": (ABSENT, [])},
-        ),
-        (
-            {"method": "reconstruction", "learning_rate": [0.1, 0.2], "select_on": "evaluation"},
-            {"selection": (SAME, ["evaluation"]), "dropout": (DIFFERENT, ["no"])},
-        ),
-    ],
-    ids=str,
-)
-def test_quirks_of_the_papers_code(
-    adaptation: dict[str, Any], expected: dict[str, tuple[str, list[str]]]
-) -> None:
-    """What a run switches on is the paper's, and only settings of its own windows count."""
-    rows = audit_protocol(make_study({"x": adaptation}, adaptations=["x"]), load_protocol())
-    found = {row["id"]: (row["status"], row["ours"]) for row in rows}
-    names = ("dropout", "matrix_targets", "lost_residual", "selection")
-    assert {name: found[name] for name in names} == {
-        **dict.fromkeys(names, (ABSENT, [])),
-        **expected,
-    }
-
-
-def test_masks_behind_unreconstructed_blocks_are_the_papers_too() -> None:
-    for statistics in ("dense", "sparse"):
-        more = {"y": {"score": "wanda", "statistics": statistics}}
-        study = make_study(more_criteria=more, criteria=["y"])
-        rows = {row["id"]: row for row in audit_protocol(study, load_protocol())}
-        assert rows["mask_statistics"]["status"] == SAME
-        assert rows["mask_statistics"]["ours"] == [statistics]
-
-
-def test_a_setting_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "protocol.yaml"
-    write_json(path, {"settings": [setting(ours={"study": "name"})]})
-    with pytest.raises(UserError, match="does not say which of ours") as error:
-        load_protocol(path)
-    assert f"{path}: x" in str(error.value)
-
-
-# --- Published numbers
 
 
 def published(tmp_path: Path, **changes: str) -> Path:
@@ -522,150 +365,3 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     write_atomically(path, "source,model\na,b\n")
     with pytest.raises(UserError, match="columns of the published numbers"):
         load_published(path)
-
-
-# --- Records that somebody altered
-
-RECORD = Cell.parse("tiny/wanda-u50/recon_block/seed0")
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    monkeypatch.chdir(tmp_path)
-    study = make_study()
-    write_records(study, make_records(study, PERPLEXITIES))
-    return study
-
-
-def altered(study: Study, change: Callable[[dict[str, Any]], object], again: bool) -> None:
-    """Alter a record; `again`: by somebody who knows of its digest."""
-    path = study.paths.record(RECORD)
-    record = json.loads(path.read_text())
-    change(record)
-    write_json(path, sealed(record) if again else record)
-
-
-def test_an_audit_of_sound_records(study: Study) -> None:
-    audit = audit_study(study)
-    json.dumps(audit, allow_nan=False)
-    assert audit["study"] == "made-up"
-    assert {claim["id"] for claim in audit["claims"]} >= {"C1", "C2", "C3", "C4"}
-    assert {row["step"] for row in audit["costs"]} >= {"prune_model", "reconstruct_window"}
-    assert audit_study(study) == audit
-
-
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        (lambda it: it["metrics"]["perplexity"].update(perplexity=38.0), "perplexity.perplexity"),
-        (lambda it: it["metrics"]["perplexity"].update(loss=3.0), "perplexity.loss"),
-        (
-            lambda it: it["metrics"]["perplexity"]["window_losses"].__setitem__(3, 1.0),
-            "perplexity.loss",
-        ),
-        (lambda it: it["identity"].update(sparsity=0.4), "identity.sparsity"),
-        (lambda it: it["identity"].update(zeros=3), "identity.zeros"),
-        (lambda it: it.update(fingerprint="0" * 64), "fingerprint"),
-    ],
-)
-def test_an_altered_record_is_refused(
-    study: Study, change: Callable[[dict[str, Any]], object], key: str
-) -> None:
-    altered(study, change, again=True)
-    with pytest.raises(UserError, match="contradicts itself") as error:
-        audit_study(study)
-    assert key in str(error.value) and RECORD.record_name in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda it: it["identity"].update(parameters=7 * 10**10),
-        lambda it: it["cost"]["reconstruct_window"].update(tokens=1),
-        lambda it: it["metrics"]["perplexity"].update(byte_perplexity=1.0),
-    ],
-)
-def test_whatever_is_altered_is_seen(
-    study: Study, change: Callable[[dict[str, Any]], object]
-) -> None:
-    altered(study, change, again=False)
-    with pytest.raises(UserError, match="a record is damaged or was altered") as error:
-        audit_study(study)
-    assert RECORD.record_name in str(error.value)
-
-
-def test_a_record_that_is_not_what_was_measured_is_refused(study: Study) -> None:
-    """All of its numbers agree with each other, but not with the file of the evaluation."""
-    measured = json.loads(study.paths.record(RECORD).read_text())["metrics"]["perplexity"]
-    folder = study.paths.metrics(RECORD)
-
-    def measure(content: dict[str, Any]) -> None:
-        writer = ArtifactWriter(folder, METRICS, "fingerprint")
-        writer.add_text("perplexity.json", json.dumps(content))
-        writer.finish()
-
-    measure(measured)
-    audit_study(study)
-    measure(measured | {"token_ids_sha256": "0" * 64})
-    with pytest.raises(UserError, match="contradicts itself"):
-        audit_study(study)
-
-
-def test_a_record_whose_held_out_losses_differ_from_the_measured_is_refused(study: Study) -> None:
-    path = study.paths.record(RECORD)
-    record = json.loads(path.read_text())
-    drift = {"loss": 3.0, "perplexity": math.exp(3.0), "window_losses": [2.0, 4.0]}
-    record["metrics"]["drift"] = drift
-    write_json(path, sealed(record))
-    writer = ArtifactWriter(study.paths.metrics(RECORD), METRICS, "fingerprint")
-    writer.add_text("perplexity.json", json.dumps(record["metrics"]["perplexity"]))
-    writer.add_text("drift.json", json.dumps(drift | {"window_losses": [2.5, 3.5]}))
-    writer.finish()
-    with pytest.raises(UserError, match="contradicts itself") as error:
-        check_records(study, {RECORD: json.loads(path.read_text())}, path.parent)
-    assert "metrics.drift.window_losses" in str(error.value)
-
-
-def test_a_record_of_another_cell_is_refused(study: Study) -> None:
-    other = study.paths.record(Cell.parse("tiny/magnitude-u50/recon_block/seed0"))
-    study.paths.record(RECORD).write_bytes(other.read_bytes())
-    with pytest.raises(UserError, match="the record of another cell") as error:
-        audit_study(study)
-    assert "tiny/magnitude-u50/recon_block/seed0" in str(error.value)
-
-
-def test_a_record_of_another_spec_is_refused(study: Study) -> None:
-    config = copy.deepcopy(CONFIG)
-    config["study"]["calibration"]["samples"] = 64
-    with pytest.raises(UserError, match="other settings") as error:
-        audit_study(Study.check(config, "made-up.yaml"))
-    assert "calibration.samples" in str(error.value)
-
-
-def test_an_empty_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="a record is missing") as error:
-        audit_study(make_study())
-    assert "make study" in str(error.value)
-
-
-def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
-    """The accuracy stays what it was; differences from document to document do not."""
-    study = make_study()
-    records = make_records(study, PERPLEXITIES)
-    cell = Cell.parse("tiny/wanda-u50/none/seed0")
-    answers = answers_beside(tmp_path / cell.record_name)
-    answers.write_bytes(answers_bytes({"rte": [{"right": True}, {"right": False}]}))
-    of_task = {"accuracy": 0.5, "documents": 2, "documents_in_all": 2}
-    records[cell]["metrics"]["tasks"] = {
-        "tasks": {"rte": of_task},
-        "accuracy": 0.5,
-        "answers_sha256": file_digest(answers),
-    }
-    records[cell] = sealed(records[cell])
-    check_records(study, records, tmp_path)
-    for other in ([{"right": False}, {"right": True}], [{"right": True}]):
-        answers.write_bytes(answers_bytes({"rte": other}))
-        with pytest.raises(UserError, match="contradicts itself") as error:
-            check_records(study, records, tmp_path)
-        assert "answers_sha256" in str(error.value)

@@ -1,0 +1,197 @@
+"""`freelunch new`: a study of one's own model and text that needs no edit, or one clear error."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from freelunch.cli import cell_choices
+from freelunch.cli import new as new_module
+from freelunch.cli.check import check_study
+from freelunch.cli.choices import Choices
+from freelunch.costs import room
+from freelunch.data.seen_model import CONVERTED
+from freelunch.reporting.audit.claims import load_claims
+from freelunch.study.families import FAMILIES as TABLE
+from freelunch.study.sources import LocalText
+from freelunch.study.study import Study
+from new_studies import HERE, edit_config, model, new, refused
+from own_models import DOCUMENTS, TEXTS, machine, write_lines
+from tiny_gguf import write_gguf
+from tiny_models import FAMILIES, VARIANTS, save_tiny_model, tiny_model
+
+# --- Each family, each kind of text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_needs_no_edit(models: Path, tmp_path: Path, family: str) -> None:
+    for (form, field), write in TEXTS.items():
+        study = new(model(models, family), write(tmp_path), name=form)
+        text = study.text(study.calibration.text)
+        assert isinstance(text, LocalText)
+        assert (text.format, text.field) == (form, field)
+        assert "all is well" in check_study(study, HERE)
+        assert study.drift is not None
+        # The tiny models have 64 positions, but for BLOOM, which has any number of them.
+        assert study.calibration.length == (256 if family == "bloom" else 64)
+        halves = any("recon_attention_mlp" in grid.adaptations for grid in study.block.grids)
+        assert halves == (family not in ("gpt_neox", "falcon"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: str) -> None:
+    family, changes = VARIANTS[variant]
+    study = new(model(models, family, **changes), write_lines(Path()))
+    assert "all is well" in check_study(study, HERE)
+    text = Path(study.source).read_text()
+    assert ("half a block is not a window here" in text) == ("recon_attention_mlp" not in text)
+
+
+def test_every_tested_family_is_tried() -> None:
+    assert set(FAMILIES) == set(TABLE)
+
+
+def test_a_gguf_file_is_planned_before_it_is_fetched(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "Tiny-Q8_0.gguf", tiny_model("qwen2"))
+    study = new("Tiny-Q8_0.gguf", write_lines(tmp_path))
+    (entry,) = study.as_json()["models"].values()
+    assert entry["path"] == "Tiny-Q8_0.gguf" and entry["architecture"]["num_hidden_layers"] == 3
+    assert "memory and disk" in check_study(study, HERE)
+
+
+def test_the_families_of_gguf_files_are_those_that_transformers_converts() -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    tested = {*TABLE, "gemma3"} & {*GGUF_SUPPORTED_ARCHITECTURES}
+    assert set(CONVERTED) == tested
+
+
+# --- What is chosen
+
+
+def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> None:
+    study = new(model(models), write_lines(tmp_path))
+    text = Path(study.source).read_text()
+    assert len(text.splitlines()) < 60 and max(map(len, text.splitlines())) <= 120
+    for said in (
+        "llama, 3 blocks, hidden size 16",
+        "64 documents are longer than 64 tokens",
+        "windows of different documents are independent",
+        "calibration has seen parts of this text",
+        "to settle a claim, add `seeds: [0, 1, 2]` to the grids",
+        "tuned for SmolLM2-135M",
+        "recon_block: {method: reconstruction, learning_rate: [0.0003, 0.001, 0.003], ",
+    ):
+        # Comments are wrapped.
+        assert said in " ".join(text.replace("#", "").split()), said
+
+
+def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: Path) -> None:
+    """With and without documents to hold out. All adaptations are searched: an untuned one beside a
+    tuned one would be no comparison.
+    """
+    (tmp_path / "one.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
+    for text in (write_lines(tmp_path), tmp_path / "one.txt"):
+        path = Path(new(model(models), text).source)
+        settings, start, rates = path.read_text().partition("#adaptations:")
+        path.write_text(settings + re.sub("^#", "", start + rates, flags=re.MULTILINE))
+        study = Study.load(path)
+        names = {name for grid in study.block.grids for name in grid.adaptations} - {"none"}
+        assert len(names) > 3
+        assert {len(study.candidate_names(name)) for name in names} == {3}
+        assert "all is well" in check_study(study, HERE)
+
+
+def test_one_document_leaves_nothing_to_hold_out(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
+    study = new(model(models), "book.txt")
+    text = study.text("book")
+    assert isinstance(text, LocalText) and text.format == "plain"
+    assert study.drift is None
+
+
+def test_a_text_that_hardly_decides_a_claim_says_so(models: Path, tmp_path: Path) -> None:
+    folder = model(models)
+    for words in (200, 4_000):
+        (tmp_path / f"of{words}.txt").write_text("\n".join(["word"] * words))
+        study = new(folder, f"of{words}.txt")
+        text = " ".join(Path(study.source).read_text().replace("#", "").split())
+        few = (study.perplexity.windows or 0) < 24
+        assert few == (words == 200) == ("so few windows hardly decide a claim" in text)
+
+
+def test_another_text_is_evaluated_on(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = write_lines(tmp_path / "other")
+    study = new(model(models), write_lines(tmp_path), evaluation=other)
+    assert (study.calibration.text, study.perplexity.text) == ("notes", "notes-2")
+    assert "has seen parts" not in Path(study.source).read_text()
+
+
+def test_a_slow_machine_gets_a_smaller_study(models: Path, tmp_path: Path) -> None:
+    text = write_lines(tmp_path)
+    sizes = [
+        len(new(model(models), text, name=f"at-{flops:g}", on=machine(flops)).cells)
+        for flops in (1e11, 1e5, 1)
+    ]
+    assert sizes[0] > sizes[1] >= sizes[2] == 3
+
+
+def test_windows_that_do_not_fit_into_memory_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of the shapes of Llama 3.1 8B, whose blocks fit, but not all of them at once."""
+    folder = save_tiny_model(tmp_path / "large")
+    large = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
+    # Whatever is free on the disk of this machine; and there are no weights of this size.
+    monkeypatch.setattr(room, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
+    fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
+    study = new(folder, write_lines(tmp_path), on=fast)
+    adaptations = {name for grid in study.block.grids for name in grid.adaptations}
+    assert "recon_block" in adaptations and "recon_all" not in adaptations
+    assert "no recon_all: it does not fit" in Path(study.source).read_text()
+    said = refused(folder, "notes.txt", name="b", on=machine(1, 1))
+    assert "not even a small study" in said and "recon_block of large does not fit: needs" in said
+    assert len(new(folder, "notes.txt", name="c", on=None).cells) == 15
+
+
+def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
+    """Without one of them, the page of a finished study says of each claim: not testable here."""
+    folder = save_tiny_model(tmp_path / "mine", num_hidden_layers=6, hidden_size=64)
+    study = new(folder, write_lines(tmp_path), on=None)
+    criteria = {name for grid in study.block.grids for name in grid.criteria}
+    adaptations = {name for grid in study.block.grids for name in grid.adaptations}
+    found = [study.adaptation(name) for name in adaptations - {"none"}]
+    windows = {str(each.window) for each in found if not each.is_retraining}
+    # C4 is about models of 70 billion parameters.
+    claims = [claim for claim in load_claims() if claim["id"] != "C4"]
+    asked = [part.get("settings", {}) for claim in claims for part in claim["parts"]]
+    assert any("criteria" in each for each in asked) and any("windows" in each for each in asked)
+    for settings in asked:
+        assert criteria >= set(settings.get("criteria", []))
+        assert windows >= set(map(str, settings.get("windows", [])))
+        assert adaptations >= set(settings.get("methods", []))
+
+
+def test_what_only_claims_need_is_left_out_first() -> None:
+    largest = Choices(
+        8, 32, "", 0, 8, 32, "documents", "", adaptations=("recon_5", "masklora", "full")
+    )
+    _, (second, _), (third, why), (fourth, _), *_ = cell_choices._smaller(largest, "all")
+    assert second == replace(largest, criteria=("magnitude", "wanda", "sparsegpt"))
+    assert third == replace(second, adaptations=("recon_5", "full"))
+    assert fourth == replace(second, adaptations=("full",))
+    assert "all; without ria, masklora, which some of the paper's claims need" in why
+
+
+def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model(models), tmp_path / "half")
+    for dtype in ("float16", "float8_e4m3fn"):
+        study = new(edit_config(folder, dtype=dtype), write_lines(tmp_path), name=dtype)
+        assert study.model("half").dtype == "float32"
+        assert "all is well" in check_study(study, HERE)

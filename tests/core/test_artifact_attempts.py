@@ -1,0 +1,292 @@
+"""What interrupted attempts leave: no half files, and work that the next attempt goes on from."""
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from artifacts import fail_with, finished, names, write
+from freelunch.core import artifact
+from freelunch.core.artifact import (
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    ArtifactWriter,
+    scratch_folder,
+)
+
+SCRIPTS = Path(artifact.__file__).parents[2]
+
+
+def start(folder: Path, files: int = 2, of: str = "fingerprint") -> None:
+    """Leave an attempt that was interrupted after so many files."""
+    writer = ArtifactWriter(folder, "test", of)
+    for number in range(files):
+        writer.add(f"file{number}", write(f"content {number}"), number=number)
+    # As it goes out of scope it lets go of its lock, like a process that dies.
+
+
+# --- Interrupts
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)])
+def test_an_interrupted_write_leaves_no_half_file(tmp_path: Path, error: BaseException) -> None:
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer.add("one", write("first"))
+    with pytest.raises(type(error)):
+        writer.add("two", fail_with(error))
+    assert names(tmp_path) == {"one", JOURNAL, LOCK}
+    assert "two" not in writer
+    writer.add("two", write("second"))
+    assert writer.finish().digest == finished(tmp_path / "whole").digest
+
+
+def test_an_attempt_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    start(tmp_path, files=2)
+    stamp = (tmp_path / "file0").stat().st_mtime_ns
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    assert "file0" in writer and "file1" in writer
+    assert writer.entry("file1")["number"] == 1
+    writer.add("file2", write("content 2"), number=2)
+    resumed = writer.finish()
+    assert (tmp_path / "file0").stat().st_mtime_ns == stamp
+    start(tmp_path / "whole", files=3)
+    assert (
+        resumed.digest == ArtifactWriter(tmp_path / "whole", "test", "fingerprint").finish().digest
+    )
+
+
+def test_a_killed_process_loses_no_finished_file(tmp_path: Path) -> None:
+    """A process that ends at once, in the middle of a file, without cleaning up."""
+    code = """
+import os, sys
+from pathlib import Path
+from freelunch.core.artifact import ArtifactWriter
+
+def die(path):
+    path.write_text("half of")
+    os._exit(9)
+
+writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
+writer.add("one", lambda path: path.write_text("first"))
+writer.add("two", die)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, check=False)
+    assert done.returncode == 9
+    assert names(tmp_path / "a") == {"one", ".two.part", JOURNAL, LOCK}
+    writer = ArtifactWriter(tmp_path / "a", "test", "fingerprint")
+    assert "one" in writer
+    assert names(tmp_path / "a") == {"one", JOURNAL, LOCK}
+    writer.add("two", write("second"))
+    assert writer.finish().digest == finished(tmp_path / "whole").digest
+
+
+def test_a_journal_cut_short_anywhere(tmp_path: Path) -> None:
+    start(tmp_path / "a")
+    journal = (tmp_path / "a" / JOURNAL).read_bytes()
+    lines = journal.splitlines(keepends=True)
+    assert len(lines) == 3
+    ends = [len(b"".join(lines[:number])) for number in range(1, 4)]
+    near = {end + step for end in ends for step in (-2, -1, 0, 1)}
+    for cut in sorted({*range(0, len(journal), 17), *near}):
+        folder = tmp_path / f"cut{cut}"
+        start(folder)
+        (folder / JOURNAL).write_bytes(journal[:cut])
+        writer = ArtifactWriter(folder, "test", "fingerprint")
+        complete = sum(cut >= end for end in ends)
+        kept = {f"file{number}" for number in range(complete - 1)}
+        assert names(folder) == {*kept, JOURNAL, LOCK}, f"cut after {cut} bytes"
+        for number in range(2):
+            name = f"file{number}"
+            assert (name in writer) is (name in kept)
+            if name not in writer:
+                writer.add(name, write(f"content {number}"), number=number)
+        assert writer.finish().files.keys() == {"file0", "file1"}
+
+
+def test_an_altered_line_of_a_journal_is_worth_nothing(tmp_path: Path) -> None:
+    start(tmp_path)
+    journal = (tmp_path / JOURNAL).read_text()
+    (tmp_path / JOURNAL).write_text(journal.replace('"number": 1', '"number": 7'))
+    assert "file0" not in ArtifactWriter(tmp_path, "test", "fingerprint")
+
+
+@pytest.mark.parametrize("line", ["\0" * 40 + "\n", "no JSON\n", "[]\n", '{"name": "file0"}\n'])
+def test_a_journal_with_a_damaged_line_is_worth_nothing(tmp_path: Path, line: str) -> None:
+    """As a power cut may leave it."""
+    start(tmp_path)
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write(line)
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    assert names(tmp_path) == {JOURNAL, LOCK}
+    assert "file0" not in writer
+
+
+def test_a_file_that_changed_since_is_made_again(tmp_path: Path) -> None:
+    start(tmp_path)
+    (tmp_path / "file0").write_text("content X")
+    (tmp_path / "file1").unlink()
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    assert "file0" not in writer and "file1" not in writer
+    assert names(tmp_path) == {JOURNAL, LOCK}
+
+
+def test_another_fingerprint_discards(tmp_path: Path) -> None:
+    start(tmp_path, of="old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "stranger").touch()
+    writer = ArtifactWriter(tmp_path, "test", "new")
+    assert names(tmp_path) == {JOURNAL, LOCK}
+    writer.add("file0", write("content 0"))
+    del writer
+    gc.collect()
+    assert "file0" in ArtifactWriter(tmp_path, "test", "new")
+
+
+def test_a_finished_folder_is_made_anew(tmp_path: Path) -> None:
+    finished(tmp_path)
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    assert "one" not in writer
+    assert names(tmp_path) == {JOURNAL, LOCK}
+
+
+def test_a_second_writer_waits_for_the_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job whose Snakemake was killed may still be at work when the next run starts."""
+    first = ArtifactWriter(tmp_path, "test", "fingerprint")
+    first.add("one", write("first"))
+    opened = threading.Event()
+
+    def second() -> None:
+        ArtifactWriter(tmp_path, "test", "fingerprint")
+        opened.set()
+
+    thread = threading.Thread(target=second, daemon=True)
+    thread.start()
+    assert not opened.wait(0.3), "two processes write into one folder"
+    assert f"waiting for process {os.getpid()}" in caplog.text
+    first.finish()
+    assert opened.wait(10)
+    thread.join()
+
+
+def test_a_second_scratch_folder_waits_for_the_first(tmp_path: Path) -> None:
+    """Neither removes what the other works on."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with scratch_folder(tmp_path / ".scratch") as scratch:
+            assert not list(scratch.iterdir())
+            entered.set()
+            leave.wait(10)
+
+    with scratch_folder(tmp_path / ".scratch") as scratch:
+        (scratch / "mine").touch()
+        thread = threading.Thread(target=second, daemon=True)
+        thread.start()
+        assert not entered.wait(0.8) and (scratch / "mine").exists()
+    assert entered.wait(10) and (tmp_path / ".scratch").is_dir()
+    leave.set()
+    thread.join()
+    assert names(tmp_path) == set()
+
+
+def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer.add("one", lambda path: (time.sleep(0.05), path.write_text("first")))
+    del writer
+    gc.collect()
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer.add("two", lambda path: (time.sleep(0.05), path.write_text("second")))
+    del writer
+    gc.collect()
+    artifact = ArtifactWriter(tmp_path, "test", "fingerprint").finish()
+    assert artifact.spent.attempts == 2
+    assert 0.1 <= artifact.spent.wall_s < 5
+
+
+# --- Work that was divided in another way
+
+
+def half_done(folder: Path, *numbers: int, of: str = "fingerprint") -> ArtifactWriter:
+    """Return a writer with some files, of work that may be divided."""
+    writer = ArtifactWriter(folder, "test", of, others=[])
+    for number in numbers:
+        writer.add(f"file{number}", write(f"content {number}"), number=number)
+    return writer
+
+
+def test_files_of_another_division_are_taken_over_with_what_they_cost(tmp_path: Path) -> None:
+    one = ArtifactWriter(tmp_path / "1-of-1", "test", "fingerprint", others=[])
+    one.add("file0", lambda path: (time.sleep(0.05), path.write_text("content 0")), number=0)
+    whole = one.finish()
+    half_done(tmp_path / "1-of-3", 1)
+    gc.collect()
+    folders = sorted(tmp_path.glob("*-of-*"))
+    writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=folders)
+    assert writer.find("file0") and writer.find("file1") and not writer.find("file2")
+    assert "file2" not in writer
+    taken = writer.finish()
+    assert taken.files["file0"] == whole.files["file0"] and taken.files["file1"]["number"] == 1
+    assert taken.path("file0").samefile(whole.path("file0"))
+    assert 0.05 <= taken.spent.wall_s < 5 and taken.spent.host_bytes > 1_000_000
+    assert taken.spent.attempts == 0
+    # And from there once more, after the first division was removed.
+    shutil.rmtree(whole.folder)
+    again = ArtifactWriter(tmp_path / "1-of-4", "test", "fingerprint", others=[taken.folder])
+    assert again.find("file0")
+    assert again.finish().spent.wall_s >= 0.05
+
+
+@pytest.mark.parametrize("of", ["fingerprint", "another"])
+def test_only_the_same_work_is_taken_over(tmp_path: Path, of: str) -> None:
+    made = half_done(tmp_path / "1-of-1", 0, 1, of=of).finish()
+    edited = made.path("file1")
+    edited.chmod(0o644)
+    edited.write_text("content X")
+    writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=[made.folder])
+    assert writer.find("file0") is (of == "fingerprint")
+    assert not writer.find("file1"), "it is not the file that was made"
+
+
+def test_a_finished_folder_takes_nothing_over_from_itself(tmp_path: Path) -> None:
+    half_done(tmp_path, 0).finish()
+    (tmp_path / MANIFEST).unlink()
+    assert not ArtifactWriter(tmp_path, "test", "fingerprint", others=[tmp_path]).find("file0")
+
+
+def test_facts_that_are_no_json_number(tmp_path: Path) -> None:
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    with pytest.raises(ValueError, match="Out of range float"):
+        writer.finish(loss=float("nan"))
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_modes_follow_the_umask(tmp_path: Path) -> None:
+    """safetensors by itself makes files that only their owner can read."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from freelunch.core.artifact import ArtifactWriter
+
+writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
+writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))
+writer.add_text("two", "text")
+writer.finish()
+"""
+    for umask, mode in (("022", 0o644), ("002", 0o664), ("077", 0o600)):
+        folder = tmp_path / umask
+        command = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", sys.executable, "-c", code]
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+        subprocess.run([*command, str(folder)], env=environment, check=True)
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}

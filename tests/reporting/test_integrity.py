@@ -1,0 +1,172 @@
+"""Records that somebody altered are refused."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freelunch.core.artifact import ArtifactWriter, write_json
+from freelunch.core.digest import file_digest, sealed
+from freelunch.core.errors import UserError
+from freelunch.evaluation.tasks import answers_bytes
+from freelunch.records.read import answers_beside
+from freelunch.reporting.audit.audit import audit_study
+from freelunch.reporting.audit.integrity import check_records
+from freelunch.study.cell import Cell
+from freelunch.study.steps import METRICS
+from freelunch.study.study import Study
+from records_for_tests import (
+    CONFIG,
+    PERPLEXITIES,
+    make_records,
+    make_study,
+    write_records,
+)
+
+RECORD = Cell.parse("tiny/wanda-u50/recon_block/seed0")
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    study = make_study()
+    write_records(study, make_records(study, PERPLEXITIES))
+    return study
+
+
+def altered(study: Study, change: Callable[[dict[str, Any]], object], again: bool) -> None:
+    """Alter a record; `again`: by somebody who knows of its digest."""
+    path = study.paths.record(RECORD)
+    record = json.loads(path.read_text())
+    change(record)
+    write_json(path, sealed(record) if again else record)
+
+
+def test_an_audit_of_sound_records(study: Study) -> None:
+    audit = audit_study(study)
+    json.dumps(audit, allow_nan=False)
+    assert audit["study"] == "made-up"
+    assert {claim["id"] for claim in audit["claims"]} >= {"C1", "C2", "C3", "C4"}
+    assert {row["step"] for row in audit["costs"]} >= {"prune_model", "reconstruct_window"}
+    assert audit_study(study) == audit
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda it: it["metrics"]["perplexity"].update(perplexity=38.0), "perplexity.perplexity"),
+        (lambda it: it["metrics"]["perplexity"].update(loss=3.0), "perplexity.loss"),
+        (
+            lambda it: it["metrics"]["perplexity"]["window_losses"].__setitem__(3, 1.0),
+            "perplexity.loss",
+        ),
+        (lambda it: it["identity"].update(sparsity=0.4), "identity.sparsity"),
+        (lambda it: it["identity"].update(zeros=3), "identity.zeros"),
+        (lambda it: it.update(fingerprint="0" * 64), "fingerprint"),
+    ],
+)
+def test_an_altered_record_is_refused(
+    study: Study, change: Callable[[dict[str, Any]], object], key: str
+) -> None:
+    altered(study, change, again=True)
+    with pytest.raises(UserError, match="contradicts itself") as error:
+        audit_study(study)
+    assert key in str(error.value) and RECORD.record_name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it["identity"].update(parameters=7 * 10**10),
+        lambda it: it["cost"]["reconstruct_window"].update(tokens=1),
+        lambda it: it["metrics"]["perplexity"].update(byte_perplexity=1.0),
+    ],
+)
+def test_whatever_is_altered_is_seen(
+    study: Study, change: Callable[[dict[str, Any]], object]
+) -> None:
+    altered(study, change, again=False)
+    with pytest.raises(UserError, match="a record is damaged or was altered") as error:
+        audit_study(study)
+    assert RECORD.record_name in str(error.value)
+
+
+def test_a_record_that_is_not_what_was_measured_is_refused(study: Study) -> None:
+    """All of its numbers agree with each other, but not with the file of the evaluation."""
+    measured = json.loads(study.paths.record(RECORD).read_text())["metrics"]["perplexity"]
+    folder = study.paths.metrics(RECORD)
+
+    def measure(content: dict[str, Any]) -> None:
+        writer = ArtifactWriter(folder, METRICS, "fingerprint")
+        writer.add_text("perplexity.json", json.dumps(content))
+        writer.finish()
+
+    measure(measured)
+    audit_study(study)
+    measure(measured | {"token_ids_sha256": "0" * 64})
+    with pytest.raises(UserError, match="contradicts itself"):
+        audit_study(study)
+
+
+def test_a_record_whose_held_out_losses_differ_from_the_measured_is_refused(study: Study) -> None:
+    path = study.paths.record(RECORD)
+    record = json.loads(path.read_text())
+    drift = {"loss": 3.0, "perplexity": math.exp(3.0), "window_losses": [2.0, 4.0]}
+    record["metrics"]["drift"] = drift
+    write_json(path, sealed(record))
+    writer = ArtifactWriter(study.paths.metrics(RECORD), METRICS, "fingerprint")
+    writer.add_text("perplexity.json", json.dumps(record["metrics"]["perplexity"]))
+    writer.add_text("drift.json", json.dumps(drift | {"window_losses": [2.5, 3.5]}))
+    writer.finish()
+    with pytest.raises(UserError, match="contradicts itself") as error:
+        check_records(study, {RECORD: json.loads(path.read_text())}, path.parent)
+    assert "metrics.drift.window_losses" in str(error.value)
+
+
+def test_a_record_of_another_cell_is_refused(study: Study) -> None:
+    other = study.paths.record(Cell.parse("tiny/magnitude-u50/recon_block/seed0"))
+    study.paths.record(RECORD).write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="the record of another cell") as error:
+        audit_study(study)
+    assert "tiny/magnitude-u50/recon_block/seed0" in str(error.value)
+
+
+def test_a_record_of_another_spec_is_refused(study: Study) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["study"]["calibration"]["samples"] = 64
+    with pytest.raises(UserError, match="other settings") as error:
+        audit_study(Study.check(config, "made-up.yaml"))
+    assert "calibration.samples" in str(error.value)
+
+
+def test_an_empty_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="a record is missing") as error:
+        audit_study(make_study())
+    assert "make study" in str(error.value)
+
+
+def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
+    """The accuracy stays what it was; differences from document to document do not."""
+    study = make_study()
+    records = make_records(study, PERPLEXITIES)
+    cell = Cell.parse("tiny/wanda-u50/none/seed0")
+    answers = answers_beside(tmp_path / cell.record_name)
+    answers.write_bytes(answers_bytes({"rte": [{"right": True}, {"right": False}]}))
+    of_task = {"accuracy": 0.5, "documents": 2, "documents_in_all": 2}
+    records[cell]["metrics"]["tasks"] = {
+        "tasks": {"rte": of_task},
+        "accuracy": 0.5,
+        "answers_sha256": file_digest(answers),
+    }
+    records[cell] = sealed(records[cell])
+    check_records(study, records, tmp_path)
+    for other in ([{"right": False}, {"right": True}], [{"right": True}]):
+        answers.write_bytes(answers_bytes({"rte": other}))
+        with pytest.raises(UserError, match="contradicts itself") as error:
+            check_records(study, records, tmp_path)
+        assert "answers_sha256" in str(error.value)

@@ -1,0 +1,40 @@
+"""Small folders of files with manifests."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from freelunch.core.artifact import (
+    Artifact,
+    ArtifactWriter,
+)
+
+
+def write(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text)
+
+
+def fail_with(error: BaseException) -> Callable[[Path], object]:
+    """Return a writer that fails when half of its file is there."""
+
+    def half(path: Path) -> None:
+        path.write_text("half of")
+        raise error
+
+    return half
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def finished(folder: Path, **facts: object) -> Artifact:
+    writer = ArtifactWriter(folder, "test", "fingerprint")
+    writer.add("one", write("first"))
+    writer.add("two", write("second"))
+    return writer.finish(**facts)
+
+
+def full(number: int = errno.ENOSPC) -> OSError:
+    return OSError(number, os.strerror(number))
