@@ -12,7 +12,7 @@ from figure_words import assert_words_inside
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.drawing.effects import draw
-from freelunch.reporting.drawing.numbers import number_text
+from freelunch.reporting.drawing.numbers import column_text
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, styled
 from freelunch.reporting.effects import effect_rows
 from freelunch.reporting.figures import figures
@@ -264,21 +264,35 @@ def test_adaptations_and_open_intervals_are_said_in_words() -> None:
     gaps = {row["effect"]: row["measure"] for row in rows if row["effect"].startswith("gap,")}
     assert gaps["gap, Magnitude vs. Wanda/RIA/SparseGPT"] == "gap_left"
     assert gaps["gap, RIA vs. Wanda"] == "gap_growth"
-    numbers = [number_text({key: written(it) for key, it in row.items()}) for row in budgets]
+    numbers = [column_text({key: written(it) for key, it in row.items()}) for row in budgets]
     assert not [number for number in numbers if " to >" in number]
     assert any(number.endswith("no upper end)") for number in numbers), numbers
 
 
-def test_an_interval_whose_lower_end_is_its_value_says_it_once() -> None:
-    row = {"unit": "times", "value": "-inf", "low": "-inf", "high": "inf"}
-    row["text"] = "at most 1 times (95 %: at most 1 to more than 1 times)"
-    assert number_text(row) == "\N{LESS-THAN OR EQUAL TO}1.00 (no upper end)"
-
-
-def test_a_number_beyond_what_is_known_lies_between_two() -> None:
-    row = {"unit": "times", "value": "23.43", "low": "20.1", "high": "26.24"}
-    row["text"] = "more than 3 times, at most 23.4 times (95 %: more than 3 to 26.2 times)"
-    assert number_text(row) == ">3.00, \N{LESS-THAN OR EQUAL TO}23.43 (>3.00 to 26.24)"
+@pytest.mark.parametrize(
+    ("numbers", "bounds", "shown"),
+    [
+        (("0.5", "0.41", "0.6"), ("", ""), "0.50 (0.41 to 0.60)"),
+        (("-1.5", "-2", "1e4"), ("", ""), "\N{MINUS SIGN}1.50 (\N{MINUS SIGN}2.00 to 10,000.00)"),
+        (("0.5", "", ""), ("", ""), "0.50 (no interval)"),
+        # A lower end that is the value is said once.
+        (("-inf", "-inf", "inf"), ("1", "1"), "\N{LESS-THAN OR EQUAL TO}1.00 (no upper end)"),
+        (("2", "1.5", "inf"), ("1", "3"), "2.00 (1.50, no upper end)"),
+        # A number beyond what is known lies between two.
+        (
+            ("23.43", "20.1", "26.24"),
+            ("1", "3"),
+            ">3.00, \N{LESS-THAN OR EQUAL TO}23.43 (>3.00 to 26.24)",
+        ),
+        (("inf", "20.1", "inf"), ("1", "3"), ">3.00 (the whole interval)"),
+    ],
+)
+def test_a_number_and_its_interval_say_what_is_known(
+    numbers: tuple[str, ...], bounds: tuple[str, str], shown: str
+) -> None:
+    row = dict(zip(("value", "low", "high"), numbers, strict=True))
+    row |= dict(zip(("known_from", "known_to"), bounds, strict=True)) | {"unit": "times"}
+    assert column_text(row) == shown
 
 
 def test_the_phone_can_show_it(drawn: Figure) -> None:

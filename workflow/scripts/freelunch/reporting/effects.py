@@ -10,13 +10,15 @@ from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import shared_sample
 from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
-from freelunch.reporting.audit.numbers import estimate_text, json_number
+from freelunch.reporting.audit.numbers import estimate_json
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.labels import adaptation_labels, first_of_kinds
 from freelunch.study.cell import NONE, Cell
 
 # Columns with what all cells of an effect have in common; empty where they differ.
 _SHARED = ("model", "criterion", "pattern", "adaptation")
+# Columns of a number, as the audit has them.
+_NUMBERS = ("value", "low", "high", "known_from", "known_to", "text")
 Row = dict[str, Any]
 
 
@@ -63,7 +65,7 @@ def _of_claim(
                 "claim": claim,
                 "effect": _about(name, finding["about"], labels),
                 "seeds": finding["seeds"],
-                **{key: finding[key] for key in ("value", "low", "high", "text", "verdict")},
+                **{key: finding[key] for key in (*_NUMBERS, "verdict")},
                 "threshold": threshold,
                 "side": side,
             }
@@ -102,8 +104,7 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
                 # As the claim about it calls it.
                 "effect": "loss recovered",
                 "seeds": sample.seeds,
-                **{key: json_number(getattr(found, key)) for key in ("value", "low", "high")},
-                "text": estimate_text(found, MEASURES[recovery.__name__].unit),
+                **estimate_json(found, MEASURES[recovery.__name__].unit),
             }
 
 

@@ -16,7 +16,7 @@ from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Absent, Measurement
 from freelunch.reporting.audit.numbers import (
-    estimate_text,
+    estimate_json,
     json_number,
     number_text,
     seeds_texts,
@@ -235,7 +235,8 @@ def _finding(
             "verdict": UNTESTED,
             "reason": asked.reason + unfinished,
             "about": "",
-            **dict.fromkeys(("value", "low", "high", "text", "command", "seeds")),
+            **dict.fromkeys(("value", "low", "high", "known_from", "known_to", "text")),
+            **dict.fromkeys(("command", "seeds")),
             "of_seeds": [],
             "text_of_seeds": [],
             "cells": [],
@@ -259,16 +260,12 @@ def _finding(
     if chosen := _chosen_on_evaluation(asked.cells, evidence):
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
     rule = measure.repeated_by or EVALUATE_CELL
-    text = without if math.isnan(found.value) else estimate_text(found, unit, asked.bounds)
     return {
         "subject": f"{asked.subject}: {asked.about}" if asked.about else asked.subject,
         "about": asked.about,
         "verdict": of_few_seeds(verdict) if seeds in range(1, ENOUGH_SEEDS) else verdict,
         "reason": reason,
-        "value": json_number(found.value),
-        "low": json_number(found.low),
-        "high": json_number(found.high),
-        "text": text,
+        **estimate_json(found, unit, asked.bounds, without),
         "seeds": seeds,
         "of_seeds": [json_number(value) for value in found.of_seeds],
         "text_of_seeds": seeds_texts(found, unit, asked.bounds, without),

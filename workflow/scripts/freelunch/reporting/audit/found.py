@@ -16,7 +16,7 @@ from freelunch.analysis.pairing import Records
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import shared_sample, shared_seeds
 from freelunch.reporting.audit.measures.recovery import recovered_by
-from freelunch.reporting.audit.numbers import estimate_text, json_number
+from freelunch.reporting.audit.numbers import estimate_json, json_number
 from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
@@ -181,9 +181,7 @@ def _lowered_by(adaptation: str, beside: str) -> Statistic:
 
 
 def _share(statistic: Statistic, sample: Sample) -> dict[str, Any]:
-    found = estimate([statistic], [sample])
-    numbers = {key: json_number(getattr(found, key)) for key in ("value", "low", "high")}
-    return {**numbers, "text": estimate_text(found, "share")}
+    return estimate_json(estimate([statistic], [sample]), "share")
 
 
 def answer_text(study: Study, found: Sequence[Found]) -> str:

@@ -15,8 +15,9 @@ from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE, MarkerStyle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from freelunch.reporting.audit.numbers import SCALES
 from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, Mark, marks
-from freelunch.reporting.drawing.numbers import UNITS, number_text, signed
+from freelunch.reporting.drawing.numbers import UNITS, column_text, signed
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, SMALL, empty, write_beside
 from freelunch.reporting.labels import (
     Registered,
@@ -98,13 +99,13 @@ def draw(
     several = len({row["model"] for row in rows} - {""}) > 1
     panels: dict[str, list[Row]] = {}
     for row in rows:
-        _, unit, _ = UNITS[row["unit"]]
+        unit = UNITS[row["unit"]]
         title = f"{row['quantity']} ({unit})" if unit else row["quantity"]
         panels.setdefault(title, []).append(row)
     lines = {title: _lines(here, looks, several) for title, here in panels.items()}
     figure = Figure(layout=PlaceHolderLayoutEngine(False, False))
     labels = max(_inches(line.text, line.style) for its in lines.values() for line in its)
-    numbers = max(map(_inches, [HEAD, *map(number_text, rows)]))
+    numbers = max(map(_inches, [HEAD, *map(column_text, rows)]))
     left = GAP_INCHES + INDENT_INCHES + labels + GAP_INCHES
     width = left + PLOT_INCHES + GAP_INCHES + numbers + GAP_INCHES
     height = LEGEND_INCHES + sum(
@@ -250,7 +251,7 @@ def _panel(
     """Draw the lines of one quantity, with their labels from `left_inches` left of the axes."""
     rows = [line.row for line in lines if line.row is not None]
     unit = rows[0]["unit"]
-    scale, _, _ = UNITS[unit]
+    scale = SCALES.get(unit, 1)
     low, high = _range(rows, scale)
     if unit == "times":
         axes.set_xscale("log")
@@ -325,7 +326,7 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
             clip_on=False,
             zorder=4,
         )
-    write_beside(axes, at, number_text(row), INK, gap=72 * GAP_INCHES)
+    write_beside(axes, at, column_text(row), INK, gap=72 * GAP_INCHES)
 
 
 def _thresholds(row: Row) -> dict[str, float]:

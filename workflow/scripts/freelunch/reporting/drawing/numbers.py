@@ -1,51 +1,37 @@
 """The numbers beside a forest plot: all numbers of a unit have equal decimals."""
 
 import math
-import re
 from collections.abc import Mapping
 
-# What a number is multiplied by to be shown, its unit, and its decimals.
+from freelunch.analysis.intervals import Estimate
+from freelunch.reporting.audit.numbers import Notation, estimate_text
+from freelunch.reporting.audit.verdicts import UNBOUNDED
+
+# The names of units.
 UNITS = {
-    "share": (100.0, "%", 1),
-    "points": (100.0, "percentage points", 1),
-    "times": (1.0, "times", 2),
-    "nats": (1.0, "nats per token", 3),
-    "perplexity": (1.0, "", 2),
+    "share": "%",
+    "points": "percentage points",
+    "times": "times",
+    "nats": "nats per token",
+    "perplexity": "",
 }
-# A number, whether it is a bound that is exceeded, and whether the number itself comes after it.
-_NUMBER = re.compile(r"(more than )?(-?\d[\d,]*(?:\.\d+)?)(?=( \w+, at most )?)")
+# The head of the column says what a number and its interval are, and the panel's title its unit.
+COLUMN = Notation(
+    at_most="\N{LESS-THAN OR EQUAL TO}",
+    more_than=">",
+    open_end="no upper end",
+    decimals={"share": 1, "points": 1, "times": 2, "nats": 3, "perplexity": 2},
+)
 
 
-def number_text(row: Mapping[str, str]) -> str:
-    """Return a number and its interval as the audit writes them, without words and units, and with
-    the decimals that all numbers of this unit have.
+def column_text(row: Mapping[str, str]) -> str:
+    """Return the number of a row of effects.csv and its interval, without words and units, and with
+    the decimals that all numbers of its unit have.
     """
-    scale, _, decimals = UNITS[row["unit"]]
-    text, exact = row["text"].replace("(95 %: ", "("), iter(("value", "low", "high"))
-
-    def written(found: re.Match[str]) -> str:
-        beyond, shown, comes = found[1], float(found[2].replace(",", "")), found[3]
-        value = shown if comes else scale * float(row[next(exact)])
-        # The text has a bound in place of a number that is infinite or exceeds it.
-        if math.isfinite(value) and not beyond:
-            shown = value
-        return f"{beyond or ''}{shown:,.{decimals}f}"
-
-    text = _NUMBER.sub(written, text)
-    for word, sign in (
-        *(("at most ", "\N{LESS-THAN OR EQUAL TO}"), ("more than ", ">")),
-        *((" %", ""), (" times", ""), (" points", ""), (" nats", "")),
-    ):
-        text = text.replace(word, sign)
-    has_end = not row["high"] or math.isfinite(float(row["high"]))
-    return signed(text if has_end else _without_end(text))
-
-
-def _without_end(text: str) -> str:
-    """Return a number and its interval, of which only the lower end is known."""
-    rest, _, _ = text.rpartition(" to ")
-    value, _, low = rest.partition(" (")
-    return f"{value} (no upper end)" if low == value else f"{value} ({low}, no upper end)"
+    value, low, high = (float(row[key] or math.nan) for key in ("value", "low", "high"))
+    least, most = UNBOUNDED
+    bounds = float(row["known_from"] or least), float(row["known_to"] or most)
+    return signed(estimate_text(Estimate(value, low, high, ()), row["unit"], bounds, COLUMN))
 
 
 def signed(text: str) -> str:

@@ -50,7 +50,8 @@ FIGURE = Figure(
     data_caption=lambda _: (
         """\
 A row for each effect. ``value`` with its 95 % interval from ``low`` to ``high``, as a number and,
-rounded, as ``text``; a ``unit`` of ``share`` is a fraction of 1. ``measure`` and ``metric`` are
+rounded, as ``text``; a ``unit`` of ``share`` is a fraction of 1. A number is known from
+``known_from`` to ``known_to``: outside, it is only a bound. ``measure`` and ``metric`` are
 those of the audit. Where a claim is about the effect, ``claim``, ``threshold``, ``side`` (on which
 the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``model``,
 ``criterion``, ``pattern`` and ``adaptation`` are empty where the effect compares several.
@@ -58,7 +59,8 @@ the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``mod
     ),
     columns=(
         *("quantity", "effect", "model", "criterion", "pattern", "adaptation", "seeds"),
-        *("measure", "metric", "unit", "value", "low", "high", "text"),
+        *("measure", "metric", "unit", "value", "low", "high"),
+        *("known_from", "known_to", "text"),
         *("claim", "threshold", "side", "verdict"),
     ),
     rows=lambda results: results.effects,
