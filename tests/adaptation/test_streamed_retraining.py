@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from freelunch.adaptation.retraining import state, trainee
+from freelunch.adaptation.retraining import state_on_disk, trainee
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.study.methods import METHODS
@@ -142,7 +142,7 @@ def test_an_interrupted_step_leaves_the_last_saved_state(
     """A step of `full` writes block after block; it may be killed between two of them."""
     expected = retrain(llama, tmp_path / "whole", "full", epochs=2)
     folder = tmp_path / "resumed"
-    step_, moved = state._step_, []
+    step_, moved = state_on_disk.move_, []
 
     def stop(*args: Any) -> None:
         moved.append(args)
@@ -151,7 +151,7 @@ def test_an_interrupted_step_leaves_the_last_saved_state(
         step_(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(state, "_step_", stop)
+        patched.setattr(state_on_disk, "move_", stop)
         interrupted(lambda: retrain(llama, folder, "full", save_s=0, streamed=True, epochs=2))
     assert shards(retrain(llama, folder, "full", streamed=True, epochs=2)) == shards(expected)
 
@@ -230,8 +230,8 @@ def test_a_trained_head_goes_on(tied: bool, streamed: bool, tmp_path: Path) -> N
 def test_a_full_disk_is_refused_before_the_first_step(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = state.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=10**5))
+    usage = state_on_disk.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(state_on_disk.shutil, "disk_usage", lambda _: usage._replace(free=10**5))
     with pytest.raises(UserError, match="the disk cannot hold the state") as error:
         retrain(llama, tmp_path / "adapted", "full", streamed=True)
     assert "0.0 GB free" in str(error.value) and "masklora" in str(error.value)
@@ -244,7 +244,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """For each training: how many parameters have to fit on the disk, and the bytes beside them."""
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        state.TrainedStateOnDisk, "check_room", lambda _, *needed: asked.append(needed)
+        state_on_disk.TrainedStateOnDisk, "check_room", lambda _, *needed: asked.append(needed)
     )
     return asked
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS, task_rows
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED, task_lines, task_notes

@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from anchors_page import SHARED, Compared, Spent, in_sweep, page, row, sweep_text
-from freelunch.core.artifact import Artifact, write_json
+from freelunch.core.artifact import Artifact
+from freelunch.core.files import write_json
 from freelunch.model.assembly import assemble_model
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel

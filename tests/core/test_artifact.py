@@ -8,17 +8,11 @@ import pytest
 
 from artifacts import finished, names, write
 from freelunch.core import checked
-from freelunch.core.artifact import (
-    MANIFEST,
-    Artifact,
-    ArtifactWriter,
-    check_belongs,
-    fingerprint,
-    write_atomically,
-    write_json,
-)
+from freelunch.core.artifact import MANIFEST, Artifact, check_belongs, fingerprint
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically, write_json
 
 # --- What a finished folder says
 

@@ -13,13 +13,9 @@ import pytest
 
 from artifacts import fail_with, finished, names, write
 from freelunch.core import artifact
-from freelunch.core.artifact import (
-    JOURNAL,
-    LOCK,
-    MANIFEST,
-    ArtifactWriter,
-    scratch_folder,
-)
+from freelunch.core.artifact import MANIFEST
+from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter
+from freelunch.core.files import scratch_folder
 
 SCRIPTS = Path(artifact.__file__).parents[2]
 
@@ -67,7 +63,7 @@ def test_a_killed_process_loses_no_finished_file(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from freelunch.core.artifact import ArtifactWriter
+from freelunch.core.artifact_writer import ArtifactWriter
 
 def die(path):
     path.write_text("half of")
@@ -277,7 +273,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from freelunch.core.artifact import ArtifactWriter
+from freelunch.core.artifact_writer import ArtifactWriter
 
 writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
 writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))

@@ -12,12 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from artifacts import fail_with, finished, full, names, write
-from freelunch.core.artifact import (
-    JOURNAL,
-    LOCK,
-    Artifact,
-    ArtifactWriter,
-)
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import create_hidden
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import finished, full, write
-from freelunch.core.artifact import (
-    ArtifactWriter,
-)
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 
 

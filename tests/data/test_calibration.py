@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
 from freelunch.data.documents import TOKEN_IDS, read_documents

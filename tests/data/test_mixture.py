@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.data.mixture import mix_text

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from freelunch.core.artifact import MANIFEST, Artifact, fingerprint, scratch_folder
+from freelunch.core.artifact import MANIFEST, Artifact, fingerprint
 from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
 from freelunch.core.spent import Spent
 from freelunch.evaluation.cell import Evaluation, Part, evaluate_cell
 from freelunch.evaluation.reference import capture_reference

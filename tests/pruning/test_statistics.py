@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact
+from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.artifact_writer import JOURNAL
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel

@@ -11,8 +11,8 @@ import yaml
 
 from claims_for_tests import make_claim
 from freelunch.analysis import intervals
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.artifact import write_json
+from freelunch.core.files import write_json
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.found import answer_text, gather_found

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from damage import DAMAGES
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.records.made import Made, problem_of
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.cards import card_texts

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.artifact import write_atomically
+from freelunch.core.files import write_atomically
 from freelunch.reporting.audit.every_eval_ever import evaluation_texts
 from freelunch.reporting.derived import audit_files, evaluation_name, hub_name
 from freelunch.reporting.whole import files_of_others

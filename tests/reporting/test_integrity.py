@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.artifact import ArtifactWriter, write_json
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import file_digest, sealed
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.audit.audit import audit_study
@@ -19,13 +20,7 @@ from freelunch.reporting.audit.integrity import check_records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import METRICS
 from freelunch.study.study import Study
-from records_for_tests import (
-    CONFIG,
-    PERPLEXITIES,
-    make_records,
-    make_study,
-    write_records,
-)
+from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study, write_records
 
 RECORD = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.artifact import write_json
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from freelunch.reporting.audit.protocol import (
     ABSENT,
     DIFFERENT,
@@ -18,9 +18,7 @@ from freelunch.reporting.audit.protocol import (
     values,
 )
 from freelunch.study.study import Study
-from records_for_tests import (
-    make_study,
-)
+from records_for_tests import make_study
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.published import (
     AGREES,
@@ -24,12 +24,7 @@ from freelunch.reporting.audit.published import (
 from freelunch.reporting.audit.published_file import COLUMNS, TASKS, load_published
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
-from records_for_tests import (
-    CONFIG,
-    PERPLEXITIES,
-    make_records,
-    make_study,
-)
+from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 
 from claims_for_tests import make_claim
 from freelunch.cli import audit
-from freelunch.core.artifact import write_json
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.published import load_meaning

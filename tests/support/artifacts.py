@@ -5,10 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from freelunch.core.artifact import (
-    Artifact,
-    ArtifactWriter,
-)
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 
 
 def write(text: str) -> Callable[[Path], object]:

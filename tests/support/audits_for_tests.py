@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.artifact import write_atomically, write_json
 from freelunch.core.digest import sealed
+from freelunch.core.files import write_atomically, write_json
 from freelunch.records.read import load_finished, load_records
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.claims import audit_claims, load_claims

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import MANIFEST, json_text
+from freelunch.core.artifact import MANIFEST
 from freelunch.core.checked import CheckedFiles
 from freelunch.core.digest import file_digest, sealed
+from freelunch.core.files import json_text
 
 RESULTS = Path("results/smoke")
 _CELL = "tiny/wanda-u50/recon_block/seed0"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.core.artifact import FINISHED_JOURNAL
+from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.progress import Report
 
 

@@ -22,7 +22,8 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from freelunch.adaptation import reconstruction
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.spent import status_bytes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.assembly import assemble_model

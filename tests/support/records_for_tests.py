@@ -8,17 +8,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freelunch.core.artifact import write_json
 from freelunch.core.digest import json_digest, sealed
+from freelunch.core.files import write_json
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import candidates_of
-from freelunch.study.steps import (
-    CAPTURE_DENSE,
-    EVALUATE_CELL,
-    PRUNE_MODEL,
-    SAMPLE_CALIBRATION,
-)
+from freelunch.study.steps import CAPTURE_DENSE, EVALUATE_CELL, PRUNE_MODEL, SAMPLE_CALIBRATION
 from freelunch.study.study import Study
 
 WINDOWS = 32

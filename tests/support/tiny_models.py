@@ -36,7 +36,9 @@ from transformers import (
 from damage import vouch_for
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
-from freelunch.core.artifact import Artifact, ArtifactWriter, fingerprint, scratch_folder
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.files import scratch_folder
 from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids

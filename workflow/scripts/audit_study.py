@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import write_atomically
+from freelunch.core.files import write_atomically
 from freelunch.core.job import running
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.crate import write_crate

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.files import scratch_folder
 from freelunch.core.job import running
 from freelunch.evaluation.cell import Part, evaluate_cell
 from freelunch.model.assembly import assemble_model

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.files import scratch_folder
 from freelunch.core.job import running
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel

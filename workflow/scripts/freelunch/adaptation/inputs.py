@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
 from freelunch.core.job import Job
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.adaptation.reconstruction import KIND
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
 from freelunch.model.links import link_shard
 from freelunch.study.adaptations import Training

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from freelunch.cli.summary import verdicts_text
-from freelunch.core.artifact import write_atomically
+from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.records.read import SoFar, load_finished
 from freelunch.reporting.audit.page import page_text

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.persistence import MetadataRecord  # type: ignore[import-untyped]
 
-from freelunch.core.artifact import remove_path
+from freelunch.core.files import remove_path
 
 
 def remove_broken_notes(folder: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from freelunch.cli.cell_choices import choose_cells
 from freelunch.cli.choices import Choices, choose_calibration, choose_windows
 from freelunch.cli.given import Given, again, check_given, then
 from freelunch.cli.study_file import REGISTRY, StudyFile
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.costs.machine import Machine
 from freelunch.data.seen_hub import is_repository, model_on_hub
 from freelunch.data.seen_model import SeenModel, check_as_fetched, model_at

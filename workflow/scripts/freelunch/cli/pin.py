@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from freelunch.core.artifact import write_atomically
+from freelunch.core.files import write_atomically
 from freelunch.data.hub_revisions import check_download, look_up
 from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, pins_of_others, read_pins
 from freelunch.study.sources import Hub

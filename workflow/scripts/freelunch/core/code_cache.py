@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from freelunch.core.artifact import json_text
 from freelunch.core.digest import file_digest, json_digest, sealed, unsealed
+from freelunch.core.files import json_text
 
 FILE = "freelunch_code.json"
 

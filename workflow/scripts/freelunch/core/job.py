@@ -20,11 +20,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import Artifact, manifest_digest, write_json
+from freelunch.core.artifact import Artifact, manifest_digest
 from freelunch.core.devices import CPU, CUDA, claim_device
 from freelunch.core.digest import sealed
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from freelunch.core.spent import Spent, begin_work
 
 PACKAGES = (

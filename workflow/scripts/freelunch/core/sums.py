@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from freelunch.core.artifact import write_atomically
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError, mend
+from freelunch.core.files import write_atomically
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 

@@ -13,16 +13,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
 from freelunch.data.model_source import opened, read_source
 from freelunch.data.sources import obtain_model
-from freelunch.model.checkpoint import (
-    KIND,
-    Sharding,
-    finish_checkpoint,
-    write_shard,
-)
+from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
 from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.gguf import SUFFIX as GGUF
 from freelunch.study.sources import Dtype, Model

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
 from freelunch.data.sources import obtain_task
 from freelunch.data.unpacked import lines_of
 from freelunch.study.sources import Task

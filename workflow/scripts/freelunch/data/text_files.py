@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
-from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
 from freelunch.data.sources.obtained import Obtained, origin_of
 from freelunch.data.sources.wheel_files import files_from_wheel
 from freelunch.data.text_formats import FORMATS, SourceFile

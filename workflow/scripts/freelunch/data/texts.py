@@ -11,8 +11,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from freelunch.core.artifact import Artifact, ArtifactWriter, scratch_folder
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
 from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.sources import Obtained, obtain_text
 from freelunch.data.text_formats import FORMATS, SourceFile

@@ -19,16 +19,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from freelunch.core.artifact import (
-    MANIFEST,
-    Artifact,
-    json_text,
-    manifest_text,
-    write_atomically,
-    write_json,
-)
+from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
 from freelunch.core.digest import file_digest, json_digest, sealed, unsealed
 from freelunch.core.errors import UserError, run_again
+from freelunch.core.files import json_text, write_atomically, write_json
 from freelunch.core.progress import Report, silent
 from freelunch.core.spent import Spent
 from freelunch.model.checkpoint import StreamedModel

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from freelunch.core.artifact import MANIFEST, Artifact, ArtifactWriter, check_belongs
+from freelunch.core.artifact import MANIFEST, Artifact, check_belongs
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.progress import Report, silent
 from freelunch.evaluation.perplexity import loss_facts
 from freelunch.model.block_pass import BlockPass, sequence_batches

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import (

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import Artifact, fingerprint, scratch_folder
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.files import scratch_folder
 from freelunch.core.job import Job
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 
 
 def link_shard(writer: ArtifactWriter, shard: str, source: Artifact, **facts: Any) -> None:

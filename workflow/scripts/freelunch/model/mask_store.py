@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard

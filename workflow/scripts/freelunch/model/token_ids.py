@@ -8,7 +8,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
 from freelunch.model.checkpoint import load_config
 from freelunch.study.steps import CALIBRATION, PRUNE_MODEL

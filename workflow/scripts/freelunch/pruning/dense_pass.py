@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from freelunch.core.artifact import Artifact, ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.progress import Report, silent
 from freelunch.model import hidden_states
 from freelunch.model.checkpoint import StreamedModel

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import block_linears

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import write_atomically, write_json
 from freelunch.core.digest import file_digest, json_digest, sealed
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically, write_json
 from freelunch.costs.counted import operations
 from freelunch.costs.shapes import Shapes
 from freelunch.records.made_steps import MadeSteps

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import JOURNAL, MANIFEST, Artifact, manifest_digest, remove_path
+from freelunch.core.artifact import MANIFEST, Artifact, manifest_digest
+from freelunch.core.artifact_writer import JOURNAL
 from freelunch.core.errors import UserError
+from freelunch.core.files import remove_path
 from freelunch.records.read import differences
 from freelunch.study.paths import RUN
 

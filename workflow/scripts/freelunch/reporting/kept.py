@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import STUDY_VARIABLE, UserError
+from freelunch.core.files import write_atomically
 from freelunch.records.read import load_finished, load_records
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.verdict_table import verdict_table

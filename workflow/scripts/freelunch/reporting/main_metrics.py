@@ -19,8 +19,8 @@ from freelunch.analysis.pairing import (
     measured_perplexity,
     pruned_models,
 )
-from freelunch.core.artifact import json_text, write_atomically
 from freelunch.core.errors import UserError
+from freelunch.core.files import json_text, write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import DENSE, NONE, Cell

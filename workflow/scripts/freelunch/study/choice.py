@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import write_atomically
 from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
+from freelunch.core.files import write_atomically
 from freelunch.study.config import SEEDS as ALL_SEEDS
 from freelunch.study.config import Part
 from freelunch.study.pins import check_pinned, with_pins

@@ -24,7 +24,8 @@ from freelunch.adaptation.reconstruction.recording import (
     recorded,
 )
 from freelunch.adaptation.reconstruction.window import WindowModules
-from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.adaptation.training.matrices import (
+from freelunch.adaptation.training.parameters import (
     Masked,
     TrainedParameters,
     nothing_trained,

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from freelunch.adaptation.reconstruction import KIND
 from freelunch.adaptation.retraining.losses import distillation, next_token
-from freelunch.adaptation.retraining.state import TrainedState, TrainedStateOnDisk
+from freelunch.adaptation.retraining.state import TrainedState
+from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
 from freelunch.adaptation.retraining.trainee import Loss, Passes, Trainee
 from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
-from freelunch.core.artifact import Artifact, ArtifactWriter, check_belongs
+from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.progress import Report, silent
 from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears

@@ -21,15 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from freelunch.adaptation.training.optimisers import MOMENTS, make_optimiser
-from freelunch.core.artifact import no_half_file
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
-from freelunch.model.tensor_file import Entry, TensorFile, create_tensor_file
-from freelunch.model.transfer import read_tensor
+from freelunch.core.files import no_half_file
+from freelunch.model.tensor_file import TensorFile
 
 # Keys of the notes that a saved state carries.
-_FINGERPRINT, _SHA256, _SLOT, _FILES, _STEPS = "fingerprint", "sha256", "slot", "files", "steps"
-_PARAMETER = "parameter"
+_FINGERPRINT, _SHA256, SLOT, FILES, STEPS = "fingerprint", "sha256", "slot", "files", "steps"
+PARAMETER = "parameter"
 
 
 class TrainedState:
@@ -108,16 +107,16 @@ class TrainedState:
         noted, tensors = found
         for part, values in sorted(_by_part(tensors).items()):
             self._take(part, values)
-        if _SLOT in noted:
-            self._take_slot(noted[_SLOT], self._checked(noted), noted[_STEPS])
+        if SLOT in noted:
+            self._take_slot(noted[SLOT], self._checked(noted), noted[STEPS])
         return noted
 
     def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
         """Add a part of a saved state: each parameter and its moments, by name."""
-        parameters = [nn.Parameter(each[_PARAMETER].to(self._device)) for each in values]
+        parameters = [nn.Parameter(each[PARAMETER].to(self._device)) for each in values]
         self.add(part, parameters)
         for parameter, each in zip(parameters, values, strict=True):
-            moments = {key: it.to(self._device) for key, it in each.items() if key != _PARAMETER}
+            moments = {key: it.to(self._device) for key, it in each.items() if key != PARAMETER}
             self._optimisers[part].state[parameter] = moments
 
     def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
@@ -125,8 +124,8 @@ class TrainedState:
         for path in files:
             file = TensorFile(path)
             values = [
-                {name: file.read(f"{at}.{name}") for name in (_PARAMETER, *self._moments)}
-                for at in range(len(_shapes(file)))
+                {name: file.read(f"{at}.{name}") for name in (PARAMETER, *self._moments)}
+                for at in range(len(shapes_of(file)))
             ]
             if self._optimiser == "adamw":
                 for each in values:
@@ -153,10 +152,10 @@ class TrainedState:
 
     def _move_(self, rate: float, scale: Tensor | None) -> None:
         for part, optimiser in sorted(self._optimisers.items()):
-            _step_(optimiser, self._parts[part], rate, scale)
+            move_(optimiser, self._parts[part], rate, scale)
 
     def _values(self, part: int, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-        yield _PARAMETER, parameter
+        yield PARAMETER, parameter
         yield from self._optimisers[part].state[parameter].items()
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -179,8 +178,8 @@ class TrainedState:
     def _checked(self, noted: Mapping[str, Any]) -> list[Path]:
         """Return the files on disk that belong to a state, in the order of their parts."""
         found = []
-        for name, digest in sorted(noted[_FILES].items()):
-            path = self._slot(noted[_SLOT]) / name
+        for name, digest in sorted(noted[FILES].items()):
+            path = self._slot(noted[SLOT]) / name
             if not path.is_file():
                 raise self._damaged(path, "no file")
             if file_digest(path) != digest:
@@ -214,187 +213,7 @@ class TrainedState:
         return f"`rm -rf {paths}`, and run the same command again"
 
 
-class TrainedStateOnDisk(TrainedState):
-    """Trained parameters of the blocks on disk, and those outside of the blocks in memory.
-
-    One parameter at a time is in memory for its step. A step writes all values anew; there are two
-    slots for them, and the one that was saved last is left as it is, so that a training that is
-    killed at any moment resumes from it.
-
-    Args:
-        optimiser: "adamw" or "sgd".
-        saved: The file in which the state is saved, except what is on disk anyway.
-        fingerprint: Digest of what is trained, on what, and by which code.
-        device: Where passes run.
-        outer: Number of the part that stays in memory.
-    """
-
-    def __init__(
-        self,
-        optimiser: str,
-        saved: Path,
-        fingerprint: str,
-        device: torch.device,
-        outer: int,
-    ) -> None:
-        super().__init__(optimiser, saved, fingerprint, device)
-        self._outer = outer
-        self._shapes: dict[int, list[tuple[int, ...]]] = {}
-        self._of_gradients: dict[int, list[Tensor]] = {}
-        self._steps = 0
-        # The slot that holds the values, and the one that the next step writes.
-        self._from, self._to = 0, 0
-
-    def check_room(self, parameters: int, beside: int) -> None:
-        """Check that the disk can hold so many trained parameters.
-
-        Args:
-            parameters: How many numbers are trained.
-            beside: What the training writes beside its state, in bytes: hidden states and shards.
-
-        Raises:
-            UserError: It cannot.
-        """
-        # Values and moments in both slots, and gradients.
-        needed = parameters * 4 * (2 * (1 + len(self._moments)) + 1) + beside
-        self._folder.mkdir(parents=True, exist_ok=True)
-        there = sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*.safetensors"))
-        free = shutil.disk_usage(self._folder).free + there
-        if needed > free:
-            raise UserError(
-                "the disk cannot hold the state of this training",
-                where=self._folder,
-                found=f"{free / 1e9:,.1f} GB free",
-                expected=f"{needed / 1e9:,.1f} GB: weights and moments twice, gradients, hidden "
-                "states, and the model that is made",
-                todo="free space, or use a method that trains less, such as masklora",
-            )
-
-    def __contains__(self, part: int) -> bool:
-        return part in self._shapes or super().__contains__(part)
-
-    def parameters(self, part: int) -> list[Tensor]:
-        """Return the trained parameters of a part, for its modules to use; read from disk."""
-        if part == self._outer:
-            return super().parameters(part)
-        file = TensorFile(self._file(part, self._from))
-        return [
-            nn.Parameter(read_tensor(file, f"{at}.{_PARAMETER}", self._device))
-            for at in range(len(self._shapes[part]))
-        ]
-
-    def add(self, part: int, parameters: Sequence[Tensor]) -> None:
-        """Add a part with its initial parameters; their place on disk is reserved."""
-        if part == self._outer:
-            super().add(part, parameters)
-            return
-        self._shapes[part] = [tuple(parameter.shape) for parameter in parameters]
-        for path, entries in self._files_of(part).items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # The space of a new file reads as zeros, from which moments start.
-            path.unlink(missing_ok=True)
-            with no_half_file(path):
-                create_tensor_file(path, entries).close()
-        file = TensorFile(self._file(part, self._from), "r+b")
-        for at, parameter in enumerate(parameters):
-            file.write(f"{at}.{_PARAMETER}", parameter)
-
-    def gathered(self, part: int, parameters: Sequence[Tensor]) -> None:
-        """Write the gradients of a part, which are complete."""
-        if part == self._outer:
-            return
-        file = TensorFile(self._gradients(part), "r+b")
-        norms = self._of_gradients[part] = []
-        for at, parameter in enumerate(parameters):
-            assert parameter.grad is not None
-            norms.append(torch.linalg.vector_norm(parameter.grad))
-            file.write(str(at), parameter.grad)
-            parameter.grad = None
-
-    def save(self, facts: Mapping[str, Any]) -> None:
-        """Save the state: keep the slot that holds it, and write the rest as in memory."""
-        names = [self._file(part, self._from).name for part in sorted(self._shapes)]
-        folder = self._slot(self._from)
-        for name in names:
-            TensorFile(folder / name).sync()
-        files = {name: file_digest(folder / name) for name in names}
-        super().save({**facts, _SLOT: self._from, _FILES: files, _STEPS: self._steps})
-        self._to = 1 - self._from
-
-    def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
-        if part == self._outer:
-            super()._take(part, values)
-            return
-        # A training in memory left it.
-        self.add(part, [each[_PARAMETER] for each in values])
-        file = TensorFile(self._file(part, self._from), "r+b")
-        for at, each in enumerate(values):
-            for name in self._moments:
-                file.write(f"{at}.{name}", each[name])
-            if "step" in each:
-                self._steps = int(each["step"])
-
-    def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
-        for path in files:
-            part = int(path.stem)
-            self._shapes[part] = _shapes(TensorFile(path))
-            for other, entries in self._files_of(part).items():
-                # What the next step writes may be gone or broken.
-                if other != path:
-                    other.parent.mkdir(parents=True, exist_ok=True)
-                    with no_half_file(other):
-                        create_tensor_file(other, entries).close()
-        self._steps, self._from, self._to = steps, slot, 1 - slot
-
-    def _norms(self) -> list[Tensor]:
-        blocks = [norm for _, norms in sorted(self._of_gradients.items()) for norm in norms]
-        return [*blocks, *super()._norms()]
-
-    def _move_(self, rate: float, scale: Tensor | None) -> None:
-        names = self._moments
-        for part, shapes in sorted(self._shapes.items()):
-            source = TensorFile(self._file(part, self._from))
-            target = TensorFile(self._file(part, self._to), "r+b")
-            gradients = TensorFile(self._gradients(part))
-            for at in range(len(shapes)):
-                parameter = nn.Parameter(source.read(f"{at}.{_PARAMETER}").to(self._device))
-                parameter.grad = gradients.read(str(at)).to(self._device)
-                optimiser = make_optimiser(self._optimiser, [parameter])
-                state = {name: source.read(f"{at}.{name}").to(self._device) for name in names}
-                if self._optimiser == "adamw":
-                    state["step"] = torch.tensor(float(self._steps), device=self._device)
-                optimiser.state[parameter] = state
-                _step_(optimiser, [parameter], rate, scale)
-                target.write(f"{at}.{_PARAMETER}", parameter)
-                for name in names:
-                    target.write(f"{at}.{name}", optimiser.state[parameter][name])
-        super()._move_(rate, scale)
-        self._steps += 1
-        self._from = self._to
-
-    def _files_of(self, part: int) -> dict[Path, dict[str, Entry]]:
-        """Return the tensors of each file of a part."""
-        shapes, names = self._shapes[part], (_PARAMETER, *self._moments)
-        values = {f"{at}.{name}": shape for at, shape in enumerate(shapes) for name in names}
-        gradients = {str(at): shape for at, shape in enumerate(shapes)}
-        files = {
-            self._file(part, 0): values,
-            self._file(part, 1): values,
-            self._gradients(part): gradients,
-        }
-        return {
-            path: {name: (shape, torch.float32) for name, shape in of.items()}
-            for path, of in files.items()
-        }
-
-    def _file(self, part: int, slot: int) -> Path:
-        return self._slot(slot) / f"{part:03d}.safetensors"
-
-    def _gradients(self, part: int) -> Path:
-        return self._folder / "gradients" / f"{part:03d}.safetensors"
-
-
-def _step_(
+def move_(
     optimiser: torch.optim.Optimizer,
     parameters: Sequence[Tensor],
     rate: float,
@@ -419,10 +238,10 @@ def _by_part(tensors: Mapping[str, Tensor]) -> dict[int, list[dict[str, Tensor]]
     return {part: [each for _, each in sorted(of.items())] for part, of in values.items()}
 
 
-def _shapes(file: TensorFile) -> list[tuple[int, ...]]:
+def shapes_of(file: TensorFile) -> list[tuple[int, ...]]:
     """Return the shapes of the parameters in a file."""
-    count = sum(key.endswith(f".{_PARAMETER}") for key in file.entries)
-    return [file.entries[f"{at}.{_PARAMETER}"][0] for at in range(count)]
+    count = sum(key.endswith(f".{PARAMETER}") for key in file.entries)
+    return [file.entries[f"{at}.{PARAMETER}"][0] for at in range(count)]
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from freelunch.adaptation.retraining.state import TrainedState
-from freelunch.adaptation.training.matrices import (
+from freelunch.adaptation.training.parameters import (
     Masked,
     TrainedParameters,
     nothing_trained,

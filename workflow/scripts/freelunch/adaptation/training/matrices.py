@@ -1,4 +1,4 @@
-"""The trained parameters of modules, and how weight matrices are computed from them.
+"""How weight matrices are computed from the parameters that they are trained through.
 
 A matrix that is trained through two small ones is never held beside its frozen weights: it is
 computed in the forward pass, and again in the backward pass, from the weights in the checkpoint's
@@ -6,33 +6,14 @@ precision and from A and B. Its gradient is pulled back to A and B at once and f
 frozen weights needs no memory either, since their zeros are the mask.
 """
 
-import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from freelunch.core.errors import UserError
-from freelunch.study.cell import derive_seed
-from freelunch.study.methods import (
-    BRANCHES,
-    FULL,
-    HEAD,
-    LORA,
-    MASKLORA,
-    SCALELORA,
-    SPP,
-    Trained,
-)
-
-# A linear layer's name, the layer, and its mask: (out, in), bool, True where a weight is kept.
-Masked = tuple[str, nn.Linear, Tensor]
-# A module and the name of one of its own parameters.
-Slot = tuple[nn.Module, str]
+from freelunch.study.methods import LORA, MASKLORA, SCALELORA, SPP, Trained
 
 
 class _Product(torch.autograd.Function):
@@ -101,7 +82,7 @@ class FullMatrix(Matrix):
     def __init__(
         self, linear: nn.Linear, keep: Tensor, parameters: Sequence[Tensor] | None
     ) -> None:
-        linear.weight = _trainable(linear.weight if parameters is None else parameters[0])
+        linear.weight = trainable(linear.weight if parameters is None else parameters[0])
         super().__init__([linear.weight])
         self._keep = keep
 
@@ -269,184 +250,10 @@ class Branch(Frozen):
         self.parameters = []
 
 
-class TrainedParameters:
-    """All trained parameters of some modules.
-
-    Args:
-        masked: Linear layers whose matrices may be trained, with their names and masks.
-        others: Parameters that are trained directly: norms, biases.
-        trained: How matrices are trained.
-        seed: Seed of random initial values.
-        parameters: The trained parameters, if they exist already; they take their places in the
-            modules. If not, they start from the modules' own.
-
-    Attributes:
-        parameters: Parameters that the optimiser moves, in float32 or wider.
-
-    Raises:
-        UserError: A rank is too large for a matrix, or `linears` names no layer.
-    """
-
-    def __init__(
-        self,
-        masked: Iterable[Masked],
-        others: Sequence[Slot],
-        trained: Trained,
-        seed: int,
-        parameters: Sequence[Tensor] | None = None,
-    ) -> None:
-        layers = list(masked)
-        given = None if parameters is None else iter(parameters)
-        self._matrices: list[Matrix] = []
-        chosen = set() if trained.weights is None else _chosen(layers, trained)
-        for name, linear, keep in layers:
-            if name not in chosen:
-                Frozen(linear)
-                continue
-            number = 1 if trained.weights == FULL else 2
-            those = None if given is None else list(islice(given, number))
-            drawn = derive_seed(seed, "adapter", name)
-            self._matrices.append(_matrix(linear, keep, trained, drawn, name, those))
-        self._others: list[Tensor] = []
-        for module, name in others:
-            held = getattr(module, name) if given is None else next(given)
-            setattr(module, name, _trainable(held))
-            self._others.append(getattr(module, name))
-        self.parameters: list[Tensor] = [
-            *(parameter for matrix in self._matrices for parameter in matrix.parameters),
-            *self._others,
-        ]
-
-    @property
-    def count(self) -> int:
-        """How many numbers are trained; in a matrix that is trained directly, those that its mask
-        keeps.
-        """
-        others = sum(parameter.numel() for parameter in self._others)
-        return others + sum(matrix.count for matrix in self._matrices)
-
-    def watch(self, ready: Callable[[Tensor], None]) -> list[RemovableHandle]:
-        """Call `ready` within the backward pass, as soon as the gradient of a parameter is
-        available.
-
-        Returns:
-            Handles whose removal ends the watching.
-        """
-
-        def of_matrix(matrix: Matrix) -> Callable[[Tensor], None]:
-            def note(parameter: Tensor) -> None:
-                matrix.mask_gradient_()
-                ready(parameter)
-
-            return note
-
-        noted: list[tuple[Tensor, Callable[[Tensor], None]]] = [
-            (parameter, of_matrix(matrix))
-            for matrix in self._matrices
-            for parameter in matrix.parameters
-        ]
-        noted += [(parameter, ready) for parameter in self._others]
-        return [
-            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-            for parameter, hook in noted
-        ]
-
-    def mask_gradients_(self) -> None:
-        """Set the gradients of pruned weights to 0, once all gradients are accumulated."""
-        for matrix in self._matrices:
-            matrix.mask_gradient_()
-
-    def drop_(self, on: bool) -> None:
-        """Turn the dropout of branches on or off; it is off at first."""
-        for matrix in self._matrices:
-            matrix.drop_(on)
-
-    def merge_(self) -> None:
-        """Leave the trained weights in the linear layers, and remove everything else."""
-        for matrix in self._matrices:
-            matrix.merge_()
-
-
 def _dtype_of_pass(inputs: Tensor) -> torch.dtype:
     """Return the dtype in which a matrix product of these inputs is computed."""
     device = inputs.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
-
-
-def nothing_trained(names: Iterable[str]) -> UserError:
-    """Return the error for a model in which an adaptation trains nothing."""
-    return UserError(
-        "this adaptation trains nothing in this model",
-        where=", ".join(islice(names, 3)) + ", ...",
-        found="neither a bias nor a norm among the parameters to train",
-        todo="train norms or weights: this family's linear layers have no biases",
-    )
-
-
-def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Slot]:
-    """Return the biases of linear layers and the parameters of other modules that are to be
-    trained.
-
-    Embeddings are never among them.
-    """
-    chosen: list[Slot] = []
-    for root in modules:
-        for module in root.modules():
-            if isinstance(module, nn.Embedding):
-                continue
-            for name, _ in module.named_parameters(recurse=False):
-                if isinstance(module, nn.Linear):
-                    train = name != "weight" and trained.biases
-                else:
-                    train = trained.norms
-                chosen += [(module, name)] if train else []
-    return chosen
-
-
-def _trainable(value: Tensor) -> nn.Parameter:
-    """Return a parameter that is trained, in float32 or wider; a given one stays the same object,
-    since a head may be shared with an embedding.
-    """
-    held = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
-    held.data = held.data.to(torch.promote_types(held.dtype, torch.float32))
-    held.requires_grad_(True)
-    return held
-
-
-def _chosen(layers: list[Masked], trained: Trained) -> set[str]:
-    """Return the names of the layers whose matrices are trained."""
-    for end, expected in trained.unknown([name for name, _, _ in layers]):
-        raise UserError(
-            "`linears` names no linear layer of this model",
-            where="linears",
-            found=end,
-            expected=expected,
-        )
-    return {name for name, _, _ in layers if name == HEAD or trained.chooses(name)}
-
-
-def _matrix(
-    linear: nn.Linear,
-    keep: Tensor,
-    trained: Trained,
-    seed: int,
-    name: str,
-    parameters: Sequence[Tensor] | None,
-) -> Matrix:
-    if trained.weights == FULL:
-        return FullMatrix(linear, keep, parameters)
-    smaller = min(linear.weight.shape)
-    if trained.rank > smaller:
-        raise UserError(
-            "the rank is too large for a matrix",
-            where=name,
-            found=f"rank: {trained.rank}",
-            expected=f"at most {smaller}, the smaller side of {tuple(linear.weight.shape)}",
-        )
-    if parameters is None:
-        parameters = [nn.Parameter(part) for part in _small_matrices(linear, trained, seed)]
-    kind = Branch if trained.weights in BRANCHES else LowRankMatrix
-    return kind(linear, keep, trained, parameters)
 
 
 def _keeps_all(keep: Tensor) -> bool:
@@ -455,23 +262,11 @@ def _keeps_all(keep: Tensor) -> bool:
     return bool(keep.view(torch.uint8).amin())
 
 
-def _small_matrices(linear: nn.Linear, trained: Trained, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the initial A, (rank, in), and B, (out, rank), in float32 or wider; for SPP, B is
-    (out, 1).
-
-    A is drawn as in LoRA, uniform in ± 1 / sqrt(in), and B starts from 0. With ScaleLoRA, both
-    start from 1 / sqrt(rank), so that BA = 1.
+def trainable(value: Tensor) -> nn.Parameter:
+    """Return a parameter that is trained, in float32 or wider; a given one stays the same object,
+    since a head may be shared with an embedding.
     """
-    rows, columns = linear.weight.shape
-    device = linear.weight.device
-    dtype = torch.promote_types(linear.weight.dtype, torch.float32)
-    if trained.weights == SCALELORA:
-        start = 1 / math.sqrt(trained.rank)
-        a = torch.full((trained.rank, columns), start, dtype=dtype)
-        b = torch.full((rows, trained.rank), start, dtype=dtype)
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        bound = 1 / math.sqrt(columns)
-        a = (2 * torch.rand(trained.rank, columns, generator=generator) - 1) * bound
-        b = torch.zeros(rows, 1 if trained.weights == SPP else trained.rank)
-    return a.to(device, dtype), b.to(device, dtype)
+    held = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+    held.data = held.data.to(torch.promote_types(held.dtype, torch.float32))
+    held.requires_grad_(True)
+    return held

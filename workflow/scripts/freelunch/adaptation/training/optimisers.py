@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from freelunch.adaptation.training.matrices import TrainedParameters
+from freelunch.adaptation.training.parameters import TrainedParameters
 from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Training
 

@@ -19,9 +19,9 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.artifact import write_atomically, write_json
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically, write_json
 from freelunch.reporting.audit.crate_facts import facts_of, known, package_url, source_of
 from freelunch.reporting.audit.crate_steps import Steps
 from freelunch.reporting.audit.data import REPOSITORY

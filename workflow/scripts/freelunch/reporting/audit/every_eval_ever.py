@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.artifact import json_text
 from freelunch.core.digest import SHA256
+from freelunch.core.files import json_text
 from freelunch.reporting.derived import COLLECTION, evaluation_name, hub_name
 from freelunch.study import steps
 from freelunch.study.cell import Cell

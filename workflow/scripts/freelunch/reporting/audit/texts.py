@@ -1,7 +1,7 @@
 """The files of an audit that are functions of the records."""
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.artifact import json_text
+from freelunch.core.files import json_text
 from freelunch.reporting.audit.appendix import appendix_text
 from freelunch.reporting.audit.audit import audit_records
 from freelunch.reporting.audit.cards import card_texts

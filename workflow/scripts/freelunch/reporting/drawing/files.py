@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from freelunch.core.artifact import no_half_file
+from freelunch.core.files import no_half_file
 from freelunch.reporting.drawing.style import styled
 
 # Metadata that would otherwise contain a date or the version of matplotlib.

@@ -1,0 +1,243 @@
+"""Fill the folder of an artifact file by file, so that an interrupted step resumes where it was.
+
+A long step writes many files, one per block or window. A file gets its final name only when it is
+complete, and a journal notes it. `manifest.json` is renamed into place last.
+"""
+
+import errno
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
+from freelunch.core.checked import CheckedFiles
+from freelunch.core.digest import SHA256, file_digest, sealed, unsealed
+from freelunch.core.files import no_half_file, remove_path, write_atomically
+from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.core.spent import Spent
+
+JOURNAL = "journal.jsonl"
+# The journal of a finished folder whose work may be divided among jobs in another way later.
+FINISHED_JOURNAL = "finished.jsonl"
+LOCK = ".lock"
+# The permissions that this process gives new files. Reading the umask means setting it, so this is
+# done once, before there are threads.
+os.umask(_umask := os.umask(0))
+_NEW_FILE = 0o666 & ~_umask
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+class ArtifactWriter:
+    """Fill a folder file by file, so that an interrupt at any moment loses no finished file.
+
+    Args:
+        folder: Made if missing. If an interrupted attempt with the same fingerprint left files here
+            whose digests are still right, they are kept; everything else in the folder is removed.
+        kind: As in `Artifact`.
+        fingerprint: Digest of everything the content depends on.
+        keep_journal: Whether the journal stays beside the manifest. Snakemake removes the manifest
+            before it runs a job again; with the journal, a job that does more than fill this
+            folder finds its files as an interrupted attempt would have left them.
+        others: Folders with files of the same work, divided among jobs in another way. `find` looks
+            for files there. None if the work is never divided.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        fingerprint: str,
+        keep_journal: bool = False,
+        others: Iterable[Path] | None = None,
+    ) -> None:
+        self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
+        self._keep_journal, self._others = keep_journal, others
+        # A job may outlive its killed Snakemake and still be at work here.
+        self._lock = wait_for_lock(folder / LOCK)
+        self._last = time.perf_counter(), time.process_time()
+        self._spent = Spent()
+        self._checked = CheckedFiles(folder)
+        self._files = self._resume()
+        for path in sorted(folder.iterdir()):
+            if path.name not in {*self._files, JOURNAL, LOCK}:
+                remove_path(path)
+        if not self._files:
+            self._write_text(JOURNAL, _line({"fingerprint": fingerprint}))
+        self._elsewhere = self._look_elsewhere()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def find(self, name: str) -> bool:
+        """Return whether a file is here, or can be linked here from one of the other folders."""
+        if name not in self._files and name in self._elsewhere:
+            origin, line = self._elsewhere[name]
+            sha256 = line["entry"][SHA256]
+            if origin.is_file() and file_digest(origin) == sha256:
+                facts = {key: line["entry"][key] for key in line["entry"] if key != SHA256}
+                spent = Spent.of(line["spent"])
+                self._link(origin, name, facts, sha256, spent)
+                self._spent += spent
+        return name in self._files
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Return what the manifest will say about a file; KeyError if it is not written yet."""
+        return dict(self._files[name])
+
+    def add(self, name: str, write: Callable[[Path], object], **facts: Any) -> None:
+        """Have `write` fill a temporary path, then give the file its name and note its digest."""
+        temporary = self.folder / f".{name}.part"
+        with no_half_file(temporary):
+            write(temporary)
+            # safetensors makes files for their owner alone.
+            temporary.chmod(_NEW_FILE)
+            self._adopt(temporary, name, facts)
+
+    def add_text(self, name: str, text: str, **facts: Any) -> None:
+        """Add a small text file."""
+        self.add(name, lambda path: path.write_text(text, encoding="utf-8"), **facts)
+
+    def link(self, name: str, source: Artifact, source_name: str, **facts: Any) -> None:
+        """Add a file of another artifact by a hard link, or by a copy across file systems.
+
+        A file with several names becomes read-only, since an edit of one would change the others.
+
+        Raises:
+            UserError: The file is not the one that the other artifact was made with.
+        """
+        source.check(source_name)
+        self._link(source.path(source_name), name, facts, source.files[source_name][SHA256])
+
+    def finish(self, **facts: Any) -> Artifact:
+        """Write the manifest, which makes the folder complete, and return the artifact."""
+        self._checked.save()
+        self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
+        if self._others is not None:
+            (self.folder / JOURNAL).replace(self.folder / FINISHED_JOURNAL)
+        elif not self._keep_journal:
+            (self.folder / JOURNAL).unlink()
+        remove_lock(self._lock)
+        artifact = Artifact(self.folder, self.kind)
+        artifact.spent = self._spent
+        return artifact
+
+    def _link(
+        self,
+        origin: Path,
+        name: str,
+        facts: dict[str, Any],
+        sha256: str,
+        spent: Spent | None = None,
+    ) -> None:
+        temporary = self.folder / f".{name}.part"
+        with no_half_file(temporary):
+            # What a killed process left behind.
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(origin, temporary)
+            except OSError as error:
+                # A file system without hard links, or a link across two of them.
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                shutil.copyfile(origin, temporary)
+                self._adopt(temporary, name, facts, spent=spent)
+            else:
+                with suppress(PermissionError):
+                    temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & ~_WRITABLE)
+                self._adopt(temporary, name, facts, sha256, spent)
+
+    def _adopt(
+        self,
+        temporary: Path,
+        name: str,
+        facts: dict[str, Any],
+        sha256: str | None = None,
+        spent: Spent | None = None,
+    ) -> None:
+        entry = {
+            SHA256: sha256 or file_digest(temporary),
+            "bytes": temporary.stat().st_size,
+            **facts,
+        }
+        spent = spent or self._spent_since_last()
+        text = _line({"name": name, "entry": entry, "spent": spent.as_json()})
+        # A process that is killed between these two makes the file once more.
+        temporary.replace(self.folder / name)
+        # Renaming one hard link to another of the same file does nothing.
+        temporary.unlink(missing_ok=True)
+        with (self.folder / JOURNAL).open("a") as journal:
+            journal.write(text)
+        self._checked.note(self.folder / name, entry[SHA256])
+        self._files[name] = entry
+
+    def _resume(self) -> dict[str, dict[str, Any]]:
+        """Return the intact files of an interrupted attempt that had the same fingerprint."""
+        if (self.folder / MANIFEST).exists():
+            return {}
+        first, lines = self._journal(self.folder / JOURNAL)
+        intact = {
+            name: line
+            for name, line in lines.items()
+            if (self.folder / name).is_file()
+            and self._checked.holds(self.folder / name, line["entry"][SHA256], anew=True)
+        }
+        if not intact:
+            return {}
+        attempts = first.get("attempts", 0) + 1
+        spent = (Spent.of(line["spent"]) for line in intact.values())
+        self._spent = sum(spent, Spent(attempts=attempts))
+        first = {"fingerprint": self.fingerprint, "attempts": attempts}
+        self._write_text(JOURNAL, "".join(map(_line, [first, *intact.values()])))
+        return {name: line["entry"] for name, line in intact.items()}
+
+    def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """Return the paths and journal lines of files of this fingerprint in the other folders."""
+        return {
+            name: (folder / name, line)
+            for folder in self._others or ()
+            if folder.resolve() != self.folder.resolve()
+            for journal in (JOURNAL, FINISHED_JOURNAL)
+            for name, line in self._journal(folder / journal)[1].items()
+        }
+
+    def _journal(self, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return the first line of a journal and the line of each file, by the file's name.
+
+        Nothing is returned if the journal is missing or damaged, or has another fingerprint.
+        """
+        try:
+            # An interrupt may have cut the last line short; its file is then written again.
+            first, *lines = map(_read_line, path.read_bytes().split(b"\n")[:-1])
+            found = {line["name"]: line for line in lines if line["entry"] and line["spent"]}
+            return (first, found) if first["fingerprint"] == self.fingerprint else ({}, {})
+        except (OSError, ValueError, KeyError):
+            # Nothing is written yet, or a power cut damaged the journal.
+            return {}, {}
+
+    def _spent_since_last(self) -> Spent:
+        """Return what this attempt spent since it last finished a file."""
+        now = time.perf_counter(), time.process_time()
+        (wall_s, cpu_s), self._last = self._last, now
+        return Spent.now(now[0] - wall_s, now[1] - cpu_s)
+
+    def _write_text(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, text)
+
+
+def _line(item: Mapping[str, Any]) -> str:
+    """Return a line of a journal."""
+    return json.dumps(sealed(item), allow_nan=False) + "\n"
+
+
+def _read_line(line: bytes) -> dict[str, Any]:
+    """Return an item of a journal; ValueError if its line is damaged."""
+    item = unsealed(line)
+    if item is None:
+        raise ValueError("a damaged line")
+    return item
