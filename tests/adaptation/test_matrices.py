@@ -272,9 +272,12 @@ def test_dropout_is_of_the_branch_and_of_training_only() -> None:
     trained.parameters[1].data += 1
     assert torch.equal(net(INPUTS), net(INPUTS))
     assert not torch.equal(net(INPUTS), untouched(INPUTS))
-    trained.drop_(True)
-    assert not torch.equal(net(INPUTS), net(INPUTS))
-    trained.drop_(False)
+    trained.drop_(3)
+    once, again = net(INPUTS), net(INPUTS)
+    assert not torch.equal(once, again)
+    trained.drop_(3)
+    assert torch.equal(net(INPUTS), once)
+    trained.drop_(None)
     assert torch.equal(net(INPUTS), net(INPUTS))
 
 

@@ -307,7 +307,7 @@ def test_weights_in_training_go_before_the_passes_of_the_next_block(
     """The graph of a backward pass holds on to them for as long as its output has a name."""
     prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=4)
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    make, through = trainee.Trainee._block, trainee.Trainee._through
+    make, through = trainee.Trainee._block, trainee.Trainee.through
     of_block, most = [0], [0]
 
     def noted(*args: Any) -> Any:
@@ -321,7 +321,7 @@ def test_weights_in_training_go_before_the_passes_of_the_next_block(
         return through(self, index, block, *args)
 
     monkeypatch.setattr(trainee.Trainee, "_block", noted)
-    monkeypatch.setattr(trainee.Trainee, "_through", counted)
+    monkeypatch.setattr(trainee.Trainee, "through", counted)
     retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("full"))
     assert most[0] == of_block[0] > 0
 
@@ -332,7 +332,7 @@ def test_masks_of_a_frozen_block_go_before_its_passes(
     """Its zeros are its mask; only those of the next block may be there, which is being read."""
     prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=4)
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    load, through, most = trainee.load_pruned_block, trainee.Trainee._through, [0]
+    load, through, most = trainee.load_pruned_block, trainee.Trainee.through, [0]
 
     def noted(*args: Any) -> Any:
         module, masks = load(*args)
@@ -344,6 +344,6 @@ def test_masks_of_a_frozen_block_go_before_its_passes(
         return through(self, index, block, *args)
 
     monkeypatch.setattr(trainee, "load_pruned_block", noted)
-    monkeypatch.setattr(trainee.Trainee, "_through", counted)
+    monkeypatch.setattr(trainee.Trainee, "through", counted)
     retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("masklora"))
     assert most[0] <= 7

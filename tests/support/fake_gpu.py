@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from freelunch.adaptation.retraining.trainee import Passes, Trainee
+from freelunch.adaptation.retraining.passes import Passes
 from freelunch.core import ahead
 from freelunch.evaluation.packing import Request
 from freelunch.model import transfer
@@ -250,10 +250,7 @@ def resumed(**settings: Any) -> Callable[[Prepared, Path], object]:
 
 def autocast(prepared: Prepared, base: Path) -> None:
     """Check that passes in half precision are on the device: the CPU's autocast leaves it alone."""
-    model = on_device(prepared).model
-    trainee = Trainee.__new__(Trainee)
-    trainee._model, trainee._passes = model, Passes(torch.bfloat16)
-    context = trainee._autocast()
+    context = Passes(torch.bfloat16).autocast(on_device(prepared).model.device)
     assert isinstance(context, torch.autocast) and context.device == DEVICE
 
 

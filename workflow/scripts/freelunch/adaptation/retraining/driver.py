@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from freelunch.adaptation.reconstruction import KIND
+from freelunch.adaptation.retraining.gradients import Step, gather_
 from freelunch.adaptation.retraining.losses import distillation, next_token
+from freelunch.adaptation.retraining.passes import Passes
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
-from freelunch.adaptation.retraining.trainee import Loss, Passes, Trainee
+from freelunch.adaptation.retraining.trainee import Loss, Trainee
 from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, check_belongs
@@ -157,9 +159,9 @@ class Training:
         passes = Passes(
             precision_of(settings, model.dtype), settings.gradient_checkpointing, streamed
         )
-        scratch = states.scratch / "retraining"
-        scratch.mkdir(exist_ok=True)
-        self.trainee = Trainee(model, masks, trained, passes, self._seed, self.state, scratch)
+        self._scratch = states.scratch / "retraining"
+        self._scratch.mkdir(exist_ok=True)
+        self.trainee = Trainee(model, masks, trained, passes, self._seed, self.state)
         self._loss: Loss = self._next_token
         if settings.distils:
             self._teacher = states.at(model.num_blocks)
@@ -246,8 +248,8 @@ class Training:
     def step(self, number: int, rate: float, rows: Tensor) -> float:
         """Take step `number` on the sequences `rows`, and return the loss before it."""
         micro = self._settings.micro_batch or len(rows)
-        input_ids = self._states.input_ids
-        loss = self.trainee.gather_(input_ids, rows, micro, self._loss, number)
+        step = Step(self._states.input_ids, rows, micro, self._loss, number)
+        loss = gather_(self.trainee, step, self._scratch)
         self.state.step_(rate, self._settings.clip)
         return loss
 

@@ -54,6 +54,7 @@ class TrainedParameters:
     ) -> None:
         layers = list(masked)
         given = None if parameters is None else iter(parameters)
+        self._dropout = trained.dropout
         self._matrices: list[Matrix] = []
         chosen = set() if trained.weights is None else _chosen(layers, trained)
         for name, linear, keep in layers:
@@ -113,10 +114,15 @@ class TrainedParameters:
         for matrix in self._matrices:
             matrix.mask_gradient_()
 
-    def drop_(self, on: bool) -> None:
-        """Turn the dropout of branches on or off; it is off at first."""
-        for matrix in self._matrices:
-            matrix.drop_(on)
+    def drop_(self, seed: int | None) -> None:
+        """Turn the dropout of branches on, with numbers drawn from a seed, or off, with None; it is
+        off at first.
+        """
+        if self._dropout:
+            for matrix in self._matrices:
+                matrix.drop_(seed is not None)
+            if seed is not None:
+                torch.manual_seed(seed)
 
     def merge_(self) -> None:
         """Leave the trained weights in the linear layers, and remove everything else."""

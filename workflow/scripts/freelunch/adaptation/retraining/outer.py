@@ -1,0 +1,157 @@
+"""What is outside of the blocks of a model in training: embeddings, the final norm, the head."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.adaptation.retraining.passes import Passes
+from freelunch.adaptation.retraining.state import TrainedState
+from freelunch.adaptation.training.parameters import Masked, TrainedParameters, other_parameters
+from freelunch.core.errors import UserError
+from freelunch.model.blocks import BlockCall
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.study.cell import derive_seed
+from freelunch.study.methods import FULL, HEAD, Trained
+
+
+class TrainedOuter:
+    """The outer part of a model in training; the dense model's own stays as it is.
+
+    Args:
+        model: The dense model.
+        trained: What is trained, and how.
+        passes: How the model is passed.
+        seed: Seed of initial values and of dropout.
+        state: Trained parameters; if it lacks those of this part, they are added with their initial
+            values.
+
+    Attributes:
+        part: The number of this part in the state: that of the blocks.
+        trained: What is trained in it.
+        trains_embedding: Whether gradients go on to the embedding.
+
+    Raises:
+        UserError: The head is to have an adapter, and is tied to the embedding.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        trained: Trained,
+        passes: Passes,
+        seed: int,
+        state: TrainedState,
+    ) -> None:
+        self.part = model.num_blocks
+        self._model, self._passes, self._seed = model, passes, seed
+        self._calls: dict[tuple[int, int], list[BlockCall]] = {}
+        self._outer = outer = model.outer.copy()
+        outer.module.requires_grad_(False)
+        if trained.head:
+            # The dense model's own must not move along.
+            outer.head.weight.data = outer.head.weight.data.clone()
+        passes.widen_(outer.module, is_block=False)
+        layers: list[Masked] = []
+        tied = outer.head.weight is outer.embedding.weight
+        if trained.head:
+            head = outer.head
+            if trained.weights != FULL and tied:
+                raise UserError(
+                    "the head of this model is tied to its embedding, so it has no adapter of its "
+                    "own",
+                    where="train_head",
+                    found=trained.weights,
+                    expected=f"train_head: false, or the method {FULL}",
+                )
+            layers = [(HEAD, head, torch.ones_like(head.weight, dtype=torch.bool))]
+        # Of linear layers outside of the blocks, only the head may be trained.
+        modules = {
+            name: module
+            for name, module in outer.module.named_modules()
+            if any(True for _ in module.parameters(recurse=False))
+            and not isinstance(module, nn.Linear)
+        }
+        others = other_parameters(modules.values(), trained)
+        given = state.parameters(self.part) if self.part in state else None
+        head_alone = replace(trained, linears=None)
+        self.trained = TrainedParameters(layers, others, head_alone, seed, given)
+        if given is None and self.trained.parameters:
+            state.add(self.part, self.trained.parameters)
+        if trained.head and tied:
+            # A saved weight takes the head's place, and has to stay the embedding's.
+            outer.embedding.weight = outer.head.weight
+        names = {id(module): name for name, module in modules.items()}
+        self._trained_by_name: dict[str, Tensor] = {
+            f"{names[id(module)]}.{name}": getattr(module, name) for module, name in others
+        }
+        if trained.head:
+            self._trained_by_name[HEAD] = outer.head.weight
+        one_token = torch.zeros((1, 1), dtype=torch.int64)
+        self.trains_embedding = self.embed(one_token).requires_grad
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the hidden states before the first block, (batch, length, width).
+
+        Args:
+            input_ids: (batch, length), int64.
+        """
+        with self._passes.autocast(self._model.device):
+            return self._outer.embed(input_ids)[0]
+
+    def call(self, index: int, batch: int, length: int) -> BlockCall:
+        """Return how a block is called."""
+        if (batch, length) not in self._calls:
+            with self._passes.autocast(self._model.device):
+                self._calls[batch, length] = self._outer.calls(batch, length)
+        return self._calls[batch, length][index]
+
+    def logits(
+        self, input_ids: Tensor, hidden: Tensor, place: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return logits, (batch, length, vocabulary).
+
+        Args:
+            input_ids: (batch, length), int64.
+            hidden: The hidden states after the last block, (batch, length, width).
+            place: The step and micro-batch of a pass that trains.
+        """
+        drawn = None if place is None else derive_seed(self._seed, "dropout", *place, self.part)
+        self.trained.drop_(drawn)
+        with self._passes.autocast(self._model.device):
+            return self._outer.logits(input_ids, hidden)
+
+    def merge_(self) -> None:
+        """Leave the trained weights in the modules, rounded to the checkpoint's precision."""
+        self.trained.merge_()
+        with torch.no_grad():
+            for parameter in self._trained_by_name.values():
+                parameter.copy_(parameter.to(self._model.dtype))
+
+    def tensors(self, restored: bool) -> dict[str, Tensor]:
+        """Return the tensors as a checkpoint stores them; empty if none was trained.
+
+        Args:
+            restored: Whether they are the dense model's, instead of the trained ones.
+        """
+        if not self._trained_by_name:
+            return {}
+        dense = self._model.outer_tensors()
+        if restored:
+            return dense
+        return dense | {
+            self._stored_name(name): value.detach().to(self._model.dtype)
+            for name, value in self._trained_by_name.items()
+        }
+
+    def _stored_name(self, name: str) -> str:
+        """Return the name of a parameter in a checkpoint."""
+        if name != HEAD:
+            return name
+        wanted = self._outer.head.weight
+        # A tied head is stored as the embedding.
+        return next(
+            stored
+            for stored, parameter in self._outer.module.named_parameters()
+            if parameter is wanted
+        )
