@@ -143,6 +143,23 @@ def test_terminal_shows_plan_progress_and_summary(finished):
     )
 
 
+def test_a_look_at_the_unfinished_study_goes_when_it_finishes(study):
+    record = next(study.path.glob("results/smoke/records/*recon*.json"))
+    record.unlink()
+    subprocess.run(
+        [sys.executable, "-m", "freelunch", "interim", "config.yaml"],
+        cwd=study.path,
+        env={**os.environ, "PYTHONPATH": str(study.path / "workflow" / "scripts")},
+        check=True,
+    )
+    look = study.path / "results/smoke/interim"
+    assert "unfinished" in (look / "audit/index.html").read_text()
+    study.run("--", str(record.relative_to(study.path)))
+    assert look.exists()
+    study.run()
+    assert not look.exists()
+
+
 def test_second_run_does_nothing(study):
     assert study.planned() == {}
     assert "Nothing to be done" in study.run()
