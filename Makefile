@@ -28,7 +28,7 @@
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
 #   make bench                 run the default study, then measure speed and memory, as ratios
 #   make docs                  the documentation, site/index.html
-#   make results               run the studies whose results docs/ keeps, and keep the new results
+#   make results               run the default and the full study, and keep the new results in docs/
 #   make kept                  the tables, verdicts and figures of docs/ again, from the records kept there
 
 SHELL := /bin/bash
