@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,12 +147,10 @@ def test_terminal_shows_plan_progress_and_summary(finished):
 def test_a_look_at_the_unfinished_study_goes_when_it_finishes(study):
     record = next(study.path.glob("results/smoke/records/*recon*.json"))
     record.unlink()
-    subprocess.run(
-        [sys.executable, "-m", "freelunch", "interim", "config.yaml"],
-        cwd=study.path,
-        env={**os.environ, "PYTHONPATH": str(study.path / "workflow" / "scripts")},
-        check=True,
-    )
+    shutil.rmtree(study.path / "results/smoke/audit")
+    environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
+    command = [sys.executable, "-m", "freelunch", "interim", "config.yaml"]
+    subprocess.run(command, cwd=study.path, env=environment, check=True)
     look = study.path / "results/smoke/interim"
     assert "unfinished" in (look / "audit/index.html").read_text()
     study.run("--", str(record.relative_to(study.path)))
