@@ -15,7 +15,7 @@ from freelunch.core.errors import UserError
 from freelunch.records.read import answers_beside, check_spec, load_answers, load_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
-from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
+from records_for_tests import recorded_study
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 RULES = {
@@ -29,9 +29,7 @@ RULES = {
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose records are in the current folder."""
     monkeypatch.chdir(tmp_path)
-    found = make_study()
-    write_records(found, make_records(found, PERPLEXITIES))
-    return found
+    return recorded_study()
 
 
 def refusal(study: Study) -> str:

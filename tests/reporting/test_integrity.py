@@ -20,7 +20,13 @@ from freelunch.reporting.audit.integrity import check_records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import METRICS
 from freelunch.study.study import Study
-from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study, write_records
+from records_for_tests import (
+    CONFIG,
+    PERPLEXITIES,
+    make_records,
+    make_study,
+    recorded_study,
+)
 
 RECORD = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 
@@ -28,9 +34,7 @@ RECORD = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.chdir(tmp_path)
-    study = make_study()
-    write_records(study, make_records(study, PERPLEXITIES))
-    return study
+    return recorded_study()
 
 
 def altered(study: Study, change: Callable[[dict[str, Any]], object], again: bool) -> None:

@@ -206,7 +206,9 @@ class Trainee:
         trained = TrainedParameters(layers, others, self._trained, self._seed, given)
         if given is None and trained.parameters:
             self._state.add(index, trained.parameters)
-        self._counts.setdefault(index, trained.count)
+        if index not in self._counts:
+            # Streamed, a block comes here twice a step, and counting reads its masks.
+            self._counts[index] = trained.count
         if not (trained.parameters or self.outer.trained.parameters):
             raise nothing_trained(name for name, _, _ in layers)
         block = Block(module, trained)
