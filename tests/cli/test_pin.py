@@ -302,7 +302,7 @@ def test_many_revisions_without_pins_are_counted(hub: HubStandIn, refused: Said)
     config["models"] = models
     config["study"]["grids"][0]["models"] = list(models)
     STUDY.write_text(yaml.safe_dump(config))
-    assert "models.m4.revision: main and 5 more\n" in refused("check", str(STUDY))
+    assert "models.m4.revision: main, and 5 more\n" in refused("check", str(STUDY))
 
 
 def entry_of(model: str) -> Any:

@@ -1,11 +1,12 @@
 """`freelunch interim`: the results of the finished cells of an unfinished study."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from freelunch.cli.summary import verdicts_text
+from freelunch.core.errors import first_of
 from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.records.read import SoFar, load_finished
@@ -13,9 +14,6 @@ from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.kept import SUMMARY, write_results
 from freelunch.study.study import Study
-
-# How many cells are named.
-NAMED = 5
 
 
 def interim_text(study: Study) -> str:
@@ -56,14 +54,14 @@ def _lines(study: Study, known: SoFar, audit: dict[str, Any]) -> Iterator[str]:
     if known.outdated:
         first, (key, found, asked) = next(iter(known.outdated.items()))
         yield (
-            f"Finished with other settings, so that they run again: {_listed(known.outdated)}. For "
-            f"{first}, {key} was {found} and is {asked}."
+            "Finished with other settings, so that they run again: "
+            f"{', '.join(first_of(known.outdated))}. For {first}, {key} was {found} and is {asked}."
         )
     if known.waiting:
-        yield f"Finished before their dense models: {_listed(known.waiting)}."
+        yield f"Finished before their dense models: {', '.join(first_of(known.waiting))}."
     others = {*known.records, *known.outdated, *known.waiting}
     if missing := [cell for cell in study.cells if cell not in others]:
-        yield f"Not yet: {_listed(missing)}."
+        yield f"Not yet: {', '.join(first_of(missing))}."
     yield audit["answer"]
     yield f"Scope: {audit['scope']}"
     yield f"The paper's claims here: {verdicts_text(audit['claims'])}"
@@ -71,10 +69,3 @@ def _lines(study: Study, known: SoFar, audit: dict[str, Any]) -> Iterator[str]:
         yield "Verdicts may change with each cell that finishes."
     yield f"page    {study.paths.interim / PAGE}"
     yield f"tables  {study.paths.interim / SUMMARY}, and more beside it"
-
-
-def _listed(cells: Iterable[object]) -> str:
-    """Return cells, of which a long list shows only the first."""
-    names = [*map(str, cells)]
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return ", ".join([*names[:NAMED], *more])

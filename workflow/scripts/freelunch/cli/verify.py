@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from freelunch.core.errors import UserError, mend
+from freelunch.core.errors import UserError, first_of, mend
 from freelunch.records.made import Made, Problem, problem_of, remove
 from freelunch.records.whole import made_by_steps
 from freelunch.reporting.whole import check_unedited, files_of_others, made_from_records
@@ -42,8 +42,8 @@ def check_whole(study: Study) -> None:
     """
     problems = problems_of(study, anew=False)
     if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise UserError("the results are not whole", found=f"{problems[0]}{more}", todo=mend())
+        found = ", ".join(first_of(problems, 1))
+        raise UserError("the results are not whole", found=found, todo=mend())
 
 
 def verify(study: Study) -> tuple[str, bool]:
@@ -71,18 +71,12 @@ def verify(study: Study) -> tuple[str, bool]:
         line = f"{what:<24} {there} whole"
         line += f", {removed} removed, which steps make again when they need it" if removed else ""
         line += f", {len(problems)} damaged or missing" if problems else ""
-        lines += [line, *(f"  {said}" for said in problems[:_SHOWN])]
-        lines += [f"  and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        lines += [line, *(f"  {said}" for said in first_of(problems, _SHOWN))]
         whole = whole and not problems
     if others := files_of_others(study):
-        lines.append(
-            f"{'not of this study':<24} {len(others)}, which nothing reads: {_few(others)}"
-        )
+        few = ", ".join(first_of(others, 3))
+        lines.append(f"{'not of this study':<24} {len(others)}, which nothing reads: {few}")
     return "\n".join(lines), whole
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 
 def repair(study: Study, command: Sequence[str]) -> None:

@@ -53,6 +53,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"{close[0]} (nearest) out of: {listed}" if close else f"one of: {listed}"
 
 
+def first_of(items: Iterable[object], most: int = 5) -> list[str]:
+    """Return the first items as text, and how many more there are."""
+    texts = [*map(str, items)]
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return [*texts[:most], *more]
+
+
 def first_line(error: Exception) -> str:
     """Return the class of an exception and the first line of what it says."""
     lines = str(error).strip().splitlines()

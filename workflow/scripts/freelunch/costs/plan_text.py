@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 
+from freelunch.core.errors import first_of
 from freelunch.costs.fits import amount, misfit
 from freelunch.costs.jobs import (
     RULES,
@@ -46,10 +47,8 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
         plan: The plan.
         machine: The machine that will run the study; None to measure the rates of this one.
     """
-    cells = plan.study.cells
     lines = [_headline(plan)]
-    lines += [f"  {cell}" for cell in cells[:12]]
-    lines += [f"  ... and {len(cells) - 12} more"] if len(cells) > 12 else []
+    lines += [f"  {each}" for each in first_of(plan.study.cells, 12)]
     lines += _conditions(plan)
     jobs = [job for job in jobs_of(plan.study) if job.model in plan.shapes]
     if jobs:

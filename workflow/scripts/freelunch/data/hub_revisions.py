@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.data.hub_errors import hub_errors
 from freelunch.data.sources.folder import CONFIG, OTHER_FILES, PICKLES, check_weights
 from freelunch.study.sources import Hub, HubFile
@@ -122,7 +122,7 @@ def _check_conversions(where: str, entry: Hub, files: Sequence[str]) -> None:
             "safetensors only, never pickle: opening a pickle can run any code; but the hub has "
             "conversions",
             where=f"{where}.revision",
-            found=", ".join([file for file in files if file.endswith(PICKLES)][:5]),
+            found=", ".join(first_of(file for file in files if file.endswith(PICKLES))),
             expected="a revision with *.safetensors",
             todo=f"look at {which}, and set {' or '.join(found)}; or, if you trust the model, save "
             "it with `save_pretrained(folder)` and use that",

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-from freelunch.core.errors import REFUSED, UserError, first_line
+from freelunch.core.errors import REFUSED, UserError, first_line, first_of
 from freelunch.data.sources.folder import check_json_files, check_rows, read_config
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import Sharding, load_config, meta_model
@@ -104,7 +104,7 @@ def _tensor_files(
         raise UserError(
             "the checkpoint lacks tensors of its own architecture",
             where=folder,
-            found=f"no {', '.join(sorted(missing)[:5])} ({len(missing)} in all)",
+            found=f"no {', '.join(first_of(sorted(missing)))}",
             expected=f"the {len(needed)} tensors of {type(meta).__name__}",
             todo="use a complete safetensors checkpoint",
         )

@@ -15,7 +15,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.core.files import scratch_folder
 from freelunch.data.model_source import opened, read_source
 from freelunch.data.sources import obtain_model
@@ -140,7 +140,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
         raise UserError(
             "the GGUF file lacks tensors of its own architecture",
             where=gguf,
-            found=f"no {', '.join(missing[:5])} ({len(missing)} in all)",
+            found=f"no {', '.join(first_of(missing))}",
             todo="use a complete GGUF file, or the model's safetensors",
         )
     # With these attributes, save_pretrained takes the model for a quantised one and refuses.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from freelunch.core.errors import REFUSED, UserError, first_line
+from freelunch.core.errors import REFUSED, UserError, first_line, first_of
 from freelunch.data.sources.folder import (
     CONFIG,
     check_json_files,
@@ -102,7 +102,7 @@ def model_at(path: Path, where: str) -> SeenModel:
             if len(inside) > 1
             else "this folder is not a model, but holds one",
             where=where,
-            found=", ".join(map(str, inside[:5])),
+            found=", ".join(first_of(inside)),
             expected="the folder of one model",
             todo=f"give the path of a model, such as {inside[0]}",
             instead=inside[0],

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.data.sources import Obtained
 from freelunch.data.text_formats import FORMATS, SourceFile
 from freelunch.study.sources import ROWS
@@ -139,9 +139,9 @@ def _check_file(path: Path, where: str) -> None:
     problem, found, todo = None, str(path.absolute()), "name the file that holds the text"
     instead = None
     if path.is_dir():
-        inside = sorted(file.name for file in path.iterdir() if file.is_file())[:5]
+        inside = sorted(file.name for file in path.iterdir() if file.is_file())
         problem = "this is a folder, but a text is one file"
-        found += f", with {', '.join(inside) or 'no file'}"
+        found += f", with {', '.join(first_of(inside)) or 'no file'}"
         if inside:
             instead = path / inside[0]
             todo = f"name one of its files, such as {instead}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.study.families import tested
 
 
@@ -80,7 +80,7 @@ def check_blocks(model: nn.Module, path: str) -> None:
             "the blocks of this model hold matrices that are not linear layers, so that they would "
             "be neither pruned nor counted",
             where=type(model).__name__,
-            found=", ".join(other[:3]),
+            found=", ".join(first_of(other, 3)),
             expected=f"matrices in modules of torch.nn.Linear; {tested()}",
             todo="use another model",
         )

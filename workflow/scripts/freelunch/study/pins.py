@@ -17,15 +17,13 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.study.settings import Commit, Repository, Revision, Settings
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.study import Study
 from freelunch.study.yaml_file import read_yaml
 
 SUFFIX = ".pins"
-# How many revisions a message lists.
-_SHOWN = 5
 _HEAD = """\
 # Commits of the branches and tags that {study} names, written by `{command}`.
 # Keep this file with the study. The command changes no pin that is here, and takes those of other
@@ -184,11 +182,10 @@ def check_pinned(study: Study) -> None:
         also = f" (the pin is of {others})" if others else ""
         found.append(f"{where}.revision: {entry.revision}{also}")
     if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UserError(
             "the study names branches or tags, which move, and their commits are not pinned",
             where=study.source,
-            found=", ".join(found[:_SHOWN]) + more,
+            found=", ".join(first_of(found)),
             expected=f"full commits, or pins in {pins_file(study.source)}",
             todo=f"run `{pin_command(study.source)}{study.part_words}`, which asks the hub for the "
             "commits",

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.errors import UserError, first_line
+from freelunch.core.errors import UserError, first_line, first_of
 
 CONFIG = "config.json"
 # Everything that a causal language model and its tokenizer need; no code and no pickle.
@@ -123,7 +123,7 @@ def check_weights(where: str, present: Sequence[str], on_hub: bool = False) -> N
         if pickles
         else "there are no weights",
         where=where,
-        found=", ".join((pickles or present)[:5]),
+        found=", ".join(first_of(pickles or present)),
         expected="*.safetensors",
         todo=todo,
     )
@@ -202,7 +202,7 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
         raise UserError(
             f"{INDEX} names files that are not there",
             where=where,
-            found=f"no {', '.join(missing[:5])} ({len(missing)} in all)",
+            found=f"no {', '.join(first_of(missing))}",
             expected=f"all {len(named)} files of the index",
             todo="complete the download of the model",
         )
@@ -210,5 +210,5 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
 
 
 def _lacking(where: str, what: str, present: list[str]) -> UserError:
-    found = ", ".join(present[:8]) or "an empty folder"
+    found = ", ".join(first_of(present)) or "an empty folder"
     return UserError(f"there is no {what}", where=where, found=found, todo="add it to the model")

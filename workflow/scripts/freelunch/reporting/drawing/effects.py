@@ -15,6 +15,7 @@ from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE, MarkerStyle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from freelunch.core.errors import first_of
 from freelunch.reporting.audit.numbers import SCALES
 from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, Mark, marks
 from freelunch.reporting.drawing.numbers import UNITS, column_text, signed
@@ -141,14 +142,12 @@ def _why_empty(missing: Sequence[str]) -> str:
     """Return why there is no effect."""
     if not missing:
         return "no effect of this study has a finite interval"
-    cells = [*missing[:NAMED]]
-    cells += [f"and {len(missing) - NAMED} more"] if len(missing) > NAMED else []
     return "\n".join(
         [
             "An effect compares an adapted model with the same model without adaptation.",
             "These cells are missing:",
             "",
-            *cells,
+            *first_of(missing, NAMED),
         ]
     )
 
