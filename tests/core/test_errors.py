@@ -1,9 +1,12 @@
 """Phrases that messages share."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
 
 from freelunch.core.code_digest import SCRIPTS
-from freelunch.core.errors import STUDY_VARIABLE, run_again
+from freelunch.core.errors import STUDY_VARIABLE, first_of, run_again
 
 
 def test_what_to_run_again_is_of_the_study_that_the_process_is_about(
@@ -26,3 +29,17 @@ def test_every_advice_to_run_a_rule_again_is_this_phrase() -> None:
         "core/errors.py",
         "reporting/audit/claims.py",
     }
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([], ""),
+        (["a", "b"], "a, b"),
+        ([Path("a"), Path("b"), Path("c")], "a, b, and 1 more"),
+        ((name for name in "abcd"), "a, b, and 2 more"),
+    ],
+    ids=["none", "all", "one more", "two more"],
+)
+def test_what_does_not_fit_is_counted(items: Iterable[object], said: str) -> None:
+    assert ", ".join(first_of(items, 2)) == said

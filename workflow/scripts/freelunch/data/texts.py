@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.core.files import scratch_folder
 from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.sources import Obtained, obtain_text
@@ -120,7 +120,7 @@ def _read_ids(where: str, path: Path) -> "NDArray[numpy.int64]":
                 raise UserError(
                     f"{path.name} has no `input_ids`",
                     where=where,
-                    found=", ".join(names[:8]) or "no tensor",
+                    found=", ".join(first_of(names, 8)) or "no tensor",
                     expected=expected,
                     todo="save the token ids under that name",
                 )

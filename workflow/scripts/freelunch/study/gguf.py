@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 
 SUFFIX = ".gguf"
 
@@ -36,7 +36,7 @@ def gguf_of(path: Path, where: str) -> Path | None:
         raise UserError(
             "the folder holds several GGUF files",
             where=where,
-            found=", ".join(found[:5]),
+            found=", ".join(first_of(found)),
             expected="one",
             todo="name one of them as `path`; join the parts of a split model with llama.cpp's "
             "`llama-gguf-split --merge`",
@@ -46,7 +46,7 @@ def gguf_of(path: Path, where: str) -> Path | None:
         raise UserError(
             "the folder holds a GGUF file, and other models in folders",
             where=where,
-            found=", ".join([found[0], *beside[:4]]),
+            found=", ".join(first_of([found[0], *beside])),
             expected="one model",
             todo=f"name one of them, such as {path / found[0]}",
         )

@@ -210,5 +210,5 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
 
 
 def _lacking(where: str, what: str, present: list[str]) -> UserError:
-    found = ", ".join(first_of(present)) or "an empty folder"
+    found = ", ".join(first_of(present, 8)) or "an empty folder"
     return UserError(f"there is no {what}", where=where, found=found, todo="add it to the model")
