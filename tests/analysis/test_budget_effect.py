@@ -318,21 +318,66 @@ def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix() -
         assert {row["reference"] for row in rows} == {expected}
 
 
-def test_only_seeds_that_all_share_are_compared() -> None:
+def with_other_seeds(**seeds: list[int]) -> tuple[Study, dict[Cell, dict[str, Any]]]:
+    """Return a study whose adaptations have different seeds, and its records."""
     config = make_study(
         ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2]
     ).as_json()
     grids = config["study"]["grids"]
-    grids.append({**grids[0], "adaptations": ["recon_block"], "seeds": [0, 1, 2, 3]})
-    grids.append({**grids[0], "adaptations": ["full_1"], "seeds": [1]})
-    grids.append({**grids[0], "adaptations": ["norms_1"], "seeds": [1, 2]})
-    grids.append({**grids[0], "adaptations": ["distilled_2"], "seeds": [3]})
+    for name, its in seeds.items():
+        grids.append({**grids[0], "adaptations": [name], "seeds": its})
     study = Study.check(config, "made-up.yaml")
-    records = make_records(study, {})
+    values = {
+        str(cell): PERPLEXITIES[cell.adaptation] + cell.seed
+        for cell in study.cells
+        if not cell.is_dense
+    }
+    return study, make_records(study, values)
+
+
+def test_only_seeds_that_all_share_are_compared() -> None:
+    study, records = with_other_seeds(
+        recon_block=[0, 1, 2, 3], full_1=[1], norms_1=[1, 2, 4], distilled_2=[3]
+    )
     rows = budget_rows(records, study)
+    # There is no unadapted model with seed 3.
     assert [row["adaptation"] for row in rows] == ["recon_block", "full_1", "norms_1"]
     assert {row["seeds"] for row in rows} == {1}
     (one,) = [cell for cell in records if cell.adaptation == "full_1"]
     (other,) = [c for c in records if c.adaptation == "recon_block" and c.seed == 1]
     losses = [records[cell]["metrics"]["perplexity"]["window_losses"] for cell in (one, other)]
     assert rows[1]["loss_minus_reference"] == pytest.approx(paired_difference(*losses)[0])
+    assert rows[1]["perplexity_unadapted"] == pytest.approx(PERPLEXITIES["none"] + 1)
+
+
+def test_a_row_has_the_seeds_of_its_comparison_or_those_it_shares_with_the_reference() -> None:
+    study, records = with_other_seeds(
+        recon_block=[0, 1, 2], full_1=[0, 1], full_4=[2], norms_1=[0, 1]
+    )
+    rows = budget_rows(records, study)
+    assert {row["adaptation"]: row["seeds"] for row in rows} == {
+        "recon_block": 2, "full_1": 2, "full_4": 1, "norms_1": 2
+    }  # fmt: skip
+    difference = next(row for row in rows if row["adaptation"] == "full_4")["loss_minus_reference"]
+    assert difference == pytest.approx(math.log((36 + 2) / (40 + 2)))
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        ([0, 1, 2], [0], (1, 3)),
+        # Fewer seeds than three leave no budget out.
+        ([0, 1], [0], (2, 1)),
+        ([0, 1], [0, 1], (2, 2)),
+        ([0, 1, 2], [0, 1, 2], (2, 3)),
+        # The lowest seed counts, where only one is shared.
+        ([0], [2], (1, 1)),
+    ],
+)
+def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others(
+    small: list[int], large: list[int], expected: tuple[int, int]
+) -> None:
+    study, records = with_other_seeds(recon_block=[0, 1, 2], full_1=small, full_4=large)
+    rows = {row["unit"]: row for row in reach_rows(records, study)}
+    assert (rows["tokens"]["budgets"], rows["tokens"]["seeds"]) == expected
+    assert rows["tokens"]["largest_over_reference"] == (1 if expected[0] == 1 else 4)

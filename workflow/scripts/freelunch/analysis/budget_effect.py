@@ -6,18 +6,18 @@ retraining series is compared with one reconstruction, the reference (`Study.ref
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import (
+    ENOUGH_SEEDS,
     Records,
     Row,
     by_adaptation,
     mean_over_seeds,
     measured_perplexity,
-    most_shared,
     operations,
     paired_difference,
     paired_losses,
@@ -42,28 +42,54 @@ BUDGET_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """The cells of one adaptation of a pruned model.
+class Run:
+    """An adaptation of a pruned model with one seed.
 
     Attributes:
-        name: Name of the adaptation.
-        cells: The cells that are compared, one per seed.
-        series: Name of the series, whose members differ only in their budget.
-        settings: Settings of the adaptation.
-        losses: Mean loss of each window of text, nats per token: (seeds, windows).
+        cell: The cell.
+        losses: Mean loss of each window of text, nats per token.
         tokens: Tokens seen, counting repeats.
         distinct_tokens: Tokens of the text that were seen at least once.
         flops: Floating-point operations, including those of the dense pass that made the targets.
     """
 
-    name: str
-    cells: Sequence[Cell]
-    series: str
-    settings: Adaptation
-    losses: Sequence[Sequence[float]]
+    cell: Cell
+    losses: Sequence[float]
     tokens: float
     distinct_tokens: float
     flops: float
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adaptation of a pruned model with all its seeds; amounts are means over them.
+
+    Attributes:
+        name: Name of the adaptation.
+        series: Name of the series, whose members differ only in their budget.
+        settings: Settings of the adaptation.
+        runs: One for each seed, in the order of the seeds; at least one.
+    """
+
+    name: str
+    series: str
+    settings: Adaptation
+    runs: Sequence[Run]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Return the cell of each seed."""
+        return [run.cell for run in self.runs]
+
+    @property
+    def seeds(self) -> frozenset[int]:
+        """Return its seeds."""
+        return frozenset(cell.seed for cell in self.cells)
+
+    @property
+    def losses(self) -> list[Sequence[float]]:
+        """Return the mean loss of each window of text, nats per token: (seeds, windows)."""
+        return [run.losses for run in self.runs]
 
     @property
     def mean_losses(self) -> list[float]:
@@ -71,35 +97,55 @@ class Adapted:
         return window_means(self.losses)
 
     @property
+    def tokens(self) -> float:
+        """Return the tokens seen, counting repeats."""
+        return fmean(run.tokens for run in self.runs)
+
+    @property
+    def distinct_tokens(self) -> float:
+        """Return the tokens of the text that were seen at least once."""
+        return fmean(run.distinct_tokens for run in self.runs)
+
+    @property
+    def flops(self) -> float:
+        """Return the operations, including those of the dense pass that made the targets."""
+        return fmean(run.flops for run in self.runs)
+
+    @property
     def finite(self) -> bool:
         """Return whether all losses are finite."""
         return all(math.isfinite(loss) for of_seed in self.losses for loss in of_seed)
 
+    def with_seeds(self, seeds: Collection[int]) -> "Adapted":
+        """Return the adaptation with some of its seeds."""
+        return replace(self, runs=[run for run in self.runs if run.cell.seed in seeds])
+
 
 @dataclass(frozen=True)
 class BudgetComparison:
-    """The reconstructions and retrainings of one pruned model.
+    """The reconstructions and retrainings of one pruned model. They may have different seeds.
 
     Attributes:
-        unadapted: The cells of the pruned model without adaptation, one per seed.
+        unadapted: The cells of the pruned model without adaptation, by seed.
         reference: The reconstruction that retraining is compared with.
         series: Each series by its name, its members sorted by the tokens they see.
         curves: The same without members whose settings were chosen on the evaluation text, unless
             all were; of reconstructions, only one for each amount of text.
+        seeds: The seeds with which all ways of retraining are compared with the reference.
     """
 
-    unadapted: Sequence[Cell]
+    unadapted: Mapping[int, Cell]
     reference: Adapted
     series: Mapping[str, Sequence[Adapted]]
     curves: Mapping[str, Sequence[Adapted]]
+    seeds: Collection[int]
 
 
 def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]:
     """Return a comparison for each pruned model that was both reconstructed and retrained.
 
-    It holds all retrainings, and the reconstructions in the series of the reference. All of them
-    share their seeds with each other and with the unadapted model; an adaptation that lacks the
-    seed which most of them have is left out.
+    It holds all retrainings, and the reconstructions in the series of the reference, with those of
+    their seeds that the unadapted model has. What shares no seed with the reference is left out.
     """
     found = []
     series = study.series
@@ -112,18 +158,18 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
             continue
         reference = local[0]
         names = [name for name in local if series[name] == series[reference]] + retrained
-        shared = most_shared(
-            unadapted.keys() & by_name[reference].keys(), [by_name[name] for name in names]
-        )
-        names = [name for name in names if shared in by_name[name]]
-        seeds = sorted(set(unadapted).intersection(*(by_name[name] for name in names)))
         members: dict[str, list[Adapted]] = {}
         for name in names:
+            if not by_name[name].keys() & by_name[reference].keys() & unadapted.keys():
+                continue
             settings = study.config.adaptations[name]
-            compared = [by_name[name][seed] for seed in seeds]
-            members.setdefault(series[name], []).append(
-                _adapted(compared, series[name], settings, records)
-            )
+            runs = [
+                _run(cell, settings, records)
+                for seed, cell in sorted(by_name[name].items())
+                if seed in unadapted
+            ]
+            adapted = Adapted(name, series[name], settings, runs)
+            members.setdefault(series[name], []).append(adapted)
         (of_reference,) = (it for it in members[series[reference]] if it.name == reference)
         curves = {}
         for name, of_series in members.items():
@@ -134,13 +180,62 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
                 kept = kept - {*study.selected_on_evaluation} or kept
             of_series.sort(key=lambda each: each.tokens)
             curves[name] = [each for each in of_series if each.name in kept]
-        before = [unadapted[seed] for seed in seeds]
-        found.append(BudgetComparison(before, of_reference, members, curves))
+        ways = {name: way for name, way in curves.items() if name != series[reference]}
+        compared = on_shared_seeds(of_reference, ways)
+        seeds = compared[0].seeds if compared else of_reference.seeds
+        found.append(BudgetComparison(unadapted, of_reference, members, curves, seeds))
     return found
 
 
+def on_shared_seeds(
+    reference: Adapted, ways: Mapping[str, Sequence[Adapted]]
+) -> tuple[Adapted, dict[str, list[Adapted]]] | None:
+    """Return a reconstruction and ways of retraining with the seeds on which they are compared.
+
+    Every way has a budget with these seeds; budgets that lack one of them are left out. Large
+    budgets often have fewer seeds than small ones. So the seeds are at least ENOUGH_SEEDS if there
+    are as many, and then those that leave out the fewest budgets.
+
+    Args:
+        reference: The reconstruction.
+        ways: The budgets of each way of retraining.
+
+    Returns:
+        None if there is no seed with which the reconstruction and every way were run.
+    """
+    budgets = [each for way in ways.values() for each in way]
+    found = {reference.seeds}
+    for each in budgets:
+        found |= {seeds & each.seeds for seeds in found}
+    shared = [
+        seeds
+        for seeds in found
+        if seeds and all(any(seeds <= each.seeds for each in way) for way in ways.values())
+    ]
+    if not shared:
+        return None
+    chosen = max(
+        shared,
+        key=lambda seeds: (
+            len(seeds) >= ENOUGH_SEEDS,
+            sum(seeds <= each.seeds for each in budgets),
+            len(seeds),
+            sorted(-seed for seed in seeds),
+        ),
+    )
+    compared = {
+        name: [each.with_seeds(chosen) for each in way if chosen <= each.seeds]
+        for name, way in ways.items()
+    }
+    return reference.with_seeds(chosen), compared
+
+
 def budget_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison."""
+    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison.
+
+    A row has the seeds of its comparison. A member without any of them has those that it shares
+    with the reference.
+    """
     return [
         _row(each, comparison, records)
         for comparison in budget_comparisons(records, study)
@@ -149,17 +244,14 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
     ]
 
 
-def _adapted(cells: Sequence[Cell], series: str, settings: Adaptation, records: Records) -> Adapted:
-    costs = [_cost(cell, settings, records) for cell in cells]
-    return Adapted(
-        cells[0].adaptation,
-        cells,
-        series,
-        settings,
-        [paired_losses(cell, records)[0] for cell in cells],
-        fmean(cost["tokens"] for cost in costs),
-        fmean(records[cell]["adaptation"]["distinct_tokens"] for cell in cells),
-        fmean(map(operations, costs)),
+def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
+    cost = _cost(cell, settings, records)
+    return Run(
+        cell,
+        paired_losses(cell, records)[0],
+        cost["tokens"],
+        records[cell]["adaptation"]["distinct_tokens"],
+        operations(cost),
     )
 
 
@@ -169,13 +261,17 @@ def _cost(cell: Cell, settings: Adaptation, records: Records) -> Mapping[str, An
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
-    cells, one, reference = adapted.cells, adapted.cells[0], comparison.reference
+    shared = adapted.seeds & comparison.reference.seeds
+    adapted = adapted.with_seeds(shared.intersection(comparison.seeds) or shared)
+    reference = comparison.reference.with_seeds(adapted.seeds)
+    cells, one = adapted.cells, adapted.cells[0]
     settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
     written = settings.as_json()
     chosen = [chosen_of(each["choice"], written) for each in found]
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
-    before = mean_over_seeds([measured_perplexity(records[it]) for it in comparison.unadapted])
+    unadapted = [comparison.unadapted[cell.seed] for cell in cells]
+    before = mean_over_seeds([measured_perplexity(records[cell]) for cell in unadapted])
     searches = [records[cell]["cost"].get("search", {}).get("flops", 0) for cell in cells]
     difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
     return {

@@ -19,6 +19,8 @@ from freelunch.study.steps import EVALUATE_CELL
 Records = Mapping[Cell, Mapping[str, Any]]
 # None is an empty field, NaN a number that is not finite.
 Row = dict[str, str | int | float | None]
+# Seeds from which more can be said than what holds for these samples and orders.
+ENOUGH_SEEDS = 3
 
 
 def seed_groups(cells: Iterable[Cell]) -> list[list[Cell]]:

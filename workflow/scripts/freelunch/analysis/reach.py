@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from freelunch.analysis.budget_effect import Adapted, budget_comparisons
+from freelunch.analysis.budget_effect import Adapted, budget_comparisons, on_shared_seeds
 from freelunch.analysis.pairing import Records, Row
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from freelunch.analysis.intervals import Means, Numbers
 
 REACH_COLUMNS = (
-    *("model", "criterion", "pattern", "series", "reference", "budgets", "unit"),
+    *("model", "criterion", "pattern", "series", "reference", "budgets", "seeds", "unit"),
     *("smallest_over_reference", "largest_over_reference"),
     *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
 )
@@ -29,16 +29,21 @@ UNITS = ("tokens", "distinct_tokens", "flops")
 def reach_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with REACH_COLUMNS, for each retraining series and unit.
 
-    `reached_at_over_reference` is infinite where no budget that was run reaches the reconstruction,
-    and NaN where the reconstruction diverged.
+    The budgets are those that count with the shared seeds. `reached_at_over_reference` is infinite
+    where none of them reaches the reconstruction, and NaN where the reconstruction diverged.
     """
-    return [
-        _reach(name, members, comparison.reference, unit, study.perplexity.cut == JOINED)
-        for comparison in budget_comparisons(records, study)
-        for name, members in comparison.curves.items()
-        if name != comparison.reference.series
-        for unit in UNITS
-    ]
+    neighbours = study.perplexity.cut == JOINED
+    rows = []
+    for comparison in budget_comparisons(records, study):
+        for name, of_series in comparison.curves.items():
+            if name == comparison.reference.series:
+                continue
+            compared = on_shared_seeds(comparison.reference, {name: of_series})
+            # All members of a comparison share a seed with the reference.
+            assert compared is not None
+            reference, ways = compared
+            rows += [_reach(name, ways[name], reference, unit, neighbours) for unit in UNITS]
+    return rows
 
 
 def _reach(
@@ -69,6 +74,7 @@ def _reach(
         "series": name,
         "reference": reference.name,
         "budgets": len(members),
+        "seeds": len(members[0].cells),
         "unit": unit,
         "smallest_over_reference": min(amounts.values()),
         "largest_over_reference": max(amounts.values()),

@@ -49,7 +49,9 @@ def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[R
         if not isinstance(asked, Measurement):
             continue
         # The reconstruction's cells come last; `about` is its name.
-        used = [compared[place] for place in dict.fromkeys(map(_place, asked.cells))]
+        seeds = {cell.seed for cell in asked.cells}
+        places = dict.fromkeys(map(_place, asked.cells))
+        used = [compared[place].with_seeds(seeds) for place in places]
         *retrained, reference = used
         found = estimate(asked.statistics, asked.samples, asked.pick)
         unknown = math.isnan(found.value)

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 
 from freelunch.analysis.intervals import estimate
+from freelunch.analysis.pairing import ENOUGH_SEEDS
 from freelunch.core.errors import UserError, nearest
 from freelunch.reporting.audit.data import DATA, checked
 from freelunch.reporting.audit.evidence import Evidence
@@ -26,7 +27,6 @@ from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
     DECIDES,
-    ENOUGH_SEEDS,
     OPEN,
     TOO_SMALL,
     UNTESTED,

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic, estimate
-from freelunch.analysis.pairing import Records
+from freelunch.analysis.pairing import ENOUGH_SEEDS, Records
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures.measure import shared_sample, shared_seeds
 from freelunch.reporting.audit.measures.recovery import recovered_by
 from freelunch.reporting.audit.numbers import estimate_json, json_number
-from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
 from freelunch.reporting.labels import adaptation_labels, pruning_label

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from freelunch.analysis.pairing import ENOUGH_SEEDS
 from freelunch.reporting.audit.reforms_facts import (
     ANSWERED,
     IN_PART,
@@ -12,7 +13,6 @@ from freelunch.reporting.audit.reforms_facts import (
     code,
 )
 from freelunch.reporting.audit.scope import measured_text
-from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.study import steps
 from freelunch.study.cell import NONE
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from freelunch.analysis.pairing import Records, seed_groups
+from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
 from freelunch.analysis.resolution import told_apart
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
-from freelunch.reporting.audit.verdicts import ENOUGH_SEEDS
 from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED

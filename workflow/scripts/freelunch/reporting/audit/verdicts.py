@@ -31,8 +31,6 @@ BEARINGS = {
 }
 TOO_SMALL = "not tested at this scale"
 TOO_FEW_SEEDS = "not testable: fewer than three seeds"
-# Seeds from which more can be said than what holds for these samples and orders.
-ENOUGH_SEEDS = 3
 # The verdicts that count neither way.
 OPEN = (UNDECIDED, UNTESTED)
 # The role of a part in its claim.

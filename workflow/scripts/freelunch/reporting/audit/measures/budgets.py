@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from freelunch.analysis.budget_effect import Adapted
+from freelunch.analysis.budget_effect import Adapted, on_shared_seeds
 from freelunch.analysis.intervals import Means, Numbers
 from freelunch.analysis.reach import UNITS, by_amount, excess_on, reached_at
 from freelunch.reporting.audit.evidence import Evidence
@@ -29,16 +29,17 @@ Curve = Mapping[float, Sequence[str]]
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget, in `unit`, with which any way of retraining on text reaches a
     reconstruction, divided by the reconstruction's own budget, for each budget that the
-    reconstruction was run with. All `methods` have to be in the study, and no others count. The
-    loss is interpolated linearly in the logarithm of the budget between budgets that are at most
-    `apart` times apart; budgets beyond a larger step do not count. A number that is no larger than
-    the smallest budget of every way is "at most" that budget. Beyond the largest budget that all
-    ways were run with, the number is only known to be more than that, and at most that of the way
-    that reaches the reconstruction, if one does. Where no way does, the number counts only if each
-    way was also run with no more than the reconstruction's budget and a larger budget did not make
-    it worse; otherwise a smaller budget may suffice. Of equal budgets of a way, such as with
-    different learning rates, the best counts. What diverged reaches nothing and does not count as
-    run.
+    reconstruction was run with. What is compared shares its seeds, at least three if every way has
+    a budget with as many; budgets that lack one of them do not count. All `methods` have to be in
+    the study, and no others count. The loss is interpolated linearly in the logarithm of the budget
+    between budgets that are at most `apart` times apart; budgets beyond a larger step do not count.
+    A number that is no larger than the smallest budget of every way is "at most" that budget.
+    Beyond the largest budget that all ways were run with, the number is only known to be more than
+    that, and at most that of the way that reaches the reconstruction, if one does. Where no way
+    does, the number counts only if each way was also run with no more than the reconstruction's
+    budget and a larger budget did not make it worse; otherwise a smaller budget may suffice. Of
+    equal budgets of a way, such as with different learning rates, the best counts. What diverged
+    reaches nothing and does not count as run.
     """
     for comparison in evidence.comparisons:
         place = pruned_model(comparison.reference.cells[0])
@@ -47,24 +48,26 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
             for series, members in comparison.curves.items()
             if members[0].settings.method in settings["methods"] and not members[0].settings.distils
         }
-        there = {members[0].settings.method for members in ways.values()}
-        if missing := [name for name in settings["methods"] if name not in there]:
+        methods = {members[0].settings.method for members in ways.values()}
+        if missing := [name for name in settings["methods"] if name not in methods]:
             subject = f"{place}, retraining against {comparison.reference.name}"
             yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
-        for reference in comparison.curves[comparison.reference.series]:
-            found = _ratio(evidence, settings, ways, reference)
-            yield found
-            if isinstance(found, Absent):
-                # It would be absent beside the other references, too.
-                break
+        for reconstruction in comparison.curves[comparison.reference.series]:
+            compared = on_shared_seeds(reconstruction, ways)
+            if compared is None:
+                subject = f"{place}, retraining against {reconstruction.name}"
+                there = ", ".join([reconstruction.name, *ways])
+                yield Absent(subject, f"no seed has all of {there}")
+                continue
+            yield _ratio(evidence, settings, *compared)
 
 
 def _ratio(
     evidence: Evidence,
     settings: Settings,
-    ways: Mapping[str, Sequence[Adapted]],
     reference: Adapted,
+    ways: Mapping[str, Sequence[Adapted]],
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""
     unit, metric = settings["unit"], settings["metric"]
