@@ -86,6 +86,13 @@ def test_numbers_in_words(
             (0.08, 3),
             ["at most 0.08 times", "more than 3 times", "0.40 times"],
         ),
+        # One seed reaches what the mean over seeds does not.
+        (
+            Estimate(math.inf, math.inf, math.inf, (0.6928, math.inf)),
+            "times",
+            (0.25, 1),
+            ["0.693 times", "more than 1 times"],
+        ),
         (Estimate(0.9, 0.5, 1.3, (0.94, math.nan)), "perplexity", UNBOUNDED, ["0.94", "none"]),
         (Estimate(0.9, 0.5, 1.3, ()), "perplexity", UNBOUNDED, []),
     ],

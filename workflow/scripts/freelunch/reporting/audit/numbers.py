@@ -103,7 +103,9 @@ def _bounded(
         return NOT_FINITE
     # A quarter of a 95 % interval is the standard error, of which two digits are shown.
     width = (most if found.high == math.inf else found.high) - max(found.low, least)
-    error = width / 4 if math.isfinite(width) else abs(found.value) / 10
+    # One seed may have a number where the mean over seeds has none.
+    known = found.value if math.isfinite(found.value) else value
+    error = width / 4 if math.isfinite(width) else abs(known) / 10
     if unit == "nats" and not width:
         # Two decimals would hide it.
         error = abs(found.value) / 10
