@@ -83,6 +83,21 @@ def test_verdicts_of_the_readme(kept: Audited):
     assert rows == {claim["id"]: claim["verdict"].capitalize() for claim in kept.audit["claims"]}
 
 
+@pytest.mark.parametrize("kept", ["budgets"], indirect=True)
+def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
+    text = " ".join(README.read_text().split())
+    parts = {claim["id"]: claim["parts"] for claim in kept.audit["claims"]}
+
+    def value(part: Mapping[str, Any], adaptation: str) -> float:
+        (found,) = (it for it in part["findings"] if adaptation in it["subject"])
+        return float(found["value"])
+
+    assert value(parts["C1"][2], "recon_131k") == pytest.approx(2 / 5, abs=0.03)
+    assert "with [16 times the text](docs/results/budgets.md), two fifths." in text
+    left = value(parts["C3"][0], "recon_524k")
+    assert f"[64 times the text](docs/results/budgets.md) leave {100 * left:.0f} % (one" in text
+
+
 @pytest.mark.parametrize("kept", ["full"], indirect=True)
 def test_rounded_numbers_of_the_readme(kept: Audited):
     """Numbers that are written without a fraction, which the tables have."""

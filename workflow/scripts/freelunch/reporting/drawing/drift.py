@@ -17,9 +17,9 @@ from freelunch.reporting.drawing.style import (
     name_ends,
     start_with_data,
 )
-from freelunch.reporting.labels import Registered, pruned_model_label
+from freelunch.reporting.labels import Registered, kind_of, pruned_model_label
 from freelunch.study.cell import NONE
-from freelunch.study.windows import MATRIX, window_size
+from freelunch.study.windows import window_size
 
 PANEL_INCHES = 2.35
 # One block in this many is marked, a different one on each line, so that marks hide no lines.
@@ -37,7 +37,7 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """Return the figure: for each pruned model the error of block outputs against depth.
 
     It shows the pruned models with several of the adaptations that are compared, or all if there is
-    none. At most four lines are in colour and named; the others are in grey.
+    none. At most five lines are in colour and named; the others are in grey.
 
     Args:
         rows: Rows of drift.csv.
@@ -73,33 +73,38 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
             axes.set_title(f"{model}\n{kind}: {meaning}", loc="left")
             axes.set_xlabel("block")
             axes.set_ylabel("relative error of output")
+    # None is a retraining.
     windows = {
-        adaptations[row["adaptation"]].get("window") for row in shown if row["adaptation"] != NONE
+        kind_of(adaptations[row["adaptation"]])[1] for row in shown if row["adaptation"] != NONE
     }
-    others = "other windows" if len(windows) > 1 else "other adaptations"
+    others = "other windows" if len(windows) > 1 and None not in windows else "other adaptations"
     handles = [line_handle(_GREY, others)] if grey else []
     legend_below(figure, handles, "averaged over tokens of held-out calibration text")
     return figure
 
 
 def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
-    """Return the lines that are named: not adapted, the smallest window, one block, the largest.
+    """Return the lines that are named: not adapted, the smallest window, one block, the largest,
+    and a retraining.
 
     Of three adaptations or fewer, all are named. If no window is one block, or several are, that in
     the middle takes its place.
     """
-    adapted = sorted(
-        (name for name in names if name != NONE),
-        key=lambda name: window_size(adaptations[name].get("window", MATRIX)),
-    )
-    sizes = [window_size(adaptations[name].get("window", MATRIX)) for name in adapted]
+    adapted = [name for name in names if name != NONE]
     chosen = [name for name in names if name == NONE]
     if len(adapted) <= MOST_NAMED:
-        chosen += adapted
-    else:
-        middle = sizes.index(1.0) if sizes.count(1.0) == 1 else len(adapted) // 2
-        chosen += dict.fromkeys((adapted[0], adapted[middle], adapted[-1]))
-    return chosen
+        return chosen + adapted
+    sizes = {
+        name: window_size(window)
+        for name in adapted
+        if (window := kind_of(adaptations[name])[1]) is not None
+    }
+    retrained = [name for name in adapted if name not in sizes]
+    several = sorted(sizes, key=sizes.__getitem__) or retrained
+    blocks = [name for name in several if sizes.get(name) == 1]
+    middle = several.index(blocks[0]) if len(blocks) == 1 else len(several) // 2
+    chosen += dict.fromkeys((several[0], several[middle], several[-1]))
+    return chosen + (retrained[-1:] if sizes else [])
 
 
 _GREY = Mark("others", "others", PALE, "", "full", "-")

@@ -8,11 +8,11 @@ from freelunch.study.study import Study
 def _caption(study: Study) -> str:
     if study.compares_windows:
         named = """The model without adaptation, the
-smallest window, one block and the largest window are named; the other windows are grey. The
-adaptations have dense inputs and targets, and the same masks."""
+smallest window, one block, the largest window and a retraining are named; the others are grey.
+Windows have dense inputs and targets; all adaptations have the same masks."""
     else:
         named = """The model without adaptation and up
-to three adaptations are named; the others are grey."""
+to four adaptations are named; the others are grey."""
     return f"""\
 How far the output of each block is from the dense model's: ||y - y_dense|| / ||y_dense|| of a
 token, averaged over the tokens of held-out sequences of ``{study.calibration.text}``.
