@@ -93,7 +93,8 @@ def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
         return float(found["value"])
 
     assert value(parts["C1"][2], "recon_131k") == pytest.approx(2 / 5, abs=0.03)
-    assert "with [16 times the text](docs/results/budgets.md), two fifths." in text
+    assert value(parts["C1"][2], "recon_524k") == pytest.approx(1 / 6, abs=0.01)
+    assert "that of [larger budgets](docs/results/budgets.md) with a sixth to two fifths." in text
     left = value(parts["C3"][0], "recon_524k")
     assert f"[64 times the text](docs/results/budgets.md) leave {100 * left:.0f} % (one" in text
 

@@ -190,4 +190,4 @@ def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others() -> None:
     evidence = Evidence(study, records, NOWHERE)
     block, three = MEASURES["budget_ratio"].ask(evidence, settings)
     assert isinstance(block, Measurement) and {cell.seed for cell in block.cells} == {0, 2}
-    assert isinstance(three, Absent) and three.reason == "no seed has all of recon_3, full"
+    assert isinstance(three, Absent) and three.reason == "no seed was run with all of recon_3, full"

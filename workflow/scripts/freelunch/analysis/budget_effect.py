@@ -62,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Adapted:
-    """An adaptation of a pruned model with all its seeds; amounts are means over them.
+    """An adaptation of a pruned model with some seeds; amounts are means over them.
 
     Attributes:
         name: Name of the adaptation.
@@ -131,14 +131,12 @@ class BudgetComparison:
         series: Each series by its name, its members sorted by the tokens they see.
         curves: The same without members whose settings were chosen on the evaluation text, unless
             all were; of reconstructions, only one for each amount of text.
-        seeds: The seeds with which all ways of retraining are compared with the reference.
     """
 
     unadapted: Mapping[int, Cell]
     reference: Adapted
     series: Mapping[str, Sequence[Adapted]]
     curves: Mapping[str, Sequence[Adapted]]
-    seeds: Collection[int]
 
 
 def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]:
@@ -180,10 +178,7 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
                 kept = kept - {*study.selected_on_evaluation} or kept
             of_series.sort(key=lambda each: each.tokens)
             curves[name] = [each for each in of_series if each.name in kept]
-        ways = {name: way for name, way in curves.items() if name != series[reference]}
-        compared = on_shared_seeds(of_reference, ways)
-        seeds = compared[0].seeds if compared else of_reference.seeds
-        found.append(BudgetComparison(unadapted, of_reference, members, curves, seeds))
+        found.append(BudgetComparison(unadapted, of_reference, members, curves))
     return found
 
 
@@ -193,8 +188,8 @@ def on_shared_seeds(
     """Return a reconstruction and ways of retraining with the seeds on which they are compared.
 
     Every way has a budget with these seeds; budgets that lack one of them are left out. Large
-    budgets often have fewer seeds than small ones. So the seeds are at least ENOUGH_SEEDS if there
-    are as many, and then those that leave out the fewest budgets.
+    budgets often have fewer seeds than small ones. So there are at least ENOUGH_SEEDS if that is
+    possible. Then they leave out the fewest budgets, then they are the most, then the lowest.
 
     Args:
         reference: The reconstruction.
@@ -233,8 +228,7 @@ def on_shared_seeds(
 def budget_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison.
 
-    A row has the seeds of its comparison. A member without any of them has those that it shares
-    with the reference.
+    A row has the seeds that the member shares with the reference.
     """
     return [
         _row(each, comparison, records)
@@ -261,8 +255,7 @@ def _cost(cell: Cell, settings: Adaptation, records: Records) -> Mapping[str, An
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
-    shared = adapted.seeds & comparison.reference.seeds
-    adapted = adapted.with_seeds(shared.intersection(comparison.seeds) or shared)
+    adapted = adapted.with_seeds(comparison.reference.seeds)
     reference = comparison.reference.with_seeds(adapted.seeds)
     cells, one = adapted.cells, adapted.cells[0]
     settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]

@@ -29,8 +29,9 @@ UNITS = ("tokens", "distinct_tokens", "flops")
 def reach_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with REACH_COLUMNS, for each retraining series and unit.
 
-    The budgets are those that count with the shared seeds. `reached_at_over_reference` is infinite
-    where none of them reaches the reconstruction, and NaN where the reconstruction diverged.
+    The seeds and budgets of a series are those of `on_shared_seeds`, whatever other series have.
+    `reached_at_over_reference` is infinite where none of them reaches the reconstruction, and NaN
+    where the reconstruction diverged.
     """
     neighbours = study.perplexity.cut == JOINED
     rows = []

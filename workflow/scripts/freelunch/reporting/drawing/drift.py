@@ -24,7 +24,7 @@ from freelunch.study.windows import window_size
 PANEL_INCHES = 2.35
 # One block in this many is marked, a different one on each line, so that marks hide no lines.
 MARKED = 5
-# The named lines of adapted models.
+# If there are no more adapted models, all are named. Of more, so many windows, and a retraining.
 MOST_NAMED = 3
 KINDS = {
     "accumulated": "with the errors of all blocks before it",
@@ -73,22 +73,17 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
             axes.set_title(f"{model}\n{kind}: {meaning}", loc="left")
             axes.set_xlabel("block")
             axes.set_ylabel("relative error of output")
-    # None is a retraining.
-    windows = {
-        kind_of(adaptations[row["adaptation"]])[1] for row in shown if row["adaptation"] != NONE
-    }
-    others = "other windows" if len(windows) > 1 and None not in windows else "other adaptations"
-    handles = [line_handle(_GREY, others)] if grey else []
+    handles = [line_handle(_GREY, "other adaptations")] if grey else []
     legend_below(figure, handles, "averaged over tokens of held-out calibration text")
     return figure
 
 
 def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
     """Return the lines that are named: not adapted, the smallest window, one block, the largest,
-    and a retraining.
+    and a retraining; fewer windows leave room for more retrainings.
 
     Of three adaptations or fewer, all are named. If no window is one block, or several are, that in
-    the middle takes its place.
+    the middle takes its place. Of equal windows, the first in the config is the smallest.
     """
     adapted = [name for name in names if name != NONE]
     chosen = [name for name in names if name == NONE]
@@ -100,11 +95,13 @@ def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
         if (window := kind_of(adaptations[name])[1]) is not None
     }
     retrained = [name for name in adapted if name not in sizes]
-    several = sorted(sizes, key=sizes.__getitem__) or retrained
-    blocks = [name for name in several if sizes.get(name) == 1]
-    middle = several.index(blocks[0]) if len(blocks) == 1 else len(several) // 2
-    chosen += dict.fromkeys((several[0], several[middle], several[-1]))
-    return chosen + (retrained[-1:] if sizes else [])
+    windowed = sorted(sizes, key=sizes.__getitem__)
+    if windowed:
+        blocks = [name for name in windowed if sizes[name] == 1]
+        middle = blocks[0] if len(blocks) == 1 else windowed[len(windowed) // 2]
+        windowed = list(dict.fromkeys((windowed[0], middle, windowed[-1])))
+    room = max(MOST_NAMED - len(windowed), 1)
+    return chosen + windowed + retrained[-room:]
 
 
 _GREY = Mark("others", "others", PALE, "", "full", "-")

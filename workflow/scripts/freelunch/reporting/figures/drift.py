@@ -6,19 +6,16 @@ from freelunch.study.study import Study
 
 
 def _caption(study: Study) -> str:
+    same = "The adaptations have the same masks"
     if study.compares_windows:
-        named = """The model without adaptation, the
-smallest window, one block, the largest window and a retraining are named; the others are grey.
-Windows have dense inputs and targets; all adaptations have the same masks."""
-    else:
-        named = """The model without adaptation and up
-to four adaptations are named; the others are grey."""
+        same += ", and those of windows have dense inputs and targets"
     return f"""\
 How far the output of each block is from the dense model's: ||y - y_dense|| / ||y_dense|| of a
 token, averaged over the tokens of held-out sequences of ``{study.calibration.text}``.
 Accumulated: each block sees the output of the checkpoint's own blocks before it. Local: each block
-sees the dense model's activations, so the error is its own. {named} If there are many blocks, every
-fifth is marked.
+sees the dense model's activations, so the error is its own. The model without adaptation and up to
+four adaptations are named, windows from the smallest to the largest; the others are grey. {same}.
+If there are many blocks, every fifth is marked.
 """
 
 

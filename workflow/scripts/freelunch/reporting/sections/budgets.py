@@ -15,8 +15,9 @@ NOTES = (
     "Steps: steps of the optimiser for each trained parameter. TFLOP: operations of the "
     "adaptation, including the dense pass that made its targets, and of the search for its "
     "learning rate if there was one. Loss \N{MINUS SIGN} reconstruction: the mean loss minus that "
-    "of the reconstruction it is compared with, in nats per token; ± is the standard error of the "
-    "paired differences over documents of the text, or over its windows if documents were joined.",
+    "of the reconstruction it is compared with, in nats per token, over the seeds of the row; ± is "
+    "the standard error of the paired differences over documents of the text, or over its windows "
+    "if documents were joined.",
     "A retraining reaches the reconstruction at the budget where its loss, interpolated linearly "
     "in the logarithm of the budget, comes down to the reconstruction's. The interval is a "
     "Student's t interval over documents of the text (or over windows of joined documents, with "
@@ -54,6 +55,7 @@ def budget_line(row: Row) -> dict[str, str]:
         "peak memory": f"{row['peak_bytes'] / 1e9:.2f} GB",
         "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
         "ratio to dense": over_dense(row),
+        "seeds": f"{row['seeds']}",
         "loss \N{MINUS SIGN} reconstruction": with_error(
             row["loss_minus_reference"], row["loss_minus_reference_standard_error"]
         ),

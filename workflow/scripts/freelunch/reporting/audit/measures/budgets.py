@@ -29,8 +29,8 @@ Curve = Mapping[float, Sequence[str]]
 def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """The smallest budget, in `unit`, with which any way of retraining on text reaches a
     reconstruction, divided by the reconstruction's own budget, for each budget that the
-    reconstruction was run with. What is compared shares its seeds, at least three if every way has
-    a budget with as many; budgets that lack one of them do not count. All `methods` have to be in
+    reconstruction was run with. All are compared on the same seeds: on three or more, if every way
+    has a budget with these. Budgets that lack one of them do not count. All `methods` have to be in
     the study, and no others count. The loss is interpolated linearly in the logarithm of the budget
     between budgets that are at most `apart` times apart; budgets beyond a larger step do not count.
     A number that is no larger than the smallest budget of every way is "at most" that budget.
@@ -53,12 +53,20 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
             subject = f"{place}, retraining against {comparison.reference.name}"
             yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
             continue
+        finite = {
+            series: [each for each in way if not evidence.diverged(each.cells, settings["metric"])]
+            for series, way in ways.items()
+        }
+        if diverged := [series for series, way in finite.items() if not way]:
+            subject = f"{place}, retraining against {comparison.reference.name}"
+            yield Absent(subject, f"retraining that diverged: {', '.join(diverged)}")
+            continue
         for reconstruction in comparison.curves[comparison.reference.series]:
-            compared = on_shared_seeds(reconstruction, ways)
+            compared = on_shared_seeds(reconstruction, finite)
             if compared is None:
                 subject = f"{place}, retraining against {reconstruction.name}"
-                there = ", ".join([reconstruction.name, *ways])
-                yield Absent(subject, f"no seed has all of {there}")
+                names = ", ".join([reconstruction.name, *ways])
+                yield Absent(subject, f"no seed was run with all of {names}")
                 continue
             yield _ratio(evidence, settings, *compared)
 
@@ -70,20 +78,13 @@ def _ratio(
     ways: Mapping[str, Sequence[Adapted]],
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""
-    unit, metric = settings["unit"], settings["metric"]
-    finite = {
-        series: [each for each in way if not evidence.diverged(each.cells, metric)]
-        for series, way in ways.items()
-    }
-    if diverged := [series for series, way in finite.items() if not way]:
-        subject = f"{pruned_model(reference.cells[0])}, retraining against {reference.name}"
-        return Absent(subject, f"retraining that diverged: {', '.join(diverged)}")
+    unit = settings["unit"]
     of_ways = [
         _without_gaps(
             {each.name: getattr(each, unit) / getattr(reference, unit) for each in way},
             settings["apart"],
         )
-        for way in finite.values()
+        for way in ways.values()
     ]
     used = {name for way in of_ways for names in way.values() for name in names}
     cells = {each.name: each.cells for way in ways.values() for each in way}
