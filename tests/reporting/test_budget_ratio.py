@@ -191,3 +191,16 @@ def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others() -> None:
     block, three = MEASURES["budget_ratio"].ask(evidence, settings)
     assert isinstance(block, Measurement) and {cell.seed for cell in block.cells} == {0, 2}
     assert isinstance(three, Absent) and three.reason == "no seed was run with all of recon_3, full"
+
+
+def test_a_metric_that_was_not_measured_is_missed_once() -> None:
+    """Not once more for each budget of the reconstruction."""
+    names = ["none", "recon_block", "recon_3", "full"]
+    entries = {"recon_3": {**BLOCK, "budget": {"times": 3, "of": "recon_block"}}}
+    study = make_study(
+        {**ENTRIES, "recon_block": BLOCK, **entries}, criteria=["wanda"], adaptations=names
+    )
+    evidence = Evidence(study, make_records(study, {}), NOWHERE)
+    settings = {**TOKENS, "metric": "held_out_perplexity"}
+    (found,) = MEASURES["budget_ratio"].ask(evidence, settings)
+    assert isinstance(found, Absent) and "no held_out_perplexity" in found.reason

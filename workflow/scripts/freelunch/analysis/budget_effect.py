@@ -158,14 +158,11 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         names = [name for name in local if series[name] == series[reference]] + retrained
         members: dict[str, list[Adapted]] = {}
         for name in names:
-            if not by_name[name].keys() & by_name[reference].keys() & unadapted.keys():
+            seeds = unadapted.keys() & by_name[name].keys()
+            if not seeds & by_name[reference].keys():
                 continue
             settings = study.config.adaptations[name]
-            runs = [
-                _run(cell, settings, records)
-                for seed, cell in sorted(by_name[name].items())
-                if seed in unadapted
-            ]
+            runs = [_run(by_name[name][seed], settings, records) for seed in sorted(seeds)]
             adapted = Adapted(name, series[name], settings, runs)
             members.setdefault(series[name], []).append(adapted)
         (of_reference,) = (it for it in members[series[reference]] if it.name == reference)

@@ -42,7 +42,8 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     reaches nothing and does not count as run.
     """
     for comparison in evidence.comparisons:
-        place = pruned_model(comparison.reference.cells[0])
+        against = f"{pruned_model(comparison.reference.cells[0])}, retraining against"
+        beside = f"{against} {comparison.reference.name}"
         ways = {
             series: members
             for series, members in comparison.curves.items()
@@ -50,25 +51,27 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
         }
         methods = {members[0].settings.method for members in ways.values()}
         if missing := [name for name in settings["methods"] if name not in methods]:
-            subject = f"{place}, retraining against {comparison.reference.name}"
-            yield Absent(subject, f"retraining that was not run: {', '.join(missing)}")
+            yield Absent(beside, f"retraining that was not run: {', '.join(missing)}")
             continue
         finite = {
             series: [each for each in way if not evidence.diverged(each.cells, settings["metric"])]
             for series, way in ways.items()
         }
         if diverged := [series for series, way in finite.items() if not way]:
-            subject = f"{place}, retraining against {comparison.reference.name}"
-            yield Absent(subject, f"retraining that diverged: {', '.join(diverged)}")
+            yield Absent(beside, f"retraining that diverged: {', '.join(diverged)}")
             continue
         for reconstruction in comparison.curves[comparison.reference.series]:
             compared = on_shared_seeds(reconstruction, finite)
             if compared is None:
-                subject = f"{place}, retraining against {reconstruction.name}"
                 names = ", ".join([reconstruction.name, *ways])
+                subject = f"{against} {reconstruction.name}"
                 yield Absent(subject, f"no seed was run with all of {names}")
                 continue
-            yield _ratio(evidence, settings, *compared)
+            found = _ratio(evidence, settings, *compared)
+            yield found
+            if isinstance(found, Absent):
+                # The metric was not measured: it would be absent beside other references, too.
+                break
 
 
 def _ratio(
