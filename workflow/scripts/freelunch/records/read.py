@@ -248,9 +248,8 @@ def _rules_of(key: str) -> tuple[str, ...]:
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    return schema
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
 def validate(record: object, where: str) -> None:
@@ -259,7 +258,7 @@ def validate(record: object, where: str) -> None:
     Raises:
         UserError: The record does not match the schema.
     """
-    errors = list(jsonschema.Draft202012Validator(_schema()).iter_errors(record))
+    errors = list(_validator().iter_errors(record))
     if errors:
         error = errors[0]
         raise UserError(
