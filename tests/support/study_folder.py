@@ -17,6 +17,9 @@ PARTS = (
     *("Snakefile", "Makefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
     *("config", "envs", "profiles", "studies", "workflow"),
 )
+# One cell of the smoke study, and its windows if one job makes all of them.
+RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
+WINDOWS = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"
 
 
 def digests(folder: Path, pattern: str = "**/*.safetensors") -> dict[str, str]:
