@@ -479,7 +479,7 @@ def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> No
 @pytest.mark.parametrize("name", ["full", "laptop"])
 def test_the_page_of_an_embedded_study(name: str, browser: Browser, tmp_path: Path) -> None:
     """Real records, all six figures: in both schemes, on a desk, on a phone and on paper."""
-    made = make_kept(name, tmp_path / name)
+    made = make_kept(name, tmp_path / name, [".svg"])
     opened = Opened(browser, write_page(made).as_uri())
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)):
         page = opened(color_scheme=scheme, viewport={"width": width, "height": 900})

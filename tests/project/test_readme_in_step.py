@@ -1,9 +1,10 @@
 """README and docs show what the kept records give, and name commands and files that exist."""
 
 import csv
+import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,9 +41,16 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture(scope="module", params=KEPT)
-def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Audited:
-    return make_kept(request.param, tmp_path_factory.mktemp("kept") / request.param)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Audited]:
+    """Make what follows from the records of a kept study, once for all tests."""
+    folder = tmp_path_factory.mktemp("kept")
+    return functools.cache(lambda name: make_kept(name, folder / name, [".png"]))
+
+
+@pytest.fixture(params=KEPT)
+def kept(request: pytest.FixtureRequest, made: Callable[[str], Audited]) -> Audited:
+    return made(request.param)
 
 
 # --- Tables, verdicts and figures
@@ -53,14 +61,13 @@ def test_records_are_of_the_config(kept: Audited):
     assert len(records) == len(kept.study.cells)
 
 
-def test_all_that_is_shown_follows_from_the_records(kept: Audited, tmp_path: Path):
+def test_all_that_is_shown_follows_from_the_records(kept: Audited):
     """Figures but for how another machine rounds the edge of a letter."""
     shown = DOCS / kept.study.name
-    kept_pages.make_kept(kept.study, shown / "records", tmp_path)
     for name in (kept_pages.SUMMARY, kept_pages.VERDICTS):
-        assert (shown / name).read_text() == (tmp_path / name).read_text(), "run `make kept`"
+        assert (shown / name).read_text() == (kept.root / name).read_text(), "run `make kept`"
     figures = sorted((shown / "figures").iterdir())
-    drawn = sorted((tmp_path / "figures").iterdir())
+    drawn = sorted((kept.root / "figures").glob("*.png"))
     assert [path.name for path in figures] == [path.name for path in drawn], "run `make kept`"
     for one, other in zip(figures, drawn, strict=True):
         a, b = imread(one), imread(other)
@@ -164,14 +171,13 @@ def local_drifts(path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def measured(made: Callable[[str], Audited]) -> set[str]:
     found = set()
     for name in KEPT:
         for shown in (kept_pages.SUMMARY, kept_pages.VERDICTS):
             # Prose says that something shrinks by as much.
             found |= numbers(re.sub(r"(?<=[ (])-(?=\d)", "", (DOCS / name / shown).read_text()))
-    root = tmp_path_factory.mktemp("drift")
-    return found | set(local_drifts(make_kept("full", root / "full").root / "figures/drift.csv"))
+    return found | set(local_drifts(made("full").root / "figures/drift.csv"))
 
 
 @pytest.mark.parametrize("page", OF_RECORDS, ids=lambda path: path.name)

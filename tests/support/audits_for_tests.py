@@ -1,6 +1,7 @@
 """A made-up study as a finished run leaves it: its records, tables, figures and audit."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures
+from freelunch.reporting.kept import write_results
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
@@ -123,23 +125,15 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
     return Audited(study, audit, root)
 
 
-def make_kept(name: str, root: Path) -> Audited:
-    """Return a study whose records are kept in `docs/`."""
+def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
+    """Return a study whose records are kept in `docs/`, with its figures in some formats."""
     study = Study.load(Path(KEPT[name]), ROOT)
-    shutil.copytree(ROOT / "docs" / name / "records", root / "records")
+    source = root / "records"
+    shutil.copytree(ROOT / "docs" / name / "records", source)
     if name in UNFINISHED:
-        study = load_finished(study, root / "records").study
-    audit = audit_study(study, root / "records")
+        study = load_finished(study, source).study
+    audit = write_results(study, load_records(study, source), source, root, formats)
     write_json(root / "audit" / "audit.json", audit)
-    _write_tables(study, load_records(study, root / "records"), root)
-    draw(
-        study,
-        root / "figures",
-        *(
-            root / "figures" / name
-            for name in (*DRAWN, "drift.svg", "effects.svg", "budget_ratios.svg")
-        ),
-    )
     return Audited(study, audit, root)
 
 
