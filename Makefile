@@ -76,7 +76,10 @@ $(READY): pyproject.toml envs/lock.txt
 	@echo "Making the environment in $(ENV), which takes a few minutes"
 	@$(PYTHON) -m venv $(ENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --group run --group dev --group docs -r envs/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --group run --group dev --group docs \
+	  -r envs/lock.txt
+	@# All cores compile what pip would compile on one. Like pip, this leaves out files for a newer Python.
+	@$(BIN)/python -m compileall -qq -j 0 $(ENV)/lib || true
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
