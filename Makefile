@@ -28,7 +28,7 @@
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
 #   make bench                 run the default study, then measure speed and memory, as ratios
 #   make docs                  the documentation, site/index.html
-#   make results               run the default and the full study, and keep the new results in docs/
+#   make results               run the default, the full and the quirks' study, and keep the new results in docs/
 #   make kept                  the tables, verdicts and figures of docs/ again, from the records kept there
 
 SHELL := /bin/bash
@@ -219,7 +219,8 @@ docs: env
 # twenty hours, are added by hand as its cells finish.
 results: full
 	$(MAKE) study STUDY=config.yaml
-	for name in laptop full; do \
+	$(MAKE) study STUDY=studies/quirks.yaml
+	for name in laptop full quirks; do \
 	  rm -rf docs/$$name/records; \
 	  cp -r results/$$name/records docs/$$name/records; \
 	done
@@ -229,6 +230,7 @@ results: full
 kept: env
 	python -m freelunch.reporting.kept config.yaml docs/laptop
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
+	python -m freelunch.reporting.kept studies/quirks.yaml docs/quirks
 	python -m freelunch.reporting.kept studies/budgets.yaml docs/budgets --so-far
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.

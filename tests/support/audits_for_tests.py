@@ -24,7 +24,12 @@ from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = {"full": "studies/full.yaml", "laptop": "config.yaml", "budgets": "studies/budgets.yaml"}
+KEPT = {
+    "full": "studies/full.yaml",
+    "laptop": "config.yaml",
+    "budgets": "studies/budgets.yaml",
+    "quirks": "studies/quirks.yaml",
+}
 # Those whose records are kept although the study has not run to its end.
 UNFINISHED = ("budgets",)
 # Where there is no SVG, the page shows the PNG.

@@ -87,24 +87,26 @@ class _Noise:
     So short ones are kept: drawing them again took 40 % of the time of an audit.
     """
 
-    _KEPT_NUMBERS, _KEPT_DRAWS = 2**21, 16
-    _kept: ClassVar[dict[tuple[int, ...], tuple[Numbers, Numbers, Mapping[str, Any]]]] = {}
+    _KEPT_NUMBERS, _KEPT_ARRAYS = 2**21, 16
+    # By the shapes that were drawn so far.
+    _kept: ClassVar[dict[tuple[Any, ...], tuple[Numbers, Numbers, Mapping[str, Any]]]] = {}
 
     def __init__(self) -> None:
         self._generator = np.random.default_rng(0)
-        self._counts: tuple[int, ...] = ()
+        self._shapes: tuple[Any, ...] = ()
 
     def draw(self, count: int) -> tuple[Numbers, Numbers]:
         """Return the next normal numbers, (count, DRAWS), and chi-square numbers, (DRAWS,)."""
-        self._counts += (count,)
-        if self._counts in self._kept:
-            normal, chi_square, self._generator.bit_generator.state = self._kept[self._counts]
+        shape = (count, DRAWS)
+        self._shapes += (shape,)
+        if self._shapes in self._kept:
+            normal, chi_square, self._generator.bit_generator.state = self._kept[self._shapes]
             return normal, chi_square
-        normal = self._generator.standard_normal((count, DRAWS))
+        normal = self._generator.standard_normal(shape)
         chi_square = self._generator.chisquare(count, DRAWS)
-        if normal.size <= self._KEPT_NUMBERS and len(self._kept) < self._KEPT_DRAWS:
+        if normal.size <= self._KEPT_NUMBERS and len(self._kept) < self._KEPT_ARRAYS:
             state = self._generator.bit_generator.state
-            self._kept[self._counts] = normal, chi_square, state
+            self._kept[self._shapes] = normal, chi_square, state
         return normal, chi_square
 
 

@@ -23,11 +23,15 @@ from freelunch.reporting.drawing.style import (
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.labels import Registered, pruned_model_label, seeds_label
 
-ROW_INCHES = 0.22
+# The height of a row by the lines of the longest label of its panel.
+ROW_INCHES = {1: 0.22, 2: 0.3, 3: 0.42}
 LABEL_CHARACTERS = 26
+# Percent of the best gain. A window that misses more would leave the others no room on the axis.
+MOST_MISSED = 200.0
 # The title, the axis and its name.
 AROUND_INCHES = 1.0
 LEGEND_INCHES = 0.35
+BEYOND = "\N{RIGHTWARDS ARROW}"
 # How far below the axes the name of the x axis is.
 HEAD_POINTS = -19.5
 Row = dict[str, Any]
@@ -49,7 +53,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     for row in rows:
         together.setdefault((pruned_model_label(row), int(row["tokens"])), []).append(row)
     figure = Figure()
-    heights = [AROUND_INCHES + ROW_INCHES * len(here) for here in together.values()]
+    heights = [AROUND_INCHES + _row_inches(here, looks) * len(here) for here in together.values()]
     figure.set_size_inches(WIDTH_INCHES, LEGEND_INCHES + sum(heights))
     grid = figure.subplots(len(together), 2, squeeze=False, height_ratios=heights)
     for (missed, memory), ((model, tokens), here) in zip(grid, together.items(), strict=True):
@@ -64,12 +68,14 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
         memory.set_yticks(range(len(here)), [""] * len(here))
         _numbers(memory, here)
         _head_below(memory, "perplexity")
+    beyond = any(MOST_MISSED < _missed(row) < math.inf for row in rows)
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     legend_below(
         figure,
         [],
         "gain missed: share of the best window's gain; bars: ± standard error of the paired\n"
         f"difference from the best; memory: peak of a job; perplexity on {text}"
+        + (f"\n{BEYOND}: beyond {MOST_MISSED:g} %" if beyond else "")
         + (f"\n{CHOSEN}" if on_evaluation else ""),
     )
     return figure
@@ -80,6 +86,16 @@ def _label(row: Row, looks: Mapping[str, Mark]) -> str:
     label = looks[row["adaptation"]].series.removeprefix("reconstruction: ")
     label = f"{label} {DAGGER}" if row["selected_on"] == "evaluation" else label
     return textwrap.fill(label, LABEL_CHARACTERS)
+
+
+def _row_inches(rows: Sequence[Row], looks: Mapping[str, Mark]) -> float:
+    """Return the height of the rows of a panel."""
+    return ROW_INCHES[max(_label(row, looks).count("\n") + 1 for row in rows)]
+
+
+def _missed(row: Row) -> float:
+    """Return the share of the best gain that a row misses, in percent."""
+    return 100.0 * float(row["gain_missed"])
 
 
 def _panel(
@@ -94,7 +110,9 @@ def _panel(
     for at, row in enumerate(rows):
         value = unit * float(row[key])
         bar = None if error is None else [unit * float(row[error])]
-        if math.isfinite(value):
+        if error is not None and MOST_MISSED < value < math.inf:
+            _write_beyond(axes, at, f"{value:,.0f} {BEYOND}")
+        elif math.isfinite(value):
             points = looks[row["adaptation"]].points
             axes.errorbar([value], [at], xerr=bar, **points, linestyle="none", zorder=3)
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -102,6 +120,20 @@ def _panel(
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
+
+
+def _write_beyond(axes: Axes, at: int, text: str) -> None:
+    """Write the value of a row that lies right of the axis at its end."""
+    axes.annotate(
+        text,
+        (1.0, at),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=SMALL,
+    )
 
 
 def _head_below(axes: Axes, text: str) -> None:
@@ -121,5 +153,6 @@ def _numbers(axes: Axes, rows: Sequence[Row]) -> None:
     """Write perplexities to the right of the axes."""
     for at, row in enumerate(rows):
         perplexity = float(row["perplexity"])
-        text = f"{perplexity:.1f}" if math.isfinite(perplexity) else NOT_FINITE
+        text = f"{perplexity:,.{0 if perplexity >= 1e4 else 1}f}"
+        text = text if math.isfinite(perplexity) else NOT_FINITE
         write_beside(axes, at, text, INK, gap=5)

@@ -1,0 +1,64 @@
+"""The figure of windows: every label and every mark can be read, whatever a window misses."""
+
+from typing import Any
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from figure_words import assert_words_inside
+from freelunch.reporting.drawing import windows
+from freelunch.reporting.drawing.style import styled
+
+MATRIX = {"method": "reconstruction", "window": "matrix", "train_norms": False}
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "recon_block": {"method": "reconstruction", "window": 1},
+    "recon_matrix": MATRIX,
+    "recon_behind": {**MATRIX, "targets": "behind_sparse"},
+    "recon_lost": {**MATRIX, "targets": "behind_sparse", "lost_residual": True},
+}
+
+
+def row(adaptation: str, missed: float) -> dict[str, Any]:
+    found = {"criterion": "wanda", "pattern": "u50", "model": "tiny", "tokens": 8192, "seeds": 3}
+    found |= {"adaptation": adaptation, "gain_missed": missed, "gain_missed_standard_error": 0.05}
+    return found | {"adaptation_peak_bytes": 7e8, "perplexity": 50.0, "selected_on": ""}
+
+
+def drawn(rows: list[dict[str, Any]]) -> Figure:
+    with styled():
+        figure = windows.draw(rows, ADAPTATIONS, "some-text")
+        FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def words(figure: Figure) -> str:
+    of_axes = [text.get_text() for axes in figure.axes for text in axes.texts]
+    legend = [
+        it.get_text() for each in figure.legends for it in (*each.get_texts(), each.get_title())
+    ]
+    return " ".join([*of_axes, *legend])
+
+
+@pytest.mark.parametrize("lost", [0.3, 66.89])
+def test_a_window_that_misses_everything_leaves_the_others_their_room(lost: float) -> None:
+    missed = {"recon_block": 0.0, "recon_matrix": 0.6, "recon_behind": 0.5, "recon_lost": lost}
+    figure = drawn([row(name, value) for name, value in missed.items()])
+    left, right = figure.axes[0].get_xlim()
+    assert left < -5 and 60 < right < 100
+    assert (
+        ("6,689 \u2192" in words(figure)) == ("\u2192: beyond 200 %" in words(figure)) == (lost > 1)
+    )
+    assert_words_inside(figure)
+
+
+def test_labels_of_several_lines_do_not_overlap() -> None:
+    figure = drawn([row(name, 0.1) for name in ("recon_block", "recon_behind", "recon_lost") * 3])
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 9
+    assert not any(box.count_overlaps(boxes[at + 1 :]) for at, box in enumerate(boxes))
+
+
+def test_a_perplexity_has_as_many_digits_as_it_is_good_for() -> None:
+    rows = [row("recon_block", 0.0), row("recon_lost", 2.5) | {"perplexity": 997149.8}]
+    assert "997,150" in words(drawn(rows)) and "50.0" in words(drawn(rows))
