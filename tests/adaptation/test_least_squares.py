@@ -96,7 +96,7 @@ def test_no_training_beats_it(tmp_path: Path, family: str, inputs: str, targets:
             window="matrix",
             train_norms=False,
             learning_rate=rate,
-            epochs=20,
+            epochs=40,
             **mode,
         )
         for name, loss in losses(trained).items():

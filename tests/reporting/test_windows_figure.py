@@ -3,10 +3,9 @@
 from typing import Any
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from figure_words import assert_words_inside
+from figure_words import assert_words_inside, texts_of
 from freelunch.reporting.drawing import windows
 from freelunch.reporting.drawing.style import styled
 
@@ -15,6 +14,7 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
     "recon_block": {"method": "reconstruction", "window": 1},
     "recon_matrix": MATRIX,
     "recon_behind": {**MATRIX, "targets": "behind_sparse"},
+    f"recon_{'very_' * 8}long": {"method": "reconstruction", "window": 1},
     "recon_lost": {**MATRIX, "targets": "behind_sparse", "lost_residual": True},
 }
 
@@ -28,16 +28,12 @@ def row(adaptation: str, missed: float) -> dict[str, Any]:
 def drawn(rows: list[dict[str, Any]]) -> Figure:
     with styled():
         figure = windows.draw(rows, ADAPTATIONS, "some-text")
-        FigureCanvasAgg(figure).draw()
+        figure.draw_without_rendering()
     return figure
 
 
 def words(figure: Figure) -> str:
-    of_axes = [text.get_text() for axes in figure.axes for text in axes.texts]
-    legend = [
-        it.get_text() for each in figure.legends for it in (*each.get_texts(), each.get_title())
-    ]
-    return " ".join([*of_axes, *legend])
+    return " ".join(text.get_text() for text in texts_of(figure))
 
 
 @pytest.mark.parametrize("lost", [0.3, 66.89])
@@ -52,10 +48,14 @@ def test_a_window_that_misses_everything_leaves_the_others_their_room(lost: floa
     assert_words_inside(figure)
 
 
-def test_labels_of_several_lines_do_not_overlap() -> None:
-    figure = drawn([row(name, 0.1) for name in ("recon_block", "recon_behind", "recon_lost") * 3])
+@pytest.mark.parametrize("on", ["", "evaluation"])
+def test_labels_of_several_lines_do_not_overlap(on: str) -> None:
+    """Also that of an adaptation with a long name, which is shown since another is its equal."""
+    names = ["recon_block", "recon_behind", "recon_lost"]
+    names += [name for name in ADAPTATIONS if on and "very" in name]
+    figure = drawn([row(name, 0.1) | {"selected_on": on} for name in names * (9 // len(names) + 1)])
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
-    assert len(boxes) == 9
+    assert len(boxes) == 12
     assert not any(box.count_overlaps(boxes[at + 1 :]) for at, box in enumerate(boxes))
 
 

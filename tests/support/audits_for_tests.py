@@ -9,7 +9,6 @@ from typing import Any
 from freelunch.analysis.pairing import Records
 from freelunch.core.digest import sealed
 from freelunch.core.files import write_atomically, write_json
-from freelunch.records.read import load_finished, load_records
 from freelunch.reporting.audit.audit import audit_study
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
@@ -17,7 +16,7 @@ from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures
-from freelunch.reporting.kept import write_results
+from freelunch.reporting.kept import read_kept, write_results
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
@@ -135,9 +134,8 @@ def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
     study = Study.load(Path(KEPT[name]), ROOT)
     source = root / "records"
     shutil.copytree(ROOT / "docs" / name / "records", source)
-    if name in UNFINISHED:
-        study = load_finished(study, source).study
-    audit = write_results(study, load_records(study, source), source, root, formats)
+    study, records = read_kept(study, source, name in UNFINISHED)
+    audit = write_results(study, records, source, root, formats)
     write_json(root / "audit" / "audit.json", audit)
     return Audited(study, audit, root)
 

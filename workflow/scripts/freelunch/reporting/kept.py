@@ -43,16 +43,23 @@ def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -
     Raises:
         UserError: A record is missing, was altered, or was made with other settings.
     """
-    if so_far:
-        known = load_finished(study, records)
-        study, loaded = known.study, known.records
-    else:
-        loaded = load_records(study, records)
+    study, loaded = read_kept(study, records, so_far)
     with TemporaryDirectory() as made:
         root = Path(made)
         write_results(study, loaded, records, root, [".png"])
         for path in (root / SUMMARY, root / VERDICTS, *(root / FIGURES).glob("*.png")):
             write_atomically(folder / path.relative_to(root), path.read_bytes())
+
+
+def read_kept(study: Study, records: Path, so_far: bool) -> tuple[Study, Records]:
+    """Return a study and the records of its cells; of those that have one, if this is so far.
+
+    Args and errors are those of `make_kept`.
+    """
+    if so_far:
+        known = load_finished(study, records)
+        return known.study, known.records
+    return study, load_records(study, records)
 
 
 def write_results(

@@ -249,14 +249,16 @@ def mark_handle(look: Mark, label: str) -> Line2D:
 
 
 def write_beside(axes: Axes, value: float, text: str, colour: str, gap: float) -> None:
-    """Write a text to the right of the axes, at the height of a value, `gap` points away."""
+    """Write a text at the height of a value, `gap` points right of the axes; left of their right
+    edge if this is negative.
+    """
     axes.annotate(
         text,
         (1.0, value),
         xycoords=axes.get_yaxis_transform(),
         xytext=(gap, 0),
         textcoords="offset points",
-        ha="left",
+        ha="left" if gap > 0 else "right",
         va="center",
         fontsize=SMALL,
         color=colour,

@@ -23,8 +23,7 @@ from freelunch.reporting.drawing.style import (
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.labels import Registered, pruned_model_label, seeds_label
 
-# The height of a row by the lines of the longest label of its panel.
-ROW_INCHES = {1: 0.22, 2: 0.3, 3: 0.42}
+ROW_INCHES, LINE_INCHES, GAP_INCHES = 0.22, 0.12, 0.06
 LABEL_CHARACTERS = 26
 # Percent of the best gain. A window that misses more would leave the others no room on the axis.
 MOST_MISSED = 200.0
@@ -57,7 +56,8 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
     figure.set_size_inches(WIDTH_INCHES, LEGEND_INCHES + sum(heights))
     grid = figure.subplots(len(together), 2, squeeze=False, height_ratios=heights)
     for (missed, memory), ((model, tokens), here) in zip(grid, together.items(), strict=True):
-        _panel(missed, here, looks, "gain_missed", 100.0, "gain_missed_standard_error")
+        error = "gain_missed_standard_error"
+        _panel(missed, here, looks, "gain_missed", 100.0, error, MOST_MISSED)
         _panel(memory, here, looks, "adaptation_peak_bytes", 1e-9)
         widen(memory)
         seeds = seeds_label({int(row["seeds"]) for row in here})
@@ -68,7 +68,8 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
         memory.set_yticks(range(len(here)), [""] * len(here))
         _numbers(memory, here)
         _head_below(memory, "perplexity")
-    beyond = any(MOST_MISSED < _missed(row) < math.inf for row in rows)
+    # No other words are in these axes.
+    beyond = any(missed.texts for missed, _ in grid)
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     legend_below(
         figure,
@@ -90,12 +91,8 @@ def _label(row: Row, looks: Mapping[str, Mark]) -> str:
 
 def _row_inches(rows: Sequence[Row], looks: Mapping[str, Mark]) -> float:
     """Return the height of the rows of a panel."""
-    return ROW_INCHES[max(_label(row, looks).count("\n") + 1 for row in rows)]
-
-
-def _missed(row: Row) -> float:
-    """Return the share of the best gain that a row misses, in percent."""
-    return 100.0 * float(row["gain_missed"])
+    lines = max(_label(row, looks).count("\n") + 1 for row in rows)
+    return max(ROW_INCHES, GAP_INCHES + LINE_INCHES * lines)
 
 
 def _panel(
@@ -105,13 +102,14 @@ def _panel(
     key: str,
     unit: float,
     error: str | None = None,
+    most: float = math.inf,
 ) -> None:
-    """Draw a quantity of all windows, with its error if it has one."""
+    """Draw a quantity of all windows, with its error if it has one; write what exceeds `most`."""
     for at, row in enumerate(rows):
         value = unit * float(row[key])
         bar = None if error is None else [unit * float(row[error])]
-        if error is not None and MOST_MISSED < value < math.inf:
-            _write_beyond(axes, at, f"{value:,.0f} {BEYOND}")
+        if most < value < math.inf:
+            write_beside(axes, at, f"{value:,.0f} {BEYOND}", INK, gap=-3)
         elif math.isfinite(value):
             points = looks[row["adaptation"]].points
             axes.errorbar([value], [at], xerr=bar, **points, linestyle="none", zorder=3)
@@ -120,20 +118,6 @@ def _panel(
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-
-
-def _write_beyond(axes: Axes, at: int, text: str) -> None:
-    """Write the value of a row that lies right of the axis at its end."""
-    axes.annotate(
-        text,
-        (1.0, at),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(-3, 0),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        fontsize=SMALL,
-    )
 
 
 def _head_below(axes: Axes, text: str) -> None:
@@ -153,6 +137,6 @@ def _numbers(axes: Axes, rows: Sequence[Row]) -> None:
     """Write perplexities to the right of the axes."""
     for at, row in enumerate(rows):
         perplexity = float(row["perplexity"])
-        text = f"{perplexity:,.{0 if perplexity >= 1e4 else 1}f}"
-        text = text if math.isfinite(perplexity) else NOT_FINITE
+        digits = 0 if perplexity >= 1e4 else 1
+        text = f"{perplexity:,.{digits}f}" if math.isfinite(perplexity) else NOT_FINITE
         write_beside(axes, at, text, INK, gap=5)
