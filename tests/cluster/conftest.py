@@ -35,12 +35,16 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 @pytest.fixture(scope="session")
 def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> OnSlurm:
     """The smoke study, run on the Slurm, in a folder whose name has a space."""
-    folder = OnSlurm.new(tmp_path_factory.mktemp("cluster") / "a study")
+    folder = OnSlurm.new(tmp_path_factory.mktemp("cluster") / "a study").warm()
     folder.said.write_text(folder.run_study())
     return folder
 
 
 @pytest.fixture
 def study(finished: OnSlurm, tmp_path: Path) -> OnSlurm:
-    """A private copy of the finished study."""
+    """A private copy of the finished study.
+
+    Slurm neither counts the memory of what `warm()` has run nor ends it with a signal that it sees:
+    tests of that take `study.cold()`.
+    """
     return finished.copy(tmp_path / "a study")  # type: ignore[return-value]

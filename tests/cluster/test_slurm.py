@@ -152,7 +152,7 @@ def test_a_preempted_retraining_ends_bit_equal(study, tmp_path):
     target = add_retraining(study, epochs=150)
     whole = study.copy(tmp_path / "whole")
     whole.run_study("--", target)
-    process = study.start_study("--", target)
+    process = study.cold().start_study("--", target)
     state = (study.path / target).parent.with_name(".model.state")
     wait_for(state.exists)
     (number,) = running(study)
@@ -184,7 +184,7 @@ def test_a_job_that_ran_out_of_time_gets_more(study):
     driver = "workflow/scripts/freelunch/adaptation/retraining/driver.py"
     study.edit(driver, "self.state.save(facts)", f"self.state.save(facts); {WAIT_ONCE}")
     # As on a fast machine; a slow or busy one would ask for more than a minute.
-    output = study.run("--config", f"study={STUDY}", "tflops=1", "--", target)
+    output = study.cold().run("--config", f"study={STUDY}", "tflops=1", "--", target)
     assert len(submitted(output)) == 2, output
     assert "runtime=1" in output and "runtime=2" in output
     assert "out of time; it had asked for 1:00" in output
@@ -198,7 +198,7 @@ def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
     # With its evaluation and record, the whole hour that a job may take.
     study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 25")
-    output = study.run_study("--retries", "0", "--", target, status=1)
+    output = study.cold().run_study("--retries", "0", "--", target, status=1)
     assert re.search(r"killed for memory; it had asked for \d+M", output), output
     assert "--set-resources reconstruct_window:mem_mb=MB" in output
     output = study.run_study("--", target)
@@ -210,7 +210,7 @@ def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
 @pytest.mark.long
 def test_scancel_of_a_job_loses_nothing(study, finished):
     target = without_windows(study)
-    process = study.start_study("--", target)
+    process = study.cold().start_study("--", target)
     wait_for(lambda: running(study))
     study.slurm.run("scancel", *running(study))
     output = process.communicate(timeout=300)[0]
@@ -223,13 +223,13 @@ def test_scancel_of_a_job_loses_nothing(study, finished):
 def test_an_interrupted_master_cancels_its_jobs(study, finished):
     """As by Ctrl-C; the next run makes the rest."""
     target = without_windows(study)
-    process = study.start_study("--", target)
+    process = study.cold().start_study("--", target)
     wait_for(lambda: running(study))
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=120)
     wait_for(lambda: not running(study), 30)
     assert not (study.path / target).exists(), "the job was over before it was cancelled"
-    study.run_study("--", target)
+    study.warm().run_study("--", target)
     folder = Path(target).parent
     assert digests(study.path / folder) == digests(finished.path / folder)
 
@@ -249,7 +249,7 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
         ["sbatch", "--parsable", "--output=master.log", f"--wrap=exec {command} -- '{target}'"],
         cwd=study.path,
         # What a user reads, rather than all that Snakemake says.
-        env={key: it for key, it in study.environment.items() if key != "VERBOSE"},
+        env={key: it for key, it in study.cold().environment.items() if key != "VERBOSE"},
         capture_output=True,
         text=True,
         check=True,
@@ -258,7 +258,7 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     study.slurm.run("scancel", master)
     wait_for(lambda: not running(study))
     assert RESUME in (study.path / "master.log").read_text()
-    study.run_study("--", target)
+    study.warm().run_study("--", target)
     folder = Path(target).parent
     assert digests(study.path / folder) == digests(finished.path / folder)
 
@@ -287,7 +287,7 @@ def test_windows_run_as_an_array(study, finished):
 def test_tasks_of_an_array_that_are_killed_say_what_to_raise(study):
     cell = RESULTS / "windows" / CELL.format("recon_block")
     targets = [str(cell / f"{number}-of-2" / "manifest.json") for number in (1, 2)]
-    output = study.run_study(
+    output = study.cold().run_study(
         *("--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window"),
         *("--set-resources", "reconstruct_window:mem_mb=300", "--retries", "0"),
         *("--forcerun", "reconstruct_window", "--", *targets),
@@ -425,7 +425,8 @@ def test_a_job_on_a_node_cannot_reach_a_hub(study, hub):
     target = without_windows(study)
     script = study.path / "workflow" / "scripts" / "reconstruct_window.py"
     script.write_text(script.read_text() + PROBE)
-    study.run_study("--", target)
+    # Libraries read when they are imported whether they may reach for a hub.
+    study.cold().run_study("--", target)
     assert (study.path / "probe.txt").read_text() == "OfflineModeIsEnabled 1"
     assert not hub.requests
 
@@ -441,13 +442,9 @@ def test_what_was_fetched_needs_no_network(local, hub, tmp_path):
     shutil.rmtree(model)
     folder.run("--", "fetch")
     assert hub.requests and not (folder.path / "results" / "smoke" / "calibration").exists()
-    done = subprocess.run(
-        ["unshare", "--net", "snakemake", *folder.options],
-        cwd=folder.path,
-        env=folder.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    folder.warm("unshare", "--net")
+    names = "import socket; print(*(name for _, name in socket.if_nameindex()))"
+    there = subprocess.run(["python", "-c", names], env=folder.environment, capture_output=True)
+    assert there.stdout == b"lo\n"
+    folder.run()
     assert digests(folder.path / RESULTS) == digests(local.path / RESULTS)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 from warm_python import warm_folder
 
@@ -62,12 +63,16 @@ class Folder:
         shutil.copy(SMOKE, path / "config.yaml")
         return cls(path)
 
-    def warm(self) -> "Folder":
-        """Have Snakemake and its jobs start as `warm_python` says; return the folder.
+    def warm(self, *within: str) -> Self:
+        """Have Snakemake and its jobs start as `warm_python` says; return the folder."""
+        self.programs = (warm_folder(*within), *type(self).programs)
+        return self
 
-        Tests of what processes do to each other leave it.
+    def cold(self) -> Self:
+        """Have each be a process of its own again, which others can do something to; return the
+        folder.
         """
-        self.programs = (warm_folder(), *self.programs)
+        self.programs = type(self).programs
         return self
 
     def copy(self, path: Path) -> "Folder":

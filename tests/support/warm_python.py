@@ -29,12 +29,14 @@ import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 # What takes long to import, also what torch and transformers import only when a model is made.
 PACKAGES = (
@@ -48,8 +50,12 @@ UNSET = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 
 @functools.cache
-def warm_folder() -> Path:
-    """Return a folder with `python` and `snakemake`, which stays as long as this process."""
+def warm_folder(*within: str) -> Path:
+    """Return a folder with `python` and `snakemake`, which stays as long as this process.
+
+    Args:
+        within: A command in which they run, such as `unshare --net`.
+    """
     # Not below pytest's folder: the path of a socket has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     real = Path(sys.executable)
@@ -62,7 +68,7 @@ def warm_folder() -> Path:
         listener.bind(str(folder / "socket"))
         listener.listen(64)
         server = subprocess.Popen(
-            [real, __file__, folder, str(listener.fileno())],
+            [*within, real, __file__, folder, str(listener.fileno())],
             # It ends when this ends, at the latest with this process.
             stdin=subprocess.PIPE,
             env={name: value for name, value in os.environ.items() if name not in UNSET},
@@ -71,6 +77,17 @@ def warm_folder() -> Path:
         )
     atexit.register(server.communicate)
     return folder
+
+
+def prepare() -> None:
+    """Do once what each program would do again, though it is the same for all."""
+    for name in PACKAGES:
+        importlib.import_module(name)
+    # Loading any model builds transformers' table of renamed weights for all architectures.
+    get_checkpoint_conversion_mapping("llama")
+    # At its end a program would take back each operator that torch has registered.
+    for finalizer in weakref.finalize._registry:
+        finalizer.atexit = False
 
 
 def serve(listener: socket.socket) -> dict[str, Any] | None:
@@ -165,8 +182,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     with socket.socket(fileno=int(sys.argv[2])) as listener:
         listener.set_inheritable(False)
-        for name in PACKAGES:
-            importlib.import_module(name)
+        prepare()
         # What a program starts starts at once, too.
         sys.executable = str(folder / "python")
         gc.freeze()

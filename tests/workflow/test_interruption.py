@@ -26,7 +26,7 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) ->
 @pytest.fixture(scope="module")
 def slow(finished, tmp_path_factory):
     """A study with a reconstruction that takes long enough to be interrupted, and its result."""
-    folder = finished.copy(tmp_path_factory.mktemp("slow") / "study")
+    folder = finished.copy(tmp_path_factory.mktemp("slow") / "study").warm()
     folder.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 60")
     folder.run(SLOW)
     return folder
@@ -34,7 +34,7 @@ def slow(finished, tmp_path_factory):
 
 def start_reconstruction(slow, tmp_path):
     """Start the reconstruction of one cell anew in a copy; return copy, its folder, process."""
-    study = slow.copy(tmp_path / "study")
+    study = slow.copy(tmp_path / "study").cold()
     windows = study.path / WINDOWS
     for old in windows.iterdir():
         old.unlink()
@@ -54,7 +54,7 @@ def test_killed_reconstruction_resumes_bit_for_bit(slow, tmp_path, kill):
     survived = {path.name: path.stat().st_mtime_ns for path in windows.glob("block-*")}
     assert 2 <= len(survived) < 4
 
-    study.run(SLOW)
+    study.warm().run(SLOW)
     for name, changed in survived.items():
         assert (windows / name).stat().st_mtime_ns == changed, f"{name} was computed twice"
     left = {path.name for path in windows.iterdir()}
@@ -82,7 +82,7 @@ def test_killed_retraining_goes_on_from_its_saved_state(finished, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (study.path / model / "manifest.json").exists(), "it was over before it was killed"
-    study.run(f"{model}/manifest.json")
+    study.warm().run(f"{model}/manifest.json")
     logs = (study.path / "results" / "smoke" / "logs").rglob("*")
     assert any("resuming from step" in log.read_text() for log in logs if log.is_file())
     assert digests(study.path / model) == digests(whole.path / model)
@@ -95,14 +95,14 @@ def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
     wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 1)
     process.kill()
     process.wait()
-    study.run(SLOW)
+    study.warm().run(SLOW)
     process.communicate()
     assert digests(windows) == digests(slow.path / WINDOWS)
     assert study.planned(SLOW) == {}
 
 
 def test_two_runs_at_once_do_not_meet(slow, tmp_path):
-    study = slow.copy(tmp_path / "study")
+    study = slow.copy(tmp_path / "study").cold()
     first = study.start("--force", SLOW)
     locks = study.path / ".snakemake/locks"
     try:
