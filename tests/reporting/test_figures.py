@@ -17,7 +17,7 @@ from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
 from freelunch.reporting.audit.page_marks import symbol_id
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
-from freelunch.reporting.drawing import criteria, marks, panels
+from freelunch.reporting.drawing import criteria, files, marks, panels
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import apart, styled, widen
 from freelunch.reporting.table import csv_text
@@ -113,6 +113,19 @@ def test_drawn_twice_the_files_are_equal_byte_for_byte(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes(), name
         assert len(one.read_bytes()) > 5000, name
     assert sorted(path.name for path in (tmp_path / "1").iterdir()) == sorted(NAMES)
+
+
+def test_all_formats_have_one_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, save = [], files.save
+
+    def noted(figure: Figure, path: Path) -> None:
+        save(figure, path)
+        saved.append([axes.get_position().bounds for axes in figure.axes])
+
+    monkeypatch.setattr(files, "save", noted)
+    data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
+    draw_figure("criteria", data, SETTINGS, [tmp_path / name for name in NAMES])
+    assert saved == len(NAMES) * saved[:1]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,6 +37,8 @@ def draw_figure(
         figure = drawing.draw(rows, **settings)
         for path in outputs:
             save(figure, path)
+            # All formats have the layout of the first, which takes longer than to draw the figure.
+            figure.set_layout_engine("none")
 
 
 def save(figure: Figure, path: Path) -> None:
