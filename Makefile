@@ -98,8 +98,8 @@ study: env
 
 # Downloads run here, whatever the profile: nodes of a cluster may have no network.
 fetch: env
-	@python -m freelunch check "$(STUDY)" $(PART) --elsewhere
-	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local --config $(CONFIG) -- fetch
+	@FREELUNCH_COMMAND="$(strip make fetch $(MAKEOVERRIDES))" \
+	  python -m freelunch run "$(STUDY)" $(RUN_OPTIONS) --profile local --elsewhere -- fetch
 
 full:
 	$(MAKE) study STUDY=studies/full.yaml

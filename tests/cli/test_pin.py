@@ -394,6 +394,9 @@ def test_a_gated_model_says_what_to_accept_and_where_the_token_goes(
         }
     )
     assert refused("check", str(STUDY)) == expected
+    # Downloads run here, wherever jobs run.
+    for options in (["--profile", "slurm"], ["--tflops", "400"], ["--elsewhere"]):
+        assert refused("run", *options, str(STUDY)) == expected
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert "all is well" in did("check", str(STUDY))
     write()

@@ -1,6 +1,7 @@
 """The prices of a study's models and claims."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_the_plan_shows_prices_and_says_where_the_adaptations_are(
     assert re.search(r"^  model +cells +jobs +scheduled +GPU hours .* fits 24 GB", text, re.M)
     assert re.search(r"^  claim +cells +jobs +scheduled +GPU hours", text, re.M)
     assert "adaptations of models; `make plan STUDY=studies/paper.yaml MODELS=...`" in text
+
+
+def test_a_plan_without_a_gpu_that_takes_months_says_how_to_plan_with_one() -> None:
+    study = Study.load(Path("studies/qwen72b.yaml"), ROOT)
+    command = "`make plan STUDY=studies/qwen72b.yaml DEVICE_MEMORY=80 TFLOPS=400`"
+    without = replace(MACHINE, device_bytes=None)
+    assert command not in plan_text(Plan.of(study), without)
+    assert command in plan_text(Plan.of(study), replace(without, flops_per_s=1e9))
+    assert command not in plan_text(Plan.of(study, 80 * 10**9), MACHINE)
 
 
 def test_a_claim_whose_models_are_not_known_yet_has_no_price() -> None:

@@ -35,12 +35,13 @@ from freelunch.study.study import Study
 _COUNTED, _ESTIMATED = 0.98, 0.5
 
 
-def check_study(study: Study, machine: Machine | None) -> str:
-    """Check a study and what it needs: files, models, texts, memory and disk.
+def check_study(study: Study, machine: Machine | None, fetches: bool = True) -> str:
+    """Check a study and what it needs: files, models, texts, the hub, memory and disk.
 
     Args:
         study: The study.
-        machine: The machine that runs it; None for one that cannot be asked here.
+        machine: The machine whose memory and disk it takes; None for one that cannot be asked here.
+        fetches: Whether this machine fetches what is not there yet, so that it asks the hub for it.
 
     Returns:
         One line that says that all is well.
@@ -70,8 +71,9 @@ def check_study(study: Study, machine: Machine | None) -> str:
             check_as_fetched(Path(entry.path), f"models.{name}.path")
     # A finished study needs nothing more.
     finished = all(study.paths.record(cell).is_file() for cell in study.cells)
-    if machine is not None and not finished:
+    if fetches and not finished:
         _check_downloads(study)
+    if machine is not None and not finished:
         _check_room(plan, machine)
     return _all_is_well(study, plan, machine is not None)
 

@@ -208,7 +208,7 @@ def check_command(
     """
     # A check for another machine asks no hub, so it needs no pins, which that machine may have.
     opened = open_study(study, part_of(models, claims, seeds), pinned=not elsewhere)
-    _check(opened, device_memory, elsewhere)
+    _check(opened, device_memory, elsewhere, fetches=not elsewhere)
 
 
 @command("plan")
@@ -258,7 +258,8 @@ def run_command(
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
     part = part_of(models, claims, seeds)
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
-    _check(open_study(study, part), device_memory, elsewhere)
+    # Downloads run here, also if jobs run elsewhere.
+    _check(open_study(study, part), device_memory, elsewhere, fetches=True)
     started += context.obj or []
     started += ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
@@ -399,6 +400,6 @@ def _show_summary(study: Opened) -> None:
     terminal.show(summary(study, sys.stdout))
 
 
-def _check(study: Opened, device_memory: str | None, elsewhere: bool) -> None:
+def _check(study: Opened, device_memory: str | None, elsewhere: bool, fetches: bool) -> None:
     machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
-    terminal.show(check_study(study, machine))
+    terminal.show(check_study(study, machine, fetches))

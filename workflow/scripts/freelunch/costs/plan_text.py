@@ -37,6 +37,8 @@ _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"))
 # Adaptations of more models than these are left to plans of single models.
 _MOST_LINES = 60
+# Seconds, 30 days: a plan without a GPU that takes longer also says how to plan with one.
+_LONG_S = 30 * 86400
 _KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
 
@@ -160,6 +162,9 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
     seconds = sum(cost.seconds(machine) for cost in everything)
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)
+    if machine.device_bytes is None and seconds > _LONG_S:
+        gpu = f"{plan.study.command('plan')} DEVICE_MEMORY=80 TFLOPS=400"
+        yield f"  With a GPU, say of 80 GB and 400 TFLOP/s: `{gpu}`."
     shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in _KINDS)
     yield f"  Shares of the matrix product's rate: {shares}."
     if machine.device_bytes is not None:
