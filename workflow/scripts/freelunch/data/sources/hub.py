@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
+from freelunch.core.files import remove_path
 from freelunch.data.hub_errors import hub_errors
 from freelunch.data.sources.folder import (
     CONFIG,
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def downloads(scratch: Path) -> Path:
+    """Return the folder of downloads beside a scratch folder, which is emptied more often."""
+    return scratch.with_name(f"{scratch.name}.downloads")
+
+
+def _downloads_at(revision: str, scratch: Path) -> Path:
+    """Return the folder of one commit's files, and remove those of others."""
+    folder = downloads(scratch) / revision
+    for other in {*folder.parent.glob("*")} - {folder}:
+        remove_path(other)
+    return folder
+
+
 def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     """Download the files of MODEL_FILES at one commit.
 
@@ -33,9 +47,9 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     """
     from huggingface_hub import HfApi, RepoFile, constants, hf_hub_download, snapshot_download
 
-    # Offline, the library serves files from its cache, but copies them to no other folder.
-    local = None if constants.is_offline_mode() else scratch / "hub"
     repository, revision = entry.repository, entry.revision
+    # Offline, the library serves files from its cache, but copies them to no other folder.
+    local = None if constants.is_offline_mode() else _downloads_at(revision, scratch)
     logger.info("downloading %s at %s", repository, revision)
     with hub_errors(where, entry):
         tree = HfApi().list_repo_tree(repository, revision=revision) if local else ()
@@ -68,7 +82,7 @@ def file_from_hub(where: str, entry: HubFile, scratch: Path) -> Obtained:
 
     repository, member, revision = entry.repository, entry.member, entry.revision
     logger.info("downloading %s of %s", member, repository)
-    local = None if constants.is_offline_mode() else scratch / "hub"
+    local = None if constants.is_offline_mode() else _downloads_at(revision, scratch)
     kind = "dataset"
     with hub_errors(where, entry):
         path = Path(
@@ -101,6 +115,8 @@ def _check_bytes(where: str, listed: "RepoFile", path: Path) -> None:
         kind, expected = "git digest", listed.blob_id
         found = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
     if found != expected:
+        # It would be taken for whole.
+        path.unlink()
         raise UserError(
             f"{listed.path} was damaged on its way here",
             where=where,

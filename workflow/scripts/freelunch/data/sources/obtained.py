@@ -15,8 +15,8 @@ class Obtained:
 
     Attributes:
         path: A model's folder, or one file: a GGUF model, a text, token ids. It is in the scratch
-            folder, except that files of a `path` or `tokens` source are used where they are and,
-            with HF_HUB_OFFLINE, files of a `hub` source are used from the hub's cache.
+            folder, except that files of a `hub` source are beside it or, with HF_HUB_OFFLINE, in
+            the hub's cache, and files of a `path` or `tokens` source are used where they are.
         origin: For the manifest: `source`; the keys that identify the files there; `files`, the
             sha256 of each file used, by its name in the source.
     """
