@@ -462,9 +462,11 @@ def test_a_check_asks_for_what_is_not_here_yet(
     assert len(hub.requests) == 5, "one request for each, and for each model its files"
     hub.requests.clear()
     did("check", "--elsewhere", str(STUDY))
-    manifest = open_study(STUDY).paths.model("one") / "manifest.json"
+    study = open_study(STUDY)
+    manifest = study.paths.model("one") / "manifest.json"
     manifest.parent.mkdir(parents=True)
-    manifest.touch()
+    facts = {"settings": study.model("one").deciding()}
+    manifest.write_text(json.dumps({"facts": facts}))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     did("check", str(STUDY))
     assert not hub.requests

@@ -96,7 +96,13 @@ def test_what_was_fetched_says_it_better(
     fetched = Path("resources/models/tiny")
     fetched.mkdir(parents=True)
     shutil.copyfile(model / "config.json", fetched / "config.json")
+    facts = {"settings": study.model("tiny").deciding()}
+    (fetched / "manifest.json").write_text(json.dumps({"facts": facts}))
     assert bytes_each(study) == 4
+    monkeypatch.chdir(ROOT)
+    other = smoke({"models.tiny": {**HUB, "repository": "team/other", "architecture": SIZES}})
+    monkeypatch.chdir(tmp_path)
+    assert bytes_each(other) == 2
 
 
 @pytest.mark.parametrize(

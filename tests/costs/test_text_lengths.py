@@ -11,7 +11,12 @@ from freelunch.costs.jobs import evaluation
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.costs.text_lengths import ASSUMED_TOKENS, TOKEN_CHARACTERS, text_windows
+from freelunch.costs.text_lengths import (
+    ASSUMED_TOKENS,
+    TOKEN_CHARACTERS,
+    characters_of,
+    text_windows,
+)
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
@@ -38,8 +43,10 @@ def write(folder: Path, **facts: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps({"facts": facts}))
 
 
-def fetch(study: Study, characters: int) -> None:
-    write(Paths.text(study.perplexity.text), characters=characters)
+def fetch(study: Study, characters: int, **settings: Any) -> None:
+    text = study.perplexity.text
+    settings = {**study.text_settings(text), **settings}
+    write(Paths.text(text), characters=characters, settings=settings)
 
 
 def cut(study: Study, windows: int, **settings: Any) -> None:
@@ -67,6 +74,12 @@ def test_a_text_that_was_fetched(study: Study) -> None:
     windows, note = text_windows(study, "tiny")
     assert windows in (199, 200)
     assert note is not None and "0.01 million tokens" in note and "26,239 characters" in note
+
+
+def test_another_text_of_that_name_which_was_fetched_says_nothing(study: Study) -> None:
+    fetch(study, characters=26_239, path="another.txt")
+    assert characters_of(study, study.perplexity.text) is None
+    assert text_windows(study, "tiny").windows == ASSUMED_TOKENS // LENGTH
 
 
 def test_windows_that_were_cut(study: Study) -> None:

@@ -1,5 +1,6 @@
 """Mixtures in a config: what is refused, what a study takes from its base, and its spec."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_a_mixture_is_as_long_as_its_parts(tmp_path: Path, monkeypatch: pytest.M
     def fetch(text: str, characters: int) -> None:
         folder = Paths.text(text)
         folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text(f'{{"facts": {{"characters": {characters}}}}}')
+        facts = {"characters": characters, "settings": study.text_settings(text)}
+        (folder / "manifest.json").write_text(json.dumps({"facts": facts}))
 
     fetch("c4", 100)
     assert characters_of(study, "mixed") is None

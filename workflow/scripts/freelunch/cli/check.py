@@ -7,7 +7,6 @@ It reads no tensor, but the headers of weights.
 from collections.abc import Iterator
 from pathlib import Path
 
-from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine, memory_bytes
 from freelunch.costs.plan import Plan
@@ -23,8 +22,8 @@ from freelunch.data.seen_model import (
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.config import Calibration, PerplexitySettings
+from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.mixtures import mixture_of, most_samples
-from freelunch.study.paths import Paths
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
@@ -67,7 +66,7 @@ def check_study(study: Study, machine: Machine | None, fetches: bool = True) -> 
         raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
     for name in seen:
         entry = study.model(name)
-        if isinstance(entry, LocalModel) and not (study.paths.model(name) / MANIFEST).is_file():
+        if isinstance(entry, LocalModel) and not fetched_model(study, name):
             check_as_fetched(Path(entry.path), f"models.{name}.path")
     # A finished study needs nothing more.
     finished = all(study.paths.record(cell).is_file() for cell in study.cells)
@@ -123,10 +122,10 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
             found=f"the folder {entry.path}",
             todo="name the file",
         )
-    fetched = Paths.text(name) / DOCUMENTS
-    if isinstance(entry, Tokens) or not fetched.is_file():
+    fetched = fetched_text(study, name)
+    if isinstance(entry, Tokens) or not fetched or not (fetched / DOCUMENTS).is_file():
         return None
-    return read_documents(fetched, "jsonl", "text", f"texts.{name}")
+    return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}")
 
 
 def _amounts(
@@ -134,10 +133,10 @@ def _amounts(
 ) -> Iterator[str]:
     """Yield the settings for which a text is too short, by each model's tokenizer."""
     for model in _models(study):
-        fetched = Paths.model(model) / TOKENIZER
+        fetched = fetched_model(study, model)
         tokenizer = seen[model].tokenizer if model in seen else None
-        if model not in seen and fetched.is_file():
-            tokenizer = read_tokenizer(fetched, f"models.{model}")
+        if model not in seen and fetched and (fetched / TOKENIZER).is_file():
+            tokenizer = read_tokenizer(fetched / TOKENIZER, f"models.{model}")
         counted = {
             name: Amounts.of(found, tokenizer, complete)
             for name, (found, complete) in documents.items()
@@ -213,12 +212,12 @@ def _drawn(study: Study, asked: Calibration, text: Amounts) -> Iterator[str]:
 
 def _check_downloads(study: Study) -> None:
     """Ask the hub whether it would give what the study has not fetched yet."""
-    folders = {"models": study.paths.model, "texts": study.paths.text, "tasks": study.paths.task}
+    fetched = {"models": fetched_model, "texts": fetched_text, "tasks": fetched_task}
     waiting = {
         where: entry
         for where, entry in hub_entries(study).items()
         for registry, _, name in (where.partition("."),)
-        if not (folders[registry](name) / MANIFEST).is_file()
+        if not fetched[registry](study, name)
     }
     # Offline, the hub's cache may have it, which only the download can tell.
     if waiting and not is_offline():
@@ -257,12 +256,11 @@ def _check_room(plan: Plan, machine: Machine) -> None:
 
 def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     later = [name for name in _models(study) if not isinstance(study.model(name), LocalModel)]
-    later = [name for name in later if not (Paths.model(name) / "config.json").is_file()]
+    later = [name for name in later if not fetched_model(study, name)]
     later += sorted(
         name
         for name in _texts(study)
-        if not isinstance(study.text(name), LocalText | Tokens)
-        and not (Paths.text(name) / DOCUMENTS).is_file()
+        if not isinstance(study.text(name), LocalText | Tokens) and not fetched_text(study, name)
     )
     checked = "settings, files and texts" + (", memory and disk" if here else "")
     if set(_models(study)) - plan.shapes.keys():

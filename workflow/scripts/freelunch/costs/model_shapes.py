@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
+from freelunch.study.fetched import fetched_model
 from freelunch.study.gguf import gguf_of
-from freelunch.study.paths import Paths
 from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import LocalModel, WheelModel
 from freelunch.study.study import Study
@@ -48,7 +48,8 @@ def is_gguf(study: Study, model: str) -> bool:
 
 def _configs(study: Study, model: str) -> list[Path]:
     """Return the paths of a model's own config.json that exist."""
-    entry, places = study.model(model), [Paths.model(model) / "config.json"]
+    entry, fetched = study.model(model), fetched_model(study, model)
+    places = [fetched / "config.json"] if fetched else []
     # What lies beside a GGUF file is not used.
     if isinstance(entry, LocalModel) and not is_gguf(study, model):
         places.insert(0, Path(entry.path) / "config.json")

@@ -3,10 +3,9 @@
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from freelunch.core.artifact import MANIFEST
-from freelunch.study.paths import Paths
+from freelunch.study.fetched import facts_at, fetched_text
 from freelunch.study.sources import Mixture
 from freelunch.study.study import Study
 
@@ -39,7 +38,7 @@ def text_windows(study: Study, model: str) -> TextWindows:
         return TextWindows(settings.windows)
     whole = f"evaluation on all of {settings.text}"
     cut = study.paths.text_windows(model)
-    if _facts(cut).get("settings") == settings.cutting() and (
+    if facts_at(cut).get("settings") == settings.cutting() and (
         count := _count(cut / "tokens.safetensors")
     ):
         return TextWindows(count, f"{whole}: {count:,} windows")
@@ -58,22 +57,14 @@ def text_windows(study: Study, model: str) -> TextWindows:
 
 def characters_of(study: Study, text: str) -> int | None:
     """Return how many characters a text has; None if it, or a part of it, is not fetched."""
-    characters = _facts(Paths.text(text)).get("characters")
-    if isinstance(characters, int):
-        return characters
+    if folder := fetched_text(study, text):
+        characters = facts_at(folder).get("characters")
+        if isinstance(characters, int):
+            return characters
     if not isinstance(entry := study.text(text), Mixture):
         return None
     parts = [characters_of(study, part) for part in entry.parts]
     return None if None in parts else sum(filter(None, parts))
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """Return the facts in a folder's manifest; none if it is missing or damaged."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        facts = json.loads((folder / MANIFEST).read_text())["facts"]
-        if isinstance(facts, dict):
-            return facts
-    return {}
 
 
 def _count(tokens: Path) -> int:
