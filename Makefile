@@ -60,7 +60,7 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
 # How `freelunch run` and `freelunch repair` run Snakemake.
-RUN_OPTIONS = $(PART) --profile "$(PROFILE)" --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
+RUN_OPTIONS = $(PART) --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
 .PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
@@ -93,7 +93,7 @@ pin: env
 # An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
 	@FREELUNCH_COMMAND="$(strip make study $(MAKEOVERRIDES))" \
-	  python -m freelunch run "$(STUDY)" $(RUN_OPTIONS) \
+	  python -m freelunch run "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)" \
 	  $(if $(FORCE),--force "$(FORCE)") $(if $(ELSEWHERE),--elsewhere)
 
 # Downloads run here, whatever the profile: nodes of a cluster may have no network.
@@ -124,7 +124,7 @@ verify: env
 	@python -m freelunch verify "$(STUDY)" $(PART)
 
 repair: env
-	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS)
+	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)"
 
 report: env
 	$(SNAKEMAKE)

@@ -64,7 +64,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def said(config: dict[str, Any], memory: float = 16) -> str:
     Path("mine.yaml").write_text(yaml.safe_dump(config))
-    return check_study(Study.load(Path("mine.yaml")), machine(memory=memory))
+    return check_study(Study.load(Path("mine.yaml")), machine(memory=memory), fetches=True)
 
 
 def refused(config: dict[str, Any], memory: float = 16) -> str:
@@ -225,6 +225,27 @@ def test_tokens_beyond_the_counted_ones_go_by_their_ratio(monkeypatch: pytest.Mo
     assert estimated.tokens == pytest.approx(counted.tokens, rel=0.05)
 
 
+def test_a_text_that_another_study_fetched_under_the_same_name(config: dict[str, Any]) -> None:
+    config["texts"]["notes"] = {
+        **{"source": "hub", "repository": "team/notes", "revision": 40 * "1"},
+        **{"member": "notes.txt", "format": "lines"},
+    }
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    study = Study.load(Path("mine.yaml"))
+    fetched, settings = Paths.text("notes"), study.text_settings("notes")
+    fetched.mkdir(parents=True)
+    (fetched / "documents.jsonl").write_text('{"text": "short"}\n')
+    for revision, here in ((40 * "0", False), (40 * "1", True)):
+        facts = {"settings": {**settings, "revision": revision}, "characters": 5}
+        (fetched / "manifest.json").write_text(json.dumps({"facts": facts}))
+        if here:
+            with pytest.raises(UserError):
+                check_study(study, None, fetches=False)
+        else:
+            said = check_study(study, None, fetches=False)
+            assert "all is well" in said and "still to be downloaded: notes" in said
+
+
 # --- The machine
 
 
@@ -232,7 +253,7 @@ def test_a_study_that_does_not_fit_into_memory(config: dict[str, Any]) -> None:
     assert "recon_block of mine does not fit: needs" in refused(config, memory=0.1)
     # Not asked about a machine elsewhere.
     assert "all is well (settings, files and texts;" in check_study(
-        Study.load(Path("mine.yaml")), None
+        Study.load(Path("mine.yaml")), None, fetches=False
     )
 
 
@@ -243,6 +264,12 @@ def test_a_study_that_does_not_fit_on_the_disk(
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
     problem = refused(config)
     assert "more on disk, but" in problem and "has only 0 MB free" in problem
+    # What a fetch that was stopped has on the disk already is not needed once more.
+    part = Path("resources/models/.mine.downloads/commit/model.safetensors")
+    part.parent.mkdir(parents=True)
+    with part.open("wb") as file:
+        file.truncate(10**9)
+    assert "all is well" in said(config)
 
 
 def test_a_finished_study_needs_no_room(config: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def write(changes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         "models.two": {**model, "repository": "team/two"},
         "models.unused": {**model, "repository": "team/nowhere"},
         "texts.words": text,
+        "texts.unused": {**text, "repository": "team/nowhere"},
     }
     config: dict[str, Any] = {
         "models": {},
@@ -465,8 +466,13 @@ def test_a_check_asks_for_what_is_not_here_yet(
     study = open_study(STUDY)
     manifest = study.paths.model("one") / "manifest.json"
     manifest.parent.mkdir(parents=True)
-    facts = {"settings": study.model("one").deciding()}
-    manifest.write_text(json.dumps({"facts": facts}))
+    settings = study.model("one").deciding()
+    # Another commit was fetched, perhaps for another study.
+    manifest.write_text(json.dumps({"facts": {"settings": {**settings, "revision": 40 * "0"}}}))
+    did("check", str(STUDY))
+    assert len(hub.requests) == 5
+    hub.requests.clear()
+    manifest.write_text(json.dumps({"facts": {"settings": settings}}))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     did("check", str(STUDY))
     assert not hub.requests

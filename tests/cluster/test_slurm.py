@@ -367,7 +367,7 @@ def test_the_file_of_partitions_of_a_copied_profile_is_checked_before_the_start(
 def test_a_refusal_during_the_study_reaches_the_terminal(study):
     """The second attempt at a job finds that its partition takes no more jobs."""
     target = without_windows(study)
-    process = study.start_study("--retries", "1", "--", target)
+    process = study.cold().start_study("--retries", "1", "--", target)
     wait_for(lambda: running(study))
     study.slurm.run("scontrol", "update", "partitionname=main", "state=drain")
     try:

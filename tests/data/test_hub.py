@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 from pydantic import ValidationError
 
+from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.data.sources import fetching
 from freelunch.data.texts import fetch_text
@@ -269,7 +270,13 @@ def test_follows_a_repository_to_its_new_name(hub: HubStandIn, scratch: Path) ->
     assert obtained.origin["repository"] == "team/tiny"
 
 
-@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model-00002-of-00002.safetensors", "model.safetensors.index.json"),
+        *("config.json", "tokenizer.json"),
+    ],
+)
 def test_refuses_a_file_that_changed_under_the_same_commit(
     name: str, hub: HubStandIn, scratch: Path
 ) -> None:
@@ -295,6 +302,25 @@ def test_refuses_a_text_that_changed_under_the_same_commit(
     hub.spoiled[member] = b"X" + TEXT[1:]
     message = refused(obtain_text, entry(commit, "team/words", member=member), scratch)
     assert message.startswith(f"texts.tiny.member: {member} was damaged on its way")
+    # What it says to do helps.
+    hub.spoiled.clear()
+    obtained = obtain_text(entry(commit, "team/words", member=member), scratch)
+    assert obtained.path.read_bytes() == TEXT
+
+
+def test_what_was_refused_for_a_setting_does_not_travel_again(
+    hub: HubStandIn, tmp_path: Path
+) -> None:
+    commit = hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
+    text = entry(commit, "team/words", member="a.txt")
+    folder = tmp_path / "texts" / "tiny"
+    with pytest.raises(UserError):
+        fetch_text("tiny", read_text({**text, "format": "jsonl"}), folder, "fingerprint")
+    hub.requests.clear()
+    fetched = fetch_text("tiny", read_text({**text, "format": "lines"}), folder, "fingerprint")
+    assert read_documents(fetched.folder) == ["première", "deuxième"]
+    assert not [it for it in hub.requests if it.startswith("GET") and "a.txt" in it]
+    assert not [*folder.parent.glob("*.downloads")]
 
 
 def test_says_that_the_hub_cannot_be_reached(

@@ -69,9 +69,7 @@ class Folder:
         return self
 
     def cold(self) -> Self:
-        """Have each be a process of its own again, which others can do something to; return the
-        folder.
-        """
+        """Have them be processes of their own again; return the folder."""
         self.programs = type(self).programs
         return self
 

@@ -6,9 +6,10 @@ that has imported the large packages: the same program, with the same arguments,
 and files. The library of this repository is not among what is imported before, so each program runs
 what stands in its files.
 
-Two things differ from a process of its own. A signal to `python` or `snakemake` kills the program,
-which does not see which signal it was. Libraries have read variables of the environment, such as
-OMP_NUM_THREADS, before the program starts. Tests of interrupts take the real programs.
+Three things differ from a process of its own. A signal to `python` or `snakemake` kills the
+program, which does not see which signal it was. Libraries have read variables of the environment,
+such as OMP_NUM_THREADS, before the program starts. What they asked Python to do at its end is not
+done. Tests interrupt real programs only.
 """
 
 import atexit
@@ -36,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 # What takes long to import, also what torch and transformers import only when a model is made.
 PACKAGES = (
@@ -83,6 +83,8 @@ def prepare() -> None:
     """Do once what each program would do again, though it is the same for all."""
     for name in PACKAGES:
         importlib.import_module(name)
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
     # Loading any model builds transformers' table of renamed weights for all architectures.
     get_checkpoint_conversion_mapping("llama")
     # At its end a program would take back each operator that torch has registered.

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -96,6 +98,19 @@ def test_the_memory_of_a_gpu_that_no_job_would_use_is_refused(folder):
     folder.run("--dry-run", "--config", "device_memory=80")
     folder.run("--config", "device_memory=80", "--", "fetch")
     assert (folder.path / "results").exists()
+
+
+def test_make_fetches_here_whatever_the_profile(folder, tmp_path):
+    study = folder.copy(tmp_path / "study").warm()
+    shutil.rmtree(study.path / "resources", ignore_errors=True)
+    # There is no environment to make: this one's programs are found.
+    command = ["make", "fetch", "--old-file=.venv/.ready", "PROFILE=slurm", "MODELS=tiny"]
+    command += ["DEVICE_MEMORY=80", "TFLOPS=400"]
+    options = {"cwd": study.path, "env": study.environment, "capture_output": True, "text": True}
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+    assert (study.path / "resources" / "models" / "tiny" / "manifest.json").exists()
+    assert not (study.path / "results" / "smoke" / "calibration").exists()
 
 
 def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):

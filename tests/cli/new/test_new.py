@@ -32,7 +32,7 @@ def test_a_family_needs_no_edit(models: Path, tmp_path: Path, family: str) -> No
         text = study.text(study.calibration.text)
         assert isinstance(text, LocalText)
         assert (text.format, text.field) == (form, field)
-        assert "all is well" in check_study(study, HERE)
+        assert "all is well" in check_study(study, HERE, fetches=True)
         assert study.drift is not None
         # The tiny models have 64 positions, but for BLOOM, which has any number of them.
         assert study.calibration.length == (256 if family == "bloom" else 64)
@@ -44,7 +44,7 @@ def test_a_family_needs_no_edit(models: Path, tmp_path: Path, family: str) -> No
 def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: str) -> None:
     family, changes = VARIANTS[variant]
     study = new(model(models, family, **changes), write_lines(Path()))
-    assert "all is well" in check_study(study, HERE)
+    assert "all is well" in check_study(study, HERE, fetches=True)
     text = Path(study.source).read_text()
     assert ("half a block is not a window here" in text) == ("recon_attention_mlp" not in text)
 
@@ -58,7 +58,7 @@ def test_a_gguf_file_is_planned_before_it_is_fetched(tmp_path: Path) -> None:
     study = new("Tiny-Q8_0.gguf", write_lines(tmp_path))
     (entry,) = study.as_json()["models"].values()
     assert entry["path"] == "Tiny-Q8_0.gguf" and entry["architecture"]["num_hidden_layers"] == 3
-    assert "memory and disk" in check_study(study, HERE)
+    assert "memory and disk" in check_study(study, HERE, fetches=True)
 
 
 def test_the_families_of_gguf_files_are_those_that_transformers_converts() -> None:
@@ -101,7 +101,7 @@ def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: 
         names = {name for grid in study.block.grids for name in grid.adaptations} - {"none"}
         assert len(names) > 3
         assert {len(study.candidate_names(name)) for name in names} == {3}
-        assert "all is well" in check_study(study, HERE)
+        assert "all is well" in check_study(study, HERE, fetches=True)
 
 
 def test_one_document_leaves_nothing_to_hold_out(models: Path, tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
     for dtype in ("float16", "float8_e4m3fn"):
         study = new(edit_config(folder, dtype=dtype), write_lines(tmp_path), name=dtype)
         assert study.model("half").dtype == "float32"
-        assert "all is well" in check_study(study, HERE)
+        assert "all is well" in check_study(study, HERE, fetches=True)

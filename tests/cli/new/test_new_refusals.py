@@ -129,7 +129,7 @@ def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name
         .replace("    field: story\n", "")
     )
     with pytest.raises(UserError, match=r"texts\..*path: .*: this is a table"):
-        check_study(Study.load(path), HERE)
+        check_study(Study.load(path), HERE, fetches=True)
 
 
 def test_a_study_for_another_machine_is_planned_for_none(

@@ -23,7 +23,7 @@ from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
 from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
-from freelunch.study.mixtures import mixture_of, most_samples
+from freelunch.study.mixtures import mixture_of, most_samples, texts_of
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
@@ -34,7 +34,7 @@ from freelunch.study.study import Study
 _COUNTED, _ESTIMATED = 0.98, 0.5
 
 
-def check_study(study: Study, machine: Machine | None, fetches: bool = True) -> str:
+def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     """Check a study and what it needs: files, models, texts, the hub, memory and disk.
 
     Args:
@@ -51,7 +51,7 @@ def check_study(study: Study, machine: Machine | None, fetches: bool = True) -> 
     plan = Plan.of(study, machine.device_bytes if machine else None)
     seen = {name: found for name in _models(study) if (found := _seen(study, name)) is not None}
     documents = {
-        name: each for name in _texts(study) if (each := _documents(study, name)) is not None
+        name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
     }
     for name in study.tasks.get("tasks", {}):
         task = study.config.tasks[name]
@@ -84,13 +84,6 @@ def this_machine(device_bytes: int | None) -> Machine:
 
 def _models(study: Study) -> list[str]:
     return list(dict.fromkeys(cell.model for cell in study.cells))
-
-
-def _texts(study: Study) -> list[str]:
-    """Return the texts that a study reads, with the parts of a mixture instead of itself."""
-    mixture = mixture_of(study)
-    sampled = mixture.parts if mixture else [study.calibration.text]
-    return list(dict.fromkeys([*sampled, study.perplexity.text]))
 
 
 def _seen(study: Study, name: str) -> SeenModel | None:
@@ -259,7 +252,7 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     later = [name for name in later if not fetched_model(study, name)]
     later += sorted(
         name
-        for name in _texts(study)
+        for name in texts_of(study)
         if not isinstance(study.text(name), LocalText | Tokens) and not fetched_text(study, name)
     )
     checked = "settings, files and texts" + (", memory and disk" if here else "")

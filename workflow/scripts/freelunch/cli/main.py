@@ -204,7 +204,8 @@ def check_command(
 ) -> None:
     """Check a study and what it needs.
 
-    It checks settings, files, models, texts, memory and disk. If all is well, one line says so.
+    It checks settings, files, models, texts, downloads, memory and disk. If all is well, one line
+    says so.
     """
     # A check for another machine asks no hub, so it needs no pins, which that machine may have.
     opened = open_study(study, part_of(models, claims, seeds), pinned=not elsewhere)
@@ -402,4 +403,4 @@ def _show_summary(study: Opened) -> None:
 
 def _check(study: Opened, device_memory: str | None, elsewhere: bool, fetches: bool) -> None:
     machine = None if elsewhere else this_machine(device_of(device_memory, None)[0])
-    terminal.show(check_study(study, machine, fetches))
+    terminal.show(check_study(study, machine, fetches=fetches))

@@ -12,6 +12,7 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost, together
 from freelunch.study.adaptations import Windowed
+from freelunch.study.fetched import downloads_of, scratch_of
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
@@ -71,7 +72,9 @@ def lacking_disk(plan: Plan) -> str | None:
     """
     study = plan.study
     whole = together([plan.step(*job) or Cost() for job in jobs_of(study)])
-    places = [study.paths.root, *(study.paths.model(name) for name in plan.shapes)]
+    models = [study.paths.model(name) for name in plan.shapes]
+    downloads = [downloads_of(scratch_of(folder)) for folder in models]
+    places = [study.paths.root, *models, *downloads]
     needed = whole.disk_bytes + whole.scratch_bytes - sum(map(_bytes_in, places))
     folder = study.paths.root.absolute()
     while not folder.is_dir():

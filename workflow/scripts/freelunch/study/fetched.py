@@ -1,4 +1,4 @@
-"""What was fetched already for a study.
+"""What was fetched already for a study, whole or in part.
 
 Studies share what they fetch, by its name. Two of them may give one name to different things, and
 then a folder holds what the last one fetched: it tells nothing about the other's.
@@ -28,6 +28,18 @@ def fetched_task(study: Study, task: str) -> Path | None:
     return _made_with(study.paths.task(task), study.config.tasks[task].deciding())
 
 
+def scratch_of(folder: Path) -> Path:
+    """Return where a step works while it fetches a model, a text or a task into a folder."""
+    return folder.with_name(f".{folder.name}")
+
+
+def downloads_of(scratch: Path) -> Path:
+    """Return where files from the hub stay until the fetch has ended well; each attempt empties the
+    scratch folder itself.
+    """
+    return scratch.with_name(f"{scratch.name}.downloads")
+
+
 def facts_at(folder: Path) -> dict[str, Any]:
     """Return the facts in a folder's manifest; none if it is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -38,5 +50,4 @@ def facts_at(folder: Path) -> dict[str, Any]:
 
 
 def _made_with(folder: Path, settings: dict[str, Any]) -> Path | None:
-    same = facts_at(folder).get("settings") == json.loads(json.dumps(settings))
-    return folder if same else None
+    return folder if facts_at(folder).get("settings") == settings else None

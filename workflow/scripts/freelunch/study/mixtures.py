@@ -18,6 +18,13 @@ def mixture_of(study: "Study") -> Mixture | None:
     return entry if isinstance(entry, Mixture) else None
 
 
+def texts_of(study: "Study") -> list[str]:
+    """Return the texts that a study reads, with the parts of a mixture instead of itself."""
+    mixture = mixture_of(study)
+    sampled = mixture.parts if mixture else [study.calibration.text]
+    return list(dict.fromkeys([*sampled, study.perplexity.text]))
+
+
 def most_samples(study: "Study") -> int:
     """Return the number of sequences of the largest sample that any cell trains on."""
     sizes = (max(study.sizes(cell.adaptation), default=0) for cell in study.cells)

@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from freelunch.core.errors import UserError, first_of
+from freelunch.study.mixtures import texts_of
 from freelunch.study.settings import Commit, Repository, Revision, Settings
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.study import Study
@@ -128,14 +129,11 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
 
 
 def hub_entries(study: Study) -> dict[str, Hub]:
-    """Return what a study takes from the hub, by the place of the entry.
-
-    Of models, these are those that cells use.
-    """
+    """Return what a study takes from the hub, by the place of the entry."""
     models = dict.fromkeys(cell.model for cell in study.cells)
     entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in models}
-    entries |= {f"texts.{name}": entry for name, entry in study.config.texts.items()}
-    entries |= {f"tasks.{name}": entry for name, entry in study.config.tasks.items()}
+    entries |= {f"texts.{name}": study.text(name) for name in texts_of(study)}
+    entries |= {f"tasks.{name}": study.config.tasks[name] for name in study.tasks.get("tasks", {})}
     return {where: entry for where, entry in entries.items() if isinstance(entry, Hub)}
 
 

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from freelunch.core.files import scratch_folder
-from freelunch.data.sources.hub import downloads, file_from_hub, model_from_hub
+from freelunch.data.sources.hub import file_from_hub, model_from_hub
 from freelunch.data.sources.obtained import Obtained
 from freelunch.data.sources.path import file_at_path, model_at_path
 from freelunch.data.sources.wheel import from_wheel, gguf_from_wheel
+from freelunch.study.fetched import downloads_of, scratch_of
 from freelunch.study.sources import Hub, HubFile, LocalSource, Model, Task, Text, Tokens, Wheel
 
 __all__ = ["Obtained", "fetching", "obtain_model", "obtain_task", "obtain_text"]
@@ -27,9 +28,9 @@ def fetching(folder: Path) -> Iterator[Path]:
     Files that came whole from a hub stay until the body has ended well: what a killed download of
     100 GB had, or a model that is refused for a setting, must not travel again.
     """
-    with scratch_folder(folder.with_name(f".{folder.name}")) as scratch:
+    with scratch_folder(scratch_of(folder)) as scratch:
         yield scratch
-        shutil.rmtree(downloads(scratch), ignore_errors=True)
+        shutil.rmtree(downloads_of(scratch), ignore_errors=True)
 
 
 def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:

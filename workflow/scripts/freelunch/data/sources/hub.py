@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from freelunch.core.files import remove_path
 from freelunch.data.hub_errors import hub_errors
 from freelunch.data.sources.folder import (
     CONFIG,
+    INDEX,
     MODEL_FILES,
     OTHER_FILES,
     model_files,
     read_config,
 )
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
+from freelunch.study.fetched import downloads_of
 from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.unsupported import check_supported
@@ -27,14 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def downloads(scratch: Path) -> Path:
-    """Return the folder of downloads beside a scratch folder, which is emptied more often."""
-    return scratch.with_name(f"{scratch.name}.downloads")
-
-
 def _downloads_at(revision: str, scratch: Path) -> Path:
     """Return the folder of one commit's files, and remove those of others."""
-    folder = downloads(scratch) / revision
+    folder = downloads_of(scratch) / revision
     for other in {*folder.parent.glob("*")} - {folder}:
         remove_path(other)
     return folder
@@ -55,8 +53,9 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
         tree = HfApi().list_repo_tree(repository, revision=revision) if local else ()
         listing = [file for file in tree if isinstance(file, RepoFile)]
         if any(file.path == CONFIG for file in listing):
-            config = hf_hub_download(repository, CONFIG, revision=revision, local_dir=local)
-            content = read_config(Path(config).parent)
+            config = Path(hf_hub_download(repository, CONFIG, revision=revision, local_dir=local))
+            _check_bytes(f"{where}.repository", listing, config.parent, [CONFIG])
+            content = read_config(config.parent)
             check_supported(content, where)
             check_shapes(content, where)
         folder = Path(
@@ -68,11 +67,11 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
                 ignore_patterns=OTHER_FILES,
             )
         )
+    # An index that was damaged would name other files.
+    _check_bytes(f"{where}.repository", listing, folder, [INDEX])
     names = model_files(f"{where}.repository", folder, [file.path for file in listing])
+    _check_bytes(f"{where}.repository", listing, folder, names)
     digests = digests_of(folder, names)
-    for file in listing:
-        if file.path in digests:
-            _check_bytes(f"{where}.repository", file, folder / file.path)
     return Obtained(folder, origin_of(entry, ("repository", "revision"), digests))
 
 
@@ -97,15 +96,25 @@ def file_from_hub(where: str, entry: HubFile, scratch: Path) -> Obtained:
         listing = [file for file in tree if isinstance(file, RepoFile)]
     for file in listing:
         if file.path == member:
-            _check_bytes(f"{where}.member", file, path)
+            _check_file(f"{where}.member", file, path)
     keys = ("repository", "revision", "member")
     return Obtained(path, origin_of(entry, keys, {member: file_digest(path)}))
 
 
-def _check_bytes(where: str, listed: "RepoFile", path: Path) -> None:
-    """Compare a file with the digest that the hub lists; the library compares sizes only.
+def _check_bytes(
+    where: str, listing: Iterable["RepoFile"], folder: Path, names: Container[str]
+) -> None:
+    """Compare files with the digests that the hub lists; the library compares sizes only."""
+    for listed in listing:
+        if listed.path in names and (folder / listed.path).is_file():
+            _check_file(where, listed, folder / listed.path)
 
-    For a file in Git LFS, that is its sha256. Others are small, and have git's own digest.
+
+def _check_file(where: str, listed: "RepoFile", path: Path) -> None:
+    """Compare a file with the digest that the hub lists, and remove it if it differs: the library
+    would take it for whole.
+
+    For a file in Git LFS, the digest is its sha256. Others are small, and have git's own.
     """
     if listed.lfs:
         kind, expected, found = "sha256", listed.lfs.sha256, file_digest(path)
@@ -115,7 +124,6 @@ def _check_bytes(where: str, listed: "RepoFile", path: Path) -> None:
         kind, expected = "git digest", listed.blob_id
         found = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
     if found != expected:
-        # It would be taken for whole.
         path.unlink()
         raise UserError(
             f"{listed.path} was damaged on its way here",
