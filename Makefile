@@ -16,6 +16,7 @@
 #   make study PROFILE=slurm   a study on a cluster, by workflow/profiles/slurm or a folder of your own
 #   make full                  the study behind the README's verdicts
 #   make test, make check      tests; formatting, linting, types, layers, studies
+#   make test-workflow         the tests that run Snakemake on small studies
 #   make test-long             the tests that take minutes: memory limits, damaged files, DVC
 #   make test-cluster          the tests that run studies on a real Slurm, which they start
 #   make fuzz SECONDS=60       damage, kill and edit a study at random, and check that each fault is reported
@@ -63,10 +64,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 RUN_OPTIONS = $(PART) --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
-.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair report compare test test-fast test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,32s/^#   //p' Makefile
+	@sed -n '3,33s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -169,7 +170,11 @@ compare: env
 TWO_FILES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: env
-	OMP_NUM_THREADS=1 python -m pytest -m "not gpu and not long" --ignore tests/cluster $(TWO_FILES)
+	OMP_NUM_THREADS=1 python -m pytest -m "not gpu and not long" --ignore tests/workflow --ignore tests/cluster $(TWO_FILES)
+
+# Together with those above, they would take more than a quarter of an hour.
+test-workflow: env
+	OMP_NUM_THREADS=1 python -m pytest tests/workflow -m "not gpu and not long" $(TWO_FILES)
 
 # Models larger than the memory they get, damage of every kind, DVC.
 test-long: env
