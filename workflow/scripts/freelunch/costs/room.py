@@ -12,7 +12,7 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost, together
 from freelunch.study.adaptations import Windowed
-from freelunch.study.fetched import downloads_of, scratch_of
+from freelunch.study.downloads import downloads_of, scratch_of
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 

@@ -1,4 +1,4 @@
-"""What was fetched already for a study, whole or in part.
+"""What was fetched already for a study.
 
 Studies share what they fetch, by its name. Two of them may give one name to different things, and
 then a folder holds what the last one fetched: it tells nothing about the other's.
@@ -26,18 +26,6 @@ def fetched_text(study: Study, text: str) -> Path | None:
 def fetched_task(study: Study, task: str) -> Path | None:
     """Return the folder of a task, as `fetched_model` does that of a model."""
     return _made_with(study.paths.task(task), study.config.tasks[task].deciding())
-
-
-def scratch_of(folder: Path) -> Path:
-    """Return where a step works while it fetches a model, a text or a task into a folder."""
-    return folder.with_name(f".{folder.name}")
-
-
-def downloads_of(scratch: Path) -> Path:
-    """Return where files from the hub stay until the fetch has ended well; each attempt empties the
-    scratch folder itself.
-    """
-    return scratch.with_name(f"{scratch.name}.downloads")
 
 
 def facts_at(folder: Path) -> dict[str, Any]:

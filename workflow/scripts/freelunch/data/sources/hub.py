@@ -19,7 +19,7 @@ from freelunch.data.sources.folder import (
     read_config,
 )
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
-from freelunch.study.fetched import downloads_of
+from freelunch.study.downloads import downloads_of
 from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.unsupported import check_supported
