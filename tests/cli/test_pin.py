@@ -13,6 +13,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from artifacts import write_facts
 from configs import ARCHITECTURE, ROOT
 from freelunch.cli.main import main
 from freelunch.core.errors import STUDY_VARIABLE, UserError
@@ -464,15 +465,14 @@ def test_a_check_asks_for_what_is_not_here_yet(
     hub.requests.clear()
     did("check", "--elsewhere", str(STUDY))
     study = open_study(STUDY)
-    manifest = study.paths.model("one") / "manifest.json"
-    manifest.parent.mkdir(parents=True)
+    fetched = study.paths.model("one")
     settings = study.model("one").deciding()
     # Another commit was fetched, perhaps for another study.
-    manifest.write_text(json.dumps({"facts": {"settings": {**settings, "revision": 40 * "0"}}}))
+    write_facts(fetched, settings={**settings, "revision": 40 * "0"})
     did("check", str(STUDY))
     assert len(hub.requests) == 5
     hub.requests.clear()
-    manifest.write_text(json.dumps({"facts": {"settings": settings}}))
+    write_facts(fetched, settings=settings)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     did("check", str(STUDY))
     assert not hub.requests

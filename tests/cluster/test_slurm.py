@@ -110,20 +110,10 @@ def test_make_takes_the_profile(study):
     """Also in a folder whose name has a space."""
     record = study.path / RESULTS / "records" / "tiny__wanda-u50__recon_block__seed0.json"
     record.unlink()
-    # The environment of the tests, instead of one that `make` would make.
-    (study.path / ".venv").mkdir()
-    (study.path / ".venv" / ".ready").touch()
-    done = subprocess.run(
-        ["make", "study", "PROFILE=slurm", f"STUDY={STUDY}"],
-        cwd=study.path,
-        env=study.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and len(submitted(done.stdout)) == 1, done.stdout
-    assert "the scheduler gets 1 job." in done.stdout and record.is_file()
+    done = study.make("study", "PROFILE=slurm", f"STUDY={STUDY}")
+    said = done.stdout + done.stderr
+    assert len(submitted(said)) == 1, said
+    assert "the scheduler gets 1 job." in said and record.is_file()
 
 
 @pytest.mark.long

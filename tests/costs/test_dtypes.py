@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from artifacts import write_facts
 from configs import ROOT, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
@@ -96,8 +97,7 @@ def test_what_was_fetched_says_it_better(
     fetched = Path("resources/models/tiny")
     fetched.mkdir(parents=True)
     shutil.copyfile(model / "config.json", fetched / "config.json")
-    facts = {"settings": study.model("tiny").deciding()}
-    (fetched / "manifest.json").write_text(json.dumps({"facts": facts}))
+    write_facts(fetched, settings=study.model("tiny").deciding())
     assert bytes_each(study) == 4
     monkeypatch.chdir(ROOT)
     other = smoke({"models.tiny": {**HUB, "repository": "team/other", "architecture": SIZES}})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from artifacts import write_facts
 from configs import ROOT, smoke
 from freelunch.costs.jobs import evaluation
 from freelunch.costs.machine import Machine
@@ -38,20 +39,15 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return found
 
 
-def write(folder: Path, **facts: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps({"facts": facts}))
-
-
 def fetch(study: Study, characters: int, **settings: Any) -> None:
     text = study.perplexity.text
     settings = {**study.text_settings(text), **settings}
-    write(Paths.text(text), characters=characters, settings=settings)
+    write_facts(Paths.text(text), characters=characters, settings=settings)
 
 
 def cut(study: Study, windows: int, **settings: Any) -> None:
     folder = study.paths.text_windows("tiny")
-    write(folder, settings={**CUT, **settings})
+    write_facts(folder, settings={**CUT, **settings})
     header = json.dumps({"input_ids": {"shape": [windows, LENGTH]}}).encode()
     content = len(header).to_bytes(8, "little") + header
     (folder / "tokens.safetensors").write_bytes(content)

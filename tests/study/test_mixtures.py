@@ -1,12 +1,12 @@
 """Mixtures in a config: what is refused, what a study takes from its base, and its spec."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from artifacts import write_facts
 from configs import changed, checked, config, refusal
 from freelunch.costs.text_lengths import characters_of
 from freelunch.study.cell import Cell
@@ -102,10 +102,8 @@ def test_a_mixture_is_as_long_as_its_parts(tmp_path: Path, monkeypatch: pytest.M
     study = Study.check(changed(MIXED), "config.yaml")
 
     def fetch(text: str, characters: int) -> None:
-        folder = Paths.text(text)
-        folder.mkdir(parents=True)
-        facts = {"characters": characters, "settings": study.text_settings(text)}
-        (folder / "manifest.json").write_text(json.dumps({"facts": facts}))
+        settings = study.text_settings(text)
+        write_facts(Paths.text(text), characters=characters, settings=settings)
 
     fetch("c4", 100)
     assert characters_of(study, "mixed") is None

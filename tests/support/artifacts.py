@@ -1,11 +1,12 @@
 """Small folders of files with manifests."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 
 
@@ -32,6 +33,12 @@ def finished(folder: Path, **facts: object) -> Artifact:
     writer.add("one", write("first"))
     writer.add("two", write("second"))
     return writer.finish(**facts)
+
+
+def write_facts(folder: Path, **facts: object) -> None:
+    """Write a manifest with facts alone, as those that show what was fetched are read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).write_text(json.dumps({"facts": facts}))
 
 
 def full(number: int = errno.ENOSPC) -> OSError:

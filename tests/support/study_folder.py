@@ -120,6 +120,20 @@ class Folder:
         assert process.returncode == status, output
         return output
 
+    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `make`, which has to succeed."""
+        done = subprocess.run(
+            # There is no environment to make: this one's programs are found.
+            ["make", "--old-file=.venv/.ready", *arguments],
+            cwd=self.path,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """Return how many jobs of each rule a run would start."""
         output = self.run("--dry-run", *arguments, verbose=True)

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 
 import pytest
 import yaml
@@ -103,12 +102,8 @@ def test_the_memory_of_a_gpu_that_no_job_would_use_is_refused(folder):
 def test_make_fetches_here_whatever_the_profile(folder, tmp_path):
     study = folder.copy(tmp_path / "study").warm()
     shutil.rmtree(study.path / "resources", ignore_errors=True)
-    # There is no environment to make: this one's programs are found.
-    command = ["make", "fetch", "--old-file=.venv/.ready", "PROFILE=slurm", "MODELS=tiny"]
-    command += ["DEVICE_MEMORY=80", "TFLOPS=400"]
-    options = {"cwd": study.path, "env": study.environment, "capture_output": True, "text": True}
-    done = subprocess.run(command, check=False, **options)
-    assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+    done = study.make("fetch", "PROFILE=slurm", "MODELS=tiny", "DEVICE_MEMORY=80", "TFLOPS=400")
+    assert "all is well" in done.stdout
     assert (study.path / "resources" / "models" / "tiny" / "manifest.json").exists()
     assert not (study.path / "results" / "smoke" / "calibration").exists()
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from freelunch.data.sources.folder import (
     model_files,
     read_config,
 )
-from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
+from freelunch.data.sources.obtained import Obtained, origin_of
 from freelunch.study.downloads import downloads_of
 from freelunch.study.shape_limits import check_shapes
 from freelunch.study.sources import Hub, HubFile
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def _downloads_at(revision: str, scratch: Path) -> Path:
-    """Return the folder of one commit's files, and remove those of others."""
-    folder = downloads_of(scratch) / revision
-    for other in {*folder.parent.glob("*")} - {folder}:
-        remove_path(other)
-    return folder
-
-
 def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     """Download the files of MODEL_FILES at one commit.
 
@@ -45,16 +36,16 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     """
     from huggingface_hub import HfApi, RepoFile, constants, hf_hub_download, snapshot_download
 
-    repository, revision = entry.repository, entry.revision
+    place, repository, revision = f"{where}.repository", entry.repository, entry.revision
     # Offline, the library serves files from its cache, but copies them to no other folder.
     local = None if constants.is_offline_mode() else _downloads_at(revision, scratch)
     logger.info("downloading %s at %s", repository, revision)
     with hub_errors(where, entry):
         tree = HfApi().list_repo_tree(repository, revision=revision) if local else ()
-        listing = [file for file in tree if isinstance(file, RepoFile)]
-        if any(file.path == CONFIG for file in listing):
+        listing = {file.path: file for file in tree if isinstance(file, RepoFile)}
+        if CONFIG in listing:
             config = Path(hf_hub_download(repository, CONFIG, revision=revision, local_dir=local))
-            _check_bytes(f"{where}.repository", listing, config.parent, [CONFIG])
+            _digest(place, listing[CONFIG], config)
             content = read_config(config.parent)
             check_supported(content, where)
             check_shapes(content, where)
@@ -67,11 +58,11 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
                 ignore_patterns=OTHER_FILES,
             )
         )
-    # An index that was damaged would name other files.
-    _check_bytes(f"{where}.repository", listing, folder, [INDEX])
-    names = model_files(f"{where}.repository", folder, [file.path for file in listing])
-    _check_bytes(f"{where}.repository", listing, folder, names)
-    digests = digests_of(folder, names)
+    if INDEX in listing:
+        # If it were damaged, it would name other files.
+        _digest(place, listing[INDEX], folder / INDEX)
+    names = model_files(place, folder, listing)
+    digests = {name: _digest(place, listing.get(name), folder / name) for name in names}
     return Obtained(folder, origin_of(entry, ("repository", "revision"), digests))
 
 
@@ -93,31 +84,32 @@ def file_from_hub(where: str, entry: HubFile, scratch: Path) -> Obtained:
             if local
             else ()
         )
-        listing = [file for file in tree if isinstance(file, RepoFile)]
-    for file in listing:
-        if file.path == member:
-            _check_file(f"{where}.member", file, path)
+        listing = {file.path: file for file in tree if isinstance(file, RepoFile)}
+    digest = _digest(f"{where}.member", listing.get(member), path)
     keys = ("repository", "revision", "member")
-    return Obtained(path, origin_of(entry, keys, {member: file_digest(path)}))
+    return Obtained(path, origin_of(entry, keys, {member: digest}))
 
 
-def _check_bytes(
-    where: str, listing: Iterable["RepoFile"], folder: Path, names: Container[str]
-) -> None:
-    """Compare files with the digests that the hub lists; the library compares sizes only."""
-    for listed in listing:
-        if listed.path in names and (folder / listed.path).is_file():
-            _check_file(where, listed, folder / listed.path)
+def _downloads_at(revision: str, scratch: Path) -> Path:
+    """Return the folder of one commit's files, and remove those of others."""
+    folder = downloads_of(scratch) / revision
+    for other in {*folder.parent.glob("*")} - {folder}:
+        remove_path(other)
+    return folder
 
 
-def _check_file(where: str, listed: "RepoFile", path: Path) -> None:
-    """Compare a file with the digest that the hub lists, and remove it if it differs: the library
-    would take it for whole.
+def _digest(where: str, listed: "RepoFile | None", path: Path) -> str:
+    """Return the sha256 of a file that was downloaded, having compared the file with the digest
+    that the hub lists; the library compares sizes only.
 
-    For a file in Git LFS, the digest is its sha256. Others are small, and have git's own.
+    For a file in Git LFS, the listed digest is its sha256. Others are small, and have git's own. A
+    file that differs is removed: the library would take it for whole.
     """
+    sha256 = file_digest(path)
+    if listed is None:
+        return sha256
     if listed.lfs:
-        kind, expected, found = "sha256", listed.lfs.sha256, file_digest(path)
+        kind, expected, found = "sha256", listed.lfs.sha256, sha256
     else:
         content = path.read_bytes()
         blob = b"blob %d\0" % len(content) + content
@@ -132,3 +124,4 @@ def _check_file(where: str, listed: "RepoFile", path: Path) -> None:
             expected=f"{kind} {expected}, as the hub lists it",
             todo="try again; if it happens again, the mirror in HF_ENDPOINT serves other files",
         )
+    return sha256
