@@ -11,7 +11,6 @@ import pytest
 
 from figure_words import assert_words_inside
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
-from freelunch.reporting.cells import criteria_rows
 from freelunch.reporting.drawing import windows
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import styled
@@ -288,29 +287,6 @@ def test_what_is_said_of_windows() -> None:
     assert "misses less than nothing" in text
     marked = [line for line in text.splitlines() if "paper (chosen on the evaluation text)" in line]
     assert len(marked) == 2, "once among the cells, once among the windows"
-
-
-def test_a_comparison_of_criteria_leaves_out_what_only_one_of_them_has() -> None:
-    rows = [
-        {"model": "m", "pattern": pattern, "criterion": criterion, "adaptation": adaptation}
-        for pattern, criterion, adaptation in (
-            *(("u50", name, "none") for name in ("a", "b")),
-            *(("u50", name, "recon") for name in ("a", "b")),
-            ("u50", "a", "recon_all"),
-            ("2of4", "a", "recon_all"),
-        )
-    ]
-    kept = criteria_rows(rows, {})
-    assert [row for row in rows if row not in kept] == [rows[4]]
-
-
-def test_criteria_that_share_no_adaptation_are_all_shown() -> None:
-    """Otherwise, the figure would have nothing to draw."""
-    rows = [
-        {"model": "m", "pattern": "u50", "criterion": criterion, "adaptation": adaptation}
-        for criterion, adaptation in (("a", "none"), ("b", "recon"))
-    ]
-    assert criteria_rows(rows, {}) == rows
 
 
 # --- The figure

@@ -84,30 +84,31 @@ def means_over_seeds(records: Records) -> list[Row]:
 def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     """Return the rows that compare criteria.
 
-    For each model and pattern these are the rows of the adaptations that several criteria have; all
-    rows where there is no such adaptation. Of adaptations that differ only in their budget, there
-    is only the first.
+    These are the rows of the adaptations that several criteria have with the same model and
+    pattern, and those of the dense models beside them; all rows if there is no such adaptation. Of
+    adaptations that differ only in their budget, there is only the first.
 
     Args:
         means: As `means_over_seeds` returns them.
         budgets: As `Study.budgets_of_criteria` has them.
     """
-    criteria: dict[tuple[tuple[str, str], str], set[str]] = {}
+    criteria: dict[tuple[str, str, str], set[str]] = {}
     for mean in means:
-        criteria.setdefault((_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
-    shared = {at for at, its in criteria.items() if len(its) > 1}
-    compared = {place for place, _ in shared}
+        criteria.setdefault((*_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+    shared = {at for at, its in criteria.items() if len(its) > 1} or criteria.keys()
     others = {
         (*place, name)
         for place, of_place in budgets.items()
         for _, *more in of_place
         for name in more
     }
+    shown = shared - others
+    models = {model for model, _, _ in shown}
     return [
         mean
         for mean in means
-        if (*_place(mean), mean["adaptation"]) not in others
-        and (_place(mean) not in compared or (_place(mean), mean["adaptation"]) in shared)
+        if (*_place(mean), mean["adaptation"]) in shown
+        or (mean["criterion"] == DENSE and mean["model"] in models)
     ]
 
 
