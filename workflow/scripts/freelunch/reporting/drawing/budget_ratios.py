@@ -120,9 +120,10 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(xscale="log", yscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter("{x:g}")
     threshold = float(rows[0]["threshold"])
     axes.axhline(threshold, **THRESHOLD, zorder=1)
