@@ -16,7 +16,8 @@ import atexit
 import functools
 import gc
 import importlib
-import json
+import importlib.metadata
+import marshal
 import os
 import random
 import runpy
@@ -87,6 +88,10 @@ def prepare() -> None:
 
     # Loading any model builds transformers' table of renamed weights for all architectures.
     get_checkpoint_conversion_mapping("llama")
+    # Each job notes the versions of packages, which stand in long files.
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
+    for distribution in importlib.metadata.distributions():
+        importlib.metadata.version(distribution.name)
     # At its end a program would take back each operator that torch has registered.
     for finalizer in weakref.finalize._registry:
         finalizer.atexit = False
@@ -120,7 +125,7 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
         if listener in ready:
             connection, _ = listener.accept()
             files = socket.recv_fds(connection, 1, 3)[1]
-            asked: dict[str, Any] = json.loads(connection.makefile().readline())
+            asked: dict[str, Any] = marshal.load(connection.makefile("rb"))
             pid = os.fork()
             if pid == 0:
                 listener.close()
