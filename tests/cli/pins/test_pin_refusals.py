@@ -1,0 +1,200 @@
+"""What is refused without pins, and what cannot be pinned."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import constants
+
+from freelunch.core.errors import UserError
+from freelunch.study.choice import chosen_study, open_study
+from hub_standin import HubStandIn, use_endpoint
+from pinned_studies import COMMAND, CONFIG, PINS, STUDY, Said, entry_of, pins, write_study
+
+
+def test_a_study_without_pins_is_only_planned(
+    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freelunch.cli.main.run_snakemake", lambda *given, **options: 1 / 0)
+    message = (
+        "studies/mine.yaml: the study names branches or tags, which move, and their commits are "
+        "not pinned\n"
+        "  found:    models.one.revision: main, models.two.revision: main, "
+        "texts.words.revision: main\n"
+        "  expected: full commits, or pins in studies/mine.yaml.pins\n"
+        f"  to do:    run `{COMMAND}`, which asks the hub for the commits"
+    )
+    for command in (["check"], ["run"], ["run", "--elsewhere"], ["summary"], ["verify"]):
+        assert refused(*command, str(STUDY)) == f"error: {message}\n"
+    # As Snakemake itself, without a check before it.
+    with pytest.raises(UserError, match=re.escape(message)):
+        chosen_study({"study": str(STUDY)})
+    rates = ("--tflops", "1", "--disk", "1GB/s")
+    did("plan", *rates, str(STUDY))
+    assert did("name", str(STUDY)) == "mine\n"
+    assert f"; still to be pinned: `{COMMAND}`)." in did("check", "--elsewhere", str(STUDY))
+    assert not hub.requests, "a plan needs no hub"
+
+
+def test_a_pin_of_another_revision_does_not_apply(
+    hub: HubStandIn, did: Said, refused: Said
+) -> None:
+    did("pin", str(STUDY))
+    tagged = hub.add("team/one", {**CONFIG, "tagged": b""}, branch="v2")
+    write_study({"models.one": {"revision": "v2"}})
+    said = refused("check", str(STUDY))
+    assert "found:    models.one.revision: v2 (the pin is of main)\n" in said and COMMAND in said
+    assert "removed from models: team/one at main" in did("pin", str(STUDY))
+    assert open_study(STUDY).model("one").fetched()["revision"] == tagged
+
+
+def test_many_revisions_without_pins_are_counted(hub: HubStandIn, refused: Said) -> None:
+    models = {f"m{number}": json.loads(json.dumps(entry_of("one"))) for number in range(9)}
+    config = yaml.safe_load(STUDY.read_text())
+    config["models"] = models
+    config["study"]["grids"][0]["models"] = list(models)
+    STUDY.write_text(yaml.safe_dump(config))
+    assert "models.m4.revision: main, and 5 more\n" in refused("check", str(STUDY))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"models.one": {"revision": "dev"}},
+            "models.one.revision: the revision is not there\n  found:    dev, in {hub}/team/one\n",
+        ),
+        (
+            {"texts.words": {"revision": "dev"}},
+            "texts.words.revision: the revision is not there\n"
+            "  found:    dev, in {hub}/datasets/team/words\n",
+        ),
+        (
+            {"models.one": {"repository": "team/eno"}},
+            "models.one.repository: the repository is not there\n  found:    {hub}/team/eno\n",
+        ),
+        (
+            {"texts.words": {"member": "b.txt"}},
+            "texts.words.member: the file is not there\n"
+            "  found:    b.txt, in {hub}/datasets/team/words at ",
+        ),
+    ],
+)
+def test_what_is_not_on_the_hub_is_not_pinned(
+    changes: dict[str, dict[str, Any]], said: str, hub: HubStandIn, refused: Said
+) -> None:
+    write_study(changes)
+    assert f"error: {said.format(hub=hub.endpoint)}" in refused("pin", str(STUDY))
+    assert not PINS.exists()
+
+
+def test_a_repository_without_a_config_is_no_model(hub: HubStandIn, refused: Said) -> None:
+    hub.add("team/empty", {"README.md": b""})
+    write_study({"models.one": {"repository": "team/empty"}})
+    said = refused("pin", str(STUDY))
+    assert "models.one.repository: config.json is not there\n  found:    team/empty, in " in said
+
+
+def test_a_pinned_commit_that_vanished_is_named(hub: HubStandIn, did: Said, refused: Said) -> None:
+    did("pin", str(STUDY))
+    old = hub.commit("team/one")
+    new = hub.add("team/one", {**CONFIG, "rewritten": b""})
+    hub.forget("team/one", old)
+    for command in ("pin", "check"):
+        said = refused(command, str(STUDY))
+        assert "models.one.revision: the revision is not there" in said and old in said
+        assert "has this commit, remove its entry there and run `make pin` again" in said
+    # As it says.
+    kept = pins()
+    del kept["models"]["team/one"]
+    PINS.write_text(yaml.safe_dump(kept))
+    did("pin", str(STUDY))
+    assert open_study(STUDY).model("one").fetched()["revision"] == new
+
+
+@pytest.mark.parametrize("token", [None, "hf_another"])
+def test_a_gated_model_says_what_to_accept_and_where_the_token_goes(
+    token: str | None,
+    hub: HubStandIn,
+    did: Said,
+    refused: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit = hub.add("team/one", CONFIG, gated=True)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    expected = (
+        "error: models.one.repository: the repository is gated: the hub gives it only to accounts "
+        "that have accepted its terms\n"
+        "  found:    Access to team/one is restricted and you are not in the authorized list.\n"
+        f"  to do:    accept the terms at {hub.endpoint}/team/one, and set the environment "
+        "variable HF_TOKEN to a token of the same account that may read gated repositories "
+        f"({hub.endpoint}/settings/tokens)\n"
+    )
+    assert refused("pin", str(STUDY)) == expected
+    # The same without pins, before a run.
+    words, two = hub.commit("team/words", kind="datasets"), hub.commit("team/two")
+    write_study(
+        {
+            "models.one": {"revision": commit},
+            "models.two": {"revision": two},
+            "texts.words": {"revision": words},
+        }
+    )
+    assert refused("check", str(STUDY)) == expected
+    # Downloads run here, wherever jobs run.
+    for options in (["--profile", "slurm"], ["--tflops", "400"], ["--elsewhere"]):
+        assert refused("run", *options, str(STUDY)) == expected
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert "all is well" in did("check", str(STUDY))
+    write_study()
+    assert commit in did("pin", str(STUDY))
+
+
+def test_a_renamed_repository_is_followed_and_named(hub: HubStandIn, did: Said) -> None:
+    commit = hub.commit("team/one")
+    hub.rename("team/one", "company/uno")
+    said = did("pin", str(STUDY))
+    assert (
+        "models.one: team/one was renamed on the hub; write the new name, `repository: co" in said
+    )
+    assert open_study(STUDY).model("one").fetched()["revision"] == commit
+
+
+def test_a_hub_that_cannot_be_reached_changes_nothing(
+    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did("pin", str(STUDY))
+    written = PINS.read_bytes()
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    said = refused("pin", str(STUDY))
+    assert "team/one cannot be read from http://127.0.0.1:9" in said and "ConnectError" in said
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "OfflineModeIsEnabled" in refused("pin", str(STUDY))
+    assert PINS.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", ": this is not a valid file of pins\n"),
+        ("[]", ": this is not a valid file of pins\n"),
+        ("modles: {}", ": modles: this is not a valid file of pins\n"),
+        (
+            "models: {team/one: {main: {commit: main, resolved: 2026-01-31}}}",
+            ": models.team/one.main.commit: this is not a valid file of pins\n  found:    main\n",
+        ),
+        ("models: {team/one: {main: {}}}", ": models.team/one.main.commit: this is not a valid "),
+        ("models: {a: 1, a: 2}", ", line 1: the key `a` is given twice"),
+        ("models: [", ": not a valid YAML file\n"),
+    ],
+)
+def test_a_damaged_file_of_pins_is_named(
+    content: str, said: str, hub: HubStandIn, refused: Said
+) -> None:
+    PINS.write_text(content)
+    for command in ("pin", "check"):
+        assert refused(command, str(STUDY)).startswith(f"error: {PINS}{said}")
+    assert PINS.read_text() == content
