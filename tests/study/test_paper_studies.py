@@ -9,6 +9,7 @@ import pytest
 from freelunch.analysis import intervals
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
+from freelunch.records.whole import made_by_steps
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.study.adaptations import Reconstruction, Training
@@ -186,6 +187,14 @@ def test_parts_add_up() -> None:
     for cell in part.cells:
         assert part.spec(cell) == PAPER.spec(cell)
     assert part.asks_tasks(Cell.dense("opt-125m"))
+
+
+def test_a_part_has_only_the_tasks_of_its_cells() -> None:
+    """Otherwise `make verify` would miss what no job of the part fetches."""
+    part = TINY.of_part(Part(models=["qwen2"]))
+    assert TINY.tasks and not part.tasks
+    made = [{each.what for each in made_by_steps(study)} for study in (TINY, part)]
+    assert made[0] - made[1] == {"tasks"}
 
 
 def test_a_part_that_a_file_asks_for_is_like_one_of_the_command_line(tmp_path: Path) -> None:

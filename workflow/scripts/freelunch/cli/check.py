@@ -49,7 +49,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
     plan = Plan.of(study, machine.device_bytes if machine else None)
-    seen = {name: found for name in _models(study) if (found := _seen(study, name)) is not None}
+    seen = {name: found for name in study.models if (found := _seen(study, name)) is not None}
     documents = {
         name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
     }
@@ -80,10 +80,6 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
 def this_machine(device_bytes: int | None) -> Machine:
     """Return this machine as far as memory goes; its rates are not measured."""
     return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
-
-
-def _models(study: Study) -> list[str]:
-    return list(dict.fromkeys(cell.model for cell in study.cells))
 
 
 def _seen(study: Study, name: str) -> SeenModel | None:
@@ -125,7 +121,7 @@ def _amounts(
     study: Study, seen: dict[str, SeenModel], documents: dict[str, tuple[list[str], bool]]
 ) -> Iterator[str]:
     """Yield the settings for which a text is too short, by each model's tokenizer."""
-    for model in _models(study):
+    for model in study.models:
         fetched = fetched_model(study, model)
         tokenizer = seen[model].tokenizer if model in seen else None
         if model not in seen and fetched and (fetched / TOKENIZER).is_file():
@@ -248,7 +244,7 @@ def _check_room(plan: Plan, machine: Machine) -> None:
 
 
 def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
-    later = [name for name in _models(study) if not isinstance(study.model(name), LocalModel)]
+    later = [name for name in study.models if not isinstance(study.model(name), LocalModel)]
     later = [name for name in later if not fetched_model(study, name)]
     later += sorted(
         name
@@ -256,7 +252,7 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
         if not isinstance(study.text(name), LocalText | Tokens) and not fetched_text(study, name)
     )
     checked = "settings, files and texts" + (", memory and disk" if here else "")
-    if set(_models(study)) - plan.shapes.keys():
+    if set(study.models) - plan.shapes.keys():
         checked = "settings, files and texts"
     downloads = f"; still to be downloaded: {', '.join(later)}" if later else ""
     pins = f"{pin_command(study.source)}{study.part_words}"

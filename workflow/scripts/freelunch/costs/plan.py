@@ -68,7 +68,7 @@ class Plan:
                 requires, e.g. a pattern does not divide the width of a matrix; or a number is
                 beyond what a model, a text or time can hold.
         """
-        models = sorted({cell.model for cell in study.cells})
+        models = sorted(study.models)
         for model in models:
             check_supported(config_of(study, model), f"models.{model}")
         found = {model: shapes_of(study, model) for model in models}

@@ -102,7 +102,7 @@ def _conditions(plan: Plan) -> Iterator[str]:
     """Yield what computes, and the models whose cost is not known."""
     if plan.device:
         yield f"  device: {plan.device}"
-    unknown = sorted({cell.model for cell in plan.study.cells} - plan.shapes.keys())
+    unknown = sorted(set(plan.study.models) - plan.shapes.keys())
     if unknown:
         yield (
             f"  Cost is unknown until the model is fetched: {', '.join(unknown)} (give its "

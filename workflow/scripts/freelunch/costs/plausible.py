@@ -41,7 +41,7 @@ def check_plausible(plan: "Plan") -> None:
 def _lengths(plan: "Plan") -> Iterator[str]:
     """Yield each length beyond the positions of a model."""
     study = plan.study
-    for model in dict.fromkeys(cell.model for cell in study.cells):
+    for model in study.models:
         lengths = {
             "study.calibration.length": study.calibration_of(model).length,
             "study.evaluation.perplexity.length": study.perplexity_of(model).length,

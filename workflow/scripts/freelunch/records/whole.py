@@ -44,7 +44,7 @@ def made_by_steps(study: Study) -> Iterator[Made]:
 
 def _fetched(study: Study) -> Iterator[Made]:
     paths = study.paths
-    for model in dict.fromkeys(cell.model for cell in study.cells):
+    for model in study.models:
         settings = study.model(model).deciding()
         yield _step("models", steps.FETCH_MODEL, paths.model(model), settings=settings)
     names = [study.perplexity.text]
@@ -124,7 +124,7 @@ def _samples(study: Study, model: str, seed: int) -> Iterator[Made]:
 
 def _text_windows(study: Study) -> Iterator[Made]:
     paths, asked = study.paths, study.perplexity
-    for model in dict.fromkeys(cell.model for cell in study.cells):
+    for model in study.models:
         yield _step(
             "windows of text",
             steps.CUT_WINDOWS,

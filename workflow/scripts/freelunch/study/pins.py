@@ -130,8 +130,7 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
 
 def hub_entries(study: Study) -> dict[str, Hub]:
     """Return what a study takes from the hub, by the place of the entry."""
-    models = dict.fromkeys(cell.model for cell in study.cells)
-    entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in models}
+    entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in study.models}
     entries |= {f"texts.{name}": study.text(name) for name in texts_of(study)}
     entries |= {f"tasks.{name}": study.config.tasks[name] for name in study.tasks.get("tasks", {})}
     return {where: entry for where, entry in entries.items() if isinstance(entry, Hub)}

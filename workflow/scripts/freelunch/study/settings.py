@@ -60,7 +60,14 @@ class Settings(BaseModel):
     is not a number, 1.0 is not an integer, and 1 is not a boolean.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        # A job then pays only for the entries that it reads.
+        defer_build=True,
+    )
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON data, with defaults, and with keys in a fixed order.

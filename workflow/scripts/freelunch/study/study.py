@@ -142,6 +142,11 @@ class Study(Comparisons, Lengths):
     def paths(self) -> Paths:
         return Paths(self.name)
 
+    @property
+    def models(self) -> list[str]:
+        """The names of the models of its cells, in the order of the cells."""
+        return list(dict.fromkeys(cell.model for cell in self.cells))
+
     @cached_property
     def cells(self) -> list[Cell]:
         """The cells that are run, those of `study.part`: first each model's dense cell, then the
@@ -212,11 +217,11 @@ class Study(Comparisons, Lengths):
 
     @property
     def tasks(self) -> dict[str, Any]:
-        """Settings of the zero-shot tasks, with their entries, for a cell's spec; empty without
-        tasks.
+        """Settings of the zero-shot tasks, with their entries, for a cell's spec; empty if no cell
+        is evaluated on tasks, as in a part of a study.
         """
         settings = self.block.evaluation.tasks
-        if settings is None:
+        if settings is None or not any(map(self.asks_tasks, self.asked)):
             return {}
         entries = {name: self.config.tasks[name].deciding() for name in settings.names}
         return {"limit": settings.limit, "seed": settings.seed, "tasks": entries}

@@ -23,8 +23,7 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     """Return what was run: the study, models, pruning, adaptations, texts and seeds."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
     models = ", ".join(
-        f"{name} ({place_text(study.config.models[name].as_json())})"
-        for name in dict.fromkeys(cell.model for cell in study.cells)
+        f"{name} ({place_text(study.config.models[name].as_json())})" for name in study.models
     )
     criteria = ", ".join(dict.fromkeys(criterion_label(cell.criterion) for cell in pruned))
     patterns = ", ".join(dict.fromkeys(pattern_label(cell.pattern) for cell in pruned))

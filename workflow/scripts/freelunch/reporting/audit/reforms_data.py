@@ -147,8 +147,9 @@ def sampling(facts: Facts) -> Answer:
             " The evaluation windows are drawn at random from the documents of "
             f"`{perplexity.text}` that are long enough, one of each before a second of any."
         )
-    if tasks := study.block.evaluation.tasks:
-        amount = f"{tasks.limit:,} random documents" if tasks.limit else "all documents"
+    if tasks := study.tasks:
+        limit = tasks["limit"]
+        amount = f"{limit:,} random documents" if limit else "all documents"
         drawn += f" Tasks: {amount} of each."
     return Answer(ANSWERED, drawn)
 

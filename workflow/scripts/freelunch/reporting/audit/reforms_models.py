@@ -26,7 +26,7 @@ _NO_TRAINING = "Models are pruned, and nothing is trained."
 def models(facts: Facts) -> Answer:
     study = facts.study
     pruned = [cell for cell in study.cells if not cell.is_dense]
-    text = f"Decoder language models: {code(dict.fromkeys(cell.model for cell in study.cells))}."
+    text = f"Decoder language models: {code(study.models)}."
     if pruned:
         criteria, patterns = (
             code(dict.fromkeys(getattr(cell, key) for cell in pruned))
