@@ -22,6 +22,7 @@
 #   make fuzz SECONDS=60       damage, kill and edit a study at random, and check that each fault is reported
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
+#   make tidy                  remove the candidates of finished cells, which take most of the disk of a search
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make check-exports         whether a study's RO-Crate and Every Eval Ever files are valid, by the formats' validators
 #   make anchors               our masks, perplexities and times beside llm-compressor's, in docs/results/anchors.md
@@ -64,10 +65,10 @@ SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
 RUN_OPTIONS = $(PART) --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
 	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
 
-.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,33s/^#   //p' Makefile
+	@sed -n '3,34s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -123,6 +124,10 @@ audit: env
 # Reads everything that a study made, and compares it with the digests that were noted when it was made.
 verify: env
 	@python -m freelunch verify "$(STUDY)" $(PART)
+
+# Candidates of finished cells. DRY_RUN=1 only says what would be removed.
+tidy: env
+	@python -m freelunch tidy "$(STUDY)" $(PART) $(if $(DRY_RUN),--dry-run)
 
 repair: env
 	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)"

@@ -1,6 +1,7 @@
 """The plan: shapes against real parameters, jobs against the cells, operations against a count."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.cell import Cell
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.families import family_of
+from freelunch.study.steps import EVALUATE_CELL, RETRAIN_MODEL
 from freelunch.study.study import Study
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
@@ -315,6 +317,31 @@ def test_jobs_are_those_of_the_cells() -> None:
         "prune_model": 2,
         "reconstruct_window": 2,
     }
+
+
+def test_tidying_leaves_the_blocks_of_one_candidate() -> None:
+    study = Study.load(Path("studies/paper_tiny.yaml"))
+    of_search = {
+        tidied: [
+            job.rule for job in jobs_of(study, tidied) if job.adaptation.startswith("full_rates")
+        ]
+        for tidied in (False, True)
+    }
+    cells = sum(cell.adaptation == "full_rates" for cell in study.cells)
+    count = len(study.candidate_names("full_rates"))
+    assert cells and count > 1
+    assert Counter(of_search[False]) == {
+        RETRAIN_MODEL: count * cells,
+        EVALUATE_CELL: (count + 1) * cells,
+    }
+    assert Counter(of_search[True]) == {RETRAIN_MODEL: cells, EVALUATE_CELL: cells}
+    said = plan_text(Plan.of(study), MACHINE)
+    assert "`make tidy STUDY=studies/paper_tiny.yaml` removes the candidates" in said
+
+
+def test_a_study_without_a_search_has_nothing_to_tidy() -> None:
+    assert jobs_of(smoke(), tidied=True) == jobs_of(smoke())
+    assert "make tidy" not in plan_text(Plan.of(smoke()), MACHINE)
 
 
 def test_every_job_has_a_cost() -> None:

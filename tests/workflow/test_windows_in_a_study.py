@@ -10,6 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from freelunch.costs.fits import amount
+
 # Each starts as many jobs as it is good for: they are most of what the tests take.
 SEARCHED = {
     "method": "masklora",
@@ -245,4 +247,50 @@ def test_a_mended_formula_trains_again_only_what_it_decides_otherwise(wide, tmp_
     assert not computing & planned.keys()
     # With this much beside, no window but the least fits into the budget.
     study.edit(path, "BESIDE_BYTES = 81_000_000", "BESIDE_BYTES = 3_614_500_000")
+    assert study.planned()["reconstruct_window"] == 1
+
+
+def candidates(study) -> set[str]:
+    """Return the candidates whose adapted blocks or checkpoints are on disk."""
+    root = study.path / "results" / "smoke"
+    found = [*root.glob("windows/*/*/*.lr*"), *root.glob("checkpoints/*/*/*.lr*")]
+    return {path.name for path in found}
+
+
+def bytes_on_disk(study) -> int:
+    """Return what the results of a copied study take, which shares no file."""
+    results = study.path / "results"
+    return sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+
+
+def test_tidying_removes_the_candidates_of_finished_cells(wide, tmp_path):
+    study = wide.copy(tmp_path / "study")
+    unfinished = study.path / "results/smoke/records/tiny__wanda-u50__as_the_paper__seed0.json"
+    record_there = unfinished.read_bytes()
+    unfinished.unlink()
+    there, size = candidates(study), bytes_on_disk(study)
+    assert "Would remove" in study.make("tidy", "DRY_RUN=1").stdout
+    assert candidates(study) == there
+    # What an interrupted removal left.
+    checkpoint = study.path / CELL.format("checkpoints", "searched.lr0.01.epochs2")
+    checkpoint.rename(checkpoint.with_name(".seed0.removing"))
+    said = study.make("tidy").stdout
+    assert "of 2 candidates of 1 finished cell: " in said
+    assert f": {amount(size - bytes_on_disk(study))}." in said
+    assert candidates(study) == {name for name in there if name.startswith("as_the_paper")}
+    unfinished.write_bytes(record_there)
+    assert "of 2 candidates of 1 finished cell: " in study.make("tidy").stdout
+    assert not candidates(study)
+    assert "Nothing to remove" in study.make("tidy").stdout
+    # Nothing is missed, and nothing runs again.
+    study.make("verify")
+    assert study.planned() == {}
+
+
+def test_tidying_keeps_the_candidates_of_a_search_that_goes_on(wide, tmp_path):
+    study = wide.copy(tmp_path / "study")
+    there = candidates(study)
+    study.edit("config.yaml", "- 10.0", "- 10.0\n    - 0.001")
+    study.make("tidy")
+    assert candidates(study) == {name for name in there if name.startswith("as_the_paper")}
     assert study.planned()["reconstruct_window"] == 1

@@ -344,6 +344,27 @@ def repair_command(
     repair(open_study(study, part), [*started, "--"])
 
 
+@command("tidy")
+def tidy_command(
+    study: Study = DEFAULT,
+    models: Models = None,
+    claims: Claims = None,
+    seeds: Seeds = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+) -> None:
+    """Remove the candidates of finished cells, which take most of the disk of a search.
+
+    Their adapted blocks and checkpoints go; the cells keep those of the chosen ones, and the
+    measurements by which they were chosen. Nothing runs again because of it. The study may be
+    running.
+    """
+    from freelunch.cli.tidy import tidy
+
+    terminal.show(tidy(open_study(study, part_of(models, claims, seeds)), dry_run))
+
+
 @command("compare")
 def compare_command(
     first: Annotated[str, typer.Argument(metavar="A", help="A study, its results, or records.")],

@@ -54,8 +54,14 @@ def adapting_jobs(study: Study, cell: Cell) -> list[Job]:
     return [adapting, evaluation(cell)]
 
 
-def jobs_of(study: Study) -> list[Job]:
-    """Return every job that computes."""
+def jobs_of(study: Study, tidied: bool = False) -> list[Job]:
+    """Return every job that computes.
+
+    Args:
+        study: The study.
+        tidied: Whether only those whose results stay after `freelunch tidy`. Of a search, the
+            adapted blocks of one candidate stay, since the cell shares them.
+    """
     jobs: dict[tuple[object, ...], Job] = {}
     for cell in study.cells:
         model, criterion, pattern, seed = cell.model, cell.criterion, cell.pattern, cell.seed
@@ -70,9 +76,9 @@ def jobs_of(study: Study) -> list[Job]:
         settings = study.adaptation(cell.adaptation)
         if settings is not None:
             rule = settings.rule
-            for each in candidates or [cell]:
+            for each in (candidates[:1] if tidied else candidates) or [cell]:
                 jobs[rule, each] = Job(rule, model, criterion, each.adaptation, pattern)
-        for each in [*candidates, cell]:
+        for each in [cell] if tidied else [*candidates, cell]:
             jobs[EVALUATE_CELL, each] = evaluation(each)
     return list(jobs.values())
 

@@ -182,6 +182,11 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
         f"  a job has on disk meanwhile: up to {amount(whole.scratch_bytes)}. Downloads: "
         f"{amount(whole.downloaded_bytes)}."
     )
+    stays = [plan.step(*job) for job in jobs_of(plan.study, tidied=True)]
+    tidied = together([cost for cost in stays if cost is not None]).disk_bytes
+    if tidied < whole.disk_bytes:
+        yield f"  `{plan.study.command('tidy')}` removes the candidates of finished cells;"
+        yield f"  {amount(tidied)} then remain at the end."
 
 
 def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
