@@ -321,26 +321,20 @@ def test_jobs_are_those_of_the_cells() -> None:
 
 def test_tidying_leaves_the_blocks_of_one_candidate() -> None:
     study = Study.load(Path("studies/paper_tiny.yaml"))
-    of_search = {
-        tidied: [
-            job.rule for job in jobs_of(study, tidied) if job.adaptation.startswith("full_rates")
-        ]
-        for tidied in (False, True)
-    }
-    cells = sum(cell.adaptation == "full_rates" for cell in study.cells)
+    cells = [cell for cell in study.cells if cell.adaptation == "full_rates"]
     count = len(study.candidate_names("full_rates"))
     assert cells and count > 1
-    assert Counter(of_search[False]) == {
-        RETRAIN_MODEL: count * cells,
-        EVALUATE_CELL: (count + 1) * cells,
-    }
-    assert Counter(of_search[True]) == {RETRAIN_MODEL: cells, EVALUATE_CELL: cells}
+    for tidied, adapted, evaluated in (([], count, count + 1), (cells, 1, 1)):
+        jobs = jobs_of(study, tidied)
+        rules = Counter(job.rule for job in jobs if job.adaptation.startswith("full_rates"))
+        expected = {RETRAIN_MODEL: adapted, EVALUATE_CELL: evaluated}
+        assert rules == {rule: number * len(cells) for rule, number in expected.items()}
     said = plan_text(Plan.of(study), MACHINE)
     assert "`make tidy STUDY=studies/paper_tiny.yaml` removes the candidates" in said
 
 
 def test_a_study_without_a_search_has_nothing_to_tidy() -> None:
-    assert jobs_of(smoke(), tidied=True) == jobs_of(smoke())
+    assert jobs_of(smoke(), smoke().cells) == jobs_of(smoke())
     assert "make tidy" not in plan_text(Plan.of(smoke()), MACHINE)
 
 

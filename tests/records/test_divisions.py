@@ -58,3 +58,17 @@ def test_a_record_says_it_where_the_windows_are_not_here(study: Study) -> None:
     assert finished_groups(study) == 5
     write(study.paths.record(cell_of(study)), 10, "damaged")
     assert finished_groups(study) is None
+
+
+def test_a_record_says_it_when_the_candidates_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`freelunch tidy` removes them."""
+    monkeypatch.chdir(ROOT)
+    study = Study.load(Path("studies/paper_tiny.yaml"))
+    monkeypatch.chdir(tmp_path)
+    cell = next(cell for cell in study.cells if cell.adaptation == "recon_block_rates")
+    assert study.candidates(cell)
+    record = sealed({"cost": {"reconstruct_window": {"jobs": 3}}})
+    write(study.paths.record(cell), 10, json.dumps(record))
+    assert finished_groups(study) == 3

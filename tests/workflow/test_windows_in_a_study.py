@@ -28,6 +28,8 @@ ADAPTATIONS = {
     "searched": SEARCHED,
     "as_the_paper": {"learning_rate": [1.0e-4, 10.0], "select_on": "evaluation"},
 }
+# What shows results, and computes none.
+SHOWING = {"build_tables", "draw_figure", "audit_study", "all", "total"}
 CELL = "results/smoke/{}/tiny/wanda-u50/{}/seed0"
 
 
@@ -213,8 +215,7 @@ def test_hidden_states_are_a_cache(wide, tmp_path):
     shutil.rmtree(study.path / "results" / "smoke" / "hidden")
     assert study.planned() == {}
     study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
-    showing = {"build_tables", "draw_figure", "audit_study"}
-    assert study.planned().keys() <= {"all", "total", *showing}
+    assert study.planned().keys() <= SHOWING
     # What needs them makes them again, to the bit.
     manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-1" / "manifest.json"
     before = manifest.read_text()
@@ -258,31 +259,36 @@ def candidates(study) -> set[str]:
 
 
 def bytes_on_disk(study) -> int:
-    """Return what the results of a copied study take, which shares no file."""
-    results = study.path / "results"
-    return sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    """Return what the results of a study take, files with several names once."""
+    files = [path.stat() for path in (study.path / "results").rglob("*") if path.is_file()]
+    return sum({file.st_ino: file.st_size for file in files}.values())
 
 
 def test_tidying_removes_the_candidates_of_finished_cells(wide, tmp_path):
     study = wide.copy(tmp_path / "study")
     unfinished = study.path / "results/smoke/records/tiny__wanda-u50__as_the_paper__seed0.json"
-    record_there = unfinished.read_bytes()
     unfinished.unlink()
+    # The copy shares no files; in the study, the cell shares those of the chosen candidate.
+    choice = record(study, "searched")["adaptation"]["choice"]["chosen"]
+    chosen, shared = (
+        next((study.path / CELL.format("windows", name)).rglob("block-000.safetensors"))
+        for name in (choice, "searched")
+    )
+    chosen.unlink()
+    chosen.hardlink_to(shared)
     there, size = candidates(study), bytes_on_disk(study)
     assert "Would remove" in study.make("tidy", "DRY_RUN=1").stdout
     assert candidates(study) == there
-    # What an interrupted removal left.
-    checkpoint = study.path / CELL.format("checkpoints", "searched.lr0.01.epochs2")
-    checkpoint.rename(checkpoint.with_name(".seed0.removing"))
     said = study.make("tidy").stdout
     assert "of 2 candidates of 1 finished cell: " in said
     assert f": {amount(size - bytes_on_disk(study))}." in said
     assert candidates(study) == {name for name in there if name.startswith("as_the_paper")}
-    unfinished.write_bytes(record_there)
+    # The rest of the study goes on, and nothing else runs again.
+    assert study.planned().keys() == {"collect_records", *SHOWING}
+    study.run()
     assert "of 2 candidates of 1 finished cell: " in study.make("tidy").stdout
     assert not candidates(study)
     assert "Nothing to remove" in study.make("tidy").stdout
-    # Nothing is missed, and nothing runs again.
     study.make("verify")
     assert study.planned() == {}
 

@@ -1,14 +1,16 @@
 """`freelunch tidy`: give back the disk that the candidates of finished cells take."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from freelunch.core.artifact import MANIFEST
 from freelunch.core.checked import SUFFIX
 from freelunch.core.files import remove_path
+from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.costs.fits import amount
-from freelunch.records.read import load_finished
+from freelunch.records.read import finished_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
@@ -17,8 +19,10 @@ def tidy(study: Study, dry_run: bool = False) -> str:
     """Remove the adapted blocks and the checkpoints of the candidates of finished cells.
 
     A cell keeps its own, which are those of the candidate that was chosen, and the measurements by
-    which it was chosen. Nothing runs again because of what is removed. The study may be running:
-    cells without a record, or with one of other settings, keep their candidates.
+    which it was chosen. Nothing runs again because of what is removed, as long as the candidates
+    need not be measured or compared again. The study may be running: a cell keeps its candidates
+    if it has no record, or one of other settings, or if a candidate was made or measured after the
+    record.
 
     Args:
         study: The study, or a part of it.
@@ -28,26 +32,34 @@ def tidy(study: Study, dry_run: bool = False) -> str:
         What was removed, in words.
 
     Raises:
-        UserError: A record is damaged, or no pruned cell has finished.
+        UserError: A record is damaged.
     """
-    known = load_finished(study)
-    cells, candidates, folders = set(), set(), []
-    for cell in [*known.records, *known.waiting]:
-        for candidate in study.candidates(cell):
-            for folder in _folders(study, candidate):
-                cells.add(cell)
-                candidates.add(candidate)
-                folders.append(folder)
-    freed = amount(freed_bytes(folders))
-    if not dry_run:
-        for folder in folders:
-            _remove(folder)
-    if not folders:
-        return "Nothing to remove: no finished cell has candidates on disk."
-    done = "Would remove" if dry_run else "Removed"
+    nothing = "Nothing to remove: no finished cell has candidates on disk."
+    if not study.paths.records.is_dir():
+        return nothing
+    lock = wait_for_lock(study.paths.root / ".tidy.lock")
+    try:
+        records = finished_records(study, study.paths.records)[0]
+        found = {
+            (cell, candidate): folders
+            for cell in records
+            if _is_settled(study, cell)
+            for candidate in study.candidates(cell)
+            if (folders := [each for each in _folders(study, candidate) if each.is_dir()])
+        }
+        folders = [folder for of_candidate in found.values() for folder in of_candidate]
+        freed = amount(freed_bytes(folders))
+        if not dry_run:
+            for folder in folders:
+                _remove(folder)
+    finally:
+        remove_lock(lock)
+    if not found:
+        return nothing
+    cells = len({cell for cell, _ in found})
     return (
-        f"{done} the adapted blocks and checkpoints of {_count(len(candidates), 'candidate')} of "
-        f"{_count(len(cells), 'finished cell')}: {freed}."
+        f"{'Would remove' if dry_run else 'Removed'} the adapted blocks and checkpoints of "
+        f"{_count(len(found), 'candidate')} of {_count(cells, 'finished cell')}: {freed}."
     )
 
 
@@ -61,10 +73,31 @@ def freed_bytes(folders: Iterable[Path]) -> int:
     return sum(file.st_size for at, file in each.items() if links[at] == file.st_nlink)
 
 
-def _folders(study: Study, candidate: Cell) -> list[Path]:
-    """Return what is there of a candidate, also what an interrupted removal left."""
-    made = (study.paths.windows(candidate, "all").parent, study.paths.checkpoint(candidate))
-    return [path for each in made for path in (each, _removing(each)) if path.is_dir()]
+def _is_settled(study: Study, cell: Cell) -> bool:
+    """Return whether the candidates of a cell were made and measured before its record. Otherwise
+    they are being made again, and the cell is about to choose among them.
+    """
+    made = [path for each in study.candidates(cell) for path in _manifests(study, each)]
+    # A running study removes manifests and records before it makes them again.
+    with suppress(FileNotFoundError):
+        recorded = study.paths.record(cell).stat().st_mtime
+        return all(path.stat().st_mtime <= recorded for path in made)
+    return False
+
+
+def _manifests(study: Study, candidate: Cell) -> Iterator[Path]:
+    """Yield the manifests of what is there of a candidate, and that of its measurements."""
+    yield study.paths.metrics(candidate) / MANIFEST
+    windows, checkpoint = study.paths.windows(candidate, ""), study.paths.checkpoint(candidate)
+    for folder in [*windows.glob("[!.]*"), *([checkpoint] if checkpoint.is_dir() else [])]:
+        yield folder / MANIFEST
+
+
+def _folders(study: Study, candidate: Cell) -> Iterator[Path]:
+    """Yield where a candidate's blocks and checkpoint are, what an interrupted run left first."""
+    for folder in (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate)):
+        yield _removing(folder)
+        yield folder
 
 
 def _removing(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """The jobs of a study that compute, and what decides the cost of each."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from freelunch.study.adaptations import Windowed
@@ -54,13 +54,14 @@ def adapting_jobs(study: Study, cell: Cell) -> list[Job]:
     return [adapting, evaluation(cell)]
 
 
-def jobs_of(study: Study, tidied: bool = False) -> list[Job]:
+def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[Job]:
     """Return every job that computes.
 
     Args:
         study: The study.
-        tidied: Whether only those whose results stay after `freelunch tidy`. Of a search, the
-            adapted blocks of one candidate stay, since the cell shares them.
+        tidied: Cells of which `freelunch tidy` has removed the candidates, and whose jobs are only
+            those with results that stay. The adapted blocks of one candidate do: the cell shares
+            them.
     """
     jobs: dict[tuple[object, ...], Job] = {}
     for cell in study.cells:
@@ -72,13 +73,15 @@ def jobs_of(study: Study, tidied: bool = False) -> list[Job]:
             jobs[pruning] = Job(PRUNE_MODEL, model, criterion, NONE, pattern)
         if study.measures_drift(cell):
             jobs[CAPTURE_REFERENCE, model, seed] = Job(CAPTURE_REFERENCE, model)
-        candidates = study.candidates(cell)
+        candidates = adapted = study.candidates(cell)
+        if cell in tidied:
+            candidates, adapted = [], candidates[:1]
         settings = study.adaptation(cell.adaptation)
         if settings is not None:
             rule = settings.rule
-            for each in (candidates[:1] if tidied else candidates) or [cell]:
+            for each in adapted or [cell]:
                 jobs[rule, each] = Job(rule, model, criterion, each.adaptation, pattern)
-        for each in [cell] if tidied else [*candidates, cell]:
+        for each in [*candidates, cell]:
             jobs[EVALUATE_CELL, each] = evaluation(each)
     return list(jobs.values())
 

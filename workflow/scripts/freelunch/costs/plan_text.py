@@ -16,7 +16,7 @@ from freelunch.costs.jobs import (
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.price import DEVICES, Price, prices_of_claims, prices_of_models
-from freelunch.costs.room import misfits, way_out_of
+from freelunch.costs.room import misfits, way_out_of, whole_cost
 from freelunch.costs.text_lengths import text_windows
 from freelunch.costs.work import (
     ATTENTION,
@@ -182,8 +182,7 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
         f"  a job has on disk meanwhile: up to {amount(whole.scratch_bytes)}. Downloads: "
         f"{amount(whole.downloaded_bytes)}."
     )
-    stays = [plan.step(*job) for job in jobs_of(plan.study, tidied=True)]
-    tidied = together([cost for cost in stays if cost is not None]).disk_bytes
+    tidied = whole_cost(plan, set(plan.study.cells)).disk_bytes
     if tidied < whole.disk_bytes:
         yield f"  `{plan.study.command('tidy')}` removes the candidates of finished cells;"
         yield f"  {amount(tidied)} then remain at the end."

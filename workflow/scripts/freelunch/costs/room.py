@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,11 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost, together
 from freelunch.study.adaptations import Windowed
+from freelunch.study.cell import Cell
 from freelunch.study.downloads import downloads_of, scratch_of
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
+from freelunch.study.study import Study
 
 
 class Misfit(NamedTuple):
@@ -68,21 +71,43 @@ def way_out_of(plan: Plan, job: Job, machine: Machine) -> str:
 def lacking_disk(plan: Plan) -> str | None:
     """Return in words that a study does not fit on the disk; None if it fits.
 
-    What the study made earlier counts as space that it already has.
+    What the study made earlier counts as space that it already has, and what `freelunch tidy`
+    removed is not made again.
     """
     study = plan.study
-    whole = together([plan.step(*job) or Cost() for job in jobs_of(study)])
     models = [study.paths.model(name) for name in plan.shapes]
     downloads = [downloads_of(scratch_of(folder)) for folder in models]
     places = [study.paths.root, *models, *downloads]
-    needed = whole.disk_bytes + whole.scratch_bytes - sum(map(_bytes_in, places))
+    there = sum(map(_bytes_in, places))
+    needed, least = (
+        whole.disk_bytes + whole.scratch_bytes - there
+        for whole in (
+            whole_cost(plan, {cell for cell in study.cells if _is_tidied(study, cell)}),
+            whole_cost(plan, set(study.cells)),
+        )
+    )
     folder = study.paths.root.absolute()
     while not folder.is_dir():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed <= free:
         return None
-    return f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
+    lacks = f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
+    if least < needed:
+        lacks += f" (at least {amount(max(0, least))} if `{study.command('tidy')}` removes the"
+        lacks += " candidates of finished cells meanwhile)"
+    return lacks
+
+
+def whole_cost(plan: Plan, tidied: Collection[Cell] = ()) -> Cost:
+    """Return the cost of all jobs of a study together; of tidied cells, as `jobs_of` says."""
+    return together([plan.step(*job) or Cost() for job in jobs_of(plan.study, tidied)])
+
+
+def _is_tidied(study: Study, cell: Cell) -> bool:
+    """Return whether a cell has finished, and nothing that its candidates adapted is there."""
+    folders = [study.paths.windows(each, "") for each in study.candidates(cell)]
+    return study.paths.record(cell).is_file() and not any(map(Path.is_dir, folders))
 
 
 def _bytes_in(folder: Path) -> int:

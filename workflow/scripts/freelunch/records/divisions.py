@@ -24,8 +24,7 @@ def finished_groups(study: Study) -> int | None:
 
 def _of_cell(study: Study, cell: Cell) -> Iterator[tuple[float, int]]:
     """Yield when windows of a cell were finished, and in how many jobs."""
-    candidates = study.candidates(cell)
-    for each in candidates or [cell]:
+    for each in study.candidates(cell) or [cell]:
         settings = study.adaptation(each.adaptation)
         if not isinstance(settings, Windowed) or settings.is_sequential:
             return
@@ -34,8 +33,8 @@ def _of_cell(study: Study, cell: Cell) -> Iterator[tuple[float, int]]:
             if all(path.is_file() for path in parts):
                 yield max(path.stat().st_mtime for path in parts), len(parts)
     record = study.paths.record(cell)
-    # A clone that took over the results may have the records alone.
-    if not candidates and record.is_file():
+    # A clone that took over the results may have the records alone, and `tidy` removes candidates.
+    if record.is_file():
         cost = (unsealed(record.read_bytes()) or {}).get("cost", {})
         if jobs := cost.get(RECONSTRUCT_WINDOW, {}).get("jobs"):
             yield record.stat().st_mtime, jobs

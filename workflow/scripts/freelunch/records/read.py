@@ -114,15 +114,7 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
         UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
     """
     folder = folder or study.paths.records
-    found, outdated = {}, {}
-    for cell in study.cells:
-        record = _record_so_far(study, cell, folder / cell.record_name)
-        if record is None:
-            continue
-        if unlike := next(differences(record["spec"], study.spec(cell)), None):
-            outdated[cell] = unlike
-        else:
-            found[cell] = record
+    found, outdated = finished_records(study, folder)
     records = {cell: record for cell, record in found.items() if Cell.dense(cell.model) in found}
     waiting = [cell for cell in found if cell not in records]
     if all(cell.is_dense for cell in records):
@@ -135,6 +127,34 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
             todo=f"run the study (`{study.run_command}`), or wait if it is running",
         )
     return SoFar(replace(study, finished=frozenset(records)), records, waiting, outdated)
+
+
+def finished_records(
+    study: Study, folder: Path
+) -> tuple[dict[Cell, dict[str, Any]], dict[Cell, tuple[str, Any, Any]]]:
+    """Return the records that there are of a study, which may be running.
+
+    Args:
+        study: The study, or a part of it.
+        folder: Folder of the records.
+
+    Returns:
+        The records that were made with the current settings; and of the cells with other records
+        the first setting that differs, what it was, and what it is.
+
+    Raises:
+        UserError: A record is damaged.
+    """
+    found, outdated = {}, {}
+    for cell in study.cells:
+        record = _record_so_far(study, cell, folder / cell.record_name)
+        if record is None:
+            continue
+        if unlike := next(differences(record["spec"], study.spec(cell)), None):
+            outdated[cell] = unlike
+        else:
+            found[cell] = record
+    return found, outdated
 
 
 def _record_so_far(study: Study, cell: Cell, path: Path) -> dict[str, Any] | None:

@@ -215,7 +215,7 @@ class Study(Comparisons, Lengths):
             if grid.tasks
         )
 
-    @property
+    @cached_property
     def tasks(self) -> dict[str, Any]:
         """Settings of the zero-shot tasks, with their entries, for a cell's spec; empty if no cell
         is evaluated on tasks, as in a part of a study.
