@@ -32,8 +32,8 @@ def _wanted(study: Study) -> bool:
 
 def _data_caption(study: Study) -> str:
     return f"""\
-For each model, criterion and pattern, and each adaptation that several criteria have, the mean perplexity on
-``{study.perplexity.text}`` over ``seeds`` seeds, its standard error over windows and
+For each model, criterion and pattern, and each adaptation that several criteria have, the mean
+perplexity on ``{study.perplexity.text}`` over ``seeds`` seeds, its standard error over windows and
 its standard deviation over seeds (empty for one seed). ``nan`` is a perplexity that is not finite.
 """
 
