@@ -354,9 +354,9 @@ def tidy_command(
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
 ) -> None:
-    """Remove the candidates of finished cells, which take most of the disk of a search.
+    """Remove the candidates of finished cells.
 
-    Their adapted blocks and checkpoints go; the cells keep those of the chosen ones, and the
+    They take most of the disk of a search. Their adapted blocks and checkpoints go; the cells keep those of the chosen ones, and the
     measurements by which they were chosen. Nothing runs again because of it. The study may be
     running.
     """
