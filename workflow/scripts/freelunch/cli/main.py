@@ -356,9 +356,9 @@ def tidy_command(
 ) -> None:
     """Remove the candidates of finished cells.
 
-    They take most of the disk of a search. Their adapted blocks and checkpoints go; the cells keep those of the chosen ones, and the
-    measurements by which they were chosen. Nothing runs again because of it. The study may be
-    running.
+    They take most of the disk of a search. Their adapted blocks and checkpoints go; the cells keep
+    those of the chosen ones, and the measurements by which they were chosen. Nothing runs again
+    because of it. The study may be running.
     """
     from freelunch.cli.tidy import tidy
 
