@@ -3,13 +3,12 @@
 `tests/workflow/test_windows_in_a_study.py` runs it on a study.
 """
 
-import json
-import os
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from artifacts import write_at
 from configs import ROOT
 from freelunch.cli import tidy as module
 from freelunch.cli.tidy import freed_bytes, tidy
@@ -36,23 +35,16 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return found
 
 
-def write(path: Path, at: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({}))
-    os.utime(path, (at, at))
-    return path
-
-
 def finish(study: Study) -> tuple[Cell, list[Path]]:
     """Write the record of a searched cell, and what its candidates leave; return their folders."""
     cell = next(cell for cell in study.cells if cell.adaptation == "full_rates")
     folders = []
     for candidate in study.candidates(cell):
         folders += [study.paths.windows(candidate, "model"), study.paths.checkpoint(candidate)]
-        write(study.paths.metrics(candidate) / "manifest.json", RECORDED - 1)
+        write_at(study.paths.metrics(candidate) / "manifest.json", RECORDED - 1)
     for folder in folders:
-        write(folder / "manifest.json", RECORDED - 2)
-    write(study.paths.record(cell), RECORDED)
+        write_at(folder / "manifest.json", RECORDED - 2)
+    write_at(study.paths.record(cell), RECORDED)
     return cell, folders
 
 
@@ -61,11 +53,11 @@ def test_what_is_being_made_again_is_kept(study: Study) -> None:
     cell, folders = finish(study)
     measured = study.paths.metrics(study.candidates(cell)[0]) / "manifest.json"
     for path in (folders[0] / "manifest.json", measured):
-        for change in (path.unlink, lambda path=path: write(path, RECORDED + 1)):
+        for change in (path.unlink, lambda path=path: write_at(path, RECORDED + 1)):
             change()
             assert tidy(study).startswith("Nothing to remove")
             assert all(folder.is_dir() for folder in folders)
-        write(path, RECORDED)
+        write_at(path, RECORDED)
     count = len(study.candidates(cell))
     assert f"of {count} candidates of 1 finished cell: " in tidy(study)
     assert not any(folder.exists() for folder in folders)
@@ -75,7 +67,7 @@ def test_what_an_interrupted_run_left_is_removed_first(study: Study) -> None:
     """Also if the candidate was made again meanwhile."""
     _, folders = finish(study)
     left = folders[1].with_name(f".{folders[1].name}.removing")
-    write(left / "block-000.safetensors", RECORDED)
+    write_at(left / "block-000.safetensors", RECORDED)
     tidy(study)
     assert not left.exists() and not folders[1].exists()
     assert not folders[1].parent.exists()
@@ -98,7 +90,7 @@ def test_tidied_cells_need_no_disk_for_their_candidates(
     monkeypatch.chdir(tmp_path)
     assert hint in str(lacking_disk(plan))
     for cell in study.cells:
-        write(study.paths.record(cell), RECORDED)
+        write_at(study.paths.record(cell), RECORDED)
     assert "more on disk" in str(lacking_disk(plan)) and hint not in str(lacking_disk(plan))
     # Candidates that are there are part of what the study has.
     finish(study)

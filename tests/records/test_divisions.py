@@ -4,11 +4,11 @@ Other GPUs, another executor or a rate learnt meanwhile must not run finished jo
 """
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+from artifacts import write_at
 from configs import ROOT
 from freelunch.core.digest import sealed
 from freelunch.records.divisions import finished_groups
@@ -28,16 +28,9 @@ def cell_of(study: Study) -> Cell:
     return next(cell for cell in study.cells if cell.adaptation == "recon_block")
 
 
-def write(path: Path, at: int, text: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    os.utime(path, (at, at))
-    return path
-
-
 def test_the_latest_complete_division_counts(study: Study) -> None:
     def finish(group: str, at: int) -> Path:
-        return write(study.paths.windows(cell_of(study), group) / "manifest.json", at)
+        return write_at(study.paths.windows(cell_of(study), group) / "manifest.json", at)
 
     assert finished_groups(study) is None
     finish("2-of-2", 10)
@@ -54,9 +47,9 @@ def test_the_latest_complete_division_counts(study: Study) -> None:
 def test_a_record_says_it_where_the_windows_are_not_here(study: Study) -> None:
     """As after `dvc pull`."""
     record = sealed({"cost": {"reconstruct_window": {"jobs": 5}}})
-    write(study.paths.record(cell_of(study)), 10, json.dumps(record))
+    write_at(study.paths.record(cell_of(study)), 10, json.dumps(record))
     assert finished_groups(study) == 5
-    write(study.paths.record(cell_of(study)), 10, "damaged")
+    write_at(study.paths.record(cell_of(study)), 10, "damaged")
     assert finished_groups(study) is None
 
 
@@ -70,5 +63,5 @@ def test_a_record_says_it_when_the_candidates_are_gone(
     cell = next(cell for cell in study.cells if cell.adaptation == "recon_block_rates")
     assert study.candidates(cell)
     record = sealed({"cost": {"reconstruct_window": {"jobs": 3}}})
-    write(study.paths.record(cell), 10, json.dumps(record))
+    write_at(study.paths.record(cell), 10, json.dumps(record))
     assert finished_groups(study) == 3

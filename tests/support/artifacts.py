@@ -41,5 +41,13 @@ def write_facts(folder: Path, **facts: object) -> None:
     (folder / MANIFEST).write_text(json.dumps({"facts": facts}))
 
 
+def write_at(path: Path, at: int, text: str = "") -> Path:
+    """Write a file that says it was written at a time, in seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (at, at))
+    return path
+
+
 def full(number: int = errno.ENOSPC) -> OSError:
     return OSError(number, os.strerror(number))

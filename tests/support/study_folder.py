@@ -18,6 +18,8 @@ PARTS = (
     *("Snakefile", "Makefile", "config.yaml", "pyproject.toml", "CITATION.cff"),
     *("config", "envs", "profiles", "studies", "workflow"),
 )
+# The jobs that show results and compute none, as `Folder.planned` names them.
+SHOWN = {"build_tables", "draw_figure", "audit_study", "all", "total"}
 # One cell of the smoke study, and its windows if one job makes all of them.
 RECONSTRUCTED = "tiny/wanda-u50/recon_block/seed0"
 WINDOWS = Path("results/smoke/windows") / RECONSTRUCTED / "1-of-1"

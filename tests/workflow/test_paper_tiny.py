@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from freelunch.study.study import Study
-from study_folder import ROOT, Folder
+from study_folder import ROOT, SHOWN, Folder
 
 CHOSEN = "study=studies/paper_tiny.yaml"
-# What shows results, and computes none.
-SHOWN = {"build_tables", "draw_figure", "audit_study", "all", "total"}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from freelunch.costs.fits import amount
+from study_folder import SHOWN
 
 # Each starts as many jobs as it is good for: they are most of what the tests take.
 SEARCHED = {
@@ -28,8 +29,6 @@ ADAPTATIONS = {
     "searched": SEARCHED,
     "as_the_paper": {"learning_rate": [1.0e-4, 10.0], "select_on": "evaluation"},
 }
-# What shows results, and computes none.
-SHOWING = {"build_tables", "draw_figure", "audit_study", "all", "total"}
 CELL = "results/smoke/{}/tiny/wanda-u50/{}/seed0"
 
 
@@ -215,7 +214,7 @@ def test_hidden_states_are_a_cache(wide, tmp_path):
     shutil.rmtree(study.path / "results" / "smoke" / "hidden")
     assert study.planned() == {}
     study.edit("config.yaml", "keep_hidden_states: every_2", "keep_hidden_states: all")
-    assert study.planned().keys() <= SHOWING
+    assert study.planned().keys() <= SHOWN
     # What needs them makes them again, to the bit.
     manifest = study.path / CELL.format("windows", "recon_matrix") / "1-of-1" / "manifest.json"
     before = manifest.read_text()
@@ -284,7 +283,7 @@ def test_tidying_removes_the_candidates_of_finished_cells(wide, tmp_path):
     assert f": {amount(size - bytes_on_disk(study))}." in said
     assert candidates(study) == {name for name in there if name.startswith("as_the_paper")}
     # The rest of the study goes on, and nothing else runs again.
-    assert study.planned().keys() == {"collect_records", *SHOWING}
+    assert study.planned().keys() == {"collect_records", *SHOWN}
     study.run()
     assert "of 2 candidates of 1 finished cell: " in study.make("tidy").stdout
     assert not candidates(study)

@@ -10,6 +10,7 @@ from freelunch.core.checked import SUFFIX
 from freelunch.core.files import remove_path
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.costs.fits import amount
+from freelunch.costs.room import files_in
 from freelunch.records.read import finished_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -67,7 +68,7 @@ def freed_bytes(folders: Iterable[Path]) -> int:
     """Return the bytes that removing folders gives back. A file with a hard link elsewhere, as the
     chosen candidate's have, gives none.
     """
-    files = [path.lstat() for folder in folders for path in folder.rglob("*") if path.is_file()]
+    files = [status for folder in folders for status in files_in(folder)]
     links = Counter((file.st_dev, file.st_ino) for file in files)
     each = {(file.st_dev, file.st_ino): file for file in files}
     return sum(file.st_size for at, file in each.items() if links[at] == file.st_nlink)

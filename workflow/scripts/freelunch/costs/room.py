@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -79,13 +79,12 @@ def lacking_disk(plan: Plan) -> str | None:
     downloads = [downloads_of(scratch_of(folder)) for folder in models]
     places = [study.paths.root, *models, *downloads]
     there = sum(map(_bytes_in, places))
-    needed, least = (
-        whole.disk_bytes + whole.scratch_bytes - there
-        for whole in (
-            whole_cost(plan, {cell for cell in study.cells if _is_tidied(study, cell)}),
-            whole_cost(plan, set(study.cells)),
-        )
-    )
+
+    def needed_if(tidied: Collection[Cell]) -> int:
+        whole = whole_cost(plan, tidied)
+        return whole.disk_bytes + whole.scratch_bytes - there
+
+    needed = needed_if({cell for cell in study.cells if _is_tidied(study, cell)})
     folder = study.paths.root.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -93,7 +92,7 @@ def lacking_disk(plan: Plan) -> str | None:
     if needed <= free:
         return None
     lacks = f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
-    if least < needed:
+    if (least := needed_if(set(study.cells))) < needed:
         lacks += f" (at least {amount(max(0, least))} if `{study.command('tidy')}` removes the"
         lacks += " candidates of finished cells meanwhile)"
     return lacks
@@ -112,11 +111,13 @@ def _is_tidied(study: Study, cell: Cell) -> bool:
 
 def _bytes_in(folder: Path) -> int:
     """Return the bytes that a folder takes, hard links counted once."""
-    found = {}
+    return sum({status.st_ino: status.st_size for status in files_in(folder)}.values())
+
+
+def files_in(folder: Path) -> Iterator[os.stat_result]:
+    """Yield the status of each file below a folder, of a hard link once for each of its names."""
     for inside, _, names in os.walk(folder):
         for name in names:
             # A job that is at work may remove a file meanwhile.
             with suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(inside, name))
-                found[status.st_ino] = status.st_size
-    return sum(found.values())
+                yield os.lstat(os.path.join(inside, name))
