@@ -142,6 +142,12 @@ def test_each_claim_of_the_audit_has_cells() -> None:
     assert {each["id"] for each in load_claims()} == set(claims_of(PAPER.block.grids))
 
 
+def test_the_claims_are_measured_on_tasks_at_the_main_pattern() -> None:
+    of_claims = PAPER.of_part(Part(claims=list(claims_of(PAPER.block.grids)))).cells
+    measured = [cell for cell in of_claims if cell.is_dense or cell.pattern == "u50"]
+    assert measured and all(map(PAPER.asks_tasks, measured))
+
+
 # --- Parts of a study
 
 
