@@ -45,9 +45,9 @@ sums that differ only by rounding. We pruned with them in other orders, too:
 """
 SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
-take this workflow {our_wall:.0f} s and {our_cpu:.0f} processor seconds, the dense pass included
-(median of {runs} runs, {least:.0f} to {most:.0f} s). Of these {all_masks} masks, llm-compressor
-can make the {shared} by Wanda and SparseGPT. {compared}
+take this workflow {our_wall:.0f} s and {our_cpu:.0f} processor seconds, with one dense pass for all
+of them (median of {runs} runs, {least:.0f} to {most:.0f} s). Of these {all_masks} masks,
+llm-compressor can make the {shared} by Wanda and SparseGPT. {compared}
 """
 # If the comparison was interrupted, the two are not compared.
 WHOLE = """
