@@ -27,6 +27,12 @@ WINDOWS = 200
 GENERATOR = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _numbers_of_its_own() -> None:
+    """Give each test the same random numbers, whichever others ran before it."""
+    GENERATOR.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def losses(mean: float, spread: float, name: str, windows: int = WINDOWS) -> list[float]:
     generator = random.Random(name)
     return [generator.gauss(mean, spread) for _ in range(windows)]
@@ -128,8 +134,14 @@ def test_all_components_together_are_the_usual_variance() -> None:
 
 @pytest.mark.parametrize(("units", "neighbours"), [(1, False), (1, True), (5, True)])
 def test_too_few_units_have_no_interval(units: int, neighbours: bool) -> None:
-    found = estimate([first], [Sample(["a"], [np.ones((1, 1, units))], neighbours)])
-    assert found.value == 1 and math.isnan(found.low) and math.isnan(found.high)
+    def budget(means: Means) -> Numbers:
+        return reached_at([1, 4], [means["a"] + 1, means["a"] - 3])
+
+    sample = Sample(["a"], [np.ones((1, 1, units))], neighbours)
+    for statistic, value in ((first, 1), (budget, 2)):
+        found = estimate([statistic], [sample])
+        assert found.value == pytest.approx(value)
+        assert math.isnan(found.low) and math.isnan(found.high)
 
 
 @pytest.mark.parametrize(("pick", "end"), [(min, "high"), (max, "low")])

@@ -86,6 +86,9 @@ def test_how_small_a_difference_the_text_can_show() -> None:
         [1, 2, 2, 3, 3, 5, 8, 20],
         [24] + [1] * 23,
         [1, 1, 2, 2, 3, 4, 7, 12] * 6,
+        [4, 5],
+        [3, 3, 4],
+        [1, 2, 2],
     ],
     ids=str,
 )

@@ -187,7 +187,8 @@ class Estimate:
 
     Attributes:
         value: The statistic of all windows and seeds.
-        low, high: The ends of its interval; NaN if too many draws give no number.
+        low, high: The ends of its interval; NaN if too many draws give no number, or if there are
+            too few units.
         of_seeds: The statistic of each seed; empty for a single seed and for several models.
     """
 
@@ -233,6 +234,9 @@ def estimate(
         return Estimate(np.nan, np.nan, np.nan, of_seeds)
     noise = _Noise()
     means = {name: mean for it in samples for name, mean in it.drawn(noise).items()}
+    if any(np.isnan(mean).any() for mean in means.values()):
+        # Too few units. A statistic that compares means may give a number all the same.
+        return Estimate(value, np.nan, np.nan, of_seeds)
     tail = (1 - WITHIN) / 2
     corrected = tail / len(statistics)
     least = corrected if pick is max else tail

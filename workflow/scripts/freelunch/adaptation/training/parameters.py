@@ -131,12 +131,12 @@ class TrainedParameters:
 
 
 def nothing_trained(names: Iterable[str]) -> UserError:
-    """Return the error for a model in which an adaptation trains nothing."""
+    """Return the error for a model, or a window of it, in which an adaptation trains nothing."""
     return UserError(
-        "this adaptation trains nothing in this model",
+        "this adaptation trains nothing in this model, or in a window of it",
         where=", ".join(islice(names, 3)) + ", ...",
         found="neither a bias nor a norm among the parameters to train",
-        todo="train norms or weights: this family's linear layers have no biases",
+        todo="train norms or weights: these linear layers have no biases",
     )
 
 
