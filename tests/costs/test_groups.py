@@ -1,16 +1,21 @@
 """In how many jobs windows are adapted, where nobody says how many."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from configs import ROOT
-from freelunch.costs.groups import WORTH_S, window_groups
-from freelunch.costs.jobs import jobs_of
+from freelunch.costs.groups import WORTH_S, largest_share, window_groups
+from freelunch.costs.jobs import Job, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.costs.requests import request
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
+from freelunch.study.windows import split_windows
+
+SLOW = Machine.of(1e6, 1e9, 1e9)
 
 
 @pytest.fixture
@@ -28,12 +33,11 @@ def longest_s(plan: Plan, machine: Machine) -> float:
 def test_cells_come_first(plan: Plan) -> None:
     """The study has several reconstructions that can run side by side."""
     cells = [job for job in jobs_of(plan.study) if job.rule == RECONSTRUCT_WINDOW]
-    slow = Machine.of(1e6, 1e9, 1e9)
-    assert longest_s(plan, slow) > 7 * WORTH_S
+    assert longest_s(plan, SLOW) > 7 * WORTH_S
     for workers in (0, 1, len(cells), 2 * len(cells) - 1):
-        assert window_groups(plan, slow, workers) == 1
-    assert window_groups(plan, slow, 2 * len(cells)) == 2
-    assert window_groups(plan, slow, 7 * len(cells) + 1) == 7
+        assert window_groups(plan, SLOW, workers) == 1
+    assert window_groups(plan, SLOW, 2 * len(cells)) == 2
+    assert window_groups(plan, SLOW, 7 * len(cells) + 1) == 7
 
 
 @pytest.mark.parametrize("flops_per_s", [1e13, 1e10, 3e9])
@@ -48,3 +52,30 @@ def test_short_jobs_are_not_divided(plan: Plan, flops_per_s: float) -> None:
 def test_without_windows_there_is_one_group(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("freelunch.costs.groups.jobs_of", lambda study: [])
     assert window_groups(plan, Machine.of(1e9), 1000) == 1
+
+
+def test_jobs_that_share_windows_ask_for_their_part_of_the_time(plan: Plan) -> None:
+    """The largest group decides, and what cannot be divided is not."""
+    shared = 0
+    for job in jobs_of(plan.study):
+        whole, part = (request(plan, SLOW, job, groups) for groups in (1, 7))
+        share = largest_share(plan, job, 7)
+        if job.rule == RECONSTRUCT_WINDOW:
+            window, _ = plan.window(job.model, job.adaptation)
+            windows = len(split_windows(plan.shapes[job.model].blocks, window))
+            assert share == math.ceil(windows / 7) / windows
+            shared += windows > 1
+        else:
+            assert share == 1
+        assert part.runtime == pytest.approx(whole.runtime * share, abs=1)
+        assert part.mem_mb == whole.mem_mb and part.disk_mb <= whole.disk_mb
+    assert shared
+
+
+def test_sequential_windows_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = Plan.of(Study.load(Path("studies/budgets.yaml")))
+    names = {"recon_131k": 5 / 30, "recon_131k_sparse": 1.0, "recon_all_131k": 1.0}
+    for name, share in names.items():
+        job = Job(RECONSTRUCT_WINDOW, "smollm2-135m", "wanda", name)
+        assert largest_share(plan, job, 7) == pytest.approx(share)

@@ -1,5 +1,6 @@
 """What jobs ask a scheduler for, and how many jobs it gets."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,13 @@ def test_the_chains_of_a_study_are_of_its_jobs(name: str) -> None:
     assert adapting <= {job for chain in chains for job in chain}
 
 
+def chain_s(text: str) -> float:
+    """Return how many seconds the longest chain takes, as a plan tells it."""
+    (told,) = re.findall(r"longest chain takes ([\d.]+) (\w+)", text)
+    seconds = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+    return float(told[0]) * seconds[told[1]]
+
+
 def test_the_plan_says_what_a_cluster_gets() -> None:
     study = smoke()
     # The dense pass, two prunings, five cells.
@@ -93,6 +101,9 @@ def test_the_plan_says_what_a_cluster_gets() -> None:
     assert "From scratch on a cluster: 12 jobs for the scheduler" in text
     assert "  11 jobs run now; the scheduler gets 2 jobs. " in text
     assert "scheduler" not in plan_brief(Plan.of(study), MACHINE, 11)
+    slow = Machine.of(1e6, 1e9, 1e8)
+    one, two = (plan_brief(Plan.of(study), slow, 11, 2, groups) for groups in (1, 2))
+    assert chain_s(one) > chain_s(two)
     text = plan_text(Plan.of(study), MACHINE)
     assert (
         "From scratch on a cluster: 8 jobs for the scheduler; the longest chain takes 20 seconds."

@@ -55,7 +55,7 @@ def asks_with_device(job_of):
 @cache
 def first_request(job):
     """Return what the first attempt at a job asks for. Rates that are not given are measured, once."""
-    return request(PLAN, planned_machine(), job)
+    return request(PLAN, planned_machine(), job, window_groups())
 
 
 def adapting_job(wildcards):

@@ -1,10 +1,9 @@
 """How many jobs share the windows of a reconstruction, if the user does not say how many."""
 
-from freelunch.costs.jobs import jobs_of
+from freelunch.costs.jobs import Job, can_be_shared, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.study.adaptations import Windowed
-from freelunch.study.steps import RECONSTRUCT_WINDOW
+from freelunch.study.windows import group_windows, split_windows
 
 # A job of less than this many seconds is not divided: starting more jobs, or waiting for them in a
 # queue, would cost more than it saves.
@@ -21,14 +20,28 @@ def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
         machine: The machine whose rates it takes.
         workers: How many jobs can compute at a time: GPUs of this machine, or nodes of a cluster.
     """
-    jobs = []
-    for job in jobs_of(plan.study):
-        settings = plan.study.adaptation(job.adaptation)
-        if job.rule == RECONSTRUCT_WINDOW and isinstance(settings, Windowed):
-            jobs += [] if settings.is_sequential else [job]
+    jobs = [job for job in jobs_of(plan.study) if can_be_shared(plan.study, job)]
     spare = workers // max(1, len(jobs))
     if spare < 2:
         return 1
     costs = [plan.step(*job) for job in jobs]
     longest = max((cost.seconds(machine) for cost in costs if cost), default=0.0)
     return max(1, min(spare, int(longest // WORTH_S)))
+
+
+def largest_share(plan: Plan, job: Job, groups: int) -> float:
+    """Return which part of a job the largest has of several that share its windows.
+
+    It is 1 for a job that is not shared, and as long as the model's shapes are not known.
+
+    Args:
+        plan: The plan.
+        job: The job.
+        groups: How many jobs share the windows of each reconstruction whose windows are
+            independent.
+    """
+    if groups == 1 or job.model not in plan.shapes or not can_be_shared(plan.study, job):
+        return 1.0
+    window, _ = plan.window(job.model, job.adaptation)
+    windows = split_windows(plan.shapes[job.model].blocks, window)
+    return max(len(group_windows(windows, 1 + at, groups)) for at in range(groups)) / len(windows)

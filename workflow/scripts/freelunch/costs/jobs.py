@@ -107,6 +107,16 @@ def chains_of(study: Study) -> Iterator[list[Job]]:
             yield chain
 
 
+def can_be_shared(study: Study, job: Job) -> bool:
+    """Return whether several jobs can share what one does: windows that are independent."""
+    settings = study.adaptation(job.adaptation)
+    return (
+        job.rule == RECONSTRUCT_WINDOW
+        and isinstance(settings, Windowed)
+        and not settings.is_sequential
+    )
+
+
 def scheduled_jobs(study: Study, groups: int = 1) -> int:
     """Return how many jobs a scheduler gets.
 
@@ -122,10 +132,8 @@ def scheduled_jobs(study: Study, groups: int = 1) -> int:
     jobs = jobs_of(study)
     number = sum(job.rule in alone for job in jobs)
     if groups > 1:
-        for job in jobs:
-            settings = study.adaptation(job.adaptation)
-            if job.rule == RECONSTRUCT_WINDOW and isinstance(settings, Windowed):
-                number += 1 if settings.is_sequential else groups
+        windows = (job for job in jobs if job.rule == RECONSTRUCT_WINDOW)
+        number += sum(groups if can_be_shared(study, job) else 1 for job in windows)
     return number
 
 

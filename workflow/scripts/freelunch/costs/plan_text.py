@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from freelunch.core.errors import first_of
 from freelunch.costs.fits import amount, misfit
+from freelunch.costs.groups import largest_share
 from freelunch.costs.jobs import (
     RULES,
     Job,
@@ -144,7 +145,10 @@ def _on_a_cluster(
     plan: Plan, jobs: Sequence[Job], costs: Sequence[Cost], machine: Machine, groups: int = 1
 ) -> str:
     """Return how many jobs a scheduler gets, and how long it takes however many run at a time."""
-    seconds = {job: cost.seconds(machine) for job, cost in zip(jobs, costs, strict=True)}
+    seconds = {
+        job: cost.seconds(machine) * largest_share(plan, job, groups)
+        for job, cost in zip(jobs, costs, strict=True)
+    }
     longest = max(
         sum(seconds[job] for job in chain) for chain in chains_of(plan.study) if chain[0] in seconds
     )

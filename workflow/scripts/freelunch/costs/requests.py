@@ -9,6 +9,7 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from freelunch.core.job import KEPT_BYTES
+from freelunch.costs.groups import largest_share
 from freelunch.costs.jobs import Job
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -62,24 +63,27 @@ class Limits(NamedTuple):
         )
 
 
-def request(plan: Plan, machine: Machine, job: Job) -> Request:
+def request(plan: Plan, machine: Machine, job: Job, groups: int = 1) -> Request:
     """Return what a job of a plan asks for at its first attempt.
 
     Args:
         plan: The plan.
         machine: The machine whose rates the job is planned with.
         job: The job.
+        groups: How many jobs share the windows of each reconstruction; each asks for what the
+            largest needs.
     """
     cost = plan.step(*job)
     if cost is None:
         return Request(UNKNOWN_MB, UNKNOWN_MINUTES, 1000)
     host = cost.memory(plan.device_bytes is not None).host
     memory = host * MEMORY_MARGIN + KEPT_BYTES + AROUND_BYTES
-    minutes = max(LEAST_MINUTES, cost.seconds(machine) * TIME_MARGIN / 60)
+    share = largest_share(plan, job, groups)
+    minutes = max(LEAST_MINUTES, share * cost.seconds(machine) * TIME_MARGIN / 60)
     return Request(
         ceil(memory / 1e6),
         ceil(minutes),
-        ceil((cost.disk_bytes + cost.scratch_bytes) / 1e6),
+        ceil((share * cost.disk_bytes + cost.scratch_bytes) / 1e6),
     )
 
 
