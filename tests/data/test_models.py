@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -18,11 +18,12 @@ from transformers import (
 )
 
 from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.data import models
 from freelunch.data.models import fetch_model
 from freelunch.data.sources import Obtained
-from freelunch.model.checkpoint import StreamedModel, load_config
+from freelunch.model.checkpoint import StreamedModel, load_config, write_shard
 from freelunch.study.sources import read_model
 from tiny_gguf import FAMILY, write_gguf
 from tiny_models import save_tiny_model, tiny_model, tokenizer
@@ -69,6 +70,30 @@ def edit_config(source: Path, **changes: Any) -> None:
     path = source / "config.json"
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+# --- An interrupted fetch
+
+
+def test_a_model_that_was_replaced_since_an_interrupt_is_fetched_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = model_in(tmp_path / "source", torch.float32)
+    written: list[str] = []
+
+    def stop(writer: ArtifactWriter, name: str, *rest: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write_shard(writer, name, *rest)
+        written.append(name)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(models, "write_shard", stop)
+        fetch(source)
+    weights = {name: 2 * tensor for name, tensor in load_file(source / "model.safetensors").items()}
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    found = tensors_of(fetch(source))
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
 
 # --- Precision

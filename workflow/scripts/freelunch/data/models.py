@@ -15,6 +15,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError, first_of
 from freelunch.data.model_source import opened, read_source
 from freelunch.data.sources import fetching, obtain_model
@@ -39,16 +40,18 @@ def fetch_model(
         name: Key in `models`, for messages.
         entry: The model's entry in the config.
         folder: Output folder.
-        fingerprint: Digest of everything the result depends on.
+        fingerprint: Digest of everything else that the result depends on.
 
     Raises:
         UserError: The model cannot be obtained, is of a kind that is not supported, its blocks
             cannot be found, it lacks tensors, a weight is not finite, or its shapes differ from
             those in `architecture`.
     """
-    writer = ArtifactWriter(folder, KIND, fingerprint)
     with fetching(folder) as scratch:
         obtained = obtain_model(name, entry, scratch)
+        # A file at a path may have been replaced since an attempt was interrupted.
+        whole = json_digest([fingerprint, obtained.origin["files"]])
+        writer = ArtifactWriter(folder, KIND, whole)
         raw, files = obtained.path, sorted(obtained.origin["files"])
         if obtained.path.suffix == GGUF:
             check_gguf(obtained.path, f"models.{name}")
