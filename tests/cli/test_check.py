@@ -20,6 +20,7 @@ from freelunch.data.text_amounts import Amounts
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
 from own_models import DOCUMENTS, check_here, machine, write_lines
+from records_for_tests import make_records, write_records
 from tiny_models import save_tiny_model, tokenizer
 
 HERE = machine()
@@ -76,6 +77,12 @@ def refused(config: dict[str, Any], memory: float = 16) -> str:
 
 def test_all_is_well(config: dict[str, Any]) -> None:
     assert said(config).startswith("mine.yaml: all is well (settings, files and texts, memory")
+
+
+def test_repeated_documents_count_once(config: dict[str, Any]) -> None:
+    """As in the text that is fetched."""
+    Path("notes.txt").write_text("\n".join(DOCUMENTS[:2] * 40) + "\n")
+    assert "there is too little text" in refused(config)
 
 
 def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
@@ -271,12 +278,18 @@ def test_a_study_that_does_not_fit_on_the_disk(
 
 
 def test_a_finished_study_needs_no_room(config: dict[str, Any]) -> None:
+    """But one that was edited since does."""
     Path("mine.yaml").write_text(yaml.safe_dump(config))
     study = Study.load(Path("mine.yaml"))
-    study.paths.records.mkdir(parents=True)
-    for cell in study.cells:
-        study.paths.record(cell).touch()
+    write_records(study, make_records(study, {}))
     assert "all is well" in said(config, memory=0.1)
+    dense = study.paths.record(study.cells[0])
+    whole = dense.read_text()
+    dense.write_text(whole.replace(":", ";", 1))
+    assert "does not fit this machine" in refused(config, memory=0.1)
+    dense.write_text(whole)
+    config["study"]["selection"] = {"samples": 3}
+    assert "does not fit this machine" in refused(config, memory=0.1)
 
 
 def test_a_file_that_a_job_removes_meanwhile_is_no_obstacle(

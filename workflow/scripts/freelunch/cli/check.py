@@ -21,6 +21,7 @@ from freelunch.data.seen_model import (
 )
 from freelunch.data.seen_text import read_documents
 from freelunch.data.text_amounts import Amounts
+from freelunch.records.read import is_finished
 from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.mixtures import mixture_of, most_samples, texts_of
@@ -68,8 +69,8 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         entry = study.model(name)
         if isinstance(entry, LocalModel) and not fetched_model(study, name):
             check_as_fetched(Path(entry.path), f"models.{name}.path")
-    # A finished study needs nothing more.
-    finished = all(study.paths.record(cell).is_file() for cell in study.cells)
+    # A finished study needs nothing more; one that was edited since is not finished.
+    finished = is_finished(study)
     if fetches and not finished:
         _check_downloads(study)
     if machine is not None and not finished:

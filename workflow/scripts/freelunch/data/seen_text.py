@@ -100,17 +100,20 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
     """
     _check_file(path, where)
     source = _source(path, where)
-    documents, characters = [], 0
+    documents: list[str] = []
+    seen: set[str] = set()
+    characters = 0
     lines: Iterable[str] = source.lines()
     if form == "plain":
         lines = _first(lines)
     for document in FORMATS[form](source, lines, field):
-        # As `data.texts` keeps them.
-        if document.strip() or form == ROWS:
+        # As `data.texts` keeps them: neither blank ones nor repetitions.
+        if form == ROWS or (document.strip() and document not in seen):
             documents.append(document)
-            characters += len(document)
-            if characters >= MOST_CHARACTERS:
-                return documents, False
+            seen.add(document)
+        characters += len(document)
+        if characters >= MOST_CHARACTERS:
+            return documents, False
     if not any(document.strip() for document in documents):
         raise UserError(
             "the text has no documents",

@@ -129,6 +129,18 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
     return SoFar(replace(study, finished=frozenset(records)), records, waiting, outdated)
 
 
+def is_finished(study: Study) -> bool:
+    """Return whether every cell has a record that was made with the current settings."""
+    paths = [study.paths.record(cell) for cell in study.cells]
+    if not all(path.is_file() for path in paths):
+        return False
+    try:
+        specs = [read_sealed(path, problem="a record is damaged")["spec"] for path in paths]
+    except (UserError, KeyError):
+        return False
+    return specs == [study.spec(cell) for cell in study.cells]
+
+
 def finished_records(
     study: Study, folder: Path
 ) -> tuple[dict[Cell, dict[str, Any]], dict[Cell, tuple[str, Any, Any]]]:
