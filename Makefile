@@ -134,8 +134,8 @@ repair: env
 
 report: env
 	$(SNAKEMAKE)
-	$(SNAKEMAKE) --report results/$$(python -m freelunch name $(STUDY))/report.zip
-	@echo "The audit: results/$$(python -m freelunch name $(STUDY))/audit/index.html"
+	folder="results/$$(python -m freelunch name "$(STUDY)")" && \
+	$(SNAKEMAKE) --report "$$folder/report.zip" && echo "The audit: $$folder/audit/index.html"
 
 # Validators want other packages than the program: roc-validator an older rich than import-linter, every-eval-ever a
 # newer Python, which its validator does not need.

@@ -307,9 +307,12 @@ def ended(tmp_path: Path, state: str, said: str = "") -> str:
     folder.mkdir(parents=True)
     (folder / "8.log").write_text(said)
     run = tmp_path / "run.log"
+    # As Snakemake tells them: by the path that the profile gives, which here leads through a link.
+    (tmp_path / "link").symlink_to(folder.parent)
+    told = tmp_path / "link" / folder.name
     run.write_text(
-        f"Job 3 has been submitted with SLURM jobid 7 (log: {folder / '7.log'}).\n"
-        f"Job 3 has been submitted with SLURM jobid 8 (log: {folder / '8.log'}).\n"
+        f"Job 3 has been submitted with SLURM jobid 7 (log: {told / '7.log'}).\n"
+        f"Job 3 has been submitted with SLURM jobid 8 (log: {told / '8.log'}).\n"
     )
     stand_in(tmp_path, "squeue", f"echo '7|TIMEOUT|10:00|900M'; echo '8|{state}|20:00|900M'")
     return endings([run], tmp_path / "slurm logs")

@@ -121,3 +121,9 @@ def test_a_disk_that_refuses_the_lock_is_one_clear_error(
     monkeypatch.setattr(lock, "ReadWriteLock", refuse)
     with pytest.raises(UserError, match=r"runs\.lock: the file system is read-only"):
         lock.clear_stale_locks(tmp_path)
+
+
+def test_a_damaged_lock_of_runs_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "runs.lock").write_bytes(bytes(range(256)) * 32)
+    with pytest.raises(UserError, match=r"runs\.lock: the lock of runs is damaged"):
+        lock.clear_stale_locks(tmp_path)

@@ -13,6 +13,7 @@ from configs import ROOT
 from freelunch.core.digest import sealed
 from freelunch.records.divisions import finished_groups
 from freelunch.study.cell import Cell
+from freelunch.study.config import Part
 from freelunch.study.study import Study
 
 
@@ -65,3 +66,5 @@ def test_a_record_says_it_when_the_candidates_are_gone(
     record = sealed({"cost": {"reconstruct_window": {"jobs": 3}}})
     write_at(study.paths.record(cell), 10, json.dumps(record))
     assert finished_groups(study) == 3
+    others = Part(models=[next(model for model in study.models if model != cell.model)])
+    assert finished_groups(study.of_part(others)) == 3, "a part without this cell"

@@ -62,6 +62,15 @@ def test_braces_in_the_path_of_a_study_which_snakemake_reads_as_wildcards(
     assert message.startswith(f"{name}: ") and "has no { and }" in message
 
 
+@pytest.mark.parametrize("name", ["run #2.yaml", "run: 2.yaml", "#2.yaml"])
+def test_what_snakemake_would_read_otherwise_in_the_path_of_a_study(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text((ROOT / "studies" / "criteria.yaml").read_text())
+    assert refusal({"study": name}).startswith(f"{name}: Snakemake would read a comment or a key")
+
+
 def test_the_memory_of_a_device_is_no_study() -> None:
     assert chosen_study({DEVICE: 80}).name == "laptop"
     assert chosen_study({DEVICE: 80, "study": "studies/smoke.yaml"}).name == "smoke"
@@ -117,7 +126,11 @@ def test_what_are_no_seeds_is_refused(given: object) -> None:
     assert "expected: whole numbers separated by commas, or no `seeds`" in message
 
 
-@pytest.mark.parametrize("names", ["", " , ", 7, ["opt-125m"]])
+def test_a_name_of_digits_which_snakemake_reads_as_a_number() -> None:
+    assert "no grid is for '7'" in refusal({**PAPER, "models": 7})
+
+
+@pytest.mark.parametrize("names", ["", " , ", 7.5, True, ["opt-125m"]])
 def test_what_are_no_names_is_refused(names: object) -> None:
     message = refusal({**PAPER, "models": names})
     assert message.startswith("models: a part of a study is chosen by names")

@@ -3,6 +3,7 @@
 Snakemake does not pass on why a job of several steps could not be submitted or ended early.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -135,8 +136,10 @@ def _said(job: Ended) -> str:
 
 
 def _ending(job: Ended, folder: Path) -> str | None:
-    # A job whose log is missing has no folder of its own.
-    name = str(job.log.parent.relative_to(folder)).removeprefix(".")
+    # Snakemake keeps the path of logs as the profile gives it, which may lead through a link. A job
+    # whose log is missing has no folder of its own.
+    parent = job.log.parent.resolve()
+    name = os.path.relpath(parent, folder.resolve()).removeprefix(".")
     steps = " ".join(rule for rule in RULES if rule in name)
     why, todo = _why(job, _said(job), steps)
     if why is None:

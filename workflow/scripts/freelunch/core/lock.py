@@ -10,12 +10,14 @@ file, would outlive a killed process.
 import logging
 import os
 import shutil
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, ReadWriteLock, Timeout
 
 from freelunch.core.disk import disk_error
+from freelunch.core.errors import UserError
 
 log = logging.getLogger(__name__)
 # Locks that this process holds until it ends.
@@ -61,7 +63,7 @@ def clear_stale_locks(snakemake_folder: Path) -> bool:
     have this lock for itself is the only one alive, so that all of Snakemake's locks are stale.
 
     Raises:
-        UserError: The file system refuses files here.
+        UserError: The file system refuses files here, or a file of locks is damaged.
     """
     path, alone = snakemake_folder / "runs.lock", False
     try:
@@ -73,6 +75,13 @@ def clear_stale_locks(snakemake_folder: Path) -> bool:
         running.acquire_read()
     except OSError as error:
         raise disk_error(error, path) or error from error
+    except sqlite3.Error as error:
+        raise UserError(
+            "the lock of runs is damaged",
+            where=path,
+            found=error,
+            todo="remove it, if no other run is alive in this folder, and run again",
+        ) from error
     _held.append(running)
     return alone
 

@@ -16,9 +16,9 @@ def finished_groups(study: Study) -> int | None:
 
     A study stays with it. With another number, finished cells would run again whenever the study is
     continued with other GPUs or another executor, or earlier jobs have taught another rate. Of
-    several numbers, the latest counts.
+    several numbers, the latest counts. All parts of a study have the same, since they share cells.
     """
-    found = [each for cell in study.cells for each in _of_cell(study, cell)]
+    found = [each for cell in study.of_part(None).cells for each in _of_cell(study, cell)]
     return max(found)[1] if found else None
 
 

@@ -66,8 +66,7 @@ def part_of(models: object = None, claims: object = None, seeds: object = None) 
         key: _listed(key, names) for key, names in asked.items() if names is not None
     }
     if seeds is not None:
-        # Snakemake reads a single number as one.
-        written = _listed(SEEDS, str(seeds), "whole numbers")
+        written = _listed(SEEDS, seeds, "whole numbers")
         if not all(re.fullmatch("[0-9]{1,10}", it) and int(it) < ALL_SEEDS for it in written):
             raise _no_part(SEEDS, seeds, "whole numbers")
         given[SEEDS] = [*dict.fromkeys(map(int, written))]
@@ -75,7 +74,9 @@ def part_of(models: object = None, claims: object = None, seeds: object = None) 
 
 
 def _listed(key: str, names: object, of: str = "names") -> list[str]:
-    found = re.split(r"[,\s]+", names.strip(", ")) if isinstance(names, str) else []
+    # Snakemake reads a name of digits as a number.
+    text = str(names) if type(names) in (str, int) else ""
+    found = re.split(r"[,\s]+", text.strip(", "))
     if not any(found):
         raise _no_part(key, names, of)
     return list(dict.fromkeys(found))
@@ -117,8 +118,8 @@ def read_study(path: Path, part: Part | None = None) -> Study:
         part: The part of the study that is run, in place of the file's own.
 
     Raises:
-        UserError: The study is not there or not valid, its path has braces, or another study file
-            has results under its name.
+        UserError: The study is not there or not valid, Snakemake cannot take its path, or another
+            study file has results under its name.
     """
     if os.path.isdir(path) or not os.path.exists(path):
         here = [Path(DEFAULT_STUDY), *Path("studies").glob("*.yaml")]
@@ -136,6 +137,13 @@ def read_study(path: Path, part: Part | None = None) -> Study:
             "Snakemake would read wildcards between the braces in this path",
             where=file,
             expected="a study file whose path has no { and }",
+            todo="rename the file or its folder",
+        )
+    if re.search(r"(^|\s)#|:\s", file):
+        raise UserError(
+            "Snakemake would read a comment or a key in this path",
+            where=file,
+            expected="a study file whose path has neither # after a space nor a space after :",
             todo="rename the file or its folder",
         )
     study = Study.load(Path(file), part=part)
