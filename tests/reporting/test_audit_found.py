@@ -18,7 +18,7 @@ from freelunch.reporting.audit.page import page_text
 from freelunch.reporting.audit.page_found import shown_found
 from freelunch.reporting.audit.page_marks import _CORNERS, _HALVES, symbol_id, symbols
 from freelunch.reporting.audit.page_scatter import SIZE, VIEWS, Axis, scatter
-from freelunch.reporting.audit.scope import worth_text
+from freelunch.reporting.audit.scope import Regime, worth_text
 from freelunch.reporting.audit.verdicts import UNTESTED
 from freelunch.reporting.drawing.marks import Mark, marks
 from freelunch.study.cell import NONE
@@ -190,9 +190,9 @@ def test_an_answer_where_there_is_little() -> None:
 @pytest.mark.parametrize(
     ("regimes", "seeds", "expected"),
     [
-        ({"C1": 524_288}, [0], "At most 1.6 % of the paper's smallest calibration sample for"),
+        ({"C1": Regime(128, 4096)}, [0], "At most 1.6 % of the paper's smallest calibration sample for"),
         (
-            {"C1": 8_192},
+            {"C1": Regime(32, 256)},
             [0, 1, 2],
             "At least the paper's smallest calibration sample for most models (8,192 tokens)",
         ),
@@ -203,7 +203,7 @@ def test_an_answer_where_there_is_little() -> None:
         ),
     ],
 )
-def test_what_a_study_is_worth(regimes: dict[str, int], seeds: list[int], expected: str) -> None:
+def test_what_a_study_is_worth(regimes: dict[str, Regime], seeds: list[int], expected: str) -> None:
     study = make_study(seeds=seeds)
     worth = worth_text(study, make_records(study, {}), regimes)
     assert worth.startswith(expected)
@@ -212,7 +212,7 @@ def test_what_a_study_is_worth(regimes: dict[str, int], seeds: list[int], expect
 
 def test_a_study_without_reconstruction_settles_nothing() -> None:
     study = make_study(adaptations=["none"])
-    worth = worth_text(study, make_records(study, {}), {"C1": 8_192})
+    worth = worth_text(study, make_records(study, {}), {"C1": Regime(32, 256)})
     assert worth.startswith("No model was reconstructed, so this settles no claim of the paper")
 
 

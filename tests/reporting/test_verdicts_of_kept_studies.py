@@ -9,7 +9,7 @@ import pytest
 from freelunch.records.read import load_records
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
-from freelunch.reporting.audit.scope import load_regimes
+from freelunch.reporting.audit.scope import Regime, Regimes, load_regimes
 from freelunch.reporting.audit.verdicts import (
     BEARINGS,
     FAILS,
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def audited(
-    file: str, name: str, regimes: dict[str, int] | None = None
+    file: str, name: str, regimes: Regimes | None = None
 ) -> dict[str, dict[str, Any]]:
     study, folder = Study.load(Path(file), ROOT), ROOT / "docs" / name / "records"
     evidence = Evidence(study, load_records(study, folder), folder)
@@ -152,7 +152,7 @@ def test_a_study_below_the_papers_scale_says_nothing_about_its_claims(
 
 def test_of_a_study_at_scale_the_seeds_decide() -> None:
     """As if the paper had calibrated on as little text; C3b and C4 need more than text."""
-    claims = audited("studies/full.yaml", "full", dict.fromkeys(load_regimes(), 8192))
+    claims = audited("studies/full.yaml", "full", dict.fromkeys(load_regimes(), Regime(32, 256)))
     assert claims["C2"]["bearing"] == claims["C2v1"]["bearing"] == BEARINGS[FAILS]
     assert claims["C3"]["parts"][0]["bearing"] == TOO_FEW_SEEDS
     assert claims["C3b"]["bearing"] == claims["C4"]["bearing"] == TOO_SMALL

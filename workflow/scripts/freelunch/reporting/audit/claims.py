@@ -22,7 +22,7 @@ from freelunch.reporting.audit.numbers import (
     number_text,
     seeds_texts,
 )
-from freelunch.reporting.audit.scope import Regimes, Scope, load_regimes
+from freelunch.reporting.audit.scope import Regime, Regimes, Scope, load_regimes
 from freelunch.reporting.audit.verdicts import (
     ADDS,
     COUNTS,
@@ -122,7 +122,7 @@ def audit_claims(
     return [_claim(claim, evidence, regimes.get(claim["id"])) for claim in claims]
 
 
-def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any]:
+def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> dict[str, Any]:
     asked = [_part(part, claim, evidence, paper) for part in claim["parts"]]
     parts = [part for part, _ in asked]
     verdict = of_claim([(part["verdict"], part["role"]) for part in parts])
@@ -136,13 +136,13 @@ def _claim(claim: Claim, evidence: Evidence, paper: int | None) -> dict[str, Any
         **{key: claim.get(key) for key in facts},
         "verdict": verdict,
         "bearing": bearing(at_scale, any(part["bearing"] == TOO_SMALL for part in own)),
-        "scope": _scope(evidence, findings, paper)[0],
+        "scope": _scope_text(evidence, findings, paper),
         "parts": parts,
     }
 
 
 def _part(
-    part: Mapping[str, Any], claim: Claim, evidence: Evidence, paper: int | None
+    part: Mapping[str, Any], claim: Claim, evidence: Evidence, paper: Regime | None
 ) -> tuple[dict[str, Any], str]:
     """Return what was found for a part, and the verdict on what has the scale of the paper."""
     metric = part.get("metric")
@@ -157,16 +157,20 @@ def _part(
     findings = [_finding(each, part, evidence) for each in asked]
     unfinished = evidence.study.is_unfinished
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
-    scope, too_small = _scope(evidence, findings, paper)
+    too_small = _scope(evidence, findings, paper).too_small
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
     # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
-    large = [it for it in findings if not it["cells"] or not _scope(evidence, [it], paper)[1]]
+    large = [
+        finding
+        for finding in findings
+        if not (finding["cells"] and _scope(evidence, [finding], paper).is_in_part_too_small)
+    ]
     at_scale = together([finding["verdict"] for finding in large], measure.agree)
     found = {
         **part_facts(part),
         "verdict": verdict,
         "bearing": bearing(at_scale, too_small),
-        "scope": scope,
+        "scope": _scope_text(evidence, findings, paper),
         "reason": reason_text(findings, verdict, UNFINISHED if unfinished else NO_CELLS),
         "findings": findings,
     }
@@ -192,16 +196,21 @@ def part_facts(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scope(
-    evidence: Evidence, findings: Sequence[Mapping[str, Any]], paper: int | None
-) -> tuple[str | None, bool]:
-    """Return the scope of findings in words, and whether it is below the paper's.
-
-    Without cells there is no scope in words, and the scale is that of the study.
-    """
+    evidence: Evidence, findings: Sequence[Mapping[str, Any]], paper: Regime | None
+) -> Scope:
+    """Return the scope of findings; without cells, that of the study."""
     cells = dict.fromkeys(Cell.parse(cell) for finding in findings for cell in finding["cells"])
     seeds = [finding["seeds"] for finding in findings if finding["seeds"]]
-    scope = Scope.of(evidence.study, cells or evidence.study.cells, seeds, paper)
-    return scope.text if cells else None, scope.too_small
+    return Scope.of(evidence.study, cells or evidence.study.cells, seeds, paper)
+
+
+def _scope_text(
+    evidence: Evidence, findings: Sequence[Mapping[str, Any]], paper: Regime | None
+) -> str | None:
+    """Return the scope of findings in words; None without cells."""
+    if not any(finding["cells"] for finding in findings):
+        return None
+    return _scope(evidence, findings, paper).text
 
 
 def _only(evidence: Evidence, names: Sequence[str], claim: Claim) -> Evidence:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TypeVar
 
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
 from freelunch.analysis.resolution import told_apart
@@ -14,8 +15,33 @@ from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
-# The tokens of the smallest calibration sample with which the paper makes a claim, by the claim.
-Regimes = Mapping[str, int]
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The smallest calibration sample with which the paper makes a claim.
+
+    Attributes:
+        sequences: Number of its sequences.
+        length: Their tokens, for models with as many positions.
+    """
+
+    sequences: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Return its tokens, for models with enough positions."""
+        return self.sequences * self.length
+
+    def tokens_for(self, study: Study, model: str) -> int:
+        """Return its tokens for a model, whose `max_length` may be shorter than its sequences."""
+        return self.sequences * min(self.length, study.model(model).max_length or self.length)
+
+
+# By the claim.
+Regimes = Mapping[str, Regime]
 
 
 def load_regimes(path: Path = PROTOCOL) -> Regimes:
@@ -25,7 +51,7 @@ def load_regimes(path: Path = PROTOCOL) -> Regimes:
         UserError: The file does not match `workflow/schemas/protocol.schema.json`.
     """
     return {
-        claim: regime["tokens"]
+        claim: Regime(regime["sequences"], regime["length"])
         for regime in checked(path, "protocol").get("regimes", [])
         for claim in regime["claims"]
     }
@@ -40,22 +66,27 @@ class Scope:
         criteria: The criteria.
         patterns: The patterns.
         tokens: The fewest and the most calibration tokens of an adaptation.
-        reconstructed: The most calibration tokens of a reconstruction.
+        shares: The same as shares of the paper's smallest sample for each model; None for a claim
+            that is not the paper's.
+        reconstructed: The largest such share of a reconstruction: of the model in which it is
+            smallest, and of that in which it is largest; 0 if no model was reconstructed.
         seeds: The fewest and the most seeds of a number.
-        paper: The paper's fewest calibration tokens; None for a claim that is not the paper's.
+        paper: The paper's smallest sample: its fewest and its most tokens for these models; None
+            for a claim that is not the paper's.
     """
 
     models: list[str]
     criteria: list[str]
     patterns: list[str]
     tokens: tuple[int, int]
-    reconstructed: int
+    shares: tuple[float, float] | None
+    reconstructed: tuple[float, float]
     seeds: tuple[int, int]
-    paper: int | None
+    paper: tuple[int, int] | None
 
     @classmethod
     def of(
-        cls, study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: int | None
+        cls, study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: Regime | None
     ) -> "Scope":
         """Return the scope of numbers.
 
@@ -63,7 +94,8 @@ class Scope:
             study: The study.
             cells: The cells that the numbers come from; at least one.
             seeds: The number of seeds of each number.
-            paper: The paper's fewest calibration tokens.
+            paper: The paper's smallest calibration sample; None for a claim that is not the
+                paper's.
         """
         cells, seeds = list(cells), list(seeds) or [1]
         pruned = [cell for cell in cells if not cell.is_dense]
@@ -72,27 +104,34 @@ class Scope:
             for cell in pruned
             if cell.adaptation != NONE
         }
-        samples = {study.tokens_of(cell.model, NONE) for cell in cells}
-        tokens = set(of.values()) or samples
-        reconstructed = {
-            of[model, name]
-            for model, name in of
-            if not study.config.adaptations[name].is_retraining
-        } or {0}
+        models = list(dict.fromkeys(cell.model for cell in cells))
+        tokens = of or {(model, NONE): study.tokens_of(model, NONE) for model in models}
+        papers = {model: paper.tokens_for(study, model) for model in models} if paper else {}
+        shares = {key: tokens[key] / papers[key[0]] for key in tokens if papers}
+        reconstructed: dict[str, float] = {}
+        for (model, name), share in shares.items():
+            if name != NONE and not study.config.adaptations[name].is_retraining:
+                reconstructed[model] = max(share, reconstructed.get(model, 0))
         return cls(
-            list(dict.fromkeys(cell.model for cell in cells)),
+            models,
             list(dict.fromkeys(cell.criterion for cell in pruned)),
             list(dict.fromkeys(cell.pattern for cell in pruned)),
-            (min(tokens), max(tokens)),
-            max(reconstructed),
-            (min(seeds), max(seeds)),
-            paper,
+            _ends(tokens.values()),
+            _ends(shares.values()) if papers else None,
+            _ends(reconstructed.values()) if reconstructed else (0, 0),
+            _ends(seeds),
+            _ends(papers.values()) if papers else None,
         )
 
     @property
     def too_small(self) -> bool:
-        """Return whether the study is below the scale of the paper."""
-        return self.paper is not None and self.reconstructed < self.paper
+        """Return whether all models are below the scale of the paper."""
+        return self.paper is not None and self.reconstructed[1] < 1
+
+    @property
+    def is_in_part_too_small(self) -> bool:
+        """Return whether some of the models are below the scale of the paper."""
+        return self.paper is not None and self.reconstructed[0] < 1
 
     @property
     def text(self) -> str:
@@ -103,8 +142,8 @@ class Scope:
             ", ".join(map(pattern_label, self.patterns)),
         ]
         tokens = f"{_range(*self.tokens)} calibration tokens"
-        if self.paper is not None:
-            shares = f"{_range(*(100 * of / self.paper for of in self.tokens))} %"
+        if self.shares is not None:
+            shares = f"{_range(*(100 * share for share in self.shares))} %"
             tokens += f", {shares} of the paper's smallest calibration sample"
         least, most = self.seeds
         parts += [tokens, "one seed" if most == 1 else f"{_range(least, most)} seeds"]
@@ -169,24 +208,44 @@ def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
         seeds = ", and what comes from fewer than three seeds holds on this sample and order only"
     if scope.paper is None:
         return f"The paper's scale is not known{seeds}."
-    sample = f"the paper's smallest calibration sample for most models ({scope.paper:,} tokens)"
-    if not scope.reconstructed:
+    least, most = scope.reconstructed
+    if not most:
         return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
-    share = f"{100 * scope.reconstructed / scope.paper:,.2g} %"
+    longest = max(each.tokens for each in regimes.values())
+    models = "most" if set(scope.paper) == {longest} else "these"
+    sample = (
+        f"the paper's smallest calibration sample for {models} models ({_range(*scope.paper)} "
+        "tokens)"
+    )
     if scope.too_small:
+        share = f"{_percent(100 * most)} %"
         return f"At most {share} of {sample}, so this settles no claim at the paper's scale{seeds}."
+    if scope.is_in_part_too_small:
+        return (
+            f"Only some models saw {sample}, so that only what is said of them can support or "
+            f"weaken the paper's claims{seeds}."
+        )
     return f"At least {sample}, so this can support or weaken the paper's claims{seeds}."
 
 
 def _of_study(study: Study, records: Records, regimes: Regimes) -> Scope:
     seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
-    return Scope.of(study, study.cells, seeds, min(regimes.values(), default=None))
+    smallest = min(regimes.values(), key=lambda each: each.tokens, default=None)
+    return Scope.of(study, study.cells, seeds, smallest)
+
+
+def _ends(numbers: Iterable[N]) -> tuple[N, N]:
+    known = list(numbers)
+    return min(known), max(known)
 
 
 def _range(least: float, most: float) -> str:
     """Return two numbers, or one if they are equal."""
-    low, high = (
-        f"{value:.2g}" if isinstance(value, float) and value < 100 else f"{value:,.0f}"
-        for value in (least, most)
-    )
+    low, high = map(_percent, (least, most))
     return low if low == high else f"{low} to {high}"
+
+
+def _percent(value: float) -> str:
+    # Two digits of 99.6 are 1e+02.
+    short = isinstance(value, float) and value < 99.5
+    return f"{value:.2g}" if short else f"{value:,.0f}"
