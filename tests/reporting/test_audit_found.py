@@ -190,7 +190,11 @@ def test_an_answer_where_there_is_little() -> None:
 @pytest.mark.parametrize(
     ("regimes", "seeds", "expected"),
     [
-        ({"C1": Regime(128, 4096)}, [0], "At most 1.6 % of the paper's smallest calibration sample for"),
+        (
+            {"C1": Regime(128, 4096)},
+            [0],
+            "At most 1.6 % of the paper's smallest calibration sample for",
+        ),
         (
             {"C1": Regime(32, 256)},
             [0, 1, 2],

@@ -11,6 +11,7 @@ from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Measurement
 from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from freelunch.study.config import Part
 from freelunch.study.study import Study
 from measures_for_tests import BASE, BLOCK, ENTRIES, NOWHERE, audited
 from records_for_tests import make_records, make_study
@@ -284,7 +285,7 @@ def test_gap_left_by_size(large: float, expected: str) -> None:
         "tiny-2/magnitude-u50/recon_block/seed0": large,
     }
     grid = {"models": ["tiny-2", "tiny"], "criteria": ["magnitude", "wanda"]}
-    settings = {"groups": [["magnitude"], ["wanda"]]}
+    settings = {"groups": [["magnitude"], ["wanda"]], "across_families": False}
     part = audited("gap_left_by_size", {"below": 0}, values, settings, **grid)
     assert kind(part["verdict"]) == expected, part
     (finding,) = part["findings"]
@@ -293,9 +294,39 @@ def test_gap_left_by_size(large: float, expected: str) -> None:
     assert kind(one["verdict"]) == UNTESTED and "models of several sizes" in one["reason"]
 
 
+@pytest.mark.parametrize(
+    ("across", "expected"),
+    [
+        (False, {("opt-1.3b", "opt-6.7b"), ("llama-2-7b", "llama-2-70b")}),
+        (
+            True,
+            {("opt-1.3b", "opt-6.7b"), ("opt-1.3b", "llama-2-7b"), ("llama-2-7b", "llama-2-70b")},
+        ),
+    ],
+)
+def test_a_model_is_compared_with_the_next_that_is_clearly_smaller(
+    across: bool, expected: set[tuple[str, ...]]
+) -> None:
+    billions = {"opt-1.3b": 1.3, "opt-6.7b": 6.7, "llama-2-7b": 6.8, "llama-2-70b": 70.0}
+    study = Study.load(Path("studies/paper.yaml")).of_part(Part(models=list(billions)))
+    records = make_records(study, {})
+    for record in records.values():
+        model = record["cell"].partition("/")[0]
+        record["identity"]["parameters"] = int(1e9 * billions[model])
+    groups = [["magnitude"], ["wanda", "ria", "sparsegpt"]]
+    settings = {"groups": groups, "across_families": across}
+    claim = make_claim("gap_left_by_size", metric="perplexity", settings=settings)
+    (verdict,) = audit_claims(Evidence(study, records, NOWHERE), [claim])
+    compared = {
+        tuple(dict.fromkeys(cell.partition("/")[0] for cell in finding["cells"]))
+        for finding in verdict["parts"][0]["findings"]
+    }
+    assert compared == expected
+
+
 def test_models_are_compared_in_whichever_order_their_criteria_are() -> None:
     """Magnitude pruning is the worse of the two in the small model, and the better in the large."""
-    settings = {"groups": [["magnitude"], ["wanda"]]}
+    settings = {"groups": [["magnitude"], ["wanda"]], "across_families": False}
     values = {f"{model}/wanda-u50/none/seed0": 60.0 for model in ("tiny", "tiny-2")}
     values |= {f"{model}/wanda-u50/recon_block/seed0": 40.0 for model in ("tiny", "tiny-2")}
     values |= {f"{model}/magnitude-u50/recon_block/seed0": 42 for model in ("tiny", "tiny-2")}

@@ -25,9 +25,7 @@ from freelunch.study.study import Study
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def audited(
-    file: str, name: str, regimes: Regimes | None = None
-) -> dict[str, dict[str, Any]]:
+def audited(file: str, name: str, regimes: Regimes | None = None) -> dict[str, dict[str, Any]]:
     study, folder = Study.load(Path(file), ROOT), ROOT / "docs" / name / "records"
     evidence = Evidence(study, load_records(study, folder), folder)
     return {claim["id"]: claim for claim in audit_claims(evidence, load_claims(), regimes)}

@@ -208,7 +208,7 @@ def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
         seeds = ", and what comes from fewer than three seeds holds on this sample and order only"
     if scope.paper is None:
         return f"The paper's scale is not known{seeds}."
-    least, most = scope.reconstructed
+    most = scope.reconstructed[1]
     if not most:
         return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
     longest = max(each.tokens for each in regimes.values())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, combinations, pairwise
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ from freelunch.reporting.audit.measures.measure import (
 from freelunch.reporting.labels import criterion_label
 from freelunch.study.cell import NONE, Cell
 
+# Of two models of 70 and 72 billion parameters, neither says anything of larger models.
+CLEARLY_SMALLER = 2 / 3
 NO_GAP = "without the reconstruction, there may be no gap"
 # Criteria whose mean loss is compared.
 Group = Sequence[str]
@@ -60,15 +62,18 @@ def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
 
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
-    """How much more of the gap between `groups` is left in a model than in the next smaller, in
-    whichever order the two groups are, for each budget with which several criteria were run.
+    """How much more of the gap between `groups` is left in a model than in the next smaller of its
+    family (`model_type`, if the models' entries say it) that has at most two thirds of its
+    parameters, in whichever order the two groups are, for each budget with which several criteria
+    were run. With `across_families`, all models are one family.
     """
     sizes = evidence.parameters
-    by_gap: dict[tuple[str, str, int], list[Measurement]] = {}
+    by_gap: dict[tuple[str, str, int, str], list[Measurement]] = {}
     absent: dict[tuple[str, str], list[Absent]] = {}
     models: dict[tuple[str, str], set[str]] = {}
     for place, criteria in _grouped(evidence, settings):
         model, pattern, name = place
+        family = "" if settings["across_families"] else _family(evidence, model)
         gaps = _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP)
         # Pairs of groups come in one order, whichever of the two is worse in a model.
         for pair, found in enumerate(gaps):
@@ -77,8 +82,8 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
                 if isinstance(found, Absent):
                     absent.setdefault((pattern, name), []).append(found)
                 else:
-                    by_gap.setdefault((pattern, name, pair), []).append(found)
-    several = {gap: each for gap, each in by_gap.items() if len(each) > 1}
+                    by_gap.setdefault((pattern, name, pair, family), []).append(found)
+    several = {gap: pairs for gap, each in by_gap.items() if (pairs := _by_size(each, sizes))}
     # What one of several models lacks at a budget is not forgotten.
     missing = [it for of, its in absent.items() if len(models[of]) > 1 for it in its]
     yield from missing
@@ -87,9 +92,8 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
             "models of different sizes",
             "these criteria are not compared on models of several sizes",
         )
-    for (pattern, *_), measured in several.items():
-        ordered = sorted(measured, key=lambda each: sizes[each.cells[0].model])
-        for small, large in pairwise(ordered):
+    for (pattern, *_), pairs in several.items():
+        for small, large in pairs:
 
             def statistic(
                 means: Means,
@@ -107,6 +111,27 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
                 about=small.about,
                 pick=size_difference,
             )
+
+
+def _by_size(
+    measured: Sequence[Measurement], sizes: Mapping[str, int]
+) -> list[tuple[Measurement, Measurement]]:
+    """Return each measurement of a model that has a clearly smaller one, behind that of the largest
+    such model.
+    """
+    ordered = sorted(measured, key=lambda each: sizes[each.cells[0].model])
+    pairs = []
+    for large in ordered:
+        most = CLEARLY_SMALLER * sizes[large.cells[0].model]
+        smaller = [each for each in ordered if sizes[each.cells[0].model] <= most]
+        pairs += [(smaller[-1], large)] if smaller else []
+    return pairs
+
+
+def _family(evidence: Evidence, model: str) -> str:
+    """Return the family of a model as its entry says it; empty if it does not."""
+    architecture = evidence.study.model(model).architecture
+    return "" if architecture is None else architecture.model_type or ""
 
 
 def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
@@ -235,7 +260,7 @@ MEASURES = (
     Measure(
         gap_left_by_size,
         "share of the gap that reconstruction leaves, larger minus smaller model",
-        {"groups": GROUPS},
+        {"groups": GROUPS, "across_families": {"type": "boolean"}},
     ),
     Measure(
         perplexity_difference,
