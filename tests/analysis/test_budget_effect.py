@@ -198,6 +198,23 @@ def test_what_is_said_of_it() -> None:
     )
 
 
+def test_what_is_said_without_an_interval_and_of_large_budgets() -> None:
+    row = next(row for row in reach_rows(made(), STUDY) if row["unit"] == "tokens")
+    unknown = {"reached_at_low": math.nan, "reached_at_high": math.nan}
+    large = {
+        "reached_at_over_reference": 131.4,
+        "reached_at_low": 104.2,
+        "reached_at_high": 1640.0,
+        "largest_over_reference": 3000,
+    }
+    told = [
+        next(reach_sentences([{**row, "unit": unit, **changes} for unit in ("tokens", "flops")]))
+        for changes in (unknown, large)
+    ]
+    assert "full reaches recon_block with 2.4 times its tokens (no interval)" in told[0]
+    assert "with 131 times its tokens (95 %: 104 to 1,640) and 131 times its operat" in told[1]
+
+
 def test_a_line_of_the_table() -> None:
     row = next(row for row in budget_rows(made(), STUDY) if row["adaptation"] == "full_4")
     line = budget_line(row)

@@ -17,11 +17,20 @@ HERE = {"processor": processor_name(), "cores": os.cpu_count(), "device": "cpu"}
 GPU = {**HERE, "device": "cuda", "device_name": "NVIDIA H100 80GB HBM3"}
 
 
-def note(results: Path, number: int, environment: dict[str, Any], **cost: float) -> None:
+def note(
+    results: Path,
+    number: int,
+    environment: dict[str, Any],
+    others: dict[str, Any] | None = None,
+    **cost: float,
+) -> None:
     """Leave a record of a cell whose evaluation cost this much."""
     record = {
         "cost": {"evaluate_cell": {"flops": 2_000_000_000_000 + number, "wall_s": 20.0, **cost}},
-        "provenance": {"environments": {"evaluate_cell": environment}},
+        "provenance": {
+            "environments": {"evaluate_cell": environment},
+            "other_environments": others or {},
+        },
     }
     path = results / "study" / "records" / f"{number}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +65,12 @@ def test_jobs_that_say_nothing_of_it(
 ) -> None:
     for number in range(9):
         note(tmp_path, number, environment, **cost)
+    assert learnt_rate(tmp_path) is None
+
+
+def test_jobs_on_several_machines_say_nothing_of_one(tmp_path: Path) -> None:
+    for number in range(9):
+        note(tmp_path, number, HERE, {"evaluate_cell": [GPU]})
     assert learnt_rate(tmp_path) is None
 
 

@@ -174,6 +174,17 @@ def test_the_answer_goes_no_further_than_the_interval(
     assert ("not finite" in answer) == (perplexity is None)
 
 
+def test_a_loss_that_is_too_large_for_a_perplexity() -> None:
+    study = make_study(criteria=["wanda"])
+    records = make_records(study, PERPLEXITIES)
+    (cell,) = (cell for cell in records if cell.adaptation == "recon_block")
+    metrics = records[cell]["metrics"]["perplexity"]
+    metrics["window_losses"] = [900 + loss for loss in metrics["window_losses"]]
+    metrics["perplexity"] = None
+    answer = answer_text(study, gather_found(Evidence(study, records, Path())))
+    assert "raises the perplexity of tiny" in answer and "to not finite" in answer
+
+
 def test_an_answer_where_there_is_little() -> None:
     alone = make_study(criteria=["wanda"], adaptations=["recon_block"])
     assert answer_of({}, alone).startswith(

@@ -10,7 +10,15 @@ from freelunch.reporting.audit.claims import audit_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
 from freelunch.reporting.audit.measures.measure import Measurement
-from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from freelunch.reporting.audit.verdicts import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    TOO_SMALL,
+    UNDECIDED,
+    UNTESTED,
+    kind,
+)
 from freelunch.study.config import Part
 from freelunch.study.study import Study
 from measures_for_tests import BASE, BLOCK, ENTRIES, NOWHERE, audited
@@ -381,6 +389,10 @@ def test_recovery_at_size() -> None:
     part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1001, **wanda})
     assert kind(part["verdict"]) == UNTESTED
     assert "the largest model of this study has 1,000" in part["reason"]
+    missing = {"parameters": 1000, "criteria": ["ria"]}
+    part = audited("recovery_at_size", {"above": 0}, BASE, missing, adaptations=["none"])
+    assert "no reconstruction of them is there" in part["reason"]
+    assert part["bearing"] != TOO_SMALL
 
 
 def test_accuracy_is_a_loss_of_wrong_answers(tmp_path: Path) -> None:

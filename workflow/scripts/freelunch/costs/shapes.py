@@ -208,7 +208,7 @@ class Shapes:
         """Return the part of `forward_flops` that multiplies no weights: the two products of
         queries, keys and values.
         """
-        each = (4 if self.scores else 2) * tokens * length * self.hidden
+        each = (4 if self.scores else 2) * tokens * length * self.attention
         return each * (self.blocks if blocks is None else blocks)
 
     def head_flops(self, tokens: int) -> int:

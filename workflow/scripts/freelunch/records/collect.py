@@ -184,9 +184,18 @@ def _runs(made: MadeSteps) -> dict[str, list[dict[str, Any]]]:
     return found | {step: runs for carried in shared for step, runs in carried.items()}
 
 
+def _others(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the environments of a step's jobs that differ from that of the first, each once."""
+    found = [runs[0]["environment"]]
+    for run in runs:
+        found += [] if run["environment"] in found else [run["environment"]]
+    return found[1:]
+
+
 def _provenance(made: MadeSteps) -> dict[str, Any]:
     """Return where the numbers come from."""
     environments = {step: runs[0]["environment"] for step, runs in _runs(made).items()}
+    others = {step: each for step, runs in _runs(made).items() if (each := _others(runs))}
     # Steps that ran before this fact was recorded do not have it.
     finished = {
         step: max(times)
@@ -210,6 +219,7 @@ def _provenance(made: MadeSteps) -> dict[str, Any]:
         digests["adaptation_token_ids"] = made.sample.facts["tokens_sha256"]
     return {
         "environments": environments,
+        **({"other_environments": others} if others else {}),
         "finished": finished,
         "digests": digests,
         "model_origin": made.model.facts["origin"],

@@ -53,7 +53,14 @@ def _jobs(results: Path) -> Iterator[tuple[dict[str, Any], float, float]]:
     records = (path for path in results.glob("*/records/*.json") if path.is_file())
     for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:
         record = unsealed(path.read_bytes()) or {}
-        environments = record.get("provenance", {}).get("environments", {})
+        provenance = record.get("provenance", {})
+        # Jobs on several machines or devices say nothing of one.
+        mixed = provenance.get("other_environments", {})
+        environments = {
+            rule: each
+            for rule, each in provenance.get("environments", {}).items()
+            if rule not in mixed
+        }
         for rule in _PASSING:
             cost = record.get("cost", {}).get(rule, {})
             job = cost.get("flops", 0), cost.get("wall_s", 0.0)

@@ -241,9 +241,10 @@ def _verb(gain: Mapping[str, Any]) -> str | None:
     value, low, high = (gain[key] for key in ("value", "low", "high"))
     if value is None:
         return "changes"
-    if low is None or low <= 0 <= high:
+    # Infinity is a word in JSON.
+    if low is None or float(low) <= 0 <= float(high):
         return None
-    return "lowers" if value > 0 else "raises"
+    return "lowers" if float(value) > 0 else "raises"
 
 
 def _rivals(study: Study, of: Found) -> Iterator[str]:

@@ -30,6 +30,8 @@ def gather_provenance(study: Study, records: Records) -> dict[str, Any]:
     """Return code, packages, machines, digests and origins, each value once."""
     of_cells = [record["provenance"] for record in records.values()]
     environments = [each for of in of_cells for each in of["environments"].values()]
+    others = [of.get("other_environments", {}) for of in of_cells]
+    environments += [each for of in others for several in of.values() for each in several]
     times = [time for of in of_cells for time in of["finished"].values()]
     keys = ("python", "platform", "processor", "cores", "device", "device_name")
     return {

@@ -78,21 +78,24 @@ def _reach(tokens: Row, flops: Row) -> str:
         return f"cannot be compared: {reference} diverged"
     if math.isinf(value):
         interval = "" if math.isinf(tokens["reached_at_low"]) else f"; {_interval(tokens)}"
-        largest = f"{tokens['largest_over_reference']:.3g}"
+        largest = _digits(tokens["largest_over_reference"], 3)
         return f"does not reach {reference} with up to {largest} times its tokens{interval}"
     if value <= tokens["smallest_over_reference"]:
         return (
             f"already reaches {reference} at the smallest budget that was run: with at most "
-            f"{tokens['smallest_over_reference']:.3g} times its tokens and "
-            f"{flops['smallest_over_reference']:.3g} times its operations; {_interval(tokens)}"
+            f"{_digits(tokens['smallest_over_reference'], 3)} times its tokens and "
+            f"{_digits(flops['smallest_over_reference'], 3)} times its operations; "
+            f"{_interval(tokens)}"
         )
     return (
-        f"reaches {reference} with {value:.2g} times its tokens ({_interval(tokens)}) and "
-        f"{flops['reached_at_over_reference']:.2g} times its operations ({_interval(flops)})"
+        f"reaches {reference} with {_digits(value)} times its tokens ({_interval(tokens)}) and "
+        f"{_digits(flops['reached_at_over_reference'])} times its operations ({_interval(flops)})"
     )
 
 
 def _interval(row: Row) -> str:
+    if math.isnan(row["reached_at_low"]):
+        return "no interval"
     low, high = (times(row[key], row) for key in ("reached_at_low", "reached_at_high"))
     return f"95 %: {low}" if low == high else f"95 %: {low} to {high}"
 
@@ -107,11 +110,17 @@ def times(value: float, row: Row) -> str:
     if math.isnan(value):
         return NOT_FINITE
     if math.isinf(value):
-        return f"more than {row['largest_over_reference']:.2g}"
+        return f"more than {_digits(row['largest_over_reference'])}"
     if value <= row["smallest_over_reference"]:
         # Smaller budgets were not tried.
-        return f"at most {row['smallest_over_reference']:.2g}"
-    return f"{value:.2g}"
+        return f"at most {_digits(row['smallest_over_reference'])}"
+    return _digits(value)
+
+
+def _digits(value: float, digits: int = 2) -> str:
+    """Return a number with so many digits, but never fewer than those before the point."""
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text else text
 
 
 def _same(one: Row, other: Row) -> bool:

@@ -75,11 +75,15 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     sizes = evidence.parameters
     large = evidence.only(lambda cell: sizes.get(cell.model, 0) >= settings["parameters"])
     asked = list(recovery(large, settings))
+    largest = max(sizes.values(), default=0)
     if not asked:
+        too_small = largest < settings["parameters"]
         yield Absent(
             f"models of {settings['parameters']:,} parameters or more",
-            f"the largest model of this study has {max(sizes.values(), default=0):,}",
-            too_small=True,
+            f"the largest model of this study has {largest:,}"
+            if too_small
+            else "no reconstruction of them is there to compare",
+            too_small=too_small,
         )
     yield from asked
 
