@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import ROOT
-from freelunch.costs.groups import WORTH_S, largest_share, window_groups
+from freelunch.costs.groups import WORTH_S, window_groups
 from freelunch.costs.jobs import Job, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -59,14 +59,12 @@ def test_jobs_that_share_windows_ask_for_their_part_of_the_time(plan: Plan) -> N
     shared = 0
     for job in jobs_of(plan.study):
         whole, part = (request(plan, SLOW, job, groups) for groups in (1, 7))
-        share = largest_share(plan, job, 7)
+        share = 1.0
         if job.rule == RECONSTRUCT_WINDOW:
             window, _ = plan.window(job.model, job.adaptation)
             windows = len(split_windows(plan.shapes[job.model].blocks, window))
-            assert share == math.ceil(windows / 7) / windows
+            share = math.ceil(windows / 7) / windows
             shared += windows > 1
-        else:
-            assert share == 1
         assert part.runtime == pytest.approx(whole.runtime * share, abs=1)
         assert part.mem_mb == whole.mem_mb and part.disk_mb <= whole.disk_mb
     assert shared
@@ -75,7 +73,24 @@ def test_jobs_that_share_windows_ask_for_their_part_of_the_time(plan: Plan) -> N
 def test_sequential_windows_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     plan = Plan.of(Study.load(Path("studies/budgets.yaml")))
-    names = {"recon_131k": 5 / 30, "recon_131k_sparse": 1.0, "recon_all_131k": 1.0}
-    for name, share in names.items():
+    for name in ("recon_131k_sparse", "recon_all_131k"):
         job = Job(RECONSTRUCT_WINDOW, "smollm2-135m", "wanda", name)
-        assert largest_share(plan, job, 7) == pytest.approx(share)
+        assert plan.step(*job, groups=7) == plan.step(*job)
+
+
+@pytest.mark.parametrize(("keep", "passed"), [("all", 0), ("every_4", 3), ("none", 30)])
+def test_each_job_recomputes_what_is_not_kept(
+    keep: str, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of thirty jobs passes all blocks if nothing is kept, and that is not divided."""
+    monkeypatch.chdir(ROOT)
+    config = Study.load(Path("config.yaml")).as_json()
+    config["study"]["keep_hidden_states"] = keep
+    plan = Plan.of(Study.check(config, "changed.yaml"))
+    job = Job(RECONSTRUCT_WINDOW, "smollm2-135m", "wanda", "recon_block")
+    kept = Plan.of(Study.load(Path("config.yaml"))).step(*job)
+    one = plan.step(*job, groups=30)
+    assert one is not None and kept is not None
+    shapes, tokens, length = plan.shapes["smollm2-135m"], 8192, 256
+    more = one.flops - kept.flops // 30
+    assert more == pytest.approx(shapes.forward_flops(tokens, length, passed), rel=0.01, abs=100)

@@ -124,7 +124,10 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
     assert all(it["value"] <= 0.4 and it["high"] < 1 for it in tokens["findings"])
     assert "On Wikipedia, retraining reaches this quality with at most two fifths of" in text
     (one,) = (it for it in parts["C1"][4]["findings"] if it["verdict"] == UNDECIDED)
-    assert "recon_block_3" in one["about"] and "On held-out C4, one of three: undecided" in text
+    assert (
+        "recon_block_3" in one["about"]
+        and "On held-out C4, one of three budgets is undecided" in text
+    )
     assert f"{percents(parts['C3'][0])} of the gap to magnitude pruning" in text
     gaps = [kind(it["verdict"]) for it in parts["C3"][1]["findings"]]
     assert (gaps.count(HOLDS), gaps.count(FAILS), len(gaps)) == (4, 1, 9)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
 
 from audits_for_tests import ENVIRONMENT
-from freelunch.records.collect import _others
+from freelunch.records import collect
 from freelunch.records.read import validate
 from freelunch.reporting.audit.provenance import gather_provenance
 from records_for_tests import make_records, make_study
@@ -15,9 +18,22 @@ def run(commit: str) -> dict[str, Any]:
 
 
 def test_each_other_environment_of_a_step_is_named_once() -> None:
-    assert _others([run("a"), run("a")]) == []
-    found = _others([run("a"), run("b"), run("a"), run("c"), run("b")])
+    assert collect._others([run("a"), run("a")]) == []
+    found = collect._others([run("a"), run("b"), run("a"), run("c"), run("b")])
     assert [each["commit"] for each in found] == ["b", "c"]
+
+
+def test_a_record_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {"prune_model": [run("a")], "reconstruct_window": [run("a"), run("b")]}
+    monkeypatch.setattr(collect, "_runs", lambda made: runs)
+    found = collect._provenance(
+        MagicMock(masks=None, held_out=None, windows=[], texts={}, tasks={})
+    )
+    assert {step: each["commit"] for step, each in found["environments"].items()} == {
+        "prune_model": "a",
+        "reconstruct_window": "a",
+    }
+    assert found["other_environments"] == {"reconstruct_window": [run("b")["environment"]]}
 
 
 def test_the_audit_names_the_commits_of_all_jobs() -> None:

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from claims_for_tests import make_claim
+from freelunch.reporting.audit.claims import audit_claims
+from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.scope import Scope, load_regimes, worth_text
+from freelunch.reporting.audit.verdicts import TOO_SMALL
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
+from records_for_tests import make_records
 
 PAPER = Study.load(Path("studies/paper.yaml"))
 REGIME = load_regimes()["C1"]
@@ -27,14 +32,36 @@ def test_each_model_of_the_papers_study_has_the_papers_scale(model: str) -> None
     assert scope_of(PAPER, model, adaptation="recon_block_1024").shares == (8, 8)
 
 
-def test_of_several_models_each_has_to_have_it() -> None:
+def short_study(*models: str) -> Study:
+    """Return the paper's study with sequences that are as long as the paper's for OPT only."""
     config = PAPER.as_json()
     config["study"]["calibration"]["length"] = 2048
-    study = Study.check(config, "changed.yaml")
+    return Study.check(config, "changed.yaml").of_part(Part(models=list(models)))
+
+
+def test_of_several_models_each_has_to_have_it() -> None:
+    study = short_study("opt-2.7b", "llama-2-7b")
     both = scope_of(study, "opt-2.7b", "llama-2-7b")
     assert both.reconstructed == (0.5, 1)
     assert both.is_in_part_too_small and not both.too_small
     assert scope_of(study, "llama-2-7b").too_small
+    assert worth_text(study, {}, load_regimes()).startswith(
+        "Only some models saw the paper's smallest calibration sample for these models (262,144 to "
+        "524,288 tokens)"
+    )
+
+
+def test_a_comparison_with_a_model_below_the_papers_scale_says_nothing_of_its_claim() -> None:
+    study = short_study("opt-1.3b", "llama-2-13b")
+    records = make_records(study, {})
+    for cell, record in records.items():
+        record["identity"]["parameters"] = 10**9 if "opt" in cell.model else 13 * 10**9
+    groups = [["magnitude"], ["wanda", "ria", "sparsegpt"]]
+    settings = {"groups": groups, "across_families": True}
+    claim = make_claim("gap_left_by_size", metric="perplexity", settings=settings)
+    (verdict,) = audit_claims(Evidence(study, records, Path()), [claim], {"C": REGIME})
+    assert all(finding["cells"] for finding in verdict["parts"][0]["findings"])
+    assert verdict["parts"][0]["bearing"] == verdict["bearing"] == TOO_SMALL
 
 
 def test_worth_of_a_study_of_short_models() -> None:

@@ -62,13 +62,15 @@ def test_braces_in_the_path_of_a_study_which_snakemake_reads_as_wildcards(
     assert message.startswith(f"{name}: ") and "has no { and }" in message
 
 
-@pytest.mark.parametrize("name", ["run #2.yaml", "run: 2.yaml", "#2.yaml"])
+@pytest.mark.parametrize(
+    "name", ["run #2.yaml", "run: 2.yaml", "#2.yaml", "- a.yaml", "&a b.yaml", "!x y.yaml"]
+)
 def test_what_snakemake_would_read_otherwise_in_the_path_of_a_study(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_text((ROOT / "studies" / "criteria.yaml").read_text())
-    assert refusal({"study": name}).startswith(f"{name}: Snakemake would read a comment or a key")
+    assert refusal({"study": name}).startswith(f"{name}: Snakemake would read this path as YAML")
 
 
 def test_the_memory_of_a_device_is_no_study() -> None:

@@ -196,8 +196,8 @@ def _units(documents: Sequence[int]) -> dict[int, int]:
     Intervals take units to weigh about as much as each other: with one long document among 48, an
     interval over documents would contain the truth in 68 % of studies instead of 95 %. So there are
     as many units as equally long documents that would give the same error, and each document, the
-    longest first, goes to the unit with the fewest windows. That number is rounded down, but from
-    three quarters on: nine windows of two documents are two units, not one without an error.
+    longest first, goes to the unit with the fewest windows. That number is rounded up from three
+    quarters on: nine windows of two documents are two units, not one without an error.
     """
     windows = Counter(documents)
     squares = sum(count**2 for count in windows.values())

@@ -115,7 +115,7 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
     fetched = fetched_text(study, name)
     if isinstance(entry, Tokens) or not fetched or not (fetched / DOCUMENTS).is_file():
         return None
-    return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}")
+    return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}", is_fetched=True)
 
 
 def _amounts(

@@ -75,7 +75,10 @@ def clear_stale_locks(snakemake_folder: Path) -> bool:
         running.acquire_read()
     except OSError as error:
         raise disk_error(error, path) or error from error
-    except sqlite3.Error as error:
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            # The file may be sound: the disk is full, or the file system has no locks.
+            raise
         raise UserError(
             "the lock of runs is damaged",
             where=path,

@@ -1,9 +1,8 @@
 """How many jobs share the windows of a reconstruction, if the user does not say how many."""
 
-from freelunch.costs.jobs import Job, can_be_shared, jobs_of
+from freelunch.costs.jobs import can_be_shared, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.study.windows import group_windows, split_windows
 
 # A job of less than this many seconds is not divided: starting more jobs, or waiting for them in a
 # queue, would cost more than it saves.
@@ -27,21 +26,3 @@ def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
     costs = [plan.step(*job) for job in jobs]
     longest = max((cost.seconds(machine) for cost in costs if cost), default=0.0)
     return max(1, min(spare, int(longest // WORTH_S)))
-
-
-def largest_share(plan: Plan, job: Job, groups: int) -> float:
-    """Return which part of a job the largest has of several that share its windows.
-
-    It is 1 for a job that is not shared, and as long as the model's shapes are not known.
-
-    Args:
-        plan: The plan.
-        job: The job.
-        groups: How many jobs share the windows of each reconstruction whose windows are
-            independent.
-    """
-    if groups == 1 or job.model not in plan.shapes or not can_be_shared(plan.study, job):
-        return 1.0
-    window, _ = plan.window(job.model, job.adaptation)
-    windows = split_windows(plan.shapes[job.model].blocks, window)
-    return max(len(group_windows(windows, 1 + at, groups)) for at in range(groups)) / len(windows)

@@ -7,9 +7,9 @@ outputs and Gram matrices; a file that was just written is digested from the pag
 not count.
 
 The plan before a run and the record after it use the same formulas. A multiplication and an
-addition count as two operations. With T tokens, P weights in a block's linear layers, hidden size d
-and sequence length S, a block's forward pass takes 2 T P + 2 T S d (attention is causal, so half of
-each of its two products counts), and its backward pass takes twice that.
+addition count as two operations. With T tokens, P weights in a block's linear layers, heads of
+width d together and sequence length S, a block's forward pass takes 2 T P + 2 T S d (attention is
+causal, so half of each of its two products counts), and its backward pass takes twice that.
 """
 
 from freelunch.costs.shapes import Shapes

@@ -86,9 +86,17 @@ class Plan:
         adaptation: str = NONE,
         pattern: str = "u50",
         seed: int = 0,
+        groups: int = 1,
     ) -> Cost | None:
-        """Return the predicted cost of one job of a rule; None if the shapes are not known yet."""
-        job = rule, model, criterion, self._first_alike.get(adaptation, adaptation), pattern, seed
+        """Return the predicted cost of one job of a rule; None if the shapes are not known yet.
+
+        Args:
+            rule, model, criterion, adaptation, pattern, seed: What identifies a `Job`.
+            groups: How many jobs share the windows of each reconstruction whose windows are
+                independent; the cost is that of the one that has most to do.
+        """
+        alike = self._first_alike.get(adaptation, adaptation)
+        job = rule, model, criterion, alike, pattern, seed, groups
         if job not in self.costs:
             self.costs[job] = self._step(*job)
         return self.costs[job]
@@ -107,7 +115,14 @@ class Plan:
         return found
 
     def _step(
-        self, rule: str, model: str, criterion: str, adaptation: str, pattern: str, seed: int
+        self,
+        rule: str,
+        model: str,
+        criterion: str,
+        adaptation: str,
+        pattern: str,
+        seed: int,
+        groups: int,
     ) -> Cost | None:
         shapes = self.shapes.get(model)
         if shapes is None:
@@ -138,7 +153,10 @@ class Plan:
             assert isinstance(settings, Windowed)
             decided = with_window(settings, self.window(model, adaptation)[0])
             sparsity = Pattern.parse(pattern).sparsity
-            return reconstruction.reconstruct(shapes, samples, length, decided, sparsity, keep)
+            groups = 1 if settings.is_sequential else groups
+            return reconstruction.reconstruct(
+                shapes, samples, length, decided, sparsity, keep, groups
+            )
         if rule == EVALUATE_CELL:
             cell = Cell(model, criterion, pattern, adaptation, seed)
             if criterion == DENSE:

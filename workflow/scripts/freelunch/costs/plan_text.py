@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 from freelunch.core.errors import first_of
 from freelunch.costs.fits import amount, misfit
-from freelunch.costs.groups import largest_share
 from freelunch.costs.jobs import (
     RULES,
     Job,
@@ -87,7 +86,7 @@ def plan_brief(
             *(f"  {each}" for each in misfits(plan, machine)),
         ]
         if submitted is not None:
-            lines.append(_on_a_cluster(plan, known, costs, machine, groups))
+            lines.append(_on_a_cluster(plan, known, machine, groups))
     now = f"{jobs:,} {'job runs' if jobs == 1 else 'jobs run'} now"
     if submitted is not None:
         now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
@@ -137,18 +136,13 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
         *_adaptations(plan, jobs, machine),
         "",
         *_notes(plan, by_rule, machine),
-        _on_a_cluster(plan, jobs, known, machine),
+        _on_a_cluster(plan, jobs, machine),
     ]
 
 
-def _on_a_cluster(
-    plan: Plan, jobs: Sequence[Job], costs: Sequence[Cost], machine: Machine, groups: int = 1
-) -> str:
+def _on_a_cluster(plan: Plan, jobs: Sequence[Job], machine: Machine, groups: int = 1) -> str:
     """Return how many jobs a scheduler gets, and how long it takes however many run at a time."""
-    seconds = {
-        job: cost.seconds(machine) * largest_share(plan, job, groups)
-        for job, cost in zip(jobs, costs, strict=True)
-    }
+    seconds = {job: (plan.step(*job, groups=groups) or Cost()).seconds(machine) for job in jobs}
     longest = max(
         sum(seconds[job] for job in chain) for chain in chains_of(plan.study) if chain[0] in seconds
     )

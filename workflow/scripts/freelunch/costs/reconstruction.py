@@ -1,5 +1,8 @@
 """Cost of adapting windows, from shapes alone: memory, and what is read and written."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from freelunch.costs.adapters import adapter_bytes, held_bytes
 from freelunch.costs.passes import passing, staged_bytes
 from freelunch.costs.reconstruction_work import reconstruction_work
@@ -10,7 +13,7 @@ from freelunch.study.adaptations import LeastSquares, Windowed
 from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import HALVES, MATRIX, blocks_in, split_windows
+from freelunch.study.windows import HALVES, MATRIX, blocks_in, group_windows, split_windows
 
 # Memory that the allocator keeps in addition (measured).
 BESIDE_BYTES = 80_000_000
@@ -23,8 +26,9 @@ def reconstruct(
     settings: Windowed,
     sparsity: float = 0.5,
     keep: str = boundaries.ALL,
+    groups: int = 1,
 ) -> Cost:
-    """Return the cost of adapting all windows in one job; memory is that of one window.
+    """Return the cost of a job that adapts windows; memory is that of one window.
 
     Args:
         shapes: Sizes of the model.
@@ -33,18 +37,29 @@ def reconstruct(
         settings: Settings of the adaptation, with its window decided.
         sparsity: Share of the weights that is pruned, for least squares.
         keep: Hidden states that are on disk; the others have to be recomputed.
+        groups: How many jobs share the windows, which are independent if there are several; the
+            cost is that of the one that has most to do.
     """
-    remade = _remade_blocks(keep, shapes.blocks, settings)
+    windows = split_windows(shapes.blocks, settings.window)
+    parts = [group_windows(windows, 1 + at, groups) for at in range(groups)]
+    largest = max(map(len, parts))
+    # Each job recomputes hidden states from the nearest boundary that is kept.
+    remade = max(_remade_blocks(keep, shapes.blocks, settings, part) for part in parts)
     read, written, scratch = _traffic(shapes, samples, length, settings)
     hidden = shapes.hidden_bytes(samples * length)
+
+    def of_largest(amount: int) -> int:
+        return amount * largest // len(windows)
+
+    work = reconstruction_work(shapes, samples, length, settings, sparsity)
     return Cost(
-        reconstruction_work(shapes, samples, length, settings, sparsity)
+        Counter({kind: of_largest(flops) for kind, flops in work.items()})
         + passing(shapes, samples * length, length, remade),
         memory_bytes(shapes, samples, length, settings),
         staged_bytes=staged_bytes(shapes),
-        read_bytes=read + remade * (shapes.block_bytes + hidden),
-        written_bytes=written + remade * hidden,
-        disk_bytes=shapes.blocks_bytes,
+        read_bytes=of_largest(read) + remade * (shapes.block_bytes + hidden),
+        written_bytes=of_largest(written) + remade * hidden,
+        disk_bytes=of_largest(shapes.blocks_bytes),
         scratch_bytes=scratch + (2 * hidden if remade else 0),
         overlaps=RECONSTRUCT_WINDOW in OVERLAPPING,
     )
@@ -61,8 +76,9 @@ def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) 
     )
 
 
-def _remade_blocks(keep: str, num_blocks: int, settings: Windowed) -> int:
-    """Return how many blocks of the dense model are passed for hidden states that are not kept.
+def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequence[range]) -> int:
+    """Return how many blocks of the dense model a job that adapts these windows passes for hidden
+    states that are not kept.
 
     As in `model.hidden_states`, they are made from the nearest earlier boundary, and the last two
     stay in memory.
@@ -72,7 +88,7 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed) -> int:
     # Hidden states of the dense model between blocks make no targets.
     local = settings.local_targets or settings.lost_residual
     needed = [0]
-    for indices in split_windows(num_blocks, window):
+    for indices in windows:
         if not local and (not sparse or window in (MATRIX, HALVES)):
             needed.append(indices.start)
         if not local and window != MATRIX:

@@ -1,9 +1,10 @@
 """Operations of adapting windows, from shapes alone.
 
-With T tokens, P weights in a window's linear layers, hidden size d and sequence length S, one epoch
-of training takes three forward passes, 6 T P + 6 T S d. The gradient of a window's inputs is never
-needed. An epoch on one matrix therefore takes 4 T P, after one recorded pass of the dense block. If
-norms are not trained, the linear layers at the start of a window save 2 T per weight.
+With T tokens, P weights in a window's linear layers, heads of width d together, and sequence length
+S, one epoch of training takes three forward passes, 6 T P + 6 T S d. The gradient of a window's
+inputs is never needed. An epoch on one matrix therefore takes 4 T P, after one recorded pass of the
+dense block. If norms are not trained, the linear layers at the start of a window save 2 T per
+weight.
 """
 
 from collections.abc import Collection

@@ -9,7 +9,6 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from freelunch.core.job import KEPT_BYTES
-from freelunch.costs.groups import largest_share
 from freelunch.costs.jobs import Job
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -70,20 +69,19 @@ def request(plan: Plan, machine: Machine, job: Job, groups: int = 1) -> Request:
         plan: The plan.
         machine: The machine whose rates the job is planned with.
         job: The job.
-        groups: How many jobs share the windows of each reconstruction; each asks for what the
-            largest needs.
+        groups: How many jobs share the windows of each reconstruction whose windows are
+            independent; each asks for what the one needs that has most to do.
     """
-    cost = plan.step(*job)
+    cost = plan.step(*job, groups=groups)
     if cost is None:
         return Request(UNKNOWN_MB, UNKNOWN_MINUTES, 1000)
     host = cost.memory(plan.device_bytes is not None).host
     memory = host * MEMORY_MARGIN + KEPT_BYTES + AROUND_BYTES
-    share = largest_share(plan, job, groups)
-    minutes = max(LEAST_MINUTES, share * cost.seconds(machine) * TIME_MARGIN / 60)
+    minutes = max(LEAST_MINUTES, cost.seconds(machine) * TIME_MARGIN / 60)
     return Request(
         ceil(memory / 1e6),
         ceil(minutes),
-        ceil((share * cost.disk_bytes + cost.scratch_bytes) / 1e6),
+        ceil((cost.disk_bytes + cost.scratch_bytes) / 1e6),
     )
 
 

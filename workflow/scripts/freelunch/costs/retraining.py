@@ -1,10 +1,10 @@
 """Cost of retraining a whole model, from shapes alone.
 
-With T tokens, P weights in the linear layers of all blocks, V weights in the head, hidden size d,
-sequence length S and L blocks, the forward pass of an epoch takes 2 T (P + V) + 2 T S d L. In the
-backward pass, the gradients of activations take 2 T (P + V) + 4 T S d L. The gradients of matrices
-take another 2 T per weight if a matrix is trained itself or through factors that multiply it.
-Branches beside frozen matrices (rank r, R outputs, C inputs) take 6 T r (R + C) instead.
+With T tokens, P weights in the linear layers of all blocks, V weights in the head, heads of width d
+together, sequence length S and L blocks, the forward pass of an epoch takes 2 T (P + V) + 2 T S d
+L. In the backward pass, the gradients of activations take 2 T (P + V) + 4 T S d L. The gradients of
+matrices take another 2 T per weight if a matrix is trained itself or through factors that multiply
+it. Branches beside frozen matrices (rank r, R outputs, C inputs) take 6 T r (R + C) instead.
 
 Element-wise work is left out: norms, activations, softmax, masks, the optimiser. Attention is
 causal. Its backward pass counts as two forward passes, although kernels recompute some of it.

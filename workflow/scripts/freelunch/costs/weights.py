@@ -34,11 +34,10 @@ def planned_s(plan: Plan, machine: Machine, rule: str, wildcards: Mapping[str, s
         wildcards: The job's wildcards. Several jobs may share the windows of a reconstruction.
     """
     job = _job_of(_own_name(rule), wildcards)
-    cost = plan.step(*job) if job is not None else None
-    if cost is None:
-        return START_S
     parts = _PARTS.fullmatch(wildcards.get("scatteritem", ""))
-    return cost.seconds(machine) / (int(parts[1]) if parts else 1)
+    groups = int(parts[1]) if parts else 1
+    cost = plan.step(*job, groups=groups) if job is not None else None
+    return START_S if cost is None else cost.seconds(machine)
 
 
 def _own_name(rule: str) -> str:

@@ -86,7 +86,9 @@ def text_at(path: Path, where: str) -> SeenText:
     return SeenText(form, field, why, documents, complete)
 
 
-def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[str], bool]:
+def read_documents(
+    path: Path, form: str, field: str, where: str, *, is_fetched: bool = False
+) -> tuple[list[str], bool]:
     """Return the documents of a text, or those at its beginning, and whether they are all.
 
     Args:
@@ -94,6 +96,7 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
         form: A value of `texts.*.format`.
         field: The field that holds the text.
         where: The text, for messages.
+        is_fetched: Whether these are the documents of a text that was fetched, which all count.
 
     Raises:
         UserError: The file is not there, is not in this format, is a table, or has no documents.
@@ -108,7 +111,7 @@ def read_documents(path: Path, form: str, field: str, where: str) -> tuple[list[
         lines = _first(lines)
     for document in FORMATS[form](source, lines, field):
         # As `data.texts` keeps them: neither blank ones nor repetitions.
-        if form == ROWS or (document.strip() and document not in seen):
+        if is_fetched or form == ROWS or (document.strip() and document not in seen):
             documents.append(document)
             seen.add(document)
         characters += len(document)

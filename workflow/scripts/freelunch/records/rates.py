@@ -39,7 +39,9 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
 
     this_machine = processor_name(), os.cpu_count()
     found = [
-        (flops, seconds) for environment, flops, seconds in _jobs(results) if counts(environment)
+        (flops, seconds)
+        for environments, flops, seconds in _jobs(results)
+        if all(map(counts, environments))
     ]
     if len(found) < _LEAST_JOBS:
         return None
@@ -47,27 +49,23 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
     return Learnt(flops / seconds / PASSES.share, len(found))
 
 
-def _jobs(results: Path) -> Iterator[tuple[dict[str, Any], float, float]]:
-    """Yield the environment, the operations and the seconds of jobs that passed batches."""
+def _jobs(results: Path) -> Iterator[tuple[list[dict[str, Any]], float, float]]:
+    """Yield the environments, the operations and the seconds of jobs that passed batches."""
     seen = set()
     records = (path for path in results.glob("*/records/*.json") if path.is_file())
     for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:
         record = unsealed(path.read_bytes()) or {}
         provenance = record.get("provenance", {})
-        # Jobs on several machines or devices say nothing of one.
-        mixed = provenance.get("other_environments", {})
-        environments = {
-            rule: each
-            for rule, each in provenance.get("environments", {}).items()
-            if rule not in mixed
-        }
+        environments, others = (
+            provenance.get(key, {}) for key in ("environments", "other_environments")
+        )
         for rule in _PASSING:
             cost = record.get("cost", {}).get(rule, {})
             job = cost.get("flops", 0), cost.get("wall_s", 0.0)
             # Cells share jobs, such as what is measured of an equal checkpoint.
             if job[0] and job[1] >= _LEAST_S and rule in environments and job not in seen:
                 seen.add(job)
-                yield environments[rule], *job
+                yield [environments[rule], *others.get(rule, [])], *job
 
 
 def _changed(path: Path) -> float:

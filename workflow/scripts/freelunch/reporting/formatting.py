@@ -29,6 +29,12 @@ def rounded(value: float, error: float) -> str:
     return f"{value:,.{min(max(decimals, 0), 6)}f}"
 
 
+def significant(value: float, digits: int = 2) -> str:
+    """Return a number with so many digits, and never fewer than those before the point."""
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text else text
+
+
 def over_dense(row: Mapping[str, Any]) -> str:
     """Return the perplexity of a row divided by its dense model's, with at least three digits."""
     ratio = row["perplexity"] / row["perplexity_dense"]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
 from freelunch.core.files import write_atomically
 from freelunch.study.config import SEEDS as ALL_SEEDS
@@ -139,11 +141,11 @@ def read_study(path: Path, part: Part | None = None) -> Study:
             expected="a study file whose path has no { and }",
             todo="rename the file or its folder",
         )
-    if re.search(r"(^|\s)#|:\s", file):
+    if not _is_plain(file):
         raise UserError(
-            "Snakemake would read a comment or a key in this path",
+            "Snakemake would read this path as YAML, in which it means something else",
             where=file,
-            expected="a study file whose path has neither # after a space nor a space after :",
+            expected="a study file whose path has no #, :, -, & or ! where YAML has a use for it",
             todo="rename the file or its folder",
         )
     study = Study.load(Path(file), part=part)
@@ -151,6 +153,15 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     os.environ[PART_VARIABLE] = study.part_words
     _check_owner(study)
     return study
+
+
+def _is_plain(path: str) -> bool:
+    """Return whether Snakemake, which reads the values of its options as YAML, reads this path."""
+    try:
+        return bool(yaml.load(path, yaml.BaseLoader) == path)
+    except yaml.YAMLError:
+        # It then takes the value as it is.
+        return True
 
 
 def claim_results(study: Study) -> None:

@@ -157,14 +157,12 @@ def _part(
     findings = [_finding(each, part, evidence) for each in asked]
     unfinished = evidence.study.is_unfinished
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
-    too_small = _scope(evidence, findings, paper).too_small
-    too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
     # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
-    large = [
-        finding
-        for finding in findings
-        if not (finding["cells"] and _scope(evidence, [finding], paper).is_in_part_too_small)
-    ]
+    measured = [finding for finding in findings if finding["cells"]]
+    small = [it for it in measured if _scope(evidence, [it], paper).is_in_part_too_small]
+    large = [finding for finding in findings if finding not in small]
+    too_small = len(small) == len(measured) and _scope(evidence, small, paper).is_in_part_too_small
+    too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
     at_scale = together([finding["verdict"] for finding in large], measure.agree)
     found = {
         **part_facts(part),

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,13 +191,24 @@ def _explanations(one: Record, other: Record) -> dict[Explanation, list[str]]:
     found: dict[Explanation, list[str]] = {
         _explanation("setting", *each): [] for each in differences(one["spec"], other["spec"])
     }
-    environments = [each.get("provenance", {}).get("environments", {}) for each in (one, other)]
+    environments = [_environments(each) for each in (one, other)]
     for step in sorted(environments[0].keys() & environments[1].keys()):
-        a, b = ({key: of[step].get(key) for key in _ENVIRONMENT} for of in environments)
-        for key, mine, theirs in differences(a, b):
-            if not (key.startswith("packages.") and None in (mine, theirs)):
-                found.setdefault(_explanation("environment", key, mine, theirs), []).append(step)
+        for a, b in product(*(of[step] for of in environments)):
+            for key, mine, theirs in differences(a, b):
+                if not (key.startswith("packages.") and None in (mine, theirs)):
+                    steps = found.setdefault(_explanation("environment", key, mine, theirs), [])
+                    steps += [] if step in steps else [step]
     return found
+
+
+def _environments(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """Return what can change a number of each environment of a step."""
+    provenance = record.get("provenance", {})
+    first, others = (provenance.get(key, {}) for key in ("environments", "other_environments"))
+    return {
+        step: [{key: of.get(key) for key in _ENVIRONMENT} for of in (each, *others.get(step, []))]
+        for step, each in first.items()
+    }
 
 
 def _explanation(kind: str, key: str, mine: Any, theirs: Any) -> Explanation:

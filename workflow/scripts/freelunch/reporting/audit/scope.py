@@ -10,6 +10,7 @@ from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
 from freelunch.analysis.resolution import told_apart
 from freelunch.reporting.audit.data import checked
 from freelunch.reporting.audit.protocol import PROTOCOL
+from freelunch.reporting.formatting import significant
 from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
@@ -211,14 +212,13 @@ def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
     most = scope.reconstructed[1]
     if not most:
         return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
-    longest = max(each.tokens for each in regimes.values())
-    models = "most" if set(scope.paper) == {longest} else "these"
+    models = "most" if scope.paper == 2 * (_smallest(regimes).tokens,) else "these"
     sample = (
         f"the paper's smallest calibration sample for {models} models ({_range(*scope.paper)} "
         "tokens)"
     )
     if scope.too_small:
-        share = f"{_percent(100 * most)} %"
+        share = f"{significant(100 * most)} %"
         return f"At most {share} of {sample}, so this settles no claim at the paper's scale{seeds}."
     if scope.is_in_part_too_small:
         return (
@@ -230,8 +230,11 @@ def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
 
 def _of_study(study: Study, records: Records, regimes: Regimes) -> Scope:
     seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
-    smallest = min(regimes.values(), key=lambda each: each.tokens, default=None)
-    return Scope.of(study, study.cells, seeds, smallest)
+    return Scope.of(study, study.cells, seeds, _smallest(regimes) if regimes else None)
+
+
+def _smallest(regimes: Regimes) -> Regime:
+    return min(regimes.values(), key=lambda each: each.tokens)
 
 
 def _ends(numbers: Iterable[N]) -> tuple[N, N]:
@@ -241,11 +244,7 @@ def _ends(numbers: Iterable[N]) -> tuple[N, N]:
 
 def _range(least: float, most: float) -> str:
     """Return two numbers, or one if they are equal."""
-    low, high = map(_percent, (least, most))
+    low, high = (
+        significant(value) if isinstance(value, float) else f"{value:,}" for value in (least, most)
+    )
     return low if low == high else f"{low} to {high}"
-
-
-def _percent(value: float) -> str:
-    # Two digits of 99.6 are 1e+02.
-    short = isinstance(value, float) and value < 99.5
-    return f"{value:.2g}" if short else f"{value:,.0f}"

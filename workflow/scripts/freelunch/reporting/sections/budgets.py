@@ -4,7 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from freelunch.reporting.formatting import NOT_FINITE, NOTHING, marked, over_dense, with_error
+from freelunch.reporting.formatting import (
+    NOT_FINITE,
+    NOTHING,
+    marked,
+    over_dense,
+    significant,
+    with_error,
+)
 from freelunch.reporting.sections.section import Section
 from freelunch.study.naming import pruned_model
 
@@ -78,18 +85,19 @@ def _reach(tokens: Row, flops: Row) -> str:
         return f"cannot be compared: {reference} diverged"
     if math.isinf(value):
         interval = "" if math.isinf(tokens["reached_at_low"]) else f"; {_interval(tokens)}"
-        largest = _digits(tokens["largest_over_reference"], 3)
+        largest = significant(tokens["largest_over_reference"], 3)
         return f"does not reach {reference} with up to {largest} times its tokens{interval}"
     if value <= tokens["smallest_over_reference"]:
         return (
             f"already reaches {reference} at the smallest budget that was run: with at most "
-            f"{_digits(tokens['smallest_over_reference'], 3)} times its tokens and "
-            f"{_digits(flops['smallest_over_reference'], 3)} times its operations; "
+            f"{significant(tokens['smallest_over_reference'], 3)} times its tokens and "
+            f"{significant(flops['smallest_over_reference'], 3)} times its operations; "
             f"{_interval(tokens)}"
         )
+    operations = significant(flops["reached_at_over_reference"])
     return (
-        f"reaches {reference} with {_digits(value)} times its tokens ({_interval(tokens)}) and "
-        f"{_digits(flops['reached_at_over_reference'])} times its operations ({_interval(flops)})"
+        f"reaches {reference} with {significant(value)} times its tokens ({_interval(tokens)}) and "
+        f"{operations} times its operations ({_interval(flops)})"
     )
 
 
@@ -110,17 +118,11 @@ def times(value: float, row: Row) -> str:
     if math.isnan(value):
         return NOT_FINITE
     if math.isinf(value):
-        return f"more than {_digits(row['largest_over_reference'])}"
+        return f"more than {significant(row['largest_over_reference'])}"
     if value <= row["smallest_over_reference"]:
         # Smaller budgets were not tried.
-        return f"at most {_digits(row['smallest_over_reference'])}"
-    return _digits(value)
-
-
-def _digits(value: float, digits: int = 2) -> str:
-    """Return a number with so many digits, but never fewer than those before the point."""
-    text = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e+" in text else text
+        return f"at most {significant(row['smallest_over_reference'])}"
+    return significant(value)
 
 
 def _same(one: Row, other: Row) -> bool:

@@ -19,6 +19,7 @@ from freelunch.reporting.audit.measures.measure import (
     ask,
     only,
 )
+from freelunch.reporting.formatting import significant
 from freelunch.study.methods import METHODS
 from freelunch.study.naming import pruned_model
 
@@ -93,7 +94,7 @@ def _ratio(
     cells = {each.name: each.cells for way in ways.values() for each in way}
     least, most = max(map(min, of_ways)), min(map(max, of_ways))
     smallest = min(map(min, of_ways))
-    ends = dict.fromkeys(f"{of:.2g}" if of < 99.5 else f"{of:,.0f}" for of in (smallest, most))
+    ends = dict.fromkeys(significant(of) for of in (smallest, most))
     subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)}"
     return ask(
         evidence,

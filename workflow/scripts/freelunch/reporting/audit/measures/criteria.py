@@ -90,7 +90,7 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     if not several and not missing:
         yield Absent(
             "models of different sizes",
-            "these criteria are not compared on models of several sizes",
+            "these criteria are not compared on models of several sizes and one architecture",
         )
     for (pattern, *_), pairs in several.items():
         for small, large in pairs:
