@@ -57,7 +57,7 @@ PART = $(if $(MODELS),--models "$(MODELS)") $(if $(CLAIMS),--claims "$(CLAIMS)")
 CONFIG = study="$(STUDY)" $(if $(MODELS),models="$(MODELS)") $(if $(CLAIMS),claims="$(CLAIMS)") \
 	$(if $(SEEDS),seeds="$(SEEDS)") $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
 # On a cluster, the nodes have as many cores as they have, and the profile says how many this machine uses.
-SNAKEMAKE = snakemake $(if $(filter local,$(PROFILE)),--cores $(CORES)) \
+SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)"),,--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 
@@ -75,7 +75,11 @@ env: $(READY)
 # We use pip rather than uv, since pip finds a CPU build of torch on machines that keep one and does not
 # insist on another build. The lock holds every package except torch.
 $(READY): pyproject.toml envs/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: PYTHON=$(PYTHON) is older than \
+	Python 3.11, or not there; name another one: make env PYTHON=python3.11" >&2; exit 1; }
 	@echo "Making the environment in $(ENV), which takes a few minutes"
+	@# An environment that another Python made would keep that Python.
+	@test "$$($(BIN)/python -V 2>&1)" = "$$($(PYTHON) -V 2>&1)" || rm -rf $(ENV)
 	@$(PYTHON) -m venv $(ENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1,<27"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --group run --group dev --group docs \

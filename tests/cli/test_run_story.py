@@ -185,7 +185,9 @@ def test_a_job_that_succeeds_at_its_second_attempt_has_not_failed(events, clock)
     told(
         story, events.began(), events.plan({1: 1.0}), events.job(1, "fetch_text"), events.failed(1)
     )
+    assert list(story.errors())
     assert told(story, events.job(1, "fetch_text")) == ["started   fetch_text, attempt 2"]
+    assert list(story.errors()) == [], "an interruption would end the run here"
     told(story, events.finished(1))
     assert list(story.errors()) == []
 
@@ -441,6 +443,13 @@ def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     assert "    make study" in text.splitlines()
     interrupted = not said.startswith("Error")
     assert ("was interrupted" in text) == interrupted == ("Fix any error" not in text)
+
+
+def test_a_file_has_no_bar_where_colours_are_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    story = Story()
+    Screen(story, io.StringIO()).show_bar()
+    assert not story.has_bar
 
 
 def test_no_terminal_gets_plain_lines(events):

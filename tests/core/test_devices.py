@@ -72,6 +72,14 @@ def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert visible_devices() == []
 
 
+def test_a_gpu_that_shares_the_machines_memory(
+    gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_up_gpus(tmp_path / "bin", ("0, GPU-000, NVIDIA GB10, [N/A]",))
+    (device,) = visible_devices()
+    assert device.memory_bytes > 2**28
+
+
 def test_the_profile_chooses(gpus: None) -> None:
     found = chosen_devices(None)
     assert [device.memory_bytes for device in found] == [81559 * 2**20] * 3

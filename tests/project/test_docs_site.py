@@ -25,6 +25,7 @@ def test_it_builds_and_reads_without_a_network(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > 20
+    assert not list((tmp_path / "site").rglob("records")), "records are data"
     for page in pages:
         assert not FETCHED.search(page.read_text()), page
     for sheet in (tmp_path / "site").rglob("*.css"):

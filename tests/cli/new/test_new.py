@@ -9,10 +9,12 @@ import pytest
 
 from freelunch.cli import cell_choices
 from freelunch.cli import new as new_module
+from freelunch.cli.cell_choices import _windows
 from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
+from freelunch.cli.new import _about_model
 from freelunch.costs import room
-from freelunch.data.seen_model import CONVERTED
+from freelunch.data.seen_model import CONVERTED, SeenModel
 from freelunch.reporting.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
@@ -47,6 +49,22 @@ def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: s
     assert "all is well" in check_study(study, HERE, fetches=True)
     text = Path(study.source).read_text()
     assert ("half a block is not a window here" in text) == ("recon_attention_mlp" not in text)
+
+
+def test_a_model_that_names_its_sizes_otherwise() -> None:
+    """As BLOOM's config on the hub does; GPT-J's hidden size follows from no name that is known."""
+    bloom = {"model_type": "bloom", "n_layer": 24, "n_embed": 1024, "n_head": 16}
+    gptj = {"model_type": "gptj", "n_layer": 28, "n_embd": 4096, "n_head": 16}
+    for config, about in ((bloom, "24 blocks, hidden size 1024"), (gptj, "unknown blocks")):
+        seen = SeenModel({**config, "vocab_size": 100}, "bfloat16", None, gguf=False)
+        assert about in _about_model("it", seen)
+        assert ("recon_5" in _windows(seen)[0]) == (config is bloom)
+
+
+def test_a_text_whose_name_begins_with_a_tilde(models: Path) -> None:
+    write_lines(Path()).rename("~notes.txt")
+    study = new(model(models, "llama"), Path("~notes.txt"))
+    assert study.text(study.calibration.text).path == "~notes.txt"
 
 
 def test_every_tested_family_is_tried() -> None:

@@ -44,7 +44,9 @@ class Screen:
 
     def show_bar(self) -> None:
         """Show the bar from now on, if this is a terminal."""
-        if self._live is None and self._console.is_terminal:
+        # `FORCE_COLOR` makes rich take a file for a terminal.
+        terminal = self._console.file.isatty() and not self._console.is_dumb_terminal
+        if self._live is None and terminal:
             self._story.has_bar = True
             self._live = Live(
                 get_renderable=self._below,

@@ -166,6 +166,8 @@ class Story:
             yield f"  {name}: {reasons_in(found['reason'])}"
             return
         self._by_scheduler.pop(number, None)
+        # An earlier attempt says nothing of this one.
+        self.failures.pop(number, None)
         now = time.monotonic()
         self._began = self._began or now
         self._attempts[number] = self._attempts.get(number, 0) + 1

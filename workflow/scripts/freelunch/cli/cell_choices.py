@@ -84,7 +84,7 @@ def choose_cells(
 
 def _windows(model: SeenModel) -> tuple[list[str], str]:
     """Return the windows that a model has, as adaptations, and why half a block is not one."""
-    whole, blocks = whole_of(model.config), model.config.get("num_hidden_layers")
+    whole, blocks = whole_of(model.config), model.sizes.get("num_hidden_layers")
     halves = has_halves(model.family, whole)
     why = f"the parts of {model.family}'s blocks are not known" if whole is None else whole.because
     windows = ["recon_matrix", *(["recon_attention_mlp"] if halves else []), "recon_block"]

@@ -261,8 +261,8 @@ def run_command(
     started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
     # Downloads run here, also if jobs run elsewhere.
     _check(open_study(study, part), device_memory, elsewhere, fetches=True)
+    started[1:1] = ["--forcerun", *force.split()] if force else []
     started += context.obj or []
-    started += ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
     status = run_snakemake(started, summary=bool(context.obj))
     if status == 0 and not context.obj:

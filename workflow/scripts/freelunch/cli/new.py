@@ -20,7 +20,7 @@ from freelunch.data.seen_hub import is_repository, model_on_hub
 from freelunch.data.seen_model import SeenModel, check_as_fetched, model_at
 from freelunch.data.seen_text import SeenText, text_at
 from freelunch.data.text_amounts import Amounts
-from freelunch.study.families import FAMILIES, sizes_of
+from freelunch.study.families import FAMILIES
 from freelunch.study.settings import NAME_LENGTH, RESERVED
 from freelunch.study.sources import UNTRAINED
 from freelunch.study.study import Study
@@ -86,9 +86,9 @@ def write_study(
             expected="a folder, or nothing yet",
             todo="rename it, or write the study in another folder",
         )
-    texts = {"TEXT": Path(text).expanduser()}
+    texts = {"TEXT": _path(text)}
     if evaluation is not None:
-        texts["EVALUATION"] = Path(evaluation).expanduser()
+        texts["EVALUATION"] = _path(evaluation)
     model_name, text_name = valid_name(_basename(model)), _text_name(texts["TEXT"])
     called = valid_name(name or f"{model_name[:29]}-{text_name[:20]}")
     path = STUDIES / f"{called}.yaml"
@@ -117,7 +117,7 @@ def write_study(
         names[key] = _free("texts", _text_name(place), entries[key], taken)
         taken["texts", names[key]] = entries[key]
     own = _free("models", model_name, entry, taken)
-    about = [_about_model(str(Path(model).expanduser()), seen)]
+    about = [_about_model(str(_path(model)), seen)]
     about += _about_taken("model", model_name, own)
     about += [_about_text(texts[key], found[key], amounts[key]) for key in texts]
     for key, place in texts.items():
@@ -162,8 +162,16 @@ def valid_name(text: str) -> str:
     return name[:NAME_LENGTH].strip("._-")
 
 
+def _path(given: str) -> Path:
+    """Return a path, in which `~` may stand for a user's folder, or begin the name of a file."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        return Path(given)
+
+
 def _basename(model: str) -> str:
-    path = Path(model).expanduser()
+    path = _path(model)
     name = path.resolve().name if path.exists() else model.rpartition("/")[2]
     # A snapshot in the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
     if path.exists() and path.resolve().parent.name == "snapshots":
@@ -177,7 +185,7 @@ def _text_name(path: Path) -> str:
 
 def _model(given: str) -> tuple[dict[str, Any], SeenModel]:
     """Return the model's entry in the study, and what it is."""
-    path = Path(given).expanduser()
+    path = _path(given)
     if not path.exists() and is_repository(given):
         with tempfile.TemporaryDirectory() as scratch:
             seen, commit = model_on_hub(given, Path(scratch))
@@ -200,7 +208,7 @@ def _model(given: str) -> tuple[dict[str, Any], SeenModel]:
         entry["dtype"] = "float32"
     unseen = entry["source"] == "hub" or (seen.gguf and seen.family in _ANNOUNCED)
     # A config may leave sizes to defaults, which only transformers knows.
-    if unseen and (sizes := sizes_of(seen.config)).keys() >= _REQUIRED:
+    if unseen and (sizes := seen.sizes).keys() >= _REQUIRED:
         entry["architecture"] = {key: sizes[key] for key in _SHAPES if sizes.get(key) is not None}
     return entry, seen
 
@@ -284,7 +292,7 @@ def _about_taken(kind: str, name: str, own: str) -> list[str]:
 
 
 def _about_model(given: str, seen: SeenModel) -> str:
-    sizes = sizes_of(seen.config) if seen.config.get("hidden_size") else dict(seen.config)
+    sizes = seen.sizes
     said = [f"{sizes.get('num_hidden_layers', 'unknown')} blocks"]
     said += [f"hidden size {sizes['hidden_size']}"] if "hidden_size" in sizes else []
     said += ["GGUF, dequantised to float32" if seen.gguf else seen.dtype or "of no usable dtype"]

@@ -50,8 +50,7 @@ def visible_devices() -> list[Device]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = (line.split(", ") for line in found.stdout.splitlines() if line.strip())
-    # nvidia-smi counts in MiB.
-    devices = [Device(number, uuid, name, int(size) * 2**20) for number, uuid, name, size in rows]
+    devices = [Device(number, uuid, name, _bytes_of(size)) for number, uuid, name, size in rows]
     if VISIBLE not in os.environ:
         return devices
     named = []
@@ -62,6 +61,14 @@ def visible_devices() -> list[Device]:
             break
         named += matching
     return named
+
+
+def _bytes_of(size: str) -> int:
+    """Return the bytes of a size in MiB, as nvidia-smi lists it."""
+    if size.strip().isdigit():
+        return int(size) * 2**20
+    # A GPU that shares the machine's memory states none of its own.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def chosen_devices(asked: str | None) -> list[Device]:

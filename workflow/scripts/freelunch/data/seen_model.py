@@ -22,7 +22,7 @@ from freelunch.data.sources.folder import (
     model_files,
     read_config,
 )
-from freelunch.study.families import FAMILIES
+from freelunch.study.families import FAMILIES, sizes_of
 from freelunch.study.gguf import SUFFIX as GGUF
 from freelunch.study.gguf import gguf_of
 from freelunch.study.shape_limits import check_shapes
@@ -72,6 +72,15 @@ class SeenModel:
     def family(self) -> str:
         """Return the `model_type` of the config."""
         return str(self.config.get("model_type", ""))
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Return the config with the sizes under Llama's names, as far as they are known ones."""
+        try:
+            return sizes_of(self.config)
+        except KeyError:
+            # A size that others follow from has a name that is not known.
+            return dict(self.config)
 
     @property
     def positions(self) -> int | None:
