@@ -79,13 +79,22 @@ def test_windows_with_dense_inputs_are_compared() -> None:
     assert compared == {"none", "recon_matrix", "recon_all", "recon_block"}
 
 
-def test_without_compared_windows_all_adaptations_are() -> None:
+@pytest.mark.parametrize(
+    "others",
+    [
+        # No amount of text has several windows with equal settings; or one is alone with its own.
+        [{"budget": {"tokens": 2048}}, {"budget": {"tokens": 4096}}],
+        [{}, {"inputs": "sparse"}],
+    ],
+    ids=["budgets", "inputs"],
+)
+def test_without_compared_windows_all_adaptations_are(others: list[dict[str, Any]]) -> None:
     """Otherwise, the figure of a study of budgets or of retraining showed no adapted model."""
-    budgets = {
-        f"recon_{tokens}": {**BLOCK_WINDOW["recon_block"], "budget": {"tokens": tokens}}
-        for tokens in (2048, 4096)
+    entries = {
+        f"recon_{number}": {**BLOCK_WINDOW["recon_block"], **more}
+        for number, more in enumerate(others)
     }
-    entries = {**budgets, "full": {"method": "full"}}
+    entries |= {"full": {"method": "full"}}
     study = make_study(entries, adaptations=["none", *entries])
     records = make_records(study, {})
     for cell, record in records.items():
@@ -137,7 +146,9 @@ def test_each_window_is_a_line_over_depth() -> None:
 def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:
     figure = figure_of(rows(recon_matrix=0.0, recon_all=math.inf))
     drawn = [len(line.get_xdata()) for line in figure.axes[0].lines]
-    assert sorted(drawn) == [0, 0, BLOCKS, BLOCKS]
+    # What is not finite has a mark at the upper edge.
+    assert sorted(drawn) == [0, 0, 1, BLOCKS, BLOCKS]
+    assert "not finite" in {text.get_text() for text in figure.axes[0].texts}
 
 
 def test_nothing_measured_says_so() -> None:

@@ -71,6 +71,29 @@ def test_every_series_is_drawn_against_tokens_operations_and_memory() -> None:
     assert len(marked) == len(POINTS), "marks differ in grey, too"
 
 
+def test_what_is_not_finite_is_said() -> None:
+    data = rows()
+    data[-1]["perplexity"] = "nan"
+    figure = figure_of(data)
+    for axes, unit in zip(figure.axes, (1.0, 1e-3, 1e-4), strict=True):
+        (text,) = (text for text in axes.texts if text.get_text() == "not finite")
+        assert text.xy == pytest.approx((8192 * unit, 1.0))
+
+
+@pytest.mark.parametrize("largest", [60.0, 300.0, 2e6])
+def test_ticks_of_a_logarithmic_axis_are_few_and_plain(largest: float) -> None:
+    data = rows()
+    data[-1]["perplexity"] = str(largest)
+    for axes in figure_of(data).axes:
+        low, high = axes.get_ylim()
+        shown = [
+            label.get_text()
+            for label, at in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+            if low <= at <= high
+        ]
+        assert 2 <= len(shown) <= 9 and not any("e+" in text for text in shown)
+
+
 @pytest.mark.parametrize(
     ("flops", "label", "divided"),
     [
@@ -92,7 +115,7 @@ def test_axes_span_the_data_and_the_title_says_where_the_other_levels_are() -> N
     axes = figure_of(rows()).axes[0]
     low, high = axes.get_ylim()
     assert 34.9 < low < 35.6 and 44.4 < high < 45.2
-    title = "tiny, Wanda, 50 % unstructured, one seed\nnot adapted: 48.0 \u2191, dense: 21.0 \u2193"
+    title = "tiny, Wanda, 50 % unstructured\none seed; not adapted: 48.0 \u2191, dense: 21.0 \u2193"
     assert axes.get_title(loc="left") == title
     near = figure_of(rows(perplexity_unadapted="44.0")).axes[0]
     assert "not adapted (dotted): 44.0" in near.get_title(loc="left")

@@ -107,9 +107,12 @@ def test_there_is_a_line_for_each_criterion() -> None:
         assert_words_inside(figure)
 
 
-def test_what_is_not_finite_has_no_mark() -> None:
+def test_what_is_not_finite_is_said_and_ends_no_line() -> None:
+    """The value of a smaller budget must not stand for the largest."""
     (axes,) = drawn(results(wanda_recon_10=None)).axes
-    assert {text.get_text() for text in axes.texts} == {"Magnitude 120.0", "Wanda 45.0"}
+    assert {text.get_text() for text in axes.texts} == {"Magnitude 120.0", "not finite"}
+    (text,) = (text for text in axes.texts if text.get_text() == "not finite")
+    assert text.xy == (81920, 1.0)
 
 
 def test_a_figure_of_nothing_says_why() -> None:

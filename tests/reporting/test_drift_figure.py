@@ -42,6 +42,7 @@ def test_few_lines_are_named(names: list[str], named: list[str]) -> None:
     rows = [
         {
             **{"model": "tiny", "criterion": "wanda", "pattern": "u50", "adaptation": name},
+            "seeds": "1",
             **{"compared": "1", "output": "block", "kind": kind, "mean": "0.1", "block": block},
         }
         for name in ["none", *names]

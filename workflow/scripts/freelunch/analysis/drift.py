@@ -1,6 +1,7 @@
 """The drift of activations from the dense model's, by depth and window."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -28,18 +29,18 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
     Args:
         records: The records of the study.
         windows: What `analysis.window_effect.window_rows` returns. `compared` is 1 for its usual
-            windows (`usual_windows`), for all adaptations if it has none, and for models that are
-            not adapted.
+            windows (`usual_windows`), for all adaptations if no pruned model has several of these,
+            and for models that are not adapted.
     """
-    by_window = {
-        tuple(row[key] for key in ("model", "criterion", "pattern", "adaptation"))
-        for row in usual_windows(windows)
-    }
+    keys = "model", "criterion", "pattern", "adaptation"
+    by_window = {tuple(row[key] for key in keys) for row in usual_windows(windows)}
+    if max(Counter(one[:-1] for one in by_window).values(), default=0) < 2:
+        by_window = set()
     measured = {cell: record for cell, record in records.items() if "drift" in record["metrics"]}
     rows: list[Row] = []
     for cells in seed_groups(measured):
         one = cells[0]
-        names = {key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")}
+        names = {key: getattr(one, key) for key in keys}
         known = tuple(names.values()) in by_window or not by_window
         compared = one.adaptation == NONE or known
         found = [measured[cell]["metrics"]["drift"]["drift"] for cell in cells]

@@ -108,7 +108,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         axes.set_xlabel("tokens that the reconstruction sees")
         if model != last:
             seeds = seeds_label({int(row["seeds"]) for row in here})
-            axes.set_title(f"{model}, {seeds}", loc="left")
+            axes.set_title(f"{model}\n{seeds}", loc="left")
         last = model
     legend_below(
         figure,

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from freelunch.reporting.drawing.marks import Mark, marks
 from freelunch.reporting.drawing.style import (
@@ -17,6 +17,8 @@ from freelunch.reporting.drawing.style import (
     empty,
     legend_below,
     line_handle,
+    log_ticks,
+    mark_not_finite,
     start_with_data,
     widen,
 )
@@ -64,7 +66,7 @@ def draw(
             axes.set_xlabel(label)
             axes.set_ylabel(f"perplexity on {text}")
         seeds = seeds_label({int(row["seeds"]) for row in here})
-        panels[0].set_title(f"{model}, {seeds}\n{levels}", loc="left")
+        panels[0].set_title(f"{model}\n{seeds}; {levels}", loc="left")
     on_evaluation = any(row["selected_on"] == "evaluation" for row in rows)
     legend_below(
         figure,
@@ -108,9 +110,7 @@ def _panel(
         [float(row["perplexity"]) for row in finite],
         [float(row["perplexity_error_beside_reference"]) for row in finite],
     )
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
+    log_ticks(axes)
     amounts = [float(row[key]) / unit for row in rows]
     if key != MEMORY and max(amounts) < 2 * min(amounts):
         # Otherwise a few percent would fill the panel.
@@ -125,6 +125,9 @@ def _panel(
             looks[name],
             [row["selected_on"] == "evaluation" for row in here],
         )
+    for row in rows:
+        if row not in finite:
+            mark_not_finite(axes, float(row[key]) / unit, looks[row["series"]])
     if key == MEMORY:
         widen(axes)
     levels = (

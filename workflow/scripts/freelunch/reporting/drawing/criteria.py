@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark, marks
 from freelunch.reporting.drawing.panels import (
@@ -19,10 +19,12 @@ from freelunch.reporting.drawing.style import (
     SMALL,
     draw_spread,
     legend_below,
+    log_ticks,
     mark_handle,
+    mark_not_finite,
     write_beside,
 )
-from freelunch.reporting.formatting import NOT_FINITE, marked
+from freelunch.reporting.formatting import marked
 from freelunch.reporting.labels import Registered, criterion_label
 from freelunch.study.cell import DENSE
 
@@ -89,7 +91,7 @@ def _panel(axes: Axes, panel: Panel, shown: Mapping[str, Mark]) -> None:
 def _draw_point(axes: Axes, x: float, point: Point, look: Mark) -> None:
     """Draw a mark, its error over windows as a bar, its spread over seeds as a wide pale one."""
     if point.perplexity is None:
-        _mark_not_finite(axes, x, look)
+        mark_not_finite(axes, x, look)
         return
     draw_spread(axes, x, point.perplexity, point.spread, look.colour)
     axes.errorbar(
@@ -131,24 +133,6 @@ def _dense_label(axes: Axes, dense: Point) -> None:
     write_beside(axes, dense.perplexity, text, DENSE_COLOUR, gap=3)
 
 
-def _mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
-    """Put the mark on the upper edge, with the reason beside it."""
-    above = axes.get_xaxis_transform()
-    axes.plot(x, 1.0, **look.points, transform=above, clip_on=False)
-    axes.annotate(
-        NOT_FINITE,
-        (x, 1.0),
-        xycoords=above,
-        xytext=(0, -6),
-        textcoords="offset points",
-        rotation=90,
-        ha="center",
-        va="top",
-        fontsize=SMALL,
-        color=QUIET,
-    )
-
-
 def _legend(figure: Figure, looks: Sequence[Mark], seeds: bool) -> None:
     """Explain marks and bars below the panels."""
     handles = [mark_handle(look, look.label) for look in looks]
@@ -170,12 +154,11 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
     if logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.35, high * 1.9)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
+        log_ticks(axes)
     else:
         room = (high - low or high) * 0.2
         axes.set_ylim(low - room, high + room)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def _plain(value: float) -> str:

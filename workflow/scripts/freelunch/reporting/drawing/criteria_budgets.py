@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from freelunch.reporting.drawing.marks import Mark, marks, of_criteria
 from freelunch.reporting.drawing.panels import Point
@@ -16,6 +16,8 @@ from freelunch.reporting.drawing.style import (
     draw_spread,
     empty,
     legend_below,
+    log_ticks,
+    mark_not_finite,
     name_ends,
     start_with_data,
 )
@@ -56,7 +58,8 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> Figure:
         level = _panel(axes, adapted, without, float(dense["perplexity"]))
         seeds = seeds_label({int(row["seeds"]) for row in adapted})
         series = looks[adapted[0]["adaptation"]].series
-        axes.set_title(f"{model}, {pattern_label(pattern)}\n{series}, {seeds}; {level}", loc="left")
+        title = f"{model}, {pattern_label(pattern)}\n{series}, {seeds}\n{level}"
+        axes.set_title(title, loc="left")
         axes.set_ylabel(f"perplexity on {text}")
     grid[-1].set_xlabel("tokens seen")
     legend_below(
@@ -77,9 +80,6 @@ def _panel(axes: Axes, adapted: Sequence[Row], without: Sequence[Row], dense: fl
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(places, ["not\nadapted", *map(_amount, budgets)])
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
     points = [Point.of(row) for row in (*without, *adapted)]
     finite = [point for point in points if point.perplexity is not None]
     start_with_data(
@@ -87,6 +87,7 @@ def _panel(axes: Axes, adapted: Sequence[Row], without: Sequence[Row], dense: fl
         [*(point.perplexity or math.nan for point in finite), dense],
         [*(point.bar for point in finite), 0.0],
     )
+    log_ticks(axes)
     looks = of_criteria([point.criterion for point in points])
     ends = {}
     for criterion, look in looks.items():
@@ -119,9 +120,12 @@ def _amount(tokens: float) -> str:
 def _draw(
     axes: Axes, places: Sequence[float], rows: Sequence[Row], look: Mark
 ) -> tuple[float, float] | None:
-    """Draw the finite points of a criterion; return the last one."""
+    """Draw the points of a criterion; return the last one, if it is finite."""
     points = [(x, Point.of(row)) for x, row in zip(places, rows, strict=True)]
     finite = [(x, it, it.perplexity) for x, it in points if it.perplexity is not None]
+    for x, point in points:
+        if point.perplexity is None:
+            mark_not_finite(axes, x, look)
     for x, point, perplexity in finite:
         draw_spread(axes, x, perplexity, point.spread, look.colour)
     draw_points(
@@ -131,4 +135,5 @@ def _draw(
         [point.error or 0.0 for _, point, _ in finite],
         look,
     )
-    return (finite[-1][0], finite[-1][2]) if finite else None
+    x, last = points[-1] if points else (math.nan, None)
+    return None if last is None or last.perplexity is None else (x, last.perplexity)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from freelunch.reporting.drawing.marks import PALE, Mark, marks
 from freelunch.reporting.drawing.style import (
@@ -14,10 +14,12 @@ from freelunch.reporting.drawing.style import (
     empty,
     legend_below,
     line_handle,
+    log_ticks,
+    mark_not_finite,
     name_ends,
     start_with_data,
 )
-from freelunch.reporting.labels import Registered, kind_of, pruned_model_label
+from freelunch.reporting.labels import Registered, kind_of, pruned_model_label, seeds_label
 from freelunch.study.cell import NONE
 from freelunch.study.windows import window_size
 
@@ -36,8 +38,8 @@ Row = dict[str, Any]
 def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     """Return the figure: for each pruned model the error of block outputs against depth.
 
-    It shows the pruned models with several of the adaptations that are compared, or all if there is
-    none. At most five lines are in colour and named; the others are in grey.
+    It shows the pruned models with several of the adaptations that are compared, or else those with
+    one, or else all. At most five lines are in colour and named; the others are in grey.
 
     Args:
         rows: Rows of drift.csv.
@@ -47,12 +49,11 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
     by_model: dict[str, list[Row]] = {}
     for row in shown:
         by_model.setdefault(pruned_model_label(row), []).append(row)
-    several = {
-        model: here
-        for model, here in by_model.items()
-        if len({row["adaptation"] for row in here} - {NONE}) > 1
+    adapted = {
+        model: len({row["adaptation"] for row in here} - {NONE}) for model, here in by_model.items()
     }
-    by_model = several or by_model
+    most = min(max(adapted.values(), default=0), 2)
+    by_model = {model: here for model, here in by_model.items() if adapted[model] >= most}
     if not by_model:
         return empty("no drift was measured")
     looks = marks(adaptations)
@@ -66,11 +67,12 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> Figure:
         drawn = {row["adaptation"] for row in here}
         named = _named([name for name in looks if name in drawn], adaptations)
         grey |= len(named) < len(drawn)
+        seeds = seeds_label({int(row["seeds"]) for row in here})
         for kind, meaning in KINDS.items():
             axes = next(panels)
             of_kind = [row for row in here if row["kind"] == kind]
             _panel(axes, of_kind, named, [name for name in looks if name in drawn], looks)
-            axes.set_title(f"{model}\n{kind}: {meaning}", loc="left")
+            axes.set_title(f"{model}, {seeds}\n{kind}: {meaning}", loc="left")
             axes.set_xlabel("block")
             axes.set_ylabel("relative error of output")
     handles = [line_handle(_GREY, "other adaptations")] if grey else []
@@ -118,12 +120,11 @@ def _panel(
     # A logarithmic scale has no 0.
     finite = [row for row in rows if math.isfinite(float(row["mean"])) and float(row["mean"])]
     start_with_data(axes, [float(row["mean"]) for row in finite])
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
+    log_ticks(axes)
     ends: dict[str, tuple[float, float]] = {}
     for name in names:
-        here = [row for row in finite if row["adaptation"] == name]
+        of_name = [row for row in rows if row["adaptation"] == name]
+        here = [row for row in of_name if row in finite]
         x, y = [int(row["block"]) for row in here], [float(row["mean"]) for row in here]
         if name not in named:
             axes.plot(x, y, color=PALE, linewidth=0.7, zorder=1.5)
@@ -131,7 +132,10 @@ def _panel(
         look, at = looks[name], named.index(name)
         every = (at % MARKED, MARKED) if len(x) > 2 * MARKED else None
         axes.plot(x, y, **look.points, markevery=every, linestyle=look.line, linewidth=1.0)
-        if y:
+        diverged = [row for row in of_name if not math.isfinite(float(row["mean"]))]
+        if diverged:
+            mark_not_finite(axes, int(diverged[0]["block"]), look)
+        elif y:
             ends[_short(look)] = x[-1], y[-1]
     if finite:
         blocks = [int(row["block"]) for row in finite]

@@ -51,6 +51,8 @@ SIDES = {"above": MarkerStyle(CARETRIGHTBASE), "below": MarkerStyle(CARETLEFTBAS
 ENDS = {"above": {"above": 1.0}, "below": {"below": 1.0}, "within": {"above": -1.0, "below": 1.0}}
 # The line of an interval, and what it means.
 SEEDS, ONE_SEED = ("-", "several seeds"), ((0, (2, 1)), "one seed: others may differ")
+# The columns of the ends of what is known of a number, and what is known where they are empty.
+KNOWN = {"known_from": -math.inf, "known_to": math.inf}
 Row = Mapping[str, str]
 
 
@@ -309,9 +311,15 @@ def _draw_row(axes: Axes, at: int, row: Row, scale: float, look: Mark) -> None:
         line, _ = _line(row)
         axes.plot(ends, [at, at], color=look.colour, linestyle=line, linewidth=1.1, zorder=2)
     axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
-    beyond = ((min(numbers) < least, "<", least), (max(numbers) > most, ">", most))
-    for is_beyond, arrow, edge in beyond:
+    # An interval also goes on beyond what is known.
+    known = [scale * float(row[key] or end) for key, end in KNOWN.items()]
+    beyond = (
+        (min(numbers) < least or min(numbers[1:], default=math.inf) <= known[0], "<", min),
+        (max(numbers) > most or max(numbers[1:], default=-math.inf) >= known[1], ">", max),
+    )
+    for is_beyond, arrow, outermost in beyond:
         if is_beyond:
+            edge = outermost([value, *ends])
             axes.plot([edge], [at], arrow, color=look.colour, clip_on=False, zorder=3)
     for end, threshold in _thresholds(row).items():
         axes.plot(

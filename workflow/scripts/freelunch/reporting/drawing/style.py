@@ -10,6 +10,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark
 from freelunch.reporting.formatting import NOT_FINITE
@@ -26,6 +27,9 @@ UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 LABEL_STEP = 0.1
 # How far right of a panel they begin, as a share of its width.
 LABEL_GAP = 0.06
+# The ratio of the ends of a logarithmic axis up to which evenly spaced numbers say more than 1, 2
+# and 5, and beyond which powers of ten are enough.
+FEW, MANY = 8.0, 500.0
 # The least span of an axis of memory, as a share of its largest value.
 LEAST_SPAN = 0.2
 _STYLE = {
@@ -140,6 +144,35 @@ def start_with_data(
     else:
         room = 0.08 * (high - low or abs(high) or 1.0)
         axes.set_ylim(low - room, high + room)
+
+
+def log_ticks(axes: Axes) -> None:
+    """Put plain numbers at a logarithmic y axis whose limits are set: few enough to be read."""
+    low, high = axes.get_ylim()
+    locator: Locator = MaxNLocator(6, steps=[1, 2, 5, 10])
+    if high > FEW * low:
+        locator = LogLocator(subs=(1.0,) if high > MANY * low else (1.0, 2.0, 5.0))
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
+    """Put a mark on the upper edge, with the reason below it."""
+    above = axes.get_xaxis_transform()
+    axes.plot([x], [1.0], **look.points, transform=above, clip_on=False)
+    axes.annotate(
+        NOT_FINITE,
+        (x, 1.0),
+        xycoords=above,
+        xytext=(0, -6),
+        textcoords="offset points",
+        rotation=90,
+        ha="center",
+        va="top",
+        fontsize=SMALL,
+        color=QUIET,
+    )
 
 
 def widen(axes: Axes) -> None:
