@@ -80,6 +80,22 @@ def test_what_is_not_finite_is_last_and_what_has_nothing_beside_it_has_no_gain()
     assert scatter(found) is not None, "the other one is shown"
 
 
+def test_what_is_far_beyond_the_pruned_model_squeezes_no_other_in_the_plot() -> None:
+    study = make_study(
+        {"full": {"method": "full"}},
+        criteria=["wanda"],
+        adaptations=["none", "recon_block", "full"],
+    )
+    (found,), _ = found_of(study, {f"{WANDA}/full/seed0": 1e6})
+    plot = scatter(found)
+    assert plot is not None
+    block, full = sorted(plot["points"], key=lambda point: point["beyond"] is not None)
+    assert full["beyond"] == found["adaptations"][-1]["perplexity"]["text"]
+    assert full["y"] == plot["top"] < block["y"] and full["bar"] is None
+    (pruned, *_) = plot["lines"]
+    assert block["y"] - pruned["at"] > 20
+
+
 # --- In words
 
 

@@ -1,4 +1,4 @@
-"""Every effect that a study measures, with its paired interval: the rows of the forest plot."""
+"""The main effects that a study measures, with paired intervals: the rows of the forest plot."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

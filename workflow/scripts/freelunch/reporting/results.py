@@ -85,7 +85,7 @@ class Results(FinishedStudy):
 
     @cached_property
     def effects(self) -> Rows:
-        """Return every effect with its paired interval."""
+        """Return the main effects with their paired intervals."""
         # Planning imports this module, and must not wait for numpy and scipy.
         from freelunch.reporting.effects import effect_rows
 

@@ -22,6 +22,9 @@ SIZE = 10.0
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 # An axis whose numbers differ by less than this has evenly spaced ticks.
 _FEW = 5.0
+# An adaptation beyond so many times the pruned model's perplexity would squeeze the others: it
+# stands at the upper edge, with its number.
+_MOST_TIMES = 5.0
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,12 @@ def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     levels = [each["perplexity"]["value"] for each in shown]
     unadapted, dense = (_number(found[key], "value") for key in ("unadapted", "dense"))
-    bars = [_bar(each) for each in shown]
-    reached = [*levels, *(end for bar in bars if bar for end in bar)]
+    most = math.inf if unadapted is None else _MOST_TIMES * unadapted
+    bars = [
+        _bar(each) if level <= most else None for each, level in zip(shown, levels, strict=True)
+    ]
+    reached = [level for level in levels if level <= most]
+    reached += [end for bar in bars if bar for end in bar]
     reached += [unadapted] if unadapted is not None else []
     # The dense model is shown where it is near; elsewhere it would squeeze the rest.
     if dense is not None and min(reached) / dense > max(reached) / min(reached):
@@ -143,8 +150,10 @@ def _points(
     axes: Mapping[str, Axis | None],
     y: Axis,
 ) -> list[dict[str, Any]]:
-    """Return the place of each adaptation in each view, and the interval of its gain."""
-    heights = [y.place(each["perplexity"]["value"]) for each in shown]
+    """Return the place of each adaptation in each view, the interval of its gain, and its number if
+    it is beyond the axis.
+    """
+    heights = [max(y.place(each["perplexity"]["value"]), float(TOP)) for each in shown]
     views = [_apart(_places(shown, view, axis), heights) for view, axis in axes.items()]
     return [
         {
@@ -153,6 +162,7 @@ def _points(
             "places": " ".join("-" if place is None else f"{place:g}" for place in of_views),
             "y": height,
             "bar": bar and [y.place(end) for end in bar],
+            "beyond": each["perplexity"]["text"] if each["perplexity"]["value"] > y.high else None,
         }
         for each, height, bar, of_views in zip(
             shown, heights, bars, zip(*views, strict=True), strict=True

@@ -1,4 +1,4 @@
-"""Draw every effect with its paired interval: a forest plot."""
+"""Draw effects with their paired intervals: a forest plot."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Every effect with its paired interval, and the thresholds of the claims: a forest plot."""
+"""The main effects with paired intervals, and the thresholds of the claims: a forest plot."""
 
 from dataclasses import replace
 
@@ -9,12 +9,12 @@ from freelunch.study.study import Study
 
 def _caption(study: Study) -> str:
     return f"""\
-Every effect that this study measures, with its 95 % interval. All cells of a model are measured on
+The main effects that this study measures, with 95 % intervals. All cells of a model are measured on
 the same windows of ``{study.perplexity.text}`` (or the same documents), so the intervals are those
 of paired differences. A dashed interval comes from one seed and says nothing of other calibration
 samples and training orders. A triangle is the threshold of a claim and points to where the claim
 holds; a claim that holds within a range has one at each end. An arrow ends an interval that goes
-beyond the axis. An interval without an upper end goes beyond the largest budget that was run.
+beyond the axis, or beyond the budgets that were run.
 
 If adaptations differ only in their amount of text, their loss or their inputs, the figure shows the
 first one in the config; the summary table has all of them. ``effects.csv`` has the numbers, and the
@@ -31,7 +31,7 @@ def _missing(study: Study) -> list[str]:
 
 FIGURE = Figure(
     name="effects",
-    title="every effect with its interval",
+    title="the main effects with their intervals",
     caption=_caption,
     alternative=(
         "A forest plot: a row for each effect with its estimate and its 95 % interval, in panels "
@@ -46,7 +46,7 @@ FIGURE = Figure(
         "missing": _missing(study),
         "selected_on_evaluation": study.selected_on_evaluation,
     },
-    data="every effect with its interval",
+    data="the main effects with their intervals",
     data_caption=lambda _: (
         """\
 A row for each effect. ``value`` with its 95 % interval from ``low`` to ``high``, as a number and,
