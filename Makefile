@@ -57,7 +57,7 @@ PART = $(if $(MODELS),--models "$(MODELS)") $(if $(CLAIMS),--claims "$(CLAIMS)")
 CONFIG = study="$(STUDY)" $(if $(MODELS),models="$(MODELS)") $(if $(CLAIMS),claims="$(CLAIMS)") \
 	$(if $(SEEDS),seeds="$(SEEDS)") $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
 # On a cluster, the nodes have as many cores as they have, and the profile says how many this machine uses.
-SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)"),,--cores $(CORES)) \
+SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | grep -v "local *$$"),,--cores $(CORES)) \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
 	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
 

@@ -134,7 +134,7 @@ def scatter(found: Mapping[str, Any]) -> dict[str, Any] | None:
             {"view": view, "title": VIEWS[view][0], "ticks": axis.ticks() if axis else []}
             for view, axis in axes.items()
         ],
-        "points": _points(shown, bars, axes, y),
+        "points": _points(shown, bars, axes, y, most),
     }
 
 
@@ -149,11 +149,13 @@ def _points(
     bars: Sequence[tuple[float, float] | None],
     axes: Mapping[str, Axis | None],
     y: Axis,
+    most: float,
 ) -> list[dict[str, Any]]:
     """Return the place of each adaptation in each view, the interval of its gain, and its number if
     it is beyond the axis.
     """
-    heights = [max(y.place(each["perplexity"]["value"]), float(TOP)) for each in shown]
+    levels = [each["perplexity"]["value"] for each in shown]
+    heights = [float(TOP) if level > most else y.place(level) for level in levels]
     views = [_apart(_places(shown, view, axis), heights) for view, axis in axes.items()]
     return [
         {
@@ -162,7 +164,7 @@ def _points(
             "places": " ".join("-" if place is None else f"{place:g}" for place in of_views),
             "y": height,
             "bar": bar and [y.place(end) for end in bar],
-            "beyond": each["perplexity"]["text"] if each["perplexity"]["value"] > y.high else None,
+            "beyond": each["perplexity"]["text"] if each["perplexity"]["value"] > most else None,
         }
         for each, height, bar, of_views in zip(
             shown, heights, bars, zip(*views, strict=True), strict=True
