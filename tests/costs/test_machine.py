@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError
 from freelunch.costs import disk, machine
 from freelunch.costs.disk import DAYS, disk_rates
@@ -141,7 +142,7 @@ def test_rates_say_where_they_come_from(
         "reading at 2.0 GB/s, writing at 500 MB/s as measured on this disk",
         "downloads at 100 MB/s assumed",
     )
-    assert here.memory_bytes == machine.memory_bytes() and here.device_bytes is None
+    assert here.memory_bytes == memory_bytes() and here.device_bytes is None
     other = Machine.of(4e14, 1e9, 2e8, 10**10)
     assert all(rate.endswith("as given") for rate in other.rates)
     assert other.memory_bytes is None, "nothing is known of another machine's memory"

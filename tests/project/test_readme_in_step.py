@@ -130,6 +130,7 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
 
     recovered, _, tokens, *_ = parts["C1"]
     assert f"{percents(recovered)} of the loss that pruning adds" in text
+    assert max(it["value"] for it in tokens["findings"]) == pytest.approx(2 / 5, abs=0.03)
     assert all(it["value"] <= 0.4 and it["high"] < 1 for it in tokens["findings"])
     assert "On Wikipedia, retraining reaches this quality with at most two fifths of" in text
     (one,) = (it for it in parts["C1"][4]["findings"] if it["verdict"] == UNDECIDED)

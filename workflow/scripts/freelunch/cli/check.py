@@ -7,8 +7,9 @@ It reads no tensor, but the headers of weights.
 from collections.abc import Iterator
 from pathlib import Path
 
+from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError
-from freelunch.costs.machine import Machine, memory_bytes
+from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.room import lacking
 from freelunch.data.hub_revisions import check_download, is_offline

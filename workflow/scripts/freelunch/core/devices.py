@@ -1,4 +1,4 @@
-"""The GPUs of this machine: which there are, and which one a job takes.
+"""The memory and the GPUs of this machine: which there are, and which one a job takes.
 
 Only NVIDIA's are known, by `nvidia-smi`, which needs no tensor library.
 """
@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 
 from freelunch.core.errors import UserError
 
+# The memory limit of the process's control group, as systemd, containers and schedulers set it.
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPU, CUDA = "cpu", "cuda"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # The workflow sets this variable in jobs that a scheduler started for it and gave their devices.
@@ -43,6 +45,16 @@ class Device(NamedTuple):
     memory_bytes: int
 
 
+def memory_bytes() -> int:
+    """Return the memory of this machine, or of the part of it that this process may use."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(_LIMIT.read_text()))
+    except (OSError, ValueError):
+        # There is no such file, or it says "max".
+        return physical
+
+
 def visible_devices() -> list[Device]:
     """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
     try:
@@ -68,7 +80,7 @@ def _bytes_of(size: str) -> int:
     if size.strip().isdigit():
         return int(size) * 2**20
     # A GPU that shares the machine's memory states none of its own.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory_bytes()
 
 
 def chosen_devices(asked: str | None) -> list[Device]:

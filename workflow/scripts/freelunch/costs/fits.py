@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from freelunch.core.devices import memory_bytes as memory_of_machine
 from freelunch.core.errors import UserError
 from freelunch.costs import reconstruction, retraining
 from freelunch.costs.machine import Machine
-from freelunch.costs.machine import memory_bytes as memory_of_machine
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import PROCESS_BYTES, Cost
 from freelunch.study.adaptations import Reconstruction, Windowed, with_window

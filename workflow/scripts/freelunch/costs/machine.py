@@ -9,11 +9,10 @@ from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
+from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError
 from freelunch.costs.disk import disk_rates
 
-# The memory limit of the process's control group, as systemd, containers and schedulers set it.
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
 # Where artifacts are written.
 _RESULTS = Path("results")
 # Bytes per second over the network if nothing is given: nobody wants a plan to download anything.
@@ -155,16 +154,6 @@ def _known(device_bytes: int | None, learnt: Learnt | None) -> _Rate | None:
         said = f"estimated from the time of {learnt.jobs} earlier jobs"
         return _Rate(learnt.flops_per_s, said)
     return None if device_bytes is None else _Rate(GPU_FLOPS_PER_S, "assumed")
-
-
-def memory_bytes() -> int:
-    """Return the memory of this machine, or of the part of it that this process may use."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(physical, int(_LIMIT.read_text()))
-    except (OSError, ValueError):
-        # There is no such file, or it says "max".
-        return physical
 
 
 @cache

@@ -161,7 +161,7 @@ def _part(
     measured = [finding for finding in findings if finding["cells"]]
     small = [it for it in measured if _scope(evidence, [it], paper).is_in_part_too_small]
     large = [finding for finding in findings if finding not in small]
-    too_small = len(small) == len(measured) and _scope(evidence, small, paper).is_in_part_too_small
+    too_small = small == measured if measured else _scope(evidence, [], paper).too_small
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
     at_scale = together([finding["verdict"] for finding in large], measure.agree)
     found = {

@@ -212,7 +212,7 @@ def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
     most = scope.reconstructed[1]
     if not most:
         return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
-    models = "most" if scope.paper == 2 * (_smallest(regimes).tokens,) else "these"
+    models = "most" if set(scope.paper) == {_smallest(regimes).tokens} else "these"
     sample = (
         f"the paper's smallest calibration sample for {models} models ({_range(*scope.paper)} "
         "tokens)"

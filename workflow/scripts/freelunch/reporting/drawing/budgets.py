@@ -126,7 +126,7 @@ def _panel(
             [row["selected_on"] == "evaluation" for row in here],
         )
     for row in rows:
-        if row not in finite:
+        if not math.isfinite(float(row["perplexity"])):
             mark_not_finite(axes, float(row[key]) / unit, looks[row["series"]])
     if key == MEMORY:
         widen(axes)

@@ -119,12 +119,12 @@ def _panel(
     axes.set_yscale("log")
     # A logarithmic scale has no 0.
     finite = [row for row in rows if math.isfinite(float(row["mean"])) and float(row["mean"])]
+    not_finite = [row for row in rows if not math.isfinite(float(row["mean"]))]
     start_with_data(axes, [float(row["mean"]) for row in finite])
     log_ticks(axes)
     ends: dict[str, tuple[float, float]] = {}
     for name in names:
-        of_name = [row for row in rows if row["adaptation"] == name]
-        here = [row for row in of_name if row in finite]
+        here = [row for row in finite if row["adaptation"] == name]
         x, y = [int(row["block"]) for row in here], [float(row["mean"]) for row in here]
         if name not in named:
             axes.plot(x, y, color=PALE, linewidth=0.7, zorder=1.5)
@@ -132,9 +132,9 @@ def _panel(
         look, at = looks[name], named.index(name)
         every = (at % MARKED, MARKED) if len(x) > 2 * MARKED else None
         axes.plot(x, y, **look.points, markevery=every, linestyle=look.line, linewidth=1.0)
-        diverged = [row for row in of_name if not math.isfinite(float(row["mean"]))]
+        diverged = [int(row["block"]) for row in not_finite if row["adaptation"] == name]
         if diverged:
-            mark_not_finite(axes, int(diverged[0]["block"]), look)
+            mark_not_finite(axes, diverged[0], look)
         elif y:
             ends[_short(look)] = x[-1], y[-1]
     if finite:
