@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.gradients import train_window_
-from freelunch.adaptation.reconstruction.losses import LOSSES
+from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training import optimisers
 from freelunch.adaptation.training.schedule import learning_rates
@@ -225,6 +225,14 @@ def slow_loss(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
             }[name]
         )
     return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_loss_that_is_kept_does_not_keep_the_outputs(loss: Loss) -> None:
+    """Training keeps the loss of every step, so its memory would grow with the text."""
+    outputs = torch.randn(2, 8, 16, requires_grad=True)
+    value = loss(outputs, torch.randn(2, 8, 16))
+    assert value.untyped_storage().nbytes() == value.element_size()
 
 
 # --- What training may and may not change

@@ -1,5 +1,5 @@
-"""Peak memory, measured in processes of their own: what a model's depth does not change, and models
-larger than what the process may use.
+"""Peak memory, measured in processes of their own: what neither a model's depth nor the size of the
+sample changes, and models larger than what the process may use.
 """
 
 import subprocess
@@ -79,6 +79,29 @@ ADAPTATIONS: list[dict[str, Any]] = [
     {"window": "matrix", "train_norms": False},
     {"window": 1, "inputs": "sparse", "targets": "local"},
 ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_step_holds_a_few_sequences_however_many_there_are(tmp_path: Path) -> None:
+    # Few sequences already fill two batches.
+    length, few, many = 64, 64, 512
+    config = llama(hidden_size=256, intermediate_size=512, num_hidden_layers=1)
+    steps: list[tuple[str, dict[str, Any] | None]] = [
+        *(("capture", None), ("prune", None)),
+        *(("reconstruct", {"method": "reconstruction", **each}) for each in ADAPTATIONS),
+        *(("assemble", None), ("evaluate", None), ("retrain", {"method": "masklora", "rank": 1})),
+    ]
+    peaks: dict[int, list[int]] = {}
+    for sequences in (few, many):
+        folder = tmp_path / str(sequences)
+        write_model(folder, config, torch.float32, tokens=sequences * length, length=length)
+        peaks[sequences] = [
+            run_step(folder, step, entry and read_adaptation(entry)) for step, entry in steps
+        ]
+    hidden = 4 * (many - few) * length * config.hidden_size
+    for (step, entry), before, after in zip(steps, peaks[few], peaks[many], strict=True):
+        growth = after - before
+        assert growth < hidden / 4, f"{step} {entry}: {growth / 1e6:.0f} MB more"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process")
