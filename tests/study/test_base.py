@@ -1,5 +1,6 @@
 """A study and its base: what it takes, what it overrides, and in which order."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from configs import ROOT, TASK, changed, config, refusal
 from freelunch.core.errors import UserError
+from freelunch.study.config import Part
 from freelunch.study.study import Study
 
 STUDY = config()["study"]
@@ -242,3 +244,67 @@ def test_or_in_the_repository_of_the_workflow(
     (tmp_path / "config" / "registry.yaml").write_text("study: {}\n")
     with pytest.raises(UserError, match=r"^config/registry.yaml: a base holds registries"):
         Study.load(path)
+
+
+# --- A part of another study
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    path = tmp_path / "whole.yaml"
+    grid = {**STUDY["grids"][0], "seeds": [0, 1]}
+    path.write_text(yaml.safe_dump({**config(), "study": {**STUDY, "grids": [grid]}}))
+    return path
+
+
+def part_of(whole: Path, part: object, **own: Any) -> Path:
+    path = whole.with_name("part.yaml")
+    path.write_text(yaml.safe_dump({"base": whole.name, "study": {"part": part, **own}}))
+    return path
+
+
+def test_a_file_that_names_a_part_is_that_part_of_the_study(whole: Path) -> None:
+    """Its results, pins and commands are those of the whole study."""
+    found = Study.load(part_of(whole, {"seeds": [1]}))
+    expected = Study.load(whole, part=Part(seeds=[1]))
+    assert found.as_json() == expected.as_json()
+    assert {cell.seed for cell in found.cells} == {0, 1}, "the dense model has the seed 0"
+    assert len(found.cells) < len(Study.load(whole).cells)
+    assert found.command("study") == f"make study STUDY={os.path.relpath(whole)} SEEDS=1"
+
+
+def test_a_part_that_a_command_names_takes_the_place_of_the_files(whole: Path) -> None:
+    found = Study.load(part_of(whole, {"seeds": [1]}), part=Part(seeds=[0]))
+    assert {cell.seed for cell in found.cells} == {0}
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"models": ["tow"]}, "study.part.models: no grid is for 'tow'; expected one"),
+        ({"seeds": 0}, "study.part.seeds: found 0; expected a list"),
+        (None, "study.part: found null; expected a value, or no such key"),
+    ],
+)
+def test_what_is_no_part_is_refused_where_it_is_written(
+    whole: Path, part: object, problem: str
+) -> None:
+    path = part_of(whole, part)
+    with pytest.raises(UserError) as error:
+        Study.load(path)
+    assert str(error.value).startswith(f"{path}, a part of {os.path.relpath(whole)}: 1 problem")
+    assert problem in str(error.value)
+
+
+def test_a_part_of_a_part_is_refused(whole: Path) -> None:
+    first = part_of(whole, {"seeds": [1]})
+    second = whole.with_name("second.yaml")
+    second.write_text(yaml.safe_dump({"base": first.name, "study": {"part": {"seeds": [1]}}}))
+    with pytest.raises(UserError, match="a part is one of a whole study"):
+        Study.load(second)
+
+
+def test_a_part_with_settings_of_its_own_is_refused(whole: Path) -> None:
+    with pytest.raises(UserError, match="leave nothing in that one but `base` and") as error:
+        Study.load(part_of(whole, {"seeds": [1]}, name="mine"))
+    assert "a base holds registries and nothing else" in str(error.value)

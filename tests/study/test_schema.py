@@ -11,11 +11,11 @@ import yaml
 from configs import STUDIES, changed, config, everything, refusal
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.reference import reference
-from freelunch.study.schema import SCHEMA, config_schema, schema_text
+from freelunch.study.schema import SCHEMA, file_schema, schema_text
 from freelunch.study.settings import KEYS, TAGGED
 from freelunch.study.study import Study
 
-VALIDATOR = jsonschema.Draft202012Validator(config_schema())
+VALIDATOR = jsonschema.Draft202012Validator(file_schema())
 
 
 def test_the_file_is_what_the_classes_say() -> None:
@@ -24,9 +24,9 @@ def test_the_file_is_what_the_classes_say() -> None:
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(config_schema())
+    jsonschema.Draft202012Validator.check_schema(file_schema())
     # Two classes of one name would be told apart by their modules.
-    assert all(name.isidentifier() and "__" not in name for name in config_schema()["$defs"])
+    assert all(name.isidentifier() and "__" not in name for name in file_schema()["$defs"])
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -83,6 +83,21 @@ def test_a_registry_may_be_left_to_the_base() -> None:
     assert not VALIDATOR.is_valid(given)
     assert VALIDATOR.is_valid({**given, "base": "studies/base.yaml"})
     assert not VALIDATOR.is_valid({**given, "base": ["studies/base.yaml"]})
+
+
+@pytest.mark.parametrize(
+    ("given", "valid"),
+    [
+        ({"base": "x.yaml", "study": {"part": {"models": ["one"], "seeds": [0]}}}, True),
+        ({"base": "x.yaml", "study": {"part": {"models": "one"}}}, False),
+        ({"base": "x.yaml", "study": {"part": None}}, False),
+        ({"study": {"part": {"models": ["one"]}}}, False),
+        ({"base": "x.yaml", "texts": {}, "study": {"part": {"models": ["one"]}}}, False),
+        ({"base": "x.yaml", "study": {"name": "mine", "part": {"models": ["one"]}}}, False),
+    ],
+)
+def test_a_file_may_name_a_part_of_another_study(given: dict[str, Any], valid: bool) -> None:
+    assert VALIDATOR.is_valid(given) is valid
 
 
 # --- The reference

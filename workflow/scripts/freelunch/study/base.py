@@ -1,4 +1,6 @@
-"""The base of a study: a shared file of registries, from which a study takes what it names."""
+"""The base of a study: a shared file of registries, from which a study takes what it names; or a
+whole study, of which it runs a part.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,6 +13,8 @@ from freelunch.study.yaml_file import read_yaml
 
 # Where this workflow is, whichever folder it is run in.
 REPOSITORY = Path(__file__).resolve().parents[4]
+# The key of a `study` block that says which part of the study is run.
+PART = "part"
 # The defined names of each registry, including those that the study does not take.
 Names = dict[str, list[str]]
 
@@ -57,6 +61,28 @@ def with_base(config: object, source: Path) -> tuple[object, Names, list[str]]:
     return complete, names, []
 
 
+def part_of_base(config: object, source: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the file of the study of which a config is a part, and the config's `study` block;
+    None if the config is a study of its own.
+
+    Args:
+        config: Content of a study's file. It is a part if it holds `base` and `study.part` alone.
+        source: That file.
+
+    Raises:
+        UserError: The base cannot be found.
+    """
+    if not isinstance(config, Mapping) or {*config} != {BASE, "study"}:
+        return None
+    block = config["study"]
+    if not isinstance(block, Mapping) or {*block} != {PART}:
+        return None
+    found = _find(config[BASE], source.parent)
+    if isinstance(found, str):
+        raise UserError(f"1 problem in the config\n{found}", where=source)
+    return found, dict(block)
+
+
 def _find(named: object, folder: Path) -> Path | str:
     """Return the file that a study names as its base, or what is wrong with the name."""
     if not isinstance(named, str):
@@ -98,7 +124,8 @@ def _read_base(path: Path) -> dict[str, Mapping[str, Any]]:
             where=where,
             found=", ".join(others),
             expected=", ".join(REGISTRIES),
-            todo="move the other keys to the study that names this file as its `base`",
+            todo="move the other keys to the study that names this file as its `base`; or, to run "
+            "a part of this study, leave nothing in that one but `base` and `study: {part: ...}`",
         )
     for registry, entries in base.items():
         if not isinstance(entries, Mapping):

@@ -26,7 +26,7 @@ _UNIT_SCOPE = (
 )
 _BIAS = (
     "Add the mean of what was pruned to the biases of the output projections. Every linear layer "
-    "then has a bias, initially 0, which only Llama and OPT allow; a reconstruction with "
+    "then has a bias, initially 0, which only some families allow; a reconstruction with "
     "`train_biases` trains all of them."
 )
 

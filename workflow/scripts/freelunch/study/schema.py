@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from freelunch.study.base import PART
 from freelunch.study.config import BASE, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
@@ -13,10 +14,11 @@ _BASE_DESCRIPTION = (
     "folder first, and then in its own repository. The study takes the entries that it names. "
     "An entry in the study replaces the base's entry of the same name."
 )
+_WHOLE_DESCRIPTION = "The study of which this file runs a part."
 
 
 def config_schema() -> dict[str, Any]:
-    """Return the schema of a study's file."""
+    """Return the schema of a study."""
     schema = Config.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
@@ -33,9 +35,29 @@ def config_schema() -> dict[str, Any]:
     return found
 
 
+def file_schema() -> dict[str, Any]:
+    """Return the schema of a file that has a study, or names a part of another one."""
+    whole = config_schema()
+    shared = {key: whole.pop(key) for key in ("$schema", "title", "description", "$defs")}
+    (block,) = whole["properties"]["study"]["$ref"].rsplit("/", 1)[1:]
+    of_part = shared["$defs"][block]["properties"][PART]
+    part = {
+        "type": "object",
+        "properties": {
+            BASE: {"type": "string", "description": _WHOLE_DESCRIPTION},
+            "study": {"type": "object", "properties": {PART: of_part}},
+        },
+        "required": [BASE, "study"],
+        "additionalProperties": False,
+    }
+    only_part = {"type": "object", "required": [PART], "maxProperties": 1}
+    is_part = {"type": "object", "required": ["study"], "properties": {"study": only_part}}
+    return {**shared, "if": is_part, "then": part, "else": whole}
+
+
 def schema_text() -> str:
     """Return the content of the schema's file."""
-    return json.dumps(config_schema(), indent=1) + "\n"
+    return json.dumps(file_schema(), indent=1) + "\n"
 
 
 def _without_titles(value: Any, top: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """A study: a checked config, its cells, and the spec of each, which decides the cell's numbers."""
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Adaptation, Training
-from freelunch.study.base import with_base
+from freelunch.study.base import PART, part_of_base, with_base
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
@@ -54,24 +55,42 @@ class Study(Comparisons, Lengths):
     def load(cls, path: Path, root: Path = Path(), part: Part | None = None) -> "Study":
         """Read and check a config file, whose path is relative to `root`.
 
+        A file that only names a part of another study, its base, gives that study, restricted to
+        this part.
+
         Args:
             path: The file.
             root: Folder that the path is relative to.
             part: The part of the study, in place of the file's own.
         """
-        config = read_yaml(root / path)
-        if part is not None and isinstance(config, dict) and isinstance(config.get("study"), dict):
-            config = {**config, "study": {**config["study"], "part": part.as_json()}}
-        return cls.check(config, str(path), root)
+        config, where = read_yaml(root / path), str(path)
+        given = {} if part is None else {PART: part.as_json()}
+        if (of_base := part_of_base(config, root / path)) is not None:
+            whole, own = of_base
+            path = Path(os.path.relpath(whole, root))
+            config, where, given = read_yaml(whole), f"{where}, a part of {path}", own | given
+            if part_of_base(config, whole) is not None:
+                raise UserError(
+                    "a part is one of a whole study",
+                    where=where,
+                    found=f"{path}, which is a part itself",
+                    expected="the study of which it is a part",
+                )
+        if given and isinstance(config, dict) and isinstance(config.get("study"), dict):
+            config = {**config, "study": config["study"] | given}
+        return cls.check(config, str(path), root, where)
 
     @classmethod
-    def check(cls, config: object, source: str, root: Path = Path()) -> "Study":
+    def check(
+        cls, config: object, source: str, root: Path = Path(), where: str | None = None
+    ) -> "Study":
         """Check a config.
 
         Args:
             config: Content of the study's file.
-            source: Name of that file, for messages, and to find its base.
+            source: Name of that file, to find its base.
             root: Folder that the name is relative to.
+            where: What messages name. Default: that file.
 
         Raises:
             UserError: The config is wrong; the message lists every problem with its key.
@@ -86,7 +105,9 @@ class Study(Comparisons, Lengths):
         problems.update(contradictions(found, names, complete=not problems))
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-            raise UserError(f"{count} in the config\n" + "\n".join(sorted(problems)), where=source)
+            raise UserError(
+                f"{count} in the config\n" + "\n".join(sorted(problems)), where=where or source
+            )
         return cls(found, source)
 
     def as_json(self, licences: bool = True) -> dict[str, Any]:
