@@ -49,21 +49,38 @@ READY := $(ENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
+# Otherwise a misspelt word would be ignored, and the whole study planned or run.
+WORDS := PYTHON STUDY PROFILE CORES MODELS CLAIMS SEEDS DEVICE_MEMORY TFLOPS DISK NETWORK SCATTER FORCE ELSEWHERE VERBOSE
+WORDS_new := MODEL TEXT NAME EVALUATION
+WORDS_tidy := DRY_RUN
+WORDS_compare := A B
+WORDS_fuzz := SECONDS SEED
+WORDS_anchors := ARGS
+WORDS_gpu-check := ARGS
+WORDS_test-cluster := ARGS
+WORDS_large := LARGE
+KNOWN := $(WORDS) $(foreach goal,$(MAKECMDGOALS),$(WORDS_$(goal)))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
+$(error unknown: $(filter-out $(KNOWN),$(GIVEN)). `make $(or $(MAKECMDGOALS),help)` knows $(strip $(KNOWN)); \
+	set variables of the environment before the command, as in `NAME=value make ...`)
+endif
+
 # Snakemake ignores a profile that does not exist.
 PROFILE_FOLDER = $(or $(firstword $(wildcard workflow/profiles/$(PROFILE)/profile.yaml $(PROFILE)/profile.yaml)),\
 	$(error no profile $(PROFILE): expected one of $(notdir $(wildcard workflow/profiles/*)), or a folder with a profile.yaml))
 # A part of a study: names or numbers, separated by commas or spaces.
 PART = $(if $(MODELS),--models "$(MODELS)") $(if $(CLAIMS),--claims "$(CLAIMS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 CONFIG = study="$(STUDY)" $(if $(MODELS),models="$(MODELS)") $(if $(CLAIMS),claims="$(CLAIMS)") \
-	$(if $(SEEDS),seeds="$(SEEDS)") $(if $(DEVICE_MEMORY),device_memory=$(DEVICE_MEMORY)) $(if $(TFLOPS),tflops=$(TFLOPS))
+	$(if $(SEEDS),seeds="$(SEEDS)") $(if $(DEVICE_MEMORY),device_memory="$(DEVICE_MEMORY)") $(if $(TFLOPS),tflops="$(TFLOPS)")
 # On a cluster, the nodes have as many cores as they have, and the profile says how many this machine uses.
-SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | grep -v "local *$$"),,--cores $(CORES)) \
+SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | grep -v "local *$$"),,--cores "$(CORES)") \
 	--workflow-profile "$(patsubst %/profile.yaml,%,$(PROFILE_FOLDER))" --config $(CONFIG) \
-	$(if $(SCATTER),--set-scatter windows=$(SCATTER))
+	$(if $(SCATTER),--set-scatter windows="$(SCATTER)")
 
 # How `freelunch run` and `freelunch repair` run Snakemake.
-RUN_OPTIONS = $(PART) --cores $(CORES) $(if $(SCATTER),--scatter $(SCATTER)) \
-	$(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
+RUN_OPTIONS = $(PART) --cores "$(CORES)" $(if $(SCATTER),--scatter "$(SCATTER)") \
+	$(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
 .PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
 
@@ -111,8 +128,8 @@ full:
 	$(MAKE) study STUDY=studies/full.yaml
 
 plan: env
-	@python -m freelunch plan "$(STUDY)" $(PART) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(DISK),--disk $(DISK)) \
-	  $(if $(NETWORK),--network $(NETWORK)) $(if $(DEVICE_MEMORY),--device-memory $(DEVICE_MEMORY))
+	@python -m freelunch plan "$(STUDY)" $(PART) $(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DISK),--disk "$(DISK)") \
+	  $(if $(NETWORK),--network "$(NETWORK)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
 summary: env
 	@python -m freelunch summary "$(STUDY)" $(PART)
@@ -169,7 +186,7 @@ $(ANCHORS)/.ready: envs/anchors.txt
 # threads that wait for each other cost processor time.
 anchors: env $(ANCHORS)/.ready
 	PYTHONPATH=$(PYTHONPATH):tests/support python tests/anchors/anchors.py \
-	  $(if $(filter-out all,$(CORES)),--cores $(CORES)) $(ARGS)
+	  $(if $(filter-out all,$(CORES)),--cores "$(CORES)") $(ARGS)
 
 # A and B: a config that was run, its results, or a folder of records, such as docs/full.
 compare: env

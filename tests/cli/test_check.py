@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from artifacts import write_facts
 from freelunch.cli import check
@@ -206,6 +208,43 @@ def test_a_text_that_the_run_would_refuse(
     config: dict[str, Any], change: Change, problem: str
 ) -> None:
     change(config)
+    assert problem in refused(config)
+
+
+def test_a_part_of_a_mixture_with_too_few_long_documents(config: dict[str, Any]) -> None:
+    Path("few.txt").write_text("\n".join(sorted(DOCUMENTS, key=len)[-2:]) + "\n")
+    few = {"source": "path", "path": "few.txt", "format": "lines"}
+    mixed = {"source": "mixture", "parts": {"few": 0.25, "notes": 0.75}}
+    mixed["evaluation_text"] = "leave_out"
+    config["texts"] |= {"few": few, "mixed": mixed}
+    config["study"]["calibration"]["text"] = "mixed"
+    message = refused(config)
+    assert "texts.mixed.parts.few: 2 documents of more than 32 tokens; expected at least" in message
+    assert "parts.notes" not in message
+
+
+def test_a_task_that_lm_eval_does_not_have(config: dict[str, Any]) -> None:
+    entry = {"source": "path", "path": "notes.txt", "format": "jsonl", "documents": 4}
+    config["tasks"] = {"foo": entry}
+    config["study"]["evaluation"]["tasks"] = {"names": ["foo"]}
+    config["study"]["grids"][0]["tasks"] = True
+    assert "tasks.foo: lm-eval has no such task" in refused(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"some text", "not a complete safetensors file"), (None, "has no `input_ids`")],
+)
+def test_files_that_hold_no_token_ids(
+    config: dict[str, Any], content: bytes | None, problem: str
+) -> None:
+    if content is None:
+        save_file({"ids": torch.zeros(2, 32, dtype=torch.int64)}, "ids.safetensors")
+    else:
+        Path("ids.safetensors").write_bytes(content)
+    config["texts"]["ids"] = {"source": "tokens", "path": "ids.safetensors"}
+    _study(config)["calibration"]["text"] = "ids"
+    del _study(config)["evaluation"]["drift"]
     assert problem in refused(config)
 
 

@@ -37,6 +37,14 @@ def cache(place: Path) -> Made:
     return Made("caches", "capture_dense", None, False, checked, place)
 
 
+def test_what_never_ran_is_not_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair would run the study, without the checks before a run."""
+    monkeypatch.chdir(tmp_path)
+    for command in (verify.verify, lambda study: verify.repair(study, ["false"])):
+        with pytest.raises(UserError, match="this study has no results"):
+            command(make_study())
+
+
 def test_each_thing_is_whole_removed_or_damaged(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

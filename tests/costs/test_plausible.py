@@ -36,6 +36,17 @@ def test_a_length_beyond_the_models_positions(key: str) -> None:
     Plan.of(smoke({f"{key}.length": 256}))
 
 
+def test_a_models_own_length_decides_how_much_text_it_needs() -> None:
+    shorter = {
+        "models.tiny.max_length": 8,
+        "study.evaluation.perplexity.windows": 10_000,
+        "study.calibration.samples": 10_000,
+    }
+    message = said({**shorter, "models.tiny.max_length": 32})
+    assert "10000, 320,000 tokens in all" in message
+    Plan.of(smoke(shorter))
+
+
 def test_more_windows_than_a_text_has_bytes() -> None:
     message = said({"study.evaluation.perplexity.windows": 10_000})
     assert "perplexity.windows: found 10000, 320,000 tokens in all; the text speeches" in message

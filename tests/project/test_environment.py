@@ -1,9 +1,11 @@
 """The environments agree: pyproject.toml is the one place where versions are pinned."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,3 +51,24 @@ def test_every_rule_uses_the_environment():
         text = path.read_text()
         rules = len(re.findall(r"^ *rule \w+:", text, re.M))
         assert text.count('"../../envs/freelunch.yaml"') == rules, path
+
+
+@pytest.mark.parametrize("word", ["MODEL=opt", "CLAIM=C1", "SEED=0", "study=config.yaml"])
+def test_make_refuses_words_that_a_target_does_not_know(word: str) -> None:
+    """They would be ignored, and the whole study would run."""
+    done = subprocess.run(
+        ["make", "--dry-run", "study", word], cwd=ROOT, capture_output=True, text=True
+    )
+    name = word.partition("=")[0]
+    assert done.returncode == 2 and f"unknown: {name}. `make study` knows" in done.stderr
+
+
+def test_make_knows_the_words_of_its_targets() -> None:
+    for command in (
+        "new MODEL=a TEXT=b",
+        "compare A=a B=b",
+        "plan MODELS=a SEEDS=0",
+        "tidy DRY_RUN=1",
+    ):
+        command = ["make", "--dry-run", *command.split()]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)

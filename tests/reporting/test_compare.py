@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,60 @@ def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
         records_of_run(str(other))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record["metrics"]["perplexity"].pop("window_losses"),
+        lambda record: record["metrics"]["perplexity"].update(window_losses=[]),
+        lambda record: record["metrics"]["perplexity"].update(window_losses=["much"] * WINDOWS),
+        lambda record: record.pop("identity"),
+        lambda record: record.pop("spec"),
+    ],
+)
+def test_what_lacks_what_a_comparison_reads_is_no_record(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object]
+) -> None:
+    one = run(tmp_path / "a")
+    path = sorted((one / "records").glob("*.json"))[-1]
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    damage(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="not the record of a cell") as error:
+        records_of_run(str(one))
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("damage", ["nested", "folder", "link"])
+def test_what_cannot_be_read_is_no_record(tmp_path: Path, damage: str) -> None:
+    one = run(tmp_path / "a")
+    path = sorted((one / "records").glob("*.json"))[-1]
+    path.unlink()
+    match damage:
+        case "nested":
+            path.write_text("[" * 200_000)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("nowhere")
+    with pytest.raises(UserError, match="not the record of a cell"):
+        records_of_run(str(one))
+
+
+def test_two_records_of_one_cell(tmp_path: Path) -> None:
+    one = run(tmp_path / "a")
+    path = sorted((one / "records").glob("*.json"))[-1]
+    shutil.copy(path, path.with_name(f"old__{path.name}"))
+    with pytest.raises(UserError, match="two records of one cell") as error:
+        records_of_run(str(one))
+    assert f"that of {path} alone" in str(error.value)
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        records_of_run(str(tmp_path / "nowhere"))
+
+
 def test_no_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no records to compare") as error:
         records_of_run(str(tmp_path))
@@ -206,7 +261,7 @@ def test_the_command(
     assert "loss B - A" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["freelunch", "compare", str(one), str(tmp_path / "c")])
     assert main() == 1
-    assert "no records to compare" in capsys.readouterr().err
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_a_config_names_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_braces_in_the_path_of_a_study_which_snakemake_reads_as_wildcards(
 
 
 @pytest.mark.parametrize(
-    "name", ["run #2.yaml", "run: 2.yaml", "#2.yaml", "- a.yaml", "&a b.yaml", "!x y.yaml"]
+    "name", ["run #2.yaml", "run: 2.yaml", "#2.yaml", "- a.yaml", "&a b.yaml", "!x y.yaml", "2024"]
 )
 def test_what_snakemake_would_read_otherwise_in_the_path_of_a_study(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +178,21 @@ def test_the_ways_out_when_two_files_have_one_name(two_of_a_name: tuple[Path, Pa
     assert chosen_study({"study": str(two)}).name == "other"
     two.write_text(one.read_text())
     Path("results/criteria/study.txt").unlink()
+    assert chosen_study({"study": str(two)}).name == "criteria"
+
+
+def test_a_file_whose_study_was_renamed_no_longer_owns_the_results(
+    two_of_a_name: tuple[Path, Path],
+) -> None:
+    one, two = two_of_a_name
+    one.write_text(one.read_text().replace("name: criteria ", "name: other "))
+    assert chosen_study({"study": str(two)}).name == "criteria"
+
+
+def test_a_link_to_a_study_is_that_study(two_of_a_name: tuple[Path, Path]) -> None:
+    one, two = two_of_a_name
+    two.unlink()
+    two.symlink_to(one)
     assert chosen_study({"study": str(two)}).name == "criteria"
 
 

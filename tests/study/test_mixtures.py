@@ -47,6 +47,17 @@ def test_what_a_mixture_cannot_be(changes: dict[str, Any], problem: str) -> None
     assert problem in message, message
 
 
+def test_a_part_that_is_another_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.txt", "two.txt"):
+        Path(name).write_text("A line.\n")
+    one = {"source": "path", "path": "one.txt", "format": "lines"}
+    texts = {"texts.c4": one, "texts.unused": {**one, "path": "./one.txt"}}
+    message = refusal(changed({**MIXED, **texts}))
+    assert "texts.mixed.parts.c4: this is the same text as unused" in message
+    checked(changed({**MIXED, **texts, "texts.unused": {**one, "path": "two.txt"}}))
+
+
 def test_a_part_that_is_the_evaluation_text_is_to_be_left_out() -> None:
     """The sample would be refused, but only after the model was fetched."""
     parts = {"wiki": 0.5, "c4": 0.5}

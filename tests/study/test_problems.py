@@ -42,9 +42,29 @@ def test_yaml_reads_some_exponents_as_text(number: str) -> None:
     new["adaptations"]["recon_block"] |= yaml.safe_load(f"learning_rate: {number}")
     message = refusal(new)
     assert "adaptations.recon_block.learning_rate" in message
-    assert "write 1.0e-3 or 0.001" in message
+    assert f"write {'1500' if '3' in number and '-' not in number else '0.001'})" in message
     new["adaptations"]["recon_block"] |= yaml.safe_load("learning_rate: 1.0e-3")
     Study.check(new, "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "number"),
+    [
+        ("study.calibration.samples", "1e1", "10"),
+        ("study.dense_limit", "5.0e3", "5000"),
+        ("adaptations.recon_block.learning_rate", "1e-7", "1.0e-07"),
+    ],
+)
+def test_the_number_that_a_hint_gives_is_accepted(key: str, written: str, number: str) -> None:
+    assert f"(YAML reads this as text: write {number})" in refusal(changed({key: written}))
+    Study.check(changed({key: yaml.safe_load(number)}), "config.yaml")
+
+
+@pytest.mark.parametrize("key", ["study.calibration.samples", "criteria.wanda.swaps"])
+@pytest.mark.parametrize("number", [10**16, 10**400, 16**5000], ids=["e16", "e400", "hex"])
+def test_numbers_that_count_nothing_that_exists(key: str, number: int) -> None:
+    assert f"{key}: found " in (message := refusal(changed({key: number})))
+    assert "expected at most 1e+15" in message
 
 
 def test_the_hint_about_exponents_is_for_numbers_only() -> None:

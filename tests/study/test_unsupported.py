@@ -45,10 +45,12 @@ RECURRENT = [
     "lfm2",
 ]
 OTHER = ["t5", "bart"]
+CONV1D = ["gpt2", "openai-gpt"]
 SAID = {
     **dict.fromkeys(EXPERTS, "a mixture of experts"),
     **dict.fromkeys(RECURRENT, "a state-space or other recurrent model"),
     **dict.fromkeys(OTHER, "an encoder-decoder or encoder"),
+    **dict.fromkeys(CONV1D, "a model whose blocks hold their matrices outside of linear layers"),
 }
 
 

@@ -87,6 +87,8 @@ if MIXTURES:
             PATHS.log("mix_text", "{text}"),
         wildcard_constraints:
             text="|".join(map(re.escape, MIXTURES)),
+        # Parts that overlap stop a study before it computes anything.
+        priority: 1
         localrule: True
         conda:
             "../../envs/freelunch.yaml"

@@ -4,11 +4,12 @@ If small files show that a step would stop minutes or hours later, the check ref
 It reads no tensor, but the headers of weights.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from freelunch.core.devices import memory_bytes
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.room import lacking
@@ -19,8 +20,10 @@ from freelunch.data.seen_model import (
     check_as_fetched,
     model_at,
     read_tokenizer,
+    tensors_in,
 )
 from freelunch.data.seen_text import read_documents
+from freelunch.data.stock_tasks import stock_task
 from freelunch.data.text_amounts import Amounts
 from freelunch.records.read import is_finished
 from freelunch.study.config import Calibration, PerplexitySettings
@@ -57,6 +60,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     }
     for name in study.tasks.get("tasks", {}):
         task = study.config.tasks[name]
+        stock_task(name)
         if isinstance(task, LocalTask) and not Path(task.path).is_file():
             raise UserError(
                 "the documents of a task must be in one file",
@@ -113,6 +117,15 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
             found=f"the folder {entry.path}",
             todo="name the file",
         )
+    if isinstance(entry, Tokens):
+        names = tensors_in(Path(entry.path), f"correct {where}, or save the token ids again")
+        if "input_ids" not in names:
+            raise UserError(
+                "a file of token ids has no `input_ids`",
+                where=where,
+                found=", ".join(first_of(names, 8)) or "no tensor",
+                expected="integers of shape (samples, length) under that name",
+            )
     fetched = fetched_text(study, name)
     if isinstance(entry, Tokens) or not fetched or not (fetched / DOCUMENTS).is_file():
         return None
@@ -224,6 +237,14 @@ def _mixed(
     for part, share in mixture.parts.items():
         text = counted.get(part)
         if text is None or not text.complete:
+            continue
+        sure = 1 if text.exact else _ESTIMATED
+        long = sum(tokens > length * sure for tokens in text.lengths)
+        if long <= 2 * math.ceil(long * mixture.held_out / 2):
+            yield (
+                f"  texts.{asked.text}.parts.{part}: {long} documents of more than {length} tokens;"
+                " expected at least 3: one to train on, and two that are held out"
+            )
             continue
         whole = (1 - mixture.held_out) * sum(tokens // length for tokens in text.lengths) * length
         needed = share * most * length

@@ -52,12 +52,7 @@ def verify(study: Study) -> tuple[str, bool]:
     Raises:
         UserError: The study has no results, or was edited since it ran to its end.
     """
-    if not Path(study.paths.root).is_dir():
-        raise UserError(
-            "this study has no results, because it has not run or they were removed",
-            where=study.paths.root,
-            todo=f"run it: {study.run_command}",
-        )
+    _check_ran(study)
     check_unedited(study)
     lines, whole = [], True
     # Kinds may come in turns, model by model.
@@ -79,6 +74,15 @@ def verify(study: Study) -> tuple[str, bool]:
     return "\n".join(lines), whole
 
 
+def _check_ran(study: Study) -> None:
+    if not Path(study.paths.root).is_dir():
+        raise UserError(
+            "this study has no results, because it has not run or they were removed",
+            where=study.paths.root,
+            todo=f"run it: {study.run_command}",
+        )
+
+
 def repair(study: Study, command: Sequence[str]) -> None:
     """Make again what is damaged or missing, rule by rule, and nothing else.
 
@@ -90,8 +94,9 @@ def repair(study: Study, command: Sequence[str]) -> None:
         command: The command that runs Snakemake; targets are appended.
 
     Raises:
-        UserError: A run failed, or something is still damaged.
+        UserError: The study has no results, a run failed, or something is still damaged.
     """
+    _check_ran(study)
     tried: set[Path] = set()
     _remove_dangling_links(study)
     # After a repair, the files that no step touched are not read again before all else is right.

@@ -61,9 +61,12 @@ def first_of(items: Iterable[object], most: int = 5) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the class of an exception and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    """Return the class of an exception and the first line of what it says, with the next one if it
+    only announces that.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {said[:300]}" if lines else type(error).__name__
 
 
 def mend() -> str:

@@ -8,11 +8,13 @@ from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of
 from freelunch.costs.text_lengths import characters_of
 from freelunch.study.cell import NONE
+from freelunch.study.config import Calibration
 from freelunch.study.mixtures import mixture_of, most_samples
 from freelunch.study.sources import LocalText
 
 if TYPE_CHECKING:
     from freelunch.costs.plan import Plan
+    from freelunch.study.study import Study
 
 # How often a sample may draw each token that its text can hold.
 MOST_DRAWS = 10
@@ -62,7 +64,7 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
     """Yield each number that needs more text than there is; a token is at least a byte of it."""
     study = plan.study
     if (most := _most_tokens(plan, study.perplexity.text)) is not None:
-        asked = study.perplexity
+        asked = max(map(study.perplexity_of, study.models), key=lambda it: it.length)
         needed = asked.length + ((asked.windows or 2) - 1) * (asked.stride or asked.length)
         if most == 0:
             yield f"  texts.{asked.text}: the file is empty"
@@ -72,7 +74,7 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
                 f"in all; the text {asked.text} holds at most {most:,}"
             )
     if (most := _most_tokens(plan, study.calibration.text)) is not None:
-        sample = study.calibration
+        sample = _longest_sample(study)
         if most == 0:
             yield f"  texts.{sample.text}: the file is empty"
             return
@@ -96,10 +98,15 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
                 )
 
 
+def _longest_sample(study: "Study") -> Calibration:
+    """Return the calibration sample of the model whose sequences are longest."""
+    return max(map(study.calibration_of, study.models), key=lambda it: it.length)
+
+
 def _of_mixture(plan: "Plan") -> Iterator[str]:
     """Yield each part of a mixture that is too short for its share of the largest sample."""
     study = plan.study
-    drawn = most_samples(study) * study.calibration.length
+    drawn = most_samples(study) * _longest_sample(study).length
     mixture = mixture_of(study)
     for part, share in mixture.parts.items() if mixture else ():
         most = _most_tokens(plan, part)

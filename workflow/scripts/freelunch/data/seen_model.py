@@ -47,8 +47,6 @@ _GGUF_KEYS = {
 }
 # A file with a longer header is damaged.
 _HEADER_BYTES = 100_000_000
-# Families whose blocks keep their matrices outside of linear layers (transformers' Conv1D).
-_NOT_LINEAR = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def model_at(path: Path, where: str) -> SeenModel:
     names = model_files(where, path)
     for name in names:
         if name.endswith(".safetensors"):
-            _check_complete(path / name)
+            tensors_in(path / name, "complete the download of the model")
     check_json_files(path, names)
     return model_of_files(path, names, where)
 
@@ -223,15 +221,6 @@ def _check_kind(config: Mapping[str, Any], where: str) -> None:
             expected=f"a `model_type`, such as {', '.join(list(FAMILIES)[:3])}",
             todo="use the config.json that belongs to the model",
         )
-    if family in _NOT_LINEAR:
-        raise UserError(
-            "the blocks of this family hold their matrices outside of linear layers, so the "
-            "matrices would not be pruned",
-            where=where,
-            found=f"model_type = {family}",
-            expected=f"another family, such as {', '.join(FAMILIES)}",
-            todo="use another model",
-        )
     quantised = config.get("quantization_config")
     if isinstance(quantised, Mapping):
         raise UserError(
@@ -243,22 +232,30 @@ def _check_kind(config: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _check_complete(file: Path) -> None:
-    """Refuse a safetensors file that is shorter or longer than its header says."""
+def tensors_in(file: Path, todo: str) -> list[str]:
+    """Return the names of the tensors in a safetensors file; only its header is read.
+
+    Args:
+        file: The file.
+        todo: What to do about a file that is none, or that is not complete.
+
+    Raises:
+        UserError: The file has no header, or is shorter or longer than its header says.
+    """
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header: Any = json.loads(opened.read(length)) if length <= _HEADER_BYTES else None
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        names = [key for key in header if key != "__metadata__"]
+        ends = [header[name]["data_offsets"][1] for name in names]
         announced = 8 + length + max(ends, default=0)
     except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(
             "not a complete safetensors file",
             where=file,
             found=f"{size:,} bytes that do not begin with a header",
-            todo="complete the download of the model (a file of about 130 bytes is a pointer of Git"
-            " LFS: run `git lfs pull`)",
+            todo=f"{todo} (a file of about 130 bytes is a pointer of Git LFS: run `git lfs pull`)",
         ) from error
     if announced != size:
         raise UserError(
@@ -266,8 +263,9 @@ def _check_complete(file: Path) -> None:
             where=file,
             found=f"{size:,} bytes",
             expected=f"{announced:,} bytes, as its header says",
-            todo="complete the download of the model",
+            todo=todo,
         )
+    return names
 
 
 def _gguf_model(file: Path, where: str) -> SeenModel:

@@ -15,6 +15,7 @@ from freelunch.study.config import Part
 from freelunch.study.pins import check_pinned, with_pins
 from freelunch.study.source_files import has_braces
 from freelunch.study.study import Study
+from freelunch.study.yaml_file import read_yaml
 
 KEY = "study"
 # The part of a study that is run: names, separated by commas or spaces.
@@ -145,7 +146,8 @@ def read_study(path: Path, part: Part | None = None) -> Study:
         raise UserError(
             "Snakemake would read this path as YAML, in which it means something else",
             where=file,
-            expected="a study file whose path has no #, :, -, & or ! where YAML has a use for it",
+            expected="a study file whose path is no number, and has no #, :, -, & or ! where YAML "
+            "has a use for it",
             todo="rename the file or its folder",
         )
     study = Study.load(Path(file), part=part)
@@ -158,15 +160,37 @@ def read_study(path: Path, part: Part | None = None) -> Study:
 def _is_plain(path: str) -> bool:
     """Return whether Snakemake, which reads the values of its options as YAML, reads this path."""
     try:
-        return bool(yaml.load(path, yaml.BaseLoader) == path)
+        return bool(yaml.load(path, yaml.BaseLoader) == path) and not _is_number(path)
     except yaml.YAMLError:
         # It then takes the value as it is.
         return True
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def claim_results(study: Study) -> None:
     """Note that the results under the study's name are of its file."""
     write_atomically(study.paths.owner, f"{study.source}\n")
+
+
+def _is_another(owner: str, study: Study) -> bool:
+    """Return whether a file is another study of this name: no link to this study's file, and not
+    renamed since.
+    """
+    if os.path.samefile(owner, study.source):
+        return False
+    try:
+        config = read_yaml(Path(owner))
+    except UserError:
+        return True
+    block = config.get("study") if isinstance(config, Mapping) else None
+    return not isinstance(block, Mapping) or block.get("name", study.name) == study.name
 
 
 def _check_owner(study: Study) -> None:
@@ -179,7 +203,7 @@ def _check_owner(study: Study) -> None:
     # A damaged note names no file, and is written again by the next run.
     written = noted.read_bytes().decode(errors="replace") if noted.is_file() else mine
     owner = written.strip()
-    if owner != mine and "\0" not in owner and os.path.isfile(owner):
+    if owner != mine and "\0" not in owner and os.path.isfile(owner) and _is_another(owner, study):
         raise UserError(
             f"{study.paths.root} has the results of another study file",
             where=f"{mine}: study.name",

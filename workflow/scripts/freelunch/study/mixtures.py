@@ -1,12 +1,13 @@
 """Mixtures in a config: what can be wrong with them, and how much text a study draws from one."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from freelunch.core.errors import nearest
 from freelunch.study.config import Config
-from freelunch.study.sources import REFUSE, Mixture, Tokens
+from freelunch.study.sources import REFUSE, LocalText, Mixture, Tokens
 
 if TYPE_CHECKING:
     from freelunch.study.study import Study
@@ -38,7 +39,7 @@ def mixture_problems(
     where = f"  texts.{name}.parts"
     total = sum(entry.parts.values())
     if not math.isclose(total, 1, abs_tol=1e-6):
-        yield f"{where}: the shares add up to {total:g}; expected 1"
+        yield f"{where}: the shares add up to {total:.9g}; expected 1"
     for part in entry.parts:
         if part not in names["texts"]:
             others = [each for each in names["texts"] if each != name]
@@ -47,8 +48,24 @@ def mixture_problems(
             yield f"{where}.{part}: found a mixture; expected a text that is not one itself"
         elif isinstance(config.texts.get(part), Tokens):
             yield f"{where}.{part}: a `tokens` source has no documents to mix; expected a text"
+    yield from _repeated_parts(where, entry, config)
     if entry.evaluation_text == REFUSE and config.study.calibration.text == name:
         yield from _evaluated_parts(where, entry, config)
+
+
+def _repeated_parts(where: str, entry: Mixture, config: Config) -> Iterator[str]:
+    """Yield the parts that are an earlier part under another name."""
+    first: dict[str, str] = {}
+    for part in entry.parts:
+        text = config.texts.get(part)
+        if text is None:
+            continue
+        written = text.deciding()
+        if isinstance(text, LocalText):
+            written |= {"path": os.path.realpath(text.path)}
+        other = first.setdefault(str(sorted(written.items())), part)
+        if other != part:
+            yield f"{where}.{part}: this is the same text as {other}; expected another text"
 
 
 def _evaluated_parts(where: str, entry: Mixture, config: Config) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Messages about a wrong config: each line says the key, what was found and what was expected."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -184,13 +185,22 @@ def _line(error: ErrorDetails, where: str, field: FieldInfo | None, kind: type[S
         return _unchosen(error, where)
     hint = ""
     if error["type"] in ("int_type", "float_type") and _EXPONENT.fullmatch(str(error["input"])):
-        hint = " (YAML reads 1e-3 as text: write 1.0e-3 or 0.001)"
+        hint = f" (YAML reads this as text: write {_as_number(error['input'])})"
     if error["type"] == "string_type" and type(error["input"]) in (bool, int, float, date):
         hint = _QUOTES
     if where == _TOP and error["input"] is None:
         return f"  {_TOP}: the file is empty; expected a study"
     expected = _expected(error) + _otherwise(error, field)
     return f"  {where}: found {_shown(error['input'])}; {expected}{hint}{description}"
+
+
+def _as_number(text: str) -> str:
+    """Return a number with an exponent as YAML reads it: as a whole number, or with a point."""
+    value = float(text)
+    if math.isfinite(value) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    digits, _, exponent = repr(value).partition("e")
+    return f"{digits if '.' in digits else digits + '.0'}e{exponent}" if exponent else digits
 
 
 def _otherwise(error: ErrorDetails, field: FieldInfo | None) -> str:

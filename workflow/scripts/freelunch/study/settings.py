@@ -22,6 +22,7 @@ from pydantic import (
     StringConstraints,
     Tag,
     TypeAdapter,
+    field_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -45,6 +46,8 @@ PATTERNS = {
 _NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION, _REVISION = PATTERNS
 # Names become parts of file names, of which a record's joins three: none may be longer than 255.
 NAME_LENGTH = 50
+# Whatever is larger counts nothing that exists, and would overflow floating-point numbers.
+_LARGEST = 10**15
 # No file can have these names on some systems that results may be copied to.
 RESERVED = (
     "aux",
@@ -68,6 +71,13 @@ class Settings(BaseModel):
         # A job then pays only for the entries that it reads.
         defer_build=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _counts_what_exists(cls, value: Any) -> Any:
+        if type(value) is int and abs(value) > _LARGEST:
+            raise PydanticCustomError("too_large", f"expected at most {_LARGEST:.0e}")
+        return value
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON data, with defaults, and with keys in a fixed order.

@@ -59,7 +59,7 @@ def check_shapes(config: Any, where: object) -> None:
                 raise UserError(
                     "no model has this shape",
                     where=where,
-                    found=f"{key} = {str(value)[:40]}",
+                    found=f"{key} = {repr(value)[:40]}",
                     expected=f"a whole number from 1 to {largest:,}",
                     todo="use a sound config.json",
                 )

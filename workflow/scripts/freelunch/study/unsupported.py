@@ -62,6 +62,14 @@ _KINDS = (
         re.compile("^is_encoder_decoder$"),
         1,
     ),
+    _Kind(
+        "a model whose blocks hold their matrices outside of linear layers",
+        "these matrices (transformers' Conv1D) would not be pruned",
+        re.compile("^(gpt2|openai-gpt|imagegpt|decision_transformer)$"),
+        # No key tells it.
+        re.compile("(?!)"),
+        1,
+    ),
 )
 
 
@@ -74,7 +82,8 @@ def check_supported(config: Mapping[str, Any], where: str) -> None:
         where: The model's key in the study, for messages.
 
     Raises:
-        UserError: The model is a mixture of experts, recurrent, or no decoder.
+        UserError: The model is a mixture of experts, recurrent, no decoder, or one whose matrices
+            are not in linear layers.
     """
     parts = list(_parts(config))
     model_type = next((str(part["model_type"]) for part in parts if "model_type" in part), "")

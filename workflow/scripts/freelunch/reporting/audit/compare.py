@@ -31,6 +31,12 @@ _OTHERS: Mapping[str, Callable[[Record], float | None]] = {
 ROUNDING = 1e-5
 
 
+# What a file that is no record makes of a comparison.
+_UNREADABLE = (
+    *(OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError),
+    RecursionError,
+)
+
 EQUAL, ROUNDED = "equal", "equal up to rounding"
 
 
@@ -90,6 +96,8 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
         path, todo = study.paths.records, f"run it: {study.run_command}"
     elif (path / "records").is_dir():
         path = path / "records"
+    elif not path.is_dir():
+        raise UserError("there is no such file or folder", where=path)
     files = [each for each in sorted(path.glob("*.json")) if "__" in each.name]
     if not files:
         raise UserError(
@@ -109,16 +117,29 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
                 expected=record["sha256"],
                 todo="take the record as it was collected",
             )
-    return {Cell.parse(record["cell"]): record for record in records}
+    found: dict[Cell, dict[str, Any]] = {}
+    for file, record in zip(files, records, strict=True):
+        cell = Cell.parse(record["cell"])
+        if cell in found:
+            raise UserError(
+                "a folder has two records of one cell",
+                where=file,
+                found=str(cell),
+                expected=f"that of {path / cell.record_name} alone",
+                todo="remove one of them",
+            )
+        found[cell] = record
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return a record, perhaps of an earlier version that today's schema would refuse."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Cell.parse(record["cell"])
-        float(record["metrics"]["perplexity"]["windows"])
-    except (ValueError, KeyError, TypeError) as error:
+        # Whatever a comparison reads is there.
+        _compared(Cell.parse(record["cell"]), record, record)
+        _explanations(record, record)
+    except _UNREADABLE as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError("this is not the record of a cell", where=path, found=problem) from error
     return record
