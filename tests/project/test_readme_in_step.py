@@ -103,17 +103,19 @@ def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
     assert value(parts["C1"][2], "recon_524k") == pytest.approx(1 / 6, abs=0.01)
     (claim,) = (claim for claim in kept.audit["claims"] if claim["id"] == "C1")
     assert (claim["verdict"], claim["bearing"]) == ("not found", "not supported")
-    fractions = "[larger budgets](docs/results/budgets.md) with a sixth to two fifths"
-    assert f"{fractions} (*not found*; the paper's claim: *not supported*)" in text
+    fractions = "With [larger budgets](docs/results/budgets.md), it needs a sixth to two fifths"
+    assert f"{fractions}: *not found*; the paper's claim is *not supported*." in text
     half, whole, five = (100 * part["findings"][0]["value"] for part in parts["C2"][:3])
     assert f"{half:.0f}" == f"{five:.0f}"
     assert (
-        "With 16 times the tokens, half a block and five blocks each miss "
+        "With 16 times the tokens, half a block and five blocks miss "
         f"{half:.0f} %, the whole model {whole:.0f} %."
     ) in text
     verdicts = {claim["id"]: claim["verdict"] for claim in kept.audit["claims"]}
-    assert verdicts["C2"] == "found in part" and verdicts["C2b"] == verdicts["C2v1"] == "found"
-    assert "C2 is *found in part*, C2b and C2v1 *found*" in text
+    assert verdicts["C2"] == "found in part" and verdicts["C2b"] == "found"
+    assert "C2 is *found in part* and C2b *found*" in text
+    # Its memory was measured with a defect (docs/results/budgets.md), so the README passes over it.
+    assert "C2v1 *" not in text
     left = value(parts["C3"][0], "recon_524k")
     assert f"[64 times the text](docs/results/budgets.md) leave {100 * left:.0f} % (one" in text
 
@@ -132,13 +134,13 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
     assert f"{percents(recovered)} of the loss that pruning adds" in text
     assert max(it["value"] for it in tokens["findings"]) == pytest.approx(2 / 5, abs=0.03)
     assert all(it["value"] <= 0.4 and it["high"] < 1 for it in tokens["findings"])
-    assert "On Wikipedia, retraining reaches this quality with at most two fifths of" in text
+    assert "Retraining reaches this quality on Wikipedia with at most two fifths of" in text
     (one,) = (it for it in parts["C1"][4]["findings"] if it["verdict"] == UNDECIDED)
-    assert "recon_block_3" in one["about"] and "On held-out C4: undecided" in text
+    assert "recon_block_3" in one["about"] and "on held-out C4: undecided" in text
     assert f"{percents(parts['C3'][0])} of the gap to magnitude pruning" in text
     gaps = [kind(it["verdict"]) for it in parts["C3"][1]["findings"]]
     assert (gaps.count(HOLDS), gaps.count(FAILS), len(gaps)) == (4, 1, 9)
-    assert "Of nine gaps between the other criteria, four clearly shrink, and one grows" in text
+    assert "Of nine gaps between the other criteria, four clearly shrink, one grows" in text
     (half,), (whole,), (five,) = (part["findings"] for part in parts["C2"][:3])
     assert five["verdict"] == UNDECIDED and "Five blocks: undecided." in text
     assert f"half a block misses {rounded(half)}, and the whole model" in text
@@ -149,7 +151,7 @@ def test_rounded_numbers_of_the_readme(kept: Audited):
     assert all(it["seeds"] == 5 for it in (half, block, five, whole))
     *_, whole = parts["C2b"][1]["findings"]
     assert whole["verdict"] == UNDECIDED and whole["seeds"] == 1
-    assert "Solved exactly, one seed: undecided against the whole model." in text
+    assert "Against the whole model, exactly solved matrices (one seed): undecided." in text
     (best,) = parts["C2v1"][0]["findings"]
     assert f"It misses {rounded(best, OF_THE_BEST)}" in text
     cells = csv.DictReader((kept.root / "tables" / "summary.csv").open())
