@@ -211,6 +211,15 @@ def test_a_text_that_the_run_would_refuse(
     assert problem in refused(config)
 
 
+def test_a_budget_that_would_see_each_token_too_often(config: dict[str, Any]) -> None:
+    config["adaptations"]["recon_block"]["budget"] = {"tokens": 30_000}
+    assert "all is well" in said(config)
+    config["adaptations"]["recon_block"]["budget"] = {"tokens": 320_000}
+    message = refused(config)
+    assert "adaptations.recon_block: found 10000 sequences of 32 tokens, 320,000 in all" in message
+    assert "each of which may be drawn 10 times" in message
+
+
 def test_a_part_of_a_mixture_with_too_few_long_documents(config: dict[str, Any]) -> None:
     Path("few.txt").write_text("\n".join(sorted(DOCUMENTS, key=len)[-2:]) + "\n")
     few = {"source": "path", "path": "few.txt", "format": "lines"}

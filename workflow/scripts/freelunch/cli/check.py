@@ -12,6 +12,7 @@ from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError, first_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.costs.plausible import SELECTION, samples_drawn
 from freelunch.costs.room import lacking
 from freelunch.data.hub_revisions import check_download, is_offline
 from freelunch.data.seen_model import (
@@ -192,12 +193,17 @@ def _drawn(study: Study, asked: Calibration, text: Amounts) -> Iterator[str]:
             "one"
         )
         return
-    drawn = asked.samples * asked.length
-    if text.tokens < drawn * (_COUNTED if text.exact else _ESTIMATED):
-        yield (
-            f"  study.calibration.samples: found {asked.samples} sequences of {asked.length} "
-            f"tokens, {drawn:,} in all; the text {asked.text} has about {text.tokens:,}"
-        )
+    held_out = any(map(study.needs_held_out, study.cells))
+    for key, samples, times in samples_drawn(study):
+        if key == SELECTION and not held_out:
+            continue
+        drawn = samples * asked.length
+        if times * text.tokens < drawn * (_COUNTED if text.exact else _ESTIMATED):
+            often = "" if times == 1 else f", each of which may be drawn {times} times"
+            yield (
+                f"  {key}: found {samples} sequences of {asked.length} tokens, {drawn:,} in all; "
+                f"the text {asked.text} has about {text.tokens:,}{often}"
+            )
     if not text.longer_than(asked.length):
         return
     seeds = {cell.seed for cell in study.cells if study.needs_held_out(cell)}

@@ -132,12 +132,19 @@ def choose_calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int
             if sure.longer_than(length) and sure.tokens >= samples * length:
                 why = f"too few documents are longer than {length} tokens to hold some out; drift "
                 return samples, length, f"{why}is left out", 0
+    if not lengths:
+        raise UserError(
+            "the model's context is too short",
+            where=where,
+            found=f"{model.positions} tokens",
+            expected=f"at least {LEAST_LENGTH}",
+            todo="use another model",
+        )
     about = "" if text.exact else "about "
     raise UserError(
         "the text is too short",
         where=where,
-        found=f"{about}{text.tokens:,} tokens, in documents of at most {max(text.lengths):,}"
-        + (f", and a context of {model.positions}" if not lengths else ""),
+        found=f"{about}{text.tokens:,} tokens, in documents of at most {max(text.lengths):,}",
         expected=f"at least {_SIZES[-1]} sequences of {LEAST_LENGTH} tokens, and a document that "
         "is longer than one of them; some thousand tokens are better",
         todo="use a longer text",

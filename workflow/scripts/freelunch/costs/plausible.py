@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from freelunch.costs.plan import Plan
     from freelunch.study.study import Study
 
-# How often a sample may draw each token that its text can hold.
+# How often the sample of an adaptation may draw each token of its text.
 MOST_DRAWS = 10
+SELECTION = "study.selection.samples"
 # A year at 300 PFLOP/s, more than the training of any published model.
 MOST_OPERATIONS = 1e25
 # Documents are joined by two characters, and each may consist of one.
@@ -83,19 +84,24 @@ def _of_texts(plan: "Plan") -> Iterator[str]:
                 f"  study.calibration.length: found {sample.length}; the text {sample.text} holds "
                 f"at most {most:,} tokens"
             )
-        of = {"study.calibration.samples": sample.samples}
-        of["study.selection.samples"] = study.block.selection.samples
-        for name in dict.fromkeys(cell.adaptation for cell in study.cells):
-            if name != NONE:
-                of[f"adaptations.{name}"] = max(study.sizes(name), default=0)
-        for key, samples in of.items():
-            times = MOST_DRAWS if key.startswith("adaptations.") else 1
+        for key, samples, times in samples_drawn(study):
             if samples * sample.length > times * most:
                 yield (
                     f"  {key}: {samples:,} sequences draw {samples * sample.length:,} tokens from "
                     f"the text {sample.text}, which holds at most {most:,}; expected at most "
                     f"{'' if times == 1 else f'{times} times '}as many"
                 )
+
+
+def samples_drawn(study: "Study") -> Iterator[tuple[str, int, int]]:
+    """Yield each number of sequences that is drawn from the calibration text: its key, the number,
+    and how often a token may be drawn.
+    """
+    yield "study.calibration.samples", study.calibration.samples, 1
+    yield SELECTION, study.block.selection.samples, 1
+    for name in dict.fromkeys(cell.adaptation for cell in study.cells):
+        if name != NONE:
+            yield f"adaptations.{name}", max(study.sizes(name), default=0), MOST_DRAWS
 
 
 def _longest_sample(study: "Study") -> Calibration:
