@@ -169,7 +169,7 @@ def test_a_tokenizer_of_another_model(source: Path) -> None:
 def test_an_absurd_shape(source: Path, key: str, value: object) -> None:
     edit_config(source, **{key: value})
     message = refused(source)
-    assert f"no model has this shape\n  found:    {key} = {value}" in message
+    assert f"no model has this shape\n  found:    {key} = {value!r}" in message
 
 
 @pytest.mark.parametrize(

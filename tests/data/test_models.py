@@ -296,7 +296,7 @@ def test_a_gguf_file_that_lacks_a_tensor(tmp_path: Path) -> None:
             {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}},
             "transformers cannot read this model's config",
         ),
-        (GPT2Config(n_embd=8, n_head=2), "a decoder block has no linear layer"),
+        (GPT2Config(n_embd=8, n_head=2), "hold their matrices outside of linear layers"),
         ("{", "config.json is not valid JSON"),
     ],
     ids=str,
