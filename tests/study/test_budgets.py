@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs import ROOT, checked, refusal, with_adaptations
+from configs import ROOT, changed, checked, refusal, with_adaptations
 from freelunch.study.adaptations import Training
 from freelunch.study.study import Study
 
@@ -197,3 +197,13 @@ def test_how_many_sequences_an_adaptation_sees(entry: dict[str, Any], sequences:
     """Repeats count, so that equal budgets are compared, whatever their epochs."""
     found = Study.check(with_adaptations(x={"method": "reconstruction", **entry}), "config.yaml")
     assert found.sequences["x"] == sequences
+
+
+@pytest.mark.parametrize("most", [6, 10**6])
+def test_a_models_max_length_shortens_its_sequences_and_never_lengthens_them(most: int) -> None:
+    perplexity = {"text": "wiki", "length": 16, "stride": 12, "cut": "joined"}
+    changes = {"models.one.max_length": most, "study.evaluation.perplexity": perplexity}
+    study = checked(changed(changes))
+    assert study.calibration_of("one").length == min(study.calibration.length, most)
+    assert study.perplexity_of("one").length == min(16, most)
+    assert study.perplexity_of("one").stride == min(12, most)
