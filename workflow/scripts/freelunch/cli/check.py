@@ -244,8 +244,7 @@ def _mixed(
         text = counted.get(part)
         if text is None or not text.complete:
             continue
-        sure = 1 if text.exact else _ESTIMATED
-        long = sum(tokens > length * sure for tokens in text.lengths)
+        long = text.longer_than(int(length * (1 if text.exact else _ESTIMATED)))
         if long <= 2 * math.ceil(long * mixture.held_out / 2):
             yield (
                 f"  texts.{asked.text}.parts.{part}: {long} documents of more than {length} tokens;"
