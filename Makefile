@@ -49,7 +49,8 @@ READY := $(ENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 
-# Otherwise a misspelt word would be ignored, and the whole study planned or run.
+# Otherwise a misspelt word would be ignored, and the whole study planned or run. A `make` that another one starts has
+# that one's words, too, and cannot tell them from its own.
 WORDS := PYTHON STUDY PROFILE CORES MODELS CLAIMS SEEDS DEVICE_MEMORY TFLOPS DISK NETWORK SCATTER FORCE ELSEWHERE VERBOSE
 WORDS_new := MODEL TEXT NAME EVALUATION
 WORDS_tidy := DRY_RUN
@@ -61,7 +62,7 @@ WORDS_test-cluster := ARGS
 WORDS_large := LARGE
 KNOWN := $(WORDS) $(foreach goal,$(MAKECMDGOALS),$(WORDS_$(goal)))
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-ifneq ($(filter-out $(KNOWN),$(GIVEN)),)
+ifneq ($(if $(filter 0,$(MAKELEVEL)),$(filter-out $(KNOWN),$(GIVEN))),)
 $(error unknown: $(filter-out $(KNOWN),$(GIVEN)). `make $(or $(MAKECMDGOALS),help)` knows $(strip $(KNOWN)); \
 	set variables of the environment before the command, as in `NAME=value make ...`)
 endif

@@ -1,5 +1,6 @@
 """The environments agree: pyproject.toml is the one place where versions are pinned."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -53,22 +54,34 @@ def test_every_rule_uses_the_environment():
         assert text.count('"../../envs/freelunch.yaml"') == rules, path
 
 
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `make` here as from a shell, whatever `make` runs the tests."""
+    environment = {key: it for key, it in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
 @pytest.mark.parametrize("word", ["MODEL=opt", "CLAIM=C1", "SEED=0", "study=config.yaml"])
 def test_make_refuses_words_that_a_target_does_not_know(word: str) -> None:
     """They would be ignored, and the whole study would run."""
-    done = subprocess.run(
-        ["make", "--dry-run", "study", word], cwd=ROOT, capture_output=True, text=True
-    )
+    done = make("--dry-run", "study", word)
     name = word.partition("=")[0]
     assert done.returncode == 2 and f"unknown: {name}. `make study` knows" in done.stderr
 
 
-def test_make_knows_the_words_of_its_targets() -> None:
-    for command in (
-        "new MODEL=a TEXT=b",
-        "compare A=a B=b",
-        "plan MODELS=a SEEDS=0",
-        "tidy DRY_RUN=1",
-    ):
-        command = ["make", "--dry-run", *command.split()]
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+@pytest.mark.parametrize(
+    "command",
+    ["new MODEL=a TEXT=b", "compare A=a B=b", "plan MODELS=a SEEDS=0", "tidy DRY_RUN=1"],
+)
+def test_make_knows_the_words_of_its_targets(command: str) -> None:
+    done = make("--dry-run", *command.split())
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_takes_the_words_of_a_make_that_starts_it(tmp_path: Path) -> None:
+    """As `make fuzz SECONDS=60` starts `make repair`."""
+    outer = tmp_path / "Makefile"
+    outer.write_text(f"all:\n\tmake --dry-run -C '{ROOT}' repair STUDY=config.yaml\n")
+    done = make("-f", str(outer), "SECONDS=60")
+    assert done.returncode == 0, done.stderr
