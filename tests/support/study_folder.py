@@ -91,9 +91,10 @@ class Folder:
 
     @property
     def environment(self) -> dict[str, str]:
-        """As if the environment were activated."""
+        """As in a shell where the environment is activated, whatever `make` runs the tests."""
         path = os.pathsep.join([*map(str, self.programs), os.environ["PATH"]])
-        ours = ("MAKELEVEL", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VERBOSE")
+        ours = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+        ours |= {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VERBOSE"}
         inherited = {k: v for k, v in os.environ.items() if k not in ours}
         return {**inherited, "PATH": path}
 
