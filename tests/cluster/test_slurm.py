@@ -1,5 +1,6 @@
 """Studies on a real Slurm: equal numbers, early ends, other requests, and what a user is told."""
 
+import contextlib
 import json
 import os
 import re
@@ -41,6 +42,16 @@ def submitted(output: str) -> list[str]:
 
 def running(study: OnSlurm) -> list[str]:
     return study.slurm.run("squeue", "--noheader", "--states=running", "--format=%i").split()
+
+
+def interrupt(process: subprocess.Popen[str]) -> str:
+    """Press Ctrl-C, and again if nothing came of it; return what the process said."""
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=40)[0]
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError(f"three interrupts did not end it:\n{process.communicate()[0]}")
 
 
 def without_windows(study: OnSlurm, adaptation: str = "recon_block") -> str:
@@ -210,13 +221,35 @@ def test_scancel_of_a_job_loses_nothing(study, finished):
 
 
 @pytest.mark.long
+def test_a_study_outlives_an_outage_of_slurm(study, finished):
+    """For a while, Slurm says nothing of jobs, and one ends."""
+    target = without_windows(study)
+    outage = study.slurm.folder / "outage"
+    for name in ("sacct", "squeue"):
+        command = study.slurm.folder / "bin" / name
+        answers = command.read_text()
+        command.write_text(answers.replace("exec", f'test ! -e "{outage}" && exec'))
+    process = study.cold().start_study("--", target)
+    wait_for(lambda: running(study))
+    outage.touch()
+    wait_for((study.path / target).exists)
+    # Longer than the pause between two questions.
+    time.sleep(15)
+    outage.unlink()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "Slurm did not say how jobs are" in output
+    folder = Path(target).parent
+    assert digests(study.path / folder) == digests(finished.path / folder)
+
+
+@pytest.mark.long
 def test_an_interrupted_master_cancels_its_jobs(study, finished):
     """As by Ctrl-C; the next run makes the rest."""
     target = without_windows(study)
     process = study.cold().start_study("--", target)
     wait_for(lambda: running(study))
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=120)
+    interrupt(process)
     wait_for(lambda: not running(study), 30)
     assert not (study.path / target).exists(), "the job was over before it was cancelled"
     study.warm().run_study("--", target)

@@ -1,6 +1,8 @@
 """What Slurm would refuse or never start, before a study starts."""
 
+import logging
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,6 +83,31 @@ def status_command(asked: str, first_s: int) -> str:
             "with the local profile",
         )
     return "squeue"
+
+
+def outlive_outages(executor: Any) -> None:
+    """Have Snakemake ask again how jobs are when Slurm has not answered.
+
+    The executor forgets all jobs after five failed questions, and the study never ends
+    (https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/207).
+
+    Args:
+        executor: The module `snakemake_executor_plugin_slurm`.
+    """
+    ask = executor.query_job_status
+
+    async def ask_again_later(command: str, logger: logging.Logger) -> tuple[dict[str, str], float]:
+        states, seconds = await ask(command, logger)
+        if states is not None:
+            return states, seconds
+        logger.warning(
+            f"Slurm did not say how jobs are (`{shlex.split(command)[0]}` failed). They go on, and "
+            "it will be asked again, at the latest in three minutes."
+        )
+        # As of jobs that Slurm does not know yet.
+        return {}, 0.0
+
+    executor.query_job_status = ask_again_later
 
 
 def check_requests(
