@@ -387,3 +387,21 @@ def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others(
     rows = {row["unit"]: row for row in reach_rows(records, study)}
     assert (rows["tokens"]["budgets"], rows["tokens"]["seeds"]) == expected
     assert rows["tokens"]["largest_over_reference"] == (1 if expected[0] == 1 else 4)
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [{"window": "matrix", "train_norms": False}, {"inputs": "sparse", "targets": "local"}],
+    ids=str,
+)
+def test_the_reference_is_no_single_matrix_and_has_the_dense_models_targets(
+    unusual: dict[str, Any],
+) -> None:
+    """Even if the config names it first."""
+    entries = {
+        "first": {"method": "reconstruction", **unusual},
+        "second": {"method": "reconstruction", "window": 2},
+        "norms": {"method": "norms"},
+    }
+    study = make_study(entries, criteria=["wanda"], adaptations=["none", *entries])
+    assert {row["reference"] for row in budget_rows(make_records(study, {}), study)} == {"second"}

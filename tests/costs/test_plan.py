@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from configs import ARCHITECTURE, ROOT, checked, smoke
+from configs import ARCHITECTURE, ASKED, ROOT, checked, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.jobs import Job, evaluation, jobs_of
 from freelunch.costs.machine import Machine
@@ -475,3 +475,44 @@ def test_a_config_file_that_says_too_little(tmp_path: Path, text: str) -> None:
     plan = Plan.of(smoke({"models.tiny.path": str(tmp_path)}))
     assert isinstance(plan_text(plan, MACHINE), str)
     assert request(plan, MACHINE, Job("capture_dense", "tiny")).mem_mb > 0
+
+
+def test_hidden_states_of_another_sample_are_made_again() -> None:
+    """The dense pass left only those of the calibration sample."""
+    more = {"adaptations.recon_block.samples": 16}
+    of = [
+        Plan.of(smoke(it)).step("reconstruct_window", "tiny", "wanda", "recon_block")
+        for it in ({"study.calibration.samples": 16}, more)
+    ]
+    assert of[1].flops > of[0].flops and of[1].scratch_bytes > of[0].scratch_bytes == 0
+
+
+def test_a_limit_of_documents_is_what_a_plan_counts() -> None:
+    ours = {**ASKED, "models.one.architecture": ARCHITECTURE}
+    few, every = (
+        Plan.of(checked({**ours, "study.evaluation.tasks": {"names": ["rte"], "limit": limit}}))
+        for limit in (3, None)
+    )
+    asked = ("evaluate_cell", "one")
+    assert few.step(*asked).flops < every.step(*asked).flops
+
+
+def test_a_part_of_a_mixture_that_is_too_short_is_seen_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("long", "short"):
+        (tmp_path / name).write_text("x" * (10**6 if name == "long" else 100))
+    texts = {
+        f"texts.{name}": {"source": "path", "path": str(tmp_path / name), "format": "lines"}
+        for name in ("long", "short")
+    }
+    mixed = {"source": "mixture", "parts": {"long": 0.5, "short": 0.5}}
+    changes = {**texts, "texts.mixed": mixed, "study.calibration.text": "mixed"}
+    # Eight sequences of 32 tokens, half of them of 300 at most; and then 40.
+    Plan.of(smoke(changes))
+    with pytest.raises(
+        UserError, match=r"texts\.mixed\.parts\.short: 0\.5 of 1,280 tokens"
+    ) as error:
+        Plan.of(smoke({**changes, "study.calibration.samples": 40}))
+    assert "parts.long" not in str(error.value)

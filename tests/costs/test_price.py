@@ -95,3 +95,20 @@ def test_a_claim_whose_models_are_not_known_yet_has_no_price() -> None:
 def test_a_study_of_one_model_without_claims_has_no_prices() -> None:
     text = plan_text(Plan.of(Study.load(Path("studies/qwen72b.yaml"), ROOT), 80 * 10**9), MACHINE)
     assert "GPU hours" not in text
+
+
+def test_a_price_is_that_of_the_jobs() -> None:
+    """The time leaves out downloads; memory is that of the largest job, disk that of all."""
+    study = Study.load(Path("studies/paper.yaml"), ROOT).of_part(
+        Part(models=["opt-125m"], claims=["C3"])
+    )
+    plan = Plan.of(study, 80 * 10**9)
+    (price,) = prices_of_models(plan, MACHINE)
+    costs = [(job.rule, plan.step(*job)) for job in jobs_of(study)]
+    assert price.jobs == len(costs)
+    assert price.seconds == pytest.approx(
+        sum(it.seconds(MACHINE) for rule, it in costs if rule != "fetch_model")
+    )
+    memory = [it.memory(device=True) for _, it in costs]
+    assert price.memory == (max(it.host for it in memory), max(it.device for it in memory))
+    assert price.disk_bytes == sum(it.disk_bytes for _, it in costs)

@@ -12,6 +12,7 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.costs.requests import (
+    AROUND_BYTES,
     LEAST_MINUTES,
     MORE_MEMORY,
     MORE_TIME,
@@ -110,3 +111,12 @@ def test_the_plan_says_what_a_cluster_gets() -> None:
         in text
     )
     assert "device: a GPU" in plan_text(Plan.of(study, device="a GPU"), MACHINE)
+
+
+def test_a_request_has_room_for_a_prediction_that_is_too_low() -> None:
+    """By a tenth of the memory, and by half of the time."""
+    plan, slow = Plan.of(smoke()), Machine.of(1e6, 1e9, 1e8)
+    for job in jobs_of(plan.study):
+        cost, asked = plan.step(*job), request(plan, slow, job)
+        assert asked.mem_mb * 1e6 >= 1.1 * cost.memory_bytes + KEPT_BYTES + AROUND_BYTES
+        assert asked.runtime >= 1.5 * cost.seconds(slow) / 60

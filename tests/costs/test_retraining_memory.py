@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import pytest
+
 from configs import QWEN_72B
-from freelunch.costs.retraining import memory_bytes
+from freelunch.costs.retraining import memory_bytes, retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
 
 BLOCK = Shapes.of(QWEN_72B, "bfloat16").block_weights
+# One small block, and so many words that nothing but logits counts.
+_SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+MANY_WORDS = Shapes.of(QWEN_72B | _SMALL | _HEADS | {"vocab_size": 10**6}, "bfloat16")
 
 
 def planned(streamed: bool, blocks: int = 3, vocabulary: int = 1000, **entry: Any) -> int:
@@ -39,3 +45,24 @@ def test_logits_are_not_in_memory_beside_a_streamed_block() -> None:
     width = QWEN_72B["hidden_size"]
     # Only the embedding and the head grow.
     assert many - few == 2 * 2 * 99_000 * width
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_distillation_holds_logits_of_the_teacher_too(streamed: bool) -> None:
+    """Three arrays as large as the logits of 2 sequences of 16 tokens, in float32."""
+    plain, distilled = (
+        memory_bytes(
+            MANY_WORDS,
+            4,
+            16,
+            read_adaptation({"method": "norms", "loss": loss, "batch": 2}),
+            streamed,
+        )
+        for loss in ("next_token", "distillation")
+    )
+    assert distilled - plain == 3 * 4 * (2 * 16) * 10**6
+
+
+def test_a_training_keeps_its_last_state_while_it_writes_the_next() -> None:
+    cost = retrain(MANY_WORDS, 4, 16, read_adaptation({"method": "full", "epochs": 2}))
+    assert cost.scratch_bytes == 2 * cost.saved_bytes > 0

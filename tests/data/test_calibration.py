@@ -16,6 +16,7 @@ from freelunch.core.errors import UserError
 from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
 from freelunch.data.documents import TOKEN_IDS, read_documents
 from freelunch.data.drawing import Drawing, distinct_tokens, read_spans
+from freelunch.data.text_amounts import Amounts
 from freelunch.data.texts import fetch_text
 from freelunch.model.token_ids import TOKENS
 from freelunch.study.cell import derive_seed
@@ -303,3 +304,15 @@ def test_ready_token_ids_are_taken_as_they_are(tmp_path: Path) -> None:
 )
 def test_overlaps_count_once(spans: list[tuple[int, int]], tokens: int) -> None:
     assert distinct_tokens(reversed(spans), 4) == tokens
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_planning_knows_how_many_documents_a_sample_leaves(tmp_path: Path, seed: int) -> None:
+    words = random.Random(seed)
+    texts = [" ".join(words.choices("abcde", k=words.randrange(1, 40))) for _ in range(20)]
+    model, text = tiny_checkpoint(tmp_path), text_of(tmp_path / "text", texts)
+    sample = sample_calibration(model, text, 8, LENGTH, seed, tmp_path / "sample", "test")
+    amounts = Amounts([len(tokenizer()(each)["input_ids"]) for each in texts], exact=True)
+    touched = {document for document, _ in read_spans(sample)}
+    assert len(touched) < 8
+    assert amounts.left_after(8, LENGTH, seed) == amounts.longer_than(LENGTH) - len(touched)

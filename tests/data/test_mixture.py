@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_samples_share_no_document_and_no_13_tokens(
     generator = random.Random(0)
     sentences = documents("sentences", 40, words=14)
     parts = {name: [" ".join(generator.sample(sentences, 4)) for _ in range(40)] for name in "ab"}
-    drawing = drawing_of(inputs, mixed(tmp_path, parts, {"a": 0.5, "b": 0.5}, held_out=0.1))
+    drawing = drawing_of(inputs, mixed(tmp_path, parts, {"a": 0.5, "b": 0.5}, held_out=0.4))
     uses = (TRAINING, SELECTION, MEASURED)
     spans = {use: [span for part in drawing.parts for span in part.spans[use]] for use in uses}
     indices = [{index for index, _ in spans[use]} for use in uses]
@@ -266,3 +267,62 @@ def test_a_part_with_too_few_documents(inputs: dict[str, Artifact], tmp_path: Pa
     with pytest.raises(UserError, match="too few documents") as error:
         drawing_of(inputs, text)
     assert "found:    2 documents of more than 16 tokens" in str(error.value)
+
+
+def test_held_out_text_is_that_of_its_two_uses(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """Cells are never measured on what chose among their candidates."""
+    text = mixed(tmp_path, parts_of(40))
+    held_out = sampled(inputs, text, tmp_path / "held_out", 4, measured=3)
+    drawing, rows = drawing_of(inputs, text), read_tokens(held_out).tolist()
+    assert rows[:4] == drawing.draw(SELECTION, 4).tolist()
+    assert rows[4:] == drawing.draw(MEASURED, 3).tolist()
+
+
+def test_a_seed_divides_the_documents_and_places_and_orders_their_sequences(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """A fifth of 40 documents is held out, half of it for each use."""
+    text = mixed(tmp_path, parts_of(40))
+    one, other = (drawing_of(inputs, text, seed).parts[0].spans for seed in (0, 1))
+    counts = {use: len({index for index, _ in one[use]}) for use in one}
+    assert counts == {SELECTION: 4, MEASURED: 4, TRAINING: 32}
+    assert {index for index, _ in one[MEASURED]} != {index for index, _ in other[MEASURED]}
+    # Sequences of one document do not follow each other.
+    order = [index for index, _ in one[TRAINING]]
+    assert sum(a != b for a, b in pairwise(order)) >= len({*order})
+    starts = [{index: at % LENGTH for index, at in spans[TRAINING]} for spans in (one, other)]
+    assert any(starts[0].values())
+    assert any(
+        starts[0][index] != starts[1][index] for index in starts[0].keys() & starts[1].keys()
+    )
+
+
+@pytest.mark.parametrize(("own", "refused"), [(12, False), (7, True)])
+def test_a_tenth_of_a_part_may_be_in_any_part_before_it(
+    tmp_path: Path, own: int, refused: bool
+) -> None:
+    shared = documents("shared", 1)
+    parts = {"a": shared, "b": documents("b", 3), "c": [*shared, *documents("c", own)]}
+    if refused:
+        with pytest.raises(UserError, match="overlap"):
+            mixed(tmp_path, parts)
+    else:
+        facts = mixed(tmp_path, parts).facts["parts"]
+        assert [part["duplicates"] for part in facts] == [0, 0, 1]
+
+
+def test_every_document_that_is_longer_than_a_sequence_is_drawn_from(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    text = mixed(tmp_path, {**parts_of(9), "a": [*documents("a", 9, words=18), "short"]})
+    of_a = drawing_of(inputs, text).parts[0].facts
+    assert (of_a["documents"], of_a["short_documents"]) == (9, 1)
+
+
+def test_a_calibration_sample_of_another_mixture_is_refused(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    texts = [mixed(tmp_path / str(count), parts_of(count)) for count in (9, 12)]
+    other = sampled(inputs, texts[0], tmp_path / "sample", 4)
+    with pytest.raises(UserError, match="made from a different artifact: text"):
+        sampled(inputs, texts[1], tmp_path / "more", 8, other)

@@ -269,3 +269,23 @@ def test_a_document_is_a_line_whatever_it_holds(tmp_path: Path) -> None:
     task = fetch_task("rte", read_task(entry), stock_task("rte"), tmp_path / "task", "print")
     loaded = load_tasks({"rte": task}, {"rte": [0, 7]}, tmp_path)["tasks"]["rte"]
     assert [document["sentence1"][0] for document in loaded.eval_docs] == ["0", "7"]
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "openbookqa"])
+def test_the_answer_of_a_question_is_the_gold_choice_of_its_request(
+    tasks: dict[str, Artifact], name: str
+) -> None:
+    lines = gzip.decompress((FIXTURES / "tasks" / f"{name}.jsonl.gz").read_bytes()).splitlines()
+    requests = [json.loads(line)["doc"] for line in lines]
+    gold = {it["id"]: it["choices"][it["gold"]] for it in requests}
+    for document in documents_of(tasks[name]):
+        texts, labels = document["choices"]["text"], document["choices"]["label"]
+        assert texts[labels.index(document["answerKey"])] == gold[document["id"]]
+
+
+def test_a_task_with_more_documents_than_announced(tmp_path: Path) -> None:
+    entry = {**entry_of("boolq", tmp_path), "documents": 49}
+    with pytest.raises(UserError, match="found:    50"):
+        fetch_task(
+            "boolq", read_task(entry), {"file": "none", "split": "test"}, tmp_path / "task", "print"
+        )

@@ -339,3 +339,29 @@ def test_the_page_of_a_study_that_no_claim_asks_about_says_what_was_found(tmp_pa
     assert "7 claims: 7 not testable here." in page
     assert page.count('<g class="point"') == 2
     assert page.count("They need ") == 1 and "<article" not in page
+
+
+@pytest.mark.parametrize(
+    ("samples", "is_rival"), [(31, True), (33, True), (30, False), (35, False), (64, False)]
+)
+def test_rivals_saw_as_many_tokens(samples: int, is_rival: bool) -> None:
+    """But for a twentieth of the 32 sequences."""
+    entries = {"full": {"method": "full", "samples": samples}}
+    study = make_study(entries, criteria=["wanda"], adaptations=["none", "recon_block", "full"])
+    (found,) = gather_found(Evidence(study, make_records(study, PERPLEXITIES), Path()))
+    (full,) = (it for it in found["adaptations"] if it["adaptation"] == "full")
+    assert (full["beside_first"] is not None) == is_rival
+
+
+def test_the_answer_is_of_as_many_seeds_as_its_smallest_comparison() -> None:
+    config = make_study(
+        {"full": {"method": "full"}},
+        criteria=["wanda"],
+        adaptations=["none", "recon_block"],
+        seeds=[0, 1, 2],
+    ).as_json()
+    (grid,) = config["study"]["grids"]
+    config["study"]["grids"].append({**grid, "adaptations": ["full"], "seeds": [0]})
+    study = Study.check(config, "made-up.yaml")
+    found = gather_found(Evidence(study, make_records(study, PERPLEXITIES), Path()))
+    assert answer_text(study, found).startswith("On this sample and order (one seed), ")

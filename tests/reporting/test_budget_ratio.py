@@ -204,3 +204,9 @@ def test_a_metric_that_was_not_measured_is_missed_once() -> None:
     settings = {**TOKENS, "metric": "held_out_perplexity"}
     (found,) = MEASURES["budget_ratio"].ask(evidence, settings)
     assert isinstance(found, Absent) and "no held_out_perplexity" in found.reason
+
+
+def test_a_smallest_budget_as_large_as_the_reconstructions_is_small_enough() -> None:
+    values = BASE | {"wanda full": 55, "wanda full_20": 45}
+    settings = {"unit": "tokens", "methods": ["full"], "apart": 20}
+    assert kind(audited("budget_ratio", {"above": 10}, values, settings)["verdict"]) == HOLDS

@@ -169,3 +169,22 @@ def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="contradicts itself") as error:
             check_records(study, records, tmp_path)
         assert "answers_sha256" in str(error.value)
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "drift"])
+def test_losses_that_contradict_each_other_are_refused(metric: str, tmp_path: Path) -> None:
+    """By a millionth, and without the file of the evaluation."""
+    study = make_study(adaptations=["none"], criteria=["wanda"])
+    records = make_records(study, PERPLEXITIES)
+    record = [*records.values()][1]
+    record["metrics"]["drift"] = {
+        "loss": 3.0,
+        "perplexity": math.exp(3.0),
+        "window_losses": [2.0, 4.0],
+    }
+    records = {cell: sealed(it) for cell, it in records.items()}
+    check_records(study, records, tmp_path)
+    record["metrics"][metric]["loss"] *= 1 + 1e-6
+    records = {cell: sealed(it) for cell, it in {**records, [*records][1]: record}.items()}
+    with pytest.raises(UserError, match=f"metrics.{metric}.loss"):
+        check_records(study, records, tmp_path)

@@ -315,7 +315,7 @@ def test_gap_left_by_size(large: float, expected: str) -> None:
 def test_a_model_is_compared_with_the_next_that_is_clearly_smaller(
     across: bool, expected: set[tuple[str, ...]]
 ) -> None:
-    billions = {"opt-1.3b": 1.3, "opt-6.7b": 6.7, "llama-2-7b": 6.8, "llama-2-70b": 70.0}
+    billions = {"opt-1.3b": 1.3, "opt-6.7b": 5.0, "llama-2-7b": 6.8, "llama-2-70b": 70.0}
     study = Study.load(Path("studies/paper.yaml")).of_part(Part(models=list(billions)))
     records = make_records(study, {})
     for record in records.values():

@@ -154,3 +154,8 @@ def test_a_part_that_adds_counts_where_it_can_be_tested() -> None:
     # What is not the claim's own does not rescue it.
     assert of_claim([(UNTESTED, COUNTS), (HOLDS, ADDS)]) == UNTESTED
     assert of_claim([(FAILS, COUNTS), (HOLDS, ADDS)]) == FAILS
+
+
+def test_a_deciding_part_that_is_undecided_leaves_the_claim_undecided() -> None:
+    assert of_claim([(HOLDS, COUNTS), (UNDECIDED, DECIDES)]) == UNDECIDED
+    assert of_claim([(HOLDS, DECIDES), (UNDECIDED, DECIDES)]) == UNDECIDED

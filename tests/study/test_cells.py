@@ -7,9 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from configs import ASKED, checked, config
+from configs import ASKED, changed, checked, config, smoke
 from freelunch.study import settings
 from freelunch.study.cell import NAME, WORD, Cell, derive_seed
+from freelunch.study.measurements import measurements
 
 
 def test_cells_in_order_dense_first() -> None:
@@ -101,3 +102,34 @@ def test_names_that_a_config_may_give_are_names_of_cells(text: str) -> None:
             accepted = False
         fits = len(text) <= settings.NAME_LENGTH and text.partition(".")[0] not in settings.RESERVED
         assert accepted == bool(re.fullmatch(pattern, text) and fits)
+
+
+@pytest.mark.parametrize(
+    ("select_on", "expected"), [("calibration", "held_out"), ("evaluation", "perplexity")]
+)
+def test_candidates_are_measured_on_the_text_that_chooses_among_them(
+    select_on: str, expected: str
+) -> None:
+    study = smoke(
+        {
+            "adaptations.recon_block.learning_rate": [0.1, 0.2],
+            "adaptations.recon_block.select_on": select_on,
+        }
+    )
+    candidates = study.candidates(Cell.parse("tiny/wanda-u50/recon_block/seed0"))
+    assert [[*measurements(study, each)] for each in candidates] == [[expected]] * 2
+
+
+def test_gram_matrices_are_for_the_seeds_that_need_them_and_tasks_for_their_grids() -> None:
+    grid = changed(ASKED)["study"]["grids"][0]
+    more = {**grid, "criteria": ["obs"], "adaptations": ["none"], "seeds": [1], "tasks": False}
+    study = checked(
+        {
+            **ASKED,
+            "criteria.obs": {"score": "sparsegpt"},
+            "study.grids": [grid, more, {**more, "criteria": ["wanda"]}],
+        }
+    )
+    assert [study.needs_gram("one", seed) for seed in (0, 1)] == [False, True]
+    cells = [Cell("one", "wanda", "u50", "none", seed) for seed in (0, 1)]
+    assert [study.asks_tasks(cell) for cell in cells] == [True, False]

@@ -148,3 +148,16 @@ def test_a_full_commit_needs_no_pin(hub: HubStandIn, did: Said) -> None:
     said = did("pin", str(STUDY))
     assert said.count("removed from ") == 3 and said.endswith("so there is nothing to pin.\n")
     assert not PINS.exists() and not hub.requests
+
+
+def test_tasks_are_pinned_too(hub: HubStandIn, did: Said, refused: Said) -> None:
+    config = yaml.safe_load(STUDY.read_text())
+    entry = {"source": "hub", "repository": "team/words", "revision": "v2", "member": "a.txt"}
+    config["tasks"] = {"rte": {**entry, "format": "jsonl", "documents": 1}}
+    config["study"]["evaluation"]["tasks"] = {"names": ["rte"]}
+    config["study"]["grids"][0]["tasks"] = True
+    STUDY.write_text(yaml.safe_dump(config))
+    commit = hub.add("team/words", {"a.txt": b"more"}, kind="datasets", branch="v2")
+    assert "tasks.rte.revision: v2" in refused("check", str(STUDY))
+    did("pin", str(STUDY))
+    assert open_study(STUDY).config.tasks["rte"].revision == commit
