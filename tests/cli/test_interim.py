@@ -183,6 +183,8 @@ def test_any_cells_may_be_the_first_to_finish(
         write_results(
             part, {cell: records[cell] for cell in part.cells}, folder, tmp_path, [".png"]
         )
+        finished = f"Unfinished: {len(some)} of the {len(study.cells)} cells have finished"
+        assert finished in (tmp_path / SUMMARY).read_text()
 
 
 def test_kept_records_of_an_unfinished_study_are_shown_if_that_is_said(
