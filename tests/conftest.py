@@ -5,10 +5,16 @@ import torch
 import transformers
 from hypothesis import settings
 
-# Files whose tests take minutes, since they run studies or processes of their own.
+from repository import ROOT
+
+# Files whose tests take minutes, since they run studies or processes of their own; the longest
+# first.
 LONG = (
+    "workflow/test_paper_tiny.py",
+    "workflow/test_interruption.py",
     "workflow/test_workflow.py",
     "workflow/test_windows_in_a_study.py",
+    "workflow/test_warm_python.py",
     "project/test_peak_memory.py",
     "workflow/",
     "project/test_retraining_memory.py",
@@ -36,3 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next(found, len(LONG))
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in the repository: paths in a config are relative to it."""
+    monkeypatch.chdir(ROOT)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from anchors_page import Compared, Spent, in_sweep, page
-from configs import ROOT
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
+from repository import ROOT
 
 INSTALLED = ("llmcompressor", "torch", "transformers")
 

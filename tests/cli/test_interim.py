@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT
 from freelunch.cli.interim import interim_text
 from freelunch.core.errors import UserError
 from freelunch.records.read import load_finished, load_records, read_record
@@ -17,6 +16,7 @@ from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_res
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import Part
 from freelunch.study.study import Study
+from repository import ROOT
 
 RECORDS = ROOT / "docs" / "laptop" / "records"
 

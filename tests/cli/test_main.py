@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT
 from freelunch.cli.main import app, main
 from freelunch.core.files import write_atomically
 from freelunch.reporting.audit.crate import config_text
@@ -17,6 +16,7 @@ from freelunch.study.choice import open_study
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
 from own_models import machine
+from repository import ROOT
 
 Captured = pytest.CaptureFixture[str]
 Run = Callable[..., int]

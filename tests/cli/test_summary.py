@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT
 from freelunch.cli import summary
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
+from repository import ROOT
 
 SCOPE = "a model; 8,192 tokens; number of seeds: 1."
 ANSWER = "Reconstruction lowers the perplexity."

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from artifacts import write_facts
-from configs import ROOT, smoke
+from configs import smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.study.study import Study
+from repository import ROOT
 
 MODEL = ROOT / "tests" / "fixtures" / "tiny-llama"
 HUB = {"source": "hub", "repository": "a/b", "revision": "0" * 40}

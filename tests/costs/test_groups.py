@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT
 from freelunch.costs.groups import WORTH_S, window_groups
 from freelunch.costs.jobs import Job, jobs_of
 from freelunch.costs.machine import Machine
@@ -19,8 +18,7 @@ SLOW = Machine.of(1e6, 1e9, 1e9)
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
-    monkeypatch.chdir(ROOT)
+def plan() -> Plan:
     return Plan.of(Study.load(Path("config.yaml")))
 
 
@@ -70,8 +68,7 @@ def test_jobs_that_share_windows_ask_for_their_part_of_the_time(plan: Plan) -> N
     assert shared
 
 
-def test_sequential_windows_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_sequential_windows_are_not_shared() -> None:
     plan = Plan.of(Study.load(Path("studies/budgets.yaml")))
     for name in ("recon_131k_sparse", "recon_all_131k"):
         job = Job(RECONSTRUCT_WINDOW, "smollm2-135m", "wanda", name)
@@ -79,11 +76,8 @@ def test_sequential_windows_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("keep", "passed"), [("all", 0), ("every_4", 3), ("none", 30)])
-def test_each_job_recomputes_what_is_not_kept(
-    keep: str, passed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_job_recomputes_what_is_not_kept(keep: str, passed: int) -> None:
     """The last of thirty jobs passes all blocks if nothing is kept, and that is not divided."""
-    monkeypatch.chdir(ROOT)
     config = Study.load(Path("config.yaml")).as_json()
     config["study"]["keep_hidden_states"] = keep
     plan = Plan.of(Study.check(config, "changed.yaml"))

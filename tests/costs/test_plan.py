@@ -11,7 +11,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from configs import ARCHITECTURE, ASKED, ROOT, checked, smoke
+from configs import (
+    ARCHITECTURE,
+    ASKED,
+    checked,
+    smoke,
+)
 from freelunch.core.errors import UserError
 from freelunch.costs.jobs import Job, evaluation, jobs_of
 from freelunch.costs.machine import Machine
@@ -29,15 +34,10 @@ from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.families import family_of
 from freelunch.study.steps import EVALUATE_CELL, RETRAIN_MODEL
 from freelunch.study.study import Study
+from repository import ROOT
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of a config are relative to it."""
-    monkeypatch.chdir(ROOT)
 
 
 def assert_shapes_fit(shapes: Shapes, config: PreTrainedConfig) -> None:
@@ -497,10 +497,7 @@ def test_a_limit_of_documents_is_what_a_plan_counts() -> None:
     assert few.step(*asked).flops < every.step(*asked).flops
 
 
-def test_a_part_of_a_mixture_that_is_too_short_is_seen_in_the_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_part_of_a_mixture_that_is_too_short_is_seen_in_the_plan(tmp_path: Path) -> None:
     for name in ("long", "short"):
         (tmp_path / name).write_text("x" * (10**6 if name == "long" else 100))
     texts = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import QWEN_72B, ROOT, smoke
+from configs import QWEN_72B, smoke
 from freelunch.cli.main import main
 from freelunch.core.errors import UserError
 from freelunch.costs.device_table import device_table
@@ -25,11 +25,6 @@ LARGE = Path("studies/large.yaml")
 GB = 10**9
 SHAPES = Shapes.of(QWEN_72B, "bfloat16")
 SAMPLE = 8, 256
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 def planned(study: Study, device_gb: int | None = None, memory_gb: int | None = None) -> str:

@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 
-from configs import ROOT, refusal, smoke, with_adaptations
+from configs import refusal, smoke, with_adaptations
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of a config are relative to it."""
-    monkeypatch.chdir(ROOT)
+from repository import ROOT
 
 
 def said(changes: dict[str, Any]) -> str:

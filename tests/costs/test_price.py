@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from configs import ARCHITECTURE, ROOT, checked, config
+from configs import ARCHITECTURE, checked, config
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -16,6 +16,7 @@ from freelunch.costs.price import Price, prices_of_claims, prices_of_models
 from freelunch.costs.work import Cost
 from freelunch.study.config import Part
 from freelunch.study.study import Study
+from repository import ROOT
 
 MACHINE = Machine(4e14, 2e9, 2e9, 1e8, None, 80 * 10**9, rates=("all as given",))
 PART = Part(models=["opt-125m", "qwen2.5-72b"], claims=["C3", "C4"])

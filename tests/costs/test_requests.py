@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT, smoke
+from configs import smoke
 from freelunch.core.job import KEPT_BYTES
 from freelunch.costs.jobs import Job, chains_of, jobs_of, scheduled_jobs
 from freelunch.costs.machine import Machine
@@ -26,13 +26,9 @@ from freelunch.costs.requests import (
     together,
 )
 from freelunch.study.study import Study
+from repository import ROOT
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 def test_a_request_is_more_than_the_prediction() -> None:

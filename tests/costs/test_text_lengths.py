@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from artifacts import write_facts
-from configs import ROOT, smoke
+from configs import smoke
 from freelunch.costs.jobs import evaluation
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -21,6 +21,7 @@ from freelunch.costs.text_lengths import (
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
+from repository import ROOT
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
 LENGTH = 32
@@ -30,7 +31,6 @@ CUT = {"length": LENGTH, "windows": None, "cut": "documents", "stride": None}
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """The smoke study on the whole of its text, in an empty folder."""
-    monkeypatch.chdir(ROOT)
     model = {"models.tiny.path": str(ROOT / "tests" / "fixtures" / "tiny-llama")}
     whole = {"study.evaluation.perplexity.windows": None}
     length = {"study.evaluation.perplexity.length": LENGTH}
@@ -53,8 +53,7 @@ def cut(study: Study, windows: int, **settings: Any) -> None:
     (folder / "tokens.safetensors").write_bytes(content)
 
 
-def test_a_number_in_the_study_is_that_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_number_in_the_study_is_that_number() -> None:
     study = smoke({"study.evaluation.perplexity.windows": 7})
     assert text_windows(study, "tiny") == (7, None)
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from configs import ROOT, smoke
+from configs import smoke
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -28,11 +28,6 @@ from tiny_models import tiny_config
 
 MACHINE = Machine(flops_per_s=1e12, read_per_s=1e9, write_per_s=5e8, network_per_s=1e8)
 GPU = Machine(1e12, 1e9, 5e8, 1e8, device_bytes=80 * 10**9)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 def seconds(machine: Machine = MACHINE, **cost: object) -> float:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ROOT, smoke
+from configs import smoke
 from freelunch.costs.jobs import evaluation, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -15,11 +15,6 @@ from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
 MACHINE = Machine.of(1e9, 1e9, 1e8)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 def wildcards(cell: Cell) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs import QWEN_72B, ROOT, smoke
+from configs import QWEN_72B, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.fits import decide_window
 from freelunch.costs.jobs import jobs_of
@@ -25,11 +25,6 @@ from freelunch.study.study import Study
 from freelunch.study.windows import split_windows, window_order
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 def settings_of(**settings: Any) -> Reconstruction:

@@ -20,8 +20,8 @@ from freelunch.data.texts import fetch_text
 from freelunch.study.sources import read_text
 from hub_standin import HubStandIn, hub_here, use_endpoint
 from obtaining import obtain_model, obtain_text, refused
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 USED = {
     "config.json": b'{"model_type": "llama"}',
     "generation_config.json": b"{}",

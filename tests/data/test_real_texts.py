@@ -6,7 +6,6 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from configs import ROOT
 from freelunch.core.artifact import Artifact
 from freelunch.data.calibration import sample_calibration, sample_held_out
 from freelunch.data.drawing import GRAM
@@ -14,6 +13,7 @@ from freelunch.data.models import fetch_model
 from freelunch.data.texts import fetch_text
 from freelunch.model.token_ids import TOKENS
 from freelunch.study.study import Study
+from repository import ROOT
 
 MODEL, TEXT = "smollm2-135m", "c4"
 

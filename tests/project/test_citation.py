@@ -2,11 +2,10 @@
 
 import json
 import tomllib
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from repository import ROOT
 
 
 def test_the_package_the_citation_and_codemeta_agree() -> None:

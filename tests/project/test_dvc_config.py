@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dvc.utils.hydra import apply_overrides
 
-ROOT = Path(__file__).resolve().parents[2]
+from repository import ROOT
 
 
 @pytest.mark.parametrize(

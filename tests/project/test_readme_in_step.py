@@ -23,8 +23,8 @@ from freelunch.reporting.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
 from freelunch.study.reference import reference
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 HALF = "of half a block's gain"
@@ -36,9 +36,7 @@ PAGES = [path for path in PAGES if path.parent.name not in ("tables", "audit")]
 OF_RECORDS = [README, *(DOCS / "results" / f"{name}.md" for name in ("index", *KEPT))]
 
 
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from artifacts import write_at
-from configs import ROOT
 from freelunch.core.digest import sealed
 from freelunch.records.divisions import finished_groups
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
+from repository import ROOT
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from configs import DRIFT, ROOT, checked
+from configs import DRIFT, checked
 from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError
 from freelunch.records.read import answers_beside, check_spec, load_answers, load_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import recorded_study
+from repository import ROOT
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 RULES = {

@@ -23,7 +23,8 @@ from records_for_tests import (
     make_study,
     write_records,
 )
-from study_folder import ROOT, SMOKE
+from repository import ROOT
+from study_folder import SMOKE
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
 ENVIRONMENT = {

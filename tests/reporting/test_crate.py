@@ -26,8 +26,8 @@ from freelunch.reporting.audit.crate import CONFIG, METADATA, SNAKEFILE, write_c
 from freelunch.reporting.audit.provenance import COSTS, gather_costs
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5",
     "https://w3id.org/ro/wfrun/workflow/0.5",

@@ -21,8 +21,8 @@ from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "docs" / "laptop" / "records"
 
 

@@ -15,8 +15,8 @@ from freelunch.reporting.whole import files_of_others
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DENSE, ADAPTED = Cell.parse("tiny/dense/none/seed0"), Cell.parse("tiny/wanda-u50/recon_block/seed0")
 HUB = {"source": "hub", "repository": "someone/something", "revision": "b" * 40}
 TASK = {

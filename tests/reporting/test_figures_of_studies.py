@@ -8,8 +8,8 @@ import pytest
 from freelunch.reporting.figures import figures_of
 from freelunch.study.study import Study
 from records_for_tests import make_study
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 WINDOWS: dict[str, Any] = {"recon_all": {"method": "reconstruction", "window": "all"}}
 BUDGETS: dict[str, Any] = {"full": {"method": "full"}}
 

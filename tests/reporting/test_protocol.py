@@ -19,8 +19,7 @@ from freelunch.reporting.audit.protocol import (
 )
 from freelunch.study.study import Study
 from records_for_tests import make_study
-
-ROOT = Path(__file__).resolve().parents[2]
+from repository import ROOT
 
 
 def setting(**more: Any) -> dict[str, Any]:

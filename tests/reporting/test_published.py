@@ -25,8 +25,7 @@ from freelunch.reporting.audit.published_file import COLUMNS, TASKS, load_publis
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study
-
-ROOT = Path(__file__).resolve().parents[2]
+from repository import ROOT
 
 
 def published(tmp_path: Path, **changes: str) -> Path:

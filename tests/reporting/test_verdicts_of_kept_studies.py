@@ -21,8 +21,7 @@ from freelunch.reporting.audit.verdicts import (
     of_few_seeds,
 )
 from freelunch.study.study import Study
-
-ROOT = Path(__file__).resolve().parents[2]
+from repository import ROOT
 
 
 def audited(file: str, name: str, regimes: Regimes | None = None) -> dict[str, dict[str, Any]]:

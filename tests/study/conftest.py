@@ -2,10 +2,7 @@
 
 import pytest
 
-from configs import ROOT
-
 
 @pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of a config are relative to it."""
-    monkeypatch.chdir(ROOT)
+def _there(in_the_repository: None) -> None:
+    """Run all of these tests in the repository."""

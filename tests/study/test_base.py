@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
-from configs import ROOT, TASK, changed, config, refusal
+from configs import (
+    TASK,
+    changed,
+    config,
+    refusal,
+)
 from freelunch.core.errors import UserError
 from freelunch.study.config import Part
 from freelunch.study.study import Study
+from repository import ROOT
 
 STUDY = config()["study"]
 BASE: dict[str, Any] = {

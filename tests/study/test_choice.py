@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from configs import ROOT, STUDIES, config
+from configs import STUDIES, config
 from freelunch.core.errors import STUDY_VARIABLE, UserError, run_again
 from freelunch.study.choice import DEVICE, chosen_study, claim_results
 from freelunch.study.pins import hub_entries
 from freelunch.study.study import Study
 from freelunch.study.yaml_file import read_yaml
+from repository import ROOT
 
 
 def refusal(given: dict[str, Any]) -> str:

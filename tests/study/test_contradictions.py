@@ -5,11 +5,21 @@ from typing import Any
 
 import pytest
 
-from configs import ASKED, DRIFT, ROOT, TASK, changed, checked, config, refusal, with_adaptations
+from configs import (
+    ASKED,
+    DRIFT,
+    TASK,
+    changed,
+    checked,
+    config,
+    refusal,
+    with_adaptations,
+)
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.claims import load_claims
 from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.study import Study
+from repository import ROOT
 
 
 def test_all_contradictions_at_once() -> None:

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from configs import ROOT, refusal, with_adaptations
+from configs import refusal, with_adaptations
 from freelunch.costs.shapes import DTYPE_BYTES
 from freelunch.study.cell import Cell
 from freelunch.study.methods import METHODS
@@ -14,6 +14,7 @@ from freelunch.study.retraining import RETRAINING
 from freelunch.study.sources import Dtype
 from freelunch.study.study import Study
 from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX, WINDOWS, window_size
+from repository import ROOT
 
 LIBRARY = ROOT / "workflow" / "scripts" / "freelunch"
 

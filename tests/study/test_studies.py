@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from configs import ROOT, STUDIES
+from configs import STUDIES
 from freelunch.study.config import REGISTRIES
 from freelunch.study.settings import KEYS, TAGGED
 from freelunch.study.study import Study
 from freelunch.study.yaml_file import read_yaml
+from repository import ROOT
 
 REGISTRY = ROOT / "config" / "registry.yaml"
 

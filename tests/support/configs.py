@@ -10,12 +10,11 @@ from freelunch.core.errors import UserError
 from freelunch.study.adaptations import RECONSTRUCTION
 from freelunch.study.criteria import CRITERIA
 from freelunch.study.retraining import RETRAINING
-from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
 from freelunch.study.windows import LEAST_SQUARES
 from freelunch.study.yaml_file import read_yaml
+from repository import ROOT
 
-ROOT = SCHEMA.parents[2]
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
 WHEEL = {"source": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "member": "m"}
 FILES = {key: value for key, value in WHEEL.items() if key != "member"}

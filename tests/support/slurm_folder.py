@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from real_slurm import Slurm
-from study_folder import ROOT, Folder
+from repository import ROOT
+from study_folder import Folder
 
 STUDY = "studies/chosen.yaml"
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from repository import ROOT
 from warm_python import warm_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "studies" / "smoke.yaml"
 PARTS = (
     *("Snakefile", "Makefile", "config.yaml", "pyproject.toml", "CITATION.cff"),

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from repository import ROOT
+
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).resolve().parents[2]
 METRICS = "perplexity.json"
 TRACKED = (
     "resources",

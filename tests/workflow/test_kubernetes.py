@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from study_folder import ROOT, Folder, digests
+from repository import ROOT
+from study_folder import Folder, digests
 
 SCRIPTS = ROOT / "workflow" / "profiles" / "kubernetes"
 WINDOWS = Path("results/smoke/windows/tiny/wanda-u50/recon_block/seed0/1-of-1")

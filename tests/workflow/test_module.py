@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from configs import ROOT
 from freelunch.costs.jobs import RULES
+from repository import ROOT
 
 SNAKEFILE = f"""
 module lunch:

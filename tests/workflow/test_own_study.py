@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 
-from study_folder import ROOT, Folder
+from repository import ROOT
+from study_folder import Folder
 from tiny_models import save_tiny_model
 
 # The smallest study: that of a machine on which a larger one would take over an hour.

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from freelunch.study.study import Study
-from study_folder import ROOT, SHOWN, Folder
+from repository import ROOT
+from study_folder import SHOWN, Folder
 
 CHOSEN = "study=studies/paper_tiny.yaml"
 

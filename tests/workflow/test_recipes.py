@@ -6,7 +6,6 @@ What each of them makes run again is planned before the next is followed. The st
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +14,9 @@ from safetensors.torch import load_file
 
 from freelunch.pruning.dense_pass import statistics_file
 from recipes import files_of, follow, succeed
+from repository import ROOT
 from study_folder import SHOWN
 
-ROOT = Path(__file__).resolve().parents[2]
 # The tests that a recipe changes, or that take up by themselves what it adds.
 TESTS = (
     *("adaptation/conftest.py", "adaptation/test_reconstruction.py"),

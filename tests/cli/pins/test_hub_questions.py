@@ -8,11 +8,11 @@ import pytest
 from huggingface_hub import constants
 
 from artifacts import write_facts
-from configs import ROOT
 from freelunch.study.choice import open_study
 from freelunch.study.study import Study
 from hub_standin import HubStandIn, use_endpoint
 from pinned_studies import STUDY, Said
+from repository import ROOT
 
 
 def test_a_check_asks_for_what_is_not_here_yet(

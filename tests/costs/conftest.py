@@ -1,0 +1,8 @@
+"""What tests of costs share."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _there(in_the_repository: None) -> None:
+    """Run all of these tests in the repository."""
