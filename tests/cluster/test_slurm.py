@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,8 +40,34 @@ def submitted(output: str) -> list[str]:
     return re.findall(r"submitted with SLURM jobid (\d+)", output)
 
 
+def queued(study: OnSlurm, *options: str) -> list[str]:
+    """Return the numbers of the jobs that Slurm knows and that have not ended."""
+    return study.slurm.run("squeue", "--noheader", "--format=%i", *options).split()
+
+
 def running(study: OnSlurm) -> list[str]:
-    return study.slurm.run("squeue", "--noheader", "--states=running", "--format=%i").split()
+    return queued(study, "--states=running")
+
+
+@contextlib.contextmanager
+def first_doing(slurm: Slurm, script: str) -> Iterator[None]:
+    """Have the commands by which Snakemake asks how jobs are first run this line of shell."""
+
+    def write(command: Path, text: str) -> None:
+        part = command.with_suffix(".part")
+        part.write_text(text)
+        part.chmod(0o755)
+        part.replace(command)
+
+    commands = [slurm.folder / "bin" / name for name in ("sacct", "squeue")]
+    answers = {command: command.read_text() for command in commands}
+    for command, text in answers.items():
+        write(command, text.replace("\n", f"\n{script}\n", 1))
+    try:
+        yield
+    finally:
+        for command, text in answers.items():
+            write(command, text)
 
 
 def interrupt(process: subprocess.Popen[str]) -> str:
@@ -224,18 +250,12 @@ def test_scancel_of_a_job_loses_nothing(study, finished):
 def test_a_study_outlives_an_outage_of_slurm(study, finished):
     """For a while, Slurm says nothing of jobs, and one ends."""
     target = without_windows(study)
-    outage = study.slurm.folder / "outage"
-    for name in ("sacct", "squeue"):
-        command = study.slurm.folder / "bin" / name
-        answers = command.read_text()
-        command.write_text(answers.replace("exec", f'test ! -e "{outage}" && exec'))
     process = study.cold().start_study("--", target)
     wait_for(lambda: running(study))
-    outage.touch()
-    wait_for((study.path / target).exists)
-    # Longer than the pause between two questions.
-    time.sleep(15)
-    outage.unlink()
+    with first_doing(study.slurm, "exit 1"):
+        wait_for((study.path / target).exists)
+        # Longer than the pause between two questions.
+        time.sleep(15)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "Slurm did not say how jobs are" in output
@@ -245,11 +265,15 @@ def test_a_study_outlives_an_outage_of_slurm(study, finished):
 
 @pytest.mark.long
 def test_an_interrupted_master_cancels_its_jobs(study, finished):
-    """As by Ctrl-C; the next run makes the rest."""
+    """As by Ctrl-C, while it asks how they are; the next run makes the rest."""
     target = without_windows(study)
     process = study.cold().start_study("--", target)
-    wait_for(lambda: running(study))
-    interrupt(process)
+    # Its first question comes a second after that.
+    wait_for(lambda: queued(study))
+    with first_doing(study.slurm, 'case "$*" in *--name*) sleep 20;; esac'):
+        wait_for(lambda: running(study))
+        time.sleep(1.5)
+        interrupt(process)
     wait_for(lambda: not running(study), 30)
     assert not (study.path / target).exists(), "the job was over before it was cancelled"
     study.warm().run_study("--", target)

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -92,9 +93,10 @@ def outlive_outages(executor: Any) -> None:
     (https://github.com/snakemake/snakemake-executor-plugin-slurm/issues/207).
 
     Args:
-        executor: The module `snakemake_executor_plugin_slurm`.
+        executor: Snakemake's executor for Slurm, from now on.
     """
-    ask = executor.query_job_status
+    module = sys.modules[type(executor).__module__]
+    ask = module.query_job_status
 
     async def ask_again_later(command: str, logger: logging.Logger) -> tuple[dict[str, str], float]:
         states, seconds = await ask(command, logger)
@@ -107,7 +109,28 @@ def outlive_outages(executor: Any) -> None:
         # As of jobs that Slurm does not know yet.
         return {}, 0.0
 
-    executor.query_job_status = ask_again_later
+    module.query_job_status = ask_again_later  # type: ignore[attr-defined]
+
+
+def cancel_every_job(executor: Any) -> None:
+    """Have Ctrl-C cancel every job of the run.
+
+    By itself, the executor leaves out those that it is asking Slurm about, which takes seconds
+    where Slurm is slow.
+
+    Args:
+        executor: Snakemake's executor for Slurm, from now on.
+    """
+    cancel = executor.cancel_jobs
+
+    def cancel_jobs(active_jobs: list[Any]) -> None:
+        try:
+            cancel(active_jobs)
+        finally:
+            # The jobs of a run have a name of their own.
+            output_of("scancel", f"--name={executor.run_uuid}")
+
+    executor.cancel_jobs = cancel_jobs
 
 
 def check_requests(
