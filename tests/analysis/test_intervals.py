@@ -334,6 +334,32 @@ def test_a_loss_that_is_not_finite_leaves_nothing_to_say() -> None:
     assert math.isnan(found.value) and math.isnan(found.low) and math.isnan(found.high)
 
 
+def test_a_number_that_too_many_draws_lack_has_no_interval() -> None:
+    """Where it is missing, it may be anything."""
+    a = losses(3.0, 0.5, "a")
+    level = statistics.fmean(a) + 1e-9
+
+    def below(means: Means) -> Numbers:
+        return np.where(means["a"] > level, np.nan, means["a"])
+
+    found = estimate([below], [sample(a=[a])])
+    assert found.value == pytest.approx(statistics.fmean(a))
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_text_that_each_seed_draws_anew_is_in_the_spread_over_seeds() -> None:
+    """With one seed, its windows are all there is to draw."""
+
+    def width(seeds: int, nested: bool) -> float:
+        same = np.array([[losses(3.0, 0.5, "a")] * seeds])
+        found = estimate([first], [Sample(["a"], [same], nested=nested)])
+        return found.high - found.low
+
+    assert width(2, nested=True) == pytest.approx(0, abs=1e-9)
+    assert width(2, nested=False) == pytest.approx(width(1, nested=True), rel=0.1)
+    assert width(1, nested=True) > 0.1
+
+
 def test_infinity_is_a_number() -> None:
     found = estimate([lambda means: means["a"] + math.inf], [sample(a=[losses(3.0, 0.5, "a")])])
     assert found.value == found.low == found.high == math.inf

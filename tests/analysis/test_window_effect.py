@@ -106,6 +106,27 @@ def test_gains_and_what_is_missed() -> None:
     assert rows["whole"]["perplexity_dense"] == pytest.approx(math.exp(3.5))
 
 
+@pytest.mark.parametrize("more", [0.0, 0.5])
+def test_where_nothing_is_gained_nothing_is_missed(more: float) -> None:
+    study = study_of("recon_block", "matrix")
+    none_better = {key: [loss + more for loss in UNADAPTED] for key in ("recon_block", "matrix")}
+    rows = window_rows(records_of(study, none_better), study)
+    assert [row["gain"] for row in rows] == pytest.approx([-more, -more])
+    assert all(math.isnan(row["gain_missed"]) for row in rows)
+    assert all(math.isnan(row["gain_missed_standard_error"]) for row in rows)
+
+
+def test_the_error_of_what_is_missed_has_that_of_seeds() -> None:
+    """Gains of a block are 1, 1.01 and 1.02; of a matrix, 0.25, 0.26 and 0.27."""
+    rows = rows_of("recon_block", "matrix", seeds=[0, 1, 2])
+    kept = 0.26 / 1.01
+    of_windows = [(kept * 1.01 - gain) / 1.01 for gain in (0.31, 0.21, 0.31, 0.21)]
+    of_seeds = [(kept * (1 + more) - (0.25 + more)) / 1.01 for more in (0.0, 0.01, 0.02)]
+    error = math.hypot(statistics.stdev(of_windows) / 2, statistics.stdev(of_seeds) / math.sqrt(3))
+    assert rows["matrix"]["gain_missed"] == pytest.approx(1 - kept)
+    assert rows["matrix"]["gain_missed_standard_error"] == pytest.approx(error)
+
+
 def test_a_choice_on_the_evaluation_text_is_not_the_best_that_others_miss() -> None:
     rows = rows_of(*ALL)
     assert {row["best"] for row in rows.values()} == {"recon_block"}
