@@ -368,6 +368,22 @@ def test_each_budget_is_compared_on_the_seeds_that_it_shares_with_the_reference(
     assert budget_line(rows[2])["seeds"] == "2"
 
 
+def test_what_seeds_took() -> None:
+    """Times and operations are means over the seeds, memory is the largest."""
+    study, records = with_other_seeds(recon_block=[0, 1, 2], full_1=[0, 1, 2])
+    for cell, record in records.items():
+        if cell.adaptation == "full_1":
+            cost, more = record["cost"], cell.seed
+            cost["retrain_model"] |= {"wall_s": 10 + more, "cpu_s": 20 + more}
+            cost["retrain_model"] |= {"flops": 300 + more, "peak_bytes": 400 - more}
+            cost["search"] = {"flops": 50 + more}
+    (row,) = (row for row in budget_rows(records, study) if row["adaptation"] == "full_1")
+    assert (row["wall_s"], row["cpu_s"], row["flops"]) == (11, 21, 301)
+    assert (row["peak_bytes"], row["search_flops"]) == (400, 51)
+    error = row["loss_minus_reference_standard_error"]
+    assert row["perplexity_error_beside_reference"] == pytest.approx(row["perplexity"] * error)
+
+
 @pytest.mark.parametrize(
     ("small", "large", "expected"),
     [
