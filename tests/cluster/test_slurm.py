@@ -18,7 +18,7 @@ from apptainer_standin import Apptainer
 from hub_standin import HubStandIn
 from real_slurm import Slurm
 from slurm_folder import STUDY, OnSlurm
-from study_folder import digests
+from study_folder import Folder, digests
 
 RESULTS = Path("results/smoke")
 CELL = "tiny/wanda-u50/{}/seed0"
@@ -86,6 +86,11 @@ def without_windows(study: OnSlurm, adaptation: str = "recon_block") -> str:
     for path in folder.iterdir():
         path.unlink()
     return str((folder / "manifest.json").relative_to(study.path))
+
+
+def made_in(study: Folder, target: str) -> dict[str, str]:
+    """Return the digests of what the job of a target made."""
+    return digests((study.path / target).parent)
 
 
 def add_retraining(study: OnSlurm, epochs: int) -> str:
@@ -197,8 +202,7 @@ def test_a_preempted_retraining_ends_bit_equal(study, tmp_path):
     assert submitted(output) == [number], "the job was submitted again"
     logs = (study.path / RESULTS / "logs" / "retrain_model").rglob("*.log")
     assert any("resuming from step" in log.read_text() for log in logs)
-    folder = Path(target).parent
-    assert digests(study.path / folder) == digests(whole.path / folder)
+    assert made_in(study, target) == made_in(whole, target)
 
 
 @pytest.mark.long
@@ -242,8 +246,7 @@ def test_scancel_of_a_job_loses_nothing(study, finished):
     study.slurm.run("scancel", *running(study))
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and len(submitted(output)) == 2, output
-    folder = Path(target).parent
-    assert digests(study.path / folder) == digests(finished.path / folder)
+    assert made_in(study, target) == made_in(finished, target)
 
 
 @pytest.mark.long
@@ -259,8 +262,7 @@ def test_a_study_outlives_an_outage_of_slurm(study, finished):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "Slurm did not say how jobs are" in output
-    folder = Path(target).parent
-    assert digests(study.path / folder) == digests(finished.path / folder)
+    assert made_in(study, target) == made_in(finished, target)
 
 
 @pytest.mark.long
@@ -277,8 +279,7 @@ def test_an_interrupted_master_cancels_its_jobs(study, finished):
     wait_for(lambda: not running(study), 30)
     assert not (study.path / target).exists(), "the job was over before it was cancelled"
     study.warm().run_study("--", target)
-    folder = Path(target).parent
-    assert digests(study.path / folder) == digests(finished.path / folder)
+    assert made_in(study, target) == made_in(finished, target)
 
 
 @pytest.mark.long
@@ -306,8 +307,7 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     wait_for(lambda: not running(study))
     assert RESUME in (study.path / "master.log").read_text()
     study.warm().run_study("--", target)
-    folder = Path(target).parent
-    assert digests(study.path / folder) == digests(finished.path / folder)
+    assert made_in(study, target) == made_in(finished, target)
 
 
 # --- Windows side by side

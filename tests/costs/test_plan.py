@@ -11,12 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from configs import (
-    ARCHITECTURE,
-    ASKED,
-    checked,
-    smoke,
-)
+from configs import ARCHITECTURE, ASKED, checked, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.jobs import Job, evaluation, jobs_of
 from freelunch.costs.machine import Machine

@@ -1,6 +1,5 @@
 """The environments agree: pyproject.toml is the one place where versions are pinned."""
 
-import os
 import re
 import subprocess
 import tomllib
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repository import ROOT
+from repository import ROOT, shell_environment
 
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 PINS = [pin for group in GROUPS.values() for pin in group]
@@ -57,9 +56,8 @@ def test_every_rule_uses_the_environment():
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `make` here as from a shell, whatever `make` runs the tests."""
-    environment = {key: it for key, it in os.environ.items() if not key.startswith("MAKE")}
     return subprocess.run(
-        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        ["make", *arguments], cwd=ROOT, env=shell_environment(), capture_output=True, text=True
     )
 
 

@@ -43,6 +43,7 @@ def test_jobs_of_a_step_add_up_but_their_peaks_and_the_tokens_that_they_share_do
     ]
     monkeypatch.setattr(collect, "_runs", lambda made: {"reconstruct_window": jobs, "search": jobs})
     monkeypatch.setattr(collect, "_cost_of", lambda made, run: run)
-    windows, search = collect._cost(SimpleNamespace()).values()  # type: ignore[arg-type]
+    cell: Any = SimpleNamespace()
+    windows, search = collect._cost(cell).values()
     assert windows == {"jobs": 2, "wall_s": 3.0, "peak_bytes": 5, "tokens": 8}
     assert search == {**windows, "tokens": 16}

@@ -7,12 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from configs import (
-    TASK,
-    changed,
-    config,
-    refusal,
-)
+from configs import TASK, changed, config, refusal
 from freelunch.core.errors import UserError
 from freelunch.study.config import Part
 from freelunch.study.study import Study

@@ -5,12 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs import (
-    changed,
-    checked,
-    refusal,
-    with_adaptations,
-)
+from configs import changed, checked, refusal, with_adaptations
 from freelunch.study.adaptations import Training
 from freelunch.study.study import Study
 from repository import ROOT

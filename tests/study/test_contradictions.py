@@ -5,16 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs import (
-    ASKED,
-    DRIFT,
-    TASK,
-    changed,
-    checked,
-    config,
-    refusal,
-    with_adaptations,
-)
+from configs import ASKED, DRIFT, TASK, changed, checked, config, refusal, with_adaptations
 from freelunch.core.errors import UserError
 from freelunch.reporting.audit.claims import load_claims
 from freelunch.study.claim_ids import CLAIMS, claim_ids

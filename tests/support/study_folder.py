@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from repository import ROOT
+from repository import ROOT, shell_environment
 from warm_python import warm_folder
 
 SMOKE = ROOT / "studies" / "smoke.yaml"
@@ -93,9 +93,7 @@ class Folder:
     def environment(self) -> dict[str, str]:
         """As in a shell where the environment is activated, whatever `make` runs the tests."""
         path = os.pathsep.join([*map(str, self.programs), os.environ["PATH"]])
-        ours = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
-        ours |= {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VERBOSE"}
-        inherited = {k: v for k, v in os.environ.items() if k not in ours}
+        inherited = shell_environment("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "VERBOSE")
         return {**inherited, "PATH": path}
 
     def start(self, *arguments: str, verbose: bool = False) -> subprocess.Popen[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repository import ROOT
+from repository import ROOT, shell_environment
 
 pytestmark = pytest.mark.long
 
@@ -45,9 +45,8 @@ class Clone:
 
     def try_(self, *command: object) -> subprocess.CompletedProcess[str]:
         """Run a command and return what it said, stderr included."""
-        mine = {"STUDY", "CORES", "PYTHONPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV"}
         environment = {
-            **{key: value for key, value in os.environ.items() if key not in mine},
+            **shell_environment("STUDY", "CORES", "PYTHONPATH", "VIRTUAL_ENV"),
             # As on a machine where nothing is activated.
             "PATH": os.pathsep.join(
                 folder
