@@ -17,8 +17,9 @@ from recipes import files_of, follow, succeed
 from repository import ROOT
 from study_folder import SHOWN
 
-# The tests that a recipe changes, or that take up by themselves what it adds.
+# The tests that a recipe changes, or that take up by themselves what it adds; what they share.
 TESTS = (
+    "conftest.py",
     *("adaptation/conftest.py", "adaptation/test_reconstruction.py"),
     *("study/conftest.py", "study/test_schema.py", "pruning/test_criteria.py"),
 )
