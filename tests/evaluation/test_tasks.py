@@ -204,6 +204,43 @@ def test_tasks_that_cannot_be_asked(name: str, problem: str) -> None:
     assert f"tasks.{name}" in str(error.value)
 
 
+CHOICES = {"text": ["x", "y"], "label": ["A", "B"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "found", "expected"),
+    [
+        # lm-eval itself would ask about the words "question_stem", and nobody would notice.
+        (
+            "openbookqa",
+            {"question": "a", "choices": CHOICES, "answerKey": "A"},
+            "question",
+            "_stem",
+        ),
+        ("rte", {"sentence1": "a", "sentence2": "b"}, "sentence1, sentence2", "label"),
+        # Test splits keep their answers secret.
+        ("rte", {**RTE[0], "label": -1}, "-1", "a number from 0 to 1"),
+        (
+            "arc_easy",
+            {"question": "a", "choices": CHOICES},
+            "'answerKey'",
+            "tasks/arc/arc_easy.yaml",
+        ),
+        ("hellaswag", {"sentence1": "a"}, "KeyError: 'ctx_a'", "tasks/hellaswag/hellaswag.yaml"),
+    ],
+)
+def test_documents_that_do_not_fit_their_task_are_refused(
+    name: str, document: dict[str, Any], found: str, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text(json.dumps(document) + "\n")
+    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": 1}
+    task = fetch_task(name, read_task(entry), stock_task(name), tmp_path / "task", "print")
+    problem = rf"tasks\.{name}.*\n *found: .*{found}.*\n *expected: .*{expected}"
+    with pytest.raises(UserError, match=problem):
+        load_tasks({name: task}, {name: [0]}, tmp_path)
+
+
 def test_unknown_tasks_show_the_nearest() -> None:
     with pytest.raises(UserError, match=r"hellaswag \(nearest\)"):
         stock_task("hellaswagg")

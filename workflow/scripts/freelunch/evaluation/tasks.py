@@ -44,6 +44,7 @@ from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
 METRIC = "acc"
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 STOCK = Path(lm_eval.tasks.__file__).parent
+_CORRECT = "take documents with these fields, or correct `format` or `member`"
 
 
 class Asked(Exception):
@@ -158,7 +159,8 @@ class TaskAccuracy:
         scratch: Folder for hidden states and for the files that lm-eval writes.
 
     Raises:
-        UserError: A task has no accuracy, or an answer is longer than the model takes.
+        UserError: A task has no accuracy, its documents are not those that lm-eval's task asks for,
+            or an answer is longer than the model takes.
     """
 
     def __init__(
@@ -262,6 +264,9 @@ def load_tasks(
         tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
         samples: For each task, the indices of its documents.
         scratch: Folder for the files that lm-eval reads and writes.
+
+    Raises:
+        UserError: A task has no accuracy, or its documents lack a field or a right answer.
     """
     datasets.disable_progress_bars()
     folder = scratch / "tasks"
@@ -291,17 +296,79 @@ def load_tasks(
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(changes), encoding="utf-8")
     # Load these tasks only.
     manager = lm_eval.tasks.TaskManager(include_path=str(folder), include_defaults=False)
-    loaded = manager.load(list(tasks))
-    for name, task in loaded["tasks"].items():
-        if METRIC not in task.aggregation():
+    loaded = {
+        name: _loaded(manager, name, artifact.facts["stock"]["file"], samples[name])
+        for name, artifact in tasks.items()
+    }
+    return {"tasks": loaded, "groups": {}, "group_map": {}}
+
+
+def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any:
+    """Return a task as lm-eval makes it from its file and these documents, if all is there."""
+    where = f"tasks.{name}"
+    try:
+        task = manager.load(name)["tasks"][name]
+        _check_fields(task, where)
+        _check_right_answers(task, documents, where)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # Whatever lm-eval's code or templates for this task raise.
+        raise UserError(
+            "lm-eval cannot make its task of these documents",
+            where=where,
+            found=f"{type(error).__name__}: {error}",
+            expected=f"documents as lm_eval/tasks/{file} takes them",
+            todo=_CORRECT,
+        ) from error
+    if METRIC not in task.aggregation():
+        raise UserError(
+            "this task has no accuracy",
+            where=where,
+            found=", ".join(task.aggregation()),
+            expected=METRIC,
+            todo="leave this task out",
+        )
+    return task
+
+
+def _check_fields(task: Any, where: str) -> None:
+    """Refuse documents without a field that a task names.
+
+    lm-eval takes a name that is no field for text, and would put the name itself into each prompt.
+    """
+    for setting in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        name = getattr(task.config, setting)
+        if isinstance(name, str) and name.isidentifier() and name not in task.features:
             raise UserError(
-                "this task has no accuracy",
-                where=f"tasks.{name}",
-                found=", ".join(task.aggregation()),
-                expected=METRIC,
-                todo="leave this task out",
+                "the documents lack a field of lm-eval's task",
+                where=where,
+                found=", ".join(sorted(task.features)),
+                expected=f"{name} ({setting})",
+                todo=_CORRECT,
             )
-    return loaded
+
+
+def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> None:
+    """Refuse documents whose right answer is not among their choices, as in test splits that keep
+    it secret.
+
+    lm-eval would count each of them as answered wrongly.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return
+    for number, document in zip(documents, task.eval_docs, strict=True):
+        # A document has several contexts and one continuation, or the other way round.
+        right = (task.doc_to_text if task.multiple_input else task.doc_to_target)(document)
+        choices = task.doc_to_choice(document)
+        each = right if isinstance(right, list) else [right]
+        if not all(it in choices or it in range(len(choices)) for it in each):
+            raise UserError(
+                "the right answer of a document is not among its choices",
+                where=f"{where}, document {number}",
+                found=right,
+                expected=f"a number from 0 to {len(choices) - 1}",
+                todo="take a split whose answers are public",
+            )
 
 
 def _answers(found: Sequence[Mapping[str, Any]], documents: Sequence[int]) -> list[dict[str, Any]]:
