@@ -513,6 +513,18 @@ def test_shards_of_an_interrupted_attempt_are_written_anew(
     assert found.spent == Spent()
 
 
+def test_what_another_job_trained_is_not_trained_again(llama: Prepared, tmp_path: Path) -> None:
+    """One that outlived its Snakemake, while this one waited. It had been interrupted before."""
+    settings = retraining_entry("norms", epochs=2)
+    folder, seen = tmp_path / "adapted", list[int]()
+    interrupted(lambda: retrain(llama, folder, report=stop_at(3), save_s=0, **settings))
+    other = retrain(llama, folder, **settings)
+    found = retrain(llama, folder, report=stop_at(0, seen), **settings)
+    assert not seen
+    assert found.digest == other.digest
+    assert found.spent.attempts == 1 and found.spent.wall_s > other.spent.wall_s > 0
+
+
 def test_divergence_names_the_step_and_the_loss(llama: Prepared, tmp_path: Path) -> None:
     settings = retraining_entry("full", learning_rate=1e30, warmup=0.0, epochs=4, clip=None)
     with pytest.raises(UserError, match="diverged") as error:

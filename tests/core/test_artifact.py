@@ -9,7 +9,7 @@ import pytest
 from artifacts import finished, names, write
 from freelunch.core import checked
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs, fingerprint
-from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.artifact_writer import FINISHED_JOURNAL, ArtifactWriter
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically, write_json
@@ -24,7 +24,7 @@ def test_the_manifest_describes_every_file(tmp_path: Path) -> None:
     assert "a" in writer and "c" not in writer
     assert writer.entry("b")["rows"] == 3
     made = writer.finish(loss=0.5)
-    assert names(made.folder) == {"a", "b", MANIFEST}
+    assert names(made.folder) == {"a", "b", FINISHED_JOURNAL, MANIFEST}
     read = Artifact(made.folder, "test")
     assert list(read.files) == ["a", "b"], "sorted, in whatever order they came"
     entry = {"sha256": file_digest(made.path("b")), "bytes": 5, "rows": 3}

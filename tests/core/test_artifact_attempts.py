@@ -13,9 +13,10 @@ import pytest
 
 from artifacts import fail_with, finished, names, write
 from freelunch.core import artifact
-from freelunch.core.artifact import MANIFEST
+from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter
 from freelunch.core.files import scratch_folder
+from freelunch.core.lock import waited_s
 
 SCRIPTS = Path(artifact.__file__).parents[2]
 
@@ -146,11 +147,34 @@ def test_another_fingerprint_discards(tmp_path: Path) -> None:
     assert "file0" in ArtifactWriter(tmp_path, "test", "new")
 
 
-def test_a_finished_folder_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_journal", [False, True])
+def test_a_folder_without_its_manifest_is_made_anew(tmp_path: Path, keep_journal: bool) -> None:
+    """As Snakemake leaves it before it runs a job again."""
     finished(tmp_path)
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    assert "one" not in writer
+    (tmp_path / MANIFEST).unlink()
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint", keep_journal=keep_journal)
+    assert writer.finished is None and "one" not in writer
     assert names(tmp_path) == {JOURNAL, LOCK}
+
+
+@pytest.mark.parametrize("changed", ["fingerprint", "kind", "manifest", "file", "nothing"])
+def test_what_another_job_finished_is_taken_over(tmp_path: Path, changed: str) -> None:
+    made = finished(tmp_path, loss=0.5)
+    kind = "another" if changed == "kind" else "test"
+    of = "another" if changed == "fingerprint" else "fingerprint"
+    if changed == "manifest":
+        (tmp_path / MANIFEST).write_text("{")
+    if changed == "file":
+        (tmp_path / "two").write_text("edited")
+    writer = ArtifactWriter(tmp_path, kind, of)
+    assert ("one" in writer) is (changed != "fingerprint")
+    assert ("two" in writer) is (changed not in ("fingerprint", "file"))
+    assert writer.finished == ({"loss": 0.5} if changed == "nothing" else None)
+    assert MANIFEST not in names(tmp_path), "it could be interrupted now"
+    if changed == "nothing":
+        again = writer.finish(**writer.finished)
+        assert again.digest == made.digest
+        assert again.spent.attempts == 0 and again.spent.host_bytes > 0
 
 
 def test_a_second_writer_waits_for_the_first(
@@ -158,20 +182,27 @@ def test_a_second_writer_waits_for_the_first(
 ) -> None:
     """A job whose Snakemake was killed may still be at work when the next run starts."""
     first = ArtifactWriter(tmp_path, "test", "fingerprint")
-    first.add("one", write("first"))
+    first.add("one", lambda path: (time.sleep(0.05), path.write_text("first")))
     opened = threading.Event()
+    taken: list[Artifact] = []
+    waited_before = waited_s()
 
     def second() -> None:
-        ArtifactWriter(tmp_path, "test", "fingerprint")
+        writer = ArtifactWriter(tmp_path, "test", "fingerprint")
         opened.set()
+        taken.append(writer.finish(**writer.finished))
 
     thread = threading.Thread(target=second, daemon=True)
     thread.start()
     assert not opened.wait(0.3), "two processes write into one folder"
     assert f"waiting for process {os.getpid()}" in caplog.text
-    first.finish()
+    made = first.finish(loss=0.5)
     assert opened.wait(10)
     thread.join()
+    assert taken[0].digest == made.digest
+    # What the first one spent on it is what it cost; the second only waited.
+    assert taken[0].spent.wall_s >= 0.05 and taken[0].spent.attempts == 0
+    assert waited_s() - waited_before >= 0.3
 
 
 def test_a_second_scratch_folder_waits_for_the_first(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def fetch(
     path = folder / name
     path.write_bytes(content)
     entry = {"source": "path", "path": str(path), "format": format, "field": field}
-    return fetch_text("tiny", read_text(entry), folder / "resources" / "tiny", "fingerprint")
+    of = file_digest(path)
+    return fetch_text("tiny", read_text(entry), folder / "resources" / "tiny", of)
 
 
 def table(*rows: object, column: str = "text") -> bytes:

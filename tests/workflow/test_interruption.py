@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from interrupts import stamps
 from study_folder import WINDOWS, digests
 
 SLOW = f"{WINDOWS}/manifest.json"
@@ -95,9 +96,11 @@ def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
     wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 1)
     process.kill()
     process.wait()
+    before = stamps(windows)
     study.warm().run(SLOW)
     process.communicate()
     assert digests(windows) == digests(slow.path / WINDOWS)
+    assert stamps(windows).items() >= before.items(), "blocks were adapted once more"
     assert study.planned(SLOW) == {}
 
 

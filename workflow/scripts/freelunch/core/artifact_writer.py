@@ -23,7 +23,8 @@ from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.core.spent import Spent
 
 JOURNAL = "journal.jsonl"
-# The journal of a finished folder whose work may be divided among jobs in another way later.
+# The journal of a finished folder: for a job that waited while another one filled it, and for jobs
+# that divide the same work in another way later.
 FINISHED_JOURNAL = "finished.jsonl"
 LOCK = ".lock"
 # The permissions that this process gives new files. Reading the umask means setting it, so this is
@@ -39,13 +40,19 @@ class ArtifactWriter:
     Args:
         folder: Made if missing. If an interrupted attempt with the same fingerprint left files here
             whose digests are still right, they are kept; everything else in the folder is removed.
+            A folder that is finished was finished by another job of the same kind, since Snakemake
+            removes the manifest before it runs a job; its files are kept in the same way.
         kind: As in `Artifact`.
         fingerprint: Digest of everything the content depends on.
         keep_journal: Whether the journal stays beside the manifest. Snakemake removes the manifest
             before it runs a job again; with the journal, a job that does more than fill this
             folder finds its files as an interrupted attempt would have left them.
         others: Folders with files of the same work, divided among jobs in another way. `find` looks
-            for files there. None if the work is never divided.
+            for files there.
+
+    Attributes:
+        finished: The facts of the manifest, if another job has finished the folder; else None. Who
+            has them and nothing to add may `finish` with them.
     """
 
     def __init__(
@@ -54,7 +61,7 @@ class ArtifactWriter:
         kind: str,
         fingerprint: str,
         keep_journal: bool = False,
-        others: Iterable[Path] | None = None,
+        others: Iterable[Path] = (),
     ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
         self._keep_journal, self._others = keep_journal, others
@@ -63,7 +70,9 @@ class ArtifactWriter:
         self._last = time.perf_counter(), time.process_time()
         self._spent = Spent()
         self._checked = CheckedFiles(folder)
+        self._uncounted = Spent()
         self._files = self._resume()
+        self.finished = self._facts_of_finished()
         for path in sorted(folder.iterdir()):
             if path.name not in {*self._files, JOURNAL, LOCK}:
                 remove_path(path)
@@ -114,14 +123,16 @@ class ArtifactWriter:
         source.check(source_name)
         self._link(source.path(source_name), name, facts, source.files[source_name][SHA256])
 
+    def count(self, spent: Spent) -> None:
+        """Count what earlier attempts spent, of which there is no file here, with the next file."""
+        self._uncounted = spent
+
     def finish(self, **facts: Any) -> Artifact:
         """Write the manifest, which makes the folder complete, and return the artifact."""
         self._checked.save()
         self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
-        if self._others is not None:
+        if not self._keep_journal:
             (self.folder / JOURNAL).replace(self.folder / FINISHED_JOURNAL)
-        elif not self._keep_journal:
-            (self.folder / JOURNAL).unlink()
         remove_lock(self._lock)
         artifact = Artifact(self.folder, self.kind)
         artifact.spent = self._spent
@@ -177,10 +188,12 @@ class ArtifactWriter:
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
-        """Return the intact files of an interrupted attempt that had the same fingerprint."""
-        if (self.folder / MANIFEST).exists():
-            return {}
-        first, lines = self._journal(self.folder / JOURNAL)
+        """Return the intact files of an interrupted attempt that had the same fingerprint, or of
+        another job that had it and has finished.
+        """
+        is_finished = (self.folder / MANIFEST).exists()
+        journal = FINISHED_JOURNAL if is_finished and not self._keep_journal else JOURNAL
+        first, lines = self._journal(self.folder / journal)
         intact = {
             name: line
             for name, line in lines.items()
@@ -189,18 +202,27 @@ class ArtifactWriter:
         }
         if not intact:
             return {}
-        attempts = first.get("attempts", 0) + 1
+        attempts = first.get("attempts", 0) + (not is_finished)
         spent = (Spent.of(line["spent"]) for line in intact.values())
         self._spent = sum(spent, Spent(attempts=attempts))
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
         self._write_text(JOURNAL, "".join(map(_line, [first, *intact.values()])))
         return {name: line["entry"] for name, line in intact.items()}
 
+    def _facts_of_finished(self) -> dict[str, Any] | None:
+        """Return the facts of the manifest, if it is one of just the files that were kept."""
+        path = self.folder / MANIFEST
+        made = unsealed(path.read_bytes()) if self._files and path.is_file() else None
+        if made is None or (made["kind"], made["files"]) != (self.kind, self._files):
+            return None
+        facts: dict[str, Any] = made["facts"]
+        return facts
+
     def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
         """Return the paths and journal lines of files of this fingerprint in the other folders."""
         return {
             name: (folder / name, line)
-            for folder in self._others or ()
+            for folder in self._others
             if folder.resolve() != self.folder.resolve()
             for journal in (JOURNAL, FINISHED_JOURNAL)
             for name, line in self._journal(folder / journal)[1].items()
@@ -224,7 +246,8 @@ class ArtifactWriter:
         """Return what this attempt spent since it last finished a file."""
         now = time.perf_counter(), time.process_time()
         (wall_s, cpu_s), self._last = self._last, now
-        return Spent.now(now[0] - wall_s, now[1] - cpu_s)
+        uncounted, self._uncounted = self._uncounted, Spent()
+        return Spent.now(now[0] - wall_s, now[1] - cpu_s) + uncounted
 
     def _write_text(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text)

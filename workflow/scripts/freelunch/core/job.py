@@ -26,6 +26,7 @@ from freelunch.core.digest import sealed
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
+from freelunch.core.lock import waited_s
 from freelunch.core.spent import Spent, begin_work
 
 PACKAGES = (
@@ -97,9 +98,11 @@ class Job:
 
     def run_facts(self) -> dict[str, Any]:
         """Return what the job has cost so far, where it runs, and the time."""
-        # Counted from the end of the imports, which take a process a few seconds.
+        # Counted from the end of the imports, which take a process a few seconds. While this job
+        # waited, another one worked for it.
         own = Spent.now(
-            time.perf_counter() - self._started, time.process_time() - self._cpu_started
+            time.perf_counter() - self._started - waited_s(),
+            time.process_time() - self._cpu_started,
         )
         all_in_all = self._earlier + own
         peaks = {"peak_bytes": all_in_all.host_bytes}

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from freelunch.core.errors import UserError
 log = logging.getLogger(__name__)
 # Locks that this process holds until it ends.
 _held: list[ReadWriteLock] = []
+_waited_s = 0.0
 
 
 def wait_for_lock(path: Path) -> BaseFileLock:
@@ -38,8 +40,16 @@ def wait_for_lock(path: Path) -> BaseFileLock:
         lock.acquire(blocking=False)
     except Timeout:
         log.warning("%s: waiting for process %s, which works here", path.parent, _holder(path))
+        began = time.perf_counter()
         lock.acquire()
+        global _waited_s
+        _waited_s += time.perf_counter() - began
     return lock
+
+
+def waited_s() -> float:
+    """Return how many seconds this process has waited for locks."""
+    return _waited_s
 
 
 def remove_lock(lock: BaseFileLock) -> None:

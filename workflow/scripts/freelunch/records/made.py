@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_digest
-from freelunch.core.artifact_writer import JOURNAL
+from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from freelunch.records.read import differences
@@ -124,7 +124,7 @@ def check_nothing_beside(checkpoint: Artifact, *others: str) -> None:
     Raises:
         UserError: There is a file that no step made.
     """
-    own = {MANIFEST, RUN, JOURNAL, *checkpoint.files, *others}
+    own = {MANIFEST, RUN, JOURNAL, FINISHED_JOURNAL, *checkpoint.files, *others}
     for path in sorted(checkpoint.folder.iterdir()):
         if path.name not in own and not path.name.startswith("."):
             raise UserError("this file does not belong to the checkpoint", where=path)

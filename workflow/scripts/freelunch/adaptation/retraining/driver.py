@@ -76,6 +76,8 @@ def retrain_model(
     check_belongs(masks, "model", model.artifact)
     check_sample(masks, states.calibration)
     writer = ArtifactWriter(folder, KIND, fingerprint)
+    if writer.finished is not None:
+        return writer.finish(**writer.finished)
     training = Training(
         model,
         masks,
@@ -87,6 +89,7 @@ def retrain_model(
         streamed,
     )
     spent = training.run(report, stop_at_divergence, save_s)
+    writer.count(spent)
     # Write all shards again: those of an interrupted attempt may come from another training, whose
     # last steps ran on another machine.
     facts = {MODEL: training.facts}
