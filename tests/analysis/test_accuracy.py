@@ -156,3 +156,12 @@ def test_seeds_are_averaged_document_by_document(tmp_path: Path) -> None:
     means = [(int(a) + int(b)) / 2 for a, b in zip("1100000011", "0000000011", strict=True)]
     error = statistics.stdev(means) / math.sqrt(10)
     assert row["accuracy_standard_error"] == pytest.approx(error)
+
+
+def test_without_each_seed_unadapted_there_is_no_difference_from_it(tmp_path: Path) -> None:
+    right = {cell: RIGHT[cell] for cell in (DENSE, NONE, RECON)}
+    right[Cell.parse("tiny/wanda-u50/recon_block/seed1")] = RIGHT[RECON]
+    rows = task_rows(made_up(tmp_path, right, seeds=[0, 1]), tmp_path)
+    row = found(rows, "recon_block", "rte")
+    assert row["seeds"] == 2 and row["accuracy_minus_dense"] is not None
+    assert row["accuracy_minus_unadapted"] is None

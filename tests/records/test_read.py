@@ -12,7 +12,13 @@ import pytest
 from configs import DRIFT, checked
 from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError
-from freelunch.records.read import answers_beside, check_spec, load_answers, load_records
+from freelunch.records.read import (
+    answers_beside,
+    check_spec,
+    is_finished,
+    load_answers,
+    load_records,
+)
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import recorded_study
@@ -69,6 +75,20 @@ def test_a_record_that_cannot_be_read(
     message = refusal(study)
     assert message.startswith(f"{path}: {said}")
     assert "to do:" in message
+
+
+def test_a_study_is_finished_if_each_cell_has_a_record_with_its_settings(study: Study) -> None:
+    path = study.paths.record(CELL)
+    whole, other = path.read_text(), json.loads(path.read_text())
+    other["spec"]["criterion"]["scope"] = "matrix"
+    assert is_finished(study)
+    for content in ("{", json.dumps(sealed({})), json.dumps(sealed(other))):
+        path.write_text(content)
+        assert not is_finished(study)
+    path.unlink()
+    assert not is_finished(study)
+    path.write_text(whole)
+    assert is_finished(study)
 
 
 def test_the_command_for_a_missing_record_can_be_pasted(study: Study) -> None:

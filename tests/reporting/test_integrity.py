@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def test_an_audit_of_sound_records(study: Study) -> None:
         ),
         (lambda it: it["identity"].update(sparsity=0.4), "identity.sparsity"),
         (lambda it: it["identity"].update(zeros=3), "identity.zeros"),
+        (lambda it: it["identity"].update(weights=3), "identity.weights"),
         (lambda it: it.update(fingerprint="0" * 64), "fingerprint"),
     ],
 )
@@ -149,6 +151,43 @@ def test_an_empty_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "make study" in str(error.value)
 
 
+def accuracy_of_tasks(answers: Path, tasks: dict[str, float], **others: float) -> dict[str, Any]:
+    """Return the metrics of tasks with these accuracies, whose answers are in a file."""
+    return {
+        "tasks": {task: {"accuracy": accuracy} for task, accuracy in tasks.items()},
+        "accuracy": fmean(tasks.values()),
+        "answers_sha256": file_digest(answers),
+        **others,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tasks", "others", "key"),
+    [
+        ({"rte": 0.5, "boolq": 1.0}, {}, None),
+        ({"rte": 0.75, "boolq": 1.0}, {}, "metrics.tasks.tasks.rte"),
+        ({"rte": 0.5, "boolq": 1.0}, {"accuracy": 0.7}, "metrics.tasks.accuracy"),
+        ({"rte": 0.5}, {}, "answers"),
+    ],
+)
+def test_accuracies_follow_from_the_answers(
+    tasks: dict[str, float], others: dict[str, float], key: str | None, tmp_path: Path
+) -> None:
+    study = make_study(adaptations=["none"], criteria=["wanda"])
+    records = make_records(study, PERPLEXITIES)
+    cell = [*records][1]
+    answers = answers_beside(tmp_path / cell.record_name)
+    right = {"rte": [{"right": True}, {"right": False}], "boolq": [{"right": True}]}
+    answers.write_bytes(answers_bytes(right))
+    records[cell]["metrics"]["tasks"] = accuracy_of_tasks(answers, tasks, **others)
+    records = {cell: sealed(it) for cell, it in records.items()}
+    if key is None:
+        check_records(study, records, tmp_path)
+        return
+    with pytest.raises(UserError, match=f"{key}: a record contradicts itself"):
+        check_records(study, records, tmp_path)
+
+
 def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
     """The accuracy stays what it was; differences from document to document do not."""
     study = make_study()
@@ -156,12 +195,7 @@ def test_answers_that_were_swapped_are_seen(tmp_path: Path) -> None:
     cell = Cell.parse("tiny/wanda-u50/none/seed0")
     answers = answers_beside(tmp_path / cell.record_name)
     answers.write_bytes(answers_bytes({"rte": [{"right": True}, {"right": False}]}))
-    of_task = {"accuracy": 0.5, "documents": 2, "documents_in_all": 2}
-    records[cell]["metrics"]["tasks"] = {
-        "tasks": {"rte": of_task},
-        "accuracy": 0.5,
-        "answers_sha256": file_digest(answers),
-    }
+    records[cell]["metrics"]["tasks"] = accuracy_of_tasks(answers, {"rte": 0.5})
     records[cell] = sealed(records[cell])
     check_records(study, records, tmp_path)
     for other in ([{"right": False}, {"right": True}], [{"right": True}]):

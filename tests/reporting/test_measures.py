@@ -125,6 +125,16 @@ def test_windows_that_were_all_chosen_on_the_evaluation_text_are_compared() -> N
     assert "halves_on_test, recon_on_test were chosen on the" in finding["reason"]
 
 
+def test_a_window_that_alone_was_chosen_on_the_evaluation_text_is_not_compared() -> None:
+    """It saw the answers; the others did not."""
+    settings = {"beside": 1, "windows": ["attention_mlp", "all"]}
+    values = BASE | {"wanda recon_all": 40.1, "wanda halves_on_test": 20.0}
+    part = audited("window_difference", {"within": 0.1}, values, settings)
+    (finding,) = part["findings"]
+    assert not any("on_test" in cell for cell in finding["cells"])
+    assert "attention_mlp" in finding["reason"]
+
+
 def test_a_window_with_fewer_seeds_takes_none_from_the_others() -> None:
     """It is not among those that are compared, so it is not missed."""
     names = ["none", "recon_block", "recon_halves", "recon_all"]

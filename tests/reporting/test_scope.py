@@ -32,6 +32,13 @@ def test_each_model_of_the_papers_study_has_the_papers_scale(model: str) -> None
     assert scope_of(PAPER, model, adaptation="recon_block_1024").shares == (8, 8)
 
 
+def test_the_largest_reconstruction_of_a_model_counts() -> None:
+    names = ("recon_block", "recon_block_1024", "recon_2")
+    cells = [Cell("llama-2-7b", "wanda", "u50", name, 0) for name in names]
+    scope = Scope.of(PAPER, cells, [3], REGIME)
+    assert scope.shares == (1, 8) and scope.reconstructed == (8, 8)
+
+
 def short_study(*models: str) -> Study:
     """Return the paper's study with sequences that are as long as the paper's for OPT only."""
     config = PAPER.as_json()

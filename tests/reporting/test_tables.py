@@ -188,6 +188,20 @@ def test_costs_are_of_their_own_steps() -> None:
         assert pruned[f"adaptation_{column}"] is None
 
 
+def test_zeros_and_speed_are_beside_what_they_are_of() -> None:
+    records = make_records(make_study(), PERPLEXITIES)
+    identity = records[WANDA]["identity"]
+    row = row_of(records, WANDA)
+    assert row["nonzero_parameters"] == identity["parameters"] - identity["zeros"]
+    assert 0 < row["nonzero_parameters"] < row["parameters"]
+    assert row["tokens_per_second"] is row["tokens_per_second_over_dense"] is None
+    speed = {"checkpoint": 300.0, "dense": 200.0}
+    losses = {"window_losses": [3.0, 4.0], "dense": {"window_losses": [2.0, 3.0]}}
+    records[WANDA]["metrics"]["drift"] = losses | {"tokens_per_second": speed}
+    row = row_of(records, WANDA)
+    assert (row["tokens_per_second"], row["tokens_per_second_over_dense"]) == (300.0, 1.5)
+
+
 def test_cost_that_a_step_did_not_note_is_empty_and_not_zero() -> None:
     records = make_records(make_study(), PERPLEXITIES)
     del records[RECONSTRUCTED]["cost"]["reconstruct_window"]["flops"]

@@ -28,6 +28,8 @@ from repository import ROOT
         ({"budget": {"tokens": 87}}, 10),
         ({"budget": {"tokens": 80}, "epochs": 3}, 3),
         ({"budget": {"times": 0.7, "of": "other"}}, 3),
+        # 95.6 tokens are 96, not 95: twelve sequences.
+        ({"budget": {"times": 2.39, "of": "other"}}, 12),
         # A multiple is of what the other sees, not of what it may see.
         ({"budget": {"times": 10, "of": "odd"}}, 30),
         ({"budget": {"times": 10, "of": "odd_epochs"}}, 40),
