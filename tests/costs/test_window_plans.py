@@ -167,6 +167,24 @@ def test_linears_and_ranks_of_them_are_seen_in_the_plan(
     assert f"adaptations.recon_block.{message}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"method": "biases"}, True),
+        ({"method": "reconstruction", "trains": "biases"}, True),
+        ({"method": "biases_norms"}, False),
+        ({"method": "full", "train_norms": False}, False),
+    ],
+)
+def test_a_model_without_biases_is_seen_in_the_plan(entry: dict[str, Any], said: bool) -> None:
+    study = smoke({"adaptations.recon_block": entry})
+    if not said:
+        Plan.of(study)
+        return
+    with pytest.raises(UserError, match="recon_block: it trains biases alone"):
+        Plan.of(study)
+
+
 def test_a_search_needs_documents(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.safetensors"
     tokens.touch()

@@ -59,6 +59,11 @@ def _problems(plan: "Plan", cell: Cell) -> Iterator[str]:
                 f"models.{cell.model}.dtype: the checkpoint's own is {UNTRAINED}, but "
                 f"{NO_GRADIENTS}; expected {TRAINED}"
             )
+        if trained.weights is None and not trained.norms and shapes.biases is False:
+            yield (
+                f"adaptations.{cell.adaptation}: it trains biases alone, and no linear layer of "
+                "this model has one; expected a method that trains norms or weights"
+            )
         yield from _unnamed(cell.adaptation, trained, shapes)
         matrices = trained_matrices(shapes, trained) or shapes.matrices
         smallest = min(min(of.inputs, of.outputs) for of in matrices)

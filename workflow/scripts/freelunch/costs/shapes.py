@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 from freelunch.study.batching import HEAD_PLACES
 from freelunch.study.dropout import dropout_of
-from freelunch.study.families import FAMILIES, Family, Scores, Whole, sizes_of, whole_of
+from freelunch.study.families import (
+    FAMILIES,
+    Family,
+    Scores,
+    Whole,
+    has_biases,
+    sizes_of,
+    whole_of,
+)
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -52,6 +60,7 @@ class Shapes:
         norms: Number of norms of the hidden size in a block.
         query_key_norms: Whether norms act on queries and keys.
         begins_with_norm: Whether a norm precedes the attention.
+        biases: Whether some linear layers of a block have a bias; None if it is not known.
         scores: What attention holds of the scores of all pairs of tokens; None if it holds none.
         whole: The setting with which blocks have no halves; None if they have halves.
         dropout: The highest rate of dropout within a block; None if it is not known.
@@ -72,6 +81,7 @@ class Shapes:
     norms: int
     query_key_norms: bool
     begins_with_norm: bool
+    biases: bool | None
     scores: Scores | None
     whole: Whole | None
     dropout: float | None
@@ -99,6 +109,7 @@ class Shapes:
             norms=family.norms,
             query_key_norms=family.query_key_norms,
             begins_with_norm=family.begins_with_norm,
+            biases=has_biases(sizes),
             scores=family.scores,
             whole=whole_of(sizes),
             dropout=dropout_of(sizes),

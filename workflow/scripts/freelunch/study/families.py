@@ -5,7 +5,7 @@ are recorded. Everything in between (halves of a block, heads, channels) needs t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from freelunch.core.errors import UserError
@@ -56,6 +56,9 @@ class Family:
         mlp_half: Modules that compute what the MLP adds. Together the two halves are the block.
         biases: Settings of the model's config that give every linear layer of a block a bias; None
             if the output projections cannot have one.
+        some_biases: Settings of the model's config of which each gives some linear layers of a
+            block a bias, with their values in a config that does not state them; None if some
+            layers have one whatever the config says.
         by_key_head: How one linear layer holds queries, keys and values: if True, the rows of each
             key head follow those of its query heads, and then come the rows of its value head; if
             False, all queries come first, then all keys, then all values.
@@ -81,6 +84,7 @@ class Family:
     attention_half: tuple[str, ...] = ("input_layernorm", "self_attn")
     mlp_half: tuple[str, ...] = ("post_attention_layernorm", "mlp")
     biases: Mapping[str, Any] | None = None
+    some_biases: Mapping[str, bool] | None = field(default_factory=dict)
     by_key_head: bool = False
     adds_residual: bool = False
     query_key_norms: bool = False
@@ -125,12 +129,18 @@ def _fused(linear: str, family: Family, **names: Any) -> Family:
 _PARALLEL = "attention and MLP both read the block's input, so that neither half follows the other"
 _ON_STREAM = "norms act on the residual stream, so that no half only adds to it"
 _LLAMA = Family()
-_ALL_BIASES = replace(_LLAMA, biases={"attention_bias": True, "mlp_bias": True})
+_ATTENTION_BIAS = {"attention_bias": False}
+_ALL_BIASES = replace(
+    _LLAMA,
+    biases={"attention_bias": True, "mlp_bias": True},
+    some_biases={**_ATTENTION_BIAS, "mlp_bias": False},
+)
 # Norms on both sides of attention and MLP.
 _GEMMA = replace(
     _LLAMA,
     attention_half=("input_layernorm", "self_attn", "post_attention_layernorm"),
     mlp_half=("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+    some_biases=_ATTENTION_BIAS,
     head_dim=256,
     tied=True,
 )
@@ -143,6 +153,7 @@ _NEOX = _fused(
     attention="attention",
     attention_half=("input_layernorm", "attention"),
     biases={"attention_bias": True},
+    some_biases=None,
     by_key_head=True,
     wholes=(Whole("use_parallel_residual", True, True, _PARALLEL),),
 )
@@ -164,8 +175,8 @@ _BLOOM = _fused(
 FAMILIES = {
     "llama": _ALL_BIASES,
     "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": replace(_LLAMA, head_dim=128, query_key_norms=True),
+    "qwen2": replace(_LLAMA, some_biases=None),
+    "qwen3": replace(_LLAMA, head_dim=128, query_key_norms=True, some_biases=_ATTENTION_BIAS),
     "smollm3": replace(_ALL_BIASES, tied=True),
     "granite": _ALL_BIASES,
     # Norms behind attention and MLP only.
@@ -173,10 +184,11 @@ FAMILIES = {
         _LLAMA,
         attention_half=("self_attn", "post_attention_layernorm"),
         mlp_half=("mlp", "post_feedforward_layernorm"),
+        some_biases=_ATTENTION_BIAS,
         query_key_norms=True,
         norms_all_heads=True,
     ),
-    "gemma": replace(_LLAMA, head_dim=256, tied=True),
+    "gemma": replace(_LLAMA, head_dim=256, some_biases=_ATTENTION_BIAS, tied=True),
     # No kernel caps scores. Each step replaces the scores of the one before. The hyperbolic tangent
     # and the softmax are saved.
     "gemma2": replace(_GEMMA, scores=Scores(passed=1, saved=2)),
@@ -190,6 +202,7 @@ FAMILIES = {
         attention_half=("self_attn_layer_norm", "self_attn"),
         mlp_half=("final_layer_norm", "fc1", "fc2"),
         biases={"enable_bias": True},
+        some_biases={"enable_bias": True},
         wholes=(Whole("do_layer_norm_before", False, True, _ON_STREAM),),
         tied=True,
     ),
@@ -198,6 +211,7 @@ FAMILIES = {
     "falcon": replace(
         _BLOOM,
         biases={"bias": True},
+        some_biases={"bias": False},
         adds_residual=False,
         scores=None,
         wholes=(
@@ -263,6 +277,20 @@ def biases_of(model_type: str) -> dict[str, Any]:
             todo="set `bias_compensation: false` for this criterion",
         )
     return dict(biases)
+
+
+def has_biases(config: Mapping[str, Any]) -> bool | None:
+    """Return whether some linear layers of a model's blocks have a bias; None if its family is not
+    in the table.
+
+    Args:
+        config: A transformers config, or an excerpt with the same keys.
+    """
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        return None
+    settings = family.some_biases
+    return settings is None or any(config.get(key, usual) for key, usual in settings.items())
 
 
 def family_of(model_type: str) -> Family:
