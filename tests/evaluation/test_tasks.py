@@ -241,6 +241,19 @@ def test_documents_that_do_not_fit_their_task_are_refused(
         load_tasks({name: task}, {name: [0]}, tmp_path)
 
 
+def test_documents_that_the_task_itself_leaves_out_are_refused(tmp_path: Path) -> None:
+    """They would shift the numbers of the others."""
+    path = tmp_path / "documents.jsonl"
+    pairs = [{"sentence1": one, "sentence2": "It is so.", "label": 0} for one in ("", "It is.")]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": 2}
+    task = fetch_task(
+        "paws_en", read_task(entry), stock_task("paws_en"), tmp_path / "task", "print"
+    )
+    with pytest.raises(UserError, match=r"leaves some .* out\n *found: *1\n *expected: *2"):
+        load_tasks({"paws_en": task}, {"paws_en": [0, 1]}, tmp_path)
+
+
 def test_unknown_tasks_show_the_nearest() -> None:
     with pytest.raises(UserError, match=r"hellaswag \(nearest\)"):
         stock_task("hellaswagg")

@@ -309,6 +309,14 @@ def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any
     try:
         task = manager.load(name)["tasks"][name]
         _check_fields(task, where)
+        if len(task.eval_docs) != len(documents):
+            raise UserError(
+                "lm-eval's task leaves some of these documents out",
+                where=where,
+                found=len(task.eval_docs),
+                expected=len(documents),
+                todo=f"leave out what lm_eval/tasks/{file} leaves out, and correct `documents`",
+            )
         _check_right_answers(task, documents, where)
     except (UserError, OSError, MemoryError):
         raise
