@@ -209,7 +209,8 @@ def test_an_extended_sample_begins_with_the_calibration_sample(wide):
 def test_hidden_states_are_a_cache(wide, tmp_path):
     hidden = wide.path / "results" / "smoke" / "hidden" / "tiny" / "seed0"
     names = {path.name for path in hidden.iterdir()}
-    assert names == {"manifest.json", *(f"hidden-{at:03d}.safetensors" for at in (0, 2, 4))}
+    kept = {f"hidden-{at:03d}.safetensors" for at in (0, 2, 4)}
+    assert names == {"manifest.json", "finished.jsonl", *kept}
     study = wide.copy(tmp_path / "study")
     shutil.rmtree(study.path / "results" / "smoke" / "hidden")
     assert study.planned() == {}
