@@ -253,7 +253,9 @@ def _rivals(study: Study, of: Found) -> Iterator[str]:
     if named:
         told = " and ".join(_rival(study, each) for each in named)
         others = sum(each["beside_first"] is not None for each in of["adaptations"]) - len(named)
-        more = f", and {others} more {'is' if others == 1 else 'are'} ranked below" if others else ""
+        more = (
+            f", and {others} more {'is' if others == 1 else 'are'} ranked below" if others else ""
+        )
         kind, _ = _named(study, named[0])
         yield f"on as many tokens, {kind} reaches {told}{more}"
 
