@@ -349,7 +349,7 @@ def prune(
             pattern=Pattern.parse(pattern),
             seed=seed,
             folder=folder,
-            fingerprint="fingerprint",
+            fingerprint=fingerprint("code", [score, pattern, seed, settings], dense),
             states=states,
             report=report,
         )
