@@ -204,6 +204,15 @@ def test_tasks_that_cannot_be_asked(name: str, problem: str) -> None:
     assert f"tasks.{name}" in str(error.value)
 
 
+def fetch_documents(name: str, documents: list[dict[str, Any]], folder: Path) -> Artifact:
+    """Write documents as lines of JSON and fetch them as those of a task."""
+    path = folder / "documents.jsonl"
+    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    count = len(documents)
+    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": count}
+    return fetch_task(name, read_task(entry), stock_task(name), folder / "task", "print")
+
+
 CHOICES = {"text": ["x", "y"], "label": ["A", "B"]}
 
 
@@ -232,10 +241,7 @@ CHOICES = {"text": ["x", "y"], "label": ["A", "B"]}
 def test_documents_that_do_not_fit_their_task_are_refused(
     name: str, document: dict[str, Any], found: str, expected: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "documents.jsonl"
-    path.write_text(json.dumps(document) + "\n")
-    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": 1}
-    task = fetch_task(name, read_task(entry), stock_task(name), tmp_path / "task", "print")
+    task = fetch_documents(name, [document], tmp_path)
     problem = rf"tasks\.{name}.*\n *found: .*{found}.*\n *expected: .*{expected}"
     with pytest.raises(UserError, match=problem):
         load_tasks({name: task}, {name: [0]}, tmp_path)
@@ -243,13 +249,8 @@ def test_documents_that_do_not_fit_their_task_are_refused(
 
 def test_documents_that_the_task_itself_leaves_out_are_refused(tmp_path: Path) -> None:
     """They would shift the numbers of the others."""
-    path = tmp_path / "documents.jsonl"
     pairs = [{"sentence1": one, "sentence2": "It is so.", "label": 0} for one in ("", "It is.")]
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": 2}
-    task = fetch_task(
-        "paws_en", read_task(entry), stock_task("paws_en"), tmp_path / "task", "print"
-    )
+    task = fetch_documents("paws_en", pairs, tmp_path)
     with pytest.raises(UserError, match=r"leaves some .* out\n *found: *1\n *expected: *2"):
         load_tasks({"paws_en": task}, {"paws_en": [0, 1]}, tmp_path)
 
@@ -310,13 +311,10 @@ def test_lambada_is_its_text(tmp_path: Path) -> None:
 
 def test_a_document_is_a_line_whatever_it_holds(tmp_path: Path) -> None:
     """U+2028 separates lines in Unicode, and no documents here."""
-    path = tmp_path / "rte.jsonl"
     documents = [
         {**document, "sentence1": f"{at}\u2028 apples."} for at, document in enumerate(RTE)
     ]
-    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
-    entry = {"source": "path", "path": str(path), "format": "jsonl", "documents": COUNT}
-    task = fetch_task("rte", read_task(entry), stock_task("rte"), tmp_path / "task", "print")
+    task = fetch_documents("rte", documents, tmp_path)
     loaded = load_tasks({"rte": task}, {"rte": [0, 7]}, tmp_path)["tasks"]["rte"]
     assert [document["sentence1"][0] for document in loaded.eval_docs] == ["0", "7"]
 

@@ -309,11 +309,11 @@ def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any
     try:
         task = manager.load(name)["tasks"][name]
         _check_fields(task, where)
-        if len(task.eval_docs) != len(documents):
+        if len(task.task_docs) != len(documents):
             raise UserError(
                 "lm-eval's task leaves some of these documents out",
                 where=where,
-                found=len(task.eval_docs),
+                found=len(task.task_docs),
                 expected=len(documents),
                 todo=f"leave out what lm_eval/tasks/{file} leaves out, and correct `documents`",
             )
@@ -364,7 +364,8 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
     """
     if task.OUTPUT_TYPE != "multiple_choice":
         return
-    for number, document in zip(documents, task.eval_docs, strict=True):
+    # Unlike `eval_docs`, these are not made anew each time that one asks for them.
+    for number, document in zip(documents, task.task_docs, strict=True):
         # A document has several contexts and one continuation, or the other way round.
         right = (task.doc_to_text if task.multiple_input else task.doc_to_target)(document)
         choices = task.doc_to_choice(document)
