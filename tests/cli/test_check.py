@@ -88,7 +88,7 @@ def test_repeated_documents_count_once(config: dict[str, Any]) -> None:
 
 
 def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
-    Path("few.txt").write_text("\n".join(reversed(DOCUMENTS[:8])) + "\n")
+    Path("few.txt").write_text("\n".join(f"few {each}" for each in DOCUMENTS[:8]) + "\n")
     few = {"source": "path", "path": "few.txt", "format": "lines"}
     mixed = {"source": "mixture", "parts": {"few": 0.25, "notes": 0.75}}
     mixed["evaluation_text"] = "leave_out"
@@ -99,6 +99,19 @@ def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
     message = refused(config)
     assert "texts.mixed.parts.few: 0.25 of 400 sequences of 32 tokens are drawn from it" in message
     assert "3,200 tokens, each once" in message and "parts.notes" not in message
+
+
+def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:
+    """As `mix_text` would refuse them, but before anything runs."""
+    Path("half.txt").write_text("\n".join(DOCUMENTS[::2]) + "\n")
+    half = {"source": "path", "path": "half.txt", "format": "lines"}
+    mixed = {"source": "mixture", "parts": {"notes": 0.5, "half": 0.5}}
+    mixed["evaluation_text"] = "leave_out"
+    config["texts"] |= {"half": half, "mixed": mixed}
+    config["study"]["calibration"]["text"] = "mixed"
+    message = refused(config)
+    assert "the parts of the mixture overlap" in message and "texts.mixed.parts.notes" in message
+    assert "32 of its 64 documents, 50.0% of its characters" in message
 
 
 # --- Models

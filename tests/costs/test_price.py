@@ -50,9 +50,13 @@ def test_the_price_of_a_claim_is_that_of_its_cells(plan: Plan) -> None:
 
 
 def test_what_does_not_fit_is_counted_for_each_size_of_a_gpu(plan: Plan) -> None:
-    """SparseGPT of 72 billion parameters needs 32.4 GB."""
-    assert by_name(prices_of_models(plan, MACHINE))["qwen2.5-72b"].unfitting == (1, 0, 0)
-    assert by_name(prices_of_models(plan, MACHINE))["opt-125m"].unfitting == (0, 0, 0)
+    """SparseGPT of 72 billion parameters needs 32.4 GB, and its windows of one block 23.6 GB. The
+    memory of this machine does not count.
+    """
+    for memory in (None, 10**9):
+        prices = by_name(prices_of_models(plan, replace(MACHINE, memory_bytes=memory)))
+        assert prices["qwen2.5-72b"].unfitting == (2, 0, 0)
+        assert prices["opt-125m"].unfitting == (0, 0, 0)
 
 
 def test_the_plan_shows_prices_and_says_where_the_adaptations_are(
@@ -74,13 +78,16 @@ def test_the_plan_shows_prices_and_says_where_the_adaptations_are(
     assert "adaptations of models; `make plan STUDY=studies/paper.yaml MODELS=...`" in text
 
 
-def test_a_plan_without_a_gpu_that_takes_months_says_how_to_plan_with_one() -> None:
+def test_a_plan_without_a_gpu_that_takes_months_has_the_prices_on_one() -> None:
+    """They are those of the command that it names, whatever this machine is."""
     study = Study.load(Path("studies/qwen72b.yaml"), ROOT)
-    command = "`make plan STUDY=studies/qwen72b.yaml DEVICE_MEMORY=80 TFLOPS=400`"
+    command = "`make plan STUDY=studies/qwen72b.yaml DEVICE_MEMORY=80 TFLOPS=400 DISK=2GB/s`"
     without = replace(MACHINE, device_bytes=None)
-    assert command not in plan_text(Plan.of(study), without)
-    assert command in plan_text(Plan.of(study), replace(without, flops_per_s=1e9))
-    assert command not in plan_text(Plan.of(study, 80 * 10**9), MACHINE)
+    assert "GPU" not in plan_text(Plan.of(study), without)
+    slow = replace(without, flops_per_s=1e9, memory_bytes=10**9)
+    text, on_gpu = plan_text(Plan.of(study), slow), plan_text(Plan.of(study, 80 * 10**9), MACHINE)
+    (row,) = re.findall(r"^  qwen2\.5-72b +8 .*all$", text, re.M)
+    assert command in text and command not in on_gpu and row in on_gpu.splitlines()
 
 
 def test_a_claim_whose_models_are_not_known_yet_has_no_price() -> None:
@@ -93,9 +100,14 @@ def test_a_claim_whose_models_are_not_known_yet_has_no_price() -> None:
     assert "Cost is unknown until the model is fetched: two" in plan_text(plan, MACHINE)
 
 
-def test_a_study_of_one_model_without_claims_has_no_prices() -> None:
-    text = plan_text(Plan.of(Study.load(Path("studies/qwen72b.yaml"), ROOT), 80 * 10**9), MACHINE)
-    assert "GPU hours" not in text
+def test_a_price_that_is_the_total_is_shown_with_a_gpu_alone() -> None:
+    """There it says which GPUs the study fits; elsewhere it would repeat the line of the total."""
+    study = Study.load(Path("studies/qwen72b.yaml"), ROOT)
+    heads = r"^  (?:model|claim) +cells"
+    assert not re.search(
+        heads, plan_text(Plan.of(study), replace(MACHINE, device_bytes=None)), re.M
+    )
+    assert len(re.findall(heads, plan_text(Plan.of(study, 80 * 10**9), MACHINE), re.M)) == 1
 
 
 def test_a_price_is_that_of_the_jobs() -> None:

@@ -87,7 +87,7 @@ if MIXTURES:
             PATHS.log("mix_text", "{text}"),
         wildcard_constraints:
             text="|".join(map(re.escape, MIXTURES)),
-        # Parts that overlap stop a study before it computes anything.
+        # Parts that overlap stop all but what the dense model computes without the mixture.
         priority: 1
         localrule: True
         conda:

@@ -9,6 +9,8 @@ rule sample_calibration:
         run=paths.run(PATHS.calibration("{model}", "{seed}")),
     log:
         PATHS.log("sample_calibration", "{model}", "seed{seed}"),
+    # Evaluation text in a part stops a study at once.
+    priority: 1
     localrule: True
     conda:
         "../../envs/freelunch.yaml"

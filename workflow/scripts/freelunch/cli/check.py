@@ -5,6 +5,7 @@ It reads no tensor, but the headers of weights.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.plausible import SELECTION, samples_drawn
 from freelunch.costs.room import lacking
 from freelunch.data.hub_revisions import check_download, is_offline
+from freelunch.data.mixture import documents_of_parts
 from freelunch.data.seen_model import (
     TOKENIZER,
     SeenModel,
@@ -59,6 +61,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     documents = {
         name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
     }
+    _check_mixture(study, documents)
     for name in study.tasks.get("tasks", {}):
         task = study.config.tasks[name]
         stock_task(name)
@@ -131,6 +134,14 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
     if isinstance(entry, Tokens) or not fetched or not (fetched / DOCUMENTS).is_file():
         return None
     return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}", is_fetched=True)
+
+
+def _check_mixture(study: Study, documents: dict[str, tuple[list[str], bool]]) -> None:
+    """Refuse a mixture whose parts overlap, if all of them are here."""
+    parts = list(mixture.parts) if (mixture := mixture_of(study)) else []
+    if all(part in documents and documents[part][1] for part in parts):
+        read = ((part, documents[part][0]) for part in parts)
+        deque(documents_of_parts(study.calibration.text, read), maxlen=0)
 
 
 def _amounts(

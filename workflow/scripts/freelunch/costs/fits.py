@@ -194,13 +194,15 @@ def way_out(
     if isinstance(settings, Retraining):
         if streamed:
             least = settings.model_copy(update={"micro_batch": 1})
-            cost = retraining.retrain(shapes, samples, length, least, streamed=True)
-            if misfit(cost, machine) is None:
-                return f"`micro_batch: 1` needs {needs(cost)}"
-            shorter = "a shorter study.calibration.length needs less"
-            if settings.micro_batch == 1:
-                return shorter
-            return f"{shorter}; `micro_batch: 1` alone needs {needs(cost)}"
+            change = "`micro_batch: 1`"
+            while misfit(
+                cost := retraining.retrain(shapes, samples, length, least, streamed=True), machine
+            ):
+                if (length := length // 2) == 0:
+                    return "no length of sequences fits"
+                also = "" if settings.micro_batch == 1 else "`micro_batch: 1` with "
+                change = f"{also}`study.calibration.length: {length}`"
+            return f"{change} needs {needs(cost)}"
         cost = retraining.retrain(shapes, samples, length, settings, streamed=True)
         return f"`residency: {STREAMED}` needs {needs(cost)}"
     if isinstance(settings, Reconstruction):

@@ -3,7 +3,7 @@
 No tensor library is imported. `plan_text` shows a plan at the terminal.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from freelunch.costs import evaluation, passes, pruning, reconstruction, retraining
@@ -77,6 +77,10 @@ class Plan:
         check_cells(plan)
         check_plausible(plan)
         return plan
+
+    def on_device(self, device_bytes: int) -> "Plan":
+        """Return the plan of the same study for a device with this memory."""
+        return replace(self, device_bytes=device_bytes, costs={})
 
     def step(
         self,

@@ -37,8 +37,10 @@ _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"))
 # Adaptations of more models than these are left to plans of single models.
 _MOST_LINES = 60
-# Seconds, 30 days: a plan without a GPU that takes longer also says how to plan with one.
+# Seconds, 30 days: a plan that takes longer here has the prices of models and claims on a GPU.
 _LONG_S = 30 * 86400
+# That GPU: its GB, its TFLOP/s, and the GB/s of the disk beside it.
+_GPU_GB, _GPU_TFLOPS, _GPU_DISK = 80, 400, 2
 _KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
 
@@ -128,11 +130,12 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
         ["written", *_sizes([one.written_bytes for one in sums])],
         ["disk", *_sizes([one.disk_bytes for one in sums])],
     ]
+    seconds = sum(cost.seconds(machine) for cost in everything)
+    on_gpu = machine.device_bytes is None and seconds > _LONG_S
     return [
         "",
         *_aligned(columns, names=1),
-        *_prices("model", prices_of_models(plan, machine), machine),
-        *_prices("claim", prices_of_claims(plan, machine), machine),
+        *(_prices_on_gpu(plan) if on_gpu else _prices(plan, machine)),
         *_adaptations(plan, jobs, machine),
         "",
         *_notes(plan, by_rule, machine),
@@ -160,9 +163,6 @@ def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iter
     seconds = sum(cost.seconds(machine) for cost in everything)
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)
-    if machine.device_bytes is None and seconds > _LONG_S:
-        gpu = f"{plan.study.command('plan')} DEVICE_MEMORY=80 TFLOPS=400"
-        yield f"  With a GPU, say of 80 GB and 400 TFLOP/s: `{gpu}`."
     shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in _KINDS)
     yield f"  Shares of the matrix product's rate: {shares}."
     if machine.device_bytes is not None:
@@ -217,11 +217,35 @@ def _adaptations(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]
     return ["", *lines]
 
 
-def _prices(head: str, prices: Sequence[Price], machine: Machine) -> list[str]:
-    """Return a line for each model or claim, taken alone; none if there is only one of a kind."""
-    if len(prices) < 2:
-        return []
+def _prices_on_gpu(plan: Plan) -> list[str]:
+    """Return the prices on a GPU, and how to plan everything for it or for another one."""
+    size = _GPU_GB * 10**9
+    machine = Machine.of(_GPU_TFLOPS * 1e12, _GPU_DISK * 1e9, device_bytes=size)
+    words = f"DEVICE_MEMORY={_GPU_GB} TFLOPS={_GPU_TFLOPS} DISK={_GPU_DISK}GB/s"
+    return [
+        "",
+        f"  On a GPU of {_GPU_GB} GB and {_GPU_TFLOPS} TFLOP/s, with a disk of {_GPU_DISK} GB/s; "
+        "the whole plan for it:",
+        f"  `{plan.study.command('plan')} {words}`",
+        *_prices(plan.on_device(size), machine),
+    ]
+
+
+def _prices(plan: Plan, machine: Machine) -> list[str]:
+    return [
+        *_price_lines("model", prices_of_models(plan, machine), machine),
+        *_price_lines("claim", prices_of_claims(plan, machine), machine),
+    ]
+
+
+def _price_lines(head: str, prices: Sequence[Price], machine: Machine) -> list[str]:
+    """Return a line for each model or claim, taken alone.
+
+    A single line would repeat the total, unless there is a device: then it says on which it fits.
+    """
     device = machine.device_bytes is not None
+    if len(prices) < (1 if device else 2):
+        return []
     columns = [
         [head, *(price.name for price in prices)],
         ["cells", *(f"{price.cells:,}" for price in prices)],

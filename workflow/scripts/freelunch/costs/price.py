@@ -15,8 +15,9 @@ from freelunch.study.steps import FETCH_MODEL, RECONSTRUCT_WINDOW, RETRAIN_MODEL
 
 # Rules whose jobs differ in their adaptation.
 ADAPTING = (RECONSTRUCT_WINDOW, RETRAIN_MODEL)
-# Memory of common GPUs, in bytes.
+# Memory of common GPUs, in bytes, and what of it is left to CUDA and to gaps between tensors.
 DEVICES = tuple(size * 10**9 for size in (24, 40, 80))
+RESERVED_BYTES = 1_500_000_000
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Price:
         seconds: Time of these jobs, one after another, without fetching models.
         memory: Memory of the largest job.
         disk_bytes: Bytes that remain at the end.
-        unfitting: For each size of DEVICES, how many kinds of jobs do not fit; empty without one.
+        unfitting: For each size of DEVICES, how many kinds of jobs do not fit, whatever the host
+            has; empty without a device.
     """
 
     name: str
@@ -68,9 +70,10 @@ def _asked(plan: Plan) -> tuple[list[Grid], Part]:
 
 def _prices(plan: Plan, machine: Machine, parts: Mapping[str, Part]) -> list[Price]:
     sizes = DEVICES if machine.device_bytes is not None else ()
+    # The machine is described by its GPU alone: its host need not be this one.
     devices = [
-        (replace(plan, device_bytes=size, costs={}), replace(machine, device_bytes=size))
-        for size in sizes
+        (plan.on_device(free), replace(machine, device_bytes=free, memory_bytes=None))
+        for free in (size - RESERVED_BYTES for size in sizes)
     ]
     found = []
     for name, part in parts.items():

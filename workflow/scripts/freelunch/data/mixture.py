@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,18 @@ def mix_text(
         UserError: A part repeats too much of the parts before it.
     """
     writer = ArtifactWriter(folder, TEXT, fingerprint)
-    seen: set[bytes] = set()
     lines: list[str] = []
     facts: list[dict[str, Any]] = []
-    for part, text in parts.items():
-        documents = [each for each in read_documents(text.folder) if each.strip()]
-        # A table may repeat its own rows.
-        own = {hashlib.sha256(each.encode()).digest(): each for each in documents}
-        kept = [each for digest, each in own.items() if digest not in seen]
-        _check_overlap(f"texts.{name}.parts.{part}", list(own.values()), kept)
-        seen |= own.keys()
+    read = ((part, read_documents(text.folder)) for part, text in parts.items())
+    for part, kept, dropped in documents_of_parts(name, read):
         lines += [json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in kept]
         facts.append(
             {
                 "name": part,
                 "documents": len(kept),
                 "characters": sum(map(len, kept)),
-                "duplicates": len(documents) - len(kept),
-                "text": text.digest,
+                "duplicates": dropped,
+                "text": parts[part].digest,
             }
         )
     writer.add_text(DOCUMENTS, "".join(lines))
@@ -78,6 +72,30 @@ def mix_text(
         parts=facts,
         **totals,
     )
+
+
+def documents_of_parts(
+    name: str, parts: Iterable[tuple[str, Iterable[str]]]
+) -> Iterator[tuple[str, list[str], int]]:
+    """Yield each part of a mixture, its documents, each once and in no earlier part, and how many
+    equal ones were dropped.
+
+    Args:
+        name: The mixture's key in `texts`, for messages.
+        parts: Each part's name and documents; those without a word are left out.
+
+    Raises:
+        UserError: A part repeats too much of the parts before it.
+    """
+    seen: set[bytes] = set()
+    for part, given in parts:
+        documents = [each for each in given if each.strip()]
+        # A table may repeat its own rows.
+        own = {hashlib.sha256(each.encode()).digest(): each for each in documents}
+        kept = [each for digest, each in own.items() if digest not in seen]
+        _check_overlap(f"texts.{name}.parts.{part}", list(own.values()), kept)
+        seen |= own.keys()
+        yield part, kept, len(documents) - len(kept)
 
 
 def _check_overlap(where: str, documents: list[str], kept: list[str]) -> None:

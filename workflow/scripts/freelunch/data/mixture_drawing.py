@@ -227,11 +227,13 @@ class MixtureDrawing:
     def _evaluation_text(self, part: Part, long: list[int], kept: list[int]) -> UserError:
         tokens = {index: len(self._tokens[index]) for index in long}
         share = 1 - sum(tokens[index] for index in kept) / sum(tokens.values())
+        held = len(long) - len(kept)
+        documents = f"{held:,} documents that share" if held > 1 else "a document that shares"
         return UserError(
             "a part of the mixture holds evaluation text",
             where=f"{self._where}.{part.name}",
-            found=f"{share:.1%} of its tokens, in {len(long) - len(kept):,} documents that share "
-            f"{GRAM} tokens in a row with a window of the evaluation text",
+            found=f"{share:.1%} of its tokens, in {documents} {GRAM} tokens in a row with a window "
+            "of the evaluation text",
             expected="none",
             todo="set `evaluation_text: leave_out` in the mixture, which leaves these documents "
             "out, or use another text",
