@@ -87,13 +87,18 @@ def test_repeated_documents_count_once(config: dict[str, Any]) -> None:
     assert "there is too little text" in refused(config)
 
 
-def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
-    Path("few.txt").write_text("\n".join(f"few {each}" for each in DOCUMENTS[:8]) + "\n")
-    few = {"source": "path", "path": "few.txt", "format": "lines"}
-    mixed = {"source": "mixture", "parts": {"few": 0.25, "notes": 0.75}}
-    mixed["evaluation_text"] = "leave_out"
-    config["texts"] |= {"few": few, "mixed": mixed}
+def mix(config: dict[str, Any], few: list[str]) -> None:
+    """Calibrate on a few documents and on `notes`."""
+    Path("few.txt").write_text("\n".join(few) + "\n")
+    config["texts"]["few"] = {"source": "path", "path": "few.txt", "format": "lines"}
+    parts = {"few": 0.25, "notes": 0.75}
+    mixed = {"source": "mixture", "parts": parts, "evaluation_text": "leave_out"}
+    config["texts"]["mixed"] = mixed
     config["study"]["calibration"]["text"] = "mixed"
+
+
+def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
+    mix(config, [f"few {each}" for each in DOCUMENTS[:8]])
     assert "all is well" in said(config)
     config["adaptations"]["recon_block"]["samples"] = 400
     message = refused(config)
@@ -103,12 +108,7 @@ def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
 
 def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:
     """As `mix_text` would refuse them, but before anything runs."""
-    Path("half.txt").write_text("\n".join(DOCUMENTS[::2]) + "\n")
-    half = {"source": "path", "path": "half.txt", "format": "lines"}
-    mixed = {"source": "mixture", "parts": {"notes": 0.5, "half": 0.5}}
-    mixed["evaluation_text"] = "leave_out"
-    config["texts"] |= {"half": half, "mixed": mixed}
-    config["study"]["calibration"]["text"] = "mixed"
+    mix(config, DOCUMENTS[::2])
     message = refused(config)
     assert "the parts of the mixture overlap" in message and "texts.mixed.parts.notes" in message
     assert "32 of its 64 documents, 50.0% of its characters" in message
@@ -234,12 +234,7 @@ def test_a_budget_that_would_see_each_token_too_often(config: dict[str, Any]) ->
 
 
 def test_a_part_of_a_mixture_with_too_few_long_documents(config: dict[str, Any]) -> None:
-    Path("few.txt").write_text("\n".join(sorted(DOCUMENTS, key=len)[-2:]) + "\n")
-    few = {"source": "path", "path": "few.txt", "format": "lines"}
-    mixed = {"source": "mixture", "parts": {"few": 0.25, "notes": 0.75}}
-    mixed["evaluation_text"] = "leave_out"
-    config["texts"] |= {"few": few, "mixed": mixed}
-    config["study"]["calibration"]["text"] = "mixed"
+    mix(config, sorted(DOCUMENTS, key=len)[-2:])
     message = refused(config)
     assert "texts.mixed.parts.few: 2 documents of more than 32 tokens; expected at least" in message
     assert "parts.notes" not in message
