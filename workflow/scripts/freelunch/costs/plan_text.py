@@ -138,7 +138,7 @@ def _costs(plan: Plan, jobs: Sequence[Job], machine: Machine) -> list[str]:
         *(_prices_on_gpu(plan) if on_gpu else _prices(plan, machine)),
         *_adaptations(plan, jobs, machine),
         "",
-        *_notes(plan, by_rule, machine),
+        *_notes(plan, by_rule, seconds, machine),
         _on_a_cluster(plan, jobs, machine),
     ]
 
@@ -153,14 +153,15 @@ def _on_a_cluster(plan: Plan, jobs: Sequence[Job], machine: Machine, groups: int
     return f"  From scratch on a cluster: {number}; the longest chain takes {duration(longest)}."
 
 
-def _notes(plan: Plan, by_rule: dict[str, list[Cost]], machine: Machine) -> Iterator[str]:
+def _notes(
+    plan: Plan, by_rule: dict[str, list[Cost]], seconds: float, machine: Machine
+) -> Iterator[str]:
     everything = [cost for costs in by_rule.values() for cost in costs]
     # Adaptations have lines of their own.
     yield from (f"  {each}." for each in misfits(plan, machine) if each.name in by_rule)
     for note in dict.fromkeys(text_windows(plan.study, model).note for model in plan.shapes):
         if note:
             yield f"  {note[0].upper()}{note[1:]}."
-    seconds = sum(cost.seconds(machine) for cost in everything)
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)
     shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in _KINDS)
