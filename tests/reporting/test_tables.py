@@ -202,6 +202,45 @@ def test_zeros_and_speed_are_beside_what_they_are_of() -> None:
     assert (row["tokens_per_second"], row["tokens_per_second_over_dense"]) == (300.0, 1.5)
 
 
+def test_the_dense_model_has_its_perplexity_on_the_held_out_text_of_each_seed() -> None:
+    study = make_study(seeds=[0, 1])
+    records = make_records(study, PERPLEXITIES)
+    dense = {0: (20.0, 3.0), 1: (30.0, 4.0)}
+    for cell in records:
+        # The adaptations were not measured there.
+        if cell.adaptation == "none" and not cell.is_dense:
+            beside, its_own = (
+                {
+                    "perplexity": value,
+                    "perplexity_standard_error": error,
+                    "window_losses": [math.log(value) - 0.1, math.log(value) + 0.1],
+                }
+                for value, error in (dense[cell.seed], (48.0, 5.0))
+            )
+            speed = {"checkpoint": 2.0, "dense": 1.0}
+            drift = {**its_own, "dense": beside, "tokens_per_second": speed}
+            records[cell]["metrics"]["drift"] = drift
+    row = row_of(records, DENSE)
+    assert (row["held_out_perplexity"], row["held_out_perplexity_standard_error"]) == dense[0]
+    assert row["held_out_loss_minus_dense"] is row["drift_mean"] is row["tokens_per_second"] is None
+    assert row_of(records, WANDA)["held_out_perplexity"] == 48.0
+    assert row_of(records, RECONSTRUCTED)["held_out_perplexity"] is None
+    means = means_over_seeds(records)
+    (mean,) = [mean for mean in means if mean["criterion"] == "dense"]
+    assert mean["held_out_perplexity"] == 25.0
+    # The texts of the two seeds are independent: their errors average out.
+    assert mean["held_out_perplexity_standard_error"] == pytest.approx(math.hypot(3, 4) / 2)
+    text = summary_text([cells_section(study, means)])
+    of_dense, pruned = (
+        next(line for line in text.splitlines() if f"| {name} " in line)
+        for name in ("dense", "wanda")
+    )
+    assert "25.0 ± 2.5" in of_dense
+    # 48 / 20 with one seed, 48 / 30 with the other, without an error: both windows say the same.
+    assert f"{math.sqrt(48 / 20 * 48 / 30):.2f} ± 0.00" in pruned
+    assert "The dense model's is its mean over the text of all seeds" in text
+
+
 def test_cost_that_a_step_did_not_note_is_empty_and_not_zero() -> None:
     records = make_records(make_study(), PERPLEXITIES)
     del records[RECONSTRUCTED]["cost"]["reconstruct_window"]["flops"]

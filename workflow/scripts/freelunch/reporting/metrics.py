@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from freelunch.analysis.pairing import paired_difference, unit_losses
+from freelunch.analysis.pairing import exp, paired_difference, unit_losses
 from freelunch.reporting.formatting import percent, rounded, with_error
 from freelunch.study.study import Study
 
@@ -111,18 +111,39 @@ def at(*path: str | int, null: float | None = None) -> Callable[[Record], float 
 
 def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
     """Return the loss on held-out text minus that of the dense model there, and its error."""
-    drift = record["metrics"].get("drift")
-    if drift is None:
+    drift = record["metrics"].get("drift", {})
+    if "dense" not in drift:
         return None, None
     return paired_difference(unit_losses(drift), unit_losses(drift["dense"]))
 
 
+def _as_ratio(difference: float, error: float | None) -> str:
+    """Return the ratio of two perplexities, given the difference of their losses."""
+    ratio = exp(difference)
+    return with_error(ratio, None if error is None else ratio * error)
+
+
 def _held_out_note(study: Study) -> str:
     samples = study.drift.samples if study.drift else 0
-    return (
+    note = (
         f"Held out: perplexity on {samples} sequences of `{study.calibration.text}` "
         "from documents that calibration does not use."
     )
+    if _several_seeds(study):
+        note += " The dense model's is its mean over the text of all seeds."
+    return note
+
+
+def _held_out_ratio_note(study: Study) -> str:
+    note = "Held-out ratio: held-out perplexity divided by the dense model's on the same text."
+    if _several_seeds(study):
+        note += " Rows with different seeds can be compared by it."
+    return note
+
+
+def _several_seeds(study: Study) -> bool:
+    """Return whether there are several seeds."""
+    return len({cell.seed for cell in study.cells}) > 1
 
 
 METRICS = (
@@ -142,6 +163,9 @@ METRICS = (
         "held_out_loss_minus_dense",
         lambda record: _held_out_difference(record)[0],
         lambda record: _held_out_difference(record)[1],
+        text=_as_ratio,
+        summary_heading="held-out ratio",
+        note=_held_out_ratio_note,
         own_text=True,
     ),
     Metric(
