@@ -247,6 +247,13 @@ def test_cost_that_a_step_did_not_note_is_empty_and_not_zero() -> None:
     assert row_of(records, RECONSTRUCTED)["adaptation_flops"] is None
 
 
+def test_many_operations_are_written_without_an_exponent() -> None:
+    records = make_records(make_study(), PERPLEXITIES)
+    records[RECONSTRUCTED]["cost"]["reconstruct_window"]["flops"] = 1.244e15
+    text = summary_text([cells_section(make_study(), means_over_seeds(records))])
+    assert "1,244 TFLOP" in text
+
+
 def test_perplexity_that_is_not_finite_stays_visible() -> None:
     study = make_study()
     built = Built(study, make_records(study, {**PERPLEXITIES, str(WANDA): None}))

@@ -194,7 +194,7 @@ def _of_text(study: Study, records: Records) -> str | None:
     ]
     if width is None or not dense:
         return None
-    share = f"{100 * width / fmean(dense):.2g} %"
+    share = f"{significant(100 * width / fmean(dense))} %"
     return (
         f"On this text, the median pair of adaptations can be told apart if their losses differ by "
         f"{width:.2g} nats, {share} of the dense model's loss; other samples and orders add to "

@@ -10,6 +10,7 @@ from freelunch.reporting.formatting import (
     parts_text,
     range_text,
     rounded,
+    significant,
     with_error,
 )
 from freelunch.reporting.metrics import METRICS, Metric
@@ -74,14 +75,14 @@ def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
     if (tokens := mean["adaptation_tokens"]) is not None:
         yield f"{tokens:,.0f} tokens"
     if (flops := mean["adaptation_flops"]) is not None:
-        yield f"{flops / 1e12:,.3g} TFLOP"
+        yield f"{significant(flops / 1e12, 3)} TFLOP"
     if (seconds := mean["adaptation_wall_s"]) is not None:
         yield f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
     if (peak_bytes := mean["adaptation_peak_bytes"]) is not None:
         yield f"{peak_bytes / 1e9:.2f} GB"
     if mean["selected_on"]:
         yield f"{mean['choices']} chosen on {SELECTED_ON[mean['selected_on']]}"
-        yield f"{(mean['search_flops'] or 0) / 1e12:,.3g} TFLOP for the search"
+        yield f"{significant((mean['search_flops'] or 0) / 1e12, 3)} TFLOP for the search"
     if kept := mean["adaptation_windows_kept_pruned"]:
         yield f"{kept} of {mean['adaptation_windows']} windows no better than pruned"
     if worse := mean["adaptation_windows_worse"]:
