@@ -15,6 +15,7 @@ from freelunch.core.errors import UserError
 from freelunch.reporting.cells import cell_rows, means_over_seeds
 from freelunch.reporting.latex import escaped
 from freelunch.reporting.main_metrics import main_perplexities
+from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.sections.cells import cells_section
 from freelunch.reporting.summary import summary_text
 from freelunch.reporting.tables import build_tables
@@ -239,6 +240,16 @@ def test_the_dense_model_has_its_perplexity_on_the_held_out_text_of_each_seed() 
     # 48 / 20 with one seed, 48 / 30 with the other, without an error: both windows say the same.
     assert f"{math.sqrt(48 / 20 * 48 / 30):.2f} ± 0.00" in pruned
     assert "The dense model's is its mean over the text of all seeds" in text
+
+
+def test_one_seed_other_than_the_dense_cells_is_not_called_several() -> None:
+    study = make_study(seeds=[1])
+    (note,) = [
+        metric.note(study)
+        for metric in METRICS
+        if metric.column == "held_out_perplexity" and metric.note
+    ]
+    assert note.startswith("Held out:") and "seeds" not in note
 
 
 def test_cost_that_a_step_did_not_note_is_empty_and_not_zero() -> None:

@@ -153,6 +153,11 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
     ratio: tuple[float | None, float | None, float | None] = (None, None, None)
     if not cells[0].is_dense:
         ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])
+    measured = of_seeds
+    if cells[0].is_dense:
+        # A dense cell is evaluated once, but each seed has held-out text of its own.
+        seeds = sorted({cell.seed for cell in records if cell.model == cells[0].model})
+        measured = [_metrics(cells[0], seed, records) for seed in seeds]
     choices = dict.fromkeys(str(row["choice"]) for row in of_seeds if row["choice"])
     return {
         **{key: of_seeds[0][key] for key in ("model", "criterion", "pattern", "adaptation")},
@@ -162,7 +167,11 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
         "perplexity_standard_deviation_over_seeds": perplexity[2],
         "perplexity_over_dense": ratio[0],
         "perplexity_over_dense_standard_error": ratio[1],
-        **_metrics_over_seeds(cells, records),
+        **{
+            column: value
+            for metric in METRICS
+            for column, value in metric.over_seeds(measured).items()
+        },
         **{column: of_seeds[0][column] for column in _SHARED},
         **{column: _over(fmean, of_seeds, column) for column in _AVERAGED},
         **{column: _over(sum, of_seeds, column) for column in _ADDED},
@@ -185,7 +194,7 @@ def _cell_row(cell: Cell, records: Records) -> Row:
         "loss": number(perplexity["loss"]),
         "loss_standard_error": number(perplexity["loss_standard_error"]),
         **_beside_dense(cell, records),
-        **_metrics(_with_held_out(cell, cell.seed, records)),
+        **_metrics(cell, cell.seed, records),
         "sparsity": identity["sparsity"],
         "zeros": identity["zeros"],
         "weights": identity["weights"],
@@ -212,46 +221,25 @@ def _cell_row(cell: Cell, records: Records) -> Row:
     }
 
 
-def _metrics(record: Mapping[str, Any]) -> Row:
-    """Return METRIC_COLUMNS of a record."""
-    return {
-        column: value for metric in METRICS for column, value in metric.measured(record).items()
-    }
-
-
-def _metrics_over_seeds(cells: Sequence[Cell], records: Records) -> Row:
-    """Return METRIC_COLUMNS averaged over seeds; for a dense cell, over those of its model.
-
-    A dense cell is evaluated once, but each seed has held-out text of its own.
-    """
-    seeds = [(cell, cell.seed) for cell in cells]
-    if cells[0].is_dense:
-        of_model = {cell.seed for cell in records if cell.model == cells[0].model}
-        seeds = [(cells[0], seed) for seed in sorted(of_model)]
-    rows = [_metrics(_with_held_out(cell, seed, records)) for cell, seed in seeds]
-    return {
-        column: value for metric in METRICS for column, value in metric.over_seeds(rows).items()
-    }
-
-
-def _with_held_out(cell: Cell, seed: int, records: Records) -> Mapping[str, Any]:
-    """Return the record of a cell; that of a dense cell with its perplexity on held-out text.
+def _metrics(cell: Cell, seed: int, records: Records) -> Row:
+    """Return METRIC_COLUMNS of a cell; for a dense cell, with its perplexity on held-out text.
 
     The evaluation of each pruned cell measures the dense model, too, on the held-out text of the
     cell's seed.
     """
     record = records[cell]
-    if not cell.is_dense:
-        return record
-    measured = (
-        drift["dense"]
-        for other, its in records.items()
-        if (other.model, other.seed) == (cell.model, seed)
-        and (drift := its["metrics"].get("drift")) is not None
-    )
-    if (held_out := next(measured, None)) is None:
-        return record
-    return {**record, "metrics": {**record["metrics"], "drift": held_out}}
+    if cell.is_dense:
+        held_out = (
+            drift["dense"]
+            for other, its in records.items()
+            if (other.model, other.seed) == (cell.model, seed)
+            and (drift := its["metrics"].get("drift")) is not None
+        )
+        if (drift := next(held_out, None)) is not None:
+            record = {**record, "metrics": {**record["metrics"], "drift": drift}}
+    return {
+        column: value for metric in METRICS for column, value in metric.measured(record).items()
+    }
 
 
 def _beside_dense(cell: Cell, records: Records) -> Row:

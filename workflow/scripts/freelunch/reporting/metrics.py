@@ -142,8 +142,8 @@ def _held_out_ratio_note(study: Study) -> str:
 
 
 def _several_seeds(study: Study) -> bool:
-    """Return whether there are several seeds."""
-    return len({cell.seed for cell in study.cells}) > 1
+    """Return whether pruned cells have several seeds."""
+    return len({cell.seed for cell in study.cells if not cell.is_dense}) > 1
 
 
 METRICS = (
