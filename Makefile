@@ -263,7 +263,7 @@ kept: env
 	python -m freelunch.reporting.kept config.yaml docs/laptop
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
 	python -m freelunch.reporting.kept studies/quirks.yaml docs/quirks
-	python -m freelunch.reporting.kept studies/budgets.yaml docs/budgets --so-far
+	python -m freelunch.reporting.kept studies/budgets.yaml docs/budgets
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

@@ -12,14 +12,10 @@ from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.costs.reconstruction import reconstruct as plan_of_windows
 from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.model import hidden_states
 from freelunch.model.hidden_file import HiddenStates
-from freelunch.model.hidden_states import DenseStates
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import derive_seed
 from freelunch.study.dropout import dropout_of
 from interrupts import Interrupt, contents, interrupted
@@ -38,6 +34,7 @@ from tiny_models import (
     tiny_config,
     tiny_model,
 )
+from windows_for_tests import assert_dense_passes_are_counted
 
 MATRIX: dict[str, Any] = {"window": "matrix", "train_norms": False}
 BEHIND: dict[str, Any] = {**MATRIX, "targets": "behind_sparse"}
@@ -207,27 +204,7 @@ def test_operations_behind_sparse_matrices(tmp_path: Path, variant: str) -> None
 def test_the_plan_counts_what_has_to_be_made_again(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, keep: str
 ) -> None:
-    passed: list[int] = []
-
-    class Counted(DenseStates):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            kept = kept_boundaries(keep, BLOCKS)
-            self._paths = {at: path for at, path in self._paths.items() if at in kept}
-
-        def __del__(self) -> None:
-            passed.append(self.passed)
-
-    monkeypatch.setattr(hidden_states, "DenseStates", Counted)
-    reconstruct(llama, tmp_path / "adapted", **VARIANTS[variant])
-    shapes = Shapes.of(llama.model.config.to_dict(), "float32")
-    settings = reconstruction(**VARIANTS[variant])
-    flops = [
-        plan_of_windows(shapes, SEQUENCES, LENGTH, settings, keep=each).flops
-        for each in ("all", keep)
-    ]
-    one = shapes.forward_flops(SEQUENCES * LENGTH, LENGTH, 1)
-    assert passed == [(flops[1] - flops[0]) / one]
+    assert_dense_passes_are_counted(llama, tmp_path, monkeypatch, keep, **VARIANTS[variant])
 
 
 def test_a_family_without_halves_cannot_lose_its_residual(tmp_path: Path) -> None:

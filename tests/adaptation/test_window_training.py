@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,17 +9,14 @@ import torch
 from freelunch.adaptation.reconstruction.window import _in_float32
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.costs.reconstruction import reconstruct as plan_of_windows
 from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
-from freelunch.model import hidden_states as states
 from freelunch.model.checkpoint import StreamedModel, block_shard
-from freelunch.model.hidden_states import DenseStates, kept_states
+from freelunch.model.hidden_states import kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
 from freelunch.study.adaptation_entries import read_adaptation
-from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.methods import METHODS
 from interrupts import Interrupt, contents, interrupted, stamps
 from operations import Counter
@@ -43,7 +39,13 @@ from tiny_models import (
     tiny_checkpoint,
     weights,
 )
-from windows_for_tests import MODES, PARALLEL, WINDOWS, facts_of
+from windows_for_tests import (
+    MODES,
+    PARALLEL,
+    WINDOWS,
+    assert_dense_passes_are_counted,
+    facts_of,
+)
 
 # --- Resuming
 
@@ -79,28 +81,8 @@ def test_the_plan_counts_what_has_to_be_made_again(
     mode: str,
     keep: str,
 ) -> None:
-    kept = kept_boundaries(keep, BLOCKS)
-    passed: list[int] = []
-
-    class Counted(DenseStates):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self._paths = {at: path for at, path in self._paths.items() if at in kept}
-
-        def __del__(self) -> None:
-            passed.append(self.passed)
-
-    monkeypatch.setattr(states, "DenseStates", Counted)
     given = WINDOWS[window] | dict(zip(("inputs", "targets"), MODES[mode], strict=True))
-    reconstruct(llama, tmp_path / "adapted", **given)
-    settings = read_adaptation({"method": "reconstruction", **given})
-    shapes = Shapes.of(llama.model.config.to_dict(), "float32")
-    one = shapes.forward_flops(SEQUENCES * LENGTH, LENGTH, 1)
-    flops = [
-        plan_of_windows(shapes, SEQUENCES, LENGTH, settings, keep=each).flops
-        for each in ("all", keep)
-    ]
-    assert passed == [(flops[1] - flops[0]) / one]
+    assert_dense_passes_are_counted(llama, tmp_path, monkeypatch, keep, **given)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

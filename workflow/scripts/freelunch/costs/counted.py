@@ -10,7 +10,7 @@ from typing import Any
 from freelunch.costs.evaluation import drift_work, task_work
 from freelunch.costs.passes import capture_work, reference_work
 from freelunch.costs.pruning import prune_work
-from freelunch.costs.reconstruction_work import reconstruction_flops
+from freelunch.costs.reconstruction_work import reads_dense_states, reconstruction_flops
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Work
@@ -63,17 +63,13 @@ def _prune_model(shapes: Shapes, counts: Counts) -> dict[str, int]:
 
 def _reconstruct_window(shapes: Shapes, counts: Counts) -> dict[str, int]:
     sequences, length = _sample(counts)
-    return {
-        "flops": reconstruction_flops(
-            shapes,
-            sequences,
-            length,
-            with_window(read_adaptation(counts["adaptation"]), counts["window"]),
-            sparsity=counts["pruned_weights"] / (shapes.blocks * shapes.block_weights),
-            blocks=counts["blocks"],
-        ),
-        "dense_flops": shapes.forward_flops(sequences * length, length, counts["blocks"]),
-    }
+    settings = with_window(read_adaptation(counts["adaptation"]), counts["window"])
+    sparsity = counts["pruned_weights"] / (shapes.blocks * shapes.block_weights)
+    flops = reconstruction_flops(shapes, sequences, length, settings, sparsity, counts["blocks"])
+    found = {"flops": flops}
+    if reads_dense_states(settings):
+        found["dense_flops"] = shapes.forward_flops(sequences * length, length, counts["blocks"])
+    return found
 
 
 def _retrain_model(shapes: Shapes, counts: Counts) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from freelunch.costs.adapters import adapter_bytes, held_bytes
 from freelunch.costs.passes import passing, staged_bytes
-from freelunch.costs.reconstruction_work import reconstruction_work
+from freelunch.costs.reconstruction_work import reads_dense_states, reconstruction_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import OVERLAPPING, PROCESS_BYTES, Cost
 from freelunch.study import boundaries
@@ -83,15 +83,15 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequ
     As in `model.hidden_states`, they are made from the nearest earlier boundary, and the last two
     stay in memory.
     """
+    if not reads_dense_states(settings):
+        return 0
     window, kept = settings.window, kept_boundaries(keep, num_blocks)
     sparse = settings.sparse_inputs
-    # Hidden states of the dense model between blocks make no targets.
-    local = settings.local_targets or settings.lost_residual
     needed = [0]
     for indices in windows:
-        if not local and (not sparse or window in (MATRIX, HALVES)):
+        if not sparse or window in (MATRIX, HALVES):
             needed.append(indices.start)
-        if not local and window != MATRIX:
+        if window != MATRIX:
             needed.append(indices.stop)
     passed, made = 0, [0]
     for boundary in needed:

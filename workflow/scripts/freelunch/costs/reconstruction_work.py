@@ -34,6 +34,13 @@ def reconstruction_work(
     return work
 
 
+def reads_dense_states(settings: Windowed) -> bool:
+    """Return whether the dense model's hidden states make a window's inputs or targets, besides
+    those that enter the first block.
+    """
+    return not (settings.local_targets or settings.lost_residual)
+
+
 def _attention_flops(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
     """Return the part of `reconstruction_flops` that is attention."""
     window, blocks, tokens = settings.window, shapes.blocks, samples * length
