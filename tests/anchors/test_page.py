@@ -52,7 +52,8 @@ def test_the_page_says_what_was_found(study: Study) -> None:
     whole = cells[:2] * 4
     told = " ".join(page(study, whole, sweeps, (48, 256), 1, versions).split())
     assert (
-        "They take it 480 s and 960 processor seconds: 8.0 and 9.6 times as much as our 16." in told
+        "These take it 480 s and 960 processor seconds: 8.0 and 9.6 times as much as our 16."
+        in told
     )
     assert max(len(line) for line in lines if not line.startswith(("|", "- "))) <= 119
 

@@ -9,6 +9,7 @@ import pytest
 from freelunch.analysis import intervals
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
+from freelunch.costs.plan import Plan
 from freelunch.records.whole import made_by_steps
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
@@ -22,8 +23,11 @@ from records_for_tests import make_records
 
 PAPER = Study.load(Path("studies/paper.yaml"))
 TINY = Study.load(Path("studies/paper_tiny.yaml"))
+# With a GPU of 80 GB, which decides what the paper's study streams.
+PLANS = {study.block.name: Plan.of(study, 80 * 10**9) for study in (PAPER, TINY)}
 # Settings whose values are numbers, or that are compared as kinds below.
 NUMBERS = ("alpha", "batch", "budget", "epochs", "learning_rate", "memory_gb", "rank", "samples")
+COMPARED = ("residency", "select_on")
 # A kind: what it is about, and the settings that decide which code runs.
 Kind = tuple[Any, ...]
 
@@ -49,7 +53,7 @@ def window_kind(window: object) -> object:
 def adaptation_kind(study: Study, name: str) -> Kind:
     """Return the settings of an adaptation that decide which code runs."""
     entry = study.config.adaptations[name].as_json()
-    kept = {key: value for key, value in entry.items() if key not in (*NUMBERS, "select_on")}
+    kept = {key: value for key, value in entry.items() if key not in (*NUMBERS, *COMPARED)}
     if "window" in kept:
         kept["window"] = window_kind(kept["window"])
     return tuple(sorted(kept.items()))
@@ -81,7 +85,8 @@ def kinds_of(study: Study, cell: Cell) -> list[Kind]:
         kinds.append(("adaptation", adaptation_kind(study, name)))
         kinds.append(("amount", settings.is_retraining, amount(study, name)))
         window = window_kind(settings.window) if isinstance(settings, Reconstruction) else ""
-        kinds.append(("family", family, settings.method, window))
+        streamed = settings.is_retraining and PLANS[study.block.name].streamed(cell.model, name)[0]
+        kinds.append(("family", family, settings.method, window, streamed))
         kinds += searches(study, name)
     return kinds
 

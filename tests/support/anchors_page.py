@@ -28,7 +28,7 @@ BEGINNING = """
 same {samples} sequences of {length} tokens, and compares what they make. Both start from the
 dense checkpoint and the token ids on disk, and end with the pruned model on disk. The seconds
 include the start of all processes. Ours include Snakemake and, in each row, a dense pass for
-that row alone. Each row is one run of both, in turns.
+that row alone. Each row is one run of each tool, one after the other.
 """
 MEANING = """
 With `dense` statistics, the inputs of all matrices are those of the dense model
@@ -39,9 +39,9 @@ of Wikipedia. llm-compressor gets batches of 8 sequences, as many tokens as ours
 than its default of one, and `ignore: re:.*lm_head`, without which it prunes the output head.
 """
 REORDERED = """
-With sparse statistics, rounding alone changes masks: a weight near the threshold falls on its other
-side, and then all later blocks get other inputs. The same {samples} sequences in another order have
-sums that differ only by rounding. We pruned with them in other orders, too:
+With sparse statistics, rounding alone changes masks: a weight near the threshold may fall on the
+other side, and then all later blocks get different inputs. The same {samples} sequences in another
+order have sums that differ only by rounding. We pruned with them in other orders, too:
 """
 SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
@@ -51,8 +51,10 @@ llm-compressor can make the {shared} by Wanda and SparseGPT. {compared}
 """
 # If the comparison was interrupted, the two are not compared.
 WHOLE = """
-They take it {wall:.0f} s and {cpu:.0f} processor seconds: {times:.1f} and {cpu_times:.1f} times as
-much as our {all_masks}.
+These take it {wall:.0f} s and {cpu:.0f} processor seconds: {times:.1f} and {cpu_times:.1f} times as
+much as our {all_masks}. Each of our masks is a job of its own, so a study that adds a pattern makes
+only the new masks. But a sweep starts a process for each mask, and SparseGPT factorises the same
+matrices once for each pattern.
 """
 PARTIAL = """
 The {masks} of them that the table has take it {wall:.0f} s and {cpu:.0f} processor seconds; the
@@ -131,7 +133,7 @@ def page(
         *("## A sweep", "", sweep_text(study, compared, sweeps), ""),
         *("## Made with", ""),
         f"- {datetime.now(UTC).date().isoformat()}, commit {commit}",
-        f"- {processor_name()}, {os.cpu_count()} cores, of which each of the two used {cores}; "
+        f"- {processor_name()}, {os.cpu_count()} cores, of which each tool used {cores}; "
         f"load average of the last 15 minutes: {os.getloadavg()[2]:.1f} (if it is above the "
         "number of cores, other work slowed both, and processor seconds say more than seconds)",
         f"- llm-compressor {theirs['llmcompressor']}, torch {theirs['torch']}, transformers "
