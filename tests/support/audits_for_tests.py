@@ -28,9 +28,10 @@ KEPT = {
     "laptop": "config.yaml",
     "budgets": "studies/budgets.yaml",
     "quirks": "studies/quirks.yaml",
+    "precision": "studies/precision.yaml",
 }
 # Those whose records are kept although the study has not run to its end.
-UNFINISHED: tuple[str, ...] = ()
+UNFINISHED = ("precision",)
 # Where there is no SVG, the page shows the PNG.
 DRAWN = ("criteria.svg", "windows.svg", "budgets.png")
 # These adaptations make a comparison of windows, a comparison of budgets, and a cell whose
