@@ -264,7 +264,7 @@ kept: env
 	python -m freelunch.reporting.kept studies/full.yaml docs/full
 	python -m freelunch.reporting.kept studies/quirks.yaml docs/quirks
 	python -m freelunch.reporting.kept studies/budgets.yaml docs/budgets
-	python -m freelunch.reporting.kept studies/precision.yaml docs/precision --so-far
+	python -m freelunch.reporting.kept studies/precision.yaml docs/precision
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

@@ -31,7 +31,7 @@ KEPT = {
     "precision": "studies/precision.yaml",
 }
 # Those whose records are kept although the study has not run to its end.
-UNFINISHED = ("precision",)
+UNFINISHED: tuple[str, ...] = ()
 # Where there is no SVG, the page shows the PNG.
 DRAWN = ("criteria.svg", "windows.svg", "budgets.png")
 # These adaptations make a comparison of windows, a comparison of budgets, and a cell whose
