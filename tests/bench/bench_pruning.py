@@ -20,6 +20,7 @@ from freelunch.pruning.criteria import sparsegpt
 from freelunch.pruning.dense_pass import capture_dense, read_statistics
 from freelunch.pruning.masks import keep_mask
 from freelunch.pruning.prune import prune_model
+from freelunch.pruning.sharing import Pruning
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.study import Study
@@ -82,10 +83,9 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
             criterion = read_criterion({"score": score})
             for name in patterns:
                 target = scratch / f"{score}-{name}"
+                pruning = Pruning(criterion, Pattern.parse(name), 0, target, "bench")
                 times[score, name] = seconds(
-                    lambda criterion=criterion, name=name, target=target: prune_model(
-                        model, dense, criterion, Pattern.parse(name), 0, target, "bench", states
-                    )
+                    lambda pruning=pruning: prune_model(model, dense, pruning, states)
                 )
         captured_s = statistics.median(
             [before, seconds(lambda: capture(model, sample, True, scratch / "after"))]
@@ -137,7 +137,7 @@ def bench_elimination(model: StreamedModel, dense: Artifact) -> None:
         return [column_loop(weight, factor.upper, u50.sparsity) for weight, _, factor in work]
 
     def ours() -> list[Tensor]:
-        return [sparsegpt.prune(weight, x, u50, criterion)[0] for weight, x, _ in work]
+        return [sparsegpt.prune([weight], x, u50, criterion)[0][0] for weight, x, _ in work]
 
     different = sum(
         int(((one == 0) != (other == 0)).sum()) for one, other in zip(usual(), ours(), strict=True)

@@ -14,9 +14,10 @@ import pytest
 from artifacts import fail_with, finished, names, write
 from freelunch.core import artifact
 from freelunch.core.artifact import MANIFEST, Artifact
-from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter
+from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter, is_finished, is_left
 from freelunch.core.files import scratch_folder
 from freelunch.core.lock import waited_s
+from freelunch.core.spent import Clock, Spent
 
 SCRIPTS = Path(artifact.__file__).parents[2]
 
@@ -317,3 +318,62 @@ writer.finish()
         environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
         subprocess.run([*command, str(folder)], env=environment, check=True)
         assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
+
+
+# --- Folders that are filled for another job
+
+
+def leave(folder: Path, files: int = 2) -> Spent:
+    """Fill a folder for another job, which is to write its manifest."""
+    writer = ArtifactWriter(folder, "test", "fingerprint")
+    for number in range(files):
+        writer.add(f"file{number}", write(f"content {number}"), number=number)
+    return writer.leave()
+
+
+def test_a_folder_that_was_left_is_finished_by_its_own_job(tmp_path: Path) -> None:
+    spent = leave(tmp_path / "left")
+    assert names(tmp_path / "left") == {"file0", "file1", JOURNAL}
+    assert is_left(tmp_path / "left", "fingerprint") and not is_left(tmp_path / "left", "other")
+    assert not is_finished(tmp_path / "left", "fingerprint")
+    writer = ArtifactWriter(tmp_path / "left", "test", "fingerprint")
+    assert writer.left
+    made = writer.finish()
+    # Nothing was interrupted.
+    assert made.spent.attempts == 0
+    assert (made.spent.wall_s, made.spent.cpu_s) == (spent.wall_s, spent.cpu_s)
+    assert is_finished(tmp_path / "left", "fingerprint")
+    start(tmp_path / "whole", files=2)
+    whole = ArtifactWriter(tmp_path / "whole", "test", "fingerprint")
+    assert not whole.left
+    assert whole.finish().digest == made.digest
+
+
+def test_a_folder_that_was_left_and_is_damaged_is_no_longer_left(tmp_path: Path) -> None:
+    leave(tmp_path)
+    (tmp_path / "file1").write_text("something else")
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    assert not writer.left and "file0" in writer and "file1" not in writer
+    writer.release()
+    assert not is_left(tmp_path, "fingerprint")
+    assert "file0" in ArtifactWriter(tmp_path, "test", "fingerprint")
+
+
+def test_an_attempt_that_did_not_get_to_leave_is_an_interrupted_one(tmp_path: Path) -> None:
+    start(tmp_path)
+    assert not is_left(tmp_path, "fingerprint")
+    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer.leave()
+    assert ArtifactWriter(tmp_path, "test", "fingerprint").finish().spent.attempts == 1
+
+
+def test_folders_that_are_filled_in_turns_count_each_second_once(tmp_path: Path) -> None:
+    began, clock = time.perf_counter(), Clock()
+    writers = [ArtifactWriter(tmp_path / name, "test", name, clock=clock) for name in "ab"]
+    for number in range(3):
+        for writer in writers:
+            time.sleep(0.02)
+            writer.add(f"file{number}", write("content"))
+    found = [writer.leave() for writer in writers]
+    assert all(spent.wall_s > 0.05 for spent in found)
+    assert sum(spent.wall_s for spent in found) <= time.perf_counter() - began + 0.01

@@ -39,8 +39,10 @@ print("done")
 """
 
 
-def run_job(log: Path, run: Path, raised: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", JOB, str(log), str(run), str(raised)]
+def run_job(
+    log: Path, run: Path, raised: int = 0, code: str = JOB
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, str(log), str(run), str(raised)]
     return subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
@@ -99,3 +101,23 @@ def test_run_facts_that_cannot_be_written(tmp_path: Path) -> None:
     done = run_job(tmp_path / "job.log", Path("/proc/run.json"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "error: " in done.stderr
+
+
+def test_what_a_job_did_for_others_or_imported_late_is_not_its_own(tmp_path: Path) -> None:
+    code = JOB.replace(
+        "    for _ in range(3):",
+        "    import time\n"
+        "    from freelunch.core.spent import Clock\n"
+        "    time.sleep(1.0)  # an import\n"
+        "    job.begin()\n"
+        "    clock = Clock()\n"
+        "    time.sleep(0.5)\n"
+        "    job.lend(clock.lap())\n"
+        "    time.sleep(0.2)\n"
+        "    for _ in range(3):",
+    )
+    assert code != JOB
+    done = run_job(tmp_path / "logs" / "job.log", tmp_path / "run.json", code=code)
+    assert done.returncode == 0, done.stderr
+    facts = unsealed((tmp_path / "run.json").read_bytes())
+    assert facts is not None and 0.2 <= facts["cost"]["wall_s"] < 0.45

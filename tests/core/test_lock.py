@@ -15,7 +15,7 @@ import pytest
 
 from freelunch.core import lock
 from freelunch.core.errors import UserError
-from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
 
 SCRIPTS = Path(lock.__file__).parents[2]
 
@@ -127,3 +127,13 @@ def test_a_damaged_lock_of_runs_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "runs.lock").write_bytes(bytes(range(256)) * 32)
     with pytest.raises(UserError, match=r"runs\.lock: the lock of runs is damaged"):
         lock.clear_stale_locks(tmp_path)
+
+
+def test_a_lock_that_another_process_holds_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / ".lock"
+    with process("wait_for_lock", path):
+        assert lock_if_free(path) is None
+    held = lock_if_free(path)
+    assert held is not None
+    remove_lock(held)
+    assert not path.exists()

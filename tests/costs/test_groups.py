@@ -1,11 +1,12 @@
-"""In how many jobs windows are adapted, where nobody says how many."""
+"""In how many jobs windows are adapted, where nobody says how many; masks chosen together."""
 
 import math
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from freelunch.costs.groups import WORTH_S, window_groups
+from freelunch.costs.groups import WORTH_S, mask_groups, window_groups
 from freelunch.costs.jobs import Job, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -88,3 +89,46 @@ def test_each_job_recomputes_what_is_not_kept(keep: str, passed: int) -> None:
     shapes, tokens, length = plan.shapes["smollm2-135m"], 8192, 256
     more = one.flops - kept.flops // 30
     assert more == pytest.approx(shapes.forward_flops(tokens, length, passed), rel=0.01, abs=100)
+
+
+SWEEP = [
+    f"{criterion}-{pattern}"
+    for criterion in ("magnitude", "wanda", "ria", "sparsegpt")
+    for pattern in ("u50", "u60", "2of4", "4of8")
+]
+
+
+@pytest.fixture
+def sweep() -> Plan:
+    return Plan.of(Study.load(Path("studies/anchors.yaml")))
+
+
+def test_one_worker_chooses_all_masks_in_one_pass(sweep: Plan) -> None:
+    (group,) = mask_groups(sweep, SLOW, "smollm2-135m", SWEEP, 1)
+    assert sorted(group) == sorted(SWEEP)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 16, 100])
+def test_workers_get_about_the_same_work(sweep: Plan, workers: int) -> None:
+    groups = mask_groups(sweep, SLOW, "smollm2-135m", reversed(SWEEP), workers)
+    assert len(groups) == min(workers, len(SWEEP))
+    assert sorted(chain(*groups)) == sorted(SWEEP)
+    assert groups == mask_groups(sweep, SLOW, "smollm2-135m", SWEEP, workers)
+
+    def seconds(pruning: str) -> float:
+        criterion, pattern = pruning.split("-")
+        cost = sweep.step("prune_model", "smollm2-135m", criterion, "none", pattern)
+        assert cost is not None
+        return cost.seconds(SLOW)
+
+    loads = [sum(map(seconds, group)) for group in groups]
+    assert max(loads) - min(loads) <= max(map(seconds, SWEEP))
+
+
+def test_only_masks_of_weights_from_dense_statistics_are_chosen_together() -> None:
+    plan = Plan.of(Study.load(Path("studies/anchors.yaml")))
+    names = {cell.criterion for cell in plan.study.cells}
+    sparse = [f"{name}-u50" for name in names if name.endswith("_sparse")]
+    assert sparse
+    assert mask_groups(plan, SLOW, "smollm2-135m", [*sparse, "ria-u50"], 4) == [["ria-u50"]]
+    assert mask_groups(plan, SLOW, "smollm2-135m", sparse, 4) == []

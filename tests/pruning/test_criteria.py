@@ -13,11 +13,11 @@ from torch import Tensor
 
 from freelunch.core.errors import UserError
 from freelunch.pruning import criteria
-from freelunch.pruning.prune import prune_matrix
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import CRITERIA, read_criterion
 from freelunch.study.patterns import Pattern
 from slow_scores import SCORES, slow_mask, slow_scores
+from tiny_models import prune_matrix
 
 
 def statistics_of(inputs: Tensor) -> InputStatistics:
@@ -150,7 +150,7 @@ def test_what_a_class_says_is_what_its_module_does(name: str) -> None:
     arguments = {
         "score": (weight, without, settings, 0),
         "unit_score": (weight, without, settings),
-        "prune": (weight, without, Pattern.parse("u50"), settings),
+        "prune": ([weight], without, Pattern.parse("u50"), settings),
     }
     with pytest.raises(UserError, match="Gram") if settings.needs_gram else nullcontext():
         getattr(module, function)(*arguments[function])

@@ -213,6 +213,8 @@ def test_the_lowest_are_those_of_a_stable_sort(
                 assert torch.equal(lowest(scores, count), expected)
                 assert torch.equal(lowest_of_columns(scores.T.contiguous(), count).T, expected)
                 assert torch.equal(lowest_of_columns(scores.T, count).T, expected)
+                for ranks in (masks._ranks_by_bytes, masks._ranks_by_product):
+                    assert torch.equal((ranks(scores.T) < count).T, expected)
 
 
 @pytest.mark.parametrize("size", [4, 12])

@@ -20,12 +20,20 @@ from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.model.mask_store import load_pruned_block, masks_file
 from freelunch.pruning import criteria, dense_pass
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
-from freelunch.pruning.prune import prune_matrix
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
-from tiny_models import BLOCKS, Prepared, capture, prepare, prune, random_tokens, save_calibration
+from tiny_models import (
+    BLOCKS,
+    Prepared,
+    capture,
+    prepare,
+    prune,
+    prune_matrix,
+    random_tokens,
+    save_calibration,
+)
 
 
 @pytest.fixture(scope="module")

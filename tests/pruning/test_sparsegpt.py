@@ -12,11 +12,11 @@ from torch import Tensor
 from freelunch.core.errors import UserError
 from freelunch.pruning import criteria
 from freelunch.pruning.criteria import sparsegpt
-from freelunch.pruning.prune import prune_matrix
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.pruning.swaps import refine
 from freelunch.study.criteria import SparseGPT, read_criterion
 from freelunch.study.patterns import Pattern
+from tiny_models import prune_matrix
 
 DAMPING = 0.01
 
@@ -57,7 +57,10 @@ def settings_of(**settings: Any) -> SparseGPT:
 def prune(
     weight: Tensor, statistics: InputStatistics, pattern: str, **settings: Any
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    return sparsegpt.prune(weight, statistics, Pattern.parse(pattern), settings_of(**settings))
+    (found,) = sparsegpt.prune(
+        [weight], statistics, Pattern.parse(pattern), settings_of(**settings)
+    )
+    return found
 
 
 def slow_sparsegpt(
@@ -269,7 +272,7 @@ def test_damping_that_is_enough_is_not_worth_noting() -> None:
 def test_what_no_damping_helps_is_an_error(gram: Tensor) -> None:
     with pytest.raises(UserError, match="cannot be factorised") as error:
         sparsegpt.prune(
-            torch.ones(2, 4), with_gram(gram), Pattern.parse("u50"), settings_of(), "layer.7.up"
+            [torch.ones(2, 4)], with_gram(gram), Pattern.parse("u50"), settings_of(), "layer.7.up"
         )
     assert "layer.7.up" in str(error.value)
     assert "with 1 times its mean diagonal" in str(error.value)
@@ -287,7 +290,7 @@ def test_a_gram_matrix_that_is_not_finite(value: float) -> None:
 def test_without_a_gram_matrix_the_error_says_what_to_do() -> None:
     with pytest.raises(UserError, match="needs the Gram matrix") as error:
         sparsegpt.prune(
-            torch.ones(2, 4), with_gram(None), Pattern.parse("u50"), settings_of(), "layer.7.up"
+            [torch.ones(2, 4)], with_gram(None), Pattern.parse("u50"), settings_of(), "layer.7.up"
         )
     assert "layer.7.up" in str(error.value)
     assert "--forcerun capture_dense" in str(error.value)
@@ -325,6 +328,19 @@ def test_layers_of_one_input_share_its_factor_but_not_across_dampings() -> None:
     assert statistics.gram is not None
     found = prune(weight, statistics, "u50", damping=0.5)
     assert_same(found, slow_sparsegpt(weight, statistics.gram, "u50", damping=0.5))
+
+
+@pytest.mark.parametrize("scope", ["row", "matrix"])
+@pytest.mark.parametrize("pattern", ["u50", "2of4"])
+def test_matrices_of_one_input_are_pruned_at_once_as_each_alone(pattern: str, scope: str) -> None:
+    statistics, settings = statistics_of(correlated_inputs(40)), settings_of(scope=scope)
+    weights = [random_weight(rows, 40, seed=rows) for rows in (6, 1, 9)]
+    together = sparsegpt.prune(weights, statistics, Pattern.parse(pattern), settings)
+    assert len(together) == len(weights)
+    for weight, found in zip(weights, together, strict=True):
+        alone = prune(weight, statistics, pattern, scope=scope)
+        assert_same(found, (alone[0].double(), alone[1]))
+        assert found[0].is_contiguous() and found[1].is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -180,7 +180,7 @@ def sparsegpt_mask(weight: Tensor, inputs: Tensor) -> Tensor:
     gram = inputs.double().T @ inputs.double()
     told = InputStatistics(1, gram[0], gram[0], gram[0], gram.float())
     settings = read_criterion({"score": "sparsegpt"})
-    return sparsegpt.prune(weight, told, Pattern.parse("u50"), settings)[1]
+    return sparsegpt.prune([weight], told, Pattern.parse("u50"), settings)[0][1]
 
 
 EXPECTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -52,9 +52,9 @@ llm-compressor can make the {shared} by Wanda and SparseGPT. {compared}
 # If the comparison was interrupted, the two are not compared.
 WHOLE = """
 These take it {wall:.0f} s and {cpu:.0f} processor seconds: {times:.1f} and {cpu_times:.1f} times as
-much as our {all_masks}. Each of our masks is a job of its own, so a study that adds a pattern makes
-only the new masks. But a sweep starts a process for each mask, and SparseGPT factorises the same
-matrices once for each pattern.
+much as our {all_masks}. Our masks share one dense pass, and the jobs of a sweep read each block
+once and factorise each matrix once for each core, whatever the number of masks. Each mask still has
+a job of its own, so a study that adds a pattern makes only the new masks.
 """
 PARTIAL = """
 The {masks} of them that the table has take it {wall:.0f} s and {cpu:.0f} processor seconds; the

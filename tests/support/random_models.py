@@ -42,6 +42,7 @@ from freelunch.model.hidden_states import open_states
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
+from freelunch.pruning.sharing import Pruning
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.criteria import read_criterion
@@ -186,7 +187,8 @@ def take_step(
     if step == "prune":
         dense = Artifact(folder / "dense", dense_pass.KIND)
         target = folder / "masks"
-        prune_model(model, dense, WANDA, Pattern.parse("u50"), 0, target, "random", states)
+        pruning = Pruning(WANDA, Pattern.parse("u50"), 0, target, "random")
+        prune_model(model, dense, pruning, states)
         return
     masks = Artifact(folder / "masks", mask_store.KIND)
     if step == "reconstruct":

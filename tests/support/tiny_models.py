@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,10 +49,12 @@ from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
 from freelunch.pruning.dense_pass import capture_dense
-from freelunch.pruning.prune import prune_model
+from freelunch.pruning.prune import prune_matrices, prune_model
+from freelunch.pruning.sharing import Pruning
+from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
-from freelunch.study.criteria import read_criterion
+from freelunch.study.criteria import OfWeights, read_criterion
 from freelunch.study.methods import LOW_RANK
 from freelunch.study.patterns import Pattern
 from freelunch.study.sources import read_model
@@ -342,17 +345,27 @@ def prune(
 ) -> Artifact:
     """Prune a model by a criterion with these settings, and defaults for all others."""
     with dense_states(model, dense) as states:
-        return prune_model(
-            model=model,
-            dense=dense,
+        pruning = Pruning(
             criterion=read_criterion({"score": score, **settings}),
             pattern=Pattern.parse(pattern),
             seed=seed,
             folder=folder,
             fingerprint=fingerprint("code", [score, pattern, seed, settings], dense),
-            states=states,
-            report=report,
         )
+        return prune_model(model, dense, pruning, states, report)
+
+
+def prune_matrix(
+    module: ModuleType,
+    weight: Tensor,
+    statistics: InputStatistics,
+    pattern: Pattern,
+    settings: OfWeights,
+    seed: int = 0,
+    where: object = None,
+) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    """Prune a single matrix, as `prune_matrices` prunes several."""
+    return prune_matrices(module, [weight], statistics, pattern, settings, [seed], [where])[0]
 
 
 def reconstruction(**changes: Any) -> Reconstruction:

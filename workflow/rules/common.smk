@@ -198,6 +198,32 @@ def scheduled_windows(wildcards):
     return None if window_groups() > 1 else scheduled_cell(wildcards)
 
 
+def masks_together(wildcards):
+    """Return, as a resource, the masks of a model and seed that jobs of this run choose together.
+
+    Jobs that a scheduler starts one by one know nothing of each other.
+    """
+    if not workflow.local_exec:
+        return ""
+    waiting = defaultdict(dict)
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name.endswith(steps.PRUNE_MODEL):
+            name = f"{job.wildcards.criterion}-{job.wildcards.pattern}"
+            waiting[job.wildcards.model, job.wildcards.seed][name] = job
+    jobs = waiting[wildcards.model, wildcards.seed]
+    at_once = len(DEVICES) if USES_GPUS else workflow.resource_settings.cores or 1
+    workers = max(1, at_once // len(waiting))
+    divided = groups.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
+    shared = {name for group in divided for name in group}
+    if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
+        return ""
+    criteria = {
+        jobs[name].wildcards.criterion: [jobs[name].params.criterion, jobs[name].params.code]
+        for name in sorted(shared)
+    }
+    return json.dumps({"criteria": criteria, "groups": divided})
+
+
 def masks_of(wildcards):
     """Return the masks of a cell; nothing for the dense cell."""
     if wildcards.pruning == DENSE:

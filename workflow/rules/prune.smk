@@ -20,6 +20,8 @@ rule prune_model:
         **asks_with_device(
             lambda wildcards: Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
         ),
+        # As a resource, it reruns nothing: no mask depends on which job chose it.
+        together=masks_together,
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion).as_json(),

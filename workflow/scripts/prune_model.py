@@ -1,48 +1,82 @@
 """Choose the masks of a model for one criterion and pattern."""
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.artifact import Artifact
 from freelunch.core.files import scratch_folder
-from freelunch.core.job import running
-from freelunch.model import token_ids
-from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_states import open_states
-from freelunch.pruning import dense_pass
-from freelunch.pruning.prune import prune_model
-from freelunch.study.criteria import read_criterion
+from freelunch.core.job import Job, running
+from freelunch.core.spent import Spent
+from freelunch.pruning.sharing import Pruning, shared
+from freelunch.study import steps
 from freelunch.study.paths import read_run
-from freelunch.study.patterns import Pattern
-from freelunch.study.steps import CAPTURE_DENSE
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
+    from freelunch.model.checkpoint import StreamedModel
+
+
+def choose(job: Job, mine: Pruning, groups: list[list[Pruning]], dense: Artifact) -> Artifact:
+    """Return the masks, which this job chooses, or has another job of its run choose."""
+
+    def together(prunings: Sequence[Pruning]) -> Spent:
+        model = opened(job)
+        from freelunch.pruning.prune import prune_together
+
+        return prune_together(model, dense, prunings, job.report)
+
+    if not groups:
+        return alone(job, mine, dense)
+    with shared(mine, groups, together) as spent:
+        job.lend(spent)
+        return mine.finish_left(dense) or alone(job, mine, dense)
+
+
+def alone(job: Job, mine: Pruning, dense: Artifact) -> Artifact:
+    """Return the masks, which this job chooses for itself."""
+    model = opened(job)
+    from freelunch.model.hidden_states import open_states
+    from freelunch.pruning.prune import prune_model
+
+    sample = Artifact.at(snakemake.input.calibration, steps.CALIBRATION)
+    with scratch_folder(mine.folder.with_name(f".{mine.folder.name}.hidden")) as scratch:
+        states = open_states(model, sample, Path(snakemake.params.hidden), scratch)
+        return prune_model(model, dense, mine, states, job.report)
+
+
+@cache
+def opened(job: Job) -> "StreamedModel":
+    """Return the dense model.
+
+    A job does without it if another one has chosen the masks, and without the seconds that imports
+    of what computes take.
+    """
+    from freelunch.model.checkpoint import StreamedModel
+
+    job.begin()
+    return StreamedModel(Path(snakemake.input.model).parent, job.device)
+
+
 if __name__ == "__main__":
     with running(snakemake) as job:
-        model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-        dense = Artifact.at(snakemake.input.dense, dense_pass.KIND)
-        sample = Artifact.at(snakemake.input.calibration, token_ids.KIND)
-        folder = Path(snakemake.output.manifest).parent
-        pattern, seed = snakemake.wildcards.pattern, int(snakemake.wildcards.seed)
-        settings = {"criterion": snakemake.params.criterion, "pattern": pattern, "seed": seed}
-        criterion = read_criterion(snakemake.params.criterion)
-        with scratch_folder(folder.with_name(f".{folder.name}.hidden")) as scratch:
-            made = prune_model(
-                model=model,
-                dense=dense,
-                criterion=criterion,
-                pattern=Pattern.parse(pattern),
-                seed=seed,
-                folder=folder,
-                fingerprint=fingerprint(snakemake.params.code, settings, model.artifact, dense),
-                states=open_states(model, sample, Path(snakemake.params.hidden), scratch),
-                report=job.report,
-            )
-        job.made(made)
+        model = Artifact.at(snakemake.input.model, steps.CHECKPOINT)
+        dense = Artifact.at(snakemake.input.dense, steps.DENSE_ACTIVATIONS)
+        mine = Pruning.of(
+            criterion=snakemake.params.criterion,
+            pattern=snakemake.wildcards.pattern,
+            seed=int(snakemake.wildcards.seed),
+            folder=Path(snakemake.output.manifest).parent,
+            code=snakemake.params.code,
+            model=model,
+            dense=dense,
+        )
+        groups = mine.groups(snakemake.resources.get("together", ""), model, dense)
+        job.made(mine.finish_left(dense) or choose(job, mine, groups, dense))
         job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
-        if criterion.statistics == "sparse":
+        if mine.criterion.statistics == "sparse":
             job.counts["tokens"] = 2 * dense.facts["sequences"] * dense.facts["length"]
         job.counts["criterion"] = snakemake.params.criterion
-        job.shared[CAPTURE_DENSE] = [read_run(dense.folder)]
+        job.shared[steps.CAPTURE_DENSE] = [read_run(dense.folder)]

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +19,14 @@ from freelunch.core.checked import CheckedFiles
 from freelunch.core.digest import SHA256, file_digest, sealed, unsealed
 from freelunch.core.files import no_half_file, remove_path, write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
-from freelunch.core.spent import Spent
+from freelunch.core.spent import Clock, Spent
 
 JOURNAL = "journal.jsonl"
 # The journal of a finished folder: for a job that waited while another one filled it, and for jobs
 # that divide the same work in another way later.
 FINISHED_JOURNAL = "finished.jsonl"
+# Key of a journal's first line: a job that filled the folder for another one left nothing out.
+LEFT = "left"
 LOCK = ".lock"
 # The permissions that this process gives new files. Reading the umask means setting it, so this is
 # done once, before there are threads.
@@ -49,10 +50,13 @@ class ArtifactWriter:
             folder finds its files as an interrupted attempt would have left them.
         others: Folders with files of the same work, divided among jobs in another way. `find` looks
             for files there.
+        clock: Shared by folders that are filled in turns.
 
     Attributes:
         finished: The facts of the manifest, if another job has finished the folder; else None. Who
             has them and nothing to add may `finish` with them.
+        left: Whether another job left the folder complete but for its manifest, and every file is
+            still as that job made it.
     """
 
     def __init__(
@@ -62,13 +66,15 @@ class ArtifactWriter:
         fingerprint: str,
         keep_journal: bool = False,
         others: Iterable[Path] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
         self._keep_journal, self._others = keep_journal, others
         # A job may outlive its killed Snakemake and still be at work here.
         self._lock = wait_for_lock(folder / LOCK)
-        self._last = time.perf_counter(), time.process_time()
-        self._spent = Spent()
+        self._clock = clock or Clock()
+        self._spent, self._spent_here = Spent(), Spent()
+        self.left = False
         self._checked = CheckedFiles(folder)
         self._uncounted = Spent()
         self._files = self._resume()
@@ -133,10 +139,26 @@ class ArtifactWriter:
         self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
         if not self._keep_journal:
             (self.folder / JOURNAL).replace(self.folder / FINISHED_JOURNAL)
-        remove_lock(self._lock)
+        self.release()
         artifact = Artifact(self.folder, self.kind)
         artifact.spent = self._spent
         return artifact
+
+    def leave(self) -> Spent:
+        """Leave the folder, complete but for its manifest, to the job that it belongs to.
+
+        Returns:
+            What this job spent on its files. The other job counts it as its own.
+        """
+        self._checked.save()
+        first, lines = _read_journal(self.folder / JOURNAL, self.fingerprint)
+        self._write_text(JOURNAL, "".join(map(_line, [{**first, LEFT: True}, *lines.values()])))
+        self.release()
+        return self._spent_here
+
+    def release(self) -> None:
+        """Let another job fill the folder, which keeps the files that are here."""
+        remove_lock(self._lock)
 
     def _link(
         self,
@@ -176,7 +198,9 @@ class ArtifactWriter:
             "bytes": temporary.stat().st_size,
             **facts,
         }
-        spent = spent or self._spent_since_last()
+        if spent is None:
+            spent = self._spent_since_last()
+            self._spent_here += spent
         text = _line({"name": name, "entry": entry, "spent": spent.as_json()})
         # A process that is killed between these two makes the file once more.
         temporary.replace(self.folder / name)
@@ -193,19 +217,24 @@ class ArtifactWriter:
         """
         is_finished = (self.folder / MANIFEST).exists()
         journal = FINISHED_JOURNAL if is_finished and not self._keep_journal else JOURNAL
-        first, lines = self._journal(self.folder / journal)
+        first, lines = _read_journal(self.folder / journal, self.fingerprint)
+        left = first.get(LEFT, False)
+        # What an interrupted attempt wrote may not have reached the disk: it is read again.
         intact = {
             name: line
             for name, line in lines.items()
             if (self.folder / name).is_file()
-            and self._checked.holds(self.folder / name, line["entry"][SHA256], anew=True)
+            and self._checked.holds(self.folder / name, line["entry"][SHA256], anew=not left)
         }
         if not intact:
             return {}
-        attempts = first.get("attempts", 0) + (not is_finished)
+        attempts = first.get("attempts", 0) + (not is_finished and not left)
+        self.left = left and len(intact) == len(lines)
         spent = (Spent.of(line["spent"]) for line in intact.values())
         self._spent = sum(spent, Spent(attempts=attempts))
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
+        # At any moment, others find the folder left or finished.
+        first |= {LEFT: True} if self.left else {}
         self._write_text(JOURNAL, "".join(map(_line, [first, *intact.values()])))
         return {name: line["entry"] for name, line in intact.items()}
 
@@ -225,32 +254,44 @@ class ArtifactWriter:
             for folder in self._others
             if folder.resolve() != self.folder.resolve()
             for journal in (JOURNAL, FINISHED_JOURNAL)
-            for name, line in self._journal(folder / journal)[1].items()
+            for name, line in _read_journal(folder / journal, self.fingerprint)[1].items()
         }
-
-    def _journal(self, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Return the first line of a journal and the line of each file, by the file's name.
-
-        Nothing is returned if the journal is missing or damaged, or has another fingerprint.
-        """
-        try:
-            # An interrupt may have cut the last line short; its file is then written again.
-            first, *lines = map(_read_line, path.read_bytes().split(b"\n")[:-1])
-            found = {line["name"]: line for line in lines if line["entry"] and line["spent"]}
-            return (first, found) if first["fingerprint"] == self.fingerprint else ({}, {})
-        except (OSError, ValueError, KeyError):
-            # Nothing is written yet, or a power cut damaged the journal.
-            return {}, {}
 
     def _spent_since_last(self) -> Spent:
         """Return what this attempt spent since it last finished a file."""
-        now = time.perf_counter(), time.process_time()
-        (wall_s, cpu_s), self._last = self._last, now
         uncounted, self._uncounted = self._uncounted, Spent()
-        return Spent.now(now[0] - wall_s, now[1] - cpu_s) + uncounted
+        return self._clock.lap() + uncounted
 
     def _write_text(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text)
+
+
+def is_left(folder: Path, fingerprint: str) -> bool:
+    """Return whether another job left a folder complete but for its manifest, without a look at its
+    files.
+    """
+    return bool(_read_journal(folder / JOURNAL, fingerprint)[0].get(LEFT))
+
+
+def is_finished(folder: Path, fingerprint: str) -> bool:
+    """Return whether a folder with this fingerprint is complete, without a look at its files."""
+    journal = _read_journal(folder / FINISHED_JOURNAL, fingerprint)
+    return (folder / MANIFEST).is_file() and bool(journal[1])
+
+
+def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the first line of a journal and the line of each file, by the file's name.
+
+    Nothing is returned if the journal is missing or damaged, or has another fingerprint.
+    """
+    try:
+        # An interrupt may have cut the last line short; its file is then written again.
+        first, *lines = map(_read_line, path.read_bytes().split(b"\n")[:-1])
+        found = {line["name"]: line for line in lines if line["entry"] and line["spent"]}
+        return (first, found) if first["fingerprint"] == fingerprint else ({}, {})
+    except (OSError, ValueError, KeyError):
+        # Nothing is written yet, or a power cut damaged the journal.
+        return {}, {}
 
 
 def _line(item: Mapping[str, Any]) -> str:

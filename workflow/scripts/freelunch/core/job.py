@@ -66,10 +66,23 @@ class Job:
         self.counts: dict[str, Any] = {}
         self.shared: dict[str, Any] = {}
         self.requested: dict[str, int] = {}
-        self._started, self._cpu_started = time.perf_counter(), time.process_time()
-        self._earlier = Spent()
-        self._said = self._started
+        self._earlier, self._lent = Spent(), Spent()
         self._first: tuple[int, float] | None = None
+        self._count_from_here()
+
+    def begin(self) -> None:
+        """Configure the libraries that are imported by now, and count time and memory from here.
+
+        Raises:
+            UserError: The job is to compute on a GPU that torch does not see.
+        """
+        self._count_from_here()
+        _configure_libraries(self)
+        begin_work()
+
+    def _count_from_here(self) -> None:
+        self._said = self._started = time.perf_counter()
+        self._cpu_started, self._waited_s = time.process_time(), waited_s()
 
     def report(self, done: int, total: int, note: str) -> None:
         """Show how far the job is and how long it will still take, at most every few seconds."""
@@ -91,6 +104,10 @@ class Job:
         """Add what earlier attempts at an artifact spent on the files that were kept."""
         self._earlier += artifact.spent
 
+    def lend(self, spent: Spent) -> None:
+        """Do not count what this job spent on files of other jobs, which count it themselves."""
+        self._lent += spent
+
     def say(self, text: str) -> None:
         """Write a line to the terminal and to the log."""
         log.info(text)
@@ -101,8 +118,8 @@ class Job:
         # Counted from the end of the imports, which take a process a few seconds. While this job
         # waited, another one worked for it.
         own = Spent.now(
-            time.perf_counter() - self._started - waited_s(),
-            time.process_time() - self._cpu_started,
+            time.perf_counter() - self._started - waited_s() + self._waited_s - self._lent.wall_s,
+            time.process_time() - self._cpu_started - self._lent.cpu_s,
         )
         all_in_all = self._earlier + own
         peaks = {"peak_bytes": all_in_all.host_bytes}
@@ -156,8 +173,7 @@ def running(snakemake: Any) -> Iterator[Job]:
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _configure_libraries(job)
-        begin_work()
+        job.begin()
         yield job
         if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
             path = Path(snakemake.output.run)

@@ -26,25 +26,47 @@ _held: list[ReadWriteLock] = []
 _waited_s = 0.0
 
 
-def wait_for_lock(path: Path) -> BaseFileLock:
-    """Lock a file for this process as soon as no other holds it; log a warning before waiting."""
+def wait_for_lock(path: Path, level: int = logging.WARNING) -> BaseFileLock:
+    """Lock a file for this process as soon as no other holds it.
+
+    Args:
+        path: The file; its folder is made if missing.
+        level: At which the log says so before this waits.
+    """
+    lock = _lock_of(path)
+    if not _is_free(lock):
+        log.log(level, "%s: waiting for process %s, which works here", path.parent, _holder(path))
+        began = time.perf_counter()
+        lock.acquire()
+        global _waited_s
+        _waited_s += time.perf_counter() - began
+    return lock
+
+
+def lock_if_free(path: Path) -> BaseFileLock | None:
+    """Lock a file for this process; return None if another one holds it."""
+    lock = _lock_of(path)
+    return lock if _is_free(lock) else None
+
+
+def _lock_of(path: Path) -> BaseFileLock:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(
+    return FileLock(
         path,
         thread_local=False,
         fallback_to_soft=False,
         poll_interval=0.5,
         on_acquired=_write_process_id,
     )
+
+
+def _is_free(lock: BaseFileLock) -> bool:
+    """Return whether no other process holds a lock, which this one then does."""
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        log.warning("%s: waiting for process %s, which works here", path.parent, _holder(path))
-        began = time.perf_counter()
-        lock.acquire()
-        global _waited_s
-        _waited_s += time.perf_counter() - began
-    return lock
+        return False
+    return True
 
 
 def waited_s() -> float:

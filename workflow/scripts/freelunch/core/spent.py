@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,22 @@ class Spent:
             max((it for it in (self.work_bytes, other.work_bytes) if it is not None), default=None),
             max(self.device_bytes, other.device_bytes),
         )
+
+
+class Clock:
+    """What a process spends from one lap to the next.
+
+    Folders that a process fills in turns share a clock, so that each second is counted once.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter(), time.process_time()
+
+    def lap(self) -> Spent:
+        """Return what was spent since the last lap, or since the clock was made."""
+        now = time.perf_counter(), time.process_time()
+        (wall_s, cpu_s), self._last = self._last, now
+        return Spent.now(now[0] - wall_s, now[1] - cpu_s)
 
 
 def begin_work() -> None:

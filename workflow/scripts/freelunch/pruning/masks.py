@@ -5,6 +5,7 @@ as many weights as the pattern asks for. Ties: the lower-index weight is pruned.
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,11 +98,15 @@ def _kth_lowest(groups: Tensor, count: int) -> Tensor:
     """Return the count-th lowest score of each group, (groups, 1)."""
     if groups.device.type != "cpu":
         return groups.kthvalue(count, dim=1, keepdim=True).values
-    # NumPy selects with vector instructions, ten times as fast as torch.kthvalue. It does not
-    # support bfloat16, whose values float32 represents exactly.
-    values = groups if groups.dtype == torch.float64 else groups.float()
-    selected = np.partition(values.numpy(), count - 1, axis=1)[:, count - 1 : count]
+    # NumPy selects with vector instructions, ten times as fast as torch.kthvalue.
+    selected = np.partition(_for_numpy(groups), count - 1, axis=1)[:, count - 1 : count]
     return torch.from_numpy(selected.copy()).to(groups.dtype)
+
+
+def _for_numpy(scores: Tensor) -> np.ndarray[Any, Any]:
+    """Return scores as an array. NumPy has no bfloat16, whose values float32 represents exactly."""
+    values = scores if scores.dtype == torch.float64 else scores.float()
+    return values.numpy()
 
 
 def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
@@ -116,10 +121,33 @@ def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
     Returns:
         (size, groups), bool, exactly `count` True in each column.
     """
+    ranks = _ranks_by_bytes if columns.device.type == "cpu" else _ranks_by_product
+    return ranks(columns) < count
+
+
+def _ranks_by_bytes(columns: Tensor) -> Tensor:
+    """Return the rank of each score, (size, groups), int8, on a processor.
+
+    NumPy compares and counts in bytes, which takes a twentieth of the time of torch's product for
+    groups of 8.
+    """
+    values, last = _for_numpy(columns), len(columns) - 1
+    # As in `_pairs`: each rank starts as if no pair were in order.
+    ranks = np.empty(values.shape, np.int8)
+    ranks[:] = np.arange(last, -1, -1, dtype=np.int8)[:, None]
+    for index in range(last):
+        # Ties: the lower index comes first.
+        in_order = (values[index] <= values[index + 1 :]).view(np.int8)
+        ranks[index + 1 :] += in_order
+        ranks[index] -= in_order.sum(axis=0, dtype=np.int8)
+    return torch.from_numpy(ranks)
+
+
+def _ranks_by_product(columns: Tensor) -> Tensor:
+    """Return the rank of each score, (size, groups), float32, in few calls for a GPU."""
     first, second, change, base = _pairs(len(columns), columns.device)
-    # Ties: the lower index comes first.
     in_order = (columns[first] <= columns[second]).to(torch.float32)
-    return torch.addmm(base, change, in_order) < count
+    return torch.addmm(base, change, in_order)
 
 
 @cache

@@ -4,17 +4,19 @@ With statistics of the dense model's activations, pruning needs no pass through 
 statistics of the sparse model, each block sees the outputs of the pruned blocks before it.
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
 from freelunch.core.progress import Report, silent
+from freelunch.core.spent import Clock, Spent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, SparseStates
@@ -29,6 +31,7 @@ from freelunch.model.mask_store import (
 from freelunch.pruning import criteria
 from freelunch.pruning.dense_pass import read_statistics
 from freelunch.pruning.masks import check_divides, keep_mask
+from freelunch.pruning.sharing import Pruning
 from freelunch.pruning.statistics import Collector, InputStatistics, need_gram
 from freelunch.pruning.structured import (
     Layout,
@@ -38,12 +41,15 @@ from freelunch.pruning.structured import (
 )
 from freelunch.pruning.swaps import refine
 from freelunch.study.cell import derive_seed
-from freelunch.study.criteria import Criterion, OfUnits, OfWeights
+from freelunch.study.criteria import OfUnits, OfWeights
 from freelunch.study.families import biases_of
 from freelunch.study.patterns import Pattern
 from freelunch.study.steps import CAPTURE_DENSE
 
-_NOT_FINITE = "a weight is not finite"
+log = logging.getLogger(__name__)
+# Weights of small matrices that are pruned at once; the memory for larger ones would count.
+_PRUNED_AT_ONCE = 2**22
+_LEFT_OUT = "%s is left to its own job, which will say why"
 
 Statistics = Mapping[str, InputStatistics]
 
@@ -54,11 +60,7 @@ Pruner = Callable[[nn.Module, int, Statistics], Pruned]
 def prune_model(
     model: StreamedModel,
     dense: Artifact,
-    criterion: Criterion,
-    pattern: Pattern,
-    seed: int,
-    folder: Path,
-    fingerprint: str,
+    pruning: Pruning,
     states: DenseStates,
     report: Report = silent,
 ) -> Artifact:
@@ -68,11 +70,7 @@ def prune_model(
     Args:
         model: The dense model.
         dense: Statistics of the dense model's activations on the calibration sample.
-        criterion: Settings of the criterion, an entry of `criteria`.
-        pattern: Which share of the weights is pruned, and where.
-        seed: Seed of the cell, for criteria that draw random numbers.
-        folder: Folder for the masks.
-        fingerprint: Digest of everything the result depends on.
+        pruning: What to prune by, and the folder for the masks.
         states: Hidden states of the calibration sample, for statistics of the sparse model.
         report: Called after each block.
 
@@ -80,41 +78,141 @@ def prune_model(
         UserError: The activations belong to another model or lack what the criterion needs, the
             pattern does not divide a matrix, or a value is not finite.
     """
-    check_belongs(dense, "model", model.artifact)
     check_belongs(dense, "calibration", states.calibration)
-    sparse = criterion.statistics == "sparse"
-    gram = criterion.needs_gram
-    _check_before(model, dense, pattern, gram and not sparse)
-    if isinstance(criterion, OfUnits):
-        pruner, config = _unit_pruner(model, dense, criterion, pattern)
+    making = _Making(model, dense, pruning, Clock())
+    if pruning.criterion.statistics == "sparse":
+        _prune_behind_pruned(making, SparseStates(states), report)
     else:
-        pruner, config = _weight_pruner(model, criterion, pattern, seed), {}
-    writer = ArtifactWriter(folder, KIND, fingerprint)
-    passing = SparseStates(states) if sparse else None
-    missing = [index for index in range(model.num_blocks) if masks_file(index) not in writer]
+        for done in _prune_blocks(model, dense, [making]):
+            report(done, model.num_blocks, "blocks")
+    return pruning.finish(making.writer, making.config, dense)
+
+
+def prune_together(
+    model: StreamedModel,
+    dense: Artifact,
+    prunings: Sequence[Pruning],
+    report: Report = silent,
+) -> Spent:
+    """Choose masks for several jobs in one pass over the blocks, and leave them to these jobs.
+
+    Masks that cannot be chosen are not left: their own job will say why.
+
+    Args:
+        model: The dense model.
+        dense: Statistics of the dense model's activations on the calibration sample.
+        prunings: The masks; all from dense statistics.
+        report: Called after each block.
+
+    Returns:
+        What was spent on the masks. What serves several of them is counted for the first.
+    """
+    clock, spent = Clock(), Spent()
+    makings: list[_Making] = []
+    for pruning in prunings:
+        try:
+            makings.append(_Making(model, dense, pruning, clock))
+        except UserError:
+            log.info(_LEFT_OUT, pruning.folder)
+    for done in _prune_blocks(model, dense, makings, drop_failing=True):
+        report(done, model.num_blocks, f"blocks, for {len(makings)} jobs")
+    for making in makings:
+        spent += making.writer.leave()
+    return spent
+
+
+class _Making:
+    """Masks that are being made.
+
+    Attributes:
+        pruning: What to make.
+        prune: Prunes a block.
+        config: What the config of the pruned model has in addition to the dense model's.
+        gram: Whether Gram matrices are needed.
+        writer: Fills the folder.
+    """
+
+    def __init__(
+        self, model: StreamedModel, dense: Artifact, pruning: Pruning, clock: Clock
+    ) -> None:
+        check_belongs(dense, "model", model.artifact)
+        criterion, pattern = pruning.criterion, pruning.pattern
+        self.model, self.pruning, self.gram = model, pruning, criterion.needs_gram
+        _check_before(model, dense, pattern, self.gram and criterion.statistics == "dense")
+        self.config: dict[str, Any] = {}
+        if isinstance(criterion, OfUnits):
+            self.prune, self.config = _unit_pruner(model, dense, criterion, pattern)
+        else:
+            self.prune = _weight_pruner(model, criterion, pattern, pruning.seed)
+        self.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint, clock=clock)
+
+    def lacks(self, index: int) -> bool:
+        """Return whether the masks of a block are still to be chosen."""
+        return masks_file(index) not in self.writer
+
+    def write(self, index: int, block: nn.Module, statistics: Statistics) -> None:
+        """Choose and write the masks of a block."""
+        pruned = self.prune(block, index, statistics)
+        write_pruned_block(self.writer, self.model, index, block, pruned)
+
+
+def _prune_blocks(
+    model: StreamedModel,
+    dense: Artifact,
+    makings: list[_Making],
+    drop_failing: bool = False,
+) -> Iterator[int]:
+    """Choose masks from dense statistics, block by block; yield how many blocks are done.
+
+    Args:
+        model: The dense model.
+        dense: The statistics.
+        makings: What to make.
+        drop_failing: Whether to go on without those that fail, which are then removed from the
+            list.
+    """
+    missing = [i for i in range(model.num_blocks) if any(making.lacks(i) for making in makings)]
     blocks = model.load_blocks(missing)
     for index in range(model.num_blocks):
         if index in missing:
             _, block = next(blocks)
-            statistics: Statistics
-            if passing is None:
-                statistics = read_statistics(dense, index, model.device, gram)
-            else:
-                prefix = model.sharding.name(index, "")
-                statistics = _statistics(passing, index, block, prefix, gram)
-            write_pruned_block(writer, model, index, block, pruner(block, index, statistics))
+            _check_weights(model, index, block)
+            lacking = [making for making in makings if making.lacks(index)]
+            gram = any(making.gram for making in lacking)
+            statistics: Statistics = read_statistics(dense, index, model.device, gram)
+            for making in lacking:
+                try:
+                    making.write(index, block, statistics)
+                except UserError:
+                    if not drop_failing:
+                        raise
+                    log.info(_LEFT_OUT, making.pruning.folder)
+                    making.writer.release()
+                    makings.remove(making)
             # Free this block and its Gram matrices before others take their places.
             del statistics, block
-        if passing is not None and index + 1 < model.num_blocks:
+            if not makings:
+                return
+        yield index + 1
+
+
+def _prune_behind_pruned(making: _Making, passing: SparseStates, report: Report) -> None:
+    """Choose masks from statistics of the inputs of each block behind the pruned blocks."""
+    model, folder = making.model, making.pruning.folder
+    missing = [index for index in range(model.num_blocks) if making.lacks(index)]
+    blocks = model.load_blocks(missing)
+    for index in range(model.num_blocks):
+        if index in missing:
+            _, block = next(blocks)
+            _check_weights(model, index, block)
+            prefix = model.sharding.name(index, "")
+            statistics = _statistics(passing, index, block, prefix, making.gram)
+            making.write(index, block, statistics)
+            # Free this block and its Gram matrices before others take their places.
+            del statistics, block
+        if index + 1 < model.num_blocks:
             passing.on(index, load_pruned_block(model, folder, index)[0])
         report(index + 1, model.num_blocks, "blocks")
-    return writer.finish(
-        settings={"criterion": criterion.as_json(), "pattern": pattern.name, "seed": seed},
-        config=config,
-        model=model.artifact.digest,
-        dense=dense.digest,
-        calibration=dense.facts["calibration"],
-    )
 
 
 def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram: bool) -> None:
@@ -131,6 +229,12 @@ def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram:
         )
 
 
+def _check_weights(model: StreamedModel, index: int, block: nn.Module) -> None:
+    for name, linear in block_linears(block).items():
+        where = model.sharding.name(index, name)
+        check_finite(linear.weight, where, problem="a weight is not finite")
+
+
 def _weight_pruner(
     model: StreamedModel, criterion: OfWeights, pattern: Pattern, seed: int
 ) -> Pruner:
@@ -139,64 +243,109 @@ def _weight_pruner(
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
         pruned = Pruned({})
-        for name, linear in block_linears(block).items():
-            where = model.sharding.name(index, name)
-            check_finite(linear.weight, where, problem=_NOT_FINITE)
-            own = derive_seed(seed, "criterion", where)
-            keep, changed, notes = prune_matrix(
-                module, linear.weight, statistics[name], pattern, criterion, own, where
-            )
-            pruned.masks[name] = keep
-            if changed is not None:
-                pruned.changed[f"{name}.weight"] = changed
-            if notes:
-                pruned.notes[name] = notes
+        weights = {name: linear.weight for name, linear in block_linears(block).items()}
+        for names in _alike(weights, statistics):
+            where = [model.sharding.name(index, name) for name in names]
+            seeds = [derive_seed(seed, "criterion", name) for name in where]
+            alike, inputs = [weights[name] for name in names], statistics[names[0]]
+            found = prune_matrices(module, alike, inputs, pattern, criterion, seeds, where)
+            for name, (keep, changed, notes) in zip(names, found, strict=True):
+                pruned.masks[name] = keep
+                if changed is not None:
+                    pruned.changed[f"{name}.weight"] = changed
+                if notes:
+                    pruned.notes[name] = notes
         return pruned
 
     return prune
 
 
-def prune_matrix(
+def _alike(weights: Mapping[str, Tensor], statistics: Statistics) -> Iterator[list[str]]:
+    """Yield names of matrices that have one input and are small enough to be pruned at once."""
+    names: list[str] = []
+    for name, weight in weights.items():
+        size = sum(weights[each].numel() for each in names) + weight.numel()
+        if names and (statistics[name] is not statistics[names[0]] or size > _PRUNED_AT_ONCE):
+            yield names
+            names = []
+        names.append(name)
+    yield names
+
+
+def prune_matrices(
+    module: ModuleType,
+    weights: Sequence[Tensor],
+    statistics: InputStatistics,
+    pattern: Pattern,
+    settings: OfWeights,
+    seeds: Sequence[int],
+    where: Sequence[object],
+) -> list[tuple[Tensor, Tensor | None, dict[str, Any]]]:
+    """Return, for each of some matrices with the same input, which weights are kept, the new weight
+    if kept ones change, and notes.
+
+    Args:
+        module: Module of the criterion.
+        weights: Dense weights, each (out, in).
+        statistics: Statistics of the matrices' input.
+        pattern: Unstructured or NofM.
+        settings: Settings of the criterion.
+        seeds: Seed of the random numbers for each matrix.
+        where: Name of each weight, for error messages.
+
+    Returns:
+        For each matrix, the mask, (out, in), bool, True where the weight is kept; the new weight,
+        (out, in), in the dtype of the old one, or None; the notes.
+    """
+    found: list[tuple[Tensor | None, Tensor, dict[str, Any]]]
+    if hasattr(module, "prune"):
+        found = module.prune(weights, statistics, pattern, settings, where[0])
+    else:
+        found = [
+            (None, _keep_by_score(module, weight, statistics, pattern, settings, seed, name), {})
+            for weight, seed, name in zip(weights, seeds, where, strict=True)
+        ]
+    return [
+        _refined(weight, *each, statistics, pattern, settings, name)
+        for weight, each, name in zip(weights, found, where, strict=True)
+    ]
+
+
+def _keep_by_score(
     module: ModuleType,
     weight: Tensor,
     statistics: InputStatistics,
     pattern: Pattern,
     settings: OfWeights,
     seed: int,
-    where: object = None,
+    where: object,
+) -> Tensor:
+    """Return which weights of a matrix a criterion keeps that only scores them."""
+    scores = module.score(weight, statistics, settings, seed)
+    if scores.shape != weight.shape:
+        raise UserError(
+            f"the criterion {settings.score} returned scores whose shape differs from the weight's",
+            where=where,
+            found=tuple(scores.shape),
+            expected=tuple(weight.shape),
+            todo=f"correct workflow/scripts/freelunch/pruning/criteria/{settings.score}.py",
+        )
+    return keep_mask(scores, pattern, settings.scope, where)
+
+
+def _refined(
+    weight: Tensor,
+    changed: Tensor | None,
+    keep: Tensor,
+    notes: dict[str, Any],
+    statistics: InputStatistics,
+    pattern: Pattern,
+    settings: OfWeights,
+    where: object,
 ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
-    """Return which weights of a matrix are kept, the new weight if kept ones change, and notes.
-
-    Args:
-        module: Module of the criterion.
-        weight: Dense weight, (out, in).
-        statistics: Statistics of the matrix's input.
-        pattern: Unstructured or NofM.
-        settings: Settings of the criterion.
-        seed: Seed of the random numbers for this matrix.
-        where: Name of the weight, for error messages.
-
-    Returns:
-        The mask, (out, in), bool, True where the weight is kept; the new weight, (out, in), in the
-        dtype of the old one, or None; the notes.
-    """
-    notes: dict[str, Any] = {}
-    changed = None
-    if hasattr(module, "prune"):
-        changed, keep, notes = module.prune(weight, statistics, pattern, settings, where)
-    else:
-        scores = module.score(weight, statistics, settings, seed)
-        if scores.shape != weight.shape:
-            raise UserError(
-                f"the criterion {settings.score} returned scores whose shape differs from the "
-                "weight's",
-                where=where,
-                found=tuple(scores.shape),
-                expected=tuple(weight.shape),
-                todo=f"correct workflow/scripts/freelunch/pruning/criteria/{settings.score}.py",
-            )
-        keep = keep_mask(scores, pattern, settings.scope, where)
-    if keep.all():
+    """Return a mask, the new weight and notes after swaps, if the settings ask for them."""
+    # As bytes: torch takes 40 times as long for `all`.
+    if keep.view(torch.uint8).min():
         raise UserError(
             f"{pattern.name} prunes no weight of this matrix",
             where=where,
@@ -244,8 +393,6 @@ def _unit_pruner(
         chosen = choose_in_model(found, weights, pattern)
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
-        for name, linear in block_linears(block).items():
-            check_finite(linear.weight, model.sharding.name(index, name), problem=_NOT_FINITE)
         if chosen:
             attention, channels = chosen[2 * index : 2 * index + 2]
         else:

