@@ -23,6 +23,7 @@ from made_up_gpus import make_up_gpus
 TAKES = """
 import os, sys
 from freelunch.core.devices import claim_device
+claim_device()
 print(claim_device().number, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """

@@ -25,8 +25,8 @@ SCHEDULED = "FREELUNCH_SCHEDULED"
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 # Seconds between two attempts to find a free device.
 _PAUSE_S = 0.5
-# Locks of the devices that this process uses until it ends.
-_held: list[FileLock] = []
+# The device that this process uses until it ends, with its lock.
+_held: "list[tuple[Device, FileLock]]" = []
 
 
 class Device(NamedTuple):
@@ -149,12 +149,15 @@ def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
 def claim_device() -> Device | None:
     """Take a free GPU for this process alone until it ends, and hide the others from CUDA.
 
-    Call it before CUDA is used. The operating system releases the GPU, whichever way the process
-    ends. If a scheduler has given this job its GPU, or there is none, nothing is taken.
+    A process that has one keeps it. Call it before CUDA is used. The operating system releases the
+    GPU, whichever way the process ends. If a scheduler has given this job its GPU, or there is
+    none, nothing is taken.
 
     Returns:
         The GPU, or None if nothing was taken.
     """
+    if _held:
+        return _held[0][0]
     devices = [] if SCHEDULED in os.environ else visible_devices()
     if not devices:
         return None
@@ -167,7 +170,7 @@ def claim_device() -> Device | None:
                 lock.acquire(blocking=False)
             except Timeout:
                 continue
-            _held.append(lock)
+            _held.append((device, lock))
             os.environ[VISIBLE] = device.uuid
             return device
         time.sleep(_PAUSE_S)

@@ -234,6 +234,8 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "device": device,
     }
     if device == CUDA:
+        # A job may get here without having computed.
+        claim_device()
         import torch
 
         facts["device_name"] = torch.cuda.get_device_name()
