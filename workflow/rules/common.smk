@@ -198,6 +198,23 @@ def scheduled_windows(wildcards):
     return None if window_groups() > 1 else scheduled_cell(wildcards)
 
 
+def pruning_job(wildcards):
+    """Return the job that prunes a cell. On this machine it may choose masks by the study's other criteria,
+    too, and then takes as much memory as the largest of these jobs.
+    """
+    own = Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
+    if not workflow.local_exec or workflow.remote_exec:
+        return own
+    return max([own, *pruning_jobs(wildcards.model)], key=lambda job: first_request(job).mem_mb)
+
+
+@cache
+def pruning_jobs(model):
+    """Return jobs that prune a model, one for each criterion."""
+    criteria = {cell.criterion for cell in CELLS if cell.model == model and not cell.is_dense}
+    return [Job(steps.PRUNE_MODEL, model, criterion) for criterion in sorted(criteria)]
+
+
 def masks_together(wildcards):
     """Return, as a resource, the masks of a model and seed that jobs of this run choose together.
 
@@ -205,14 +222,14 @@ def masks_together(wildcards):
     """
     if not workflow.local_exec:
         return ""
-    waiting = defaultdict(dict)
-    for job in workflow.dag.needrun_jobs():
-        if job.rule.name.endswith(steps.PRUNE_MODEL):
-            name = f"{job.wildcards.criterion}-{job.wildcards.pattern}"
-            waiting[job.wildcards.model, job.wildcards.seed][name] = job
-    jobs = waiting[wildcards.model, wildcards.seed]
-    at_once = len(DEVICES) if USES_GPUS else workflow.resource_settings.cores or 1
-    workers = max(1, at_once // len(waiting))
+    jobs = {
+        f"{job.wildcards.criterion}-{job.wildcards.pattern}": job
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name.endswith(steps.PRUNE_MODEL)
+        and (job.wildcards.model, job.wildcards.seed) == (wildcards.model, wildcards.seed)
+    }
+    # All workers may begin with the same model and seed, and none should have to wait.
+    workers = (len(DEVICES) if USES_GPUS else workflow.resource_settings.cores) or 1
     divided = groups.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
     shared = {name for group in divided for name in group}
     if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
@@ -221,7 +238,7 @@ def masks_together(wildcards):
         jobs[name].wildcards.criterion: [jobs[name].params.criterion, jobs[name].params.code]
         for name in sorted(shared)
     }
-    return json.dumps({"criteria": criteria, "groups": divided})
+    return json.dumps({"criteria": criteria, "groups": divided}, separators=(",", ":"))
 
 
 def masks_of(wildcards):

@@ -17,9 +17,7 @@ rule prune_model:
     conda:
         "../../envs/freelunch.yaml"
     resources:
-        **asks_with_device(
-            lambda wildcards: Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
-        ),
+        **asks_with_device(pruning_job),
         # As a resource, it reruns nothing: no mask depends on which job chose it.
         together=masks_together,
     params:
