@@ -367,6 +367,27 @@ def test_an_attempt_that_did_not_get_to_leave_is_an_interrupted_one(tmp_path: Pa
     assert ArtifactWriter(tmp_path, "test", "fingerprint").finish().spent.attempts == 1
 
 
+def test_a_folder_of_another_job_is_filled_only_while_nobody_has_or_does(tmp_path: Path) -> None:
+    """The other job may be over: it would not write a manifest that was removed."""
+
+    def open_(name: str) -> ArtifactWriter | None:
+        return ArtifactWriter.of_another_job(tmp_path / name, "test", "fingerprint", Clock())
+
+    working = ArtifactWriter(tmp_path / "working", "test", "fingerprint")
+    leave(tmp_path / "left")
+    finished(tmp_path / "finished")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert [open_(name) for name in ("working", "left", "finished")] == [None, None, None]
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    working.release()
+    start(tmp_path / "interrupted")
+    for name in ("working", "interrupted", "new"):
+        writer = open_(name)
+        assert writer is not None and ("file0" in writer) == (name == "interrupted")
+        writer.add("file0", write("content 0"))
+        assert writer.release() == writer.leave()
+
+
 def test_folders_that_are_filled_in_turns_count_each_second_once(tmp_path: Path) -> None:
     began, clock = time.perf_counter(), Clock()
     writers = [ArtifactWriter(tmp_path / name, "test", name, clock=clock) for name in "ab"]

@@ -241,12 +241,24 @@ def test_a_job_waits_for_its_group_if_no_other_is_free(
     try:
         threading.Timer(0.5, finish.set).start()
         with caplog.at_level(logging.INFO):
-            assert jobs.share("a-u50") == Spent()
+            assert jobs.share("a-u50").wall_s == 2.0
     finally:
         process.kill()
-    # The other job failed with these masks, which this one chooses alone.
-    assert not jobs.chosen and not jobs.all["a-u50"].is_left
+    # The other job ended without these masks, so that this one chooses them.
+    assert finish.is_set() and jobs.chosen == [["a-u50", "b-u50"]]
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_a_job_that_fails_works_on_no_other_group(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    tried = []
+
+    def failing(prunings: Sequence[Pruning]) -> Spent:
+        tried.append([each.fingerprint for each in prunings])
+        return Spent()
+
+    with shared(jobs.all["a-u50"], jobs.groups, failing):
+        assert tried == [["a-u50", "b-u50"]]
 
 
 def test_nobody_tries_again_what_a_job_chooses_alone(tmp_path: Path) -> None:

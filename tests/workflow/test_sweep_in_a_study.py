@@ -1,6 +1,7 @@
 """Jobs of a run that choose masks of one model share a pass over its blocks."""
 
 import json
+import time
 
 import pytest
 
@@ -35,13 +36,17 @@ def test_one_job_chooses_the_masks_of_all_that_wait(wide, tmp_path):
     apart = wide.copy(tmp_path / "apart")
     old = {name: (wide.path / manifest(f"{name}-u50")).stat().st_mtime_ns for name in CRITERIA}
     # Each process by itself: a job for which another one chose has no use for torch.
+    began = time.monotonic()
     wide.cold().run("--cores", "1", *map(manifest, new))
+    elapsed = time.monotonic() - began
     choosing = [name for name in new if f"blocks, for {len(new)} jobs" in log_of(wide, name)]
     assert len(choosing) == 1
     for name in new:
         assert ("blocks" in log_of(wide, name)) == (name in choosing)
         facts = run_facts(wide, name)
         assert facts["cost"]["attempts"] == 1 and facts["cost"]["cpu_s"] > 0
+    # Each second counts for one mask.
+    assert sum(run_facts(wide, name)["cost"]["wall_s"] for name in new) < elapsed
     assert wide.planned(*map(manifest, new)) == {}
     for name, changed in old.items():
         assert (wide.path / manifest(f"{name}-u50")).stat().st_mtime_ns == changed
@@ -63,14 +68,21 @@ def test_with_several_cores_jobs_divide_the_masks(wide):
     assert not list((wide.path / "results/smoke/pruned/tiny").glob(".*"))
 
 
-def test_masks_that_cannot_be_chosen_stop_no_others(wide):
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("return weight[1:].float()", "the criterion wanda returned scores whose shape differs"),
+        ("return weight[1:] + weight.float()", "RuntimeError: The size of tensor a"),
+    ],
+)
+def test_masks_that_cannot_be_chosen_stop_no_others(wide, mistake, said):
     file = "workflow/scripts/freelunch/pruning/criteria/wanda.py"
-    wide.edit(file, "return weight.float()", "return weight[1:].float()")
+    wide.edit(file, "return weight.float()", mistake)
     new = [f"{criterion}-{pattern}" for criterion in CRITERIA for pattern in PATTERNS]
     output = wide.cold().run("--cores", "1", *map(manifest, new), status=1)
     for pattern in PATTERNS:
         assert f"FAILED    prune_model tiny/wanda-{pattern}/seed0" in output
         assert (wide.path / manifest(f"magnitude-{pattern}")).exists()
         assert not (wide.path / manifest(f"wanda-{pattern}")).exists()
-    assert "the criterion wanda returned scores whose shape differs" in output
+    assert said in output
     assert "FAILED    prune_model tiny/magnitude" not in output

@@ -203,28 +203,34 @@ def pruning_job(wildcards):
     too, and then takes as much memory as the largest of these jobs.
     """
     own = Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
-    if not workflow.local_exec or workflow.remote_exec:
+    if not share_passes() or not groups.is_shared(STUDY, wildcards.criterion):
         return own
     return max([own, *pruning_jobs(wildcards.model)], key=lambda job: first_request(job).mem_mb)
 
 
 @cache
 def pruning_jobs(model):
-    """Return jobs that prune a model, one for each criterion."""
+    """Return jobs that prune a model and can share a pass, one for each criterion."""
     criteria = {cell.criterion for cell in CELLS if cell.model == model and not cell.is_dense}
-    return [Job(steps.PRUNE_MODEL, model, criterion) for criterion in sorted(criteria)]
+    shared = sorted(name for name in criteria if groups.is_shared(STUDY, name))
+    return [Job(steps.PRUNE_MODEL, model, criterion) for criterion in shared]
+
+
+def share_passes():
+    """Return whether jobs know of each other: not those that a scheduler starts one by one."""
+    return workflow.local_exec and not workflow.remote_exec
 
 
 def masks_together(wildcards):
-    """Return, as a resource, the masks of a model and seed that jobs of this run choose together.
-
-    Jobs that a scheduler starts one by one know nothing of each other.
+    """Return, as a resource, the masks of a model and seed that jobs of this run choose together; None if
+    a job shares nothing.
     """
-    if not workflow.local_exec:
-        return ""
+    if not share_passes():
+        return None
+    # Those that are finished, too: a job that is tried again has the same groups.
     jobs = {
         f"{job.wildcards.criterion}-{job.wildcards.pattern}": job
-        for job in workflow.dag.needrun_jobs()
+        for job in workflow.dag.needrun_jobs(exclude_finished=False)
         if job.rule.name.endswith(steps.PRUNE_MODEL)
         and (job.wildcards.model, job.wildcards.seed) == (wildcards.model, wildcards.seed)
     }
@@ -233,7 +239,7 @@ def masks_together(wildcards):
     divided = groups.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
     shared = {name for group in divided for name in group}
     if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
-        return ""
+        return None
     criteria = {
         jobs[name].wildcards.criterion: [jobs[name].params.criterion, jobs[name].params.code]
         for name in sorted(shared)

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.files import scratch_folder
 from freelunch.core.job import Job, running
 from freelunch.core.spent import Spent
@@ -64,6 +64,8 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         model = Artifact.at(snakemake.input.model, steps.CHECKPOINT)
         dense = Artifact.at(snakemake.input.dense, steps.DENSE_ACTIVATIONS)
+        sample = Artifact.at(snakemake.input.calibration, steps.CALIBRATION)
+        check_belongs(dense, "calibration", sample)
         mine = Pruning.of(
             criterion=snakemake.params.criterion,
             pattern=snakemake.wildcards.pattern,
@@ -73,7 +75,7 @@ if __name__ == "__main__":
             model=model,
             dense=dense,
         )
-        groups = mine.groups(snakemake.resources.get("together", ""), model, dense)
+        groups = mine.groups(snakemake.resources.get("together"), model, dense)
         job.made(mine.finish_left(dense) or choose(job, mine, groups, dense))
         job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
         if mine.criterion.statistics == "sparse":

@@ -14,18 +14,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
+
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
 from freelunch.core.checked import CheckedFiles
 from freelunch.core.digest import SHA256, file_digest, sealed, unsealed
 from freelunch.core.files import no_half_file, remove_path, write_atomically
-from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
 from freelunch.core.spent import Clock, Spent
 
 JOURNAL = "journal.jsonl"
 # The journal of a finished folder: for a job that waited while another one filled it, and for jobs
 # that divide the same work in another way later.
 FINISHED_JOURNAL = "finished.jsonl"
-# Key of a journal's first line: a job that filled the folder for another one left nothing out.
+# Key of a journal's first line: the folder is complete but for its manifest, which the job that it
+# belongs to writes.
 LEFT = "left"
 LOCK = ".lock"
 # The permissions that this process gives new files. Reading the umask means setting it, so this is
@@ -51,6 +54,7 @@ class ArtifactWriter:
         others: Folders with files of the same work, divided among jobs in another way. `find` looks
             for files there.
         clock: Shared by folders that are filled in turns.
+        lock: The folder's lock, if the caller holds it.
 
     Attributes:
         finished: The facts of the manifest, if another job has finished the folder; else None. Who
@@ -67,11 +71,12 @@ class ArtifactWriter:
         keep_journal: bool = False,
         others: Iterable[Path] = (),
         clock: Clock | None = None,
+        lock: BaseFileLock | None = None,
     ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
         self._keep_journal, self._others = keep_journal, others
         # A job may outlive its killed Snakemake and still be at work here.
-        self._lock = wait_for_lock(folder / LOCK)
+        self._lock = lock or wait_for_lock(folder / LOCK)
         self._clock = clock or Clock()
         self._spent, self._spent_here = Spent(), Spent()
         self.left = False
@@ -85,6 +90,23 @@ class ArtifactWriter:
         if not self._files:
             self._write_text(JOURNAL, _line({"fingerprint": fingerprint}))
         self._elsewhere = self._look_elsewhere()
+
+    @classmethod
+    def of_another_job(
+        cls, folder: Path, kind: str, fingerprint: str, clock: Clock
+    ) -> "ArtifactWriter | None":
+        """Return the writer of a folder that this job is to leave to another one.
+
+        None is returned if a process works in the folder, or if it is left or finished already: its
+        own job may be over, and would not write the manifest again.
+        """
+        lock = lock_if_free(folder / LOCK)
+        if lock is None:
+            return None
+        if is_left(folder, fingerprint) or is_finished(folder, fingerprint):
+            remove_lock(lock)
+            return None
+        return cls(folder, kind, fingerprint, clock=clock, lock=lock)
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -153,12 +175,16 @@ class ArtifactWriter:
         self._checked.save()
         first, lines = _read_journal(self.folder / JOURNAL, self.fingerprint)
         self._write_text(JOURNAL, "".join(map(_line, [{**first, LEFT: True}, *lines.values()])))
-        self.release()
-        return self._spent_here
+        return self.release()
 
-    def release(self) -> None:
-        """Let another job fill the folder, which keeps the files that are here."""
+    def release(self) -> Spent:
+        """Let another job fill the folder, which keeps the files that are here.
+
+        Returns:
+            As `leave`.
+        """
         remove_lock(self._lock)
+        return self._spent_here
 
     def _link(
         self,
@@ -233,7 +259,7 @@ class ArtifactWriter:
         spent = (Spent.of(line["spent"]) for line in intact.values())
         self._spent = sum(spent, Spent(attempts=attempts))
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
-        # At any moment, others find the folder left or finished.
+        # A job that looks for folders to fill finds this one left or finished at any moment.
         first |= {LEFT: True} if self.left else {}
         self._write_text(JOURNAL, "".join(map(_line, [first, *intact.values()])))
         return {name: line["entry"] for name, line in intact.items()}

@@ -105,7 +105,10 @@ class Job:
         self._earlier += artifact.spent
 
     def lend(self, spent: Spent) -> None:
-        """Do not count what this job spent on files of other jobs, which count it themselves."""
+        """Do not count what this job spent on folders that it left, be it to itself.
+
+        Whoever finishes them counts it (`made`).
+        """
         self._lent += spent
 
     def say(self, text: str) -> None:

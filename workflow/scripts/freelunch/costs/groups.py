@@ -8,6 +8,7 @@ from freelunch.costs.plan import Plan
 from freelunch.study.cell import NONE
 from freelunch.study.criteria import OfWeights
 from freelunch.study.steps import PRUNE_MODEL
+from freelunch.study.study import Study
 
 # A job of less than this many seconds is not divided: starting more jobs, or waiting for them in a
 # queue, would cost more than it saves.
@@ -33,6 +34,14 @@ def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
     return max(1, min(spare, int(longest // WORTH_S)))
 
 
+def is_shared(study: Study, criterion: str) -> bool:
+    """Return whether masks of a criterion can be chosen with others: those of single weights, from
+    the dense model's statistics.
+    """
+    settings = study.criterion(criterion)
+    return isinstance(settings, OfWeights) and settings.statistics == "dense"
+
+
 def mask_groups(
     plan: Plan, machine: Machine, model: str, prunings: Iterable[str], workers: int
 ) -> list[list[str]]:
@@ -45,14 +54,13 @@ def mask_groups(
         prunings: The masks to be made, as `{criterion}-{pattern}`. Those that cannot be chosen
             together, since their statistics are not the dense model's or they are of units, are in
             no group.
-        workers: How many jobs can choose masks of this model and seed at a time. So many groups
-            take about the same time.
+        workers: How many jobs can choose masks of this model and seed at a time. Masks are divided
+            into this many groups, which take about the same time.
     """
     seconds = {}
     for pruning in sorted(prunings):
         criterion, pattern = pruning.split("-")
-        settings = plan.study.criterion(criterion)
-        if isinstance(settings, OfWeights) and settings.statistics == "dense":
+        if is_shared(plan.study, criterion):
             cost = plan.step(PRUNE_MODEL, model, criterion, NONE, pattern)
             seconds[pruning] = cost.seconds(machine) if cost else 1.0
     groups: list[list[str]] = [[] for _ in range(min(workers, len(seconds)))]

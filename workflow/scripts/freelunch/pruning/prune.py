@@ -6,6 +6,7 @@ statistics of the sparse model, each block sees the outputs of the pruned blocks
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -49,7 +50,6 @@ from freelunch.study.steps import CAPTURE_DENSE
 log = logging.getLogger(__name__)
 # Weights of small matrices that are pruned at once; the memory for larger ones would count.
 _PRUNED_AT_ONCE = 2**22
-_LEFT_OUT = "%s is left to its own job, which will say why"
 
 Statistics = Mapping[str, InputStatistics]
 
@@ -79,7 +79,8 @@ def prune_model(
             pattern does not divide a matrix, or a value is not finite.
     """
     check_belongs(dense, "calibration", states.calibration)
-    making = _Making(model, dense, pruning, Clock())
+    making = _Making(model, dense, pruning)
+    making.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint)
     if pruning.criterion.statistics == "sparse":
         _prune_behind_pruned(making, SparseStates(states), report)
     else:
@@ -109,16 +110,30 @@ def prune_together(
     """
     clock, spent = Clock(), Spent()
     makings: list[_Making] = []
-    for pruning in prunings:
-        try:
-            makings.append(_Making(model, dense, pruning, clock))
-        except UserError:
-            log.info(_LEFT_OUT, pruning.folder)
-    for done in _prune_blocks(model, dense, makings, drop_failing=True):
-        report(done, model.num_blocks, f"blocks, for {len(makings)} jobs")
+    # Criteria of one kind follow each other and share what they computed.
+    for pruning in sorted(prunings, key=lambda each: (each.criterion.score, each.pattern.name)):
+        with _left_to_its_own_job(pruning):
+            making = _Making(model, dense, pruning)
+            writer = ArtifactWriter.of_another_job(pruning.folder, KIND, pruning.fingerprint, clock)
+            if writer is not None:
+                making.writer = writer
+                makings.append(making)
+    failed: list[_Making] = []
+    for done in _prune_blocks(model, dense, makings, failed):
+        number = len(makings) - len(failed)
+        report(done, model.num_blocks, f"blocks, for {number} jobs" if number > 1 else "blocks")
     for making in makings:
-        spent += making.writer.leave()
+        spent += making.writer.release() if making in failed else making.writer.leave()
     return spent
+
+
+@contextmanager
+def _left_to_its_own_job(pruning: Pruning) -> Iterator[None]:
+    """Go on after an error in what is done for another job, in which the error comes again."""
+    try:
+        yield
+    except Exception:
+        log.info("%s is left to its own job, which will say why", pruning.folder, exc_info=True)
 
 
 class _Making:
@@ -129,12 +144,12 @@ class _Making:
         prune: Prunes a block.
         config: What the config of the pruned model has in addition to the dense model's.
         gram: Whether Gram matrices are needed.
-        writer: Fills the folder.
+        writer: Fills the folder; set after all checks, so that a refused pruning leaves no folder.
     """
 
-    def __init__(
-        self, model: StreamedModel, dense: Artifact, pruning: Pruning, clock: Clock
-    ) -> None:
+    writer: ArtifactWriter
+
+    def __init__(self, model: StreamedModel, dense: Artifact, pruning: Pruning) -> None:
         check_belongs(dense, "model", model.artifact)
         criterion, pattern = pruning.criterion, pruning.pattern
         self.model, self.pruning, self.gram = model, pruning, criterion.needs_gram
@@ -144,7 +159,6 @@ class _Making:
             self.prune, self.config = _unit_pruner(model, dense, criterion, pattern)
         else:
             self.prune = _weight_pruner(model, criterion, pattern, pruning.seed)
-        self.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint, clock=clock)
 
     def lacks(self, index: int) -> bool:
         """Return whether the masks of a block are still to be chosen."""
@@ -159,8 +173,8 @@ class _Making:
 def _prune_blocks(
     model: StreamedModel,
     dense: Artifact,
-    makings: list[_Making],
-    drop_failing: bool = False,
+    makings: Sequence[_Making],
+    failed: list[_Making] | None = None,
 ) -> Iterator[int]:
     """Choose masks from dense statistics, block by block; yield how many blocks are done.
 
@@ -168,8 +182,7 @@ def _prune_blocks(
         model: The dense model.
         dense: The statistics.
         makings: What to make.
-        drop_failing: Whether to go on without those that fail, which are then removed from the
-            list.
+        failed: A list for those that fail, without which the others go on; None raises their error.
     """
     missing = [i for i in range(model.num_blocks) if any(making.lacks(i) for making in makings)]
     blocks = model.load_blocks(missing)
@@ -177,23 +190,30 @@ def _prune_blocks(
         if index in missing:
             _, block = next(blocks)
             _check_weights(model, index, block)
-            lacking = [making for making in makings if making.lacks(index)]
+            lacking = [it for it in makings if it.lacks(index) and it not in (failed or ())]
+            if not lacking:
+                break
             gram = any(making.gram for making in lacking)
             statistics: Statistics = read_statistics(dense, index, model.device, gram)
-            for making in lacking:
-                try:
+            for making, before in zip(lacking, [None, *lacking], strict=False):
+                if before and before.pruning.criterion.score != making.pruning.criterion.score:
+                    # One criterion's factors need not be in memory beside another's work.
+                    _forget(statistics)
+                if failed is None:
                     making.write(index, block, statistics)
-                except UserError:
-                    if not drop_failing:
-                        raise
-                    log.info(_LEFT_OUT, making.pruning.folder)
-                    making.writer.release()
-                    makings.remove(making)
+                    continue
+                failed.append(making)
+                with _left_to_its_own_job(making.pruning):
+                    making.write(index, block, statistics)
+                    failed.remove(making)
             # Free this block and its Gram matrices before others take their places.
             del statistics, block
-            if not makings:
-                return
         yield index + 1
+
+
+def _forget(statistics: Statistics) -> None:
+    for inputs in statistics.values():
+        inputs.memo.clear()
 
 
 def _prune_behind_pruned(making: _Making, passing: SparseStates, report: Report) -> None:
@@ -320,7 +340,7 @@ def _keep_by_score(
     seed: int,
     where: object,
 ) -> Tensor:
-    """Return which weights of a matrix a criterion keeps that only scores them."""
+    """Return which weights of a matrix stay, for a criterion that only scores weights."""
     scores = module.score(weight, statistics, settings, seed)
     if scores.shape != weight.shape:
         raise UserError(

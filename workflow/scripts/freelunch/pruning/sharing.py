@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
+
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter, is_finished, is_left
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
@@ -74,12 +76,14 @@ class Pruning:
             fingerprint(code, settings, model, dense),
         )
 
-    def groups(self, together: str, model: Artifact, dense: Artifact) -> "list[list[Pruning]]":
+    def groups(
+        self, together: str | None, model: Artifact, dense: Artifact
+    ) -> "list[list[Pruning]]":
         """Return the groups of prunings that jobs of this run choose together, this one's first.
 
         Args:
             together: What the workflow says of them: their criteria, with settings and code, and
-                the groups, each with the names of its prunings. Empty if jobs share nothing.
+                the groups, each with the names of its prunings. None if jobs share nothing.
             model: The dense model.
             dense: Its statistics.
         """
@@ -149,8 +153,8 @@ def shared(
 ) -> Iterator[Spent]:
     """Have the masks of a job chosen together with those of other jobs of its run.
 
-    If they could not be chosen, they are not left, and no other job tries again while the body
-    runs.
+    If they could not be chosen, they are not left, and no other job of the group tries again while
+    the body runs.
 
     Args:
         mine: The masks of this job.
@@ -160,38 +164,38 @@ def shared(
     Yields:
         What was spent on all masks, those of this job included.
     """
-    spent = _work_through(mine, groups, choose)
-    if mine.is_left:
-        yield spent
-        return
-    # Without a free group, this waits for the job that is choosing these masks.
-    lock = wait_for_lock(_lock_file(groups[0]), logging.INFO)
+    spent, own = Spent(), groups[0]
+    lock = lock_if_free(_lock_file(own))
+    if lock is None:
+        # Another job chooses these masks; this one works on groups that nobody has begun.
+        for group in groups[1:]:
+            free = lock_if_free(_lock_file(group))
+            if free is not None:
+                spent += _choose_lacking(group, choose, free)
+            if mine.is_left:
+                break
+        lock = wait_for_lock(_lock_file(own), logging.INFO)
     try:
+        # Not if the other job has chosen them, but if it was killed.
+        if not mine.is_left:
+            spent += _choose_lacking(own, choose)
         yield spent
     finally:
         remove_lock(lock)
 
 
-def _work_through(
-    mine: Pruning,
-    groups: Sequence[Sequence[Pruning]],
+def _choose_lacking(
+    group: Sequence[Pruning],
     choose: Callable[[Sequence[Pruning]], Spent],
+    lock: BaseFileLock | None = None,
 ) -> Spent:
-    """Choose the masks of each group that is free, until those of this job are left."""
-    spent = Spent()
-    for group in groups:
-        if mine.is_left:
-            return spent
-        lock = lock_if_free(_lock_file(group))
-        if lock is None:
-            continue
-        try:
-            wanted = [each for each in group if not (each.is_left or each.is_finished)]
-            if wanted:
-                spent += choose(wanted)
-        finally:
+    """Choose those masks of a group that are neither left nor finished, and release its lock."""
+    try:
+        lacking = [each for each in group if not (each.is_left or each.is_finished)]
+        return choose(lacking) if lacking else Spent()
+    finally:
+        if lock is not None:
             remove_lock(lock)
-    return spent
 
 
 def _lock_file(group: Sequence[Pruning]) -> Path:
