@@ -123,6 +123,18 @@ def test_masks_that_cannot_be_chosen_are_left_to_their_own_job(
     assert not nothing.is_left
 
 
+def test_masks_that_fail_end_no_others_that_an_interrupt_left_unfinished(
+    prepared: Prepared, tmp_path: Path, alone: list[dict[str, bytes]]
+) -> None:
+    """The others have the blocks at which it fails already, and lack later ones."""
+    nothing = pruning(prepared, tmp_path, {"score": "wanda"}, "u01")
+    right = sweep(prepared, tmp_path)[SWEEP.index(({"score": "wanda"}, "u50"))]
+    interrupted(lambda: prune_together(prepared.model, prepared.dense, [right], stop_at(2)))
+    prune_together(prepared.model, prepared.dense, [nothing, right])
+    assert not nothing.is_left and right.finish_left(prepared.dense) is not None
+    assert files(right) == alone[SWEEP.index(({"score": "wanda"}, "u50"))]
+
+
 def test_masks_of_which_a_file_is_damaged_are_chosen_again(
     prepared: Prepared, tmp_path: Path, alone: list[dict[str, bytes]]
 ) -> None:

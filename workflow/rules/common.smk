@@ -221,18 +221,26 @@ def share_passes():
     return workflow.local_exec and not workflow.remote_exec
 
 
+@cache
+def pruned_manifests(model, seed):
+    """Return the names of the masks of a model and seed, by their manifests."""
+    names = {it.pruning for it in CELLS if (it.model, str(it.seed)) == (model, seed)} - {DENSE}
+    return {paths.manifest(PATHS.pruned(model, name, seed)): name for name in names}
+
+
 def masks_together(wildcards):
     """Return, as a resource, the masks of a model and seed that jobs of this run choose together; None if
     a job shares nothing.
     """
     if not share_passes():
         return None
+    # Their outputs tell the study's own jobs, also where another workflow imports several studies.
+    own = pruned_manifests(wildcards.model, wildcards.seed)
     # Those that are finished, too: a job that is tried again has the same groups.
     jobs = {
-        f"{job.wildcards.criterion}-{job.wildcards.pattern}": job
+        own[job.output[0]]: job
         for job in workflow.dag.needrun_jobs(exclude_finished=False)
-        if job.rule.name.endswith(steps.PRUNE_MODEL)
-        and (job.wildcards.model, job.wildcards.seed) == (wildcards.model, wildcards.seed)
+        if job.output and job.output[0] in own
     }
     # All workers may begin with the same model and seed, and none should have to wait.
     workers = (len(DEVICES) if USES_GPUS else workflow.resource_settings.cores) or 1

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from freelunch.model.checkpoint import StreamedModel
 
 
-def choose(job: Job, mine: Pruning, groups: list[list[Pruning]], dense: Artifact) -> Artifact:
+def choose(
+    job: Job, mine: Pruning, groups: list[list[Pruning]], dense: Artifact, sample: Artifact
+) -> Artifact:
     """Return the masks, which this job chooses, or has another job of its run choose."""
 
     def together(prunings: Sequence[Pruning]) -> Spent:
@@ -29,19 +31,18 @@ def choose(job: Job, mine: Pruning, groups: list[list[Pruning]], dense: Artifact
         return prune_together(model, dense, prunings, job.report)
 
     if not groups:
-        return alone(job, mine, dense)
+        return alone(job, mine, dense, sample)
     with shared(mine, groups, together) as spent:
         job.lend(spent)
-        return mine.finish_left(dense) or alone(job, mine, dense)
+        return mine.finish_left(dense) or alone(job, mine, dense, sample)
 
 
-def alone(job: Job, mine: Pruning, dense: Artifact) -> Artifact:
+def alone(job: Job, mine: Pruning, dense: Artifact, sample: Artifact) -> Artifact:
     """Return the masks, which this job chooses for itself."""
     model = opened(job)
     from freelunch.model.hidden_states import open_states
     from freelunch.pruning.prune import prune_model
 
-    sample = Artifact.at(snakemake.input.calibration, steps.CALIBRATION)
     with scratch_folder(mine.folder.with_name(f".{mine.folder.name}.hidden")) as scratch:
         states = open_states(model, sample, Path(snakemake.params.hidden), scratch)
         return prune_model(model, dense, mine, states, job.report)
@@ -76,7 +77,7 @@ if __name__ == "__main__":
             dense=dense,
         )
         groups = mine.groups(snakemake.resources.get("together"), model, dense)
-        job.made(mine.finish_left(dense) or choose(job, mine, groups, dense))
+        job.made(mine.finish_left(dense) or choose(job, mine, groups, dense, sample))
         job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
         if mine.criterion.statistics == "sparse":
             job.counts["tokens"] = 2 * dense.facts["sequences"] * dense.facts["length"]

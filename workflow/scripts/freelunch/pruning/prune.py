@@ -6,7 +6,7 @@ statistics of the sparse model, each block sees the outputs of the pruned blocks
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from itertools import groupby
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +48,7 @@ from freelunch.study.patterns import Pattern
 from freelunch.study.steps import CAPTURE_DENSE
 
 log = logging.getLogger(__name__)
+_LEFT = "%s is left to its own job, which will say why"
 # Weights of small matrices that are pruned at once; the memory for larger ones would count.
 _PRUNED_AT_ONCE = 2**22
 
@@ -81,11 +82,9 @@ def prune_model(
     check_belongs(dense, "calibration", states.calibration)
     making = _Making(model, dense, pruning)
     making.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint)
-    if pruning.criterion.statistics == "sparse":
-        _prune_behind_pruned(making, SparseStates(states), report)
-    else:
-        for done in _prune_blocks(model, dense, [making]):
-            report(done, model.num_blocks, "blocks")
+    passing = SparseStates(states) if pruning.criterion.statistics == "sparse" else None
+    for done in _prune_blocks(model, dense, [making], passing):
+        report(done, model.num_blocks, "blocks")
     return pruning.finish(making.writer, making.config, dense)
 
 
@@ -112,28 +111,22 @@ def prune_together(
     makings: list[_Making] = []
     # Criteria of one kind follow each other and share what they computed.
     for pruning in sorted(prunings, key=lambda each: (each.criterion.score, each.pattern.name)):
-        with _left_to_its_own_job(pruning):
+        try:
             making = _Making(model, dense, pruning)
-            writer = ArtifactWriter.of_another_job(pruning.folder, KIND, pruning.fingerprint, clock)
-            if writer is not None:
-                making.writer = writer
-                makings.append(making)
-    failed: list[_Making] = []
-    for done in _prune_blocks(model, dense, makings, failed):
-        number = len(makings) - len(failed)
+        # Whatever it is, it comes again in the job that the masks belong to.
+        except Exception:
+            log.info(_LEFT, pruning.folder, exc_info=True)
+            continue
+        writer = ArtifactWriter.of_another_job(pruning.folder, KIND, pruning.fingerprint, clock)
+        if writer is not None:
+            making.writer = writer
+            makings.append(making)
+    for done in _prune_blocks(model, dense, makings, for_others=True):
+        number = sum(not making.failed for making in makings)
         report(done, model.num_blocks, f"blocks, for {number} jobs" if number > 1 else "blocks")
     for making in makings:
-        spent += making.writer.release() if making in failed else making.writer.leave()
+        spent += making.writer.release() if making.failed else making.writer.leave()
     return spent
-
-
-@contextmanager
-def _left_to_its_own_job(pruning: Pruning) -> Iterator[None]:
-    """Go on after an error in what is done for another job, in which the error comes again."""
-    try:
-        yield
-    except Exception:
-        log.info("%s is left to its own job, which will say why", pruning.folder, exc_info=True)
 
 
 class _Making:
@@ -144,6 +137,7 @@ class _Making:
         prune: Prunes a block.
         config: What the config of the pruned model has in addition to the dense model's.
         gram: Whether Gram matrices are needed.
+        failed: Whether a block could not be pruned; the others are then not tried.
         writer: Fills the folder; set after all checks, so that a refused pruning leaves no folder.
     """
 
@@ -155,6 +149,7 @@ class _Making:
         self.model, self.pruning, self.gram = model, pruning, criterion.needs_gram
         _check_before(model, dense, pattern, self.gram and criterion.statistics == "dense")
         self.config: dict[str, Any] = {}
+        self.failed = False
         if isinstance(criterion, OfUnits):
             self.prune, self.config = _unit_pruner(model, dense, criterion, pattern)
         else:
@@ -162,7 +157,7 @@ class _Making:
 
     def lacks(self, index: int) -> bool:
         """Return whether the masks of a block are still to be chosen."""
-        return masks_file(index) not in self.writer
+        return not self.failed and masks_file(index) not in self.writer
 
     def write(self, index: int, block: nn.Module, statistics: Statistics) -> None:
         """Choose and write the masks of a block."""
@@ -174,15 +169,17 @@ def _prune_blocks(
     model: StreamedModel,
     dense: Artifact,
     makings: Sequence[_Making],
-    failed: list[_Making] | None = None,
+    passing: SparseStates | None = None,
+    for_others: bool = False,
 ) -> Iterator[int]:
-    """Choose masks from dense statistics, block by block; yield how many blocks are done.
+    """Choose masks block by block; yield how many blocks are done.
 
     Args:
         model: The dense model.
-        dense: The statistics.
-        makings: What to make.
-        failed: A list for those that fail, without which the others go on; None raises their error.
+        dense: Its statistics.
+        makings: What to make; a single one with `passing`.
+        passing: Pass the pruned blocks before each block, for statistics of its inputs there.
+        for_others: Whether to go on without those that fail. Otherwise their error is raised.
     """
     missing = [i for i in range(model.num_blocks) if any(making.lacks(i) for making in makings)]
     blocks = model.load_blocks(missing)
@@ -190,49 +187,37 @@ def _prune_blocks(
         if index in missing:
             _, block = next(blocks)
             _check_weights(model, index, block)
-            lacking = [it for it in makings if it.lacks(index) and it not in (failed or ())]
-            if not lacking:
-                break
+            lacking = [making for making in makings if making.lacks(index)]
             gram = any(making.gram for making in lacking)
-            statistics: Statistics = read_statistics(dense, index, model.device, gram)
-            for making, before in zip(lacking, [None, *lacking], strict=False):
-                if before and before.pruning.criterion.score != making.pruning.criterion.score:
-                    # One criterion's factors need not be in memory beside another's work.
-                    _forget(statistics)
-                if failed is None:
-                    making.write(index, block, statistics)
-                    continue
-                failed.append(making)
-                with _left_to_its_own_job(making.pruning):
-                    making.write(index, block, statistics)
-                    failed.remove(making)
+            statistics: Statistics
+            if passing is None:
+                statistics = read_statistics(dense, index, model.device, gram)
+            else:
+                prefix = model.sharding.name(index, "")
+                statistics = _statistics(passing, index, block, prefix, gram)
+            for _, alike in groupby(lacking, key=lambda making: making.pruning.criterion.score):
+                for making in alike:
+                    try:
+                        making.write(index, block, statistics)
+                    # Whatever it is, it comes again in the job that the masks belong to.
+                    except Exception:
+                        if not for_others:
+                            raise
+                        making.failed = True
+                        log.info(_LEFT, making.pruning.folder, exc_info=True)
+                # One criterion's factors need not be in memory beside another's work.
+                _forget(statistics)
             # Free this block and its Gram matrices before others take their places.
             del statistics, block
+        if passing is not None and index + 1 < model.num_blocks:
+            (making,) = makings
+            passing.on(index, load_pruned_block(model, making.pruning.folder, index)[0])
         yield index + 1
 
 
 def _forget(statistics: Statistics) -> None:
     for inputs in statistics.values():
         inputs.memo.clear()
-
-
-def _prune_behind_pruned(making: _Making, passing: SparseStates, report: Report) -> None:
-    """Choose masks from statistics of the inputs of each block behind the pruned blocks."""
-    model, folder = making.model, making.pruning.folder
-    missing = [index for index in range(model.num_blocks) if making.lacks(index)]
-    blocks = model.load_blocks(missing)
-    for index in range(model.num_blocks):
-        if index in missing:
-            _, block = next(blocks)
-            _check_weights(model, index, block)
-            prefix = model.sharding.name(index, "")
-            statistics = _statistics(passing, index, block, prefix, making.gram)
-            making.write(index, block, statistics)
-            # Free this block and its Gram matrices before others take their places.
-            del statistics, block
-        if index + 1 < model.num_blocks:
-            passing.on(index, load_pruned_block(model, folder, index)[0])
-        report(index + 1, model.num_blocks, "blocks")
 
 
 def _check_before(model: StreamedModel, dense: Artifact, pattern: Pattern, gram: bool) -> None:

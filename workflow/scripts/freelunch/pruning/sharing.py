@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock
-
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter, is_finished, is_left
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
@@ -128,7 +126,7 @@ class Pruning:
         """Write the manifest.
 
         Args:
-            writer: Of the folder, with the masks of all blocks.
+            writer: Fills the folder, and has the masks of all blocks.
             config: What the config of the pruned model has in addition to the dense model's.
             dense: The statistics.
         """
@@ -171,7 +169,8 @@ def shared(
         for group in groups[1:]:
             free = lock_if_free(_lock_file(group))
             if free is not None:
-                spent += _choose_lacking(group, choose, free)
+                spent += _choose_lacking(group, choose)
+                remove_lock(free)
             if mine.is_left:
                 break
         lock = wait_for_lock(_lock_file(own), logging.INFO)
@@ -185,17 +184,11 @@ def shared(
 
 
 def _choose_lacking(
-    group: Sequence[Pruning],
-    choose: Callable[[Sequence[Pruning]], Spent],
-    lock: BaseFileLock | None = None,
+    group: Sequence[Pruning], choose: Callable[[Sequence[Pruning]], Spent]
 ) -> Spent:
-    """Choose those masks of a group that are neither left nor finished, and release its lock."""
-    try:
-        lacking = [each for each in group if not (each.is_left or each.is_finished)]
-        return choose(lacking) if lacking else Spent()
-    finally:
-        if lock is not None:
-            remove_lock(lock)
+    """Choose those masks of a group that are neither left nor finished."""
+    lacking = [each for each in group if not (each.is_left or each.is_finished)]
+    return choose(lacking) if lacking else Spent()
 
 
 def _lock_file(group: Sequence[Pruning]) -> Path:
