@@ -13,6 +13,7 @@ from freelunch.costs.plan import Plan
 from freelunch.records.whole import made_by_steps
 from freelunch.reporting.audit.claims import audit_claims, load_claims
 from freelunch.reporting.audit.evidence import Evidence
+from freelunch.reporting.audit.verdicts import HOLDS
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
@@ -141,6 +142,28 @@ def test_the_cells_of_a_claim_are_those_that_the_audit_needs(claim: str, tmp_pat
     (verdict,) = audit_claims(Evidence(study, records, tmp_path), claims)
     reasons = [finding["reason"] for part in verdict["parts"] for finding in part["findings"]]
     assert reasons and not [reason for reason in reasons if LACKING.search(reason)]
+
+
+@pytest.mark.parametrize("claim", ["C2", "C2b", "C2v1"])
+def test_windows_that_no_gpu_holds_do_not_count_against_a_claim(
+    claim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each grid of windows has a model here. All windows but the smallest reach one perplexity."""
+    monkeypatch.setattr(intervals, "DRAWS", 100)
+    study = PAPER.of_part(Part(models=["opt-125m", "qwen2.5-3b", "qwen2.5-72b"], claims=["C2"]))
+    levels = {"none": 20.0, "recon_matrix": 15.0, "recon_matrix_exact": 15.0}
+    values = {
+        str(cell): 5.0 if cell.is_dense else levels.get(cell.adaptation, 10.0)
+        for cell in study.cells
+    }
+    records = make_records(study, values)
+    for cell, record in records.items():
+        if cell.adaptation == "recon_auto":
+            record["adaptation"]["window"] = PLANS["paper"].window(cell.model, "recon_auto")[0]
+    claims = [each for each in load_claims() if each["id"] == claim]
+    (verdict,) = audit_claims(Evidence(study, records, tmp_path), claims, regimes={})
+    of_perplexity = [it for it in verdict["parts"] if it["metric"] == "perplexity"]
+    assert [part["verdict"] for part in of_perplexity] == [HOLDS] * len(of_perplexity)
 
 
 def test_each_claim_of_the_audit_has_cells() -> None:

@@ -1,4 +1,8 @@
-"""Measures of the effect of the window size."""
+"""Measures of the effect of the window size.
+
+A window that is larger than the one that `window: auto` took for a model does not fit into the
+memory that the study gives it. It need not be there for this model if another model has it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +25,12 @@ from freelunch.reporting.audit.measures.measure import (
     shared_seeds,
 )
 from freelunch.reporting.labels import window_label
-from freelunch.study.adaptations import LeastSquares, Training
+from freelunch.study.adaptations import LeastSquares, Reconstruction, Training
 from freelunch.study.cell import NONE
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import HALVES, MATRIX
+from freelunch.study.windows import HALVES, MATRIX, window_size
 
 # Runs that a comparison of peak memory needs.
 RUNS = 3
@@ -38,12 +42,15 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     gains, for each amount of text with which several windows were run; below 0, it gains more. All
     of them have to be there, and no others count.
     """
-    for found in _with(evidence, _trained(settings["beside"], *settings["windows"])):
+    beside_all = _trained(settings["beside"])
+    for found in _with(evidence, beside_all, _trained(*settings["windows"])):
         if isinstance(found, Absent):
             yield found
             continue
         beside = found.trained(settings["beside"])
         for window in settings["windows"]:
+            if _Kind(window) not in found.names:  # It does not fit.
+                continue
             yield ask(
                 evidence,
                 settings,
@@ -185,6 +192,7 @@ class _Windows:
         cells: All cells of the pruned model.
         names: The adaptations by their windows.
         unlike: Windows that were adapted with other settings than these, such as another loss.
+        largest: The window that `auto` took, and the GB into which it had to fit; None without it.
     """
 
     model: str
@@ -192,6 +200,11 @@ class _Windows:
     cells: BySeed
     names: Mapping[_Kind, str]
     unlike: set[_Kind]
+    largest: tuple[int | str, float] | None
+
+    def fits(self, kind: _Kind) -> bool:
+        """Return whether a window fits into the memory that the study gives it, as far as known."""
+        return self.largest is None or window_size(kind.window) <= window_size(self.largest[0])
 
     def about(self, *words: str) -> str:
         """Return what a number is about, with the amount of text."""
@@ -206,25 +219,47 @@ def _trained(*windows: int | str) -> list[_Kind]:
     return [_Kind(window) for window in windows]
 
 
-def _with(evidence: Evidence, wanted: Sequence[_Kind]) -> Iterator[_Windows | Absent]:
+def _with(
+    evidence: Evidence, wanted: Sequence[_Kind], apart: Sequence[_Kind] = ()
+) -> Iterator[_Windows | Absent]:
     """Yield the windows of each pruned model, or which of the wanted ones are missing, for each
     amount of text with which several windows were run.
+
+    A model into whose memory a window does not fit is left out if another model has that window.
+
+    Args:
+        evidence: The study.
+        wanted: Windows that are compared together, all of which have to be there.
+        apart: Windows that are compared with these one by one, so that a model is left out only if
+            none of them fits.
     """
+    kinds = [*wanted, *apart]
     # What is solved exactly has the calibration sample and no other.
-    only = evidence.study.calibration.samples if any(kind.exact for kind in wanted) else None
-    for by_name in evidence.pruned:
-        for sequences, found in _by_amount(evidence, by_name).items():
-            if only in (None, sequences):
-                missing = _missing(found, wanted)
-                yield Absent(found.about(found.model), missing) if missing else found
+    only = evidence.study.calibration.samples if any(kind.exact for kind in kinds) else None
+    models = [
+        found
+        for by_name in evidence.pruned
+        for sequences, found in _by_amount(evidence, by_name).items()
+        if only in (None, sequences)
+    ]
+    seen = {kind for found in models for kind in found.names}
+    for found in models:
+        too_large = {kind for kind in seen if kind not in found.names and not found.fits(kind)}
+        if too_large.intersection(wanted) or (apart and too_large.issuperset(apart)):
+            continue
+        missing = [kind for kind in kinds if kind not in found.names and kind not in too_large]
+        yield Absent(found.about(found.model), _not_run(found, missing)) if missing else found
 
 
-def _missing(found: _Windows, wanted: Sequence[_Kind]) -> str | None:
-    """Return which of the wanted windows were not adapted, in words; None if all were."""
-    missing = [kind for kind in wanted if kind not in found.names]
+def _not_run(found: _Windows, missing: Sequence[_Kind]) -> str:
+    """Return in words that windows were not adapted."""
     names = [f"{it.window} (solved exactly)" if it.exact else str(it.window) for it in missing]
     alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
-    return f"windows that were not run{alike}: {', '.join(names)}" if missing else None
+    reason = f"windows that were not run{alike}: {', '.join(names)}"
+    if found.largest is None or all(map(found.fits, missing)):
+        return reason
+    window, memory_gb = found.largest
+    return f"{reason} (window {window} is the largest that fits into {memory_gb:g} GB)"
 
 
 def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
@@ -234,6 +269,7 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
     study = evidence.study
     amounts: dict[int, dict[_Kind, str]] = {}
     unlike: dict[int, set[_Kind]] = {}
+    largest: dict[int, tuple[int | str, float]] = {}
     usual = {
         name: settings
         for name, settings in study.config.adaptations.items()
@@ -244,6 +280,9 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
     if {name for name, settings in usual.items() if isinstance(settings, Training)} <= favoured:
         favoured = set()
     for name, settings in usual.items():
+        if isinstance(settings, Reconstruction) and settings.memory_gb is not None:
+            window = evidence.window_of(next(iter(by_name[name].values())))
+            largest[study.sequences[name]] = window, settings.memory_gb
         if name not in favoured:
             one = next(iter(by_name[name].values()))
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
@@ -263,6 +302,7 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
             by_name,
             names,
             unlike.get(amount, set()),
+            largest.get(amount),
         )
         for amount, names in several.items()
     }
