@@ -98,7 +98,7 @@ def mix(config: dict[str, Any], few: list[str]) -> None:
 
 
 def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
-    mix(config, [f"few {each}" for each in DOCUMENTS[:8]])
+    mix(config, [" ".join(reversed(each.split())) for each in DOCUMENTS[:8]])
     assert "all is well" in said(config)
     config["adaptations"]["recon_block"]["samples"] = 400
     message = refused(config)
@@ -111,7 +111,7 @@ def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:
     mix(config, DOCUMENTS[::2])
     message = refused(config)
     assert "the parts of the mixture overlap" in message and "texts.mixed.parts.notes" in message
-    assert "32 of its 64 documents, 50.0% of its characters" in message
+    assert "50.0% of its letters, in 32 of its 64 documents" in message
 
 
 # --- Models

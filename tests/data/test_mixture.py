@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,41 @@ def test_parts_that_overlap(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the parts of the mixture overlap") as error:
         mixed(tmp_path, parts, {"a": 0.5, "b": 0.5})
     message = str(error.value)
-    assert "texts.mixed.parts.b" in message and "2 of its 4 documents, 50.0%" in message
+    assert (
+        "texts.mixed.parts.b" in message
+        and "50.0% of its letters, in 2 of its 4 documents" in message
+    )
     assert not (tmp_path / "mixed" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda text: text + "\n",
+        lambda text: text.upper().replace(" ", "  "),
+        lambda text: "Another beginning. " + text,
+        lambda text: text[:600] + " and another end " + text[:-600],
+        lambda text: text[300:700],
+    ],
+)
+def test_parts_that_overlap_in_changed_documents(
+    changed: Callable[[str], str], tmp_path: Path
+) -> None:
+    shared = documents("shared", 20, 500)
+    parts = {"a": shared, "b": [*documents("own", 20, 500), *map(changed, shared[:10])]}
+    with pytest.raises(UserError, match="the parts of the mixture overlap") as error:
+        mixed(tmp_path, parts, {"a": 0.5, "b": 0.5})
+    assert "in 10 of its 30 documents" in str(error.value)
+
+
+def test_a_document_of_an_earlier_part_is_dropped_whatever_its_spaces_and_case(
+    tmp_path: Path,
+) -> None:
+    own = [*documents("own", 10), "One", "one"]
+    parts = {"a": [*own, own[0]], "b": [*documents("b", 10), f" {own[1].upper()}\n"]}
+    text = mixed(tmp_path, parts, {"a": 0.5, "b": 0.5})
+    assert read_documents(text.folder) == [*own, *documents("b", 10)]
+    assert [part["duplicates"] for part in text.facts["parts"]] == [1, 1]
 
 
 # --- Drawing

@@ -1,6 +1,5 @@
 """Mix texts: the documents of all parts, one part after another, each document once."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,10 @@ from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import SHA256
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
+from freelunch.data.overlap import Seen, letters
 from freelunch.study.steps import DOCUMENTS, TEXT
 
-# The largest share of a part's characters that earlier parts may hold, too. With more, the shares
+# The largest share of a part's letters that earlier parts may hold, too. With more, the shares
 # would not be those of different texts.
 LARGEST_OVERLAP = 0.1
 
@@ -40,8 +40,7 @@ def mix_text(
     Returns:
         An artifact of kind "text" with the facts of any text (`freelunch.data.texts`), and `parts`,
         in the order of their documents: for each its `name`, `documents`, `characters`,
-        `duplicates` (how many of its documents were dropped since an equal one came before) and
-        `text` (the digest of its artifact).
+        `duplicates` (how many of its documents were dropped since they came before) and `text` (the digest of its artifact).
 
     Raises:
         UserError: A part repeats too much of the parts before it.
@@ -78,7 +77,7 @@ def documents_of_parts(
     name: str, parts: Iterable[tuple[str, Iterable[str]]]
 ) -> Iterator[tuple[str, list[str], int]]:
     """Yield each part of a mixture, its documents, each once and in no earlier part, and how many
-    equal ones were dropped.
+    were dropped. Those of different parts are compared without regard to spaces and case.
 
     Args:
         name: The mixture's key in `texts`, for messages.
@@ -87,33 +86,33 @@ def documents_of_parts(
     Raises:
         UserError: A part repeats too much of the parts before it.
     """
-    seen: set[bytes] = set()
+    seen = Seen()
     for part, given in parts:
         documents = [each for each in given if each.strip()]
         # A table may repeat its own rows.
-        own = {hashlib.sha256(each.encode()).digest(): each for each in documents}
-        kept = [each for digest, each in own.items() if digest not in seen]
-        _check_overlap(f"texts.{name}.parts.{part}", list(own.values()), kept)
-        seen |= own.keys()
+        own = {each: letters(each) for each in documents}
+        _check_overlap(f"texts.{name}.parts.{part}", [*own.values()], seen)
+        kept = [each for each, its_letters in own.items() if its_letters not in seen]
+        seen.add([*own.values()])
         yield part, kept, len(documents) - len(kept)
 
 
-def _check_overlap(where: str, documents: list[str], kept: list[str]) -> None:
+def _check_overlap(where: str, documents: list[str], seen: Seen) -> None:
     """Refuse a part that repeats too much of the parts before it.
 
     Args:
         where: The part, for messages.
-        documents: Its documents, each once.
-        kept: Those that no earlier part has.
+        documents: The letters of its documents, each once.
+        seen: The parts before it.
     """
-    characters = sum(map(len, documents))
-    repeated = characters - sum(map(len, kept))
-    if repeated > LARGEST_OVERLAP * characters:
+    repeated = [each for each in map(seen.repeated, documents) if each]
+    share = sum(repeated) / max(sum(map(len, documents)), 1)
+    if share > LARGEST_OVERLAP:
         raise UserError(
             "the parts of the mixture overlap",
             where=where,
-            found=f"{len(documents) - len(kept):,} of its {len(documents):,} documents, "
-            f"{repeated / characters:.1%} of its characters, are in the parts before it, too",
+            found=f"{share:.1%} of its letters, in {len(repeated):,} of its {len(documents):,} "
+            "documents, are in the parts before it, too",
             expected=f"at most {LARGEST_OVERLAP:.0%}",
             todo="leave out one of the parts",
         )
