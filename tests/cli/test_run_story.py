@@ -180,6 +180,24 @@ def test_errors_are_told_again_at_the_end_in_full(events, clock, tmp_path):
     assert list(story.errors()) == []
 
 
+def test_jobs_that_one_error_ended_are_told_together(events, clock):
+    story = Story()
+    told(story, events.began(), events.plan(dict.fromkeys((1, 2, 3), 1.0)))
+    for seed in (1, 2):
+        told(story, events.job(seed, "sample_calibration", model="m", seed=str(seed)))
+        events.writes(seed, "ERROR freelunch: error: t: it holds evaluation text")
+    told(story, events.job(3, "fetch_text", text="u"))
+    events.writes(3, "ERROR freelunch: error: u: another one")
+    told(story, *map(events.failed, (1, 3, 2)))
+    logs = "".join(f"\n    log:      {events.log(number)}" for number in (1, 2))
+    assert list(story.errors()) == [
+        "\n3 jobs failed:",
+        "\n  sample_calibration m/seed1\n  sample_calibration m/seed2"
+        f"\n    t: it holds evaluation text{logs}",
+        f"\n  fetch_text u\n    u: another one\n    log:      {events.log(3)}",
+    ]
+
+
 def test_a_job_that_succeeds_at_its_second_attempt_has_not_failed(events, clock):
     story = Story()
     told(

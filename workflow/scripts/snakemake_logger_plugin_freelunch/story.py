@@ -282,7 +282,9 @@ class Story:
             yield text
 
     def errors(self) -> Iterator[str]:
-        """Yield all errors in full, once."""
+        """Yield all errors in full, once, each with all jobs that it ended, such as those of several
+        seeds.
+        """
         failures = [
             failure
             for failure in self.failures.values()
@@ -293,10 +295,15 @@ class Story:
             return
         count = "1 job failed" if len(failures) == 1 else f"{len(failures)} jobs failed"
         yield f"\n{count}:"
+        alike: dict[str, list[Failure]] = {}
         for failure in failures:
-            error = "\n".join(f"    {line}" for line in failure.error.splitlines())
-            logs = "".join(f"\n    log:      {log}" for log in dict.fromkeys(failure.logs))
-            yield f"\n  {failure.name}\n{error}{logs}"
+            alike.setdefault(failure.error, []).append(failure)
+        for said, jobs in alike.items():
+            names = "".join(f"\n  {job.name}" for job in jobs)
+            error = "\n".join(f"    {line}" for line in said.splitlines())
+            paths = dict.fromkeys(log for job in jobs for log in job.logs)
+            logs = "".join(f"\n    log:      {log}" for log in paths)
+            yield f"{names}\n{error}{logs}"
 
     def done(self) -> tuple[float, float]:
         """Return the planned seconds of the work that is done, and of the whole run.
