@@ -3,7 +3,7 @@
 import yaml
 
 from hub_standin import HubStandIn
-from pinned_studies import PINS, STUDY, Said, write_study
+from pinned_studies import PINS, STUDY, Said, pins, write_study
 
 PICKLES = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
 CONVERTED = {**PICKLES, "model.safetensors": b"weights"}
@@ -15,7 +15,7 @@ def test_a_model_of_pickles_is_not_pinned(hub: HubStandIn, refused: Said) -> Non
     message = refused("pin", str(STUDY))
     assert "safetensors only, never pickle" in message and "models.two" in message
     assert "`revision: refs/pr/NUMBER`" in message
-    assert not PINS.exists()
+    assert "team/two" not in pins()["models"]
 
 
 def test_the_refusal_of_pickles_names_pull_requests_that_convert_them(
@@ -36,7 +36,7 @@ def test_the_refusal_of_pickles_names_pull_requests_that_convert_them(
     first = message.index(f"`revision: {bots}` (by SFconvertbot, {hub.endpoint}/team/two/")
     assert first < message.index(" or `revision: refs/pr/4` (by somebody,")
     assert message.count("refs/pr/") == 2, "at most two"
-    assert not PINS.exists()
+    assert "team/two" not in pins()["models"]
     write_study({"models.two": {"revision": bots}})
     did("pin", str(STUDY))
     pinned = yaml.safe_load(PINS.read_text())

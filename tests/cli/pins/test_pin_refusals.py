@@ -87,7 +87,34 @@ def test_what_is_not_on_the_hub_is_not_pinned(
 ) -> None:
     write_study(changes)
     assert f"error: {said.format(hub=hub.endpoint)}" in refused("pin", str(STUDY))
-    assert not PINS.exists()
+    of_model = "models.one" in changes
+    assert set(pins()["models"]) == ({"team/two"} if of_model else {"team/one", "team/two"})
+    assert ("datasets" in pins()) == of_model
+
+
+def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
+    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else, each licence to accept would need a run of its own."""
+    did("pin", str(STUDY))
+    before = pins()
+    hub.add("team/gated", CONFIG, gated=True)
+    write_study({"models.one": {"repository": "team/gated"}, "models.two": {"revision": "dev"}})
+    said = refused("pin", str(STUDY))
+    assert said.startswith(f"error: {STUDY}: 2 sources could not be pinned\n  models.one.reposi")
+    assert "\n  models.two.revision: the revision is not there\n" in said
+    assert pins() == {"datasets": before["datasets"]}
+    # What is pinned stays pinned when its repository is closed.
+    write_study({"models.two": {"revision": "dev"}})
+    did("pin", "--models", "one", str(STUDY))
+    hub.add("team/one", CONFIG, gated=True)
+    refused("pin", str(STUDY))
+    assert pins()["models"] == {"team/one": before["models"]["team/one"]}
+    # A check tells all, too.
+    hub.add("team/words", {"a.txt": b"words"}, kind="datasets", gated=True)
+    said = refused("check", "--models", "one", str(STUDY))
+    assert f"{STUDY}: 2 sources cannot be downloaded\n" in said
+    assert all(f"\n  {it}.repository: the rep" in said for it in ("models.one", "texts.words"))
 
 
 def test_a_repository_without_a_config_is_no_model(hub: HubStandIn, refused: Said) -> None:
@@ -105,7 +132,7 @@ def test_a_pinned_commit_that_vanished_is_named(hub: HubStandIn, did: Said, refu
     for command in ("pin", "check"):
         said = refused(command, str(STUDY))
         assert "models.one.revision: the revision is not there" in said and old in said
-        assert "has this commit, remove its entry there and run `make pin` again" in said
+        assert f"remove its entry from {PINS}, and run `make pin STUDY={STUDY}`" in said
     # As it says.
     kept = pins()
     del kept["models"]["team/one"]

@@ -282,9 +282,7 @@ class Story:
             yield text
 
     def errors(self) -> Iterator[str]:
-        """Yield all errors in full, once, each with all jobs that it ended, such as those of several
-        seeds.
-        """
+        """Yield all errors in full, each once, with all jobs that it ended, as of several seeds."""
         failures = [
             failure
             for failure in self.failures.values()

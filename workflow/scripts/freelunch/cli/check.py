@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from freelunch.core.devices import memory_bytes
-from freelunch.core.errors import UserError, first_of
+from freelunch.core.errors import UserError, first_of, raise_all
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plausible import SELECTION, samples_drawn
 from freelunch.costs.room import lacking
+from freelunch.data.hub_errors import Unreachable
 from freelunch.data.hub_revisions import check_download, is_offline
 from freelunch.data.mixture import documents_of_parts
 from freelunch.data.seen_model import (
@@ -241,9 +242,17 @@ def _check_downloads(study: Study) -> None:
         if not fetched[registry](study, name)
     }
     # Offline, the hub's cache may have it, which only the download can tell.
-    if waiting and not is_offline():
-        for where, entry in waiting.items():
+    if not waiting or is_offline():
+        return
+    problems: list[UserError] = []
+    for where, entry in waiting.items():
+        try:
             check_download(where, entry)
+        except Unreachable:
+            raise
+        except UserError as error:
+            problems.append(error)
+    raise_all(problems, "sources cannot be downloaded", study.source)
 
 
 def _mixed(

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from freelunch.core.errors import UserError, raise_all
 from freelunch.core.files import write_atomically
+from freelunch.data.hub_errors import Unreachable
 from freelunch.data.hub_revisions import check_download, look_up
 from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, pins_of_others, read_pins
 from freelunch.study.sources import Hub
@@ -24,12 +26,14 @@ def pin_study(study: Study) -> Iterator[str]:
         What was done about each, one line each.
 
     Raises:
-        UserError: The file of pins is damaged; or a source is not on the hub, is gated, or cannot
-            be downloaded at its commit. The file is then as it was.
+        UserError: The file of pins is damaged, or the hub cannot be reached; the file is then as it
+            was. Or some sources are not on the hub, are gated, or cannot be downloaded at their
+            commits; the others are pinned.
     """
     path, before = pins_file(study.source), read_pins(study.source)
     known = {path: before, **pins_of_others(study.source)}
     pins: dict[Hub, Pin] = {}
+    problems: list[UserError] = []
     asked = hub_entries(study)
     for where, entry in hub_entries(study.of_part(None)).items():
         if entry.is_commit:
@@ -38,26 +42,34 @@ def pin_study(study: Study) -> Iterator[str]:
             if (kept := before.of(entry)) is not None:
                 pins[entry] = kept
             continue
-        found = look_up(where, entry)
-        if found.repository != entry.repository:
-            yield (
-                f"{where}: {entry.repository} was renamed on the hub; write the new name, "
-                f"`repository: {found.repository}`, into the study, and pin it again"
-            )
-        pin, said = Pin(commit=found.commit, resolved=datetime.now(UTC).date()), ""
-        for file, others in known.items():
-            if (other := others.of(entry)) is not None:
-                pin, said = other, f", pinned on {other.resolved} in {file}"
-                break
-        said += f"; the hub has {found.commit} now" if found.commit != pin.commit else ""
-        check_download(where, entry.model_copy(update={"revision": pin.commit}))
+        try:
+            found = look_up(where, entry)
+            if found.repository != entry.repository:
+                yield (
+                    f"{where}: {entry.repository} was renamed on the hub; write the new name, "
+                    f"`repository: {found.repository}`, into the study, and pin it again"
+                )
+            pin, said = Pin(commit=found.commit, resolved=datetime.now(UTC).date()), ""
+            for file, others in known.items():
+                if (other := others.of(entry)) is not None:
+                    pin, said = other, f", pinned on {other.resolved} in {file}"
+                    break
+            said += f"; the hub has {found.commit} now" if found.commit != pin.commit else ""
+            check_download(where, entry.model_copy(update={"revision": pin.commit}))
+        except Unreachable:
+            raise
+        except UserError as error:
+            problems.append(error)
+            if (kept := before.of(entry)) is not None:
+                pins[entry] = kept
+            continue
         pins[entry] = pin
         yield f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}"
     after = Pins.joined(pins)
     for kind, repository, revision in before.names():
         if (kind, repository, revision) not in after.names():
             yield f"removed from {kind}: {repository} at {revision}, which the study does not name"
-    if not pins:
+    if not pins and not problems:
         path.unlink(missing_ok=True)
         yield f"{study.source} names no branch or tag on the hub, so there is nothing to pin."
     elif after == before:
@@ -65,3 +77,4 @@ def pin_study(study: Study) -> Iterator[str]:
     else:
         write_atomically(path, after.text(study.source))
         yield f"Written: {path}. Keep it with the study."
+    raise_all(problems, "sources could not be pinned", study.source)

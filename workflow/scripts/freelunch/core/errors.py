@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 DEFAULT_STUDY = "config.yaml"
@@ -43,6 +43,21 @@ class UserError(Exception):
         lines += [f"  expected: {expected}"] if expected is not None else []
         lines += [f"  to do:    {todo}"] if todo is not None else []
         super().__init__("\n".join(lines))
+
+
+def raise_all(problems: Sequence[UserError], of: str, where: object) -> None:
+    """Raise several problems as one error, and a single one as it is; do nothing without any.
+
+    Args:
+        problems: The problems.
+        of: What happened to how many, such as "sources could not be pinned".
+        where: The file that they are in.
+    """
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = (f"  {line}" for each in problems for line in str(each).splitlines())
+        raise UserError("\n".join([f"{len(problems)} {of}", *lines]), where=where)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,10 +1,16 @@
 """What huggingface_hub raises, as one error that names the key to correct."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
+from freelunch.study.pins import files_with, pin_command
 from freelunch.study.sources import Hub, HubFile
+
+
+class Unreachable(UserError):
+    """The hub did not answer, or not as a hub does; other sources would fare no better."""
 
 
 @contextmanager
@@ -64,8 +70,7 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
             "the revision is not there",
             where=f"{where}.revision",
             found=f"{entry.revision}, in {page}",
-            todo="name a branch, a tag or a full commit of the repository; if the study's file of "
-            "pins has this commit, remove its entry there and run `make pin` again",
+            todo=_instead_of(entry),
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
         key, problem = ("member", "the file") if is_file else ("repository", "config.json")
@@ -77,9 +82,21 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
         )
     # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
     reason = error.__cause__ or error
-    return UserError(
+    return Unreachable(
         f"{entry.repository} cannot be read from {constants.ENDPOINT}",
         where=f"{where}.repository",
         found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
         todo="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and free space, then try again",
     )
+
+
+def _instead_of(entry: Hub) -> str:
+    """Return what to do about a revision that the hub does not have."""
+    study = os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY)
+    files = " and ".join(map(str, files_with(study, entry.revision) if entry.is_commit else []))
+    if files:
+        return (
+            f"the commit was pinned, and is gone; remove its entry from {files}, and run "
+            f"`{pin_command(study)}`, which pins the newest one"
+        )
+    return "name a branch, a tag or a full commit of the repository"

@@ -40,7 +40,8 @@ def mix_text(
     Returns:
         An artifact of kind "text" with the facts of any text (`freelunch.data.texts`), and `parts`,
         in the order of their documents: for each its `name`, `documents`, `characters`,
-        `duplicates` (how many of its documents were dropped since they came before) and `text` (the digest of its artifact).
+        `duplicates` (how many of its documents were dropped since they came before) and `text`
+        (the digest of its artifact).
 
     Raises:
         UserError: A part repeats too much of the parts before it.

@@ -128,6 +128,16 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
     return {file: read_pins(str(file).removesuffix(SUFFIX)) for file in others}
 
 
+def files_with(study: str, commit: str) -> list[Path]:
+    """Return the files of pins, of a study and of the others here, that name a commit.
+
+    Raises:
+        UserError: One of the files is damaged.
+    """
+    known = {pins_file(study): read_pins(study), **pins_of_others(study)}
+    return [file for file, pins in known.items() if commit in pins.model_dump_json()]
+
+
 def hub_entries(study: Study) -> dict[str, Hub]:
     """Return what a study takes from the hub, by the place of the entry."""
     entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in study.models}
