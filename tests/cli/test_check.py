@@ -102,8 +102,12 @@ def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
     assert "all is well" in said(config)
     config["adaptations"]["recon_block"]["samples"] = 400
     message = refused(config)
-    assert "texts.mixed.parts.few: 0.25 of 400 sequences of 32 tokens are drawn from it" in message
-    assert "3,200 tokens, each once" in message and "parts.notes" not in message
+    assert "texts.mixed.parts.few: 0.25 of 400 sequences of 32 tokens come from it, " in message
+    assert (
+        "3,200 tokens; without" in message
+        and "expected a smaller share" in message
+        and "parts.notes" not in message
+    )
 
 
 def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:

@@ -275,9 +275,10 @@ def _mixed(
         needed = share * most * length
         if whole < needed * (_COUNTED if text.exact else _ESTIMATED):
             yield (
-                f"  texts.{asked.text}.parts.{part}: {share:g} of {most:,} sequences of"
-                f" {length} tokens are drawn from it, {needed:,.0f} tokens, each once; without the "
-                f"held-out documents, it has about {whole:,.0f} in whole sequences"
+                f"  texts.{asked.text}.parts.{part}: {share:g} of {most:,} sequences of {length} "
+                f"tokens come from it, {needed:,.0f} tokens; without the held-out documents, it "
+                f"has about {whole:,.0f} in whole sequences, and none is drawn twice; expected a "
+                "smaller share, fewer sequences, or several epochs on them"
             )
 
 

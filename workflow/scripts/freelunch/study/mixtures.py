@@ -38,7 +38,8 @@ def mixture_problems(
     """Yield what is wrong with a mixture: its shares, or what its parts are."""
     where = f"  texts.{name}.parts"
     total = sum(entry.parts.values())
-    if not math.isclose(total, 1, abs_tol=1e-6):
+    # A share that is not valid, such as a single part's 1, has been told and is not among these.
+    if entry.parts and not math.isclose(total, 1, abs_tol=1e-6):
         yield f"{where}: the shares add up to {total:.9g}; expected 1"
     for part in entry.parts:
         if part not in names["texts"]:

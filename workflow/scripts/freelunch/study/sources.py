@@ -247,8 +247,8 @@ class Mixture(Source):
 
     source: Literal["mixture"] = Field(description=_SOURCE)
     parts: dict[Name, Share] = Field(
-        description="Share of the tokens of each part, which is a key of `texts`. The shares add "
-        "up to 1, and every sample has them, to within a sequence."
+        description="Share of the tokens of each of two or more parts, which are keys of `texts`. "
+        "The shares add up to 1, and every sample has them, to within a sequence."
     )
     evaluation_text: Literal["refuse", "leave_out"] = Field(
         default=REFUSE,
