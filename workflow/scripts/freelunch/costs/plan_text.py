@@ -333,7 +333,8 @@ def duration(seconds: float) -> str:
         return f"{seconds / 60:.0f} minutes"
     if seconds < 72 * 3600:
         return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 86400:,.0f} days"
+    days = seconds / 86400
+    return f"{days:,.0f} days" if days < 730 else f"{days / 365.25:,.0f} years"
 
 
 def short(seconds: float) -> str:
