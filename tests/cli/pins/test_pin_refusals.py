@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ def test_a_study_without_pins_is_only_planned(
     did("plan", *rates, str(STUDY))
     assert did("name", str(STUDY)) == "mine\n"
     assert f"; still to be pinned: `{COMMAND}`)." in did("check", "--elsewhere", str(STUDY))
+    # Parts that have run have pins, and the others nothing to remove.
+    (Path("results") / "mine" / "records").mkdir(parents=True)
+    assert "Nothing to remove" in did("tidy", str(STUDY))
     assert not hub.requests, "a plan needs no hub"
 
 

@@ -362,7 +362,9 @@ def tidy_command(
     """
     from freelunch.cli.tidy import tidy
 
-    terminal.show(tidy(open_study(study, part_of(models, claims, seeds)), dry_run))
+    # What has no pin has not run, and so has nothing to remove.
+    opened = open_study(study, part_of(models, claims, seeds), pinned=False)
+    terminal.show(tidy(opened, dry_run))
 
 
 @command("compare")
