@@ -71,6 +71,29 @@ def test_a_text_that_was_fetched(study: Study) -> None:
     assert note is not None and "0.01 million tokens" in note and "26,239 characters" in note
 
 
+@pytest.mark.parametrize(
+    ("entry", "known"),
+    [
+        ({}, True),
+        ({"format": "jsonl"}, True),
+        ({"format": "parquet"}, False),
+        ({"path": "notes.txt.gz"}, False),
+        ({"path": "."}, False),
+    ],
+)
+def test_a_text_of_ones_own_before_it_is_fetched(
+    study: Study, entry: dict[str, str], known: bool
+) -> None:
+    Path("notes.txt").write_text("x" * int(TOKEN_CHARACTERS * 6400))
+    Path("notes.txt.gz").write_bytes(b"packed")
+    text = {"source": "path", "path": "notes.txt", "format": "plain", **entry}
+    config = study.as_json()
+    config["texts"][study.perplexity.text] = text
+    windows, note = text_windows(Study.check(config, "own.yaml"), "tiny")
+    assert note is not None and ("by its 26,239 bytes" in note) == known
+    assert windows in ((199, 200) if known else (ASSUMED_TOKENS // LENGTH,))
+
+
 def test_another_text_of_that_name_which_was_fetched_says_nothing(study: Study) -> None:
     fetch(study, characters=26_239, path="another.txt")
     assert characters_of(study, study.perplexity.text) is None

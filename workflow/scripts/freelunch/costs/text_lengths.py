@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from freelunch.study.fetched import facts_at, fetched_text
-from freelunch.study.sources import Mixture
+from freelunch.study.sources import TABLES, LocalText, Mixture
 from freelunch.study.study import Study
 
 # Tokens of a text whose length is not known yet.
@@ -30,8 +30,8 @@ class TextWindows(NamedTuple):
 def text_windows(study: Study, model: str) -> TextWindows:
     """Return how many windows of the evaluation text a model is evaluated on.
 
-    If the study says `null`, the text is looked up: cut for this model, or fetched. A text that is
-    neither is assumed to have a million tokens.
+    If the study says `null`, the text is looked up: cut for this model, or fetched, or in a file of
+    one's own. A text that is neither is assumed to have a million tokens.
     """
     settings = study.perplexity_of(model)
     if settings.windows is not None:
@@ -46,10 +46,12 @@ def text_windows(study: Study, model: str) -> TextWindows:
     def windows(tokens: float) -> int:
         return max(2, int(tokens - settings.length) // (settings.stride or settings.length) + 1)
 
-    characters = characters_of(study, settings.text)
-    if characters is not None:
-        tokens = characters / TOKEN_CHARACTERS
-        found = f"about {tokens / 1e6:,.2f} million tokens, by its {characters:,} characters"
+    size, unit = characters_of(study, settings.text), "characters"
+    if size is None:
+        size, unit = _bytes_of(study.text(settings.text)), "bytes"
+    if size is not None:
+        tokens = size / TOKEN_CHARACTERS
+        found = f"about {tokens / 1e6:,.2f} million tokens, by its {size:,} {unit}"
         return TextWindows(windows(tokens), f"{whole}: {found}")
     unknown = "its length is unknown until it is fetched, and a million tokens is assumed"
     return TextWindows(windows(ASSUMED_TOKENS), f"{whole}: {unknown}")
@@ -65,6 +67,14 @@ def characters_of(study: Study, text: str) -> int | None:
         return None
     parts = [characters_of(study, part) for part in entry.parts]
     return None if None in parts else sum(filter(None, parts))
+
+
+def _bytes_of(text: object) -> int | None:
+    """Return the size of a text in a file of one's own; None if it is elsewhere, or packed."""
+    if not isinstance(text, LocalText) or text.format in TABLES or text.path.endswith(".gz"):
+        return None
+    path = Path(text.path)
+    return path.stat().st_size if path.is_file() else None
 
 
 def _count(tokens: Path) -> int:

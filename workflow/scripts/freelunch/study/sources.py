@@ -28,6 +28,8 @@ REFUSE: Final = "refuse"
 DocumentFormat = Literal["lines", "doc_tags", "plain", "jsonl", "parquet", "parquet_rows"]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
+# Formats of compressed tables.
+TABLES = ("parquet", ROWS)
 TaskFormat = Literal[
     "arrow",
     "parquet",
