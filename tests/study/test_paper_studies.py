@@ -163,7 +163,7 @@ def test_windows_that_no_gpu_holds_do_not_count_against_a_claim(
     claims = [each for each in load_claims() if each["id"] == claim]
     (verdict,) = audit_claims(Evidence(study, records, tmp_path), claims, regimes={})
     of_perplexity = [it for it in verdict["parts"] if it["metric"] == "perplexity"]
-    assert [part["verdict"] for part in of_perplexity] == [HOLDS] * len(of_perplexity)
+    assert of_perplexity and {part["verdict"] for part in of_perplexity} == {HOLDS}
 
 
 def test_each_claim_of_the_audit_has_cells() -> None:

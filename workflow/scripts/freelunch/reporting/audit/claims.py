@@ -11,7 +11,7 @@ import jsonschema
 
 from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS
-from freelunch.core.errors import UserError, nearest
+from freelunch.core.errors import UserError, first_of, nearest
 from freelunch.reporting.audit.data import DATA, checked
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.measures import MEASURES
@@ -153,7 +153,7 @@ def _part(
     if "cells" in part:
         evidence = _only(evidence, part["cells"], claim)
     measure = MEASURES[part["measure"]]
-    asked = list(measure.ask(evidence, settings))
+    asked, left_out = _counted(measure.ask(evidence, settings))
     findings = [_finding(each, part, evidence) for each in asked]
     unfinished = evidence.study.is_unfinished
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
@@ -169,10 +169,35 @@ def _part(
         "verdict": verdict,
         "bearing": bearing(at_scale, too_small),
         "scope": _scope_text(evidence, findings, paper),
-        "reason": reason_text(findings, verdict, UNFINISHED if unfinished else NO_CELLS),
+        "reason": reason_text(findings, verdict, UNFINISHED if unfinished else NO_CELLS)
+        + _left_out_text(left_out),
         "findings": findings,
     }
     return found, at_scale
+
+
+def _counted(
+    asked: Iterable[Measurement | Absent],
+) -> tuple[list[Measurement | Absent], list[Absent]]:
+    """Return what counts in a part, and what is left out, which counts if there is nothing else."""
+    counted: list[Measurement | Absent] = []
+    left_out: list[Absent] = []
+    for each in asked:
+        if isinstance(each, Absent) and each.left_out:
+            left_out.append(each)
+        else:
+            counted.append(each)
+    return (counted, left_out) if counted else ([*left_out], [])
+
+
+def _left_out_text(left_out: Sequence[Absent]) -> str:
+    """Return what is left out, in a sentence for each reason."""
+    subjects: dict[str, list[str]] = {}
+    for each in left_out:
+        subjects.setdefault(each.reason, []).append(each.subject)
+    return "".join(
+        f" Left out, {reason}: {'; '.join(first_of(those))}." for reason, those in subjects.items()
+    )
 
 
 def part_facts(part: Mapping[str, Any]) -> dict[str, Any]:

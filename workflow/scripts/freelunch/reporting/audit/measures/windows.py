@@ -1,11 +1,13 @@
 """Measures of the effect of the window size.
 
-A window that is larger than the one that `window: auto` took for a model does not fit into the
-memory that the study gives it. It need not be there for this model if another model has it.
+A window that is too large for a model's memory is compared on the models that it fits. It counts as
+too large if `window: auto`, with the settings of the other windows, took a smaller one, and if this
+model has it neither in the study nor with other settings. If it fits no model, it is missing.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +32,7 @@ from freelunch.study.cell import NONE
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import HALVES, MATRIX, window_size
+from freelunch.study.windows import AUTO, HALVES, MATRIX, window_size
 
 # Runs that a comparison of peak memory needs.
 RUNS = 3
@@ -40,24 +42,21 @@ MISSED = "gain missed, as a share of the other window's gain"
 def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     """How much less each of some `windows` gains than the window `beside`, as a share of what that
     gains, for each amount of text with which several windows were run; below 0, it gains more. All
-    of them have to be there, and no others count.
+    of them that fit into memory have to be there, and no others count.
     """
-    beside_all = _trained(settings["beside"])
-    for found in _with(evidence, beside_all, _trained(*settings["windows"])):
+    beside = _Kind(settings["beside"])
+    for found in _with(evidence, [beside], _trained(settings["windows"])):
         if isinstance(found, Absent):
             yield found
             continue
-        beside = found.trained(settings["beside"])
-        for window in settings["windows"]:
-            if _Kind(window) not in found.names:  # It does not fit.
-                continue
+        for kind in found.compared:
             yield ask(
                 evidence,
                 settings,
                 f"{found.model}, windows",
-                [_missed(found.trained(window), beside)],
-                shared_seeds(found.cells, [NONE, found.trained(window), beside]),
-                about=found.about(f"{window_label(window)} vs. {window_label(settings['beside'])}"),
+                [_missed(found.names[kind], found.names[beside])],
+                shared_seeds(found.cells, [NONE, found.names[kind], found.names[beside]]),
+                about=found.about(f"{window_label(kind.window)} vs. {window_label(beside.window)}"),
             )
 
 
@@ -88,38 +87,37 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of a single matrix gains than each of some `windows`, as a share of
     what that gains, for each amount of text with which several windows were run. The matrix is
-    solved exactly if `exact`, and trained otherwise. All of the windows have to be there, and no
-    others count.
+    solved exactly if `exact`, and trained otherwise. All of the windows that fit into memory have
+    to be there, and no others count.
     """
-    of_matrix, windows = _Kind(MATRIX, settings["exact"]), settings["windows"]
-    for found in _with(evidence, [of_matrix, *_trained(*windows)]):
+    matrix = _Kind(MATRIX, settings["exact"])
+    for found in _with(evidence, [matrix], _trained(settings["windows"])):
         if isinstance(found, Absent):
             yield found
             continue
-        matrix = found.names[of_matrix]
-        for window in windows:
+        name = found.names[matrix]
+        for kind in found.compared:
             yield ask(
                 evidence,
                 settings,
-                f"{found.model}, {matrix}",
-                [_missed(matrix, found.trained(window))],
-                shared_seeds(found.cells, [NONE, matrix, found.trained(window)]),
-                about=found.about(f"{window_label(MATRIX)} vs. {window_label(window)}"),
+                f"{found.model}, {name}",
+                [_missed(name, found.names[kind])],
+                shared_seeds(found.cells, [NONE, name, found.names[kind]]),
+                about=found.about(f"{window_label(MATRIX)} vs. {window_label(kind.window)}"),
             )
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of half a block gains than each of some `windows`, as a share of
     what that gains, for each amount of text with which several windows were run; the largest share
-    counts. Below 0, half a block gains more than all of them, which have to be there; no others
-    count.
+    counts. Below 0, half a block gains more than all of them. Those that fit into memory have to be
+    there; no others count.
     """
-    wanted = _trained(HALVES, *settings["windows"])
-    for found in _with(evidence, wanted):
+    for found in _with(evidence, [_HALVES], _trained(settings["windows"])):
         if isinstance(found, Absent):
             yield found
             continue
-        half, *others = (found.names[kind] for kind in wanted)
+        half, *others = (found.names[kind] for kind in (_HALVES, *found.compared))
         yield ask(
             evidence,
             settings,
@@ -133,16 +131,16 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     """The peak memory of the job that adapts halves of a block, divided by the smallest peak of
-    some `windows`, all of which have to be there, for each amount of text that several of them were
-    adapted on. Both are net of what the job's own process held when its work began, which is
-    mostly libraries. The interval is over runs with different seeds, of which three are needed.
+    some `windows`, for each amount of text that several of them were adapted on. Those that fit
+    into memory have to be there. Both are net of what the job's own process held when its work
+    began, which is mostly libraries. The interval is over runs with different seeds, of which three
+    are needed.
     """
-    wanted = _trained(HALVES, *settings["windows"])
-    for found in _with(evidence, wanted):
+    for found in _with(evidence, [_HALVES], _trained(settings["windows"])):
         if isinstance(found, Absent):
             yield found
             continue
-        names = [found.names[kind] for kind in wanted]
+        names = [found.names[kind] for kind in (_HALVES, *found.compared)]
         cells = shared_seeds(found.cells, names)
         used = [cell for name in names for cell in cells[name]]
         if len(used) < RUNS * len(names):
@@ -181,6 +179,12 @@ class _Kind:
     window: int | str
     exact: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.window} (solved exactly)" if self.exact else str(self.window)
+
+
+_HALVES = _Kind(HALVES)
+
 
 @dataclass(frozen=True)
 class _Windows:
@@ -192,7 +196,9 @@ class _Windows:
         cells: All cells of the pruned model.
         names: The adaptations by their windows.
         unlike: Windows that were adapted with other settings than these, such as another loss.
-        largest: The window that `auto` took, and the GB into which it had to fit; None without it.
+        limit: Blocks of the largest window that fits into memory; infinite if the study does not
+            ask for it.
+        compared: Windows that are compared here.
     """
 
     model: str
@@ -200,66 +206,61 @@ class _Windows:
     cells: BySeed
     names: Mapping[_Kind, str]
     unlike: set[_Kind]
-    largest: tuple[int | str, float] | None
-
-    def fits(self, kind: _Kind) -> bool:
-        """Return whether a window fits into the memory that the study gives it, as far as known."""
-        return self.largest is None or window_size(kind.window) <= window_size(self.largest[0])
+    limit: float
+    compared: Sequence[_Kind] = ()
 
     def about(self, *words: str) -> str:
         """Return what a number is about, with the amount of text."""
         return ", ".join(filter(None, [*words, self.amount]))
 
-    def trained(self, window: int | str) -> str:
-        """Return the adaptation that trains a window."""
-        return self.names[_Kind(window)]
 
-
-def _trained(*windows: int | str) -> list[_Kind]:
+def _trained(windows: Sequence[int | str]) -> list[_Kind]:
     return [_Kind(window) for window in windows]
 
 
 def _with(
-    evidence: Evidence, wanted: Sequence[_Kind], apart: Sequence[_Kind] = ()
+    evidence: Evidence, wanted: Sequence[_Kind], beside: Sequence[_Kind]
 ) -> Iterator[_Windows | Absent]:
-    """Yield the windows of each pruned model, or which of the wanted ones are missing, for each
-    amount of text with which several windows were run.
-
-    A model into whose memory a window does not fit is left out if another model has that window.
+    """Yield the windows of each pruned model, or which ones are missing, for each amount of text
+    with which several windows were run.
 
     Args:
         evidence: The study.
-        wanted: Windows that are compared together, all of which have to be there.
-        apart: Windows that are compared with these one by one, so that a model is left out only if
-            none of them fits.
+        wanted: Windows that have to be there.
+        beside: Windows that they are compared with, all of which have to be there, too, except for
+            those that do not fit.
     """
-    kinds = [*wanted, *apart]
     # What is solved exactly has the calibration sample and no other.
-    only = evidence.study.calibration.samples if any(kind.exact for kind in kinds) else None
+    only = evidence.study.calibration.samples if any(kind.exact for kind in wanted) else None
     models = [
-        found
+        (next(iter(by_name[NONE].values())).model, found)
         for by_name in evidence.pruned
         for sequences, found in _by_amount(evidence, by_name).items()
         if only in (None, sequences)
     ]
-    seen = {kind for found in models for kind in found.names}
-    for found in models:
-        too_large = {kind for kind in seen if kind not in found.names and not found.fits(kind)}
-        if too_large.intersection(wanted) or (apart and too_large.issuperset(apart)):
+    for model, found in models:
+        elsewhere = {kind for other, its in models if other != model for kind in its.names}
+        too_large = {
+            kind
+            for kind in elsewhere.difference(found.names)
+            if window_size(kind.window) > found.limit
+        }
+        compared = [kind for kind in beside if kind not in too_large]
+        missing = [kind for kind in (*wanted, *compared) if kind not in found.names]
+        if missing:
+            alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
+            names = ", ".join(map(str, missing))
+            reason = f"windows that were not run{alike}: {names}"
+            # Whether a matrix is solved exactly is a choice of the study's for each model.
+            exact = {kind for kind in wanted if kind.exact}
+            left_out = {*missing} <= exact & elsewhere
+            yield Absent(found.about(found.model), reason, left_out=left_out)
             continue
-        missing = [kind for kind in kinds if kind not in found.names and kind not in too_large]
-        yield Absent(found.about(found.model), _not_run(found, missing)) if missing else found
-
-
-def _not_run(found: _Windows, missing: Sequence[_Kind]) -> str:
-    """Return in words that windows were not adapted."""
-    names = [f"{it.window} (solved exactly)" if it.exact else str(it.window) for it in missing]
-    alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
-    reason = f"windows that were not run{alike}: {', '.join(names)}"
-    if found.largest is None or all(map(found.fits, missing)):
-        return reason
-    window, memory_gb = found.largest
-    return f"{reason} (window {window} is the largest that fits into {memory_gb:g} GB)"
+        if out := [kind for kind in beside if kind in too_large]:
+            reason = f"windows that do not fit into memory: {', '.join(map(str, out))}"
+            yield Absent(found.about(found.model), reason, left_out=True)
+        if compared:
+            yield replace(found, compared=compared)
 
 
 def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
@@ -269,7 +270,7 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
     study = evidence.study
     amounts: dict[int, dict[_Kind, str]] = {}
     unlike: dict[int, set[_Kind]] = {}
-    largest: dict[int, tuple[int | str, float]] = {}
+    limits: dict[int, float] = {}
     usual = {
         name: settings
         for name, settings in study.config.adaptations.items()
@@ -280,21 +281,23 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
     if {name for name, settings in usual.items() if isinstance(settings, Training)} <= favoured:
         favoured = set()
     for name, settings in usual.items():
-        if isinstance(settings, Reconstruction) and settings.memory_gb is not None:
-            window = evidence.window_of(next(iter(by_name[name].values())))
-            largest[study.sequences[name]] = window, settings.memory_gb
         if name not in favoured:
-            one = next(iter(by_name[name].values()))
+            one, sequences = next(iter(by_name[name].values())), study.sequences[name]
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
             if name in study.compared_windows(one):
-                amounts.setdefault(study.sequences[name], {}).setdefault(kind, name)
+                amounts.setdefault(sequences, {}).setdefault(kind, name)
+                if isinstance(settings, Reconstruction) and settings.window == AUTO:
+                    limits[sequences] = max(
+                        limits.get(sequences, -math.inf), window_size(kind.window)
+                    )
             else:
-                unlike.setdefault(study.sequences[name], set()).add(kind)
+                unlike.setdefault(sequences, set()).add(kind)
     several = {amount: names for amount, names in sorted(amounts.items()) if len(names) > 1}
     if not several:
         return {}
     one = next(iter(by_name[NONE].values()))
     length = study.calibration_of(one.model).length
+    most = _largest(evidence, one.model)
     return {
         amount: _Windows(
             pruned_model(one),
@@ -302,10 +305,22 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
             by_name,
             names,
             unlike.get(amount, set()),
-            largest.get(amount),
+            max(limits.get(amount, math.inf), most),
         )
         for amount, names in several.items()
     }
+
+
+def _largest(evidence: Evidence, model: str) -> float:
+    """Return the blocks of the largest window that a model has, finished or not, on any masks, with
+    any settings and any amount of text.
+    """
+    sizes = [-math.inf]
+    for name in {cell.adaptation for cell in evidence.study.cells if cell.model == model}:
+        settings = evidence.study.config.adaptations.get(name)
+        if isinstance(settings, Reconstruction) and settings.window != AUTO:
+            sizes.append(window_size(settings.window))
+    return max(sizes)
 
 
 MEASURES = (
