@@ -10,7 +10,9 @@ import yaml
 from huggingface_hub import constants
 
 from freelunch.core.errors import UserError
+from freelunch.data.hub_revisions import OnHub, look_up
 from freelunch.study.choice import chosen_study, open_study
+from freelunch.study.sources import Hub
 from hub_standin import HubStandIn, use_endpoint
 from pinned_studies import COMMAND, CONFIG, PINS, STUDY, Said, entry_of, pins, write_study
 
@@ -36,7 +38,7 @@ def test_a_study_without_pins_is_only_planned(
     did("plan", *rates, str(STUDY))
     assert did("name", str(STUDY)) == "mine\n"
     assert f"; still to be pinned: `{COMMAND}`)." in did("check", "--elsewhere", str(STUDY))
-    # Parts that have run have pins, and the others nothing to remove.
+    # It asks for no pins.
     (Path("results") / "mine" / "records").mkdir(parents=True)
     assert "Nothing to remove" in did("tidy", str(STUDY))
     assert not hub.requests, "a plan needs no hub"
@@ -107,7 +109,10 @@ def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
     said = refused("pin", str(STUDY))
     assert said.startswith(f"error: {STUDY}: 2 sources could not be pinned\n  models.one.reposi")
     assert "\n  models.two.revision: the revision is not there\n" in said
-    assert pins() == {"datasets": before["datasets"]}
+    # Nothing is unpinned before all is well: the names may be misspelled.
+    assert pins() == before and "removed" not in said
+    write_study()
+    assert "is as it was" in did("pin", str(STUDY))
     # What is pinned stays pinned when its repository is closed.
     write_study({"models.two": {"revision": "dev"}})
     did("pin", "--models", "one", str(STUDY))
@@ -192,6 +197,54 @@ def test_a_renamed_repository_is_followed_and_named(hub: HubStandIn, did: Said) 
         "models.one: team/one was renamed on the hub; write the new name, `repository: co" in said
     )
     assert open_study(STUDY).model("one").fetched()["revision"] == commit
+
+
+def test_a_hub_that_ends_in_between_hides_no_problem(
+    hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was pinned by then is pinned; nobody is asked about what comes after."""
+    hub.add("team/two", CONFIG, gated=True)
+
+    def ask(where: str, entry: Hub) -> OnHub:
+        if where == "texts.words":
+            use_endpoint(monkeypatch, "http://127.0.0.1:9")
+        return look_up(where, entry)
+
+    monkeypatch.setattr("freelunch.cli.pin.look_up", ask)
+    said = refused("pin", str(STUDY))
+    assert "2 sources could not be pinned\n  models.two.repository: the repository is gated" in said
+    assert "\n  texts.words.repository: team/words cannot be read from http://127.0.0.1:9" in said
+    assert set(pins()) == {"models"} and set(pins()["models"]) == {"team/one"}
+
+
+def test_a_study_of_which_nothing_can_be_pinned_has_no_file_of_pins(
+    hub: HubStandIn, refused: Said
+) -> None:
+    hub.add("team/one", CONFIG, gated=True)
+    hub.add("team/words", {"a.txt": b"words"}, kind="datasets", gated=True)
+    assert "2 sources could not be pinned" in refused("pin", "--models", "one", str(STUDY))
+    assert not PINS.exists()
+
+
+def test_a_vanished_commit_in_the_study_itself_is_no_pin(
+    hub: HubStandIn, did: Said, refused: Said
+) -> None:
+    """Though there are pins of it, and a damaged file of another study beside them."""
+    did("pin", str(STUDY))
+    Path("studies/other.yaml.pins").write_bytes(PINS.read_bytes())
+    old = hub.commit("team/one")
+    hub.add("team/one", {**CONFIG, "rewritten": b""})
+    hub.forget("team/one", old)
+    both = f"remove its entry from {PINS} and studies/other.yaml.pins, and run `{COMMAND}`"
+    assert both in refused("check", str(STUDY))
+    Path("studies/third.yaml.pins").write_text("<<<<<<<")
+    said = refused("check", str(STUDY))
+    assert "models.one.revision: the revision is not there" in said and "third" not in said
+    write_study({"models.one": {"revision": old}})
+    Path("studies/third.yaml.pins").unlink()
+    said = refused("check", str(STUDY))
+    assert "models.one.revision: the revision is not there" in said
+    assert "name a branch, a tag or a full commit" in said and ".pins" not in said
 
 
 def test_a_hub_that_cannot_be_reached_changes_nothing(

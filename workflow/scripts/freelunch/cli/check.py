@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from freelunch.core.devices import memory_bytes
-from freelunch.core.errors import UserError, first_of, raise_all
+from freelunch.core.errors import Problems, UserError, first_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plausible import SELECTION, samples_drawn
@@ -244,15 +244,13 @@ def _check_downloads(study: Study) -> None:
     # Offline, the hub's cache may have it, which only the download can tell.
     if not waiting or is_offline():
         return
-    problems: list[UserError] = []
+    problems = Problems()
     for where, entry in waiting.items():
-        try:
+        with problems.collected():
             check_download(where, entry)
-        except Unreachable:
-            raise
-        except UserError as error:
-            problems.append(error)
-    raise_all(problems, "sources cannot be downloaded", study.source)
+        if any(isinstance(each, Unreachable) for each in problems):
+            break
+    problems.raise_any("sources cannot be downloaded", study.source)
 
 
 def _mixed(

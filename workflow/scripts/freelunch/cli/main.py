@@ -362,7 +362,7 @@ def tidy_command(
     """
     from freelunch.cli.tidy import tidy
 
-    # What has no pin has not run, and so has nothing to remove.
+    # Without a pin, a cell has no record that is its own, and keeps what it has.
     opened = open_study(study, part_of(models, claims, seeds), pinned=False)
     terminal.show(tidy(opened, dry_run))
 

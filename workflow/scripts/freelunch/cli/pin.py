@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from freelunch.core.errors import UserError, raise_all
+from freelunch.core.errors import Problems
 from freelunch.core.files import write_atomically
 from freelunch.data.hub_errors import Unreachable
 from freelunch.data.hub_revisions import check_download, look_up
@@ -26,14 +26,14 @@ def pin_study(study: Study) -> Iterator[str]:
         What was done about each, one line each.
 
     Raises:
-        UserError: The file of pins is damaged, or the hub cannot be reached; the file is then as it
-            was. Or some sources are not on the hub, are gated, or cannot be downloaded at their
-            commits; the others are pinned.
+        UserError: The file of pins is damaged; it is then as it was. Or the hub cannot be reached,
+            or some sources are not there, are gated, or cannot be downloaded at their commits; the
+            others are pinned, and no pin is removed.
     """
     path, before = pins_file(study.source), read_pins(study.source)
     known = {path: before, **pins_of_others(study.source)}
     pins: dict[Hub, Pin] = {}
-    problems: list[UserError] = []
+    problems = Problems()
     asked = hub_entries(study)
     for where, entry in hub_entries(study.of_part(None)).items():
         if entry.is_commit:
@@ -42,7 +42,7 @@ def pin_study(study: Study) -> Iterator[str]:
             if (kept := before.of(entry)) is not None:
                 pins[entry] = kept
             continue
-        try:
+        with problems.collected():
             found = look_up(where, entry)
             if found.repository != entry.repository:
                 yield (
@@ -56,25 +56,22 @@ def pin_study(study: Study) -> Iterator[str]:
                     break
             said += f"; the hub has {found.commit} now" if found.commit != pin.commit else ""
             check_download(where, entry.model_copy(update={"revision": pin.commit}))
-        except Unreachable:
-            raise
-        except UserError as error:
-            problems.append(error)
-            if (kept := before.of(entry)) is not None:
-                pins[entry] = kept
-            continue
-        pins[entry] = pin
-        yield f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}"
-    after = Pins.joined(pins)
+            pins[entry] = pin
+            yield f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}"
+        if any(isinstance(each, Unreachable) for each in problems):
+            break
+    # A name that is not on the hub may be a slip of the pen, whose correction needs the pin.
+    after = Pins.joined(pins).over(before if problems else Pins())
     for kind, repository, revision in before.names():
         if (kind, repository, revision) not in after.names():
             yield f"removed from {kind}: {repository} at {revision}, which the study does not name"
-    if not pins and not problems:
+    if after == Pins():
         path.unlink(missing_ok=True)
-        yield f"{study.source} names no branch or tag on the hub, so there is nothing to pin."
+        nothing = "names no branch or tag on the hub, so there is nothing to pin"
+        yield f"{study.source} {'has no pins' if problems else nothing}."
     elif after == before:
         yield f"{path} is as it was."
     else:
         write_atomically(path, after.text(study.source))
         yield f"Written: {path}. Keep it with the study."
-    raise_all(problems, "sources could not be pinned", study.source)
+    problems.raise_any("sources could not be pinned", study.source)

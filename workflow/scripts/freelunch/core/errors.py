@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 DEFAULT_STUDY = "config.yaml"
@@ -45,19 +46,32 @@ class UserError(Exception):
         super().__init__("\n".join(lines))
 
 
-def raise_all(problems: Sequence[UserError], of: str, where: object) -> None:
-    """Raise several problems as one error, and a single one as it is; do nothing without any.
+class Problems(list[UserError]):
+    """Problems that are told as one error, after all of them were found."""
 
-    Args:
-        problems: The problems.
-        of: What happened to how many, such as "sources could not be pinned".
-        where: The file that they are in.
-    """
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = (f"  {line}" for each in problems for line in str(each).splitlines())
-        raise UserError("\n".join([f"{len(problems)} {of}", *lines]), where=where)
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep a UserError in place of raising it."""
+        try:
+            yield
+        except UserError as error:
+            self.append(error)
+
+    def raise_any(self, what: str, where: object) -> None:
+        """Raise the problems.
+
+        Args:
+            what: What happened to several, such as "sources could not be pinned".
+            where: The file that they are in.
+
+        Raises:
+            UserError: There are problems; a single one is raised as it is.
+        """
+        if len(self) == 1:
+            raise self[0]
+        if self:
+            lines = (f"  {line}" for each in self for line in str(each).splitlines())
+            raise UserError("\n".join([f"{len(self)} {what}", *lines]), where=where)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

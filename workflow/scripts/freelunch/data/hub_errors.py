@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
 
-from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError
-from freelunch.study.pins import files_with, pin_command
+from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError
+from freelunch.study.pins import pin_command, pinned_in
 from freelunch.study.sources import Hub, HubFile
 
 
 class Unreachable(UserError):
-    """The hub did not answer, or not as a hub does; other sources would fare no better."""
+    """The hub did not answer, or not now; it would be the same for other sources."""
 
 
 @contextmanager
@@ -82,7 +84,8 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
         )
     # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
     reason = error.__cause__ or error
-    return Unreachable(
+    refusal = Unreachable if _is_of_the_hub(reason) else UserError
+    return refusal(
         f"{entry.repository} cannot be read from {constants.ENDPOINT}",
         where=f"{where}.repository",
         found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
@@ -90,13 +93,25 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
     )
 
 
+def _is_of_the_hub(error: BaseException) -> bool:
+    """Return whether an error is about the hub or the way there, not about one repository."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return not isinstance(error, ValueError)
+    return bool(response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error)
+
+
 def _instead_of(entry: Hub) -> str:
     """Return what to do about a revision that the hub does not have."""
-    study = os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY)
-    files = " and ".join(map(str, files_with(study, entry.revision) if entry.is_commit else []))
+    study, part = os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY), os.environ.get(PART_VARIABLE, "")
+    files: list[Path] = []
+    # This is advice within an error. A damaged file of another study, or none, hides no error.
+    with suppress(UserError, OSError, UnicodeDecodeError):
+        files += pinned_in(study, entry)
     if files:
         return (
-            f"the commit was pinned, and is gone; remove its entry from {files}, and run "
-            f"`{pin_command(study)}`, which pins the newest one"
+            f"the commit was pinned, and is gone; remove its entry from "
+            f"{' and '.join(map(str, files))}, and run `{pin_command(study)}{part}`, which pins "
+            "the newest one"
         )
     return "name a branch, a tag or a full commit of the repository"

@@ -77,6 +77,15 @@ class Pins(Settings):
             kind.setdefault(entry.repository, {})[entry.revision] = pin
         return cls(**kinds)
 
+    def over(self, others: "Pins") -> "Pins":
+        """Return these pins, and others of revisions that have none here."""
+        joined: dict[str, dict[str, dict[str, Pin]]] = {}
+        for pins in (others, self):
+            for kind, repositories in (("datasets", pins.datasets), ("models", pins.models)):
+                for repository, revisions in repositories.items():
+                    joined.setdefault(kind, {}).setdefault(repository, {}).update(revisions)
+        return Pins(**joined)
+
     def text(self, study: str) -> str:
         """Return the content of the file beside a study, in alphabetical order."""
         found = {kind: pins for kind, pins in self.model_dump().items() if pins}
@@ -128,14 +137,24 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
     return {file: read_pins(str(file).removesuffix(SUFFIX)) for file in others}
 
 
-def files_with(study: str, commit: str) -> list[Path]:
-    """Return the files of pins, of a study and of the others here, that name a commit.
+def pinned_in(study: str, entry: Hub) -> list[Path]:
+    """Return the files of pins, of a study and of the others here, that an entry's commit is from.
+
+    Args:
+        study: The study's file.
+        entry: A source at a commit.
 
     Raises:
         UserError: One of the files is damaged.
     """
+    if not entry.is_commit or entry.revision in Path(study).read_text(encoding="utf-8"):
+        return []
     known = {pins_file(study): read_pins(study), **pins_of_others(study)}
-    return [file for file, pins in known.items() if commit in pins.model_dump_json()]
+    return [
+        file
+        for file, pins in known.items()
+        if any(pin.commit == entry.revision for pin in pins.of_repository(entry).values())
+    ]
 
 
 def hub_entries(study: Study) -> dict[str, Hub]:
