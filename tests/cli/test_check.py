@@ -115,7 +115,7 @@ def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:
     mix(config, DOCUMENTS[::2])
     message = refused(config)
     assert "the parts of the mixture overlap" in message and "texts.mixed.parts.notes" in message
-    assert "50.0% of its letters, in 32 of its 64 documents" in message
+    assert "50.0% of its characters, in 32 of its 64 documents" in message
 
 
 # --- Models

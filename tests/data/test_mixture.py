@@ -107,7 +107,7 @@ def test_parts_that_overlap(tmp_path: Path) -> None:
     message = str(error.value)
     assert (
         "texts.mixed.parts.b" in message
-        and "50.0% of its letters, in 2 of its 4 documents" in message
+        and "50.0% of its characters, in 2 of its 4 documents" in message
     )
     assert not (tmp_path / "mixed" / "manifest.json").exists()
 

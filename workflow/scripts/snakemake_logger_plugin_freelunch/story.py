@@ -282,7 +282,7 @@ class Story:
             yield text
 
     def errors(self) -> Iterator[str]:
-        """Yield all errors in full, each once, with all jobs that it ended, as of several seeds."""
+        """Yield each error once, in full, with the jobs that it ended, such as those of seeds."""
         failures = [
             failure
             for failure in self.failures.values()

@@ -334,7 +334,7 @@ def duration(seconds: float) -> str:
     if seconds < 72 * 3600:
         return f"{seconds / 3600:.1f} hours"
     days = seconds / 86400
-    return f"{days:,.0f} days" if days < 730 else f"{days / 365.25:,.0f} years"
+    return f"{days:,.0f} days" if days < 3650 else f"{days / 365.25:,.0f} years"
 
 
 def short(seconds: float) -> str:

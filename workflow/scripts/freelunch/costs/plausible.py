@@ -1,12 +1,11 @@
 """Valid settings that cannot be meant: numbers that a model, a text or time cannot hold."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of
-from freelunch.costs.text_lengths import characters_of
+from freelunch.costs.text_lengths import bytes_of, characters_of
 from freelunch.study.cell import NONE
 from freelunch.study.config import Calibration
 from freelunch.study.mixtures import mixture_of, most_samples
@@ -146,9 +145,8 @@ def _most_tokens(plan: "Plan", text: str) -> int | None:
     """Return the most tokens that a text can hold; None if that is not known yet."""
     entry = plan.study.config.texts.get(text)
     if isinstance(entry, LocalText):
-        path = Path(entry.path)
-        plain = not entry.format.startswith("parquet") and path.suffix != ".gz" and path.is_file()
-        return _WITH_SEPARATORS * path.stat().st_size if plain else None
+        size = bytes_of(entry)
+        return None if size is None else _WITH_SEPARATORS * size
     characters = characters_of(plan.study, text)
     # A character has at most 4 bytes in UTF-8.
     return None if characters is None else _WITH_SEPARATORS * 4 * characters

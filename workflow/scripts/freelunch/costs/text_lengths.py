@@ -48,7 +48,7 @@ def text_windows(study: Study, model: str) -> TextWindows:
 
     size, unit = characters_of(study, settings.text), "characters"
     if size is None:
-        size, unit = _bytes_of(study.text(settings.text)), "bytes"
+        size, unit = bytes_of(study.text(settings.text)), "bytes"
     if size is not None:
         tokens = size / TOKEN_CHARACTERS
         found = f"about {tokens / 1e6:,.2f} million tokens, by its {size:,} {unit}"
@@ -69,8 +69,10 @@ def characters_of(study: Study, text: str) -> int | None:
     return None if None in parts else sum(filter(None, parts))
 
 
-def _bytes_of(text: object) -> int | None:
-    """Return the size of a text in a file of one's own; None if it is elsewhere, or packed."""
+def bytes_of(text: object) -> int | None:
+    """Return the size of a text in a file of one's own; None if it is elsewhere, or packed. A
+    character has 1 to 4 bytes, and lines of JSON also have what is not text.
+    """
     if not isinstance(text, LocalText) or text.format in TABLES or text.path.endswith(".gz"):
         return None
     path = Path(text.path)

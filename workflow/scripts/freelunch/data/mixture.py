@@ -10,10 +10,10 @@ from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import SHA256
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.overlap import Seen, letters
+from freelunch.data.overlap import Seen
 from freelunch.study.steps import DOCUMENTS, TEXT
 
-# The largest share of a part's letters that earlier parts may hold, too. With more, the shares
+# The largest share of a part's characters that earlier parts may hold, too. With more, the shares
 # would not be those of different texts.
 LARGEST_OVERLAP = 0.1
 
@@ -91,10 +91,10 @@ def documents_of_parts(
     for part, given in parts:
         documents = [each for each in given if each.strip()]
         # A table may repeat its own rows.
-        own = {each: letters(each) for each in documents}
-        _check_overlap(f"texts.{name}.parts.{part}", [*own.values()], seen)
-        kept = [each for each, its_letters in own.items() if its_letters not in seen]
-        seen.add([*own.values()])
+        own = [*dict.fromkeys(documents)]
+        _check_overlap(f"texts.{name}.parts.{part}", own, seen)
+        kept = [each for each in own if each not in seen]
+        seen.add(own)
         yield part, kept, len(documents) - len(kept)
 
 
@@ -103,16 +103,17 @@ def _check_overlap(where: str, documents: list[str], seen: Seen) -> None:
 
     Args:
         where: The part, for messages.
-        documents: The letters of its documents, each once.
+        documents: Its documents, each once.
         seen: The parts before it.
     """
-    repeated = [each for each in map(seen.repeated, documents) if each]
-    share = sum(repeated) / max(sum(map(len, documents)), 1)
+    counts = [seen.repeated(document) for document in documents]
+    repeated = [count for count, _ in counts if count]
+    share = sum(repeated) / max(sum(size for _, size in counts), 1)
     if share > LARGEST_OVERLAP:
         raise UserError(
             "the parts of the mixture overlap",
             where=where,
-            found=f"{share:.1%} of its letters, in {len(repeated):,} of its {len(documents):,} "
+            found=f"{share:.1%} of its characters, in {len(repeated):,} of its {len(documents):,} "
             "documents, are in the parts before it, too",
             expected=f"at most {LARGEST_OVERLAP:.0%}",
             todo="leave out one of the parts",
