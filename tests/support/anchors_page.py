@@ -45,8 +45,8 @@ order have sums that differ only by rounding. We pruned with them in other order
 """
 UNEXPLAINED = """
 The order changes only sums. llm-compressor's passes round differently, too: it has another version
-of transformers. Where its masks differ from ours in more weights than those of any order do, that
-may be why; we have not found out.
+of transformers. Where its masks differ from ours by more than those of any order do, that may be
+the reason; we have not checked.
 """
 SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
