@@ -49,7 +49,8 @@ from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
 from freelunch.pruning.dense_pass import capture_dense
-from freelunch.pruning.prune import prune_matrices, prune_model
+from freelunch.pruning.prune import prune_model
+from freelunch.pruning.pruners import prune_matrices
 from freelunch.pruning.sharing import Pruning
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.adaptation_entries import read_adaptation

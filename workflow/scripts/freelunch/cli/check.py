@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from freelunch.cli.problems import Problems
 from freelunch.core.devices import memory_bytes
-from freelunch.core.errors import Problems, UserError, first_of
+from freelunch.core.errors import UserError, first_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plausible import SELECTION, samples_drawn

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from freelunch.core.errors import Problems
+from freelunch.cli.problems import Problems
 from freelunch.core.files import write_atomically
 from freelunch.data.hub_errors import Unreachable
 from freelunch.data.hub_revisions import check_download, look_up

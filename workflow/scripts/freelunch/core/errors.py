@@ -2,8 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 DEFAULT_STUDY = "config.yaml"
@@ -44,34 +43,6 @@ class UserError(Exception):
         lines += [f"  expected: {expected}"] if expected is not None else []
         lines += [f"  to do:    {todo}"] if todo is not None else []
         super().__init__("\n".join(lines))
-
-
-class Problems(list[UserError]):
-    """Problems that are told as one error, after all of them were found."""
-
-    @contextmanager
-    def collected(self) -> Iterator[None]:
-        """Keep a UserError in place of raising it."""
-        try:
-            yield
-        except UserError as error:
-            self.append(error)
-
-    def raise_any(self, what: str, where: object) -> None:
-        """Raise the problems.
-
-        Args:
-            what: What happened to several, such as "sources could not be pinned".
-            where: The file that they are in.
-
-        Raises:
-            UserError: There are problems; a single one is raised as it is.
-        """
-        if len(self) == 1:
-            raise self[0]
-        if self:
-            lines = (f"  {line}" for each in self for line in str(each).splitlines())
-            raise UserError("\n".join([f"{len(self)} {what}", *lines]), where=where)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
