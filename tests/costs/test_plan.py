@@ -16,7 +16,7 @@ from freelunch.core.errors import UserError
 from freelunch.costs.jobs import Job, evaluation, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_brief, plan_text
+from freelunch.costs.plan_text import duration, plan_brief, plan_text, short
 from freelunch.costs.reconstruction_work import reconstruction_flops
 from freelunch.costs.requests import request
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
@@ -508,3 +508,18 @@ def test_a_part_of_a_mixture_that_is_too_short_is_seen_in_the_plan(tmp_path: Pat
     ) as error:
         Plan.of(smoke({**changes, "study.calibration.samples": 40}))
     assert "parts.long" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words", "brief"),
+    [
+        (89, "89 seconds", "89 s"),
+        (90, "2 minutes", "2 min"),
+        (5400, "1.5 hours", "1.5 h"),
+        (72 * 3600, "3 days", "3 d"),
+        (3649 * 86400, "3,649 days", "3,649 d"),
+        (642_454 * 86400, "1,759 years", "1,759 y"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str, brief: str) -> None:
+    assert (duration(seconds), short(seconds)) == (words, brief)
