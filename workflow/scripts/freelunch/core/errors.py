@@ -84,6 +84,11 @@ def run_again(*rules: str) -> str:
     return f"run `{make}`, or your Snakemake command with `--forcerun {forced} --`"
 
 
+def pin_again() -> str:
+    """Return what to do so that the study has the newest commits where it has no pins."""
+    return f"run `make pin STUDY={_study()}`, which pins the newest commit"
+
+
 def _study() -> str:
     file = shlex.quote(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
     return file + os.environ.get(PART_VARIABLE, "")

@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
-from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError
-from freelunch.study.pins import pin_command, pinned_in
+from freelunch.core.errors import DEFAULT_STUDY, STUDY_VARIABLE, UserError, pin_again
 from freelunch.study.sources import Hub, HubFile
 
 
@@ -103,15 +102,19 @@ def _is_of_the_hub(error: BaseException) -> bool:
 
 def _instead_of(entry: Hub) -> str:
     """Return what to do about a revision that the hub does not have."""
-    study, part = os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY), os.environ.get(PART_VARIABLE, "")
-    files: list[Path] = []
-    # This is advice within an error. A damaged file of another study, or none, hides no error.
-    with suppress(UserError, OSError, UnicodeDecodeError):
-        files += pinned_in(study, entry)
-    if files:
+    study = Path(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
+    folders = {Path(), Path("studies"), study.parent} if entry.is_commit else ()
+    files = sorted(
+        file
+        for folder in folders
+        for file in folder.glob("*.pins")
+        if entry.revision in file.read_text(encoding="utf-8", errors="replace")
+    )
+    # The study may name the commit itself, whatever other studies have pinned.
+    own = study.read_text(encoding="utf-8", errors="replace") if study.is_file() else ""
+    if files and entry.revision not in own:
         return (
             f"the commit was pinned, and is gone; remove its entry from "
-            f"{' and '.join(map(str, files))}, and run `{pin_command(study)}{part}`, which pins "
-            "the newest one"
+            f"{' and '.join(map(str, files))}, and {pin_again()}"
         )
     return "name a branch, a tag or a full commit of the repository"

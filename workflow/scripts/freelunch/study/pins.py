@@ -137,26 +137,6 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
     return {file: read_pins(str(file).removesuffix(SUFFIX)) for file in others}
 
 
-def pinned_in(study: str, entry: Hub) -> list[Path]:
-    """Return the files of pins, of a study and of the others here, that an entry's commit is from.
-
-    Args:
-        study: The study's file.
-        entry: A source at a commit.
-
-    Raises:
-        UserError: One of the files is damaged.
-    """
-    if not entry.is_commit or entry.revision in Path(study).read_text(encoding="utf-8"):
-        return []
-    known = {pins_file(study): read_pins(study), **pins_of_others(study)}
-    return [
-        file
-        for file, pins in known.items()
-        if any(pin.commit == entry.revision for pin in pins.of_repository(entry).values())
-    ]
-
-
 def hub_entries(study: Study) -> dict[str, Hub]:
     """Return what a study takes from the hub, by the place of the entry."""
     entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in study.models}
