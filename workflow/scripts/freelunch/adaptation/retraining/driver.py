@@ -167,6 +167,7 @@ class Training:
         self.trainee = Trainee(model, masks, trained, passes, self._seed, self.state)
         self._loss: Loss = self._next_token
         if settings.distils:
+            log.info("first, the dense model passes all %d sequences", states.sequences)
             self._teacher = states.at(model.num_blocks)
             self._loss = self._distillation
         self._losses: list[float] = []
