@@ -16,7 +16,6 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plausible import SELECTION, samples_drawn
 from freelunch.costs.room import lacking
-from freelunch.data.hub_errors import Unreachable
 from freelunch.data.hub_revisions import check_download, is_offline
 from freelunch.data.mixture import documents_of_parts
 from freelunch.data.seen_model import (
@@ -249,7 +248,7 @@ def _check_downloads(study: Study) -> None:
     for where, entry in waiting.items():
         with problems.collected():
             check_download(where, entry)
-        if any(isinstance(each, Unreachable) for each in problems):
+        if problems.are_of_the_hub:
             break
     problems.raise_any("sources cannot be downloaded", study.source)
 

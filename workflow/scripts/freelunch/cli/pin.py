@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from freelunch.cli.problems import Problems
 from freelunch.core.files import write_atomically
-from freelunch.data.hub_errors import Unreachable
 from freelunch.data.hub_revisions import check_download, look_up
 from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, pins_of_others, read_pins
 from freelunch.study.sources import Hub
@@ -58,7 +57,7 @@ def pin_study(study: Study) -> Iterator[str]:
             check_download(where, entry.model_copy(update={"revision": pin.commit}))
             pins[entry] = pin
             yield f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}"
-        if any(isinstance(each, Unreachable) for each in problems):
+        if problems.are_of_the_hub:
             break
     # A name that is not on the hub may be a slip of the pen, whose correction needs the pin.
     after = Pins.joined(pins).over(before if problems else Pins())

@@ -1,9 +1,10 @@
-"""Problems of a study that are told together, so that one run finds all of them."""
+"""Problems with what a study takes from the hub, told together, so that one run finds all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from freelunch.core.errors import UserError
+from freelunch.data.hub_errors import Unreachable
 
 
 class Problems(list[UserError]):
@@ -16,6 +17,11 @@ class Problems(list[UserError]):
             yield
         except UserError as error:
             self.append(error)
+
+    @property
+    def are_of_the_hub(self) -> bool:
+        """Whether the hub itself failed, so that asking for more finds nothing else."""
+        return any(isinstance(each, Unreachable) for each in self)
 
     def raise_any(self, what: str, where: object) -> None:
         """Raise the problems.

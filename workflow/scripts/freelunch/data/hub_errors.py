@@ -103,6 +103,7 @@ def _is_of_the_hub(error: BaseException) -> bool:
 def _instead_of(entry: Hub) -> str:
     """Return what to do about a revision that the hub does not have."""
     study = Path(os.environ.get(STUDY_VARIABLE, DEFAULT_STUDY))
+    # Not by `study.pins`: with its code, any change of a study's code would fetch everything again.
     folders = {Path(), Path("studies"), study.parent} if entry.is_commit else ()
     files = sorted(
         file

@@ -169,8 +169,10 @@ def shared(
         for group in groups[1:]:
             free = lock_if_free(_lock_file(group))
             if free is not None:
-                spent += _choose_lacking(group, choose)
-                remove_lock(free)
+                try:
+                    spent += _choose_lacking(group, choose)
+                finally:
+                    remove_lock(free)
             if mine.is_left:
                 break
         lock = wait_for_lock(_lock_file(own), logging.INFO)
