@@ -8,7 +8,7 @@ from claims_for_tests import make_claim
 from freelunch.reporting.audit.claims import audit_claims
 from freelunch.reporting.audit.evidence import Evidence
 from freelunch.reporting.audit.scope import Scope, load_regimes, worth_text
-from freelunch.reporting.audit.verdicts import TOO_SMALL
+from freelunch.reporting.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
@@ -69,6 +69,16 @@ def test_a_comparison_with_a_model_below_the_papers_scale_says_nothing_of_its_cl
     (verdict,) = audit_claims(Evidence(study, records, Path()), [claim], {"C": REGIME})
     assert all(finding["cells"] for finding in verdict["parts"][0]["findings"])
     assert verdict["parts"][0]["bearing"] == verdict["bearing"] == TOO_SMALL
+
+
+def test_a_plan_has_no_budget_that_could_be_too_small() -> None:
+    study = short_study("llama-2-13b")
+    settings = {"study": "studies/qwen72b.yaml", "adaptation": "recon_block"}
+    planned = make_claim("planned_memory", holds={"below": 80}, settings=settings)
+    absent = make_claim("recovery", settings={"criteria": ["wanda"]})
+    evidence = Evidence(study, {}, Path())
+    both = audit_claims(evidence, [planned, absent], {"C": REGIME})
+    assert [verdict["bearing"] for verdict in both] == [BEARINGS[HOLDS], TOO_SMALL]
 
 
 def test_worth_of_a_study_of_short_models() -> None:
