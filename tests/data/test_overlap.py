@@ -72,7 +72,7 @@ def test_ruled_lines_say_nothing() -> None:
     assert seen.repeated("-" * 500)[0] == 0 and seen.repeated("=+" * 301)[0] == 0
 
 
-def test_memory_does_not_grow_with_a_document() -> None:
+def test_a_document_takes_a_few_bytes_of_memory_for_each_character() -> None:
     document = of_letters("long", 2**20) * 4
     seen = Seen()
     seen.add(["something else"])

@@ -244,6 +244,22 @@ def test_a_job_whose_group_is_taken_works_on_another(tmp_path: Path) -> None:
     assert spent.wall_s == 2.0 and jobs.all["a-u50"].is_left
 
 
+def test_a_group_that_cannot_be_chosen_is_free_again(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    process, _ = _holding(sharing._lock_file(jobs.groups[0]))
+    try:
+        with (
+            pytest.raises(ZeroDivisionError),
+            shared(jobs.all["a-u50"], jobs.groups, lambda _: 1 / 0),  # type: ignore[arg-type, return-value]
+        ):
+            pass
+    finally:
+        process.kill()
+    held = lock_if_free(sharing._lock_file(jobs.groups[1]))
+    assert held is not None
+    remove_lock(held)
+
+
 def test_a_job_waits_for_its_group_if_no_other_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """Windows that are too large for a model's memory, as `window: auto` tells, and the claims."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "exact": {"method": "least_squares"},
     "fewer_block": {**BLOCK, **FEWER},
     "fewer_halves": {**BLOCK, "window": "attention_mlp", **FEWER},
+    "fewer_two": {**BLOCK, "window": 2, **FEWER},
+    "fewer_all": {**BLOCK, "window": "all", **FEWER},
     "fewer_auto": {**AUTO, **FEWER},
 }
 WHOLE = ["matrix", "halves", "block", "two", "all"]
@@ -51,7 +54,8 @@ def evidence_of(
     Args:
         models: The adaptations of each model, or of each model and criterion.
         autos: The window that each `auto` took.
-        unfinished: Cells without a record.
+        unfinished: Cells without a record, which the study is restricted to do without, as `make
+            interim` restricts it.
         perplexities: Perplexities of cells; 10 for others that are adapted, and 20 for pruned ones.
     """
     config = make_study(ENTRIES, criteria=["wanda"]).as_json()
@@ -75,7 +79,8 @@ def evidence_of(
         if cell.adaptation in autos:
             record["adaptation"]["window"] = autos[cell.adaptation]
     kept = {cell: record for cell, record in records.items() if str(cell) not in unfinished}
-    return Evidence(study, kept, NOWHERE)
+    finished = frozenset(kept) if unfinished else None
+    return Evidence(replace(study, finished=finished), kept, NOWHERE)
 
 
 def asked_of(
@@ -102,7 +107,7 @@ def audited(part: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
     return dict(found)
 
 
-OUT = "windows that do not fit into memory: "
+OUT = "windows that do not fit into 72 GB: "
 LACKING = "windows that were not run: "
 
 
@@ -126,6 +131,10 @@ def test_a_window_that_does_not_fit_is_compared_on_the_models_that_it_fits() -> 
         # On other masks, it was run; or another `auto` took it, whatever their order.
         ({"tiny": WHOLE, "tiny-2": LARGE, "tiny-2 magnitude": WHOLE}, {"auto": 1}),
         ({"tiny": WHOLE, "tiny-2": [*LARGE, "small_auto"]}, {"auto": 3, "small_auto": 1}),
+        (
+            {"tiny": WHOLE, "tiny-2": ["halves", "block", "small_auto"], "tiny-2 magnitude": LARGE},
+            {"auto": 3, "small_auto": 1},
+        ),
         # Other settings may take more memory.
         ({"tiny": WHOLE, "tiny-2": ["halves", "block", "wide_auto"]}, {"wide_auto": 1}),
         # No other model has it.
@@ -144,6 +153,14 @@ def test_another_amount_of_text_of_the_same_model_is_no_other_model() -> None:
     models = {"tiny": [*WHOLE, "fewer_block", "fewer_halves", "fewer_auto"]}
     found = asked_of("window_difference", DIFFERENCE, evidence_of(models, {"fewer_auto": "matrix"}))
     assert found["tiny"][f"{LACKING}2, all"] is False
+
+
+def test_another_amount_of_text_of_another_model_is_no_reason_either() -> None:
+    """What only fewer sequences compare cannot answer for a claim about more."""
+    fewer = ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"]
+    models = {"tiny": fewer, "tiny-2": ["halves", "block", "auto"]}
+    found = asked_of("window_difference", DIFFERENCE, evidence_of(models, {"auto": 1}))
+    assert found["tiny-2"] == {f"{LACKING}2, all": False}
 
 
 def test_a_window_that_is_still_to_come_is_not_left_out() -> None:
@@ -167,6 +184,13 @@ def test_an_exact_solution_is_asked_of_the_models_that_have_it() -> None:
     both = evidence_of({"tiny": [*WHOLE, "exact"], "tiny-2": LARGE}, {"auto": 1})
     reason = f"{LACKING}matrix (solved exactly)"
     assert asked_of("matrix_penalty", settings, both)["tiny-2"] == {reason: True}
+    # If the study asks for it, on these masks or on others, it is missing until it is there.
+    adapted = {"tiny": [*WHOLE, "exact"], "tiny-2": [*LARGE, "exact"]}
+    coming = evidence_of(adapted, {"auto": 1}, ["tiny-2/wanda-u50/exact/seed0"])
+    assert asked_of("matrix_penalty", settings, coming)["tiny-2"] == {reason: False}
+    adapted = {"tiny": [*WHOLE, "exact"], "tiny-2": LARGE, "tiny-2 magnitude": [*LARGE, "exact"]}
+    others = evidence_of(adapted, {"auto": 1})
+    assert asked_of("matrix_penalty", settings, others)["tiny-2"] == {reason: False}
     none = evidence_of({"tiny": WHOLE, "tiny-2": LARGE}, {"auto": 1})
     assert asked_of("matrix_penalty", settings, none)["tiny-2"] == {reason: False}
 

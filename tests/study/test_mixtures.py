@@ -24,7 +24,11 @@ MIXED: dict[str, Any] = {
     ("changes", "problem"),
     [
         ({"texts.mixed.parts": {"c4": 0.5, "wikki": 0.5}}, "parts: 'wikki' is not in `texts`"),
-        ({"texts.mixed.parts": {"c4": 0.5, "unused": 0.4}}, "parts: the shares add up to 0.9"),
+        (
+            {"texts.mixed.parts": {"c4": 0.5, "unused": 0.4}},
+            "expected two or more shares that add up to 1, not to 0.9",
+        ),
+        ({"texts.mixed.parts": {}}, "parts: found {}; expected two or more shares"),
         ({"texts.mixed.parts": {"c4": 0.0, "unused": 0.5}}, "parts.c4: found 0.0"),
         (
             {"texts.more": {"source": "mixture", "parts": {"mixed": 0.5, "wiki": 0.5}}},
@@ -45,6 +49,11 @@ MIXED: dict[str, Any] = {
 def test_what_a_mixture_cannot_be(changes: dict[str, Any], problem: str) -> None:
     message = refusal(changed(changes, changed(MIXED)))
     assert problem in message, message
+
+
+def test_what_is_wrong_with_one_share_says_nothing_of_their_sum() -> None:
+    message = refusal(changed({"texts.mixed.parts": {"c4": 1.5, "unused": 0.5}}, changed(MIXED)))
+    assert "1 problem in the config" in message and "parts.c4: found 1.5" in message
 
 
 def test_a_part_that_is_another_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

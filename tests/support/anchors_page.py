@@ -35,8 +35,8 @@ With `dense` statistics, the inputs of all matrices are those of the dense model
 (llm-compressor's pipeline `basic`). With `sparse`, each block sees the outputs of the pruned
 blocks before it (its pipeline `sequential`, its default). A weight differs if only one of the
 two prunes it. Both perplexities come from one function, on {windows} windows of {window} tokens
-of Wikipedia. llm-compressor gets batches of 8 sequences, as many tokens as ours hold, rather
-than its default of one, and `ignore: re:.*lm_head`, without which it prunes the output head.
+of Wikipedia. llm-compressor gets batches of 8 sequences (its default is one), as many tokens as
+our batches have, and `ignore: re:.*lm_head`, without which it prunes the output head.
 """
 REORDERED = """
 With sparse statistics, rounding alone changes masks: a weight near the threshold may fall on the
@@ -45,8 +45,8 @@ order have sums that differ only by rounding. We pruned with them in other order
 """
 UNEXPLAINED = """
 The order changes only sums. llm-compressor's passes round differently, too: it has another version
-of transformers. Where its masks differ from ours by more than those of any order do, that may be
-the reason; we have not checked.
+of transformers. Where its masks differ from ours more than our own orders differ from each other,
+that may be the reason; we have not checked.
 """
 SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)

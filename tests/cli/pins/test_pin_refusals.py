@@ -199,18 +199,32 @@ def test_a_renamed_repository_is_followed_and_named(hub: HubStandIn, did: Said) 
     assert open_study(STUDY).model("one").fetched()["revision"] == commit
 
 
-def test_a_hub_that_ends_in_between_hides_no_problem(
-    hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was pinned by then is pinned; nobody is asked about what comes after."""
-    hub.add("team/two", CONFIG, gated=True)
+def end_at(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub end when it is asked for a source."""
 
     def ask(where: str, entry: Hub) -> OnHub:
-        if where == "texts.words":
+        if where == source:
             use_endpoint(monkeypatch, "http://127.0.0.1:9")
         return look_up(where, entry)
 
     monkeypatch.setattr("freelunch.cli.pin.look_up", ask)
+
+
+def test_a_hub_that_ends_is_not_asked_again(
+    hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was pinned by then is pinned."""
+    end_at("models.two", monkeypatch)
+    said = refused("pin", str(STUDY))
+    assert "error: models.two.repository: team/two cannot be read from" in said
+    assert "texts.words" not in said and set(pins()["models"]) == {"team/one"}
+
+
+def test_a_hub_that_ends_in_between_hides_no_problem(
+    hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("team/two", CONFIG, gated=True)
+    end_at("texts.words", monkeypatch)
     said = refused("pin", str(STUDY))
     assert "2 sources could not be pinned\n  models.two.repository: the repository is gated" in said
     assert "\n  texts.words.repository: team/words cannot be read from http://127.0.0.1:9" in said
@@ -226,25 +240,38 @@ def test_a_study_of_which_nothing_can_be_pinned_has_no_file_of_pins(
     assert not PINS.exists()
 
 
-def test_a_vanished_commit_in_the_study_itself_is_no_pin(
+def test_a_vanished_commit_is_looked_for_in_all_pins(
     hub: HubStandIn, did: Said, refused: Said
 ) -> None:
-    """Though there are pins of it, and a damaged file of another study beside them."""
+    """Though there is a damaged file of another study beside them, and a folder."""
     did("pin", str(STUDY))
     Path("studies/other.yaml.pins").write_bytes(PINS.read_bytes())
     old = hub.commit("team/one")
     hub.add("team/one", {**CONFIG, "rewritten": b""})
     hub.forget("team/one", old)
-    both = f"remove its entry from {PINS} and studies/other.yaml.pins, and run `{COMMAND}`"
+    both = (
+        f"remove its entry from {PINS} and studies/other.yaml.pins, and run `{COMMAND}`, which "
+        "pins the newest commit; if the study or its base names the commit itself, name another "
+        "there"
+    )
     assert both in refused("check", str(STUDY))
     Path("studies/third.yaml.pins").write_text("<<<<<<<")
+    Path("studies/folder.pins").mkdir()
     said = refused("check", str(STUDY))
-    assert "models.one.revision: the revision is not there" in said and "third" not in said
-    write_study({"models.one": {"revision": old}})
-    Path("studies/third.yaml.pins").unlink()
+    assert "models.one.revision: the revision is not there" in said and both in said
+    assert "third" not in said
+
+
+def test_a_vanished_commit_that_nobody_pinned(hub: HubStandIn, refused: Said) -> None:
+    commits = {place: hub.commit(f"team/{place[-3:]}") for place in ("models.one", "models.two")}
+    words = hub.commit("team/words", kind="datasets")
+    hub.add("team/one", {**CONFIG, "rewritten": b""})
+    hub.forget("team/one", commits["models.one"])
+    changes = {place: {"revision": commit} for place, commit in commits.items()}
+    write_study({**changes, "texts.words": {"revision": words}})
     said = refused("check", str(STUDY))
     assert "models.one.revision: the revision is not there" in said
-    assert "name a branch, a tag or a full commit" in said and ".pins" not in said
+    assert "to do:    name a branch, a tag or a full commit of the repository" in said
 
 
 def test_a_hub_that_cannot_be_reached_changes_nothing(
@@ -254,7 +281,9 @@ def test_a_hub_that_cannot_be_reached_changes_nothing(
     written = PINS.read_bytes()
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
     said = refused("pin", str(STUDY))
-    assert "team/one cannot be read from http://127.0.0.1:9" in said and "ConnectError" in said
+    assert said.startswith("error: models.one.repository: team/one cannot be read from http://127")
+    assert "ConnectError" in said
+    assert refused("check", str(STUDY)).startswith("error: models.one.repository: team/one cannot")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "OfflineModeIsEnabled" in refused("pin", str(STUDY))
     assert PINS.read_bytes() == written

@@ -109,13 +109,12 @@ def _instead_of(entry: Hub) -> str:
         file
         for folder in folders
         for file in folder.glob("*.pins")
-        if entry.revision in file.read_text(encoding="utf-8", errors="replace")
+        if file.is_file() and entry.revision in file.read_text(encoding="utf-8", errors="replace")
     )
-    # The study may name the commit itself, whatever other studies have pinned.
-    own = study.read_text(encoding="utf-8", errors="replace") if study.is_file() else ""
-    if files and entry.revision not in own:
+    if files:
         return (
             f"the commit was pinned, and is gone; remove its entry from "
-            f"{' and '.join(map(str, files))}, and {pin_again()}"
+            f"{' and '.join(map(str, files))}, and {pin_again()}; if the study or its base names "
+            "the commit itself, name another there"
         )
     return "name a branch, a tag or a full commit of the repository"

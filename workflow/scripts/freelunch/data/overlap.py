@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 RUN = 64
 # The fewest distinct characters of a run that counts; text has more than twice as many.
 _DISTINCT = 8
-# Characters that are hashed at once, so that memory does not grow with a document.
+# Characters that are hashed at once: the whole of a document would take eight bytes for each.
 _PIECE = 2**18
 # An odd number with bits in no order, as multiplicative hashing needs.
 _FACTOR = 0x9E3779B97F4A7C15

@@ -1,6 +1,5 @@
 """Mixtures in a config: what can be wrong with them, and how much text a study draws from one."""
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -35,12 +34,8 @@ def most_samples(study: "Study") -> int:
 def mixture_problems(
     name: str, entry: Mixture, config: Config, names: Mapping[str, list[str]]
 ) -> Iterator[str]:
-    """Yield what is wrong with a mixture: its shares, or what its parts are."""
+    """Yield what is wrong with the parts of a mixture."""
     where = f"  texts.{name}.parts"
-    total = sum(entry.parts.values())
-    # A share that is not valid, such as a single part's 1, has been told and is not among these.
-    if entry.parts and not math.isclose(total, 1, abs_tol=1e-6):
-        yield f"{where}: the shares add up to {total:.9g}; expected 1"
     for part in entry.parts:
         if part not in names["texts"]:
             others = [each for each in names["texts"] if each != name]

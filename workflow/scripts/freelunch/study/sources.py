@@ -1,9 +1,11 @@
 """Settings of models, texts and tasks: where they come from, and how they are stored."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from freelunch.study.settings import (
     Absent,
@@ -240,17 +242,26 @@ class WheelFiles(InWheel):
     )
 
 
+def _whole(parts: dict[str, float]) -> dict[str, float]:
+    total = sum(parts.values())
+    if len(parts) < 2 or not math.isclose(total, 1, abs_tol=1e-6):
+        expected = f"expected two or more shares that add up to 1, not to {total:.9g}"
+        raise PydanticCustomError("shares", "{expected}", {"expected": expected})
+    return parts
+
+
 class Mixture(Source):
     """Several texts to calibrate on, each with a share of the tokens.
 
     A sequence is drawn once and overlaps no other, so a part that is too short is refused. Each
-    seed draws other sequences. A document that several parts hold is kept once.
+    seed draws its own sequences. A document that several parts hold is kept once.
     """
 
     source: Literal["mixture"] = Field(description=_SOURCE)
-    parts: dict[Name, Share] = Field(
+    parts: Annotated[dict[Name, Share], AfterValidator(_whole)] = Field(
         description="Share of the tokens of each of two or more parts, which are keys of `texts`. "
-        "The shares add up to 1, and every sample has them, to within a sequence."
+        "The shares add up to 1, and every sample has them, to within a sequence.",
+        json_schema_extra={"minProperties": 2},
     )
     evaluation_text: Literal["refuse", "leave_out"] = Field(
         default=REFUSE,

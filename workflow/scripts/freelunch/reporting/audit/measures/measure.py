@@ -66,7 +66,8 @@ class Absent:
         reason: Why it cannot be measured.
         too_small: Whether the reason is that the study's models are smaller or weaker than those
             that the claim is about.
-        left_out: Whether it does not count: this model cannot have the number, and others have it.
+        left_out: Whether it does not count: this model cannot or need not have the number, and
+            others have it.
     """
 
     subject: str

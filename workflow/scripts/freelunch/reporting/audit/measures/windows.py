@@ -1,8 +1,10 @@
 """Measures of the effect of the window size.
 
-A window that is too large for a model's memory is compared on the models that it fits. It counts as
-too large if `window: auto`, with the settings of the other windows, took a smaller one, and if this
-model has it neither in the study nor with other settings. If it fits no model, it is missing.
+Windows beside which a measure compares one are compared only on the models that they fit. A window
+counts as too large for a model if `window: auto`, with the settings of the other windows, took a
+smaller one, and if the study has none as large for this model, finished or not, on any masks and
+with any settings; another model has to have it with as many sequences. The one that is compared has
+to be there whatever it needs, and so has a window that fits no model.
 """
 
 import math
@@ -27,7 +29,7 @@ from freelunch.reporting.audit.measures.measure import (
     shared_seeds,
 )
 from freelunch.reporting.labels import window_label
-from freelunch.study.adaptations import LeastSquares, Reconstruction, Training
+from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
 from freelunch.study.cell import NONE
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.naming import pruned_model
@@ -196,8 +198,10 @@ class _Windows:
         cells: All cells of the pruned model.
         names: The adaptations by their windows.
         unlike: Windows that were adapted with other settings than these, such as another loss.
+        sequences: The number of sequences that they see.
         limit: Blocks of the largest window that fits into memory; infinite if the study does not
             ask for it.
+        memory_gb: That memory; 0 if the study does not ask.
         compared: Windows that are compared here.
     """
 
@@ -206,7 +210,9 @@ class _Windows:
     cells: BySeed
     names: Mapping[_Kind, str]
     unlike: set[_Kind]
+    sequences: int
     limit: float
+    memory_gb: float
     compared: Sequence[_Kind] = ()
 
     def about(self, *words: str) -> str:
@@ -235,11 +241,16 @@ def _with(
     models = [
         (next(iter(by_name[NONE].values())).model, found)
         for by_name in evidence.pruned
-        for sequences, found in _by_amount(evidence, by_name).items()
-        if only in (None, sequences)
+        for found in _by_amount(evidence, by_name)
+        if only in (None, found.sequences)
     ]
     for model, found in models:
-        elsewhere = {kind for other, its in models if other != model for kind in its.names}
+        elsewhere = {
+            kind
+            for other, its in models
+            if other != model and its.sequences == found.sequences
+            for kind in its.names
+        }
         too_large = {
             kind
             for kind in elsewhere.difference(found.names)
@@ -251,26 +262,28 @@ def _with(
             alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
             names = ", ".join(map(str, missing))
             reason = f"windows that were not run{alike}: {names}"
-            # Whether a matrix is solved exactly is a choice of the study's for each model.
+            # Whether matrices are solved exactly is a choice of the study's for each model.
             exact = {kind for kind in wanted if kind.exact}
-            left_out = {*missing} <= exact & elsewhere
+            chosen = any(isinstance(it, LeastSquares) for it in _adaptations(evidence, model))
+            left_out = not chosen and {*missing} <= exact & elsewhere
             yield Absent(found.about(found.model), reason, left_out=left_out)
             continue
         if out := [kind for kind in beside if kind in too_large]:
-            reason = f"windows that do not fit into memory: {', '.join(map(str, out))}"
+            windows = ", ".join(map(str, out))
+            reason = f"windows that do not fit into {found.memory_gb:g} GB: {windows}"
             yield Absent(found.about(found.model), reason, left_out=True)
         if compared:
             yield replace(found, compared=compared)
 
 
-def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
-    """Return the windows of a pruned model, by the sequences that they see, where there are several
-    windows. Whether they share a seed is not asked here.
+def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
+    """Return the windows of a pruned model for each number of sequences with which there are
+    several windows, in its order. Whether they share a seed is not asked here.
     """
     study = evidence.study
     amounts: dict[int, dict[_Kind, str]] = {}
     unlike: dict[int, set[_Kind]] = {}
-    limits: dict[int, float] = {}
+    autos: dict[int, float] = {}
     usual = {
         name: settings
         for name, settings in study.config.adaptations.items()
@@ -286,41 +299,54 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> dict[int, _Windows]:
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
             if name in study.compared_windows(one):
                 amounts.setdefault(sequences, {}).setdefault(kind, name)
-                if isinstance(settings, Reconstruction) and settings.window == AUTO:
-                    limits[sequences] = max(
-                        limits.get(sequences, -math.inf), window_size(kind.window)
-                    )
+                if isinstance(settings, Reconstruction) and settings.memory_gb is not None:
+                    autos[sequences] = max(autos.get(sequences, 0), settings.memory_gb)
             else:
                 unlike.setdefault(sequences, set()).add(kind)
     several = {amount: names for amount, names in sorted(amounts.items()) if len(names) > 1}
     if not several:
-        return {}
+        return []
     one = next(iter(by_name[NONE].values()))
     length = study.calibration_of(one.model).length
-    most = _largest(evidence, one.model)
-    return {
-        amount: _Windows(
+    largest = _largest(evidence, one.model)
+    return [
+        _Windows(
             pruned_model(one),
             f"{amount * length:,} tokens" if len(several) > 1 else "",
             by_name,
             names,
             unlike.get(amount, set()),
-            max(limits.get(amount, math.inf), most),
+            amount,
+            largest if amount in autos else math.inf,
+            autos.get(amount, 0),
         )
         for amount, names in several.items()
-    }
+    ]
 
 
 def _largest(evidence: Evidence, model: str) -> float:
-    """Return the blocks of the largest window that a model has, finished or not, on any masks, with
-    any settings and any amount of text.
+    """Return the blocks of the largest window that a model has in the study, finished or not, or
+    that `window: auto` took for it, on any masks, with any settings and any amount of text.
     """
-    sizes = [-math.inf]
-    for name in {cell.adaptation for cell in evidence.study.cells if cell.model == model}:
-        settings = evidence.study.config.adaptations.get(name)
-        if isinstance(settings, Reconstruction) and settings.window != AUTO:
-            sizes.append(window_size(settings.window))
-    return max(sizes)
+    asked = [
+        settings.window
+        for settings in _adaptations(evidence, model)
+        if isinstance(settings, Reconstruction) and settings.window != AUTO
+    ]
+    known = evidence.study.config.adaptations
+    taken = [
+        evidence.window_of(cell)
+        for cell in evidence.records
+        if cell.model == model and isinstance(known.get(cell.adaptation), Reconstruction)
+    ]
+    return max(map(window_size, [*asked, *taken]), default=-math.inf)
+
+
+def _adaptations(evidence: Evidence, model: str) -> list[Adaptation]:
+    """Return what a model is adapted by in the whole study, finished or not, in any part of it."""
+    cells = evidence.study.of_part(None).asked
+    names = {cell.adaptation for cell in cells if cell.model == model and cell.adaptation != NONE}
+    return [evidence.study.config.adaptations[name] for name in sorted(names)]
 
 
 MEASURES = (
