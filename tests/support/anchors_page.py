@@ -132,6 +132,7 @@ def page(
         "<!-- `make anchors` writes this page. -->",
         "# Beside llm-compressor",
         *("", _filled(beginning), ""),
+        *(_filled(" ".join(findings(compared))), ""),
         *table(compared),
         *("", _filled(MEANING.format(windows=windows[0], window=windows[1])), ""),
         *_reordered(study, compared),
@@ -146,6 +147,21 @@ def page(
         f"- ours: torch {version('torch')}, transformers {version('transformers')}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def findings(compared: Sequence[Compared]) -> Iterator[str]:
+    """Yield in a sentence for each kind of statistics how far the two agree."""
+    for statistics_of in ("dense", "sparse"):
+        cells = [it for it in compared if it.method[1] == statistics_of]
+        if cells:
+            most = max(it.differ / it.weights for it in cells)
+            ratios = (ours / theirs for theirs, ours in (it.perplexities for it in cells))
+            apart = 100 * max(abs(ratio - 1) for ratio in ratios)
+            yield (
+                f"With {statistics_of} statistics, the two agree in at least "
+                f"{100 * (1 - most):.3f} % of a mask's entries, and perplexities differ by at most "
+                f"{apart:.2g} %."
+            )
 
 
 def table(compared: Sequence[Compared]) -> Iterator[str]:
