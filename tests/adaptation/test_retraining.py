@@ -21,6 +21,7 @@ from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, block_shard
+from freelunch.model.hidden_file import hidden_file
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import derive_seed
@@ -365,14 +366,11 @@ def test_micro_batches_and_checkpointing_change_memory_only(
 
 
 def test_a_distillation_of_a_model_that_lost_nothing_has_nothing_to_learn(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
 ) -> None:
     prepared = keep_everything(tmp_path, SEQUENCES)
-    caplog.set_level("INFO", "freelunch")
     adapted = retrain(prepared, tmp_path / "adapted", "full", loss="distillation")
     assert abs(facts(adapted)["loss_before"]) < 1e-6
-    # Of much text, that takes an hour on a processor, in which there is no step to report.
-    assert f"first, the dense model passes all {SEQUENCES} sequences" in caplog.messages
 
 
 @pytest.mark.parametrize("method", ["full", "masklora", "lora", "norms"])
@@ -446,6 +444,33 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert (folder / MANIFEST).read_bytes() == (tmp_path / "whole" / MANIFEST).read_bytes()
     assert found.spent.attempts == 2 and found.spent.wall_s > 0
     assert {path.suffix for path in tmp_path.glob(".*")} <= {".checked"}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_resumed_distillation_keeps_the_dense_models_hidden_states(
+    damaged: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless they are damaged. Of much text, they take an hour on a processor, in which there is no
+    step to report.
+    """
+    llama = prepare(tmp_path / "llama", sequences=SEQUENCES, keep="none")
+    settings = retraining_entry("masklora", epochs=2, loss="distillation")
+    expected = retrain(llama, tmp_path / "whole", **settings)
+    folder = tmp_path / "resumed"
+    caplog.set_level("INFO", "freelunch")
+    # The first attempt ends before it saves a state; the states of the dense model are complete.
+    interrupted(lambda: retrain(llama, folder, report=stop_at(1), **settings))
+    kept = folder.with_name(".resumed.state.teacher") / "dense" / hidden_file(BLOCKS)
+    if damaged:
+        kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
+    interrupted(lambda: retrain(llama, folder, report=stop_at(3), save_s=0, **settings))
+    found = retrain(llama, folder, **settings)
+    begins = f"first, the dense model passes all {SEQUENCES} sequences"
+    assert caplog.messages.count(begins) == 1 + damaged
+    assert shards(found) == shards(expected)
+    assert (folder / MANIFEST).read_bytes() == (tmp_path / "whole" / MANIFEST).read_bytes()
+    assert found.spent.attempts == 2 - damaged and found.spent.wall_s > 0
+    assert {path.name for path in tmp_path.glob(".*")} <= {".whole.checked", ".resumed.checked"}
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a flipped bit"])

@@ -83,6 +83,9 @@ class DenseStates:
             if kept is not None and (name := hidden_file(boundary)) in kept.files:
                 self.found(boundary, kept.path(name))
 
+    def __contains__(self, boundary: int) -> bool:
+        return boundary in self._paths
+
     def create(self, path: Path) -> HiddenStates:
         """Return the hidden states of one boundary, (sequences, length, d), to be filled."""
         shape = (self.sequences, self.length, self._model.config.hidden_size)
@@ -105,13 +108,14 @@ class DenseStates:
     def at(self, boundary: int) -> HiddenStates:
         """Return the hidden states before block `boundary`, (sequences, length, d).
 
-        If they are not on disk, they are computed from the nearest ones before them.
+        If they are not on disk, `write` computes them.
         """
         if boundary not in self._paths:
-            self.make(boundary, lambda path: self._pass_to(boundary, path))
+            self.make(boundary, lambda path: self.write(boundary, path))
         return open_hidden(self._paths[boundary])
 
-    def _pass_to(self, boundary: int, path: Path) -> None:
+    def write(self, boundary: int, path: Path) -> None:
+        """Compute the hidden states before block `boundary` from the nearest ones before them."""
         made = self.create(path)
         start = max((at for at in self._paths if at < boundary), default=None)
         if start is None:

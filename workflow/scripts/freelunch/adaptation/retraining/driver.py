@@ -16,11 +16,13 @@ from freelunch.adaptation.retraining.losses import distillation, next_token
 from freelunch.adaptation.retraining.passes import Passes
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
+from freelunch.adaptation.retraining.teacher import Teacher
 from freelunch.adaptation.retraining.trainee import Loss, Trainee
 from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.files import remove_path
 from freelunch.core.progress import Report, silent
 from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears
@@ -105,7 +107,7 @@ def retrain_model(
         sample=states.calibration.digest,
         losses=training.curve(),
     )
-    training.state.remove()
+    training.remove()
     made.spent = spent
     return made
 
@@ -143,7 +145,7 @@ class Training:
         streamed: bool = False,
     ) -> None:
         self._settings, self._seed = settings, derive_seed(seed, "retraining")
-        self._states, self._dense = states, model
+        self._states = states
         trained = settings.trained
         if streamed and trained.weights == FULL:
             # All of it takes sixteen bytes a weight: more than the model.
@@ -165,22 +167,26 @@ class Training:
         self._scratch = states.scratch / "retraining"
         self._scratch.mkdir(exist_ok=True)
         self.trainee = Trainee(model, masks, trained, passes, self._seed, self.state)
+        self._of_teacher = saved.with_name(f"{saved.name}.teacher")
+        self._teacher: Teacher | None = None
         self._loss: Loss = self._next_token
         if settings.distils:
-            log.info("first, the dense model passes all %d sequences", states.sequences)
-            self._teacher = states.at(model.num_blocks)
-            self._loss = self._distillation
+            self._teacher = teacher = Teacher(model, states, self._of_teacher, fingerprint)
+            self._loss = lambda logits, rows: distillation(logits, teacher.logits(rows))
         self._losses: list[float] = []
         self.facts: dict[str, Any] = {}
 
     def run(self, report: Report, stop_at_divergence: bool, save_s: float) -> Spent:
-        """Train, and return what interrupted earlier attempts spent on the steps that were kept."""
-        spent = Spent()
+        """Train, and return what interrupted earlier attempts spent on the steps that were kept,
+        and on the dense model's hidden states.
+        """
+        on_teacher = self._teacher.spent if self._teacher else Spent()
+        spent = Spent(attempts=int(self._resumed is not None or on_teacher != Spent()))
         if self._resumed is None:
             before = self._checked()
         else:
             before, self._losses = self._resumed["loss_before"], self._resumed["losses"]
-            spent = Spent.of(self._resumed["spent"]) + Spent(attempts=1)
+            spent += Spent.of(self._resumed["spent"])
             log.info("resuming from step %d", len(self._losses))
         diverged = self._steps(before, spent, report, save_s)
         after = before
@@ -199,7 +205,7 @@ class Training:
         if diverged is not None:
             if stop_at_divergence:
                 # It would only diverge again, and stand in the way of other settings.
-                self.state.remove()
+                self.remove()
                 raise divergence(
                     "retraining diverged",
                     f"step {diverged} of {steps_of(self._settings, self._states.sequences)}",
@@ -210,7 +216,13 @@ class Training:
             self._losses = [loss for loss in self._losses if math.isfinite(loss)]
             self.facts |= {"loss_after": before, "diverged_at_step": diverged}
         log.info("retrained: %s", self.facts)
-        return spent
+        return spent + on_teacher
+
+    def remove(self) -> None:
+        """Remove what an interrupted training would resume from."""
+        self.state.remove()
+        # Also if this one learned from the text, but an earlier one did not.
+        remove_path(self._of_teacher)
 
     def curve(self, points: int = 20) -> list[float]:
         """Return the mean training loss of `points` equal parts of the steps, or of each step if
@@ -259,10 +271,6 @@ class Training:
 
     def _next_token(self, logits: Tensor, rows: Tensor) -> Tensor:
         return next_token(logits, self._states.input_ids[rows].to(logits.device))
-
-    def _distillation(self, logits: Tensor, rows: Tensor) -> Tensor:
-        teacher = self._teacher[rows].to(logits.device)
-        return distillation(logits, self._dense.logits(self._states.input_ids[rows], teacher))
 
     def _checked(self) -> float:
         """Return the mean loss on the first sequences."""
