@@ -1,5 +1,6 @@
 """Retraining against a plain loop over transformers' own model, and what it may never change."""
 
+import json
 import math
 import re
 import subprocess
@@ -15,6 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.retraining import driver
 from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.artifact_writer import FINISHED_JOURNAL
+from freelunch.core.digest import sealed, unsealed
 from freelunch.core.errors import UserError
 from freelunch.core.spent import Spent
 from freelunch.costs.retraining import retraining_flops
@@ -446,6 +449,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert {path.suffix for path in tmp_path.glob(".*")} <= {".checked"}
 
 
+def _say_it_took(seconds: float, journal: Path) -> None:
+    """Change how many seconds a journal says that a file took."""
+    first, line = map(unsealed, journal.read_bytes().splitlines())
+    assert first is not None and line is not None
+    line["spent"]["wall_s"] = seconds
+    journal.write_text("".join(json.dumps(sealed(it)) + "\n" for it in (first, line)))
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_resumed_distillation_keeps_the_dense_models_hidden_states(
     damaged: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -461,6 +472,7 @@ def test_a_resumed_distillation_keeps_the_dense_models_hidden_states(
     # The first attempt ends before it saves a state; the states of the dense model are complete.
     interrupted(lambda: retrain(llama, folder, report=stop_at(1), **settings))
     kept = folder.with_name(".resumed.state.teacher") / "dense" / hidden_file(BLOCKS)
+    _say_it_took(1000.0, kept.with_name(FINISHED_JOURNAL))
     if damaged:
         kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
     interrupted(lambda: retrain(llama, folder, report=stop_at(3), save_s=0, **settings))
@@ -469,7 +481,8 @@ def test_a_resumed_distillation_keeps_the_dense_models_hidden_states(
     assert caplog.messages.count(begins) == 1 + damaged
     assert shards(found) == shards(expected)
     assert (folder / MANIFEST).read_bytes() == (tmp_path / "whole" / MANIFEST).read_bytes()
-    assert found.spent.attempts == 2 - damaged and found.spent.wall_s > 0
+    assert found.spent.attempts == 2 - damaged
+    assert (1000 < found.spent.wall_s < 1500) == (not damaged)
     assert {path.name for path in tmp_path.glob(".*")} <= {".whole.checked", ".resumed.checked"}
 
 
@@ -562,6 +575,14 @@ def test_divergence_names_the_step_and_the_loss(llama: Prepared, tmp_path: Path)
     message = str(error.value)
     assert "step " in message and "last finite loss" in message and "1e+30" in message
     assert not (tmp_path / "adapted" / MANIFEST).exists()
+
+
+def test_a_distillation_that_diverges_keeps_no_state(tmp_path: Path) -> None:
+    llama = prepare(tmp_path / "llama", sequences=SEQUENCES, keep="none")
+    settings = {"loss": "distillation", "learning_rate": 1e30, "warmup": 0.0, "clip": None}
+    with pytest.raises(UserError, match="diverged"):
+        retrain(llama, tmp_path / "adapted", "full", epochs=4, **settings)
+    assert not [*tmp_path.glob(".adapted.state*")]
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "masklora"])

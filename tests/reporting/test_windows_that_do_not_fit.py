@@ -107,7 +107,7 @@ def audited(part: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
     return dict(found)
 
 
-OUT = "windows that do not fit into 72 GB: "
+OUT = "windows that do not fit into memory: "
 LACKING = "windows that were not run: "
 
 

@@ -1,5 +1,6 @@
 """The page with what `anchors.py` found: docs/results/anchors.md."""
 
+import math
 import os
 import statistics
 import subprocess
@@ -154,13 +155,14 @@ def findings(compared: Sequence[Compared]) -> Iterator[str]:
     for statistics_of in ("dense", "sparse"):
         cells = [it for it in compared if it.method[1] == statistics_of]
         if cells:
-            most = max(it.differ / it.weights for it in cells)
+            least = min(1 - it.differ / it.weights for it in cells)
             ratios = (ours / theirs for theirs, ours in (it.perplexities for it in cells))
-            apart = 100 * max(abs(ratio - 1) for ratio in ratios)
+            apart = max(abs(ratio - 1) for ratio in ratios)
+            # Rounded away from each other, so that the sentence is true as it stands.
             yield (
                 f"With {statistics_of} statistics, the two agree in at least "
-                f"{100 * (1 - most):.3f} % of a mask's entries, and perplexities differ by at most "
-                f"{apart:.2g} %."
+                f"{math.floor(least * 1e4) / 1e2:.2f} % of a mask's entries, and perplexities "
+                f"differ by at most {math.ceil(apart * 1e4) / 1e2:.2f} %."
             )
 
 

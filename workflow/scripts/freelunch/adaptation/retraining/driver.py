@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,6 @@ from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.files import remove_path
 from freelunch.core.progress import Report, silent
 from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears
@@ -221,8 +221,10 @@ class Training:
     def remove(self) -> None:
         """Remove what an interrupted training would resume from."""
         self.state.remove()
+        # Its file has to be closed: NFS would leave another name of it in the folder.
+        self._loss, self._teacher = self._next_token, None
         # Also if this one learned from the text, but an earlier one did not.
-        remove_path(self._of_teacher)
+        shutil.rmtree(self._of_teacher, ignore_errors=True)
 
     def curve(self, points: int = 20) -> list[float]:
         """Return the mean training loss of `points` equal parts of the steps, or of each step if

@@ -1,6 +1,7 @@
 """What a distillation learns from: the dense model's predictions for the training sample."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.spent import Spent
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import hidden_file
+from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import KIND, DenseStates
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,8 @@ class Teacher:
     """The dense model, whose hidden states after the last block are on disk; its logits are not,
     since they are many times as large.
 
-    Computing these states takes about a fifth of a distillation, so an interrupted one keeps them.
+    Computing these states takes about a fifth of a distillation of one epoch, so an interrupted one
+    keeps them.
 
     Args:
         model: The dense model.
@@ -37,16 +39,19 @@ class Teacher:
         self._model, self._input_ids = model, states.input_ids
         self.spent = Spent()
         last = model.num_blocks
-        if last not in states:
-            # In a folder below, since the digests that are known stand beside an artifact.
-            writer, name = ArtifactWriter(folder / "dense", KIND, fingerprint), hidden_file(last)
-            if name not in writer:
-                log.info("first, the dense model passes all %d sequences", states.sequences)
-                writer.add(name, lambda path: states.write(last, path))
-            kept = writer.finish()
-            self.spent = kept.spent
-            states.found(last, kept.path(name))
-        self._hidden = states.at(last)
+        if last in states:
+            self._hidden = states.at(last)
+            return
+        # One folder further down, so that `.dense.checked`, which an artifact has beside it, is
+        # removed with it.
+        writer, name = ArtifactWriter(folder / "dense", KIND, fingerprint), hidden_file(last)
+        if name not in writer:
+            log.info("first, the dense model passes all %d sequences", states.sequences)
+            writer.add(name, lambda path: states.write(last, path))
+        kept = writer.finish()
+        # The training counts the attempts.
+        self.spent = replace(kept.spent, attempts=0)
+        self._hidden = open_hidden(kept.path(name))
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return the dense model's logits for sequences, (rows, length, vocabulary)."""

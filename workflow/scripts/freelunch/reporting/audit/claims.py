@@ -157,14 +157,16 @@ def _part(
     findings = [_finding(each, part, evidence) for each in asked]
     unfinished = evidence.study.is_unfinished
     verdict = together([finding["verdict"] for finding in findings], measure.agree)
-    # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget, and
-    # neither has a plan.
+    # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
     measured = [finding for finding in findings if finding["cells"]]
     small = [it for it in measured if _scope(evidence, [it], paper).is_in_part_too_small]
     large = [finding for finding in findings if finding not in small]
-    planned = bool(asked) and not any(isinstance(each, Absent) for each in asked)
-    of_study = not planned and _scope(evidence, [], paper).too_small
-    too_small = small == measured if measured else of_study
+    if measured:
+        too_small = small == measured
+    else:
+        # Nor has a plan, but nothing is missing there.
+        missing = not asked or any(isinstance(each, Absent) for each in asked)
+        too_small = missing and _scope(evidence, [], paper).too_small
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
     at_scale = together([finding["verdict"] for finding in large], measure.agree)
     found = {

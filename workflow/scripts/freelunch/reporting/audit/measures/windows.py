@@ -1,10 +1,10 @@
 """Measures of the effect of the window size.
 
-Windows beside which a measure compares one are compared only on the models that they fit. A window
-counts as too large for a model if `window: auto`, with the settings of the other windows, took a
-smaller one, and if the study has none as large for this model, finished or not, on any masks and
-with any settings; another model has to have it with as many sequences. The one that is compared has
-to be there whatever it needs, and so has a window that fits no model.
+A measure compares one window with several others. Another window that is too large for a model's
+memory is left out for this model. It counts as too large if `window: auto`, with the settings of
+the others, took a smaller one, and if the study has none as large for this model, finished or not,
+on any masks and with any settings; another model has to have it with as many sequences. A window
+that no model has is missing, and so is the one that is compared, whatever memory it needs.
 """
 
 import math
@@ -199,9 +199,8 @@ class _Windows:
         names: The adaptations by their windows.
         unlike: Windows that were adapted with other settings than these, such as another loss.
         sequences: The number of sequences that they see.
-        limit: Blocks of the largest window that fits into memory; infinite if the study does not
-            ask for it.
-        memory_gb: That memory; 0 if the study does not ask.
+        limit: Blocks of the largest window that this model is known to fit; infinite without a
+            `window: auto` to tell.
         compared: Windows that are compared here.
     """
 
@@ -212,7 +211,6 @@ class _Windows:
     unlike: set[_Kind]
     sequences: int
     limit: float
-    memory_gb: float
     compared: Sequence[_Kind] = ()
 
     def about(self, *words: str) -> str:
@@ -269,8 +267,7 @@ def _with(
             yield Absent(found.about(found.model), reason, left_out=left_out)
             continue
         if out := [kind for kind in beside if kind in too_large]:
-            windows = ", ".join(map(str, out))
-            reason = f"windows that do not fit into {found.memory_gb:g} GB: {windows}"
+            reason = f"windows that do not fit into memory: {', '.join(map(str, out))}"
             yield Absent(found.about(found.model), reason, left_out=True)
         if compared:
             yield replace(found, compared=compared)
@@ -283,7 +280,7 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
     study = evidence.study
     amounts: dict[int, dict[_Kind, str]] = {}
     unlike: dict[int, set[_Kind]] = {}
-    autos: dict[int, float] = {}
+    autos: set[int] = set()
     usual = {
         name: settings
         for name, settings in study.config.adaptations.items()
@@ -299,8 +296,8 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
             if name in study.compared_windows(one):
                 amounts.setdefault(sequences, {}).setdefault(kind, name)
-                if isinstance(settings, Reconstruction) and settings.memory_gb is not None:
-                    autos[sequences] = max(autos.get(sequences, 0), settings.memory_gb)
+                if isinstance(settings, Reconstruction) and settings.window == AUTO:
+                    autos.add(sequences)
             else:
                 unlike.setdefault(sequences, set()).add(kind)
     several = {amount: names for amount, names in sorted(amounts.items()) if len(names) > 1}
@@ -318,7 +315,6 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
             unlike.get(amount, set()),
             amount,
             largest if amount in autos else math.inf,
-            autos.get(amount, 0),
         )
         for amount, names in several.items()
     ]
