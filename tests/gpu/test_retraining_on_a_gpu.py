@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.model.checkpoint import block_shard
-from tiny_models import Prepared, prepare, prepare_on, retrain
+from tiny_models import Prepared, prepare, prepare_on, retrain, retrained_facts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +51,7 @@ def test_losses(prepared: Prepared, tmp_path: Path, settings: dict[str, Any]) ->
             tmp_path / f"made-{device}",
             **{"optimiser": "sgd", "learning_rate": 0.5, "epochs": 8, "clip": None, **settings},
         )
-        found[device] = made.files[block_shard(0)]["windows"]["model"]
+        found[device] = retrained_facts(made)
     half = settings.get("precision") == "bfloat16"
     before = pytest.approx(found["cpu"]["loss_before"], rel=0.1 if half else 1e-3)
     assert found["cuda"]["loss_before"] == before

@@ -442,6 +442,12 @@ def retrain(
         )
 
 
+def retrained_facts(adapted: Artifact) -> dict[str, Any]:
+    """Return what a retraining notes about itself."""
+    facts: dict[str, Any] = adapted.files[block_shard(0)]["windows"]["model"]
+    return facts
+
+
 def assembled(prepared: Prepared, adapted: Artifact | None, folder: Path) -> nn.Module:
     """Return the checkpoint of an adapted (or merely pruned) model, as transformers loads it."""
     parts = [] if adapted is None else [adapted]
