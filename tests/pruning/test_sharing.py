@@ -246,12 +246,13 @@ def test_a_job_whose_group_is_taken_works_on_another(tmp_path: Path) -> None:
 
 def test_a_group_that_cannot_be_chosen_is_free_again(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path)
+
+    def failing(prunings: Sequence[Pruning]) -> Spent:
+        raise ZeroDivisionError
+
     process, _ = _holding(sharing._lock_file(jobs.groups[0]))
     try:
-        with (
-            pytest.raises(ZeroDivisionError),
-            shared(jobs.all["a-u50"], jobs.groups, lambda _: 1 / 0),  # type: ignore[arg-type, return-value]
-        ):
+        with pytest.raises(ZeroDivisionError), shared(jobs.all["a-u50"], jobs.groups, failing):
             pass
     finally:
         process.kill()

@@ -245,8 +245,9 @@ class WheelFiles(InWheel):
 def _whole(parts: dict[str, float]) -> dict[str, float]:
     total = sum(parts.values())
     if len(parts) < 2 or not math.isclose(total, 1, abs_tol=1e-6):
-        expected = f"expected two or more shares that add up to 1, not to {total:.9g}"
-        raise PydanticCustomError("shares", "{expected}", {"expected": expected})
+        raise PydanticCustomError(
+            "shares", f"expected two or more shares that add up to 1, not to {total:.9g}"
+        )
     return parts
 
 

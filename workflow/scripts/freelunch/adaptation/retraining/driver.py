@@ -167,11 +167,11 @@ class Training:
         self._scratch = states.scratch / "retraining"
         self._scratch.mkdir(exist_ok=True)
         self.trainee = Trainee(model, masks, trained, passes, self._seed, self.state)
-        self._of_teacher = saved.with_name(f"{saved.name}.teacher")
+        self._teacher_folder = saved.with_name(f"{saved.name}.teacher")
         self._teacher: Teacher | None = None
         self._loss: Loss = self._next_token
         if settings.distils:
-            self._teacher = teacher = Teacher(model, states, self._of_teacher, fingerprint)
+            self._teacher = teacher = Teacher(model, states, self._teacher_folder, fingerprint)
             self._loss = lambda logits, rows: distillation(logits, teacher.logits(rows))
         self._losses: list[float] = []
         self.facts: dict[str, Any] = {}
@@ -224,7 +224,7 @@ class Training:
         # Its file has to be closed: NFS would leave another name of it in the folder.
         self._loss, self._teacher = self._next_token, None
         # Also if this one learned from the text, but an earlier one did not.
-        shutil.rmtree(self._of_teacher, ignore_errors=True)
+        shutil.rmtree(self._teacher_folder, ignore_errors=True)
 
     def curve(self, points: int = 20) -> list[float]:
         """Return the mean training loss of `points` equal parts of the steps, or of each step if

@@ -262,8 +262,9 @@ def _with(
             reason = f"windows that were not run{alike}: {names}"
             # Whether matrices are solved exactly is a choice of the study's for each model.
             exact = {kind for kind in wanted if kind.exact}
-            chosen = any(isinstance(it, LeastSquares) for it in _adaptations(evidence, model))
-            left_out = not chosen and {*missing} <= exact & elsewhere
+            left_out = {*missing} <= exact & elsewhere and not any(
+                isinstance(it, LeastSquares) for it in _adaptations(evidence, model)
+            )
             yield Absent(found.about(found.model), reason, left_out=left_out)
             continue
         if out := [kind for kind in beside if kind in too_large]:
@@ -305,7 +306,6 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
         return []
     one = next(iter(by_name[NONE].values()))
     length = study.calibration_of(one.model).length
-    largest = _largest(evidence, one.model)
     return [
         _Windows(
             pruned_model(one),
@@ -314,7 +314,7 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
             names,
             unlike.get(amount, set()),
             amount,
-            largest if amount in autos else math.inf,
+            _largest(evidence, one.model) if amount in autos else math.inf,
         )
         for amount, names in several.items()
     ]
