@@ -319,6 +319,21 @@ def test_an_upgrade_of_lm_eval_repeats_the_tasks_alone(monkeypatch: pytest.Monke
     digest._version.cache_clear()
 
 
+def test_an_upgrade_of_the_parser_of_wikis_fetches_texts_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def digests(upgraded: str = "") -> dict[str, str]:
+        digest._version.cache_clear()
+        monkeypatch.setattr(
+            digest, "version", lambda name: "99.0" if name == upgraded else version(name)
+        )
+        return {name: code_digest(name) for name in ("fetch_text", "fetch_model", "mix_text")}
+
+    before, after = digests(), digests("mwparserfromhell")
+    assert {name for name in before if after[name] != before[name]} == {"fetch_text"}
+    digest._version.cache_clear()
+
+
 def test_a_figure_is_drawn_anew_by_an_edit_of_its_own_drawing_alone(copy: Path) -> None:
     rule = (SCRIPTS.parent / "rules" / "show.smk").read_text()
     assert "figures.drawing_module(wildcards.figure)" in rule

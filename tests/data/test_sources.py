@@ -44,9 +44,12 @@ def scratch(tmp_path: Path) -> Path:
 
 
 def build_wheel(
-    folder: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED
+    folder: Path,
+    members: Mapping[str, bytes],
+    compression: int = zipfile.ZIP_DEFLATED,
+    tags: str = "py3-none-any",
 ) -> Path:
-    path = folder / "tiny_words-1.0-py3-none-any.whl"
+    path = folder / f"tiny_words-1.0-{tags}.whl"
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -55,7 +58,7 @@ def build_wheel(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\n"
         )
         archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n"
         )
         archive.writestr(f"{info}/RECORD", "")
     return path
@@ -202,12 +205,33 @@ def test_a_member_cannot_leave_its_folder(member: str, index: Path, scratch: Pat
         ("version", "-r requirements.txt"),
         ("version", "1.0; python_version"),
         ("version", "*"),
+        ("tags", "cp311-cp311-any --index-url=https://evil"),
+        ("tags", "--pre"),
+        ("tags", "py3-none"),
     ],
 )
 def test_a_package_and_a_version_are_nothing_else(key: str, value: str) -> None:
     """They are passed to pip as one argument."""
     with pytest.raises(ValidationError, match=key):
         read_text({**wheel_entry(None), key: value, "format": "lines"})
+
+
+def test_takes_the_wheel_with_the_named_tags(index: Path, scratch: Path) -> None:
+    """A package may have a wheel for each machine; a study names one, wherever it runs."""
+    wheels = [
+        build_wheel(index, {MEMBER: tags.encode()}, tags=tags)
+        for tags in ("cp27-cp27m-win32", "cp27-cp27mu-manylinux1_i686.manylinux_2_5_i686")
+    ]
+    for number, (wheel, tags) in enumerate(
+        zip(wheels, ("cp27-cp27m-win32", "cp27-cp27mu-manylinux_2_5_i686"), strict=True)
+    ):
+        folder = scratch / str(number)
+        folder.mkdir()
+        obtained = obtain_text(wheel_entry(wheel, tags=tags), folder)
+        assert obtained.path.read_text() in wheel.name
+        assert "tags" not in obtained.origin, "the wheel's digest says all"
+    message = refused(obtain_text, wheel_entry(wheels[0]), scratch)
+    assert "No matching distribution found for tiny-words==1.0" in message
 
 
 def test_a_wheel_that_unpacks_to_far_more_than_text(index: Path, scratch: Path) -> None:

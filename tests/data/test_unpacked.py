@@ -1,18 +1,23 @@
 """Lines of files that somebody else made."""
 
+import bz2
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from freelunch.data import unpacked
-from freelunch.data.unpacked import lines_of
+from freelunch.data.unpacked import Incomplete, lines_of
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_lines_as_they_are(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("a.txt", bytes), ("a.txt.gz", gzip.compress), ("a.txt.bz2", bz2.compress)],
+)
+def test_lines_as_they_are(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
     path, content = tmp_path / name, b"one\r\ntwo\n\nlast"
-    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    path.write_bytes(pack(content))
     assert list(lines_of(path)) == [b"one\r\n", b"two\n", b"\n", b"last"]
 
 
@@ -22,6 +27,24 @@ def test_an_archive_that_unpacks_to_far_more_than_text(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unpack to more than 200 times their size"):
         for _ in lines_of(path):
             pass
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.gz", "not a complete gzip"), ("a.bz2", "not a complete bzip2")]
+)
+def test_a_file_that_cannot_be_decompressed(tmp_path: Path, name: str, said: str) -> None:
+    path = tmp_path / name
+    packed = (gzip if name == "a.gz" else bz2).compress(b"one\n" * 100)
+    for content in (b"one\n", packed[:-9], packed[:-3] + b"\0\0\0"):
+        path.write_bytes(content)
+        with pytest.raises(Incomplete, match=said):
+            list(lines_of(path))
+
+
+def test_an_error_of_the_system_is_not_one_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").mkdir()
+    with pytest.raises(IsADirectoryError):
+        list(lines_of(tmp_path / "a.gz"))
 
 
 @pytest.mark.parametrize("packed", [False, True])

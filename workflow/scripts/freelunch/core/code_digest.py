@@ -23,9 +23,12 @@ SCRIPTS = LIBRARY.parent
 
 # Packages whose version can change a number.
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-# Packages that compute for one module alone, which a script imports by a name it is given. An
-# upgrade of lm-eval, whose prompts and metrics are those of tasks, repeats no other measurement.
-PACKAGES_OF = {"freelunch.evaluation.tasks": ("lm-eval",)}
+# Packages that compute for one module alone. An upgrade of lm-eval, whose prompts and metrics are
+# those of tasks, repeats no other measurement.
+PACKAGES_OF = {
+    "evaluation/tasks.py": ("lm-eval",),
+    "data/wiki_export.py": ("mwparserfromhell",),
+}
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
 # job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked,
 # which files need not be read for a check. They are code, which the rule about words does not
@@ -48,11 +51,12 @@ def code_digest(script: str, *modules: str) -> str:
         modules: Full names of modules that the script imports by a name it is given, such as a
             criterion's.
     """
-    code = {
-        str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in covered_files(script, *modules)
-    }
+    covered = covered_files(script, *modules)
+    code = {str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in covered}
     _cache().save()
-    packages = (*PACKAGES, *(package for name in modules for package in PACKAGES_OF.get(name, ())))
+    packages = list(PACKAGES)
+    for name, those in PACKAGES_OF.items():
+        packages += those if LIBRARY / name in covered else ()
     return json_digest([code, {name: _version(name) for name in packages}])[:16]
 
 

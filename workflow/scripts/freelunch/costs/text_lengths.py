@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from freelunch.data.unpacked import COMPRESSIONS
 from freelunch.study.fetched import facts_at, fetched_text
 from freelunch.study.sources import TABLES, LocalText, Mixture
 from freelunch.study.study import Study
@@ -73,9 +74,11 @@ def bytes_of(text: object) -> int | None:
     """Return the size of a text in a file of one's own; None if it is elsewhere, or packed. A
     character has 1 to 4 bytes, and lines of JSON also have what is not text.
     """
-    if not isinstance(text, LocalText) or text.format in TABLES or text.path.endswith(".gz"):
+    if not isinstance(text, LocalText) or text.format in TABLES:
         return None
     path = Path(text.path)
+    if path.suffix in COMPRESSIONS:
+        return None
     return path.stat().st_size if path.is_file() else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from freelunch.core.errors import UserError, first_of
 from freelunch.data.sources import Obtained
 from freelunch.data.text_formats import FORMATS, SourceFile
+from freelunch.data.unpacked import unpacked_name
 from freelunch.study.sources import ROWS
 
 # Characters that are read of a text: more than any study on one machine draws from.
@@ -51,7 +52,7 @@ def text_at(path: Path, where: str) -> SeenText:
         UserError: There is no such file, or it is empty or holds no text.
     """
     _check_file(path, where)
-    name, field = path.name.removesuffix(".gz").lower(), "text"
+    name, field = unpacked_name(path.name).lower(), "text"
     parquet = _is_parquet(path)
     beginning = [] if parquet else list(islice(_source(path, where).lines(), _ROWS))
     first = next((line for line in beginning if line.strip()), "").strip()
@@ -80,6 +81,8 @@ def text_at(path: Path, where: str) -> SeenText:
         )
     elif first.startswith(("<doc ", "<doc>")):
         form, why = "doc_tags", "each document stands between <doc ...> and </doc>"
+    elif first.startswith("<mediawiki"):
+        form, why = "mediawiki", "this is the XML export of a wiki"
     else:
         form, why = _plain_or_lines(beginning)
     documents, complete = read_documents(path, form, field, where)

@@ -5,7 +5,6 @@ that lm-eval's own task of that name expects. Prompts, choices and metrics remai
 """
 
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 
 Document = dict[str, Any]
 _UNREADABLE = (
-    *(OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
     RecursionError,
 )
 

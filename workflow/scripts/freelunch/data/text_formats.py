@@ -2,17 +2,17 @@
 
 import codecs
 import csv
-import gzip
 import json
 import re
 import shlex
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.sources import Obtained
-from freelunch.data.unpacked import lines_of
+from freelunch.data.unpacked import COMPRESSIONS, Incomplete, lines_of, unpacked_name
+from freelunch.data.wiki_export import NotAnExport, articles
 
 # What to do, unless an error says it.
 _TODO = "correct or remove this entry, or fetch the file again"
@@ -39,7 +39,8 @@ class SourceFile:
     def lines(self) -> Iterator[str]:
         """Yield each line without its end.
 
-        A file whose name ends in `.gz` is decompressed; a byte order mark at its start is dropped.
+        A file whose name ends in `.gz` or `.bz2` is decompressed; a byte order mark at its start is
+        dropped.
 
         Raises:
             UserError: The file is binary, is not in UTF-8, or cannot be decompressed.
@@ -57,14 +58,15 @@ class SourceFile:
                 expected="UTF-8",
                 todo="convert the file to UTF-8",
             ) from error
-        except ValueError as error:
-            raise self.error("this cannot be text", found=error, todo="use another file") from error
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except Incomplete as error:
             raise self.error(
-                "not a complete gzip file",
+                "this file cannot be decompressed",
                 found=error,
+                expected="a name that ends in .gz or .bz2 only if the file is compressed",
                 todo="fetch or compress the file again",
             ) from error
+        except ValueError as error:
+            raise self.error("this cannot be text", found=error, todo="use another file") from error
 
     def _check_encoding(self, raw: bytes) -> None:
         """Refuse a line that says by itself that the file is not text in UTF-8."""
@@ -80,7 +82,7 @@ class SourceFile:
             raise self.error(
                 "this file is binary, not text",
                 found=f"{self._path}: a NUL byte",
-                expected="UTF-8 text, JSON Lines, or Parquet; each but Parquet may be gzipped",
+                expected="text in UTF-8, which may be compressed (.gz, .bz2), or Parquet",
                 todo="convert the file to text",
             )
 
@@ -90,7 +92,7 @@ class SourceFile:
         Args:
             lines: The file's lines; the first is read only if the file is a table.
         """
-        name = self._name.removesuffix(".gz")
+        name = unpacked_name(self._name)
         ending = next((each for each in _TABLES if name.lower().endswith(each)), None)
         if ending is None:
             return
@@ -103,9 +105,10 @@ class SourceFile:
         )
         # A file from a package is in a scratch folder, which nobody can name in a command.
         file = str(self._path) if self._path.name == self._name else self._name
-        made = shlex.quote(file.removesuffix(".gz")[: -len(ending)] + ".jsonl")
+        made = shlex.quote(unpacked_name(file)[: -len(ending)] + ".jsonl")
         given = shlex.quote(file)
-        feeds = f"zcat {given} | " if file.endswith(".gz") else ""
+        compression = COMPRESSIONS.get(self._path.suffix)
+        feeds = f"{compression.command} {given} | " if compression else ""
         takes = "" if feeds else f" < {given}"
         raise self.error(
             f"this is a table ({ending[1:].upper()}), but a text is plain text, JSON Lines or "
@@ -187,6 +190,26 @@ def _between_tags(source: SourceFile, lines: Iterable[str], field: str) -> Itera
         raise source.error("the last <doc> has no </doc>", expected=_CLOSING, todo=todo)
 
 
+def _wiki_articles(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+    """Yield the articles of a wiki's XML export, as plain text."""
+    todo = "use an export of the wiki's current pages, and fetch it again if it is cut off"
+    is_empty = True
+    try:
+        for article in articles(lines):
+            is_empty = False
+            yield article
+    except ElementTree.ParseError as error:
+        raise source.error("not complete XML", found=error, todo=todo) from error
+    except NotAnExport as error:
+        raise source.error("not an export of a wiki", found=error, todo=todo) from error
+    if is_empty:
+        raise source.error(
+            "the export has no articles",
+            expected="pages of the main namespace, apart from redirects",
+            todo=todo,
+        )
+
+
 def _json_field(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     """Yield one field of one JSON object per line; blank lines are skipped."""
     for line in lines:
@@ -237,6 +260,7 @@ FORMATS: dict[str, _Reader] = {
     "lines": _each_line,
     "plain": _whole_file,
     "doc_tags": _between_tags,
+    "mediawiki": _wiki_articles,
     "jsonl": _json_field,
     "parquet": _table_rows,
     "parquet_rows": _table_rows,

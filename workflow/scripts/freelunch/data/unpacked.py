@@ -1,15 +1,48 @@
 """Lines of a file that somebody else made: decompressed, and never more than memory can hold."""
 
+import bz2
 import gzip
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, cast
+from typing import NamedTuple
 
 # Text packs to about a third; deflate itself reaches a thousandth.
 LARGEST_RATIO = 200
 # Below this, no ratio is suspicious.
 SMALL_BYTES = 10_000_000
 LARGEST_LINE = 1_000_000_000
+
+
+class Compression(NamedTuple):
+    """A format of compressed files.
+
+    Attributes:
+        name: What it is called.
+        open: Opens a file's content, decompressed.
+        command: A command that prints a file's content.
+    """
+
+    name: str
+    open: Callable[[Path], BufferedIOBase]
+    command: str
+
+
+# By the ending of the file's name.
+COMPRESSIONS = {
+    ".gz": Compression("gzip", gzip.GzipFile, "zcat"),
+    ".bz2": Compression("bzip2", bz2.BZ2File, "bzcat"),
+}
+
+
+class Incomplete(ValueError):
+    """A compressed file is cut off, damaged, or not compressed at all."""
+
+
+def unpacked_name(name: str) -> str:
+    """Return a file's name without the ending that says that it is compressed."""
+    return next((name.removesuffix(each) for each in COMPRESSIONS if name.endswith(each)), name)
 
 
 def check_ratio(unpacked: int, packed: int) -> None:
@@ -21,19 +54,30 @@ def check_ratio(unpacked: int, packed: int) -> None:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """Yield each line of a file; one whose name ends in `.gz` is decompressed.
+    """Yield each line of a file; one whose name ends in `.gz` or `.bz2` is decompressed.
 
     Raises:
+        Incomplete: The file cannot be decompressed.
         ValueError: A line is too long, or the file unpacks to far more than text could.
-        OSError, EOFError, zlib.error: It is not a complete gzip file.
+        OSError: The file cannot be read.
     """
     packed, unpacked = path.stat().st_size, 0
-    compressed = path.suffix == ".gz"
-    with cast(IO[bytes], gzip.open(path, "rb")) if compressed else path.open("rb") as file:
-        while line := file.readline(LARGEST_LINE + 1):
+    compression = COMPRESSIONS.get(path.suffix)
+    with compression.open(path) if compression else path.open("rb") as file:
+        while line := _next_line(file, compression):
             if len(line) > LARGEST_LINE:
                 raise ValueError(f"a line of more than {LARGEST_LINE:,} bytes")
             unpacked += len(line)
-            if compressed:
+            if compression:
                 check_ratio(unpacked, packed)
             yield line
+
+
+def _next_line(file: BufferedIOBase, compression: Compression | None) -> bytes:
+    try:
+        return file.readline(LARGEST_LINE + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        # Errors of the system have a number; those of the format do not.
+        if compression is None or getattr(error, "errno", None) is not None:
+            raise
+        raise Incomplete(f"not a complete {compression.name} file: {error}") from error

@@ -42,8 +42,10 @@ PATTERNS = {
     "_ or - between",
     r"^[0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?$": "a version, such as 1.2.0",
     r"^[A-Za-z0-9_](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?$": "a branch, a tag or a full commit",
+    r"^[a-z]+[0-9]+-[a-z0-9_]+-[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$": "a wheel's tags, such as "
+    "cp311-cp311-manylinux_2_28_x86_64",
 }
-_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION, _REVISION = PATTERNS
+_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION, _REVISION, _TAGS = PATTERNS
 # Names become parts of file names, of which a record's joins three: none may be longer than 255.
 NAME_LENGTH = 50
 # Whatever is larger counts nothing that exists, and would overflow floating-point numbers.
@@ -166,6 +168,7 @@ Word = Annotated[
 # A package and its version are passed to pip as one argument, which must not be a URL or an option.
 Package = Annotated[str, StringConstraints(pattern=_PACKAGE, max_length=100)]
 Version = Annotated[str, StringConstraints(pattern=_VERSION, max_length=100)]
+Tags = Annotated[str, StringConstraints(pattern=_TAGS, max_length=200)]
 Member = Annotated[str, StringConstraints(max_length=500), AfterValidator(_inside)]
 Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]

