@@ -322,15 +322,20 @@ def test_an_upgrade_of_lm_eval_repeats_the_tasks_alone(monkeypatch: pytest.Monke
 def test_an_upgrade_of_the_parser_of_wikis_fetches_texts_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    names = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+
     def digests(upgraded: str = "") -> dict[str, str]:
         digest._version.cache_clear()
         monkeypatch.setattr(
             digest, "version", lambda name: "99.0" if name == upgraded else version(name)
         )
-        return {name: code_digest(name) for name in ("fetch_text", "fetch_model", "mix_text")}
+        return {name: code_digest(name) for name in names}
 
     before, after = digests(), digests("mwparserfromhell")
-    assert {name for name in before if after[name] != before[name]} == {"fetch_text"}
+    assert {name for name in before if after[name] != before[name]} == {
+        "fetch_text",
+        "fetch_text_files",
+    }
     digest._version.cache_clear()
 
 

@@ -20,6 +20,7 @@ from freelunch.costs.text_lengths import (
 )
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
+from freelunch.study.sources import PACKED
 from freelunch.study.study import Study
 from repository import ROOT
 
@@ -78,6 +79,8 @@ def test_a_text_that_was_fetched(study: Study) -> None:
         ({"format": "jsonl"}, True),
         ({"format": "parquet"}, False),
         ({"path": "notes.txt.gz"}, False),
+        ({"path": "notes.txt.bz2"}, False),
+        ({"format": "mediawiki"}, False),
         ({"path": "."}, False),
     ],
 )
@@ -85,7 +88,8 @@ def test_a_text_of_ones_own_before_it_is_fetched(
     study: Study, entry: dict[str, str], known: bool
 ) -> None:
     Path("notes.txt").write_text("x" * int(TOKEN_CHARACTERS * 6400))
-    Path("notes.txt.gz").write_bytes(b"packed")
+    for ending in PACKED:
+        Path(f"notes.txt{ending}").write_bytes(b"packed")
     text = {"source": "path", "path": "notes.txt", "format": "plain", **entry}
     config = study.as_json()
     config["texts"][study.perplexity.text] = text

@@ -55,7 +55,8 @@ def build_wheel(
             archive.writestr(name, content)
         info = "tiny_words-1.0.dist-info"
         archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\n"
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\nRequires-Python: >=3.8\n",
         )
         archive.writestr(
             f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n"
@@ -218,20 +219,24 @@ def test_a_package_and_a_version_are_nothing_else(key: str, value: str) -> None:
 
 def test_takes_the_wheel_with_the_named_tags(index: Path, scratch: Path) -> None:
     """A package may have a wheel for each machine; a study names one, wherever it runs."""
-    wheels = [
-        build_wheel(index, {MEMBER: tags.encode()}, tags=tags)
-        for tags in ("cp27-cp27m-win32", "cp27-cp27mu-manylinux1_i686.manylinux_2_5_i686")
-    ]
-    for number, (wheel, tags) in enumerate(
-        zip(wheels, ("cp27-cp27m-win32", "cp27-cp27mu-manylinux_2_5_i686"), strict=True)
-    ):
-        folder = scratch / str(number)
+    named = {
+        "cp39-cp39-win32": "cp39-cp39-win32",
+        "cp39-cp39-manylinux1_i686.manylinux_2_5_i686": "cp39-cp39-manylinux_2_5_i686",
+        "cp38-abi3-macosx_11_0_arm64": "cp38-abi3-macosx_11_0_arm64",
+        "py2.py3-none-win_arm64": "py2.py3-none-win_arm64",
+    }
+    wheels = [build_wheel(index, {MEMBER: tags.encode()}, tags=tags) for tags in named]
+    for wheel, tags in zip(wheels, named.values(), strict=True):
+        folder = scratch / tags
         folder.mkdir()
         obtained = obtain_text(wheel_entry(wheel, tags=tags), folder)
         assert obtained.path.read_text() in wheel.name
         assert "tags" not in obtained.origin, "the wheel's digest says all"
     message = refused(obtain_text, wheel_entry(wheels[0]), scratch)
     assert "No matching distribution found for tiny-words==1.0" in message
+    message = refused(obtain_text, wheel_entry(wheels[0], tags="cp39-cp39-win_amd64"), scratch)
+    assert "one wheel with the tags cp39-cp39-win_amd64" in message
+    assert "correct `package`, `version` or `tags`" in message
 
 
 def test_a_wheel_that_unpacks_to_far_more_than_text(index: Path, scratch: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from freelunch.data import unpacked
-from freelunch.data.unpacked import Incomplete, lines_of
+from freelunch.data.unpacked import COMPRESSIONS, Incomplete, lines_of
+from freelunch.study.sources import PACKED
 
 
 @pytest.mark.parametrize(
@@ -35,10 +36,25 @@ def test_an_archive_that_unpacks_to_far_more_than_text(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_decompressed(tmp_path: Path, name: str, said: str) -> None:
     path = tmp_path / name
     packed = (gzip if name == "a.gz" else bz2).compress(b"one\n" * 100)
-    for content in (b"one\n", packed[:-9], packed[:-3] + b"\0\0\0"):
+    more = b"X" + packed[1:]
+    broken = (b"one\n", packed[:-9], packed[:-3] + b"\0\0\0")
+    # A file may be several streams: damage to the second must not end the text.
+    for content in (*broken, packed + b"garbage", packed + packed[:-9], packed + more):
         path.write_bytes(content)
         with pytest.raises(Incomplete, match=said):
             list(lines_of(path))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_file_of_several_streams(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / f"a.{'gz' if pack is gzip.compress else 'bz2'}"
+    contents = [b"one\ntw", b"", b"o\n" + b"three\n" * 100_000, b"four"]
+    path.write_bytes(b"".join(map(pack, contents)))
+    assert b"".join(lines_of(path)) == b"".join(contents)
+
+
+def test_what_is_decompressed_is_what_a_study_says() -> None:
+    assert tuple(COMPRESSIONS) == PACKED
 
 
 def test_an_error_of_the_system_is_not_one_of_the_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What `freelunch new` refuses: one clear error, before anything is written."""
 
+import bz2
 import csv
 import gzip
 import io
@@ -102,7 +103,7 @@ def test_what_is_missing_is_said_with_the_whole_command(models: Path) -> None:
     assert refused("", "").startswith("MODEL and TEXT are missing")
 
 
-@pytest.mark.parametrize("name", ["notes.csv", "My notes.TSV", "notes.csv.gz"])
+@pytest.mark.parametrize("name", ["notes.csv", "My notes.TSV", "notes.csv.gz", "notes.csv.bz2"])
 def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name: str) -> None:
     """Its separators and other columns would otherwise be read as text."""
     rows = io.StringIO()
@@ -111,7 +112,8 @@ def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name
     writer.writerow(["id", "story"])
     writer.writerows(enumerate(f'"{text}",\nand so on' for text in DOCUMENTS))
     content = rows.getvalue().encode()
-    Path(name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress}.get(Path(name).suffix, bytes)
+    Path(name).write_bytes(pack(content))
     said = refused(model(models), name)
     assert "this is a table" in said and "columns id, story" in said
     (command,) = (line for line in said.splitlines() if "to do:" in line)

@@ -141,7 +141,8 @@ def new_command(
         str,
         typer.Argument(
             metavar="TEXT",
-            help="A file: plain text or JSON Lines, gzipped or not, or Parquet.",
+            help="A file: plain text, JSON Lines or the XML export of a wiki, compressed (.gz, "
+            ".bz2) or not, or Parquet.",
         ),
     ],
     name: Annotated[

@@ -31,7 +31,7 @@ from freelunch.core.spent import Spent, begin_work
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
-    *("lm-eval", "datasets"),
+    *("lm-eval", "datasets", "mwparserfromhell"),
 )
 # Seconds between two progress lines of a job.
 QUIET_S = 5.0

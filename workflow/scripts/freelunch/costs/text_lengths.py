@@ -5,9 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from freelunch.data.unpacked import COMPRESSIONS
 from freelunch.study.fetched import facts_at, fetched_text
-from freelunch.study.sources import TABLES, LocalText, Mixture
+from freelunch.study.sources import PACKED, TABLES, WIKI, LocalText, Mixture
 from freelunch.study.study import Study
 
 # Tokens of a text whose length is not known yet.
@@ -74,10 +73,10 @@ def bytes_of(text: object) -> int | None:
     """Return the size of a text in a file of one's own; None if it is elsewhere, or packed. A
     character has 1 to 4 bytes, and lines of JSON also have what is not text.
     """
-    if not isinstance(text, LocalText) or text.format in TABLES:
+    if not isinstance(text, LocalText) or text.format in (*TABLES, WIKI):
         return None
     path = Path(text.path)
-    if path.suffix in COMPRESSIONS:
+    if path.suffix in PACKED:
         return None
     return path.stat().st_size if path.is_file() else None
 

@@ -1,6 +1,7 @@
 """What a text is: the format of its file, the field that holds it, and its documents."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,10 +13,11 @@ from freelunch.core.errors import UserError, first_of
 from freelunch.data.sources import Obtained
 from freelunch.data.text_formats import FORMATS, SourceFile
 from freelunch.data.unpacked import unpacked_name
-from freelunch.study.sources import ROWS
+from freelunch.study.sources import ROWS, WIKI
 
-# Characters that are read of a text: more than any study on one machine draws from.
-MOST_CHARACTERS = 50_000_000
+# Characters that are read of a text: more than any study on one machine draws from. Removing a
+# wiki's markup takes some seconds for a million.
+MOST_CHARACTERS, _MOST_OF_WIKI = 50_000_000, 3_000_000
 # How many rows decide the field, and how many lines decide the format.
 _ROWS = 200
 # Names that fields with the text usually have, the most usual first.
@@ -24,6 +26,8 @@ _FIELDS = ("text", "content", "document", "body", "passage", "article")
 # document, such as a book.
 _DOCUMENT_CHARACTERS = 400
 _FEWEST_DOCUMENTS = 16
+# What the XML export of a wiki begins with.
+_WIKI_EXPORT = re.compile(r"\s*(<\?xml[^>]*\?>)?(\s|<!--.*?-->)*<mediawiki[\s>]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class SeenText:
         format: Its format, a value of `texts.*.format`.
         field: The field that holds the text (jsonl and parquet).
         why: Why this format and field, as a sentence without its capital letter and full stop.
-        documents: Its documents, or those in its first MOST_CHARACTERS characters.
+        documents: Its documents, or those in as many characters as are read.
         complete: Whether these are all of its documents.
     """
 
@@ -81,8 +85,8 @@ def text_at(path: Path, where: str) -> SeenText:
         )
     elif first.startswith(("<doc ", "<doc>")):
         form, why = "doc_tags", "each document stands between <doc ...> and </doc>"
-    elif first.startswith("<mediawiki"):
-        form, why = "mediawiki", "this is the XML export of a wiki"
+    elif _WIKI_EXPORT.match("\n".join(beginning)):
+        form, why = WIKI, "this is the XML export of a wiki"
     else:
         form, why = _plain_or_lines(beginning)
     documents, complete = read_documents(path, form, field, where)
@@ -110,6 +114,7 @@ def read_documents(
     seen: set[str] = set()
     characters = 0
     lines: Iterable[str] = source.lines()
+    most = _MOST_OF_WIKI if form == WIKI else MOST_CHARACTERS
     if form == "plain":
         lines = _first(lines)
     for document in FORMATS[form](source, lines, field):
@@ -118,7 +123,7 @@ def read_documents(
             documents.append(document)
             seen.add(document)
         characters += len(document)
-        if characters >= MOST_CHARACTERS:
+        if characters >= most:
             return documents, False
     if not any(document.strip() for document in documents):
         raise UserError(

