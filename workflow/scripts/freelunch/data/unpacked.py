@@ -35,8 +35,9 @@ class _Bzip2(RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
-        packed, data = b"", b""
+        data = b""
         while not data:
+            packed = b""
             if self._stream.eof:
                 packed = self._stream.unused_data or self._file.read(self._CHUNK)
                 if not packed:
@@ -47,7 +48,6 @@ class _Bzip2(RawIOBase):
                 if not packed:
                     raise EOFError("it ends before its last stream does")
             data = self._stream.decompress(packed, len(view))
-            packed = b""
         view[: len(data)] = data
         return len(data)
 

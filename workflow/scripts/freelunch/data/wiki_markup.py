@@ -21,7 +21,7 @@ _EMPTY = re.compile(r"__[A-Z]+__| ?(?<=\s)\([\s,;]*\)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
-def plain_text(wikitext: str, unseen: frozenset[str] = UNSEEN) -> str:
+def plain_text(wikitext: str, unseen: frozenset[str]) -> str:
     """Return the text of a page, one paragraph a line.
 
     Templates, tables, references, formulas and media are left out, so a sentence may have a gap.
