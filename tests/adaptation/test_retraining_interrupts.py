@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from freelunch.core.spent import Spent
 from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.hidden_file import hidden_file
 from freelunch.model.mask_store import load_pruned_block
-from interrupts import Interrupt, interrupted, stop_at
+from interrupts import Interrupt, interrupted, resumed, stop_at
 from tiny_models import (
     BLOCKS,
     SEQUENCES,
@@ -45,12 +46,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     dropout = {"dropout": 0.2} if method == "lora" else {}
     settings = retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
     expected = retrain(llama, tmp_path / "whole", **settings)
-    seen: list[int] = []
     folder = tmp_path / "resumed"
     # A state is saved after each step: the fourth is lost with the interrupt.
-    interrupted(lambda: retrain(llama, folder, report=stop_at(4, seen), save_s=0, **settings))
-    interrupted(lambda: retrain(llama, folder, report=stop_at(7, seen), save_s=0, **settings))
-    found = retrain(llama, folder, report=stop_at(0, seen), save_s=0, **settings)
+    run = partial(retrain, llama, folder, save_s=0, **settings)
+    found, seen = resumed(lambda report: run(report=report), 4, 7)
     assert seen == [1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9]
     assert shards(found) == shards(expected)
     assert (folder / MANIFEST).read_bytes() == (tmp_path / "whole" / MANIFEST).read_bytes()

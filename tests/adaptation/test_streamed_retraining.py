@@ -3,6 +3,7 @@
 import shutil
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from freelunch.adaptation.retraining import state_on_disk, trainee
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.study.methods import METHODS
-from interrupts import Interrupt, interrupted, stop_at
+from interrupts import Interrupt, interrupted, resumed, stop_at
 from tiny_models import (
     CROSSED,
     OTHERS,
@@ -123,15 +124,8 @@ def test_resumed_in_the_middle_of_an_epoch(
     dropout = {"dropout": 0.2} if method == "lora" else {}
     settings = retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
     expected = retrain(llama, tmp_path / "whole", **settings)
-    seen: list[int] = []
-    folder = tmp_path / "resumed"
-    for step in (4, 5, 8):
-        interrupted(
-            lambda step=step: retrain(
-                llama, folder, report=stop_at(step, seen), save_s=0, streamed=True, **settings
-            )
-        )
-    found = retrain(llama, folder, report=stop_at(0, seen), save_s=0, streamed=True, **settings)
+    run = partial(retrain, llama, tmp_path / "resumed", save_s=0, streamed=True, **settings)
+    found, seen = resumed(lambda report: run(report=report), 4, 5, 8)
     assert seen == [1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8, 9]
     assert shards(found) == shards(expected)
 

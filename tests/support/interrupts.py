@@ -2,12 +2,16 @@
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.progress import Report
+
+T = TypeVar("T")
 
 
 class Interrupt(Exception):
@@ -37,6 +41,18 @@ def stop_at(step: int, seen: list[int] | None = None) -> Report:
             raise Interrupt
 
     return report
+
+
+def resumed(run: Callable[[Report], T], *steps: int) -> tuple[T, list[int]]:
+    """Interrupt a run at each of these steps, and then let it end.
+
+    Returns:
+        What the last run returned, and each step that any of them reported.
+    """
+    seen: list[int] = []
+    for step in steps:
+        interrupted(partial(run, stop_at(step, seen)))
+    return run(stop_at(0, seen)), seen
 
 
 def contents(folder: Path) -> dict[str, bytes]:
