@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 from audits_for_tests import Audited, make_audited, make_kept, write_page
-from freelunch.reporting.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(

@@ -20,7 +20,7 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
-from freelunch.reporting.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
+from freelunch.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
 from freelunch.study.reference import reference
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of

@@ -9,7 +9,7 @@ import pytest
 from audits_for_tests import ENVIRONMENT
 from freelunch.records import collect
 from freelunch.records.read import validate
-from freelunch.reporting.audit.provenance import gather_provenance
+from freelunch.audit.provenance import gather_provenance
 from records_for_tests import make_records, make_study
 
 

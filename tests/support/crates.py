@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from freelunch.reporting.audit.crate import METADATA, write_crate
+from freelunch.audit.crate import METADATA, write_crate
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study, write_records
 

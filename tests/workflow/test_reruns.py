@@ -144,7 +144,7 @@ def test_better_words_and_predictions_compute_nothing_again(study):
         ("study/patterns.py", "percent, unstructured"),
         ("study/windows.py", "the window is not decided yet"),
         ("reporting/cells.py", "learning rate {rate:g}"),
-        ("reporting/audit/page_card.py", "of the attention heads and MLP channels become zero"),
+        ("audit/page_card.py", "of the attention heads and MLP channels become zero"),
         ("pruning/prune.py", "a weight is not finite"),
         ("model/mask_store.py", "a changed parameter is not finite"),
     ):

@@ -15,7 +15,7 @@ from freelunch.cli.choices import Choices
 from freelunch.cli.new import _about_model
 from freelunch.costs import room
 from freelunch.data.seen_model import CONVERTED, SeenModel
-from freelunch.reporting.audit.claims import load_claims
+from freelunch.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study

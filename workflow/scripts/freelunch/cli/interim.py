@@ -10,7 +10,7 @@ from freelunch.core.errors import first_of
 from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.records.read import SoFar, load_finished
-from freelunch.reporting.audit.page import page_text
+from freelunch.audit.page import page_text
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.kept import SUMMARY, write_results
 from freelunch.study.study import Study

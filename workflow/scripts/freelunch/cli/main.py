@@ -374,7 +374,7 @@ def compare_command(
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
 ) -> None:
     """Say which cells of two runs differ, and why."""
-    from freelunch.reporting.audit.compare import compare_runs, comparison_text, records_of_run
+    from freelunch.audit.compare import compare_runs, comparison_text, records_of_run
 
     runs = map(records_of_run, (first, second))
     print(comparison_text(compare_runs(*runs)))  # noqa: T201

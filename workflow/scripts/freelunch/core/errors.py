@@ -37,7 +37,8 @@ class UserError(Exception):
         todo: str | None = None,
         instead: object = None,
     ) -> None:
-        self.problem, self.found, self.instead = problem, found, instead
+        self.problem, self.where, self.found = problem, where, found
+        self.expected, self.todo, self.instead = expected, todo, instead
         lines = [f"{where}: {problem}" if where is not None else problem]
         lines += [f"  found:    {found}"] if found is not None else []
         lines += [f"  expected: {expected}"] if expected is not None else []

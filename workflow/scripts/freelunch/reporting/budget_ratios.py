@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from freelunch.analysis.intervals import estimate
-from freelunch.reporting.audit.claims import load_claims
-from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
-from freelunch.reporting.audit.measures.budgets import budget_ratio
-from freelunch.reporting.audit.measures.measure import Measurement
-from freelunch.reporting.audit.numbers import estimate_text
+from freelunch.audit.claims import load_claims
+from freelunch.audit.evidence import PERPLEXITY, Evidence
+from freelunch.audit.measures.budgets import budget_ratio
+from freelunch.audit.measures.measure import Measurement
+from freelunch.audit.numbers import estimate_text
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import Cell
 

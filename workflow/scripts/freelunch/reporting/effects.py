@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freelunch.analysis.intervals import estimate
-from freelunch.reporting.audit.claims import audit_claims, load_claims
-from freelunch.reporting.audit.evidence import PERPLEXITY, Evidence
-from freelunch.reporting.audit.measures import MEASURES
-from freelunch.reporting.audit.measures.measure import shared_sample
-from freelunch.reporting.audit.measures.recovery import recovered_by, recovery
-from freelunch.reporting.audit.numbers import estimate_json
+from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.audit.evidence import PERPLEXITY, Evidence
+from freelunch.audit.measures import MEASURES
+from freelunch.audit.measures.measure import shared_sample
+from freelunch.audit.measures.recovery import recovered_by, recovery
+from freelunch.audit.numbers import estimate_json
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.labels import adaptation_labels, first_of_kinds
 from freelunch.study.cell import NONE, Cell

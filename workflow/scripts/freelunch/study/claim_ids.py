@@ -11,7 +11,7 @@ CLAIMS = "workflow/data/claims.yaml"
 
 @cache
 def claim_ids() -> list[str]:
-    """Return the ids in CLAIMS; `reporting.audit` checks the rest of that file.
+    """Return the ids in CLAIMS; `audit` checks the rest of that file.
 
     Raises:
         UserError: The file cannot be read, or is no list of claims with ids.

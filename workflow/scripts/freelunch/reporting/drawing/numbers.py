@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 
 from freelunch.analysis.intervals import Estimate
-from freelunch.reporting.audit.numbers import Notation, estimate_text
-from freelunch.reporting.audit.verdicts import UNBOUNDED
+from freelunch.audit.numbers import Notation, estimate_text
+from freelunch.audit.verdicts import UNBOUNDED
 
 # The names of units.
 UNITS = {

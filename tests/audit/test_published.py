@@ -1,0 +1,361 @@
+"""Published numbers beside those of a study."""
+
+import copy
+import math
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.published import (
+    AGREES,
+    DIFFERS,
+    NOT_RUN,
+    audit_published,
+    contradictions,
+    load_meaning,
+)
+from freelunch.audit.published_file import COLUMNS, TASKS, load_published
+from freelunch.study.cell import Cell
+from freelunch.study.study import Study
+from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study
+from repository import ROOT
+
+
+def published(tmp_path: Path, **changes: str) -> Path:
+    row = {
+        "source": "some README",
+        "reference": "arXiv 0000.00000",
+        "model": "tiny",
+        "criterion": "wanda",
+        "pattern": "u50",
+        "adaptation": "none",
+        "metric": "wikitext2_perplexity",
+        "seqlen": "512",
+        "value": "46.0",
+        "trust": "primary",
+        "note": "",
+    } | changes
+    path = tmp_path / "published_results.csv"
+    write_atomically(path, ",".join(COLUMNS) + "\n" + ",".join(row[key] for key in COLUMNS) + "\n")
+    return path
+
+
+def wikitext(**perplexity: Any) -> Study:
+    """Return a study that measures on WikiText-2."""
+    config = copy.deepcopy(CONFIG)
+    config["texts"]["evaluation-text"] = {
+        "source": "hub",
+        "repository": "Salesforce/wikitext",
+        "revision": "0" * 40,
+        "member": "wikitext-2-raw-v1/test-00000-of-00001.parquet",
+        "format": "parquet_rows",
+    }
+    config["study"]["evaluation"]["perplexity"] |= {
+        "windows": None,
+        "cut": "joined",
+        **perplexity,
+    }
+    return Study.check(config, "made-up.yaml")
+
+
+def meaning() -> Study:
+    """Return what the names of the made-up rows mean."""
+    config = wikitext().as_json()
+    config["texts"]["wikitext2"] = dict(config["texts"]["evaluation-text"])
+    config["criteria"]["ria"] = {"score": "ria"}
+    config["models"]["other"] = dict(config["models"]["tiny"])
+    config["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
+    return Study.check(config, "studies/made-up.yaml")
+
+
+def beside(study: Study, records: dict[Cell, dict[str, Any]], path: Path) -> dict[str, Any]:
+    evidence = Evidence(study, records, path.parent)
+    (row,) = audit_published(evidence, load_published(path), meaning())
+    return row
+
+
+def joined(study: Study, path: Path) -> dict[str, Any]:
+    return beside(study, make_records(study, PERPLEXITIES), path)
+
+
+@pytest.mark.parametrize(
+    ("value", "trust", "verdict"),
+    [
+        ("46.0", "primary", AGREES),
+        ("45.1", "primary", AGREES),
+        ("45.0", "primary", DIFFERS),
+        ("45.0", "third-party", AGREES),
+        ("30", "third-party", DIFFERS),
+    ],
+)
+def test_a_number_that_can_be_compared(
+    tmp_path: Path, value: str, trust: str, verdict: str
+) -> None:
+    row = joined(wikitext(), published(tmp_path, value=value, trust=trust))
+    assert row["verdict"] == verdict
+    assert row["ours"] == pytest.approx(46.0)
+    assert row["difference"] == pytest.approx(46.0 - float(value))
+    assert row["cells"] == ["tiny/wanda-u50/none/seed0"]
+    assert "tiny__wanda-u50__none__seed0.json" in row["command"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": "other"}, "no such cell"),
+        ({"criterion": "ria"}, "no such cell"),
+        ({"pattern": "2of4"}, "no such cell"),
+        ({"adaptation": "recon_all"}, "no such cell"),
+        ({"seqlen": "2048"}, "windows of 512 tokens, not of 2048"),
+    ],
+)
+def test_a_number_without_a_cell_is_not_run(
+    tmp_path: Path, changes: dict[str, str], reason: str
+) -> None:
+    row = joined(wikitext(), published(tmp_path, **changes))
+    assert (row["verdict"], row["ours"]) == (NOT_RUN, None)
+    assert reason in row["reason"]
+    assert "snakemake --cores all" in row["command"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"model": "lama"}, "lama"), ({"criterion": "wandda"}, "wandda"), ({"adaptation": "x"}, "x")],
+)
+def test_a_name_that_nobody_knows_is_said(
+    tmp_path: Path, changes: dict[str, str], name: str
+) -> None:
+    row = joined(wikitext(), published(tmp_path, **changes))
+    assert row["verdict"] == NOT_RUN
+    assert f"studies/made-up.yaml has no {name} among its" in row["reason"]
+    assert row["command"] == "describe it in studies/made-up.yaml first"
+
+
+def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
+    """That of the study of published numbers, and of one like it with other windows."""
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
+        load_meaning(),
+    )
+    pin, run = row["command"].split(" && ")
+    assert pin == "make pin STUDY=studies/paper.yaml MODELS=llama-2-7b"
+    assert run.endswith(
+        "--config study=studies/paper.yaml models=llama-2-7b -- "
+        "results/paper/records/llama-2-7b__wanda-u50__none__seed0.json"
+    )
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
+        load_meaning(),
+    )
+    sed, pin, run = row["command"].split(" && ")
+    assert pin == "make pin STUDY=studies/paper_2048.yaml MODELS=llama-2-7b"
+    assert "study=studies/paper_2048.yaml models=llama-2-7b -- results/paper_2048/records/" in run
+    sed = sed.replace("> studies/paper_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
+    config = yaml.safe_load(subprocess.check_output(sed, shell=True, text=True))
+    study = Study.check(config, "paper_2048.yaml", ROOT)
+    assert (study.name, study.perplexity.length) == ("paper_2048", 2048)
+    assert study.calibration.length == 2048, "as in the sources"
+
+
+def test_the_length_of_a_published_number_is_that_of_its_model(tmp_path: Path) -> None:
+    """OPT has windows of 2048 tokens in the paper's study, and needs no other one."""
+    (row,) = audit_published(
+        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
+        load_published(published(tmp_path, model="opt-125m", seqlen="2048")),
+        load_meaning(),
+    )
+    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in row["command"]
+
+
+def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
+    """Return records of a study whose cells were all asked some documents of tasks of 277."""
+    records = make_records(study, PERPLEXITIES)
+    for record in records.values():
+        record["metrics"]["tasks"] = {
+            "tasks": {
+                task: {
+                    "accuracy": accuracy,
+                    "accuracy_standard_error": 0.03,
+                    "documents": documents,
+                    "documents_in_all": 277,
+                }
+                for task, accuracy in accuracies.items()
+            }
+        }
+    return records
+
+
+def test_a_published_accuracy(tmp_path: Path) -> None:
+    study = make_study(seeds=[0, 1])
+    path = published(tmp_path, metric="accuracy_rte", seqlen="", value="51")
+    row = beside(study, asked(study, rte=0.52), path)
+    assert (row["verdict"], row["seqlen"]) == (AGREES, None)
+    assert (row["ours"], row["ours_standard_error"]) == (pytest.approx(52), pytest.approx(3))
+    assert "--forcerun evaluate_cell" in row["command"] and len(row["cells"]) == 2
+    seven = dict.fromkeys(TASKS, 0.5) | {"boolq": 0.64}
+    path = published(tmp_path, metric="accuracy_mean_of_seven", seqlen="", value="60")
+    row = beside(study, asked(study, **seven), path)
+    assert row["verdict"] == DIFFERS and row["ours"] == pytest.approx(52)
+    assert row["ours_standard_error"] == pytest.approx(3 / math.sqrt(7))
+
+
+@pytest.mark.parametrize(
+    ("metric", "documents", "accuracies", "reason"),
+    [
+        ("accuracy_rte", 277, {"boolq": 0.5}, "not asked: rte"),
+        ("accuracy_rte", 50, {"rte": 0.5}, "50 documents of rte, not all 277"),
+        ("accuracy_mean_of_seven", 277, {"rte": 0.5}, "not asked: boolq, hellaswag"),
+    ],
+)
+def test_an_accuracy_of_other_documents_is_never_joined(
+    tmp_path: Path, metric: str, documents: int, accuracies: dict[str, float], reason: str
+) -> None:
+    study = make_study()
+    path = published(tmp_path, metric=metric, seqlen="", value="50")
+    row = beside(study, asked(study, documents, **accuracies), path)
+    assert row["verdict"] == NOT_RUN and reason in row["reason"]
+    assert "studies/zero_shot.yaml" in row["command"]
+
+
+def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
+    row = joined(make_study(), published(tmp_path))
+    assert row["verdict"] == NOT_RUN
+    for perplexity, reason in (({"windows": 40}, "not the whole"), ({"stride": 9}, "overlap")):
+        row = joined(wikitext(**perplexity), published(tmp_path))
+        assert row["verdict"] == NOT_RUN and reason in row["reason"]
+    config = make_study().as_json()
+    config["study"]["evaluation"]["perplexity"] |= {"windows": None, "cut": "joined"}
+    row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
+    assert "measured on `evaluation-text`" in row["reason"]
+    assert "not on Salesforce/wikitext" in row["reason"]
+    for key, value in (("member", "wikitext-2-raw-v1/test-small.txt"), ("format", "plain")):
+        config = wikitext().as_json()
+        config["texts"]["evaluation-text"][key] = value
+        row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
+        assert row["verdict"] == NOT_RUN and "measured on" in row["reason"]
+
+
+def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
+    study = wikitext()
+    config = study.as_json()
+    config["criteria"]["wanda"] = {"score": "magnitude"}
+    row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
+    assert row["verdict"] == NOT_RUN and "wanda means something else here" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "least_squares"}, {"method": "reconstruction", "window": 5}]
+)
+def test_another_adaptation_of_that_name_is_not_joined(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = wikitext().as_json()
+    config["adaptations"]["recon_block"] = settings
+    path = published(tmp_path, adaptation="recon_block", value="39")
+    row = joined(Study.check(config, "made-up.yaml"), path)
+    assert row["verdict"] == NOT_RUN and "recon_block means something else here" in row["reason"]
+
+
+def test_what_a_cell_was_calibrated_on_is_said_beside_the_number(tmp_path: Path) -> None:
+    row = joined(wikitext(), published(tmp_path))
+    assert "calibrated on 32 sequences of 256 tokens of some-package: c4.utf8" in row["reason"]
+
+
+def test_a_number_twice_is_refused(tmp_path: Path) -> None:
+    path = published(tmp_path)
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("46.0", "9") + "\n")
+    with pytest.raises(UserError, match="published twice"):
+        load_published(path)
+
+
+def test_a_file_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
+    path = published(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_published(path)) == 1
+
+
+def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:
+    path = published(tmp_path, adaptation="recon_block", source="the paper", value="39")
+    assert joined(wikitext(), path)["verdict"] == AGREES
+
+
+def test_all_published_numbers_are_sound() -> None:
+    """Each can be run with studies/paper.yaml, but for models and methods that it says are
+    nowhere to be had.
+    """
+    rows = load_published()
+    assert len(rows) == 284
+    study = load_meaning()
+    cells = {(it.model, it.criterion, it.pattern, it.adaptation) for it in study.cells}
+    unnamed: dict[str, set[str]] = {"models": set(), "criteria": set(), "adaptations": set()}
+    for row in rows:
+        names = (row.model, row.criterion, row.adaptation)
+        unknown = [
+            (registry, name)
+            for registry, name in zip(unnamed, names, strict=True)
+            if name not in (*getattr(study.config, registry), "dense", "none")
+        ]
+        for registry, name in unknown:
+            unnamed[registry].add(name)
+        assert unknown or (row.model, row.criterion, row.pattern, row.adaptation) in cells, row
+    assert unnamed == {
+        "models": {"mistral-7b", "opt-175b"},
+        "criteria": {"adaprune", "maskllm"},
+        "adaptations": {"recon_2_overlapping", "sparsefw"},
+    }
+
+
+def test_sources_that_contradict_each_other_are_named() -> None:
+    found = {
+        (row["model"], row["criterion"], row["pattern"]): {
+            number["source"]: number["value"] for number in row["numbers"]
+        }
+        for row in contradictions(load_published())
+    }
+    ria, rotator = "RIA README", "DenoiseRotator table 1"
+    assert found == {
+        ("llama-3-8b", "magnitude", "u50"): {ria: 2499.39, rotator: 30.39},
+        ("llama-3-8b", "sparsegpt", "2of4"): {ria: 16.26, rotator: 17.67},
+        ("llama-3-70b", "magnitude", "u50"): {ria: 19.11, rotator: 10.58},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"),
+    [
+        ({"value": "many"}, "value"),
+        ({"value": "-1"}, "value"),
+        ({"value": "nan"}, "value"),
+        ({"seqlen": "2048.0"}, "seqlen"),
+        ({"metric": "wikitext_perplexity"}, "metric"),
+        ({"metric": "accuracy_mmlu"}, "metric"),
+        ({"metric": "rte"}, "metric"),
+        ({"metric": "accuracy_rte"}, "seqlen"),
+        ({"trust": "high"}, "trust"),
+        ({"pattern": "50%"}, "pattern"),
+        ({"criterion": "dense"}, "pattern"),
+        ({"model": " "}, "model"),
+        ({"trust": "primary,more"}, "row"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path: Path, changes: dict[str, str], column: str) -> None:
+    path = published(tmp_path, **changes)
+    with pytest.raises(UserError, match="malformed") as error:
+        load_published(path)
+    assert re.search(rf"line 2: \(?{column}", str(error.value))
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "published_results.csv"
+    write_atomically(path, "source,model\na,b\n")
+    with pytest.raises(UserError, match="columns of the published numbers"):
+        load_published(path)

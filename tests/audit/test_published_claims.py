@@ -1,0 +1,295 @@
+"""What published tables say of the claims: numbers computed here by hand from the tables' own."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claims_for_tests import make_claim
+from freelunch.cli import audit
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
+from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.published import load_meaning
+from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
+from freelunch.audit.published_file import Published, load_published
+from freelunch.audit.verdict_table import verdict_table
+from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from records_for_tests import PERPLEXITIES, make_records, make_study
+
+# Shin et al., EMNLP 2024: perplexity of LLaMA-7B and OPT-125M at 50 %: only pruned, with one block
+# and global propagation, and with two overlapping blocks.
+DENSE_7B = 5.68
+LARGE = {
+    "magnitude": (17.29, 6.88, 6.98),
+    "wanda": (7.25, 6.68, 6.79),
+    "sparsegpt": (7.24, 6.72, 6.83),
+}
+SMALL = {
+    "magnitude": (193.36, 35.56, 33.76),
+    "wanda": (39.0, 31.18, 30.59),
+    "sparsegpt": (36.35, 31.57, 30.86),
+}
+
+
+def asked(published: list[Published] | None = None) -> dict[str, dict[str, Any]]:
+    found = audit_published_claims(load_claims(), published or load_published(), load_meaning())
+    return {claim["id"]: claim for claim in found}
+
+
+@pytest.fixture(scope="module")
+def claims() -> dict[str, dict[str, Any]]:
+    return asked()
+
+
+def values(part: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a part by their subject."""
+    return {it["subject"]: it["value"] for it in part["findings"] if it["value"] is not None}
+
+
+def gap(table: dict[str, tuple[float, ...]], at: int, one: str, *others: str) -> float:
+    """Return how much larger the loss of a criterion is than the mean loss of others."""
+    rest = sum(math.log(table[it][at]) for it in others) / len(others)
+    return math.log(table[one][at]) - rest
+
+
+def left(table: dict[str, tuple[float, ...]], one: str, *others: str) -> float:
+    return gap(table, 1, one, *others) / gap(table, 0, one, *others)
+
+
+def test_the_gap_to_magnitude_shrinks_and_more_so_in_the_larger_model(
+    claims: dict[str, dict[str, Any]],
+) -> None:
+    """In perplexity it falls from 10 to 0.2 at 7B."""
+    to_magnitude, _, by_size = claims["C3"]["parts"]
+    large, small = (left(it, "magnitude", "wanda", "sparsegpt") for it in (LARGE, SMALL))
+    pair = "recon_block_sparse: Magnitude vs. Wanda/SparseGPT"
+    assert values(to_magnitude) == pytest.approx(
+        {f"llama-1-7b, u50, {pair}": large, f"opt-125m, u50, {pair}": small}
+    )
+    assert large == pytest.approx(0.0305, abs=5e-5) and small == pytest.approx(0.0765, abs=5e-5)
+    assert to_magnitude["verdict"] == HOLDS
+    (difference,) = values(by_size).values()
+    assert difference == pytest.approx(large - small) and by_size["verdict"] == HOLDS
+    assert by_size["findings"][0]["subject"].startswith(
+        "u50: llama-1-7b, u50, recon_block_sparse m"
+    )
+
+
+def test_the_gap_between_wanda_and_sparsegpt_shrinks_only_where_there_was_one(
+    claims: dict[str, dict[str, Any]],
+) -> None:
+    """At 7B it is 0.01 before and 0.04 after, with SparseGPT behind."""
+    among = claims["C3"]["parts"][1]
+    grown = [
+        abs(math.log(wanda[1] / sparsegpt[1])) - abs(math.log(wanda[0] / sparsegpt[0]))
+        for wanda, sparsegpt in (
+            ((7.25, 6.68), (7.24, 6.72)),
+            ((39.0, 31.18), (36.35, 31.57)),
+        )
+    ]
+    assert [it["value"] for it in among["findings"]] == pytest.approx(grown)
+    assert [it["text"] for it in among["findings"]] == ["0.00459 nats", "-0.0579 nats"]
+    assert [it["verdict"] for it in among["findings"]] == [FAILS, HOLDS]
+    assert among["verdict"] == claims["C3"]["verdict"] == IN_PART
+
+
+def test_wanda_and_sparsegpt_are_close_in_the_model_that_the_claim_is_about(
+    claims: dict[str, dict[str, Any]],
+) -> None:
+    (finding,) = claims["C3b"]["parts"][0]["findings"]
+    assert finding["value"] == pytest.approx(6.68 - 6.72) and finding["text"] == "-0.04"
+    assert claims["C3b"]["verdict"] == HOLDS
+    assert claims["C3b"]["scope"] == (
+        "llama-1-7b; 50 % unstructured; 256 sequences of 1,024 C4 tokens, 10 epochs; "
+        "Shin et al. tables 1 and 3, arXiv 2406.15524"
+    )
+    assert [(it["criterion"], it["value"]) for it in finding["numbers"]] == [
+        ("wanda", 6.68),
+        ("sparsegpt", 6.72),
+    ]
+
+
+def test_reconstruction_recovers_but_no_table_compares_it_with_retraining(
+    claims: dict[str, dict[str, Any]],
+) -> None:
+    recovery, accuracy, tokens = claims["C1"]["parts"]
+    recovered = {
+        f"llama-1-7b, {name}, u50, recon_block_sparse": math.log(before / after)
+        / math.log(before / DENSE_7B)
+        for name, (before, after, _) in LARGE.items()
+    }
+    assert values(recovery) == pytest.approx(recovered)
+    # The table has no perplexity of the dense OPT-125M.
+    assert [it["verdict"] for it in recovery["findings"]] == [HOLDS] * 3 + [UNTESTED] * 3
+    assert sorted(values(accuracy).values()) == pytest.approx(
+        [-0.0055, -0.0042, 0.0016, 0.0055, 0.0198, 0.0772]
+    )
+    assert accuracy["verdict"] == IN_PART
+    assert (tokens["verdict"], tokens["reason"]) == (UNTESTED, NO_NUMBERS)
+    assert claims["C1"]["verdict"] == UNTESTED
+
+
+def test_two_overlapping_blocks_are_worse_at_7b_and_better_at_125m(
+    claims: dict[str, dict[str, Any]],
+) -> None:
+    (part,) = claims["C2"]["parts"]
+    missed = [
+        math.log(two / one) / math.log(before / one)
+        for table in (LARGE, SMALL)
+        for before, one, two in table.values()
+    ]
+    assert sorted(values(part).values()) == pytest.approx(sorted(missed))
+    assert [value > 0 for value in missed] == [True] * 3 + [False] * 3
+    assert part["verdict"] == claims["C2"]["verdict"] == IN_PART
+
+
+def test_no_interval_is_shown_or_used(claims: dict[str, dict[str, Any]]) -> None:
+    findings = [
+        it for claim in claims.values() for part in claim["parts"] for it in part["findings"]
+    ]
+    assert all("(95 %" not in (it["text"] or "") for it in findings)
+    assert {it["reason"].partition(" is")[0] for it in findings if it["text"]} == {"the number"}
+
+
+@pytest.mark.parametrize("changes", [{"source": "another"}, {"length": 1024}])
+def test_numbers_of_different_tables_are_never_compared(changes: dict[str, Any]) -> None:
+    """Not even where each criterion has both of its numbers."""
+    rows = [
+        replace(row, **changes) if row.criterion == "magnitude" else row for row in load_published()
+    ]
+    to_magnitude = asked(rows)["C3"]["parts"][0]
+    assert to_magnitude["verdict"] == UNTESTED
+    assert all("there are no cells of" in it["reason"] for it in to_magnitude["findings"])
+
+
+def test_tables_without_reconstruction_say_nothing() -> None:
+    rows = [row for row in load_published() if not row.adaptation.startswith("recon")]
+    for claim in asked(rows).values():
+        assert (claim["verdict"], claim["scope"]) == (UNTESTED, None)
+        assert not any(part["findings"] for part in claim["parts"])
+
+
+def test_the_papers_own_rows_count_as_soon_as_they_are_there() -> None:
+    """At 70B, which the claim about 72 billion parameters does not ask of tables."""
+    one = next(row for row in load_published() if row.source == "wanda README")
+    one = replace(one, source="the paper", model="llama-2-70b", pattern="u50")
+    rows = [
+        replace(one, criterion=criterion, adaptation=adaptation, value=value)
+        for criterion, of in {"wanda": (3.98, 3.9), "sparsegpt": (3.98, 3.7)}.items()
+        for adaptation, value in zip(("none", "recon_block"), of, strict=True)
+    ]
+    rows.append(replace(one, criterion="dense", pattern="none", adaptation="none", value=3.12))
+    claim = asked([*load_published(), *rows])["C3b"]
+    assert [it["value"] for it in claim["parts"][0]["findings"]] == pytest.approx([-0.04, 0.2])
+    assert claim["verdict"] == IN_PART
+    assert claim["scope"].endswith(" and the paper, arXiv 2306.11695")
+
+
+def test_they_change_no_verdict_of_a_study(tmp_path: Path) -> None:
+    study = make_study()
+    evidence = Evidence(study, make_records(study, PERPLEXITIES), tmp_path)
+    own = [{key: it for key, it in claim.items() if key != "in_tables"} for claim in load_claims()]
+    assert audit_claims(evidence, load_claims()) == audit_claims(evidence, own)
+    assert asked().keys() == {"C1", "C2", "C3", "C3b"}
+
+
+def test_a_part_that_no_table_can_be_asked_is_refused(tmp_path: Path) -> None:
+    claim = next(claim for claim in load_claims() if claim["id"] == "C3b")
+    del claim["where"]
+    path = tmp_path / "claims.yaml"
+    for change in ({"measure": "halves_memory", "metric": None}, {"cells": ["a"]}):
+        parts = [{**claim["in_tables"][0], **change}]
+        write_json(path, {"claims": [{**claim, "in_tables": parts}]})
+        with pytest.raises(UserError, match=r"claims\.schema") as error:
+            load_claims(path)
+        assert "in_tables" in str(error.value)
+
+
+def test_they_stand_apart_at_the_terminal(
+    claims: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(audit, "check_sums", lambda *_: None)
+    study = make_study()
+    folder = study.paths.audit
+    folder.mkdir(parents=True)
+    (folder / "index.html").touch()
+    for published, expected in ((list(claims.values()), ["C1", "C2", "C3", "C3b"]), ([], [])):
+        content = {"scope": "here", "claims": [], "published_claims": published}
+        write_json(folder / "audit.json", content)
+        _, _, apart = audit.audit_text(study).partition("which carry no intervals:\n")
+        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
+        assert found == expected
+
+
+def test_each_line_of_the_terminal_names_its_scope(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(audit, "check_sums", lambda *_: None)
+    folder = study.paths.audit
+    folder.mkdir(parents=True)
+    (folder / "index.html").touch()
+    of_all = {"title": "So", "verdict": "found", "bearing": "supported"}
+    claims = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
+    write_json(folder / "audit.json", {"scope": "here", "claims": claims, "published_claims": []})
+    lines = audit.audit_text(study).splitlines()
+    assert "C1    found (supported): So [tiny; 3 seeds]" in lines
+    assert "C4    found (supported): So" in lines
+
+
+def test_they_stand_apart_in_the_markdown_table(claims: dict[str, dict[str, Any]]) -> None:
+    facts = {"scope": "here", "worth": "", "answer": "", "claims": []}
+    own = verdict_table(facts | {"published_claims": []})
+    text = verdict_table(facts | {"published_claims": list(claims.values())})
+    assert text.startswith(own) and "published tables say" not in own
+    rest = text.removeprefix(own)
+    assert "They carry no intervals" in rest
+    assert (
+        "| **C3b: Wanda and SparseGPT come within 0.1 perplexity of each other** | **found** |"
+        in rest
+    )
+    assert (
+        "wanda minus sparsegpt: -0.04 (llama-1-7b wanda: recon_block_sparse 6.68; "
+        "llama-1-7b sparsegpt: recon_block_sparse 6.72) (threshold: within \N{PLUS-MINUS SIGN}0.1)"
+    ) in rest
+    columns = {line.count(" | ") for line in rest.splitlines() if line.startswith("|")}
+    assert columns == {3}
+
+
+@pytest.mark.parametrize(
+    ("measure", "settings", "expected"),
+    [
+        ("window_difference", {"beside": 1, "windows": ["attention_mlp"]}, (5.02, 5.0)),
+        ("halves_missed", {"windows": [1]}, (5.02, 5.0)),
+        ("recovery_at_size", {"parameters": 70 * 10**9, "criteria": ["wanda"]}, None),
+    ],
+)
+def test_measures_of_windows_and_of_size_take_a_table(
+    measure: str, settings: dict[str, Any], expected: tuple[float, float] | None
+) -> None:
+    """The paper's own tables are to be taken as data (`published_results.csv`)."""
+
+    def row(adaptation: str, value: float, criterion: str = "wanda") -> Published:
+        pattern = "u50" if criterion == "wanda" else "none"
+        model, metric = "qwen2.5-72b", "wikitext2_perplexity"
+        paper = ("Wagner et al.", "arXiv 2510.14444")
+        settings = (model, criterion, pattern, adaptation, metric, 4096, value, "primary", "")
+        return Published(*paper, *settings)
+
+    rows = [row("none", 3.9, "dense"), row("none", 6.0), row("recon_block", 5.0)]
+    rows.append(row("recon_attention_mlp", 5.02))
+    claim = make_claim(measure, metric="perplexity", settings=settings)
+    claim["in_tables"] = claim["parts"]
+    (found,) = audit_published_claims([claim], rows, load_meaning())
+    (number,) = values(found["parts"][0]).values()
+    if expected is None:
+        assert number == pytest.approx(math.log(6 / 5) / math.log(6 / 3.9))
+    else:
+        halves, block = map(math.log, expected)
+        assert number == pytest.approx((halves - block) / (math.log(6) - block))

@@ -1,0 +1,168 @@
+"""Numbers of an audit as people and programs read them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from freelunch.analysis.intervals import Estimate
+from freelunch.audit.verdicts import UNBOUNDED
+from freelunch.reporting.formatting import NOT_FINITE, rounded
+
+# What a number is multiplied by to be written, by its unit; others are written as they are.
+SCALES = {"share": 100, "points": 100}
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How a number, its bounds and its interval are written.
+
+    Attributes:
+        at_most, more_than: What stands before a number that is only a bound.
+        interval: What stands before an interval.
+        open_end: What stands in place of an infinite high end; if empty, the bound that it exceeds.
+        suffixes: What stands after a number, by its unit.
+        decimals: The decimals of a number, by its unit; others are rounded by their error.
+    """
+
+    at_most: str
+    more_than: str
+    interval: str = ""
+    open_end: str = ""
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    decimals: Mapping[str, int] = field(default_factory=dict)
+
+
+SENTENCE = Notation(
+    at_most="at most ",
+    more_than="more than ",
+    interval="95 %: ",
+    suffixes={
+        **{"share": " %", "times": " times", "GB": " GB"},
+        **{"points": " points", "nats": " nats"},
+    },
+)
+
+
+def estimate_text(
+    found: Estimate,
+    unit: str,
+    bounds: tuple[float, float] = UNBOUNDED,
+    notation: Notation = SENTENCE,
+) -> str:
+    """Return a number and its interval as people read them.
+
+    Args:
+        found: The number.
+        unit: share, times, perplexity, GB, points or nats.
+        bounds: As those of a `Measurement`.
+        notation: How to write them.
+    """
+    if math.isnan(found.value):
+        return NOT_FINITE
+    least, most = bounds
+    if found.low > most and found.high == math.inf:
+        return f"{_bounded(math.inf, found, unit, bounds, notation)} (the whole interval)"
+    text = _bounded(found.value, found, unit, bounds, notation)
+    if math.isnan(found.low):
+        return f"{text} (no interval)"
+    if found.low < found.high:
+        # Beyond what is known, the low end says only that, and a finite high end is still one.
+        low = _bounded(math.inf if found.low > most else found.low, found, unit, bounds, notation)
+        if notation.open_end and found.high == math.inf:
+            ends = notation.open_end if low == text else f"{low}, {notation.open_end}"
+        else:
+            to = (least, max(most, _finite(found.high)))
+            high = _bounded(found.high, found, unit, to, notation)
+            ends = f"{low.removesuffix(notation.suffixes.get(unit, ''))} to {high}"
+        text += f" ({notation.interval}{ends})"
+    elif found.low <= least or found.low >= most:
+        text += " (the whole interval)"
+    return text
+
+
+def seeds_texts(found: Estimate, unit: str, bounds: tuple[float, float], without: str) -> list[str]:
+    """Return the number of each seed as text, with the digits of the number over all seeds; without
+    a number, what to show instead.
+    """
+    return [
+        without if math.isnan(value) else _bounded(value, found, unit, bounds)
+        for value in found.of_seeds
+    ]
+
+
+def _bounded(
+    value: float,
+    found: Estimate,
+    unit: str,
+    bounds: tuple[float, float],
+    notation: Notation = SENTENCE,
+) -> str:
+    """Return a value of an estimate as text; beyond the bounds, say only what is known."""
+    least, most = bounds
+    if not math.isfinite(value) and not math.isfinite(most if value > 0 else least):
+        return NOT_FINITE
+    # A quarter of a 95 % interval is the standard error, of which two digits are shown.
+    width = (most if found.high == math.inf else found.high) - max(found.low, least)
+    # One seed may have a number where the mean over seeds has none.
+    known = found.value if math.isfinite(found.value) else value
+    error = width / 4 if math.isfinite(width) else abs(known) / 10
+    if unit == "nats" and not width:
+        # Two decimals would hide it.
+        error = abs(found.value) / 10
+    if value > most:
+        bound = number_text(float(f"{most:.3g}"), unit, notation=notation)
+        beyond = f"{notation.more_than}{bound}"
+        if not math.isfinite(value):
+            return beyond
+        text = f"{notation.at_most}{number_text(value, unit, error, notation)}"
+        return f"{beyond}, {text}" if found.low > least else text
+    text = number_text(value if math.isfinite(value) else least, unit, error, notation)
+    return f"{notation.at_most}{text}" if value <= least else text
+
+
+def _finite(value: float) -> float:
+    """Return a value, or the smallest one if it is infinite."""
+    return value if math.isfinite(value) else -math.inf
+
+
+def number_text(
+    value: float, unit: str, error: float | None = None, notation: Notation = SENTENCE
+) -> str:
+    """Return a number as text, rounded by its error; with all its digits if there is no error."""
+    scale = SCALES.get(unit, 1)
+    if unit in notation.decimals:
+        digits = f"{scale * value:,.{notation.decimals[unit]}f}"
+    elif error is None:
+        digits = f"{scale * value:g}"
+    else:
+        digits = rounded(scale * value, scale * error)
+    return f"{digits}{notation.suffixes.get(unit, '')}"
+
+
+def estimate_json(
+    found: Estimate,
+    unit: str,
+    bounds: tuple[float, float] = UNBOUNDED,
+    without: str = NOT_FINITE,
+) -> dict[str, float | str | None]:
+    """Return a number, its interval and the range within which it is known, as JSON can hold them.
+
+    Args:
+        found: The number.
+        unit: As `estimate_text` takes it.
+        bounds: As those of a `Measurement`; what is unbounded is None.
+        without: The text if there is no number.
+    """
+    ends = (end if math.isfinite(end) else None for end in bounds)
+    return {
+        **{key: json_number(getattr(found, key)) for key in ("value", "low", "high")},
+        **dict(zip(("known_from", "known_to"), ends, strict=True)),
+        "text": without if math.isnan(found.value) else estimate_text(found, unit, bounds),
+    }
+
+
+def json_number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else f"{'-' * (value < 0)}infinity"
