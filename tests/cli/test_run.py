@@ -4,18 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from snakemake.cli import get_argument_parser
-from snakemake.scheduling.job_scheduler import JobRateLimiter
-from snakemake.settings.types import MaxJobsPerTimespan
 
 from freelunch.cli.main import main
 from freelunch.cli.run import (
     check_options,
     check_unlock,
-    lift_default_rate,
     profile_folder,
     run_snakemake,
     runs_here,
@@ -170,15 +166,3 @@ def test_the_locks_of_a_run_that_is_alive_stay() -> None:
     check_unlock(["snakemake"], alone=False)
     with pytest.raises(UserError, match="--unlock: another run is alive"):
         check_unlock(["snakemake", "--unlock"], alone=False)
-
-
-@pytest.mark.parametrize(("asked", "lifted"), [(None, True), ("100/1m", False), ("5/1s", False)])
-def test_only_the_default_rate_of_jobs_is_lifted(asked: str | None, lifted: bool) -> None:
-    given = asked or get_argument_parser().get_default("max_jobs_per_timespan")
-    limiter = JobRateLimiter(MaxJobsPerTimespan.parse_choice(given))
-    scheduler = SimpleNamespace(job_rate_limiter=limiter)
-    lift_default_rate(scheduler)
-    assert scheduler.job_rate_limiter is (None if lifted else limiter)
-    unlimited = SimpleNamespace(job_rate_limiter=None)
-    lift_default_rate(unlimited)
-    assert unlimited.job_rate_limiter is None

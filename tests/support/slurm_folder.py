@@ -20,9 +20,11 @@ class OnSlurm(Folder):
 
     slurm: Slurm
     options = (
-        *("--workflow-profile", "workflow/profiles/slurm"),
-        *("--slurm-init-seconds-before-status-checks", "1"),
-        *("--latency-wait", "10"),
+        "--workflow-profile",
+        "workflow/profiles/slurm",
+        "--slurm-init-seconds-before-status-checks=1",
+        "--max-status-checks-per-second=1",
+        "--latency-wait=10",
     )
 
     @classmethod

@@ -18,7 +18,7 @@ rule collect_records:
         runtime=RECORD.runtime,
     params:
         study=STUDY.name,
-        spec=lambda wildcards: STUDY.spec(Cell.parse(cell_of(wildcards))),
+        spec=lambda wildcards: STUDY.spec(cell_of(wildcards)),
         code=code_digest("collect_records"),
     script:
         "../scripts/collect_records.py"

@@ -44,15 +44,15 @@ rule evaluate_cell:
     # evaluations run side by side, which is faster than one after the other with more threads.
     threads: lambda wildcards: 2 if wildcards.pruning == DENSE else 1
     resources:
-        **asks_with_device(lambda wildcards: evaluation(Cell.parse(cell_of(wildcards)))),
+        **asks_with_device(lambda wildcards: evaluation(cell_of(wildcards))),
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
         anew=lambda wildcards: is_forced("evaluate_cell"),
     params:
-        measurements=lambda wildcards: measurements(STUDY, Cell.parse(cell_of(wildcards))),
+        measurements=lambda wildcards: measurements(STUDY, cell_of(wildcards)),
         # Each measurement has its own digest, so changing one repeats no other.
         measuring=lambda wildcards: {
             name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}")
-            for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
+            for name in measurements(STUDY, cell_of(wildcards))
         },
         dense_limit=lambda wildcards: (
             STUDY.block.dense_limit if wildcards.pruning == DENSE else None

@@ -2,6 +2,10 @@
 #
 # Downloads never run in a container: Snakemake would hide the home folder from them, which has the token for the hub.
 
+import re
+
+from freelunch.study.sources import MIXTURE, WHEEL_FILES
+
 TEXT_FILES = [name for name, text in STUDY.config.texts.items() if text.source == WHEEL_FILES]
 MIXTURES = [name for name, text in STUDY.config.texts.items() if text.source == MIXTURE]
 
@@ -101,14 +105,14 @@ if MIXTURES:
     ruleorder: mix_text > fetch_text
 
 
-if STUDY.tasks:
+if TASKS:
 
     # One job fetches all tasks, since finding lm-eval's own tasks among thousands is slow.
     rule fetch_tasks:
         input:
-            [path for name in STUDY.tasks["tasks"] for path in STUDY.source_files("tasks", name)],
+            [path for name in TASKS for path in STUDY.source_files("tasks", name)],
         output:
-            manifests=[paths.manifest(PATHS.task(name)) for name in STUDY.tasks["tasks"]],
+            manifests=[paths.manifest(PATHS.task(name)) for name in TASKS],
             run=paths.run(PATHS.tasks),
         log:
             PATHS.log("fetch_tasks"),
@@ -118,7 +122,7 @@ if STUDY.tasks:
         container:
             None
         params:
-            entries={name: STUDY.config.tasks[name].fetched() for name in STUDY.tasks["tasks"]},
+            entries={name: STUDY.config.tasks[name].fetched() for name in TASKS},
             code=code_digest("fetch_tasks"),
         script:
             "../scripts/fetch_tasks.py"

@@ -1,30 +1,45 @@
-# Draw the calibration sample, the held-out text and larger samples from a single text.
+# Draw the calibration sample, the held-out text and larger samples, from a single text or a mixture.
+
+from freelunch.study.mixtures import most_samples
+
+# One script draws every sample of a mixture.
+MIXED = "sample_mixture" if mixture_of(STUDY) else None
+
+
+def length_of(wildcards):
+    """Return the tokens of each sequence."""
+    return {"length": STUDY.calibration_of(wildcards.model).length}
 
 
 rule sample_calibration:
     input:
-        model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
+        unpack(text_of_samples),
     output:
         manifest=paths.manifest(PATHS.calibration("{model}", "{seed}")),
         run=paths.run(PATHS.calibration("{model}", "{seed}")),
     log:
         PATHS.log("sample_calibration", "{model}", "seed{seed}"),
+    # Evaluation text in a part of a mixture stops a study at once.
+    priority: 1
     localrule: True
     conda:
         "../../envs/freelunch.yaml"
+    resources:
+        # Only whether the text of a mixture suffices depends on it. As a resource, it reruns nothing.
+        most_samples=most_samples(STUDY),
     params:
-        samples=STUDY.calibration.samples,
-        length=lambda wildcards: STUDY.calibration_of(wildcards.model).length,
-        code=code_digest("sample_calibration"),
+        settings=lambda wildcards: {
+            "samples": STUDY.calibration.samples,
+            **length_of(wildcards),
+        },
+        code=code_digest(MIXED or "sample_calibration"),
     script:
-        "../scripts/sample_calibration.py"
+        f"../scripts/{MIXED or 'sample_calibration'}.py"
 
 
 rule sample_held_out:
     input:
-        model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
+        unpack(text_of_samples),
         calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
     output:
         manifest=paths.manifest(PATHS.held_out("{model}", "{seed}")),
@@ -37,16 +52,18 @@ rule sample_held_out:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings=STUDY.held_out_samples,
-        code=code_digest("sample_held_out"),
+        settings=lambda wildcards: {
+            **STUDY.held_out_samples,
+            **(length_of(wildcards) if MIXED else {}),
+        },
+        code=code_digest(MIXED or "sample_held_out"),
     script:
-        "../scripts/sample_held_out.py"
+        f"../scripts/{MIXED or 'sample_held_out'}.py"
 
 
 rule extend_calibration:
     input:
-        model=paths.manifest(PATHS.model("{model}")),
-        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
+        unpack(text_of_samples),
         calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
         held_out=held_out_of_extended,
     output:
@@ -60,6 +77,7 @@ rule extend_calibration:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        code=code_digest("extend_calibration"),
+        settings=length_of,
+        code=code_digest(MIXED or "extend_calibration"),
     script:
-        "../scripts/extend_calibration.py"
+        f"../scripts/{MIXED or 'extend_calibration'}.py"

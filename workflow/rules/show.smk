@@ -1,10 +1,42 @@
 # Make tables and figures from the records alone. Each is declared in freelunch.reporting: a table in
 # `tables`, a figure in its module of `figures`. Drawing reads a CSV file and computes nothing.
 
+from freelunch.reporting import derived, figures, tables
+
+# Snakemake would read a line that begins with `report` as a directive.
+reported = report
+
+
+def table_file(table):
+    """Return the file of a table, marked for the report."""
+    return reported(
+        PATHS.root / table.file,
+        caption="../report/tables.rst",
+        category="Tables",
+        labels={"table": table.name, "content": table.content},
+    )
+
+
+def figure_file(suffix):
+    """Return the file of any figure in a format, marked for the report."""
+    return reported(
+        PATHS.figures / f"{{figure}}.{suffix}",
+        caption="../report/figure.rst",
+        category="Figures",
+        labels=lambda wildcards: {
+            "figure": figure_of(wildcards).title,
+            "format": suffix.upper(),
+        },
+    )
+
+
+def figure_of(wildcards):
+    return figures.figures()[wildcards.figure]
+
 
 rule build_tables:
     input:
-        records=[str(PATHS.record(cell)) for cell in CELLS],
+        records=RECORDS,
         # The effects show the thresholds of the claims.
         claims=of_this_repository("workflow/data/claims.yaml"),
     output:
@@ -62,7 +94,7 @@ FIGURE_SUMS = [
 
 rule audit_study:
     input:
-        records=[str(PATHS.record(cell)) for cell in CELLS],
+        records=RECORDS,
         tables=rules.build_tables.output,
         figures=FIGURES,
         sums=FIGURE_SUMS,
@@ -93,9 +125,9 @@ rule audit_study:
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
         # A model card beside each checkpoint.
-        cards=[PATHS.root / derived.card_name(STUDY, cell) for cell in CELLS],
+        cards=[PATHS.root / derived.card_name(STUDY, cell) for cell in STUDY.cells],
         # Each record in the format of Every Eval Ever.
-        evaluations=[PATHS.root / derived.evaluation_name(STUDY, cell) for cell in CELLS],
+        evaluations=[PATHS.root / derived.evaluation_name(STUDY, cell) for cell in STUDY.cells],
         sums=PATHS.root / derived.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),

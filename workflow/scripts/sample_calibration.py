@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with running(snakemake) as job:
-        settings = {
-            "samples": snakemake.params.samples,
-            "length": snakemake.params.length,
-            "seed": int(snakemake.wildcards.seed),
-        }
+        settings = {**snakemake.params.settings, "seed": int(snakemake.wildcards.seed)}
         job.made(sample_calibration(**token_id_inputs(snakemake, settings), **settings))
         job.counts["tokens"] = settings["samples"] * settings["length"]

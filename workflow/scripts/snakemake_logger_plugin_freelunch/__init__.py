@@ -1,7 +1,7 @@
 """Snakemake's logger `freelunch`: what a run shows at the terminal.
 
-`story` turns Snakemake's events into lines, with the phrases of `words`; `job_log` reads how far a
-running job is, `screen` draws, and `capture` keeps the output of other processes off the screen.
+`story` turns Snakemake's events into lines, `job_log` reads how far a running job is, and `screen`
+draws.
 
 Snakemake finds this package by its name and imports it at every start, in jobs too. The package
 therefore imports its parts only when a run needs them, and nothing from `freelunch` at all: the
@@ -18,8 +18,7 @@ from typing import IO, TYPE_CHECKING
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
 if TYPE_CHECKING:
-    from snakemake_logger_plugin_freelunch.capture import Capture
-    from snakemake_logger_plugin_freelunch.screen import Screen
+    from snakemake_logger_plugin_freelunch.screen import Capture, Screen
 
 
 class LogHandler(LogHandlerBase):
@@ -91,7 +90,7 @@ class LogHandler(LogHandlerBase):
             if isinstance(handler, logging.FileHandler)
         ]
         if files and self._capture is None:
-            from snakemake_logger_plugin_freelunch.capture import Capture
+            from snakemake_logger_plugin_freelunch.screen import Capture
 
             self._story.said = files[0].with_suffix(".jobs.log")
             self._capture = Capture(self._story.said)

@@ -66,15 +66,6 @@ class JobLog:
         return found[1].rstrip().removeprefix("error: ") if found else None
 
 
-def written(log: str) -> str:
-    """Return where a log is. Of a job in an array, the executor for Slurm names the log in a folder
-    of the job's own, but Slurm writes it beside these folders.
-    """
-    path = Path(log)
-    beside = path.parent.parent / path.name
-    return str(beside) if not path.exists() and beside.is_file() else log
-
-
 def _version(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()

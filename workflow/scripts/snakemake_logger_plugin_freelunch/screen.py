@@ -1,7 +1,13 @@
-"""Show a run: lines, and on a terminal a bar with the running jobs below them."""
+"""Show a run: lines, and on a terminal a bar with the running jobs below them.
 
+`Capture` keeps the output of other processes off the screen.
+"""
+
+import os
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from rich.console import Console, Group, RenderableType
@@ -11,13 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from snakemake_logger_plugin_freelunch.story import Story
-from snakemake_logger_plugin_freelunch.words import fitted
 
 # How many running jobs are shown at most.
 _SHOWN = 8
 _COLOURS = {"FAILED": "bold red", "finished": "green", "started": "cyan", "queued": "cyan"}
 # The columns of the bar, and those that a job's name keeps beside how far the job is.
 _BAR, _LEAST_NAME = 30, 20
+# A job's line as the story writes it: its time, and what happened.
+_JOB_LINE = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d  (\w+)")
+_OUTPUTS = (1, 2)
 
 
 class Screen:
@@ -35,12 +43,13 @@ class Screen:
         self._live: Live | None = None
 
     def say(self, line: str) -> None:
-        """Write a line above the bar."""
-        text = Text(fitted(line, self._console.width) if self._console.is_terminal else line)
-        for word, style in _COLOURS.items():
-            if line[14:].startswith(f"  {word}"):
-                text.stylize(style, 16, 16 + len(word))
-        self._console.print(text, soft_wrap=True)
+        """Write a line above the bar. Only a job's line is broken where it exceeds the terminal."""
+        text = Text(line)
+        job_line = _JOB_LINE.match(line)
+        if job_line and job_line[1] in _COLOURS:
+            text.stylize(_COLOURS[job_line[1]], *job_line.span(1))
+        broken = job_line is not None and self._console.is_terminal
+        self._console.print(text, soft_wrap=not broken)
 
     def show_bar(self) -> None:
         """Show the bar from now on, if this is a terminal."""
@@ -89,3 +98,39 @@ class Screen:
 def _brief(text: str) -> str:
     """Return how far a job says it is, without remarks in parentheses."""
     return re.sub(r" \([^)]*\)", "", text)
+
+
+class Capture:
+    """A file that receives everything that the processes of jobs write.
+
+    They inherit the file descriptors of this process, which therefore point to the file.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        terminal: The standard error that this process had before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._before = {output: os.dup(output) for output in _OUTPUTS}
+        self._stderr = sys.stderr
+        self.terminal: IO[str] = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, "replace")
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for output in _OUTPUTS:
+            os.dup2(file, output)
+        os.close(file)
+        # What this process writes in Python is for the person at the terminal.
+        sys.stderr = self.terminal
+
+    def end(self) -> None:
+        """Give this process its own outputs back."""
+        self.terminal.flush()
+        sys.stdout.flush()
+        sys.stderr = self._stderr
+        for output, before in self._before.items():
+            os.dup2(before, output)
+            os.close(before)
+        self.terminal.close()

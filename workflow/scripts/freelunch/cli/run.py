@@ -9,7 +9,6 @@ import threading
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,8 +20,6 @@ from snakemake_logger_plugin_freelunch.story import COMMAND
 
 LOCAL = "local"
 _PROFILES = Path("workflow") / "profiles"
-# Jobs, and seconds.
-_DEFAULT_RATE = (100, 1)
 
 
 def profile_folder(profile: str) -> Path:
@@ -197,21 +194,6 @@ def handle_sigterm_in_thread() -> None:
             threading.Thread(target=handler, args=arguments, daemon=True).start()
 
     signal.signal(signal.SIGTERM, start)
-
-
-def lift_default_rate(scheduler: Any) -> None:
-    """Lift Snakemake's default limit of 100 new jobs a second, which no executor reaches.
-
-    Under a limit, each job that ends has Snakemake look for jobs to start once more every second,
-    until all have started (its pull request 3744). After 95 jobs of the full study, 80 timers took
-    13 % of a core. A limit that the user has set stays.
-
-    Args:
-        scheduler: Snakemake's scheduler, which has just started.
-    """
-    limit = scheduler.job_rate_limiter
-    if limit is not None and (limit.max_jobs, limit.timespan) == _DEFAULT_RATE:
-        scheduler.job_rate_limiter = None
 
 
 def _here(path: Path) -> Path:

@@ -1,233 +1,310 @@
-"""What Slurm would refuse or never start, before a study starts."""
+"""What Slurm has, what it would refuse or never start, and why it ended jobs of a study.
+
+Snakemake's executor submits and watches the jobs. This module asks Slurm's own commands.
+"""
 
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
-from freelunch.cli.commands import output_of
-from freelunch.cli.partitions import Partition, Partitions
 from freelunch.core.errors import UserError
+from freelunch.costs.jobs import RULES
+from freelunch.costs.requests import Limits
 
 # Options of sbatch by the resource that sets them.
 _OPTIONS = {
-    **{"slurm_account": "--account", "slurm_partition": "--partition", "qos": "--qos"},
-    **{"constraint": "--constraint", "mem_mb": "--mem", "runtime": "--time"},
+    "slurm_account": "account",
+    "slurm_partition": "partition",
+    "qos": "qos",
+    "constraint": "constraint",
 }
-# Parts of what sbatch says when it refuses a job, and what to do.
-_REFUSALS = {
-    "configuration source": "check that Slurm can be reached from here: `sinfo`",
-    "contact": "check that Slurm can be reached from here: `sinfo`",
-    # It may also mention the partition.
-    "account": "correct `slurm_account` in the profile's default-resources (`sacctmgr show "
-    "associations user=$USER` lists yours)",
-    "partition": "correct `slurm_partition` in the profile's default-resources (`sinfo -s` lists "
-    "the partitions)",
-    "qos": "correct `qos` in the profile's default-resources (`sacctmgr show associations "
-    "user=$USER format=qos` lists yours)",
-    "time limit": "choose a partition with a longer limit, or ask for less time: "
-    "`--set-resources {rule}:runtime=MINUTES`",
-    "memory": "choose a partition with larger nodes, or ask for less: "
-    "`--set-resources {rule}:mem_mb=MB`",
-    "gres": "choose a partition with GPUs, or say `device=cpu` in the profile's default-resources",
-    "feature": "correct `constraint` in the profile's default-resources (`sinfo --format='%P %f'` "
-    "lists what nodes have)",
-    "node configuration": "no node of the partition has this: choose another partition, or ask for "
-    "less: `--set-resources {rule}:mem_mb=MB`",
-}
-
-# Snakemake's executor asks how jobs are at most this many seconds apart. Slurm must know of a job's
-# end for longer, with room for a query that fails.
-_LONGEST_PAUSE_S, _ROOM_S = 180, 30
+# Without accounting, Slurm must know of an ended job for longer than Snakemake's executor pauses.
+_LEAST_AGE_S = 210
+_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
+_WORKING = {"idle", "mix", "alloc"}
+_SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
+# What Slurm says of a job: its number, its state, the time and the memory that it had asked for.
+_ENDED = (
+    ("sacct", "-X", "-n", "-P", "--format=JobID,State,Timelimit,ReqMem"),
+    ("squeue", "-h", "--states=all", "--format=%i|%T|%l|%m"),
+)
+_AGAIN = "run the same command again; finished files are kept"
+_MORE = "ask for more: {} (Snakemake option, or a line of the profile)"
 
 
-def status_command(asked: str, first_s: int) -> str:
+def output_of(*command: str) -> str | None:
+    """Return what a command writes; None if it fails, is not here, or takes more than a minute."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+class Step(NamedTuple):
+    """A job of Snakemake that is about to go to Slurm.
+
+    Attributes:
+        rule: Its rule.
+        group: The group whose jobs run one after another as one job of Slurm; None if it is alone.
+        resources: Its resources.
+    """
+
+    rule: str
+    group: str | None
+    resources: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """One job of Slurm, which runs one or several steps one after another.
+
+    Attributes:
+        rules: The rules of its steps.
+        resources: The resources of its steps together: times add up, and of everything else it is
+            the most.
+    """
+
+    rules: tuple[str, ...]
+    resources: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster's partitions.
+
+    Attributes:
+        limits: The most that a job may ask for in each partition.
+        nodes: How many nodes of each partition work.
+        default: The partition of jobs that name none, if there is one.
+    """
+
+    limits: Mapping[str, Limits]
+    nodes: Mapping[str, int]
+    default: str | None
+
+    @classmethod
+    def here(cls) -> Self:
+        """Ask Slurm; without it, there are no partitions."""
+        limits: dict[str, Limits] = {}
+        nodes: dict[str, int] = {}
+        default = None
+        # One line for each partition, size of nodes and state of nodes.
+        listed = output_of("sinfo", "--all", "--exact", "--noheader", "--format=%P|%l|%m|%D|%t")
+        for line in (listed or "").splitlines():
+            name, time, memory, count, state = line.split("|")
+            default = name[:-1] if name.endswith("*") else default
+            name = name.rstrip("*")
+            before = limits.get(name, Limits(0.0, 0.0))
+            # A partition without nodes shows 0 MB.
+            limits[name] = Limits(max(before.mem_mb, float(memory) or inf), minutes_in(time))
+            works = state.rstrip("*~#!%$@^-+") in _WORKING
+            nodes[name] = nodes.get(name, 0) + int(count) * works
+        return cls(limits, nodes, default)
+
+    def partitions_of(self, resources: Mapping[str, Any]) -> list[str]:
+        """Return the partitions among which Slurm chooses for a job."""
+        names = str(resources.get("slurm_partition") or self.default or "").split(",")
+        return [name for name in names if name]
+
+    def most(self, resources: Mapping[str, Any]) -> Limits:
+        """Return the most that later attempts at a job may ask for: the limits of the partition
+        with the longest time among those that take its first attempt.
+        """
+        names = self.partitions_of(resources)
+        taking = [each for name in names if (each := self._limits(name)).take(resources)]
+        return max(taking, key=lambda limits: (limits.runtime, limits.mem_mb), default=Limits())
+
+    def count_nodes(self, resources: Mapping[str, Any]) -> int:
+        """Return how many nodes work in the partitions of a job."""
+        return sum(self.nodes.get(name, 0) for name in self.partitions_of(resources))
+
+    def _limits(self, partition: str) -> Limits:
+        # Slurm does not list every partition to everybody.
+        return self.limits.get(partition, Limits())
+
+    def check_limits(self, job: SlurmJob) -> None:
+        """Refuse a job that asks for more than a partition has: with its default settings, Slurm
+        would take it and never start it.
+
+        Raises:
+            UserError: No partition of the job has what it asks for.
+        """
+        names = self.partitions_of(job.resources)
+        if not names or any(self._limits(name).take(job.resources) for name in names):
+            return
+        asked = {key: job.resources.get(key) or 0 for key in Limits._fields}
+        raise UserError(
+            "Slurm would never start such a job; nothing was started",
+            where=" ".join(job.rules),
+            found=", ".join(f"{key}={value}" for key, value in asked.items()),
+            expected="; ".join(
+                f"{name}: at most {limits.mem_mb:.0f} MB, {limits.runtime:.0f} minutes"
+                for name, limits in ((name, self._limits(name)) for name in names)
+            ),
+            todo="choose a partition with higher limits (`slurm_partition` in the profile), or ask "
+            f"for less: {_set_resources(job.rules, 'KEY=VALUE')}; with `--retries N`, what runs "
+            "out of time goes on in up to N further jobs",
+        )
+
+
+def minutes_in(time: str) -> float:
+    """Return the minutes of a time as Slurm writes it, such as `1-12:00:00` or `infinite`."""
+    if (match := _TIME.match(time)) is None:
+        return inf
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return days * 1440 + hours * 60 + minutes + seconds / 60
+
+
+def status_command(asked: str) -> str:
     """Return the command by which Snakemake should learn how jobs are: `squeue` where Slurm has no
     accounting, since Snakemake would wait for the answers of `sacct` for ever.
 
     Args:
         asked: The command that the profile or the executor chose, `sacct` or `squeue`.
-        first_s: Seconds after which the executor first asks.
 
     Raises:
         UserError: Slurm is not here or does not answer; or there is no accounting, and Slurm
             forgets jobs before Snakemake asks.
     """
-    if shutil.which("sbatch") is None:
-        raise UserError(
-            "Slurm's command `sbatch` is not here",
-            todo="start the study on a login node of the cluster, or with the local profile",
-        )
     config = output_of("scontrol", "show", "config")
-    if config is None:
+    if shutil.which("sbatch") is None or config is None:
         raise UserError(
             "Slurm does not answer",
-            found="`scontrol show config` fails",
-            todo="check that Slurm can be reached from here: `sinfo`",
+            found="`sbatch` is not here, or `scontrol show config` fails",
+            todo="start the study on a login node of the cluster, where `sinfo` answers, or with "
+            "the local profile",
         )
     if output_of("sacct", "-X", "--noheader", "--format=JobID", "--starttime=now") is not None:
         return asked
-    found = re.search(r"^MinJobAge\s*=\s*(\d+)", config, re.M)
-    # Below three times the first pause, the executor asks `sacct` whatever the profile says.
-    least_s = max(3 * first_s, _LONGEST_PAUSE_S + _ROOM_S)
-    if found is None or int(found[1]) < least_s:
+    age = re.search(r"^MinJobAge\s*=\s*(\d+)", config, re.M)
+    if age is None or int(age[1]) < _LEAST_AGE_S:
         raise UserError(
             "Slurm has no accounting here, and forgets jobs before Snakemake learns of their end",
             where="slurm.conf",
-            found=f"`sacct` fails, MinJobAge is {f'{found[1]} s' if found else 'unknown'}",
-            expected=f"`sacct` answers, or MinJobAge is at least {least_s} s",
+            found=f"`sacct` fails, MinJobAge is {f'{age[1]} s' if age else 'unknown'}",
+            expected=f"`sacct` answers, or MinJobAge is at least {_LEAST_AGE_S} s",
             todo="ask the administrators for either, or run the study in one job of the cluster "
             "with the local profile",
         )
     return "squeue"
 
 
-def check_requests(
-    jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]], partitions: Partitions
-) -> None:
-    """Check that Slurm would take each job and could start it; nothing is submitted.
+def slurm_jobs(steps: Iterable[Step]) -> list[SlurmJob]:
+    """Return the jobs that Slurm gets: one for each group of steps."""
+    groups: dict[object, list[Step]] = {}
+    for number, step in enumerate(steps):
+        groups.setdefault(step.group or number, []).append(step)
+    return [_together(each) for each in groups.values()]
 
-    Args:
-        jobs: Rule, group and resources of each job. Jobs of a group run one after another as one
-            job.
-        partitions: The partitions of the cluster.
+
+def _together(steps: list[Step]) -> SlurmJob:
+    merged: dict[str, Any] = {}
+    for step in steps:
+        merged |= step.resources
+    for key in ("_cores", "gpu", "mem_mb"):
+        merged[key] = max(step.resources.get(key) or 0 for step in steps)
+    merged["runtime"] = sum(step.resources.get("runtime") or 0 for step in steps)
+    return SlurmJob(tuple(step.rule for step in steps), merged)
+
+
+def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
+    """Check that Slurm would take each job and could start it; nothing is submitted.
 
     Raises:
         UserError: A job asks for what no partition has, or Slurm refuses a job.
     """
-    largest: dict[tuple[str, str], dict[str, Any]] = {}
-    for whole in scheduled_jobs(jobs):
-        open_to = partitions.open_to(whole)
-        if partitions.lists_all(whole) and not any(each.limits.take(whole) for each in open_to):
-            raise _beyond_limits(whole, open_to or partitions.of_file())
-        # sbatch itself chooses among several.
-        name = ",".join(each.name for each in open_to)
-        one = largest.setdefault((whole["rule"], name), whole | {"slurm_partition": name})
-        for key in ("runtime", "mem_mb", "_cores", "gpu"):
-            one[key] = max(one[key], whole[key])
-    for (rule, _), asked in largest.items():
-        check_accepted(rule, asked)
+    largest: dict[tuple[str, ...], SlurmJob] = {}
+    for job in jobs:
+        cluster.check_limits(job)
+        size = (job.resources["mem_mb"], job.resources["runtime"])
+        before = largest.setdefault(job.rules, job).resources
+        if size > (before["mem_mb"], before["runtime"]):
+            largest[job.rules] = job
+    for job in largest.values():
+        _check_accepted(job)
 
 
-def scheduled_jobs(
-    jobs: Iterable[tuple[str, str | None, Mapping[str, Any]]],
-) -> list[dict[str, Any]]:
-    """Return the resources of each job as Slurm will get it: of a group, one job whose time is
-    that of all its jobs, and whose memory is that of the largest.
-
-    Besides resources, `rule` names the job with the most memory, and `slowest` that with the
-    longest time.
-    """
-    groups: dict[str, dict[str, Any]] = {}
-    longest: dict[str, float] = {}
-    for number, (rule, group, asked) in enumerate(jobs):
-        key = group or str(number)
-        whole = groups.setdefault(key, {"rule": rule, "slowest": rule, "runtime": 0, "mem_mb": 0})
-        time, memory = (asked.get(key) or 0 for key in ("runtime", "mem_mb"))
-        groups[key] = {
-            **whole,
-            **asked,
-            "rule": rule if memory >= whole["mem_mb"] else whole["rule"],
-            "slowest": rule if time >= longest.get(key, 0) else whole["slowest"],
-            "_cores": max(whole.get("_cores", 1), asked.get("_cores", 1)),
-            "gpu": max(whole.get("gpu", 0), asked.get("gpu") or 0),
-            "runtime": whole["runtime"] + time,
-            "mem_mb": max(whole["mem_mb"], memory),
-        }
-        longest[key] = max(longest.get(key, 0), time)
-    return list(groups.values())
-
-
-def _beyond_limits(asked: Mapping[str, Any], partitions: Sequence[Partition]) -> UserError:
-    """Return the error of a job that asks for more than any partition has."""
-    units = {"runtime": ("slowest", "MINUTES"), "mem_mb": ("rule", "MB")}
-    beyond = [
-        name
-        for name in units
-        if not any(asked[name] <= getattr(each.limits, name) for each in partitions)
-    ]
-    todo = "choose a partition with higher limits (`slurm_partition` in the profile)"
-    if beyond:
-        less = (f"`--set-resources {asked[units[it][0]]}:{it}={units[it][1]}`" for it in beyond)
-        todo += f", or ask for less: {' '.join(less)}"
-    if "runtime" in beyond:
-        todo += "; with `--retries N`, what runs out of time goes on in up to N further jobs"
-    also = f", gpu={asked['gpu']}" if asked["gpu"] else ""
-    return UserError(
-        "Slurm would never start such a job; nothing was started",
-        where=asked["rule"],
-        found=f"runtime={asked['runtime']} (minutes), mem_mb={asked['mem_mb']}{also}",
-        expected=f"what a partition has: {', '.join(map(str, partitions))}",
-        todo=todo,
-    )
-
-
-def check_accepted(name: str, asked: Mapping[str, Any]) -> None:
-    """Ask Slurm whether it would take a job; nothing is submitted.
-
-    Args:
-        name: The job's rule.
-        asked: The job's resources.
-
-    Raises:
-        UserError: Slurm refuses the job.
-    """
-    command = ["sbatch", "--test-only", "--wrap=true", *_options(asked)]
+def _check_accepted(job: SlurmJob) -> None:
+    asked = job.resources
+    options = [f"--cpus-per-task={asked['_cores']}"]
+    options += [f"--{option}={asked[key]}" for key, option in _OPTIONS.items() if asked.get(key)]
+    options += [f"--mem={asked['mem_mb']}"] if asked["mem_mb"] else []
+    options += [f"--time={asked['runtime']}"] if asked["runtime"] else []
+    if asked["gpu"]:
+        options.append(
+            f"--gpus={':'.join(filter(None, [asked.get('gpu_model'), str(asked['gpu'])]))}"
+        )
+    command = ["sbatch", "--test-only", "--wrap=true", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        problem = "Slurm refuses such a job; nothing was started"
-        raise refused(problem, name, asked, done.stderr)
+        lines = [line.partition("error: ")[2] or line for line in done.stderr.splitlines() if line]
+        raise UserError(
+            "Slurm refuses such a job; nothing was started",
+            where=" ".join(job.rules),
+            found="; ".join(dict.fromkeys(lines)),
+            expected=f"a request that it takes: {' '.join(options)}",
+            todo="correct what it names in the profile's default-resources (`slurm_account`, "
+            "`slurm_partition`, `qos`, `constraint`, `device`; `sinfo` and `sacctmgr show "
+            f"associations user=$USER` list yours), or {_set_resources(job.rules, 'KEY=VALUE')}",
+        )
 
 
-def refused(problem: str, name: str, asked: Mapping[str, Any], said: str) -> UserError:
-    """Return the error of a job that Slurm refused.
-
-    Args:
-        problem: What is wrong, as one sentence.
-        name: The job's rule.
-        asked: The job's resources.
-        said: What sbatch said.
-    """
-    lines = [line.partition("error: ")[2] or line for line in said.splitlines() if line]
-    lower = " ".join(lines).lower()
-    reason = next((part for part in _REFUSALS if part in lower), None)
-    # Memory has been compared with that of the nodes before.
-    if reason == "node configuration" and asked.get("gpu"):
-        reason = "gres"
-    return UserError(
-        problem,
-        where=name,
-        found="; ".join(dict.fromkeys(lines)),
-        expected=f"a request that it takes: {' '.join(_options(asked))}",
-        todo=_REFUSALS[reason].format(rule=name)
-        if reason
-        else "ask for something else in the profile",
-    )
-
-
-def _options(asked: Mapping[str, Any]) -> list[str]:
-    """Return the options of sbatch for a job's resources."""
-    options = [f"--cpus-per-task={asked['_cores']}"]
-    options += [f"{_OPTIONS[key]}={asked[key]}" for key in _OPTIONS if asked.get(key)]
-    if asked.get("gpu"):
-        model = asked.get("gpu_model")
-        options.append(f"--gpus={model}:{asked['gpu']}" if model else f"--gpus={asked['gpu']}")
-    return options
-
-
-def count_nodes(partition: str | None) -> int:
-    """Return how many nodes of partitions work, by default of the default one; 0 without Slurm.
+def endings(logs: Iterable[Path]) -> str:
+    """Return which jobs of a run Slurm ended before their time, why, and what to do; empty if it
+    ended none.
 
     Args:
-        partition: One or several, with commas between them, as `sbatch` takes them.
+        logs: Snakemake's logs of the run.
     """
-    states = "--states=idle,mixed,allocated"
-    # A line for each partition and state of nodes; Slurm marks the default partition by a star.
-    listed = output_of("sinfo", "--noheader", states, "--format=%P %D") or ""
-    rows = (line.split() for line in listed.splitlines())
-    return sum(
-        int(nodes)
-        for name, nodes in rows
-        if (name.rstrip("*") in partition.split(",") if partition else name.endswith("*"))
-    )
+    said = "".join(log.read_text(encoding="utf-8") for log in logs)
+    # Of several attempts at a job, the last one counts.
+    last = {match[1]: (match[2], Path(match[3])) for match in _SUBMITTED.finditer(said)}
+    jobs = dict(last.values())
+    rows = _rows(list(jobs))
+    told = (_ending(row, jobs[row[0]]) for row in rows if row[0] in jobs)
+    return "\n\n".join(filter(None, told))
+
+
+def _rows(numbers: list[str]) -> list[list[str]]:
+    """Return what Slurm still knows of jobs: from its accounting, or else from its queue."""
+    for query in _ENDED if numbers else ():
+        if listed := output_of(*query, f"--jobs={','.join(numbers)}"):
+            return [line.split("|") for line in listed.splitlines()]
+    return []
+
+
+def _ending(row: list[str], log: Path) -> str | None:
+    number, state, time, memory = row
+    said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    name = log.parent.name
+    rules = tuple(rule for rule in RULES if rule in name)
+    # sacct also says who cancelled a job: `CANCELLED by 0`.
+    why, todo = _early_end(state.partition(" ")[0], said, time, memory, rules)
+    if not why:
+        return None
+    return f"Slurm job {number}, {name}: {why}\n  log:      {log}\n  to do:    {todo}"
+
+
+def _early_end(
+    state: str, said: str, time: str, memory: str, rules: tuple[str, ...]
+) -> tuple[str, str]:
+    """Return what ended a job from outside, and what to do; both are empty if nothing did."""
+    if state == "OUT_OF_MEMORY" or re.search(r"oom_kill event|Exceeded job memory limit", said):
+        more = _MORE.format(_set_resources(rules, "mem_mb=MB"))
+        return f"killed for memory; it had asked for {memory}", more
+    if state == "TIMEOUT" or "DUE TO TIME LIMIT" in said:
+        more = _MORE.format(_set_resources(rules, "runtime=MINUTES"))
+        return f"out of time; it had asked for {time}", f"{more}; finished files are kept"
+    if state in ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", "PREEMPTED", "DEADLINE"):
+        return f"ended as {state}", _AGAIN
+    return "", ""
+
+
+def _set_resources(rules: tuple[str, ...], value: str) -> str:
+    return " ".join(f"`--set-resources {rule}:{value}`" for rule in rules) or f"`{value}`"

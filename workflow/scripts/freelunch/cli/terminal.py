@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from snakemake_logger_plugin_freelunch.story import resume
-from snakemake_logger_plugin_freelunch.words import INTERRUPTED
+from snakemake_logger_plugin_freelunch.story import INTERRUPTED, resume
 
 # Snakemake's logger, which keeps our messages in order with Snakemake's own.
 _SNAKEMAKE = logging.getLogger("snakemake.logging")

@@ -1,0 +1,235 @@
+# Control of the run: the study and its plan, what computes, and what happens at the start and the end.
+
+import os
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
+
+from freelunch.cli import slurm, terminal
+from freelunch.cli.metadata import remove_broken_notes
+from freelunch.cli.run import check_cores, check_image, check_unlock, handle_sigterm_in_thread
+from freelunch.cli.summary import summary
+from freelunch.core import lock
+from freelunch.core.devices import (
+    CUDA,
+    SCHEDULED,
+    check_found,
+    check_used,
+    chosen_devices,
+    device_text,
+)
+from freelunch.core.errors import UserError
+from freelunch.core.files import remove_path
+from freelunch.costs.machine import Machine, read_gigabytes, read_tflops
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_brief
+from freelunch.costs.weights import planned_s
+from freelunch.records.rates import learnt_rate
+from freelunch.study import steps
+from freelunch.study.base import REPOSITORY
+from freelunch.study.choice import DEVICE, FORCED, TFLOPS, chosen_study, claim_results
+from snakemake_logger_plugin_freelunch import story
+
+
+def of_this_repository(file):
+    """Return a file of the repository that this workflow is in, whichever folder it is run in."""
+    path = REPOSITORY / file
+    # Snakemake knows the files of a clone by their relative names.
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def image_of_jobs():
+    """Return the image that jobs run in, which must be there before the first of them."""
+    image = of_this_repository("envs/freelunch.sif")
+    try:
+        check_image(Path(image))
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return image
+
+
+# `--config study=FILE device_memory=80 tflops=400` chooses the study, and says how large and how fast the
+# GPU is, if this is not the machine with the GPU. `device=cpu` or `device=cuda` in the profile's
+# `default-resources` says what computes; without it, a GPU that is there. Snakemake passes these settings on to
+# jobs that an executor starts on other machines.
+# A workflow that imports this one as a module may read this file several times; `complete` is then from the
+# time before.
+config.pop("complete", None)
+ASKED_DEVICE = (workflow.resource_settings.default_resources or {}).get("device")
+ASKED_DEVICE = getattr(ASKED_DEVICE, "raw", None)
+try:
+    STUDY = chosen_study(config)
+    check_cores(workflow.resource_settings.cores)
+    # Whatever a kill or a damaged disk left of an earlier run.
+    if workflow.is_main_process:
+        ALONE = lock.clear_stale_locks(Path(".snakemake"))
+        check_unlock(sys.argv, ALONE)
+        for path in remove_broken_notes(Path(".snakemake/metadata")) if ALONE else []:
+            logger.warning(f"{path}: removed, since Snakemake could not read its note on an output")
+    # A job on another machine takes what its scheduler gives it.
+    DEVICES = [] if workflow.remote_exec else chosen_devices(ASKED_DEVICE)
+    DEVICE_BYTES = min((device.memory_bytes for device in DEVICES), default=None)
+    if DEVICE in config:
+        DEVICE_BYTES = read_gigabytes(config[DEVICE], DEVICE)
+    FLOPS_PER_S = read_tflops(config[TFLOPS], TFLOPS) if TFLOPS in config else None
+    PLAN = Plan.of(STUDY, DEVICE_BYTES, device_text(DEVICES, ASKED_DEVICE))
+except UserError as error:
+    raise WorkflowError(str(error))
+
+# Snakemake's report describes the study by it.
+config["complete"] = STUDY.as_json()
+
+# Whether jobs that compute ask for a GPU. On this machine, each GPU has one job at a time.
+USES_GPUS = bool(DEVICES) or ASKED_DEVICE == CUDA
+if DEVICES and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(DEVICES))
+
+if workflow.remote_exec:
+    # Whatever comes from a hub was fetched before, and nodes of a cluster may have no network. The
+    # scheduler gave the job its GPUs.
+    os.environ |= {"HF_HUB_OFFLINE": "1", SCHEDULED: "1"}
+
+
+def on_slurm():
+    """Return whether Slurm gets the jobs. A dry run and a report have no executor."""
+    return getattr(workflow.executor_plugin, "name", None) == "slurm"
+
+
+@cache
+def cluster():
+    """Return the partitions of the Slurm cluster that is asked from here."""
+    return slurm.Cluster.here()
+
+
+@cache
+def planned_machine():
+    """Return the machine whose rates the plan takes."""
+    names = [device.name for device in DEVICES]
+    learnt = learnt_rate(Path("results"), PLAN.device_bytes is not None, names)
+    return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes, learnt=learnt)
+
+
+def asks_for_all(pattern):
+    """Return for each target of this run whether its rule has a name, which may have a prefix where
+    another workflow imports this one.
+    """
+    return [re.fullmatch(rf"(\w+_)?{pattern}", job.rule.name) for job in workflow.dag.targetjobs]
+
+
+def is_forced(rule):
+    """Return, as a resource, whether the command line forces a rule to run.
+
+    Snakemake starts each job on another machine with `--force`, so these jobs are told which rules the
+    command line forces.
+    """
+    if workflow.remote_exec:
+        return int(rule in config.get(FORCED, "").split(","))
+    return int(rule in forced_rules())
+
+
+@cache
+def forced_rules():
+    """Return the forced rules among those that otherwise take over what is finished."""
+    asked = workflow.dag_settings
+    everything = asked.forceall or asked.forcetargets
+    # Where another workflow imports a rule, its name may have a prefix.
+    forced = [
+        name
+        for name in (steps.EVALUATE_CELL, steps.RECONSTRUCT_WINDOW)
+        if everything or any(re.fullmatch(rf"(\w+_)?{name}", other) for other in asked.forcerun)
+    ]
+    if forced:
+        settings = workflow.config_settings
+        settings.config_args = [*(settings.config_args or []), f"{FORCED}={','.join(forced)}"]
+    return forced
+
+
+def check_slurm(jobs):
+    """Check that Slurm would take these jobs, and have Snakemake ask how they are by a command that
+    answers.
+    """
+    settings = workflow.executor_settings
+    command = slurm.status_command(settings.status_command)
+    if command != settings.status_command:
+        logger.warning(
+            "Slurm has no accounting here (`sacct` fails), so `squeue` tells how jobs are. "
+            f"`slurm-status-command: {command}` in the profile says the same."
+        )
+        settings.status_command = command
+    slurm.check_requests(jobs, cluster())
+
+
+def lift_default_rate():
+    """Lift Snakemake's default limit of 100 new jobs a second, which no executor reaches.
+
+    Under a limit, each job that ends has Snakemake look for jobs to start once more every second,
+    until all have started (its pull request 3744): after 95 jobs, this took 13 % of a core.
+    """
+    limit = workflow.scheduler.job_rate_limiter
+    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
+def start_run():
+    """Check what only a run needs, and show the plan."""
+    handle_sigterm_in_thread()
+    lift_default_rate()
+    jobs = list(workflow.dag.needrun_jobs())
+    for_scheduler = slurm.slurm_jobs(
+        slurm.Step(job.rule.name, job.group, dict(job.resources.items()))
+        for job in jobs
+        if not job.is_local
+    )
+    try:
+        # Downloads are made where there is a network, which need not be where there are GPUs.
+        if not all(asks_for_all(r"fetch(_\w+)?")):
+            if workflow.local_exec:
+                check_found(DEVICES, ASKED_DEVICE)
+            check_used(config.get(DEVICE), DEVICES, ASKED_DEVICE)
+        if on_slurm():
+            check_slurm(for_scheduler)
+    except UserError as error:
+        raise WorkflowError(str(error))
+    claim_results(STUDY)
+    # A job without a log only names what other jobs make.
+    planned = {
+        workflow.dag.jobid(job): planned_s(
+            PLAN, planned_machine(), job.rule.name, job.wildcards_dict
+        )
+        for job in jobs
+        if job.log
+    }
+    submitted = None if workflow.local_exec else len(for_scheduler)
+    brief = plan_brief(PLAN, planned_machine(), len(planned), submitted, window_groups())
+    terminal.tell(story.PLAN, brief, planned_s=planned, queues=not workflow.local_exec)
+
+
+def finish_run():
+    """Show the summary after a run of the whole study; `make study` shows it itself after every run,
+    even if there was nothing to do.
+    """
+    if not any(asks_for_all("all")):
+        return
+    if not STUDY.part_words:
+        # What `freelunch interim` showed is out of date.
+        remove_path(PATHS.interim)
+    if "MAKELEVEL" in os.environ:
+        return
+    try:
+        terminal.tell(story.SUMMARY, summary(STUDY, sys.stderr))
+    except UserError as error:
+        problem = f"All jobs are done, but the check at the end found a problem:\n{error}"
+        terminal.tell(story.STOPPED, problem)
+        # The exit status of a failed job. A WorkflowError would repeat the message, with lines of this
+        # file.
+        raise SystemExit(1)
+
+
+def stop_run(logs):
+    """Say why jobs ended early, and how to resume."""
+    ended = slurm.endings([Path(file) for file in logs]) if on_slurm() else ""
+    terminal.tell(story.STOPPED, "\n\n".join(filter(None, [ended, terminal.stopped(logs)])))

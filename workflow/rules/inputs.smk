@@ -1,0 +1,136 @@
+# What jobs read: functions of a cell.
+
+from freelunch.core.code_digest import code_digest
+from freelunch.study import paths, search, steps, windows
+from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
+from freelunch.study.measurements import measurements
+from freelunch.study.mixtures import mixture_of
+
+PATHS = STUDY.paths
+CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
+RECORDS = [str(PATHS.record(cell)) for cell in STUDY.cells]
+TEXTS = sorted({STUDY.perplexity.text, STUDY.calibration.text})
+TASKS = list(STUDY.tasks.get("tasks", {}))
+
+
+def cell_of(wildcards):
+    """Return the cell or the candidate that a job is about."""
+    return Cell.parse(CELL.format(**dict(wildcards.items())))
+
+
+def masks_of(wildcards):
+    """Return the masks of a cell; nothing for the dense cell."""
+    if wildcards.pruning == DENSE:
+        return []
+    return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
+
+
+def sample_of(wildcards):
+    """Return the token ids that a cell's adaptation is trained on."""
+    samples = STUDY.samples(wildcards.adaptation)
+    if samples == STUDY.calibration.samples:
+        return paths.manifest(PATHS.calibration(wildcards.model, wildcards.seed))
+    return paths.manifest(PATHS.extended(wildcards.model, wildcards.seed, samples))
+
+
+def text_of_samples(wildcards):
+    """Return what every sample is drawn from, and of a mixture also what its samples leave out."""
+    found = {
+        "model": PATHS.model(wildcards.model),
+        "text": PATHS.text(STUDY.calibration.text),
+    }
+    if mixture_of(STUDY):
+        found["evaluation"] = PATHS.text(STUDY.perplexity.text)
+        found["windows"] = PATHS.text_windows(wildcards.model)
+    return {name: paths.manifest(folder) for name, folder in found.items()}
+
+
+def held_out_of_extended(wildcards):
+    """Return the held-out text that a sample larger than the calibration sample leaves out. A mixture
+    holds out documents before any sample is drawn.
+    """
+    if mixture_of(STUDY) or int(wildcards.samples) <= STUDY.calibration.samples:
+        return []
+    return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
+
+
+def adapted_of(wildcards):
+    """Return the manifests of a cell's adapted blocks; nothing if it is not adapted."""
+    return adapted_of_cell(cell_of(wildcards))
+
+
+def adapted_of_cell(cell):
+    if cell.adaptation == NONE:
+        return []
+    settings = STUDY.adaptation(cell.adaptation)
+    if STUDY.candidates(cell):
+        parts = ["chosen"]
+    elif settings.is_retraining:
+        parts = [windows.MODEL]
+    else:
+        groups = 1 if settings.is_sequential else window_groups()
+        parts = [f"{group}-of-{groups}" for group in range(1, groups + 1)]
+    return [paths.manifest(PATHS.windows(cell, part)) for part in parts]
+
+
+def candidates_adapted_of(wildcards):
+    """Return the manifests of the adapted blocks of a cell's candidates, one after another."""
+    cells = STUDY.candidates(cell_of(wildcards))
+    return [path for cell in cells for path in adapted_of_cell(cell)]
+
+
+def candidate_metrics_of(wildcards):
+    """Return the manifests of the measurements of a cell's candidates."""
+    cells = STUDY.candidates(cell_of(wildcards))
+    return [paths.manifest(PATHS.metrics(candidate)) for candidate in cells]
+
+
+def measured_with(wildcards):
+    """Return the inputs of each measurement of a cell besides its checkpoint, by its name."""
+    model, seed = wildcards.model, wildcards.seed
+    held_out = PATHS.held_out(model, seed)
+    needed = {
+        steps.PERPLEXITY: [PATHS.text_windows(model)],
+        steps.HELD_OUT: [held_out],
+        steps.DRIFT: [PATHS.model(model), held_out, PATHS.reference(model, seed)],
+        steps.TASKS: [PATHS.task(name) for name in TASKS],
+    }
+    return {
+        name: [paths.manifest(folder) for folder in needed.get(name, [])]
+        for name in measurements(STUDY, cell_of(wildcards))
+    }
+
+
+def dense_metrics_of(wildcards):
+    """Return the measurements of the dense model, for which all other cells wait; nothing for the
+    dense cell itself and for candidates, which are compared among themselves.
+    """
+    is_candidate = search.adaptation_of(wildcards.adaptation) != wildcards.adaptation
+    if wildcards.pruning == DENSE or is_candidate:
+        return []
+    return [paths.manifest(PATHS.metrics(Cell.dense(wildcards.model)))]
+
+
+def steps_of(wildcards):
+    """Return what a record is collected from: the manifest of each step."""
+    cell = cell_of(wildcards)
+    texts = {STUDY.perplexity.text}
+    folders = [PATHS.model(cell.model), PATHS.checkpoint(cell), PATHS.metrics(cell)]
+    if not cell.is_dense:
+        texts.add(STUDY.calibration.text)
+        folders += [
+            PATHS.calibration(cell.model, cell.seed),
+            PATHS.pruned(cell.model, cell.pruning, cell.seed),
+        ]
+        if STUDY.needs_held_out(cell):
+            folders.append(PATHS.held_out(cell.model, cell.seed))
+        folders += [
+            PATHS.extended(cell.model, cell.seed, samples)
+            for samples in STUDY.sizes(cell.adaptation)
+        ]
+    if STUDY.measures_drift(cell):
+        folders.append(PATHS.reference(cell.model, cell.seed))
+    folders += [PATHS.text(text) for text in sorted(texts)]
+    if STUDY.asks_tasks(cell):
+        folders += [PATHS.task(task) for task in TASKS]
+    return [paths.manifest(folder) for folder in folders]

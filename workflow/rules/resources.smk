@@ -1,0 +1,102 @@
+# What jobs ask a scheduler for, and which jobs it gets as one.
+
+import os
+from functools import cache
+
+from freelunch.costs import groups
+from freelunch.costs.jobs import Job, adapting_jobs, evaluation
+from freelunch.costs.requests import RECORD, Limits, Request, again, request, together
+from freelunch.records.divisions import finished_groups
+
+
+def asks(job_of):
+    """Return the resources that a rule's jobs ask a scheduler for, by name.
+
+    Args:
+        job_of: Function of wildcards that returns the job, by which the plan knows its cost.
+    """
+
+    def asked(name):
+        def resource(wildcards, attempt):
+            job = job_of(wildcards)
+            first = first_request(job)
+            if attempt == 1:
+                return getattr(first, name)
+            whole = request_of_cell(wildcards) if hasattr(wildcards, "adaptation") else first
+            return getattr(again(first, attempt, whole, most_of(job.rule, whole)), name)
+
+        return resource
+
+    return {name: asked(name) for name in Request._fields}
+
+
+def asks_with_device(job_of):
+    """Return the resources of a rule whose jobs compute on a GPU, if the run uses GPUs."""
+    return asks(job_of) | ({"gpu": 1} if USES_GPUS else {})
+
+
+@cache
+def first_request(job):
+    """Return what the first attempt at a job asks for. Rates that are not given are measured, once."""
+    return request(PLAN, planned_machine(), job, window_groups())
+
+
+def adapting_job(wildcards):
+    """Return the job that adapts a cell or a candidate; its cost depends on the pattern, too."""
+    return adapting_jobs(STUDY, cell_of(wildcards))[0]
+
+
+def request_of_cell(wildcards):
+    """Return what the first attempt at a cell's own steps asks for, which a scheduler may run as one."""
+    jobs = adapting_jobs(STUDY, cell_of(wildcards))
+    return together([*map(first_request, jobs), RECORD])
+
+
+@cache
+def most_of(rule, whole):
+    """Return the most that later attempts at a job may ask Slurm for; no limit elsewhere, and where a
+    file of partitions lets the executor choose one.
+    """
+    file = os.getenv("SNAKEMAKE_SLURM_PARTITIONS")
+    if not on_slurm() or workflow.executor_settings.partition_config or file:
+        return Limits()
+    given = resources_of_profile() | workflow.resource_settings.overwrite_resources.get(rule, {})
+    given = {name: getattr(value, "raw", value) for name, value in given.items()}
+    return cluster().most(given | whole._asdict())
+
+
+def resources_of_profile():
+    """Return the resources that every job has by the profile or the command line."""
+    given = dict((workflow.resource_settings.default_resources or {}).items())
+    return {name: getattr(value, "raw", value) for name, value in given.items()}
+
+
+@cache
+def window_groups():
+    """Return the number of jobs that share the windows of one reconstruction.
+
+    The command line or the profile may set it. Otherwise it is what it was when the study's
+    reconstructions were finished, or else the number of GPUs or nodes decides.
+    """
+    given = workflow.resource_settings.overwrite_scatter
+    if "windows" not in given and not workflow.remote_exec:
+        found = finished_groups(STUDY)
+        if found is None:
+            workers = cluster().count_nodes(resources_of_profile()) if on_slurm() else len(DEVICES)
+            found = groups.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
+        # This passes the number on to jobs that start on other machines.
+        workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
+    return workflow.resource_settings.overwrite_scatter.get("windows", 1)
+
+
+def scheduled_cell(wildcards):
+    """Return the name of the job in which a scheduler runs a cell's own steps one after another.
+
+    Adaptation, evaluation and record would each wait in the queue and start for a minute's work.
+    """
+    return cell_of(wildcards).record_name.removesuffix(".json")
+
+
+def scheduled_windows(wildcards):
+    """Return the same for a job that adapts windows; None if several such jobs run side by side."""
+    return None if window_groups() > 1 else scheduled_cell(wildcards)
