@@ -15,7 +15,7 @@ from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
 from freelunch.audit.published_file import Published, load_published
 from freelunch.audit.verdict_table import verdict_table
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
-from freelunch.cli import audit
+from freelunch.cli.summary import audit_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
 from records_for_tests import PERPLEXITIES, make_records, make_study
@@ -213,7 +213,7 @@ def test_they_stand_apart_at_the_terminal(
     claims: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(audit, "check_sums", lambda *_: None)
+    monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
     study = make_study()
     folder = study.paths.audit
     folder.mkdir(parents=True)
@@ -221,7 +221,7 @@ def test_they_stand_apart_at_the_terminal(
     for published, expected in ((list(claims.values()), ["C1", "C2", "C3", "C3b"]), ([], [])):
         content = {"scope": "here", "claims": [], "published_claims": published}
         write_json(folder / "audit.json", content)
-        _, _, apart = audit.audit_text(study).partition("which carry no intervals:\n")
+        _, _, apart = audit_text(study).partition("which carry no intervals:\n")
         found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
         assert found == expected
 
@@ -231,14 +231,14 @@ def test_each_line_of_the_terminal_names_its_scope(
 ) -> None:
     study = make_study()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(audit, "check_sums", lambda *_: None)
+    monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
     folder = study.paths.audit
     folder.mkdir(parents=True)
     (folder / "index.html").touch()
     of_all = {"title": "So", "verdict": "found", "bearing": "supported"}
     claims = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
     write_json(folder / "audit.json", {"scope": "here", "claims": claims, "published_claims": []})
-    lines = audit.audit_text(study).splitlines()
+    lines = audit_text(study).splitlines()
     assert "C1    found (supported): So [tiny; 3 seeds]" in lines
     assert "C4    found (supported): So" in lines
 

@@ -273,7 +273,7 @@ def test_a_folder_for_token_ids(config: dict[str, Any]) -> None:
     config["texts"]["ids"] = {"source": "tokens", "path": "model"}
     _study(config)["calibration"]["text"] = "ids"
     del _study(config)["evaluation"]["drift"]
-    assert "token ids must be in one file" in refused(config)
+    assert "texts.ids.path: this must be one file" in refused(config)
 
 
 @pytest.mark.parametrize("seed", range(4))

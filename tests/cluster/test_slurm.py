@@ -331,7 +331,10 @@ def test_windows_run_as_an_array(study, finished):
 
 @pytest.mark.parametrize(
     ("resource", "said"),
-    [("slurm_partition=nope", "invalid partition specified: nope"), ("device=cuda", "gres")],
+    [
+        ("slurm_partition=nope", "invalid partition specified: nope"),
+        ("device=cuda", "Requested node configuration"),
+    ],
 )
 def test_a_request_that_slurm_refuses_stops_the_study_at_once(study, resource, said):
     target = without_windows(study)

@@ -220,7 +220,7 @@ def finish_run():
     if "MAKELEVEL" in os.environ:
         return
     try:
-        terminal.tell(story.SUMMARY, summary(STUDY, sys.stderr))
+        terminal.tell(story.SUMMARY, summary(STUDY))
     except UserError as error:
         problem = f"All jobs are done, but the check at the end found a problem:\n{error}"
         terminal.tell(story.STOPPED, problem)

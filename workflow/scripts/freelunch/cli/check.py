@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from freelunch.cli.problems import Problems
-from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError, first_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
@@ -58,22 +57,15 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
     plan = Plan.of(study, machine.device_bytes if machine else None)
-    seen = {name: found for name in study.models if (found := _seen(study, name)) is not None}
-    documents = {
-        name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
-    }
+    seen = {name: model for name in study.models if (model := _look_at(study, name))}
+    documents = {name: each for name in texts_of(study) if (each := _documents(study, name))}
     _check_mixture(study, documents)
     for name in study.tasks.get("tasks", {}):
         task = study.config.tasks[name]
         stock_task(name)
-        if isinstance(task, LocalTask) and not Path(task.path).is_file():
-            raise UserError(
-                "the documents of a task must be in one file",
-                where=f"tasks.{name}.path",
-                found=f"the folder {task.path}",
-                todo="name the file",
-            )
-    if problems := list(dict.fromkeys(_amounts(study, seen, documents))):
+        if isinstance(task, LocalTask):
+            _check_is_file(task.path, f"tasks.{name}.path")
+    if problems := list(dict.fromkeys(_too_short(study, seen, documents))):
         raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
     for name in seen:
         entry = study.model(name)
@@ -88,26 +80,28 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     return _all_is_well(study, plan, machine is not None)
 
 
-def this_machine(device_bytes: int | None) -> Machine:
-    """Return this machine as far as memory goes; its rates are not measured."""
-    return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
-
-
-def _seen(study: Study, name: str) -> SeenModel | None:
+def _look_at(study: Study, name: str) -> SeenModel | None:
     """Look at a model on this machine; None if the study downloads it."""
     entry = study.model(name)
     if not isinstance(entry, LocalModel):
         return None
-    found = model_at(Path(entry.path), f"models.{name}.path")
-    if found.dtype is None and entry.dtype is None:
+    seen = model_at(Path(entry.path), f"models.{name}.path")
+    if seen.dtype is None and entry.dtype is None:
         raise UserError(
             "the model's config.json states no dtype that can be used here",
             where=f"models.{name}.dtype",
-            found=found.config.get("dtype") or found.config.get("torch_dtype") or "none",
+            found=seen.config.get("dtype") or seen.config.get("torch_dtype") or "none",
             expected="float32, bfloat16 or float16",
             todo=f"set `dtype` in the entry of {name}",
         )
-    return found
+    return seen
+
+
+def _check_is_file(path: str, where: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(
+            "this must be one file", where=where, found=f"the folder {path}", todo="name the file"
+        )
 
 
 def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
@@ -115,14 +109,8 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
     entry, where = study.text(name), f"texts.{name}.path"
     if isinstance(entry, LocalText):
         return read_documents(Path(entry.path), entry.format, entry.field, where)
-    if isinstance(entry, Tokens) and not Path(entry.path).is_file():
-        raise UserError(
-            "token ids must be in one file",
-            where=where,
-            found=f"the folder {entry.path}",
-            todo="name the file",
-        )
     if isinstance(entry, Tokens):
+        _check_is_file(entry.path, where)
         names = tensors_in(Path(entry.path), f"correct {where}, or save the token ids again")
         if "input_ids" not in names:
             raise UserError(
@@ -131,8 +119,9 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
                 found=", ".join(first_of(names, 8)) or "no tensor",
                 expected="integers of shape (samples, length) under that name",
             )
+        return None
     fetched = fetched_text(study, name)
-    if isinstance(entry, Tokens) or not fetched or not (fetched / DOCUMENTS).is_file():
+    if not fetched or not (fetched / DOCUMENTS).is_file():
         return None
     return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}", is_fetched=True)
 
@@ -145,7 +134,7 @@ def _check_mixture(study: Study, documents: dict[str, tuple[list[str], bool]]) -
         deque(documents_of_parts(study.calibration.text, read), maxlen=0)
 
 
-def _amounts(
+def _too_short(
     study: Study, seen: dict[str, SeenModel], documents: dict[str, tuple[list[str], bool]]
 ) -> Iterator[str]:
     """Yield the settings for which a text is too short, by each model's tokenizer."""
@@ -154,82 +143,105 @@ def _amounts(
         tokenizer = seen[model].tokenizer if model in seen else None
         if model not in seen and fetched and (fetched / TOKENIZER).is_file():
             tokenizer = read_tokenizer(fetched / TOKENIZER, f"models.{model}")
-        counted = {
-            name: Amounts.of(found, tokenizer, complete)
-            for name, (found, complete) in documents.items()
+        # Of the beginning of a text, nothing follows.
+        complete = {
+            name: Amounts.of(texts, tokenizer)
+            for name, (texts, is_all) in documents.items()
+            if is_all
         }
-        if (text := counted.get(study.perplexity.text)) and text.complete:
+        if text := complete.get(study.perplexity.text):
             yield from _evaluated(study.perplexity_of(model), text)
         sample = study.calibration_of(model)
         if mixture := mixture_of(study):
-            yield from _mixed(study, sample, mixture, counted)
-        elif (text := counted.get(sample.text)) and text.complete:
+            for part in filter(complete.__contains__, mixture.parts):
+                yield from _mixed(study, sample, mixture, part, complete[part])
+        elif text := complete.get(sample.text):
             yield from _drawn(study, sample, text)
 
 
+def _share(text: Amounts) -> float:
+    """Return the share of needed tokens below which a text is refused."""
+    return _COUNTED if text.exact else _ESTIMATED
+
+
 def _evaluated(asked: PerplexitySettings, text: Amounts) -> Iterator[str]:
-    windows = asked.windows or 2
-    if asked.cut != JOINED:
-        yield from _within_documents(asked, text, windows)
-        return
+    windows, where = asked.windows or 2, "study.evaluation.perplexity"
     needed = asked.length + (windows - 1) * (asked.stride or asked.length)
-    if text.tokens < needed * (_COUNTED if text.exact else _ESTIMATED):
-        yield (
-            f"  study.evaluation.perplexity.windows: found {windows} windows of {asked.length} "
-            f"tokens, {needed:,} in all; the text {asked.text} has about {text.tokens:,}"
-        )
-
-
-def _within_documents(asked: PerplexitySettings, text: Amounts, windows: int) -> Iterator[str]:
+    if asked.cut == JOINED:
+        if text.tokens < needed * _share(text):
+            yield (
+                f"  {where}.windows: found {windows} windows of {asked.length} tokens, {needed:,} "
+                f"in all; the text {asked.text} has about {text.tokens:,}"
+            )
+        return
     sure = 1 if text.exact else _ESTIMATED
     counts = [int(tokens / sure) // asked.length for tokens in text.lengths]
     if sum(counts) < windows:
         yield (
-            f"  study.evaluation.perplexity.windows: found {windows} windows of {asked.length} "
-            f"tokens; the documents of the text {asked.text} have about {sum(counts)}"
+            f"  {where}.windows: found {windows} windows of {asked.length} tokens; the documents "
+            f"of the text {asked.text} have about {sum(counts)}"
         )
     elif sum(count > 0 for count in counts) < 2:
         yield (
-            f"  study.evaluation.perplexity.cut: found documents; the text {asked.text} has a "
-            f"single document of {asked.length} tokens, and errors over windows need several; "
-            "expected joined, or a text with more documents"
+            f"  {where}.cut: found documents; only one of the text {asked.text} has {asked.length} "
+            "tokens, and errors over windows need several; expected joined, or more documents"
         )
 
 
 def _drawn(study: Study, asked: Calibration, text: Amounts) -> Iterator[str]:
-    least = asked.length * (1 if text.exact else _ESTIMATED)
-    if not any(length > least for length in text.lengths):
+    if max(text.lengths) <= asked.length * (1 if text.exact else _ESTIMATED):
         yield (
             f"  study.calibration.length: found {asked.length}; the longest document of the text "
             f"{asked.text} has about {max(text.lengths):,} tokens, and a sequence needs a longer "
             "one"
         )
         return
-    held_out = any(map(study.needs_held_out, study.cells))
+    seeds = sorted({cell.seed for cell in study.cells if study.needs_held_out(cell)})
     for key, samples, times in samples_drawn(study):
-        if key == SELECTION and not held_out:
+        if key == SELECTION and not seeds:
             continue
         drawn = samples * asked.length
-        if times * text.tokens < drawn * (_COUNTED if text.exact else _ESTIMATED):
+        if times * text.tokens < drawn * _share(text):
             often = "" if times == 1 else f", each of which may be drawn {times} times"
             yield (
                 f"  {key}: found {samples} sequences of {asked.length} tokens, {drawn:,} in all; "
                 f"the text {asked.text} has about {text.tokens:,}{often}"
             )
-    if not text.longer_than(asked.length):
-        return
-    seeds = {cell.seed for cell in study.cells if study.needs_held_out(cell)}
-    for seed in sorted(seeds):
+    long = text.longer_than(asked.length)
+    for seed in seeds if long else []:
         # An estimate can only tell whether there is a second document at all.
         left = text.left_after(asked.samples, asked.length, seed) if text.exact else None
         if left == 0 or len(text.lengths) == 1:
             yield (
                 f"  study.selection.samples: the calibration sample of seed {seed} touches all of "
-                f"the {text.longer_than(asked.length)} documents of the text {asked.text} that have"
-                f" more than {asked.length} tokens, and held-out text (for drift, searches and "
-                "larger samples) needs others; expected more documents, or a smaller "
+                f"the {long} documents of the text {asked.text} that have more than {asked.length} "
+                "tokens, and held-out text needs others; expected more documents, or a smaller "
                 "study.calibration.samples"
             )
+
+
+def _mixed(
+    study: Study, asked: Calibration, mixture: Mixture, part: str, text: Amounts
+) -> Iterator[str]:
+    """Yield why a part is too short for its share of the largest sample."""
+    length, most, share = asked.length, most_samples(study), mixture.parts[part]
+    where = f"texts.{asked.text}.parts.{part}"
+    long = text.longer_than(int(length * (1 if text.exact else _ESTIMATED)))
+    if long <= 2 * math.ceil(long * mixture.held_out / 2):
+        yield (
+            f"  {where}: {long} documents of more than {length} tokens; expected at least 3: one "
+            "to train on, and two that are held out"
+        )
+        return
+    whole = (1 - mixture.held_out) * sum(tokens // length for tokens in text.lengths) * length
+    needed = share * most * length
+    if whole < needed * _share(text):
+        yield (
+            f"  {where}: {share:g} of {most:,} sequences of {length} tokens come from it, "
+            f"{needed:,.0f} tokens; without the held-out documents, it has about {whole:,.0f} in "
+            "whole sequences, and none is drawn twice; expected a smaller share, fewer sequences, "
+            "or several epochs on them"
+        )
 
 
 def _check_downloads(study: Study) -> None:
@@ -251,33 +263,6 @@ def _check_downloads(study: Study) -> None:
         if problems.are_of_the_hub:
             break
     problems.raise_any("sources cannot be downloaded", study.source)
-
-
-def _mixed(
-    study: Study, asked: Calibration, mixture: Mixture, counted: dict[str, Amounts]
-) -> Iterator[str]:
-    """Yield the parts that are too short for their shares of the largest sample."""
-    length, most = asked.length, most_samples(study)
-    for part, share in mixture.parts.items():
-        text = counted.get(part)
-        if text is None or not text.complete:
-            continue
-        long = text.longer_than(int(length * (1 if text.exact else _ESTIMATED)))
-        if long <= 2 * math.ceil(long * mixture.held_out / 2):
-            yield (
-                f"  texts.{asked.text}.parts.{part}: {long} documents of more than {length} tokens;"
-                " expected at least 3: one to train on, and two that are held out"
-            )
-            continue
-        whole = (1 - mixture.held_out) * sum(tokens // length for tokens in text.lengths) * length
-        needed = share * most * length
-        if whole < needed * (_COUNTED if text.exact else _ESTIMATED):
-            yield (
-                f"  texts.{asked.text}.parts.{part}: {share:g} of {most:,} sequences of {length} "
-                f"tokens come from it, {needed:,.0f} tokens; without the held-out documents, it "
-                f"has about {whole:,.0f} in whole sequences, and none is drawn twice; expected a "
-                "smaller share, fewer sequences, or several epochs on them"
-            )
 
 
 def _check_room(plan: Plan, machine: Machine) -> None:

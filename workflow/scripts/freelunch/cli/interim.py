@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from freelunch.audit.page import page_text
-from freelunch.cli.summary import verdicts_text
+from freelunch.cli.summary import findings
 from freelunch.core.errors import first_of
 from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
@@ -62,9 +62,7 @@ def _lines(study: Study, known: SoFar, audit: dict[str, Any]) -> Iterator[str]:
     others = {*known.records, *known.outdated, *known.waiting}
     if missing := [cell for cell in study.cells if cell not in others]:
         yield f"Not yet: {', '.join(first_of(missing))}."
-    yield audit["answer"]
-    yield f"Scope: {audit['scope']}"
-    yield f"The paper's claims here: {verdicts_text(audit['claims'])}"
+    yield from findings(audit)
     if known.study.is_unfinished:
         yield "Verdicts may change with each cell that finishes."
     yield f"page    {study.paths.interim / PAGE}"

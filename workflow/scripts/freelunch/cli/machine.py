@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from freelunch.core.devices import device_text, visible_devices
+from freelunch.core.devices import device_text, memory_bytes, visible_devices
 from freelunch.costs.machine import Learnt, Machine, read_gigabytes
 from freelunch.records.rates import learnt_rate
 
@@ -48,6 +48,11 @@ def assumed_machine(device: int | None) -> Machine:
         device: As `machine_of` takes it.
     """
     return Machine.assumed(device, _learnt(device))
+
+
+def this_machine(device_bytes: int | None) -> Machine:
+    """Return this machine as far as memory goes; its rates are not measured."""
+    return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
 
 
 def _learnt(device: int | None) -> Learnt | None:

@@ -6,37 +6,20 @@ Commands that read results import what they need when they run: scipy and the wr
 would double the time that a plan takes to start.
 """
 
+import inspect
 import shlex
 import sys
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-# The classes of usage errors are public in click, but not in typer, which has its own copy.
-from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
-
 from freelunch.cli import terminal
-from freelunch.cli.check import check_study, this_machine
-from freelunch.cli.machine import assumed_machine, device_of, machine_of
+from freelunch.cli.check import check_study
+from freelunch.cli.machine import assumed_machine, device_of, machine_of, this_machine
 from freelunch.cli.new import write_study
-from freelunch.cli.options import (
-    DEFAULT,
-    Claims,
-    Command,
-    Cores,
-    DeviceMemory,
-    Disk,
-    Elsewhere,
-    Force,
-    Models,
-    Network,
-    Profile,
-    Scatter,
-    Seeds,
-    Study,
-    Tflops,
-)
 from freelunch.cli.pin import pin_study
 from freelunch.cli.run import (
     LOCAL,
@@ -46,14 +29,16 @@ from freelunch.cli.run import (
     snakemake_command,
 )
 from freelunch.core.disk import disk_error
-from freelunch.core.errors import UserError, mend
+from freelunch.core.errors import DEFAULT_STUDY, UserError, mend, nearest
 from freelunch.costs.device_table import device_table
-from freelunch.costs.machine import read_gigabytes
+from freelunch.costs.machine import read_gigabytes, read_rate, read_tflops
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.study.choice import open_study, part_of, read_study
+from freelunch.study.config import Part
 from freelunch.study.reference import reference
 from freelunch.study.schema import schema_text
+from freelunch.study.steps import RULES
 from freelunch.study.study import Study as Opened
 
 # Without colours and frames, help and errors are plain text everywhere.
@@ -73,62 +58,166 @@ app = typer.Typer(
       freelunch audit studies/mine-notes.yaml    prints the verdicts and the page's path
 
     Without STUDY, commands use config.yaml. Exit status: 0 done, 1 error, 2 wrong usage; `run`
-    passes on Snakemake's. Completion of commands, studies and rules: --install-completion.""",
+    passes on Snakemake's. Completion of commands and studies: --install-completion.""",
 )
-command = partial(app.command, cls=Command)
 
 
 def main() -> int:
     """Run one command; return the exit status."""
+    words, options = sys.argv[1:], []
     # What follows `--` is Snakemake's.
-    given, _, options = _partition(sys.argv[1:], "--")
+    if words[:1] == ["run"] and "--" in words:
+        place = words.index("--")
+        words, options = words[:place], words[place + 1 :]
     try:
-        if options and given[:1] != ["run"]:
-            raise UsageError("Options after -- are Snakemake's, which only `freelunch run` starts")
-        status = app(given, prog_name="freelunch", standalone_mode=False, obj=options)
-    except NoArgsIsHelpError as shown:
-        print(shown.format_message(), file=sys.stderr)  # noqa: T201
-        return 2
-    except ClickException as error:
-        print(f"error: {_usage(error, given)}", file=sys.stderr)  # noqa: T201
-        return 2
+        app(words, prog_name="freelunch", obj=options)
+    except SystemExit as ended:
+        return int(ended.code or 0)
     except UserError as error:
-        print(f"error: {_printable(error)}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _told(error)
     except OSError as error:
         if (known := disk_error(error)) is None:
             raise
-        print(f"error: {_printable(known)}", file=sys.stderr)  # noqa: T201
-        return 1
-    return status or 0
+        return _told(known)
+    return 0
 
 
-def _printable(error: UserError) -> str:
-    """Return a message whose control characters, which files can bring, reach no terminal."""
-    return "".join(
+def _told(error: UserError) -> int:
+    """Tell an error without control characters, which files can bring; return the exit status."""
+    text = "".join(
         each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in str(error)
     )
+    print(f"error: {text}", file=sys.stderr)  # noqa: T201
+    return 1
 
 
-def _partition(words: list[str], at: str) -> tuple[list[str], list[str], list[str]]:
-    place = words.index(at) if at in words else len(words)
-    return words[:place], words[place : place + 1], words[place + 1 :]
+# --- Arguments and options that several commands share
 
 
-def _usage(error: ClickException, given: list[str]) -> str:
-    """Return a usage error and a hint in one line."""
-    said = " ".join(error.format_message().split()).rstrip(".?")
-    said, asked, meant = said.partition("Did you mean ")
-    said += asked + " or ".join(meant.rsplit(", ", 1))
-    then = "?" if asked else ";"
-    names = [each.name for each in app.registered_commands]
-    if given and given[0] in names:
-        return f"{said}{then} `freelunch {given[0]} --help` shows how"
-    return f"{said}{then} `freelunch --help` lists the commands"
+def _studies(incomplete: str) -> Iterator[str]:
+    """Yield the study files here that begin like this, for completion."""
+    for path in (Path(DEFAULT_STUDY), *sorted(Path("studies").glob("*.yaml"))):
+        if path.is_file() and str(path).startswith(incomplete):
+            yield str(path)
 
 
-@command("new")
-def new_command(
+def _tflops(text: str) -> float:
+    """Return a rate in TFLOP/s."""
+    return read_tflops(text, "--tflops") / 1e12
+
+
+def _rules(text: str) -> str:
+    """Return names of rules, separated by spaces."""
+    for name in text.split():
+        if name not in RULES:
+            raise typer.BadParameter(f"found {name}; expected {nearest(name, RULES)}")
+    return text
+
+
+def _bytes_per_s(text: str) -> float:
+    try:
+        return read_rate(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+DEFAULT = Path(DEFAULT_STUDY)
+Study = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="The study's file.", autocompletion=_studies)
+]
+Models = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Only these models, such as opt-125m,opt-1.3b."),
+]
+Claims = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Only the grids of these claims, such as C1,C3."),
+]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="NUMBERS", help="Only these seeds, such as 0,1.")
+]
+Cores = Annotated[str, typer.Option(metavar="N", help="Cores of this machine to use, or all.")]
+Profile = Annotated[
+    str,
+    typer.Option(
+        metavar="PROFILE",
+        help="A folder in workflow/profiles, such as slurm, or another's path.",
+    ),
+]
+Scatter = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="How many jobs share a reconstruction's windows."),
+]
+Tflops = Annotated[
+    float | None,
+    typer.Option(
+        parser=_tflops,
+        metavar="N",
+        help="TFLOP/s of the machine that will run it. Default: measured on this one.",
+    ),
+]
+Disk = Annotated[
+    float | None,
+    typer.Option(
+        parser=_bytes_per_s,
+        metavar="RATE",
+        help="How fast its disk reads and writes, such as 500MB/s. Default: measured on this one.",
+    ),
+]
+Network = Annotated[
+    float | None,
+    typer.Option(
+        parser=_bytes_per_s, metavar="RATE", help="How fast its network is. Default: 100MB/s."
+    ),
+]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(metavar="GB", help="Memory of the GPU. Default: that of this machine's GPU."),
+]
+Elsewhere = Annotated[
+    bool,
+    typer.Option("--elsewhere", help="The study runs on another machine: ignore this one."),
+]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The study that a command is about, or a part of it.
+
+    Attributes:
+        path: The study's file.
+        part: The part; None for what the file says.
+    """
+
+    path: Path
+    part: Part | None
+
+    def open(self, pinned: bool = True) -> Opened:
+        """Return the study with its pinned commits."""
+        return open_study(self.path, self.part, pinned)
+
+    def read(self) -> Opened:
+        """Return the study as it is written."""
+        return read_study(self.path, self.part)
+
+
+def command_of_study(function: Callable[[Chosen], None]) -> Callable[[Chosen], None]:
+    """Make a command of a function of a study, with its name and its docstring as help."""
+
+    def command(
+        study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+    ) -> None:
+        function(Chosen(study, part_of(models, claims, seeds)))
+
+    app.command(function.__name__, help=inspect.getdoc(function))(command)
+    return function
+
+
+# --- Commands
+
+
+@app.command()
+def new(
     model: Annotated[
         str,
         typer.Argument(
@@ -161,7 +250,7 @@ def new_command(
     comments, and shows the plan. How busy the machine is does not matter. It runs nothing, and
     never overwrites an existing study.
     """
-    device, said = (None, "") if elsewhere else device_of(None, None)
+    device, computes = (None, "") if elsewhere else device_of(None, None)
     machine = None if elsewhere else assumed_machine(device)
     written = write_study(model, text, name, evaluation, machine)
     for line in written.about:
@@ -173,29 +262,27 @@ def new_command(
             f"Describe it to see one:\n  make plan STUDY={path} TFLOPS=400 DEVICE_MEMORY=80"
         )
         return
-    terminal.show(plan_text(Plan.of(open_study(written.path), device, said), machine))
+    terminal.show(plan_text(Plan.of(open_study(written.path), device, computes), machine))
     terminal.show(
         f"Written: {path}. Look at it, then run it: make study STUDY={path}\n"
         f"(or, in the activated environment: freelunch run {path})"
     )
 
 
-@command("pin")
-def pin_command(
-    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
-) -> None:
+@command_of_study
+def pin(chosen: Chosen) -> None:
     """Pin a study's branches and tags to commits.
 
     A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
     its commit, since branches move. This asks the hub for it, and writes it into a file beside the
     study. Pins that are already there stay.
     """
-    for line in pin_study(read_study(study, part_of(models, claims, seeds))):
+    for line in pin_study(chosen.read()):
         terminal.show(line)
 
 
-@command("check")
-def check_command(
+@app.command()
+def check(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
@@ -213,8 +300,8 @@ def check_command(
     _check(opened, device_memory, elsewhere, fetches=not elsewhere)
 
 
-@command("plan")
-def plan_command(
+@app.command()
+def plan(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
@@ -229,13 +316,13 @@ def plan_command(
     It shows what a study will run, and runs nothing.
     """
     opened = read_study(study, part_of(models, claims, seeds))
-    device, said = device_of(device_memory, tflops)
+    device, computes = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
-    terminal.show(plan_text(Plan.of(opened, device, said), machine))
+    terminal.show(plan_text(Plan.of(opened, device, computes), machine))
 
 
-@command("run")
-def run_command(
+@app.command()
+def run(
     context: typer.Context,
     study: Study = DEFAULT,
     models: Models = None,
@@ -243,12 +330,19 @@ def run_command(
     seeds: Seeds = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
-    force: Force = None,
+    force: Annotated[
+        str | None,
+        typer.Option(
+            parser=_rules,
+            metavar="RULE",
+            help="Run a rule again, and all that follows from it.",
+        ),
+    ] = None,
     scatter: Scatter = None,
     tflops: Tflops = None,
     device_memory: DeviceMemory = None,
     elsewhere: Elsewhere = False,
-) -> int:
+) -> None:
     """Check, run and summarise a study.
 
     The same command resumes a study that was stopped. Options for Snakemake come after --:
@@ -256,38 +350,36 @@ def run_command(
     \b
       freelunch run STUDY -- --dry-run
     """
-    check_options(context.obj or [])
+    options: list[str] = context.obj
+    check_options(options)
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
-    part = part_of(models, claims, seeds)
-    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
+    chosen = Chosen(study, part_of(models, claims, seeds))
+    command = snakemake_command(
+        str(study), profile, cores, scatter, tflops, device_memory, chosen.part
+    )
     # Downloads run here, also if jobs run elsewhere.
-    _check(open_study(study, part), device_memory, elsewhere, fetches=True)
-    started[1:1] = ["--forcerun", *force.split()] if force else []
-    started += context.obj or []
+    _check(chosen.open(), device_memory, elsewhere, fetches=True)
+    command[1:1] = ["--forcerun", *force.split()] if force else []
     # With options for Snakemake, the command may run only a part of the study, or nothing.
-    status = run_snakemake(started, summary=bool(context.obj))
-    if status == 0 and not context.obj:
+    status = run_snakemake([*command, *options], summary=bool(options))
+    if status == 0 and not options:
         print()  # noqa: T201
-        _show_summary(open_study(study, part))
-    return status
+        _show_summary(chosen.open())
+    raise typer.Exit(status)
 
 
-@command("summary")
-def summary_command(
-    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
-) -> None:
+@command_of_study
+def summary(chosen: Chosen) -> None:
     """Show what a study found, in a few lines."""
     from freelunch.reporting.whole import check_finished
 
-    opened = open_study(study, part_of(models, claims, seeds))
-    check_finished(opened)
-    _show_summary(opened)
+    study = chosen.open()
+    check_finished(study)
+    _show_summary(study)
 
 
-@command("interim")
-def interim_command(
-    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
-) -> None:
+@command_of_study
+def interim(chosen: Chosen) -> None:
     """Show the results of the finished cells of an unfinished study.
 
     It writes their tables, figures and verdicts, and a page that shows them, to the folder
@@ -295,38 +387,34 @@ def interim_command(
     """
     from freelunch.cli.interim import interim_text
 
-    terminal.show(interim_text(open_study(study, part_of(models, claims, seeds))))
+    terminal.show(interim_text(chosen.open()))
 
 
-@command("audit")
-def audit_command(
-    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
-) -> None:
+@command_of_study
+def audit(chosen: Chosen) -> None:
     """Show the verdicts, and the path of their page."""
-    from freelunch.cli.audit import audit_text
+    from freelunch.cli.summary import audit_text
 
-    terminal.show(audit_text(open_study(study, part_of(models, claims, seeds))))
+    terminal.show(audit_text(chosen.open()))
 
 
-@command("verify")
-def verify_command(
-    study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
-) -> None:
+@command_of_study
+def verify(chosen: Chosen) -> None:
     """Say what is damaged or missing in a study.
 
     It reads all that the study made. The exit status is 1 if anything is damaged or missing.
     """
     from freelunch.cli.verify import verify
 
-    opened = open_study(study, part_of(models, claims, seeds))
-    lines, whole = verify(opened)
+    study = chosen.open()
+    lines, whole = verify(study)
     print(lines)  # noqa: T201
     if not whole:
-        raise UserError("the results are not whole", where=opened.paths.root, todo=mend())
+        raise UserError("the results are not whole", where=study.paths.root, todo=mend())
 
 
-@command("repair")
-def repair_command(
+@app.command()
+def repair(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
@@ -341,12 +429,12 @@ def repair_command(
     from freelunch.cli.verify import repair
 
     part = part_of(models, claims, seeds)
-    started = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
-    repair(open_study(study, part), [*started, "--"])
+    command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
+    repair(open_study(study, part), [*command, "--"])
 
 
-@command("tidy")
-def tidy_command(
+@app.command()
+def tidy(
     study: Study = DEFAULT,
     models: Models = None,
     claims: Claims = None,
@@ -368,8 +456,8 @@ def tidy_command(
     terminal.show(tidy(opened, dry_run))
 
 
-@command("compare")
-def compare_command(
+@app.command()
+def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A study, its results, or records.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
 ) -> None:
@@ -380,8 +468,8 @@ def compare_command(
     print(comparison_text(compare_runs(*runs)))  # noqa: T201
 
 
-@command("devices")
-def devices_command(
+@app.command()
+def devices(
     device_memory: Annotated[
         list[str],
         typer.Option(metavar="GB", help="Memory of a GPU; give it once for each size."),
@@ -395,26 +483,26 @@ def devices_command(
     network: Network = None,
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
-    sizes = [read_gigabytes(given, "--device-memory") for given in device_memory]
+    sizes = [read_gigabytes(size, "--device-memory") for size in device_memory]
     opened = read_study(study, part_of(models, claims, seeds))
     table = device_table(opened, machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 
 
-@command("name")
-def name_command(study: Study = DEFAULT) -> None:
+@app.command()
+def name(study: Study = DEFAULT) -> None:
     """Print a study's name."""
     print(read_study(study).name)  # noqa: T201
 
 
-@command("schema")
-def schema_command() -> None:
+@app.command()
+def schema() -> None:
     """Print the JSON Schema of a study's file."""
     print(schema_text(), end="")  # noqa: T201
 
 
-@command("settings")
-def settings_command() -> None:
+@app.command()
+def settings() -> None:
     """Print the reference of all settings."""
     print(reference(), end="")  # noqa: T201
 
@@ -422,7 +510,7 @@ def settings_command() -> None:
 def _show_summary(study: Opened) -> None:
     from freelunch.cli.summary import summary
 
-    terminal.show(summary(study, sys.stdout))
+    terminal.show(summary(study))
 
 
 def _check(study: Opened, device_memory: str | None, elsewhere: bool, fetches: bool) -> None:

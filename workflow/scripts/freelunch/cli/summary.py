@@ -1,35 +1,55 @@
-"""What a finished study found, in a few lines for the terminal."""
+"""What a study found, in a few lines for the terminal: finished, audited, or unfinished."""
 
 import json
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.verdicts import VERDICTS
-from freelunch.cli import terminal
 from freelunch.cli.verify import check_whole
+from freelunch.core.sums import check_sums
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import means_over_seeds
+from freelunch.reporting.derived import AUDIT_SUMS, PAGE, audit_files
 from freelunch.reporting.formatting import rounded
+from freelunch.reporting.whole import check_finished
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
-LINES = 15
-# The columns of a line if no terminal says how many it has.
-LINE = 100
+# How many rows of best cells are shown at most.
+_ROWS = 4
 _KINDS = ("pruned", "reconstructed", "retrained")
 _NOTHING = "-"
 
 
-def summary(study: Study, stream: IO[str]) -> str:
-    """Return what a finished study found, in at most fifteen lines that fit the terminal.
+def audit_text(study: Study) -> str:
+    """Return a line for each claim, and below them the page with the evidence.
 
-    Args:
-        study: The study.
-        stream: Where it will be shown.
+    A line says what was found, in brackets what that says of the claim, and at its end the scope.
+    What published tables say of the claims stands apart.
+
+    Raises:
+        UserError: The study has no audit, it was edited since, or a file of the audit is damaged.
+    """
+    root = study.paths.root
+    check_finished(study)
+    check_sums(root / AUDIT_SUMS, root, audit_files(study))
+    audit = _audit_of(study)
+    lines = [f"Scope: {audit['scope']}", ""]
+    for claim in audit["claims"]:
+        scope = f" [{claim['scope']}]" if claim["scope"] else ""
+        verdict = f"{claim['id']:<5} {claim['verdict']} ({claim['bearing']})"
+        lines.append(f"{verdict}: {claim['title']}{scope}")
+    if published := audit["published_claims"]:
+        lines += ["", "The same claims in published tables, which carry no intervals:"]
+        lines += [f"{claim['id']:<5} {claim['verdict']}" for claim in published]
+    return "\n".join([*lines, "", f"The page with the evidence: {root / PAGE}"])
+
+
+def summary(study: Study) -> str:
+    """Return what a finished study found.
 
     Raises:
         UserError: A record is missing, or was made with other than the current settings; or
@@ -37,110 +57,48 @@ def summary(study: Study, stream: IO[str]) -> str:
     """
     records = load_records(study)
     check_whole(study)
-    return summary_text(study, records, terminal.width_of(stream) or LINE)
+    return summary_text(study, records)
 
 
-def summary_text(study: Study, records: Records, width: int = LINE) -> str:
+def summary_text(study: Study, records: Records) -> str:
     """Return what was found, its scope, the best cell of each kind, the verdicts, and where all is.
-
-    On a narrow terminal, or with many cells, less important lines make room: what was found and its
-    scope go last.
 
     Args:
         study: A study whose audit is made.
         records: The record of each of its cells.
-        width: The columns of a line, which only paths may exceed.
     """
-    paths = study.paths
-    audit = json.loads((paths.audit / "audit.json").read_text(encoding="utf-8"))
-    claims = audit["claims"]
-    in_tables = verdicts_text(audit["published_claims"])
-    of_kind = f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):"
-    parts = {
-        "finished": _wrapped(f"The study `{study.name}` ({study.source}) is finished.", width),
-        "answer": _wrapped(audit["answer"], width),
-        "scope": _wrapped(f"Scope: {audit['scope']}", width),
-        "kinds": _wrapped(of_kind, width),
-        "best": [],
-        "claims": _wrapped(f"The paper's claims here: {verdicts_text(claims)}", width),
-        "bearing": _wrapped(
-            f"What that says of the paper's claims: {_grouped(claims, 'bearing')}", width
-        ),
-        "published": _wrapped(f"In published tables: {in_tables}", width) if in_tables else [],
-        "page": _wrapped(f"page         {paths.audit / 'index.html'}", width),
-        "tables": _wrapped(
-            f"tables       {paths.tables / 'summary.md'}, and more beside it", width
-        ),
-        "checkpoints": _wrapped(f"checkpoints  {Path(paths.root) / 'checkpoints'}", width),
-        "next": _wrapped(
+    paths, audit = study.paths, _audit_of(study)
+    tables = paths.tables / "summary.md"
+    lines = [
+        f"The study `{study.name}` ({study.source}) is finished.",
+        *findings(audit),
+        f"What that says of the paper's claims: {_grouped(audit['claims'], 'bearing')}",
+    ]
+    if published := audit["published_claims"]:
+        lines.append(f"In published tables: {verdicts_text(published)}")
+    heads, *rows = _best(study, means_over_seeds(records))
+    more = [f"  and {len(rows) - _ROWS} more: {tables}"] if len(rows) > _ROWS else []
+    return "\n".join(
+        [
+            *lines,
+            f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):",
+            *_columns([heads, *rows[:_ROWS]]),
+            *more,
+            f"page         {paths.root / PAGE}",
+            f"tables       {tables}, and more beside it",
+            f"checkpoints  {Path(paths.root) / 'checkpoints'}",
             f"Next: open the page, or edit {study.source} and run the same command: only what "
             "depends on the edit runs.",
-            width,
-        ),
-    }
-    rows = _table(_best(study, means_over_seeds(records)), width)
-    for key in ("next", "published", "checkpoints", "tables", "bearing"):
-        if sum(map(len, [*parts.values(), *rows])) > LINES:
-            parts[key] = []
-    room = LINES - sum(map(len, parts.values()))
-    parts["best"] = _first(rows, room, f"  and NUMBER more: {paths.tables / 'summary.md'}", width)
-    for keys in (("kinds", "best"), ("scope",), ("answer",)):
-        if sum(map(len, parts.values())) > LINES:
-            parts |= {key: [] for key in keys}
-    return "\n".join(line for lines in parts.values() for line in lines)
-
-
-def _first(rows: Sequence[Sequence[str]], room: int, more: str, width: int) -> list[str]:
-    """Return the lines of the first rows that have room, and how many more there are."""
-    shown = list(rows)
-    said: list[str] = []
-    while len(shown) > 1 and sum(map(len, shown)) + len(said) > room:
-        shown.pop()
-        said = _wrapped(more.replace("NUMBER", str(len(rows) - len(shown))), width)
-    return [*(line for lines in shown for line in lines), *said]
-
-
-def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a row for each pruned model and pattern, below a row of headings."""
-    dense = {mean["model"]: _number(mean) for mean in means if not _is_pruned(mean)}
-    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for mean in filter(_is_pruned, means):
-        of_kind = found.setdefault((mean["model"], mean["pattern"]), {})
-        kind = _kind(study, mean["adaptation"])
-        if kind not in of_kind or _order(mean) < _order(of_kind[kind]):
-            of_kind[kind] = mean
-    rows = [["model", "pattern", "dense", *_KINDS]]
-    for (model, pattern), of_kind in found.items():
-        best = [_named(of_kind[kind]) if kind in of_kind else _NOTHING for kind in _KINDS]
-        rows.append([model, pattern, dense.get(model, _NOTHING), *best])
-    if not found:
-        rows = [["model", "dense"], *([model, number] for model, number in dense.items())]
-    return rows
-
-
-def _table(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """Return the lines of each row: one, in columns, or if that is too wide, the row as a text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"  {'  '.join(f'{cell:<{size}}' for cell, size in zip(row, widths, strict=True))}".rstrip()
-        for row in rows
-    ]
-    if max(map(len, lines)) <= width:
-        return [[line] for line in lines]
-    heads, *others = rows
-    texts = (
-        ", ".join(
-            f"{head} {cell}" if at else cell
-            for at, (head, cell) in enumerate(zip(heads, row, strict=True))
-            if cell != _NOTHING
-        )
-        for row in others
+        ]
     )
+
+
+def findings(audit: Mapping[str, Any]) -> list[str]:
+    """Return the answer of an audit, its scope, and its verdicts, a line each."""
     return [
-        textwrap.wrap(
-            text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-        )
-        for text in texts
+        audit["answer"],
+        f"Scope: {audit['scope']}",
+        f"The paper's claims here: {verdicts_text(audit['claims'])}",
     ]
 
 
@@ -148,6 +106,12 @@ def verdicts_text(claims: Sequence[Mapping[str, Any]]) -> str:
     """Return the claims of an audit by their verdict."""
     in_order = sorted(claims, key=lambda claim: VERDICTS.index(claim["verdict"]))
     return _grouped(in_order, "verdict")
+
+
+def _audit_of(study: Study) -> Mapping[str, Any]:
+    path = study.paths.audit / "audit.json"
+    audit: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return audit
 
 
 def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
@@ -158,15 +122,27 @@ def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
     return "; ".join(f"{value}: {', '.join(ids)}" for value, ids in named.items())
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    # Names of models and paths are not broken.
-    return textwrap.wrap(
-        text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row for each pruned model and pattern, below a row of headings."""
+    dense = {mean["model"]: _number(mean) for mean in means if mean["criterion"] == "dense"}
+    best: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for mean in means:
+        if mean["criterion"] != "dense":
+            of_kind = best.setdefault((mean["model"], mean["pattern"]), {})
+            kind = _kind(study, mean["adaptation"])
+            of_kind[kind] = min(of_kind.get(kind, mean), mean, key=_order)
+    if not best:
+        return [["model", "dense"], *([model, number] for model, number in dense.items())]
+    rows = [["model", "pattern", "dense", *_KINDS]]
+    for (model, pattern), of_kind in best.items():
+        named = [_named(of_kind[kind]) if kind in of_kind else _NOTHING for kind in _KINDS]
+        rows.append([model, pattern, dense.get(model, _NOTHING), *named])
+    return rows
 
 
-def _is_pruned(mean: Mapping[str, Any]) -> bool:
-    return bool(mean["criterion"] != "dense")
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [f"  {'  '.join(map(str.ljust, row, widths))}".rstrip() for row in rows]
 
 
 def _kind(study: Study, adaptation: str) -> str:
