@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 import subprocess
 import sys
 import time
@@ -320,34 +319,6 @@ def test_a_terminal_has_a_bar_and_the_running_jobs_below_it(events, clock):
     shown = stream.getvalue()
     assert "1 of 2 jobs, 62 %, about 18 s left" in shown
     assert "evaluate_cell m/wanda-u50/recon_block/seed0  15/30 blocks, 9 s gone, 9 s left" in shown
-
-
-def test_nothing_exceeds_a_narrow_terminal(events, clock, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    stream, story = Terminal(), Story()
-    screen = Screen(story, stream, colours=False)
-    cell = CELL | {"model": "smollm2-135m", "adaptation": "recon_attention_mlp"}
-    screen.show_bar()
-    told(story, events.began(), events.plan({1: 3.0, 2: 1.0}))
-    (line,) = story.tell(events.job(1, "reconstruct_window", **cell))
-    screen.say(line)
-    events.writes(1, "INFO freelunch: 15/30 windows, 9 s gone, 9 s left")
-    screen.hide_bar()
-    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue())
-    lines = [each.rstrip() for each in re.split(r"[\r\n]", shown)]
-    assert max(map(len, lines)) <= 80
-    assert "smollm2-135m/wanda-u50/recon_attention_mlp/seed0" in lines
-    assert any("\u2026  15/30 windows, 9 s gone, 9 s left" in each for each in lines)
-
-
-def test_what_people_copy_stays_whole():
-    command = "    make study" + 30 * " word"
-    assert terminal.fitted(command, 40) == command
-    assert terminal.fitted("a\n  " + 9 * "word ", 20).splitlines() == [
-        "a",
-        "  word word word",
-        *2 * ["    word word word"],
-    ]
 
 
 @pytest.mark.parametrize(

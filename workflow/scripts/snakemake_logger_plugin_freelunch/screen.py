@@ -43,13 +43,12 @@ class Screen:
         self._live: Live | None = None
 
     def say(self, line: str) -> None:
-        """Write a line above the bar. Only a job's line is broken where it exceeds the terminal."""
+        """Write a line above the bar."""
         text = Text(line)
         job_line = _JOB_LINE.match(line)
         if job_line and job_line[1] in _COLOURS:
             text.stylize(_COLOURS[job_line[1]], *job_line.span(1))
-        broken = job_line is not None and self._console.is_terminal
-        self._console.print(text, soft_wrap=not broken)
+        self._console.print(text, soft_wrap=True)
 
     def show_bar(self) -> None:
         """Show the bar from now on, if this is a terminal."""

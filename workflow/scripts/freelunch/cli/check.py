@@ -4,10 +4,10 @@ If small files show that a step would stop minutes or hours later, the check ref
 It reads no tensor, but the headers of weights.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from freelunch.cli.problems import Problems
 from freelunch.core.errors import UserError, first_of
@@ -29,12 +29,11 @@ from freelunch.data.seen_text import read_documents
 from freelunch.data.stock_tasks import stock_task
 from freelunch.data.text_amounts import Amounts
 from freelunch.records.read import is_finished
-from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.mixtures import mixture_of, most_samples, texts_of
 from freelunch.study.pins import hub_entries, pin_command, unpinned
-from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
-from freelunch.study.steps import DOCUMENTS, JOINED
+from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
 
 # The share of the needed tokens below which a text is refused. A count misses the tokens that join
@@ -134,6 +133,48 @@ def _check_mixture(study: Study, documents: dict[str, tuple[list[str], bool]]) -
         deque(documents_of_parts(study.calibration.text, read), maxlen=0)
 
 
+class _Need(NamedTuple):
+    """What a setting needs of a text.
+
+    Attributes:
+        where: The setting.
+        text: The text's name.
+        sequences: Sequences of token ids.
+        length: Tokens in each.
+        tokens: Tokens in all.
+        times: How often each may be drawn.
+    """
+
+    where: str
+    text: str
+    sequences: int
+    length: int
+    tokens: float
+    times: int = 1
+
+
+def _needs(study: Study, model: str) -> Iterator[_Need]:
+    """Yield what the settings of a model need of the texts. The jobs that draw samples check more,
+    such as how many documents are long enough.
+    """
+    asked = study.perplexity_of(model)
+    windows = asked.windows or 2
+    tokens = asked.length + (windows - 1) * (asked.stride or asked.length)
+    yield _Need("study.evaluation.perplexity", asked.text, windows, asked.length, tokens)
+    sample = study.calibration_of(model)
+    if mixture := mixture_of(study):
+        most = most_samples(study)
+        for part, share in mixture.parts.items():
+            needed = share * most * sample.length / (1 - mixture.held_out)
+            yield _Need(f"texts.{sample.text}.parts.{part}", part, most, sample.length, needed)
+        return
+    held_out = any(map(study.needs_held_out, study.cells))
+    for key, samples, times in samples_drawn(study):
+        if key != SELECTION or held_out:
+            tokens = samples * sample.length
+            yield _Need(key, sample.text, samples, sample.length, tokens, times)
+
+
 def _too_short(
     study: Study, seen: dict[str, SeenModel], documents: dict[str, tuple[list[str], bool]]
 ) -> Iterator[str]:
@@ -143,105 +184,25 @@ def _too_short(
         tokenizer = seen[model].tokenizer if model in seen else None
         if model not in seen and fetched and (fetched / TOKENIZER).is_file():
             tokenizer = read_tokenizer(fetched / TOKENIZER, f"models.{model}")
-        # Of the beginning of a text, nothing follows.
-        complete = {
+        # From the beginning of a text, nothing follows.
+        amounts = {
             name: Amounts.of(texts, tokenizer)
             for name, (texts, is_all) in documents.items()
             if is_all
         }
-        if text := complete.get(study.perplexity.text):
-            yield from _evaluated(study.perplexity_of(model), text)
-        sample = study.calibration_of(model)
-        if mixture := mixture_of(study):
-            for part in filter(complete.__contains__, mixture.parts):
-                yield from _mixed(study, sample, mixture, part, complete[part])
-        elif text := complete.get(sample.text):
-            yield from _drawn(study, sample, text)
-
-
-def _share(text: Amounts) -> float:
-    """Return the share of needed tokens below which a text is refused."""
-    return _COUNTED if text.exact else _ESTIMATED
-
-
-def _evaluated(asked: PerplexitySettings, text: Amounts) -> Iterator[str]:
-    windows, where = asked.windows or 2, "study.evaluation.perplexity"
-    needed = asked.length + (windows - 1) * (asked.stride or asked.length)
-    if asked.cut == JOINED:
-        if text.tokens < needed * _share(text):
-            yield (
-                f"  {where}.windows: found {windows} windows of {asked.length} tokens, {needed:,} "
-                f"in all; the text {asked.text} has about {text.tokens:,}"
-            )
-        return
-    sure = 1 if text.exact else _ESTIMATED
-    counts = [int(tokens / sure) // asked.length for tokens in text.lengths]
-    if sum(counts) < windows:
-        yield (
-            f"  {where}.windows: found {windows} windows of {asked.length} tokens; the documents "
-            f"of the text {asked.text} have about {sum(counts)}"
-        )
-    elif sum(count > 0 for count in counts) < 2:
-        yield (
-            f"  {where}.cut: found documents; only one of the text {asked.text} has {asked.length} "
-            "tokens, and errors over windows need several; expected joined, or more documents"
-        )
-
-
-def _drawn(study: Study, asked: Calibration, text: Amounts) -> Iterator[str]:
-    if max(text.lengths) <= asked.length * (1 if text.exact else _ESTIMATED):
-        yield (
-            f"  study.calibration.length: found {asked.length}; the longest document of the text "
-            f"{asked.text} has about {max(text.lengths):,} tokens, and a sequence needs a longer "
-            "one"
-        )
-        return
-    seeds = sorted({cell.seed for cell in study.cells if study.needs_held_out(cell)})
-    for key, samples, times in samples_drawn(study):
-        if key == SELECTION and not seeds:
-            continue
-        drawn = samples * asked.length
-        if times * text.tokens < drawn * _share(text):
-            often = "" if times == 1 else f", each of which may be drawn {times} times"
-            yield (
-                f"  {key}: found {samples} sequences of {asked.length} tokens, {drawn:,} in all; "
-                f"the text {asked.text} has about {text.tokens:,}{often}"
-            )
-    long = text.longer_than(asked.length)
-    for seed in seeds if long else []:
-        # An estimate can only tell whether there is a second document at all.
-        left = text.left_after(asked.samples, asked.length, seed) if text.exact else None
-        if left == 0 or len(text.lengths) == 1:
-            yield (
-                f"  study.selection.samples: the calibration sample of seed {seed} touches all of "
-                f"the {long} documents of the text {asked.text} that have more than {asked.length} "
-                "tokens, and held-out text needs others; expected more documents, or a smaller "
-                "study.calibration.samples"
-            )
-
-
-def _mixed(
-    study: Study, asked: Calibration, mixture: Mixture, part: str, text: Amounts
-) -> Iterator[str]:
-    """Yield why a part is too short for its share of the largest sample."""
-    length, most, share = asked.length, most_samples(study), mixture.parts[part]
-    where = f"texts.{asked.text}.parts.{part}"
-    long = text.longer_than(int(length * (1 if text.exact else _ESTIMATED)))
-    if long <= 2 * math.ceil(long * mixture.held_out / 2):
-        yield (
-            f"  {where}: {long} documents of more than {length} tokens; expected at least 3: one "
-            "to train on, and two that are held out"
-        )
-        return
-    whole = (1 - mixture.held_out) * sum(tokens // length for tokens in text.lengths) * length
-    needed = share * most * length
-    if whole < needed * _share(text):
-        yield (
-            f"  {where}: {share:g} of {most:,} sequences of {length} tokens come from it, "
-            f"{needed:,.0f} tokens; without the held-out documents, it has about {whole:,.0f} in "
-            "whole sequences, and none is drawn twice; expected a smaller share, fewer sequences, "
-            "or several epochs on them"
-        )
+        for need in _needs(study, model):
+            text = amounts.get(need.text)
+            if text is None:
+                continue
+            if need.times * text.tokens < need.tokens * (_COUNTED if text.exact else _ESTIMATED):
+                often = (
+                    "" if need.times == 1 else f", each of which may be drawn {need.times} times"
+                )
+                yield (
+                    f"  {need.where}: found {need.sequences:,} sequences of {need.length} tokens, "
+                    f"which need {need.tokens:,.0f}; the text {need.text} has about "
+                    f"{text.tokens:,}{often}"
+                )
 
 
 def _check_downloads(study: Study) -> None:

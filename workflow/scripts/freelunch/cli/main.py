@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -201,14 +201,23 @@ class Chosen:
         return read_study(self.path, self.part)
 
 
-def command_of_study(function: Callable[[Chosen], None]) -> Callable[[Chosen], None]:
-    """Make a command of a function of a study, with its name and its docstring as help."""
+def command_of_study(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function of a chosen study, with its name, docstring and options."""
 
     def command(
-        study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
+        *,
+        study: Study = DEFAULT,
+        models: Models = None,
+        claims: Claims = None,
+        seeds: Seeds = None,
+        **options: Any,
     ) -> None:
-        function(Chosen(study, part_of(models, claims, seeds)))
+        function(Chosen(study, part_of(models, claims, seeds)), **options)
 
+    shared = list(inspect.signature(command).parameters.values())[:-1]
+    own = list(inspect.signature(function).parameters.values())[1:]
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in [*shared, *own]]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app.command(function.__name__, help=inspect.getdoc(function))(command)
     return function
 
@@ -281,12 +290,9 @@ def pin(chosen: Chosen) -> None:
         terminal.show(line)
 
 
-@app.command()
+@command_of_study
 def check(
-    study: Study = DEFAULT,
-    models: Models = None,
-    claims: Claims = None,
-    seeds: Seeds = None,
+    chosen: Chosen,
     device_memory: DeviceMemory = None,
     elsewhere: Elsewhere = False,
 ) -> None:
@@ -296,16 +302,12 @@ def check(
     says so.
     """
     # A check for another machine asks no hub, so it needs no pins, which that machine may have.
-    opened = open_study(study, part_of(models, claims, seeds), pinned=not elsewhere)
-    _check(opened, device_memory, elsewhere, fetches=not elsewhere)
+    _check(chosen.open(pinned=not elsewhere), device_memory, elsewhere, fetches=not elsewhere)
 
 
-@app.command()
+@command_of_study
 def plan(
-    study: Study = DEFAULT,
-    models: Models = None,
-    claims: Claims = None,
-    seeds: Seeds = None,
+    chosen: Chosen,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
@@ -315,19 +317,15 @@ def plan(
 
     It shows what a study will run, and runs nothing.
     """
-    opened = read_study(study, part_of(models, claims, seeds))
     device, computes = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
-    terminal.show(plan_text(Plan.of(opened, device, computes), machine))
+    terminal.show(plan_text(Plan.of(chosen.read(), device, computes), machine))
 
 
-@app.command()
+@command_of_study
 def run(
+    chosen: Chosen,
     context: typer.Context,
-    study: Study = DEFAULT,
-    models: Models = None,
-    claims: Claims = None,
-    seeds: Seeds = None,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     force: Annotated[
@@ -353,9 +351,8 @@ def run(
     options: list[str] = context.obj
     check_options(options)
     elsewhere = elsewhere or not runs_here(profile) or tflops is not None
-    chosen = Chosen(study, part_of(models, claims, seeds))
     command = snakemake_command(
-        str(study), profile, cores, scatter, tflops, device_memory, chosen.part
+        str(chosen.path), profile, cores, scatter, tflops, device_memory, chosen.part
     )
     # Downloads run here, also if jobs run elsewhere.
     _check(chosen.open(), device_memory, elsewhere, fetches=True)
@@ -413,12 +410,9 @@ def verify(chosen: Chosen) -> None:
         raise UserError("the results are not whole", where=study.paths.root, todo=mend())
 
 
-@app.command()
+@command_of_study
 def repair(
-    study: Study = DEFAULT,
-    models: Models = None,
-    claims: Claims = None,
-    seeds: Seeds = None,
+    chosen: Chosen,
     cores: Cores = "all",
     profile: Profile = LOCAL,
     scatter: Scatter = None,
@@ -428,17 +422,15 @@ def repair(
     """Make again what is damaged or missing."""
     from freelunch.cli.verify import repair
 
-    part = part_of(models, claims, seeds)
-    command = snakemake_command(str(study), profile, cores, scatter, tflops, device_memory, part)
-    repair(open_study(study, part), [*command, "--"])
+    command = snakemake_command(
+        str(chosen.path), profile, cores, scatter, tflops, device_memory, chosen.part
+    )
+    repair(chosen.open(), [*command, "--"])
 
 
-@app.command()
+@command_of_study
 def tidy(
-    study: Study = DEFAULT,
-    models: Models = None,
-    claims: Claims = None,
-    seeds: Seeds = None,
+    chosen: Chosen,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
@@ -452,8 +444,7 @@ def tidy(
     from freelunch.cli.tidy import tidy
 
     # Without a pin, a cell has no record that is its own, and keeps what it has.
-    opened = open_study(study, part_of(models, claims, seeds), pinned=False)
-    terminal.show(tidy(opened, dry_run))
+    terminal.show(tidy(chosen.open(pinned=False), dry_run))
 
 
 @app.command()
@@ -468,24 +459,20 @@ def compare(
     print(comparison_text(compare_runs(*runs)))  # noqa: T201
 
 
-@app.command()
+@command_of_study
 def devices(
+    chosen: Chosen,
     device_memory: Annotated[
         list[str],
         typer.Option(metavar="GB", help="Memory of a GPU; give it once for each size."),
     ],
-    study: Study = DEFAULT,
-    models: Models = None,
-    claims: Claims = None,
-    seeds: Seeds = None,
     tflops: Tflops = None,
     disk: Disk = None,
     network: Network = None,
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(size, "--device-memory") for size in device_memory]
-    opened = read_study(study, part_of(models, claims, seeds))
-    table = device_table(opened, machine_of(tflops, disk, network), sizes)
+    table = device_table(chosen.read(), machine_of(tflops, disk, network), sizes)
     print(table, end="")  # noqa: T201
 
 
