@@ -14,7 +14,6 @@ from freelunch.records.read import load_finished, load_records, read_record
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_results
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.config import Part
 from freelunch.study.study import Study
 from repository import ROOT
 
@@ -62,21 +61,20 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
 def test_the_page_says_that_the_study_is_unfinished_and_its_links_lead_somewhere(
     study: Study,
 ) -> None:
-    assert f"page    {study.paths.interim / PAGE}\n" in interim_text(study)
-    page = study.paths.interim / PAGE
-    text = page.read_text()
-    assert "unfinished: 3 of 15 cells" in text
-    links = set(re.findall(r'href="([^"#:]+)"', text))
-    assert len(links) > 10
-    assert [link for link in links if not (page.parent / link).is_file()] == []
-
-
-def test_another_look_leaves_nothing_of_the_one_before(study: Study) -> None:
+    """Nothing is left of the look before."""
     stale = study.paths.interim / FIGURES / "windows.png"
     stale.parent.mkdir(parents=True)
     stale.touch()
-    interim_text(study)
-    assert not stale.exists()
+    assert f"page    {study.paths.interim / PAGE}\n" in interim_text(study)
+    assert not stale.exists() and not [*study.paths.root.glob(".interim*")]
+    page = study.paths.interim / PAGE
+    text = page.read_text()
+    assert "unfinished: 3 of 15 cells" in text
+    verdicts = (study.paths.interim / VERDICTS).read_text()
+    assert "No cells to test it on have finished." in verdicts
+    links = set(re.findall(r'href="([^"#:]+)"', text))
+    assert len(links) > 10
+    assert [link for link in links if not (page.parent / link).is_file()] == []
 
 
 def test_when_all_have_finished_nothing_is_missing(study: Study) -> None:
@@ -103,13 +101,6 @@ def test_a_record_of_other_settings_has_not_finished_and_the_setting_is_named(
     assert (
         f"so that they run again: {cell}. For {cell}, adaptation.learning_rate was {rate} and is "
         f"{2 * rate}.\n" in interim_text(edited)
-    )
-
-
-def test_a_part_of_a_study_is_called_one(study: Study) -> None:
-    part = study.of_part(Part(models=["smollm2-135m"]))
-    assert interim_text(part).startswith(
-        "3 of the 15 cells of the part MODELS=smollm2-135m of the study `laptop` "
     )
 
 
@@ -152,16 +143,6 @@ def test_without_a_pruned_cell_beside_its_dense_model_there_is_nothing_to_say(
         interim_text(study)
     assert "2 records of the study as it is, and 0 made with other settings" in str(raised.value)
     assert not study.paths.interim.exists()
-
-
-def test_what_has_not_finished_is_no_lack_of_the_study(study: Study) -> None:
-    interim_text(study)
-    verdicts = (study.paths.interim / VERDICTS).read_text()
-    assert "No cells to test it on have finished." in verdicts
-    assert "This study has no cells" not in verdicts
-    assert "; unfinished: 3 of 15 cells." in verdicts
-    assert "Unfinished: 3 of the 15 cells" in (study.paths.interim / SUMMARY).read_text()
-    assert not [*study.paths.root.glob(".interim*")]
 
 
 @pytest.mark.parametrize(

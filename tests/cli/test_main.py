@@ -61,11 +61,6 @@ def test_a_message_has_no_power_over_the_terminal(run: Run, capsys: Captured) ->
     assert "there is nothing at \\x1b[2Jgone" in capsys.readouterr().err
 
 
-def test_a_name_is_that_of_the_study(run: Run, capsys: Captured) -> None:
-    assert run("name", "config.yaml") == 0
-    assert capsys.readouterr().out == "smoke\n"
-
-
 def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None:
     assert run("plan", "--tflops", "400") == 0
     assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().out

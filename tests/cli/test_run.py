@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from snakemake.cli import get_argument_parser
 
 from freelunch.cli.main import main
 from freelunch.cli.run import (
-    check_options,
     check_unlock,
     profile_folder,
     run_snakemake,
@@ -59,17 +57,13 @@ def test_any_profile_without_an_executor_runs_here(tmp_path: Path) -> None:
     assert runs_here("local") and not runs_here("slurm") and not runs_here("kubernetes")
 
 
-@pytest.mark.usefixtures("_in_the_repository")
-def test_without_colours_nothing_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "--nocolor" in snakemake_command("a.yaml")
-
-
 def test_in_another_folder_the_workflow_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
     command = snakemake_command("a.yaml")
+    assert "--nocolor" in command
     assert command[1:3] == ["--snakefile", str(REPOSITORY / "Snakefile")]
     assert Path(command[-1]) == REPOSITORY / "workflow" / "profiles" / "local"
 
@@ -107,16 +101,6 @@ def test_options_for_snakemake_choose_no_other_study(
     said = capsys.readouterr().err
     assert f"found:    {option}\n" in said
     assert "--models, --claims, --seeds, --tflops or --device-memory" in said
-
-
-def test_other_options_for_snakemake_are_passed_on() -> None:
-    taken = [
-        option
-        for action in get_argument_parser()._actions
-        for option in action.option_strings
-        if not option.startswith(("--config", "-C"))
-    ]
-    check_options([*taken, "--", "--config"])
 
 
 def test_the_exit_status_is_that_of_snakemake() -> None:

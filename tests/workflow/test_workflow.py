@@ -196,27 +196,6 @@ def test_report_is_made_without_a_network(study):
     assert any(name.endswith("index.html") for name in names), names
 
 
-def test_a_plan_imports_nothing_slow(finished):
-    code = (
-        "import sys; sys.argv = ['freelunch', 'plan', 'config.yaml']\n"
-        "from freelunch.cli.main import main\n"
-        "assert main() == 0\n"
-        "slow = {'torch', 'transformers', 'pandas', 'scipy', 'rocrate'}\n"
-        "assert not slow & sys.modules.keys()\n"
-    )
-    environment = {**finished.environment, "PYTHONPATH": str(finished.path / "workflow/scripts")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=finished.path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "reconstruct_window" in done.stdout
-
-
 def test_every_profile_that_is_named_exists():
     """Snakemake ignores a misspelled profile, with exit status 0, so names are checked here."""
     root = Path(__file__).resolve().parents[2]
