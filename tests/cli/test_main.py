@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +69,16 @@ def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None
     for rate in ("0", "-1", "inf", "nan", "1e-320", "1e300", "fast"):
         assert run("plan", "--tflops", rate) == 1
         assert f"found:    {rate}\n" in capsys.readouterr().err
+
+
+def test_a_plan_imports_nothing_slow() -> None:
+    code = (
+        "import sys; sys.argv = ['freelunch', 'plan', '--tflops', '1']\n"
+        "from freelunch.cli.main import main\n"
+        "assert main() == 0\n"
+        "assert not {'torch', 'transformers', 'pandas', 'scipy', 'rocrate'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_study_that_does_not_fit_runs_only_if_it_is_told_to(

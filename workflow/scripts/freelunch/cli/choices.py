@@ -162,21 +162,23 @@ def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, in
     Raises:
         UserError: The text is too short.
     """
-    tokens = int(text.tokens * (1 if text.exact else _SURE))
-    lengths = list(_lengths(_WINDOW_LENGTH, model))
     sure = 1 if text.exact else _SURE
+    lengths = list(_lengths(_WINDOW_LENGTH, model))
     for length in lengths:
         count = text.longer_than(math.ceil(length / sure) - 1)
         if count >= _FEWEST_DOCUMENTS:
             has = f"{count:,} documents have {length} tokens or more, and windows of different "
             return min(_WINDOWS, count), length, WITHIN, f"{has}documents are independent"
     for length in lengths:
-        if tokens // length >= _FEWEST_WINDOWS:
-            has = f"{_why_windows(model, text, length)}, in too few documents for a window of each"
-            count = min(_WINDOWS, tokens // length)
+        count = min(_WINDOWS, int(text.tokens * sure) // length)
+        if count >= _FEWEST_WINDOWS:
+            why = (
+                f"the text has about {text.tokens:,} tokens, in too few documents for a window of "
+            )
+            why += "each"
             if count < _FEWEST_DOCUMENTS:
-                has += "; so few windows hardly decide a claim: a longer text would"
-            return count, length, JOINED, has
+                why += "; so few windows hardly decide a claim: a longer text would"
+            return count, length, JOINED, why
     raise UserError(
         "the text is too short to evaluate on",
         where=where,
@@ -185,14 +187,3 @@ def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, in
         "tokens are better",
         todo="use a longer text",
     )
-
-
-def _why_windows(model: SeenModel, text: Amounts, length: int) -> str:
-    """Return why windows have this length."""
-    about = "" if text.exact else "about "
-    has = f"the text has {about}{text.tokens:,} tokens"
-    if not text.complete:
-        has = f"the text has more than {text.tokens:,} tokens"
-    if model.positions == length:
-        has += f", and the model a context of {model.positions}"
-    return has
