@@ -1,10 +1,11 @@
-# What jobs read: functions of a cell.
+# What jobs read, and which files the report shows.
 
 from freelunch.core.code_digest import code_digest
+from freelunch.reporting import derived, figures, tables
 from freelunch.study import paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 from freelunch.study.measurements import measurements
-from freelunch.study.mixtures import mixture_of
+from freelunch.study.mixtures import mixture_of, most_samples
 
 PATHS = STUDY.paths
 CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
@@ -43,6 +44,11 @@ def text_of_samples(wildcards):
         found["evaluation"] = PATHS.text(STUDY.perplexity.text)
         found["windows"] = PATHS.text_windows(wildcards.model)
     return {name: paths.manifest(folder) for name, folder in found.items()}
+
+
+def length_of(wildcards):
+    """Return the tokens of each sequence."""
+    return {"length": STUDY.calibration_of(wildcards.model).length}
 
 
 def held_out_of_extended(wildcards):
@@ -134,3 +140,34 @@ def steps_of(wildcards):
     if STUDY.asks_tasks(cell):
         folders += [PATHS.task(task) for task in TASKS]
     return [paths.manifest(folder) for folder in folders]
+
+
+# Snakemake would read a line that begins with `report` as a directive.
+reported = report
+
+
+def table_file(table):
+    """Return the file of a table, marked for the report."""
+    return reported(
+        PATHS.root / table.file,
+        caption="../report/tables.rst",
+        category="Tables",
+        labels={"table": table.name, "content": table.content},
+    )
+
+
+def figure_file(suffix):
+    """Return the file of any figure in a format, marked for the report."""
+    return reported(
+        PATHS.figures / f"{{figure}}.{suffix}",
+        caption="../report/figure.rst",
+        category="Figures",
+        labels=lambda wildcards: {
+            "figure": figure_of(wildcards).title,
+            "format": suffix.upper(),
+        },
+    )
+
+
+def figure_of(wildcards):
+    return figures.figures()[wildcards.figure]

@@ -1,5 +1,6 @@
-# What jobs ask a scheduler for, and which jobs it gets as one.
+# What jobs ask a scheduler for, which jobs it gets as one, and which share their work.
 
+import json
 import os
 from functools import cache
 
@@ -100,3 +101,61 @@ def scheduled_cell(wildcards):
 def scheduled_windows(wildcards):
     """Return the same for a job that adapts windows; None if several such jobs run side by side."""
     return None if window_groups() > 1 else scheduled_cell(wildcards)
+
+
+def share_passes():
+    """Return whether jobs know of each other: not those that a scheduler starts one by one."""
+    return workflow.local_exec and not workflow.remote_exec
+
+
+def pruning_job(wildcards):
+    """Return the job that prunes a cell. On this machine it may choose masks by the study's other criteria,
+    too, and then takes as much memory as the largest of these jobs.
+    """
+    own = Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
+    if not share_passes() or not groups.is_shared(STUDY, wildcards.criterion):
+        return own
+    return max([own, *pruning_jobs(wildcards.model)], key=lambda job: first_request(job).mem_mb)
+
+
+@cache
+def pruning_jobs(model):
+    """Return jobs that prune a model and can share a pass, one for each criterion."""
+    criteria = {cell.criterion for cell in STUDY.cells if cell.model == model} - {DENSE}
+    shared = sorted(name for name in criteria if groups.is_shared(STUDY, name))
+    return [Job(steps.PRUNE_MODEL, model, criterion) for criterion in shared]
+
+
+@cache
+def pruned_manifests(model, seed):
+    """Return the names of the masks of a model and seed, by their manifests."""
+    cells = [cell for cell in STUDY.cells if (cell.model, str(cell.seed)) == (model, seed)]
+    names = {cell.pruning for cell in cells} - {DENSE}
+    return {paths.manifest(PATHS.pruned(model, name, seed)): name for name in names}
+
+
+def masks_together(wildcards):
+    """Return, as a resource, the masks of a model and seed that jobs of this run choose together; None if
+    a job shares nothing.
+    """
+    if not share_passes():
+        return None
+    # Their outputs tell the study's own jobs, also where another workflow imports several studies.
+    own = pruned_manifests(wildcards.model, wildcards.seed)
+    # Those that are finished, too: a job that is tried again has the same groups.
+    jobs = {
+        own[job.output[0]]: job
+        for job in workflow.dag.needrun_jobs(exclude_finished=False)
+        if job.output and job.output[0] in own
+    }
+    # All workers may begin with the same model and seed, and none should have to wait.
+    workers = (len(DEVICES) if USES_GPUS else workflow.resource_settings.cores) or 1
+    divided = groups.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
+    shared = {name for group in divided for name in group}
+    if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
+        return None
+    criteria = {
+        jobs[name].wildcards.criterion: [jobs[name].params.criterion, jobs[name].params.code]
+        for name in sorted(shared)
+    }
+    return json.dumps({"criteria": criteria, "groups": divided}, separators=(",", ":"))

@@ -1,14 +1,7 @@
 # Draw the calibration sample, the held-out text and larger samples, from a single text or a mixture.
 
-from freelunch.study.mixtures import most_samples
-
 # One script draws every sample of a mixture.
 MIXED = "sample_mixture" if mixture_of(STUDY) else None
-
-
-def length_of(wildcards):
-    """Return the tokens of each sequence."""
-    return {"length": STUDY.calibration_of(wildcards.model).length}
 
 
 rule sample_calibration:

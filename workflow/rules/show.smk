@@ -1,38 +1,6 @@
 # Make tables and figures from the records alone. Each is declared in freelunch.reporting: a table in
 # `tables`, a figure in its module of `figures`. Drawing reads a CSV file and computes nothing.
 
-from freelunch.reporting import derived, figures, tables
-
-# Snakemake would read a line that begins with `report` as a directive.
-reported = report
-
-
-def table_file(table):
-    """Return the file of a table, marked for the report."""
-    return reported(
-        PATHS.root / table.file,
-        caption="../report/tables.rst",
-        category="Tables",
-        labels={"table": table.name, "content": table.content},
-    )
-
-
-def figure_file(suffix):
-    """Return the file of any figure in a format, marked for the report."""
-    return reported(
-        PATHS.figures / f"{{figure}}.{suffix}",
-        caption="../report/figure.rst",
-        category="Figures",
-        labels=lambda wildcards: {
-            "figure": figure_of(wildcards).title,
-            "format": suffix.upper(),
-        },
-    )
-
-
-def figure_of(wildcards):
-    return figures.figures()[wildcards.figure]
-
 
 rule build_tables:
     input:
