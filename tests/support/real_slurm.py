@@ -23,12 +23,44 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-COMMANDS = (
-    *("sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", "sshare"),
-)
+COMMANDS = ("sacct", "sacctmgr", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 NODES = ("n1", "n2")
 # Megabytes of memory of a node.
 MEMORY = 4000
+CONFIG = """
+ClusterName=loopback
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge/socket
+SlurmctldPort={port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n/slurmd.log
+MpiDefault=none
+SelectType=select/cons_tres
+GresTypes=gpu
+SelectTypeParameters=CR_CPU_Memory
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmdTimeout=30
+KillWait=5
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+# Without a limit of its own, a job would have a whole node's memory.
+DefMemPerCPU=1000
+EnforcePartLimits={limits}
+PartitionName=main Nodes=ALL Default=YES MaxTime=60 PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=60 PriorityTier=2
+"""
 _MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
 
@@ -103,27 +135,11 @@ class Slurm:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         host = socket.gethostname().partition(".")[0]
+        limits = "ALL" if self._enforces_limits else "NO"
         lines = [
-            "ClusterName=loopback",
-            f"SlurmctldHost={host}(127.0.0.1)",
-            *("SlurmUser=root", "SlurmdUser=root", "AuthType=auth/munge", "CredType=cred/munge"),
-            f"AuthInfo=socket={folder}/munge/socket",
-            f"SlurmctldPort={control}",
-            f"StateSaveLocation={folder}/state",
-            f"SlurmdSpoolDir={folder}/%n",
-            f"SlurmctldPidFile={folder}/slurmctld.pid",
-            f"SlurmdPidFile={folder}/%n/slurmd.pid",
-            f"SlurmctldLogFile={folder}/slurmctld.log",
-            f"SlurmdLogFile={folder}/%n/slurmd.log",
-            *("MpiDefault=none", "SelectType=select/cons_tres", "GresTypes=gpu"),
-            *("SelectTypeParameters=CR_CPU_Memory", "SlurmdParameters=config_overrides"),
-            *("ReturnToService=2", "SlurmdTimeout=30", "KillWait=5"),
-            "SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0",
-            *("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"),
-            *("JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=1"),
-            # Without a limit of its own, a job would have a whole node's memory.
-            "DefMemPerCPU=1000",
-            f"EnforcePartLimits={'ALL' if self._enforces_limits else 'NO'}",
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 "
+            f"RealMemory={MEMORY}"
+            for node, port in zip(NODES, ports, strict=True)
         ]
         if self.confines:
             lines += ["ProctrackType=proctrack/cgroup", "TaskPlugin=task/cgroup"]
@@ -132,16 +148,8 @@ class Slurm:
             lines += ["ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none"]
             lines += ["JobAcctGatherParams=OverMemoryKill"]
             groups = ["CgroupPlugin=disabled"]
-        lines += [
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 "
-            f"RealMemory={MEMORY}"
-            for node, port in zip(NODES, ports, strict=True)
-        ]
-        lines += [
-            "PartitionName=main Nodes=ALL Default=YES MaxTime=60 PriorityTier=1",
-            "PartitionName=urgent Nodes=ALL MaxTime=60 PriorityTier=2",
-        ]
-        (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+        lines.append(CONFIG.format(host=host, folder=folder, port=control, limits=limits))
+        (folder / "slurm.conf").write_text("\n".join(lines))
         (folder / "cgroup.conf").write_text("\n".join(groups) + "\n")
         # Within a job, the executor plugin drops all variables named SLURM_*, also that of the
         # configuration, which elsewhere is /etc/slurm/slurm.conf.
@@ -157,9 +165,14 @@ class Slurm:
         munge = self.folder / "munge"
         self._daemons.append(
             self._daemon(
-                *("munged", "--foreground", "--force", f"--key-file={munge}/key"),
-                *(f"--socket={munge}/socket", f"--pid-file={munge}/pid"),
-                *(f"--log-file={munge}/log", f"--seed-file={munge}/seed"),
+                "munged",
+                "--foreground",
+                "--force",
+                f"--key-file={munge}/key",
+                f"--socket={munge}/socket",
+                f"--pid-file={munge}/pid",
+                f"--log-file={munge}/log",
+                f"--seed-file={munge}/seed",
             )
         )
         _wait_for("munge", lambda: (munge / "socket").exists())
