@@ -113,9 +113,9 @@ def planned_machine():
     return Machine.of(FLOPS_PER_S, device_bytes=PLAN.device_bytes, learnt=learnt)
 
 
-def asks_for_all(pattern):
-    """Return for each target of this run whether its rule has a name, which may have a prefix where
-    another workflow imports this one.
+def targets_are(pattern):
+    """Return of each target of this run whether its rule's name matches a pattern. The name may have a
+    prefix where another workflow imports this one.
     """
     return [re.fullmatch(rf"(\w+_)?{pattern}", job.rule.name) for job in workflow.dag.targetjobs]
 
@@ -182,11 +182,11 @@ def start_run():
     for_scheduler = slurm.slurm_jobs(
         slurm.Step(job.rule.name, job.group, dict(job.resources.items()))
         for job in jobs
-        if not job.is_local
+        if not (workflow.local_exec or job.is_local)
     )
     try:
         # Downloads are made where there is a network, which need not be where there are GPUs.
-        if not all(asks_for_all(r"fetch(_\w+)?")):
+        if not all(targets_are(r"fetch(_\w+)?")):
             if workflow.local_exec:
                 check_found(DEVICES, ASKED_DEVICE)
             check_used(config.get(DEVICE), DEVICES, ASKED_DEVICE)
@@ -212,7 +212,7 @@ def finish_run():
     """Show the summary after a run of the whole study; `make study` shows it itself after every run,
     even if there was nothing to do.
     """
-    if not any(asks_for_all("all")):
+    if not any(targets_are("all")):
         return
     if not STUDY.part_words:
         # What `freelunch interim` showed is out of date.
