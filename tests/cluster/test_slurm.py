@@ -123,16 +123,6 @@ def test_results_equal_those_of_the_local_profile(finished, local):
             assert one[part] == other[part], f"{record.name}: {part}"
 
 
-@pytest.mark.long
-def test_the_profile_as_shipped_learns_of_ended_jobs(study):
-    """Without accounting, as here, it would wait for the answers of `sacct` for ever."""
-    target = without_windows(study)
-    study.options = study.options[:2]
-    output = study.run_study("--", target)
-    assert "Slurm has no accounting here (`sacct` fails)" in output
-    assert (study.path / target).exists()
-
-
 def test_few_jobs_go_to_the_scheduler(finished):
     """One for the dense pass, one for each pruning, one for each cell; the plan says so."""
     said = finished.said.read_text()
@@ -149,12 +139,13 @@ def test_a_second_run_submits_nothing(finished):
 
 @pytest.mark.long
 def test_make_takes_the_profile(study):
-    """Also in a folder whose name has a space."""
+    """As shipped; without accounting, as here, it would wait for ever for answers of `sacct`."""
     record = study.path / RESULTS / "records" / "tiny__wanda-u50__recon_block__seed0.json"
     record.unlink()
     done = study.make("study", "PROFILE=slurm", f"STUDY={STUDY}")
     said = done.stdout + done.stderr
     assert len(submitted(said)) == 1, said
+    assert "Slurm has no accounting here (`sacct` fails)" in said
     assert "the scheduler gets 1 job." in said and record.is_file()
 
 

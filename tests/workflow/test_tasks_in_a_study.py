@@ -142,13 +142,3 @@ def test_another_sample_asks_again_and_prunes_nothing(asked, tmp_path):
     measured = {path.name for path in again} - beside
     assert measured == {"tasks.json", "answers.json.gz"}
     assert sum(path.name == "tasks.json" for path in again) == 2
-
-
-def test_a_task_that_lm_eval_does_not_know_stops_it(asked, tmp_path):
-    study = asked.copy(tmp_path / "study")
-    path = study.path / "config.yaml"
-    path.write_text(
-        path.read_text().replace("arc_easy:", "arc_esay:").replace("- arc_easy", "- arc_esay")
-    )
-    output = study.run(status=1)
-    assert "has no such task" in output and "arc_easy (nearest)" in output
