@@ -66,7 +66,8 @@ class Artifact:
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest names; KeyError if it does not."""
-        self.files[name]
+        if name not in self.files:
+            raise KeyError(name)
         return self.folder / name
 
     def verify(self) -> None:
