@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from damage import DAMAGES
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
-from freelunch.records.made import Output
+from freelunch.records.whole import Output
 from freelunch.records.read import load_records
 from freelunch.audit.cards import card_texts
 from freelunch.audit.texts import audit_texts

@@ -7,7 +7,7 @@ import pytest
 from freelunch.cli import verify
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.records.made import Output
+from freelunch.records.whole import Output
 from records_for_tests import make_study
 
 
@@ -45,9 +45,7 @@ def test_each_thing_is_whole_removed_or_damaged(
     text, whole = verify.verify(make_study())
     count, *problems = text.splitlines()
     assert not whole
-    assert count.split(maxsplit=1)[1] == (
-        "2 whole, 1 removed, which steps make again when they need it, 2 damaged or missing"
-    )
+    assert count.split(maxsplit=1)[1] == "2 whole, 2 damaged or missing"
     assert problems == [
         "  this is damaged (made by prune_model)",
         f"  {folder / 'lost' / MANIFEST}: missing (made by prune_model)",

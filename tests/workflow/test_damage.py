@@ -89,7 +89,7 @@ def test_a_change_that_leaves_size_and_time_is_found_by_reading_all(opened):
     with restored(path):
         DAMAGES["bit"](path)
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-        assert [output.what for output in problems_of(opened, anew=True)] == ["masks"]
+        assert [output.what for output in problems_of(opened, anew=True)] == ["pruned"]
 
 
 def swap(one: Path, other: Path) -> None:
@@ -219,7 +219,7 @@ def test_what_may_be_removed_is_not_missed(study, monkeypatch):
     monkeypatch.chdir(study.path)
     lines, whole = verify(open_study(Path("config.yaml")))
     assert whole
-    assert "masks                    0 whole, 2 removed" in lines
+    assert "checkpoints              5 whole" in lines and "pruned" not in lines
     shutil.rmtree(study.path / RESULTS / "checkpoints/tiny/dense")
     lines, whole = verify(open_study(Path("config.yaml")))
     assert not whole and "checkpoints/tiny/dense/none/seed0/manifest.json: missing" in lines

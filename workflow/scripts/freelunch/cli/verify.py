@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from freelunch.core.errors import UserError, first_of, mend
-from freelunch.records.made import Output
-from freelunch.records.whole import step_outputs
+from freelunch.records.whole import Output, step_outputs
 from freelunch.reporting.whole import check_unedited, files_of_others, made_from_records
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study
@@ -53,20 +52,21 @@ def verify(study: Study) -> tuple[str, bool]:
     """
     _check_ran(study)
     check_unedited(study)
-    outputs, problems = [*outputs_of(study)], problems_of(study, anew=True)
+    # What may be removed, and was, is neither whole nor damaged.
+    outputs = [output for output in outputs_of(study) if output.needed or not output.is_removed()]
+    problems = {what: list[str]() for what in dict.fromkeys(output.what for output in outputs)}
+    for output in outputs:
+        problems[output.what] += filter(None, [output.problem(anew=True)])
     lines = []
-    for what in dict.fromkeys(output.what for output in outputs):
-        of_kind = [output for output in outputs if output.what == what]
-        damaged = [problem for output, problem in problems.items() if output.what == what]
-        removed = sum(not output.needed and output.is_removed() for output in of_kind)
-        line = f"{what:<24} {len(of_kind) - removed - len(damaged)} whole"
-        line += f", {removed} removed, which steps make again when they need it" if removed else ""
-        line += f", {len(damaged)} damaged or missing" if damaged else ""
-        lines += [line, *(f"  {problem}" for problem in first_of(damaged, _SHOWN))]
+    for what, damaged in problems.items():
+        whole = sum(output.what == what for output in outputs) - len(damaged)
+        more = f", {len(damaged)} damaged or missing" if damaged else ""
+        lines.append(f"{what:<24} {whole} whole{more}")
+        lines += [f"  {problem}" for problem in first_of(damaged, _SHOWN)]
     if others := files_of_others(study):
         few = ", ".join(first_of(others, 3))
         lines.append(f"{'not of this study':<24} {len(others)}, which nothing reads: {few}")
-    return "\n".join(lines), not problems
+    return "\n".join(lines), not any(problems.values())
 
 
 def _check_ran(study: Study) -> None:

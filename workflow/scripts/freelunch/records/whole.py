@@ -1,44 +1,114 @@
-"""What the steps of a study make, each with the check that it is there and is what was made."""
+"""What a study makes, each output with its own check: it is there, and it is what was made.
 
-from collections.abc import Collection, Iterator, Mapping
+An artifact is intact if its files are those of its manifest. What belongs to a cell must also have
+the cell's settings, and be made from what is on disk: of two that disagree the later one is wrong.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.core.artifact import MANIFEST, Artifact, manifest_digest
+from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL
 from freelunch.core.digest import unsealed
 from freelunch.core.errors import UserError
-from freelunch.records.made import Output, check_facts, check_nothing_beside
-from freelunch.records.read import check_answers, read_record
+from freelunch.core.files import remove_path
+from freelunch.records.read import check_answers, differences, read_record
 from freelunch.study import steps
-from freelunch.study.cell import Cell
-from freelunch.study.mixtures import mixture_of
-from freelunch.study.paths import read_run
-from freelunch.study.sources import Mixture, Tokens, WheelFiles
+from freelunch.study.cell import NONE, Cell
+from freelunch.study.mixtures import texts_of
+from freelunch.study.paths import RUN, read_run
+from freelunch.study.sources import Mixture, WheelFiles
 from freelunch.study.study import Study
 from freelunch.study.windows import MODEL
 
 # Groups of adapted blocks, by name, that no job of a reconstruction makes.
 _RULES_OF_GROUPS = {"chosen": steps.CHOOSE_CANDIDATE, MODEL: steps.RETRAIN_MODEL}
+# Steps whose run facts are in no folder of an artifact, or whose artifact is made on the side.
+_WITHOUT_RUN = ("tasks", "checkpoints", "hidden")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Something that a rule makes.
+
+    Attributes:
+        what: What it is, in the plural: the name of the folder that holds all of them.
+        rule: The rule that makes it.
+        target: The file whose removal makes the rule run again: a manifest, a record, digests.
+        check: Raises UserError if it is damaged; reads all of it if its argument is true.
+        needed: Whether a finished study must have it. If not, it may be removed as a whole, and
+            steps that need it make it again.
+    """
+
+    what: str
+    rule: str
+    target: Path
+    check: Callable[[bool], None]
+    needed: bool = True
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether the rule makes it on the side, and nobody reads it without its manifest."""
+        return self.what == "hidden"
+
+    def is_removed(self) -> bool:
+        """Return whether nothing of it is there."""
+        if self.target.name == MANIFEST and not self.is_cache:
+            return not any(self.target.parent.glob("[!.]*"))
+        return not self.target.exists()
+
+    def problem(self, anew: bool) -> str | None:
+        """Return what is wrong with it, in one line; None if nothing is.
+
+        Args:
+            anew: Whether to read all files, even those whose digests are known.
+        """
+        made_by = f"(made by {self.rule})"
+        if self.is_removed():
+            return f"{self.target}: missing {made_by}" if self.needed else None
+        try:
+            self.check(anew)
+        except (UserError, OSError) as error:
+            return f"{str(error).splitlines()[0]} {made_by}"
+        return None
+
+    def remove(self) -> None:
+        """Remove the files without which Snakemake runs the rule again, or a cache ends."""
+        remove_path(self.target)
+        if self.target.name == MANIFEST:
+            remove_path(self.target.with_name(RUN))
 
 
 def step_outputs(study: Study) -> Iterator[Output]:
     """Yield what the steps of a study make, in the order of the data, records last."""
+    paths = study.paths
+    for model in study.models:
+        yield _artifact("models", steps.FETCH_MODEL, paths.model(model), needed=True, beside=())
     pruned = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
-    yield from _fetched(study, is_pruned=bool(pruned))
-    for model, seed in pruned:
-        yield from _samples(study, model, seed)
-    masks = {_masks(study, cell): cell for cell in study.cells}
+    texts = [*texts_of(study), study.calibration.text] if pruned else [study.perplexity.text]
+    for text in dict.fromkeys(texts):
+        yield _artifact("texts", _fetching(study, text), paths.text(text), needed=True)
+    for task in study.tasks.get("tasks", {}):
+        yield _artifact("tasks", steps.FETCH_TASKS, paths.task(task), needed=True)
+    for model in study.models:
+        yield _artifact("text_windows", steps.CUT_WINDOWS, paths.text_windows(model))
+    for of_model in pruned:
+        extended = sorted(paths.extended(*of_model, "").glob("[!.]*"))
+        samples, dense = paths.calibration(*of_model), paths.dense(*of_model)
+        yield _artifact("calibration", steps.SAMPLE_CALIBRATION, samples, needed=True)
+        yield _artifact("held_out", steps.SAMPLE_HELD_OUT, paths.held_out(*of_model))
+        yield from (_artifact("extended", steps.EXTEND_CALIBRATION, each) for each in extended)
+        yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=True)
+        yield _artifact("hidden", steps.CAPTURE_DENSE, paths.hidden(*of_model))
+        yield _artifact("reference", steps.CAPTURE_REFERENCE, paths.reference(*of_model))
+        yield _artifact("hidden", steps.CAPTURE_REFERENCE, paths.reference_hidden(*of_model))
+    masks = {_masks(study, cell): cell for cell in study.cells if not cell.is_dense}
     for folder, cell in masks.items():
-        if folder is None:
-            continue
-        criterion = study.criterion(cell.criterion).as_json()
-        facts = {
-            "settings": {"criterion": criterion, "pattern": cell.pattern, "seed": cell.seed},
-            "model": study.paths.model(cell.model),
-            "dense": study.paths.dense(cell.model, cell.seed),
-            "calibration": study.paths.calibration(cell.model, cell.seed),
-        }
-        yield _step("masks", steps.PRUNE_MODEL, steps.MASKS, folder, facts)
+        statistics = {"dense": paths.dense(cell.model, cell.seed)}
+        yield _artifact("pruned", steps.PRUNE_MODEL, folder, study.spec(cell), statistics)
     candidates = dict.fromkeys(each for cell in study.cells for each in study.candidates(cell))
     for cell in [*candidates, *study.cells]:
         yield from _of_cell(study, cell, is_candidate=cell in candidates)
@@ -46,112 +116,31 @@ def step_outputs(study: Study) -> Iterator[Output]:
         yield _record(study, cell)
 
 
-def _fetched(study: Study, is_pruned: bool) -> Iterator[Output]:
-    """Yield models, texts, tasks, and the windows of the evaluation text."""
-    paths, text = study.paths, study.perplexity.text
-    for model in study.models:
-        facts: dict[str, Any] = {"settings": study.model(model).deciding()}
-        folder, rule = paths.model(model), steps.FETCH_MODEL
-        yield _step("models", rule, steps.CHECKPOINT, folder, facts, needed=True, beside=())
-    for name in dict.fromkeys([text, study.calibration.text] if is_pruned else [text]):
-        yield from _text(study, name)
-    for name, settings in study.tasks.get("tasks", {}).items():
-        # The run facts of all tasks are in a folder of their own.
-        folder, rule, facts = paths.task(name), steps.FETCH_TASKS, {"settings": settings}
-        yield _step("tasks", rule, steps.TASK, folder, facts, needed=True, has_run=False)
-    for model in study.models:
-        cutting = study.perplexity_of(model).cutting()
-        facts = {"settings": cutting, "model": paths.model(model), "text": paths.text(text)}
-        folder, kind = paths.text_windows(model), steps.TEXT_WINDOWS
-        yield _step("windows of text", steps.CUT_WINDOWS, kind, folder, facts)
-
-
-def _text(study: Study, name: str) -> Iterator[Output]:
-    """Yield a text; before a mixture, its parts."""
-    entry = study.text(name)
-    rule, kind = steps.FETCH_TEXT, steps.TEXT
-    match entry:
-        case Mixture():
-            rule = steps.MIX_TEXT
-            for part in entry.parts:
-                yield from _text(study, part)
-        case WheelFiles():
-            rule = steps.FETCH_TEXT_FILES
-        case Tokens():
-            kind = steps.READY_TOKENS
-    facts = {"settings": study.text_settings(name)}
-    yield _step("texts", rule, kind, study.paths.text(name), facts, needed=True)
-
-
-def _samples(study: Study, model: str, seed: int) -> Iterator[Output]:
-    """Yield what is made of the calibration text for a model: token ids and dense activations."""
-    paths, drift = study.paths, study.drift
-    calibration, held_out = paths.calibration(model, seed), paths.held_out(model, seed)
-    reference = paths.reference(model, seed)
-    made_from = {
-        "model": paths.model(model),
-        "text": paths.text(study.calibration.text),
-        "calibration": calibration,
-        "held_out": held_out,
-        "reference": reference,
-    }
-    if mixture_of(study):
-        made_from["windows"] = paths.text_windows(model)
-    length = study.calibration_of(model).length
-    settings = {"samples": study.calibration.samples, "length": length, "seed": seed}
-
-    kind, facts = steps.CALIBRATION, {**made_from, "settings": settings}
-    rule = steps.SAMPLE_CALIBRATION
-    yield _step("calibration samples", rule, kind, calibration, facts, needed=True)
-    cells = [each for each in study.cells if not each.is_dense and each.model == model]
-    if any(map(study.needs_held_out, cells)):
-        facts = {**made_from, "settings": {**settings, **study.held_out_samples}}
-        yield _step("held-out samples", steps.SAMPLE_HELD_OUT, kind, held_out, facts)
-    for samples in sorted({size for cell in cells for size in study.sizes(cell.adaptation)}):
-        facts = {**made_from, "settings": {**settings, "samples": samples}}
-        folder, rule = paths.extended(model, seed, samples), steps.EXTEND_CALIBRATION
-        yield _step("extended samples", rule, kind, folder, facts)
-
-    folder, rule = paths.dense(model, seed), steps.CAPTURE_DENSE
-    yield _step("statistics", rule, steps.DENSE_ACTIVATIONS, folder, made_from, needed=True)
-    yield _hidden_states(rule, paths.hidden(model, seed), made_from)
-    if drift is not None:
-        facts, rule = {**made_from, "settings": {"samples": drift.samples}}, steps.CAPTURE_REFERENCE
-        yield _step("references of drift", rule, steps.REFERENCE, reference, facts)
-        yield _hidden_states(rule, paths.reference_hidden(model, seed), made_from)
-
-
-def _hidden_states(rule: str, folder: Path, facts: Mapping[str, Any]) -> Output:
-    what, kind = "hidden states (a cache)", steps.HIDDEN_STATES
-    return _step(what, rule, kind, folder, facts, has_run=False, is_cache=True)
+def _fetching(study: Study, text: str) -> str:
+    """Return the rule that makes a text."""
+    rules = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
+    return rules.get(type(study.text(text)), steps.FETCH_TEXT)
 
 
 def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
     """Yield the adapted blocks, the checkpoint and the measurements of a cell."""
-    paths, checkpoint, windows = study.paths, study.paths.checkpoint(cell), None
-    made_from = {"model": paths.model(cell.model), "masks": _masks(study, cell)}
-    if (adaptation := study.adaptation(cell.adaptation)) is not None:
-        windows = paths.windows(cell, MODEL).parent
-        settings = {"adaptation": adaptation.as_json(), "seed": cell.seed}
-        facts = {**made_from, "settings": settings}
-        for folder in _groups(checkpoint, windows):
-            rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
-            yield _step("adapted blocks", rule, steps.ADAPTED_BLOCKS, folder, facts)
-    rule, facts = steps.EVALUATE_CELL, {**made_from, "adapted": windows}
-    # Candidates have no cards.
-    beside, needed = () if is_candidate else (steps.MODEL_CARD,), not is_candidate
-    yield _step(
+    paths, spec, checkpoint = study.paths, study.spec(cell), study.paths.checkpoint(cell)
+    windows = None if cell.adaptation == NONE else paths.windows(cell, MODEL).parent
+    masks = {"masks": None if cell.is_dense else _masks(study, cell)}
+    for folder in _groups(checkpoint, windows) if windows else ():
+        rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
+        yield _artifact("windows", rule, folder, spec, masks)
+    yield _artifact(
         "checkpoints",
-        rule,
-        steps.CHECKPOINT,
+        steps.EVALUATE_CELL,
         checkpoint,
-        facts,
-        needed=needed,
-        has_run=False,
-        beside=beside,
+        made_from={**masks, "model": paths.model(cell.model), "adapted": windows},
+        needed=not is_candidate,
+        # Candidates have no cards.
+        beside=() if is_candidate else (steps.MODEL_CARD,),
     )
-    facts = {"checkpoint": checkpoint}
-    yield _step("measurements", rule, steps.METRICS, paths.metrics(cell), facts)
+    folder, made_from = paths.metrics(cell), {"checkpoint": checkpoint}
+    yield _artifact("metrics", steps.EVALUATE_CELL, folder, made_from=made_from)
 
 
 def _groups(checkpoint: Path, windows: Path) -> list[Path]:
@@ -165,56 +154,88 @@ def _groups(checkpoint: Path, windows: Path) -> list[Path]:
     return [folder for folder in found if division and folder.name.endswith(division)] or found
 
 
-def _masks(study: Study, cell: Cell) -> Path | None:
-    return None if cell.is_dense else study.paths.pruned(cell.model, cell.pruning, cell.seed)
+def _masks(study: Study, cell: Cell) -> Path:
+    return study.paths.pruned(cell.model, cell.pruning, cell.seed)
 
 
-def _step(
+def _artifact(
     what: str,
     rule: str,
-    kind: str,
     folder: Path,
-    facts: Mapping[str, Any],
+    spec: Mapping[str, Any] | None = None,
+    made_from: Mapping[str, Path | None] | None = None,
     *,
     needed: bool = False,
-    has_run: bool = True,
-    is_cache: bool = False,
     beside: Collection[str] | None = None,
 ) -> Output:
-    """Return what a step makes.
+    """Return an artifact that a step makes.
 
     Args:
-        kind, folder: The artifact.
-        facts: What its manifest should say (`check_facts`).
-        has_run: Whether the folder has run facts.
+        what, rule, needed: As in `Output`.
+        folder: Where it is.
+        spec: What its settings should be, under the same keys.
+        made_from: As for `_check_made_from`.
         beside: Names of files that other steps add to a checkpoint; None if it is none.
-        what, rule, needed, is_cache: As in `Output`.
     """
 
     def check(anew: bool) -> None:
-        artifact = Artifact(folder, kind)
+        artifact = Artifact(folder, None)
         if anew:
             artifact.verify()
-        if has_run:
+        if what not in _WITHOUT_RUN:
             read_run(folder)
-        check_facts(folder, artifact.facts, facts)
+        _check_made_from(folder, artifact.facts, made_from or {})
+        settings = artifact.facts["settings"] if spec else {}
+        expected = {key: (spec or {}).get(key) for key in settings}
+        for key, found, other in differences(settings, expected):
+            raise UserError(
+                f"this was made with other settings than the study's: {key} = "
+                f"{json.dumps(found)}, not {json.dumps(other)}",
+                where=folder,
+            )
         if beside is not None:
-            check_nothing_beside(artifact, beside)
+            _check_nothing_beside(artifact, beside)
 
-    return Output(what, rule, folder / MANIFEST, check, needed, is_cache)
+    return Output(what, rule, folder / MANIFEST, check, needed)
 
 
 def _record(study: Study, cell: Cell) -> Output:
     path, paths = study.paths.record(cell), study.paths
     made_from = {"model": paths.model(cell.model), "checkpoint": paths.checkpoint(cell)}
-    if not cell.is_dense:
-        made_from["masks"] = paths.pruned(cell.model, cell.pruning, cell.seed)
 
     def check(anew: bool) -> None:
         record = read_record(path)
         if record["cell"] != str(cell):
             raise UserError("this is the record of another cell", where=path)
         check_answers(record, path)
-        check_facts(path, record["provenance"]["digests"], made_from)
+        _check_made_from(path, record["provenance"]["digests"], made_from)
 
     return Output("records", steps.COLLECT_RECORDS, path, check)
+
+
+def _check_made_from(
+    where: Path, facts: Mapping[str, Any], made_from: Mapping[str, Path | None]
+) -> None:
+    """Refuse what was made from other artifacts than those on disk; those removed are passed over.
+
+    Args:
+        where: What was made.
+        facts: Facts about it, some of which are digests of what it was made from.
+        made_from: The folder of each of these; `adapted` is the folder of all groups of adapted
+            blocks. None stands for what it must not have been made from.
+    """
+    for name, folder in made_from.items():
+        digests = {*facts[name]} if name == "adapted" else {facts[name]} - {None}
+        # Groups of another division may be left from earlier runs.
+        folders = [] if folder is None else folder.glob("[!.]*") if name == "adapted" else [folder]
+        on_disk = {manifest_digest(each) for each in folders} - {None}
+        if bool(digests) != (folder is not None) or (on_disk and not digests <= on_disk):
+            raise UserError(f"this was not made from what is on disk ({name})", where=where)
+
+
+def _check_nothing_beside(checkpoint: Artifact, others: Collection[str]) -> None:
+    """Refuse files beside those of the step: `from_pretrained` reads some by their name alone."""
+    own = {MANIFEST, RUN, JOURNAL, FINISHED_JOURNAL, *checkpoint.files, *others}
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.name not in own and not path.name.startswith("."):
+            raise UserError("this file does not belong to the checkpoint", where=path)
