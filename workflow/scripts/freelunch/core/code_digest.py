@@ -50,31 +50,29 @@ SURROUNDINGS = (
 
 
 class Import(NamedTuple):
-    """What an import statement takes from a module of the library.
-
-    Attributes:
-        module: Full name of the module.
-        name: What is imported from it; empty if it is the module itself.
-        bound: The name that it has in the importing module.
-    """
+    """A name that an import statement binds: that of a module, or of something in it."""
 
     module: str
+    # Empty if the module itself is imported.
     name: str
     bound: str
 
+    @property
+    def package(self) -> str:
+        """The package that the module is in."""
+        return self.module.partition(".")[0]
+
+    @property
+    def files(self) -> list[Path]:
+        """The library files that the import runs, the one with the name last."""
+        return _files(f"{self.module}.{self.name}".rstrip("."))
+
 
 class Source(NamedTuple):
-    """A source file.
-
-    Attributes:
-        code: Digest of the code without docstrings and without imports from the library.
-        imports: What it imports from the library.
-        packages: The other packages that it imports, at their top level.
-    """
+    """A source file: the digest of its code without docstrings and imports, and its imports."""
 
     code: str
-    imports: tuple[Import, ...]
-    packages: frozenset[str]
+    imports: list[Import]
 
 
 def code_digest(script: str, *modules: str) -> str:
@@ -86,7 +84,7 @@ def code_digest(script: str, *modules: str) -> str:
             criterion's.
     """
     covered = covered_files(script, *modules)
-    imported = {package for path in covered for package in _source(path).packages}
+    imported = {each.package for path in covered for each in _source(path).imports}
     packages = [*PACKAGES, *(PACKAGES_OF[name] for name in PACKAGES_OF if name in imported)]
     contents = sorted({_content(path) for path in covered})
     return json_digest([contents, {name: _version(name) for name in packages}])[:16]
@@ -110,8 +108,7 @@ def reachable_files(path: Path) -> list[Path]:
 
 @cache
 def _imported_files(path: Path) -> frozenset[Path]:
-    names = {f"{each.module}.{each.name}".rstrip(".") for each in _source(path).imports}
-    return frozenset(file for name in names for file in _files(name))
+    return frozenset(file for each in _source(path).imports for file in each.files)
 
 
 @cache
@@ -127,11 +124,12 @@ def _content(path: Path) -> str:
     So an import of an equal name from another module counts, although no module's name does.
     """
     imports = []
-    for module, name, bound in _source(path).imports:
-        files = _files(f"{module}.{name}".rstrip("."))
-        is_module = not name or len(files) > len(_files(module))
-        origin = "" if files[-1] in _surroundings() else _source(files[-1]).code
-        imports.append((origin, "" if is_module else name, bound))
+    for each in _source(path).imports:
+        if each.files:
+            origin = each.files[-1]
+            name = each.name if origin == _files(each.module)[-1] else ""
+            code = "" if origin in _surroundings() else _source(origin).code
+            imports.append((code, name, each.bound))
     return json_digest([_source(path).code, sorted(imports)])
 
 
@@ -140,9 +138,7 @@ def _source(path: Path) -> Source:
     """Read a source file."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     imports = list(_take_imports_(tree, path))
-    code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    ours = tuple(each for each in imports if _package(each) == LIBRARY.name)
-    return Source(code, ours, frozenset(map(_package, imports)))
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
 
 
 def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:
@@ -156,7 +152,7 @@ def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 imports = list(_imports(statement, path))
                 yield from imports
-                if all(_package(each) == LIBRARY.name for each in imports):
+                if all(each.package == LIBRARY.name for each in imports):
                     statements.remove(statement)
             else:
                 yield from _take_imports_(statement, path)
@@ -174,10 +170,6 @@ def _imports(statement: ast.Import | ast.ImportFrom, path: Path) -> Iterator[Imp
             yield Import(".".join(parts), alias.name, alias.asname or alias.name)
 
 
-def _package(imported: Import) -> str:
-    return imported.module.partition(".")[0]
-
-
 @cache
 def _surroundings() -> set[Path]:
     return {SCRIPTS.joinpath(*name.split(".")).with_suffix(".py") for name in SURROUNDINGS}
@@ -190,6 +182,8 @@ def _files(name: str) -> list[Path]:
     What is no module, such as a function, is passed over.
     """
     parts = name.split(".")
+    if parts[0] != LIBRARY.name:
+        return []
     files = []
     for depth in range(1, len(parts) + 1):
         base = SCRIPTS.joinpath(*parts[:depth])
