@@ -24,10 +24,10 @@ from freelunch.core.devices import (
 )
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
+from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine, read_gigabytes, read_tflops
-from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_brief
-from freelunch.costs.weights import planned_s
+from freelunch.costs.requests import planned_s
 from freelunch.records.rates import learnt_rate
 from freelunch.study import steps
 from freelunch.study.base import REPOSITORY
@@ -76,7 +76,7 @@ try:
     if DEVICE in config:
         DEVICE_BYTES = read_gigabytes(config[DEVICE], DEVICE)
     FLOPS_PER_S = read_tflops(config[TFLOPS], TFLOPS) if TFLOPS in config else None
-    PLAN = Plan.of(STUDY, DEVICE_BYTES, device_text(DEVICES, ASKED_DEVICE))
+    PLAN = checked_plan(STUDY, DEVICE_BYTES, device_text(DEVICES, ASKED_DEVICE))
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -204,7 +204,7 @@ def start_run():
         if job.log
     }
     submitted = None if workflow.local_exec else len(for_scheduler)
-    brief = plan_brief(PLAN, planned_machine(), len(planned), submitted, window_groups())
+    brief = plan_brief(PLAN, planned_machine(), len(planned), submitted)
     terminal.tell(story.PLAN, brief, planned_s=planned, queues=not workflow.local_exec)
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from freelunch.cli.problems import Problems
 from freelunch.core.errors import UserError, first_of
+from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
+from freelunch.costs.fits import lacking
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plausible import SELECTION, samples_drawn
-from freelunch.costs.room import lacking
 from freelunch.data.hub_revisions import check_download, is_offline
 from freelunch.data.mixture import documents_of_parts
 from freelunch.data.seen_model import (
@@ -55,7 +55,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     Raises:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
-    plan = Plan.of(study, machine.device_bytes if machine else None)
+    plan = checked_plan(study, machine.device_bytes if machine else None)
     seen = {name: model for name in study.models if (model := _look_at(study, name))}
     documents = {name: each for name in texts_of(study) if (each := _documents(study, name))}
     _check_mixture(study, documents)

@@ -47,12 +47,12 @@ def assumed_machine(device: int | None) -> Machine:
     Args:
         device: As `machine_of` takes it.
     """
-    return Machine.assumed(device, _learnt(device))
+    return Machine.of(device_bytes=device, learnt=_learnt(device), measures=False)
 
 
 def this_machine(device_bytes: int | None) -> Machine:
     """Return this machine as far as memory goes; its rates are not measured."""
-    return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
+    return Machine(1.0, 1.0, 1.0, memory_bytes(), device_bytes)
 
 
 def _learnt(device: int | None) -> Learnt | None:

@@ -30,10 +30,9 @@ from freelunch.cli.run import (
 )
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import DEFAULT_STUDY, UserError, mend, nearest
-from freelunch.costs.device_table import device_table
+from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import read_gigabytes, read_rate, read_tflops
-from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
+from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.study.choice import open_study, part_of, read_study
 from freelunch.study.config import Part
 from freelunch.study.reference import reference
@@ -271,7 +270,7 @@ def new(
             f"Describe it to see one:\n  make plan STUDY={path} TFLOPS=400 DEVICE_MEMORY=80"
         )
         return
-    terminal.show(plan_text(Plan.of(open_study(written.path), device, computes), machine))
+    terminal.show(plan_text(checked_plan(open_study(written.path), device, computes), machine))
     terminal.show(
         f"Written: {path}. Look at it, then run it: make study STUDY={path}\n"
         f"(or, in the activated environment: freelunch run {path})"
@@ -319,7 +318,7 @@ def plan(
     """
     device, computes = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
-    terminal.show(plan_text(Plan.of(chosen.read(), device, computes), machine))
+    terminal.show(plan_text(checked_plan(chosen.read(), device, computes), machine))
 
 
 @command_of_study
